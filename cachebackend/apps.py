@@ -1,0 +1,19 @@
+"""The Django app; ``ready`` only calls named steps."""
+
+from django.apps import AppConfig
+
+__all__ = ["CacheBackendConfig"]
+
+
+class CacheBackendConfig(AppConfig):
+    """``INSTALLED_APPS`` entry ``cachebackend``: checks, admin, commands and the checkpoint's table."""
+
+    name = "cachebackend"
+    verbose_name = "Ring cache"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from cachebackend import checks
+
+        checks.register_checks()

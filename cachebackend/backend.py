@@ -1,0 +1,271 @@
+"""Django's cache API over the ring: each method names an operation, its async twin the same one."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.cache.backends.base import (
+    DEFAULT_TIMEOUT,
+    BaseCache,
+    CacheKeyWarning,
+    default_key_func,
+    memcache_key_warnings,
+)
+
+from cachebackend import protocol
+from cachebackend.client import RingClient
+from cachebackend.errors import RingCacheError
+from cachebackend.options import RingOptions
+from cachebackend.registry import ring_client
+
+__all__ = ["RingCache"]
+
+#: What memcached would refuse, and Django warns of.
+_UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
+_MEMCACHED_KEY_CHARACTERS = 250
+_MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
+_GLOB = re.compile(rb"([*?\[\]\\^-])")
+
+Timeout = float | None | object
+
+
+class RingCache(BaseCache):
+    """A cache spread over the nodes that ``LOCATION`` names.
+
+    Args:
+        location: The nodes' URLs.
+        params: The alias' block of ``CACHES``.
+
+    Raises:
+        ConfigurationError: The block has faults; every one is named.
+    """
+
+    def __init__(self, location: Any, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        options = params.get("OPTIONS", {})
+        # The alias is not told to a backend, so a fault names the setting without it;
+        # the system check names it with.
+        self.client: RingClient = ring_client(RingOptions.read(location, options, "CACHES[…]"))
+
+    # Keys and times
+
+    def key_bytes(self, key: Any, version: int | None = None) -> bytes:
+        """Return the key as the nodes know it, warning of what memcached would refuse."""
+        version = self.version if version is None else version
+        if self.key_func is default_key_func:
+            made = f"{self.key_prefix}:{version}:{key}"
+        else:
+            made = self.key_func(key, self.key_prefix, version)
+        if len(made) > _MEMCACHED_KEY_CHARACTERS or _UNSAFE_KEY.search(made):
+            for warning in memcache_key_warnings(made):
+                warnings.warn(warning, CacheKeyWarning, stacklevel=3)
+        return made.encode("utf-8", "surrogatepass")
+
+    def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:
+        return {key: self.key_bytes(key, version) for key in keys}
+
+    def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
+        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
+        seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
+        return None if seconds is None else math.ceil(seconds * 1000)
+
+    # One key
+
+    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """Return the value of a key, or the default."""
+        return self.client.get(self.key_bytes(key, version), default)
+
+    async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """Return the value of a key, or the default."""
+        return await self.client.aget(self.key_bytes(key, version), default)
+
+    def set(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        """Store a value."""
+        self.client.run(self._set(key, value, timeout, version))
+
+    async def aset(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> None:
+        """Store a value."""
+        await self.client.arun(self._set(key, value, timeout, version))
+
+    def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
+        return protocol.set_(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
+
+    def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Store a value where there is none; return whether there was none."""
+        return self.client.run(self._add(key, value, timeout, version))
+
+    async def aadd(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> bool:
+        """Store a value where there is none; return whether there was none."""
+        return await self.client.arun(self._add(key, value, timeout, version))
+
+    def _add(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
+        return protocol.add(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
+
+    def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give a value a new timeout; return whether there is one."""
+        return self.client.run(self._touch(key, timeout, version))
+
+    async def atouch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give a value a new timeout; return whether there is one."""
+        return await self.client.arun(self._touch(key, timeout, version))
+
+    def _touch(self, key: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
+        return protocol.touch(self.client.context, self.key_bytes(key, version), self.ttl_ms(timeout))
+
+    def delete(self, key: Any, version: int | None = None) -> bool:
+        """Delete a key; return whether it held something."""
+        return self.client.run(protocol.delete(self.client.context, self.key_bytes(key, version)))
+
+    async def adelete(self, key: Any, version: int | None = None) -> bool:
+        """Delete a key; return whether it held something."""
+        return await self.client.arun(protocol.delete(self.client.context, self.key_bytes(key, version)))
+
+    def has_key(self, key: Any, version: int | None = None) -> bool:
+        """Return whether a key has a value."""
+        return self.client.run(protocol.has_key(self.client.context, self.key_bytes(key, version)))
+
+    async def ahas_key(self, key: Any, version: int | None = None) -> bool:
+        """Return whether a key has a value."""
+        return await self.client.arun(protocol.has_key(self.client.context, self.key_bytes(key, version)))
+
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Add to an integer and return the sum.
+
+        Raises:
+            ValueError: There is no value.
+            TypeError: The value is not an integer.
+            OverflowError: The sum is beyond 64 bits.
+        """
+        return _there(key, self.client.run(self._incr(key, delta, version)))
+
+    async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Add to an integer and return the sum; raises as ``incr`` does."""
+        return _there(key, await self.client.arun(self._incr(key, delta, version)))
+
+    def _incr(self, key: Any, delta: int, version: int | None) -> protocol.Operation[int | None]:
+        return protocol.incr(self.client.context, self.key_bytes(key, version), delta)
+
+    async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Subtract from an integer and return the difference; raises as ``incr`` does."""
+        return await self.aincr(key, -delta, version)
+
+    def get_or_set(
+        self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> Any:
+        """Return the value of a key; if there is none, load it under a lease and keep it.
+
+        Args:
+            key: The key.
+            default: The value, or a callable that loads it; called by one caller at a time.
+            timeout: Seconds that the value is kept.
+            version: The key's version.
+        """
+        return self.client.run(self._get_or_set(key, default, timeout, version))
+
+    async def aget_or_set(
+        self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> Any:
+        """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
+        return await self.client.arun(self._get_or_set(key, default, timeout, version))
+
+    def _get_or_set(
+        self, key: Any, default: Any, timeout: Timeout, version: int | None
+    ) -> protocol.Operation[Any]:
+        loader = default if callable(default) else lambda: default
+        return protocol.get_or_load(
+            self.client.context, self.key_bytes(key, version), loader, self.ttl_ms(timeout)
+        )
+
+    # Many keys
+
+    def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        """Return the values of those keys that have one, in one round trip."""
+        return self.client.run(protocol.get_many(self.client.context, self._keys(keys, version)))
+
+    async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        """Return the values of those keys that have one, in one round trip."""
+        return await self.client.arun(protocol.get_many(self.client.context, self._keys(keys, version)))
+
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """Store many values in one round trip; return the keys that no node confirmed."""
+        return self.client.run(self._set_many(data, timeout, version))
+
+    async def aset_many(
+        self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """Store many values in one round trip; return the keys that no node confirmed."""
+        return await self.client.arun(self._set_many(data, timeout, version))
+
+    def _set_many(
+        self, data: Mapping[Any, Any], timeout: Timeout, version: int | None
+    ) -> protocol.Operation[list[Any]]:
+        return protocol.set_many(self.client.context, self._keys(data, version), data, self.ttl_ms(timeout))
+
+    def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        """Delete many keys in one round trip."""
+        self.client.run(protocol.delete_many(self.client.context, [*self._keys(keys, version).values()]))
+
+    async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        """Delete many keys in one round trip."""
+        await self.client.arun(protocol.delete_many(self.client.context, [*self._keys(keys, version).values()]))
+
+    def clear(self) -> None:
+        """Delete every key of this alias' prefix, in all versions, on all nodes.
+
+        Raises:
+            RingCacheError: The alias' ``KEY_FUNCTION`` hides the key, so its keys cannot
+                be told from others.
+        """
+        self.client.run(protocol.clear(self.client.context, self._pattern()))
+
+    async def aclear(self) -> None:
+        """Delete every key of this alias' prefix, as ``clear``."""
+        await self.client.arun(protocol.clear(self.client.context, self._pattern()))
+
+    def _pattern(self) -> bytes:
+        """Return the Redis pattern that this alias' keys match, whatever its key function."""
+        made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
+        if _MARK not in made:
+            message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
+            raise RingCacheError(message)
+        pattern = _GLOB.sub(rb"\\\1", made.encode())
+        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"*")
+
+    # Versions
+
+    async def aincr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Move a value to another version of its key and return that version.
+
+        Raises:
+            ValueError: There is no value.
+        """
+        version = self.version if version is None else version
+        value = await self.aget(key, self._missing_key, version=version)
+        if value is self._missing_key:
+            raise ValueError(_missing_text(key))
+        await self.aset(key, value, version=version + delta)
+        await self.adelete(key, version=version)
+        return version + delta
+
+    def close(self, **kwargs: Any) -> None:
+        """Do nothing at the end of a request: connections are the process', not the request's."""
+
+
+def _there(key: Any, total: int | None) -> int:
+    if total is None:
+        raise ValueError(_missing_text(key))
+    return total
+
+
+def _missing_text(key: Any) -> str:
+    return f"Key '{key}' not found"

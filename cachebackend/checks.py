@@ -1,0 +1,42 @@
+"""System checks, one function a message; ids are stable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Tags, register
+
+from cachebackend.conf import ring_aliases, ring_options, write_behind_options
+from cachebackend.errors import ConfigurationError
+
+__all__ = ["check_ring_settings", "check_write_behind_settings", "register_checks"]
+
+
+def register_checks() -> None:
+    """Register every check with Django."""
+    register(Tags.caches)(check_ring_settings)
+    register(Tags.caches)(check_write_behind_settings)
+
+
+def check_ring_settings(**_: Any) -> list[CheckMessage]:
+    """ringcache.E001: a ring cache in ``CACHES`` has a fault."""
+    return [
+        message
+        for alias in ring_aliases()
+        for message in _faults(lambda alias=alias: ring_options(alias), "ringcache.E001")  # type: ignore[misc]
+    ]
+
+
+def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
+    """ringcache.E002: ``WRITE_BEHIND`` has a fault."""
+    return _faults(write_behind_options, "ringcache.E002")
+
+
+def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:
+    """Return what is wrong with a settings block, in the words of the exception it would raise."""
+    try:
+        read()
+    except ConfigurationError as error:
+        return [Error(fault, id=identifier) for fault in error.faults]
+    return []

@@ -1,0 +1,95 @@
+"""Where the parts meet: the ring, nodes, codec and counters of one alias, once a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.codec import Codec
+from cachebackend.drivers import adrive, drive
+from cachebackend.effects import Operation
+from cachebackend.node import Node
+from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
+from cachebackend.protocol import Context, QueueContext, value_of
+from cachebackend.ring import Ring
+from cachebackend.stats import Stats
+
+__all__ = ["QueueClient", "RingClient"]
+
+T = TypeVar("T")
+
+
+class _Client:
+    """Nodes, and how an operation is run on them."""
+
+    def __init__(
+        self, nodes: Sequence[NodeAddress], connect_timeout: float, socket_timeout: float, clock: Clock
+    ) -> None:
+        self.ring = Ring([(node.name, node.weight) for node in nodes])
+        self.nodes = tuple(Node(node, connect_timeout, socket_timeout, clock) for node in nodes)
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation in the calling thread."""
+        return drive(operation, self.nodes)
+
+    async def arun(self, operation: Operation[T]) -> T:
+        """Run an operation in the running event loop."""
+        return await adrive(operation, self.nodes)
+
+    def close(self) -> None:
+        """Close the idle connections; the client can go on being used."""
+        for node in self.nodes:
+            node.close()
+
+
+class RingClient(_Client):
+    """One cache alias: what its threads and tasks share.
+
+    Args:
+        options: The alias' settings.
+        clock: Where time, chance and tokens come from.
+    """
+
+    def __init__(self, options: RingOptions, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
+        self.stats = Stats()
+        self.context = Context(self.ring, Codec(options.codec), options, clock, self.stats)
+        _CLIENTS.add(self)
+
+    def get(self, key: bytes, missing: Any = None) -> Any:
+        """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
+        reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
+        return value_of(self.context, reply, missing)
+
+    async def aget(self, key: bytes, missing: Any = None) -> Any:
+        """Return the value of a key, in the running event loop."""
+        [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
+        return value_of(self.context, reply, missing)
+
+
+class QueueClient(_Client):
+    """The write-behind queue nodes.
+
+    Args:
+        options: The project's settings; they name at least one node.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
+        self.options = options
+        self.context = QueueContext(self.ring, clock)
+
+
+_CLIENTS: WeakSet[RingClient] = WeakSet()
+
+
+def _after_fork() -> None:
+    for client in _CLIENTS:
+        client.stats.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,11 @@
+"""Values to the bytes of one key, and back.
+
+``record`` has the layout of those bytes; ``msgpack`` and ``codec`` turn values into
+payloads. A writer uses the codec that the settings name; a reader understands every
+codec, whatever the settings say. Knows nothing of nodes, keys or time.
+"""
+
+from cachebackend.codec.codec import CODECS, Codec, decode
+from cachebackend.codec.record import Kind, kind_of, lease_record, lease_token
+
+__all__ = ["CODECS", "Codec", "Kind", "decode", "kind_of", "lease_record", "lease_token"]

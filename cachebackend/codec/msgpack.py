@@ -1,0 +1,142 @@
+"""MessagePack with extensions for the types that Django's rows are made of.
+
+What comes back equals what went in and has the same types, down to the tuple in the
+dict. What MessagePack and these extensions cannot hold so exactly (subclasses, enums,
+dataclasses, keys that are not str) raises, and the codec ``auto`` then pickles. One
+exception: a bytearray or memoryview comes back as the bytes it is equal to.
+
+Source: https://github.com/msgpack/msgpack/blob/master/spec.md, section "Extension types".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import ormsgpack
+
+__all__ = ["EncodeError", "dumps", "loads"]
+
+EncodeError = ormsgpack.MsgpackEncodeError
+
+_OPTIONS = (
+    ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+_TIMEDELTA = struct.Struct(">iii")
+
+
+def dumps(value: object) -> bytes:
+    """Return the payload of a value.
+
+    Raises:
+        EncodeError: The value holds something that would not come back as it is.
+    """
+    return ormsgpack.packb(value, _extend, _OPTIONS)
+
+
+def loads(payload: bytes) -> Any:
+    """Return the value of a payload; on bytes that ``dumps`` did not make, any exception."""
+    return ormsgpack.unpackb(payload, ext_hook=_restore)
+
+
+def _extend(value: object) -> ormsgpack.Ext:
+    """Pack what ormsgpack passes on; a TypeError here becomes its EncodeError."""
+    pack = _PACKERS.get(type(value))
+    if pack is None:
+        message = f"{type(value).__name__} has no extension"
+        raise TypeError(message)
+    return pack(value)
+
+
+def _restore(tag: int, payload: bytes) -> Any:
+    return _RESTORERS[tag](payload)
+
+
+def _state(value: datetime | time) -> bytes:
+    """Return the fields, ``fold`` included, as the constructor takes them back (pickle's way)."""
+    state: bytes = value.__reduce_ex__(4)[1][0]  # type: ignore[index]  # a tuple, as the stubs don't say
+    return state
+
+
+def _pack_datetime(value: datetime) -> ormsgpack.Ext:
+    zone = value.tzinfo
+    if zone is None:
+        return ormsgpack.Ext(1, _state(value))
+    if zone is UTC:
+        return ormsgpack.Ext(2, _state(value))
+    return ormsgpack.Ext(3, _state(value) + _pack_zone(zone))
+
+
+def _pack_time(value: time) -> ormsgpack.Ext:
+    zone = value.tzinfo
+    return ormsgpack.Ext(5, _state(value) + (_pack_zone(zone) if zone is not None else b""))
+
+
+def _pack_zone(zone: tzinfo) -> bytes:
+    """Return a zone by name or offset; only those that come back equal and of the same type."""
+    if type(zone) is ZoneInfo and zone.key:
+        return b"z" + zone.key.encode()
+    if type(zone) is timezone and len(zone.__getinitargs__()) == 1:  # type: ignore[attr-defined]  # no name of its own
+        offset = zone.utcoffset(None)
+        return b"o" + _TIMEDELTA.pack(offset.days, offset.seconds, offset.microseconds)
+    message = f"the zone {zone!r} has no extension"
+    raise TypeError(message)
+
+
+def _restore_zone(payload: bytes) -> tzinfo:
+    if payload[:1] == b"z":
+        return ZoneInfo(payload[1:].decode())
+    return timezone(_restore_timedelta(payload[1:]))
+
+
+def _restore_timedelta(payload: bytes) -> timedelta:
+    return timedelta(*_TIMEDELTA.unpack(payload))
+
+
+def _restore_time(payload: bytes) -> time:
+    zone = payload[6:]
+    return time(payload[:6], _restore_zone(zone)) if zone else time(payload)  # type: ignore[arg-type]
+
+
+def _big(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+
+
+_PACKERS: dict[type, Callable[[Any], ormsgpack.Ext]] = {
+    datetime: _pack_datetime,
+    date: lambda v: ormsgpack.Ext(4, v.toordinal().to_bytes(4, "big")),
+    time: _pack_time,
+    timedelta: lambda v: ormsgpack.Ext(6, _TIMEDELTA.pack(v.days, v.seconds, v.microseconds)),
+    Decimal: lambda v: ormsgpack.Ext(7, str(v).encode()),
+    UUID: lambda v: ormsgpack.Ext(8, v.bytes),
+    tuple: lambda v: ormsgpack.Ext(9, dumps(list(v))),
+    set: lambda v: ormsgpack.Ext(10, dumps(list(v))),
+    frozenset: lambda v: ormsgpack.Ext(11, dumps(list(v))),
+    int: lambda v: ormsgpack.Ext(12, _big(v)),
+}
+# The constructors of datetime and time take the state that pickle gives them.
+_RESTORERS: dict[int, Callable[[bytes], Any]] = {
+    1: datetime,  # type: ignore[dict-item]
+    2: lambda p: datetime(p, UTC),  # type: ignore[arg-type, call-arg]
+    3: lambda p: datetime(p[:10], _restore_zone(p[10:])),  # type: ignore[arg-type, call-arg]
+    4: lambda p: date.fromordinal(int.from_bytes(p, "big")),
+    5: _restore_time,
+    6: _restore_timedelta,
+    7: lambda p: Decimal(p.decode()),
+    8: lambda p: UUID(bytes=p),
+    9: lambda p: tuple(loads(p)),
+    10: lambda p: set(loads(p)),
+    11: lambda p: frozenset(loads(p)),
+    12: lambda p: int.from_bytes(p, "big", signed=True),
+}

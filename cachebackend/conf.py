@@ -1,0 +1,39 @@
+"""Django's settings, read into options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+
+from cachebackend.options import RingOptions, WriteBehindOptions
+
+__all__ = ["BACKEND", "ring_aliases", "ring_options", "write_behind_options"]
+
+#: The dotted path that ``CACHES`` names.
+BACKEND = "cachebackend.RingCache"
+
+
+def ring_aliases() -> list[str]:
+    """Return the cache aliases that are ring caches."""
+    return [alias for alias, block in settings.CACHES.items() if block.get("BACKEND") == BACKEND]
+
+
+def ring_options(alias: str) -> RingOptions:
+    """Return the options of an alias.
+
+    Raises:
+        ConfigurationError: With every fault of the block.
+    """
+    block: Mapping[str, Any] = settings.CACHES[alias]
+    return RingOptions.read(block.get("LOCATION", ()), block.get("OPTIONS", {}), f"CACHES[{alias!r}]")
+
+
+def write_behind_options() -> WriteBehindOptions:
+    """Return the options of write-behind; without the setting it is off.
+
+    Raises:
+        ConfigurationError: With every fault of the block.
+    """
+    return WriteBehindOptions.read(getattr(settings, "WRITE_BEHIND", {}))

@@ -1,0 +1,164 @@
+"""Run an operation to its end: ``drive`` in blocking code, ``adrive`` in asyncio.
+
+Both perform the same effects on the same nodes. What an effect raises (a loader's
+error, a cancellation) is thrown into the operation, which cleans up by further effects
+and lets it pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from cachebackend.effects import Command, Effect, Load, Operation, Reply, ScriptCall, Send, Sleep
+from cachebackend.errors import NodeReplyError
+
+__all__ = ["NodePort", "Pending", "adrive", "drive"]
+
+T = TypeVar("T")
+
+
+class Pending(Protocol):
+    """Commands that were sent, whose replies were not yet read."""
+
+    def receive(self) -> list[Reply]:
+        """Return a reply for each command; a failure stands in its place and is not raised."""
+        ...
+
+    def abandon(self) -> None:
+        """Give the replies up."""
+        ...
+
+
+class NodePort(Protocol):
+    """What a driver needs of a node."""
+
+    def send(self, commands: Sequence[Command]) -> Pending:
+        """Send the commands; a failure shows in the replies."""
+        ...
+
+    def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
+        """Send the commands now where the connection stands, and return what awaits their replies."""
+        ...
+
+
+def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
+    """Run an operation in the calling thread and return its result."""
+    try:
+        effect = next(operation)
+        while True:
+            try:
+                outcome = _perform(effect, nodes)
+            except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                effect = operation.throw(error)
+            else:
+                effect = operation.send(outcome)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
+    """Run an operation in the running event loop and return its result."""
+    try:
+        effect = next(operation)
+        while True:
+            try:
+                outcome = await _aperform(effect, nodes)
+            except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                effect = operation.throw(error)
+            else:
+                effect = operation.send(outcome)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+    match effect:
+        case Send(requests):
+            replies = _scatter(requests, nodes)
+            if lacking := _lacking_scripts(requests, replies):
+                again = _scatter([request for _, request in lacking], nodes)
+                _put(replies, lacking, again)
+            return replies
+        case Sleep(seconds):
+            return time.sleep(seconds)
+        case Load(loader):
+            return loader()
+
+
+async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+    match effect:
+        case Send(requests):
+            replies = await _ascatter(requests, nodes)
+            if lacking := _lacking_scripts(requests, replies):
+                again = await _ascatter([request for _, request in lacking], nodes)
+                _put(replies, lacking, again)
+            return replies
+        case Sleep(seconds):
+            return await asyncio.sleep(seconds)
+        case Load(loader):
+            value = loader()
+            return await value if inspect.isawaitable(value) else value
+
+
+Requests = Sequence[tuple[int, Command]]
+
+
+def _scatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
+    """Send every node its commands, then read every node's replies."""
+    groups = _by_node(requests)
+    pending: list[tuple[list[int], Pending]] = []
+    replies: list[Reply] = [None] * len(requests)
+    try:
+        for node, positions in groups.items():
+            pending.append((positions, nodes[node].send([requests[at][1] for at in positions])))
+        while pending:
+            positions, waiting = pending.pop()
+            for at, reply in zip(positions, waiting.receive(), strict=True):
+                replies[at] = reply
+    finally:
+        for _, waiting in pending:
+            waiting.abandon()
+    return replies
+
+
+async def _ascatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
+    groups = _by_node(requests)
+    replies: list[Reply] = [None] * len(requests)
+    waiting = [nodes[node].submit([requests[at][1] for at in positions]) for node, positions in groups.items()]
+    answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
+    for positions, answer in zip(groups.values(), answers, strict=True):
+        for at, reply in zip(positions, answer, strict=True):
+            replies[at] = reply
+    return replies
+
+
+def _by_node(requests: Requests) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for at, (node, _) in enumerate(requests):
+        groups.setdefault(node, []).append(at)
+    return groups
+
+
+def _lacking_scripts(requests: Requests, replies: Sequence[Reply]) -> list[tuple[int, tuple[int, Command]]]:
+    """Return position and request, with its source, of each script call that its node did not know.
+
+    NOSCRIPT says that nothing ran, so sending it again cannot run it twice.
+    """
+    return [
+        (at, (node, command.with_source))
+        for at, (node, command) in enumerate(requests)
+        if isinstance(command, ScriptCall)
+        and isinstance(reply := replies[at], NodeReplyError)
+        and reply.code == "NOSCRIPT"
+    ]
+
+
+def _put(replies: list[Reply], lacking: list[tuple[int, tuple[int, Command]]], again: list[Reply]) -> None:
+    for (at, _), reply in zip(lacking, again, strict=True):
+        replies[at] = reply

@@ -1,0 +1,87 @@
+"""What an operation asks of the world: commands to nodes, a pause, the caller's loader.
+
+An operation is a generator that yields these and is sent what came of them. It never
+waits itself, so a driver can run it blocking or in asyncio, and a test can step two of
+them against each other in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, TypeAlias, TypeVar
+
+__all__ = ["Argument", "Command", "Effect", "Load", "Operation", "Reply", "Script", "ScriptCall", "Send", "Sleep"]
+
+Argument: TypeAlias = bytes | str | int | float
+Command: TypeAlias = tuple[Argument, ...]
+#: What a node said to one command: None, an integer, bytes, a list of these, or, not
+#: raised but in its place, the RingCacheError that the command ended in.
+Reply: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send each command to its node (by index), all before any reply is read.
+
+    Sent back: a list with the reply to each command, in the order of the requests.
+    """
+
+    requests: Sequence[tuple[int, Command]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Call the caller's loader and send back what it returns; in asyncio it may be a coroutine."""
+
+    loader: Callable[[], Any]
+
+
+Effect: TypeAlias = Send | Sleep | Load
+T = TypeVar("T")
+Operation: TypeAlias = Generator[Effect, Any, T]
+
+
+class Script:
+    """A Lua script, called by its SHA-1; a driver sends the source where a node lacks it.
+
+    Args:
+        package: The package whose folder ``scripts`` holds the file.
+        name: The file's name without ``.lua``.
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        self.name = name
+        self.source = files(package).joinpath("scripts", f"{name}.lua").read_bytes()
+
+    @cached_property
+    def sha(self) -> str:
+        """The name that the node knows the script by."""
+        return sha1(self.source, usedforsecurity=False).hexdigest()
+
+    def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
+        """Return the command that runs the script with these KEYS and ARGV."""
+        call = ScriptCall((b"EVALSHA", self.sha, len(keys), *keys, *arguments))
+        call.script = self
+        return call
+
+
+class ScriptCall(tuple[Argument, ...]):
+    """A command that runs a script."""
+
+    script: Script
+
+    @property
+    def with_source(self) -> Command:
+        """The same call, with the script itself instead of its name."""
+        return (b"EVAL", self.script.source, *self[2:])

@@ -1,0 +1,57 @@
+"""A queryset whose bulk writes, which send no signals, invalidate too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from django.db import models, transaction
+
+from cachebackend.invalidation.dependents import dependents_of
+from cachebackend.invalidation.signals import row_of
+from cachebackend.invalidation.transactions import invalidate_rows
+
+__all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
+
+M = TypeVar("M", bound=models.Model)
+#: Rows that one UPDATE of an invalidating queryset names.
+UPDATE_ROWS = 2000
+
+
+class InvalidatingQuerySet(models.QuerySet[M]):
+    """A queryset that deletes what is cached of the rows it writes.
+
+    ``delete`` and ``bulk_update`` need nothing here: Django sends signals for the one, and
+    builds the other on ``update``.
+    """
+
+    def update(self, **changes: Any) -> int:
+        """Update the rows, and invalidate exactly those that were updated.
+
+        The rows are locked and named first: rows that begin to match in between are not
+        updated, as if the statement had come a moment earlier.
+        """
+        if not dependents_of(self.model):
+            return super().update(**changes)
+        pk = self.model._meta.pk.attname  # type: ignore[union-attr]  # a concrete model has one
+        count = 0
+        with transaction.atomic(using=self.db, savepoint=False):
+            matching = self.model._base_manager.using(self.db).filter(pk__in=self.order_by().values("pk"))
+            keys = list(matching.select_for_update().order_by("pk").values_list("pk", flat=True))
+            for start in range(0, len(keys), UPDATE_ROWS):
+                named = self.order_by().filter(pk__in=keys[start : start + UPDATE_ROWS])
+                count += super(InvalidatingQuerySet, named).update(**changes)
+            invalidate_rows(self.model, [{pk: key} for key in keys], self.db)
+        return count
+
+    update.alters_data = True  # type: ignore[attr-defined]  # Django's mark: templates may not call it
+
+    def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
+        """Insert the rows, and invalidate those that were there under the same key."""
+        with transaction.atomic(using=self.db, savepoint=False):
+            created = super().bulk_create(objs, *args, **kwargs)
+            invalidate_rows(self.model, [row_of(each) for each in created if each.pk is not None], self.db)
+        return created
+
+
+InvalidatingManager = models.Manager.from_queryset(InvalidatingQuerySet, "InvalidatingManager")

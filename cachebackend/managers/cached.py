@@ -1,0 +1,250 @@
+"""Reads of a model through the ring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.core.cache import caches
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.db import models, router
+from xxhash import xxh3_128_hexdigest
+
+from cachebackend import protocol
+from cachebackend.backend import RingCache
+from cachebackend.invalidation import register
+from cachebackend.invalidation.transactions import is_pending
+from cachebackend.managers.rows import RowShape
+
+__all__ = ["CachedManager"]
+
+M = TypeVar("M", bound=models.Model)
+#: A key part that is longer than this, or not plain, is written as its hash.
+LONGEST_KEY_PART = 100
+
+#: What turns a blocking loader into one that the driver at hand can run.
+Adapt = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class CachedManager(Generic[M]):
+    """Reads single rows of its model through the ring: ``Article.cached.get(slug="x")``.
+
+    Args:
+        lookups: Unique fields, beside the primary key, that rows are asked for by.
+        timeout: Seconds that a row is kept; the cache alias' own by default.
+        alias: The cache alias, a ring cache.
+
+    A row is loaded from the database that its model is written to, after the lease is
+    held, so a value from before a write never stands after it.
+    """
+
+    model: type[M]
+
+    def __init__(
+        self, lookups: Sequence[str] = (), timeout: float | None | object = DEFAULT_TIMEOUT, alias: str = "default"
+    ) -> None:
+        self.lookups = tuple(lookups)
+        self.timeout = timeout
+        self.alias = alias
+
+    def contribute_to_class(self, model: type[M], name: str) -> None:
+        """Become the attribute of a model, and be told of its rows' changes. Called by Django."""
+        if model._meta.abstract:
+            message = f"{model.__name__}.{name}: a CachedManager belongs on a model with rows, not an abstract one"
+            raise ImproperlyConfigured(message)
+        self.model = model
+        setattr(model, name, self)
+        register(model, self)
+
+    # Reading
+
+    def get(self, **lookup: Any) -> M:
+        """Return the row with this primary key or lookup value.
+
+        Raises:
+            DoesNotExist: There is none.
+            TypeError: Not exactly one field is asked for.
+            ImproperlyConfigured: The field is not among ``lookups``.
+        """
+        field, value = self._field_and_value(lookup)
+        return self._or_raise(self.cache.client.run(self._get(field, value, _as_it_is)), lookup)
+
+    async def aget(self, **lookup: Any) -> M:
+        """Return the row with this primary key or lookup value; raises as ``get`` does."""
+        field, value = self._field_and_value(lookup)
+        return self._or_raise(await self.cache.client.arun(self._get(field, value, sync_to_async)), lookup)
+
+    def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
+        """Return the rows with these primary keys, by key; one query for all that are not cached."""
+        return self.cache.client.run(self._in_bulk(list(keys), _as_it_is))
+
+    async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
+        """Return the rows with these primary keys, by key; one query for all that are not cached."""
+        return await self.cache.client.arun(self._in_bulk(list(keys), sync_to_async))
+
+    def _get(self, field: models.Field[Any, Any], value: Any, adapt: Adapt) -> protocol.Operation[M | None]:
+        if field is self._pk:
+            return (yield from self._row(value, adapt))
+        at = self._shape.names.index(field.attname)
+        key = self._key(field, value)
+        pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
+        if pk is protocol.MISSING:
+            return None
+        row = yield from self._row(pk, adapt)
+        if row is not None and self._text(field, row.__dict__[self._shape.names[at]]) == self._text(field, value):
+            return row
+        # The lookup entry led to a row that has another value by now, or is gone.
+        yield from protocol.delete(self.cache.client.context, key)
+        pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
+        return None if pk is protocol.MISSING else (yield from self._row(pk, adapt))
+
+    def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
+        key = self._key(self._pk, pk)
+        value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
+        if value is protocol.MISSING:
+            return None
+        row = self._shape.row(value)
+        if row is None:  # written by a process whose model has another shape
+            yield from protocol.delete(self.cache.client.context, key)
+            value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
+            row = None if value is protocol.MISSING else self._shape.row(value)
+        return None if row is None else self._shape.instance(row, self._using)
+
+    def _in_bulk(self, asked: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
+        keys = {self._pk.to_python(pk): self._key(self._pk, pk) for pk in asked}
+        cache = self.cache
+        cached = {pk: key for pk, key in keys.items() if not is_pending(self.alias, key, self._using)}
+        found = yield from protocol.get_or_load_many(
+            cache.client.context, cached, adapt(self._find_rows), cache.ttl_ms(self.timeout)
+        )
+        rows = {pk: self._shape.row(value) for pk, value in found.items()}
+        uncached = [pk for pk in keys if pk not in cached or (pk in rows and rows[pk] is None)]
+        if uncached:
+            values = yield protocol.Load(adapt(lambda: self._find_rows(uncached)))
+            rows.update({pk: self._shape.row(value) for pk, value in values.items()})
+        return {pk: self._shape.instance(row, self._using) for pk in keys if (row := rows.get(pk)) is not None}
+
+    def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
+        """Read through the ring, or past it if the open transaction has changed the row."""
+        if is_pending(self.alias, key, self._using):
+            return (yield protocol.Load(loader))
+        cache = self.cache
+        return (
+            yield from protocol.get_or_load(cache.client.context, key, loader, cache.ttl_ms(self.timeout))
+        )
+
+    # Loading from the database
+
+    @property
+    def _rows(self) -> models.QuerySet[M]:
+        return self.model._base_manager.using(self._using)
+
+    def _find_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
+        found = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True).first()
+        return protocol.MISSING if found is None else found
+
+    def _find_row(self, pk: Any) -> Any:
+        row = self._rows.filter(pk=pk).values_list(*self._shape.names).first()
+        return protocol.MISSING if row is None else self._shape.value(row)
+
+    def _find_rows(self, keys: list[Any]) -> dict[Any, Any]:
+        at = self._shape.names.index(self._pk.attname)
+        rows = self._rows.filter(pk__in=keys).values_list(*self._shape.names)
+        return {row[at]: self._shape.value(row) for row in rows}
+
+    # Keys
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that keys are made of, by attribute name."""
+        return tuple(field.attname for field in self._fields.values())
+
+    def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
+        """Return the keys of a row: its own, and its lookups' as far as they are known."""
+        return [
+            self._key(field, row[field.attname])
+            for field in {id(f): f for f in self._fields.values()}.values()
+            if row.get(field.attname) is not None
+        ]
+
+    def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
+        return self.cache.key_bytes(f"{self.model._meta.label_lower}:{field.attname}:{self._text(field, value)}")
+
+    def _text(self, field: models.Field[Any, Any], value: Any) -> str:
+        """Return a value as a part of a key: equal for all that the database holds for equal."""
+        text = str(field.get_prep_value(value))
+        if len(text) <= LONGEST_KEY_PART and text.isascii() and text.isprintable() and " " not in text:
+            return text
+        return f"#{xxh3_128_hexdigest(text.encode())}"
+
+    @cached_property
+    def _fields(self) -> dict[str, models.Field[Any, Any]]:
+        """The fields that rows may be asked for by, under each name that names them."""
+        fields = {"pk": self._pk, self._pk.name: self._pk, self._pk.attname: self._pk}
+        for name in self.lookups:
+            try:
+                field = self.model._meta.get_field(name)
+            except FieldDoesNotExist:
+                field = None
+            if not isinstance(field, models.Field) or not field.unique:
+                message = f"{self.model.__name__}: the lookup {name!r} is not a unique field"
+                raise ImproperlyConfigured(message)
+            fields[field.name] = fields[field.attname] = field
+        return fields
+
+    @cached_property
+    def _pk(self) -> models.Field[Any, Any]:
+        pk = self.model._meta.pk
+        if pk is None:
+            message = f"{self.model.__name__} has no primary key"
+            raise ImproperlyConfigured(message)
+        return pk
+
+    @cached_property
+    def _shape(self) -> RowShape[M]:
+        return RowShape(self.model)
+
+    @property
+    def _using(self) -> str:
+        return router.db_for_write(self.model)
+
+    @property
+    def cache(self) -> RingCache:
+        """The ring cache that rows are kept in.
+
+        Raises:
+            ImproperlyConfigured: The alias is not one.
+        """
+        cache = caches[self.alias]
+        if not isinstance(cache, RingCache):
+            message = f"CachedManager needs a ring cache; CACHES[{self.alias!r}] is a {type(cache).__name__}"
+            raise ImproperlyConfigured(message)
+        return cache
+
+    def _field_and_value(self, lookup: dict[str, Any]) -> tuple[models.Field[Any, Any], Any]:
+        if len(lookup) != 1:
+            message = f"get() takes one field, such as pk=1; got {', '.join(sorted(lookup)) or 'none'}"
+            raise TypeError(message)
+        [(name, value)] = lookup.items()
+        field = self._fields.get(name)
+        if field is None:
+            message = (
+                f"{self.model.__name__} rows are not cached by {name!r}; add it to lookups=[…], "
+                f"which has {', '.join(self.lookups) or 'none'}"
+            )
+            raise ImproperlyConfigured(message)
+        return field, value
+
+    def _or_raise(self, row: M | None, lookup: dict[str, Any]) -> M:
+        if row is None:
+            [(name, value)] = lookup.items()
+            message = f"{self.model.__name__} with {name}={value!r} does not exist."
+            raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
+        return row
+
+
+def _as_it_is(loader: Callable[..., Any]) -> Callable[..., Any]:
+    return loader

@@ -1,0 +1,11 @@
+"""One Redis or Valkey server, and the connections this process holds to it.
+
+redis-py connects, authenticates and does TLS; from then on requests are packed and
+replies parsed by hiredis on the bare socket. This is the only package that imports
+either; their errors become ours in ``translate``, once. A failure to answer is a reply
+(NodeUnavailableError in the reply's place), never an exception.
+"""
+
+from cachebackend.node.node import Node
+
+__all__ = ["Node"]

@@ -1,0 +1,59 @@
+"""Connections that redis-py has made ready: connected, authenticated, the database chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.asyncio.connection
+import redis.connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+__all__ = ["CLIENT_NAME", "Handshake"]
+
+#: What ``CLIENT LIST`` shows of us.
+CLIENT_NAME = "ringcache"
+
+
+class Handshake:
+    """How to connect to one node.
+
+    Args:
+        url: The node's URL, with its password.
+        connect_timeout: Seconds until the connection must stand.
+        socket_timeout: Seconds that each answer of the handshake may take.
+    """
+
+    def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
+        self._given: dict[str, Any] = redis.connection.parse_url(url)
+        self._class = self._given.pop("connection_class", redis.connection.Connection)
+        self._given.update(
+            socket_connect_timeout=connect_timeout,
+            socket_timeout=socket_timeout,
+            retry=Retry(NoBackoff(), 0),  # retrying is decided by who knows what was sent
+            protocol=2,
+            client_name=CLIENT_NAME,
+            driver_info=None,
+        )
+
+    def connection(self) -> redis.connection.AbstractConnection:
+        """Return a blocking connection, ready to use.
+
+        Raises:
+            OSError, redis.RedisError: It could not be made.
+        """
+        connection: redis.connection.AbstractConnection = self._class(**self._given)
+        connection.connect()
+        return connection
+
+    async def connection_async(self) -> redis.asyncio.connection.AbstractConnection:
+        """Return a connection of the running event loop, ready to use.
+
+        Raises:
+            OSError, redis.RedisError: It could not be made.
+        """
+        twin = getattr(redis.asyncio.connection, self._class.__name__)
+        given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        connection: redis.asyncio.connection.AbstractConnection = twin(**given)
+        await connection.connect()
+        return connection

@@ -1,0 +1,83 @@
+"""The multiplexed connection of each event loop, closed when its loop ends.
+
+Django makes a short-lived loop for every ``async_to_sync`` and for every test, so the
+end of a loop must not leave a connection behind. asyncio closes the async generators
+of a loop before the loop (``shutdown_asyncgens``, PEP 525); one that waits in each
+loop is how we are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from weakref import WeakKeyDictionary
+
+from cachebackend.node.handshake import Handshake
+from cachebackend.node.multiplexed import MultiplexedConnection
+
+__all__ = ["LoopConnections"]
+
+
+class _OfLoop:
+    """What one event loop holds of a node."""
+
+    __slots__ = ("connection", "ending", "opening")
+
+    def __init__(self) -> None:
+        self.connection: MultiplexedConnection | None = None
+        self.opening = asyncio.Lock()
+        self.ending: AsyncGenerator[None, None] | None = None
+
+
+class LoopConnections:
+    """One node's connections, at most one an event loop."""
+
+    def __init__(self, handshake: Handshake, timeout: float) -> None:
+        self._handshake = handshake
+        self._timeout = timeout
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = WeakKeyDictionary()
+
+    def standing(self) -> MultiplexedConnection | None:
+        """Return the running loop's connection, if it stands."""
+        mine = self._loops.get(asyncio.get_running_loop())
+        if mine is None or mine.connection is None or mine.connection.is_closed:
+            return None
+        return mine.connection
+
+    async def open(self) -> MultiplexedConnection:
+        """Return the running loop's connection, made now if need be; tasks that ask at once share it.
+
+        Raises:
+            OSError, redis.RedisError: It could not be made.
+        """
+        loop = asyncio.get_running_loop()
+        mine = self._loops.setdefault(loop, _OfLoop())
+        async with mine.opening:
+            if (connection := self.standing()) is not None:
+                return connection
+            mine.connection = connection = await MultiplexedConnection.open(self._handshake, self._timeout)
+            if mine.ending is None:
+                mine.ending = self._close_with_loop(mine)
+                await anext(mine.ending)
+            return connection
+
+    @staticmethod
+    async def _close_with_loop(mine: _OfLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if mine.connection is not None:
+                mine.connection.close()
+                await asyncio.sleep(0)  # lets the transport close its socket
+
+    def after_fork(self) -> None:
+        """Let go of the parent's connections; to close one would disturb the parent's event loop."""
+        _OF_THE_PARENT.append(self._loops)
+        self._loops = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        return sum(m.connection is not None and not m.connection.is_closed for m in self._loops.values())
+
+
+#: What a forked child inherited and must neither use nor close.
+_OF_THE_PARENT: list[WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop]] = []

@@ -1,0 +1,122 @@
+"""One asyncio connection to a node, shared by all tasks of an event loop.
+
+Every batch is written at once and its replies come back in order, so a hundred tasks
+need one connection and their requests travel together. A task that is cancelled leaves
+its future cancelled; its replies are read and dropped, and nobody else's are moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+import hiredis
+
+from cachebackend.effects import Command, Reply
+from cachebackend.node.handshake import Handshake
+from cachebackend.node.translate import reply_error
+
+__all__ = ["MultiplexedConnection"]
+
+
+class _Batch:
+    """Commands in flight: the future of their replies, those read, and when they were sent."""
+
+    __slots__ = ("count", "future", "replies", "sent_at")
+
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, sent_at: float) -> None:
+        self.future = future
+        self.count = count
+        self.replies: list[Reply] = []
+        self.sent_at = sent_at
+
+
+class MultiplexedConnection(asyncio.Protocol):
+    """A ready connection; made by ``open``.
+
+    One timer for the connection, not one for each request: it looks at the oldest batch
+    in flight, and a batch older than the timeout fails them all and closes the
+    connection.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._in_flight: deque[_Batch] = deque()
+        self._reader = hiredis.Reader(replyError=reply_error)
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_closed = False
+
+    @classmethod
+    async def open(cls, handshake: Handshake, timeout: float) -> MultiplexedConnection:
+        """Connect in the running event loop.
+
+        Raises:
+            OSError, redis.RedisError: The connection could not be made.
+        """
+        ready = await handshake.connection_async()
+        self = cls(timeout)
+        # redis-py's connection was made for its transport, whose protocol we become; its
+        # writer is kept because it closes the transport when it is collected
+        self._writer: asyncio.StreamWriter = ready._writer  # noqa: SLF001
+        self._transport: asyncio.WriteTransport = self._writer.transport
+        self._transport.set_protocol(self)
+        ready._reader = ready._writer = None  # noqa: SLF001
+        return self
+
+    def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
+        """Write the commands and return the future of their replies."""
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self.is_closed:
+            future.set_exception(ConnectionResetError("the connection is closed"))
+            return future
+        now = self._loop.time()
+        self._in_flight.append(_Batch(future, len(commands), now))
+        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each whole reply to the batch it belongs to."""
+        self._reader.feed(data)
+        while self._in_flight:
+            batch = self._in_flight[0]
+            while len(batch.replies) < batch.count:
+                reply = self._reader.gets()
+                if reply is False:  # hiredis: not whole yet
+                    return
+                batch.replies.append(reply)
+            self._in_flight.popleft()
+            if not batch.future.done():
+                batch.future.set_result(batch.replies)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail everything in flight."""
+        self._fail(error or ConnectionResetError("the node closed the connection"))
+
+    def close(self) -> None:
+        """Close it, failing what is in flight; may be called twice."""
+        self._fail(ConnectionResetError("the connection is closed"))
+
+    def _look_at_oldest(self) -> None:
+        self._timer = None
+        if self._in_flight:
+            due = self._in_flight[0].sent_at + self._timeout
+            if due <= self._loop.time():
+                self._fail(TimeoutError())
+            else:
+                self._timer = self._loop.call_at(due, self._look_at_oldest)
+
+    def _fail(self, error: Exception) -> None:
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._transport.is_closing():
+            self._transport.abort()
+        while self._in_flight:
+            future = self._in_flight.popleft().future
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,36 @@
+"""The errors of sockets, redis-py and servers, as ours."""
+
+from __future__ import annotations
+
+import redis.exceptions
+
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+
+__all__ = ["CONNECTION_ERRORS", "reply_error", "unavailable"]
+
+#: What a connection that fails raises, whether redis-py or the socket noticed.
+CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)
+
+#: Answers that say the node cannot serve now, whoever asks whatever.
+_CANNOT_SERVE = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"}
+)
+
+
+def reply_error(text: str) -> RingCacheError:
+    """Return the error that a node's error answer stands for."""
+    if text.partition(" ")[0] in _CANNOT_SERVE:
+        return NodeUnavailableError(f"the node cannot serve: {text}")
+    return NodeReplyError(text)
+
+
+def unavailable(name: str, error: BaseException, timeout: float) -> NodeUnavailableError:
+    """Return the error of a node that did not answer; it never holds the node's URL."""
+    if isinstance(error, BlockingIOError | TimeoutError | redis.exceptions.TimeoutError):
+        told = NodeUnavailableError(f"node {name!r} did not answer within {timeout:g} s")
+    elif isinstance(error, redis.exceptions.AuthenticationError):
+        told = NodeUnavailableError(f"node {name!r} refused the user or password")
+    else:
+        told = NodeUnavailableError(f"node {name!r} is not reachable: {error or type(error).__name__}")
+    told.__cause__ = error
+    return told

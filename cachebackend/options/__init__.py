@@ -1,0 +1,13 @@
+"""What the settings say, read once and validated whole.
+
+Plain frozen values: nothing here reads Django's settings (``conf`` does), opens a
+connection, or has a default that another module repeats. Every fault is collected
+and named by the path of its setting before anything is built.
+"""
+
+from cachebackend.options.faults import Faults
+from cachebackend.options.ring import RingOptions
+from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
+from cachebackend.options.writebehind import WriteBehindOptions
+
+__all__ = ["Faults", "NodeAddress", "RingOptions", "WriteBehindOptions", "parse_node", "parse_nodes"]

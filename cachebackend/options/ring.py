@@ -1,0 +1,62 @@
+"""The options of one cache alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachebackend.options.faults import Choice, Faults, Number, check_fields
+from cachebackend.options.url import NodeAddress, parse_nodes
+
+__all__ = ["RingOptions"]
+
+_SECONDS = Number(0, above=True, unit=" seconds")
+#: Django gives every backend these two; how much a node keeps is the node's own affair.
+_DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
+
+
+@dataclass(frozen=True, slots=True)
+class RingOptions:
+    """What ``LOCATION`` and ``OPTIONS`` of a cache alias say; times in seconds, sizes in bytes.
+
+    Attributes:
+        nodes: The nodes of the ring, in the order of ``LOCATION``.
+        connect_timeout: How long a connection may take to stand.
+        socket_timeout: How long a node may take to answer.
+        on_node_failure: ``"miss"``: what a dead node holds is a miss; ``"raise"``:
+            NodeUnavailableError.
+        lease_timeout: How long the holder of a lease may take to fill.
+        fill: How a lease is filled: ``"native"`` (``SET … IFEQ``), ``"script"``, or
+            ``"auto"``: native where the server has it.
+        codec: How values become bytes: ``"auto"`` or ``"pickle"``.
+    """
+
+    nodes: tuple[NodeAddress, ...]
+    connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
+    socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
+    on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
+    lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
+    fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
+    codec: str = field(default="auto", metadata={"rule": Choice(("auto", "pickle"))})
+
+    @classmethod
+    def read(cls, location: object, options: Mapping[str, Any], path: str) -> RingOptions:
+        """Validate a settings block whole.
+
+        Args:
+            location: A URL, several in one string, or a list of them.
+            options: The alias' ``OPTIONS``, lower case.
+            path: What the block is called, such as ``CACHES['default']``.
+
+        Raises:
+            ConfigurationError: With every fault found.
+        """
+        faults = Faults(path)
+        nodes = parse_nodes(location, faults.at("LOCATION"))
+        if not nodes and not faults.found:
+            faults.add("LOCATION", "names no node; give at least one URL such as 'redis://host:6379/0?name=a'")
+        ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
+        check_fields(cls, ours, faults.at("OPTIONS"))
+        faults.raise_any()
+        return cls(nodes=nodes, **ours)

@@ -1,0 +1,123 @@
+"""A node's URL, taken apart: its name and weight for the ring, the rest for the connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from cachebackend.options.faults import Faults
+
+__all__ = ["NodeAddress", "parse_node", "parse_nodes"]
+
+#: A node owns 1000 points a unit of weight; this keeps a ring of 50 nodes quick to build.
+WEIGHT_RANGE = (0.1, 10.0)
+#: Owners are kept as one byte a slot.
+MOST_NODES = 255
+_NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where a node is and what it is called.
+
+    Attributes:
+        name: What enters the ring's hash: ``?name=``, else host:port or the socket's path.
+        weight: Share of the keys, relative to the other nodes; 1.0 unless ``?weight=`` says so.
+        url: What to connect to, without name and weight. May hold a password: never printed.
+    """
+
+    name: str
+    weight: float
+    url: str
+
+    @property
+    def public_url(self) -> str:
+        """The URL without its user and password, fit for logs and pages."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        secret = "***@" if "@" in parts.netloc else ""
+        query = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(parts.query)])
+        return urlunsplit((parts.scheme, secret + host, parts.path, query, ""))
+
+    def __repr__(self) -> str:
+        return f"NodeAddress(name={self.name!r}, weight={self.weight:g}, url={self.public_url!r})"
+
+
+def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
+    """Take one URL apart; None, and a fault under ``key``, where it cannot be used.
+
+    No message repeats the URL, for it may hold a password.
+    """
+    if not isinstance(url, str):
+        faults.add(key, f"must be a URL such as 'redis://host:6379/0?name=a', got a {type(url).__name__}")
+        return None
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        faults.add(key, f"is not a URL: {_without_quotes(error)}")
+        return None
+    if parts.scheme not in _SCHEMES:
+        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}, got {parts.scheme!r}")
+        return None
+    if parts.scheme == "unix":
+        address = unquote(parts.path)
+        if not address:
+            faults.add(key, "names no socket; write unix:///path/to/socket")
+            return None
+    else:
+        if not host:
+            faults.add(key, "names no host")
+            return None
+        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
+            faults.add(key, f"the database must be a number, got {parts.path.strip('/')!r}")
+            return None
+        address = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    given = dict(query)
+    name, weight = given.get("name", address), _weight(given.get("weight", "1"))
+    if not _NAME.fullmatch(name):
+        faults.add(key, f"the name must be 1 to 100 letters, digits or ._:-/@, got {name!r}")
+        return None
+    if weight is None:
+        low, high = WEIGHT_RANGE
+        faults.add(key, f"the weight must be a number from {low:g} to {high:g}, got {given['weight']!r}")
+        return None
+    rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
+    return NodeAddress(name, weight, urlunsplit((parts.scheme, parts.netloc, parts.path, rest, "")))
+
+
+def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
+    """Take a list of URLs apart; two of one name are a fault."""
+    if isinstance(urls, str):
+        urls = [part for part in re.split(r"[;,\s]+", urls) if part]
+    if not isinstance(urls, Sequence):
+        faults.add(None, f"must be a URL or a list of URLs, got a {type(urls).__name__}")
+        return ()
+    nodes: dict[str, NodeAddress] = {}
+    for index, url in enumerate(urls):
+        node = parse_node(url, index, faults)
+        if node is None:
+            continue
+        if node.name in nodes:
+            faults.add(index, f"a second node is named {node.name!r}; give each its own ?name=")
+        nodes[node.name] = node
+    if len(urls) > MOST_NODES:
+        faults.add(None, f"names {len(urls)} nodes; a ring holds at most {MOST_NODES}")
+    return tuple(nodes.values())
+
+
+def _weight(text: str) -> float | None:
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if WEIGHT_RANGE[0] <= weight <= WEIGHT_RANGE[1] else None
+
+
+def _without_quotes(error: ValueError) -> str:
+    """Drop what urllib quotes from the URL: it may be a piece of a password."""
+    return re.sub(r"['\"].*", "", str(error)).strip() or "it cannot be taken apart"

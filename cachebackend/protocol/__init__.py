@@ -1,0 +1,45 @@
+"""Every operation on the ring, once, as a generator of effects.
+
+An operation decides which node is asked what, and what the replies mean; drivers carry
+the commands, nodes hold the connections. Imports neither, so it can be stepped by hand.
+"""
+
+from cachebackend.effects import Load, Operation
+from cachebackend.protocol.clearing import clear
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.leasing import MISSING, Loader, ManyLoader, get_or_load, get_or_load_many
+from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
+from cachebackend.protocol.reading import get, get_many, has_key, ttl, value_of
+from cachebackend.protocol.writing import add, delete, delete_many, incr, set_, set_many, touch
+
+__all__ = [
+    "MISSING",
+    "Context",
+    "Load",
+    "Loader",
+    "ManyLoader",
+    "Operation",
+    "Partition",
+    "QueueContext",
+    "Write",
+    "add",
+    "clear",
+    "close",
+    "contents",
+    "delete",
+    "delete_many",
+    "dirty",
+    "fold",
+    "get",
+    "get_many",
+    "get_or_load",
+    "get_or_load_many",
+    "has_key",
+    "incr",
+    "seal",
+    "set_",
+    "set_many",
+    "touch",
+    "ttl",
+    "value_of",
+]

@@ -1,0 +1,64 @@
+"""What every operation works with, and how it takes an answer that is a failure."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachebackend.clock import Clock
+from cachebackend.codec import Codec
+from cachebackend.effects import Reply
+from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
+from cachebackend.options import RingOptions
+from cachebackend.ring import Ring
+from cachebackend.stats import Stats
+
+__all__ = ["Context"]
+
+logger = logging.getLogger("cachebackend")
+
+#: Broken records come in crowds; one line a minute is enough to be seen.
+LOG_EVERY_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Context:
+    """One alias' ring, codec, options, clock and counters."""
+
+    ring: Ring
+    codec: Codec
+    options: RingOptions
+    clock: Clock
+    stats: Stats
+    #: Nodes (by index) that were found not to know ``SET … IFEQ``.
+    without_ifeq: set[int] = field(default_factory=set)
+    _logged_at: float = float("-inf")
+
+    def settle(self, reply: Reply, missing: Any) -> Any:
+        """Return a reply, or ``missing`` for a node that did not answer.
+
+        Raises:
+            NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
+            NodeReplyError: The node refused the command.
+        """
+        if not isinstance(reply, RingCacheError):
+            return reply
+        if isinstance(reply, NodeUnavailableError):
+            self.stats.cell.node_failures += 1
+            if self.options.on_node_failure == "miss":
+                self.log_sometimes("%s; taken for a miss", reply)
+                return missing
+        raise reply
+
+    def undecodable(self, error: RecordError) -> None:
+        """Count a record that cannot be read."""
+        self.stats.cell.undecodable += 1
+        self.log_sometimes("%s; taken for a miss", error)
+
+    def log_sometimes(self, text: str, error: Exception) -> None:
+        """Log a warning, unless one was logged within the last minute."""
+        now = self.clock.monotonic()
+        if now - self._logged_at >= LOG_EVERY_SECONDS:
+            self._logged_at = now
+            logger.warning(text, error)

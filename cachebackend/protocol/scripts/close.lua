@@ -1,0 +1,20 @@
+-- Drop a batch that the database holds.
+-- KEYS[1]  the partition's meta hash
+-- KEYS[2]  the batch hash of the number in ARGV[1]
+-- KEYS[3]  the batch hash of the next number
+-- KEYS[4]  the node's sorted set of partitions with writes
+-- ARGV[1]  the number that landed
+-- ARGV[2]  now, in milliseconds since 1970
+-- ARGV[3]  the partition's name in KEYS[4]
+-- returns  1 if more writes wait, else 0
+-- The hash and done change together: a reader that sees no hash sees done.
+redis.call('UNLINK', KEYS[2])
+if tonumber(redis.call('HGET', KEYS[1], 'done') or '0') < tonumber(ARGV[1]) then
+    redis.call('HSET', KEYS[1], 'done', ARGV[1])
+end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+    redis.call('ZADD', KEYS[4], ARGV[2], ARGV[3])
+    return 1
+end
+redis.call('ZREM', KEYS[4], ARGV[3])
+return 0

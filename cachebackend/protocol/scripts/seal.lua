@@ -1,0 +1,10 @@
+-- Seal a batch, if it is the open one and holds anything.
+-- KEYS[1]  the partition's meta hash
+-- KEYS[2]  the batch hash of the number in ARGV[1]
+-- ARGV[1]  the number to seal
+-- returns  {open, done} as they stand afterwards
+if redis.call('HGET', KEYS[1], 'open') == ARGV[1] and redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('HINCRBY', KEYS[1], 'open', 1)
+end
+local meta = redis.call('HMGET', KEYS[1], 'open', 'done')
+return {tonumber(meta[1] or '1'), tonumber(meta[2] or '0')}

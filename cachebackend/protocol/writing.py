@@ -1,0 +1,111 @@
+"""Writes that the caller asks for: set, add, touch, incr, delete, and their many-key forms.
+
+Each changes or removes the one string that is the key, so a lease that stood there is
+revoked, and a fill that is under way is refused.
+
+A time to live is in milliseconds; None is for ever, 0 or less is not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from cachebackend.effects import Command, Operation, Script, Send
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.protocol.context import Context
+
+__all__ = ["add", "delete", "delete_many", "expiry", "incr", "set_", "set_many", "touch"]
+
+_ADD = Script("cachebackend.protocol", "add")
+_INCR = Script("cachebackend.protocol", "incr")
+_TOUCH = Script("cachebackend.protocol", "touch")
+K = TypeVar("K")
+
+
+def expiry(ttl_ms: int | None) -> int:
+    """Return a time to live as the scripts take it: -1 for ever, 0 for not at all."""
+    return -1 if ttl_ms is None else max(0, ttl_ms)
+
+
+def _set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
+    if ttl_ms is None:
+        return (b"SET", key, record)
+    if ttl_ms <= 0:
+        return (b"DEL", key)
+    return (b"SET", key, record, b"PX", ttl_ms)
+
+
+def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
+    """Store a value, whatever stood there; return whether the node confirmed it."""
+    command = _set_command(key, context.codec.encode(value), ttl_ms)
+    [reply] = yield Send([(context.ring.owner(key), command)])
+    return context.settle(reply, None) is not None
+
+
+def set_many(
+    context: Context, keys: Mapping[K, bytes], values: Mapping[K, Any], ttl_ms: int | None
+) -> Operation[list[K]]:
+    """Store many values in one scatter; return the caller's names of those not confirmed."""
+    encode = context.codec.encode
+    requests = [
+        (context.ring.owner(key), _set_command(key, encode(values[name]), ttl_ms)) for name, key in keys.items()
+    ]
+    replies = yield Send(requests)
+    return [
+        name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None
+    ]
+
+
+def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
+    """Store a value where there is none; return whether there was none."""
+    call = _ADD.call([key], context.codec.encode(value), expiry(ttl_ms))
+    [reply] = yield Send([(context.ring.owner(key), call)])
+    return bool(context.settle(reply, 0))
+
+
+def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
+    """Give a value a new time to live; return whether there is one."""
+    [reply] = yield Send([(context.ring.owner(key), _TOUCH.call([key], expiry(ttl_ms)))])
+    return bool(context.settle(reply, 0))
+
+
+def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
+    """Add to an integer and return the sum; None if there is no value.
+
+    Raises:
+        TypeError: The value is not an integer.
+        OverflowError: The sum is beyond 64 bits.
+    """
+    [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], delta))])
+    if isinstance(reply, NodeReplyError):
+        if "overflow" in str(reply):
+            message = "the sum is beyond 64 bits"
+            raise OverflowError(message) from reply
+        if "not an integer" in str(reply):
+            message = "the value is not an integer"
+            raise TypeError(message) from reply
+    total: int | None = context.settle(reply, None)
+    return total
+
+
+def delete(context: Context, key: bytes) -> Operation[bool]:
+    """Delete whatever the key holds; return whether it held a value or a lease."""
+    [reply] = yield Send([(context.ring.owner(key), (b"DEL", key))])
+    return bool(context.settle(reply, 0))
+
+
+def delete_many(context: Context, keys: Sequence[bytes]) -> Operation[list[bytes]]:
+    """Delete many keys in one scatter; return those whose node did not confirm it.
+
+    The one operation that never raises for a node's failure: the caller decides what
+    becomes of the keys that are left.
+    """
+    groups = context.ring.by_owner((key, key) for key in keys)
+    replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
+    left: list[bytes] = []
+    for group, reply in zip(groups.values(), replies, strict=True):
+        if isinstance(reply, NodeUnavailableError | NodeReplyError):
+            context.stats.cell.node_failures += 1
+            left += group
+    return left

@@ -1,0 +1,62 @@
+"""The ring: nodes in order, and who owns a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from xxhash import xxh3_64_intdigest
+
+from cachebackend.ring.slots import SLOT_SHIFT, SLOTS
+from cachebackend.ring.table import build_table
+
+__all__ = ["Ring"]
+
+T = TypeVar("T")
+
+
+class Ring:
+    """An immutable ring of named, weighted nodes; a node is known here by its index.
+
+    Args:
+        nodes: Name and weight of each node.
+    """
+
+    __slots__ = ("_table", "names", "weights")
+
+    def __init__(self, nodes: Sequence[tuple[str, float]]) -> None:
+        self.names = tuple(name for name, _ in nodes)
+        self.weights = tuple(weight for _, weight in nodes)
+        self._table = build_table(nodes)
+
+    def owner(self, key: bytes) -> int:
+        """Return the index of the node that owns a key."""
+        return self._table[xxh3_64_intdigest(key) >> SLOT_SHIFT]
+
+    def owner_of_slot(self, slot: int) -> int:
+        """Return the index of the node that owns a slot."""
+        return self._table[slot]
+
+    def shares(self) -> list[int]:
+        """Return how many of the 65,536 slots each node owns."""
+        return [self._table.count(index) for index in range(len(self.names))]
+
+    def moved(self, other: Ring) -> int:
+        """Return how many slots have an owner of another name in the other ring."""
+        return sum(
+            self.names[mine] != other.names[theirs]
+            for mine, theirs in zip(self._table, other._table, strict=True)
+        )
+
+    def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
+        """Group what comes with each key by the key's owner."""
+        groups: dict[int, list[T]] = {}
+        for key, item in keys:
+            groups.setdefault(self.owner(key), []).append(item)
+        return groups
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Ring({', '.join(self.names)}; {SLOTS} slots)"

@@ -1,0 +1,74 @@
+"""What may be written behind: a value, or ``F(field) + n`` of the field itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models.expressions import Combinable, CombinedExpression, F, Value
+
+from cachebackend.effects import Argument
+from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.writebehind.wire import NULL, wire_of
+
+__all__ = ["DELTA", "PUT", "write_of"]
+
+#: The kinds of write, as the fold script and the batch's fields have them.
+PUT = b"p"
+DELTA = b"d"
+#: What a node's counter holds.
+_INTEGERS = range(-(2**63), 2**63)
+
+
+def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argument]:
+    """Return the kind of a write and what travels.
+
+    Args:
+        field: The column that is written.
+        change: A value, or an expression of the column itself.
+
+    Raises:
+        WriteBehindRefusedError: It is neither, or the field does not take it.
+    """
+    if not hasattr(change, "resolve_expression"):
+        return PUT, _put(field, change)
+    match change:
+        case CombinedExpression(connector=Combinable.ADD, lhs=F(name=field.name), rhs=Value(value=addend)):
+            return DELTA, _delta(field, addend)
+        case CombinedExpression(connector=Combinable.ADD, lhs=Value(value=addend), rhs=F(name=field.name)):
+            return DELTA, _delta(field, addend)
+        case CombinedExpression(connector=Combinable.SUB, lhs=F(name=field.name), rhs=Value(value=addend)):
+            return DELTA, _delta(field, -addend)
+    message = (
+        f"{field}: write-behind takes a value or F({field.name!r}) ± n, not {change}; "
+        "write anything else with QuerySet.update()"
+    )
+    raise WriteBehindRefusedError(message)
+
+
+def _put(field: models.Field[Any, Any], value: Any) -> bytes:
+    if value is None:
+        if not field.null:
+            message = f"{field}: the column does not take None"
+            raise WriteBehindRefusedError(message)
+        return NULL
+    try:
+        cleaned = field.to_python(value)
+        field.run_validators(cleaned)
+    except ValidationError as error:
+        message = f"{field}: {' '.join(error.messages)}"
+        raise WriteBehindRefusedError(message) from error
+    return b"=" + wire_of(field).dump(cleaned)
+
+
+def _delta(field: models.Field[Any, Any], addend: Any) -> int:
+    delta = wire_of(field).delta
+    if delta is None:
+        message = f"{field}: nothing can be added to a {type(field).__name__} behind; write a value"
+        raise WriteBehindRefusedError(message)
+    whole = delta(addend)
+    if whole not in _INTEGERS:
+        message = f"{field}: {addend} is beyond 64 bits"
+        raise WriteBehindRefusedError(message)
+    return whole

@@ -1,0 +1,153 @@
+"""How the values of a column travel through the queue: exactly, and as integers where they can be added.
+
+=================  ==================================  ==================
+field              travels as                          a delta is
+=================  ==================================  ==================
+integers, keys     decimal digits                      an integer
+Decimal            value * 10 ** decimal_places        a Decimal
+DateTime           microseconds since 1970 (UTC)       a timedelta
+Duration           microseconds                        a timedelta
+Date, Time         ISO 8601                            refused
+Boolean            0 or 1                              refused
+Float              its shortest exact digits           refused: adding floats rounds
+Char, Text, ...    UTF-8                               refused
+UUID               32 hexadecimal digits               refused
+Binary             itself                              refused
+JSON               JSON text                           refused
+=================  ==================================  ==================
+
+A put carries ``=`` and the value, or ``0`` for NULL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import models
+from psycopg.types.json import Jsonb
+
+from cachebackend.errors import WriteBehindRefusedError
+
+__all__ = ["NULL", "Wire", "wire_of"]
+
+#: What a put of NULL carries.
+NULL = b"0"
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Wire(NamedTuple):
+    """How one column's values travel; ``delta`` and ``undelta`` are None where none can be added.
+
+    Attributes:
+        dump: A value, as bytes.
+        load: The bytes, as what psycopg is given.
+        delta: What is added, as an integer.
+        undelta: The integer, as what psycopg is given.
+    """
+
+    dump: Callable[[Any], bytes]
+    load: Callable[[bytes], Any]
+    delta: Callable[[Any], int] | None = None
+    undelta: Callable[[int], Any] | None = None
+
+
+def wire_of(field: models.Field[Any, Any]) -> Wire:
+    """Return how a field's values travel.
+
+    Raises:
+        WriteBehindRefusedError: Its kind is not known here.
+    """
+    while isinstance(field, models.ForeignKey):
+        field = field.target_field
+    if isinstance(field, models.DecimalField):
+        return _decimal(field.decimal_places or 0)
+    if isinstance(field, models.JSONField):
+        return _json(field.encoder, field.decoder)
+    for kind, wire in _WIRES.items():
+        if isinstance(field, kind):
+            return wire
+    message = f"write-behind cannot carry a {type(field).__name__} ({field}); write it with save()"
+    raise WriteBehindRefusedError(message)
+
+
+def _decimal(places: int) -> Wire:
+    def scaled(value: Any) -> int:
+        shifted = Decimal(value).scaleb(places)
+        if shifted != shifted.to_integral_value():
+            message = f"{value} has more than {places} decimal places"
+            raise WriteBehindRefusedError(message)
+        return int(shifted)
+
+    def unscaled(value: int) -> Decimal:
+        return Decimal(value).scaleb(-places)
+
+    return Wire(lambda v: b"%d" % scaled(v), lambda w: unscaled(int(w)), scaled, unscaled)
+
+
+def _json(encoder: type[json.JSONEncoder] | None, decoder: type[json.JSONDecoder] | None) -> Wire:
+    def dump(value: Any) -> bytes:
+        return json.dumps(value, cls=encoder).encode()
+
+    def load(wire: bytes) -> Jsonb:
+        # Kept as text on the way: what the model's decoder makes of it is the model's affair
+        return Jsonb(None, dumps=lambda _: wire.decode())
+
+    return Wire(dump, load)
+
+
+def _microseconds(value: Any) -> int:
+    if not isinstance(value, timedelta):
+        message = f"a timedelta can be added, not {value!r}"
+        raise WriteBehindRefusedError(message)
+    return value // _MICROSECOND
+
+
+def _since_epoch(value: datetime) -> int:
+    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # noqa: DTZ001  # as the database has it
+    return (value - start) // _MICROSECOND
+
+
+def _from_epoch(micro: int) -> datetime:
+    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # noqa: DTZ001  # as the database has it
+    return start + micro * _MICROSECOND
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        message = f"an integer can be added, not {value!r}"
+        raise WriteBehindRefusedError(message)
+    return value
+
+
+_INTEGER = Wire(lambda v: b"%d" % v, int, _whole, int)
+_TEXT = Wire(str.encode, bytes.decode)
+_WIRES: dict[type[models.Field[Any, Any]], Wire] = {
+    models.IntegerField: _INTEGER,
+    models.DateTimeField: Wire(
+        lambda v: b"%d" % _since_epoch(v),
+        lambda w: _from_epoch(int(w)),
+        _microseconds,
+        lambda micro: micro * _MICROSECOND,
+    ),
+    models.DateField: Wire(lambda v: v.isoformat().encode(), lambda w: date.fromisoformat(w.decode())),
+    models.TimeField: Wire(lambda v: v.isoformat().encode(), lambda w: time.fromisoformat(w.decode())),
+    models.DurationField: Wire(
+        lambda v: b"%d" % _microseconds(v),
+        lambda w: int(w) * _MICROSECOND,
+        _microseconds,
+        lambda micro: micro * _MICROSECOND,
+    ),
+    models.BooleanField: Wire(lambda v: b"1" if v else b"0", lambda w: w == b"1"),
+    models.FloatField: Wire(lambda v: repr(float(v)).encode(), lambda w: float(w)),
+    models.UUIDField: Wire(lambda v: v.hex.encode(), lambda w: UUID(w.decode())),
+    models.BinaryField: Wire(bytes, bytes),
+    models.CharField: _TEXT,
+    models.TextField: _TEXT,
+    models.GenericIPAddressField: _TEXT,
+}

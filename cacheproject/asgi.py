@@ -1,0 +1,8 @@
+"""The project's ASGI entry point."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
+application = get_asgi_application()

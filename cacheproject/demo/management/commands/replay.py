@@ -1,0 +1,131 @@
+"""``manage.py replay``: a real trace through the ring, the queue and the worker."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cachebackend.errors import RingCacheError
+from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
+from cacheproject.demo.traces import Trace, TraceError, read_trace
+from cacheproject.launch import celery_worker, run_with_services, unnamed_services
+
+__all__ = ["Command"]
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        message = f"a share is a number from 0 to 1, not {text!r}"
+        raise ArgumentTypeError(message)
+    return share
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        message = f"a whole number from 1, not {text!r}"
+        raise ArgumentTypeError(message)
+    return int(text)
+
+
+class Command(BaseCommand):
+    """Play a trace; check at the end that Postgres holds exactly what was written."""
+
+    help = (
+        "Plays a trace of block reads and writes: each block a row, reads through Article.cached, writes by "
+        "Article.behind, a Celery worker draining. Uses the services that RING_NODES, WRITE_BEHIND_NODES, "
+        "CELERY_BROKER_URL and DATABASE_URL name, or starts its own. Replaces the rows of an earlier replay. "
+        "Example: manage.py replay OLTP.lis.gz --writes 0.1 --requests 100000 --json"
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take the trace and how to play it."""
+        parser.add_argument("trace", type=Path, help="ARC .lis, CloudPhysics .csv or Twitter .csv; plain, .gz or .zst")
+        parser.add_argument("--requests", type=_count, metavar="N", help="play only the first N requests")
+        parser.add_argument(
+            "--writes", type=_share, default=0.0, metavar="SHARE", help="make this share of a read-only trace writes"
+        )
+        parser.add_argument("--seed", type=int, default=0, help="which requests become writes (default: 0)")
+        parser.add_argument("--processes", type=_count, default=1, metavar="N", help="client processes (default: 1)")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Read the trace, and play it: here, or on services of its own."""
+        try:
+            trace = read_trace(options["trace"], options["requests"])
+            if options["writes"]:
+                trace = trace.with_writes(options["writes"], options["seed"])
+        except TraceError as error:
+            message = f"{error}. Nothing was replayed."
+            raise CommandError(message) from error
+        if any(unnamed_services().values()):
+            sys.exit(run_with_services(sys.argv[1:]))
+        try:
+            result = self._play(trace, options)
+        except (LandingError, ReplayError, RingCacheError) as error:
+            raise CommandError(str(error)) from error
+        self._print(result, as_json=options["json"])
+        if not result["exact"]:
+            sys.exit(1)
+
+    def _play(self, trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
+        call_command("migrate", verbosity=0, interactive=False)
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress, celery_worker():
+            rows = progress.add_task("rows", total=len(trace.names))
+            keys = make_rows(trace, lambda done: progress.update(rows, completed=done))
+            landed_before = landed_rows()
+            requests = progress.add_task("requests", total=len(trace))
+            tally, seconds = replay(
+                trace, keys, options["processes"], lambda done: progress.update(requests, completed=done)
+            )
+            progress.update(requests, completed=len(trace))
+            waiting = progress.add_task("partitions to drain", total=None)
+            await_landing(lambda left: progress.update(waiting, total=left))
+            progress.update(waiting, visible=False)
+            drained = landed_rows() - landed_before
+        return {
+            "trace": str(options["trace"]),
+            "requests": len(trace),
+            "reads": tally.reads,
+            "writes": tally.writes,
+            "hits": tally.hits,
+            "misses": tally.reads - tally.hits,
+            "hit_ratio": round(tally.hits / tally.reads, 4) if tally.reads else None,
+            "queries": tally.queries,
+            "stale_sets_refused": tally.stale_sets_refused,
+            "drained_rows": drained,
+            "seconds": round(seconds, 3),
+            "requests_per_second": round(len(trace) / seconds, 1),
+            "exact": differing_rows(tally.views, SLUG) == 0,
+        }
+
+    def _print(self, result: dict[str, Any], *, as_json: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(result))
+            return
+        table = Table(title="Replay", show_header=False)
+        for name, value in result.items():
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value))
+        saved = result["reads"] - result["queries"]
+        table.add_row("queries saved", f"{saved:,}")
+        Console().print(table)
+        if result["exact"]:
+            self.stdout.write("Postgres holds exactly what was written.")
+        else:
+            self.stderr.write("Postgres does NOT hold exactly what was written.")

@@ -1,0 +1,47 @@
+"""``manage.py services``: real servers until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from cacheproject.binaries import MissingBinaryError
+from cacheproject.services import ServiceError, Services
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Start ring nodes, a queue node, a broker and Postgres; print where they are; wait."""
+
+    help = "Starts real services on free ports, prints the environment that names them, and waits for Ctrl-C."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take what to start."""
+        parser.add_argument("--ring", type=int, default=3, help="ring nodes (default: 3)")
+        parser.add_argument("--queue", type=int, default=1, help="queue nodes, and a broker with them (default: 1)")
+        parser.add_argument("--no-postgres", action="store_true", help="start no Postgres")
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead of shell lines")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Run until interrupted."""
+        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        try:
+            with Services(options["ring"], options["queue"], not options["no_postgres"]) as services:
+                if options["json"]:
+                    self.stdout.write(json.dumps(services.env()))
+                else:
+                    for name, value in services.env().items():
+                        self.stdout.write(f"export {name}={shlex.quote(value)}")
+                self.stdout.flush()
+                self.stderr.write("Running; Ctrl-C ends them and removes their data.")
+                signal.pause()
+        except KeyboardInterrupt:
+            self.stderr.write("Ended.")
+        except (ServiceError, MissingBinaryError) as error:
+            raise CommandError(str(error)) from error

@@ -1,0 +1,166 @@
+"""Real traces, as reads and writes of numbered blocks.
+
+Formats, told apart by the first line:
+
+- ARC (``.lis``): ``first block, number of blocks, ignored, request number``, by blanks; all reads.
+- CloudPhysics (``.csv``): ``version,time,op,size,lbn``; op ``28`` reads, ``2a`` writes.
+- Twitter (``.csv``): ``time,key,key size,value size,client,operation,TTL``; ``get`` and ``gets``
+  read, everything else writes.
+
+Plain, or compressed as ``.gz`` or ``.zst``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeAlias
+
+__all__ = ["Trace", "TraceError", "read_trace"]
+
+#: What one line asks for: its blocks, by number or by name, and whether it writes them.
+Request: TypeAlias = tuple[Iterable[int | str], bool]
+#: CloudPhysics' SCSI operations, in hexadecimal.
+_SCSI = {"28": False, "2a": True}
+_TWITTER_READS = frozenset({"get", "gets"})
+
+
+class TraceError(Exception):
+    """A trace cannot be read; the message names the file and the line."""
+
+
+@dataclass
+class Trace:
+    """Requests in their order.
+
+    Attributes:
+        blocks: The block of each request, as an index into ``names``.
+        writes: For each request 1 if it writes, else 0.
+        names: The number of each block; a block that has a name instead is numbered by
+            its first use.
+    """
+
+    blocks: array[int] = field(default_factory=lambda: array("L"))
+    writes: bytearray = field(default_factory=bytearray)
+    names: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def with_writes(self, share: float, seed: int) -> Trace:
+        """Return the trace with so large a share of its requests, chosen by seed, made writes.
+
+        Raises:
+            TraceError: It has writes already.
+        """
+        if any(self.writes):
+            message = "the trace has writes of its own; --writes is for a trace of reads only"
+            raise TraceError(message)
+        chance = random.Random(seed)  # noqa: S311  # a workload, not a secret
+        writes = bytearray(chance.random() < share for _ in range(len(self)))
+        return Trace(self.blocks, writes, self.names)
+
+
+def read_trace(path: Path, most: int | None = None) -> Trace:
+    """Read a trace whole, or its first requests.
+
+    Args:
+        path: The file.
+        most: How many requests at the most; None: all.
+
+    Raises:
+        TraceError: It is missing, of no known format, or broken.
+    """
+    trace = Trace()
+    indexes: dict[int | str, int] = {}
+    for block, writes in islice(_requests(path), most):
+        index = indexes.setdefault(block, len(indexes))
+        if index == len(trace.names):
+            trace.names.append(block if isinstance(block, int) else index)
+        trace.blocks.append(index)
+        trace.writes.append(writes)
+    if not trace.blocks:
+        message = f"{path}: holds no request"
+        raise TraceError(message)
+    return trace
+
+
+def _requests(path: Path) -> Iterator[tuple[int | str, bool]]:
+    parse: Callable[[str], Request] | None = None
+    number = done = 0
+    try:
+        with _opened(path) as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007  # named in the error
+                if not line.strip():
+                    continue
+                parse = parse or _format(line)
+                blocks, writes = parse(line)
+                for block in blocks:
+                    yield block, writes
+                    done += 1
+    except FileNotFoundError:
+        message = f"{path}: there is no such file"
+        raise TraceError(message) from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        message = f"{path}: line {max(number, 1)}: {error or type(error).__name__}; {done} requests stand before it"
+        raise TraceError(message) from error
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="ascii")
+    if path.suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            message = "reading .zst needs: pip install 'django-ringcache[demo]'"
+            raise ValueError(message) from None
+        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True), "ascii")
+    return path.open(encoding="ascii")
+
+
+def _format(line: str) -> Callable[[str], Request]:
+    """Return the parser of the format that a first line is of."""
+    for parse in (_arc, _cloudphysics, _twitter):
+        try:
+            parse(line)
+        except ValueError:
+            continue
+        return parse
+    message = f"of no known format (ARC .lis, CloudPhysics .csv, Twitter .csv): {line.strip()[:60]!r}"
+    raise ValueError(message)
+
+
+def _arc(line: str) -> Request:
+    try:
+        first, count, _, _ = map(int, line.split())
+    except ValueError:
+        message = f"not 'first block, number of blocks, ignored, request number': {line.strip()[:60]!r}"
+        raise ValueError(message) from None
+    return range(first, first + count), False
+
+
+def _cloudphysics(line: str) -> Request:
+    try:
+        _, _, operation, _, block = line.strip().split(",")
+        return (int(block),), _SCSI[operation.strip().lower()]
+    except (KeyError, ValueError):
+        message = f"not 'version,time,op,size,lbn' with op 28 or 2a: {line.strip()[:60]!r}"
+        raise ValueError(message) from None
+
+
+def _twitter(line: str) -> Request:
+    try:
+        _, key, _, _, _, operation, ttl = line.strip().split(",")
+        int(ttl)
+    except ValueError:
+        message = f"not 'time,key,key size,value size,client,operation,TTL': {line.strip()[:60]!r}"
+        raise ValueError(message) from None
+    return (key,), operation not in _TWITTER_READS

@@ -1,0 +1,33 @@
+"""The pages of the demo."""
+
+from __future__ import annotations
+
+from django.core.paginator import Paginator
+from django.db.models import F
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import cache_page
+
+from cacheproject.demo.models import Article
+
+__all__ = ["article_detail", "article_list"]
+
+PAGE_ARTICLES = 20
+
+
+@cache_page(10)
+def article_list(request: HttpRequest) -> HttpResponse:
+    """All articles, a page at a time; the page itself is cached for ten seconds."""
+    page = Paginator(Article.objects.all(), PAGE_ARTICLES).get_page(request.GET.get("page"))
+    return render(request, "demo/article_list.html", {"page": page})
+
+
+def article_detail(request: HttpRequest, slug: str) -> HttpResponse:
+    """One article, read through the ring; the view of it is counted behind."""
+    try:
+        article = Article.cached.get(slug=slug)
+    except Article.DoesNotExist as error:
+        raise Http404(str(error)) from error
+    Article.behind.update(article.pk, views=F("views") + 1, last_viewed=timezone.now())
+    return render(request, "demo/article_detail.html", {"article": article})

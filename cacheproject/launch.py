@@ -1,0 +1,90 @@
+"""Starts what a command needs beside itself: services the environment does not name, worker, site."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cacheproject.services import Services
+
+__all__ = ["celery_worker", "free_port", "run_with_services", "site", "unnamed_services"]
+
+MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
+STOP_SECONDS = 30
+
+
+def unnamed_services() -> dict[str, int]:
+    """Return what of the services the environment does not name, as arguments of ``Services``."""
+    wanted: dict[str, int] = {}
+    for variable, name, count in (("RING_NODES", "ring", 3), ("WRITE_BEHIND_NODES", "queue", 1)):
+        wanted[name] = 0 if os.environ.get(variable) else count
+    wanted["postgres"] = not os.environ.get("DATABASE_URL")
+    return wanted
+
+
+def run_with_services(arguments: Sequence[str]) -> int:
+    """Run a management command anew, on services started for it; return its exit code.
+
+    A new process, because Django has read the settings by the time a command runs.
+    """
+    with Services(**unnamed_services()) as services:
+        child = subprocess.Popen([sys.executable, MANAGE, *arguments], env=services.env() | os.environ)
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue  # it was asked too, and says what it has to say before it ends
+
+
+@contextlib.contextmanager
+def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Celery worker with beat for the length of a block."""
+    with TemporaryDirectory(prefix="ringcache-beat-") as folder:
+        command = ["-m", "celery", "-A", "cacheproject", "worker", "-B", "-c", str(processes), "-l", "warning"]
+        command += ["-s", str(Path(folder) / "schedule"), "--without-gossip", "--without-mingle"]
+        with _running([sys.executable, *command]) as worker:
+            yield worker
+
+
+@contextlib.contextmanager
+def site(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the project on the loopback address for the length of a block."""
+    command = [sys.executable, str(MANAGE), "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}"]
+    with _running(command, quiet=True) as server:
+        yield server
+
+
+def free_port(wanted: int) -> int:
+    """Return a port, the wanted one if it is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            found: int = probe.getsockname()[1]
+            return found
+    message = "no free port"
+    raise OSError(message)
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], *, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a child of its own session, so that Ctrl-C reaches it only through us; end it with the block."""
+    output = subprocess.DEVNULL if quiet else None
+    child = subprocess.Popen(
+        command, cwd=MANAGE.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,12 @@
+"""The project's pages."""
+
+from django.contrib import admin
+from django.urls import path
+
+from cacheproject.demo import views
+
+urlpatterns = [
+    path("", views.article_list, name="article-list"),
+    path("articles/<slug:slug>/", views.article_detail, name="article-detail"),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,50 @@
+"""Tasks: idempotent, without results, and with a limit to their time."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+
+from cachebackend import writebehind
+from cachebackend.conf import write_behind_options
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.protocol import Partition
+
+__all__ = ["drain", "tick"]
+
+logger = logging.getLogger(__name__)
+
+#: A drain that takes longer is broken off; its batch stays for the next.
+DRAIN_SECONDS = 120
+#: A worker that was asked to stop earlier has this long to finish its batch.
+DRAIN_SOFT_SECONDS = 90
+
+
+@shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
+def tick() -> int:
+    """Send a ``drain`` for each partition that holds writes; return how many."""
+    try:
+        partitions = writebehind.dirty_partitions()
+    except NodeUnavailableError as error:
+        logger.warning("tick: %s; writes wait in the queue", error)
+        return 0
+    expires = max(2 * write_behind_options().flush_interval, 1.0)
+    for partition, _ in partitions:
+        drain.apply_async((partition.label, partition.number), expires=expires)
+    return len(partitions)
+
+
+@shared_task(
+    ignore_result=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    soft_time_limit=DRAIN_SOFT_SECONDS,
+    time_limit=DRAIN_SECONDS,
+)
+def drain(label: str, number: int) -> int:
+    """Land what stands in a partition; return how many rows that changed."""
+    drained = writebehind.drain(Partition(label, number))
+    if drained.missing:
+        logger.info("drain: %d rows of %s were not there", drained.missing, label)
+    return drained.rows

@@ -83,7 +83,9 @@ class RingCache(BaseCache):
         """Return the value of a key, or the default."""
         return await self.client.aget(self.key_bytes(key, version), default)
 
-    def set(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+    def set(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> None:
         """Store a value."""
         self.client.run(self._set(key, value, timeout, version))
 
@@ -96,7 +98,9 @@ class RingCache(BaseCache):
     def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
         return protocol.set_(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
 
-    def add(self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+    def add(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> bool:
         """Store a value where there is none; return whether there was none."""
         return self.client.run(self._add(key, value, timeout, version))
 
@@ -217,7 +221,9 @@ class RingCache(BaseCache):
 
     async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Delete many keys in one round trip."""
-        await self.client.arun(protocol.delete_many(self.client.context, [*self._keys(keys, version).values()]))
+        await self.client.arun(
+            protocol.delete_many(self.client.context, [*self._keys(keys, version).values()])
+        )
 
     def clear(self) -> None:
         """Delete every key of this alias' prefix, in all versions, on all nodes.

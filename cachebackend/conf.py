@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import setting_changed
 
 from cachebackend.options import RingOptions, WriteBehindOptions
 
@@ -30,6 +32,7 @@ def ring_options(alias: str) -> RingOptions:
     return RingOptions.read(block.get("LOCATION", ()), block.get("OPTIONS", {}), f"CACHES[{alias!r}]")
 
 
+@cache
 def write_behind_options() -> WriteBehindOptions:
     """Return the options of write-behind; without the setting it is off.
 
@@ -37,3 +40,11 @@ def write_behind_options() -> WriteBehindOptions:
         ConfigurationError: With every fault of the block.
     """
     return WriteBehindOptions.read(getattr(settings, "WRITE_BEHIND", {}))
+
+
+def _follow_settings(*, setting: str, **_: Any) -> None:
+    if setting == "WRITE_BEHIND":
+        write_behind_options.cache_clear()
+
+
+setting_changed.connect(_follow_settings, dispatch_uid="cachebackend.conf")

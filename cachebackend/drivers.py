@@ -130,7 +130,9 @@ def _scatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
 async def _ascatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
     groups = _by_node(requests)
     replies: list[Reply] = [None] * len(requests)
-    waiting = [nodes[node].submit([requests[at][1] for at in positions]) for node, positions in groups.items()]
+    waiting = [
+        nodes[node].submit([requests[at][1] for at in positions]) for node, positions in groups.items()
+    ]
     answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
     for positions, answer in zip(groups.values(), answers, strict=True):
         for at, reply in zip(positions, answer, strict=True):

@@ -14,7 +14,18 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Argument", "Command", "Effect", "Load", "Operation", "Reply", "Script", "ScriptCall", "Send", "Sleep"]
+__all__ = [
+    "Argument",
+    "Command",
+    "Effect",
+    "Load",
+    "Operation",
+    "Reply",
+    "Script",
+    "ScriptCall",
+    "Send",
+    "Sleep",
+]
 
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]

@@ -13,15 +13,14 @@ from typing import Any
 from django.core.signals import setting_changed
 
 from cachebackend.client import QueueClient, RingClient
-from cachebackend.conf import write_behind_options
 from cachebackend.errors import ConfigurationError
-from cachebackend.options import RingOptions
+from cachebackend.options import RingOptions, WriteBehindOptions
 
 __all__ = ["close_clients", "queue_client", "ring_client"]
 
 _lock = threading.Lock()
 _rings: dict[RingOptions, RingClient] = {}
-_queues: list[QueueClient] = []  # none or one: the setting is project wide
+_queues: dict[WriteBehindOptions, QueueClient] = {}
 
 
 def ring_client(options: RingOptions) -> RingClient:
@@ -33,31 +32,26 @@ def ring_client(options: RingOptions) -> RingClient:
     return client
 
 
-def queue_client() -> QueueClient:
-    """Return the client of the queue nodes that ``WRITE_BEHIND`` names.
+def queue_client(options: WriteBehindOptions) -> QueueClient:
+    """Return the client of the queue nodes.
 
     Raises:
-        ConfigurationError: It names none.
+        ConfigurationError: The options name none.
     """
-    if not _queues:
+    client = _queues.get(options)
+    if client is None:
+        if not options.nodes:
+            message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
+            raise ConfigurationError([message])
         with _lock:
-            if not _queues:
-                _queues.append(_new_queue_client())
-    return _queues[0]
-
-
-def _new_queue_client() -> QueueClient:
-    options = write_behind_options()
-    if not options.nodes:
-        message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
-        raise ConfigurationError([message])
-    return QueueClient(options)
+            client = _queues.get(options) or _queues.setdefault(options, QueueClient(options))
+    return client
 
 
 def close_clients() -> None:
     """Close every idle connection and forget the clients; new ones are made when asked for."""
     with _lock:
-        clients = [*_rings.values(), *_queues]
+        clients = [*_rings.values(), *_queues.values()]
         _rings.clear()
         _queues.clear()
     for client in clients:

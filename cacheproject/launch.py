@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from cacheproject.services import Services
 
@@ -19,9 +20,9 @@ MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 STOP_SECONDS = 30
 
 
-def unnamed_services() -> dict[str, int]:
+def unnamed_services() -> dict[str, Any]:
     """Return what of the services the environment does not name, as arguments of ``Services``."""
-    wanted: dict[str, int] = {}
+    wanted: dict[str, Any] = {}
     for variable, name, count in (("RING_NODES", "ring", 3), ("WRITE_BEHIND_NODES", "queue", 1)):
         wanted[name] = 0 if os.environ.get(variable) else count
     wanted["postgres"] = not os.environ.get("DATABASE_URL")
@@ -46,7 +47,19 @@ def run_with_services(arguments: Sequence[str]) -> int:
 def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Celery worker with beat for the length of a block."""
     with TemporaryDirectory(prefix="ringcache-beat-") as folder:
-        command = ["-m", "celery", "-A", "cacheproject", "worker", "-B", "-c", str(processes), "-l", "warning"]
+        command = [
+            "-m",
+            "celery",
+            "--quiet",
+            "-A",
+            "cacheproject",
+            "worker",
+            "-B",
+            "-c",
+            str(processes),
+            "-l",
+            "warning",
+        ]
         command += ["-s", str(Path(folder) / "schedule"), "--without-gossip", "--without-mingle"]
         with _running([sys.executable, *command]) as worker:
             yield worker
@@ -75,9 +88,14 @@ def free_port(wanted: int) -> int:
 @contextlib.contextmanager
 def _running(command: Sequence[str], *, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """Run a child of its own session, so that Ctrl-C reaches it only through us; end it with the block."""
-    output = subprocess.DEVNULL if quiet else None
+    output = subprocess.DEVNULL if quiet else sys.stderr.fileno()
     child = subprocess.Popen(
-        command, cwd=MANAGE.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        command,
+        cwd=MANAGE.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
     )
     try:
         yield child

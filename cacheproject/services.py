@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cacheproject import reaper
 from cacheproject.binaries import postgres_folder, valkey_server
@@ -44,7 +44,16 @@ _POSTGRES_SETTINGS = {
     "full_page_writes": "off",
     "max_connections": "60",
 }
-_RING_SETTINGS = ("--save", "", "--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lfu")
+_RING_SETTINGS = (
+    "--save",
+    "",
+    "--appendonly",
+    "no",
+    "--maxmemory",
+    "256mb",
+    "--maxmemory-policy",
+    "allkeys-lfu",
+)
 _QUEUE_SETTINGS = ("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction")
 _BROKER_SETTINGS = ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
 
@@ -84,7 +93,7 @@ class Services:
     def __init__(self, ring: int = 3, queue: int = 1, postgres: bool = True) -> None:
         self._servers: dict[str, _Server] = {}
         # Short: a socket's path may have 104 bytes
-        self.folder = Path(tempfile.mkdtemp(prefix="ringcache-", dir="/tmp"))  # noqa: S108
+        self.folder = Path(tempfile.mkdtemp(prefix="ringcache-", dir="/tmp"))
         self.folder.chmod(0o711)
         self._reaper = subprocess.Popen(
             [sys.executable, "-S", "-E", reaper.__file__, str(self.folder)],
@@ -213,7 +222,17 @@ class Services:
         if user is not None and not _can_run(binaries / "postgres", user):
             binaries = self._staged(binaries)
         environment = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-        made_by = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+        made_by = [
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+            "--no-instructions",
+        ]
         initdb = subprocess.run(
             [binaries / "initdb", "-D", data, *made_by],
             check=False,
@@ -259,7 +278,7 @@ class Services:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid(), server.stop_signal),
+                preexec_fn=_die_with(os.getpid(), server.stop_signal),  # noqa: PLW1509  # it only makes a system call
                 env=server.environment,
                 cwd="/",
                 **_as(server.user),
@@ -310,7 +329,7 @@ class Services:
 
 
 def _letters(number: int) -> str:
-    """Return a, b, … z, aa, ab, … for 0, 1, …"""
+    """Return a for 0, z for 25, aa for 26, and so on."""
     rest, last = divmod(number, 26)
     return (_letters(rest - 1) if rest else "") + chr(ord("a") + last)
 
@@ -347,7 +366,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     return users.get("postgres") or users["nobody"]
 
 
-def _as(user: pwd.struct_passwd | None) -> dict[str, int | list[int]]:
+def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
     return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
@@ -372,6 +391,8 @@ def _takes_connections(server: _Server, data: Path) -> bool:
     """Return whether Postgres' pid file is this process' (line 1) and says so (line 8)."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
-        return server.process is not None and lines[0] == str(server.process.pid) and lines[7].strip() == "ready"
+        return (
+            server.process is not None and lines[0] == str(server.process.pid) and lines[7].strip() == "ready"
+        )
     except (OSError, IndexError):
         return False

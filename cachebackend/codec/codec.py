@@ -35,7 +35,7 @@ CODECS: dict[str, Callable[[object], Payload]] = {"auto": _auto, "pickle": _pick
 
 _LOADS: dict[int, Callable[[bytes], Any]] = {
     CodecId.MSGPACK_EXTENDED: msgpack.loads,
-    CodecId.PICKLE: pickle.loads,  # noqa: S301  # the settings chose to trust what the nodes hold
+    CodecId.PICKLE: pickle.loads,  # the settings chose to trust what the nodes hold
 }
 
 

@@ -65,7 +65,8 @@ def _restore(tag: int, payload: bytes) -> Any:
 
 def _state(value: datetime | time) -> bytes:
     """Return the fields, ``fold`` included, as the constructor takes them back (pickle's way)."""
-    state: bytes = value.__reduce_ex__(4)[1][0]  # type: ignore[index]  # a tuple, as the stubs don't say
+    reduced: Any = value.__reduce_ex__(4)
+    state: bytes = reduced[1][0]
     return state
 
 

@@ -33,7 +33,7 @@ class InvalidatingQuerySet(models.QuerySet[M]):
         """
         if not dependents_of(self.model):
             return super().update(**changes)
-        pk = self.model._meta.pk.attname  # type: ignore[union-attr]  # a concrete model has one
+        pk = self.model._meta.pk.attname
         count = 0
         with transaction.atomic(using=self.db, savepoint=False):
             matching = self.model._base_manager.using(self.db).filter(pk__in=self.order_by().values("pk"))

@@ -52,7 +52,9 @@ class _Batch:
             left = cache.client.run(protocol.delete_many(cache.client.context, list(keys)))
             cache.client.stats.cell.invalidations += len(keys)
             if left:
-                logger.error("%d keys of %r could not be invalidated and stand until they expire", len(left), alias)
+                logger.error(
+                    "%d keys of %r could not be invalidated and stand until they expire", len(left), alias
+                )
 
 
 class _WaitingBatch(_Batch):

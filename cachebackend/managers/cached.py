@@ -44,7 +44,10 @@ class CachedManager(Generic[M]):
     model: type[M]
 
     def __init__(
-        self, lookups: Sequence[str] = (), timeout: float | None | object = DEFAULT_TIMEOUT, alias: str = "default"
+        self,
+        lookups: Sequence[str] = (),
+        timeout: float | object | None = DEFAULT_TIMEOUT,
+        alias: str = "default",
     ) -> None:
         self.lookups = tuple(lookups)
         self.timeout = timeout
@@ -53,7 +56,7 @@ class CachedManager(Generic[M]):
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become the attribute of a model, and be told of its rows' changes. Called by Django."""
         if model._meta.abstract:
-            message = f"{model.__name__}.{name}: a CachedManager belongs on a model with rows, not an abstract one"
+            message = f"{model.__name__}.{name}: a CachedManager belongs on a model that has rows"
             raise ImproperlyConfigured(message)
         self.model = model
         setattr(model, name, self)
@@ -94,7 +97,9 @@ class CachedManager(Generic[M]):
         if pk is protocol.MISSING:
             return None
         row = yield from self._row(pk, adapt)
-        if row is not None and self._text(field, row.__dict__[self._shape.names[at]]) == self._text(field, value):
+        if row is not None and self._text(field, row.__dict__[self._shape.names[at]]) == self._text(
+            field, value
+        ):
             return row
         # The lookup entry led to a row that has another value by now, or is gone.
         yield from protocol.delete(self.cache.client.context, key)
@@ -125,7 +130,9 @@ class CachedManager(Generic[M]):
         if uncached:
             values = yield protocol.Load(adapt(lambda: self._find_rows(uncached)))
             rows.update({pk: self._shape.row(value) for pk, value in values.items()})
-        return {pk: self._shape.instance(row, self._using) for pk in keys if (row := rows.get(pk)) is not None}
+        return {
+            pk: self._shape.instance(row, self._using) for pk in keys if (row := rows.get(pk)) is not None
+        }
 
     def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
         """Read through the ring, or past it if the open transaction has changed the row."""
@@ -143,12 +150,12 @@ class CachedManager(Generic[M]):
         return self.model._base_manager.using(self._using)
 
     def _find_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
-        found = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True).first()
-        return protocol.MISSING if found is None else found
+        found = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True)
+        return next(iter(found), protocol.MISSING)
 
     def _find_row(self, pk: Any) -> Any:
-        row = self._rows.filter(pk=pk).values_list(*self._shape.names).first()
-        return protocol.MISSING if row is None else self._shape.value(row)
+        rows = self._rows.filter(pk=pk).values_list(*self._shape.names)
+        return next((self._shape.value(row) for row in rows), protocol.MISSING)
 
     def _find_rows(self, keys: list[Any]) -> dict[Any, Any]:
         at = self._shape.names.index(self._pk.attname)
@@ -171,7 +178,9 @@ class CachedManager(Generic[M]):
         ]
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
-        return self.cache.key_bytes(f"{self.model._meta.label_lower}:{field.attname}:{self._text(field, value)}")
+        return self.cache.key_bytes(
+            f"{self.model._meta.label_lower}:{field.attname}:{self._text(field, value)}"
+        )
 
     def _text(self, field: models.Field[Any, Any], value: Any) -> str:
         """Return a value as a part of a key: equal for all that the database holds for equal."""

@@ -12,13 +12,14 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import hiredis
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import reply_error
+from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["BlockingPool", "Connection"]
 
@@ -27,7 +28,6 @@ LOOK_AFTER_SECONDS = 1.0
 #: An idle connection is closed after this.
 IDLE_SECONDS = 60.0
 _READ_BYTES = 65_536
-_pack = hiredis.pack_command
 
 
 class Connection:
@@ -40,9 +40,10 @@ class Connection:
     __slots__ = ("_feed", "_gets", "_recv", "_redis", "_sendall", "_socket", "idle_since")
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
-        self._redis = handshake.connection()
+        self._redis: Any = handshake.connection()
         # redis-py has no public way to its socket; the handshake is worth the private one
-        self._socket: socket.socket = self._redis._sock  # noqa: SLF001
+        held: Any = self._redis._sock
+        self._socket: socket.socket = held
         self._socket.settimeout(None)
         interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
@@ -59,9 +60,9 @@ class Connection:
             OSError: The connection failed.
         """
         if len(commands) == 1:
-            self._sendall(_pack(commands[0]))
+            self._sendall(pack_command(commands[0]))
         else:
-            self._sendall(b"".join([_pack(command) for command in commands]))
+            self._sendall(b"".join([pack_command(command) for command in commands]))
 
     def read(self) -> Reply:
         """Return the next reply.
@@ -111,7 +112,10 @@ class BlockingPool:
                 connection = self._idle.pop()
             except IndexError:
                 return Connection(self._handshake, self._timeout)
-            if self._clock.monotonic() - connection.idle_since < LOOK_AFTER_SECONDS or not connection.is_stale:
+            if (
+                self._clock.monotonic() - connection.idle_since < LOOK_AFTER_SECONDS
+                or not connection.is_stale
+            ):
                 return connection
             connection.close()
 

@@ -25,7 +25,7 @@ class Handshake:
     """
 
     def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
-        self._given: dict[str, Any] = redis.connection.parse_url(url)
+        self._given: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
         self._class = self._given.pop("connection_class", redis.connection.Connection)
         self._given.update(
             socket_connect_timeout=connect_timeout,
@@ -43,7 +43,7 @@ class Handshake:
             OSError, redis.RedisError: It could not be made.
         """
         connection: redis.connection.AbstractConnection = self._class(**self._given)
-        connection.connect()
+        connection.connect()  # type: ignore[no-untyped-call]
         return connection
 
     async def connection_async(self) -> redis.asyncio.connection.AbstractConnection:
@@ -55,5 +55,5 @@ class Handshake:
         twin = getattr(redis.asyncio.connection, self._class.__name__)
         given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         connection: redis.asyncio.connection.AbstractConnection = twin(**given)
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         return connection

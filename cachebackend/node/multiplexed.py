@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import hiredis
 
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import reply_error
+from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["MultiplexedConnection"]
 
@@ -40,7 +41,10 @@ class MultiplexedConnection(asyncio.Protocol):
     connection.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
+        # Kept though only its transport is used: it closes that when it is collected
+        self._writer = writer
+        self._transport = writer.transport
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
@@ -56,14 +60,12 @@ class MultiplexedConnection(asyncio.Protocol):
             OSError, redis.RedisError: The connection could not be made.
         """
         ready = await handshake.connection_async()
-        self = cls(timeout)
-        # redis-py's connection was made for its transport, whose protocol we become; its
-        # writer is kept because it closes the transport when it is collected
-        self._writer: asyncio.StreamWriter = ready._writer  # noqa: SLF001
-        self._transport: asyncio.WriteTransport = self._writer.transport
-        self._transport.set_protocol(self)
-        ready._reader = ready._writer = None  # noqa: SLF001
-        return self
+        # redis-py's connection was made for its transport, whose protocol we become
+        writer: Any = ready._writer
+        ready._reader = ready._writer = None
+        connection = cls(writer, timeout)
+        writer.transport.set_protocol(connection)
+        return connection
 
     def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         """Write the commands and return the future of their replies."""
@@ -73,7 +75,7 @@ class MultiplexedConnection(asyncio.Protocol):
             return future
         now = self._loop.time()
         self._in_flight.append(_Batch(future, len(commands), now))
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        self._transport.write(b"".join([pack_command(command) for command in commands]))
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
         return future

@@ -135,12 +135,12 @@ class PendingReplies:
                 replies.append(self._connection.read())  # noqa: PERF401  # what was read before a failure counts
         except CONNECTION_ERRORS as error:
             self._connection.close()
-            failure = self._node._failed(error)  # noqa: SLF001  # its own other half
+            failure = self._node._failed(error)  # its own other half
             return replies + [failure] * (self._count - len(replies))
         except BaseException:
             self._connection.close()
             raise
-        self._node._pool.give_back(self._connection)  # noqa: SLF001  # its own other half
+        self._node._pool.give_back(self._connection)  # its own other half
         return replies
 
     def abandon(self) -> None:

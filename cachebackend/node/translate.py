@@ -1,12 +1,19 @@
-"""The errors of sockets, redis-py and servers, as ours."""
+"""Commands to the wire, and the errors of sockets, redis-py and servers to ours."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import hiredis
 import redis.exceptions
 
+from cachebackend.effects import Command
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 
-__all__ = ["CONNECTION_ERRORS", "reply_error", "unavailable"]
+__all__ = ["CONNECTION_ERRORS", "pack_command", "reply_error", "unavailable"]
+
+#: The bytes of a command; hiredis' stub knows tuples of one argument only.
+pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 #: What a connection that fails raises, whether redis-py or the socket noticed.
 CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)

@@ -60,7 +60,11 @@ class Number:
             return f"must be a number{self.unit}, got {value!r}"
         fine = value > self.low if self.above else value >= self.low
         sign = ">" if self.above else ">="
-        return None if fine and value < float("inf") else f"must be {sign} {self.low:g}{self.unit}, got {value!r}"
+        return (
+            None
+            if fine and value < float("inf")
+            else f"must be {sign} {self.low:g}{self.unit}, got {value!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

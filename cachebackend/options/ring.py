@@ -55,7 +55,9 @@ class RingOptions:
         faults = Faults(path)
         nodes = parse_nodes(location, faults.at("LOCATION"))
         if not nodes and not faults.found:
-            faults.add("LOCATION", "names no node; give at least one URL such as 'redis://host:6379/0?name=a'")
+            faults.add(
+                "LOCATION", "names no node; give at least one URL such as 'redis://host:6379/0?name=a'"
+            )
         ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
         check_fields(cls, ours, faults.at("OPTIONS"))
         faults.raise_any()

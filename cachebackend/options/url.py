@@ -61,7 +61,9 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         faults.add(key, f"is not a URL: {_without_quotes(error)}")
         return None
     if parts.scheme not in _SCHEMES:
-        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}, got {parts.scheme!r}")
+        faults.add(
+            key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}, got {parts.scheme!r}"
+        )
         return None
     if parts.scheme == "unix":
         address = unquote(parts.path)

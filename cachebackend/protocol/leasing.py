@@ -222,7 +222,9 @@ def _load_and_fill(
         raise
     yield from _release([lease for lease, record in zip(leases, records, strict=True) if record is None])
     yield from _fill(
-        context, [(lease, record) for lease, record in zip(leases, records, strict=True) if record is not None], ttl_ms
+        context,
+        [(lease, record) for lease, record in zip(leases, records, strict=True) if record is not None],
+        ttl_ms,
     )
     return loaded
 
@@ -237,7 +239,9 @@ def _fill(context: Context, fills: Sequence[tuple[_Lease, bytes]], ttl_ms: int |
     if not fills:
         return
     replies = yield Send([_fill_request(context, lease, record, ttl_ms) for lease, record in fills])
-    lacking = [_lacks_ifeq(context, lease.node, reply) for (lease, _), reply in zip(fills, replies, strict=True)]
+    lacking = [
+        _lacks_ifeq(context, lease.node, reply) for (lease, _), reply in zip(fills, replies, strict=True)
+    ]
     for reply, lacks in zip(replies, lacking, strict=True):
         if not lacks:
             _filled(context, reply)

@@ -148,7 +148,9 @@ def dirty(queue: QueueContext) -> Operation[list[tuple[Partition, float]]]:
     Raises:
         NodeUnavailableError: No queue node answered; one that answers is enough to go on.
     """
-    replies = yield Send([(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in range(len(queue.ring))])
+    replies = yield Send(
+        [(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in range(len(queue.ring))]
+    )
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if len(failures) == len(replies):
         raise failures[0]

@@ -65,7 +65,9 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
         keys: The caller's name for each key, and the key.
     """
     groups = context.ring.by_owner((key, name) for name, key in keys.items())
-    replies = yield Send([(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()])
+    replies = yield Send(
+        [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
+    )
     found: dict[K, Any] = {}
     for names, reply in zip(groups.values(), replies, strict=True):
         for name, record in zip(names, _each(context, reply, len(names)), strict=True):

@@ -49,12 +49,11 @@ def set_many(
     """Store many values in one scatter; return the caller's names of those not confirmed."""
     encode = context.codec.encode
     requests = [
-        (context.ring.owner(key), _set_command(key, encode(values[name]), ttl_ms)) for name, key in keys.items()
+        (context.ring.owner(key), _set_command(key, encode(values[name]), ttl_ms))
+        for name, key in keys.items()
     ]
     replies = yield Send(requests)
-    return [
-        name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None
-    ]
+    return [name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None]
 
 
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:

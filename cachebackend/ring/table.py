@@ -50,7 +50,7 @@ def build_table(nodes: Sequence[tuple[str, float]]) -> bytes:
 
 def _points(nodes: Sequence[tuple[str, float]]) -> list[int]:
     """Return every node's points in the circle's order, the owner's number in the low byte."""
-    points = []
+    points: list[int] = []
     for owner, (name, weight) in enumerate(nodes):
         for number in range(0, max(1, round(POINTS * weight)), 2):  # a 128-bit hash is two points
             both = xxh3_128_intdigest(f"{name}#{number}".encode())

@@ -38,7 +38,9 @@ class Applied(NamedTuple):
     missing: int
 
 
-def apply_batch(model: type[models.Model], using: str, batch: Mapping[bytes, bytes], chunk_rows: int) -> Applied:
+def apply_batch(
+    model: type[models.Model], using: str, batch: Mapping[bytes, bytes], chunk_rows: int
+) -> Applied:
     """Write a batch's rows, inside the caller's transaction.
 
     Args:
@@ -74,7 +76,7 @@ def _shapes(model: type[models.Model], batch: Mapping[bytes, bytes]) -> dict[Sha
         key, column, kind = split_field(field)
         rows.setdefault(key, {})[column, kind] = value
     columns = {field.column: field for field in model._meta.concrete_fields}
-    load_key = wire_of(model._meta.pk).load  # type: ignore[arg-type]  # a concrete model has one
+    load_key = wire_of(model._meta.pk).load
     shapes: dict[Shape, list[tuple[Any, ...]]] = {}
     for key, changes in rows.items():
         shape = tuple(sorted(changes))
@@ -100,12 +102,14 @@ class _Statements:
         names = [f"{kind.decode()}_{number}" for number, (_, kind) in enumerate(shape)]
         types = [_type(fields[column], kind, connection) for column, kind in shape]
         table = quote(model._meta.db_table)
-        key = quote(pk.column)  # type: ignore[union-attr]  # a concrete model has one
-        key_type = pk.rel_db_type(connection)  # type: ignore[union-attr]
+        key = quote(str(pk.column))
+        key_type = pk.rel_db_type(connection)
         # Of the session, so that its making is not paid for by every batch
         stage = quote(f"writebehind_{xxh3_64_hexdigest(repr((table, shape, types)).encode())}")
         columns = ", ".join(f"{name} {type_}" for name, type_ in zip(names, types, strict=True))
-        self._create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (pk {key_type}, {columns}) ON COMMIT DELETE ROWS"
+        self._create = (
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (pk {key_type}, {columns}) ON COMMIT DELETE ROWS"
+        )
         self._empty = f"TRUNCATE {stage}"
         self._copy = f"COPY {stage} (pk, {', '.join(names)}) FROM STDIN"
         self._lock = (
@@ -115,6 +119,7 @@ class _Statements:
             f"{quote(column)} = {_sum(f't.{quote(column)}', changes)}"
             for column, changes in _by_column(shape, names).items()
         )
+        # names are quoted, values were copied
         self._update = f"UPDATE {table} t SET {sets} FROM {stage} s WHERE t.{key} = s.pk RETURNING t.{key}"
 
     def run(self, rows: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -25,8 +25,8 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition
-from cachebackend.registry import queue_client
 from cachebackend.writebehind.apply import apply_batch
+from cachebackend.writebehind.queue import project_queue
 
 __all__ = ["Drained", "dirty_partitions", "drain"]
 
@@ -50,7 +50,7 @@ class Drained:
 
 def dirty_partitions() -> list[tuple[Partition, float]]:
     """Return the partitions that hold writes, and when each one's oldest came (seconds since 1970)."""
-    client = queue_client()
+    client = project_queue()
     return client.run(protocol.dirty(client.context))
 
 
@@ -66,7 +66,7 @@ def drain(partition: Partition, most_batches: int = 100) -> Drained:
             file, or emptied), or its model is unknown here. Nothing was written.
         NodeUnavailableError: The queue node did not answer. What had landed stays so.
     """
-    client = queue_client()
+    client = project_queue()
     model = _model(partition)
     drained = Drained()
     for _ in range(most_batches):
@@ -102,10 +102,12 @@ def _land_next(
             return None
         batch = client.run(protocol.contents(client.context, partition, number))
         if not batch:
-            message = f"batch {number} of {partition.label}:{partition.number} is sealed but gone from its node"
+            message = (
+                f"batch {number} of {partition.label}:{partition.number} is sealed but gone from its node"
+            )
             raise WriteBehindError(message)
         applied = apply_batch(model, using, batch, client.options.batch_rows)
-        pk = model._meta.pk.attname  # type: ignore[union-attr]  # a concrete model has one
+        pk = model._meta.pk.attname
         invalidate_rows(model, [{pk: key} for key in applied.keys], using)
         checkpoint.batch = number
         checkpoint.landed_at = timezone.now()

@@ -34,17 +34,23 @@ def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argumen
     if not hasattr(change, "resolve_expression"):
         return PUT, _put(field, change)
     match change:
-        case CombinedExpression(connector=Combinable.ADD, lhs=F(name=field.name), rhs=Value(value=addend)):
+        case CombinedExpression(connector=Combinable.ADD, lhs=F() as own, rhs=Value(value=addend)) | (
+            CombinedExpression(connector=Combinable.ADD, lhs=Value(value=addend), rhs=F() as own)
+        ) if _names(own, field):
             return DELTA, _delta(field, addend)
-        case CombinedExpression(connector=Combinable.ADD, lhs=Value(value=addend), rhs=F(name=field.name)):
-            return DELTA, _delta(field, addend)
-        case CombinedExpression(connector=Combinable.SUB, lhs=F(name=field.name), rhs=Value(value=addend)):
+        case CombinedExpression(connector=Combinable.SUB, lhs=F() as own, rhs=Value(value=addend)) if _names(
+            own, field
+        ):
             return DELTA, _delta(field, -addend)
     message = (
         f"{field}: write-behind takes a value or F({field.name!r}) ± n, not {change}; "
         "write anything else with QuerySet.update()"
     )
     raise WriteBehindRefusedError(message)
+
+
+def _names(own: Any, field: models.Field[Any, Any]) -> bool:
+    return own.name in {field.name, field.attname}
 
 
 def _put(field: models.Field[Any, Any], value: Any) -> bytes:

@@ -12,8 +12,8 @@ from xxhash import xxh3_64_intdigest
 
 from cachebackend import protocol
 from cachebackend.errors import WriteBehindRefusedError
-from cachebackend.registry import queue_client
 from cachebackend.writebehind.expressions import write_of
+from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.wire import wire_of
 
 __all__ = ["WriteBehindManager", "managed_field", "split_field"]
@@ -41,7 +41,7 @@ class WriteBehindManager(Generic[M]):
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become the attribute of a model. Called by Django."""
         if model._meta.abstract:
-            message = f"{model.__name__}.{name}: a WriteBehindManager belongs on a model with rows, not an abstract one"
+            message = f"{model.__name__}.{name}: a WriteBehindManager belongs on a model that has rows"
             raise ImproperlyConfigured(message)
         self.model = model
         setattr(model, name, self)
@@ -59,14 +59,14 @@ class WriteBehindManager(Generic[M]):
                 changes is not known.
         """
         partition, writes = self._writes(pk, changes)
-        client = queue_client()
+        client = project_queue()
         opened = self._opened.get(partition, 1)
         self._opened[partition] = client.run(protocol.fold(client.context, partition, opened, writes))
 
     async def aupdate(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, as ``update``."""
         partition, writes = self._writes(pk, changes)
-        client = queue_client()
+        client = project_queue()
         opened = self._opened.get(partition, 1)
         self._opened[partition] = await client.arun(protocol.fold(client.context, partition, opened, writes))
 
@@ -85,13 +85,13 @@ class WriteBehindManager(Generic[M]):
                 )
                 raise WriteBehindRefusedError(message)
             kind, travels = write_of(field, change)
-            writes.append((b"%b\0%b\0" % (key, field.column.encode()), kind, travels))
+            writes.append((b"%b\0%b\0" % (key, str(field.column).encode()), kind, travels))
         return self._partition(key), writes
 
     def _key(self, pk: Any) -> bytes:
         field = self.model._meta.pk
         try:
-            key = wire_of(field).dump(field.to_python(pk))  # type: ignore[arg-type, union-attr]  # it has one
+            key = wire_of(field).dump(field.to_python(pk))
         except ValidationError as error:
             message = f"{self.model.__name__} has no primary key like {pk!r}: {' '.join(error.messages)}"
             raise WriteBehindRefusedError(message) from error
@@ -102,7 +102,7 @@ class WriteBehindManager(Generic[M]):
 
     def _partition(self, key: bytes) -> protocol.Partition:
         """Return where a row's writes belong: always the same place, so they stay in order."""
-        partitions = queue_client().options.partitions
+        partitions = project_queue().options.partitions
         return protocol.Partition(self.model._meta.label_lower, xxh3_64_intdigest(key) % partitions)
 
     @cached_property

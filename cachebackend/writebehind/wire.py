@@ -109,12 +109,12 @@ def _microseconds(value: Any) -> int:
 
 
 def _since_epoch(value: datetime) -> int:
-    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # noqa: DTZ001  # as the database has it
+    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # as the database has it
     return (value - start) // _MICROSECOND
 
 
 def _from_epoch(micro: int) -> datetime:
-    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # noqa: DTZ001  # as the database has it
+    start = datetime(1970, 1, 1, tzinfo=UTC if settings.USE_TZ else None)  # as the database has it
     return start + micro * _MICROSECOND
 
 
@@ -144,7 +144,7 @@ _WIRES: dict[type[models.Field[Any, Any]], Wire] = {
         lambda micro: micro * _MICROSECOND,
     ),
     models.BooleanField: Wire(lambda v: b"1" if v else b"0", lambda w: w == b"1"),
-    models.FloatField: Wire(lambda v: repr(float(v)).encode(), lambda w: float(w)),
+    models.FloatField: Wire(lambda v: repr(float(v)).encode(), float),
     models.UUIDField: Wire(lambda v: v.hex.encode(), lambda w: UUID(w.decode())),
     models.BinaryField: Wire(bytes, bytes),
     models.CharField: _TEXT,

@@ -43,7 +43,9 @@ def await_landing(tell: Callable[[int], None]) -> None:
         if (now_landed := landed_rows()) != landed:
             landed, since = now_landed, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:
-            message = f"{waiting} partitions hold writes and none landed for {STUCK_SECONDS:g} s; is a worker running?"
+            message = (
+                f"{waiting} partitions hold writes and none landed in {STUCK_SECONDS:g} s; is a worker up?"
+            )
             raise LandingError(message)
 
 

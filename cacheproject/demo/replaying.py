@@ -66,7 +66,7 @@ def make_rows(trace: Trace, tell: Callable[[int], None]) -> dict[int, int]:
         tell: Called with how many rows there are, as they are made.
     """
     old = Article.objects.filter(slug__startswith=SLUG)
-    old._raw_delete(old.db)  # type: ignore[attr-defined]  # noqa: SLF001  # nothing refers to them: one statement
+    old._raw_delete(old.db)  # nothing refers to them: one statement
     keys: dict[int, int] = {}
     for start in range(0, len(trace.names), ROWS_AT_ONCE):
         names = trace.names[start : start + ROWS_AT_ONCE]
@@ -78,7 +78,9 @@ def make_rows(trace: Trace, tell: Callable[[int], None]) -> dict[int, int]:
     return keys
 
 
-def replay(trace: Trace, keys: dict[int, int], processes: int, tell: Callable[[int], None]) -> tuple[Tally, float]:
+def replay(
+    trace: Trace, keys: dict[int, int], processes: int, tell: Callable[[int], None]
+) -> tuple[Tally, float]:
     """Play every request, dealt out over so many client processes; return the counts and the seconds.
 
     Args:
@@ -135,7 +137,9 @@ def _with_clients(
     try:
         for number in range(processes):
             mine, theirs = context.Pipe()
-            clients.append(context.Process(target=_child, args=(theirs, trace, keys, number, processes), daemon=True))
+            clients.append(
+                context.Process(target=_child, args=(theirs, trace, keys, number, processes), daemon=True)
+            )
             clients[-1].start()
             theirs.close()
             ours[mine] = 0

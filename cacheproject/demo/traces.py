@@ -109,7 +109,9 @@ def _requests(path: Path) -> Iterator[tuple[int | str, bool]]:
         message = f"{path}: there is no such file"
         raise TraceError(message) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        message = f"{path}: line {max(number, 1)}: {error or type(error).__name__}; {done} requests stand before it"
+        message = (
+            f"{path}: line {max(number, 1)}: {error or type(error).__name__}; {done} requests stand before it"
+        )
         raise TraceError(message) from error
 
 
@@ -122,7 +124,9 @@ def _opened(path: Path) -> IO[str]:
         except ImportError:
             message = "reading .zst needs: pip install 'django-ringcache[demo]'"
             raise ValueError(message) from None
-        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True), "ascii")
+        return io.TextIOWrapper(
+            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True), "ascii"
+        )
     return path.open(encoding="ascii")
 
 

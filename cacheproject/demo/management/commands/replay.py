@@ -18,6 +18,7 @@ from cachebackend.errors import RingCacheError
 from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
 from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
 from cacheproject.demo.traces import Trace, TraceError, read_trace
+from cacheproject.demo.words import in_words
 from cacheproject.launch import celery_worker, run_with_services, unnamed_services
 
 __all__ = ["Command"]
@@ -54,13 +55,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the trace and how to play it."""
-        parser.add_argument("trace", type=Path, help="ARC .lis, CloudPhysics .csv or Twitter .csv; plain, .gz or .zst")
+        parser.add_argument(
+            "trace", type=Path, help="ARC .lis, CloudPhysics .csv or Twitter .csv; plain, .gz or .zst"
+        )
         parser.add_argument("--requests", type=_count, metavar="N", help="play only the first N requests")
         parser.add_argument(
-            "--writes", type=_share, default=0.0, metavar="SHARE", help="make this share of a read-only trace writes"
+            "--writes",
+            type=_share,
+            default=0.0,
+            metavar="SHARE",
+            help="make this share of a read-only trace writes",
         )
         parser.add_argument("--seed", type=int, default=0, help="which requests become writes (default: 0)")
-        parser.add_argument("--processes", type=_count, default=1, metavar="N", help="client processes (default: 1)")
+        parser.add_argument(
+            "--processes", type=_count, default=1, metavar="N", help="client processes (default: 1)"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -121,7 +130,7 @@ class Command(BaseCommand):
             return
         table = Table(title="Replay", show_header=False)
         for name, value in result.items():
-            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value))
+            table.add_row(name.replace("_", " "), in_words(value))
         saved = result["reads"] - result["queries"]
         table.add_row("queries saved", f"{saved:,}")
         Console().print(table)

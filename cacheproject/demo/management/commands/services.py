@@ -24,9 +24,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Take what to start."""
         parser.add_argument("--ring", type=int, default=3, help="ring nodes (default: 3)")
-        parser.add_argument("--queue", type=int, default=1, help="queue nodes, and a broker with them (default: 1)")
+        parser.add_argument(
+            "--queue", type=int, default=1, help="queue nodes, and a broker with them (default: 1)"
+        )
         parser.add_argument("--no-postgres", action="store_true", help="start no Postgres")
-        parser.add_argument("--json", action="store_true", help="print one JSON object instead of shell lines")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object instead of shell lines"
+        )
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until interrupted."""

@@ -1,0 +1,45 @@
+# Every target makes .venv from requirements.lock if need be; nothing else is needed
+# but git, make and a Python of at least 3.11.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+BIN := .venv/bin
+STAMP := .venv/.made
+# What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
+ARGS ?=
+
+.PHONY: help setup demo test lint bench conformance clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP)  ## Make .venv
+
+$(STAMP): requirements.lock
+	@test -n "$(PYTHON)" || { echo "make: no Python of at least 3.11 found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making .venv with $(PYTHON) (about a minute, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(STAMP)  ## Run the whole system under load, with live figures
+	@$(BIN)/python manage.py demo $(ARGS)
+
+test: $(STAMP)  ## Run the tests, on real services that are started for them
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP)  ## Check style, types, layers and spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/typos
+
+conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
+	@$(BIN)/python -m tests.conformance $(ARGS)
+
+bench: $(STAMP)  ## Measure
+	@$(BIN)/python -m benchmarks.ring $(ARGS)
+
+clean:  ## Remove .venv and what tools left
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,148 @@
+"""``manage.py demo``: the whole system at work, for a look."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cachebackend import writebehind
+from cachebackend.conf import ring_options
+from cachebackend.errors import RingCacheError
+from cachebackend.registry import ring_client
+from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.load import LOGIN, SLUG, Load, seed
+from cacheproject.demo.words import in_words
+from cacheproject.launch import celery_worker, free_port, run_with_services, site, unnamed_services
+
+__all__ = ["Command"]
+
+LOOK_SECONDS = 0.5
+#: Without a terminal, a line of figures this often.
+LINE_SECONDS = 5.0
+
+
+class Command(BaseCommand):
+    """Services, migrations, articles, worker, site, load, summary."""
+
+    help = (
+        "Starts services (those the environment does not name), a worker and the site, puts a load on them "
+        "with live figures, and checks at the end that Postgres holds exactly what was written. On a "
+        "terminal the site then stays up until Ctrl-C."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take how long and where."""
+        parser.add_argument(
+            "--seconds", type=float, default=20.0, help="how long the load runs (default: 20)"
+        )
+        parser.add_argument(
+            "--port", type=int, default=8000, help="the site's; another if it is taken (default: 8000)"
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object as the last line, and end"
+        )
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Run here, or on services of its own."""
+        if options["seconds"] <= 0:
+            message = f"--seconds must be above 0, not {options['seconds']:g}"
+            raise CommandError(message)
+        if any(unnamed_services().values()):
+            sys.exit(run_with_services(sys.argv[1:]))
+        console = Console(stderr=options["json"])
+        try:
+            result = self._show(console, options)
+        except (LandingError, RingCacheError) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            console.print("Ended before its time; nothing was checked.")
+            sys.exit(130)
+        if options["json"]:
+            self.stdout.write(json.dumps(result))
+        if not result["exact"]:
+            sys.exit(1)
+
+    def _show(self, console: Console, options: dict[str, Any]) -> dict[str, Any]:
+        call_command("migrate", verbosity=0, interactive=False)
+        seed()
+        with ExitStack() as running:
+            running.enter_context(celery_worker())
+            port = free_port(options["port"])
+            running.enter_context(site(port))
+            address = f"http://127.0.0.1:{port}"
+            console.print(
+                f"Site   {address}/\nAdmin  {address}/admin/  user [b]{LOGIN}[/], password [b]{LOGIN}[/]\n"
+            )
+            result = self._load(console, options["seconds"])
+            result["admin"] = f"{address}/admin/"
+            console.print(_table("Summary", result))
+            console.print(
+                "[green]Postgres holds exactly what was written.[/]"
+                if result["exact"]
+                else "[red]Postgres does NOT hold exactly what was written.[/]"
+            )
+            if sys.stdout.isatty() and not options["json"]:
+                console.print(f"\nThe site stays up at {address}/ until Ctrl-C.")
+                try:
+                    signal.pause()
+                except KeyboardInterrupt:
+                    console.print("Ended.")
+        return result
+
+    def _load(self, console: Console, seconds: float) -> dict[str, Any]:
+        counts = ring_client(ring_options("default")).stats
+        landed_before, before, begun = landed_rows(), counts.total(), time.monotonic()
+        next_line = begun + LINE_SECONDS
+        with Load() as load, Live(console=console, auto_refresh=False, transient=True) as live:
+            while (passed := time.monotonic() - begun) < seconds:
+                time.sleep(min(LOOK_SECONDS, seconds - passed))
+                figures = self._figures(load, before, landed_before, time.monotonic() - begun)
+                if console.is_terminal:
+                    live.update(_table("Under load", figures), refresh=True)
+                elif time.monotonic() >= next_line:
+                    next_line += LINE_SECONDS
+                    console.print(
+                        "  ".join(f"{name} {value}" for name, value in figures.items()), soft_wrap=True
+                    )
+        figures = self._figures(load, before, landed_before, time.monotonic() - begun)
+        await_landing(lambda _: None)
+        figures["rows_landed"] = landed_rows() - landed_before
+        figures["partitions_waiting"] = 0
+        figures["exact"] = differing_rows(load.views(), SLUG) == 0
+        return figures
+
+    def _figures(self, load: Load, before: Any, landed_before: int, passed: float) -> dict[str, Any]:
+        done = load.figures()
+        now = ring_client(ring_options("default")).stats.total()
+        hits, misses = now.hits - before.hits, now.misses - before.misses
+        return {
+            "seconds": round(passed, 1),
+            "reads": done.reads,
+            "reads_per_second": round(done.reads / passed),
+            "hit_ratio": round(hits / (hits + misses), 4) if hits + misses else None,
+            "loads": now.loads - before.loads,
+            "saves": done.saves,
+            "stale_sets_refused": now.stale_sets_refused - before.stale_sets_refused,
+            "writes_behind": done.writes,
+            "rows_landed": landed_rows() - landed_before,
+            "partitions_waiting": len(writebehind.dirty_partitions()),
+            "errors": done.errors,
+        }
+
+
+def _table(title: str, figures: dict[str, Any]) -> Table:
+    table = Table(title=title, show_header=False)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), in_words(value))
+    return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
 
@@ -40,7 +40,7 @@ class NodeAddress:
         host = parts.netloc.rpartition("@")[2]
         secret = "***@" if "@" in parts.netloc else ""
         query = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(parts.query)])
-        return urlunsplit((parts.scheme, secret + host, parts.path, query, ""))
+        return f"{parts.scheme}://{secret}{host}{parts.path}" + (f"?{query}" if query else "")
 
     def __repr__(self) -> str:
         return f"NodeAddress(name={self.name!r}, weight={self.weight:g}, url={self.public_url!r})"
@@ -89,7 +89,7 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         faults.add(key, f"the weight must be a number from {low:g} to {high:g}, got {given['weight']!r}")
         return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
-    return NodeAddress(name, weight, urlunsplit((parts.scheme, parts.netloc, parts.path, rest, "")))
+    return NodeAddress(name, weight, url.partition("?")[0] + (f"?{rest}" if rest else ""))
 
 
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:

@@ -1,0 +1,48 @@
+"""The real servers that the tests run on, started once a run, before Django reads its settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from cacheproject.services import Services
+
+RUNNING: dict[str, Services] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
+    """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook."""
+    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=True)
+    os.environ.update(services.env())
+    return (yield)
+
+
+def pytest_unconfigure() -> None:
+    """End the servers."""
+    if "services" in RUNNING:
+        RUNNING.pop("services").close()
+
+
+@pytest.fixture(scope="session")
+def services() -> Services:
+    """The servers of the run; a test that kills one starts it again."""
+    return RUNNING["services"]
+
+
+@pytest.fixture
+def empty_nodes(services: Services) -> Iterator[None]:
+    """Ring and queue nodes that hold nothing, and counters at nought."""
+    import redis
+
+    from cachebackend.registry import close_clients
+
+    close_clients()
+    for url in services.ring_urls + services.queue_urls:
+        with redis.Redis.from_url(url.partition("?")[0]) as node:
+            node.flushall()
+    yield
+    close_clients()

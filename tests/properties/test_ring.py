@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachebackend.ring import SLOTS, Ring
+
+NODES = st.lists(
+    st.tuples(
+        st.text("abcdefghij.:0123456789", min_size=1, max_size=12), st.sampled_from([0.5, 1.0, 1.5, 3.0])
+    ),
+    min_size=3,
+    max_size=10,
+    unique_by=lambda node: node[0],
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(NODES)
+def test_loads_and_moves_keep_their_bounds_for_any_names(nodes: list[tuple[str, float]]) -> None:
+    """Load at most 1.03 of a share; a leaving node moves its own slots, and one in a hundred of the rest."""
+    ring = Ring(nodes)
+    total = sum(ring.weights)
+    assert all(
+        slots <= 1.03 * SLOTS * weight / total
+        for slots, weight in zip(ring.shares(), ring.weights, strict=True)
+    )
+    assert 0 <= ring.moved(Ring(nodes[1:])) - ring.shares()[0] <= SLOTS // 100

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import enum
+import pickle
+from collections import namedtuple
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.utils.safestring import SafeString, mark_safe
+
+from cachebackend.codec import CODECS, Codec, Kind, decode, kind_of, lease_record, lease_token
+from cachebackend.codec.record import CodecId
+from cachebackend.errors import RecordError
+
+Point = namedtuple("Point", "x y")
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+@dataclass
+class Person:
+    name: str
+
+
+PLAIN = [
+    None, True, False, 1.5, -0.0, float("inf"), "", "žluť", b"\x00\xff", [], [1, [2]], {}, {"a": {"b": 1}},
+    2**63, -(2**63) - 1, 2**200, (1, (2, [3])), {1, 2}, frozenset({(1, 2)}), {"t": (1,), "s": {1}},
+    Decimal("1.10"), Decimal("-0"), Decimal("1E+5"), UUID(int=5), date.max, date.min,
+    datetime(2024, 5, 1, 12, 30, 15, 123456), datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 1, tzinfo=BERLIN),
+    datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1), datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=-3))),
+    time(1, 2, 3, 4), time(1, tzinfo=UTC), time(1, fold=1), timedelta.min, timedelta.max, timedelta(microseconds=-1),
+]  # fmt: skip
+PICKLED = [
+    {1: 2}, {"k": {(1,): 2}}, Point(1, 2), Colour.RED, [Colour.RED], Person("x"), mark_safe("<b>"), {mark_safe("a"): 1},
+    datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=2), "named")), "\ud800",
+]  # fmt: skip
+
+
+def shape(value: Any) -> Any:
+    """Return a value's types all the way down, and what equality leaves out."""
+    inner: Any = None
+    if isinstance(value, list | tuple):
+        inner = [shape(item) for item in value]
+    elif isinstance(value, dict):
+        inner = [(shape(key), shape(item)) for key, item in value.items()]
+    elif isinstance(value, set | frozenset):
+        inner = sorted(repr(shape(item)) for item in value)
+    return type(value), inner, getattr(value, "fold", None), repr(getattr(value, "tzinfo", None)), repr(value)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("value", PLAIN + PICKLED, ids=repr)
+def test_a_value_comes_back_equal_and_of_the_same_types(name: str, value: Any) -> None:
+    """Whatever the codec."""
+    back = decode(Codec(name).encode(value))
+    assert back == value
+    assert shape(back) == shape(value)
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_auto_writes_messagepack_where_it_holds_the_value(value: Any) -> None:
+    """Pickle is for what MessagePack cannot bring back as it was."""
+    assert Codec("auto").encode(value)[1] == CodecId.MSGPACK_EXTENDED
+
+
+@pytest.mark.parametrize("value", PICKLED, ids=repr)
+def test_auto_pickles_the_rest(value: Any) -> None:
+    """Subclasses, enums, dataclasses and keys that are not str."""
+    assert Codec("auto").encode(value)[1] == CodecId.PICKLE
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_an_integer_is_written_bare(value: int) -> None:
+    """So that INCRBY can add to it."""
+    assert Codec("auto").encode(value) == str(value).encode()
+
+
+@pytest.mark.parametrize("value", [True, False, 2**63])
+def test_what_incrby_cannot_hold_is_not_bare(value: int) -> None:
+    """A bool is not an integer, and 64 bits are the limit."""
+    assert kind_of(Codec("auto").encode(value)) is Kind.VALUE
+
+
+def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
+    """The writer must know; nothing is cached."""
+
+    class Closed:
+        def __reduce__(self) -> str:
+            raise pickle.PickleError
+
+    with pytest.raises(pickle.PickleError):
+        Codec("auto").encode(Closed())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"", b"X", b"V", b"Vp", b"Vp\x00", b"V?\x00abc", b"Vm\x00\xc1", b"Vm\x01abc", b"Vp\x00garbage", b"12x", b"-",
+        b"L" + bytes(16), b"Q" + bytes(16), b"Vm\x00\xc7\x01\x63a",
+    ],
+)  # fmt: skip
+def test_a_record_without_a_readable_value_is_a_record_error(record: bytes) -> None:
+    """Leases, quarantines, unknown codecs and flags, torn and foreign bytes."""
+    with pytest.raises(RecordError):
+        decode(record)
+
+
+def test_a_lease_holds_its_token() -> None:
+    """Sixteen bytes after the kind."""
+    token = bytes(range(16))
+    assert kind_of(lease_record(token)) is Kind.LEASE
+    assert lease_token(lease_record(token)) == token
+    with pytest.raises(RecordError):
+        lease_token(b"Lshort")
+
+
+def test_safe_strings_stay_safe() -> None:
+    """A cached template fragment must not be escaped a second time."""
+    assert type(decode(Codec("auto").encode(mark_safe("<b>")))) is SafeString

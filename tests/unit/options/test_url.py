@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes
+
+
+def parsed(url: object) -> NodeAddress:
+    faults = Faults("NODES")
+    node = parse_node(url, 0, faults)
+    assert node is not None, faults.found
+    return node
+
+
+def fault_of(url: object) -> str:
+    faults = Faults("NODES")
+    assert parse_node(url, 0, faults) is None
+    [fault] = faults.found
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "weight", "rest"),
+    [
+        ("redis://h:1/2?name=a&weight=2.5", "a", 2.5, "redis://h:1/2"),
+        ("redis://h", "h:6379", 1.0, "redis://h"),
+        ("rediss://[::1]:7/0", "[::1]:7", 1.0, "rediss://[::1]:7/0"),
+        ("unix:///run/redis.sock?db=1&name=s", "s", 1.0, "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, rest: str) -> None:
+    """Name and weight are the ring's; the rest is the connection's."""
+    node = parsed(url)
+    assert (node.name, node.weight, node.url) == (name, weight, rest)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h:99999", "is not a URL"),
+        ("memcached://h", "must begin with one of"),
+        ("redis:///0", "names no host"),
+        ("unix://", "names no socket"),
+        ("redis://h/zero", "the database must be a number"),
+        ("redis://h?weight=0", "the weight must be a number from 0.1 to 10, got '0'"),
+        ("redis://h?weight=heavy", "the weight must be a number"),
+        ("redis://h?name=a b", "the name must be"),
+        (7, "must be a URL such as"),
+    ],
+)
+def test_a_bad_url_is_told_clearly(url: object, says: str) -> None:
+    """Each fault says what is wrong with the URL."""
+    assert says in fault_of(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:hun%3Ater2@h:99999", "redis://u:hunter2@h/zero", "x://u:hunter2@h"]
+)
+def test_a_fault_never_tells_a_password(url: str) -> None:
+    """A URL that cannot be used is not repeated."""
+    assert "hun" not in fault_of(url)
+
+
+def test_a_node_never_shows_its_password() -> None:
+    """Neither the representation nor the public URL holds user or password."""
+    node = parsed("rediss://me:p%40ss@h:1/0?ssl_password=hunter2&name=a")
+    assert node.public_url == "rediss://***@h:1/0?ssl_password=%2A%2A%2A"
+    assert "p%40ss" not in repr(node)
+    assert "hunter2" not in repr(node)
+
+
+@pytest.mark.parametrize("text", ["redis://a,redis://b", "redis://a; redis://b", "redis://a redis://b"])
+def test_urls_may_come_in_one_string(text: str) -> None:
+    """As from an environment variable."""
+    assert [node.name for node in parse_nodes(text, Faults("NODES"))] == ["a:6379", "b:6379"]

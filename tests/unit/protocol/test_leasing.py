@@ -1,0 +1,239 @@
+"""The lease protocol, stepped by hand: what it sends, in what order, and what it makes of each reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.codec import Codec
+from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Sleep
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.options import RingOptions
+from cachebackend.protocol import MISSING, Context, get_or_load, get_or_load_many
+from cachebackend.ring import Ring
+from cachebackend.stats import Stats
+
+KEY = b"k"
+VALUE = Codec("auto").encode("value")
+LEASE_OF_ANOTHER = b"L" + b"a" * 16
+QUARANTINE = b"Q" + b"a" * 16
+
+
+class StillClock:
+    """A clock that moves only when it is told; tokens are numbered."""
+
+    def __init__(self) -> None:
+        self.at, self.tokens = 1000.0, 0
+
+    def now(self) -> float:
+        return self.at
+
+    monotonic = now
+
+    def random(self) -> float:
+        return 0.5
+
+    def token(self) -> bytes:
+        self.tokens += 1
+        return b"%016d" % self.tokens
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    """The clock of the test."""
+    return StillClock()
+
+
+@pytest.fixture
+def context(clock: StillClock) -> Context:
+    """A ring of one node."""
+    options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
+    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats())
+
+
+def load() -> str:
+    return "loaded"
+
+
+def sent(effect: Effect) -> list[tuple[Any, ...]]:
+    assert isinstance(effect, Send)
+    return [tuple(command) for _, command in effect.requests]
+
+
+def result_of(operation: Operation[Any], reply: Any) -> Any:
+    with pytest.raises(StopIteration) as end:
+        operation.send(reply)
+    return end.value.value
+
+
+def at_the_lease(operation: Operation[Any]) -> tuple[Any, ...]:
+    """Step past the GET, which misses; return the command that asks for the lease."""
+    assert sent(next(operation)) == [(b"GET", KEY)]
+    [command] = sent(operation.send([None]))
+    return command
+
+
+def test_a_hit_is_one_get(context: Context) -> None:
+    """No lease, no script, no second command."""
+    operation = get_or_load(context, KEY, load, 1000)
+    assert sent(next(operation)) == [(b"GET", KEY)]
+    assert result_of(operation, [VALUE]) == "value"
+    assert context.stats.total().hits == 1
+
+
+def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context: Context) -> None:
+    """In this order and no other; the fill names the token that was taken."""
+    operation = get_or_load(context, KEY, load, 1000)
+    command = at_the_lease(operation)
+    lease = command[2]
+    assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", 5000)
+    assert operation.send([None]) == Load(load)
+    filled = Codec("auto").encode("loaded")
+    assert sent(operation.send("loaded")) == [(b"SET", KEY, filled, b"IFEQ", lease, b"PX", 1000)]
+    assert result_of(operation, [b"OK"]) == "loaded"
+
+
+def test_a_refused_fill_costs_the_caller_nothing_and_is_counted(context: Context) -> None:
+    """Somebody changed the key meanwhile: the value is returned, and not cached."""
+    operation = get_or_load(context, KEY, load, 1000)
+    at_the_lease(operation)
+    operation.send([None])
+    operation.send("loaded")
+    assert result_of(operation, [None]) == "loaded"
+    assert context.stats.total().stale_sets_refused == 1
+
+
+def test_who_finds_anothers_lease_waits_and_takes_the_value(context: Context) -> None:
+    """It looks again after a pause; its loader never runs."""
+    operation = get_or_load(context, KEY, load, 1000)
+    command = at_the_lease(operation)
+    pauses = []
+    effect = operation.send([LEASE_OF_ANOTHER])
+    for _ in range(5):
+        assert isinstance(effect, Sleep)
+        pauses.append(effect.seconds)
+        assert sent(operation.send(None)) == [command]
+        effect = operation.send([LEASE_OF_ANOTHER])
+    assert pauses == [0.005, 0.01, 0.02, 0.04, 0.05]
+    operation.send(None)
+    assert result_of(operation, [VALUE]) == "value"
+    assert context.stats.total().lease_waits == 1
+
+
+def test_a_waiter_takes_a_lease_that_lapsed(context: Context) -> None:
+    """The holder died: the next look finds nothing, which grants the lease."""
+    operation = get_or_load(context, KEY, load, 1000)
+    at_the_lease(operation)
+    operation.send([LEASE_OF_ANOTHER])
+    operation.send(None)
+    assert operation.send([None]) == Load(load)
+
+
+def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillClock) -> None:
+    """Then it loads for itself, and fills nothing."""
+    operation = get_or_load(context, KEY, load, 1000)
+    at_the_lease(operation)
+    operation.send([LEASE_OF_ANOTHER])
+    clock.at += 5.0
+    operation.send(None)
+    assert operation.send([LEASE_OF_ANOTHER]) == Load(load)
+    assert result_of(operation, "loaded") == "loaded"
+
+
+@pytest.mark.parametrize("standing", [QUARANTINE, b"garbage", NodeUnavailableError("down")], ids=repr)
+def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
+    context: Context, standing: Any
+) -> None:
+    """A quarantine, foreign bytes, a node that went away in between."""
+    operation = get_or_load(context, KEY, load, 1000)
+    at_the_lease(operation)
+    assert operation.send([standing]) == Load(load)
+    assert result_of(operation, "loaded") == "loaded"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
+def test_a_loader_that_fails_gives_its_lease_back_at_once(context: Context, error: BaseException) -> None:
+    """By compare-and-delete, so that it cannot take another's."""
+    operation = get_or_load(context, KEY, load, 1000)
+    lease = at_the_lease(operation)[2]
+    operation.send([None])
+    effect = operation.throw(error)
+    assert isinstance(effect, Send)
+    [(_, call)] = effect.requests
+    assert isinstance(call, ScriptCall)
+    assert call.script.name == "release"
+    assert call[3:] == (KEY, lease)
+    with pytest.raises(type(error)):
+        operation.send([1])
+
+
+@pytest.mark.parametrize(("value", "ttl_ms"), [(MISSING, 1000), ("loaded", 0)], ids=["missing", "no time"])
+def test_what_is_not_to_be_kept_gives_the_lease_back(context: Context, value: Any, ttl_ms: int) -> None:
+    """The next reader need not wait for it to lapse."""
+    operation = get_or_load(context, KEY, load, ttl_ms)
+    at_the_lease(operation)
+    operation.send([None])
+    [command] = sent(operation.send(value))
+    assert command[0] == b"EVALSHA"
+    assert result_of(operation, [1]) is value
+
+
+def test_a_node_without_ifeq_is_filled_by_script_from_then_on(context: Context) -> None:
+    """It is asked once; the first fill is not lost."""
+    for expected in ([b"SET", b"EVALSHA"], [b"EVALSHA"]):
+        operation = get_or_load(context, KEY, load, 1000)
+        at_the_lease(operation)
+        operation.send([None])
+        effect = operation.send("loaded")
+        used = [sent(effect)[0][0]]
+        if used == [b"SET"]:
+            effect = operation.send([NodeReplyError("ERR syntax error")])
+            used.append(sent(effect)[0][0])
+        assert used == expected
+        assert result_of(operation, [b"OK"]) == "loaded"
+
+
+def test_a_lease_that_we_hold_by_an_earlier_try_is_ours(context: Context) -> None:
+    """The reply was lost, the command was not: our own token stands."""
+    operation = get_or_load(context, KEY, load, 1000)
+    lease = at_the_lease(operation)[2]
+    assert operation.send([lease]) == Load(load)
+
+
+def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
+    """One for the reads, one for the leases, one for the fills; the loader gets the names it must load."""
+    asked: list[list[str]] = []
+
+    def loader(names: list[str]) -> dict[str, str]:
+        asked.append(names)
+        return {"b": "B"}
+
+    operation = get_or_load_many(context, {"a": b"1", "b": b"2", "c": b"3"}, loader, 1000)
+    assert sent(next(operation)) == [(b"MGET", b"1", b"2", b"3")]
+    leases = sent(operation.send([[VALUE, None, None]]))
+    assert [command[:2] for command in leases] == [(b"SET", b"2"), (b"SET", b"3")]
+    effect = operation.send([None, None])
+    assert isinstance(effect, Load)
+    loaded = effect.loader()
+    assert asked == [["b", "c"]]
+    released = sent(operation.send(loaded))
+    assert [command[3] for command in released] == [b"3"]
+    filled = sent(operation.send([1]))
+    assert [command[:2] for command in filled] == [(b"SET", b"2")]
+    assert result_of(operation, [b"OK"]) == {"a": "value", "b": "B"}
+
+
+def test_many_keys_wait_only_for_those_that_others_load(context: Context) -> None:
+    """What is ours is loaded and filled first; then one pause, and another look at the rest."""
+    operation = get_or_load_many(
+        context, {"a": b"1", "b": b"2"}, lambda names: dict.fromkeys(names, "x"), 1000
+    )
+    next(operation)
+    operation.send([[None, None]])
+    effect = operation.send([None, LEASE_OF_ANOTHER])
+    assert isinstance(effect, Load)
+    operation.send(effect.loader())
+    assert isinstance(operation.send([b"OK"]), Sleep)
+    assert [command[1] for command in sent(operation.send(None))] == [b"2"]
+    assert result_of(operation, [VALUE]) == {"a": "x", "b": "value"}

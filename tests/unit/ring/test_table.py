@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cachebackend.ring import SLOTS, Ring, slot_of
+
+Weigh = Callable[[int], float]
+EVEN: Weigh = lambda _: 1.0  # noqa: E731  # a parameter's value
+UNEVEN: Weigh = lambda number: (0.5, 1.0, 2.0, 3.0)[number % 4]  # noqa: E731  # a parameter's value
+SIZES = [3, 4, 7, 12, 25, 50]
+#: A node more or less may move so many slots of others, for the cap's sake.
+SLACK = SLOTS // 100
+OWNERS = "cbbbaabbabbbccca"
+SLOT = 36942
+
+
+def nodes_of(count: int, weigh: Weigh) -> list[tuple[str, float]]:
+    return [(f"10.0.0.{number}:6379", weigh(number)) for number in range(count)]
+
+
+@pytest.mark.parametrize("weigh", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("count", SIZES)
+def test_no_node_owns_much_more_than_its_share(count: int, weigh: Weigh) -> None:
+    """The busiest node owns at most 1.03 times its share of the slots."""
+    ring = Ring(nodes_of(count, weigh))
+    total = sum(ring.weights)
+    loads = [
+        slots / (SLOTS * weight / total) for slots, weight in zip(ring.shares(), ring.weights, strict=True)
+    ]
+    assert max(loads) <= 1.03
+    assert sum(ring.shares()) == SLOTS
+
+
+@pytest.mark.parametrize("weigh", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("count", SIZES)
+def test_a_node_that_leaves_moves_its_own_slots_only(count: int, weigh: Weigh) -> None:
+    """Within one slot in a hundred, which the cap costs."""
+    nodes = nodes_of(count, weigh)
+    ring = Ring(nodes)
+    for gone in (0, count // 2):
+        smaller = Ring(nodes[:gone] + nodes[gone + 1 :])
+        assert 0 <= ring.moved(smaller) - ring.shares()[gone] <= SLACK
+
+
+@pytest.mark.parametrize("weigh", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("count", SIZES)
+def test_a_node_that_joins_takes_only_what_becomes_its_own(count: int, weigh: Weigh) -> None:
+    """Within one slot in a hundred, which the cap costs."""
+    nodes = nodes_of(count, weigh)
+    ring, larger = Ring(nodes), Ring([*nodes, ("new", 1.0)])
+    assert 0 <= ring.moved(larger) - larger.shares()[-1] <= SLACK
+
+
+def test_the_order_of_the_nodes_does_not_matter() -> None:
+    """Who owns a slot is decided by names and weights."""
+    nodes = nodes_of(5, UNEVEN)
+    assert Ring(nodes).moved(Ring(nodes[::-1])) == 0
+
+
+def test_owners_are_the_same_in_every_process_and_release() -> None:
+    """The owners of a few slots, written down: a change here moves every user's keys."""
+    ring = Ring([("a", 1.0), ("b", 2.0), ("c", 1.0)])
+    assert "".join(ring.names[ring.owner_of_slot(slot)] for slot in range(0, SLOTS, 4096)) == OWNERS
+    assert slot_of(b":1:product:12345") == SLOT
+
+
+def test_one_node_owns_everything() -> None:
+    """A ring of one is a fine ring."""
+    assert Ring([("only", 1.0)]).shares() == [SLOTS]
+
+
+def test_a_key_belongs_to_the_owner_of_its_slot() -> None:
+    """``owner`` and ``slot_of`` agree."""
+    ring = Ring(nodes_of(7, EVEN))
+    keys = [b"key:%d" % number for number in range(500)]
+    assert [ring.owner(key) for key in keys] == [ring.owner_of_slot(slot_of(key)) for key in keys]
+
+
+def test_keys_are_grouped_by_their_owner() -> None:
+    """Every key stands in its owner's group, once, in order."""
+    ring = Ring(nodes_of(3, EVEN))
+    keys = [b"key:%d" % number for number in range(100)]
+    groups = ring.by_owner((key, key) for key in keys)
+    assert sorted(key for group in groups.values() for key in group) == sorted(keys)
+    assert all(ring.owner(key) == owner for owner, group in groups.items() for key in group)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import models
+from django.db.models import F
+from django.db.models.functions import Now
+
+from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.writebehind.expressions import DELTA, PUT, write_of
+from cachebackend.writebehind.wire import wire_of
+
+
+def field(kind: type[models.Field[Any, Any]], **options: Any) -> models.Field[Any, Any]:
+    made = kind(**options)
+    made.set_attributes_from_name("x")
+    return made
+
+
+INTEGER = field(models.IntegerField)
+DECIMAL = field(models.DecimalField, max_digits=8, decimal_places=2)
+MOMENT = field(models.DateTimeField, null=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "travels"),
+    [
+        (INTEGER, F("x") + 3, 3),
+        (INTEGER, F("x") - 3, -3),
+        (INTEGER, 3 + F("x"), 3),
+        (DECIMAL, F("x") + Decimal("1.05"), 105),
+        (DECIMAL, F("x") - 1, -100),
+        (MOMENT, F("x") + timedelta(seconds=1.5), 1_500_000),
+    ],
+)
+def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, travels: int) -> None:
+    """As an integer, so that nothing is rounded on the way."""
+    assert write_of(column, change) == (DELTA, travels)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "travels"),
+    [
+        (INTEGER, 7, b"=7"),
+        (INTEGER, "7", b"=7"),
+        (DECIMAL, Decimal("1.5"), b"=150"),
+        (MOMENT, datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC), b"=1000005"),
+        (MOMENT, None, b"0"),
+        (field(models.CharField, max_length=5), "=0", b"==0"),
+        (field(models.BooleanField), True, b"=1"),
+    ],
+)
+def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
+    """A value, cleaned as the field cleans it; None apart from every value."""
+    assert write_of(column, value) == (PUT, travels)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "says"),
+    [
+        (INTEGER, F("y") + 1, "takes a value or F('x') ± n"),
+        (INTEGER, F("x") * 2, "takes a value or F('x') ± n"),
+        (INTEGER, 1 - F("x"), "takes a value or F('x') ± n"),
+        (INTEGER, F("x") + F("x"), "takes a value or F('x') ± n"),
+        (INTEGER, F("x") + 1.5, "an integer can be added"),
+        (INTEGER, F("x") + True, "an integer can be added"),
+        (INTEGER, F("x") + 2**63, "beyond 64 bits"),
+        (INTEGER, "seven", "must be an integer"),
+        (INTEGER, 2**31, "less than or equal to 2147483647"),
+        (INTEGER, None, "does not take None"),
+        (DECIMAL, F("x") + Decimal("0.001"), "more than 2 decimal places"),
+        (MOMENT, F("x") + 1, "a timedelta can be added"),
+        (MOMENT, Now(), "takes a value or F('x') ± n"),
+        (field(models.CharField, max_length=2), "abc", "at most 2 characters"),
+        (field(models.CharField, max_length=2), F("x") + "a", "nothing can be added to a CharField"),
+        (field(models.FloatField), F("x") + 1.0, "nothing can be added to a FloatField"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_when_it_is_asked(column: Any, change: Any, says: str) -> None:
+    """With what is wrong, at the call and not in the worker."""
+    with pytest.raises(WriteBehindRefusedError, match=says.replace("(", r"\(").replace(")", r"\)")):
+        write_of(column, change)
+
+
+def test_a_kind_of_field_that_is_not_known_is_refused() -> None:
+    """A field that nobody taught to travel is not guessed at."""
+    with pytest.raises(WriteBehindRefusedError, match="write-behind cannot carry a Field"):
+        wire_of(field(models.Field))

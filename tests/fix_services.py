@@ -37,12 +37,15 @@ def services() -> Services:
 def empty_nodes(services: Services) -> Iterator[None]:
     """Ring and queue nodes that hold nothing, and counters at nought."""
     import redis
+    from django.core.signals import setting_changed
 
-    from cachebackend.registry import close_clients
+    def forget_clients() -> None:
+        # Django's own handler forgets the cache objects, ours the clients behind them
+        setting_changed.send(sender=None, setting="CACHES", value=None, enter=True)
 
-    close_clients()
+    forget_clients()
     for url in services.ring_urls + services.queue_urls:
         with redis.Redis.from_url(url.partition("?")[0]) as node:
             node.flushall()
     yield
-    close_clients()
+    forget_clients()

@@ -1,0 +1,153 @@
+"""One alias under threads, tasks, event loops and forks: no error, and no growing number of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import redis
+
+from cachebackend import RingCache
+from cacheproject.services import Services
+
+ROUNDS = 50
+
+
+def connections_of(services: Services) -> int:
+    """Return how many of our connections the ring nodes count."""
+    total = 0
+    for url in services.ring_urls:
+        with redis.Redis.from_url(url.partition("?")[0]) as node:
+            total += sum(client["name"] == "ringcache" for client in node.client_list())
+    return total
+
+
+def work(cache: RingCache, worker: int, failures: list[BaseException]) -> None:
+    try:
+        for number in range(ROUNDS):
+            cache.set(f"{worker}:{number}", number)
+            assert cache.get(f"{worker}:{number}") == number
+            assert len(cache.get_many([f"{worker}:{n}" for n in range(number + 1)])) == number + 1
+    except BaseException as error:  # noqa: BLE001  # told by the test's thread
+        failures.append(error)
+
+
+async def awork(cache: RingCache, worker: int) -> None:
+    for number in range(ROUNDS):
+        await cache.aset(f"{worker}:{number}", number)
+        assert await cache.aget(f"{worker}:{number}") == number
+        assert len(await cache.aget_many([f"{worker}:{n}" for n in range(number + 1)])) == number + 1
+
+
+def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, services: Services) -> None:
+    """At most a connection for each thread that was busy at once, and one for the event loop."""
+    failures: list[BaseException] = []
+    threads = [threading.Thread(target=work, args=(ring_cache, number, failures)) for number in range(10)]
+
+    async def tasks() -> int:
+        await asyncio.gather(*[awork(ring_cache, number) for number in range(10, 20)])
+        return connections_of(services)
+
+    for thread in threads:
+        thread.start()
+    counted = asyncio.run(tasks())
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert counted <= 3 * (10 + 1)
+
+
+def test_threads_that_come_and_go_do_not_add_connections(ring_cache: RingCache, services: Services) -> None:
+    """As under a server that makes a thread for each request."""
+    failures: list[BaseException] = []
+    counts = []
+    for number in range(5):
+        thread = threading.Thread(target=work, args=(ring_cache, number, failures))
+        thread.start()
+        thread.join()
+        counts.append(connections_of(services))
+    assert failures == []
+    assert counts == [3] * 5
+
+
+def test_event_loops_in_turn_leave_nothing_behind(ring_cache: RingCache, services: Services) -> None:
+    """Each loop has one connection a node while it runs, and none after."""
+
+    async def turn() -> int:
+        await awork(ring_cache, 1)
+        return connections_of(services)
+
+    for _ in range(3):
+        assert asyncio.run(turn()) == 3
+    assert wait_for_connections(services, 0) == 0
+
+
+def wait_for_connections(services: Services, wanted: int) -> int:
+    """Return the count once it is what is wanted; the nodes notice a closed socket a moment later."""
+    for _ in range(200):
+        if (count := connections_of(services)) == wanted:
+            break
+    return count
+
+
+def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, services: Services) -> None:
+    """Parent and child go on at once, neither reads the other's replies, and the child's are gone with it."""
+    ring_cache.set("parent", "before")
+    before = connections_of(services)
+    child = os.fork()
+    if child == 0:
+        failures: list[BaseException] = []
+        work(ring_cache, os.getpid(), failures)
+        asyncio.run(awork(ring_cache, 5))
+        fine = (
+            not failures and ring_cache.client.stats.total().hits > 0 and ring_cache.get("parent") == "before"
+        )
+        os._exit(0 if fine else 1)
+    failures = []
+    work(ring_cache, 1, failures)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert failures == []
+    assert wait_for_connections(services, max(before, 3)) == max(before, 3)
+
+
+def test_a_task_that_is_cancelled_moves_nobodys_reply(ring_cache: RingCache) -> None:
+    """Its reply is read and dropped; the next request on the connection gets its own."""
+
+    async def main() -> list[Any]:
+        await ring_cache.aset_many({f"k{number}": number for number in range(100)})
+        tasks = [asyncio.ensure_future(ring_cache.aget(f"k{number}")) for number in range(100)]
+        await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcome = asyncio.run(main())
+    assert [value for number, value in enumerate(outcome) if number % 3] == [n for n in range(100) if n % 3]
+
+
+def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Services) -> None:
+    """Connections that broke with it are dropped at the first failure, which costs a miss."""
+    ring_cache.set_many({f"k{number}": number for number in range(30)})
+    services.restart("ring-a")
+    ring_cache.get_many([f"k{number}" for number in range(30)])
+    assert ring_cache.set_many({f"k{number}": number for number in range(30)}) == []
+    assert len(ring_cache.get_many([f"k{number}" for number in range(30)])) == 30
+
+
+def test_a_node_that_hangs_costs_a_timeout_and_no_other_nodes_hits(
+    ring_cache: RingCache, services: Services
+) -> None:
+    """Blocking and in asyncio; nothing that it says later is taken for another's reply."""
+    keys = [f"k{number}" for number in range(30)]
+    ring_cache.set_many(dict.fromkeys(keys, 1))
+    hanging = {key for key in keys if ring_cache.client.ring.owner(ring_cache.key_bytes(key)) == 0}
+    services.stop("ring-a")
+    try:
+        assert set(ring_cache.get_many(keys)) == set(keys) - hanging
+        assert set(asyncio.run(ring_cache.aget_many(keys))) == set(keys) - hanging
+    finally:
+        services.resume("ring-a")
+    assert set(ring_cache.get_many(keys)) == set(keys)

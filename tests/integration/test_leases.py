@@ -1,0 +1,104 @@
+"""Leases on real nodes: one loader at a time, and no fill from before a write."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from cachebackend import RingCache
+
+
+@pytest.fixture(params=["native", "script"])
+def cache(request: pytest.FixtureRequest, empty_nodes: None) -> RingCache:
+    """A cache that fills by the server's compare-and-set, and one that fills by script."""
+    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": request.param}})
+
+
+@pytest.mark.parametrize("change", ["delete", "set", "clear"])
+def test_a_value_loaded_before_a_write_does_not_enter_after_it(cache: RingCache, change: str) -> None:
+    """The reader selects, the writer commits and invalidates, the reader fills: refused."""
+
+    def loader() -> str:
+        {"delete": lambda: cache.delete("k"), "set": lambda: cache.set("k", "new"), "clear": cache.clear}[
+            change
+        ]()
+        return "old"
+
+    assert cache.get_or_set("k", loader) == "old"
+    assert cache.get("k") == ("new" if change == "set" else None)
+    assert cache.client.stats.total().stale_sets_refused == 1
+
+
+def test_many_threads_that_miss_at_once_load_once(cache: RingCache) -> None:
+    """The others wait for the holder's value."""
+    loads: list[int] = []
+    begin = threading.Barrier(12)
+    loading = threading.Event()
+    values: list[Any] = []
+
+    def loader() -> str:
+        loads.append(1)
+        loading.wait(5)
+        return "value"
+
+    def read() -> None:
+        begin.wait()
+        values.append(cache.get_or_set("k", loader))
+
+    threads = [threading.Thread(target=read) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    while cache.client.stats.total().lease_waits < 11:
+        pass
+    loading.set()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+    assert values == ["value"] * 12
+
+
+def test_many_tasks_that_miss_at_once_load_once(cache: RingCache) -> None:
+    """The same in one event loop."""
+    loads: list[int] = []
+
+    async def main() -> list[Any]:
+        loading = asyncio.Event()
+
+        async def loader() -> str:
+            loads.append(1)
+            await loading.wait()
+            return "value"
+
+        tasks = [asyncio.ensure_future(cache.aget_or_set("k", loader)) for _ in range(50)]
+        while cache.client.stats.total().lease_waits < 49:
+            await asyncio.sleep(0)
+        loading.set()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == ["value"] * 50
+    assert len(loads) == 1
+
+
+def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
+    """The next reader loads at once."""
+
+    async def main() -> Any:
+        begun = asyncio.Event()
+
+        async def endless() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(cache.aget_or_set("k", endless))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await cache.aget_or_set("k", lambda: "next")
+
+    assert asyncio.run(main()) == "next"
+    assert cache.client.stats.total().lease_waits == 0

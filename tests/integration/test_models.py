@@ -1,0 +1,220 @@
+"""``CachedManager`` and invalidation, on real nodes and a real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+from django.db.models import F
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import CachedManager, RingCache
+from cacheproject.demo.models import Article
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+Call = Callable[..., Any]
+Queries = Callable[[], CaptureQueriesContext]
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row."""
+    return Article.objects.create(slug="first", title="First", price=Decimal("1.50"))
+
+
+@pytest.fixture
+def no_queries() -> Iterator[None]:
+    """The test's body asks the database nothing."""
+    with CaptureQueriesContext(connection) as captured:
+        yield
+    assert len(captured) == 0
+
+
+def titles(**lookup: Any) -> str:
+    return Article.cached.get(**lookup).title
+
+
+@pytest.mark.parametrize("lookup", [{"pk": None}, {"id": None}, {"slug": "first"}])
+def test_a_second_read_asks_the_database_nothing(
+    article: Article, call: Call, lookup: dict[str, Any]
+) -> None:
+    """By primary key and by lookup; the instance is whole, as if just read."""
+    lookup = {name: value or article.pk for name, value in lookup.items()}
+    call(Article.cached, "get", **lookup)
+    with CaptureQueriesContext(connection) as captured:
+        again = call(Article.cached, "get", **lookup)
+    assert len(captured) == 0
+    assert again == article
+    assert again.price == Decimal("1.50")
+    assert again._state.db == "default"
+    assert not again._state.adding
+    assert again.get_deferred_fields() == set()
+
+
+def test_bulk_reads_query_once_for_what_is_missing(article: Article, call: Call) -> None:
+    """Found rows by key; absent ones are left out."""
+    other = Article.objects.create(slug="second", title="Second")
+    call(Article.cached, "get", pk=article.pk)
+    keys = [other.pk, article.pk, 999_999]
+    assert list(call(Article.cached, "in_bulk", keys)) == [other.pk, article.pk]
+    with CaptureQueriesContext(connection) as captured:
+        found = Article.cached.in_bulk([other.pk, article.pk])
+    assert len(captured) == 0
+    assert [row.title for row in found.values()] == ["Second", "First"]
+
+
+def test_an_absent_row_raises(call: Call) -> None:
+    """DoesNotExist of the model, naming what was asked."""
+    with pytest.raises(Article.DoesNotExist, match="Article with slug='nothing' does not exist"):
+        call(Article.cached, "get", slug="nothing")
+    with pytest.raises(Article.DoesNotExist):
+        call(Article.cached, "get", pk=12345)
+
+
+def _save(article: Article) -> None:
+    article.title = "New"
+    article.save()
+
+
+CHANGES: dict[str, Callable[[Article], object]] = {
+    "save": _save,
+    "update": lambda article: Article.objects.filter(slug=article.slug).update(title="New"),
+    "update by expression": lambda article: Article.objects.update(title="New", price=F("price") + 1),
+    "bulk_update": lambda article: Article.objects.bulk_update(
+        [Article(pk=article.pk, title="New")], ["title"]
+    ),
+    "update_or_create": lambda article: Article.objects.update_or_create(
+        slug=article.slug, defaults={"title": "New"}
+    ),
+    "bulk_create with conflicts": lambda article: Article.objects.bulk_create(
+        [Article(pk=article.pk, slug="first", title="New")],
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["title"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_way_to_change_a_row_invalidates_it(
+    article: Article, change: Callable[[Article], object]
+) -> None:
+    """The read after the write is the new row, by key and by lookup."""
+    assert (titles(pk=article.pk), titles(slug="first")) == ("First", "First")
+    change(article)
+    assert (titles(pk=article.pk), titles(slug="first")) == ("New", "New")
+
+
+@pytest.mark.parametrize("delete", [lambda a: a.delete(), lambda a: Article.objects.filter(pk=a.pk).delete()])
+def test_a_deleted_row_is_gone(article: Article, delete: Callable[[Article], object]) -> None:
+    """By key and by lookup."""
+    pk = article.pk
+    titles(slug="first")
+    delete(article)
+    for lookup in ({"pk": pk}, {"slug": "first"}):
+        with pytest.raises(Article.DoesNotExist):
+            Article.cached.get(**lookup)
+
+
+def test_a_lookup_whose_value_moved_to_another_row_follows_it(article: Article) -> None:
+    """An entry holds only the key of a row, and is checked against it."""
+    titles(slug="first")
+    Article.objects.filter(pk=article.pk).update(slug="moved")
+    with pytest.raises(Article.DoesNotExist):
+        Article.cached.get(slug="first")
+    Article.objects.create(slug="first", title="Heir")
+    assert titles(slug="first") == "Heir"
+    assert titles(slug="moved") == "First"
+
+
+def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: RingCache) -> None:
+    """Others read the old row until then; the writer itself reads its own."""
+    titles(pk=article.pk)
+    key = f"demo.article:id:{article.pk}"
+    with transaction.atomic():
+        _save(article)
+        assert ring_cache.get(key) is not None
+        assert titles(pk=article.pk) == "New"
+        assert Article.cached.in_bulk([article.pk])[article.pk].title == "New"
+        assert ring_cache.get(key) is not None
+    assert ring_cache.get(key) is None
+
+
+def test_a_rollback_deletes_nothing(article: Article, ring_cache: RingCache) -> None:
+    """And owes nothing to the next transaction."""
+    titles(pk=article.pk)
+
+    @transaction.atomic
+    def fail() -> None:
+        _save(article)
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    assert ring_cache.get(f"demo.article:id:{article.pk}") is not None
+    assert titles(pk=article.pk) == "First"
+
+
+def test_a_save_after_an_inner_rollback_is_invalidated(article: Article) -> None:
+    """The collected keys went with the savepoint; new ones are collected again."""
+    titles(pk=article.pk)
+    with transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            _save(article)
+            raise ZeroDivisionError
+        article.title = "Outer"
+        article.save()
+    assert titles(pk=article.pk) == "Outer"
+
+
+def test_a_save_after_a_rolled_back_transaction_is_invalidated(article: Article) -> None:
+    """The same ``atomic`` object opens both, and the first one's keys are not mistaken for the second's."""
+    titles(pk=article.pk)
+    block = transaction.atomic()
+    with pytest.raises(ZeroDivisionError), block:
+        _save(article)
+        raise ZeroDivisionError
+    with block:
+        article.title = "Second"
+        article.save()
+    assert titles(pk=article.pk) == "Second"
+
+
+def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCache) -> None:
+    """As a process with another version of the model would have left it."""
+    titles(pk=article.pk)
+    ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
+    assert titles(pk=article.pk) == "First"
+    ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
+    assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
+
+
+def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:
+    """With what to write instead."""
+    with pytest.raises(
+        ImproperlyConfigured, match=r"not cached by 'title'; add it to lookups=\[…\], which has slug"
+    ):
+        Article.cached.get(title="First")
+    with pytest.raises(TypeError, match="takes one field"):
+        Article.cached.get(pk=1, slug="first")
+
+
+def test_a_lookup_must_be_unique() -> None:
+    """Otherwise it would lead to one of many rows."""
+    manager: CachedManager[Article] = CachedManager(lookups=["title"])
+    manager.model = Article
+    with pytest.raises(ImproperlyConfigured, match="'title' is not a unique field"):
+        manager.get(title="x")
+
+
+def test_update_counts_and_keeps_what_the_filter_says(article: Article) -> None:
+    """The rows that matched, and no other."""
+    Article.objects.create(slug="second", title="Second")
+    assert Article.objects.filter(title="First").update(price=5) == 1
+    assert Article.objects.filter(title="none").update(price=6) == 0
+    assert sorted(Article.objects.values_list("price", flat=True)) == [0, 5]

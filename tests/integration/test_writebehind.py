@@ -1,0 +1,315 @@
+"""Write-behind, from the call to the row: fold, seal, drain with its checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import F
+from django.test import override_settings
+
+from cachebackend import protocol, writebehind
+from cachebackend.errors import (
+    ConfigurationError,
+    NodeUnavailableError,
+    WriteBehindError,
+    WriteBehindRefusedError,
+)
+from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.protocol import Partition
+from cachebackend.writebehind import drains
+from cachebackend.writebehind.queue import project_queue
+from cacheproject.demo.models import Article
+from cacheproject.services import Services
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def articles() -> list[Article]:
+    """Twenty rows; their write-behind starts at batch 1, as their queue does."""
+    Article.behind._opened.clear()
+    return Article.objects.bulk_create([Article(slug=f"a{n}", title=f"A {n}") for n in range(20)])
+
+
+def drain_all() -> list[writebehind.Drained]:
+    return [writebehind.drain(partition) for partition, _ in writebehind.dirty_partitions()]
+
+
+def views() -> dict[int, int]:
+    return dict(Article.objects.values_list("pk", "views"))
+
+
+def batch_of(partition: Partition, number: int) -> dict[bytes, bytes]:
+    client = project_queue()
+    return client.run(protocol.contents(client.context, partition, number))
+
+
+def test_increments_land_exactly(articles: list[Article]) -> None:
+    """Many writes of a row are one number in the queue and one change of the row."""
+    for turn in range(500):
+        Article.behind.update(articles[turn % 20].pk, views=F("views") + 1)
+    assert set(views().values()) == {0}
+    drained = drain_all()
+    assert sum(each.rows for each in drained) == 20
+    assert set(views().values()) == {25}
+    assert writebehind.dirty_partitions() == []
+    assert WriteBehindCheckpoint.objects.count() == len(drained)
+
+
+def test_async_writes_land_too(articles: list[Article]) -> None:
+    """From many tasks at once."""
+
+    async def main() -> None:
+        await asyncio.gather(
+            *[Article.behind.aupdate(article.pk, views=F("views") + 2) for article in articles * 5]
+        )
+
+    asyncio.run(main())
+    drain_all()
+    assert set(views().values()) == {10}
+
+
+def test_a_put_wins_over_what_came_before_and_takes_what_comes_after(articles: list[Article]) -> None:
+    """Delta, put, delta: the put and the second delta."""
+    pk = articles[0].pk
+    Article.behind.update(pk, views=F("views") + 100)
+    Article.behind.update(pk, views=7, last_viewed=MOMENT)
+    Article.behind.update(pk, views=F("views") - 2)
+    drain_all()
+    row = Article.objects.get(pk=pk)
+    assert (row.views, row.last_viewed) == (5, MOMENT)
+    Article.behind.update(pk, last_viewed=None)
+    drain_all()
+    row.refresh_from_db()
+    assert (row.views, row.last_viewed) == (5, None)
+
+
+def test_rows_of_several_shapes_land_in_one_batch(articles: list[Article]) -> None:
+    """Each shape has its own statement; the columns it does not name are left alone."""
+    Article.behind.update(articles[0].pk, views=1)
+    Article.behind.update(articles[1].pk, last_viewed=MOMENT)
+    Article.behind.update(articles[2].pk, views=F("views") + 3, last_viewed=MOMENT)
+    drain_all()
+    rows = Article.objects.order_by("pk")[:4].values_list("views", "last_viewed")
+    assert list(rows) == [(1, None), (0, MOMENT), (3, MOMENT), (0, None)]
+
+
+def test_a_row_that_is_not_there_is_counted_and_not_made(articles: list[Article]) -> None:
+    """A delta of nothing is nothing."""
+    Article.behind.update(999_999, views=F("views") + 1)
+    [drained] = drain_all()
+    assert (drained.rows, drained.missing) == (0, 1)
+    assert not Article.objects.filter(pk=999_999).exists()
+
+
+def test_a_drain_invalidates_what_it_changed(articles: list[Article]) -> None:
+    """A cached row shows what landed."""
+    pk = articles[0].pk
+    assert Article.cached.get(pk=pk).views == 0
+    Article.behind.update(pk, views=F("views") + 1)
+    drain_all()
+    assert Article.cached.get(pk=pk).views == 1
+
+
+def test_a_refused_write_queues_nothing(articles: list[Article]) -> None:
+    """Not even the fields that were fine."""
+    with pytest.raises(WriteBehindRefusedError):
+        Article.behind.update(articles[0].pk, views=F("views") + 1, last_viewed="never")
+    with pytest.raises(WriteBehindRefusedError, match="Article.title is not written behind"):
+        Article.behind.update(articles[0].pk, title="x")
+    with pytest.raises(WriteBehindRefusedError, match="no primary key like 'x'"):
+        Article.behind.update("x", views=1)
+    with pytest.raises(WriteBehindRefusedError, match="nothing to change"):
+        Article.behind.update(articles[0].pk)
+    assert writebehind.dirty_partitions() == []
+
+
+def test_writes_go_on_into_the_next_batch_while_one_lands(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sealed batch never changes; what comes during the drain is the next one's."""
+    pk = articles[0].pk
+    Article.behind.update(pk, views=F("views") + 1)
+    apply_batch = drains.apply_batch
+
+    def write_meanwhile(*arguments: Any) -> Any:
+        Article.behind.update(pk, views=F("views") + 10)
+        return apply_batch(*arguments)
+
+    monkeypatch.setattr(drains, "apply_batch", write_meanwhile)
+    [(partition, _)] = writebehind.dirty_partitions()
+    assert writebehind.drain(partition, most_batches=1).more
+    assert views()[pk] == 1
+    monkeypatch.undo()
+    writebehind.drain(partition)
+    assert views()[pk] == 11
+
+
+class Killed(BaseException):
+    """Stands for the end of a worker's process."""
+
+
+@pytest.mark.parametrize("step", ["seal", "contents", "apply_batch", "invalidate_rows", "close"])
+def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The next drain takes up where the checkpoint says."""
+    pk = articles[0].pk
+    Article.behind.update(pk, views=F("views") + 1)
+    [(partition, _)] = writebehind.dirty_partitions()
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    owner = protocol if step in {"seal", "contents", "close"} else drains
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(owner, step, die)
+            writebehind.drain(partition)
+        Article.behind.update(pk, views=F("views") + 1)
+    drain_all()
+    assert views()[pk] == 4
+    assert writebehind.dirty_partitions() == []
+
+
+def test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the commit: the number says that it landed, the next drain deletes what is left."""
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    [(partition, _)] = writebehind.dirty_partitions()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(protocol, "close", lambda *_: (_ for _ in ()).throw(Killed))
+        writebehind.drain(partition)
+    assert batch_of(partition, 1) != {}
+    writebehind.drain(partition)
+    assert batch_of(partition, 1) == {}
+    assert views()[articles[0].pk] == 1
+    assert writebehind.dirty_partitions() == []
+
+
+def test_a_partition_that_another_worker_drains_is_left_to_it(articles: list[Article]) -> None:
+    """The checkpoint's row lock is the mutex."""
+    from django.db import connections
+
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    [(partition, _)] = writebehind.dirty_partitions()
+    writebehind.drain(partition)
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    other = connections.create_connection("default")
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+        assert writebehind.drain(partition).batches == 0
+        other.rollback()
+    finally:
+        other.close()
+    assert writebehind.drain(partition).batches == 1
+
+
+def test_a_queue_that_lost_its_batches_stops_and_says_so(articles: list[Article], services: Services) -> None:
+    """Rather than take a new batch 1 for one that landed."""
+    for _ in range(2):
+        Article.behind.update(articles[0].pk, views=F("views") + 1)
+        drain_all()
+    [node] = project_queue().nodes
+    node.call((b"FLUSHALL",))
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    with pytest.raises(WriteBehindError, match=r"has batch 1 open, but batch 2 has landed"):
+        drain_all()
+    assert views()[articles[0].pk] == 2
+
+
+def test_a_queue_node_that_comes_back_has_kept_its_writes(
+    articles: list[Article], services: Services
+) -> None:
+    """Killed, it answers nothing; restarted, it has read its file."""
+    services_queue = project_queue().nodes[0]
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    services_queue.call((b"WAITAOF", 1, 0, 1000))
+    services.kill("queue-a")
+    with pytest.raises(NodeUnavailableError, match="node 'queue-a' is not reachable"):
+        Article.behind.update(articles[0].pk, views=F("views") + 1)
+    services.restart("queue-a")
+    Article.behind.update(articles[0].pk, views=F("views") + 1)
+    drain_all()
+    assert views()[articles[0].pk] == 2
+
+
+@override_settings(WRITE_BEHIND={})
+def test_without_queue_nodes_write_behind_says_that_it_is_off() -> None:
+    """And what to set."""
+    with pytest.raises(ConfigurationError, match=r"WRITE_BEHIND\['nodes'\]: names no node"):
+        Article.behind.update(1, views=1)
+
+
+def test_a_queue_of_an_unknown_model_is_told() -> None:
+    """A model was removed while its writes waited."""
+    with pytest.raises(WriteBehindError, match="'shop.gone', which is no model"):
+        writebehind.drain(Partition("shop.gone", 0))
+
+
+def test_chunks_land_whole(articles: list[Article]) -> None:
+    """A batch of more rows than one statement takes is several statements of one transaction."""
+    with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1, "batch_rows": 7}):
+        for article in articles:
+            Article.behind.update(article.pk, views=F("views") + 1)
+        [drained] = drain_all()
+    assert (drained.batches, drained.rows) == (1, 20)
+    assert set(views().values()) == {1}
+
+
+def project_urls() -> list[str]:
+    from django.conf import settings
+
+    urls: list[str] = settings.WRITE_BEHIND["nodes"]
+    return urls
+
+
+def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article], settings: Any) -> None:
+    """And the tasks, run in place, land everything."""
+    from celery import current_app
+
+    from workers.tasks import tick
+
+    for article in articles:
+        Article.behind.update(article.pk, views=F("views") + 1)
+    waiting = len(writebehind.dirty_partitions())
+    current_app.conf.task_always_eager = True
+    try:
+        assert tick.apply().get() == waiting
+        assert tick.apply().get() == 0
+    finally:
+        current_app.conf.task_always_eager = False
+    assert set(views().values()) == {1}
+
+
+def test_the_tick_lives_through_a_dead_queue(services: Services) -> None:
+    """It says so in the log and sends nothing."""
+    from workers.tasks import tick
+
+    services.kill("queue-a")
+    try:
+        assert tick.apply().get() == 0
+    finally:
+        services.restart("queue-a")
+
+
+def test_drains_use_one_statement_for_each_shape(articles: list[Article]) -> None:
+    """However many rows: a batch of a counter is one UPDATE."""
+    from django.test.utils import CaptureQueriesContext
+
+    with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1}):
+        for article in articles:
+            Article.behind.update(article.pk, views=F("views") + 1)
+        with CaptureQueriesContext(connection) as captured:
+            drain_all()
+    updates = [query["sql"] for query in captured if query["sql"].startswith('UPDATE "demo_article"')]
+    assert len(updates) == 1

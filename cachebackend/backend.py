@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from django.core.cache.backends.base import (
@@ -18,6 +19,7 @@ from django.core.cache.backends.base import (
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
+from cachebackend.conf import alias_of
 from cachebackend.errors import RingCacheError
 from cachebackend.options import RingOptions
 from cachebackend.registry import ring_client
@@ -40,16 +42,23 @@ class RingCache(BaseCache):
         location: The nodes' URLs.
         params: The alias' block of ``CACHES``.
 
-    Raises:
-        ConfigurationError: The block has faults; every one is named.
+    Faults of the block are raised by the first use, so that ``manage.py check`` can tell them.
     """
 
     def __init__(self, location: Any, params: dict[str, Any]) -> None:
         super().__init__(params)
-        options = params.get("OPTIONS", {})
-        # The alias is not told to a backend, so a fault names the setting without it;
-        # the system check names it with.
-        self.client: RingClient = ring_client(RingOptions.read(location, options, "CACHES[…]"))
+        self._location = location
+        self._options: Mapping[str, Any] = params.get("OPTIONS", {})
+
+    @cached_property
+    def client(self) -> RingClient:
+        """What the alias' threads and tasks share.
+
+        Raises:
+            ConfigurationError: The alias' block has faults; every one is named.
+        """
+        path = f"CACHES[{alias_of(self._location, self._options)!r}]"
+        return ring_client(RingOptions.read(self._location, self._options, path))
 
     # Keys and times
 

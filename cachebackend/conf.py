@@ -11,7 +11,7 @@ from django.core.signals import setting_changed
 
 from cachebackend.options import RingOptions, WriteBehindOptions
 
-__all__ = ["BACKEND", "ring_aliases", "ring_options", "write_behind_options"]
+__all__ = ["BACKEND", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
 
 #: The dotted path that ``CACHES`` names.
 BACKEND = "cachebackend.RingCache"
@@ -20,6 +20,14 @@ BACKEND = "cachebackend.RingCache"
 def ring_aliases() -> list[str]:
     """Return the cache aliases that are ring caches."""
     return [alias for alias, block in settings.CACHES.items() if block.get("BACKEND") == BACKEND]
+
+
+def alias_of(location: object, options: object) -> str:
+    """Return the alias whose block says this, for a backend is not told its own; "…" if none does."""
+    for alias, block in settings.CACHES.items():
+        if block.get("LOCATION", "") == location and block.get("OPTIONS", {}) == options:
+            return str(alias)
+    return "…"
 
 
 def ring_options(alias: str) -> RingOptions:

@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import django
+
 from cacheproject.services import Services
 
-__all__ = ["celery_worker", "free_port", "run_with_services", "site", "unnamed_services"]
+__all__ = ["call_after_setup", "celery_worker", "free_port", "run_with_services", "site", "unnamed_services"]
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 STOP_SECONDS = 30
@@ -41,6 +44,13 @@ def run_with_services(arguments: Sequence[str]) -> int:
                 return child.wait()
             except KeyboardInterrupt:
                 continue  # it was asked too, and says what it has to say before it ends
+
+
+def call_after_setup(name: str, *arguments: Any) -> None:
+    """Set Django up, then call a function by its dotted name: what a spawned child begins with."""
+    django.setup()
+    module, _, function = name.rpartition(".")
+    getattr(import_module(module), function)(*arguments)
 
 
 @contextlib.contextmanager

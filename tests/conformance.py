@@ -30,12 +30,9 @@ def django_tests() -> Path:
     if not source.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         print(f"Fetching the source of Django {version}", file=sys.stderr)
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            + ["--no-binary", "django", "--dest", str(CACHE), f"django=={version}"],
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "django"]
+        wanted = ["--disable-pip-version-check", "--dest", str(CACHE), f"django=={version}"]
+        subprocess.run([*pip, *wanted], check=True, stderr=subprocess.DEVNULL)
         with tarfile.open(next(CACHE.glob(f"[dD]jango-{version}.tar.gz"))) as archive:
             archive.extractall(CACHE, filter="data")
     return source / "tests"

@@ -15,8 +15,9 @@ from django.db.models import F
 
 from cacheproject.demo.models import Article
 from cacheproject.demo.traces import Trace
+from cacheproject.launch import call_after_setup
 
-__all__ = ["SLUG", "ReplayError", "Tally", "make_rows", "replay"]
+__all__ = ["SLUG", "ReplayError", "Tally", "make_rows", "play", "replay"]
 
 #: How the slug of a block's row begins; its number follows.
 SLUG = "block-"
@@ -137,9 +138,8 @@ def _with_clients(
     try:
         for number in range(processes):
             mine, theirs = context.Pipe()
-            clients.append(
-                context.Process(target=_child, args=(theirs, trace, keys, number, processes), daemon=True)
-            )
+            arguments = (f"{__name__}.play", theirs, trace, keys, number, processes)
+            clients.append(context.Process(target=call_after_setup, args=arguments, daemon=True))
             clients[-1].start()
             theirs.close()
             ours[mine] = 0
@@ -185,7 +185,7 @@ def _received(pipe: Connection) -> Any:
     return told
 
 
-def _child(pipe: Connection, trace: Trace, keys: dict[int, int], number: int, processes: int) -> None:
+def play(pipe: Connection, trace: Trace, keys: dict[int, int], number: int, processes: int) -> None:
     """Play every so many-th request and tell the parent. Runs in a client process."""
     try:
         connection.ensure_connection()

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.cache import caches
 from django.core.cache.backends.base import CacheKeyWarning
+from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.codec import lease_record
@@ -182,9 +184,12 @@ def test_a_key_that_memcached_would_refuse_is_warned_of(ring_cache: RingCache, k
 
 
 def test_bad_settings_name_every_fault() -> None:
-    """When the cache is made, before anything is connected."""
-    with pytest.raises(ConfigurationError, match="unknown option; did you mean 'codec'"):
-        RingCache("redis://h", {"OPTIONS": {"codek": "auto"}})
+    """At the first use, before anything is connected, by the alias' own name."""
+    block = {"BACKEND": "cachebackend.RingCache", "LOCATION": "redis://h", "OPTIONS": {"codek": "auto"}}
+    with override_settings(CACHES={"default": block}):
+        says = r"CACHES\['default'\]\['OPTIONS'\]\['codek'\]: unknown option; did you mean 'codec'"
+        with pytest.raises(ConfigurationError, match=says):
+            caches["default"].get("k")
 
 
 @pytest.mark.parametrize("mode", ["miss", "raise"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 
 from cachebackend import RingCache
@@ -22,6 +25,22 @@ def connections_of(services: Services) -> int:
         with redis.Redis.from_url(url.partition("?")[0]) as node:
             total += sum(client["name"] == "ringcache" for client in node.client_list())
     return total
+
+
+@pytest.fixture
+def added(services: Services) -> Callable[[], int]:
+    """Return how many more connections of ours there are than when the test began."""
+    gc.collect()  # closes those of earlier tests' clients
+    before = connections_of(services)
+    return lambda: connections_of(services) - before
+
+
+def settled(added: Callable[[], int], wanted: int) -> int:
+    """Return the count once it is what is wanted; a node notices a closed socket a moment later."""
+    for _ in range(200):
+        if (count := added()) == wanted:
+            break
+    return count
 
 
 def work(cache: RingCache, worker: int, failures: list[BaseException]) -> None:
@@ -41,14 +60,14 @@ async def awork(cache: RingCache, worker: int) -> None:
         assert len(await cache.aget_many([f"{worker}:{n}" for n in range(number + 1)])) == number + 1
 
 
-def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, services: Services) -> None:
+def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, added: Callable[[], int]) -> None:
     """At most a connection for each thread that was busy at once, and one for the event loop."""
     failures: list[BaseException] = []
     threads = [threading.Thread(target=work, args=(ring_cache, number, failures)) for number in range(10)]
 
     async def tasks() -> int:
         await asyncio.gather(*[awork(ring_cache, number) for number in range(10, 20)])
-        return connections_of(services)
+        return added()
 
     for thread in threads:
         thread.start()
@@ -59,7 +78,9 @@ def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, servic
     assert counted <= 3 * (10 + 1)
 
 
-def test_threads_that_come_and_go_do_not_add_connections(ring_cache: RingCache, services: Services) -> None:
+def test_threads_that_come_and_go_do_not_add_connections(
+    ring_cache: RingCache, added: Callable[[], int]
+) -> None:
     """As under a server that makes a thread for each request."""
     failures: list[BaseException] = []
     counts = []
@@ -67,35 +88,26 @@ def test_threads_that_come_and_go_do_not_add_connections(ring_cache: RingCache, 
         thread = threading.Thread(target=work, args=(ring_cache, number, failures))
         thread.start()
         thread.join()
-        counts.append(connections_of(services))
+        counts.append(added())
     assert failures == []
     assert counts == [3] * 5
 
 
-def test_event_loops_in_turn_leave_nothing_behind(ring_cache: RingCache, services: Services) -> None:
+def test_event_loops_in_turn_leave_nothing_behind(ring_cache: RingCache, added: Callable[[], int]) -> None:
     """Each loop has one connection a node while it runs, and none after."""
 
     async def turn() -> int:
         await awork(ring_cache, 1)
-        return connections_of(services)
+        return added()
 
     for _ in range(3):
         assert asyncio.run(turn()) == 3
-    assert wait_for_connections(services, 0) == 0
+        assert settled(added, 0) == 0
 
 
-def wait_for_connections(services: Services, wanted: int) -> int:
-    """Return the count once it is what is wanted; the nodes notice a closed socket a moment later."""
-    for _ in range(200):
-        if (count := connections_of(services)) == wanted:
-            break
-    return count
-
-
-def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, services: Services) -> None:
+def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, added: Callable[[], int]) -> None:
     """Parent and child go on at once, neither reads the other's replies, and the child's are gone with it."""
     ring_cache.set("parent", "before")
-    before = connections_of(services)
     child = os.fork()
     if child == 0:
         failures: list[BaseException] = []
@@ -110,7 +122,7 @@ def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, servic
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert failures == []
-    assert wait_for_connections(services, max(before, 3)) == max(before, 3)
+    assert settled(added, 3) == 3
 
 
 def test_a_task_that_is_cancelled_moves_nobodys_reply(ring_cache: RingCache) -> None:

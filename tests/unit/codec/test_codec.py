@@ -34,12 +34,16 @@ PLAIN = [
     None, True, False, 1.5, -0.0, float("inf"), "", "žluť", b"\x00\xff", [], [1, [2]], {}, {"a": {"b": 1}},
     2**63, -(2**63) - 1, 2**200, (1, (2, [3])), {1, 2}, frozenset({(1, 2)}), {"t": (1,), "s": {1}},
     Decimal("1.10"), Decimal("-0"), Decimal("1E+5"), UUID(int=5), date.max, date.min,
-    datetime(2024, 5, 1, 12, 30, 15, 123456), datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 1, tzinfo=BERLIN),
-    datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1), datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=-3))),
-    time(1, 2, 3, 4), time(1, tzinfo=UTC), time(1, fold=1), timedelta.min, timedelta.max, timedelta(microseconds=-1),
+    datetime(2024, 5, 1, 12, 30, 15, 123456), datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 1,
+    tzinfo=BERLIN),
+    datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1), datetime(2024, 5, 1,
+    tzinfo=timezone(timedelta(hours=-3))),
+    time(1, 2, 3, 4), time(1, tzinfo=UTC), time(1, fold=1), timedelta.min, timedelta.max,
+    timedelta(microseconds=-1),
 ]  # fmt: skip
 PICKLED = [
-    {1: 2}, {"k": {(1,): 2}}, Point(1, 2), Colour.RED, [Colour.RED], Person("x"), mark_safe("<b>"), {mark_safe("a"): 1},
+    {1: 2}, {"k": {(1,): 2}}, Point(1, 2), Colour.RED, [Colour.RED], Person("x"), mark_safe("<b>"),
+    {mark_safe("a"): 1},
     datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=2), "named")), "\ud800",
 ]  # fmt: skip
 
@@ -103,7 +107,8 @@ def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        b"", b"X", b"V", b"Vp", b"Vp\x00", b"V?\x00abc", b"Vm\x00\xc1", b"Vm\x01abc", b"Vp\x00garbage", b"12x", b"-",
+        b"", b"X", b"V", b"Vp", b"Vp\x00", b"V?\x00abc", b"Vm\x00\xc1", b"Vm\x01abc", b"Vp\x00garbage",
+        b"12x", b"-",
         b"L" + bytes(16), b"Q" + bytes(16), b"Vm\x00\xc7\x01\x63a",
     ],
 )  # fmt: skip

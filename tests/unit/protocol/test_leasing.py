@@ -104,7 +104,7 @@ def test_a_refused_fill_costs_the_caller_nothing_and_is_counted(context: Context
     assert context.stats.total().stale_sets_refused == 1
 
 
-def test_who_finds_anothers_lease_waits_and_takes_the_value(context: Context) -> None:
+def test_who_finds_a_lease_waits_and_takes_the_value(context: Context) -> None:
     """It looks again after a pause; its loader never runs."""
     operation = get_or_load(context, KEY, load, 1000)
     command = at_the_lease(operation)

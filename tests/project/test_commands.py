@@ -1,0 +1,105 @@
+"""``demo`` and ``replay`` as a person or a script runs them, whole, on the run's services."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cacheproject.launch import MANAGE
+from cacheproject.services import Services
+
+pytestmark = pytest.mark.usefixtures("empty_nodes")
+
+
+@pytest.fixture
+def environment(services: Services) -> Iterator[dict[str, str]]:
+    """The run's services, with an empty database of the test's own."""
+    url = services.database_url
+    assert url is not None
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE commands")
+    yield os.environ | {"DATABASE_URL": f"{url.rpartition('/')[0]}/commands"}
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("DROP DATABASE commands WITH (FORCE)")
+
+
+def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(MANAGE), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert finished.returncode == 0, finished.stderr
+    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """A small trace: 1,500 requests over 100 blocks, some much more often than others."""
+    path = tmp_path / "small.lis.gz"
+    lines = "".join(f"{number * number % 97 + number % 4} 1 0 {number}\n" for number in range(1500))
+    path.write_bytes(gzip.compress(lines.encode()))
+    return path
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_replay_is_exact(environment: dict[str, str], trace: Path, processes: str) -> None:
+    """Every request is played, hits and misses are the reads, and Postgres holds what was written."""
+    told = last_line(
+        run(environment, "replay", str(trace), "--writes", "0.2", "--processes", processes, "--json")
+    )
+    assert list(told) == [
+        "trace", "requests", "reads", "writes", "hits", "misses", "hit_ratio", "queries",
+        "stale_sets_refused", "drained_rows", "seconds", "requests_per_second", "exact",
+    ]  # fmt: skip
+    assert told["exact"] is True
+    assert told["requests"] == told["reads"] + told["writes"] == 1500
+    assert told["hits"] + told["misses"] == told["reads"]
+    assert 0 < told["drained_rows"] <= told["writes"]
+    assert told["hit_ratio"] > 0.5
+
+
+def test_the_demo_ends_well(environment: dict[str, str]) -> None:
+    """A load, a summary, and exit code 0 because Postgres holds exactly what was written."""
+    told = last_line(run(environment, "demo", "--seconds", "2", "--port", "8000", "--json"))
+    assert told["exact"] is True
+    assert told["errors"] == 0
+    assert told["reads"] > 0
+    assert told["writes_behind"] > 0
+    assert told["rows_landed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["replay", "nothing.lis"], "nothing.lis: there is no such file. Nothing was replayed."),
+        (["replay", __file__], "of no known format"),
+        (["replay", "x.lis", "--writes", "2"], "a share is a number from 0 to 1, not '2'"),
+        (["replay", "x.lis", "--requests", "0"], "a whole number from 1, not '0'"),
+        (["demo", "--seconds", "0"], "--seconds must be above 0, not 0"),
+    ],
+)
+def test_bad_input_is_told_and_starts_nothing(words: list[str], says: str) -> None:
+    """On the error stream, with an exit code that is not 0, and without a traceback."""
+    finished = run(dict(os.environ), *words)
+    assert finished.returncode != 0
+    assert says in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_bad_settings_are_told_by_the_system_check() -> None:
+    """In the words of the exception, with the alias."""
+    environment = os.environ | {"RING_NODES": "redis://a?name=x,redis://b?name=x"}
+    finished = run(environment, "check")
+    assert finished.returncode != 0
+    assert "(ringcache.E001) CACHES['default']['LOCATION'][1]: a second node is named 'x'" in finished.stderr

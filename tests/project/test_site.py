@@ -1,0 +1,70 @@
+"""The demo site: pages through the cache, sessions in it, views counted behind."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import RingCache, writebehind
+from cacheproject.demo.models import Article
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row with a page."""
+    return Article.objects.create(slug="first", title="First <b>", body="The body.")
+
+
+def test_an_articles_page_is_read_through_the_cache_and_its_view_counted(
+    article: Article, client: Client
+) -> None:
+    """The second request asks the database nothing; both views land."""
+    assert client.get("/articles/first/").status_code == 200
+    with CaptureQueriesContext(connection) as captured:
+        page = client.get("/articles/first/").content.decode()
+    assert len(captured) == 0
+    assert "First &lt;b&gt;" in page
+    assert "The body." in page
+    for partition, _ in writebehind.dirty_partitions():
+        writebehind.drain(partition)
+    article.refresh_from_db()
+    assert article.views == 2
+    assert article.last_viewed is not None
+
+
+def test_a_saved_article_shows_at_once(article: Article, client: Client) -> None:
+    """The page after the save is the new one, the template's cached fragment included."""
+    client.get("/articles/first/")
+    article.body = "Rewritten."
+    article.save()
+    assert "Rewritten." in client.get("/articles/first/").content.decode()
+
+
+def test_an_article_that_is_not_there_is_not_found(client: Client) -> None:
+    """As 404, and no view is counted."""
+    assert client.get("/articles/none/").status_code == 404
+    assert writebehind.dirty_partitions() == []
+
+
+def test_the_list_is_a_cached_page(article: Article, client: Client) -> None:
+    """``cache_page`` on the ring: the second time the database is not asked."""
+    first = client.get("/").content
+    with CaptureQueriesContext(connection) as captured:
+        second = client.get("/").content
+    assert len(captured) == 0
+    assert first == second
+    assert b"First &lt;b&gt;" in second
+
+
+@override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache")
+def test_sessions_live_on_the_ring(client: Client, ring_cache: RingCache) -> None:
+    """Logging in needs no session table, and the session ends when the ring forgets it."""
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    assert client.get("/admin/").status_code == 200
+    ring_cache.clear()
+    assert client.get("/admin/").status_code == 302

@@ -36,7 +36,8 @@ def test_an_unknown_option_is_a_fault_that_names_the_nearest() -> None:
     """A misspelt option is not silently ignored."""
     [fault] = faults_of(URL, lease_timeoot=3)
     assert (
-        fault == "CACHES['default']['OPTIONS']['lease_timeoot']: unknown option; did you mean 'lease_timeout'?"
+        fault
+        == "CACHES['default']['OPTIONS']['lease_timeoot']: unknown option; did you mean 'lease_timeout'?"
     )
 
 

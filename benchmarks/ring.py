@@ -76,9 +76,8 @@ def main() -> None:
     if "--json" in sys.argv:
         print(json.dumps({"rows": measured, "missed": missed}))
     else:
-        print(
-            f"{'nodes':>5} {'weights':8} {'build ms':>9} {'route ns':>9} {'max/mean':>9} {'leave +%':>9} {'join +%':>9}"
-        )
+        names = ("build ms", "route ns", "max/mean", "leave +%", "join +%")
+        print(f"{'nodes':>5} {'weights':8} " + " ".join(f"{name:>9}" for name in names))
         for row in measured:
             print(
                 f"{row['nodes']:5} {row['weights']:8} {row['build_ms']:9.1f} {row['route_ns']:9.0f} "

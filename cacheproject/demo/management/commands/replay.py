@@ -11,11 +11,11 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cachebackend.errors import RingCacheError
 from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.progress import Steps
 from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
 from cacheproject.demo.traces import Trace, TraceError, read_trace
 from cacheproject.demo.words import in_words
@@ -93,20 +93,14 @@ class Command(BaseCommand):
 
     def _play(self, trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
         call_command("migrate", verbosity=0, interactive=False)
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress, celery_worker():
-            rows = progress.add_task("rows", total=len(trace.names))
-            keys = make_rows(trace, lambda done: progress.update(rows, completed=done))
+        with Steps() as steps, celery_worker():
+            keys = make_rows(trace, lambda done: steps.tell("rows", done, len(trace.names)))
             landed_before = landed_rows()
-            requests = progress.add_task("requests", total=len(trace))
             tally, seconds = replay(
-                trace, keys, options["processes"], lambda done: progress.update(requests, completed=done)
+                trace, keys, options["processes"], lambda done: steps.tell("requests", done, len(trace))
             )
-            progress.update(requests, completed=len(trace))
-            waiting = progress.add_task("partitions to drain", total=None)
-            await_landing(lambda left: progress.update(waiting, total=left))
-            progress.update(waiting, visible=False)
+            steps.tell("requests", len(trace), len(trace))
+            await_landing(lambda left: steps.tell("partitions left to drain", left))
             drained = landed_rows() - landed_before
         return {
             "trace": str(options["trace"]),

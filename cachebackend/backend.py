@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.core.cache.backends.base import (
     DEFAULT_TIMEOUT,
@@ -16,6 +16,7 @@ from django.core.cache.backends.base import (
     default_key_func,
     memcache_key_warnings,
 )
+from django.db import models
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
@@ -24,7 +25,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.options import RingOptions
 from cachebackend.registry import ring_client
 
-__all__ = ["RingCache"]
+__all__ = ["RingCache", "Tag"]
 
 #: What memcached would refuse, and Django warns of.
 _UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
@@ -32,7 +33,9 @@ _MEMCACHED_KEY_CHARACTERS = 250
 _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
 
-Timeout = float | None | object
+Timeout: TypeAlias = float | object | None
+#: A string, a model for all its rows, or a row.
+Tag: TypeAlias = str | type[models.Model] | models.Model
 
 
 class RingCache(BaseCache):
@@ -171,7 +174,14 @@ class RingCache(BaseCache):
         return await self.aincr(key, -delta, version)
 
     def get_or_set(
-        self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale_for: float | None = None,
+        tags: Iterable[Tag] = (),
     ) -> Any:
         """Return the value of a key; if there is none, load it under a lease and keep it.
 
@@ -180,21 +190,112 @@ class RingCache(BaseCache):
             default: The value, or a callable that loads it; called by one caller at a time.
             timeout: Seconds that the value is kept.
             version: The key's version.
+            stale_for: Seconds after that in which it is served while one caller loads it
+                again; the alias' own by default.
+            tags: Models, rows or strings; to invalidate one makes the value a miss.
         """
-        return self.client.run(self._get_or_set(key, default, timeout, version))
+        return self.client.run(self._get_or_set(key, default, version, self.keep(timeout, stale_for, tags)))
 
     async def aget_or_set(
-        self, key: Any, default: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+        self,
+        key: Any,
+        default: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale_for: float | None = None,
+        tags: Iterable[Tag] = (),
     ) -> Any:
         """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
-        return await self.client.arun(self._get_or_set(key, default, timeout, version))
+        return await self.client.arun(
+            self._get_or_set(key, default, version, self.keep(timeout, stale_for, tags))
+        )
 
     def _get_or_set(
-        self, key: Any, default: Any, timeout: Timeout, version: int | None
+        self, key: Any, default: Any, version: int | None, keep: protocol.Keep
     ) -> protocol.Operation[Any]:
         loader = default if callable(default) else lambda: default
-        return protocol.get_or_load(
-            self.client.context, self.key_bytes(key, version), loader, self.ttl_ms(timeout)
+        return protocol.get_or_load(self.client.context, self.key_bytes(key, version), loader, keep)
+
+    def get_or_set_many(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[[list[Any]], Mapping[Any, Any]],
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale_for: float | None = None,
+        tags: Iterable[Tag] = (),
+    ) -> dict[Any, Any]:
+        """Return the values of many keys; those that have none are loaded in one call, and kept.
+
+        Args:
+            keys: The keys.
+            loader: Called with the keys to load, after their leases are held; returns the
+                values that there are, by key.
+            timeout: Seconds that the values are kept.
+            version: The keys' version.
+            stale_for: As for ``get_or_set``.
+            tags: As for ``get_or_set``; of all the values alike.
+        """
+        keep = self.keep(timeout, stale_for, tags)
+        return self.client.run(self._get_or_set_many(keys, loader, version, keep))
+
+    async def aget_or_set_many(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[[list[Any]], Any],
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        stale_for: float | None = None,
+        tags: Iterable[Tag] = (),
+    ) -> dict[Any, Any]:
+        """Return the values of many keys, as ``get_or_set_many``; the loader may be a coroutine function."""
+        keep = self.keep(timeout, stale_for, tags)
+        return await self.client.arun(self._get_or_set_many(keys, loader, version, keep))
+
+    def _get_or_set_many(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[[list[Any]], Any],
+        version: int | None,
+        keep: protocol.Keep,
+    ) -> protocol.Operation[dict[Any, Any]]:
+        return protocol.get_or_load_many(self.client.context, self._keys(keys, version), loader, keep)
+
+    def keep(
+        self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()
+    ) -> protocol.Keep:
+        """Return how a loaded value is kept, its timeout jittered as the options say."""
+        context = self.client.context
+        ttl_ms = self.ttl_ms(timeout)
+        if ttl_ms is not None and context.options.jitter:
+            ttl_ms = math.ceil(ttl_ms * (1 - context.options.jitter * context.clock.random()))
+        stale = context.options.stale_for if stale_for is None else stale_for
+        return protocol.Keep(ttl_ms, math.ceil(stale * 1000), tuple(map(self.tag_bytes, tags)))
+
+    # Tags
+
+    def tag_bytes(self, tag: Tag) -> bytes:
+        """Return the key of a tag.
+
+        Args:
+            tag: A string, a model for all its rows, or a row.
+        """
+        if isinstance(tag, str):
+            return self.key_bytes(f"tag:{tag}")
+        name = f"tag:{tag._meta.label_lower}"
+        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
+
+    def invalidate_tags(self, *tags: Tag) -> None:
+        """Make every value that was loaded under one of the tags a miss."""
+        self.client.run(protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags]))
+
+    async def ainvalidate_tags(self, *tags: Tag) -> None:
+        """Make every value that was loaded under one of the tags a miss."""
+        await self.client.arun(
+            protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags])
         )
 
     # Many keys

@@ -13,7 +13,7 @@ from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Operation
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
-from cachebackend.protocol import Context, QueueContext, value_of
+from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -62,11 +62,15 @@ class RingClient(_Client):
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
         reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
+        if has_vouchers(reply):
+            return self.run(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
     async def aget(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, in the running event loop."""
         [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
+        if has_vouchers(reply):
+            return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
 

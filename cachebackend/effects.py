@@ -69,11 +69,15 @@ class Script:
     Args:
         package: The package whose folder ``scripts`` holds the file.
         name: The file's name without ``.lua``.
+        prelude: The name of a file that it begins with.
     """
 
-    def __init__(self, package: str, name: str) -> None:
+    def __init__(self, package: str, name: str, prelude: str | None = None) -> None:
         self.name = name
-        self.source = files(package).joinpath("scripts", f"{name}.lua").read_bytes()
+        parts = (prelude, name) if prelude else (name,)
+        self.source = b"".join(
+            files(package).joinpath("scripts", f"{part}.lua").read_bytes() for part in parts
+        )
 
     @cached_property
     def sha(self) -> str:

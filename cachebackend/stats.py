@@ -17,9 +17,11 @@ class Counts:
         hits: Keys asked for and found, many-key reads included. A lease or quarantine is
             not a hit; neither is ``has_key``, ``add`` or ``touch``.
         misses: Keys asked for and not found, a dead node's keys included.
-        loads: Times a caller's loader ran because of a miss.
+        stale_hits: Hits, counted as such too, on values past their time or invalidated, for
+            callers that allow it.
+        loads: Times a caller's loader ran, for a miss or for a value that was due.
         load_seconds: What those loaders took together, those that raised included.
-        leases_granted: Misses that were given the right to fill.
+        leases_granted: Misses, and values that were due, whose reader was given the right to fill.
         lease_waits: Misses that found another's lease and waited, counted once a miss.
         stale_sets_refused: Fills that came after their lease was revoked, and were not written.
         undecodable: Records that could not be read, each also a miss.
@@ -29,6 +31,7 @@ class Counts:
 
     hits: int = 0
     misses: int = 0
+    stale_hits: int = 0
     loads: int = 0
     load_seconds: float = 0.0
     leases_granted: int = 0

@@ -5,7 +5,33 @@ payloads. A writer uses the codec that the settings name; a reader understands e
 codec, whatever the settings say. Knows nothing of nodes, keys or time.
 """
 
-from cachebackend.codec.codec import CODECS, Codec, decode
-from cachebackend.codec.record import Kind, kind_of, lease_record, lease_token
+from cachebackend.codec.codec import CODECS, Codec, decode, decode_stored
+from cachebackend.codec.record import (
+    Kind,
+    Refresh,
+    Stored,
+    claimed,
+    has_tags,
+    kind_of,
+    lease_record,
+    lease_token,
+    stored_of,
+    tag_record,
+)
 
-__all__ = ["CODECS", "Codec", "Kind", "decode", "kind_of", "lease_record", "lease_token"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Kind",
+    "Refresh",
+    "Stored",
+    "claimed",
+    "decode",
+    "decode_stored",
+    "has_tags",
+    "kind_of",
+    "lease_record",
+    "lease_token",
+    "stored_of",
+    "tag_record",
+]

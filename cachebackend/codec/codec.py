@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cachebackend.codec import msgpack
-from cachebackend.codec.record import HEADER_BYTES, CodecId, Kind, kind_of, value_record
+from cachebackend.codec.record import CodecId, Kind, Refresh, Stored, kind_of, stored_of, value_record
 from cachebackend.errors import RecordError
 
-__all__ = ["CODECS", "Codec", "decode"]
+__all__ = ["CODECS", "Codec", "decode", "decode_stored"]
 
 #: What INCRBY can hold.
 _INTEGERS = range(-(2**63), 2**63)
@@ -52,37 +52,57 @@ class Codec:
         self.name = name
         self._payload = CODECS[name]
 
-    def encode(self, value: object) -> bytes:
+    def encode(
+        self, value: object, refresh: Refresh | None = None, tags: Mapping[bytes, bytes] | None = None
+    ) -> bytes:
         """Return the record of a value; an integer (not a bool) within 64 bits is written bare.
+
+        Args:
+            value: The value.
+            refresh: When it should be loaded again, if a loader made it; an integer then
+                is not bare.
+            tags: The key of each of its tags and the token that it was loaded under.
 
         Raises:
             pickle.PickleError: The value refuses to be pickled. Pickle raises TypeError or
                 AttributeError for some values; they pass through as they are.
         """
-        if type(value) is int and value in _INTEGERS:
+        if not refresh and not tags and type(value) is int and value in _INTEGERS:
             return b"%d" % value
-        return value_record(*self._payload(value))
+        return value_record(*self._payload(value), refresh, tags)
 
 
 def decode(record: bytes) -> Any:
-    """Return the value that a value or integer record holds.
+    """Return the value that a record holds, whether or not it is still fresh.
 
     Raises:
         RecordError: It holds none, or bytes that no codec can read.
     """
     kind = kind_of(record)
-    try:
-        if kind is Kind.VALUE:
-            if record[2]:
-                message = f"a value has flags {record[2]:#04x} that this version does not know"
-                raise RecordError(message)
-            return _LOADS[record[1]](record[HEADER_BYTES:])
-        if kind is Kind.INTEGER:
-            return int(record)
-    except RecordError:
-        raise
-    except Exception as error:  # a payload is foreign bytes: unpickling may raise anything at all
-        message = f"a record of {len(record)} bytes cannot be read: {type(error).__name__}"
-        raise RecordError(message) from error
+    if kind is Kind.VALUE or kind is Kind.STALE:
+        return decode_stored(stored_of(record))
+    if kind is Kind.INTEGER:
+        return _loaded(int, record)
     message = f"a {kind.name.lower()} record holds no value"
     raise RecordError(message)
+
+
+def decode_stored(stored: Stored) -> Any:
+    """Return the value of a record that was taken apart.
+
+    Raises:
+        RecordError: No codec can read it.
+    """
+    loads = _LOADS.get(stored.codec)
+    if loads is None:
+        message = f"a value was written by codec {stored.codec:#04x}, which this version does not know"
+        raise RecordError(message)
+    return _loaded(loads, stored.payload)
+
+
+def _loaded(loads: Callable[[bytes], Any], payload: bytes) -> Any:
+    try:
+        return loads(payload)
+    except Exception as error:  # a payload is foreign bytes: unpickling may raise anything at all
+        message = f"a payload of {len(payload)} bytes cannot be read: {type(error).__name__}"
+        raise RecordError(message) from error

@@ -123,7 +123,7 @@ class CachedManager(Generic[M]):
         cache = self.cache
         cached = {pk: key for pk, key in keys.items() if not is_pending(self.alias, key, self._using)}
         found = yield from protocol.get_or_load_many(
-            cache.client.context, cached, adapt(self._find_rows), cache.ttl_ms(self.timeout)
+            cache.client.context, cached, adapt(self._find_rows), cache.keep(self.timeout)
         )
         rows = {pk: self._shape.row(value) for pk, value in found.items()}
         uncached = [pk for pk in keys if pk not in cached or (pk in rows and rows[pk] is None)]
@@ -139,9 +139,7 @@ class CachedManager(Generic[M]):
         if is_pending(self.alias, key, self._using):
             return (yield protocol.Load(loader))
         cache = self.cache
-        return (
-            yield from protocol.get_or_load(cache.client.context, key, loader, cache.ttl_ms(self.timeout))
-        )
+        return (yield from protocol.get_or_load(cache.client.context, key, loader, cache.keep(self.timeout)))
 
     # Loading from the database
 

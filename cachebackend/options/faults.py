@@ -48,23 +48,22 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number of at least, or above, ``low``."""
+    """A number of at least, or above, ``low``, and where it is given less than ``below``."""
 
     low: float
     above: bool = False
     unit: str = ""
+    below: float = float("inf")
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value, or None."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number{self.unit}, got {value!r}"
         fine = value > self.low if self.above else value >= self.low
-        sign = ">" if self.above else ">="
-        return (
-            None
-            if fine and value < float("inf")
-            else f"must be {sign} {self.low:g}{self.unit}, got {value!r}"
-        )
+        bound = f"{'>' if self.above else '>='} {self.low:g}"
+        if self.below < float("inf"):
+            bound += f" and < {self.below:g}"
+        return None if fine and value < self.below else f"must be {bound}{self.unit}, got {value!r}"
 
 
 @dataclass(frozen=True, slots=True)

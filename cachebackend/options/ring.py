@@ -29,6 +29,12 @@ class RingOptions:
         lease_timeout: How long the holder of a lease may take to fill.
         fill: How a lease is filled: ``"native"`` (``SET … IFEQ``), ``"script"``, or
             ``"auto"``: native where the server has it.
+        stale_for: For how long a loaded value may be served past its timeout, while one
+            caller loads it again; 0: not at all. A call or manager may say otherwise.
+        jitter: Up to what share a loaded value's timeout is shortened, at random, so that
+            what was filled together does not expire together; 0 to below 1.
+        early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
+            optimal for most, more is earlier, 0 is never.
         codec: How values become bytes: ``"auto"`` or ``"pickle"``.
     """
 
@@ -38,6 +44,9 @@ class RingOptions:
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
+    stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
+    jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
+    early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
     codec: str = field(default="auto", metadata={"rule": Choice(("auto", "pickle"))})
 
     @classmethod

@@ -7,14 +7,16 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.leasing import MISSING, Loader, ManyLoader, get_or_load, get_or_load_many
+from cachebackend.protocol.filling import MISSING, Keep, Loader
+from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
-from cachebackend.protocol.reading import get, get_many, has_key, ttl, value_of
+from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
 from cachebackend.protocol.writing import add, delete, delete_many, incr, set_, set_many, touch
 
 __all__ = [
     "MISSING",
     "Context",
+    "Keep",
     "Load",
     "Loader",
     "ManyLoader",
@@ -35,7 +37,9 @@ __all__ = [
     "get_or_load",
     "get_or_load_many",
     "has_key",
+    "has_vouchers",
     "incr",
+    "load_again",
     "seal",
     "set_",
     "set_many",

@@ -11,8 +11,21 @@ key in between takes the token away, so the fill of an old value fails:
     5. reader    SET key old IFEQ L1 -> refused; the reader returns what it loaded
     6. anyone    miss, loads the new row
 
-Had the writer deleted before it committed, a reader could lease and load between 3's
-DEL and its COMMIT and fill the old row for good; so a delete follows the commit, always.
+Had the writer deleted before it committed, a reader could lease and load between its DEL
+and its COMMIT and fill the old row for good; so a delete follows the commit, always.
+
+A value that is due to be loaded again is claimed the same way: its record is swapped for
+one that bears our token, and the fill for the new one. Who loses the claim serves what
+stands. A delete takes a claimed record away as it takes a lease.
+
+Tags: the tokens are taken in the scatter that takes the lease, before the load, never
+after it:
+
+    1. reader    takes the lease, and tag token T1
+    2. reader    SELECT             -> the old rows
+    3. writer    COMMIT, DEL tag    -> T1 is gone
+    4. reader    fills the old value under T1
+    5. anyone    finds the value, and the tag without T1: a miss
 
 Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI '13, section 3.2.1.
 """
@@ -20,40 +33,28 @@ Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI '13, section 3.2.1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from cachebackend.codec import Kind, decode, kind_of, lease_record
-from cachebackend.effects import Command, Load, Operation, Reply, Script, Send, Sleep
-from cachebackend.errors import NodeReplyError, RecordError
+from cachebackend.codec import Kind, kind_of, tag_record
+from cachebackend.effects import Operation, Reply, Send, Sleep
+from cachebackend.errors import RecordError, RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.reading import get_many, value_of
-from cachebackend.protocol.writing import expiry
+from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
+from cachebackend.protocol.reading import Found, look, records_of, token_requests, tokens_of, vouchers_of
+from cachebackend.protocol.swapping import PutNew, take
 
-__all__ = ["MISSING", "Loader", "ManyLoader", "get_or_load", "get_or_load_many"]
+__all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
 
-_FILL = Script("cachebackend.protocol", "fill")
-_RELEASE = Script("cachebackend.protocol", "release")
-
-#: A loader that returns this has nothing to cache; the reader is given it as it is.
-MISSING = object()
-Loader: TypeAlias = Callable[[], Any]
 K = TypeVar("K")
 #: Takes the caller's names of the keys to load and returns the values that there are.
 ManyLoader: TypeAlias = Callable[[list[K]], Any]
 #: A waiter looks again after this, doubling up to the second.
 FIRST_WAIT_SECONDS = 0.005
 LONGEST_WAIT_SECONDS = 0.05
-_NO_VALUE = object()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """The right to fill one key, at the node that gave it."""
-
-    node: int
-    key: bytes
-    record: bytes
+#: A tag's token lives so long: if it goes, what was loaded under it is loaded again.
+TAG_MS = 7 * 24 * 3600 * 1000
 
 
 class _Waiting:
@@ -78,37 +79,52 @@ class _Waiting:
         return Sleep(seconds)
 
 
-def get_or_load(context: Context, key: bytes, loader: Loader, ttl_ms: int | None) -> Operation[Any]:
-    """Return the value of a key; load and fill it if there is none.
+@dataclass(slots=True)
+class _Round(Generic[K]):
+    """What one look at the wanted keys came to.
+
+    Attributes:
+        mine: Those that we may load and fill.
+        unleased: Those that we may load and not fill.
+        found: Those whose value stands by now.
+        again: Those to ask for again.
+        wait: Whether to pause before.
+    """
+
+    mine: dict[K, Want] = field(default_factory=dict)
+    unleased: list[K] = field(default_factory=list)
+    found: dict[K, Found] = field(default_factory=dict)
+    again: dict[K, Want] = field(default_factory=dict)
+    wait: bool = False
+
+
+def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Operation[Any]:
+    """Return the value of a key; load and fill it if there is none, or it is due.
 
     Args:
         context: The alias.
         key: The key.
         loader: Called without arguments, after the lease is held and never before.
-        ttl_ms: Milliseconds that the loaded value lives; None is for ever, 0 not at all.
+        keep: How the loaded value is kept.
     """
-    [reply] = yield Send([(context.ring.owner(key), (b"GET", key))])
-    value = value_of(context, reply, _NO_VALUE)
-    if value is not _NO_VALUE:
-        return value
-    lease = _new_lease(context, key)
-    waiting = _Waiting(context)
-    while True:
-        [reply] = yield Send([_ask(context, lease)])
-        if _is_granted(context, lease, reply):
-            return (yield from _load_and_fill(context, [lease], loader, lambda value: [value], ttl_ms))
-        value = _standing(reply)
-        if value is not _NO_VALUE:
-            return value
-        if not _is_lease(reply) or waiting.is_over:
-            return (yield from _load(context, loader))
-        yield waiting.pause()
+    node = context.ring.owner(key)
+    replies = yield Send([(node, (b"GET", key)), *token_requests(context, keep.tags)])
+    reply, tokens = replies[0], tokens_of(keep.tags, replies[1:])
+    if others := [tag for tag in vouchers_of([reply]) if tag not in tokens]:
+        tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
+    want = _wanted(context, key, reply, tokens, keep)
+    if isinstance(want, Found):
+        return want.value
+    values = yield from _resolve(
+        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
+    )
+    return values[key]
 
 
 def get_or_load_many(
-    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], ttl_ms: int | None
+    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], keep: Keep
 ) -> Operation[dict[K, Any]]:
-    """Return the values of many keys; load and fill those that have none, all in one call.
+    """Return the values of many keys; load and fill those that have none, or are due, in one call.
 
     One scatter reads, one takes the leases, one fills. Keys whose lease another holds are
     waited for, and loaded in a later call if it lapses.
@@ -118,161 +134,159 @@ def get_or_load_many(
         keys: The caller's name for each key, and the key.
         loader: Called with the names to load, after their leases are held; returns a dict
             of those that there are.
-        ttl_ms: Milliseconds that the loaded values live; None is for ever, 0 not at all.
+        keep: How the loaded values are kept.
     """
-    found = yield from get_many(context, keys)
-    asking = {name: _new_lease(context, key) for name, key in keys.items() if name not in found}
-    waiting = _Waiting(context)
-    while asking:
-        replies = yield Send([_ask(context, lease) for lease in asking.values()])
-        mine: dict[K, _Lease] = {}
-        unleased: list[K] = []
-        others: dict[K, _Lease] = {}
-        for (name, lease), reply in zip(asking.items(), replies, strict=True):
-            if _is_granted(context, lease, reply):
-                mine[name] = lease
-            elif (value := _standing(reply)) is not _NO_VALUE:
-                found[name] = value
-            elif not _is_lease(reply) or waiting.is_over:
-                unleased.append(name)
-            else:
-                others[name] = lease
-        if mine or unleased:
-            names = [*mine, *unleased]
-            loaded = yield from _load_and_fill(
-                context,
-                list(mine.values()),
-                lambda names=names: loader(names),  # type: ignore[misc]  # bound now, the loop goes on
-                lambda values, names=tuple(mine): [values.get(name, MISSING) for name in names],  # type: ignore[misc]
-                ttl_ms,
-            )
-            found.update(loaded)
-        asking = others
-        if asking:
-            yield waiting.pause()
-    return {name: found[name] for name in keys if name in found}
+    records, tokens = yield from records_of(context, keys)
+    found: dict[K, Any] = {}
+    wants: dict[K, Want] = {}
+    for name, key in keys.items():
+        want = _wanted(context, key, records[name], tokens, keep)
+        if isinstance(want, Found):
+            found[name] = want.value
+        else:
+            wants[name] = want
+    if wants:
+        found.update(
+            (yield from _resolve(context, wants, lambda names: lambda: loader(names), _those_there_are, keep))
+        )
+    return {name: found[name] for name in keys if found.get(name, MISSING) is not MISSING}
 
 
-def _new_lease(context: Context, key: bytes) -> _Lease:
-    return _Lease(context.ring.owner(key), key, lease_record(context.clock.token()))
+def load_again(context: Context, key: bytes, loader: Loader, keep: Keep) -> Operation[Any]:
+    """Load a key and fill it, whatever value stands; return what was loaded.
+
+    What stood is deleted first, so that a load that began before this one cannot fill
+    after it.
+    """
+    node = context.ring.owner(key)
+    yield Send([(node, (b"DEL", key))])
+    want = Want(node, key, context.clock.token(), 0.0)
+    values = yield from _resolve(
+        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
+    )
+    return values[key]
 
 
-def _ask(context: Context, lease: _Lease) -> tuple[int, Command]:
-    """Return the request that takes the lease if the key holds nothing, and else tells what it holds."""
-    life_ms = max(1, int(context.options.lease_timeout * 1000))
-    return lease.node, (b"SET", lease.key, lease.record, b"NX", b"GET", b"PX", life_ms)
+def _the_one(loaded: Any, names: Sequence[K]) -> dict[K, Any]:
+    return dict.fromkeys(names, loaded)
 
 
-def _is_granted(context: Context, lease: _Lease, reply: Reply) -> bool:
-    """Return whether the lease is ours: nothing stood, or our own from a try whose reply was lost."""
-    granted = reply is None or reply == lease.record
-    context.stats.cell.leases_granted += granted
-    return granted
+def _those_there_are(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]:
+    return {name: loaded.get(name, MISSING) for name in names}
 
 
-def _standing(reply: Reply) -> Any:
-    """Return the value in a record that stood in the way of a lease, if it holds one."""
-    if not isinstance(reply, bytes):
-        return _NO_VALUE
-    try:
-        return decode(reply)
-    except RecordError:
-        return _NO_VALUE
+def _wanted(
+    context: Context, key: bytes, reply: Reply, tokens: Mapping[bytes, bytes | None], keep: Keep
+) -> Found | Want:
+    """Return the value that stands, or how the key should be loaded; counts a hit or a miss."""
+    found = look(context, reply, tokens, take_stale=keep.stale_ms > 0)
+    cell = context.stats.cell
+    if found is None:
+        cell.misses += 1
+    else:
+        cell.hits += 1
+        cell.stale_hits += found.stale
+        if not found.due:
+            return found
+    deadline = context.clock.now() + context.options.lease_timeout
+    want = Want(context.ring.owner(key), key, context.clock.token(), deadline)
+    if found is not None:
+        want.standing, want.served = reply, found
+    return want
 
 
-def _is_lease(reply: Reply) -> bool:
-    try:
-        return isinstance(reply, bytes) and kind_of(reply) is Kind.LEASE
-    except RecordError:
-        return False
-
-
-def _load(context: Context, loader: Loader) -> Operation[Any]:
-    """Call the loader and count it."""
-    begun = context.clock.monotonic()
-    try:
-        return (yield Load(loader))
-    finally:
-        cell = context.stats.cell
-        cell.loads += 1
-        cell.load_seconds += context.clock.monotonic() - begun
-
-
-def _load_and_fill(
+def _resolve(
     context: Context,
-    leases: Sequence[_Lease],
-    loader: Loader,
-    values_of: Callable[[Any], list[Any]],
-    ttl_ms: int | None,
-) -> Operation[Any]:
-    """Load under leases that we hold, fill them, and return what was loaded.
+    wants: dict[K, Want],
+    loader_of: Callable[[list[K]], Loader],
+    values_of: Callable[..., dict[K, Any]],
+    keep: Keep,
+) -> Operation[dict[K, Any]]:
+    """Lease, load and fill what is wanted; wait for what others load.
 
-    A loader that fails gives the leases back at once; so does a value that is not to be kept.
+    Args:
+        context: The alias.
+        wants: What to load.
+        loader_of: Returns the loader of some of the names.
+        values_of: Returns the values of some ``names`` in what that loader returned.
+        keep: How the loaded values are kept.
     """
-    try:
-        loaded = yield from _load(context, loader)
-        records = [
-            None if value is MISSING or expiry(ttl_ms) == 0 else context.codec.encode(value)
-            for value in values_of(loaded)
+    values: dict[K, Any] = {}
+    waiting = _Waiting(context)
+    lease_ms = max(1, int(context.options.lease_timeout * 1000))
+    while wants:
+        tags = [
+            PutNew(context.ring.owner(tag), tag, tag_record(context.clock.token()), TAG_MS)
+            for tag in keep.tags
         ]
-    except GeneratorExit:  # dropped half way: nobody is left to send for us, the leases lapse
-        raise
-    except BaseException:
-        yield from _release(leases)
-        raise
-    yield from _release([lease for lease, record in zip(leases, records, strict=True) if record is None])
-    yield from _fill(
-        context,
-        [(lease, record) for lease, record in zip(leases, records, strict=True) if record is not None],
-        ttl_ms,
-    )
-    return loaded
+        replies = yield from take(context, [*(want.step(lease_ms) for want in wants.values()), *tags])
+        tokens = _tokens_taken(keep.tags, tags, replies[len(wants) :])
+        looked = _sort(context, wants, replies, tokens, waiting, take_stale=keep.stale_ms > 0)
+        values.update({name: found.value for name, found in looked.found.items()})
+        names = [*looked.mine, *looked.unleased]
+        if names:
+            split = partial(values_of, names=names)
+            values.update(
+                (yield from load_and_fill(context, Work(looked.mine, loader_of(names), split), keep, tokens))
+            )
+        wants = looked.again
+        if looked.wait:
+            yield waiting.pause()
+    return values
 
 
-def _release(leases: Sequence[_Lease]) -> Operation[None]:
-    if leases:
-        yield Send([(lease.node, _RELEASE.call([lease.key], lease.record)) for lease in leases])
+def _tag_step(context: Context, tag: bytes) -> PutNew:
+    """Return the request for a tag's token, made now if there is none."""
+    return PutNew(context.ring.owner(tag), tag, tag_record(context.clock.token()), TAG_MS)
 
 
-def _fill(context: Context, fills: Sequence[tuple[_Lease, bytes]], ttl_ms: int | None) -> Operation[None]:
-    """Put each record in the place of its lease, if that still stands; at the node that issued it."""
-    if not fills:
-        return
-    replies = yield Send([_fill_request(context, lease, record, ttl_ms) for lease, record in fills])
-    lacking = [
-        _lacks_ifeq(context, lease.node, reply) for (lease, _), reply in zip(fills, replies, strict=True)
-    ]
-    for reply, lacks in zip(replies, lacking, strict=True):
-        if not lacks:
-            _filled(context, reply)
-    again = [fill for fill, lacks in zip(fills, lacking, strict=True) if lacks]
-    context.without_ifeq.update(lease.node for lease, _ in again)
-    yield from _fill(context, again, ttl_ms)
+def _tokens_taken(
+    keys: Sequence[bytes], asked: Sequence[PutNew], replies: Sequence[Reply]
+) -> dict[bytes, bytes | None]:
+    """Return each tag's token: ours where there was none, None where it cannot be had."""
+    records = [put.record if reply is None else reply for put, reply in zip(asked, replies, strict=True)]
+    return tokens_of(keys, records)
 
 
-def _fill_request(context: Context, lease: _Lease, record: bytes, ttl_ms: int | None) -> tuple[int, Command]:
-    """Return the compare-and-set: native where the server has it, by script elsewhere."""
-    how = context.options.fill
-    if how == "native" or (how == "auto" and lease.node not in context.without_ifeq):
-        life = () if ttl_ms is None else (b"PX", ttl_ms)
-        return lease.node, (b"SET", lease.key, record, b"IFEQ", lease.record, *life)
-    return lease.node, _FILL.call([lease.key], lease.record, record, expiry(ttl_ms))
+def _sort(
+    context: Context,
+    wants: Mapping[K, Want],
+    replies: Sequence[Reply],
+    tokens: Mapping[bytes, bytes | None],
+    waiting: _Waiting,
+    *,
+    take_stale: bool,
+) -> _Round[K]:
+    """Tell apart what we may load and fill, what stands by now, and what to ask for again."""
+    looked: _Round[K] = _Round()
+    for (name, want), reply in zip(wants.items(), replies, strict=False):
+        claims = want.standing is not None
+        if reply == b"OK" if claims else reply is None or reply == want.record:
+            # (our own record: an earlier try whose reply was lost)
+            context.stats.cell.leases_granted += 1
+            looked.mine[name] = want
+        elif claims and want.served is not None:
+            looked.found[name] = want.served
+        elif isinstance(reply, RingCacheError) or waiting.is_over:
+            looked.unleased.append(name)
+        elif claims:  # what we would take over has changed: ask again
+            want.standing = None
+            looked.again[name] = want
+        elif (kind := _kind(reply)) is Kind.QUARANTINE:
+            looked.unleased.append(name)
+        elif kind is Kind.LEASE:
+            looked.again[name] = want
+            looked.wait = True
+        elif kind is not None and (found := look(context, reply, tokens, take_stale=take_stale)):
+            looked.found[name] = found
+        else:  # stale, under other tags, or no record at all: taken over, if it still stands
+            want.standing = reply
+            looked.again[name] = want
+    return looked
 
 
-def _lacks_ifeq(context: Context, node: int, reply: Reply) -> bool:
-    """Return whether a node showed, for the first time, that it does not know ``SET ... IFEQ``."""
-    return (
-        context.options.fill == "auto"
-        and node not in context.without_ifeq
-        and isinstance(reply, NodeReplyError)
-        and "syntax" in str(reply)
-    )
-
-
-def _filled(context: Context, reply: Reply) -> None:
-    """Count a fill that was refused; a node that failed costs the fill, not the caller."""
-    if reply is None:
-        context.stats.cell.stale_sets_refused += 1
-    elif isinstance(reply, Exception):
-        context.stats.cell.node_failures += 1
-        context.log_sometimes("%s; a value was not filled", reply)
+def _kind(record: bytes) -> Kind | None:
+    try:
+        return kind_of(record)
+    except RecordError:
+        return None

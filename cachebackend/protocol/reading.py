@@ -1,60 +1,176 @@
-"""Reads that never fill: get, get_many, has_key, ttl. A hit is one GET."""
+"""Reads that never fill: get, get_many, has_key, ttl; and what a record means to a reader.
+
+A hit is one GET. A value that was loaded under tags is vouched for by their tokens,
+which take a second one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from cachebackend.codec import Kind, decode, kind_of
-from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.codec import Kind, Refresh, Stored, decode, decode_stored, has_tags, kind_of, stored_of
+from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.protocol.context import Context
 
-__all__ = ["get", "get_many", "has_key", "ttl", "value_of"]
+__all__ = [
+    "Found",
+    "get",
+    "get_many",
+    "has_key",
+    "has_vouchers",
+    "look",
+    "records_of",
+    "token_requests",
+    "tokens_of",
+    "ttl",
+    "value_of",
+    "vouchers_of",
+]
 
-_TTL = Script("cachebackend.protocol", "ttl")
+_TTL = Script("cachebackend.protocol", "ttl", prelude="standing")
 _MISS = object()
+#: The first bytes of records that hold no value and are no error.
+_NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
 K = TypeVar("K")
+Tokens = Mapping[bytes, bytes | None]
 
 
-def value_of(context: Context, reply: Reply, missing: Any) -> Any:
-    """Return the value that a reply to GET holds, counting a hit or a miss.
+class Found(NamedTuple):
+    """A value that may be served.
 
-    A lease, a quarantine, a record that cannot be read and a key of another type
-    (WRONGTYPE) are misses.
+    Attributes:
+        value: The value.
+        due: Whether it should be loaded again, and nobody has claimed that.
+        stale: Whether it is past its time, or was invalidated.
+    """
+
+    value: Any
+    due: bool
+    stale: bool
+
+
+def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) -> Found | None:
+    """Return what a reply to GET holds for a reader; None for a miss.
+
+    A lease, a quarantine, a record that cannot be read, a key of another type and a value
+    whose tags have other tokens by now are misses.
+
+    Args:
+        context: The alias.
+        reply: What stands, or the failure to tell.
+        tokens: The present tokens of the value's tags, None for a tag that is gone.
+        take_stale: Whether a value past its time will do.
 
     Raises:
         NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
     """
-    cell = context.stats.cell
-    if reply.__class__ is bytes:
-        try:
-            value = decode(reply)
-        except RecordError as error:
-            if not _holds_no_value(reply):
-                context.undecodable(error)
+    if reply.__class__ is not bytes:
+        if isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE":
+            context.undecodable(RecordError(str(reply)))
         else:
-            cell.hits += 1
-            return value
-    elif isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE":
-        context.undecodable(RecordError(str(reply)))
-    else:
-        context.settle(reply, None)
-    cell.misses += 1
-    return missing
-
-
-def _holds_no_value(record: bytes) -> bool:
+            context.settle(reply, None)
+        return None
     try:
-        return kind_of(record) in {Kind.LEASE, Kind.QUARANTINE}
-    except RecordError:
-        return False
+        kind = kind_of(reply)
+        if kind in _NO_VALUES:
+            return None
+        if kind is Kind.INTEGER:
+            return Found(decode(reply), due=False, stale=False)
+        stored = stored_of(reply)
+        if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
+            return Found(decode_stored(stored), due=False, stale=False)
+        return _judge(context, kind, stored, tokens, take_stale)
+    except RecordError as error:
+        context.undecodable(error)
+        return None
+
+
+def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, take_stale: bool) -> Found | None:
+    if any(tokens.get(tag) != token for tag, token in stored.tags.items()):
+        return None
+    refresh, now = stored.refresh, context.clock.now()
+    if refresh is None:  # a stale value bears one, or nobody could claim it
+        return Found(decode_stored(stored), due=False, stale=False) if kind is Kind.VALUE else None
+    stale = kind is Kind.STALE or now >= refresh.fresh_until
+    if stale and not take_stale:
+        return None
+    due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
+    return Found(decode_stored(stored), due, stale)
+
+
+def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
+    """Return whether this reader should load the value again before its time.
+
+    The longer a load takes, the earlier; each reader draws for itself, so that one of
+    many comes first and alone.
+
+    Source: Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015,
+    figure 3 (XFetch).
+    """
+    beta = context.options.early_refresh_beta
+    return (
+        beta > 0
+        and now - refresh.delta * beta * math.log(1.0 - context.clock.random()) >= refresh.fresh_until
+    )
+
+
+def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
+    """Return the value that a reply to GET holds, counting a hit or a miss."""
+    found = look(context, reply, tokens or {}, take_stale=False)
+    cell = context.stats.cell
+    if found is None:
+        cell.misses += 1
+        return missing
+    cell.hits += 1
+    return found.value
+
+
+def has_vouchers(reply: Reply) -> bool:
+    """Return whether a reply to GET is a value that its tags must vouch for."""
+    return reply.__class__ is bytes and has_tags(reply)
+
+
+def vouchers_of(replies: Iterable[Reply]) -> list[bytes]:
+    """Return the keys of the tags that must vouch for the values in some replies."""
+    tags: dict[bytes, None] = {}
+    for reply in replies:
+        if has_vouchers(reply):
+            try:
+                tags.update(dict.fromkeys(stored_of(reply).tags))
+            except RecordError:
+                continue  # a miss, as whoever looks at it will find
+    return list(tags)
+
+
+def token_requests(context: Context, tags: Sequence[bytes]) -> list[tuple[int, Command]]:
+    """Return the requests for the present tokens of tags."""
+    return [(context.ring.owner(tag), (b"GET", tag)) for tag in tags]
+
+
+def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, bytes | None]:
+    """Return the token in the record of each tag; None for one that is gone or cannot be had."""
+    return {
+        tag: reply[1:] if isinstance(reply, bytes) and reply[:1] == b"T" else None
+        for tag, reply in zip(tags, replies, strict=True)
+    }
 
 
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     """Return the value of a key, or ``missing``."""
     [reply] = yield Send([(context.ring.owner(key), (b"GET", key))])
-    return value_of(context, reply, missing)
+    tokens = yield from _vouched(context, [reply])
+    return value_of(context, reply, missing, tokens)
+
+
+def _vouched(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]:
+    """Return the present tokens of the tags of the values in some replies."""
+    tags = vouchers_of(replies)
+    if not tags:
+        return {}
+    return tokens_of(tags, (yield Send(token_requests(context, tags))))
 
 
 def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any]]:
@@ -64,22 +180,22 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
         context: The alias.
         keys: The caller's name for each key, and the key.
     """
+    records, tokens = yield from records_of(context, keys)
+    found = ((name, value_of(context, record, _MISS, tokens)) for name, record in records.items())
+    return {name: value for name, value in found if value is not _MISS}
+
+
+def records_of(context: Context, keys: Mapping[K, bytes]) -> Operation[tuple[dict[K, Reply], Tokens]]:
+    """Return what stands at each key, and the tokens of the tags that vouch for it; one MGET a node."""
     groups = context.ring.by_owner((key, name) for name, key in keys.items())
     replies = yield Send(
         [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
     )
-    found: dict[K, Any] = {}
+    records: dict[K, Reply] = dict.fromkeys(keys)
     for names, reply in zip(groups.values(), replies, strict=True):
-        for name, record in zip(names, _each(context, reply, len(names)), strict=True):
-            value = value_of(context, record, _MISS)
-            if value is not _MISS:
-                found[name] = value
-    return {name: found[name] for name in keys if name in found}
-
-
-def _each(context: Context, reply: Reply, count: int) -> Sequence[Reply]:
-    records: Sequence[Reply] = context.settle(reply, [None] * count)
-    return records
+        records.update(zip(names, context.settle(reply, [None] * len(names)), strict=True))
+    tokens = yield from _vouched(context, list(records.values()))
+    return records, tokens
 
 
 def has_key(context: Context, key: bytes) -> Operation[bool]:
@@ -90,6 +206,6 @@ def has_key(context: Context, key: bytes) -> Operation[bool]:
 
 def ttl(context: Context, key: bytes) -> Operation[int]:
     """Return for how many milliseconds a key has a value yet; -1: for ever; -2: it has none."""
-    [reply] = yield Send([(context.ring.owner(key), _TTL.call([key]))])
+    [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], context.clock.now()))])
     milliseconds: int = context.settle(reply, -2)
     return milliseconds

@@ -8,6 +8,8 @@ A time to live is in milliseconds; None is for ever, 0 or less is not at all.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,9 +19,9 @@ from cachebackend.protocol.context import Context
 
 __all__ = ["add", "delete", "delete_many", "expiry", "incr", "set_", "set_many", "touch"]
 
-_ADD = Script("cachebackend.protocol", "add")
-_INCR = Script("cachebackend.protocol", "incr")
-_TOUCH = Script("cachebackend.protocol", "touch")
+_ADD = Script("cachebackend.protocol", "add", prelude="standing")
+_INCR = Script("cachebackend.protocol", "incr", prelude="standing")
+_TOUCH = Script("cachebackend.protocol", "touch", prelude="standing")
 K = TypeVar("K")
 
 
@@ -58,14 +60,16 @@ def set_many(
 
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is none; return whether there was none."""
-    call = _ADD.call([key], context.codec.encode(value), expiry(ttl_ms))
+    call = _ADD.call([key], context.clock.now(), context.codec.encode(value), expiry(ttl_ms))
     [reply] = yield Send([(context.ring.owner(key), call)])
     return bool(context.settle(reply, 0))
 
 
 def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     """Give a value a new time to live; return whether there is one."""
-    [reply] = yield Send([(context.ring.owner(key), _TOUCH.call([key], expiry(ttl_ms)))])
+    now = context.clock.now()
+    fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
+    [reply] = yield Send([(context.ring.owner(key), _TOUCH.call([key], now, expiry(ttl_ms), fresh_until))])
     return bool(context.settle(reply, 0))
 
 
@@ -76,7 +80,7 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
         TypeError: The value is not an integer.
         OverflowError: The sum is beyond 64 bits.
     """
-    [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], delta))])
+    [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], context.clock.now(), delta))])
     if isinstance(reply, NodeReplyError):
         if "overflow" in str(reply):
             message = "the sum is beyond 64 bits"

@@ -1,18 +1,19 @@
--- Store a record where none stands that a reader would be given.
+-- Store a record where there is no value.
 -- KEYS[1]  the key
--- ARGV[1]  the record
--- ARGV[2]  time to live in milliseconds; 0: do not store; -1: for ever
--- returns  1 if there was none (a lease counts as none and is revoked), else 0
-local kind = string.sub(redis.call('GET', KEYS[1]) or 'L', 1, 1)
-if kind ~= 'L' and kind ~= 'Q' then
+-- ARGV[1]  now, in seconds since 1970
+-- ARGV[2]  the record
+-- ARGV[3]  time to live in milliseconds; 0: do not store; -1: for ever
+-- returns  1 if there was none (a lease is revoked, a quarantine is left alone), else 0
+if standing(KEYS[1], ARGV[1]) then
     return 0
 end
-if kind == 'Q' or ARGV[2] == '0' then
+local record = redis.pcall('GET', KEYS[1])
+if ARGV[3] == '0' or (type(record) == 'string' and string.sub(record, 1, 1) == 'Q') then
     return 1
 end
-if ARGV[2] == '-1' then
-    redis.call('SET', KEYS[1], ARGV[1])
+if ARGV[3] == '-1' then
+    redis.call('SET', KEYS[1], ARGV[2])
 else
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
 return 1

@@ -1,14 +1,19 @@
 -- Give a value a new time to live.
 -- KEYS[1]  the key
--- ARGV[1]  time to live in milliseconds; 0: delete; -1: for ever
--- returns  1 if there is a value, else 0 (a lease or quarantine is none, and is left alone)
-local kind = string.sub(redis.call('GET', KEYS[1]) or 'L', 1, 1)
-if kind == 'L' or kind == 'Q' then
+-- ARGV[1]  now, in seconds since 1970
+-- ARGV[2]  time to live in milliseconds; 0: delete; -1: for ever
+-- ARGV[3]  until when a loaded value is fresh then; 8 bytes
+-- returns  1 if there is a value, else 0
+local record = standing(KEYS[1], ARGV[1])
+if not record then
     return 0
 end
-if ARGV[1] == '-1' then
+if string.byte(record) == 86 and #record >= 43 and bit.band(string.byte(record, 3), 1) == 1 then
+    redis.call('SET', KEYS[1], string.sub(record, 1, 3) .. ARGV[3] .. string.sub(record, 12), 'KEEPTTL')
+end
+if ARGV[2] == '-1' then
     redis.call('PERSIST', KEYS[1])
 else
-    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 1

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cachebackend.codec import Codec
+from cachebackend.codec import Codec, Refresh, claimed, stored_of
 from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.options import RingOptions
-from cachebackend.protocol import MISSING, Context, get_or_load, get_or_load_many
+from cachebackend.protocol import MISSING, Context, Keep, get, get_or_load, get_or_load_many
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -48,7 +48,7 @@ def clock() -> StillClock:
 @pytest.fixture
 def context(clock: StillClock) -> Context:
     """A ring of one node."""
-    options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
+    options = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
     return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats())
 
 
@@ -76,7 +76,7 @@ def at_the_lease(operation: Operation[Any]) -> tuple[Any, ...]:
 
 def test_a_hit_is_one_get(context: Context) -> None:
     """No lease, no script, no second command."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     assert sent(next(operation)) == [(b"GET", KEY)]
     assert result_of(operation, [VALUE]) == "value"
     assert context.stats.total().hits == 1
@@ -84,7 +84,7 @@ def test_a_hit_is_one_get(context: Context) -> None:
 
 def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context: Context) -> None:
     """In this order and no other; the fill names the token that was taken."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     command = at_the_lease(operation)
     lease = command[2]
     assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", 5000)
@@ -96,7 +96,7 @@ def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context
 
 def test_a_refused_fill_costs_the_caller_nothing_and_is_counted(context: Context) -> None:
     """Somebody changed the key meanwhile: the value is returned, and not cached."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     at_the_lease(operation)
     operation.send([None])
     operation.send("loaded")
@@ -106,7 +106,7 @@ def test_a_refused_fill_costs_the_caller_nothing_and_is_counted(context: Context
 
 def test_who_finds_a_lease_waits_and_takes_the_value(context: Context) -> None:
     """It looks again after a pause; its loader never runs."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     command = at_the_lease(operation)
     pauses = []
     effect = operation.send([LEASE_OF_ANOTHER])
@@ -123,7 +123,7 @@ def test_who_finds_a_lease_waits_and_takes_the_value(context: Context) -> None:
 
 def test_a_waiter_takes_a_lease_that_lapsed(context: Context) -> None:
     """The holder died: the next look finds nothing, which grants the lease."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     at_the_lease(operation)
     operation.send([LEASE_OF_ANOTHER])
     operation.send(None)
@@ -132,7 +132,7 @@ def test_a_waiter_takes_a_lease_that_lapsed(context: Context) -> None:
 
 def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillClock) -> None:
     """Then it loads for itself, and fills nothing."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     at_the_lease(operation)
     operation.send([LEASE_OF_ANOTHER])
     clock.at += 5.0
@@ -141,12 +141,12 @@ def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillC
     assert result_of(operation, "loaded") == "loaded"
 
 
-@pytest.mark.parametrize("standing", [QUARANTINE, b"garbage", NodeUnavailableError("down")], ids=repr)
+@pytest.mark.parametrize("standing", [QUARANTINE, NodeUnavailableError("down")], ids=repr)
 def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
     context: Context, standing: Any
 ) -> None:
-    """A quarantine, foreign bytes, a node that went away in between."""
-    operation = get_or_load(context, KEY, load, 1000)
+    """A quarantine, a node that went away in between."""
+    operation = get_or_load(context, KEY, load, Keep(1000))
     at_the_lease(operation)
     assert operation.send([standing]) == Load(load)
     assert result_of(operation, "loaded") == "loaded"
@@ -155,7 +155,7 @@ def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
 def test_a_loader_that_fails_gives_its_lease_back_at_once(context: Context, error: BaseException) -> None:
     """By compare-and-delete, so that it cannot take another's."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     lease = at_the_lease(operation)[2]
     operation.send([None])
     effect = operation.throw(error)
@@ -171,7 +171,7 @@ def test_a_loader_that_fails_gives_its_lease_back_at_once(context: Context, erro
 @pytest.mark.parametrize(("value", "ttl_ms"), [(MISSING, 1000), ("loaded", 0)], ids=["missing", "no time"])
 def test_what_is_not_to_be_kept_gives_the_lease_back(context: Context, value: Any, ttl_ms: int) -> None:
     """The next reader need not wait for it to lapse."""
-    operation = get_or_load(context, KEY, load, ttl_ms)
+    operation = get_or_load(context, KEY, load, Keep(ttl_ms))
     at_the_lease(operation)
     operation.send([None])
     [command] = sent(operation.send(value))
@@ -182,7 +182,7 @@ def test_what_is_not_to_be_kept_gives_the_lease_back(context: Context, value: An
 def test_a_node_without_ifeq_is_filled_by_script_from_then_on(context: Context) -> None:
     """It is asked once; the first fill is not lost."""
     for expected in ([b"SET", b"EVALSHA"], [b"EVALSHA"]):
-        operation = get_or_load(context, KEY, load, 1000)
+        operation = get_or_load(context, KEY, load, Keep(1000))
         at_the_lease(operation)
         operation.send([None])
         effect = operation.send("loaded")
@@ -196,7 +196,7 @@ def test_a_node_without_ifeq_is_filled_by_script_from_then_on(context: Context) 
 
 def test_a_lease_that_we_hold_by_an_earlier_try_is_ours(context: Context) -> None:
     """The reply was lost, the command was not: our own token stands."""
-    operation = get_or_load(context, KEY, load, 1000)
+    operation = get_or_load(context, KEY, load, Keep(1000))
     lease = at_the_lease(operation)[2]
     assert operation.send([lease]) == Load(load)
 
@@ -209,7 +209,7 @@ def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
         asked.append(names)
         return {"b": "B"}
 
-    operation = get_or_load_many(context, {"a": b"1", "b": b"2", "c": b"3"}, loader, 1000)
+    operation = get_or_load_many(context, {"a": b"1", "b": b"2", "c": b"3"}, loader, Keep(1000))
     assert sent(next(operation)) == [(b"MGET", b"1", b"2", b"3")]
     leases = sent(operation.send([[VALUE, None, None]]))
     assert [command[:2] for command in leases] == [(b"SET", b"2"), (b"SET", b"3")]
@@ -227,7 +227,7 @@ def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
 def test_many_keys_wait_only_for_those_that_others_load(context: Context) -> None:
     """What is ours is loaded and filled first; then one pause, and another look at the rest."""
     operation = get_or_load_many(
-        context, {"a": b"1", "b": b"2"}, lambda names: dict.fromkeys(names, "x"), 1000
+        context, {"a": b"1", "b": b"2"}, lambda names: dict.fromkeys(names, "x"), Keep(1000)
     )
     next(operation)
     operation.send([[None, None]])
@@ -237,3 +237,150 @@ def test_many_keys_wait_only_for_those_that_others_load(context: Context) -> Non
     assert isinstance(operation.send([b"OK"]), Sleep)
     assert [command[1] for command in sent(operation.send(None))] == [b"2"]
     assert result_of(operation, [VALUE]) == {"a": "x", "b": "value"}
+
+
+def test_foreign_bytes_are_taken_over_if_they_still_stand(context: Context) -> None:
+    """A record that cannot be read must not keep its key from being cached for ever."""
+    operation = get_or_load(context, KEY, load, Keep(1000))
+    lease = at_the_lease(operation)[2]
+    assert sent(operation.send([b"garbage"])) == [(b"SET", KEY, lease, b"IFEQ", b"garbage", b"PX", 5000)]
+    assert operation.send([b"OK"]) == Load(load)
+
+
+class TestRefresh:
+    """A value that is due is loaded again by one, and served to the others meanwhile."""
+
+    KEEP = Keep(60_000, stale_ms=30_000)
+
+    @pytest.fixture
+    def loaded(self, context: Context, clock: StillClock) -> bytes:
+        """The record of a value whose load took two seconds, fresh for a minute from now."""
+        return context.codec.encode("old", Refresh(clock.at + 60, 2.0))
+
+    def test_a_loaded_value_says_when_it_is_due(self, context: Context, clock: StillClock) -> None:
+        """Its time, what its load took, and nobody at it; its key outlives it by the stale time."""
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        at_the_lease(operation)
+        operation.send([None])
+        clock.at += 2
+        [command] = sent(operation.send("loaded"))
+        assert command[5:] == (b"PX", 90_000)
+        assert stored_of(command[2]).refresh == Refresh(clock.at + 60, 2.0)
+
+    def test_past_its_time_one_claims_it_and_the_others_are_served(
+        self, context: Context, clock: StillClock, loaded: bytes
+    ) -> None:
+        """The claim is a compare-and-set that keeps the time to live; the loser does not wait."""
+        clock.at += 61
+        winner, loser = (get_or_load(context, KEY, load, self.KEEP) for _ in range(2))
+        next(winner)
+        next(loser)
+        [claim] = sent(winner.send([loaded]))
+        mark = claimed(loaded, b"%016d" % 1, clock.at + 5)
+        assert claim == (b"SET", KEY, mark, b"IFEQ", loaded, b"KEEPTTL")
+        loser.send([loaded])
+        assert result_of(loser, [None]) == "old"
+        assert winner.send([b"OK"]) == Load(load)
+        [fill] = sent(winner.send("new"))
+        assert fill[3:5] == (b"IFEQ", mark)
+        assert result_of(winner, [b"OK"]) == "new"
+        assert context.stats.total().stale_hits == 2
+
+    def test_a_claimed_value_is_served_without_another_claim(
+        self, context: Context, clock: StillClock, loaded: bytes
+    ) -> None:
+        """Until the claim's deadline; then somebody else may have it."""
+        clock.at += 61
+        mark = claimed(loaded, b"x" * 16, clock.at + 5)
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        next(operation)
+        assert result_of(operation, [mark]) == "old"
+        clock.at += 5
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        next(operation)
+        assert sent(operation.send([mark]))[0][3:5] == (b"IFEQ", mark)
+
+    def test_a_refresh_that_fails_puts_back_what_it_claimed(
+        self, context: Context, clock: StillClock, loaded: bytes
+    ) -> None:
+        """The old value goes on being served, and the next reader may try."""
+        clock.at += 61
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        next(operation)
+        mark = sent(operation.send([loaded]))[0][2]
+        operation.send([b"OK"])
+        effect = operation.throw(ValueError("no"))
+        assert sent(effect) == [(b"SET", KEY, loaded, b"IFEQ", mark, b"KEEPTTL")]
+        with pytest.raises(ValueError, match="no"):
+            operation.send([b"OK"])
+
+    def test_who_allows_no_stale_value_takes_it_over(
+        self, context: Context, clock: StillClock, loaded: bytes
+    ) -> None:
+        """By compare-and-set, so that a value filled meanwhile is not thrown away."""
+        clock.at += 61
+        operation = get_or_load(context, KEY, load, Keep(60_000))
+        next(operation)
+        lease = sent(operation.send([loaded]))[0][2]
+        assert sent(operation.send([loaded])) == [(b"SET", KEY, lease, b"IFEQ", loaded, b"PX", 5000)]
+        effect = operation.send([None])
+        assert sent(effect)[0][3:5] == (b"NX", b"GET")
+
+    @pytest.mark.parametrize(("before", "due"), [(1.5, False), (1.3, True)])
+    def test_it_is_loaded_early_by_the_formula(
+        self, clock: StillClock, loaded: bytes, before: float, due: bool
+    ) -> None:
+        """``now - delta * beta * ln(random()) >= fresh_until``: here 2.0 * 1.0 * ln 2 = 1.386 s early."""
+        options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
+        context = Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats())
+        clock.at += 60 - before
+        operation = get_or_load(context, KEY, load, Keep(60_000))
+        next(operation)
+        if due:
+            assert sent(operation.send([loaded]))[0][3] == b"IFEQ"
+        else:
+            assert result_of(operation, [loaded]) == "old"
+
+
+class TestTags:
+    """A value is vouched for by the tokens that its tags had when its load began."""
+
+    KEEP = Keep(60_000, tags=(b"t",))
+
+    def test_tokens_are_read_with_the_value_and_taken_with_the_lease(self, context: Context) -> None:
+        """Each in one scatter, both before the load; a missing token is made."""
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        assert sent(next(operation)) == [(b"GET", KEY), (b"GET", b"t")]
+        lease, tag = sent(operation.send([None, None]))
+        assert (tag[0], tag[1], tag[2][:1], *tag[3:5]) == (b"SET", b"t", b"T", b"NX", b"GET")
+        assert operation.send([None, None]) == Load(load)
+        [fill] = sent(operation.send("loaded"))
+        assert stored_of(fill[2]).tags == {b"t": tag[2][1:]}
+        assert fill[4] == lease[2]
+
+    @pytest.mark.parametrize("token", [b"T" + b"x" * 16, None, NodeUnavailableError("down")], ids=repr)
+    def test_a_value_under_another_token_is_a_miss_and_taken_over(self, context: Context, token: Any) -> None:
+        """Whether the tag has another token, none, or a node that is away."""
+        record = context.codec.encode("old", tags={b"t": b"o" * 16})
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        next(operation)
+        operation.send([record, token])
+        effect = operation.send([record, b"T" + b"x" * 16])
+        assert sent(effect)[0][3:5] == (b"IFEQ", record)
+
+    def test_a_plain_get_asks_the_tags_that_the_value_names(self, context: Context) -> None:
+        """In a second scatter, and only for such values."""
+        record = context.codec.encode("value", tags={b"t": b"o" * 16})
+        for token, expected in ((b"T" + b"o" * 16, "value"), (b"T" + b"n" * 16, None), (None, None)):
+            operation = get(context, KEY)
+            next(operation)
+            assert sent(operation.send([record])) == [(b"GET", b"t")]
+            assert result_of(operation, [token]) == expected
+
+    def test_a_value_is_not_kept_where_a_tag_cannot_be_had(self, context: Context) -> None:
+        """Nothing could take it back."""
+        operation = get_or_load(context, KEY, load, self.KEEP)
+        next(operation)
+        operation.send([None, NodeUnavailableError("down")])
+        assert operation.send([None, NodeUnavailableError("down")]) == Load(load)
+        assert sent(operation.send("loaded"))[0][0] == b"EVALSHA"

@@ -1,0 +1,172 @@
+"""The second half of a miss: load under what was granted, and put the value in its place.
+
+A lease is filled, or given back, by compare-and-set against the record that we put there
+ourselves, at the node that granted it; so whatever happened to the key since then wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from cachebackend.codec import Refresh, claimed, lease_record
+from cachebackend.effects import Load, Operation, Script, Send
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.reading import Found
+from cachebackend.protocol.swapping import FOR_EVER, KEEP_TTL, PutNew, Step, Swap, take
+
+__all__ = ["MISSING", "Keep", "Loader", "Want", "Work", "load_and_fill"]
+
+_RELEASE = Script("cachebackend.protocol", "release")
+
+#: A loader that returns this has nothing to cache; the reader is given it as it is.
+MISSING = object()
+Loader: TypeAlias = Callable[[], Any]
+K = TypeVar("K")
+
+
+class Keep(NamedTuple):
+    """How what was loaded is kept.
+
+    Attributes:
+        ttl_ms: Milliseconds that it is fresh; None is for ever, 0 or less not at all.
+        stale_ms: Milliseconds after that, or after an invalidation that allows it, in
+            which it may be served while one caller loads it again.
+        tags: The keys of its tags.
+    """
+
+    ttl_ms: int | None
+    stale_ms: int = 0
+    tags: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class Want:
+    """A key that should be loaded: by a lease, or by a claim on the value that stands.
+
+    Attributes:
+        node: The key's owner; what it grants is filled there and nowhere else.
+        key: The key.
+        token: Ours.
+        deadline: Until when a claim is ours; seconds since 1970.
+        standing: The record in the place of which ours is put; None: nothing stands.
+        served: The value that stands, if it may be served when another has the claim.
+    """
+
+    node: int
+    key: bytes
+    token: bytes
+    deadline: float
+    standing: bytes | None = None
+    served: Found | None = None
+
+    @property
+    def record(self) -> bytes:
+        """What we put in the key's place to say that we load it."""
+        if self.standing is not None and self.served is not None:
+            return claimed(self.standing, self.token, self.deadline)
+        return lease_record(self.token)
+
+    def step(self, lease_ms: int) -> Step:
+        """Return the request for the lease if nothing stands, or the claim on what does."""
+        if self.standing is None:
+            return PutNew(self.node, self.key, self.record, lease_ms)
+        life = lease_ms if self.served is None else KEEP_TTL
+        return Swap(self.node, self.key, self.standing, self.record, life)
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[K]):
+    """One call of a loader, and what it fills.
+
+    Attributes:
+        mine: The keys that we were granted; a loader may be asked for others besides.
+        loader: The caller's.
+        values_of: Returns the values, by name, in what the loader returned.
+    """
+
+    mine: Mapping[K, Want]
+    loader: Loader
+    values_of: Callable[[Any], dict[K, Any]]
+
+
+def load_and_fill(
+    context: Context,
+    work: Work[K],
+    keep: Keep,
+    tokens: Mapping[bytes, bytes | None],
+) -> Operation[dict[K, Any]]:
+    """Load, fill what we have a lease or claim on, and return what was loaded.
+
+    A loader that fails gives the leases back at once; so does a value that is not to be kept.
+    """
+    begun = context.clock.monotonic()
+    cell = context.stats.cell
+    try:
+        try:
+            values = work.values_of((yield Load(work.loader)))
+        finally:
+            took = context.clock.monotonic() - begun
+            cell.loads += 1
+            cell.load_seconds += took
+        records = {name: _record(context, values[name], keep, tokens, took) for name in work.mine}
+    except GeneratorExit:  # dropped half way: nobody is left to send for us, the leases lapse
+        raise
+    except BaseException:
+        yield from _give_back(context, list(work.mine.values()))
+        raise
+    yield from _fill(context, [(want, records[name]) for name, want in work.mine.items()], keep)
+    return values
+
+
+def _record(
+    context: Context, value: Any, keep: Keep, tokens: Mapping[bytes, bytes | None], took: float
+) -> bytes | None:
+    """Return the record that keeps a loaded value; None if it is not to be kept."""
+    ttl_ms = keep.ttl_ms
+    if value is MISSING or (ttl_ms is not None and ttl_ms <= 0):
+        return None
+    known = {tag: token for tag, token in tokens.items() if token is not None}
+    if len(known) < len(tokens):  # a tag whose node is away could not take the value back
+        return None
+    early = context.options.early_refresh_beta > 0 and type(value) is not int  # which INCRBY must find bare
+    if ttl_ms is None or (keep.stale_ms <= 0 and not early):
+        return context.codec.encode(value, tags=known)
+    refresh = Refresh(context.clock.now() + ttl_ms / 1000, took)
+    return context.codec.encode(value, refresh, known)
+
+
+def _give_back(context: Context, wants: Sequence[Want]) -> Operation[None]:
+    """Let others load: delete a lease, put back what a claim was made on; each only if ours still stands."""
+    claims = [want for want in wants if want.standing is not None and want.served is not None]
+    if claims:
+        yield from take(
+            context,
+            [Swap(want.node, want.key, want.record, want.standing or b"", KEEP_TTL) for want in claims],
+        )
+    yield from _release([want for want in wants if want not in claims])
+
+
+def _release(wants: Sequence[Want]) -> Operation[None]:
+    """Delete our records, each only if it still stands."""
+    if wants:
+        yield Send([(want.node, _RELEASE.call([want.key], want.record)) for want in wants])
+
+
+def _fill(context: Context, fills: Sequence[tuple[Want, bytes | None]], keep: Keep) -> Operation[None]:
+    """Put each record in the place of ours, if that still stands; at the node that granted it."""
+    yield from _release([want for want, record in fills if record is None])
+    life = FOR_EVER if keep.ttl_ms is None else keep.ttl_ms + max(0, keep.stale_ms)
+    swaps = [
+        Swap(want.node, want.key, want.record, record, life) for want, record in fills if record is not None
+    ]
+    if not swaps:
+        return
+    cell = context.stats.cell
+    for reply in (yield from take(context, swaps)):
+        if reply is None:
+            cell.stale_sets_refused += 1
+        elif isinstance(reply, Exception):  # costs the fill, not the caller
+            cell.node_failures += 1
+            context.log_sometimes("%s; a value was not filled", reply)

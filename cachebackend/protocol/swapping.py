@@ -1,0 +1,104 @@
+"""Compare-and-set of one key: native where the server has it, by script elsewhere.
+
+``SET … IFEQ`` came with Valkey 8.1 and Redis 8.4. A node is asked once; its refusal is
+remembered, and what it refused is sent again as a script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cachebackend.effects import Command, Operation, Reply, Script, Send
+from cachebackend.errors import NodeReplyError
+from cachebackend.protocol.context import Context
+
+__all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "take"]
+
+_SWAP = Script("cachebackend.protocol", "swap")
+
+#: Times to live that are no milliseconds.
+FOR_EVER = -1
+KEEP_TTL = -3
+_LIVES: dict[int, Command] = {FOR_EVER: (), KEEP_TTL: (b"KEEPTTL",)}
+
+
+class Step(Protocol):
+    """A request that can be made of a context."""
+
+    def request(self, context: Context) -> tuple[int, Command]:
+        """Return the node and the command."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PutNew:
+    """Put a record where nothing stands; the reply is None if it was put, else what stands.
+
+    Attributes:
+        node: Where.
+        key: The key.
+        record: What to put.
+        life: Milliseconds to live.
+    """
+
+    node: int
+    key: bytes
+    record: bytes
+    life: int
+
+    def request(self, _: Context) -> tuple[int, Command]:
+        """Return the request."""
+        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", self.life)
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Put a record in the place of another, if that still stands.
+
+    Attributes:
+        node: Where.
+        key: The key.
+        old: What must stand.
+        new: What to put there.
+        life: Milliseconds to live, FOR_EVER or KEEP_TTL.
+    """
+
+    node: int
+    key: bytes
+    old: bytes
+    new: bytes
+    life: int
+
+    def request(self, context: Context) -> tuple[int, Command]:
+        """Return the compare-and-set, as its node takes it; the reply is None if it was refused."""
+        if self.is_native(context):
+            life = _LIVES.get(self.life, (b"PX", self.life))
+            return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *life)
+        return self.node, _SWAP.call([self.key], self.old, self.new, self.life)
+
+    def is_native(self, context: Context) -> bool:
+        """Return whether the node is sent ``SET … IFEQ``."""
+        how = context.options.fill
+        return how == "native" or (how == "auto" and self.node not in context.without_ifeq)
+
+
+def take(context: Context, steps: Sequence[Step]) -> Operation[list[Reply]]:
+    """Send each step's request, all in one scatter; return the replies."""
+    replies: list[Reply] = yield Send([step.request(context) for step in steps])
+    refused = {
+        at: step
+        for at, step in enumerate(steps)
+        if isinstance(step, Swap) and context.options.fill == "auto" and _is_syntax_error(replies[at])
+    }
+    if refused:
+        context.without_ifeq.update(step.node for step in refused.values())
+        again = yield Send([step.request(context) for step in refused.values()])
+        for at, reply in zip(refused, again, strict=True):
+            replies[at] = reply
+    return replies
+
+
+def _is_syntax_error(reply: Reply) -> bool:
+    return isinstance(reply, NodeReplyError) and "syntax" in str(reply)

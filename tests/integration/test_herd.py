@@ -1,0 +1,150 @@
+"""Stale values, early refresh, tags and many keys, on real nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from cachebackend import RingCache
+from cachebackend.clock import SystemClock
+from cacheproject.demo.models import Article
+
+Call = Callable[..., Any]
+
+
+class MovableClock(SystemClock):
+    """The machine's clock, set forward by hand."""
+
+    ahead = 0.0
+
+    def now(self) -> float:  # type: ignore[override]  # a static method of the machine's clock
+        return SystemClock.now() + self.ahead
+
+
+@pytest.fixture
+def clock(ring_cache: RingCache) -> MovableClock:
+    """The clock of the ring cache."""
+    ring_cache.client.context.clock = clock = MovableClock()
+    return clock
+
+
+@pytest.fixture(params=["native", "script"])
+def cache(request: pytest.FixtureRequest, empty_nodes: None) -> RingCache:
+    """A cache that claims by the server's compare-and-set, and one that claims by script."""
+    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": request.param}})
+
+
+def test_a_stale_value_is_served_while_one_loads(cache: RingCache, call: Call) -> None:
+    """The loader of the one runs while the other, who comes meanwhile, is served at once."""
+    cache.client.context.clock = clock = MovableClock()
+    served = []
+
+    def loader() -> str:
+        served.append(cache.get_or_set("k", lambda: pytest.fail("a second load"), 60, stale_for=30))
+        return "new"
+
+    cache.get_or_set("k", "old", 60, stale_for=30)
+    clock.ahead = 70
+    assert cache.get("k") is None
+    assert call(cache, "get_or_set", "k", loader, 60, stale_for=30) == "new"
+    assert served == ["old"]
+    assert cache.get("k") == "new"
+
+
+def test_an_invalidation_wins_over_a_refresh(cache: RingCache) -> None:
+    """A delete during the load takes the claimed record away; the fill is refused."""
+    cache.client.context.clock = clock = MovableClock()
+    cache.get_or_set("k", "old", 60, stale_for=30)
+    clock.ahead = 70
+    assert cache.get_or_set("k", lambda: str(cache.delete("k")), 60, stale_for=30) == "True"
+    assert cache.get("k") is None
+    assert cache.client.stats.total().stale_sets_refused == 1
+
+
+def test_a_value_past_its_time_is_no_value_to_any_method(
+    ring_cache: RingCache, clock: MovableClock, call: Call
+) -> None:
+    """Though it stands, to be served to those who allow it."""
+    ring_cache.get_or_set("k", "old", 60, stale_for=30)
+    assert call(ring_cache, "has_key", "k") is True
+    clock.ahead = 70
+    assert call(ring_cache, "has_key", "k") is False
+    assert call(ring_cache, "touch", "k", 10) is False
+    assert call(ring_cache, "get_many", ["k"]) == {}
+    assert call(ring_cache, "add", "k", "added") is True
+    assert call(ring_cache, "get", "k") == "added"
+
+
+def test_touch_makes_a_loaded_value_fresh_for_longer(
+    ring_cache: RingCache, clock: MovableClock, call: Call
+) -> None:
+    """Not only its key."""
+    ring_cache.get_or_set("k", "value", 60)
+    assert call(ring_cache, "touch", "k", 600) is True
+    clock.ahead = 70
+    assert call(ring_cache, "get", "k") == "value"
+    assert call(ring_cache, "touch", "k", None) is True
+    clock.ahead = 7000
+    assert call(ring_cache, "get", "k") == "value"
+
+
+def test_a_loaded_integer_can_be_added_to(ring_cache: RingCache, call: Call) -> None:
+    """It is kept bare."""
+    ring_cache.get_or_set("k", 5, 60)
+    assert call(ring_cache, "incr", "k") == 6
+
+
+def test_jitter_shortens_loaded_timeouts_only(empty_nodes: None) -> None:
+    """By up to its share."""
+    cache = RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"jitter": 0.5}})
+    lives = {cache.keep(100).ttl_ms for _ in range(50)}
+    assert len(lives) > 10
+    assert all(50_000 <= (life or 0) <= 100_000 for life in lives)
+    assert cache.ttl_ms(100) == 100_000
+
+
+def test_many_keys_are_loaded_in_one_call(cache: RingCache, call: Call) -> None:
+    """Only those that are missing; what the loader does not return is absent."""
+    asked: list[list[str]] = []
+
+    def loader(keys: list[str]) -> dict[str, str]:
+        asked.append(keys)
+        return {key: key.upper() for key in keys if key != "none"}
+
+    cache.set("a", "A")
+    keys = ["a", "b", "none", "c"]
+    assert call(cache, "get_or_set_many", iter(keys), loader) == {"a": "A", "b": "B", "c": "C"}
+    assert call(cache, "get_or_set_many", ["b", "c"], loader) == {"b": "B", "c": "C"}
+    assert asked == [["b", "none", "c"]]
+
+
+def test_a_tag_takes_back_every_value_under_it(cache: RingCache, call: Call) -> None:
+    """And no other; by get, get_many and get_or_set alike."""
+    for key, tags in (("a", ["x"]), ("b", ["x", "y"]), ("c", ["y"]), ("d", [])):
+        call(cache, "get_or_set", key, key.upper(), tags=tags)
+    assert call(cache, "get_many", "abcd") == {"a": "A", "b": "B", "c": "C", "d": "D"}
+    call(cache, "invalidate_tags", "x")
+    assert call(cache, "get_many", "abcd") == {"c": "C", "d": "D"}
+    assert call(cache, "get", "b") is None
+    assert call(cache, "get_or_set", "b", "new", tags=["x", "y"]) == "new"
+    assert call(cache, "get", "b") == "new"
+
+
+def test_a_tag_invalidated_during_the_load_makes_the_value_a_miss(cache: RingCache) -> None:
+    """Though its lease stood and it was filled."""
+
+    def loader() -> str:
+        cache.invalidate_tags("x")
+        return "old"
+
+    assert cache.get_or_set("k", loader, tags=["x"]) == "old"
+    assert cache.get("k") is None
+
+
+def test_models_and_rows_are_tags(ring_cache: RingCache) -> None:
+    """A row's tag is its own, a model's is all its rows'."""
+    assert ring_cache.tag_bytes(Article) == b"demo:1:tag:demo.article"
+    assert ring_cache.tag_bytes(Article(pk=7)) == b"demo:1:tag:demo.article:7"

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models.functions import Now
 
-__all__ = ["WriteBehindCheckpoint"]
+__all__ = ["OutboxRow", "WriteBehindCheckpoint"]
+
+
+class OutboxRow(models.Model):
+    """Keys that a transaction made wrong, until every node has confirmed that it deleted them.
+
+    The row is committed with the transaction, in its database.
+    """
+
+    keys = models.BinaryField(help_text="The keys by cache alias, as MessagePack.")
+    is_intent = models.BooleanField(default=False, help_text="Written before a statement in autocommit.")
+    created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
+
+    class Meta:
+        verbose_name = "outbox row"
+
+    def __str__(self) -> str:
+        return f"owed since {self.created:%Y-%m-%d %H:%M:%S}"
 
 
 class WriteBehindCheckpoint(models.Model):

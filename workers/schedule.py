@@ -7,17 +7,19 @@ from typing import Any
 __all__ = ["beat_schedule"]
 
 
-def beat_schedule(flush_interval: float = 1.0) -> dict[str, dict[str, Any]]:
+def beat_schedule(flush_interval: float = 1.0, relay_interval: float = 1.0) -> dict[str, dict[str, Any]]:
     """Return the entries for ``CELERY_BEAT_SCHEDULE``.
 
     Args:
         flush_interval: Seconds between two looks for queued writes.
+        relay_interval: Seconds between two looks for invalidations that were left undone.
     """
     return {
-        "workers.tick": {
-            "task": "workers.tasks.tick",
-            "schedule": flush_interval,
+        f"workers.{name}": {
+            "task": f"workers.tasks.{name}",
+            "schedule": interval,
             # One that could not start within its interval is of no use: the next does its work
-            "options": {"expires": flush_interval},
+            "options": {"expires": interval},
         }
+        for name, interval in (("tick", flush_interval), ("relay", relay_interval))
     }

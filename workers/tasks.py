@@ -6,12 +6,12 @@ import logging
 
 from celery import shared_task
 
-from cachebackend import writebehind
+from cachebackend import invalidation, writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol import Partition
 
-__all__ = ["drain", "tick"]
+__all__ = ["drain", "relay", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,15 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 120
 #: A worker that was asked to stop earlier has this long to finish its batch.
 DRAIN_SOFT_SECONDS = 90
+
+
+@shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
+def relay() -> int:
+    """Delete the keys that a crash or a dead node left undeleted; return how many."""
+    relayed = invalidation.relay()
+    if relayed.left:
+        logger.warning("relay: %d rows still owed, the oldest for %.1f s", relayed.left, relayed.lag)
+    return relayed.keys
 
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from django.db import models
 
-__all__ = ["Dependent", "dependents_of", "register"]
+__all__ = ["Dependent", "dependents_of", "register", "shares_rows", "watched_models"]
 
 
 class Dependent(Protocol):
@@ -23,6 +23,16 @@ class Dependent(Protocol):
         """The attribute names of the columns that the keys are made of."""
         ...
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether the keys are quarantined while a row is written."""
+        ...
+
+    @property
+    def caches_absence(self) -> bool:
+        """Whether a key may hold that there is no row."""
+        ...
+
     def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
         """Return the keys that are wrong when a row changes.
 
@@ -32,18 +42,39 @@ class Dependent(Protocol):
         """
         ...
 
+    def refill(self, keys: Iterable[Any]) -> None:
+        """Load rows anew, by primary key, if the dependent is written through."""
+        ...
+
 
 _dependents: dict[type[models.Model], list[Dependent]] = {}
 
 
 def register(model: type[models.Model], dependent: Dependent) -> None:
-    """Note that something caches the model's rows, and listen to their signals."""
-    from cachebackend.invalidation.signals import listen_to
-
+    """Note that something caches the model's rows."""
     _dependents.setdefault(model, []).append(dependent)
-    listen_to(model)
 
 
-def dependents_of(model: type[models.Model]) -> list[Dependent]:
-    """Return what caches the model's rows."""
-    return _dependents.get(model, [])
+def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], Dependent]]:
+    """Return what caches rows that a row of the model is, or is a part of.
+
+    A proxy's rows are its model's. A child's row (multi-table inheritance) is its parents'
+    too, and a parent's row is a part of its children's.
+    """
+    return [
+        (watched, dependent)
+        for watched, dependents in _dependents.items()
+        if shares_rows(watched, model)
+        for dependent in dependents
+    ]
+
+
+def shares_rows(one: type[models.Model], other: type[models.Model]) -> bool:
+    """Return whether a row of the one is, or is a part of, a row of the other."""
+    one, other = one._meta.concrete_model or one, other._meta.concrete_model or other
+    return issubclass(one, other) or issubclass(other, one)
+
+
+def watched_models() -> list[type[models.Model]]:
+    """Return the models of which something is cached."""
+    return list(_dependents)

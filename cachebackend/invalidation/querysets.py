@@ -9,7 +9,7 @@ from django.db import models, transaction
 
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of
-from cachebackend.invalidation.transactions import invalidate_rows
+from cachebackend.invalidation.transactions import invalidate_rows, prepare_write
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
 
@@ -33,22 +33,25 @@ class InvalidatingQuerySet(models.QuerySet[M]):
         """
         if not dependents_of(self.model):
             return super().update(**changes)
-        pk = self.model._meta.pk.attname
         count = 0
         with transaction.atomic(using=self.db, savepoint=False):
             matching = self.model._base_manager.using(self.db).filter(pk__in=self.order_by().values("pk"))
             keys = list(matching.select_for_update().order_by("pk").values_list("pk", flat=True))
+            rows = [{"pk": key} for key in keys]
+            prepare_write(self.model, rows, self.db)
             for start in range(0, len(keys), UPDATE_ROWS):
                 named = self.order_by().filter(pk__in=keys[start : start + UPDATE_ROWS])
                 count += super(InvalidatingQuerySet, named).update(**changes)
-            invalidate_rows(self.model, [{pk: key} for key in keys], self.db)
+            invalidate_rows(self.model, rows, self.db)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]  # Django's mark: templates may not call it
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
         """Insert the rows, and invalidate those that were there under the same key."""
+        objs = list(objs)
         with transaction.atomic(using=self.db, savepoint=False):
+            prepare_write(self.model, [row_of(each) for each in objs if each.pk is not None], self.db)
             created = super().bulk_create(objs, *args, **kwargs)
             invalidate_rows(self.model, [row_of(each) for each in created if each.pk is not None], self.db)
         return created

@@ -1,9 +1,12 @@
-"""Deletes that wait for the commit.
+"""Deletes that wait for the commit, and are not forgotten by a crash.
 
     1. inside a transaction, the keys of changed rows are collected;
-    2. after its commit they are deleted on the nodes, all in one scatter, and only then
-       does the writer go on, so it and everyone after it read the new row;
-    3. rolled back, nothing was deleted and nothing is owed.
+    2. at its commit, one outbox row with them is committed too;
+    3. after it they are deleted on the nodes, all in one scatter, and only then does the
+       writer go on, so it and everyone after it read the new row;
+    4. every node confirmed: the outbox row is dropped. Not so, or the process died: the
+       relay deletes again;
+    5. rolled back, nothing was deleted and nothing is owed.
 
 Deleting inside the transaction would be wrong: a reader that misses before the commit
 takes a lease after the delete, loads the old row, and fills it with every right.
@@ -12,59 +15,41 @@ takes a lease after the delete, loads the old row, and fills it with every right
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
-from django.core.cache import caches
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachebackend import protocol
-from cachebackend.backend import RingCache
+from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.invalidation.batches import Batch
 from cachebackend.invalidation.dependents import dependents_of
+from cachebackend.invalidation.outbox import drop, owe
 
-__all__ = ["invalidate_rows", "is_pending"]
+__all__ = ["finish_write", "invalidate_rows", "is_pending", "prepare_write"]
 
 logger = logging.getLogger("cachebackend")
 #: Where a database connection carries the batch of its transaction.
 _ATTRIBUTE = "_ringcache_batch"
+#: The first version that has ``transaction_timeout``.
+POSTGRES_17 = 170_000
+QUARANTINE_SECONDS = 30.0
+Rows: TypeAlias = Iterable[Mapping[str, Any]]
+#: What a statement in autocommit changes, and the key of its outbox row.
+Prepared: TypeAlias = tuple[Batch, int | None]
 
 
-class _Batch:
-    """The keys that a transaction makes wrong, by cache alias."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, set[bytes]] = {}
-
-    def add(self, model: type[models.Model], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Collect the keys of changed rows."""
-        dependents = dependents_of(model)
-        for row in rows:
-            for dependent in dependents:
-                self.keys.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
-
-    def delete(self) -> None:
-        """Delete the keys. Raises nothing: the data is committed, and the caller must learn that."""
-        for alias, keys in self.keys.items():
-            cache = caches[alias]
-            if not isinstance(cache, RingCache):
-                continue
-            left = cache.client.run(protocol.delete_many(cache.client.context, list(keys)))
-            cache.client.stats.cell.invalidations += len(keys)
-            if left:
-                logger.error(
-                    "%d keys of %r could not be invalidated and stand until they expire", len(left), alias
-                )
-
-
-class _WaitingBatch(_Batch):
-    """A batch that is deleted when the transaction it was made in commits."""
+class _TransactionBatch(Batch):
+    """The batch of the open transaction of a connection."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()
-        self._callback = self.delete
+        self._using = connection.alias
+        self._owed: int | None = None
+        self._callback = self._after_commit
         self._position = len(connection.run_on_commit)
         connection.on_commit(self._callback)
+        _hook(connection)
 
     def stands(self, connection: BaseDatabaseWrapper) -> bool:
         """Return whether the commit of the present transaction will delete the keys.
@@ -77,8 +62,115 @@ class _WaitingBatch(_Batch):
         waiting = connection.run_on_commit
         return self._position < len(waiting) and waiting[self._position][1] == self._callback
 
+    def before_commit(self) -> None:
+        """Write the outbox row, as the transaction's last statement: one for all its keys."""
+        self._owed = owe(self._using, self.keys)
 
-def invalidate_rows(model: type[models.Model], rows: Iterable[Mapping[str, Any]], using: str) -> None:
+    def after_rollback(self) -> None:
+        """End the quarantines: the rows are as they were."""
+        for alias in self.quarantined:
+            self.end_quarantine(alias)
+
+    def _after_commit(self) -> None:
+        _settle(self, self._using, self._owed)
+
+
+def _hook(connection: BaseDatabaseWrapper) -> None:
+    """Have a connection tell its batch of commit and rollback.
+
+    Django has no signal before a commit nor after a rollback; its transactions end by
+    these two methods of the connection, once each.
+    """
+    if getattr(connection, "_ringcache_hooked", False):
+        return
+    commit: Callable[[], None] = connection.commit
+    rollback: Callable[[], None] = connection.rollback
+
+    def commit_with_outbox() -> None:
+        if (batch := _standing_batch(connection)) is not None:
+            batch.before_commit()
+        commit()
+
+    def rollback_with_quarantines() -> None:
+        batch: _TransactionBatch | None = getattr(connection, _ATTRIBUTE, None)
+        try:
+            rollback()
+        finally:
+            setattr(connection, _ATTRIBUTE, None)
+            if batch is not None:
+                batch.after_rollback()
+
+    connection.commit = commit_with_outbox  # type: ignore[method-assign]
+    connection.rollback = rollback_with_quarantines  # type: ignore[method-assign]
+    connection._ringcache_hooked = True  # type: ignore[attr-defined]
+
+
+def _settle(batch: Batch, using: str, owed: int | None) -> None:
+    """Do after a commit what the batch owes. Raises nothing: the data is committed."""
+    try:
+        left = batch.delete()
+        if left:
+            logger.error(
+                "%d keys could not be invalidated; %s",
+                sum(map(len, left.values())),
+                "they stand until they expire" if owed is None else "the relay goes on trying",
+            )
+        else:
+            drop(using, owed)
+        batch.refill()
+    except Exception:
+        logger.exception("an invalidation was not finished; the relay will act on it again")
+
+
+def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared | None:
+    """Make ready for a statement that changes rows: quarantine, and in autocommit the intent.
+
+    Returns:
+        For autocommit what ``finish_write`` takes; None inside a transaction.
+
+    Raises:
+        NodeUnavailableError: A strict key's node did not confirm; the write must not be made.
+    """
+    if not dependents_of(model):
+        return None
+    connection, rows = connections[using], list(rows)
+    if connection.in_atomic_block:
+        if any(dependent.is_strict for _, dependent in dependents_of(model)):
+            _open_batch(connection).quarantine(model, rows)
+            _bound_transaction(connection)
+        return None
+    batch = Batch()
+    batch.add(model, rows)
+    owed = owe(using, batch.keys, is_intent=True)
+    try:
+        batch.quarantine(model, rows)
+    except BaseException:
+        drop(using, owed)
+        raise
+    return batch, owed
+
+
+def _bound_transaction(connection: BaseDatabaseWrapper) -> None:
+    """Have Postgres end the transaction before its quarantines lapse (version 17 and later)."""
+    if connection.vendor != "postgresql" or connection.pg_version < POSTGRES_17:  # type: ignore[attr-defined]
+        return
+    shortest = min(
+        (ring_options(alias).quarantine_timeout for alias in ring_aliases()), default=QUARANTINE_SECONDS
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('transaction_timeout', %s, true)", [f"{int(shortest * 900)}ms"])
+
+
+def finish_write(
+    prepared: tuple[Batch, int | None], model: type[models.Model], rows: Rows, using: str
+) -> None:
+    """Delete what a statement in autocommit made wrong; it is committed."""
+    batch, owed = prepared
+    batch.add(model, rows)
+    _settle(batch, using, owed)
+
+
+def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
     """Delete what is cached of changed rows: now in autocommit, else after the commit.
 
     Args:
@@ -90,15 +182,9 @@ def invalidate_rows(model: type[models.Model], rows: Iterable[Mapping[str, Any]]
         return
     connection = connections[using]
     if connection.in_atomic_block:
-        batch = _standing_batch(connection)
-        if batch is None:
-            batch = _WaitingBatch(connection)
-            setattr(connection, _ATTRIBUTE, batch)
-        batch.add(model, rows)
+        _open_batch(connection).add(model, rows)
     else:
-        now = _Batch()
-        now.add(model, rows)
-        now.delete()
+        finish_write((Batch(), None), model, rows, using)
 
 
 def is_pending(alias: str, key: bytes, using: str) -> bool:
@@ -107,6 +193,14 @@ def is_pending(alias: str, key: bytes, using: str) -> bool:
     return batch is not None and key in batch.keys.get(alias, ())
 
 
-def _standing_batch(connection: BaseDatabaseWrapper) -> _WaitingBatch | None:
-    batch: _WaitingBatch | None = getattr(connection, _ATTRIBUTE, None)
+def _open_batch(connection: BaseDatabaseWrapper) -> _TransactionBatch:
+    batch = _standing_batch(connection)
+    if batch is None:
+        batch = _TransactionBatch(connection)
+        setattr(connection, _ATTRIBUTE, batch)
+    return batch
+
+
+def _standing_batch(connection: BaseDatabaseWrapper) -> _TransactionBatch | None:
+    batch: _TransactionBatch | None = getattr(connection, _ATTRIBUTE, None)
     return batch if batch is not None and batch.stands(connection) else None

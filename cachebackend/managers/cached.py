@@ -15,8 +15,9 @@ from xxhash import xxh3_128_hexdigest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
-from cachebackend.invalidation import register
+from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_pending
+from cachebackend.managers.filling import may_fill
 from cachebackend.managers.rows import RowShape
 
 __all__ = ["CachedManager"]
@@ -36,6 +37,14 @@ class CachedManager(Generic[M]):
         lookups: Unique fields, beside the primary key, that rows are asked for by.
         timeout: Seconds that a row is kept; the cache alias' own by default.
         alias: The cache alias, a ring cache.
+        consistency: ``"commit"``: a row is invalidated after its commit, and a crash in
+            between bounds staleness by the relay's lag. ``"strict"``: its keys are in
+            quarantine from before the write, and nobody reads a row that is older than an
+            acknowledged commit; a write whose node cannot be reached fails.
+        write: ``"invalidate"``, or ``"through"``: after the commit the row is loaded anew.
+        missing_timeout: Seconds that the absence of a row is kept; None: not at all.
+        stale_for: Seconds past its timeout in which a row may be served while one caller
+            loads it again; the alias' own by default. Not for strict rows.
 
     A row is loaded from the database that its model is written to, after the lease is
     held, so a value from before a write never stands after it.
@@ -48,10 +57,19 @@ class CachedManager(Generic[M]):
         lookups: Sequence[str] = (),
         timeout: float | object | None = DEFAULT_TIMEOUT,
         alias: str = "default",
+        *,
+        consistency: str = "commit",
+        write: str = "invalidate",
+        missing_timeout: float | None = None,
+        stale_for: float | None = None,
     ) -> None:
         self.lookups = tuple(lookups)
         self.timeout = timeout
         self.alias = alias
+        self.is_strict = _chosen("consistency", consistency, ("commit", "strict")) == "strict"
+        self.writes_through = _chosen("write", write, ("invalidate", "through")) == "through"
+        self.missing_timeout = missing_timeout
+        self.stale_for = 0.0 if self.is_strict else stale_for
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become the attribute of a model, and be told of its rows' changes. Called by Django."""
@@ -60,7 +78,7 @@ class CachedManager(Generic[M]):
             raise ImproperlyConfigured(message)
         self.model = model
         setattr(model, name, self)
-        register(model, self)
+        watch(model, self)
 
     # Reading
 
@@ -94,7 +112,7 @@ class CachedManager(Generic[M]):
         at = self._shape.names.index(field.attname)
         key = self._key(field, value)
         pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
-        if pk is protocol.MISSING:
+        if _is_absent(pk):
             return None
         row = yield from self._row(pk, adapt)
         if row is not None and self._text(field, row.__dict__[self._shape.names[at]]) == self._text(
@@ -104,28 +122,31 @@ class CachedManager(Generic[M]):
         # The lookup entry led to a row that has another value by now, or is gone.
         yield from protocol.delete(self.cache.client.context, key)
         pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
-        return None if pk is protocol.MISSING else (yield from self._row(pk, adapt))
+        return None if _is_absent(pk) else (yield from self._row(pk, adapt))
 
     def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
         key = self._key(self._pk, pk)
         value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
-        if value is protocol.MISSING:
+        if _is_absent(value):
             return None
         row = self._shape.row(value)
         if row is None:  # written by a process whose model has another shape
             yield from protocol.delete(self.cache.client.context, key)
             value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
-            row = None if value is protocol.MISSING else self._shape.row(value)
+            row = None if _is_absent(value) else self._shape.row(value)
         return None if row is None else self._shape.instance(row, self._using)
 
     def _in_bulk(self, asked: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
         keys = {self._pk.to_python(pk): self._key(self._pk, pk) for pk in asked}
         cache = self.cache
-        cached = {pk: key for pk, key in keys.items() if not is_pending(self.alias, key, self._using)}
+        fills = may_fill(self._using)
+        cached = {
+            pk: key for pk, key in keys.items() if fills and not is_pending(self.alias, key, self._using)
+        }
         found = yield from protocol.get_or_load_many(
-            cache.client.context, cached, adapt(self._find_rows), cache.keep(self.timeout)
+            cache.client.context, cached, adapt(self._find_rows), self._keep(cache)
         )
-        rows = {pk: self._shape.row(value) for pk, value in found.items()}
+        rows = {pk: self._shape.row(value) for pk, value in found.items() if value is not None}
         uncached = [pk for pk in keys if pk not in cached or (pk in rows and rows[pk] is None)]
         if uncached:
             values = yield protocol.Load(adapt(lambda: self._find_rows(uncached)))
@@ -135,11 +156,38 @@ class CachedManager(Generic[M]):
         }
 
     def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
-        """Read through the ring, or past it if the open transaction has changed the row."""
+        """Read through the ring; past it, or without filling, where the open transaction asks for that.
+
+        A transaction must not read over what it has written, nor fill from it; and one
+        whose snapshot may be older than the lease must not fill.
+        """
+        context = self.cache.client.context
         if is_pending(self.alias, key, self._using):
             return (yield protocol.Load(loader))
-        cache = self.cache
-        return (yield from protocol.get_or_load(cache.client.context, key, loader, cache.keep(self.timeout)))
+        if not may_fill(self._using):
+            value = yield from protocol.get(context, key, protocol.MISSING)
+            return (yield protocol.Load(loader)) if value is protocol.MISSING else value
+        return (yield from protocol.get_or_load(context, key, loader, self._keep(self.cache)))
+
+    def _keep(self, cache: RingCache) -> protocol.Keep:
+        keep = cache.keep(self.timeout, self.stale_for)
+        return keep if self.missing_timeout is None else keep.but_missing_for(self.missing_timeout)
+
+    # Being told of changes
+
+    @property
+    def caches_absence(self) -> bool:
+        """Whether a key may hold that there is no row."""
+        return self.missing_timeout is not None
+
+    def refill(self, keys: Iterable[Any]) -> None:
+        """Load rows anew, under fresh leases, if the manager writes through.
+
+        Each reads what is committed when its lease is held, so of two writers that refill
+        neither can leave the older row.
+        """
+        if self.writes_through and (wanted := list(keys)):
+            self.in_bulk(wanted)
 
     # Loading from the database
 
@@ -169,10 +217,11 @@ class CachedManager(Generic[M]):
 
     def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
         """Return the keys of a row: its own, and its lookups' as far as they are known."""
+        values = {self._pk.attname: row.get("pk"), **row}
         return [
-            self._key(field, row[field.attname])
+            self._key(field, values[field.attname])
             for field in {id(f): f for f in self._fields.values()}.values()
-            if row.get(field.attname) is not None
+            if values.get(field.attname) is not None
         ]
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
@@ -251,6 +300,18 @@ class CachedManager(Generic[M]):
             message = f"{self.model.__name__} with {name}={value!r} does not exist."
             raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
         return row
+
+
+def _chosen(name: str, word: str, words: tuple[str, ...]) -> str:
+    if word not in words:
+        message = f"CachedManager({name}=…) must be one of {', '.join(words)}, got {word!r}"
+        raise ImproperlyConfigured(message)
+    return word
+
+
+def _is_absent(value: Any) -> bool:
+    """Return whether there is no row: just found out, or cached as None."""
+    return value is protocol.MISSING or value is None
 
 
 def _as_it_is(loader: Callable[..., Any]) -> Callable[..., Any]:

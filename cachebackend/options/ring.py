@@ -27,6 +27,8 @@ class RingOptions:
         on_node_failure: ``"miss"``: what a dead node holds is a miss; ``"raise"``:
             NodeUnavailableError.
         lease_timeout: How long the holder of a lease may take to fill.
+        quarantine_timeout: How long a strict write keeps its keys from being filled; its
+            transaction must be shorter, and on Postgres 17 and later is made to be.
         fill: How a lease is filled: ``"native"`` (``SET … IFEQ``), ``"script"``, or
             ``"auto"``: native where the server has it.
         stale_for: For how long a loaded value may be served past its timeout, while one
@@ -43,6 +45,7 @@ class RingOptions:
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
+    quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
     stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})

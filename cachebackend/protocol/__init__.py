@@ -9,6 +9,7 @@ from cachebackend.protocol.clearing import clear
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader
 from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
+from cachebackend.protocol.quarantining import quarantine, unquarantine
 from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
 from cachebackend.protocol.writing import add, delete, delete_many, incr, set_, set_many, touch
@@ -40,10 +41,12 @@ __all__ = [
     "has_vouchers",
     "incr",
     "load_again",
+    "quarantine",
     "seal",
     "set_",
     "set_many",
     "touch",
     "ttl",
+    "unquarantine",
     "value_of",
 ]

@@ -6,6 +6,7 @@ ourselves, at the node that granted it; so whatever happened to the key since th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -23,6 +24,8 @@ _RELEASE = Script("cachebackend.protocol", "release")
 #: A loader that returns this has nothing to cache; the reader is given it as it is.
 MISSING = object()
 Loader: TypeAlias = Callable[[], Any]
+#: The bytes, and the milliseconds that they live (or FOR_EVER).
+_Record: TypeAlias = tuple[bytes, int]
 K = TypeVar("K")
 
 
@@ -34,11 +37,17 @@ class Keep(NamedTuple):
         stale_ms: Milliseconds after that, or after an invalidation that allows it, in
             which it may be served while one caller loads it again.
         tags: The keys of its tags.
+        missing_ms: Milliseconds that MISSING is kept, as None; 0: not at all.
     """
 
     ttl_ms: int | None
     stale_ms: int = 0
     tags: tuple[bytes, ...] = ()
+    missing_ms: int = 0
+
+    def but_missing_for(self, seconds: float) -> Keep:
+        """Return the same, but keeping absence for so long."""
+        return self._replace(missing_ms=math.ceil(seconds * 1000))
 
 
 @dataclass(slots=True)
@@ -116,25 +125,29 @@ def load_and_fill(
     except BaseException:
         yield from _give_back(context, list(work.mine.values()))
         raise
-    yield from _fill(context, [(want, records[name]) for name, want in work.mine.items()], keep)
+    yield from _fill(context, [(want, records[name]) for name, want in work.mine.items()])
     return values
 
 
 def _record(
     context: Context, value: Any, keep: Keep, tokens: Mapping[bytes, bytes | None], took: float
-) -> bytes | None:
-    """Return the record that keeps a loaded value; None if it is not to be kept."""
-    ttl_ms = keep.ttl_ms
-    if value is MISSING or (ttl_ms is not None and ttl_ms <= 0):
-        return None
+) -> _Record | None:
+    """Return the record that keeps a loaded value, and its time to live; None if it is not to be kept."""
     known = {tag: token for tag, token in tokens.items() if token is not None}
     if len(known) < len(tokens):  # a tag whose node is away could not take the value back
         return None
+    encode, ttl_ms = context.codec.encode, keep.ttl_ms
+    if value is MISSING:
+        return (encode(None, tags=known), keep.missing_ms) if keep.missing_ms > 0 else None
+    if ttl_ms is None:
+        return encode(value, tags=known), FOR_EVER
+    if ttl_ms <= 0:
+        return None
+    life = ttl_ms + max(0, keep.stale_ms)
     early = context.options.early_refresh_beta > 0 and type(value) is not int  # which INCRBY must find bare
-    if ttl_ms is None or (keep.stale_ms <= 0 and not early):
-        return context.codec.encode(value, tags=known)
-    refresh = Refresh(context.clock.now() + ttl_ms / 1000, took)
-    return context.codec.encode(value, refresh, known)
+    if life > ttl_ms or early:
+        return encode(value, Refresh(context.clock.now() + ttl_ms / 1000, took), known), life
+    return encode(value, tags=known), life
 
 
 def _give_back(context: Context, wants: Sequence[Want]) -> Operation[None]:
@@ -154,13 +167,10 @@ def _release(wants: Sequence[Want]) -> Operation[None]:
         yield Send([(want.node, _RELEASE.call([want.key], want.record)) for want in wants])
 
 
-def _fill(context: Context, fills: Sequence[tuple[Want, bytes | None]], keep: Keep) -> Operation[None]:
+def _fill(context: Context, fills: Sequence[tuple[Want, _Record | None]]) -> Operation[None]:
     """Put each record in the place of ours, if that still stands; at the node that granted it."""
     yield from _release([want for want, record in fills if record is None])
-    life = FOR_EVER if keep.ttl_ms is None else keep.ttl_ms + max(0, keep.stale_ms)
-    swaps = [
-        Swap(want.node, want.key, want.record, record, life) for want, record in fills if record is not None
-    ]
+    swaps = [Swap(want.node, want.key, want.record, *record) for want, record in fills if record is not None]
     if not swaps:
         return
     cell = context.stats.cell

@@ -107,8 +107,7 @@ def _land_next(
             )
             raise WriteBehindError(message)
         applied = apply_batch(model, using, batch, client.options.batch_rows)
-        pk = model._meta.pk.attname
-        invalidate_rows(model, [{pk: key} for key in applied.keys], using)
+        invalidate_rows(model, [{"pk": key} for key in applied.keys], using)
         checkpoint.batch = number
         checkpoint.landed_at = timezone.now()
         checkpoint.rows += len(applied.keys)

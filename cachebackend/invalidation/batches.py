@@ -1,0 +1,102 @@
+"""What a transaction makes wrong: keys to delete, quarantines to end, rows to load anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.cache import caches
+from django.db import models
+
+from cachebackend import protocol
+from cachebackend.backend import RingCache
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.invalidation.dependents import Dependent, dependents_of
+
+__all__ = ["Batch", "delete_keys"]
+
+logger = logging.getLogger("cachebackend")
+Row = Mapping[str, Any]
+
+
+class Batch:
+    """The changes of one transaction, or of one statement in autocommit.
+
+    Attributes:
+        keys: What is to be deleted, by cache alias.
+        quarantined: What is in quarantine for this writer, by cache alias; part of ``keys``.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[str, set[bytes]] = {}
+        self.quarantined: dict[str, set[bytes]] = {}
+        self._token = SYSTEM_CLOCK.token()
+        self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
+
+    def add(self, model: type[models.Model], rows: Iterable[Row]) -> None:
+        """Collect what changed rows make wrong."""
+        dependents = dependents_of(model)
+        for row in rows:
+            for watched, dependent in dependents:
+                self.keys.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
+                pk = row.get(watched._meta.pk.attname, row.get("pk"))
+                if pk is not None:
+                    self._refills.setdefault(id(dependent), (dependent, set()))[1].add(pk)
+
+    def quarantine(self, model: type[models.Model], rows: Iterable[Row]) -> None:
+        """Put the keys of rows that are about to be written in quarantine, where that is asked.
+
+        Raises:
+            NodeUnavailableError: A node did not confirm; the rows must not be written.
+        """
+        strict = [dependent for _, dependent in dependents_of(model) if dependent.is_strict]
+        wanted: dict[str, set[bytes]] = {}
+        for row in rows:
+            for dependent in strict:
+                wanted.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
+        for alias, keys in wanted.items():
+            new = keys - self.quarantined.get(alias, set())
+            cache = caches[alias]
+            if new and isinstance(cache, RingCache):
+                self.quarantined.setdefault(alias, set()).update(new)
+                cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
+                self.keys.setdefault(alias, set()).update(new)
+
+    def delete(self) -> dict[str, list[bytes]]:
+        """Delete the keys, and end the quarantines; return those that no node confirmed, by alias.
+
+        Raises nothing: the data is committed, and the caller must learn that.
+        """
+        left: dict[str, list[bytes]] = {}
+        for alias, keys in self.keys.items():
+            mine = self.quarantined.get(alias, set())
+            unconfirmed = delete_keys(alias, list(keys - mine)) + self.end_quarantine(alias)
+            if unconfirmed:
+                left[alias] = unconfirmed
+        return left
+
+    def end_quarantine(self, alias: str) -> list[bytes]:
+        """Take this writer out of its keys; return those that no node confirmed."""
+        cache, keys = caches[alias], list(self.quarantined.get(alias, ()))
+        if not keys or not isinstance(cache, RingCache):
+            return []
+        return cache.client.run(protocol.unquarantine(cache.client.context, keys, self._token))
+
+    def refill(self) -> None:
+        """Load the rows of those who are written through; what fails is logged and left a miss."""
+        for dependent, keys in self._refills.values():
+            try:
+                dependent.refill(keys)
+            except Exception:  # the data is committed: nothing may raise into the caller now
+                logger.exception("a row could not be loaded anew after it was written")
+
+
+def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
+    """Delete keys of a cache alias; return those that no node confirmed."""
+    cache = caches[alias]
+    if not keys or not isinstance(cache, RingCache):
+        return []
+    left = cache.client.run(protocol.delete_many(cache.client.context, keys))
+    cache.client.stats.cell.invalidations += len(keys) - len(left)
+    return left

@@ -1,0 +1,51 @@
+"""Deletes that are owed, in the database that owes them.
+
+A transaction that makes keys wrong commits one row that says so, with it or not at all.
+Who committed deletes the keys and drops the row. If it dies in between, or a node does not
+confirm, the row stays, and the relay deletes again until every node has confirmed.
+
+In autocommit the row comes before the statement, as an intent: nobody can put it into the
+statement's own transaction. The relay keeps an intent for ``INTENT_SECONDS``, deleting its
+keys all that time, so one whose statement was slow and whose process died is still acted
+on after the statement's commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ormsgpack
+from django.apps import apps
+from django.db import router
+
+from cachebackend.models import OutboxRow
+
+__all__ = ["INTENT_SECONDS", "drop", "has_outbox", "keys_in", "owe"]
+
+#: Longer than any statement is let run.
+INTENT_SECONDS = 60.0
+
+
+def has_outbox(using: str) -> bool:
+    """Return whether a database has the outbox's table: the app is installed, and no router forbids it."""
+    return apps.is_installed("cachebackend") and router.allow_migrate_model(using, OutboxRow)
+
+
+def owe(using: str, keys: Mapping[str, set[bytes]], *, is_intent: bool = False) -> int | None:
+    """Write what is owed, in the open transaction if there is one; return the row's key, if it has one."""
+    if not any(keys.values()) or not has_outbox(using):
+        return None
+    packed = ormsgpack.packb({alias: sorted(each) for alias, each in keys.items() if each})
+    return OutboxRow.objects.using(using).create(keys=packed, is_intent=is_intent).pk
+
+
+def keys_in(row: OutboxRow) -> dict[str, list[bytes]]:
+    """Return the keys that a row owes, by cache alias."""
+    keys: dict[str, list[bytes]] = ormsgpack.unpackb(bytes(row.keys))
+    return keys
+
+
+def drop(using: str, pk: int | None) -> None:
+    """Drop a row whose keys every node has confirmed."""
+    if pk is not None:
+        OutboxRow.objects.using(using).filter(pk=pk).delete()

@@ -1,0 +1,84 @@
+"""Acts on outbox rows that were left: deletes their keys until every node has confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import F, Min
+from django.db.models.functions import Now
+
+from cachebackend.invalidation.batches import delete_keys
+from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in
+from cachebackend.models import OutboxRow
+
+__all__ = ["Relayed", "outbox_lag", "relay"]
+
+#: A younger row is most likely being settled by who wrote it.
+SETTLING_SECONDS = 1.0
+ROWS_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class Relayed:
+    """What a run of the relay did, over all databases.
+
+    Attributes:
+        rows: Rows that it settled and dropped.
+        keys: Keys that it deleted.
+        left: Rows that it must act on again.
+        lag: Age of the oldest row that it found, in seconds; 0.0 if it found none.
+    """
+
+    rows: int = 0
+    keys: int = 0
+    left: int = 0
+    lag: float = 0.0
+
+
+def relay() -> Relayed:
+    """Settle the outbox of every database; may run anywhere, any number at once."""
+    relayed = Relayed()
+    for using in connections:
+        if has_outbox(using):
+            relayed.lag = max(relayed.lag, outbox_lag(using))
+            while _settle_some(using, relayed) == ROWS_AT_ONCE:
+                pass
+    return relayed
+
+
+def outbox_lag(using: str) -> float:
+    """Return the age of the oldest outbox row of a database, in seconds; 0.0 if there is none."""
+    rows = OutboxRow.objects.using(using)
+    oldest = rows.aggregate(oldest=Min("created"), now=Now())
+    return float((oldest["now"] - oldest["oldest"]).total_seconds()) if oldest["oldest"] else 0.0
+
+
+def _settle_some(using: str, relayed: Relayed) -> int:
+    """Act on some rows that no other relay has; return how many were dropped."""
+    skip_locked = connections[using].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=using):
+        rows = OutboxRow.objects.using(using)
+        due = rows.filter(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS)).order_by("pk")
+        taken = list(
+            due.annotate(age=Now() - F("created")).select_for_update(skip_locked=skip_locked)[:ROWS_AT_ONCE]
+        )
+        owed: dict[str, set[bytes]] = {}
+        for row in taken:
+            for alias, keys in keys_in(row).items():
+                owed.setdefault(alias, set()).update(keys)
+        unconfirmed = {alias: set(delete_keys(alias, list(keys))) for alias, keys in owed.items()}
+        done = [row for row in taken if _is_done(row, unconfirmed)]
+        rows.filter(pk__in=[row.pk for row in done]).delete()
+    relayed.rows += len(done)
+    relayed.left += len(taken) - len(done)
+    relayed.keys += sum(len(keys) - len(unconfirmed[alias]) for alias, keys in owed.items())
+    return len(done)
+
+
+def _is_done(row: Any, unconfirmed: dict[str, set[bytes]]) -> bool:
+    """Return whether every key is confirmed, and no statement of the row's can still be running."""
+    confirmed = not any(unconfirmed[alias].intersection(keys) for alias, keys in keys_in(row).items())
+    return confirmed and (not row.is_intent or row.age.total_seconds() > INTENT_SECONDS)

@@ -1,0 +1,30 @@
+"""Whether what is read now may be filled."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+__all__ = ["may_fill"]
+
+
+def may_fill(using: str) -> bool:
+    """Return whether a read of this connection sees all that is committed when it begins.
+
+    Outside a transaction every statement does. Inside one only Postgres at READ COMMITTED
+    does; a snapshot that was taken before the lease would fill what is older than it:
+
+        1. reader    BEGIN ISOLATION LEVEL REPEATABLE READ; its first statement
+        2. writer    COMMIT, DEL key
+        3. reader    takes the lease, with every right
+        4. reader    SELECT             -> the old row, as of 1
+        5. reader    fills it: stale
+    """
+    connection = connections[using]
+    if not connection.in_atomic_block:
+        return True
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('transaction_isolation')")
+        [level] = cursor.fetchone()
+    return bool(level == "read committed")

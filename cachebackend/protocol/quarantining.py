@@ -1,0 +1,49 @@
+"""Keys of rows that a strict write is changing: read from the source, filled by nobody.
+
+    1. writer    quarantines the key; its node confirms, or the write fails
+    2. writer    UPDATE, COMMIT
+    3. writer    takes its token out; the last writer's token deletes the key
+
+Between 1 and 3 no reader is given a lease, so nothing from before the commit can be in the
+cache after it, even if the writer dies at any point: what is left is a quarantine, which
+lapses, and which readers go round.
+
+Source: Ghandeharizadeh et al., "Strong Consistency in Cache Augmented SQL Systems",
+Middleware '14 (the IQ framework), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.protocol.context import Context
+
+__all__ = ["quarantine", "unquarantine"]
+
+_QUARANTINE = Script("cachebackend.protocol", "quarantine")
+_UNQUARANTINE = Script("cachebackend.protocol", "unquarantine")
+
+
+def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[None]:
+    """Keep keys from being filled until their writer is done, or ``quarantine_timeout`` has passed.
+
+    Raises:
+        NodeUnavailableError: A node did not confirm it; the write must not be made.
+    """
+    life_ms = int(context.options.quarantine_timeout * 1000)
+    replies = yield Send([(context.ring.owner(key), _QUARANTINE.call([key], token, life_ms)) for key in keys])
+    failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
+    if failures:
+        context.stats.cell.node_failures += len(failures)
+        message = f"a strict write needs the owner of each of its keys: {failures[0]}"
+        raise NodeUnavailableError(message) from failures[0]
+
+
+def unquarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[list[bytes]]:
+    """Take a writer's token out of keys; return those whose node did not confirm it."""
+    replies: list[Reply] = yield Send(
+        [(context.ring.owner(key), _UNQUARANTINE.call([key], token)) for key in keys]
+    )
+    return [key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, RingCacheError)]

@@ -1,0 +1,16 @@
+-- Keep a key from being filled while a strict write of its row is in flight.
+-- KEYS[1]  the key; whatever stands there is replaced
+-- ARGV[1]  the writer's token, 16 bytes
+-- ARGV[2]  how long, in milliseconds
+-- returns  OK
+local record = redis.pcall('GET', KEYS[1])
+if type(record) ~= 'string' or string.sub(record, 1, 1) ~= 'Q' then
+    return redis.call('SET', KEYS[1], 'Q' .. ARGV[1], 'PX', ARGV[2])
+end
+local life = math.max(tonumber(ARGV[2]), redis.call('PTTL', KEYS[1]))
+for at = 2, #record, 16 do
+    if string.sub(record, at, at + 15) == ARGV[1] then
+        return redis.call('SET', KEYS[1], record, 'PX', life)
+    end
+end
+return redis.call('SET', KEYS[1], record .. ARGV[1], 'PX', life)

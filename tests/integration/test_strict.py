@@ -1,0 +1,186 @@
+"""Strict consistency, write-through, absence, and the rules of filling inside transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import CachedManager, RingCache
+from cachebackend.errors import NodeUnavailableError
+from cacheproject.demo.models import Article
+from cacheproject.services import Services
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row."""
+    return Article.objects.create(slug="first", title="First")
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The model's manager, made over by the test."""
+    for name in ("is_strict", "writes_through", "missing_timeout", "stale_for"):
+        monkeypatch.setattr(Article.cached, name, getattr(Article.cached, name))
+    return Article.cached
+
+
+@pytest.fixture
+def strict(cached: CachedManager[Article]) -> CachedManager[Article]:
+    """A strict manager."""
+    cached.is_strict = True
+    return cached
+
+
+def stands(cached: CachedManager[Article], article: Article) -> bytes | None:
+    """Return what stands at a row's key, past the cache."""
+    [key] = cached.keys_of({"pk": article.pk})
+    client = cached.cache.client
+    record: bytes | None = client.nodes[client.ring.owner(key)].call((b"GET", key))
+    return record
+
+
+def test_a_strict_key_is_in_quarantine_while_its_row_is_written(
+    strict: CachedManager[Article], article: Article
+) -> None:
+    """From before the statement until after the commit; readers go to the database and fill nothing."""
+    strict.get(pk=article.pk)
+    with transaction.atomic():
+        article.title = "New"
+        article.save()
+        record = stands(strict, article) or b""
+        assert record[:1] == b"Q"
+        assert len(record) == 17
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_timeout")
+            assert cursor.fetchone() == ("27s",)
+    assert stands(strict, article) is None
+    assert strict.get(pk=article.pk).title == "New"
+
+
+def test_several_writers_in_flight_each_end_their_own(
+    strict: CachedManager[Article], article: Article, ring_cache: RingCache
+) -> None:
+    """The last one deletes the key."""
+    from cachebackend import protocol
+
+    client = ring_cache.client
+    [key] = strict.keys_of({"pk": article.pk})
+    for token in (b"a" * 16, b"b" * 16, b"a" * 16):
+        client.run(protocol.quarantine(client.context, [key], token))
+    assert stands(strict, article) == b"Q" + b"a" * 16 + b"b" * 16
+    assert strict.get(pk=article.pk) == article
+    assert client.run(protocol.unquarantine(client.context, [key], b"a" * 16)) == []
+    assert stands(strict, article) == b"Q" + b"b" * 16
+    client.run(protocol.unquarantine(client.context, [key], b"b" * 16))
+    assert stands(strict, article) is None
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_strict_write_whose_node_is_away_fails_and_changes_nothing(
+    strict: CachedManager[Article], article: Article, services: Services, atomic: bool
+) -> None:
+    """In autocommit and in a transaction."""
+    owner = f"ring-{'abc'[strict.cache.client.ring.owner(strict.keys_of({'pk': article.pk})[0])]}"
+    services.kill(owner)
+    try:
+        article.title = "New"
+        with pytest.raises(NodeUnavailableError, match="a strict write needs the owner of each of its keys"):
+            if atomic:
+                with transaction.atomic():
+                    article.save()
+            else:
+                article.save()
+        with pytest.raises(NodeUnavailableError):
+            Article.objects.filter(pk=article.pk).update(title="New")
+    finally:
+        services.restart(owner)
+    article.refresh_from_db()
+    assert article.title == "First"
+
+
+def test_a_rollback_ends_the_quarantine(strict: CachedManager[Article], article: Article) -> None:
+    """Readers may fill again at once."""
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        article.title = "New"
+        article.save()
+        raise ZeroDivisionError
+    assert stands(strict, article) is None
+    assert strict.get(pk=article.pk).title == "First"
+
+
+def test_a_quarantine_that_was_lost_still_ends_in_a_delete(
+    strict: CachedManager[Article], article: Article, ring_cache: RingCache
+) -> None:
+    """The node was restarted or evicted it, and a reader filled the old row meanwhile."""
+    with transaction.atomic():
+        article.title = "New"
+        article.save()
+        [key] = strict.keys_of({"pk": article.pk})
+        ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"SET", key, b"Vp\0old"))
+    assert stands(strict, article) is None
+
+
+def test_a_row_written_through_is_there_after_the_commit(
+    cached: CachedManager[Article], article: Article
+) -> None:
+    """Loaded anew, under a fresh lease, before the writer goes on."""
+    cached.writes_through = True
+    article.title = "New"
+    article.save()
+    with CaptureQueriesContext(connection) as captured:
+        assert cached.get(pk=article.pk).title == "New"
+    assert len(captured) == 0
+    Article.objects.filter(pk=article.pk).update(title="Newer")
+    with CaptureQueriesContext(connection) as captured:
+        assert cached.get(pk=article.pk).title == "Newer"
+    assert len(captured) == 0
+    article.delete()
+
+
+def test_absence_is_cached_if_asked_and_dropped_when_a_row_is_made(cached: CachedManager[Article]) -> None:
+    """By lookup and by key; made by save, by bulk_create, in a transaction or not."""
+    cached.missing_timeout = 60
+    for title in ("once", "again"):
+        with CaptureQueriesContext(connection) as captured, pytest.raises(Article.DoesNotExist):
+            cached.get(slug="later")
+        assert len(captured) == (1 if title == "once" else 0)
+    Article.objects.create(slug="later", title="Here")
+    assert cached.get(slug="later").title == "Here"
+    with pytest.raises(Article.DoesNotExist):
+        cached.get(slug="bulk")
+    Article.objects.bulk_create([Article(slug="bulk", title="Here")])
+    assert cached.get(slug="bulk").title == "Here"
+    assert cached.in_bulk([123456]) == {}
+    with CaptureQueriesContext(connection) as captured:
+        assert cached.in_bulk([123456]) == {}
+    assert len(captured) == 0
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_snapshot_fills_nothing(cached: CachedManager[Article], article: Article, level: str) -> None:
+    """It may be older than the lease; what is cached already may be read."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        assert cached.get(pk=article.pk).title == "First"
+        assert cached.in_bulk([article.pk])[article.pk].title == "First"
+    assert stands(cached, article) is None
+    with transaction.atomic():
+        assert cached.get(pk=article.pk).title == "First"
+    assert stands(cached, article) is not None
+
+
+def test_options_are_checked() -> None:
+    """When the manager is made."""
+    with pytest.raises(ImproperlyConfigured, match="must be one of commit, strict"):
+        CachedManager(consistency="eventual")
+    with pytest.raises(ImproperlyConfigured, match="must be one of invalidate, through"):
+        CachedManager(write="around")

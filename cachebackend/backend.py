@@ -21,7 +21,7 @@ from django.db import models
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
-from cachebackend.errors import RingCacheError
+from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.options import RingOptions
 from cachebackend.registry import ring_client
 
@@ -31,6 +31,8 @@ __all__ = ["RingCache", "Tag"]
 _UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
 _MEMCACHED_KEY_CHARACTERS = 250
 _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
+#: A thousand years: what a node takes for a time to live has an end, and this is before it.
+_LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
 
 Timeout: TypeAlias = float | object | None
@@ -53,6 +55,16 @@ class RingCache(BaseCache):
         self._location = location
         self._options: Mapping[str, Any] = params.get("OPTIONS", {})
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Ask a subclass that makes its own keys for them."""
+        super().__init_subclass__(**kwargs)
+        cls._makes_plain_keys = (cls.make_key, cls.validate_key) == (
+            RingCache.make_key,
+            RingCache.validate_key,
+        )
+
+    _makes_plain_keys = True
+
     @cached_property
     def client(self) -> RingClient:
         """What the alias' threads and tasks share.
@@ -67,6 +79,8 @@ class RingCache(BaseCache):
 
     def key_bytes(self, key: Any, version: int | None = None) -> bytes:
         """Return the key as the nodes know it, warning of what memcached would refuse."""
+        if not self._makes_plain_keys:
+            return self.make_and_validate_key(key, version).encode("utf-8", "surrogatepass")
         version = self.version if version is None else version
         if self.key_func is default_key_func:
             made = f"{self.key_prefix}:{version}:{key}"
@@ -83,7 +97,7 @@ class RingCache(BaseCache):
     def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
         """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
         seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
-        return None if seconds is None else math.ceil(seconds * 1000)
+        return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
 
     # One key
 
@@ -157,8 +171,8 @@ class RingCache(BaseCache):
 
         Raises:
             ValueError: There is no value.
-            TypeError: The value is not an integer.
-            OverflowError: The sum is beyond 64 bits.
+            TypeError: The value, or the delta, is not an integer.
+            OverflowError: The sum, or the delta, is beyond 64 bits.
         """
         return _there(key, self.client.run(self._incr(key, delta, version)))
 
@@ -327,13 +341,20 @@ class RingCache(BaseCache):
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Delete many keys in one round trip."""
-        self.client.run(protocol.delete_many(self.client.context, [*self._keys(keys, version).values()]))
+        self._confirmed(self.client.run(self._delete_many(self._keys(keys, version).values())))
 
     async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Delete many keys in one round trip."""
-        await self.client.arun(
-            protocol.delete_many(self.client.context, [*self._keys(keys, version).values()])
-        )
+        self._confirmed(await self.client.arun(self._delete_many(self._keys(keys, version).values())))
+
+    def _delete_many(self, keys: Iterable[bytes]) -> protocol.Operation[list[bytes]]:
+        return protocol.delete_many(self.client.context, list(keys))
+
+    def _confirmed(self, left: list[bytes]) -> None:
+        """Complain of keys that no node confirmed, if the settings say so."""
+        if left and self.client.context.options.on_node_failure == "raise":
+            message = f"{len(left)} keys could not be deleted: their node did not answer"
+            raise NodeUnavailableError(message)
 
     def clear(self) -> None:
         """Delete every key of this alias' prefix, in all versions, on all nodes.
@@ -355,7 +376,7 @@ class RingCache(BaseCache):
             message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
         pattern = _GLOB.sub(rb"\\\1", made.encode())
-        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"*")
+        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")
 
     # Versions
 

@@ -9,17 +9,26 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from cachebackend.options import RingOptions, WriteBehindOptions
+from cachebackend.options import Faults, RingOptions, WriteBehindOptions
+from cachebackend.options.faults import Number, Optional, Rule, Whole
 
-__all__ = ["BACKEND", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
+__all__ = ["BACKENDS", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
 
-#: The dotted path that ``CACHES`` names.
-BACKEND = "cachebackend.RingCache"
+#: The dotted path that ``CACHES`` names, and where that leads.
+BACKENDS = ("cachebackend.RingCache", "cachebackend.backend.RingCache")
+
+
+#: What a block of ``CACHES`` may say; Django checks none of it.
+_BLOCK: dict[str, Rule | None] = {
+    **dict.fromkeys(("BACKEND", "KEY_FUNCTION", "KEY_PREFIX", "LOCATION", "OPTIONS")),
+    "TIMEOUT": Optional(Number(float("-inf"), unit=" seconds")),
+    "VERSION": Whole(0, 2**31),
+}
 
 
 def ring_aliases() -> list[str]:
     """Return the cache aliases that are ring caches."""
-    return [alias for alias, block in settings.CACHES.items() if block.get("BACKEND") == BACKEND]
+    return [alias for alias, block in settings.CACHES.items() if block.get("BACKEND") in BACKENDS]
 
 
 def alias_of(location: object, options: object) -> str:
@@ -37,6 +46,13 @@ def ring_options(alias: str) -> RingOptions:
         ConfigurationError: With every fault of the block.
     """
     block: Mapping[str, Any] = settings.CACHES[alias]
+    faults = Faults(f"CACHES[{alias!r}]")
+    for name, value in block.items():
+        if name not in _BLOCK:
+            faults.add(name, f"unknown setting; known are {', '.join(sorted(_BLOCK))}")
+        elif (rule := _BLOCK[name]) and (text := rule.fault(value)):
+            faults.add(name, text)
+    faults.raise_any()
     return RingOptions.read(block.get("LOCATION", ()), block.get("OPTIONS", {}), f"CACHES[{alias!r}]")
 
 

@@ -7,6 +7,7 @@ counters) is kept here and shared by all of them.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from typing import Any
 
@@ -65,3 +66,11 @@ def _follow_settings(*, setting: str, **_: Any) -> None:
 
 setting_changed.connect(_follow_settings, dispatch_uid="cachebackend.registry")
 atexit.register(close_clients)
+
+
+def _new_lock() -> None:
+    global _lock  # noqa: PLW0603  # in a forked child, where another thread may have held the old one
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +16,18 @@ from typing import Any
 
 import django
 
-from cacheproject.services import Services
+from cacheproject.services import Services, die_with
 
-__all__ = ["call_after_setup", "celery_worker", "free_port", "run_with_services", "site", "unnamed_services"]
+__all__ = [
+    "call_after_setup",
+    "celery_worker",
+    "end_by_interrupt",
+    "free_port",
+    "missing_broker",
+    "run_with_services",
+    "site",
+    "unnamed_services",
+]
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 STOP_SECONDS = 30
@@ -32,18 +42,39 @@ def unnamed_services() -> dict[str, Any]:
     return wanted
 
 
+def missing_broker() -> str | None:
+    """Return what to say if the environment names the queue but not the broker that goes with it."""
+    if os.environ.get("WRITE_BEHIND_NODES") and not os.environ.get("CELERY_BROKER_URL"):
+        return "WRITE_BEHIND_NODES is named but CELERY_BROKER_URL is not; name both, or neither"
+    return None
+
+
+def end_by_interrupt() -> None:
+    """Have a request to end, or a terminal that hangs up, end the command as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
 def run_with_services(arguments: Sequence[str]) -> int:
     """Run a management command anew, on services started for it; return its exit code.
 
     A new process, because Django has read the settings by the time a command runs.
     """
     with Services(**unnamed_services()) as services:
-        child = subprocess.Popen([sys.executable, MANAGE, *arguments], env=services.env() | os.environ)
+        child = subprocess.Popen(
+            [sys.executable, MANAGE, *arguments],
+            env=services.env() | os.environ,
+            preexec_fn=die_with(os.getpid(), signal.SIGTERM),  # noqa: PLW1509  # it only makes a system call
+        )
         while True:
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                continue  # it was asked too, and says what it has to say before it ends
+                child.terminate()  # after Ctrl-C it was asked already; it says what it has to say
 
 
 def call_after_setup(name: str, *arguments: Any) -> None:

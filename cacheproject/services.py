@@ -30,7 +30,7 @@ from typing import Any, Self
 from cacheproject import reaper
 from cacheproject.binaries import postgres_folder, valkey_server
 
-__all__ = ["ServiceError", "Services"]
+__all__ = ["ServiceError", "Services", "die_with"]
 
 START_SECONDS = 30.0
 #: A port that is free when it is looked for may be taken when it is bound.
@@ -278,7 +278,7 @@ class Services:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid(), server.stop_signal),  # noqa: PLW1509  # it only makes a system call
+                preexec_fn=die_with(os.getpid(), server.stop_signal),  # noqa: PLW1509  # it only makes a system call
                 env=server.environment,
                 cwd="/",
                 **_as(server.user),
@@ -341,7 +341,7 @@ def _free_port() -> int:
         return port
 
 
-def _die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
     """Return what makes a child, in itself, end with its parent; None where the kernel cannot.
 
     The kernel watches the thread that spawned it, so only the main one will do.

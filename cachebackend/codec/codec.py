@@ -82,6 +82,9 @@ def decode(record: bytes) -> Any:
     if kind is Kind.VALUE or kind is Kind.STALE:
         return decode_stored(stored_of(record))
     if kind is Kind.INTEGER:
+        if not record.removeprefix(b"-").isdigit():  # int() takes blanks and underscores too
+            message = f"{record[:20]!r} is no integer"
+            raise RecordError(message)
         return _loaded(int, record)
     message = f"a {kind.name.lower()} record holds no value"
     raise RecordError(message)

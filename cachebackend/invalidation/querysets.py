@@ -31,6 +31,7 @@ class InvalidatingQuerySet(models.QuerySet[M]):
         The rows are locked and named first: rows that begin to match in between are not
         updated, as if the statement had come a moment earlier.
         """
+        self._for_write = True  # so that the rows are found in the database that they are written in
         if not dependents_of(self.model):
             return super().update(**changes)
         count = 0
@@ -50,6 +51,7 @@ class InvalidatingQuerySet(models.QuerySet[M]):
     def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
         """Insert the rows, and invalidate those that were there under the same key."""
         objs = list(objs)
+        self._for_write = True
         with transaction.atomic(using=self.db, savepoint=False):
             prepare_write(self.model, [row_of(each) for each in objs if each.pk is not None], self.db)
             created = super().bulk_create(objs, *args, **kwargs)

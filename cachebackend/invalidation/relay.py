@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import F, Min
+from django.db.models import F
 from django.db.models.functions import Now
 
 from cachebackend.invalidation.batches import delete_keys
@@ -51,9 +51,9 @@ def relay() -> Relayed:
 
 def outbox_lag(using: str) -> float:
     """Return the age of the oldest outbox row of a database, in seconds; 0.0 if there is none."""
-    rows = OutboxRow.objects.using(using)
-    oldest = rows.aggregate(oldest=Min("created"), now=Now())
-    return float((oldest["now"] - oldest["oldest"]).total_seconds()) if oldest["oldest"] else 0.0
+    ages = OutboxRow.objects.using(using).order_by("created").values_list(Now() - F("created"), flat=True)
+    oldest = ages.first()
+    return oldest.total_seconds() if oldest is not None else 0.0
 
 
 def _settle_some(using: str, relayed: Relayed) -> int:

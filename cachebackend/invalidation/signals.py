@@ -14,7 +14,12 @@ from cachebackend.invalidation.dependents import (
     shares_rows,
     watched_models,
 )
-from cachebackend.invalidation.transactions import finish_write, invalidate_rows, prepare_write
+from cachebackend.invalidation.transactions import (
+    finish_write,
+    invalidate_rows,
+    is_in_transaction,
+    prepare_write,
+)
 
 __all__ = ["row_of", "watch"]
 
@@ -73,7 +78,7 @@ def _before_save(*, instance: models.Model, using: str, raw: bool = False, **_: 
 
 def _after_save(*, instance: models.Model, using: str, **_: Any) -> None:
     prepared = instance.__dict__.pop(_ATTRIBUTE, None)
-    if prepared is not None and not connections[using].in_atomic_block:
+    if prepared is not None and not is_in_transaction(connections[using]):
         finish_write(prepared, type(instance), [row_of(instance)], using)
     else:
         invalidate_rows(type(instance), [row_of(instance)], using)

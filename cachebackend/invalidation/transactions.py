@@ -26,7 +26,7 @@ from cachebackend.invalidation.batches import Batch
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.outbox import drop, owe
 
-__all__ = ["finish_write", "invalidate_rows", "is_pending", "prepare_write"]
+__all__ = ["finish_write", "invalidate_rows", "is_in_transaction", "is_pending", "prepare_write"]
 
 logger = logging.getLogger("cachebackend")
 #: Where a database connection carries the batch of its transaction.
@@ -46,10 +46,14 @@ class _TransactionBatch(Batch):
         super().__init__()
         self._using = connection.alias
         self._owed: int | None = None
-        self._callback = self._after_commit
-        self._position = len(connection.run_on_commit)
-        connection.on_commit(self._callback)
+        #: Autocommit was turned off by hand: Django then has no hooks after a commit.
+        self.is_manual = not connection.in_atomic_block
+        self._callback = self.after_commit
         _hook(connection)
+        if not self.is_manual:
+            connection.on_commit(self._callback)
+            # First: Django stops at a callback that raises
+            connection.run_on_commit.insert(0, connection.run_on_commit.pop())
 
     def stands(self, connection: BaseDatabaseWrapper) -> bool:
         """Return whether the commit of the present transaction will delete the keys.
@@ -59,8 +63,7 @@ class _TransactionBatch(Batch):
         transaction is not, for one ``atomic`` object can open many. A batch of an outer
         savepoint that takes keys of an inner one deletes too much at worst.
         """
-        waiting = connection.run_on_commit
-        return self._position < len(waiting) and waiting[self._position][1] == self._callback
+        return self.is_manual or any(waiting[1] == self._callback for waiting in connection.run_on_commit)
 
     def before_commit(self) -> None:
         """Write the outbox row, as the transaction's last statement: one for all its keys."""
@@ -71,7 +74,8 @@ class _TransactionBatch(Batch):
         for alias in self.quarantined:
             self.end_quarantine(alias)
 
-    def _after_commit(self) -> None:
+    def after_commit(self) -> None:
+        """Delete the keys, and drop the outbox row if every node confirms."""
         _settle(self, self._using, self._owed)
 
 
@@ -87,9 +91,13 @@ def _hook(connection: BaseDatabaseWrapper) -> None:
     rollback: Callable[[], None] = connection.rollback
 
     def commit_with_outbox() -> None:
-        if (batch := _standing_batch(connection)) is not None:
+        batch = _standing_batch(connection)
+        if batch is not None:
             batch.before_commit()
         commit()
+        if batch is not None and batch.is_manual:
+            setattr(connection, _ATTRIBUTE, None)
+            batch.after_commit()
 
     def rollback_with_quarantines() -> None:
         batch: _TransactionBatch | None = getattr(connection, _ATTRIBUTE, None)
@@ -134,7 +142,7 @@ def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared
     if not dependents_of(model):
         return None
     connection, rows = connections[using], list(rows)
-    if connection.in_atomic_block:
+    if is_in_transaction(connection):
         if any(dependent.is_strict for _, dependent in dependents_of(model)):
             _open_batch(connection).quarantine(model, rows)
             _bound_transaction(connection)
@@ -181,7 +189,7 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
     if not dependents_of(model):
         return
     connection = connections[using]
-    if connection.in_atomic_block:
+    if is_in_transaction(connection):
         _open_batch(connection).add(model, rows)
     else:
         finish_write((Batch(), None), model, rows, using)
@@ -191,6 +199,13 @@ def is_pending(alias: str, key: bytes, using: str) -> bool:
     """Return whether the open transaction has changed the row behind a key."""
     batch = _standing_batch(connections[using])
     return batch is not None and key in batch.keys.get(alias, ())
+
+
+def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a statement now is committed by a later one."""
+    if connection.connection is None:  # which must not be opened to find out, nor can be in asyncio
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return bool(connection.in_atomic_block or not connection.autocommit)
 
 
 def _open_batch(connection: BaseDatabaseWrapper) -> _TransactionBatch:

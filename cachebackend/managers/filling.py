@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import connections
 
+from cachebackend.invalidation.transactions import is_in_transaction
+
 __all__ = ["may_fill"]
 
 
@@ -20,7 +22,7 @@ def may_fill(using: str) -> bool:
         5. reader    fills it: stale
     """
     connection = connections[using]
-    if not connection.in_atomic_block:
+    if not is_in_transaction(connection):
         return True
     if connection.vendor != "postgresql":
         return False

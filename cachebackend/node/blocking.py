@@ -123,8 +123,11 @@ class BlockingPool:
         """Take back a connection on which every reply was read."""
         connection.idle_since = now = self._clock.monotonic()
         self._idle.append(connection)
-        if self._idle[0].idle_since < now - IDLE_SECONDS:
-            self._idle.popleft().close()
+        try:
+            if self._idle[0].idle_since < now - IDLE_SECONDS:
+                self._idle.popleft().close()
+        except IndexError:  # another thread has taken the last one meanwhile
+            return
 
     def close(self) -> None:
         """Close what is idle: at the end, and after a failure, which the others share."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from weakref import WeakKeyDictionary
 
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.multiplexed import MultiplexedConnection
@@ -35,7 +34,7 @@ class LoopConnections:
     def __init__(self, handshake: Handshake, timeout: float) -> None:
         self._handshake = handshake
         self._timeout = timeout
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
     def standing(self) -> MultiplexedConnection | None:
         """Return the running loop's connection, if it stands."""
@@ -51,6 +50,7 @@ class LoopConnections:
             OSError, redis.RedisError: It could not be made.
         """
         loop = asyncio.get_running_loop()
+        self._forget_closed_loops()
         mine = self._loops.setdefault(loop, _OfLoop())
         async with mine.opening:
             if (connection := self.standing()) is not None:
@@ -60,6 +60,13 @@ class LoopConnections:
                 mine.ending = self._close_with_loop(mine)
                 await anext(mine.ending)
             return connection
+
+    def _forget_closed_loops(self) -> None:
+        """Close what loops left that were closed without closing their generators first."""
+        for loop in [loop for loop in self._loops if loop.is_closed()]:
+            connection = self._loops.pop(loop).connection
+            if connection is not None and not connection.is_closed:
+                connection.forget()
 
     @staticmethod
     async def _close_with_loop(mine: _OfLoop) -> AsyncGenerator[None, None]:
@@ -73,11 +80,11 @@ class LoopConnections:
     def after_fork(self) -> None:
         """Let go of the parent's connections; to close one would disturb the parent's event loop."""
         _OF_THE_PARENT.append(self._loops)
-        self._loops = WeakKeyDictionary()
+        self._loops = {}
 
     def __len__(self) -> int:
         return sum(m.connection is not None and not m.connection.is_closed for m in self._loops.values())
 
 
 #: What a forked child inherited and must neither use nor close.
-_OF_THE_PARENT: list[WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop]] = []
+_OF_THE_PARENT: list[dict[asyncio.AbstractEventLoop, _OfLoop]] = []

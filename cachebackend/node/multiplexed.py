@@ -20,6 +20,9 @@ from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["MultiplexedConnection"]
 
+#: Enough for the event loop to read what stands in its sockets.
+_SECOND_LOOK_SECONDS = 0.01
+
 
 class _Batch:
     """Commands in flight: the future of their replies, those read, and when they were sent."""
@@ -36,8 +39,8 @@ class _Batch:
 class MultiplexedConnection(asyncio.Protocol):
     """A ready connection; made by ``open``.
 
-    One timer for the connection, not one for each request: it looks at the oldest batch
-    in flight, and a batch older than the timeout fails them all and closes the
+    One timer for the connection, not one for each request: when nothing has come or gone
+    for the timeout though a batch is in flight, it fails them all and closes the
     connection.
     """
 
@@ -50,6 +53,9 @@ class MultiplexedConnection(asyncio.Protocol):
         self._in_flight: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=reply_error)
         self._timer: asyncio.TimerHandle | None = None
+        self._moved_at = 0.0
+        self._unsent_bytes = 0
+        self._is_suspect = False
         self.is_closed = False
 
     @classmethod
@@ -73,15 +79,19 @@ class MultiplexedConnection(asyncio.Protocol):
         if self.is_closed:
             future.set_exception(ConnectionResetError("the connection is closed"))
             return future
+        # Packed first: a command that cannot be packed must not leave a batch that waits
+        # for replies, or it would be given everybody else's
+        packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
         self._in_flight.append(_Batch(future, len(commands), now))
-        self._transport.write(b"".join([pack_command(command) for command in commands]))
+        self._transport.write(packed)
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
         return future
 
     def data_received(self, data: bytes) -> None:
         """Hand each whole reply to the batch it belongs to."""
+        self._moved_at = self._loop.time()
         self._reader.feed(data)
         while self._in_flight:
             batch = self._in_flight[0]
@@ -98,18 +108,38 @@ class MultiplexedConnection(asyncio.Protocol):
         """Fail everything in flight."""
         self._fail(error or ConnectionResetError("the node closed the connection"))
 
+    def forget(self) -> None:
+        """Close the socket of a connection whose event loop is closed, and can close nothing itself."""
+        self.is_closed = True
+        transport: Any = self._transport
+        held = transport.get_extra_info("socket")
+        getattr(held, "_sock", held).close()
+        # so that neither it nor the writer warns of what was just done
+        transport._sock = None
+        transport._closing = transport._closed = True
+
     def close(self) -> None:
         """Close it, failing what is in flight; may be called twice."""
         self._fail(ConnectionResetError("the connection is closed"))
 
     def _look_at_oldest(self) -> None:
         self._timer = None
-        if self._in_flight:
-            due = self._in_flight[0].sent_at + self._timeout
-            if due <= self._loop.time():
-                self._fail(TimeoutError())
-            else:
-                self._timer = self._loop.call_at(due, self._look_at_oldest)
+        if not self._in_flight:
+            return
+        unsent = self._transport.get_write_buffer_size()
+        if unsent < self._unsent_bytes:
+            self._moved_at = self._loop.time()
+        self._unsent_bytes = unsent
+        due = max(self._in_flight[0].sent_at, self._moved_at) + self._timeout
+        if due > self._loop.time():
+            self._is_suspect = False
+            self._timer = self._loop.call_at(due, self._look_at_oldest)
+        elif not self._is_suspect:
+            # The loop may have been busy itself: what has come meanwhile is read first
+            self._is_suspect = True
+            self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look_at_oldest)
+        else:
+            self._fail(TimeoutError())
 
     def _fail(self, error: Exception) -> None:
         self.is_closed = True

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from cachebackend.errors import ConfigurationError
 
-__all__ = ["Choice", "Faults", "Flag", "Number", "Rule", "Whole", "check_fields"]
+__all__ = ["Choice", "Faults", "Flag", "Number", "Optional", "Rule", "Whole", "check_fields"]
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Number:
     low: float
     above: bool = False
     unit: str = ""
-    below: float = float("inf")
+    below: float = 1e9
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value, or None."""
@@ -61,9 +61,20 @@ class Number:
             return f"must be a number{self.unit}, got {value!r}"
         fine = value > self.low if self.above else value >= self.low
         bound = f"{'>' if self.above else '>='} {self.low:g}"
-        if self.below < float("inf"):
+        if value >= self.below:
             bound += f" and < {self.below:g}"
         return None if fine and value < self.below else f"must be {bound}{self.unit}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Optional:
+    """None, or what another rule allows."""
+
+    rule: Rule
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value, or None."""
+        return None if value is None else self.rule.fault(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class RingOptions:
     codec: str = field(default="auto", metadata={"rule": Choice(("auto", "pickle"))})
 
     @classmethod
-    def read(cls, location: object, options: Mapping[str, Any], path: str) -> RingOptions:
+    def read(cls, location: object, options: object, path: str) -> RingOptions:
         """Validate a settings block whole.
 
         Args:
@@ -70,7 +70,11 @@ class RingOptions:
             faults.add(
                 "LOCATION", "names no node; give at least one URL such as 'redis://host:6379/0?name=a'"
             )
-        ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
-        check_fields(cls, ours, faults.at("OPTIONS"))
+        ours: dict[str, Any] = {}
+        if isinstance(options, Mapping):
+            ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
+            check_fields(cls, ours, faults.at("OPTIONS"))
+        else:
+            faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
         return cls(nodes=nodes, **ours)

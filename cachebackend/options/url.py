@@ -17,6 +17,12 @@ WEIGHT_RANGE = (0.1, 10.0)
 MOST_NODES = 255
 _NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
 _SCHEMES = ("redis", "rediss", "unix")
+#: What the query of a URL may say; TLS' own for rediss:// alone.
+_PARAMETERS = frozenset({"db", "name", "weight"})
+_TLS_PARAMETERS = frozenset(
+    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+    | {"ssl_password"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +73,15 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         return None
     if parts.scheme == "unix":
         address = unquote(parts.path)
-        if not address:
+        if not address or parts.netloc.rpartition("@")[2]:
             faults.add(key, "names no socket; write unix:///path/to/socket")
             return None
     else:
         if not host:
             faults.add(key, "names no host")
+            return None
+        if port == 0:
+            faults.add(key, "the port must be from 1 to 65535, got 0")
             return None
         if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             faults.add(key, f"the database must be a number, got {parts.path.strip('/')!r}")
@@ -88,8 +97,21 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         low, high = WEIGHT_RANGE
         faults.add(key, f"the weight must be a number from {low:g} to {high:g}, got {given['weight']!r}")
         return None
+    if fault := _query_fault(parts.scheme, given):
+        faults.add(key, fault)
+        return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
     return NodeAddress(name, weight, url.partition("?")[0] + (f"?{rest}" if rest else ""))
+
+
+def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
+    """Return what is wrong with the query of a URL, or None."""
+    known = _PARAMETERS | (_TLS_PARAMETERS if scheme == "rediss" else frozenset())
+    if unknown := sorted(set(given) - known):
+        return f"the parameter {unknown[0]!r} is not known; known are {', '.join(sorted(known))}"
+    if not given.get("db", "0").isdigit():
+        return f"the database must be a number, got {given['db']!r}"
+    return None
 
 
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:

@@ -61,6 +61,8 @@ class Want:
         deadline: Until when a claim is ours; seconds since 1970.
         standing: The record in the place of which ours is put; None: nothing stands.
         served: The value that stands, if it may be served when another has the claim.
+        awaited: Another's lease that was found in the way.
+        awaited_since: Since when it is waited for, by the monotonic clock.
     """
 
     node: int
@@ -69,6 +71,8 @@ class Want:
     deadline: float
     standing: bytes | None = None
     served: Found | None = None
+    awaited: bytes | None = None
+    awaited_since: float = 0.0
 
     @property
     def record(self) -> bytes:

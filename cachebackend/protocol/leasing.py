@@ -42,7 +42,15 @@ from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
-from cachebackend.protocol.reading import Found, look, records_of, token_requests, tokens_of, vouchers_of
+from cachebackend.protocol.reading import (
+    Found,
+    is_wrong_type,
+    look,
+    records_of,
+    token_requests,
+    tokens_of,
+    vouchers_of,
+)
 from cachebackend.protocol.swapping import PutNew, take
 
 __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
@@ -58,17 +66,11 @@ TAG_MS = 7 * 24 * 3600 * 1000
 
 
 class _Waiting:
-    """How a miss waits for another's lease: 5 ms doubling to 50, jittered, one lease period in all."""
+    """How a miss waits for another's lease: 5 ms doubling to 50, jittered."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._next = FIRST_WAIT_SECONDS
-        self._ends_at = context.clock.monotonic() + context.options.lease_timeout
-
-    @property
-    def is_over(self) -> bool:
-        """True when a lease period has passed: load, whoever holds the lease, and do not fill."""
-        return self._context.clock.monotonic() >= self._ends_at
 
     def pause(self) -> Sleep:
         """Return the next pause; the first one is counted."""
@@ -221,7 +223,7 @@ def _resolve(
         ]
         replies = yield from take(context, [*(want.step(lease_ms) for want in wants.values()), *tags])
         tokens = _tokens_taken(keep.tags, tags, replies[len(wants) :])
-        looked = _sort(context, wants, replies, tokens, waiting, take_stale=keep.stale_ms > 0)
+        looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
         values.update({name: found.value for name, found in looked.found.items()})
         names = [*looked.mine, *looked.unleased]
         if names:
@@ -253,7 +255,6 @@ def _sort(
     wants: Mapping[K, Want],
     replies: Sequence[Reply],
     tokens: Mapping[bytes, bytes | None],
-    waiting: _Waiting,
     *,
     take_stale: bool,
 ) -> _Round[K]:
@@ -267,7 +268,8 @@ def _sort(
             looked.mine[name] = want
         elif claims and want.served is not None:
             looked.found[name] = want.served
-        elif isinstance(reply, RingCacheError) or waiting.is_over:
+        elif isinstance(reply, RingCacheError):
+            _note_refusal(context, reply)
             looked.unleased.append(name)
         elif claims:  # what we would take over has changed: ask again
             want.standing = None
@@ -275,14 +277,37 @@ def _sort(
         elif (kind := _kind(reply)) is Kind.QUARANTINE:
             looked.unleased.append(name)
         elif kind is Kind.LEASE:
-            looked.again[name] = want
-            looked.wait = True
+            if _has_waited_long(context, want, reply):
+                looked.unleased.append(name)
+            else:
+                looked.again[name] = want
+                looked.wait = True
         elif kind is not None and (found := look(context, reply, tokens, take_stale=take_stale)):
             looked.found[name] = found
         else:  # stale, under other tags, or no record at all: taken over, if it still stands
             want.standing = reply
             looked.again[name] = want
     return looked
+
+
+def _has_waited_long(context: Context, want: Want, lease: bytes) -> bool:
+    """Return whether one and the same lease has stood in the way for a whole period.
+
+    It should have lapsed by then. Another's lease begins another period: the key was
+    invalidated, or its holder died, and who holds it now is loading.
+    """
+    now = context.clock.monotonic()
+    if lease != want.awaited:
+        want.awaited, want.awaited_since = lease, now
+    return now - want.awaited_since >= context.options.lease_timeout
+
+
+def _note_refusal(context: Context, error: RingCacheError) -> None:
+    """Count a node that gives no lease; the value is loaded all the same, unless the settings say raise."""
+    context.stats.cell.node_failures += 1
+    if context.options.on_node_failure == "raise" and not is_wrong_type(error):
+        raise error
+    context.log_sometimes("%s; a value is loaded without a lease, and not kept", error)
 
 
 def _kind(record: bytes) -> Kind | None:

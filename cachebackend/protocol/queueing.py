@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Argument, Operation, Reply, Script, Send
-from cachebackend.errors import RingCacheError
+from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindRefusedError
 from cachebackend.ring import Ring
 
 __all__ = ["Partition", "QueueContext", "Write", "close", "contents", "dirty", "fold", "seal"]
@@ -96,12 +96,16 @@ def fold(queue: QueueContext, partition: Partition, opened: int, writes: Sequenc
     Raises:
         NodeUnavailableError: The node did not answer; whether it folded them is not known.
         NodeReplyError: The node refused them.
+        WriteBehindRefusedError: A sum is beyond 64 bits; nothing was folded.
     """
     node = queue.ring.owner(partition.name)
     flat = [argument for write in writes for argument in write]
     while True:
         keys = [partition.meta, partition.batch(opened), DIRTY]
         [reply] = yield Send([(node, _FOLD.call(keys, opened, queue.now_ms(), partition.name, *flat))])
+        if isinstance(reply, NodeReplyError) and reply.code == "OVERFLOW":
+            message = "the sum of what is queued for the row is beyond 64 bits; nothing was queued"
+            raise WriteBehindRefusedError(message) from reply
         found: int = _checked(reply)
         if found == 0:
             return opened

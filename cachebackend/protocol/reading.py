@@ -21,6 +21,7 @@ __all__ = [
     "get_many",
     "has_key",
     "has_vouchers",
+    "is_wrong_type",
     "look",
     "records_of",
     "token_requests",
@@ -68,7 +69,7 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
         NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
     """
     if reply.__class__ is not bytes:
-        if isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE":
+        if is_wrong_type(reply):
             context.undecodable(RecordError(str(reply)))
         else:
             context.settle(reply, None)
@@ -86,6 +87,11 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
     except RecordError as error:
         context.undecodable(error)
         return None
+
+
+def is_wrong_type(reply: Reply) -> bool:
+    """Return whether a key turned out to hold no string: foreign, and a miss."""
+    return isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE"
 
 
 def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, take_stale: bool) -> Found | None:

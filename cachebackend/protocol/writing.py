@@ -80,6 +80,12 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
         TypeError: The value is not an integer.
         OverflowError: The sum is beyond 64 bits.
     """
+    if isinstance(delta, bool) or not isinstance(delta, int):
+        message = f"an integer can be added, not {delta!r}"
+        raise TypeError(message)
+    if not -(2**63) <= delta < 2**63:
+        message = f"{delta} is beyond 64 bits"
+        raise OverflowError(message)
     [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], context.clock.now(), delta))])
     if isinstance(reply, NodeReplyError):
         if "overflow" in str(reply):

@@ -84,7 +84,8 @@ def _land_next(
 ) -> int | None:
     """Land the batch after the checkpoint and return its number; None if there is none for us."""
     using = router.db_for_write(model)
-    with transaction.atomic(using=using):
+    # durable: the hash is deleted after this commit, which must be the last word
+    with transaction.atomic(using=using, durable=True):
         checkpoint = _lock_checkpoint(partition, using)
         if checkpoint is None:
             return None

@@ -18,7 +18,7 @@ __all__ = ["DELTA", "PUT", "write_of"]
 PUT = b"p"
 DELTA = b"d"
 #: What a node's counter holds.
-_INTEGERS = range(-(2**63), 2**63)
+_INT64 = 2**63 - 1
 
 
 def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argument]:
@@ -59,13 +59,18 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
             message = f"{field}: the column does not take None"
             raise WriteBehindRefusedError(message)
         return NULL
+    if isinstance(value, models.Model):
+        value = value.pk
     try:
         cleaned = field.to_python(value)
         field.run_validators(cleaned)
+        return b"=" + wire_of(field).dump(cleaned)
     except ValidationError as error:
         message = f"{field}: {' '.join(error.messages)}"
         raise WriteBehindRefusedError(message) from error
-    return b"=" + wire_of(field).dump(cleaned)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        message = f"{field}: cannot be {value!r}: {error}"
+        raise WriteBehindRefusedError(message) from error
 
 
 def _delta(field: models.Field[Any, Any], addend: Any) -> int:
@@ -74,7 +79,17 @@ def _delta(field: models.Field[Any, Any], addend: Any) -> int:
         message = f"{field}: nothing can be added to a {type(field).__name__} behind; write a value"
         raise WriteBehindRefusedError(message)
     whole = delta(addend)
-    if whole not in _INTEGERS:
-        message = f"{field}: {addend} is beyond 64 bits"
+    if abs(whole) > _largest_delta(field):
+        message = f"{field}: to add {addend} is beyond what the column, or 64 bits, can hold"
         raise WriteBehindRefusedError(message)
     return whole
+
+
+def _largest_delta(field: models.Field[Any, Any]) -> int:
+    """Return what, added to any value of a column, always leaves its range; at most 64 bits."""
+    if isinstance(field, models.DecimalField):
+        digits: int = field.max_digits or 18
+        return int(min(10**digits, _INT64))
+    bits = {"SmallIntegerField": 16, "PositiveSmallIntegerField": 16}
+    bits |= {"IntegerField": 32, "PositiveIntegerField": 32}
+    return int(min(2 ** bits.get(field.get_internal_type(), 63), _INT64))

@@ -91,11 +91,10 @@ class WriteBehindManager(Generic[M]):
     def _key(self, pk: Any) -> bytes:
         field = self.model._meta.pk
         try:
-            key = wire_of(field).dump(field.to_python(pk))
-        except ValidationError as error:
-            message = f"{self.model.__name__} has no primary key like {pk!r}: {' '.join(error.messages)}"
-            raise WriteBehindRefusedError(message) from error
-        if pk is None or _SEPARATOR in key:
+            key = wire_of(field).dump(field.to_python(pk)) if pk is not None else _SEPARATOR
+        except (ValidationError, AttributeError, TypeError, ValueError, WriteBehindRefusedError):
+            key = _SEPARATOR
+        if _SEPARATOR in key:
             message = f"{self.model.__name__} has no primary key like {pk!r}"
             raise WriteBehindRefusedError(message)
         return key
@@ -107,7 +106,8 @@ class WriteBehindManager(Generic[M]):
 
     @cached_property
     def _fields(self) -> dict[str, models.Field[Any, Any]]:
-        return {name: managed_field(self.model, name) for name in self.fields}
+        fields = [managed_field(self.model, name) for name in self.fields]
+        return {name: field for field in fields for name in (field.name, field.attname)}
 
 
 def managed_field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
@@ -120,7 +120,8 @@ def managed_field(model: type[models.Model], name: str) -> models.Field[Any, Any
         field = model._meta.get_field(name)
     except FieldDoesNotExist:
         field = None
-    if not isinstance(field, models.Field) or not field.concrete or field.primary_key:
+    own = field in model._meta.local_concrete_fields  # a parent's column is in the parent's table
+    if not own or not isinstance(field, models.Field) or field.primary_key:
         message = f"{model.__name__}: {name!r} is not a column that can be written behind"
         raise ImproperlyConfigured(message)
     wire_of(field)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -39,6 +39,8 @@ __all__ = ["NULL", "Wire", "wire_of"]
 #: What a put of NULL carries.
 NULL = b"0"
 _MICROSECOND = timedelta(microseconds=1)
+#: More digits than Postgres' numeric has; Python's own context would round to 28.
+_EXACT = Context(prec=150_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact, InvalidOperation, Overflow])
 
 
 class Wire(NamedTuple):
@@ -63,12 +65,12 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     Raises:
         WriteBehindRefusedError: Its kind is not known here.
     """
-    while isinstance(field, models.ForeignKey):
-        field = field.target_field
+    if isinstance(field, models.ForeignKey):  # nothing is added to a reference
+        return wire_of(field.target_field)._replace(delta=None, undelta=None)
     if isinstance(field, models.DecimalField):
         return _decimal(field.decimal_places or 0)
     if isinstance(field, models.JSONField):
-        return _json(field.encoder, field.decoder)
+        return _json(field.encoder)
     for kind, wire in _WIRES.items():
         if isinstance(field, kind):
             return wire
@@ -78,21 +80,25 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
 
 def _decimal(places: int) -> Wire:
     def scaled(value: Any) -> int:
-        shifted = Decimal(value).scaleb(places)
-        if shifted != shifted.to_integral_value():
+        shifted = _EXACT.scaleb(Decimal(value), places)
+        if shifted != int(shifted):
             message = f"{value} has more than {places} decimal places"
             raise WriteBehindRefusedError(message)
         return int(shifted)
 
     def unscaled(value: int) -> Decimal:
-        return Decimal(value).scaleb(-places)
+        return _EXACT.scaleb(Decimal(value), -places)
 
     return Wire(lambda v: b"%d" % scaled(v), lambda w: unscaled(int(w)), scaled, unscaled)
 
 
-def _json(encoder: type[json.JSONEncoder] | None, decoder: type[json.JSONDecoder] | None) -> Wire:
+def _json(encoder: type[json.JSONEncoder] | None) -> Wire:
     def dump(value: Any) -> bytes:
-        return json.dumps(value, cls=encoder).encode()
+        text = json.dumps(value, cls=encoder, allow_nan=False, ensure_ascii=False)
+        if "\\u0000" in text:
+            message = "Postgres' jsonb holds no NUL character"
+            raise WriteBehindRefusedError(message)
+        return text.encode()
 
     def load(wire: bytes) -> Jsonb:
         # Kept as text on the way: what the model's decoder makes of it is the model's affair
@@ -126,7 +132,16 @@ def _whole(value: Any) -> int:
 
 
 _INTEGER = Wire(lambda v: b"%d" % v, int, _whole, int)
-_TEXT = Wire(str.encode, bytes.decode)
+
+
+def _text(value: str) -> bytes:
+    if "\0" in value:
+        message = "Postgres' text holds no NUL character"
+        raise WriteBehindRefusedError(message)
+    return value.encode()
+
+
+_TEXT = Wire(_text, bytes.decode)
 _WIRES: dict[type[models.Field[Any, Any]], Wire] = {
     models.IntegerField: _INTEGER,
     models.DateTimeField: Wire(

@@ -36,6 +36,7 @@ class Tally:
     Attributes:
         reads: Requests that read.
         hits: Reads that asked the database nothing.
+        misses: Reads that asked it something.
         writes: Requests that wrote; all were acknowledged.
         queries: What the reads asked the database.
         stale_sets_refused: Fills that leases refused.
@@ -44,6 +45,7 @@ class Tally:
 
     reads: int = 0
     hits: int = 0
+    misses: int = 0
     writes: int = 0
     queries: int = 0
     stale_sets_refused: int = 0
@@ -53,6 +55,7 @@ class Tally:
         """Add another client's counts to these."""
         self.reads += other.reads
         self.hits += other.hits
+        self.misses += other.misses
         self.writes += other.writes
         self.queries += other.queries
         self.stale_sets_refused += other.stale_sets_refused
@@ -122,7 +125,10 @@ def _client(trace: Trace, keys: dict[int, int], share: range, tell: Callable[[in
                 queries = tally.queries
                 Article.cached.get(slug=f"{SLUG}{name}")
                 tally.reads += 1
-                tally.hits += tally.queries == queries
+                if tally.queries == queries:
+                    tally.hits += 1
+                else:
+                    tally.misses += 1
             if done % TELL_EVERY == 0:
                 tell(done)
     tally.stale_sets_refused = stats.total().stale_sets_refused - refused_before

@@ -12,8 +12,6 @@ Plain, or compressed as ``.gz`` or ``.zst``.
 
 from __future__ import annotations
 
-import gzip
-import io
 import random
 import zlib
 from array import array
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = ["Trace", "TraceError", "read_trace"]
 
@@ -29,6 +27,10 @@ __all__ = ["Trace", "TraceError", "read_trace"]
 Request: TypeAlias = tuple[Iterable[int | str], bool]
 #: CloudPhysics' SCSI operations, in hexadecimal.
 _SCSI = {"28": False, "2a": True}
+CLOUDPHYSICS_HEADER = "version,time,op,size,lbn"
+#: The most blocks that one request of an ARC trace may name.
+MOST_BLOCKS = 1_000_000
+PIECE_BYTES = 65_536
 _TWITTER_READS = frozenset({"get", "gets"})
 
 
@@ -96,38 +98,70 @@ def _requests(path: Path) -> Iterator[tuple[int | str, bool]]:
     parse: Callable[[str], Request] | None = None
     number = done = 0
     try:
-        with _opened(path) as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007  # named in the error
-                if not line.strip():
-                    continue
-                parse = parse or _format(line)
-                blocks, writes = parse(line)
-                for block in blocks:
-                    yield block, writes
-                    done += 1
+        for number, line in enumerate(_lines(path), 1):
+            text = line.decode("ascii").strip()
+            if not text or (number == 1 and text.replace(" ", "") == CLOUDPHYSICS_HEADER):
+                continue
+            parse = parse or _format(text)
+            blocks, writes = parse(text)
+            for block in blocks:
+                yield block, writes
+                done += 1
     except FileNotFoundError:
         message = f"{path}: there is no such file"
         raise TraceError(message) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        message = (
-            f"{path}: line {max(number, 1)}: {error or type(error).__name__}; {done} requests stand before it"
-        )
+    except _UnpackError as error:  # what is packed together breaks together: the line is the next one
+        message = f"{path}: line {number + 1}: {error}; {done} requests stand before it"
+        raise TraceError(message) from error
+    except (OSError, ValueError) as error:
+        message = f"{path}: line {max(number, 1)}: {error}; {done} requests stand before it"
         raise TraceError(message) from error
 
 
-def _opened(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="ascii")
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            message = "reading .zst needs: pip install 'django-ringcache[demo]'"
-            raise ValueError(message) from None
-        return io.TextIOWrapper(
-            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True), "ascii"
-        )
-    return path.open(encoding="ascii")
+class _UnpackError(Exception):
+    """A compressed file is broken."""
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, unpacked; those before the place where it is broken too."""
+    rest = b""
+    for piece in _pieces(path):
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, unpacked."""
+    with path.open("rb") as file:
+        unpack = _UNPACKERS.get(path.suffix, lambda: None)()
+        if unpack is None:
+            yield from iter(lambda: file.read(PIECE_BYTES), b"")
+            return
+        while packed := file.read(PIECE_BYTES):
+            try:
+                yield unpack.decompress(packed)
+            except Exception as error:
+                raise _UnpackError(str(error)) from error
+        if not unpack.eof:
+            message = "the compressed file is cut off"
+            raise _UnpackError(message)
+
+
+def _zstd() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        message = "reading .zst needs: pip install 'django-ringcache[demo]'"
+        raise ValueError(message) from None
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+_UNPACKERS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16),  # with gzip's header
+    ".zst": _zstd,
+}
 
 
 def _format(line: str) -> Callable[[str], Request]:
@@ -138,7 +172,7 @@ def _format(line: str) -> Callable[[str], Request]:
         except ValueError:
             continue
         return parse
-    message = f"of no known format (ARC .lis, CloudPhysics .csv, Twitter .csv): {line.strip()[:60]!r}"
+    message = f"of no known format (ARC .lis, CloudPhysics .csv, Twitter .csv): {line[:60]!r}"
     raise ValueError(message)
 
 
@@ -146,25 +180,36 @@ def _arc(line: str) -> Request:
     try:
         first, count, _, _ = map(int, line.split())
     except ValueError:
-        message = f"not 'first block, number of blocks, ignored, request number': {line.strip()[:60]!r}"
+        message = f"not 'first block, number of blocks, ignored, request number': {line[:60]!r}"
         raise ValueError(message) from None
-    return range(first, first + count), False
+    if not 0 < count <= MOST_BLOCKS:
+        message = f"a request is for 1 to {MOST_BLOCKS} blocks, not {count}"
+        raise ValueError(message)
+    return range(_block(first), first + count), False
 
 
 def _cloudphysics(line: str) -> Request:
     try:
-        _, _, operation, _, block = line.strip().split(",")
-        return (int(block),), _SCSI[operation.strip().lower()]
+        _, _, operation, _, block = line.split(",")
+        number, writes = int(block), _SCSI[operation.strip().lower()]
     except (KeyError, ValueError):
-        message = f"not 'version,time,op,size,lbn' with op 28 or 2a: {line.strip()[:60]!r}"
+        message = f"not 'version,time,op,size,lbn' with op 28 or 2a: {line[:60]!r}"
         raise ValueError(message) from None
+    return (_block(number),), writes
 
 
 def _twitter(line: str) -> Request:
     try:
-        _, key, _, _, _, operation, ttl = line.strip().split(",")
+        _, key, _, _, _, operation, ttl = line.split(",")
         int(ttl)
     except ValueError:
-        message = f"not 'time,key,key size,value size,client,operation,TTL': {line.strip()[:60]!r}"
+        message = f"not 'time,key,key size,value size,client,operation,TTL': {line[:60]!r}"
         raise ValueError(message) from None
     return (key,), operation not in _TWITTER_READS
+
+
+def _block(number: int) -> int:
+    if not 0 <= number < 2**63:
+        message = f"a block's number has 63 bits, not {str(number)[:40]}"
+        raise ValueError(message)
+    return number

@@ -163,3 +163,42 @@ def test_a_node_that_hangs_costs_a_timeout_and_no_other_nodes_hits(
     finally:
         services.resume("ring-a")
     assert set(ring_cache.get_many(keys)) == set(keys)
+
+
+def test_a_command_that_cannot_be_packed_moves_nobodys_reply(ring_cache: RingCache) -> None:
+    """It raises in its own task, and the connection goes on."""
+
+    async def main() -> list[Any]:
+        keys = [f"k{number}" for number in range(50)]
+        await ring_cache.aset_many({key: key for key in keys})
+        for node in ring_cache.client.nodes:
+            with pytest.raises(TypeError):
+                await node.submit([(b"GET", object())])  # type: ignore[list-item]  # the point
+        return await asyncio.gather(*[ring_cache.aget(key) for key in keys])
+
+    assert asyncio.run(main()) == [f"k{number}" for number in range(50)]
+
+
+def test_loops_that_end_without_cleaning_up_leave_nothing_growing(
+    ring_cache: RingCache, added: Callable[[], int]
+) -> None:
+    """As some servers and tests close theirs; the next loop closes what the last one left."""
+    for _ in range(10):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(awork(ring_cache, 1))
+        loop.close()
+    assert settled(added, 3) == 3
+    asyncio.run(awork(ring_cache, 1))
+    assert settled(added, 0) == 0
+
+
+def test_a_value_of_many_megabytes_is_no_timeout(ring_cache: RingCache) -> None:
+    """What counts is silence, not how long the whole takes."""
+    value = b"x" * 30_000_000
+
+    async def main() -> int:
+        await ring_cache.aset("k", value)
+        return len(await ring_cache.aget("k") or b"")
+
+    assert asyncio.run(main()) == len(value)
+    assert len(ring_cache.get("k")) == len(value)

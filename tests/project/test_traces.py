@@ -61,6 +61,9 @@ def test_only_the_first_requests_are_read_if_asked(tmp_path: Path) -> None:
         ),
         (CLOUDPHYSICS + "1,0,99,1,1\n", "line 4: not 'version,time,op,size,lbn' with op 28 or 2a"),
         (TWITTER + "1\n", "line 4: not 'time,key,"),
+        ("7 1000000000000 0 0\n", "of no known format"),
+        (ARC + "7 0 0 0\n", "line 4: a request is for 1 to 1000000 blocks, not 0"),
+        (ARC + "-7 1 0 0\n", "line 4: a block's number has 63 bits, not -7"),
         ("", "holds no request"),
         ("\xff\xfe", "line 1"),
     ],
@@ -75,9 +78,23 @@ def test_a_broken_trace_names_its_line(tmp_path: Path, text: str, says: str) -> 
 def test_a_compressed_trace_that_is_cut_off_names_its_line(tmp_path: Path) -> None:
     """A download that broke off."""
     path = tmp_path / "trace.gz"
-    path.write_bytes(gzip.compress((ARC * 5000).encode())[:-200])
-    with pytest.raises(TraceError, match=r"trace.gz: line \d+: Compressed file ended"):
+    path.write_bytes(gzip.compress((ARC * 5000).encode())[:-20])
+    with pytest.raises(TraceError, match=r"trace.gz: line \d+: the compressed file is cut off"):
         read_trace(path)
+
+
+@pytest.mark.parametrize("content", [b"no zstd at all", zstandard.compress((ARC * 5000).encode())[:-20]])
+def test_a_zstandard_trace_that_is_broken_is_told(tmp_path: Path, content: bytes) -> None:
+    """Not taken for a shorter one."""
+    path = tmp_path / "trace.zst"
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=r"trace.zst: line \d+: "):
+        read_trace(path)
+
+
+def test_a_header_of_column_names_is_passed_over(tmp_path: Path) -> None:
+    """As CloudPhysics traces have it."""
+    assert len(read_trace(write(tmp_path, "trace", "version,time,op,size,lbn\n" + CLOUDPHYSICS))) == 3
 
 
 def test_a_missing_trace_is_told(tmp_path: Path) -> None:

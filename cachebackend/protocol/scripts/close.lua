@@ -12,7 +12,9 @@ redis.call('UNLINK', KEYS[2])
 if tonumber(redis.call('HGET', KEYS[1], 'done') or '0') < tonumber(ARGV[1]) then
     redis.call('HSET', KEYS[1], 'done', ARGV[1])
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then
+-- Called late, by a worker that another has overtaken, more than the next may wait.
+local open = tonumber(redis.call('HGET', KEYS[1], 'open') or '1')
+if open > tonumber(ARGV[1]) + 1 or redis.call('EXISTS', KEYS[3]) == 1 then
     redis.call('ZADD', KEYS[4], ARGV[2], ARGV[3])
     return 1
 end

@@ -46,6 +46,11 @@ def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, re
         ("redis://h?weight=heavy", "the weight must be a number"),
         ("redis://h?name=a b", "the name must be"),
         (7, "must be a URL such as"),
+        ("redis://h?foo=bar", "the parameter 'foo' is not known; known are db, name, weight"),
+        ("redis://h?ssl_cert_reqs=none", "the parameter 'ssl_cert_reqs' is not known"),
+        ("redis://h?db=abc", "the database must be a number, got 'abc'"),
+        ("redis://h:0", "the port must be from 1 to 65535"),
+        ("unix://foo/bar", "names no socket"),
     ],
 )
 def test_a_bad_url_is_told_clearly(url: object, says: str) -> None:

@@ -141,6 +141,20 @@ def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillC
     assert result_of(operation, "loaded") == "loaded"
 
 
+def test_another_holder_is_another_period_to_wait(context: Context, clock: StillClock) -> None:
+    """The first one died or was invalidated; who holds the lease now is loading."""
+    operation = get_or_load(context, KEY, load, Keep(1000))
+    at_the_lease(operation)
+    operation.send([LEASE_OF_ANOTHER])
+    for holder in (b"b", b"c", b"d"):
+        clock.at += 4.0
+        operation.send(None)
+        assert isinstance(operation.send([b"L" + holder * 16]), Sleep)
+    clock.at += 5.0
+    operation.send(None)
+    assert operation.send([b"L" + b"d" * 16]) == Load(load)
+
+
 @pytest.mark.parametrize("standing", [QUARANTINE, NodeUnavailableError("down")], ids=repr)
 def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
     context: Context, standing: Any

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.writebehind.expressions import DELTA, PUT, write_of
 from cachebackend.writebehind.wire import wire_of
+from cacheproject.demo.models import Article
 
 
 def field(kind: type[models.Field[Any, Any]], **options: Any) -> models.Field[Any, Any]:
@@ -22,6 +23,7 @@ def field(kind: type[models.Field[Any, Any]], **options: Any) -> models.Field[An
 
 INTEGER = field(models.IntegerField)
 DECIMAL = field(models.DecimalField, max_digits=8, decimal_places=2)
+WIDE = field(models.DecimalField, max_digits=40, decimal_places=2)
 MOMENT = field(models.DateTimeField, null=True)
 
 
@@ -47,6 +49,7 @@ def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, trave
         (INTEGER, 7, b"=7"),
         (INTEGER, "7", b"=7"),
         (DECIMAL, Decimal("1.5"), b"=150"),
+        (WIDE, Decimal("12345678901234567890123456789012.34"), b"=1234567890123456789012345678901234"),
         (MOMENT, datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC), b"=1000005"),
         (MOMENT, None, b"0"),
         (field(models.CharField, max_length=5), "=0", b"==0"),
@@ -67,7 +70,16 @@ def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
         (INTEGER, F("x") + F("x"), "takes a value or F('x') ± n"),
         (INTEGER, F("x") + 1.5, "an integer can be added"),
         (INTEGER, F("x") + True, "an integer can be added"),
-        (INTEGER, F("x") + 2**63, "beyond 64 bits"),
+        (INTEGER, F("x") + 2**63, "beyond what the column, or 64 bits, can hold"),
+        (INTEGER, F("x") + 2**40, "beyond what the column"),
+        (field(models.BigIntegerField), F("x") + 2**63, "beyond what the column"),
+        (field(models.TextField), "a\0b", "holds no NUL"),
+        (field(models.TextField), "\ud800", "surrogates not allowed"),
+        (field(models.JSONField), float("nan"), "Out of range float values"),
+        (field(models.JSONField), {"a": "\0"}, "holds no NUL"),
+        (field(models.JSONField), {1, 2}, "not JSON serializable"),
+        (MOMENT, datetime(2024, 1, 1), "can't subtract offset-naive"),
+        (MOMENT, 5, "cannot be 5"),
         (INTEGER, "seven", "must be an integer"),
         (INTEGER, 2**31, "less than or equal to 2147483647"),
         (INTEGER, None, "does not take None"),
@@ -83,6 +95,22 @@ def test_what_cannot_be_taken_is_refused_when_it_is_asked(column: Any, change: A
     """With what is wrong, at the call and not in the worker."""
     with pytest.raises(WriteBehindRefusedError, match=says.replace("(", r"\(").replace(")", r"\)")):
         write_of(column, change)
+
+
+def test_wide_decimals_come_back_to_the_last_digit() -> None:
+    """Python's own context would round them to 28."""
+    value = Decimal("-12345678901234567890123456789012.34")
+    assert wire_of(WIDE).load(wire_of(WIDE).dump(value)) == value
+
+
+def test_nothing_is_added_to_a_reference() -> None:
+    """A foreign key is a value."""
+    reference = models.ForeignKey("demo.Article", models.CASCADE)
+    reference.set_attributes_from_name("x")
+    reference.remote_field.model = Article
+    reference.remote_field.field_name = "id"
+    reference.opts = Article._meta
+    assert wire_of(reference).delta is None
 
 
 def test_a_kind_of_field_that_is_not_known_is_refused() -> None:

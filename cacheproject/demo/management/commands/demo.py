@@ -11,6 +11,7 @@ from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -22,7 +23,15 @@ from cachebackend.registry import ring_client
 from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
 from cacheproject.demo.load import LOGIN, SLUG, Load, seed
 from cacheproject.demo.words import in_words
-from cacheproject.launch import celery_worker, free_port, run_with_services, site, unnamed_services
+from cacheproject.launch import (
+    celery_worker,
+    end_by_interrupt,
+    free_port,
+    missing_broker,
+    run_with_services,
+    site,
+    unnamed_services,
+)
 
 __all__ = ["Command"]
 
@@ -58,12 +67,15 @@ class Command(BaseCommand):
         if options["seconds"] <= 0:
             message = f"--seconds must be above 0, not {options['seconds']:g}"
             raise CommandError(message)
+        if missing := missing_broker():
+            raise CommandError(missing)
         if any(unnamed_services().values()):
             sys.exit(run_with_services(sys.argv[1:]))
+        end_by_interrupt()
         console = Console(stderr=options["json"])
         try:
             result = self._show(console, options)
-        except (LandingError, RingCacheError) as error:
+        except (LandingError, RingCacheError, DatabaseError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             console.print("Ended before its time; nothing was checked.")

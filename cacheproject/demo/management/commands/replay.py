@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,13 @@ from cacheproject.demo.progress import Steps
 from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
 from cacheproject.demo.traces import Trace, TraceError, read_trace
 from cacheproject.demo.words import in_words
-from cacheproject.launch import celery_worker, run_with_services, unnamed_services
+from cacheproject.launch import (
+    celery_worker,
+    end_by_interrupt,
+    missing_broker,
+    run_with_services,
+    unnamed_services,
+)
 
 __all__ = ["Command"]
 
@@ -52,6 +59,7 @@ class Command(BaseCommand):
         "Example: manage.py replay OLTP.lis.gz --writes 0.1 --requests 100000 --json"
     )
     requires_system_checks = ()
+    _done = 0
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the trace and how to play it."""
@@ -81,25 +89,35 @@ class Command(BaseCommand):
         except TraceError as error:
             message = f"{error}. Nothing was replayed."
             raise CommandError(message) from error
+        if missing := missing_broker():
+            raise CommandError(missing)
         if any(unnamed_services().values()):
             sys.exit(run_with_services(sys.argv[1:]))
+        end_by_interrupt()
         try:
             result = self._play(trace, options)
-        except (LandingError, ReplayError, RingCacheError) as error:
+        except (LandingError, ReplayError, RingCacheError, DatabaseError) as error:
             raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            self.stderr.write(
+                f"Interrupted after {self._done:,} of {len(trace):,} requests; nothing was checked."
+            )
+            sys.exit(130)
         self._print(result, as_json=options["json"])
         if not result["exact"]:
             sys.exit(1)
 
     def _play(self, trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
+        def played(done: int) -> None:
+            self._done = done
+            steps.tell("requests", done, len(trace))
+
         call_command("migrate", verbosity=0, interactive=False)
         with Steps() as steps, celery_worker():
             keys = make_rows(trace, lambda done: steps.tell("rows", done, len(trace.names)))
             landed_before = landed_rows()
-            tally, seconds = replay(
-                trace, keys, options["processes"], lambda done: steps.tell("requests", done, len(trace))
-            )
-            steps.tell("requests", len(trace), len(trace))
+            tally, seconds = replay(trace, keys, options["processes"], played)
+            played(len(trace))
             await_landing(lambda left: steps.tell("partitions left to drain", left))
             drained = landed_rows() - landed_before
         return {
@@ -108,7 +126,7 @@ class Command(BaseCommand):
             "reads": tally.reads,
             "writes": tally.writes,
             "hits": tally.hits,
-            "misses": tally.reads - tally.hits,
+            "misses": tally.misses,
             "hit_ratio": round(tally.hits / tally.reads, 4) if tally.reads else None,
             "queries": tally.queries,
             "stale_sets_refused": tally.stale_sets_refused,

@@ -10,9 +10,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cacheproject.binaries import MissingBinaryError
+from cacheproject.launch import end_by_interrupt
 from cacheproject.services import ServiceError, Services
 
 __all__ = ["Command"]
+
+#: More than anybody needs on one machine.
+MOST_NODES = 50
 
 
 class Command(BaseCommand):
@@ -34,7 +38,11 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until interrupted."""
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        for name, most in (("ring", MOST_NODES), ("queue", MOST_NODES)):
+            if not 0 <= options[name] <= most:
+                message = f"--{name} must be from 0 to {most}, not {options[name]}"
+                raise CommandError(message)
+        end_by_interrupt()
         try:
             with Services(options["ring"], options["queue"], not options["no_postgres"]) as services:
                 if options["json"]:

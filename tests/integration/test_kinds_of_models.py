@@ -1,0 +1,228 @@
+"""Every way a row changes, for models that are parents, children, proxies and ends of relations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F
+
+from cachebackend import writebehind
+from cachebackend.errors import WriteBehindRefusedError
+from tests.shop.models import Book, Meter, Product, Review, SaleProduct, Tag
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture
+def book() -> Book:
+    """A book, cached as a book and as a product."""
+    book = Book.objects.create(name="Old", pages=1)
+    assert (Book.cached.get(pk=book.pk).name, Product.cached.get(pk=book.pk).name) == ("Old", "Old")
+    return book
+
+
+def _save(model: type[Any]) -> Callable[[Book], None]:
+    def save(book: Book) -> None:
+        row = model.objects.get(pk=book.pk)
+        row.name = "New"
+        row.save()
+
+    return save
+
+
+CHANGES: dict[str, Callable[[Book], object]] = {
+    "save of the child": _save(Book),
+    "save of the parent": _save(Product),
+    "save of a proxy": _save(SaleProduct),
+    "update of the child": lambda book: Book.objects.filter(pk=book.pk).update(name="New"),
+    "update of the parent": lambda book: Product.objects.filter(pk=book.pk).update(name="New"),
+    "update of a proxy": lambda book: SaleProduct.objects.filter(pk=book.pk).update(name="New"),
+    "bulk_update": lambda book: Product.objects.bulk_update([Product(pk=book.pk, name="New")], ["name"]),
+    "update_or_create": lambda book: Product.objects.update_or_create(pk=book.pk, defaults={"name": "New"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_parent_child_and_proxy_are_one_row(book: Book, change: Callable[[Book], object]) -> None:
+    """Whichever of them is written, all are invalidated."""
+    change(book)
+    assert Product.cached.get(pk=book.pk).name == "New"
+    assert Book.cached.get(pk=book.pk).name == "New"
+
+
+@pytest.mark.parametrize("model", [Book, Product])
+def test_a_deleted_row_is_gone_as_parent_and_child(book: Book, model: type[Any]) -> None:
+    """By either end."""
+    model.objects.get(pk=book.pk).delete()
+    with pytest.raises(Product.DoesNotExist):
+        Product.cached.get(pk=book.pk)
+    with pytest.raises(Book.DoesNotExist):
+        Book.cached.get(pk=book.pk)
+
+
+def test_a_cascade_invalidates_what_it_deletes(book: Book) -> None:
+    """Rows that nobody named."""
+    review = Review.objects.create(product=book, text="x")
+    Review.cached.get(pk=review.pk)
+    Product.objects.filter(pk=book.pk).delete()
+    with pytest.raises(Review.DoesNotExist):
+        Review.cached.get(pk=review.pk)
+
+
+RELATIONS: dict[str, Callable[[Product, Tag], object]] = {
+    "add": lambda product, tag: product.tags.add(tag),
+    "remove": lambda product, tag: product.tags.remove(tag),
+    "clear": lambda product, tag: product.tags.clear(),
+    "set": lambda product, tag: product.tags.set([tag]),
+    "reverse add": lambda product, tag: tag.products.add(product),
+    "reverse clear": lambda product, tag: tag.products.clear(),
+}
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_a_changed_relation_invalidates_the_end_it_was_changed_at(book: Book, name: str) -> None:
+    """And the other end, where Django says which rows those are."""
+    tag, product = Tag.objects.create(name="t"), Product.objects.get(pk=book.pk)
+    if name in {"remove", "clear", "reverse clear"}:
+        product.tags.add(tag)
+    Product.cached.get(pk=book.pk)
+    Tag.cached.get(name="t")
+    before = Product.cached.cache.client.stats.total().invalidations
+    RELATIONS[name](product, tag)
+    assert Product.cached.cache.client.stats.total().invalidations > before
+
+
+def test_an_earlier_callback_that_raises_does_not_cost_the_invalidation(book: Book) -> None:
+    """Ours comes first."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        transaction.on_commit(fail)
+        _save(Product)(book)
+    assert Product.cached.get(pk=book.pk).name == "New"
+
+
+def test_transactions_by_hand_are_invalidated_after_their_commit(book: Book) -> None:
+    """With autocommit off, where Django has no hooks."""
+    transaction.set_autocommit(False)
+    try:
+        _save(Product)(book)
+        assert Product.cached.cache.get(f"shop.product:id:{book.pk}") is not None
+        assert Product.cached.get(pk=book.pk).name == "New"
+        transaction.commit()
+        assert Product.cached.cache.get(f"shop.product:id:{book.pk}") is None
+        Product.cached.get(pk=book.pk)
+        _save(SaleProduct)(book)
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert Product.cached.get(pk=book.pk).name == "New"
+
+
+def test_a_failed_save_leaves_the_row_cached_right() -> None:
+    """In autocommit its intent stays for the relay, which does no harm."""
+    Tag.objects.create(name="taken")
+    other = Tag.objects.create(name="other")
+    Tag.cached.get(pk=other.pk)
+    other.name = "taken"
+    with pytest.raises(IntegrityError):
+        other.save()
+    assert Tag.cached.get(pk=other.pk).name == "other"
+
+
+class ReadsElsewhere:
+    """A router that reads from another alias than it writes to."""
+
+    def db_for_read(self, *_: object, **__: object) -> str:
+        return "nowhere"
+
+    def db_for_write(self, *_: object, **__: object) -> str:
+        return "default"
+
+
+def test_bulk_writes_stay_in_the_database_that_is_written(book: Book, settings: Any) -> None:
+    """Rows are named, locked and invalidated there, whatever the router reads from."""
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+    Product.objects.filter(pk=book.pk).update(name="New")
+    Product.objects.bulk_create([Product(name="x")])
+    assert Product.cached.get(pk=book.pk).name == "New"
+
+
+# Write-behind
+
+
+def land() -> None:
+    for partition, _ in writebehind.dirty_partitions():
+        writebehind.drain(partition)
+
+
+def test_unusual_keys_and_columns_land_exactly() -> None:
+    """A UUID for a key, a column with a blank in its name, wide decimals, null, JSON, a reference."""
+    meter, tag = Meter.objects.create(level=None), Tag.objects.create(name="t")
+    wide = Decimal("12345678901234567890123456789012.34")
+    Meter.behind.update(meter.pk, count=F("count") - 5, total=wide, level=F("level") + 1, label='=0 "x"\t\\N')
+    Meter.behind.update(str(meter.pk), count=F("count") - 1, data={"a": [1, None]}, tag=tag)
+    Meter.behind.update(meter.pk, seen=datetime(1901, 2, 3, 4, 5, 6, 789, tzinfo=UTC))
+    land()
+    meter.refresh_from_db()
+    assert (meter.count, meter.total, meter.level) == (-6, wide, None)
+    assert (meter.label, meter.data, meter.tag) == ('=0 "x"\t\\N', {"a": [1, None]}, tag)
+    assert meter.seen == datetime(1901, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+    Meter.behind.update(meter.pk, data=None, tag_id=None, total=F("total") + Decimal("-0.01"))
+    land()
+    meter.refresh_from_db()
+    assert (meter.data, meter.tag, meter.total) == (
+        None,
+        None,
+        Decimal("12345678901234567890123456789012.33"),
+    )
+
+
+def test_a_sum_beyond_64_bits_queues_none_of_its_call() -> None:
+    """Neither the column that overflows nor the one beside it."""
+    meter = Meter.objects.create()
+    most = 2**63 - 1
+    Meter.behind.update(meter.pk, count=F("count") + most)
+    with pytest.raises(WriteBehindRefusedError, match="for the row is beyond 64 bits"):
+        Meter.behind.update(meter.pk, level=F("level") + 1, total=F("total") + 7, count=F("count") + 1)
+    land()
+    meter.refresh_from_db()
+    assert (meter.count, meter.total) == (most, 0)
+
+
+def test_a_drain_refuses_to_run_inside_a_transaction() -> None:
+    """Its commit must be the last word, for it deletes the batch after it."""
+    meter = Meter.objects.create()
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    [(partition, _)] = writebehind.dirty_partitions()
+    with pytest.raises(RuntimeError, match="durable"), transaction.atomic():
+        writebehind.drain(partition)
+    land()
+    meter.refresh_from_db()
+    assert meter.count == 1
+
+
+def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
+    """It closes its batch late; the partition stays dirty while anything stands in it."""
+    from cachebackend import protocol
+    from cachebackend.writebehind.queue import project_queue
+
+    client, meter = project_queue(), Meter.objects.create()
+    for _ in range(2):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        [(partition, _)] = writebehind.dirty_partitions()
+        writebehind.drain(partition)
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    client.run(protocol.close(client.context, partition, 1))
+    assert [found for found, _ in writebehind.dirty_partitions()] == [partition]
+    land()
+    meter.refresh_from_db()
+    assert meter.count == 3
+    assert connection.in_atomic_block is False

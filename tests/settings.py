@@ -1,0 +1,6 @@
+"""The demo project's settings, with the tests' own models."""
+
+from cacheproject.settings import *  # noqa: F403
+from cacheproject.settings import INSTALLED_APPS as _APPS
+
+INSTALLED_APPS = [*_APPS, "tests.shop"]

@@ -1,0 +1,1 @@
+"""Models of the tests' own: children, proxies, relations, keys and columns of every kind."""

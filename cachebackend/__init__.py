@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cachebackend.backend import RingCache
-    from cachebackend.invalidation import InvalidatingManager, InvalidatingQuerySet
+    from cachebackend.decorators import cached
+    from cachebackend.invalidation import InvalidatingManager, InvalidatingQuerySet, invalidate
     from cachebackend.managers import CachedManager
     from cachebackend.writebehind import WriteBehindManager
 
-__all__ = ["CachedManager", "InvalidatingManager", "InvalidatingQuerySet", "RingCache", "WriteBehindManager"]
+__all__ = [
+    "CachedManager",
+    "InvalidatingManager",
+    "InvalidatingQuerySet",
+    "RingCache",
+    "WriteBehindManager",
+    "cached",
+    "invalidate",
+]
 
 _HOMES = {
     "CachedManager": "managers",
@@ -22,6 +31,8 @@ _HOMES = {
     "InvalidatingQuerySet": "invalidation",
     "RingCache": "backend",
     "WriteBehindManager": "writebehind",
+    "cached": "decorators",
+    "invalidate": "invalidation",
 }
 
 

@@ -25,7 +25,7 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.options import RingOptions
 from cachebackend.registry import ring_client
 
-__all__ = ["RingCache", "Tag"]
+__all__ = ["RingCache", "Tag", "Timeout"]
 
 #: What memcached would refuse, and Django warns of.
 _UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")

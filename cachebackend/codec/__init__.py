@@ -5,6 +5,7 @@ payloads. A writer uses the codec that the settings name; a reader understands e
 codec, whatever the settings say. Knows nothing of nodes, keys or time.
 """
 
+from cachebackend.codec import msgpack
 from cachebackend.codec.codec import CODECS, Codec, decode, decode_stored
 from cachebackend.codec.record import (
     Kind,
@@ -19,9 +20,14 @@ from cachebackend.codec.record import (
     tag_record,
 )
 
+EncodeError = msgpack.EncodeError
+#: The bytes of plain data, the same in every process; raises EncodeError for other.
+pack_plain = msgpack.dumps
+
 __all__ = [
     "CODECS",
     "Codec",
+    "EncodeError",
     "Kind",
     "Refresh",
     "Stored",
@@ -32,6 +38,7 @@ __all__ = [
     "kind_of",
     "lease_record",
     "lease_token",
+    "pack_plain",
     "stored_of",
     "tag_record",
 ]

@@ -10,6 +10,7 @@ from cachebackend.invalidation.dependents import Dependent
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import Relayed, outbox_lag, relay
 from cachebackend.invalidation.signals import watch
+from cachebackend.invalidation.tags import invalidate
 from cachebackend.invalidation.transactions import invalidate_rows
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InvalidatingManager",
     "InvalidatingQuerySet",
     "Relayed",
+    "invalidate",
     "invalidate_rows",
     "outbox_lag",
     "relay",

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 from django.db import models, transaction
 
+from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.dependents import dependents_of
-from cachebackend.invalidation.signals import row_of
+from cachebackend.invalidation.signals import row_of, watch
+from cachebackend.invalidation.tags import ModelTags
 from cachebackend.invalidation.transactions import invalidate_rows, prepare_write
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
@@ -59,4 +61,12 @@ class InvalidatingQuerySet(models.QuerySet[M]):
         return created
 
 
-InvalidatingManager = models.Manager.from_queryset(InvalidatingQuerySet, "InvalidatingManager")
+class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  # type: ignore[misc]  # made at run time
+    """A manager of invalidating querysets; it makes its model, and each row, a tag."""
+
+    def contribute_to_class(self, cls: type[models.Model], name: str) -> None:
+        """Become the attribute of a model, and be told of its rows' changes. Called by Django."""
+        super().contribute_to_class(cls, name)
+        if not cls._meta.abstract:
+            for alias in ring_aliases():
+                watch(cls, ModelTags(cls, alias))

@@ -195,6 +195,17 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
         finish_write((Batch(), None), model, rows, using)
 
 
+def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
+    """Delete keys of a cache alias: now in autocommit, else after the commit."""
+    connection = connections[using]
+    if is_in_transaction(connection):
+        _open_batch(connection).keys.setdefault(alias, set()).update(keys)
+    else:
+        batch = Batch()
+        batch.keys[alias] = set(keys)
+        _settle(batch, using, owe(using, batch.keys))
+
+
 def is_pending(alias: str, key: bytes, using: str) -> bool:
     """Return whether the open transaction has changed the row behind a key."""
     batch = _standing_batch(connections[using])

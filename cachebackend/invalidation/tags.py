@@ -1,0 +1,68 @@
+"""Models and rows as tags, and invalidation by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.cache import caches
+from django.db import models, router
+
+from cachebackend.backend import RingCache, Tag
+from cachebackend.conf import ring_aliases
+from cachebackend.invalidation.signals import row_of
+from cachebackend.invalidation.transactions import invalidate_keys, invalidate_rows
+
+__all__ = ["ModelTags", "invalidate"]
+
+
+class ModelTags:
+    """The dependent that makes a model, and each of its rows, a tag.
+
+    Args:
+        model: The model.
+        alias: The cache alias that the tags are in.
+    """
+
+    fields: tuple[str, ...] = ()
+    is_strict = False
+    caches_absence = True  # what was computed of all rows changes with a new one
+
+    def __init__(self, model: type[models.Model], alias: str) -> None:
+        self.model = model
+        self.alias = alias
+
+    def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
+        """Return the keys of the model's tag and of the row's."""
+        cache = caches[self.alias]
+        if not isinstance(cache, RingCache):
+            return []
+        pk = row.get("pk")
+        return [cache.tag_bytes(self.model)] + (
+            [cache.tag_bytes(self.model(pk=pk))] if pk is not None else []
+        )
+
+    def refill(self, keys: Iterable[Any]) -> None:
+        """Do nothing: a tag holds no rows."""
+
+
+def invalidate(*targets: Tag, alias: str | None = None) -> None:
+    """Invalidate by hand: after the commit in a transaction, at once in autocommit.
+
+    Args:
+        targets: A row: all that is cached of it, and what was loaded under its tag. A model
+            or a string: what was loaded under that tag.
+        alias: The cache alias of tags; every ring cache by default.
+    """
+    aliases = [alias] if alias else ring_aliases()
+    for target in targets:
+        using = router.db_for_write(models.Model)
+        if isinstance(target, models.Model):
+            using = target._state.db or router.db_for_write(type(target))
+            invalidate_rows(type(target), [row_of(target)], using)
+        elif not isinstance(target, str):
+            using = router.db_for_write(target)
+        for each in aliases:
+            cache = caches[each]
+            if isinstance(cache, RingCache):
+                invalidate_keys(each, [cache.tag_bytes(target)], using)

@@ -1,0 +1,159 @@
+"""``@cached``, and tags that models invalidate by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from cachebackend import RingCache, cached, invalidate
+from cacheproject.demo.models import Article
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+calls: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_calls() -> None:
+    calls.clear()
+
+
+@cached(60)
+def double(number: int, *, label: str = "x") -> str:
+    """Doubles."""
+    calls.append(number)
+    return f"{label}{2 * number}"
+
+
+@cached(60, tags=["numbers"])
+async def slowly(number: int) -> int:
+    calls.append(number)
+    await asyncio.sleep(0)
+    return number
+
+
+@cached(60, tags=[Article])
+def titles() -> list[str]:
+    calls.append("titles")
+    return list(Article.objects.order_by("slug").values_list("title", flat=True))
+
+
+@cached(60, tags=lambda article: [article])
+def shouted(article: Article) -> str:
+    calls.append(article.pk)
+    return Article.objects.get(pk=article.pk).title.upper()
+
+
+def test_a_call_is_made_once_for_the_same_arguments() -> None:
+    """However they are written; defaults count."""
+    assert [double(2), double(number=2), double(2, label="x"), double(2, label="y")] == [
+        "x4",
+        "x4",
+        "x4",
+        "y4",
+    ]
+    assert calls == [2, 2]
+    assert double.__name__ == "double"
+    assert double.__doc__ == "Doubles."
+
+
+def test_a_result_is_dropped_and_computed_anew_on_demand() -> None:
+    """``invalidate`` drops it; ``refresh`` replaces it."""
+    double(2)
+    assert double.invalidate(2) is True
+    double(2)
+    assert double.refresh(2) == "x4"
+    double(2)
+    assert calls == [2, 2, 2]
+
+
+def test_a_coroutine_function_is_awaited() -> None:
+    """Its twins too, and its tags work alike."""
+
+    async def main() -> None:
+        assert [await slowly(1), await slowly(1)] == [1, 1]
+        await slowly.invalidate(1)
+        assert await slowly.refresh(1) == 1
+        assert await slowly(1) == 1
+
+    asyncio.run(main())
+    assert calls == [1, 1]
+    invalidate("numbers")
+    asyncio.run(slowly(1))
+    assert calls == [1, 1, 1]
+
+
+def test_a_model_is_a_tag_that_its_writes_invalidate() -> None:
+    """By save, update, bulk_create and delete; after the commit."""
+    assert titles() == []
+    article = Article.objects.create(slug="a", title="A")
+    assert titles() == ["A"]
+    with transaction.atomic():
+        Article.objects.filter(pk=article.pk).update(title="B")
+        assert titles() == ["A"]
+    assert titles() == ["B"]
+    Article.objects.bulk_create([Article(slug="b", title="C")])
+    assert titles() == ["B", "C"]
+    article.delete()
+    assert titles() == ["C"]
+
+
+def test_a_row_is_a_tag_of_its_own() -> None:
+    """Another row's change leaves it."""
+    one, other = (Article.objects.create(slug=slug, title=slug) for slug in "ab")
+    assert [shouted(one), shouted(other)] == ["A", "B"]
+    Article.objects.filter(pk=one.pk).update(title="new")
+    assert [shouted(one), shouted(other)] == ["NEW", "B"]
+    assert calls == [one.pk, other.pk, one.pk]
+    invalidate(other)
+    shouted(other)
+    assert len(calls) == 4
+
+
+def test_invalidation_by_hand_waits_for_the_commit(ring_cache: RingCache) -> None:
+    """And is dropped with a rollback."""
+    ring_cache.get_or_set("k", "v", tags=["t"])
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        invalidate("t")
+        raise ZeroDivisionError
+    assert ring_cache.get("k") == "v"
+    with transaction.atomic():
+        invalidate("t")
+        assert ring_cache.get("k") == "v"
+    assert ring_cache.get("k") is None
+
+
+def test_an_exception_is_not_kept_and_an_argument_without_a_key_is_told() -> None:
+    """The next call tries again."""
+
+    @cached()
+    def fail(_: object) -> None:
+        calls.append("fail")
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fail(1)
+    assert calls == ["fail", "fail"]
+    with pytest.raises(TypeError, match="has an argument that makes no key; give @cached"):
+        fail(object())
+
+
+def test_a_method_is_told_apart_by_its_row() -> None:
+    """Given a key where its instance is none."""
+
+    class Shop:
+        @cached(60, key=lambda self, n: f"{self.name}:{n}")
+        def total(self, n: int) -> int:
+            calls.append(n)
+            return n
+
+        name = "one"
+
+    shop = Shop()
+    assert [shop.total(1), shop.total(1)] == [1, 1]
+    shop.total.invalidate(1)
+    shop.total(1)
+    assert calls == [1, 1]

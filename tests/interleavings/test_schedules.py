@@ -1,0 +1,98 @@
+"""No schedule of readers, writers and accidents leaves or serves what is older than an acknowledged write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cachebackend.node import Node
+from cachebackend.options import NodeAddress
+from cachebackend.protocol import Keep
+from cacheproject.services import Services
+from tests.interleavings.explorer import (
+    KEY,
+    CrashingStrictWriter,
+    CrashingWriter,
+    HastyWriter,
+    OldSnapshotReader,
+    Reader,
+    Scenario,
+    StrictWriter,
+    Writer,
+    explore,
+    values,
+)
+
+ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))
+STALE = Keep(60_000, stale_ms=30_000)
+TAGGED = Keep(60_000, tags=(b"tag",))
+OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+
+SCENARIOS = {
+    "two readers, two writers": Scenario((Reader, Reader, Writer, Writer), OLD),
+    "two readers, a writer, nothing cached": Scenario((Reader, Reader, Writer)),
+    "two readers, a writer, accidents": Scenario((Reader, Reader, Writer), OLD, (("lapse", 1), ("evict", 1))),
+    "a reader, a writer, every accident": Scenario((Reader, Writer), OLD, ACCIDENTS),
+    "two readers, a writer that may crash": Scenario((Reader, Reader, CrashingWriter), OLD),
+    "strict: a reader, two writers": Scenario((Reader, StrictWriter, StrictWriter), OLD),
+    "strict: a reader, a writer that may crash, accidents": Scenario(
+        (Reader, CrashingStrictWriter), OLD, (("lapse", 1), ("evict", 1))
+    ),
+    "strict: a reader, two writers that may crash": Scenario(
+        (Reader, CrashingStrictWriter, CrashingStrictWriter), OLD
+    ),
+    "refresh: two readers, a writer": Scenario((Reader, Reader, Writer), tuple(values(0, STALE)), keep=STALE),
+    "tags: two readers, a writer": Scenario((Reader, Reader, Writer), keep=TAGGED, by_tag=True),
+}
+#: The same with one more of each; minutes, so only where time was made for them.
+LARGER = {
+    "two readers, two writers, nothing cached": Scenario((Reader, Reader, Writer, Writer)),
+    "two readers, a writer, every accident": Scenario((Reader, Reader, Writer), OLD, ACCIDENTS),
+    "three readers, a writer that may crash": Scenario((Reader, Reader, Reader, CrashingWriter), OLD),
+    "strict: two readers, two writers": Scenario((Reader, Reader, StrictWriter, StrictWriter), OLD),
+    "strict: two readers, a writer that may crash": Scenario(
+        (Reader, Reader, CrashingStrictWriter), OLD, (("lapse", 1), ("evict", 1))
+    ),
+    "refresh: two readers, two writers": Scenario(
+        (Reader, Reader, Writer, Writer), tuple(values(0, STALE)), keep=STALE
+    ),
+    "tags: accidents": Scenario((Reader, Reader, Writer), (), ACCIDENTS, TAGGED, by_tag=True),
+}
+if os.environ.get("EXPLORE") == "all":
+    SCENARIOS |= LARGER
+#: What must be found wrong, or the explorer could find nothing.
+BROKEN = {
+    "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
+    "a reader in an old snapshot": Scenario((OldSnapshotReader, Writer), OLD),
+}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node of the schedules' own."""
+    with Services(ring=1, queue=0, postgres=False) as own:
+        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
+        yield node
+        node.close()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_stale_stands_or_is_served(node: Node, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In every order; the count of schedules says that it was not nothing."""
+    explored = explore(node, SCENARIOS[name])
+    with capsys.disabled():
+        print(
+            f"\n{name}: {explored.states} states, {explored.schedules} ends, {len(explored.wrong)} wrong",
+            end="",
+        )
+    assert explored.wrong == []
+    assert explored.schedules > 0
+    assert explored.states > 50
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_known_to_be_wrong_is_found(node: Node, name: str) -> None:
+    """The orders that the design forbids, and why it does."""
+    assert explore(node, BROKEN[name], stop_at_first=True).wrong

@@ -1,0 +1,281 @@
+"""Each line of the protocol that something rests on, taken out: a named test must notice.
+
+A mutant is a patch of the real code. It is caught if the test that is named for it fails
+with the patch, and it is proved elsewhere that the test passes without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from cachebackend import RingCache, protocol
+from cachebackend.codec import Kind
+from cachebackend.effects import Send
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.invalidation import batches, outbox, querysets, transactions
+from cachebackend.managers import cached, filling
+from cachebackend.node import Node
+from cachebackend.options import NodeAddress
+from cachebackend.protocol import Keep, leasing, quarantining, reading, swapping
+from cacheproject.demo.models import Article
+from cacheproject.services import Services
+from tests.integration import test_models, test_outbox, test_strict
+from tests.interleavings.explorer import (
+    KEY,
+    CrashingStrictWriter,
+    CrashingWriter,
+    Reader,
+    Scenario,
+    Writer,
+    explore,
+)
+
+Patch = pytest.MonkeyPatch
+OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+LAPSE = (("lapse", 1),)
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node of the schedules' own."""
+    with Services(ring=1, queue=0, postgres=False) as own:
+        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
+        yield node
+        node.close()
+
+
+# What the explorer must notice
+
+
+def fill_with_plain_set(patch: Patch) -> None:
+    """The compare is left out."""
+
+    def request(self: swapping.Swap, _: Any) -> Any:
+        return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
+
+    patch.setattr(swapping.Swap, "request", request)
+
+
+def fill_whatever_lease_stands(patch: Patch) -> None:
+    """The fill asks that something stands, not that ours does."""
+
+    def request(self: swapping.Swap, _: Any) -> Any:
+        return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.life, 1000))
+
+    patch.setattr(swapping.Swap, "request", request)
+
+
+def no_delete_after_the_commit(patch: Patch) -> None:
+    """The writer's delete reaches another key."""
+    delete_many = protocol.delete_many
+    patch.setattr(protocol, "delete_many", lambda context, _: delete_many(context, [b"another"]))
+
+
+def every_token_the_same(patch: Patch) -> None:
+    """A lease that lapsed and was granted anew fills by its old holder: reused after expiry."""
+    patch.setattr(leasing, "_kind", lambda _: None)
+    from tests.interleavings.explorer import StepClock
+
+    patch.setattr(StepClock, "token", lambda _: b"the same for all")
+
+
+def quarantine_not_placed(patch: Patch) -> None:
+    """The strict writer goes on without."""
+
+    def nothing(*_: Any) -> Any:
+        return
+        yield
+
+    patch.setattr(protocol, "quarantine", nothing)
+
+
+def quarantine_ignored_by_readers(patch: Patch) -> None:
+    """A quarantine is taken for a record that may be taken over."""
+    kind_of = leasing._kind
+    patch.setattr(
+        leasing, "_kind", lambda record: None if kind_of(record) is Kind.QUARANTINE else kind_of(record)
+    )
+
+
+def tokens_taken_after_the_load(patch: Patch) -> None:
+    """The value is recorded under whatever token its tag has when it is filled."""
+    load_and_fill = leasing.load_and_fill
+
+    def late(context: Any, work: Any, keep: Any, tokens: Any) -> Any:
+        taken = []
+
+        def values_of(loaded: Any) -> Any:
+            taken.append(1)
+            return work.values_of(loaded)
+
+        inner = load_and_fill(context, replace(work, values_of=values_of), keep, present)
+        effect = next(inner)
+        outcome = yield effect
+        replies = yield Send(reading.token_requests(context, list(tokens)))
+        present.update(reading.tokens_of(list(tokens), replies))
+        try:
+            while True:
+                effect = inner.send(outcome)
+                outcome = yield effect
+        except StopIteration as end:
+            return end.value
+
+    present: dict[bytes, bytes | None] = {}
+    patch.setattr(leasing, "load_and_fill", late)
+
+
+def tags_not_compared(patch: Patch) -> None:
+    """A value is served whatever token its tag has by now."""
+    judge = reading._judge
+    patch.setattr(
+        reading,
+        "_judge",
+        lambda context, kind, stored, tokens, take_stale: judge(
+            context, kind, stored._replace(tags={}), tokens, take_stale
+        ),
+    )
+
+
+TAGGED = Scenario((Reader, Reader, Writer), keep=Keep(60_000, tags=(b"tag",)), by_tag=True)
+EXPLORED: dict[Callable[[Patch], None], Scenario] = {
+    fill_with_plain_set: Scenario((Reader, Writer)),
+    fill_whatever_lease_stands: Scenario((Reader, Reader, Writer)),
+    no_delete_after_the_commit: Scenario((Reader, Writer)),
+    every_token_the_same: Scenario((Reader, Reader, Writer), (), LAPSE),
+    quarantine_not_placed: Scenario((Reader, CrashingStrictWriter), OLD),
+    quarantine_ignored_by_readers: Scenario((Reader, CrashingStrictWriter), OLD),
+    tokens_taken_after_the_load: TAGGED,
+    tags_not_compared: TAGGED,
+}
+
+
+@pytest.mark.parametrize("mutant", EXPLORED, ids=lambda mutant: mutant.__name__)
+def test_the_explorer_notices(node: Node, mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    """A schedule that was right is wrong with the mutant; without it none is."""
+    scenario = EXPLORED[mutant]
+    assert explore(node, scenario).wrong == []
+    mutant(monkeypatch)
+    assert explore(node, scenario, stop_at_first=True).wrong
+
+
+def test_a_crash_without_a_relay_is_noticed(node: Node, monkeypatch: Patch) -> None:
+    """The outbox is what makes it right: with its row dropped at the commit, the old value stays."""
+    from tests.interleavings.explorer import World
+
+    scenario = Scenario((Reader, CrashingWriter), OLD)
+    assert explore(node, scenario).wrong == []
+    make = World.make
+
+    def forget(self: World, move: str) -> None:
+        make(self, move)
+        self.owed = False
+
+    monkeypatch.setattr(World, "make", forget)
+    assert explore(node, scenario, stop_at_first=True).wrong
+
+
+# What tests of the whole stack must notice
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row."""
+    return Article.objects.create(slug="first", title="First")
+
+
+def is_caught(test: Callable[..., None], *arguments: Any) -> bool:
+    """Return whether a test fails, by an assertion or by what it did not expect."""
+    try:
+        test(*arguments)
+    except (AssertionError, pytest.fail.Exception):
+        return True
+    finally:
+        if connection.in_atomic_block:
+            connection.rollback()
+    return False
+
+
+needs_the_stack = pytest.mark.usefixtures("empty_nodes")
+
+
+@needs_the_stack
+@pytest.mark.django_db(transaction=True)
+class TestStack:
+    """Each mutant, and the test that notices it."""
+
+    def test_delete_before_the_commit(
+        self, article: Article, ring_cache: RingCache, monkeypatch: Patch
+    ) -> None:
+        """Keys are deleted when they are collected."""
+        add = batches.Batch.add
+
+        def at_once(self: batches.Batch, model: Any, rows: Any) -> None:
+            add(self, model, rows)
+            self.delete()
+
+        monkeypatch.setattr(batches.Batch, "add", at_once)
+        assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
+
+    def test_fill_inside_the_own_transaction(
+        self, article: Article, ring_cache: RingCache, monkeypatch: Patch
+    ) -> None:
+        """A transaction reads through the cache what it has written."""
+        monkeypatch.setattr(cached, "is_pending", lambda *_: False)
+        assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
+
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    def test_fill_from_a_snapshot(self, article: Article, monkeypatch: Patch, level: str) -> None:
+        """The isolation level is not looked at."""
+        monkeypatch.setattr(cached, "may_fill", lambda _: True)
+        assert is_caught(test_strict.test_a_snapshot_fills_nothing, Article.cached, article, level)
+        assert filling.may_fill("default")
+
+    def test_quarantine_not_confirmed(self, article: Article, services: Services, monkeypatch: Patch) -> None:
+        """A strict write goes on though its node did not answer."""
+        quarantine = quarantining.quarantine
+
+        def unconfirmed(*arguments: Any) -> Any:
+            try:
+                yield from quarantine(*arguments)
+            except NodeUnavailableError:
+                return
+
+        monkeypatch.setattr(protocol, "quarantine", unconfirmed)
+        monkeypatch.setattr(Article.cached, "is_strict", True)
+        test = test_strict.test_a_strict_write_whose_node_is_away_fails_and_changes_nothing
+        assert is_caught(test, Article.cached, article, services, False)
+
+    def test_outbox_row_dropped_before_the_nodes_confirmed(
+        self, article: Article, monkeypatch: Patch
+    ) -> None:
+        """Then a crash in between leaves nothing owed."""
+        delete = batches.Batch.delete
+
+        def drop_first(self: Any) -> Any:
+            outbox.drop("default", getattr(self, "_owed", None))
+            return delete(self)
+
+        Article.cached.get(slug="first")
+        monkeypatch.setattr(batches.Batch, "delete", drop_first)
+        assert is_caught(
+            test_outbox.test_the_row_is_dropped_only_after_the_nodes_confirmed, article, monkeypatch
+        )
+
+    def test_no_outbox_row(self, article: Article, services: Services, monkeypatch: Patch) -> None:
+        """Nothing is owed to a node that did not confirm."""
+        monkeypatch.setattr(transactions, "owe", lambda *_, **__: None)
+        assert is_caught(
+            test_outbox.test_a_transaction_owes_one_row_whatever_it_changes, article
+        ) or is_caught(test_outbox.test_a_node_that_is_down_is_owed_its_delete, article, services)
+
+    def test_update_without_naming_its_rows(self, article: Article, monkeypatch: Patch) -> None:
+        """``QuerySet.update`` is Django's own."""
+        monkeypatch.setattr(querysets, "dependents_of", lambda _: [])
+        assert is_caught(
+            test_models.test_every_way_to_change_a_row_invalidates_it, article, test_models.CHANGES["update"]
+        )

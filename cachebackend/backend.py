@@ -33,6 +33,8 @@ _MEMCACHED_KEY_CHARACTERS = 250
 _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
 #: A thousand years: what a node takes for a time to live has an end, and this is before it.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
+#: Leases that one request may hold at once; the oldest is forgotten, and lapses.
+_MOST_MISSED = 10_000
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
 
 Timeout: TypeAlias = float | object | None
@@ -54,6 +56,8 @@ class RingCache(BaseCache):
         super().__init__(params)
         self._location = location
         self._options: Mapping[str, Any] = params.get("OPTIONS", {})
+        #: Keys that were missed in this request, and their leases; None: another had it.
+        self._missed: dict[bytes, bytes | None] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Ask a subclass that makes its own keys for them."""
@@ -103,11 +107,17 @@ class RingCache(BaseCache):
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Return the value of a key, or the default."""
-        return self.client.get(self.key_bytes(key, version), default)
+        made = self.key_bytes(key, version)
+        if self._leases_on_get:
+            return self.client.run(self._get_and_lease(made, default))
+        return self.client.get(made, default)
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Return the value of a key, or the default."""
-        return await self.client.aget(self.key_bytes(key, version), default)
+        made = self.key_bytes(key, version)
+        if self._leases_on_get:
+            return await self.client.arun(self._get_and_lease(made, default))
+        return await self.client.aget(made, default)
 
     def set(
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -121,8 +131,27 @@ class RingCache(BaseCache):
         """Store a value."""
         await self.client.arun(self._set(key, value, timeout, version))
 
-    def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
-        return protocol.set_(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
+    def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[Any]:
+        made = self.key_bytes(key, version)
+        if made in self._missed:
+            lease = self._missed.pop(made)
+            return protocol.set_by_lease(self.client.context, made, value, self.ttl_ms(timeout), lease)
+        return protocol.set_(self.client.context, made, value, self.ttl_ms(timeout))
+
+    def _get_and_lease(self, key: bytes, default: Any) -> protocol.Operation[Any]:
+        """Return the value of a key, remembering the lease of a miss until the request ends."""
+        value, lease = yield from protocol.get_and_lease(self.client.context, key, default)
+        if lease is protocol.HIT:
+            self._missed.pop(key, None)
+        else:
+            if len(self._missed) >= _MOST_MISSED:
+                self._missed.pop(next(iter(self._missed)))
+            self._missed[key] = lease
+        return value
+
+    @cached_property
+    def _leases_on_get(self) -> bool:
+        return self.client.context.options.lease_on_get
 
     def add(
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -395,7 +424,8 @@ class RingCache(BaseCache):
         return version + delta
 
     def close(self, **kwargs: Any) -> None:
-        """Do nothing at the end of a request: connections are the process', not the request's."""
+        """Forget what the request missed, at its end; connections are the process', and stay."""
+        self._missed.clear()
 
 
 def _there(key: Any, total: int | None) -> int:

@@ -72,7 +72,7 @@ class CachedFunction(Generic[P, R]):
         self._signature = inspect.signature(function)
         self._timeout, self._tags, self._stale_for = timeout, tags, stale_for
         self._key, self._alias = key, alias
-        update_wrapper(self, function)  # type: ignore[arg-type]  # it is callable by the class
+        update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result, computed now if there is none."""
@@ -134,10 +134,10 @@ class CachedFunction(Generic[P, R]):
 class _CachedCoroutine(CachedFunction[P, R]):
     """The same of a coroutine function: every call is awaited."""
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
         return await self._cache.client.arun(self._operation(protocol.get_or_load, *args, **kwargs))
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
         return await self._cache.client.arun(self._operation(protocol.load_again, *args, **kwargs))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:

@@ -37,10 +37,9 @@ class ModelTags:
         cache = caches[self.alias]
         if not isinstance(cache, RingCache):
             return []
-        pk = row.get("pk")
-        return [cache.tag_bytes(self.model)] + (
-            [cache.tag_bytes(self.model(pk=pk))] if pk is not None else []
-        )
+        pk, label = row.get("pk"), self.model._meta.label_lower
+        tags = [label] if pk is None else [label, f"{label}:{pk}"]
+        return [cache.tag_bytes(tag) for tag in tags]
 
     def refill(self, keys: Iterable[Any]) -> None:
         """Do nothing: a tag holds no rows."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachebackend.options.faults import Choice, Faults, Number, check_fields
+from cachebackend.options.faults import Choice, Faults, Flag, Number, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["RingOptions"]
@@ -31,6 +31,9 @@ class RingOptions:
             transaction must be shorter, and on Postgres 17 and later is made to be.
         fill: How a lease is filled: ``"native"`` (``SET … IFEQ``), ``"script"``, or
             ``"auto"``: native where the server has it.
+        lease_on_get: A ``get`` that finds nothing takes the lease, and the ``set`` of the
+            same key in the same request fills by it; so code that gets, loads and sets by
+            itself cannot set what is stale.
         stale_for: For how long a loaded value may be served past its timeout, while one
             caller loads it again; 0: not at all. A call or manager may say otherwise.
         jitter: Up to what share a loaded value's timeout is shortened, at random, so that
@@ -47,6 +50,7 @@ class RingOptions:
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
+    lease_on_get: bool = field(default=False, metadata={"rule": Flag()})
     stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})

@@ -8,6 +8,7 @@ from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader
+from cachebackend.protocol.implicit import HIT, get_and_lease, set_by_lease
 from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.quarantining import quarantine, unquarantine
 from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
@@ -15,6 +16,7 @@ from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, 
 from cachebackend.protocol.writing import add, delete, delete_many, incr, set_, set_many, touch
 
 __all__ = [
+    "HIT",
     "MISSING",
     "Context",
     "Keep",
@@ -34,6 +36,7 @@ __all__ = [
     "dirty",
     "fold",
     "get",
+    "get_and_lease",
     "get_many",
     "get_or_load",
     "get_or_load_many",
@@ -44,6 +47,7 @@ __all__ = [
     "quarantine",
     "seal",
     "set_",
+    "set_by_lease",
     "set_many",
     "touch",
     "ttl",

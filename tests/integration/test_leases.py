@@ -102,3 +102,59 @@ def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
 
     assert asyncio.run(main()) == "next"
     assert cache.client.stats.total().lease_waits == 0
+
+
+class TestImplicit:
+    """``lease_on_get``: code that gets, loads and sets by itself cannot set what is stale."""
+
+    @pytest.fixture(params=["native", "script"])
+    def caches(self, request: pytest.FixtureRequest, empty_nodes: None) -> tuple[RingCache, RingCache]:
+        """Two requests' cache objects of one alias."""
+        options = {"OPTIONS": {"lease_on_get": True, "fill": request.param}}
+        location = settings.CACHES["default"]["LOCATION"]
+        return RingCache(location, options), RingCache(location, options)
+
+    def test_a_late_set_is_refused(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """The reader misses, the writer invalidates, the reader sets."""
+        reader, writer = caches
+        assert call(reader, "get", "k", "none") == "none"
+        call(writer, "delete", "k")
+        call(reader, "set", "k", "old", 60)
+        assert call(reader, "get", "k") is None
+        call(reader, "set", "k", "new", 60)
+        assert call(writer, "get", "k") == "new"
+        assert reader.client.stats.total().stale_sets_refused == 1
+
+    def test_who_missed_beside_another_sets_nothing(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """Its value may be older than what the other will set."""
+        one, other = caches
+        call(one, "get", "k")
+        call(other, "get", "k")
+        call(other, "set", "k", "from the other", 60)
+        assert call(one, "get_many", ["k"]) == {}
+        call(one, "set", "k", "from the one", None)
+        assert call(other, "get", "k") == "from the one"
+
+    def test_a_set_that_nobody_missed_before_is_a_set(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """Also after the request in which it was missed, and where there was a value."""
+        one, other = caches
+        call(one, "set", "k", 1)
+        assert call(other, "get", "k") == 1
+        call(other, "set", "k", 2)
+        assert call(one, "get", "k") == 2
+        call(one, "delete", "k")
+        call(one, "get", "k")
+        one.close()
+        call(one, "set", "k", 3)
+        assert call(one, "get", "k") == 3
+
+    def test_a_timeout_of_nought_deletes(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """As a set does anywhere."""
+        one, other = caches
+        call(one, "get", "k")
+        call(one, "set", "k", "v", 0)
+        assert call(other, "get", "k") is None

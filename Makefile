@@ -8,7 +8,7 @@ STAMP := .venv/.made
 # What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
 ARGS ?=
 
-.PHONY: help setup demo test lint bench conformance clean
+.PHONY: help setup demo test soak lint bench conformance clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,6 +27,13 @@ demo: $(STAMP)  ## Run the whole system under load, with live figures
 
 test: $(STAMP)  ## Run the tests, on real services that are started for them
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# How long `make soak` checks each mode
+SECONDS ?= 60
+
+soak: $(STAMP)  ## Check reads against acknowledged writes, with writers killed, for SECONDS; explore more schedules
+	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
+	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings
 
 lint: $(STAMP)  ## Check style, types, layers and spelling
 	@$(BIN)/ruff check .

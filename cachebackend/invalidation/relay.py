@@ -50,8 +50,16 @@ def relay() -> Relayed:
 
 
 def outbox_lag(using: str) -> float:
-    """Return the age of the oldest outbox row of a database, in seconds; 0.0 if there is none."""
-    ages = OutboxRow.objects.using(using).order_by("created").values_list(Now() - F("created"), flat=True)
+    """Return the age of the oldest owed row of a database, in seconds; 0.0 if there is none.
+
+    Intents do not count: they are acted on at every round, and kept in case.
+    """
+    ages = (
+        OutboxRow.objects.using(using)
+        .filter(is_intent=False)
+        .order_by("created")
+        .values_list(Now() - F("created"), flat=True)
+    )
     oldest = ages.first()
     return oldest.total_seconds() if oldest is not None else 0.0
 

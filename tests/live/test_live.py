@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from cacheproject.launch import MANAGE
+
+SECONDS = "3"
+
+
+def test_no_read_is_older_than_what_was_acknowledged_before_it() -> None:
+    """In both modes, with writers killed by SIGKILL; `make soak` does it for longer."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.live.checker", "--seconds", SECONDS, "--json"],
+        cwd=MANAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    for line in finished.stdout.splitlines():
+        told = json.loads(line)
+        assert told["stale"] == 0
+        assert told["reads"] > 100
+        assert told["writes"] > 10
+        assert told["kills"] > 1

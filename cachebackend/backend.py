@@ -341,6 +341,23 @@ class RingCache(BaseCache):
             protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags])
         )
 
+    def make_stale(self, key: Any, stale_for: float, version: int | None = None) -> bool:
+        """Invalidate a loaded value, but let it be served for so long by calls with ``stale_for``.
+
+        One of them loads it again; to everybody else it is a miss at once. Returns whether
+        there is such a value; anything else that stands is deleted.
+        """
+        return self.client.run(self._make_stale(key, stale_for, version))
+
+    async def amake_stale(self, key: Any, stale_for: float, version: int | None = None) -> bool:
+        """Invalidate a loaded value softly, as ``make_stale``."""
+        return await self.client.arun(self._make_stale(key, stale_for, version))
+
+    def _make_stale(self, key: Any, stale_for: float, version: int | None) -> protocol.Operation[bool]:
+        return protocol.make_stale(
+            self.client.context, self.key_bytes(key, version), math.ceil(stale_for * 1000)
+        )
+
     # Many keys
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:

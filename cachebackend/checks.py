@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name
 
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
+from cachebackend.invalidation import InvalidatingQuerySet
+from cachebackend.invalidation.dependents import watched_models
 
-__all__ = ["check_ring_settings", "check_write_behind_settings", "register_checks"]
+__all__ = ["check_managers", "check_ring_settings", "check_write_behind_settings", "register_checks"]
 
 
 def register_checks() -> None:
     """Register every check with Django."""
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
+    register(Tags.models)(check_managers)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -31,6 +34,21 @@ def check_ring_settings(**_: Any) -> list[CheckMessage]:
 def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
     """ringcache.E002: ``WRITE_BEHIND`` has a fault."""
     return _faults(write_behind_options, "ringcache.E002")
+
+
+def check_managers(**_: Any) -> list[CheckMessage]:
+    """ringcache.W001: a cached model has a manager whose bulk writes would not invalidate."""
+    return [
+        Warning(
+            f"{model._meta.label}.{manager.name} would not invalidate on update() and bulk writes.",
+            hint=f"Make it an InvalidatingManager: {manager.name} = InvalidatingManager()",
+            obj=model,
+            id="ringcache.W001",
+        )
+        for model in watched_models()
+        for manager in model._meta.managers
+        if not issubclass(manager.get_queryset().__class__, InvalidatingQuerySet)
+    ]
 
 
 def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:

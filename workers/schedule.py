@@ -7,13 +7,17 @@ from typing import Any
 __all__ = ["beat_schedule"]
 
 
-def beat_schedule(flush_interval: float = 1.0, relay_interval: float = 1.0) -> dict[str, dict[str, Any]]:
+def beat_schedule(
+    flush_interval: float = 1.0, relay_interval: float = 1.0, audit_interval: float | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the entries for ``CELERY_BEAT_SCHEDULE``.
 
     Args:
         flush_interval: Seconds between two looks for queued writes.
         relay_interval: Seconds between two looks for invalidations that were left undone.
+        audit_interval: Seconds between two audits of what is cached; None: no audits.
     """
+    intervals = {"tick": flush_interval, "relay": relay_interval, "audit": audit_interval}
     return {
         f"workers.{name}": {
             "task": f"workers.tasks.{name}",
@@ -21,5 +25,6 @@ def beat_schedule(flush_interval: float = 1.0, relay_interval: float = 1.0) -> d
             # One that could not start within its interval is of no use: the next does its work
             "options": {"expires": interval},
         }
-        for name, interval in (("tick", flush_interval), ("relay", relay_interval))
+        for name, interval in intervals.items()
+        if interval is not None
     }

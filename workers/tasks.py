@@ -9,9 +9,10 @@ from celery import shared_task
 from cachebackend import invalidation, writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.managers import auditing
 from cachebackend.protocol import Partition
 
-__all__ = ["drain", "relay", "tick"]
+__all__ = ["audit", "drain", "relay", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,19 @@ def relay() -> int:
     if relayed.left:
         logger.warning("relay: %d rows still owed, the oldest for %.1f s", relayed.left, relayed.lag)
     return relayed.keys
+
+
+@shared_task(ignore_result=True, soft_time_limit=150, time_limit=180)
+def audit(sample: int = 1000) -> int:
+    """Hold cached rows against the database; return how many stayed wrong for a minute."""
+    wrong = 0
+    for manager in auditing.cached_managers():
+        found = auditing.audit(manager, sample)
+        left = found.differing[auditing.WINDOWS[-1]]
+        log = logger.error if left else logger.info
+        log("audit: of %d cached rows of %s, %d stayed wrong", found.cached, found.model, left)
+        wrong += left
+    return wrong
 
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)

@@ -189,6 +189,27 @@ class CachedManager(Generic[M]):
         if self.writes_through and (wanted := list(keys)):
             self.in_bulk(wanted)
 
+    # Auditing
+
+    def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
+        """Return what is cached of rows, by primary key: columns, or None for an absence. Fills nothing."""
+        wanted = {pk: self._key(self._pk, pk) for pk in keys}
+        found = self.cache.client.run(protocol.get_many(self.cache.client.context, wanted))
+        return {pk: None if value is None else self._shape.row(value) for pk, value in found.items()}
+
+    def differing(self, keys: Iterable[Any]) -> list[Any]:
+        """Return the primary keys of rows that the cache has otherwise than the database.
+
+        The cache is read first: a row that is written in between is then found newer in the
+        database, and no longer cached by the time it is looked at again.
+        """
+        cached = self.cached_rows(keys)
+        stored = self._find_rows(list(cached))
+        return [pk for pk, row in cached.items() if row != self._stored_row(stored.get(pk))]
+
+    def _stored_row(self, value: Any) -> Sequence[Any] | None:
+        return None if value is None else self._shape.row(value)
+
     # Loading from the database
 
     @property

@@ -13,7 +13,7 @@ from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_m
 from cachebackend.protocol.quarantining import quarantine, unquarantine
 from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
-from cachebackend.protocol.writing import add, delete, delete_many, incr, set_, set_many, touch
+from cachebackend.protocol.writing import add, delete, delete_many, incr, make_stale, set_, set_many, touch
 
 __all__ = [
     "HIT",
@@ -44,6 +44,7 @@ __all__ = [
     "has_vouchers",
     "incr",
     "load_again",
+    "make_stale",
     "quarantine",
     "seal",
     "set_",

@@ -17,11 +17,12 @@ from cachebackend.effects import Command, Operation, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
 
-__all__ = ["add", "delete", "delete_many", "expiry", "incr", "set_", "set_many", "touch"]
+__all__ = ["add", "delete", "delete_many", "expiry", "incr", "make_stale", "set_", "set_many", "touch"]
 
 _ADD = Script("cachebackend.protocol", "add", prelude="standing")
 _INCR = Script("cachebackend.protocol", "incr", prelude="standing")
 _TOUCH = Script("cachebackend.protocol", "touch", prelude="standing")
+_STALE = Script("cachebackend.protocol", "stale")
 K = TypeVar("K")
 
 
@@ -96,6 +97,18 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
             raise TypeError(message) from reply
     total: int | None = context.settle(reply, None)
     return total
+
+
+def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
+    """Invalidate a value, letting those who allow stale values be served it for a while.
+
+    Returns whether it stands as stale; a value that was not loaded is deleted, as is a lease.
+    """
+    if stale_ms <= 0:
+        yield from delete(context, key)
+        return False
+    [reply] = yield Send([(context.ring.owner(key), _STALE.call([key], stale_ms))])
+    return bool(context.settle(reply, 0))
 
 
 def delete(context: Context, key: bytes) -> Operation[bool]:

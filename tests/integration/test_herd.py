@@ -148,3 +148,45 @@ def test_models_and_rows_are_tags(ring_cache: RingCache) -> None:
     """A row's tag is its own, a model's is all its rows'."""
     assert ring_cache.tag_bytes(Article) == b"demo:1:tag:demo.article"
     assert ring_cache.tag_bytes(Article(pk=7)) == b"demo:1:tag:demo.article:7"
+
+
+def test_a_value_made_stale_is_served_to_those_who_allow_it(cache: RingCache, call: Call) -> None:
+    """One of them loads it again; to everybody else it is gone."""
+    served = []
+
+    def loader() -> str:
+        served.append(cache.get_or_set("k", lambda: pytest.fail("a second load"), 60, stale_for=30))
+        return "new"
+
+    cache.get_or_set("k", "old", 60, stale_for=30)
+    assert call(cache, "make_stale", "k", 30) is True
+    assert call(cache, "get", "k") is None
+    assert call(cache, "has_key", "k") is False
+    assert call(cache, "get_or_set", "k", loader, 60, stale_for=30) == "new"
+    assert served == ["old"]
+    assert call(cache, "get", "k") == "new"
+
+
+def test_a_refresh_that_was_under_way_is_void_when_its_value_is_made_stale(cache: RingCache) -> None:
+    """It read before the invalidation; its fill is refused, and the next caller loads at once."""
+    cache.client.context.clock = clock = MovableClock()
+    cache.get_or_set("k", "old", 60, stale_for=30)
+    clock.ahead = 70
+
+    def loader() -> str:
+        assert cache.make_stale("k", 30)
+        return "from before"
+
+    assert cache.get_or_set("k", loader, 60, stale_for=30) == "from before"
+    assert cache.get_or_set("k", lambda: "after", 60, stale_for=30) == "after"
+    assert cache.get("k") == "after"
+
+
+def test_what_was_not_loaded_is_deleted_instead_of_made_stale(cache: RingCache, call: Call) -> None:
+    """A set value, a lease, nothing at all."""
+    cache.set("k", "set")
+    assert call(cache, "make_stale", "k", 30) is False
+    assert call(cache, "get_or_set", "k", "loaded", stale_for=30) == "loaded"
+    assert call(cache, "make_stale", "absent", 30) is False
+    assert call(cache, "make_stale", "k", 0) is False
+    assert call(cache, "get", "k") is None

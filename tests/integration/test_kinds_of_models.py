@@ -155,6 +155,15 @@ def test_bulk_writes_stay_in_the_database_that_is_written(book: Book, settings: 
     assert Product.cached.get(pk=book.pk).name == "New"
 
 
+def test_a_manager_that_would_miss_writes_is_warned_of() -> None:
+    """A system check names it, and what to write instead."""
+    from cachebackend.checks import check_managers
+
+    found = check_managers()
+    assert [(warning.id, warning.obj) for warning in found] == [("ringcache.W001", Review)]
+    assert found[0].msg.startswith("shop.Review.objects would not invalidate on update()")
+
+
 # Write-behind
 
 

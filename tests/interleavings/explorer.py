@@ -218,6 +218,9 @@ class Writer:
                 left = world.run(protocol.delete_many(context, [TAG if world.scenario.by_tag else KEY]))
                 assert left == []
                 world.owed = False
+            case "soften":
+                world.run(protocol.make_stale(context, KEY, 30_000))
+                world.owed = False
             case "quarantine":
                 world.run(protocol.quarantine(context, [KEY], self.token))
             case "unquarantine":
@@ -239,6 +242,12 @@ class StrictWriter(Writer):
 
 class CrashingStrictWriter(StrictWriter):
     may_crash = True
+
+
+class SoftWriter(Writer):
+    """Makes the value stale instead of deleting it; its readers allow no stale value."""
+
+    order = ("commit", "soften", "acknowledge")
 
 
 class HastyWriter(Writer):
@@ -321,9 +330,9 @@ def _played(node: Node, scenario: Scenario, schedule: list[str]) -> World:
     return world
 
 
-def values(version: int, keep: Keep) -> Iterator[tuple[Any, ...]]:
-    """Yield the commands that make a loaded value stand, past its time already."""
+def values(version: int, keep: Keep, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:
+    """Yield the commands that make a loaded value stand, past its time already or fresh."""
     from cachebackend.codec import Refresh
 
-    record = Codec("auto").encode(version, Refresh(NOW - 1, 0.1))
+    record = Codec("auto").encode(version, Refresh(NOW + 60 if fresh else NOW - 1, 0.1))
     yield (b"SET", KEY, record, b"PX", (keep.ttl_ms or 0) + keep.stale_ms)

@@ -19,6 +19,7 @@ from tests.interleavings.explorer import (
     OldSnapshotReader,
     Reader,
     Scenario,
+    SoftWriter,
     StrictWriter,
     Writer,
     explore,
@@ -44,6 +45,9 @@ SCENARIOS = {
         (Reader, CrashingStrictWriter, CrashingStrictWriter), OLD
     ),
     "refresh: two readers, a writer": Scenario((Reader, Reader, Writer), tuple(values(0, STALE)), keep=STALE),
+    "stale: two readers, a writer that softens": Scenario(
+        (Reader, Reader, SoftWriter), tuple(values(0, STALE, fresh=True))
+    ),
     "tags: two readers, a writer": Scenario((Reader, Reader, Writer), keep=TAGGED, by_tag=True),
 }
 #: The same with one more of each; minutes, so only where time was made for them.

@@ -45,6 +45,10 @@ class InvalidatingQuerySet(models.QuerySet[M]):
             for start in range(0, len(keys), UPDATE_ROWS):
                 named = self.order_by().filter(pk__in=keys[start : start + UPDATE_ROWS])
                 count += super(InvalidatingQuerySet, named).update(**changes)
+            names = changes.keys() & _lookups_of(self.model)
+            if names:  # what the rows are asked for by has changed: an absence may be cached there
+                written = self.model._base_manager.using(self.db).filter(pk__in=keys)
+                rows += written.values("pk", *names)
             invalidate_rows(self.model, rows, self.db)
         return count
 
@@ -59,6 +63,17 @@ class InvalidatingQuerySet(models.QuerySet[M]):
             created = super().bulk_create(objs, *args, **kwargs)
             invalidate_rows(self.model, [row_of(each) for each in created if each.pk is not None], self.db)
         return created
+
+
+def _lookups_of(model: type[models.Model]) -> set[str]:
+    """Return the columns that rows of a model are asked for by, beside the primary key."""
+    return {
+        name for _, dependent in dependents_of(model) for name in dependent.fields if not _is_key(model, name)
+    }
+
+
+def _is_key(model: type[models.Model], name: str) -> bool:
+    return name == model._meta.pk.attname
 
 
 class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  # type: ignore[misc]  # made at run time

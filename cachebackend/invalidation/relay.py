@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -15,6 +16,8 @@ from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in
 from cachebackend.models import OutboxRow
 
 __all__ = ["Relayed", "outbox_lag", "relay"]
+
+logger = logging.getLogger("cachebackend")
 
 #: A younger row is most likely being settled by who wrote it.
 SETTLING_SECONDS = 1.0
@@ -41,11 +44,13 @@ class Relayed:
 def relay() -> Relayed:
     """Settle the outbox of every database; may run anywhere, any number at once."""
     relayed = Relayed()
-    for using in connections:
-        if has_outbox(using):
+    for using in filter(has_outbox, connections):
+        try:
             relayed.lag = max(relayed.lag, outbox_lag(using))
             while _settle_some(using, relayed) == ROWS_AT_ONCE:
                 pass
+        except DatabaseError:  # one that is away must not keep the others waiting
+            logger.exception("the outbox of database %r could not be read", using)
     return relayed
 
 

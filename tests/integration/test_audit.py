@@ -18,7 +18,10 @@ from cachebackend.managers.auditing import audit, cached_managers
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
 
 
 @pytest.fixture

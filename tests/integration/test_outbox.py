@@ -17,7 +17,10 @@ from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
 
 
 class Killed(BaseException):

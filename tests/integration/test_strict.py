@@ -164,6 +164,23 @@ def test_absence_is_cached_if_asked_and_dropped_when_a_row_is_made(cached: Cache
     assert len(captured) == 0
 
 
+def test_an_absence_is_dropped_when_a_row_comes_to_have_the_value(
+    cached: CachedManager[Article], article: Article
+) -> None:
+    """By update and bulk_update, which name no instance."""
+    cached.missing_timeout = 60
+    for slug in ("second", "third"):
+        with pytest.raises(Article.DoesNotExist):
+            cached.get(slug=slug)
+    Article.objects.filter(pk=article.pk).update(slug="second")
+    assert cached.get(slug="second").title == "First"
+    article.slug = "third"
+    Article.objects.bulk_update([article], ["slug"])
+    assert cached.get(slug="third").title == "First"
+    with pytest.raises(Article.DoesNotExist):
+        cached.get(slug="second")
+
+
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_snapshot_fills_nothing(cached: CachedManager[Article], article: Article, level: str) -> None:
     """It may be older than the lease; what is cached already may be read."""

@@ -204,7 +204,7 @@ needs_the_stack = pytest.mark.usefixtures("empty_nodes")
 
 
 @needs_the_stack
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 class TestStack:
     """Each mutant, and the test that notices it."""
 

@@ -22,7 +22,8 @@ from cacheproject.services import Services
 
 ROWS, READERS, WRITERS = 12, 2, 2
 RELAY_SECONDS = 0.5
-KILL_EVERY_SECONDS = 0.7
+#: A writer takes a second or two to start, and should then write for a while.
+KILL_EVERY_SECONDS = 2.5
 _context = multiprocessing.get_context("spawn")
 
 

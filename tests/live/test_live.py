@@ -6,7 +6,7 @@ import sys
 
 from cacheproject.launch import MANAGE
 
-SECONDS = "3"
+SECONDS = "6"
 
 
 def test_no_read_is_older_than_what_was_acknowledged_before_it() -> None:

@@ -10,13 +10,13 @@ from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
-from django.db import models, router
+from django.db import connections, models, router
 from xxhash import xxh3_128_hexdigest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.invalidation import watch
-from cachebackend.invalidation.transactions import is_pending
+from cachebackend.invalidation.transactions import is_in_transaction, is_pending
 from cachebackend.managers.filling import may_fill
 from cachebackend.managers.rows import RowShape
 
@@ -137,23 +137,29 @@ class CachedManager(Generic[M]):
         return None if row is None else self._shape.instance(row, self._using)
 
     def _in_bulk(self, asked: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
+        using = self._using
         keys = {self._pk.to_python(pk): self._key(self._pk, pk) for pk in asked}
-        cache = self.cache
-        fills = may_fill(self._using)
-        cached = {
-            pk: key for pk, key in keys.items() if fills and not is_pending(self.alias, key, self._using)
-        }
-        found = yield from protocol.get_or_load_many(
-            cache.client.context, cached, adapt(self._find_rows), self._keep(cache)
-        )
+        pending = {pk for pk, key in keys.items() if is_pending(self.alias, key, using)}
+        found = yield from self._load_many({pk: key for pk, key in keys.items() if pk not in pending}, adapt)
         rows = {pk: self._shape.row(value) for pk, value in found.items() if value is not None}
-        uncached = [pk for pk in keys if pk not in cached or (pk in rows and rows[pk] is None)]
-        if uncached:
-            values = yield protocol.Load(adapt(lambda: self._find_rows(uncached)))
+        unread = [pk for pk in keys if pk in pending or (pk in rows and rows[pk] is None)]
+        if unread:
+            values = yield protocol.Load(adapt(lambda: self._find_rows(unread)))
             rows.update({pk: self._shape.row(value) for pk, value in values.items()})
-        return {
-            pk: self._shape.instance(row, self._using) for pk in keys if (row := rows.get(pk)) is not None
-        }
+        return {pk: self._shape.instance(row, using) for pk in keys if (row := rows.get(pk)) is not None}
+
+    def _load_many(self, keys: Mapping[Any, bytes], adapt: Adapt) -> protocol.Operation[dict[Any, Any]]:
+        """Read many rows through the ring, by the same rules as ``_load``."""
+        context, keep = self.cache.client.context, self._keep(self.cache)
+        if not is_in_transaction(connections[self._using]):
+            return (yield from protocol.get_or_load_many(context, keys, adapt(self._find_rows), keep))
+        found = yield from protocol.get_many(context, keys)
+        missing = {pk: key for pk, key in keys.items() if pk not in found}
+        if missing and may_fill(self._using):
+            loaded = yield from protocol.get_or_load_many(context, missing, adapt(self._find_rows), keep)
+        else:
+            loaded = (yield protocol.Load(adapt(lambda: self._find_rows(list(missing))))) if missing else {}
+        return found | loaded
 
     def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
         """Read through the ring; past it, or without filling, where the open transaction asks for that.
@@ -164,9 +170,12 @@ class CachedManager(Generic[M]):
         context = self.cache.client.context
         if is_pending(self.alias, key, self._using):
             return (yield protocol.Load(loader))
-        if not may_fill(self._using):
+        if is_in_transaction(connections[self._using]):
             value = yield from protocol.get(context, key, protocol.MISSING)
-            return (yield protocol.Load(loader)) if value is protocol.MISSING else value
+            if value is not protocol.MISSING:
+                return value
+            if not may_fill(self._using):
+                return (yield protocol.Load(loader))
         return (yield from protocol.get_or_load(context, key, loader, self._keep(self.cache)))
 
     def _keep(self, cache: RingCache) -> protocol.Keep:

@@ -144,6 +144,21 @@ def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: Ring
     assert ring_cache.get(key) is None
 
 
+def test_what_is_cached_is_read_inside_a_transaction_too(article: Article) -> None:
+    """Without a query; what is not cached is loaded and, at READ COMMITTED, filled."""
+    other = Article.objects.create(slug="second", title="Second")
+    Article.cached.get(slug="first")
+    with transaction.atomic():
+        with CaptureQueriesContext(connection) as captured:
+            assert titles(slug="first") == "First"
+            assert list(Article.cached.in_bulk([article.pk])) == [article.pk]
+        assert len(captured) == 0
+        assert list(Article.cached.in_bulk([article.pk, other.pk])) == [article.pk, other.pk]
+    with CaptureQueriesContext(connection) as captured:
+        assert titles(pk=other.pk) == "Second"
+    assert len(captured) == 0
+
+
 def test_a_rollback_deletes_nothing(article: Article, ring_cache: RingCache) -> None:
     """And owes nothing to the next transaction."""
     titles(pk=article.pk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,9 @@ from asgiref.sync import async_to_sync
 from django.core.cache import caches
 
 from cachebackend.backend import RingCache
+from cachebackend.node import Node
+from cachebackend.options import NodeAddress
+from cacheproject.services import Services
 
 
 @pytest.fixture
@@ -18,6 +21,15 @@ def ring_cache(empty_nodes: None) -> RingCache:
     cache = caches.create_connection("default")
     assert isinstance(cache, RingCache)
     return cache
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """A node that belongs to no ring, for what steps operations by hand."""
+    with Services(ring=1, queue=0, postgres=False) as own:
+        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
+        yield node
+        node.close()
 
 
 @pytest.fixture(params=["sync", "async"])

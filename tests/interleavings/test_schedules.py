@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from cachebackend.node import Node
-from cachebackend.options import NodeAddress
 from cachebackend.protocol import Keep
-from cacheproject.services import Services
 from tests.interleavings.explorer import (
     KEY,
     CrashingStrictWriter,
@@ -71,15 +68,6 @@ BROKEN = {
     "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
     "a reader in an old snapshot": Scenario((OldSnapshotReader, Writer), OLD),
 }
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A node of the schedules' own."""
-    with Services(ring=1, queue=0, postgres=False) as own:
-        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
-        yield node
-        node.close()
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -6,7 +6,7 @@ with the patch, and it is proved elsewhere that the test passes without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import batches, outbox, querysets, transactions
 from cachebackend.managers import cached, filling
 from cachebackend.node import Node
-from cachebackend.options import NodeAddress
 from cachebackend.protocol import Keep, leasing, quarantining, reading, swapping
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -38,15 +37,6 @@ from tests.interleavings.explorer import (
 Patch = pytest.MonkeyPatch
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
 LAPSE = (("lapse", 1),)
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A node of the schedules' own."""
-    with Services(ring=1, queue=0, postgres=False) as own:
-        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
-        yield node
-        node.close()
 
 
 # What the explorer must notice

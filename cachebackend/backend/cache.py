@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
-from django.core.cache.backends.base import (
-    DEFAULT_TIMEOUT,
-    BaseCache,
-    CacheKeyWarning,
-    default_key_func,
-    memcache_key_warnings,
-)
-from django.db import models
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
+from cachebackend.backend.keyed import KeyedCache, Tag, Timeout
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
-from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.registry import ring_client
 
-__all__ = ["RingCache", "Tag", "Timeout"]
+__all__ = ["RingCache"]
 
-#: What memcached would refuse, and Django warns of.
-_UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
-_MEMCACHED_KEY_CHARACTERS = 250
-_MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
-#: A thousand years: what a node takes for a time to live has an end, and this is before it.
-_LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
 #: Leases that one request may hold at once; the oldest is forgotten, and lapses.
 _MOST_MISSED = 10_000
-_GLOB = re.compile(rb"([*?\[\]\\^-])")
-
-Timeout: TypeAlias = float | object | None
-#: A string, a model for all its rows, or a row.
-Tag: TypeAlias = str | type[models.Model] | models.Model
 
 
-class RingCache(BaseCache):
+class RingCache(KeyedCache):
     """A cache spread over the nodes that ``LOCATION`` names.
 
     Args:
@@ -59,16 +40,6 @@ class RingCache(BaseCache):
         #: Keys that were missed in this request, and their leases; None: another had it.
         self._missed: dict[bytes, bytes | None] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Ask a subclass that makes its own keys for them."""
-        super().__init_subclass__(**kwargs)
-        cls._makes_plain_keys = (cls.make_key, cls.validate_key) == (
-            RingCache.make_key,
-            RingCache.validate_key,
-        )
-
-    _makes_plain_keys = True
-
     @cached_property
     def client(self) -> RingClient:
         """What the alias' threads and tasks share.
@@ -78,30 +49,6 @@ class RingCache(BaseCache):
         """
         path = f"CACHES[{alias_of(self._location, self._options)!r}]"
         return ring_client(RingOptions.read(self._location, self._options, path))
-
-    # Keys and times
-
-    def key_bytes(self, key: Any, version: int | None = None) -> bytes:
-        """Return the key as the nodes know it, warning of what memcached would refuse."""
-        if not self._makes_plain_keys:
-            return self.make_and_validate_key(key, version).encode("utf-8", "surrogatepass")
-        version = self.version if version is None else version
-        if self.key_func is default_key_func:
-            made = f"{self.key_prefix}:{version}:{key}"
-        else:
-            made = self.key_func(key, self.key_prefix, version)
-        if len(made) > _MEMCACHED_KEY_CHARACTERS or _UNSAFE_KEY.search(made):
-            for warning in memcache_key_warnings(made):
-                warnings.warn(warning, CacheKeyWarning, stacklevel=3)
-        return made.encode("utf-8", "surrogatepass")
-
-    def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:
-        return {key: self.key_bytes(key, version) for key in keys}
-
-    def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
-        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
-        seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
-        return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
 
     # One key
 
@@ -320,17 +267,6 @@ class RingCache(BaseCache):
 
     # Tags
 
-    def tag_bytes(self, tag: Tag) -> bytes:
-        """Return the key of a tag.
-
-        Args:
-            tag: A string, a model for all its rows, or a row.
-        """
-        if isinstance(tag, str):
-            return self.key_bytes(f"tag:{tag}")
-        name = f"tag:{tag._meta.label_lower}"
-        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
-
     def invalidate_tags(self, *tags: Tag) -> None:
         """Make every value that was loaded under one of the tags a miss."""
         self.client.run(protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags]))
@@ -414,15 +350,6 @@ class RingCache(BaseCache):
     async def aclear(self) -> None:
         """Delete every key of this alias' prefix, as ``clear``."""
         await self.client.arun(protocol.clear(self.client.context, self._pattern()))
-
-    def _pattern(self) -> bytes:
-        """Return the Redis pattern that this alias' keys match, whatever its key function."""
-        made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
-        if _MARK not in made:
-            message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
-            raise RingCacheError(message)
-        pattern = _GLOB.sub(rb"\\\1", made.encode())
-        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")
 
     # Versions
 

@@ -1,0 +1,11 @@
+"""Django's cache API over the ring.
+
+``cache`` has the methods: each names an operation of ``protocol``, its async twin the same
+one. ``keyed`` makes what Django calls a key, a timeout and a version into what the nodes
+know. Nothing here decides how an operation works.
+"""
+
+from cachebackend.backend.cache import RingCache
+from cachebackend.backend.keyed import Tag, Timeout
+
+__all__ = ["RingCache", "Tag", "Timeout"]

@@ -1,0 +1,90 @@
+"""What Django calls a key, a version and a timeout, as the nodes know them."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from django.core.cache.backends.base import (
+    DEFAULT_TIMEOUT,
+    BaseCache,
+    CacheKeyWarning,
+    default_key_func,
+    memcache_key_warnings,
+)
+from django.db import models
+
+from cachebackend.errors import RingCacheError
+
+__all__ = ["KeyedCache", "Tag", "Timeout"]
+
+#: What memcached would refuse, and Django warns of.
+_UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
+_MEMCACHED_KEY_CHARACTERS = 250
+_MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
+#: A thousand years: what a node takes for a time to live has an end, and this is before it.
+_LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
+_GLOB = re.compile(rb"([*?\[\]\\^-])")
+
+Timeout: TypeAlias = float | object | None
+#: A string, a model for all its rows, or a row.
+Tag: TypeAlias = str | type[models.Model] | models.Model
+
+
+class KeyedCache(BaseCache):
+    """A cache whose keys are bytes and whose times to live are milliseconds."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Ask a subclass that makes its own keys for them."""
+        super().__init_subclass__(**kwargs)
+        cls._makes_plain_keys = (cls.make_key, cls.validate_key) == (
+            BaseCache.make_key,
+            BaseCache.validate_key,
+        )
+
+    _makes_plain_keys = True
+
+    def key_bytes(self, key: Any, version: int | None = None) -> bytes:
+        """Return the key as the nodes know it, warning of what memcached would refuse."""
+        if not self._makes_plain_keys:
+            return self.make_and_validate_key(key, version).encode("utf-8", "surrogatepass")
+        version = self.version if version is None else version
+        if self.key_func is default_key_func:
+            made = f"{self.key_prefix}:{version}:{key}"
+        else:
+            made = self.key_func(key, self.key_prefix, version)
+        if len(made) > _MEMCACHED_KEY_CHARACTERS or _UNSAFE_KEY.search(made):
+            for warning in memcache_key_warnings(made):
+                warnings.warn(warning, CacheKeyWarning, stacklevel=3)
+        return made.encode("utf-8", "surrogatepass")
+
+    def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:
+        return {key: self.key_bytes(key, version) for key in keys}
+
+    def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
+        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
+        seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
+        return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
+
+    def tag_bytes(self, tag: Tag) -> bytes:
+        """Return the key of a tag.
+
+        Args:
+            tag: A string, a model for all its rows, or a row.
+        """
+        if isinstance(tag, str):
+            return self.key_bytes(f"tag:{tag}")
+        name = f"tag:{tag._meta.label_lower}"
+        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
+
+    def _pattern(self) -> bytes:
+        """Return the Redis pattern that this alias' keys match, whatever its key function."""
+        made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
+        if _MARK not in made:
+            message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
+            raise RingCacheError(message)
+        pattern = _GLOB.sub(rb"\\\1", made.encode())
+        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")

@@ -73,7 +73,7 @@ def run_with_services(arguments: Sequence[str]) -> int:
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                child.terminate()  # after Ctrl-C it was asked already; it says what it has to say
+                continue  # it was asked too, and says what it has to say before it ends
 
 
 def call_after_setup(name: str, *arguments: Any) -> None:
@@ -98,7 +98,7 @@ def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
         "-l",
         "warning",
     ]
-    command += ["-B", "-S", "celery.beat.Scheduler", "--without-gossip", "--without-mingle"]
+    command += ["-B", "--scheduler", "celery.beat.Scheduler", "--without-gossip", "--without-mingle"]
     with _running([sys.executable, *command]) as worker:
         yield worker
 

@@ -14,6 +14,7 @@ from cachebackend.effects import Operation
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
+from cachebackend.protocol.folding import FSYNC_MS
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -83,9 +84,11 @@ class QueueClient(_Client):
     """
 
     def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
+        timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability != "memory" else 0)
+        super().__init__(options.all_nodes, options.connect_timeout, timeout, clock)
+        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
-        self.context = QueueContext(self.ring, clock)
+        self.context = QueueContext(options, self.ring, clock)
 
 
 _CLIENTS: WeakSet[RingClient] = WeakSet()

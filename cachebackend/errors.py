@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "CodecError",
@@ -12,7 +13,11 @@ __all__ = [
     "RecordError",
     "RingCacheError",
     "WriteBehindError",
+    "WriteBehindFullError",
+    "WriteBehindPartialError",
     "WriteBehindRefusedError",
+    "WriteBehindStoppedError",
+    "WriteBehindUnknownError",
 ]
 
 
@@ -36,7 +41,13 @@ class ConfigurationError(RingCacheError):
 
 
 class NodeUnavailableError(RingCacheError):
-    """A node of the ring could not be reached, or broke off before it answered."""
+    """A node of the ring could not be reached, or broke off before it answered.
+
+    Attributes:
+        was_sent: Whether the commands were sent, so that the node may have run them.
+    """
+
+    was_sent = False
 
 
 class NodeReplyError(RingCacheError):
@@ -65,3 +76,30 @@ class WriteBehindError(RingCacheError):
 
 class WriteBehindRefusedError(WriteBehindError):
     """The write cannot be taken by write-behind; nothing was written."""
+
+
+class WriteBehindFullError(WriteBehindError):
+    """The queue holds as much as ``WRITE_BEHIND['high_water']`` allows; nothing was written."""
+
+
+class WriteBehindStoppedError(WriteBehindError):
+    """A partition's queue is not the one that its checkpoint knows; ``writebehind repair`` goes on."""
+
+
+class WriteBehindUnknownError(WriteBehindError, NodeUnavailableError):
+    """The queue node did not answer, and whether it took the write is not known."""
+
+    was_sent = True
+
+
+class WriteBehindPartialError(WriteBehindError):
+    """Some rows of a call were not taken.
+
+    Attributes:
+        errors: Why, for each of these rows, by its primary key. All others were taken.
+    """
+
+    def __init__(self, errors: Mapping[Any, Exception]) -> None:
+        self.errors = dict(errors)
+        pk, error = next(iter(self.errors.items()))
+        super().__init__(f"{len(self.errors)} rows were not taken; {pk!r}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Now
 
-__all__ = ["OutboxRow", "WriteBehindCheckpoint"]
+__all__ = ["OutboxRow", "ParkedWrite", "WriteBehindCheckpoint"]
 
 
 class OutboxRow(models.Model):
@@ -30,18 +30,47 @@ class WriteBehindCheckpoint(models.Model):
 
     It is set in the transaction that applies the batch, so a batch has landed exactly
     when its number says so; the row's lock lets one worker at a time drain a partition.
+    Each incarnation of the partition's queue has numbers, and a checkpoint, of its own.
     """
 
     label = models.CharField(max_length=200, help_text="The model, as app_label.model_name.")
     partition = models.PositiveSmallIntegerField()
+    incarnation = models.CharField(max_length=32, help_text="The name that the queue was born with.")
     batch = models.PositiveBigIntegerField(default=0, help_text="The last batch that landed; 0: none yet.")
-    landed_at = models.DateTimeField(null=True, help_text="When it did.")
+    is_ended = models.BooleanField(
+        default=False, help_text="Whether the queue was left for another node, or given up, and owes nothing."
+    )
+    landed_at = models.DateTimeField(null=True, help_text="When the last batch landed.")
     rows = models.PositiveBigIntegerField(default=0, help_text="Rows that all batches together changed.")
     missing = models.PositiveBigIntegerField(default=0, help_text="Rows that they named and were not there.")
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["label", "partition"], name="ringcache_checkpoint"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["label", "partition", "incarnation"], name="ringcache_checkpoint"
+            ),
+        )
         verbose_name = "write-behind checkpoint"
 
     def __str__(self) -> str:
         return f"{self.label}:{self.partition} at batch {self.batch}"
+
+
+class ParkedWrite(models.Model):
+    """What one batch was to do to a row that Postgres refused. Later writes of the row park behind it."""
+
+    label = models.CharField(max_length=200, help_text="The model, as app_label.model_name.")
+    partition = models.PositiveSmallIntegerField()
+    batch = models.PositiveBigIntegerField(help_text="The batch that it came in.")
+    key = models.TextField(help_text="The row's primary key, as text.")
+    changes = models.BinaryField(help_text="The fields of the batch, as MessagePack.")
+    error = models.TextField(help_text="What Postgres said.")
+    created = models.DateTimeField(db_default=Now(), help_text="By the database's clock.")
+
+    class Meta:
+        indexes = (models.Index(fields=["label", "partition", "key"], name="ringcache_parked"),)
+        ordering = ("pk",)
+        verbose_name = "parked write"
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.key}, batch {self.batch}"

@@ -51,7 +51,7 @@ class Node:
             reply = connection.read()
         except CONNECTION_ERRORS as error:
             connection.close()
-            return self._failed(error)
+            return self._failed(error, was_sent=True)
         except BaseException:
             connection.close()
             raise
@@ -68,7 +68,7 @@ class Node:
             connection.send(commands)
         except CONNECTION_ERRORS as error:
             connection.close()
-            return PendingReplies(self, len(commands), None, self._failed(error))
+            return PendingReplies(self, len(commands), None, self._failed(error, was_sent=True))
         except BaseException:
             connection.close()
             raise
@@ -101,12 +101,14 @@ class Node:
         try:
             return await replies
         except CONNECTION_ERRORS as error:
-            return [self._failed(error)] * count
+            return [self._failed(error, was_sent=True)] * count
 
-    def _failed(self, error: BaseException) -> NodeUnavailableError:
+    def _failed(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
         """Close the idle connections, which most likely failed with this one, and say what happened."""
         self._pool.close()
-        return unavailable(self.name, error, self._timeout)
+        failure = unavailable(self.name, error, self._timeout)
+        failure.was_sent = was_sent
+        return failure
 
     def __repr__(self) -> str:
         return f"Node({self.name!r})"
@@ -135,7 +137,7 @@ class PendingReplies:
                 replies.append(self._connection.read())  # noqa: PERF401  # what was read before a failure counts
         except CONNECTION_ERRORS as error:
             self._connection.close()
-            failure = self._node._failed(error)  # its own other half
+            failure = self._node._failed(error, was_sent=True)  # its own other half
             return replies + [failure] * (self._count - len(replies))
         except BaseException:
             self._connection.close()

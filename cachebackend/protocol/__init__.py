@@ -8,25 +8,43 @@ from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader
+from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.implicit import HIT, get_and_lease, set_by_lease
 from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
+from cachebackend.protocol.partitions import Partition, QueueContext
 from cachebackend.protocol.quarantining import quarantine, unquarantine
-from cachebackend.protocol.queueing import Partition, QueueContext, Write, close, contents, dirty, fold, seal
+from cachebackend.protocol.queueing import (
+    Pending,
+    Place,
+    close,
+    contents,
+    dirty,
+    pending,
+    places,
+    renumber,
+    seal,
+    sync,
+)
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
 from cachebackend.protocol.writing import add, delete, delete_many, incr, make_stale, set_, set_many, touch
 
 __all__ = [
     "HIT",
     "MISSING",
+    "OK",
+    "Change",
     "Context",
+    "Folded",
     "Keep",
     "Load",
     "Loader",
     "ManyLoader",
     "Operation",
     "Partition",
+    "Pending",
+    "Place",
     "QueueContext",
-    "Write",
+    "RowWrite",
     "add",
     "clear",
     "close",
@@ -45,11 +63,15 @@ __all__ = [
     "incr",
     "load_again",
     "make_stale",
+    "pending",
+    "places",
     "quarantine",
+    "renumber",
     "seal",
     "set_",
     "set_by_lease",
     "set_many",
+    "sync",
     "touch",
     "ttl",
     "unquarantine",

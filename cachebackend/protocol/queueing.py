@@ -4,131 +4,139 @@ A partition has one open batch, which takes writes, and sealed ones, which never
 again. Batches are numbered from 1 without gaps, for an empty one is never sealed. The
 number of the last batch that landed stands in the database, in the transaction that
 landed it; the queue only ever forgets what that number covers.
+
+A queue is born once, with a name of its own: a node that was emptied, or is another, bears
+another incarnation, and its numbers mean nothing to the checkpoint of the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
-from cachebackend.clock import Clock
-from cachebackend.effects import Argument, Operation, Reply, Script, Send
-from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindRefusedError
-from cachebackend.ring import Ring
+from cachebackend.effects import Command, Operation, Reply, Script, Send
+from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindError
+from cachebackend.protocol.folding import FSYNC_MS
+from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
 
-__all__ = ["Partition", "QueueContext", "Write", "close", "contents", "dirty", "fold", "seal"]
+__all__ = [
+    "Pending",
+    "Place",
+    "Sealed",
+    "close",
+    "contents",
+    "dirty",
+    "pending",
+    "places",
+    "renumber",
+    "seal",
+    "sync",
+]
 
-_FOLD = Script("cachebackend.protocol", "fold")
 _SEAL = Script("cachebackend.protocol", "seal")
 _CLOSE = Script("cachebackend.protocol", "close")
+_PENDING = Script("cachebackend.protocol", "pending")
+_RENUMBER = Script("cachebackend.protocol", "renumber")
 
-#: Each node's sorted set of partitions that hold writes.
-DIRTY = b"wb:dirty"
-#: Fields that a node hands over at once; a script-free server stays responsive.
+#: Fields that a node hands over at once, so that it stays responsive.
 SCAN_COUNT = 5000
-
-#: Row and column as one field name, the kind of write, and the value.
-Write: TypeAlias = tuple[bytes, bytes, Argument]
+#: Fields that one script reads; Lua's stack has room for 8000.
+PENDING_FIELDS = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
-    """One of the parts that a model's rows are queued in.
+class Place:
+    """The queue of a partition on one node.
 
     Attributes:
-        label: The model, as ``app_label.model_name``.
-        number: From 0.
+        node: The node's index.
+        born: The queue's incarnation.
+        opened: The number of the open batch.
+        done: The last batch that was dropped because it had landed.
+        fields: How many fields all batches hold.
+        since: When the oldest write that waits came, in seconds since 1970; None if none waits.
     """
 
-    label: str
-    number: int
-
-    @property
-    def name(self) -> bytes:
-        """What the partition is called on its node, and what decides which node that is."""
-        return f"{self.label}:{self.number}".encode()
-
-    @classmethod
-    def named(cls, name: bytes) -> Partition:
-        """Return the partition that a node calls by this name."""
-        label, _, number = name.decode().rpartition(":")
-        return cls(label, int(number))
-
-    @property
-    def meta(self) -> bytes:
-        """The key of the hash that holds ``open`` and ``done``."""
-        return b"wb:{%b}:meta" % self.name
-
-    def batch(self, number: int) -> bytes:
-        """Return the key of a batch's hash."""
-        return b"wb:{%b}:%d" % (self.name, number)
+    node: int
+    born: str
+    opened: int
+    done: int
+    fields: int
+    since: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class QueueContext:
-    """The ring of queue nodes, and time."""
+class Sealed(NamedTuple):
+    """A partition's numbers after a seal; ``synced`` is the last batch known to be sealed on the disk."""
 
-    ring: Ring
-    clock: Clock
-
-    def now_ms(self) -> int:
-        """Return the wall time in milliseconds."""
-        return int(self.clock.now() * 1000)
+    opened: int
+    done: int
+    synced: int
 
 
-def _checked(reply: Reply) -> Reply:
-    """Return a reply; a queue takes no failure for an answer."""
-    if isinstance(reply, RingCacheError):
-        raise reply
-    return reply
+class Pending(NamedTuple):
+    """What the batches of one place hold of some rows.
+
+    Attributes:
+        born: The queue's incarnation.
+        done: The last batch that was dropped.
+        batches: Each batch that stands, in order: its number and the fields that it holds.
+    """
+
+    born: str
+    done: int
+    batches: list[tuple[int, dict[bytes, bytes]]]
 
 
-def fold(queue: QueueContext, partition: Partition, opened: int, writes: Sequence[Write]) -> Operation[int]:
-    """Fold writes into the open batch; return its number.
+def seal(queue: QueueContext, node: int, partition: Partition, number: int) -> Operation[Sealed]:
+    """Seal a batch if it is the open one and not empty; return the numbers after it."""
+    [reply] = yield Send([(node, _SEAL.call([partition.meta, partition.batch(number)], number))])
+    return Sealed(*checked(reply))
+
+
+def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
+    """See to it that what is sealed stays so: return once the node's disk has it.
+
+    1. a batch is sealed, in memory;  2. it lands, the database has its number;  3. the node
+    dies before its file has the seal;  4. it comes back with the batch open, and takes
+    writes into it that will never land. So 2 waits for the file.
 
     Args:
         queue: The queue.
-        partition: Where the rows belong.
-        opened: The number last known to be open; a wrong one costs a round trip.
-        writes: Folded in this order.
+        node: The node.
+        sealed: For each partition the last batch that is sealed.
 
     Raises:
-        NodeUnavailableError: The node did not answer; whether it folded them is not known.
-        NodeReplyError: The node refused them.
-        WriteBehindRefusedError: A sum is beyond 64 bits; nothing was folded.
+        WriteBehindError: The node writes no append-only file, or not in time.
     """
-    node = queue.ring.owner(partition.name)
-    flat = [argument for write in writes for argument in write]
-    while True:
-        keys = [partition.meta, partition.batch(opened), DIRTY]
-        [reply] = yield Send([(node, _FOLD.call(keys, opened, queue.now_ms(), partition.name, *flat))])
-        if isinstance(reply, NodeReplyError) and reply.code == "OVERFLOW":
-            message = "the sum of what is queued for the row is beyond 64 bits; nothing was queued"
-            raise WriteBehindRefusedError(message) from reply
-        found: int = _checked(reply)
-        if found == 0:
-            return opened
-        opened = found
+    # A write of this connection, for what WAITAOF waits for is the connection's own last one
+    touches: list[tuple[int, Command]] = [
+        (node, (b"HINCRBY", partition.meta, b"syncs", 1)) for partition in sealed
+    ]
+    replies = yield Send([*touches, (node, (b"WAITAOF", 1, 0, FSYNC_MS))])
+    name = queue.options.all_nodes[node].name
+    if isinstance(replies[-1], NodeReplyError):
+        message = (
+            f"queue node {name!r}: {replies[-1]}; turn its append-only file on, "
+            "or set WRITE_BEHIND['durability'] to 'memory' if its writes may be lost with it"
+        )
+        raise WriteBehindError(message) from replies[-1]
+    if checked(replies[-1])[0] < 1:
+        message = f"queue node {name!r} did not get its file to the disk within {FSYNC_MS} ms"
+        raise WriteBehindError(message)
+    yield Send([(node, (b"HSET", partition.meta, b"synced", number)) for partition, number in sealed.items()])
 
 
-def seal(queue: QueueContext, partition: Partition, number: int) -> Operation[tuple[int, int]]:
-    """Seal a batch if it is the open one and not empty; return ``open`` and ``done`` after it."""
-    call = _SEAL.call([partition.meta, partition.batch(number)], number)
-    [reply] = yield Send([(queue.ring.owner(partition.name), call)])
-    opened, done = _checked(reply)
-    return opened, done
-
-
-def contents(queue: QueueContext, partition: Partition, number: int) -> Operation[dict[bytes, bytes]]:
+def contents(
+    queue: QueueContext, node: int, partition: Partition, number: int
+) -> Operation[dict[bytes, bytes]]:
     """Return the fields of a sealed batch: row, column and kind to value; empty if it is gone."""
-    node = queue.ring.owner(partition.name)
     key = partition.batch(number)
     fields: dict[bytes, bytes] = {}
     cursor = b"0"
     while True:
         [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", SCAN_COUNT))])
-        cursor, flat = _checked(reply)
+        cursor, flat = checked(reply)
         fields.update(_pairs(flat))
         if cursor == b"0":
             return fields
@@ -138,29 +146,127 @@ def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def close(queue: QueueContext, partition: Partition, number: int) -> Operation[bool]:
+def close(queue: QueueContext, node: int, partition: Partition, number: int) -> Operation[bool]:
     """Drop a batch that the database holds; return whether more writes wait. May be repeated."""
     keys = [partition.meta, partition.batch(number), partition.batch(number + 1), DIRTY]
-    call = _CLOSE.call(keys, number, queue.now_ms(), partition.name)
-    [reply] = yield Send([(queue.ring.owner(partition.name), call)])
-    return bool(_checked(reply))
+    [reply] = yield Send([(node, _CLOSE.call(keys, number, queue.now_ms(), partition.name))])
+    return bool(checked(reply))
 
 
-def dirty(queue: QueueContext) -> Operation[list[tuple[Partition, float]]]:
+def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
     """Return the partitions that hold writes and the time of each one's oldest, in one round trip.
 
     Raises:
         NodeUnavailableError: No queue node answered; one that answers is enough to go on.
     """
-    replies = yield Send(
-        [(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in range(len(queue.ring))]
-    )
+    replies = yield Send([(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in queue.nodes])
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if len(failures) == len(replies):
         raise failures[0]
-    return [
-        (Partition.named(name), float(score) / 1000)
-        for reply in replies
-        if not isinstance(reply, RingCacheError)
-        for name, score in _pairs(reply)
-    ]
+    found: dict[Partition, float] = {}
+    for reply in replies:
+        if not isinstance(reply, RingCacheError):
+            for name, score in _pairs(reply):
+                partition, since = Partition.named(name), float(score) / 1000
+                found[partition] = min(since, found.get(partition, since))
+    return found
+
+
+def places(
+    queue: QueueContext, partitions: Sequence[Partition]
+) -> Operation[dict[Partition, dict[int, Place | RingCacheError]]]:
+    """Return where each partition's queues stand, by node, in two round trips.
+
+    A node that does not answer, and may hold one, has its error in the place's stead.
+    """
+    asked = [(node, partition) for partition in partitions for node in queue.nodes]
+    names = (b"born", b"open", b"done", b"sealed")
+    metas = yield Send([(node, (b"HMGET", partition.meta, *names)) for node, partition in asked])
+    found: dict[Partition, dict[int, Place | RingCacheError]] = {partition: {} for partition in partitions}
+    standing = []
+    for (node, partition), meta in zip(asked, metas, strict=True):
+        if isinstance(meta, RingCacheError):
+            found[partition][node] = meta
+        elif meta[0] is not None:
+            standing.append((node, partition, meta))
+    asks: list[tuple[int, Command]] = []
+    for node, partition, meta in standing:
+        oldest = b"since:%d" % (int(meta[2] or 0) + 1)
+        asks += (node, (b"HLEN", partition.batch(int(meta[1])))), (node, (b"HGET", partition.meta, oldest))
+    replies = (yield Send(asks)) if asks else []
+    for (node, partition, (born, opened, done, sealed)), size, since in zip(
+        standing, replies[::2], replies[1::2], strict=True
+    ):
+        if isinstance(size, RingCacheError) or isinstance(since, RingCacheError):
+            found[partition][node] = size if isinstance(size, RingCacheError) else since
+            continue
+        oldest_at = float(since) / 1000 if since is not None else None
+        fields = int(sealed or 0) + size
+        found[partition][node] = Place(node, born.decode(), int(opened), int(done or 0), fields, oldest_at)
+    return found
+
+
+def pending(
+    queue: QueueContext, node: int, partition: Partition, fields: Sequence[bytes]
+) -> Operation[Pending | None]:
+    """Return what the batches on one node hold of some fields, at one instant; None if it has no queue.
+
+    Raises:
+        NodeUnavailableError: The node did not answer.
+    """
+    opened = queue.opened.get((node, partition), 1)
+    first, last = max(opened - 1, 1), opened + 1
+    while True:
+        keys = [partition.batch(number) for number in range(first, last + 1)]
+        calls = [
+            (node, _PENDING.call([partition.meta, *keys], first, *fields[at : at + PENDING_FIELDS]))
+            for at in range(0, len(fields), PENDING_FIELDS)
+        ]
+        replies: list[Reply] = yield Send(calls)
+        for reply in replies:
+            checked(reply)
+        if not replies[0]:
+            return None
+        born, now_open, done = replies[0][0]
+        queue.opened[node, partition] = now_open
+        if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
+            first, last = done + 1, now_open + 1
+            continue
+        batches: dict[int, dict[bytes, bytes]] = {}
+        for at, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
+            for number, values in reply[1:]:
+                batches.setdefault(number, {}).update(
+                    (name, value)
+                    for name, value in zip(fields[at : at + PENDING_FIELDS], values, strict=True)
+                    if value is not None
+                )
+        return Pending(born.decode(), done, sorted(batches.items()))
+
+
+def renumber(
+    queue: QueueContext,
+    place: Place,
+    partition: Partition,
+    landed: int,
+    standing: Sequence[int],
+    *,
+    keep: bool,
+) -> Operation[int]:
+    """Put a queue that is behind its checkpoint after it again; return the number then open.
+
+    Args:
+        queue: The queue.
+        place: The queue as it was last seen.
+        partition: The partition.
+        landed: The number of the last batch that landed.
+        standing: The numbers of the batches that stand, in order; none above ``landed``.
+        keep: Whether what they hold is to land, or to be dropped.
+    """
+    old = [partition.batch(number) for number in standing]
+    new = [partition.batch(landed + 1 + at) for at in range(len(standing))]
+    call = _RENUMBER.call(
+        [partition.meta, DIRTY, *old, *new], landed, partition.name, "keep" if keep else "drop", place.opened
+    )
+    [reply] = yield Send([(place.node, call)])
+    queue.opened.pop((place.node, partition), None)
+    return int(checked(reply))

@@ -1,162 +1,273 @@
-"""The SQL of one batch: rows copied into a temporary table, then one UPDATE for each shape.
+"""The SQL of one batch: rows copied into a temporary table, then one statement for each shape.
 
-A shape is the set of columns that a row changes and how. Rows of one shape share a
-statement; a batch of a counter has one shape, however many rows.
+A shape is what is done to a row: whether it is created or deleted, and the set of columns
+that it changes and how. Rows of one shape share a statement; a batch of a counter has one
+shape, however many rows. Deletes come first and inserts last, each in the order of the keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from xxhash import xxh3_64_hexdigest
 
 from cachebackend.errors import WriteBehindError
-from cachebackend.writebehind.expressions import PUT
-from cachebackend.writebehind.manager import split_field
+from cachebackend.invalidation.dependents import dependents_of
+from cachebackend.writebehind.changes import MARKER, split_field
+from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.wire import NULL, wire_of
 
-__all__ = ["Applied", "apply_batch"]
+__all__ = ["Applied", "BatchRow", "apply_rows", "rows_of"]
 
 #: One change of a shape: column and kind.
-Change = tuple[str, bytes]
-Shape = tuple[Change, ...]
+Change: TypeAlias = tuple[str, bytes]
+Shape: TypeAlias = tuple[Change, ...]
+#: The markers of rows that are deleted, and of those that are created.
+_DELETED, _CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
 
 
-class Applied(NamedTuple):
-    """What a batch did.
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """What a batch does to one row.
 
     Attributes:
-        keys: Primary keys of the rows that were changed.
-        missing: How many rows were not there.
+        pk: Its primary key.
+        marker: ``c``: it is created; ``x``: deleted; ``r``: both; empty: changed.
+        changes: For each column and kind the value as the queue has it.
     """
 
-    keys: list[Any]
-    missing: int
+    pk: Any
+    marker: bytes
+    changes: Mapping[Change, bytes]
 
 
-def apply_batch(
-    model: type[models.Model], using: str, batch: Mapping[bytes, bytes], chunk_rows: int
-) -> Applied:
-    """Write a batch's rows, inside the caller's transaction.
+@dataclass(slots=True)
+class Applied:
+    """What was done.
+
+    Attributes:
+        touched: The rows that changed, by the columns that caches ask for them by: what
+            stood there before and what stands there now.
+        rows: How many rows changed.
+        missing: How many rows were not there.
+        existing: The keys of rows that were to be created and are there.
+    """
+
+    touched: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    missing: int = 0
+    existing: list[Any] = field(default_factory=list)
+
+    def add(self, other: Applied) -> None:
+        """Add what another part of a batch did."""
+        self.touched += other.touched
+        self.rows += other.rows
+        self.missing += other.missing
+        self.existing += other.existing
+
+
+def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[BatchRow]:
+    """Return the rows of a batch, ordered by their keys."""
+    markers: dict[bytes, bytes] = {}
+    rows: dict[bytes, dict[Change, bytes]] = {}
+    for name, value in batch.items():
+        key, column, kind = split_field(name)
+        changes = rows.setdefault(key, {})
+        if kind == MARKER:
+            markers[key] = value
+        else:
+            changes[column, kind] = value
+    load = wire_of(model._meta.pk).load
+    found = [BatchRow(load(key), markers.get(key, b""), changes) for key, changes in rows.items()]
+    return sorted(found, key=lambda row: row.pk)
+
+
+def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], chunk_rows: int) -> Applied:
+    """Write rows, inside the caller's transaction.
 
     Args:
         model: The rows' model.
         using: The database alias, a Postgres.
-        batch: Row, column and kind to value, as the queue has them.
+        rows: The rows, ordered by their keys.
         chunk_rows: The most rows in one statement.
 
     Raises:
-        WriteBehindError: The database is not Postgres.
-        django.db.Error: Postgres refused it.
+        WriteBehindError: The database is not Postgres, or a column is gone.
+        django.db.Error: Postgres refused them.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
         message = f"write-behind lands in Postgres; DATABASES[{using!r}] is {connection.vendor}"
         raise WriteBehindError(message)
-    changed: list[Any] = []
-    missing = 0
-    for shape, rows in _shapes(model, batch).items():
-        statements = _Statements(model, connection, shape)
-        ordered = iter(sorted(rows))
-        while chunk := list(islice(ordered, chunk_rows)):
-            landed = statements.run(chunk)
-            changed += landed
-            missing += len(chunk) - len(landed)
-    return Applied(changed, missing)
+    table = _Table(model, connection)
+    applied = Applied()
+    deleted = [(row.pk,) for row in rows if row.marker in _DELETED]
+    for chunk in _chunks(deleted, chunk_rows):
+        applied.add(table.delete(chunk))
+    for created in (False, True):
+        for shape, values in table.shapes(row for row in rows if _is(row, created=created)).items():
+            for chunk in _chunks(values, chunk_rows):
+                applied.add(table.insert(shape, chunk) if created else table.update(shape, chunk))
+    return applied
 
 
-def _shapes(model: type[models.Model], batch: Mapping[bytes, bytes]) -> dict[Shape, list[tuple[Any, ...]]]:
-    """Return for each shape the rows that have it: primary key, then the changes' values."""
-    rows: dict[bytes, dict[Change, bytes]] = {}
-    for field, value in batch.items():
-        key, column, kind = split_field(field)
-        rows.setdefault(key, {})[column, kind] = value
-    columns = {field.column: field for field in model._meta.concrete_fields}
-    load_key = wire_of(model._meta.pk).load
-    shapes: dict[Shape, list[tuple[Any, ...]]] = {}
-    for key, changes in rows.items():
-        shape = tuple(sorted(changes))
-        values = [_value(columns[column], kind, changes[column, kind]) for column, kind in shape]
-        shapes.setdefault(shape, []).append((load_key(key), *values))
-    return shapes
+def _is(row: BatchRow, *, created: bool) -> bool:
+    return row.marker in _CREATED if created else not row.marker
 
 
-def _value(field: models.Field[Any, Any], kind: bytes, wire: bytes) -> Any:
-    if kind == PUT:
-        return None if wire == NULL else wire_of(field).load(wire[1:])
-    return wire_of(field).undelta(int(wire))  # type: ignore[misc]  # only such fields are given deltas
+def _chunks(values: Sequence[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    left = iter(values)
+    while chunk := list(islice(left, size)):
+        yield chunk
 
 
-class _Statements:
-    """The statements of one shape."""
+class _Table:
+    """A model's table, and the statements that change it."""
 
-    def __init__(self, model: type[models.Model], connection: BaseDatabaseWrapper, shape: Shape) -> None:
+    def __init__(self, model: type[models.Model], connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
-        quote = connection.ops.quote_name
-        pk = model._meta.pk
-        fields = {field.column: field for field in model._meta.concrete_fields}
-        names = [f"{kind.decode()}_{number}" for number, (_, kind) in enumerate(shape)]
-        types = [_type(fields[column], kind, connection) for column, kind in shape]
-        table = quote(model._meta.db_table)
-        key = quote(str(pk.column))
-        key_type = pk.rel_db_type(connection)
-        # Of the session, so that its making is not paid for by every batch
-        stage = quote(f"writebehind_{xxh3_64_hexdigest(repr((table, shape, types)).encode())}")
-        columns = ", ".join(f"{name} {type_}" for name, type_ in zip(names, types, strict=True))
-        self._create = (
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (pk {key_type}, {columns}) ON COMMIT DELETE ROWS"
+        self._quote = connection.ops.quote_name
+        self._label = model._meta.label
+        self._fields = {f.column: f for f in model._meta.local_concrete_fields}
+        self._table = self._quote(model._meta.db_table)
+        self._pk = model._meta.pk
+        self._key = self._quote(str(self._pk.column))
+        asked = {name for _, dependent in dependents_of(model) for name in dependent.fields}
+        self._asked = [f for f in model._meta.local_concrete_fields if f.attname in asked and f != self._pk]
+
+    def shapes(self, rows: Iterator[BatchRow]) -> dict[Shape, list[tuple[Any, ...]]]:
+        """Return for each shape the rows that have it: primary key, then the changes' values."""
+        shapes: dict[Shape, list[tuple[Any, ...]]] = {}
+        for row in rows:
+            shape = tuple(sorted(row.changes))
+            if gone := [column for column, _ in shape if column not in self._fields]:
+                message = (
+                    f"{self._label} has no column {gone[0]!r} any more, and the queue holds writes of it"
+                )
+                raise WriteBehindError(message)
+            values = [_value(self._fields[c], kind, row.changes[c, kind]) for c, kind in shape]
+            shapes.setdefault(shape, []).append((row.pk, *values))
+        return shapes
+
+    def delete(self, rows: Sequence[tuple[Any, ...]]) -> Applied:
+        """Delete rows; those that are not there are no matter."""
+        stage = self._stage((), rows)
+        gone = self._fetch(
+            f"DELETE FROM {self._table} t USING {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
         )
-        self._empty = f"TRUNCATE {stage}"
-        self._copy = f"COPY {stage} (pk, {', '.join(names)}) FROM STDIN"
-        self._lock = (
-            f"SELECT FROM {table} t JOIN {stage} s ON t.{key} = s.pk ORDER BY t.{key} FOR NO KEY UPDATE OF t"
+        return Applied(gone, rows=len(gone), missing=len(rows) - len(gone))
+
+    def update(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> Applied:
+        """Change rows; they are locked in the order of their keys, so two writers cannot deadlock."""
+        stage = self._stage(shape, rows)
+        columns = {column for column, _ in shape}
+        moves = any(f.column in columns for f in self._asked)
+        before = self._fetch(
+            f"SELECT {self._asked_columns() if moves else ''} FROM {self._table} t JOIN {stage} s "
+            f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t",
+            moves,
         )
         sets = ", ".join(
-            f"{quote(column)} = {_sum(f't.{quote(column)}', changes)}"
-            for column, changes in _by_column(shape, names).items()
+            f"{self._quote(column)} = {_new(f't.{self._quote(column)}', staged)}"
+            for column, staged in _by_column(shape).items()
         )
-        # names are quoted, values were copied
-        self._update = f"UPDATE {table} t SET {sets} FROM {stage} s WHERE t.{key} = s.pk RETURNING t.{key}"
+        now = self._fetch(
+            f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
+        )
+        return Applied(before + now, rows=len(now), missing=len(rows) - len(now))
 
-    def run(self, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Write rows in the order of their keys, so two writers cannot deadlock; return the keys changed."""
+    def insert(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> Applied:
+        """Create rows; those that are there stay as they are and are told."""
+        stage = self._stage(shape, rows)
+        columns = _by_column(shape)
+        names = "".join(f", {self._quote(column)}" for column in columns)
+        values = "".join(f", {_new('NULL', staged)}" for staged in columns.values())
+        made = self._fetch(
+            f"INSERT INTO {self._table} AS t ({self._key}{names}) SELECT s.pk{values} FROM {stage} s "
+            f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}"
+        )
+        there = {row["pk"] for row in made}
+        return Applied(made, rows=len(made), existing=[key for key, *_ in rows if key not in there])
+
+    def _stage(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> str:
+        """Copy rows into the shape's temporary table; return its name."""
+        columns = [
+            (f"{kind.decode()}_{number}", _type(self._fields[column], kind, self._connection))
+            for number, (column, kind) in enumerate(shape)
+        ]
+        # Of the session, so that its making is not paid for by every batch
+        stage = self._quote(f"writebehind_{xxh3_64_hexdigest(repr((self._table, shape, columns)).encode())}")
+        definition = "".join(f", {name} {type_}" for name, type_ in columns)
+        names = "".join(f", {name}" for name, _ in columns)
         with self._connection.cursor() as cursor:
-            cursor.execute(self._create)
-            cursor.execute(self._empty)
-            with cursor.copy(self._copy) as copy:
+            cursor.execute(
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} "
+                f"(pk {self._pk.rel_db_type(self._connection)}{definition}) ON COMMIT DELETE ROWS"
+            )
+            cursor.execute(f"TRUNCATE {stage}")
+            with cursor.copy(f"COPY {stage} (pk{names}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
-            cursor.execute(self._lock)
-            cursor.execute(self._update)
-            return [key for (key,) in cursor.fetchall()]
+        return stage
+
+    def _asked_columns(self) -> str:
+        return ", ".join(f"t.{self._quote(str(f.column))}" for f in (self._pk, *self._asked))
+
+    def _returning(self) -> str:
+        return f"RETURNING {self._asked_columns()}"
+
+    def _fetch(self, sql: str, has_columns: bool = True) -> list[dict[str, Any]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            if not has_columns:
+                return []
+            names = ["pk", *(f.attname for f in self._asked)]
+            return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
 
 
-def _by_column(shape: Shape, names: Sequence[str]) -> dict[str, dict[bytes, str]]:
+def _value(field: models.Field[Any, Any], kind: bytes, travels: bytes) -> Any:
+    wire = wire_of(field)
+    if kind == PUT:
+        return None if travels == NULL else (wire.adapt or wire.load)(travels[1:])
+    if kind == DELTA:
+        return wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
+    return wire.load(travels)
+
+
+def _by_column(shape: Shape) -> dict[str, dict[bytes, str]]:
     """Return for each column its kinds of change and where the staged values stand."""
     columns: dict[str, dict[bytes, str]] = {}
-    for (column, kind), name in zip(shape, names, strict=True):
-        columns.setdefault(column, {})[kind] = f"s.{name}"
+    for number, (column, kind) in enumerate(shape):
+        columns.setdefault(column, {})[kind] = f"s.{kind.decode()}_{number}"
     return columns
 
 
-def _sum(current: str, changes: Mapping[bytes, str]) -> str:
-    """Return the new value: what was put, or else what stands, and the delta that came after it."""
-    return " + ".join(_terms(current, changes))
+def _new(current: str, staged: Mapping[bytes, str]) -> str:
+    """Return the new value: what was put, or else what stands, the delta after it, the bounds around both.
 
-
-def _terms(current: str, changes: Mapping[bytes, str]) -> Iterator[str]:
-    yield changes.get(PUT, current)
-    yield from (name for kind, name in changes.items() if kind != PUT)
+    Postgres' GREATEST and LEAST pass over NULL, as the ORM's do there.
+    """
+    value = staged.get(PUT, current)
+    if DELTA in staged:
+        value = f"{value} + {staged[DELTA]}"
+    if AT_LEAST in staged:
+        value = f"GREATEST({value}, {staged[AT_LEAST]})"
+    if AT_MOST in staged:
+        value = f"LEAST({value}, {staged[AT_MOST]})"
+    return value
 
 
 def _type(field: models.Field[Any, Any], kind: bytes, connection: BaseDatabaseWrapper) -> str:
-    """Return the staged column's type: the field's own for a value, a wide one for a delta."""
-    if kind == PUT:
-        return str(field.rel_db_type(connection) if field.primary_key else field.db_type(connection))
-    if isinstance(field, models.DateTimeField | models.DurationField):
+    """Return the staged column's type: the field's own for a value, a wide one for what was added up."""
+    if isinstance(field, models.IntegerField) and kind != PUT:
+        return "bigint"
+    if isinstance(field, models.DecimalField) and kind != PUT:
+        return "numeric"
+    if isinstance(field, models.DateTimeField) and kind == DELTA:
         return "interval"
-    return "numeric" if isinstance(field, models.DecimalField) else "bigint"
+    return str(field.rel_db_type(connection) if field.primary_key else field.db_type(connection))

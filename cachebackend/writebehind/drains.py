@@ -1,7 +1,8 @@
 """A drain lands a partition's batches, each in one transaction with its number.
 
     1. lock the partition's checkpoint row, or leave it to the worker that has it;
-    2. take the batch after the checkpoint, sealing it first if it is still open;
+    2. take the batch after the checkpoint, sealing it first if it is still open, and wait
+       until the seal is on the queue node's disk;
     3. read it, apply it, set the checkpoint to its number;
     4. commit: the batch has landed if and only if its number stands;
     5. delete its hash and set ``done``.
@@ -12,23 +13,35 @@ the number says that it landed, and the next drain begins by deleting what is le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 
-from django.apps import apps
-from django.db import connections, models, router, transaction
+from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.utils import timezone
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
-from cachebackend.errors import WriteBehindError
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition
-from cachebackend.writebehind.apply import apply_batch
-from cachebackend.writebehind.queue import project_queue
+from cachebackend.protocol import Partition, Place
+from cachebackend.writebehind.apply import Applied, rows_of
+from cachebackend.writebehind.backoff import Backoff
+from cachebackend.writebehind.checkpoints import Queues, refuse_other_times
+from cachebackend.writebehind.parking import apply_or_park
+from cachebackend.writebehind.queue import model_of, project_queue
 
-__all__ = ["Drained", "dirty_partitions", "drain"]
+__all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
+
+logger = logging.getLogger("cachebackend")
+#: Milliseconds that a statement may take, a lock it waits for included; its batch is taken again later.
+STATEMENT_MS = 60_000
+#: How often a transaction is tried that others' locks broke off.
+_TRIES = 5
+#: What Postgres says then: a serialization failure, a deadlock.
+_BROKEN_OFF = frozenset({"40001", "40P01"})
+
+_backoff = Backoff(SYSTEM_CLOCK)
 
 
 @dataclass(slots=True)
@@ -39,19 +52,45 @@ class Drained:
         batches: How many batches landed.
         rows: How many rows they changed.
         missing: How many rows they named that were not there.
+        parked: How many rows were parked.
         more: True if writes wait that it did not come to.
     """
 
     batches: int = 0
     rows: int = 0
     missing: int = 0
+    parked: int = 0
     more: bool = False
 
 
 def dirty_partitions() -> list[tuple[Partition, float]]:
     """Return the partitions that hold writes, and when each one's oldest came (seconds since 1970)."""
     client = project_queue()
-    return client.run(protocol.dirty(client.context))
+    return list(client.run(protocol.dirty(client.context)).items())
+
+
+def seal_dirty() -> list[Partition]:
+    """Seal what is open in each partition that holds writes, so that it can land; return these partitions.
+
+    All seals of a node are brought to its disk together, before anything lands.
+
+    Raises:
+        NodeUnavailableError: No queue node answered.
+    """
+    client = project_queue()
+    found = client.run(protocol.dirty(client.context))
+    if found and client.options.durability != "memory":
+        places = client.run(protocol.places(client.context, list(found)))
+        sealed: dict[int, dict[Partition, int]] = {}
+        for partition, queues in places.items():
+            for node, place in queues.items():
+                if isinstance(place, Place) and place.fields:
+                    numbers = client.run(protocol.seal(client.context, node, partition, place.opened))
+                    if numbers.synced < numbers.opened - 1:
+                        sealed.setdefault(node, {})[partition] = numbers.opened - 1
+        for node, numbers_of in sealed.items():
+            client.run(protocol.sync(client.context, node, numbers_of))
+    return list(found)
 
 
 def drain(partition: Partition, most_batches: int = 100) -> Drained:
@@ -62,87 +101,124 @@ def drain(partition: Partition, most_batches: int = 100) -> Drained:
         most_batches: After so many it stops, so that no task is endless.
 
     Raises:
-        WriteBehindError: The queue is behind the checkpoint (it was restored from an older
-            file, or emptied), or its model is unknown here. Nothing was written.
-        NodeUnavailableError: The queue node did not answer. What had landed stays so.
+        WriteBehindStoppedError: The queue is behind the checkpoint, or is another. Nothing
+            was written.
+        WriteBehindError: Its model is unknown here, or a queue node has no file to keep it in.
+        NodeUnavailableError: A queue node did not answer. What had landed stays so.
+        django.db.Error: The database is away; it is left alone for a while.
     """
-    client = project_queue()
-    model = _model(partition)
-    drained = Drained()
-    for _ in range(most_batches):
-        landed = _land_next(client, partition, model, drained)
-        if landed is None:
-            return drained
-        drained.more = client.run(protocol.close(client.context, partition, landed))
-        if not drained.more:
-            return drained
-    return drained
+    work = _Drain(partition)
+    if _backoff.waits(work.using):
+        work.drained.more = True
+        return work.drained
+    try:
+        work.run(most_batches)
+    except (OperationalError, InterfaceError) as error:
+        if not connections[work.using].is_usable():
+            _backoff.failed(work.using, error)
+        raise
+    _backoff.answered(work.using)
+    return work.drained
 
 
-def _land_next(
-    client: QueueClient, partition: Partition, model: type[models.Model], drained: Drained
-) -> int | None:
-    """Land the batch after the checkpoint and return its number; None if there is none for us."""
-    using = router.db_for_write(model)
-    # durable: the hash is deleted after this commit, which must be the last word
-    with transaction.atomic(using=using, durable=True):
-        checkpoint = _lock_checkpoint(partition, using)
+class _Drain:
+    """One drain of a partition."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._client = project_queue()
+        self._context = self._client.context
+        self._partition = partition
+        self._model = model_of(partition)
+        self._owner = self._context.ring.owner(partition.name)
+        self.using = router.db_for_write(self._model)
+        self.drained = Drained()
+
+    def run(self, most_batches: int) -> None:
+        """Land the partition's queues, the owner's last."""
+        queues = Queues(self._client, self._partition)
+        for place in queues.in_order():
+            while True:
+                if self.drained.batches == most_batches:
+                    self.drained.more = True
+                    return
+                landed = self._land_next(place, queues)
+                if landed is None:
+                    self.drained.more = True
+                    return
+                self.drained.more = landed > 0 and self._close(place, landed)
+                if not landed or (not self.drained.more and place.node == self._owner):
+                    break
+
+    def _close(self, place: Place, number: int) -> bool:
+        return self._client.run(protocol.close(self._context, place.node, self._partition, number))
+
+    def _land_next(self, place: Place, queues: Queues) -> int | None:
+        """Land the batch after the checkpoint and return its number; 0: there is none; None: another does."""
+        for turn in range(_TRIES):
+            try:
+                # durable: the hash is deleted after this commit, which must be the last word
+                with transaction.atomic(using=self.using, durable=True):
+                    return self._land(place, queues)
+            except OperationalError as error:
+                if getattr(error.__cause__, "sqlstate", None) not in _BROKEN_OFF or turn == _TRIES - 1:
+                    raise
+        return None
+
+    def _land(self, place: Place, queues: Queues) -> int | None:
+        """Land the batch after the checkpoint, in the transaction that is open."""
+        _limit_statements(self.using)
+        checkpoint = queues.lock_checkpoint(place, self.using)
         if checkpoint is None:
             return None
         number = checkpoint.batch + 1
-        opened, done = client.run(protocol.seal(client.context, partition, number))
-        if opened < number:
-            message = (
-                f"the queue of {partition.label}:{partition.number} has batch {opened} open, but batch "
-                f"{checkpoint.batch} has landed: the queue node was emptied or restored from an older file"
-            )
-            raise WriteBehindError(message)
-        if done < checkpoint.batch:
-            client.run(protocol.close(client.context, partition, checkpoint.batch))
-        if opened == number:
-            return None
-        batch = client.run(protocol.contents(client.context, partition, number))
-        if not batch:
-            message = (
-                f"batch {number} of {partition.label}:{partition.number} is sealed but gone from its node"
-            )
-            raise WriteBehindError(message)
-        applied = apply_batch(model, using, batch, client.options.batch_rows)
-        invalidate_rows(model, [{"pk": key} for key in applied.keys], using)
+        batch = self._take(place, checkpoint, number)
+        if batch is None:
+            if place.node != self._owner and not checkpoint.is_ended:
+                checkpoint.is_ended = True
+                checkpoint.save(update_fields=["is_ended"])
+            return 0
+        rows = rows_of(self._model, batch)
+        applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
+        invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch = number
+        checkpoint.is_ended = False
         checkpoint.landed_at = timezone.now()
-        checkpoint.rows += len(applied.keys)
+        checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
-        checkpoint.save(using=using, update_fields=["batch", "landed_at", "rows", "missing"])
-    drained.batches += 1
-    drained.rows += len(applied.keys)
-    drained.missing += applied.missing
-    return number
+        checkpoint.save(update_fields=["batch", "is_ended", "landed_at", "rows", "missing"])
+        transaction.on_commit(lambda: self._count(number, applied, parked), using=self.using)
+        return number
 
-
-def _lock_checkpoint(partition: Partition, using: str) -> WriteBehindCheckpoint | None:
-    """Return the partition's checkpoint, locked; None if another worker has it."""
-    checkpoints = WriteBehindCheckpoint.objects.using(using)
-    mine = checkpoints.filter(label=partition.label, partition=partition.number)
-    locked = mine.select_for_update(skip_locked=connections[using].features.has_select_for_update_skip_locked)
-    for _ in _twice():
-        if (checkpoint := locked.first()) is not None:
-            return checkpoint
-        if mine.exists():
+    def _take(
+        self, place: Place, checkpoint: WriteBehindCheckpoint, number: int
+    ) -> dict[bytes, bytes] | None:
+        """Return what the batch holds, sealed on the disk; None if there is no such batch."""
+        sealed = self._client.run(protocol.seal(self._context, place.node, self._partition, number))
+        refuse_other_times(self._partition, checkpoint, sealed.opened, sealed.done)
+        if sealed.done < checkpoint.batch:
+            self._close(place, checkpoint.batch)
+        if sealed.opened == number:
             return None
-        new = WriteBehindCheckpoint(label=partition.label, partition=partition.number)
-        checkpoints.bulk_create([new], ignore_conflicts=True)
-    return None
+        if self._client.options.durability != "memory" and sealed.synced < number:
+            seals = {self._partition: sealed.opened - 1}
+            self._client.run(protocol.sync(self._context, place.node, seals))
+        batch = self._client.run(protocol.contents(self._context, place.node, self._partition, number))
+        if not batch:
+            message = f"batch {number} of {self._partition} is sealed but gone from its node"
+            raise WriteBehindStoppedError(message)
+        return batch
+
+    def _count(self, number: int, applied: Applied, parked: int) -> None:
+        self.drained.batches += 1
+        self.drained.rows += applied.rows
+        self.drained.missing += applied.missing
+        self.drained.parked += parked
+        if parked:
+            logger.error("write-behind: %d rows of batch %d of %s parked", parked, number, self._partition)
 
 
-def _twice() -> Iterator[int]:
-    """The second time, the checkpoint that was not there is."""
-    return iter(range(2))
-
-
-def _model(partition: Partition) -> type[models.Model]:
-    try:
-        return apps.get_model(partition.label)
-    except (LookupError, ValueError):
-        message = f"the queue holds writes of {partition.label!r}, which is no model of this project"
-        raise WriteBehindError(message) from None
+def _limit_statements(using: str) -> None:
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")

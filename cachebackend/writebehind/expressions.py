@@ -1,4 +1,4 @@
-"""What may be written behind: a value, or ``F(field) + n`` of the field itself."""
+"""What may be written behind: a value, ``F(field) ± n``, ``Greatest`` or ``Least`` of the field itself."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.expressions import Combinable, CombinedExpression, F, Value
+from django.db.models.functions import Greatest, Least
 
 from cachebackend.effects import Argument
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.writebehind.wire import NULL, wire_of
 
-__all__ = ["DELTA", "PUT", "write_of"]
+__all__ = ["AT_LEAST", "AT_MOST", "DELTA", "KINDS", "PUT", "write_of"]
 
 #: The kinds of write, as the fold script and the batch's fields have them.
 PUT = b"p"
 DELTA = b"d"
+AT_LEAST = b"g"
+AT_MOST = b"l"
+KINDS = (PUT, DELTA, AT_LEAST, AT_MOST)
 #: What a node's counter holds.
 _INT64 = 2**63 - 1
 
@@ -42,15 +46,39 @@ def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argumen
             own, field
         ):
             return DELTA, _delta(field, -addend)
+        case Greatest() | Least() if (bound := _bound(field, change)) is not None:
+            return AT_LEAST if isinstance(change, Greatest) else AT_MOST, _clamp(field, bound)
     message = (
-        f"{field}: write-behind takes a value or F({field.name!r}) ± n, not {change}; "
-        "write anything else with QuerySet.update()"
+        f"{field}: write-behind takes a value, F({field.name!r}) ± n, or Greatest or Least of "
+        f"F({field.name!r}) and a value, not {change}; write anything else with QuerySet.update()"
     )
     raise WriteBehindRefusedError(message)
 
 
 def _names(own: Any, field: models.Field[Any, Any]) -> bool:
     return own.name in {field.name, field.attname}
+
+
+def _bound(field: models.Field[Any, Any], change: Greatest | Least) -> Any:
+    """Return the value that the field itself is compared with; None if that is not what is asked."""
+    match change.get_source_expressions():
+        case [F() as own, Value(value=bound)] | [Value(value=bound), F() as own] if _names(own, field):
+            return bound
+    return None
+
+
+def _clamp(field: models.Field[Any, Any], bound: Any) -> bytes:
+    if not wire_of(field).is_integer:
+        message = (
+            f"{field}: a {type(field).__name__} has no Greatest or Least behind, for the queue knows the "
+            "order of numbers and times only; write it with QuerySet.update()"
+        )
+        raise WriteBehindRefusedError(message)
+    wire = _put(field, bound)[1:]
+    if abs(int(wire)) > _INT64:
+        message = f"{field}: to compare with {bound} is beyond 64 bits"
+        raise WriteBehindRefusedError(message)
+    return wire
 
 
 def _put(field: models.Field[Any, Any], value: Any) -> bytes:

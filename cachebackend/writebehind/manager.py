@@ -1,32 +1,42 @@
-"""``WriteBehindManager``: takes writes of a model into the queue."""
+"""``WriteBehindManager``: takes writes of a model into the queue, and reads what waits there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
-from django.db import models
-from xxhash import xxh3_64_intdigest
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models, router
 
 from cachebackend import protocol
-from cachebackend.errors import WriteBehindRefusedError
-from cachebackend.writebehind.expressions import write_of
+from cachebackend.client import QueueClient
+from cachebackend.effects import Operation
+from cachebackend.errors import (
+    NodeUnavailableError,
+    WriteBehindFullError,
+    WriteBehindPartialError,
+    WriteBehindRefusedError,
+)
+from cachebackend.protocol import Folded, Partition, RowWrite
+from cachebackend.writebehind import reading
+from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.wire import wire_of
 
-__all__ = ["WriteBehindManager", "managed_field", "split_field"]
+__all__ = ["WriteBehindManager"]
 
 M = TypeVar("M", bound=models.Model)
-_SEPARATOR = b"\0"
+#: Rows that one script call folds.
+_ROWS_A_CALL = 1000
 
 
 class WriteBehindManager(Generic[M]):
     """Takes writes in one round trip; a Celery worker lands them in Postgres.
 
     Args:
-        fields: The fields that may be written behind.
+        fields: The fields that may be changed.
+        counters: Those of them that are only ever added to. A sum may overtake what is
+            queued of them, so ``on_full`` and ``on_unavailable`` can write it at once.
 
     ``Page.behind.update(pk, views=F("views") + 1)`` returns when the queue node has the
     write. A million such increments of a row are one number in the queue, and one UPDATE.
@@ -34,9 +44,10 @@ class WriteBehindManager(Generic[M]):
 
     model: type[M]
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    def __init__(self, fields: Sequence[str], counters: Sequence[str] = ()) -> None:
         self.fields = tuple(fields)
-        self._opened: dict[protocol.Partition, int] = {}
+        self.counters = tuple(counters)
+        self.rows: Rows
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become the attribute of a model. Called by Django."""
@@ -44,6 +55,7 @@ class WriteBehindManager(Generic[M]):
             message = f"{model.__name__}.{name}: a WriteBehindManager belongs on a model that has rows"
             raise ImproperlyConfigured(message)
         self.model = model
+        self.rows = Rows(model, self.fields, self.counters)
         setattr(model, name, self)
 
     def update(self, pk: Any, **changes: Any) -> None:
@@ -51,84 +63,199 @@ class WriteBehindManager(Generic[M]):
 
         Args:
             pk: The row's primary key.
-            changes: For each field a value, or ``F(field)`` plus or minus a number.
+            changes: For each field a value; ``F(field)`` plus or minus a number; or
+                ``Greatest`` or ``Least`` of ``F(field)`` and a value.
 
         Raises:
             WriteBehindRefusedError: A change cannot be taken; nothing was queued.
-            NodeUnavailableError: The queue node did not answer; whether it took the
-                changes is not known.
+            WriteBehindFullError: The queue is full; nothing was queued.
+            NodeUnavailableError: The queue node cannot be reached; nothing was queued.
+            WriteBehindUnknownError: It did not answer; whether it took the changes is not
+                known. To send them again may double a sum.
         """
-        partition, writes = self._writes(pk, changes)
-        client = project_queue()
-        opened = self._opened.get(partition, 1)
-        self._opened[partition] = client.run(protocol.fold(client.context, partition, opened, writes))
+        self._settle(self._run([self.rows.change(pk, changes)]), pk, changes)
 
     async def aupdate(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, as ``update``."""
-        partition, writes = self._writes(pk, changes)
+        outcomes = await self._arun([self.rows.change(pk, changes)])
+        await self._asettle(outcomes, pk, changes)
+
+    def update_many(self, changes: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Queue changes of many rows, in one round trip to all queue nodes.
+
+        Args:
+            changes: For each primary key what ``update`` takes.
+
+        Raises:
+            WriteBehindRefusedError: A change cannot be taken; nothing was queued.
+            WriteBehindPartialError: Some rows were not taken; it says which and why.
+        """
+        writes = self._changes(changes)
+        self._settle_many(self._run(list(writes.values())), writes)
+
+    async def aupdate_many(self, changes: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Queue changes of many rows, as ``update_many``."""
+        writes = self._changes(changes)
+        self._settle_many(await self._arun(list(writes.values())), writes)
+
+    def create(self, **values: Any) -> M:
+        """Queue a new row and return it as it will be; the fields left out have their defaults.
+
+        Raises:
+            WriteBehindRefusedError: A value cannot be taken, or the row is queued already;
+                nothing was queued. A row that stands in the database is found only by
+                the drain, which parks the write.
+            WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
+        """
+        write = self.rows.create(values)
+        self._settle(self._run([write]))
+        return self._created(values)
+
+    async def acreate(self, **values: Any) -> M:
+        """Queue a new row, as ``create``."""
+        write = self.rows.create(values)
+        self._settle(await self._arun([write]))
+        return self._created(values)
+
+    def delete(self, pk: Any) -> None:
+        """Queue the end of a row, of the database's row alone: no signals, no cascades of Django's.
+
+        Raises:
+            WriteBehindRefusedError, WriteBehindFullError, NodeUnavailableError,
+                WriteBehindUnknownError: As ``update``.
+        """
+        self._settle(self._run([self.rows.delete(pk)]))
+
+    async def adelete(self, pk: Any) -> None:
+        """Queue the end of a row, as ``delete``."""
+        self._settle(await self._arun([self.rows.delete(pk)]))
+
+    def get(self, pk: Any) -> M:
+        """Return a row as it will be when all that was queued has landed.
+
+        Raises:
+            DoesNotExist: There is no such row, or its end is queued.
+            NodeUnavailableError: A queue node did not answer.
+            WriteBehindError: In this transaction the database shows only what was; see
+                ``reading``.
+        """
+        found = self.in_bulk([pk])
+        if not found:
+            message = f"{self.model.__name__} matching query does not exist."
+            raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # every model has it
+        return next(iter(found.values()))
+
+    async def aget(self, pk: Any) -> M:
+        """Return a row as it will be, as ``get``."""
+        return await sync_to_async(self.get)(pk)
+
+    def in_bulk(self, pks: Iterable[Any]) -> dict[Any, M]:
+        """Return the rows that there are of these, by primary key, as ``get`` has them."""
+        return reading.merged(self.rows, list(pks))
+
+    async def ain_bulk(self, pks: Iterable[Any]) -> dict[Any, M]:
+        """Return the rows that there are of these, as ``in_bulk``."""
+        return await sync_to_async(self.in_bulk)(pks)
+
+    def pending(self, pk: Any) -> list[reading.PendingBatch]:
+        """Return what is queued of a row and has not landed, a batch each, in their order."""
+        return reading.pending(self.rows, pk)
+
+    async def apending(self, pk: Any) -> list[reading.PendingBatch]:
+        """Return what is queued of a row, as ``pending``."""
+        return await sync_to_async(self.pending)(pk)
+
+    def _created(self, values: Mapping[str, Any]) -> M:
+        instance = self.model(**values)
+        instance._state.adding = False
+        instance._state.db = router.db_for_write(self.model)
+        return instance
+
+    def _changes(self, changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, RowWrite]:
+        writes = {pk: self.rows.change(pk, each) for pk, each in changes.items()}
+        if len({write.row for write in writes.values()}) < len(writes):
+            message = f"{self.model.__name__}.behind.update_many() was given one row under two keys"
+            raise WriteBehindRefusedError(message)
+        return writes
+
+    def _run(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
         client = project_queue()
-        opened = self._opened.get(partition, 1)
-        self._opened[partition] = await client.arun(protocol.fold(client.context, partition, opened, writes))
+        return client.run(self._fold(client, writes))
 
-    def _writes(self, pk: Any, changes: dict[str, Any]) -> tuple[protocol.Partition, list[protocol.Write]]:
-        if not changes:
-            message = f"{self.model.__name__}.behind.update() was given nothing to change"
-            raise WriteBehindRefusedError(message)
-        key = self._key(pk)
-        writes: list[protocol.Write] = []
-        for name, change in changes.items():
-            field = self._fields.get(name)
-            if field is None:
-                message = (
-                    f"{self.model.__name__}.{name} is not written behind; add it to "
-                    f"WriteBehindManager(fields=[…]), which has {', '.join(self.fields)}"
-                )
-                raise WriteBehindRefusedError(message)
-            kind, travels = write_of(field, change)
-            writes.append((b"%b\0%b\0" % (key, str(field.column).encode()), kind, travels))
-        return self._partition(key), writes
+    async def _arun(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
+        client = project_queue()
+        return await client.arun(self._fold(client, writes))
 
-    def _key(self, pk: Any) -> bytes:
-        field = self.model._meta.pk
-        try:
-            key = wire_of(field).dump(field.to_python(pk)) if pk is not None else _SEPARATOR
-        except (ValidationError, AttributeError, TypeError, ValueError, WriteBehindRefusedError):
-            key = _SEPARATOR
-        if _SEPARATOR in key:
-            message = f"{self.model.__name__} has no primary key like {pk!r}"
-            raise WriteBehindRefusedError(message)
-        return key
+    def _fold(self, client: QueueClient, writes: Sequence[RowWrite]) -> Operation[dict[bytes, Exception]]:
+        """Fold the writes; return why rows were not taken."""
+        groups: dict[Partition, list[RowWrite]] = {}
+        for write in writes:
+            groups.setdefault(self.rows.partition(write.row), []).append(write)
+        errors: dict[bytes, Exception] = {}
+        while groups:
+            calls = [(partition, waiting[:_ROWS_A_CALL]) for partition, waiting in groups.items()]
+            results = yield from protocol.fold(client.context, calls)
+            for (_, rows), folded in zip(calls, results, strict=True):
+                errors.update(self._errors(rows, folded))
+            groups = {p: waiting[_ROWS_A_CALL:] for p, waiting in groups.items() if waiting[_ROWS_A_CALL:]}
+        return errors
 
-    def _partition(self, key: bytes) -> protocol.Partition:
-        """Return where a row's writes belong: always the same place, so they stay in order."""
-        partitions = project_queue().options.partitions
-        return protocol.Partition(self.model._meta.label_lower, xxh3_64_intdigest(key) % partitions)
+    def _errors(self, rows: Sequence[RowWrite], folded: Folded) -> dict[bytes, Exception]:
+        if folded.error is not None:
+            return dict.fromkeys((write.row for write in rows), folded.error)
+        return {
+            write.row: self._error(code)
+            for write, code in zip(rows, folded.codes, strict=True)
+            if code != protocol.OK
+        }
 
-    @cached_property
-    def _fields(self) -> dict[str, models.Field[Any, Any]]:
-        fields = [managed_field(self.model, name) for name in self.fields]
-        return {name: field for field in fields for name in (field.name, field.attname)}
+    def _error(self, code: bytes) -> Exception:
+        name = self.model.__name__
+        if code == b"full":
+            return WriteBehindFullError(
+                f"{name}: as much waits as WRITE_BEHIND['high_water'] allows; nothing was queued. "
+                "Are the workers and the database well? `manage.py writebehind status` tells"
+            )
+        if code == b"overflow":
+            return WriteBehindRefusedError(
+                f"{name}: the sum of what is queued for the row is beyond 64 bits; nothing was queued"
+            )
+        return WriteBehindRefusedError(f"{name}: the row's creation is queued already; nothing was queued")
 
+    def _settle(
+        self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
+    ) -> None:
+        for error in errors.values():
+            if changes is None or not self._may_write_through(error, changes):
+                raise error
+            if not self._write_through(pk, changes):
+                raise error
 
-def managed_field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
-    """Return a model's column by its field's name.
+    async def _asettle(self, errors: Mapping[bytes, Exception], pk: Any, changes: Mapping[str, Any]) -> None:
+        if errors:
+            await sync_to_async(self._settle)(errors, pk, changes)
 
-    Raises:
-        ImproperlyConfigured: There is none, or it cannot be written behind.
-    """
-    try:
-        field = model._meta.get_field(name)
-    except FieldDoesNotExist:
-        field = None
-    own = field in model._meta.local_concrete_fields  # a parent's column is in the parent's table
-    if not own or not isinstance(field, models.Field) or field.primary_key:
-        message = f"{model.__name__}: {name!r} is not a column that can be written behind"
-        raise ImproperlyConfigured(message)
-    wire_of(field)
-    return field
+    @staticmethod
+    def _settle_many(errors: Mapping[bytes, Exception], writes: Mapping[Any, RowWrite]) -> None:
+        if errors:
+            raise WriteBehindPartialError(
+                {pk: errors[write.row] for pk, write in writes.items() if write.row in errors}
+            )
 
+    def _may_write_through(self, error: Exception, changes: Collection[str]) -> bool:
+        """Return whether the settings send a write that was not taken to the database."""
+        options = project_queue().options
+        if isinstance(error, WriteBehindFullError):
+            policy = options.on_full
+        elif isinstance(error, NodeUnavailableError) and not error.was_sent:
+            policy = options.on_unavailable
+        else:
+            return False
+        return policy == "write_through" and self.rows.are_counters(changes)
 
-def split_field(field: bytes) -> tuple[bytes, str, bytes]:
-    """Return the row's key, the column and the kind of write that a batch's field is named by."""
-    key, column, kind = field.split(_SEPARATOR)
-    return key, column.decode(), kind
+    def _write_through(self, pk: Any, changes: Mapping[str, Any]) -> bool:
+        """Write to the database at once; return whether the row was there."""
+        from cachebackend.invalidation import InvalidatingQuerySet
+
+        using = router.db_for_write(self.model)
+        return bool(InvalidatingQuerySet(self.model, using=using).filter(pk=pk).update(**changes))

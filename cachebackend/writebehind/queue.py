@@ -1,12 +1,17 @@
-"""The project's queue, as the settings name it."""
+"""The project's queue, as the settings name it, and the models whose rows it holds."""
 
 from __future__ import annotations
 
+from django.apps import apps
+from django.db import models
+
 from cachebackend.client import QueueClient
 from cachebackend.conf import write_behind_options
+from cachebackend.errors import WriteBehindError
+from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["project_queue"]
+__all__ = ["model_of", "project_queue"]
 
 
 def project_queue() -> QueueClient:
@@ -16,3 +21,16 @@ def project_queue() -> QueueClient:
         ConfigurationError: The setting has faults, or names none.
     """
     return queue_client(write_behind_options())
+
+
+def model_of(partition: Partition) -> type[models.Model]:
+    """Return the model whose rows a partition holds writes of.
+
+    Raises:
+        WriteBehindError: There is none.
+    """
+    try:
+        return apps.get_model(partition.label)
+    except (LookupError, ValueError):
+        message = f"the queue holds writes of {partition.label!r}, which is no model of this project"
+        raise WriteBehindError(message) from None

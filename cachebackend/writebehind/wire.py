@@ -7,7 +7,8 @@ integers, keys     decimal digits                      an integer
 Decimal            value * 10 ** decimal_places        a Decimal
 DateTime           microseconds since 1970 (UTC)       a timedelta
 Duration           microseconds                        a timedelta
-Date, Time         ISO 8601                            refused
+Date               days since 0001-01-01, from 1       refused
+Time               microseconds since midnight         refused
 Boolean            0 or 1                              refused
 Float              its shortest exact digits           refused: adding floats rounds
 Char, Text, ...    UTF-8                               refused
@@ -16,7 +17,8 @@ Binary             itself                              refused
 JSON               JSON text                           refused
 =================  ==================================  ==================
 
-A put carries ``=`` and the value, or ``0`` for NULL.
+A put carries ``=`` and the value, or ``0`` for NULL. What travels as an integer has a
+least and a greatest too, within 64 bits.
 """
 
 from __future__ import annotations
@@ -48,15 +50,19 @@ class Wire(NamedTuple):
 
     Attributes:
         dump: A value, as bytes.
-        load: The bytes, as what psycopg is given.
+        load: The bytes, as the value.
         delta: What is added, as an integer.
-        undelta: The integer, as what psycopg is given.
+        undelta: The integer, as what is added.
+        adapt: The bytes, as what psycopg is given, where that is not the value.
+        is_integer: Whether the bytes are an integer in the order of the values.
     """
 
     dump: Callable[[Any], bytes]
     load: Callable[[bytes], Any]
     delta: Callable[[Any], int] | None = None
     undelta: Callable[[int], Any] | None = None
+    adapt: Callable[[bytes], Any] | None = None
+    is_integer: bool = False
 
 
 def wire_of(field: models.Field[Any, Any]) -> Wire:
@@ -65,17 +71,29 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     Raises:
         WriteBehindRefusedError: Its kind is not known here.
     """
-    if isinstance(field, models.ForeignKey):  # nothing is added to a reference
-        return wire_of(field.target_field)._replace(delta=None, undelta=None)
+    if isinstance(field, models.ForeignKey):  # nothing is added to a reference, and it has no order
+        return wire_of(field.target_field)._replace(delta=None, undelta=None, is_integer=False)
+    if any(not _is_djangos(field, method) for method in _CONVERSIONS):
+        message = f"{field}: a {type(field).__name__} stores its values in its own way; write it with save()"
+        raise WriteBehindRefusedError(message)
     if isinstance(field, models.DecimalField):
         return _decimal(field.decimal_places or 0)
     if isinstance(field, models.JSONField):
-        return _json(field.encoder)
+        return _json(field)
     for kind, wire in _WIRES.items():
         if isinstance(field, kind):
             return wire
     message = f"write-behind cannot carry a {type(field).__name__} ({field}); write it with save()"
     raise WriteBehindRefusedError(message)
+
+
+#: What a field overrides whose column does not hold its values as they are.
+_CONVERSIONS = ("get_prep_value", "get_db_prep_value", "get_db_prep_save", "from_db_value")
+
+
+def _is_djangos(field: models.Field[Any, Any], method: str) -> bool:
+    made = getattr(type(field), method, None)
+    return made is None or made.__module__.startswith("django.")
 
 
 def _decimal(places: int) -> Wire:
@@ -89,22 +107,25 @@ def _decimal(places: int) -> Wire:
     def unscaled(value: int) -> Decimal:
         return _EXACT.scaleb(Decimal(value), -places)
 
-    return Wire(lambda v: b"%d" % scaled(v), lambda w: unscaled(int(w)), scaled, unscaled)
+    return Wire(lambda v: b"%d" % scaled(v), lambda w: unscaled(int(w)), scaled, unscaled, is_integer=True)
 
 
-def _json(encoder: type[json.JSONEncoder] | None) -> Wire:
+def _json(field: models.JSONField[Any, Any]) -> Wire:
     def dump(value: Any) -> bytes:
-        text = json.dumps(value, cls=encoder, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(value, cls=field.encoder, allow_nan=False, ensure_ascii=False)
         if "\\u0000" in text:
             message = "Postgres' jsonb holds no NUL character"
             raise WriteBehindRefusedError(message)
         return text.encode()
 
-    def load(wire: bytes) -> Jsonb:
+    def load(wire: bytes) -> Any:
+        return json.loads(wire, cls=field.decoder)
+
+    def adapt(wire: bytes) -> Jsonb:
         # Kept as text on the way: what the model's decoder makes of it is the model's affair
         return Jsonb(None, dumps=lambda _: wire.decode())
 
-    return Wire(dump, load)
+    return Wire(dump, load, adapt=adapt)
 
 
 def _microseconds(value: Any) -> int:
@@ -131,7 +152,21 @@ def _whole(value: Any) -> int:
     return value
 
 
-_INTEGER = Wire(lambda v: b"%d" % v, int, _whole, int)
+def _since_midnight(value: time) -> int:
+    if value.tzinfo is not None:
+        message = f"a time without a time zone can be stored, not {value!r}"
+        raise WriteBehindRefusedError(message)
+    whole = timedelta(
+        hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
+    )
+    return whole // _MICROSECOND
+
+
+def _from_midnight(micro: int) -> time:
+    return (datetime(1970, 1, 1) + micro * _MICROSECOND).time()
+
+
+_INTEGER = Wire(lambda v: b"%d" % v, int, _whole, int, is_integer=True)
 
 
 def _text(value: str) -> bytes:
@@ -149,14 +184,20 @@ _WIRES: dict[type[models.Field[Any, Any]], Wire] = {
         lambda w: _from_epoch(int(w)),
         _microseconds,
         lambda micro: micro * _MICROSECOND,
+        is_integer=True,
     ),
-    models.DateField: Wire(lambda v: v.isoformat().encode(), lambda w: date.fromisoformat(w.decode())),
-    models.TimeField: Wire(lambda v: v.isoformat().encode(), lambda w: time.fromisoformat(w.decode())),
+    models.DateField: Wire(
+        lambda v: b"%d" % v.toordinal(), lambda w: date.fromordinal(int(w)), is_integer=True
+    ),
+    models.TimeField: Wire(
+        lambda v: b"%d" % _since_midnight(v), lambda w: _from_midnight(int(w)), is_integer=True
+    ),
     models.DurationField: Wire(
         lambda v: b"%d" % _microseconds(v),
         lambda w: int(w) * _MICROSECOND,
         _microseconds,
         lambda micro: micro * _MICROSECOND,
+        is_integer=True,
     ),
     models.BooleanField: Wire(lambda v: b"1" if v else b"0", lambda w: w == b"1"),
     models.FloatField: Wire(lambda v: repr(float(v)).encode(), float),

@@ -229,7 +229,7 @@ def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
         [(partition, _)] = writebehind.dirty_partitions()
         writebehind.drain(partition)
     Meter.behind.update(meter.pk, count=F("count") + 1)
-    client.run(protocol.close(client.context, partition, 1))
+    client.run(protocol.close(client.context, 0, partition, 1))
     assert [found for found, _ in writebehind.dirty_partitions()] == [partition]
     land()
     meter.refresh_from_db()

@@ -1,0 +1,128 @@
+"""Folding: writes merged into the open batch of their partition, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from cachebackend.effects import Argument, Command, Operation, Reply, Script, Send
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindUnknownError
+from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
+
+__all__ = ["OK", "Change", "Folded", "RowWrite", "fold"]
+
+_FOLD = Script("cachebackend.protocol", "fold")
+#: What a node says of a row that it folded.
+OK = b"ok"
+#: Milliseconds that a node may take to have its file on the disk; it does so once a second.
+FSYNC_MS = 1500
+
+#: Row and column as the opening of a field's name, the kind of change, and its value.
+Change: TypeAlias = tuple[bytes, bytes, Argument]
+
+
+class RowWrite(NamedTuple):
+    """What is to be done to one row.
+
+    Attributes:
+        operation: ``u`` to change it, ``c`` to create it, ``x`` to delete it.
+        row: Its key and a NUL.
+        changes: At most one for each column.
+    """
+
+    operation: bytes
+    row: bytes
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What became of a partition's writes.
+
+    Attributes:
+        codes: For each row ``ok``, ``overflow``, ``full`` or ``exists``.
+        error: Why the whole of them has no codes.
+    """
+
+    codes: Sequence[bytes] = ()
+    error: Exception | None = None
+
+
+def fold(
+    queue: QueueContext, writes: Sequence[tuple[Partition, Sequence[RowWrite]]]
+) -> Operation[list[Folded]]:
+    """Fold writes into the open batches, all partitions in one round trip; return what became of each.
+
+    Args:
+        queue: The queue.
+        writes: For each partition its rows, each row once.
+    """
+    results = [Folded()] * len(writes)
+    left = list(range(len(writes)))
+    while left:
+        calls = [_call(queue, *writes[at]) for at in left]
+        replies = yield Send([request for requests in calls for request in requests])
+        stale = []
+        for at, requests in zip(left, calls, strict=True):
+            mine, replies = replies[: len(requests)], replies[len(requests) :]
+            partition, rows = writes[at]
+            found = _found(queue, partition, len(rows), mine)
+            if found is None:
+                stale.append(at)
+            else:
+                results[at] = found
+        left = stale
+    return results
+
+
+def _call(queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]) -> list[tuple[int, Command]]:
+    node = queue.ring.owner(partition.name)
+    opened = queue.opened.get((node, partition), 1)
+    flat: list[Argument] = []
+    for operation, row, changes in rows:
+        flat += (operation, row, len(changes))
+        for change in changes:
+            flat += change
+    call = _FOLD.call(
+        [partition.meta, partition.batch(opened), partition.batch(opened + 1), DIRTY],
+        opened,
+        queue.now_ms(),
+        partition.name,
+        queue.clock.token().hex(),
+        queue.batch_fields,
+        queue.most_fields,
+        *flat,
+    )
+    if queue.options.durability != "fsync":
+        return [(node, call)]
+    # With its source: were it unknown and sent again, WAITAOF would have been answered before it ran
+    return [(node, call.with_source), (node, (b"WAITAOF", 1, 0, FSYNC_MS))]
+
+
+def _found(queue: QueueContext, partition: Partition, count: int, replies: Sequence[Reply]) -> Folded | None:
+    """Return what became of a partition's rows; None if another batch is open than was thought."""
+    node = queue.ring.owner(partition.name)
+    try:
+        reply, *synced = [checked(reply) for reply in replies]
+    except NodeUnavailableError as error:
+        return Folded(error=_unknown(error) if error.was_sent else error)
+    except NodeReplyError as error:
+        return Folded(error=error)
+    if isinstance(reply, int):
+        queue.opened[node, partition] = abs(reply)
+        if reply < 0:
+            return None
+        codes: Sequence[bytes] = [OK] * count
+    else:
+        queue.opened[node, partition], *codes = reply
+    if synced and synced[0][0] < 1:
+        message = f"node {queue.options.all_nodes[node].name!r} took the write but not to its disk in time"
+        return Folded(error=WriteBehindUnknownError(message))
+    return Folded(codes)
+
+
+def _unknown(error: NodeUnavailableError) -> WriteBehindUnknownError:
+    unknown = WriteBehindUnknownError(f"{error}; the write was sent, and whether it was taken is not known")
+    unknown.__cause__ = error
+    return unknown

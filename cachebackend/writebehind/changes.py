@@ -1,0 +1,196 @@
+"""What a call asks for, checked and turned into what the queue folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
+from django.db import models
+from django.db.models.expressions import DatabaseDefault
+from xxhash import xxh3_64_intdigest
+
+from cachebackend.conf import write_behind_options
+from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.protocol import Change, Partition, RowWrite
+from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, write_of
+from cachebackend.writebehind.wire import wire_of
+
+__all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "Rows", "split_field"]
+
+_SEPARATOR = b"\0"
+#: The operations, as the fold script has them.
+CHANGE, CREATE, DELETE = b"u", b"c", b"x"
+#: The kind of the field, with no column, that says what is done to a row before its changes.
+MARKER = b"m"
+
+
+class Rows:
+    """The rows of a model, as the queue names them.
+
+    Args:
+        model: Their model.
+        fields: The fields that may be changed.
+        counters: Those of them that are only ever added to.
+    """
+
+    def __init__(self, model: type[models.Model], fields: Sequence[str], counters: Sequence[str]) -> None:
+        self.model = model
+        self._names = tuple(fields)
+        self._counters = tuple(counters)
+        if unknown := set(counters) - set(fields):
+            message = f"{model.__name__}: counters are fields too, and {sorted(unknown)} are not among them"
+            raise ImproperlyConfigured(message)
+
+    def change(self, pk: Any, changes: Mapping[str, Any]) -> RowWrite:
+        """Return what changes a row.
+
+        Raises:
+            WriteBehindRefusedError: A change cannot be taken.
+        """
+        if not changes:
+            message = f"{self.model.__name__}.behind.update() was given nothing to change"
+            raise WriteBehindRefusedError(message)
+        row = self.row(pk)
+        travels: dict[str, Change] = {}
+        for name, change in changes.items():
+            field = self.fields.get(name)
+            if field is None:
+                message = (
+                    f"{self.model.__name__}.{name} is not written behind; add it to "
+                    f"WriteBehindManager(fields=[…]), which has {', '.join(self._names)}"
+                )
+                raise WriteBehindRefusedError(message)
+            if field.attname in travels:
+                message = f"{self.model.__name__}.{name} is given twice, once by its column's name"
+                raise WriteBehindRefusedError(message)
+            kind, value = write_of(field, change)
+            if field.name in self._counters and kind != DELTA:
+                message = f"{self.model.__name__}.{name} is a counter: F({name!r}) ± n is all that it takes"
+                raise WriteBehindRefusedError(message)
+            travels[field.attname] = (column_of(row, field), kind, value)
+        return RowWrite(CHANGE, row, tuple(travels.values()))
+
+    def create(self, values: Mapping[str, Any]) -> RowWrite:
+        """Return what creates a row with these values and the fields' defaults.
+
+        Raises:
+            WriteBehindRefusedError: A value cannot be taken, or the model has parents.
+        """
+        self._refuse_parents("create")
+        key = self.model._meta.pk
+        pk = next((values[name] for name in ("pk", key.name, key.attname) if name in values), None)
+        if pk is None and not key.has_default():
+            message = (
+                f"{self.model.__name__}.behind.create() needs the primary key, for the database is asked "
+                "only later: give pk=…, or the key field a default such as cachebackend.uuid7"
+            )
+            raise WriteBehindRefusedError(message)
+        try:
+            instance = self.model(**values)
+        except (TypeError, ValueError) as error:
+            message = f"{self.model.__name__}.behind.create(): {error}"
+            raise WriteBehindRefusedError(message) from error
+        row = self.row(instance.pk)
+        changes: list[Change] = []
+        for field in self.columns:
+            value = field.pre_save(instance, True)
+            if field.primary_key or isinstance(value, DatabaseDefault):
+                continue
+            kind, travels = write_of(field, value)
+            if kind != PUT:
+                message = f"{field}: a row is created with values, not {value}"
+                raise WriteBehindRefusedError(message)
+            changes.append((column_of(row, field), kind, travels))
+        return RowWrite(CREATE, row, tuple(changes))
+
+    def delete(self, pk: Any) -> RowWrite:
+        """Return what deletes a row.
+
+        Raises:
+            WriteBehindRefusedError: The key cannot be one, or the model has parents.
+        """
+        self._refuse_parents("delete")
+        row = self.row(pk)
+        every = tuple((column_of(row, f), b"", b"") for f in self.columns if not f.primary_key)
+        return RowWrite(DELETE, row, every)
+
+    def row(self, pk: Any) -> bytes:
+        """Return what a row's fields are named by: its key and a separator.
+
+        Raises:
+            WriteBehindRefusedError: The model has no such keys.
+        """
+        field = self.model._meta.pk
+        try:
+            key = wire_of(field).dump(field.to_python(pk)) if pk is not None else _SEPARATOR
+        except (ValidationError, AttributeError, TypeError, ValueError, WriteBehindRefusedError):
+            key = _SEPARATOR
+        if _SEPARATOR in key:
+            message = f"{self.model.__name__} has no primary key like {pk!r}"
+            raise WriteBehindRefusedError(message)
+        return key + _SEPARATOR
+
+    def partition(self, row: bytes) -> Partition:
+        """Return where a row's writes belong: always the same place, so they stay in order."""
+        number = xxh3_64_intdigest(row[:-1]) % write_behind_options().partitions
+        return Partition(self.model._meta.label_lower, number)
+
+    def names(self, row: bytes) -> list[bytes]:
+        """Return every field that a batch may hold of a row."""
+        columns = [column_of(row, field) for field in self.columns if not field.primary_key]
+        return [row + _SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
+
+    def are_counters(self, changes: Iterable[str]) -> bool:
+        """Return whether these fields are only ever added to, so that no write of them can come too early."""
+        return all(name in self._counters for name in changes)
+
+    @cached_property
+    def fields(self) -> dict[str, models.Field[Any, Any]]:
+        """The fields that may be changed, by name and by column attribute."""
+        fields = [_managed_field(self.model, name) for name in self._names]
+        return {name: field for field in fields for name in (field.name, field.attname)}
+
+    @cached_property
+    def columns(self) -> list[models.Field[Any, Any]]:
+        """The fields of the model's own table that hold a value of their own."""
+        return [f for f in self.model._meta.local_concrete_fields if not getattr(f, "generated", False)]
+
+    def _refuse_parents(self, verb: str) -> None:
+        if self.model._meta.parents:
+            message = (
+                f"{self.model.__name__}.behind.{verb}(): its rows are parts of "
+                f"{', '.join(parent.__name__ for parent in self.model._meta.parents)} too; use the ORM"
+            )
+            raise WriteBehindRefusedError(message)
+
+
+def _managed_field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
+    """Return a model's column by its field's name.
+
+    Raises:
+        ImproperlyConfigured: There is none, or it cannot be written behind.
+    """
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        field = None
+    own = field in model._meta.local_concrete_fields  # a parent's column is in the parent's table
+    generated = getattr(field, "generated", False)
+    if not own or not isinstance(field, models.Field) or field.primary_key or generated:
+        message = f"{model.__name__}: {name!r} is not a column that can be written behind"
+        raise ImproperlyConfigured(message)
+    wire_of(field)
+    return field
+
+
+def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:
+    """Return what the batch's fields of a row's column begin with."""
+    return b"%b%b\0" % (row, str(field.column).encode())
+
+
+def split_field(field: bytes) -> tuple[bytes, str, bytes]:
+    """Return the row's key, the column and the kind of write that a batch's field is named by."""
+    key, column, kind = field.split(_SEPARATOR)
+    return key, column.decode(), kind

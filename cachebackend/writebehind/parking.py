@@ -1,0 +1,195 @@
+"""Rows that Postgres refuses are found by bisection and set aside; the rest of their batch lands.
+
+Later writes of a parked row park behind it, so that their order is kept. A parked write is
+tried again or discarded by hand, under the partition's lock, so that no drain comes in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ormsgpack
+from django.db import DatabaseError, connections, models, transaction
+
+from cachebackend.conf import write_behind_options
+from cachebackend.invalidation import invalidate_rows
+from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
+from cachebackend.protocol import Partition
+from cachebackend.writebehind.apply import Applied, BatchRow, apply_rows
+from cachebackend.writebehind.queue import model_of
+from cachebackend.writebehind.wire import wire_of
+
+__all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
+
+#: The classes of SQLSTATE that say a value is refused, whoever writes it whenever: bad data,
+#: a constraint, a view's check, a trigger's own exception.
+_REFUSALS = frozenset({"22", "23", "44", "P0"})
+
+
+@dataclass(slots=True)
+class Retried:
+    """What became of parked writes that were tried again.
+
+    Attributes:
+        landed: How many landed.
+        left: Those that Postgres refused again, with the new error, and those behind them.
+    """
+
+    landed: int = 0
+    left: list[ParkedWrite] = field(default_factory=list)
+
+
+def apply_or_park(
+    model: type[models.Model], using: str, partition: Partition, number: int, rows: Sequence[BatchRow]
+) -> tuple[Applied, int]:
+    """Write a batch's rows inside the caller's transaction; return what was done and how many were parked."""
+    parked = ParkedWrite.objects.using(using).filter(label=partition.label, partition=partition.number)
+    behind = set(parked.values_list("key", flat=True))
+    work = _Work(model, using)
+    free, held = list(rows), []
+    if behind:
+        held = [row for row in rows if _key_text(model, row.pk) in behind]
+        free = [row for row in rows if _key_text(model, row.pk) not in behind]
+    work.apply(free)
+    if work.refused and len(work.refused) < len(free):
+        # What they need, a parent or a unique value that is free again, may have come after them
+        again, work.refused = work.refused, []
+        for row, _ in again:
+            work.apply([row])
+    refused = [(row, str(error).strip()) for row, error in work.refused]
+    existing = set(work.applied.existing)
+    refused += [(row, "A row with this key is there already.") for row in free if row.pk in existing]
+    refused += [(row, "Parked behind an earlier write of the row.") for row in held]
+    if refused:
+        parked.bulk_create(_parked(model, partition, number, row, error) for row, error in refused)
+    return work.applied, len(refused)
+
+
+def retry(parked: Iterable[ParkedWrite], using: str) -> Retried:
+    """Try parked writes again, each row's from its oldest on, for they must keep their order.
+
+    Args:
+        parked: Some writes; those of their rows that came before and after are tried too.
+        using: The database alias that they were read from.
+
+    Raises:
+        WriteBehindError: Their model is unknown here.
+    """
+    retried = Retried()
+    for label, number, key in sorted({(p.label, p.partition, p.key) for p in parked}):
+        _retry_row(Partition(label, number), key, using, retried)
+    return retried
+
+
+def discard(parked: Iterable[ParkedWrite], using: str) -> int:
+    """Give parked writes up; return how many. What was parked behind them waits on, to be tried again."""
+    count = 0
+    wanted = list(parked)
+    for label, number in sorted({(p.label, p.partition) for p in wanted}):
+        with transaction.atomic(using=using):
+            _lock_partition(Partition(label, number), using)
+            pks = [p.pk for p in wanted if (p.label, p.partition) == (label, number)]
+            count += ParkedWrite.objects.using(using).filter(pk__in=pks).delete()[0]
+    return count
+
+
+def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
+    """Return what a parked write was to do."""
+    held = ormsgpack.unpackb(bytes(parked.changes))
+    changes = {(column, kind): value for column, kind, value in held["changes"]}
+    return BatchRow(wire_of(model._meta.pk).load(parked.key.encode()), held["marker"], changes)
+
+
+def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> None:
+    model = model_of(partition)
+    with transaction.atomic(using=using):
+        _lock_partition(partition, using)
+        mine = ParkedWrite.objects.using(using).filter(
+            label=partition.label, partition=partition.number, key=key
+        )
+        waiting = list(mine.order_by("pk"))
+        while waiting:
+            work = _Work(model, using)
+            row = row_of(waiting[0], model)
+            work.apply([row])
+            if work.refused or work.applied.existing:
+                error = "A row with this key is there already."
+                if work.refused:
+                    error = str(work.refused[0][1]).strip()
+                waiting[0].error = error
+                waiting[0].save(using=using, update_fields=["error"])
+                break
+            invalidate_rows(model, work.applied.touched, using)
+            waiting.pop(0).delete(using=using)
+            retried.landed += 1
+        retried.left += waiting
+
+
+def _lock_partition(partition: Partition, using: str) -> None:
+    """Wait for the drain that is under way, and keep others out until the transaction's end."""
+    checkpoints = WriteBehindCheckpoint.objects.using(using).filter(
+        label=partition.label, partition=partition.number
+    )
+    list(checkpoints.select_for_update().order_by("pk").values_list("pk"))
+
+
+class _Work:
+    """Rows on their way into the database."""
+
+    def __init__(self, model: type[models.Model], using: str) -> None:
+        self._model = model
+        self._using = using
+        self._chunk_rows = write_behind_options().batch_rows
+        self.applied = Applied()
+        self.refused: list[tuple[BatchRow, Exception]] = []
+
+    def apply(self, rows: Sequence[BatchRow]) -> None:
+        """Write rows; halve what is refused until the rows that are at fault stand alone."""
+        if not rows:
+            return
+        try:
+            applied = self._apply(rows)
+        except DatabaseError as error:
+            if not _is_refusal(error):
+                raise
+            if len(rows) == 1:
+                self.refused.append((rows[0], error))
+                return
+        else:
+            self.applied.add(applied)
+            return
+        middle = len(rows) // 2
+        self.apply(rows[:middle])
+        self.apply(rows[middle:])
+
+    def _apply(self, rows: Sequence[BatchRow]) -> Applied:
+        with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
+            # What rows of one batch need of each other may come in any order, but is due here
+            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+            applied = apply_rows(self._model, self._using, rows, self._chunk_rows)
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        return applied
+
+
+def _is_refusal(error: DatabaseError) -> bool:
+    return str(getattr(error.__cause__, "sqlstate", None) or "")[:2] in _REFUSALS
+
+
+def _key_text(model: type[models.Model], pk: Any) -> str:
+    return wire_of(model._meta.pk).dump(pk).decode()
+
+
+def _parked(
+    model: type[models.Model], partition: Partition, number: int, row: BatchRow, error: str
+) -> ParkedWrite:
+    changes = [[column, kind, value] for (column, kind), value in row.changes.items()]
+    return ParkedWrite(
+        label=partition.label,
+        partition=partition.number,
+        batch=number,
+        key=_key_text(model, row.pk),
+        changes=ormsgpack.packb({"marker": row.marker, "changes": changes}),
+        error=error,
+    )

@@ -1,0 +1,136 @@
+"""Write-behind against a plain dict that the same writes are made to, one by one."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db.models import F
+from django.db.models.functions import Greatest, Least
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cachebackend import protocol, writebehind
+from cachebackend.writebehind.queue import project_queue
+from tests.shop.models import Meter
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NUMBERS = st.integers(-50, 50)
+Row = dict[str, Any]
+
+#: A change: which field, which kind, and a small number that the value is made from.
+changes = st.tuples(
+    st.sampled_from(["count", "level", "seen"]),
+    st.sampled_from(["put", "null", "add", "most", "least"]),
+    NUMBERS,
+)
+steps = st.one_of(
+    st.tuples(st.just("update"), st.integers(0, 2), st.lists(changes, min_size=1, max_size=3)),
+    st.tuples(st.just("create"), st.integers(0, 2), NUMBERS),
+    st.tuples(st.just("delete"), st.integers(0, 2), st.none()),
+    st.tuples(st.sampled_from(["seal", "drain", "drain and die"]), st.none(), st.none()),
+)
+
+
+def value_of(field: str, number: int) -> Any:
+    return START + timedelta(seconds=number) if field == "seen" else number
+
+
+def change_of(field: str, kind: str, number: int) -> tuple[Any, Any]:
+    """The change as ``behind`` takes it, and as a function of what stood there."""
+    value = value_of(field, number)
+    if kind == "null" and field != "count":
+        return None, lambda _: None
+    if kind == "add":
+        addend = timedelta(seconds=number) if field == "seen" else number
+        return F(field) + addend, lambda old: None if old is None else old + addend
+    if kind == "most":
+        return Greatest(F(field), value), lambda old: value if old is None else max(old, value)
+    if kind == "least":
+        return Least(value, F(field)), lambda old: value if old is None else min(old, value)
+    return value, lambda _: value
+
+
+class Fleet:
+    """Three rows behind, and the dict that they must equal."""
+
+    def __init__(self) -> None:
+        self.keys = [uuid.uuid4() for _ in range(3)]
+        self.rows: dict[int, Row] = {}
+
+    def update(self, number: int, asked: list[tuple[str, str, int]]) -> None:
+        given = {}
+        for field, kind, value in asked:
+            given[field] = change_of(field, kind, value)
+        Meter.behind.update(self.keys[number], **{field: change for field, (change, _) in given.items()})
+        if row := self.rows.get(number):
+            row.update({field: after(row[field]) for field, (_, after) in given.items()})
+
+    def create(self, number: int, level: int) -> None:
+        if number not in self.rows:
+            Meter.behind.create(pk=self.keys[number], level=level)
+            self.rows[number] = {"count": 0, "level": level, "seen": None}
+
+    def delete(self, number: int, _: None) -> None:
+        Meter.behind.delete(self.keys[number])
+        self.rows.pop(number, None)
+
+    def step(self, name: str) -> None:
+        client = project_queue()
+        for partition, _ in writebehind.dirty_partitions():
+            if name == "drain":
+                writebehind.drain(partition, most_batches=1)
+            elif name == "seal":
+                opened = client.context.opened.get((0, partition), 1)
+                client.run(protocol.seal(client.context, 0, partition, opened))
+            else:
+                close = protocol.close
+                protocol.close = die  # type: ignore[assignment]
+                try:
+                    writebehind.drain(partition)
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    protocol.close = close
+
+    def expected(self) -> dict[uuid.UUID, Row]:
+        return {self.keys[number]: row for number, row in self.rows.items()}
+
+    def read(self) -> dict[uuid.UUID, Row]:
+        found = Meter.behind.in_bulk(self.keys)
+        return {
+            pk: {name: getattr(row, name) for name in ("count", "level", "seen")} for pk, row in found.items()
+        }
+
+    def stored(self) -> dict[uuid.UUID, Row]:
+        values = Meter.objects.filter(pk__in=self.keys).values("pk", "count", "level", "seen")
+        return {row.pop("pk"): row for row in values}
+
+
+def die(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(steps, max_size=20))
+def test_folding_and_reading_equal_a_dict(walk: list[tuple[str, Any, Any]]) -> None:
+    """Whatever is written in whatever order, drained or not, a read has it, and in the end the database."""
+    fleet = Fleet()
+    for name, number, argument in walk:
+        if name in {"update", "create", "delete"}:
+            getattr(fleet, name)(number, argument)
+        else:
+            fleet.step(name)
+        assert fleet.read() == fleet.expected()
+    while partitions := writebehind.dirty_partitions():
+        for partition, _ in partitions:
+            writebehind.drain(partition)
+    assert fleet.stored() == fleet.expected()
+    assert not Meter.behind.pending(fleet.keys[0])

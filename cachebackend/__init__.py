@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cachebackend.decorators import cached
     from cachebackend.invalidation import InvalidatingManager, InvalidatingQuerySet, invalidate
     from cachebackend.managers import CachedManager
-    from cachebackend.writebehind import WriteBehindManager
+    from cachebackend.writebehind import WriteBehindManager, uuid7
 
 __all__ = [
     "CachedManager",
@@ -23,6 +23,7 @@ __all__ = [
     "WriteBehindManager",
     "cached",
     "invalidate",
+    "uuid7",
 ]
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "WriteBehindManager": "writebehind",
     "cached": "decorators",
     "invalidate": "invalidation",
+    "uuid7": "writebehind",
 }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "close",
     "contents",
     "dirty",
+    "node_settings",
     "pending",
     "places",
     "renumber",
@@ -241,6 +242,22 @@ def pending(
                     if value is not None
                 )
         return Pending(born.decode(), done, sorted(batches.items()))
+
+
+def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Operation[dict[bytes, str]]:
+    """Return settings of a queue node's server; those that it does not tell are left out.
+
+    Raises:
+        NodeUnavailableError: The node did not answer.
+    """
+    replies = yield Send([(node, (b"CONFIG", b"GET", name)) for name in names])
+    found: dict[bytes, str] = {}
+    for reply in replies:
+        if isinstance(reply, NodeReplyError):  # a managed server may keep it to itself
+            continue
+        pairs = checked(reply)
+        found.update((name, value.decode()) for name, value in _pairs(pairs))
+    return found
 
 
 def renumber(

@@ -21,7 +21,7 @@ from cachebackend.errors import (
 from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind import reading
 from cachebackend.writebehind.changes import Rows
-from cachebackend.writebehind.queue import project_queue
+from cachebackend.writebehind.queue import note_model, project_queue
 
 __all__ = ["WriteBehindManager"]
 
@@ -56,6 +56,7 @@ class WriteBehindManager(Generic[M]):
             raise ImproperlyConfigured(message)
         self.model = model
         self.rows = Rows(model, self.fields, self.counters)
+        note_model(model)
         setattr(model, name, self)
 
     def update(self, pk: Any, **changes: Any) -> None:

@@ -11,7 +11,19 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["model_of", "project_queue"]
+__all__ = ["behind_models", "model_of", "note_model", "project_queue"]
+
+_models: list[type[models.Model]] = []
+
+
+def note_model(model: type[models.Model]) -> None:
+    """Note that a model's rows are written behind."""
+    _models.append(model)
+
+
+def behind_models() -> list[type[models.Model]]:
+    """Return the models whose rows are written behind, each once."""
+    return list(dict.fromkeys(_models))
 
 
 def project_queue() -> QueueClient:

@@ -32,18 +32,21 @@ from cachebackend.effects import Operation
 from cachebackend.errors import WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
+from cachebackend.writebehind.apply import BatchRow, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.wire import NULL, Wire, wire_of
 
-__all__ = ["PendingBatch", "changes_of", "merged", "pending"]
+__all__ = ["PendingBatch", "merged", "pending", "words_of"]
 
 M = TypeVar("M", bound=models.Model)
 #: How often a row is read again that a batch has left behind. Each time a drain was faster.
 _TRIES = 20
 #: The last landed batch of each incarnation of a partition's queue.
 Checkpoints = Mapping[tuple[int, str], int]
+#: The kinds of change, for people.
+_WORDS = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
 #: What is done to a column: for each kind its value.
 Kinds = dict[bytes, bytes]
 
@@ -110,25 +113,30 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
     return [_told(rows, number, fields) for number, fields in batches]
 
 
-def changes_of(model: type[models.Model], fields: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """Return a row's changes in words: for each field its kinds of change and their values."""
+def words_of(model: type[models.Model], row: BatchRow) -> str:
+    """Return in a line what a batch does to a row."""
+    told = {b"c": ["create"], b"x": ["delete"], b"r": ["delete, create"]}.get(row.marker, [])
+    for name, kinds in _changes_of(model, row.changes).items():
+        told += [f"{name} {word} {value!r}" for word, value in kinds.items()]
+    return "; ".join(told)
+
+
+def _changes_of(
+    model: type[models.Model], changes: Mapping[tuple[str, bytes], bytes]
+) -> dict[str, dict[str, Any]]:
     columns = {field.column: field for field in model._meta.local_concrete_fields}
-    words = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
     told: dict[str, dict[str, Any]] = {}
-    for name, value in fields.items():
-        _, column, kind = split_field(name)
-        if kind != MARKER:
-            field = columns.get(column)
-            what: Any = value if field is None else _value(wire_of(field), kind, value)
-            told.setdefault(column if field is None else field.name, {})[words[kind]] = what
+    for (column, kind), value in sorted(changes.items()):
+        field = columns.get(column)
+        what: Any = value if field is None else _value(wire_of(field), kind, value)
+        told.setdefault(column if field is None else field.name, {})[_WORDS[kind]] = what
     return told
 
 
 def _told(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatch:
-    marker = next((value for name, value in fields.items() if split_field(name)[2] == MARKER), b"")
-    return PendingBatch(
-        number, marker in {b"c", b"r"}, marker in {b"x", b"r"}, changes_of(rows.model, fields)
-    )
+    [row] = rows_of(rows.model, fields)
+    is_created, is_deleted = row.marker in {b"c", b"r"}, row.marker in {b"x", b"r"}
+    return PendingBatch(number, is_created, is_deleted, _changes_of(rows.model, row.changes))
 
 
 def _read_rows(

@@ -84,13 +84,16 @@ class Services:
         queue: How many queue nodes, with AOF; named ``queue-a``, … One or more brings a
             broker, named ``broker``.
         postgres: Whether to start Postgres; named ``postgres``.
+        appendfsync: When the queue nodes write their files to the disk: ``everysec`` or ``always``.
 
     Raises:
         ServiceError: A server did not start; says what it logged.
         MissingBinaryError: A server is not installed.
     """
 
-    def __init__(self, ring: int = 3, queue: int = 1, postgres: bool = True) -> None:
+    def __init__(
+        self, ring: int = 3, queue: int = 1, postgres: bool = True, appendfsync: str = "everysec"
+    ) -> None:
         self._servers: dict[str, _Server] = {}
         # Short: a socket's path may have 104 bytes
         self.folder = Path(tempfile.mkdtemp(prefix="ringcache-", dir="/tmp"))
@@ -108,7 +111,7 @@ class Services:
             for name in self._ring:
                 self._add_node(name, _RING_SETTINGS)
             for name in self._queue:
-                self._add_node(name, _QUEUE_SETTINGS)
+                self._add_node(name, (*_QUEUE_SETTINGS, "--appendfsync", appendfsync))
             if queue:
                 self._add_node("broker", _BROKER_SETTINGS)
             if postgres:

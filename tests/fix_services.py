@@ -16,7 +16,7 @@ RUNNING: dict[str, Services] = {}
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
     """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook."""
-    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=True)
+    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=True, appendfsync="always")
     os.environ.update(services.env())
     return (yield)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from celery import shared_task
+from celery import shared_task, signals
+from django.db import InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
 from cachebackend.managers import auditing
 from cachebackend.protocol import Partition
 
@@ -48,12 +50,16 @@ def audit(sample: int = 1000) -> int:
 def tick() -> int:
     """Send a ``drain`` for each partition that holds writes; return how many."""
     try:
-        partitions = writebehind.dirty_partitions()
+        partitions = writebehind.seal_dirty()
+    except WriteBehindError as error:
+        logger.error("tick: %s", error)
+        return 0
     except NodeUnavailableError as error:
         logger.warning("tick: %s; writes wait in the queue", error)
         return 0
+    # One that did not start by then is of no use, for others were sent since: they never pile up
     expires = max(2 * write_behind_options().flush_interval, 1.0)
-    for partition, _ in partitions:
+    for partition in partitions:
         drain.apply_async((partition.label, partition.number), expires=expires)
     return len(partitions)
 
@@ -67,7 +73,22 @@ def tick() -> int:
 )
 def drain(label: str, number: int) -> int:
     """Land what stands in a partition; return how many rows that changed."""
-    drained = writebehind.drain(Partition(label, number))
+    try:
+        drained = writebehind.drain(Partition(label, number))
+    except RingCacheError as error:
+        logger.error("drain: %s", error)
+        return 0
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("drain: the database did not take a batch, which waits for the next: %s", error)
+        return 0
     if drained.missing:
         logger.info("drain: %d rows of %s were not there", drained.missing, label)
     return drained.rows
+
+
+@signals.worker_ready.connect
+def tell_faults(**_: Any) -> None:
+    """Say at the start what is wrong with the queue nodes' settings."""
+    if write_behind_options().nodes:
+        for fault in writebehind.node_faults():
+            logger.error("write-behind: %s", fault)

@@ -11,7 +11,7 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["behind_models", "model_of", "note_model", "project_queue"]
+__all__ = ["behind_models", "model_named", "model_of", "note_model", "project_queue"]
 
 _models: list[type[models.Model]] = []
 
@@ -41,8 +41,16 @@ def model_of(partition: Partition) -> type[models.Model]:
     Raises:
         WriteBehindError: There is none.
     """
-    try:
-        return apps.get_model(partition.label)
-    except (LookupError, ValueError):
+    model = model_named(partition.label)
+    if model is None:
         message = f"the queue holds writes of {partition.label!r}, which is no model of this project"
-        raise WriteBehindError(message) from None
+        raise WriteBehindError(message)
+    return model
+
+
+def model_named(label: str) -> type[models.Model] | None:
+    """Return the model of a label; None if there is none, for it was removed."""
+    try:
+        return apps.get_model(label)
+    except (LookupError, ValueError):
+        return None

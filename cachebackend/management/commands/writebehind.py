@@ -21,6 +21,7 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.reading import words_of
 
 __all__ = ["Command"]
@@ -239,8 +240,8 @@ class Command(BaseCommand):
 
     @staticmethod
     def _changes(parked: ParkedWrite) -> str:
-        model = apps.get_model(parked.label)
-        return words_of(model, row_of(parked, model))
+        model = model_named(parked.label)
+        return words_of(model, row_of(parked, model)) if model else "of a model that is gone"
 
     def _agrees(self, question: str) -> bool:
         return self._ask(f"{question} [y/N] ").strip().lower() in {"y", "yes"}

@@ -1,0 +1,57 @@
+"""Django's admin of what needs a person: writes that Postgres refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db import models
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from cachebackend import writebehind
+from cachebackend.models import ParkedWrite
+from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.queue import model_named
+from cachebackend.writebehind.reading import words_of
+
+__all__ = ["ParkedWriteAdmin"]
+
+
+@admin.register(ParkedWrite)
+class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+    """Parked writes: to retry is an action; to delete one is to discard it, after Django has asked."""
+
+    list_display = ("id", "label", "key", "batch", "created", "changes_in_words", "error")
+    list_filter = ("label",)
+    search_fields = ("key", "error")
+    readonly_fields = ("label", "partition", "batch", "key", "created", "changes_in_words", "error")
+    fields = readonly_fields
+    actions = ("retry",)
+
+    @admin.display(description="changes")
+    def changes_in_words(self, parked: ParkedWrite) -> str:
+        """Return what the write was to do."""
+        model = model_named(parked.label)
+        return words_of(model, row_of(parked, model)) if model else "of a model that is gone"
+
+    @admin.action(description="Try the selected parked writes again", permissions=["change"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
+        """Try writes again, each with all that is parked of its row."""
+        retried = writebehind.retry(queryset, queryset.db)
+        self.message_user(request, f"{retried.landed} writes landed.")
+        for parked in retried.left[:10]:
+            self.message_user(request, f"{parked}: {parked.error}", messages.WARNING)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
+        """Discard writes, under their partitions' locks."""
+        writebehind.discard(queryset, queryset.db)
+
+    def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
+        """Discard one write."""
+        assert isinstance(obj, ParkedWrite)  # noqa: S101  # what this admin is of
+        writebehind.discard([obj], obj._state.db or "default")
+
+    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
+        """Nobody parks by hand."""
+        return False

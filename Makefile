@@ -31,8 +31,9 @@ test: $(STAMP)  ## Run the tests, on real services that are started for them
 # How long `make soak` checks each mode
 SECONDS ?= 60
 
-soak: $(STAMP)  ## Check reads against acknowledged writes, with writers killed, for SECONDS; explore more schedules
+soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; explore more schedules
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
+	@$(BIN)/python -m tests.live.landing --seconds $(SECONDS)
 	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings
 
 lint: $(STAMP)  ## Check style, types, layers and spelling

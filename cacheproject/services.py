@@ -40,7 +40,6 @@ _PR_SET_PDEATHSIG = 1
 _POSTGRES_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "60",
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.db.models import F
 from django.test import override_settings
 
@@ -153,7 +154,7 @@ class Killed(BaseException):
     """Stands for the end of a worker's process."""
 
 
-@pytest.mark.parametrize("step", ["seal", "contents", "apply_or_park", "invalidate_rows", "close"])
+@pytest.mark.parametrize("step", ["seal", "contents", "apply_or_park", "invalidate_rows", "commit", "close"])
 def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -163,9 +164,13 @@ def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
     [(partition, _)] = writebehind.dirty_partitions()
 
     def die(*_: Any) -> None:
+        if step == "commit":
+            connection.rollback()  # what Postgres does when it hears no more
         raise Killed
 
-    owner = protocol if step in {"seal", "contents", "close"} else drains
+    owner = {"seal": protocol, "contents": protocol, "close": protocol, "commit": connection}.get(
+        step, drains
+    )
     for _ in range(3):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(owner, step, die)
@@ -174,6 +179,32 @@ def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
     drain_all()
     assert views()[pk] == 4
     assert writebehind.dirty_partitions() == []
+
+
+def test_the_number_is_committed_with_the_rows(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after the commit, whoever looks sees both."""
+    pk = articles[0].pk
+    commit, seen = connection.commit, []
+
+    def look() -> None:
+        commit()
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(read).result())
+
+    def read() -> tuple[int, int]:
+        try:
+            batches = WriteBehindCheckpoint.objects.values_list("batch", flat=True)
+            return views()[pk], sum(batches)
+        finally:
+            connections.close_all()
+
+    Article.behind.update(pk, views=F("views") + 1)
+    monkeypatch.setattr(connection, "commit", look)
+    drain_all()
+    monkeypatch.undo()
+    assert seen[-1] == (1, 1)
 
 
 def test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again(
@@ -194,8 +225,6 @@ def test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again(
 
 def test_a_partition_that_another_worker_drains_is_left_to_it(articles: list[Article]) -> None:
     """The checkpoint's row lock is the mutex."""
-    from django.db import connections
-
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
     writebehind.drain(partition)

@@ -1,0 +1,128 @@
+"""Each line that write-behind rests on, taken out: a named test must notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from cachebackend import protocol
+from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.protocol.queueing import Sealed
+from cachebackend.writebehind import apply, checkpoints, drains, reading
+from cachebackend.writebehind.expressions import DELTA
+from cacheproject.demo.models import Article
+from tests.integration import test_writebehind, test_writebehind_rows
+from tests.mutations.test_mutants import is_caught
+from tests.shop.models import Meter
+
+Patch = pytest.MonkeyPatch
+pytestmark = [
+    pytest.mark.usefixtures("empty_nodes"),
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+]
+
+
+@pytest.fixture
+def articles() -> list[Article]:
+    """Twenty rows."""
+    return Article.objects.bulk_create([Article(slug=f"a{n}", title=f"A {n}") for n in range(20)])
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """A row."""
+    return Meter.objects.create()
+
+
+def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> None:
+    """The next batch is the one after what the queue has dropped."""
+    lock = checkpoints.Queues.lock_checkpoint
+
+    def trusting(self: Any, place: Any, using: str) -> Any:
+        checkpoint = lock(self, place, using)
+        if checkpoint is not None:
+            checkpoint.batch = place.done
+        return checkpoint
+
+    monkeypatch.setattr(checkpoints.Queues, "lock_checkpoint", trusting)
+    assert is_caught(
+        test_writebehind.test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again,
+        articles,
+        monkeypatch,
+    )
+
+
+def test_checkpoint_set_outside_of_the_transaction(articles: list[Article], monkeypatch: Patch) -> None:
+    """It is saved once the rows are committed."""
+    save = WriteBehindCheckpoint.save
+
+    def later(self: Any, *arguments: Any, **named: Any) -> None:
+        transaction.on_commit(lambda: save(self, *arguments, **named))
+
+    monkeypatch.setattr(WriteBehindCheckpoint, "save", later)
+    assert is_caught(test_writebehind.test_the_number_is_committed_with_the_rows, articles, monkeypatch)
+
+
+def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Patch) -> None:
+    """The queue forgets what may yet be rolled back."""
+    take = drains._Drain._take
+
+    def forgetful(self: Any, place: Any, checkpoint: Any, number: int) -> Any:
+        batch = take(self, place, checkpoint, number)
+        if batch:
+            self._close(place, number)
+        return batch
+
+    monkeypatch.setattr(drains._Drain, "_take", forgetful)
+    with pytest.raises(Exception, match="came back with an older state"):
+        test_writebehind.test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
+            articles, monkeypatch, "commit"
+        )
+    connection.close()
+
+
+def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
+    """A batch lands while it still takes writes."""
+
+    def unsealed(context: Any, node: int, partition: Any, number: int) -> Any:
+        return Sealed(number + 1, number - 1, number)
+        yield
+
+    monkeypatch.setattr(protocol, "seal", unsealed)
+    assert is_caught(
+        test_writebehind.test_writes_go_on_into_the_next_batch_while_one_lands, articles, monkeypatch
+    )
+
+
+def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> None:
+    """What was added replaces what stood."""
+    new = apply._new
+    monkeypatch.setattr(apply, "_new", lambda current, staged: staged.get(DELTA) or new(current, staged))
+    assert is_caught(
+        test_writebehind.test_a_put_wins_over_what_came_before_and_takes_what_comes_after, articles
+    )
+
+
+def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
+    """A batch that the row has counts again until its hash is gone."""
+    real = reading._left_to_land
+    monkeypatch.setattr(reading, "_left_to_land", lambda queues, number, _: real(queues, number, {}))
+    assert is_caught(
+        test_writebehind_rows.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
+    )
+
+
+def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
+    """A row is taken though a batch that it lacks is gone."""
+    read_queue = reading._read_queue
+
+    def undone(*arguments: Any) -> Any:
+        found = read_queue(*arguments)
+        return {row: [queue._replace(done=0) for queue in queues] for row, queues in found.items()}
+
+    monkeypatch.setattr(reading, "_read_queue", undone)
+    assert is_caught(
+        test_writebehind_rows.test_a_batch_that_lands_between_the_two_readings_is_not_lost, meter, monkeypatch
+    )

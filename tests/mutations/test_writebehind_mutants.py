@@ -78,7 +78,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
     monkeypatch.setattr(drains._Drain, "_take", forgetful)
     with pytest.raises(Exception, match="came back with an older state"):
         test_writebehind.test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
-            articles, monkeypatch, "commit"
+            articles, monkeypatch, "_commit"
         )
     connection.close()
 

@@ -11,10 +11,12 @@ from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Operation
+from cachebackend.errors import NodeReplyError
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
-from cachebackend.protocol.folding import FSYNC_MS
+from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
+from cachebackend.protocol.partitions import Partition
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -89,6 +91,18 @@ class QueueClient(_Client):
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
+
+    def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
+        """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""
+        requests = fold_requests(self.context, partition, [write])
+        if len(requests) == 1:
+            [(node, command)] = requests
+            reply = self.nodes[node].call(command)
+            is_known = not (isinstance(reply, NodeReplyError) and reply.code == "NOSCRIPT")
+            if is_known and (found := found_of(self.context, partition, 1, [reply])) is not None:
+                return found
+        [found] = self.run(fold(self.context, [(partition, [write])]))
+        return found
 
 
 _CLIENTS: WeakSet[RingClient] = WeakSet()

@@ -248,19 +248,27 @@ class CachedManager(Generic[M]):
     def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
         """Return the keys of a row: its own, and its lookups' as far as they are known."""
         values = {self._pk.attname: row.get("pk"), **row}
+        cache = self.cache
         return [
-            self._key(field, values[field.attname])
-            for field in {id(f): f for f in self._fields.values()}.values()
+            cache.key_bytes(f"{opening}{self._text(field, values[field.attname])}")
+            for field, opening in self._openings.values()
             if values.get(field.attname) is not None
         ]
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
-        return self.cache.key_bytes(
-            f"{self.model._meta.label_lower}:{field.attname}:{self._text(field, value)}"
-        )
+        _, opening = self._openings[field.attname]
+        return self.cache.key_bytes(f"{opening}{self._text(field, value)}")
+
+    @cached_property
+    def _openings(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
+        """What keys begin with, by the column that they are made of."""
+        label = self.model._meta.label_lower
+        return {field.attname: (field, f"{label}:{field.attname}:") for field in self._fields.values()}
 
     def _text(self, field: models.Field[Any, Any], value: Any) -> str:
         """Return a value as a part of a key: equal for all that the database holds for equal."""
+        if type(value) is int and isinstance(field, models.IntegerField):
+            return str(value)
         text = str(field.get_prep_value(value))
         if len(text) <= LONGEST_KEY_PART and text.isascii() and text.isprintable() and " " not in text:
             return text

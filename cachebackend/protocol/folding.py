@@ -10,7 +10,7 @@ from cachebackend.effects import Argument, Command, Operation, Reply, Script, Se
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindUnknownError
 from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
 
-__all__ = ["OK", "Change", "Folded", "RowWrite", "fold"]
+__all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "found_of"]
 
 _FOLD = Script("cachebackend.protocol", "fold")
 #: What a node says of a row that it folded.
@@ -61,13 +61,13 @@ def fold(
     results = [Folded()] * len(writes)
     left = list(range(len(writes)))
     while left:
-        calls = [_call(queue, *writes[at]) for at in left]
+        calls = [fold_requests(queue, *writes[at]) for at in left]
         replies = yield Send([request for requests in calls for request in requests])
         stale = []
         for at, requests in zip(left, calls, strict=True):
             mine, replies = replies[: len(requests)], replies[len(requests) :]
             partition, rows = writes[at]
-            found = _found(queue, partition, len(rows), mine)
+            found = found_of(queue, partition, len(rows), mine)
             if found is None:
                 stale.append(at)
             else:
@@ -76,7 +76,10 @@ def fold(
     return results
 
 
-def _call(queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]) -> list[tuple[int, Command]]:
+def fold_requests(
+    queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]
+) -> list[tuple[int, Command]]:
+    """Return the commands that fold rows of one partition, for its node."""
     node = queue.ring.owner(partition.name)
     opened = queue.opened.get((node, partition), 1)
     flat: list[Argument] = []
@@ -100,7 +103,9 @@ def _call(queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]) -
     return [(node, call.with_source), (node, (b"WAITAOF", 1, 0, FSYNC_MS))]
 
 
-def _found(queue: QueueContext, partition: Partition, count: int, replies: Sequence[Reply]) -> Folded | None:
+def found_of(
+    queue: QueueContext, partition: Partition, count: int, replies: Sequence[Reply]
+) -> Folded | None:
     """Return what became of a partition's rows; None if another batch is open than was thought."""
     node = queue.ring.owner(partition.name)
     try:

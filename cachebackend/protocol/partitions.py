@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Reply
@@ -16,7 +17,7 @@ __all__ = ["DIRTY", "Partition", "QueueContext", "checked"]
 DIRTY = b"wb:dirty"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Partition:
     """One of the parts that a model's rows are queued in.
 
@@ -28,7 +29,7 @@ class Partition:
     label: str
     number: int
 
-    @property
+    @cached_property
     def name(self) -> bytes:
         """What the partition is called on its node, and what decides which node that is."""
         return f"{self.label}:{self.number}".encode()
@@ -39,7 +40,7 @@ class Partition:
         label, _, number = name.decode().rpartition(":")
         return cls(label, int(number))
 
-    @property
+    @cached_property
     def meta(self) -> bytes:
         """The key of the hash that holds ``born``, ``open`` and ``done``."""
         return b"wb:{%b}:meta" % self.name

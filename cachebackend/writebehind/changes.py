@@ -39,6 +39,7 @@ class Rows:
         self.model = model
         self._names = tuple(fields)
         self._counters = tuple(counters)
+        self._partitions: dict[int, Partition] = {}
         if unknown := set(counters) - set(fields):
             message = f"{model.__name__}: counters are fields too, and {sorted(unknown)} are not among them"
             raise ImproperlyConfigured(message)
@@ -135,7 +136,10 @@ class Rows:
     def partition(self, row: bytes) -> Partition:
         """Return where a row's writes belong: always the same place, so they stay in order."""
         number = xxh3_64_intdigest(row[:-1]) % write_behind_options().partitions
-        return Partition(self.model._meta.label_lower, number)
+        partition = self._partitions.get(number)
+        if partition is None:
+            partition = self._partitions[number] = Partition(self.model._meta.label_lower, number)
+        return partition
 
     def names(self, row: bytes) -> list[bytes]:
         """Return every field that a batch may hold of a row."""

@@ -74,7 +74,7 @@ class WriteBehindManager(Generic[M]):
             WriteBehindUnknownError: It did not answer; whether it took the changes is not
                 known. To send them again may double a sum.
         """
-        self._settle(self._run([self.rows.change(pk, changes)]), pk, changes)
+        self._settle(self._run_one(self.rows.change(pk, changes)), pk, changes)
 
     async def aupdate(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, as ``update``."""
@@ -109,7 +109,7 @@ class WriteBehindManager(Generic[M]):
             WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
         """
         write = self.rows.create(values)
-        self._settle(self._run([write]))
+        self._settle(self._run_one(write))
         return self._created(values)
 
     async def acreate(self, **values: Any) -> M:
@@ -125,7 +125,7 @@ class WriteBehindManager(Generic[M]):
             WriteBehindRefusedError, WriteBehindFullError, NodeUnavailableError,
                 WriteBehindUnknownError: As ``update``.
         """
-        self._settle(self._run([self.rows.delete(pk)]))
+        self._settle(self._run_one(self.rows.delete(pk)))
 
     async def adelete(self, pk: Any) -> None:
         """Queue the end of a row, as ``delete``."""
@@ -178,6 +178,10 @@ class WriteBehindManager(Generic[M]):
             message = f"{self.model.__name__}.behind.update_many() was given one row under two keys"
             raise WriteBehindRefusedError(message)
         return writes
+
+    def _run_one(self, write: RowWrite) -> dict[bytes, Exception]:
+        folded = project_queue().fold_one(self.rows.partition(write.row), write)
+        return self._errors([write], folded)
 
     def _run(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
         client = project_queue()

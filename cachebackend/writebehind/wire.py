@@ -71,6 +71,14 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     Raises:
         WriteBehindRefusedError: Its kind is not known here.
     """
+    # Kept by the field itself: it is asked for with every write
+    wire: Wire | None = field.__dict__.get("_ringcache_wire")
+    if wire is None:
+        wire = field.__dict__["_ringcache_wire"] = _find_wire(field)
+    return wire
+
+
+def _find_wire(field: models.Field[Any, Any]) -> Wire:
     if isinstance(field, models.ForeignKey):  # nothing is added to a reference, and it has no order
         return wire_of(field.target_field)._replace(delta=None, undelta=None, is_integer=False)
     if any(not _is_djangos(field, method) for method in _CONVERSIONS):

@@ -43,7 +43,8 @@ local function less(a, b)
     return a < b
 end
 
-local open = redis.call('HGET', KEYS[1], 'open')
+local meta = redis.call('HMGET', KEYS[1], 'open', 'sealed')
+local open = meta[1]
 if not open then
     open = '1'
     redis.call('HSET', KEYS[1], 'open', open, 'born', ARGV[4])
@@ -55,23 +56,24 @@ local batch = KEYS[2]
 local size = redis.call('HLEN', batch)
 
 local function seal()
-    redis.call('HINCRBY', KEYS[1], 'sealed', size)
+    redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
     size = 0
 end
 
 local function begin()
-    if redis.call('EXISTS', batch) == 0 then
+    if size == 0 then
+        size = 1
         redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2])
         redis.call('ZADD', KEYS[4], 'NX', ARGV[2], ARGV[3])
     end
 end
 
+local left = tonumber(ARGV[6]) - size - tonumber(meta[2] or '0')
 if size >= tonumber(ARGV[5]) then
     seal()
 end
-local left = tonumber(ARGV[6]) - size - tonumber(redis.call('HGET', KEYS[1], 'sealed') or '0')
 
 -- Each takes the place of the row's first change in ARGV and how many there are.
 local operations = {}
@@ -98,8 +100,9 @@ local function fits(at, count)
 end
 
 local function add(field, delta, made)
-    for kind in string.gmatch('dgl', '.') do
-        if kind == 'd' or redis.call('HEXISTS', batch, field .. kind) == 1 then
+    local stands = redis.call('HMGET', batch, field .. 'g', field .. 'l')
+    for i, kind in ipairs({'d', 'g', 'l'}) do
+        if i == 1 or stands[i - 1] then
             if type(redis.pcall('HINCRBY', batch, field .. kind, delta)) == 'table' then
                 return false
             end

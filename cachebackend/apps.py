@@ -13,7 +13,8 @@ class CacheBackendConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks."""
-        from cachebackend import checks
+        """Register the system checks, and keep what nodes miss in the outbox."""
+        from cachebackend import checks, invalidation
 
         checks.register_checks()
+        invalidation.watch_missed()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -12,7 +13,7 @@ from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Operation
 from cachebackend.errors import NodeReplyError
-from cachebackend.node import Node
+from cachebackend.node import Breaker, Exchange, Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
@@ -23,6 +24,8 @@ from cachebackend.stats import Stats
 __all__ = ["QueueClient", "RingClient"]
 
 T = TypeVar("T")
+#: Keys in one command of a replay.
+_KEYS_AT_ONCE = 1000
 
 
 class _Client:
@@ -60,7 +63,59 @@ class RingClient(_Client):
         super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
         self.stats = Stats()
         self.context = Context(self.ring, Codec(options.codec), options, clock, self.stats)
+        #: The patterns of the keys of the aliases that share this client.
+        self.patterns: set[bytes] = set()
+        #: Keeps keys that nodes missed where a crash does not lose them; and tells those that anybody did.
+        self.keep_missed: Callable[[list[bytes]], None] | None = None
+        self.owed_keys: Callable[[], Iterable[bytes]] | None = None
+        self.context.on_missed = self._on_missed
+        for index, node in enumerate(self.nodes):
+            node.breaker = Breaker(node.name, clock)
+            node.on_return = partial(self._replay, index)
         _CLIENTS.add(self)
+
+    def _on_missed(self, node: int, keys: list[bytes]) -> None:
+        """Keep what a node missed, and have it told as soon as it answers."""
+        if keys and self.keep_missed is not None:
+            self.keep_missed(keys)
+        self.nodes[node].tend()
+
+    def _replay(self, node: int, exchange: Exchange) -> None:
+        """Tell a node that is back what it missed: by this process, and by all, as far as they could say.
+
+        What a thread notes while the last keys are told, or of a command that was under way
+        when the breaker closed, starts another round: ``note_missed`` has the node tended.
+        """
+        everything = False
+        keys = [] if self.owed_keys is None else [k for k in self.owed_keys() if self.ring.owner(k) == node]
+        try:
+            while True:
+                everything, missed = self.context.missed.take(node)
+                keys += missed
+                if everything:
+                    self._clear(exchange)
+                elif keys:
+                    for at in range(0, len(keys), _KEYS_AT_ONCE):
+                        exchange([(b"DEL", *keys[at : at + _KEYS_AT_ONCE])])
+                    self.stats.cell.deletes_replayed += len(keys)
+                else:
+                    return
+                keys = []
+        except BaseException:
+            self.context.missed.add(node, keys)
+            if everything:
+                self.context.missed.add_everything(node)
+            raise
+
+    def _clear(self, exchange: Exchange) -> None:
+        for pattern in self.patterns:
+            cursor = b"0"
+            while True:
+                [(cursor, found)] = exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _KEYS_AT_ONCE)])
+                if found:
+                    exchange([(b"UNLINK", *found)])
+                if cursor == b"0":
+                    break
 
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
@@ -111,6 +166,7 @@ _CLIENTS: WeakSet[RingClient] = WeakSet()
 def _after_fork() -> None:
     for client in _CLIENTS:
         client.stats.after_fork()
+        client.context.missed.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

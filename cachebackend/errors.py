@@ -45,9 +45,12 @@ class NodeUnavailableError(RingCacheError):
 
     Attributes:
         was_sent: Whether the commands were sent, so that the node may have run them.
+        ejects: Whether it says that the node will not serve others either. Not so of a full
+            or a read-only one: it serves reads.
     """
 
     was_sent = False
+    ejects = True
 
 
 class NodeReplyError(RingCacheError):

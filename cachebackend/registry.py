@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -17,10 +18,11 @@ from cachebackend.client import QueueClient, RingClient
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import RingOptions, WriteBehindOptions
 
-__all__ = ["close_clients", "queue_client", "ring_client"]
+__all__ = ["close_clients", "prepare_ring_clients", "queue_client", "ring_client"]
 
 _lock = threading.Lock()
 _rings: dict[RingOptions, RingClient] = {}
+_preparing: list[Callable[[RingClient], None]] = []
 _queues: dict[WriteBehindOptions, QueueClient] = {}
 
 
@@ -29,8 +31,18 @@ def ring_client(options: RingOptions) -> RingClient:
     client = _rings.get(options)
     if client is None:
         with _lock:
-            client = _rings.get(options) or _rings.setdefault(options, RingClient(options))
+            client = _rings.get(options)
+            if client is None:
+                client = RingClient(options)
+                for prepare in _preparing:
+                    prepare(client)
+                _rings[options] = client
     return client
+
+
+def prepare_ring_clients(prepare: Callable[[RingClient], None]) -> None:
+    """Have every ring client that is made from now on prepared by a function."""
+    _preparing.append(prepare)
 
 
 def queue_client(options: WriteBehindOptions) -> QueueClient:

@@ -26,6 +26,9 @@ class Counts:
         stale_sets_refused: Fills that came after their lease was revoked, and were not written.
         undecodable: Records that could not be read, each also a miss.
         invalidations: Keys deleted because a model's row changed.
+        deletes_missed: Deletes, and writes over what may stand, that a node did not confirm;
+            each key once until the node is back.
+        deletes_replayed: Those that it was told when it was back.
         node_failures: Commands that a node did not answer.
     """
 
@@ -39,6 +42,8 @@ class Counts:
     stale_sets_refused: int = 0
     undecodable: int = 0
     invalidations: int = 0
+    deletes_missed: int = 0
+    deletes_replayed: int = 0
     node_failures: int = 0
 
     def add(self, other: Counts) -> None:

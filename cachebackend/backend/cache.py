@@ -48,7 +48,10 @@ class RingCache(KeyedCache):
             ConfigurationError: The alias' block has faults; every one is named.
         """
         path = f"CACHES[{alias_of(self._location, self._options)!r}]"
-        return ring_client(RingOptions.read(self._location, self._options, path))
+        client = ring_client(RingOptions.read(self._location, self._options, path))
+        if self._can_clear:
+            client.patterns.add(self._pattern())
+        return client
 
     # One key
 

@@ -80,6 +80,10 @@ class KeyedCache(BaseCache):
         name = f"tag:{tag._meta.label_lower}"
         return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
 
+    @property
+    def _can_clear(self) -> bool:
+        return _MARK in self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
+
     def _pattern(self) -> bytes:
         """Return the Redis pattern that this alias' keys match, whatever its key function."""
         made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)

@@ -7,6 +7,7 @@ how keys are read or filled.
 """
 
 from cachebackend.invalidation.dependents import Dependent
+from cachebackend.invalidation.missed import watch_missed
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import Relayed, outbox_lag, relay
 from cachebackend.invalidation.signals import watch
@@ -23,4 +24,5 @@ __all__ = [
     "outbox_lag",
     "relay",
     "watch",
+    "watch_missed",
 ]

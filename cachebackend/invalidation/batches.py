@@ -97,6 +97,6 @@ def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
     cache = caches[alias]
     if not keys or not isinstance(cache, RingCache):
         return []
-    left = cache.client.run(protocol.delete_many(cache.client.context, keys))
+    left = cache.client.run(protocol.delete_many(cache.client.context, keys, is_owed=True))
     cache.client.stats.cell.invalidations += len(keys) - len(left)
     return left

@@ -6,6 +6,7 @@ either; their errors become ours in ``translate``, once. A failure to answer is 
 (NodeUnavailableError in the reply's place), never an exception.
 """
 
-from cachebackend.node.node import Node
+from cachebackend.node.breaker import Breaker, NodeState
+from cachebackend.node.node import Exchange, Node
 
-__all__ = ["Node"]
+__all__ = ["Breaker", "Exchange", "Node", "NodeState"]

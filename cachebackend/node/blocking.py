@@ -111,13 +111,21 @@ class BlockingPool:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return Connection(self._handshake, self._timeout)
+                return self.make()
             if (
                 self._clock.monotonic() - connection.idle_since < LOOK_AFTER_SECONDS
                 or not connection.is_stale
             ):
                 return connection
             connection.close()
+
+    def make(self) -> Connection:
+        """Return a new connection.
+
+        Raises:
+            OSError, redis.RedisError: It could not be made.
+        """
+        return Connection(self._handshake, self._timeout)
 
     def give_back(self, connection: Connection) -> None:
         """Take back a connection on which every reply was read."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 from weakref import WeakSet
+
+import redis.exceptions
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.node.blocking import BlockingPool, Connection
+from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
 from cachebackend.options import NodeAddress
 
-__all__ = ["Node"]
+__all__ = ["Exchange", "Node"]
+
+#: Sends commands and returns their replies; raises if any is an error.
+Exchange: TypeAlias = Callable[[Sequence[Command]], list[Reply]]
 
 
 class Node:
@@ -34,6 +42,10 @@ class Node:
     ) -> None:
         self.address = address
         self.name = address.name
+        #: Ejects the node when it fails; None: it is asked whatever it did before.
+        self.breaker: Breaker | None = None
+        #: Called with a way to send commands when a probe was answered, before the node is let in again.
+        self.on_return: Callable[[Exchange], None] | None = None
         self._timeout = socket_timeout
         handshake = Handshake(address.url, connect_timeout, socket_timeout)
         self._pool = BlockingPool(handshake, socket_timeout, clock)
@@ -42,6 +54,8 @@ class Node:
 
     def call(self, command: Command) -> Reply:
         """Send one command and return its reply; a failure is returned in its place."""
+        if self.breaker is not None and self.breaker.is_open:
+            return self._ejected()
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
@@ -56,10 +70,16 @@ class Node:
             connection.close()
             raise
         self._pool.give_back(connection)
+        if self.breaker is not None and (
+            self.breaker.has_failures or reply.__class__ is NodeUnavailableError
+        ):
+            self._heard(reply)
         return reply
 
     def send(self, commands: Sequence[Command]) -> PendingReplies:
         """Send commands; their replies are read from what is returned."""
+        if self.breaker is not None and self.breaker.is_open:
+            return PendingReplies(self, len(commands), None, self._ejected())
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
@@ -76,6 +96,10 @@ class Node:
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Send commands in the running event loop; at once where its connection stands."""
+        if self.breaker is not None and self.breaker.is_open:
+            ejected: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+            ejected.set_result([self._ejected()] * len(commands))
+            return ejected
         connection = self._loops.standing()
         if connection is None:
             return self._open_and_submit(commands)
@@ -89,6 +113,8 @@ class Node:
         """Let go of the parent's connections, in a forked child."""
         self._pool.close()
         self._loops.after_fork()
+        if self.breaker is not None:
+            self.breaker.after_fork()
 
     async def _open_and_submit(self, commands: Sequence[Command]) -> list[Reply]:
         try:
@@ -99,16 +125,77 @@ class Node:
 
     async def _await(self, replies: asyncio.Future[list[Reply]], count: int) -> list[Reply]:
         try:
-            return await replies
+            found = await replies
         except CONNECTION_ERRORS as error:
             return [self._failed(error, was_sent=True)] * count
+        self._heard_all(found)
+        return found
 
     def _failed(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
         """Close the idle connections, which most likely failed with this one, and say what happened."""
         self._pool.close()
         failure = unavailable(self.name, error, self._timeout)
         failure.was_sent = was_sent
+        if self.breaker is not None:
+            self.breaker.failed(
+                failure,
+                at_once=isinstance(failure.__cause__, ConnectionRefusedError)
+                or (isinstance(error, redis.exceptions.ConnectionError) and "refused" in str(error).lower()),
+            )
         return failure
+
+    def _heard_all(self, replies: Sequence[Reply]) -> None:
+        breaker = self.breaker
+        if breaker is not None:
+            bad = next((reply for reply in replies if reply.__class__ is NodeUnavailableError), None)
+            if bad is not None or breaker.has_failures:
+                self._heard(bad)
+
+    def _heard(self, reply: Reply) -> None:
+        """Tell the breaker of an answer; one that says the node cannot serve is a failure too."""
+        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        if not isinstance(reply, NodeUnavailableError):
+            self.breaker.succeeded()
+        elif reply.ejects:
+            self.breaker.failed(reply)
+
+    def _ejected(self) -> NodeUnavailableError:
+        """Return the error of a node that is not asked; see to its probe if that is due."""
+        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        if self.breaker.begin_probe():
+            self._spawn(self._probe)
+        return NodeUnavailableError(f"node {self.name!r} is ejected: {self.breaker.state.error}")
+
+    def tend(self) -> None:
+        """See to it that the node is told what it missed: soon, and by another thread."""
+        if self.breaker is not None and self.breaker.begin_probe(early=True):
+            self._spawn(self._probe)
+
+    @staticmethod
+    def _spawn(work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="ringcache-probe", daemon=True).start()
+
+    def _probe(self) -> None:
+        """Ask the node for a sign of life, tell it what it missed, and let it in again."""
+        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        connection = None
+        try:
+            connection = self._pool.make()
+            _exchange(connection, [(b"PING",)])
+            self.breaker.replaying()
+            if self.on_return is not None:
+                ready = connection
+                self.on_return(lambda commands: _exchange(ready, commands))
+        except Exception as error:  # noqa: BLE001  # whatever it was, the node is not let in
+            if connection is not None:
+                connection.close()
+            told = (
+                error if isinstance(error, RingCacheError) else unavailable(self.name, error, self._timeout)
+            )
+            self.breaker.probe_failed(told)
+        else:
+            self._pool.give_back(connection)
+            self.breaker.close()
 
     def __repr__(self) -> str:
         return f"Node({self.name!r})"
@@ -143,12 +230,28 @@ class PendingReplies:
             self._connection.close()
             raise
         self._node._pool.give_back(self._connection)  # its own other half
+        self._node._heard_all(replies)  # its own other half
         return replies
 
     def abandon(self) -> None:
         """Close the connection, for its replies would be taken for the next user's."""
         if self._connection is not None:
             self._connection.close()
+
+
+def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Reply]:
+    """Send commands and return their replies.
+
+    Raises:
+        OSError: The connection failed.
+        RingCacheError: The node answered one with an error.
+    """
+    connection.send(commands)
+    replies = [connection.read() for _ in commands]
+    for reply in replies:
+        if isinstance(reply, RingCacheError):
+            raise reply
+    return replies
 
 
 _NODES: WeakSet[Node] = WeakSet()

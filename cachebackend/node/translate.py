@@ -23,11 +23,17 @@ _CANNOT_SERVE = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"}
 )
 
+#: Those of them that concern writes only.
+_SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
+
 
 def reply_error(text: str) -> RingCacheError:
     """Return the error that a node's error answer stands for."""
-    if text.partition(" ")[0] in _CANNOT_SERVE:
-        return NodeUnavailableError(f"the node cannot serve: {text}")
+    code = text.partition(" ")[0]
+    if code in _CANNOT_SERVE:
+        error = NodeUnavailableError(f"the node cannot serve: {text}")
+        error.ejects = code not in _SERVES_READS
+        return error
     return NodeReplyError(text)
 
 

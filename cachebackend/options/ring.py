@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachebackend.options.faults import Choice, Faults, Flag, Number, check_fields
+from cachebackend.options.faults import Choice, Faults, Flag, Number, Whole, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["RingOptions"]
@@ -26,6 +26,8 @@ class RingOptions:
         socket_timeout: How long a node may take to answer.
         on_node_failure: ``"miss"``: what a dead node holds is a miss; ``"raise"``:
             NodeUnavailableError.
+        replay_limit: The most keys that a node is told of one by one when it is back; one
+            that missed more deletes is cleared of this alias' keys.
         lease_timeout: How long the holder of a lease may take to fill.
         quarantine_timeout: How long a strict write keeps its keys from being filled; its
             transaction must be shorter, and on Postgres 17 and later is made to be.
@@ -47,6 +49,7 @@ class RingOptions:
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
+    replay_limit: int = field(default=10_000, metadata={"rule": Whole(1, 10_000_000)})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cachebackend.effects import Command, Operation, Send
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.context import Context
 
 __all__ = ["clear"]
@@ -25,6 +26,10 @@ def clear(context: Context, pattern: bytes) -> Operation[int]:
         )
         unlinks: list[tuple[int, Command]] = []
         for node, reply in zip(asked, replies, strict=True):
+            if isinstance(reply, NodeUnavailableError):
+                context.missed.add_everything(node)
+                if context.on_missed is not None:
+                    context.on_missed(node, [])
             cursor, keys = context.settle(reply, (b"0", []))
             cursors[node] = cursor
             if cursor == b"0":

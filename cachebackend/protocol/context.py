@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from cachebackend.codec import Codec
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.options import RingOptions
+from cachebackend.protocol.missed import MissedDeletes
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -31,9 +33,28 @@ class Context:
     options: RingOptions
     clock: Clock
     stats: Stats
+    #: What nodes were not told, and what sees to it that they are.
+    missed: MissedDeletes = field(init=False)
+    on_missed: Callable[[int, list[bytes]], None] | None = None
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
     _logged_at: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.missed = MissedDeletes(self.options.replay_limit)
+
+    def note_missed(self, node: int, keys: Iterable[bytes], *, is_kept: bool = False) -> None:
+        """Note that a node holds, or may hold, what it should not: it is told before it is read again.
+
+        Args:
+            node: The node.
+            keys: What it should delete.
+            is_kept: Whether an outbox has the keys already.
+        """
+        new = self.missed.add(node, keys)
+        self.stats.cell.deletes_missed += len(new)
+        if self.on_missed is not None:
+            self.on_missed(node, [] if is_kept else new)
 
     def settle(self, reply: Reply, missing: Any) -> Any:
         """Return a reply, or ``missing`` for a node that did not answer.

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from cachebackend.effects import Command, Operation, Script, Send
+from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
 
@@ -41,9 +41,16 @@ def _set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value, whatever stood there; return whether the node confirmed it."""
-    command = _set_command(key, context.codec.encode(value), ttl_ms)
-    [reply] = yield Send([(context.ring.owner(key), command)])
+    node = context.ring.owner(key)
+    [reply] = yield Send([(node, _set_command(key, context.codec.encode(value), ttl_ms))])
+    _note(context, node, [key], reply)
     return context.settle(reply, None) is not None
+
+
+def _note(context: Context, node: int, keys: Sequence[bytes], reply: Reply) -> None:
+    """Note keys whose node did not confirm that what stood there is gone."""
+    if isinstance(reply, NodeUnavailableError):
+        context.note_missed(node, keys)
 
 
 def set_many(
@@ -56,6 +63,8 @@ def set_many(
         for name, key in keys.items()
     ]
     replies = yield Send(requests)
+    for (node, _), key, reply in zip(requests, keys.values(), replies, strict=True):
+        _note(context, node, [key], reply)
     return [name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None]
 
 
@@ -107,27 +116,38 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
     if stale_ms <= 0:
         yield from delete(context, key)
         return False
-    [reply] = yield Send([(context.ring.owner(key), _STALE.call([key], stale_ms))])
+    node = context.ring.owner(key)
+    [reply] = yield Send([(node, _STALE.call([key], stale_ms))])
+    _note(context, node, [key], reply)
     return bool(context.settle(reply, 0))
 
 
 def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete whatever the key holds; return whether it held a value or a lease."""
-    [reply] = yield Send([(context.ring.owner(key), (b"DEL", key))])
+    node = context.ring.owner(key)
+    [reply] = yield Send([(node, (b"DEL", key))])
+    _note(context, node, [key], reply)
     return bool(context.settle(reply, 0))
 
 
-def delete_many(context: Context, keys: Sequence[bytes]) -> Operation[list[bytes]]:
+def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
     """Delete many keys in one scatter; return those whose node did not confirm it.
 
     The one operation that never raises for a node's failure: the caller decides what
     becomes of the keys that are left.
+
+    Args:
+        context: The alias.
+        keys: The keys.
+        is_owed: Whether an outbox has them until they are confirmed.
     """
     groups = context.ring.by_owner((key, key) for key in keys)
     replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
     left: list[bytes] = []
-    for group, reply in zip(groups.values(), replies, strict=True):
+    for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
             context.stats.cell.node_failures += 1
+            if isinstance(reply, NodeUnavailableError):
+                context.note_missed(node, group, is_kept=is_owed)
             left += group
     return left

@@ -1,0 +1,265 @@
+"""Nodes that die, hang and come back: what is returned meanwhile, and that nothing deleted returns."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.cache import caches
+from django.db import connections
+from django.test import override_settings
+
+from cachebackend import RingCache
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.models import OutboxRow
+from cachebackend.node import Node
+from cachebackend.node.breaker import EJECTED, UP
+from cacheproject.services import Services
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+NODE = "ring-a"
+
+
+class Probes:
+    """Probes that wait until the test runs them, in a thread as ever."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def run(self) -> None:
+        while self.waiting:
+            thread = threading.Thread(target=self.waiting.pop())
+            thread.start()
+            thread.join()
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> Probes:
+    """The probes of all nodes."""
+    probes = Probes()
+    monkeypatch.setattr(Node, "_spawn", lambda _, work: probes.waiting.append(work))
+    return probes
+
+
+@pytest.fixture
+def cache(ring_cache: RingCache) -> RingCache:
+    """The default alias with 30 keys."""
+    ring_cache.set_many({f"k{n}": n for n in range(30)}, None)
+    return ring_cache
+
+
+@pytest.fixture
+def dead(cache: RingCache, services: Services) -> Iterator[list[str]]:
+    """The keys of a node that is held still: it keeps its memory and answers nothing."""
+    keys = [f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE]
+    services.stop(NODE)
+    yield keys
+    services.resume(NODE)
+
+
+def owner(cache: RingCache, key: str) -> Node:
+    return cache.client.nodes[cache.client.ring.owner(cache.key_bytes(key))]
+
+
+def node_of(cache: RingCache) -> Node:
+    return next(node for node in cache.client.nodes if node.name == NODE)
+
+
+def state(cache: RingCache) -> str:
+    breaker = node_of(cache).breaker
+    assert breaker is not None
+    return breaker.state.state
+
+
+def eject(cache: RingCache, key: str) -> None:
+    while state(cache) == UP:
+        cache.get(key)
+
+
+def come_back(cache: RingCache, services: Services, probes: Probes) -> None:
+    """Let the node answer again, and its probe be due."""
+    services.resume(NODE)
+    breaker = node_of(cache).breaker
+    assert breaker is not None
+    breaker._probe_at = 0.0
+    cache.get_many([f"k{n}" for n in range(30)])
+    probes.run()
+
+
+def test_the_other_nodes_hits_are_returned(cache: RingCache, dead: list[str], probes: Probes) -> None:
+    """One dead node costs its share; what could not be stored is named."""
+    found = cache.get_many([f"k{n}" for n in range(30)])
+    assert found == {f"k{n}": n for n in range(30) if f"k{n}" not in dead}
+    assert sorted(cache.set_many(dict.fromkeys(dead, 1))) == sorted(dead)
+    assert cache.get(dead[0], "missing") == "missing"
+
+
+def test_an_ejected_node_costs_nothing(
+    cache: RingCache, dead: list[str], probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three timeouts nobody sends it anything until a probe is due."""
+    eject(cache, dead[0])
+
+    def asked(*_: Any) -> Any:
+        raise AssertionError
+
+    pool = node_of(cache)._pool
+    monkeypatch.setattr(pool, "take", asked)
+    assert cache.get(dead[0]) is None
+    assert cache.get_many(dead) == {}
+    assert asyncio.run(cache.aget(dead[0])) is None
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr(dead[0])
+
+
+@pytest.mark.parametrize(
+    "way", ["delete", "delete_many", "adelete", "set", "set_many", "clear", "make_stale"]
+)
+def test_what_a_node_missed_does_not_return_with_it(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes, way: str
+) -> None:
+    """Deletes, and writes over what stands, are told to it before it is read again."""
+    key = dead[0]
+    eject(cache, key)
+    changes: dict[str, Callable[[], Any]] = {
+        "delete": lambda: cache.delete(key),
+        "delete_many": lambda: cache.delete_many(dead),
+        "adelete": lambda: asyncio.run(_and_close(cache.adelete(key))),
+        "set": lambda: cache.set(key, "new"),
+        "set_many": lambda: cache.set_many({key: "new"}),
+        "clear": cache.clear,
+        "make_stale": lambda: cache.make_stale(key, 10),
+    }
+    changes[way]()
+    come_back(cache, services, probes)
+    assert state(cache) == UP
+    assert cache.get(key) is None
+    untouched = dead[-1]
+    if way in {"delete", "set", "adelete", "set_many", "make_stale"} and untouched != key:
+        assert cache.get(untouched) is not None
+
+
+async def _and_close(work: Any) -> Any:
+    try:
+        return await work
+    finally:
+        await sync_to_async(connections.close_all)()
+
+
+def test_what_another_process_deleted_is_replayed_too(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes
+) -> None:
+    """It is in the outbox, whoever wrote it there."""
+    from cachebackend.invalidation.outbox import owe
+
+    eject(cache, dead[0])
+    owe("default", {"default": {cache.key_bytes(dead[0])}})
+    come_back(cache, services, probes)
+    assert cache.get(dead[0]) is None
+
+
+def test_a_missed_delete_is_in_the_outbox_until_the_relay_confirms(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes
+) -> None:
+    """Once, however often it was missed; a rolled-back transaction does not take it away."""
+    from django.db import transaction
+
+    eject(cache, dead[0])
+    with transaction.atomic():
+        cache.delete(dead[0])
+        cache.delete(dead[0])
+        transaction.set_rollback(True)
+    assert OutboxRow.objects.count() == 1
+
+
+def test_a_node_that_missed_too_much_is_cleared(
+    dead: list[str], services: Services, probes: Probes, settings: Any
+) -> None:
+    """Of this alias' keys."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"replay_limit": 1}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        eject(cache, dead[0])
+        cache.delete_many(dead[:2])
+        come_back(cache, services, probes)
+        assert state(cache) == UP
+        assert cache.get_many(dead) == {}
+
+
+def test_a_node_is_not_let_in_while_the_replay_fails(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the outbox cannot be read."""
+    eject(cache, dead[0])
+    cache.delete(dead[0])
+
+    def away() -> Any:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.client, "owed_keys", away)
+        come_back(cache, services, probes)
+        assert state(cache) == EJECTED
+    come_back(cache, services, probes)
+    assert state(cache) == UP
+    assert cache.get(dead[0]) is None
+
+
+def test_a_delete_that_timed_out_once_is_told_though_nobody_was_ejected(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes
+) -> None:
+    """One failure does not open the breaker, but the delete is owed all the same."""
+    cache.delete(dead[0])
+    assert state(cache) == UP
+    services.resume(NODE)
+    probes.run()
+    assert cache.get(dead[0]) is None
+    assert cache.client.context.missed.count(cache.client.nodes.index(node_of(cache))) == 0
+
+
+def test_failures_raise_if_the_settings_say_so(dead: list[str], probes: Probes, settings: Any) -> None:
+    """Every method, and a delete is owed nevertheless."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"on_node_failure": "raise"}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        key = dead[0]
+        calls: list[Callable[[], Any]] = [
+            lambda: cache.get(key),
+            lambda: cache.set(key, 1),
+            lambda: cache.add(key, 1),
+            lambda: cache.touch(key),
+            lambda: cache.incr(key),
+            lambda: cache.has_key(key),
+            lambda: cache.get_many(dead),
+            lambda: cache.delete(key),
+            lambda: cache.delete_many(dead),
+            lambda: cache.get_or_set(key, 1),
+        ]
+        for call in calls:
+            with pytest.raises(NodeUnavailableError):
+                call()
+    assert OutboxRow.objects.exists()
+
+
+def test_a_node_that_flaps_is_right_each_time(cache: RingCache, services: Services, probes: Probes) -> None:
+    """It goes and comes with its old memory; nothing that was deleted meanwhile is ever read."""
+    keys = [f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE]
+    for turn in range(10):
+        cache.set(keys[0], turn)
+        assert cache.get(keys[0]) == turn
+        services.stop(NODE)
+        cache.delete(keys[0])
+        come_back(cache, services, probes)
+        assert state(cache) == UP
+        assert cache.get(keys[0]) is None

@@ -1,0 +1,113 @@
+"""When a node is left alone, and when it is asked again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.node.breaker import EJECTED, REPLAYING, UP, Breaker
+
+ERROR = NodeUnavailableError("node 'a' is not reachable")
+
+
+@dataclass
+class HeldClock:
+    """A clock that a test moves."""
+
+    at: float = 100.0
+
+    def now(self) -> float:
+        return 1_000_000 + self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def random(self) -> float:
+        return 0.0
+
+    def token(self) -> bytes:
+        return b"." * 16
+
+
+@pytest.fixture
+def clock() -> HeldClock:
+    return HeldClock()
+
+
+@pytest.fixture
+def breaker(clock: HeldClock) -> Breaker:
+    return Breaker("a", clock)
+
+
+def test_three_failures_in_a_row_eject(breaker: Breaker) -> None:
+    """An answer in between begins the count anew."""
+    breaker.failed(ERROR)
+    breaker.failed(ERROR)
+    breaker.succeeded()
+    breaker.failed(ERROR)
+    breaker.failed(ERROR)
+    assert not breaker.is_open
+    breaker.failed(ERROR)
+    assert breaker.is_open
+    state = breaker.state
+    assert (state.state, state.since, state.ejections) == (EJECTED, 1_000_100.0, 1)
+    assert "not reachable" in state.error
+
+
+def test_a_refusal_ejects_at_once(breaker: Breaker) -> None:
+    """Nobody listens there."""
+    breaker.failed(ERROR, at_once=True)
+    assert breaker.is_open
+
+
+def test_one_probe_at_a_time_and_each_later_than_the_last(breaker: Breaker, clock: HeldClock) -> None:
+    """After a second, two, four, and at most a minute."""
+    breaker.failed(ERROR, at_once=True)
+    waits = []
+    for _ in range(8):
+        begun = clock.at
+        while not breaker.begin_probe():
+            clock.at += 0.5
+        assert not breaker.begin_probe()
+        waits.append(clock.at - begun)
+        breaker.probe_failed(ERROR)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert breaker.state.ejections == 1
+
+
+def test_it_closes_only_after_the_replay(breaker: Breaker, clock: HeldClock) -> None:
+    """While the node is told what it missed, commands are kept from it yet."""
+    breaker.failed(ERROR, at_once=True)
+    clock.at += 1
+    assert breaker.begin_probe()
+    breaker.replaying()
+    assert breaker.is_open
+    assert breaker.state.state == REPLAYING
+    breaker.close()
+    assert not breaker.is_open
+    assert (breaker.state.state, breaker.state.error) == (UP, "")
+
+
+def test_a_node_that_missed_a_delete_is_probed_early(breaker: Breaker) -> None:
+    """Though it is not ejected; if the probe fails, it is."""
+    assert not breaker.begin_probe()
+    assert breaker.begin_probe(early=True)
+    breaker.probe_failed(ERROR)
+    assert breaker.is_open
+
+
+def test_an_ejected_node_is_not_probed_early(breaker: Breaker) -> None:
+    """A write that it misses is no reason to ask it more often."""
+    breaker.failed(ERROR, at_once=True)
+    assert not breaker.begin_probe(early=True)
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_probe(breaker: Breaker, clock: HeldClock) -> None:
+    """It has not that thread."""
+    breaker.failed(ERROR, at_once=True)
+    clock.at += 1
+    assert breaker.begin_probe()
+    breaker.after_fork()
+    assert breaker.begin_probe()

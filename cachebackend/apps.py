@@ -13,8 +13,10 @@ class CacheBackendConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and keep what nodes miss in the outbox."""
+        """Register the system checks, keep what nodes miss in the outbox, and fold the counters."""
         from cachebackend import checks, invalidation
+        from cachebackend.backend import counting
 
         checks.register_checks()
         invalidation.watch_missed()
+        counting.connect()

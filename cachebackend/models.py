@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Now
 
-__all__ = ["OutboxRow", "ParkedWrite", "WriteBehindCheckpoint"]
+__all__ = ["OutboxRow", "ParkedWrite", "Ring", "WriteBehindCheckpoint"]
 
 
 class OutboxRow(models.Model):
@@ -74,3 +74,15 @@ class ParkedWrite(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} {self.key}, batch {self.batch}"
+
+
+class Ring(models.Model):
+    """The ring, which has no table: what the permissions of its page are of."""
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name = verbose_name_plural = "ring"
+
+    def __str__(self) -> str:
+        return "ring"

@@ -72,6 +72,18 @@ class Stats:
         self._lock = threading.Lock()
         self._ended = Counts()
         self._cells: list[tuple[weakref.ref[threading.Thread], Counts]] = []
+        self._taken = Counts()
+
+    def take_new(self) -> dict[str, float]:
+        """Return what was counted since it was last taken, by name; what is 0 is left out."""
+        total, taken = self.total().as_dict(), self._taken.as_dict()
+        new = {name: count - taken[name] for name, count in total.items() if count != taken[name]}
+        self._taken.add(Counts(**new))  # type: ignore[arg-type]  # each by its own name
+        return new
+
+    def put_back(self, counts: dict[str, float]) -> None:
+        """Count as new again what was taken and came to nothing."""
+        self._taken.add(Counts(**{name: -count for name, count in counts.items()}))  # type: ignore[arg-type]
 
     @property
     def cell(self) -> Counts:

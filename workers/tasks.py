@@ -9,6 +9,7 @@ from celery import shared_task, signals
 from django.db import InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
+from cachebackend.backend import counting
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
 from cachebackend.managers import auditing
@@ -92,3 +93,15 @@ def tell_faults(**_: Any) -> None:
     if write_behind_options().nodes:
         for fault in writebehind.node_faults():
             logger.error("write-behind: %s", fault)
+
+
+@signals.task_postrun.connect
+def fold_counts(**_: Any) -> None:
+    """Fold the counters at the end of a task, as at the end of a request."""
+    counting.fold_sometimes()
+
+
+@signals.worker_process_shutdown.connect
+def fold_last_counts(**_: Any) -> None:
+    """Fold what is left: such a process ends without Python's own farewell."""
+    counting.fold_all()

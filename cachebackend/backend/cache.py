@@ -50,7 +50,7 @@ class RingCache(KeyedCache):
         path = f"CACHES[{alias_of(self._location, self._options)!r}]"
         client = ring_client(RingOptions.read(self._location, self._options, path))
         if self._can_clear:
-            client.patterns.add(self._pattern())
+            client.patterns.add(self.pattern)
         return client
 
     # One key
@@ -348,11 +348,11 @@ class RingCache(KeyedCache):
             RingCacheError: The alias' ``KEY_FUNCTION`` hides the key, so its keys cannot
                 be told from others.
         """
-        self.client.run(protocol.clear(self.client.context, self._pattern()))
+        self.client.run(protocol.clear(self.client.context, self.pattern))
 
     async def aclear(self) -> None:
         """Delete every key of this alias' prefix, as ``clear``."""
-        await self.client.arun(protocol.clear(self.client.context, self._pattern()))
+        await self.client.arun(protocol.clear(self.client.context, self.pattern))
 
     # Versions
 

@@ -84,8 +84,9 @@ class KeyedCache(BaseCache):
     def _can_clear(self) -> bool:
         return _MARK in self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
 
-    def _pattern(self) -> bytes:
-        """Return the Redis pattern that this alias' keys match, whatever its key function."""
+    @property
+    def pattern(self) -> bytes:
+        """The Redis pattern that this alias' keys match, whatever its key function."""
         made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
         if _MARK not in made:
             message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"

@@ -7,6 +7,7 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
 from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.implicit import HIT, get_and_lease, set_by_lease
@@ -36,6 +37,7 @@ __all__ = [
     "Change",
     "Context",
     "Folded",
+    "Inspected",
     "Keep",
     "Load",
     "Loader",
@@ -47,9 +49,11 @@ __all__ = [
     "QueueContext",
     "RowWrite",
     "add",
+    "add_counts",
     "clear",
     "close",
     "contents",
+    "counts_of",
     "delete",
     "delete_many",
     "dirty",
@@ -62,8 +66,10 @@ __all__ = [
     "has_key",
     "has_vouchers",
     "incr",
+    "inspect",
     "load_again",
     "make_stale",
+    "node_infos",
     "node_settings",
     "pending",
     "places",

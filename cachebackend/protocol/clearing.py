@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cachebackend.effects import Command, Operation, Send
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.context import Context
@@ -12,12 +14,12 @@ __all__ = ["clear"]
 SCAN_COUNT = 1000
 
 
-def clear(context: Context, pattern: bytes) -> Operation[int]:
-    """Delete the keys that match a Redis pattern, all nodes at once; return how many.
+def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) -> Operation[int]:
+    """Delete the keys that match a Redis pattern, all nodes (or some) at once; return how many.
 
     A key that is written while this runs may stay, as with any SCAN.
     """
-    cursors: dict[int, bytes] = dict.fromkeys(range(len(context.ring)), b"0")
+    cursors: dict[int, bytes] = dict.fromkeys(range(len(context.ring)) if nodes is None else nodes, b"0")
     deleted = 0
     while cursors:
         asked = list(cursors)

@@ -1,0 +1,203 @@
+"""The ring page: is it well, and if not, what and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.cache import caches
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+
+from cachebackend import protocol
+from cachebackend.admin.drawing import line_chart, ring_picture
+from cachebackend.admin.figures import (
+    AliasFigures,
+    alias_figures,
+    attempt,
+    hit_ratio,
+    key_figures,
+    queue_figures,
+)
+from cachebackend.backend import RingCache
+from cachebackend.conf import ring_aliases
+from cachebackend.models import Ring
+
+__all__ = ["RingAdmin"]
+
+#: Seconds between two looks of the page at itself.
+REFRESH_SECONDS = 5
+
+
+class KeyForm(forms.Form):
+    """Which key to look at."""
+
+    alias = forms.ChoiceField()
+    key = forms.CharField(max_length=1000, strip=False)
+    version = forms.IntegerField(required=False, min_value=0)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        aliases = [(alias, alias) for alias in ring_aliases()]
+        field = self.fields["alias"]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it stands above
+        field.choices = aliases
+
+
+class ActionForm(forms.Form):
+    """What to delete; posted twice, the second time with ``confirmed``."""
+
+    action = forms.ChoiceField(choices=[(name, name) for name in ("delete_key", "delete_tag", "clear_node")])
+    alias = forms.CharField()
+    target = forms.CharField(strip=False)
+    version = forms.IntegerField(required=False, min_value=0)
+    confirmed = forms.BooleanField(required=False)
+
+
+@admin.register(Ring)
+class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
+    """The ring, its hit rates, what is owed and what waits; a key's owner; deletes by hand."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """Serve the page, and what it posts."""
+        view = self.admin_site.admin_view
+        return [
+            path("", view(self.page), name="cachebackend_ring_changelist"),
+            path("act/", view(self.act), name="cachebackend_ring_act"),
+        ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nodes are settings."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nodes are settings."""
+        return False
+
+    def page(self, request: HttpRequest) -> HttpResponse:
+        """Show how all is."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        aliases = [(name, attempt(lambda name=name: alias_figures(name))) for name in ring_aliases()]  # type: ignore[misc]
+        queue = queue_figures()
+        faults = [fault for _, each in aliases if isinstance(each, AliasFigures) for fault in each.faults]
+        faults += [f"{name!r} cannot be seen: {each}" for name, each in aliases if isinstance(each, str)]
+        faults += queue.faults
+        form = KeyForm(request.GET if "key" in request.GET else None, initial={"alias": ring_aliases()[0]})
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Ring",
+            "opts": self.opts,
+            "panels": [_panel(each) for _, each in aliases if isinstance(each, AliasFigures)],
+            "queue": queue,
+            "faults": faults,
+            "now": timezone.now(),
+            "refresh_seconds": REFRESH_SECONDS,
+            "form": form,
+            "looked": self._look(request, form),
+            "may_change": self.has_change_permission(request),
+        }
+        return TemplateResponse(request, "cachebackend/ring.html", context)
+
+    def _look(self, request: HttpRequest, form: KeyForm) -> Any:
+        if not form.is_bound or not form.is_valid():
+            return None
+        asked = form.cleaned_data
+        may = self.has_change_permission(request)
+        return key_figures(asked["alias"], asked["key"], asked["version"], shows_value=may)
+
+    def act(self, request: HttpRequest) -> HttpResponse:
+        """Delete a key, a tag or a node's entries, after asking."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        back = reverse(f"{self.admin_site.name}:cachebackend_ring_changelist")
+        form = ActionForm(request.POST)
+        if (
+            request.method != "POST"
+            or not form.is_valid()
+            or form.cleaned_data["alias"] not in ring_aliases()
+        ):
+            self.message_user(request, "That is nothing the page can do.", messages.ERROR)
+            return HttpResponseRedirect(back)
+        asked = form.cleaned_data
+        words = _WORDS[asked["action"]].format(**asked)
+        if not asked["confirmed"]:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": "Are you sure?",
+                "opts": self.opts,
+                "words": words,
+                "asked": asked,
+                "back": back,
+            }
+            return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
+        cache = caches[asked["alias"]]
+        assert isinstance(cache, RingCache)  # noqa: S101  # ring_aliases has it
+        done = attempt(lambda: _ACTIONS[asked["action"]](cache, asked))
+        if isinstance(done, str):
+            self.message_user(request, done, messages.ERROR)
+        else:
+            self._log(request, words)
+            self.message_user(request, f"Done: {words}.")
+        return HttpResponseRedirect(back)
+
+    @staticmethod
+    def _log(request: HttpRequest, words: str) -> None:
+        LogEntry.objects.create(
+            user_id=str(request.user.pk),
+            content_type=ContentType.objects.get_for_model(Ring),
+            object_repr=words[:200],
+            action_flag=CHANGE,
+            change_message=words,
+        )
+
+
+def _delete_key(cache: RingCache, asked: dict[str, Any]) -> None:
+    cache.delete(asked["target"], version=asked["version"])
+
+
+def _delete_tag(cache: RingCache, asked: dict[str, Any]) -> None:
+    cache.invalidate_tags(asked["target"])
+
+
+def _clear_node(cache: RingCache, asked: dict[str, Any]) -> None:
+    client = cache.client
+    if asked["target"] in client.ring.names:
+        node = client.ring.names.index(asked["target"])
+        client.run(protocol.clear(client.context, cache.pattern, [node]))
+
+
+_WORDS = {
+    "delete_key": "delete the key {target!r} of {alias!r}",
+    "delete_tag": "delete the tag {target!r} of {alias!r}, and so all that was loaded under it",
+    "clear_node": "delete the entries of {alias!r} on node {target!r}",
+}
+_ACTIONS: dict[str, Callable[[RingCache, dict[str, Any]], None]] = {
+    "delete_key": _delete_key,
+    "delete_tag": _delete_tag,
+    "clear_node": _clear_node,
+}
+
+
+def _panel(figures: AliasFigures) -> dict[str, Any]:
+    """Return an alias' figures with their pictures."""
+    minutes = list(figures.minutes.values())
+    ratios = [None if (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
+    return {
+        "figures": figures,
+        "ring": ring_picture(figures.nodes),
+        "hit_chart": line_chart("Hit ratio of the last hour, in percent", ratios, 100, " %"),
+        "load_chart": line_chart("Loads a minute in the last hour", [each.loads for each in minutes]),
+        "rows": [
+            (f"-{len(minutes) - 1 - at} min", each.hits, each.misses, ratio, each.loads)
+            for at, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
+            if each.hits or each.misses or each.loads
+        ],
+    }

@@ -1,0 +1,109 @@
+"""Counters of all processes, folded into minutes that the ring itself keeps for a day.
+
+Each process adds what it counted since the last time: every few seconds at the end of a
+request, and at its own end. So the sum over the minutes is what all processes counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from typing import Any
+
+from django.core.cache import caches
+from django.core.signals import request_finished
+
+from cachebackend import protocol
+from cachebackend.backend.cache import RingCache
+from cachebackend.conf import ring_aliases
+from cachebackend.stats import Counts
+
+__all__ = ["connect", "counts_by_minute", "fold_all", "fold_counts", "fold_sometimes"]
+
+logger = logging.getLogger("cachebackend")
+#: Seconds between two folds of a process that serves requests.
+EVERY_SECONDS = 5.0
+MINUTE = 60
+#: Loads are counted in seconds, and kept in whole microseconds.
+_MICROSECONDS = 1_000_000
+
+_lock = threading.Lock()
+_folded_at = 0.0
+
+
+def fold_counts(alias: str) -> None:
+    """Add what this process counted since the last time to the present minute."""
+    cache = caches[alias]
+    if not isinstance(cache, RingCache):
+        return
+    client = cache.client
+    with _lock:
+        counted = client.stats.take_new()
+        if not counted:
+            return
+        key = _key(alias, int(time.time()) // MINUTE)
+        counts = {
+            name: round(count * _MICROSECONDS) if isinstance(count, float) else count
+            for name, count in counted.items()
+        }
+        if not client.run(protocol.add_counts(client.context, key, counts)):
+            client.stats.put_back(counted)
+
+
+def fold_all(**_: Any) -> None:
+    """Fold the counts of every alias; never raises, for nobody waits for them."""
+    for alias in ring_aliases():
+        try:
+            fold_counts(alias)
+        except Exception:
+            logger.exception("the counts of %r could not be folded", alias)
+
+
+def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts]:
+    """Return the counts of all processes for each of the last minutes, the oldest first.
+
+    Args:
+        alias: The cache alias.
+        minutes: How many, the present one included; at most a day's are kept.
+
+    Returns:
+        Counts by minute since 1970.
+    """
+    cache = caches[alias]
+    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
+    now = int(time.time()) // MINUTE
+    wanted = range(now - minutes + 1, now + 1)
+    client = cache.client
+    found = client.run(protocol.counts_of(client.context, [_key(alias, minute) for minute in wanted]))
+    return {minute: _counts(each) for minute, each in zip(wanted, found, strict=True)}
+
+
+def _counts(kept: dict[str, int]) -> Counts:
+    counts = Counts()
+    for name, count in kept.items():
+        if hasattr(counts, name):
+            is_float = isinstance(getattr(counts, name), float)
+            setattr(counts, name, count / _MICROSECONDS if is_float else count)
+    return counts
+
+
+def _key(alias: str, minute: int) -> bytes:
+    """Return the key of a minute; no alias' own keys look like it."""
+    return f"ringcache:counts:{alias}:{minute}".encode()
+
+
+def fold_sometimes(**_: Any) -> None:
+    """Fold, unless this process has just done so."""
+    global _folded_at  # noqa: PLW0603  # one time for the whole process
+    now = time.monotonic()
+    if now - _folded_at >= EVERY_SECONDS:
+        _folded_at = now
+        fold_all()
+
+
+def connect() -> None:
+    """Fold at the end of requests and of the process."""
+    request_finished.connect(fold_sometimes, dispatch_uid="cachebackend.counting")
+    atexit.register(fold_all)

@@ -31,9 +31,9 @@ def test_each_database_has_its_own_transactions_and_outbox(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SQLite too, which has no SKIP LOCKED: the row that a crash leaves is settled by the relay."""
-    article = Article(pk=7, slug="lite", title="Lite")
+    article = Article(pk=7_000_000, slug="lite", title="Lite")
     article.save(using="lite")
-    key = "demo.article:id:7"
+    key = "demo.article:id:7000000"
     ring_cache.set(key, "old")
     with transaction.atomic(using="lite"):
         article.save(using="lite")
@@ -48,7 +48,7 @@ def test_each_database_has_its_own_transactions_and_outbox(
 
     with monkeypatch.context() as patch, pytest.raises(Killed), transaction.atomic(using="lite"):
         patch.setattr(batches.Batch, "delete", die)
-        Article.objects.using("lite").filter(pk=7).update(title="New")
+        Article.objects.using("lite").filter(pk=7_000_000).update(title="New")
     assert (OutboxRow.objects.using("lite").count(), OutboxRow.objects.count()) == (1, 0)
     OutboxRow.objects.using("lite").update(created=Now() - timedelta(seconds=5))
     relayed = invalidation.relay()

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name
+from django.db import connections, router
 
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import InvalidatingQuerySet
+from cachebackend.invalidation.caught import triggered_models
 from cachebackend.invalidation.dependents import watched_models
+from cachebackend.invalidation.outbox import has_outbox
 
-__all__ = ["check_managers", "check_ring_settings", "check_write_behind_settings", "register_checks"]
+__all__ = [
+    "check_managers",
+    "check_ring_settings",
+    "check_trigger_databases",
+    "check_triggers_app",
+    "check_write_behind_settings",
+    "register_checks",
+]
 
 
 def register_checks() -> None:
@@ -20,6 +31,8 @@ def register_checks() -> None:
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
     register(Tags.models)(check_managers)
+    register(Tags.models)(check_triggers_app)
+    register(Tags.models)(check_trigger_databases)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -49,6 +62,43 @@ def check_managers(**_: Any) -> list[CheckMessage]:
         for manager in model._meta.managers
         if not issubclass(manager.get_queryset().__class__, InvalidatingQuerySet)
     ]
+
+
+def check_triggers_app(**_: Any) -> list[CheckMessage]:
+    """ringcache.E003: triggers are asked for, but ``makemigrations`` would not make them."""
+    if apps.is_installed("pgtrigger"):
+        return []
+    return [
+        Error(
+            f"{model._meta.label} has a CachedManager with triggers=True, but pgtrigger is not installed.",
+            hint="Add 'pgtrigger' to INSTALLED_APPS, and run makemigrations and migrate.",
+            obj=model,
+            id="ringcache.E003",
+        )
+        for model in triggered_models()
+    ]
+
+
+def check_trigger_databases(**_: Any) -> list[CheckMessage]:
+    """ringcache.E004: triggers are asked for where there can be none, or none that reach the outbox."""
+    return [
+        Error(
+            f"{model._meta.label} has a CachedManager with triggers=True; its database {using!r} {fault}.",
+            hint="Leave triggers=True out, or keep the model and the outbox together on Postgres.",
+            obj=model,
+            id="ringcache.E004",
+        )
+        for model in triggered_models()
+        for using in [router.db_for_write(model)]
+        for fault in [_trigger_fault(using)]
+        if fault
+    ]
+
+
+def _trigger_fault(using: str) -> str:
+    if connections[using].vendor != "postgresql":
+        return f"is {connections[using].display_name}, not Postgres"
+    return "" if has_outbox(using) else "has no outbox table"
 
 
 def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:

@@ -11,14 +11,27 @@ __all__ = ["OutboxRow", "ParkedWrite", "Ring", "WriteBehindCheckpoint"]
 class OutboxRow(models.Model):
     """Keys that a transaction made wrong, until every node has confirmed that it deleted them.
 
-    The row is committed with the transaction, in its database.
+    The row is committed with the transaction, in its database. A trigger, which cannot make
+    keys, writes the changed rows instead; who settles the outbox row makes the keys of them.
     """
 
-    keys = models.BinaryField(help_text="The keys by cache alias, as MessagePack.")
+    keys = models.BinaryField(default=b"", help_text="The keys by cache alias, as MessagePack.")
+    label = models.CharField(
+        max_length=200, blank=True, default="", help_text="The model whose rows a trigger saw change."
+    )
+    rows = models.JSONField(null=True, help_text="What keys are made of, of each of those rows, as text.")
+    transaction_id = models.BigIntegerField(null=True, help_text="The transaction that the trigger ran in.")
     is_intent = models.BooleanField(default=False, help_text="Written before a statement in autocommit.")
     created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
 
     class Meta:
+        indexes = (
+            models.Index(
+                fields=["transaction_id"],
+                condition=models.Q(transaction_id__isnull=False),
+                name="ringcache_outbox_transaction",
+            ),
+        )
         verbose_name = "outbox row"
 
     def __str__(self) -> str:

@@ -18,6 +18,7 @@ import ormsgpack
 from django.apps import apps
 from django.db import router
 
+from cachebackend.invalidation.caught import keys_of_caught
 from cachebackend.models import OutboxRow
 
 __all__ = ["INTENT_SECONDS", "drop", "has_outbox", "keys_in", "owe"]
@@ -41,6 +42,8 @@ def owe(using: str, keys: Mapping[str, set[bytes]], *, is_intent: bool = False) 
 
 def keys_in(row: OutboxRow) -> dict[str, list[bytes]]:
     """Return the keys that a row owes, by cache alias."""
+    if row.label:
+        return {alias: sorted(each) for alias, each in keys_of_caught(row.label, row.rows or []).items()}
     keys: dict[str, list[bytes]] = ormsgpack.unpackb(bytes(row.keys))
     return keys
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from cachebackend.invalidation.batches import delete_keys
@@ -74,9 +74,13 @@ def _settle_some(using: str, relayed: Relayed) -> int:
     skip_locked = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
         rows = OutboxRow.objects.using(using)
-        due = rows.filter(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS)).order_by("pk")
+        # What a trigger wrote and is still there, nobody else settles
+        due = ~Q(label="") | Q(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS))
         taken = list(
-            due.annotate(age=Now() - F("created")).select_for_update(skip_locked=skip_locked)[:ROWS_AT_ONCE]
+            rows.filter(due)
+            .order_by("pk")
+            .annotate(age=Now() - F("created"))
+            .select_for_update(skip_locked=skip_locked)[:ROWS_AT_ONCE]
         )
         owed: dict[str, set[bytes]] = {}
         for row in taken:

@@ -23,6 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.batches import Batch
+from cachebackend.invalidation.caught import adopt_caught
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.outbox import drop, owe
 
@@ -66,7 +67,13 @@ class _TransactionBatch(Batch):
         return self.is_manual or any(waiting[1] == self._callback for waiting in connection.run_on_commit)
 
     def before_commit(self) -> None:
-        """Write the outbox row, as the transaction's last statement: one for all its keys."""
+        """Write the outbox row, as the transaction's last statement: one for all its keys.
+
+        Those of triggers become part of it, so that nothing is owed twice, and raw SQL of
+        the transaction is acted on right after its commit.
+        """
+        for model, rows in adopt_caught(self._using):
+            self.add(model, rows)
         self._owed = owe(self._using, self.keys)
 
     def after_rollback(self) -> None:

@@ -45,6 +45,9 @@ class CachedManager(Generic[M]):
         missing_timeout: Seconds that the absence of a row is kept; None: not at all.
         stale_for: Seconds past its timeout in which a row may be served while one caller
             loads it again; the alias' own by default. Not for strict rows.
+        triggers: Whether triggers on the model's table catch what Django does not see: raw
+            SQL, other programs, cascades of the database. Needs Postgres and django-pgtrigger,
+            and ``makemigrations``.
 
     A row is loaded from the database that its model is written to, after the lease is
     held, so a value from before a write never stands after it.
@@ -62,7 +65,9 @@ class CachedManager(Generic[M]):
         write: str = "invalidate",
         missing_timeout: float | None = None,
         stale_for: float | None = None,
+        triggers: bool = False,
     ) -> None:
+        self.has_triggers = triggers
         self.lookups = tuple(lookups)
         self.timeout = timeout
         self.alias = alias
@@ -79,6 +84,8 @@ class CachedManager(Generic[M]):
         self.model = model
         setattr(model, name, self)
         watch(model, self)
+        if self.has_triggers:
+            _add_triggers(model, name)
 
     # Reading
 
@@ -338,6 +345,18 @@ class CachedManager(Generic[M]):
             message = f"{self.model.__name__} with {name}={value!r} does not exist."
             raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
         return row
+
+
+def _add_triggers(model: type[models.Model], name: str) -> None:
+    try:
+        from cachebackend.invalidation import triggers
+    except ImportError as error:
+        message = (
+            f"{model.__name__}.{name}: triggers=True needs django-pgtrigger: "
+            "pip install 'django-ringcache[triggers]'"
+        )
+        raise ImproperlyConfigured(message) from error
+    triggers.add_triggers(model)
 
 
 def _chosen(name: str, word: str, words: tuple[str, ...]) -> str:

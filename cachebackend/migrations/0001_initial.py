@@ -28,12 +28,16 @@ class Migration(migrations.Migration):
             name='OutboxRow',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('keys', models.BinaryField(help_text='The keys by cache alias, as MessagePack.')),
+                ('keys', models.BinaryField(default=b'', help_text='The keys by cache alias, as MessagePack.')),
+                ('label', models.CharField(blank=True, default='', help_text='The model whose rows a trigger saw change.', max_length=200)),
+                ('rows', models.JSONField(help_text='What keys are made of, of each of those rows, as text.', null=True)),
+                ('transaction_id', models.BigIntegerField(help_text='The transaction that the trigger ran in.', null=True)),
                 ('is_intent', models.BooleanField(default=False, help_text='Written before a statement in autocommit.')),
                 ('created', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), db_index=True, help_text="By the database's clock.")),
             ],
             options={
                 'verbose_name': 'outbox row',
+                'indexes': [models.Index(condition=models.Q(('transaction_id__isnull', False)), fields=['transaction_id'], name='ringcache_outbox_transaction')],
             },
         ),
         migrations.CreateModel(

@@ -54,3 +54,26 @@ class Meter(models.Model):
     tag = models.ForeignKey(Tag, models.SET_NULL, null=True)
 
     behind = WriteBehindManager["Meter"](fields=["count", "total", "level", "seen", "label", "data", "tag"])
+
+
+class Author(models.Model):
+    name = models.CharField(max_length=50, unique=True)
+    code = models.UUIDField(default=uuid.uuid4, unique=True)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Author"](lookups=["name", "code"], missing_timeout=60, triggers=True)
+
+
+class Poem(models.Model):
+    author = models.ForeignKey(Author, models.CASCADE)
+    title = models.CharField(max_length=50)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Poem"](triggers=True)
+
+
+class Sonnet(Poem):
+    lines = models.IntegerField(default=14)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Sonnet"](triggers=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
-from cachebackend.invalidation import outbox_lag, relay
+from cachebackend.invalidation import Relayed, outbox_lag, relay
+from cachebackend.invalidation.listening import relay_when_told
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.managers.auditing import WINDOWS, audit, cached_managers
 from cachebackend.models import OutboxRow
@@ -37,7 +40,7 @@ class Command(BaseCommand):
 
     help = (
         "status: what the outbox owes; relay: settle it now; audit: hold cached rows against the database. "
-        "Exits with 1 when what it reports is not well. "
+        "relay --listen goes on doing so, woken by triggers. Exits with 1 when what it reports is not well. "
         "Example: manage.py invalidation audit --sample 500 --json"
     )
 
@@ -52,6 +55,14 @@ class Command(BaseCommand):
             type=_windows,
             default=WINDOWS,
             help="seconds after which to look again (default: 0,1,5,60)",
+        )
+        parser.add_argument(
+            "--listen",
+            action="store_true",
+            help="relay: go on until interrupted, at once when a trigger tells, else every second",
+        )
+        parser.add_argument(
+            "--database", default="default", help="the Postgres database to listen to (default: default)"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
@@ -75,10 +86,26 @@ class Command(BaseCommand):
         rows = sum(OutboxRow.objects.using(using).count() for using in databases)
         return {"rows": rows, "lag_seconds": round(lag, 3)}, lag < WORRYING_SECONDS
 
-    def _relay(self, _: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        relayed = relay()
+    def _relay(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        relayed = self._listen(options["database"]) if options["listen"] else relay()
         told = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.left}
         return told | {"lag_seconds": round(relayed.lag, 3)}, not relayed.left
+
+    def _listen(self, using: str) -> Relayed:
+        """Settle whenever told, until SIGTERM or SIGINT; return what the rounds did together."""
+        total, ended = Relayed(), threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+
+        def on_round(done: Relayed) -> bool:
+            total.rows += done.rows
+            total.keys += done.keys
+            total.left, total.lag = done.left, max(total.lag, done.lag)
+            return not ended.is_set()
+
+        self.stderr.write(f"listening to database {using!r}; end with Ctrl-C")
+        relay_when_told(using, on_round, pause=ended.wait)
+        return total
 
     def _audit(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         told: dict[str, Any] = {}

@@ -1,0 +1,308 @@
+"""Triggers: what Django does not see is caught in the database, and acted on by the relay."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection, models, transaction
+from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from cachebackend import CachedManager, RingCache, checks, invalidation
+from cachebackend.invalidation import caught, listening, triggers
+from cachebackend.models import OutboxRow
+from tests.shop.models import Author, Poem, Sonnet
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+AUTHOR, POEM = Author._meta.db_table, Poem._meta.db_table
+
+
+@pytest.fixture
+def author() -> Author:
+    """A row that is cached by its key and by its lookups."""
+    author = Author.objects.create(name="Sappho")
+    invalidation.relay()
+    Author.cached.get(pk=author.pk)
+    Author.cached.get(name="Sappho")
+    return author
+
+
+@pytest.fixture
+def other() -> Iterator[psycopg.Connection[Any]]:
+    """A program that knows nothing of Django."""
+    settings = connection.settings_dict
+    with psycopg.connect(
+        host=settings["HOST"],
+        port=settings["PORT"],
+        user=settings["USER"],
+        dbname=settings["NAME"],
+        autocommit=True,
+    ) as own:
+        yield own
+
+
+def owed() -> list[tuple[str, list[dict[str, str]]]]:
+    return [(row.label, row.rows) for row in OutboxRow.objects.order_by("pk")]
+
+
+def test_raw_sql_from_another_program_is_acted_on(author: Author, other: psycopg.Connection[Any]) -> None:
+    """The row, the lookup that was, and the absence that the new lookup had cached."""
+    with pytest.raises(Author.DoesNotExist):
+        Author.cached.get(name="Psappho")
+    other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    assert Author.cached.get(name="Sappho").pk == author.pk
+    relayed = invalidation.relay()  # at once: no writer is about to settle it
+    assert (relayed.rows, relayed.left) == (1, 0)
+    assert Author.cached.get(name="Psappho").pk == author.pk
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    with pytest.raises(Author.DoesNotExist):
+        Author.cached.get(name="Sappho")
+
+
+def test_a_statement_of_many_rows_owes_one_outbox_row(other: psycopg.Connection[Any]) -> None:
+    """A very large one a few, each of bounded size; one that changes nothing none."""
+    insert = (
+        f"INSERT INTO {AUTHOR} (name, code) SELECT 'n' || n, gen_random_uuid() FROM generate_series(1, %s) n"
+    )
+    other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW])
+    other.execute(f"UPDATE {AUTHOR} SET name = name || 'x' WHERE name = 'nobody'")
+    [(label, rows)] = owed()
+    assert label == "shop.author"
+    assert len(rows) == triggers.ROWS_PER_OUTBOX_ROW
+    assert rows[0].keys() == {"id", "name", "code"}
+    other.execute(f"DELETE FROM {AUTHOR}")
+    other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW + 1])
+    assert [len(rows) for _, rows in owed()[2:]] in ([1000, 1], [1, 1000])
+
+
+def test_truncate_owes_the_rows_that_it_removes(author: Author, other: psycopg.Connection[Any]) -> None:
+    """Those of the tables that it cascades to, too."""
+    poem = Poem.objects.create(author=author, title="Ode")
+    invalidation.relay()
+    Poem.cached.get(pk=poem.pk)
+    other.execute(f"TRUNCATE {AUTHOR} CASCADE")
+    assert invalidation.relay().rows == 2
+    for manager, pk in ((Author.cached, author.pk), (Poem.cached, poem.pk)):
+        with pytest.raises(manager.model.DoesNotExist):
+            manager.get(pk=pk)
+
+
+def test_copy_ends_the_absence_of_the_rows_that_it_brings(other: psycopg.Connection[Any]) -> None:
+    """A miss that was cached is asked again."""
+    with pytest.raises(Author.DoesNotExist):
+        Author.cached.get(name="Alcaeus")
+    with other.cursor() as cursor, cursor.copy(f"COPY {AUTHOR} (name, code) FROM STDIN") as copy:
+        copy.write_row(("Alcaeus", "9d1a44ba-5a5c-4a3c-8f43-8c3a0ed3a7a1"))
+    invalidation.relay()
+    assert Author.cached.get(name="Alcaeus").name == "Alcaeus"
+
+
+def test_a_cascade_of_the_database_is_acted_on(author: Author, other: psycopg.Connection[Any]) -> None:
+    """Django's own foreign keys do not cascade there, others' do."""
+    poem = Poem.objects.create(author=author, title="Ode")
+    invalidation.relay()
+    Poem.cached.get(pk=poem.pk)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"ALTER TABLE {POEM} ADD CONSTRAINT cascading FOREIGN KEY (author_id) "
+            f"REFERENCES {AUTHOR} (id) ON DELETE CASCADE"
+        )
+    try:
+        other.execute(f"DELETE FROM {AUTHOR} WHERE id = %s", [author.pk])
+        assert {label for label, _ in owed()} == {"shop.author", "shop.poem"}
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {POEM} DROP CONSTRAINT cascading")
+    invalidation.relay()
+    with pytest.raises(Poem.DoesNotExist):
+        Poem.cached.get(pk=poem.pk)
+
+
+def test_what_a_parents_table_holds_of_a_row_belongs_to_its_children(
+    author: Author, other: psycopg.Connection[Any]
+) -> None:
+    """Multi-table inheritance."""
+    sonnet = Sonnet.objects.create(author=author, title="18")
+    invalidation.relay()
+    assert Sonnet.cached.get(pk=sonnet.pk).title == "18"
+    other.execute(f"UPDATE {POEM} SET title = '130' WHERE id = %s", [sonnet.pk])
+    invalidation.relay()
+    assert Sonnet.cached.get(pk=sonnet.pk).title == "130"
+
+
+def test_another_search_path_does_not_lose_a_change(author: Author, other: psycopg.Connection[Any]) -> None:
+    """The outbox is looked for beside the table."""
+    other.execute("SET search_path TO pg_catalog")
+    other.execute(f"UPDATE public.{AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    assert invalidation.relay().rows == 1
+
+
+def test_a_rolled_back_statement_owes_nothing(author: Author, other: psycopg.Connection[Any]) -> None:
+    """The outbox row is a part of the transaction."""
+    with pytest.raises(ZeroDivisionError), other.transaction():
+        other.execute(f"DELETE FROM {AUTHOR}")
+        raise ZeroDivisionError
+    assert owed() == []
+
+
+def test_a_transaction_of_django_owes_no_second_row(author: Author) -> None:
+    """What triggers wrote in it becomes a part of its own row, which is dropped when settled."""
+    with transaction.atomic():
+        author.name = "Psappho"
+        author.save()
+        with transaction.atomic():
+            Poem.objects.create(author=author, title="Ode")
+        assert OutboxRow.objects.count() == 2
+    assert OutboxRow.objects.count() == 0
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+
+
+def test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit(author: Author) -> None:
+    """Nobody has to wait for the relay."""
+    with transaction.atomic():
+        Poem.objects.create(author=author, title="Ode")
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    assert OutboxRow.objects.count() == 0
+
+
+def test_the_listening_relay_acts_when_it_is_told(author: Author, other: psycopg.Connection[Any]) -> None:
+    """Long before its interval is over."""
+    rounds: list[invalidation.Relayed] = []
+    listens = threading.Event()
+
+    def on_round(relayed: invalidation.Relayed) -> bool:
+        rounds.append(relayed)
+        listens.set()
+        return relayed.rows == 0
+
+    def run() -> None:
+        try:
+            listening.relay_when_told("default", on_round, interval=600, pause=lambda _: None)
+        finally:
+            connection.close()
+
+    relay = threading.Thread(target=run)
+    relay.start()
+    assert listens.wait(30)
+    other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    relay.join(30)
+    assert not relay.is_alive()
+    assert rounds[-1].rows == 1
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+
+
+def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, author: Author) -> None:
+    """A connection that the database ended is no end of the relay."""
+    paused: list[float] = []
+    rounds: list[object] = []
+
+    def on_round(_: invalidation.Relayed) -> bool:
+        rounds.append(None)
+        if len(rounds) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE query = 'LISTEN ringcache_outbox' AND pid <> pg_backend_pid()"
+                )
+        return len(rounds) < 2
+
+    listening.relay_when_told("default", on_round, interval=0.5, pause=paused.append)
+    assert paused == [0.5]
+
+
+def test_only_postgres_can_be_listened_to() -> None:
+    """Another database is refused by name."""
+    with pytest.raises(ImproperlyConfigured, match="'lite'"):
+        listening.relay_when_told("lite", lambda _: False, pause=lambda _: None)
+
+
+@pytest.fixture
+def made_migrations(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Run ``makemigrations`` for the shop into a folder of the test's; return what it said."""
+    package = tmp_path / "made_for_shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    sys.path.insert(0, str(tmp_path))
+    importlib.invalidate_caches()
+
+    def run(command: str, *args: str, **kwargs: Any) -> str:
+        said = io.StringIO()
+        call_command(command, "shop", *args, stdout=said, **kwargs)
+        return said.getvalue()
+
+    with override_settings(MIGRATION_MODULES={"shop": "made_for_shop"}):
+        yield run
+    sys.path.remove(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("made_for_shop")]:
+        del sys.modules[name]
+
+
+def test_migrations_are_made_by_makemigrations(made_migrations: Callable[..., str]) -> None:
+    """They create the triggers, and a second run finds nothing left to do."""
+    made_migrations("makemigrations", verbosity=1)
+    sql = made_migrations("sqlmigrate", "0001_initial")
+    for table in ("author", "poem", "sonnet"):
+        for statement in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
+            assert f'{statement} ON "shop_{table}"' in sql
+    assert 'ON "shop_tag"\n' not in sql
+    assert "No changes" in made_migrations("makemigrations", dry_run=True)
+
+
+def test_a_model_that_is_gone_is_owed_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its outbox row goes; the log says that a trigger is left."""
+    OutboxRow.objects.create(label="shop.gone", rows=[{"id": "1"}])
+    assert invalidation.relay().rows == 1
+    assert "shop.gone" in caplog.text
+
+
+def test_without_pgtrigger_the_manager_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the model is made, not when a change is missed."""
+    monkeypatch.delitem(sys.modules, "cachebackend.invalidation.triggers")
+    monkeypatch.delattr("cachebackend.invalidation.triggers")
+    monkeypatch.setitem(sys.modules, "pgtrigger", None)
+    with (
+        isolate_apps("tests.shop"),
+        pytest.raises(ImproperlyConfigured, match=r"django-ringcache\[triggers\]"),
+    ):
+
+        class Ballad(models.Model):
+            cached = CachedManager["Ballad"](triggers=True)
+
+            class Meta:
+                app_label = "shop"
+
+
+def test_checks_tell_where_triggers_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apps without pgtrigger, and databases other than Postgres."""
+    assert checks.check_triggers_app() == checks.check_trigger_databases() == []
+    monkeypatch.setattr(checks.apps, "is_installed", lambda name: name != "pgtrigger")
+    assert [message.id for message in checks.check_triggers_app()] == ["ringcache.E003"] * 3
+    monkeypatch.undo()
+    monkeypatch.setattr(checks.router, "db_for_write", lambda _: "lite")
+    messages = checks.check_trigger_databases()
+    assert {message.id for message in messages} == {"ringcache.E004"}
+    assert "SQLite" in messages[0].msg
+
+
+def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring_cache: RingCache) -> None:
+    """Key names are made in one place, of equal values."""
+    keys = caught.keys_of_caught(
+        "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
+    )
+    row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}
+    assert set(Author.cached.keys_of(row)) <= keys["default"]

@@ -38,7 +38,7 @@ class RingCache(KeyedCache):
         self._location = location
         self._options: Mapping[str, Any] = params.get("OPTIONS", {})
         #: Keys that were missed in this request, and their leases; None: another had it.
-        self._missed: dict[bytes, bytes | None] = {}
+        self._missed: dict[bytes, protocol.Lease] = {}
 
     @cached_property
     def client(self) -> RingClient:
@@ -94,10 +94,24 @@ class RingCache(KeyedCache):
         if lease is protocol.HIT:
             self._missed.pop(key, None)
         else:
-            if len(self._missed) >= _MOST_MISSED:
-                self._missed.pop(next(iter(self._missed)))
-            self._missed[key] = lease
+            self._note_missed({key: lease})
         return value
+
+    def _get_many_and_lease(self, keys: Mapping[Any, bytes]) -> protocol.Operation[dict[Any, Any]]:
+        """Return the values of those keys that have one, remembering the leases of the others."""
+        found, leases = yield from protocol.get_many_and_lease(self.client.context, keys)
+        for name in found:
+            self._missed.pop(keys[name], None)
+        self._note_missed(leases)
+        return found
+
+    def _note_missed(self, leases: Mapping[bytes, protocol.Lease]) -> None:
+        for key, lease in leases.items():
+            if lease is None and self._missed.get(key) is not None:
+                continue  # the lease that stands may be the one that we have
+            self._missed[key] = lease
+        while len(self._missed) > _MOST_MISSED:
+            self._missed.pop(next(iter(self._missed)))
 
     @cached_property
     def _leases_on_get(self) -> bool:
@@ -301,11 +315,17 @@ class RingCache(KeyedCache):
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of those keys that have one, in one round trip."""
-        return self.client.run(protocol.get_many(self.client.context, self._keys(keys, version)))
+        return self.client.run(self._get_many(keys, version))
 
     async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of those keys that have one, in one round trip."""
-        return await self.client.arun(protocol.get_many(self.client.context, self._keys(keys, version)))
+        return await self.client.arun(self._get_many(keys, version))
+
+    def _get_many(self, keys: Iterable[Any], version: int | None) -> protocol.Operation[dict[Any, Any]]:
+        made = self._keys(keys, version)
+        if self._leases_on_get:
+            return self._get_many_and_lease(made)
+        return protocol.get_many(self.client.context, made)
 
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -322,7 +342,14 @@ class RingCache(KeyedCache):
     def _set_many(
         self, data: Mapping[Any, Any], timeout: Timeout, version: int | None
     ) -> protocol.Operation[list[Any]]:
-        return protocol.set_many(self.client.context, self._keys(data, version), data, self.ttl_ms(timeout))
+        context, keys, ttl_ms = self.client.context, self._keys(data, version), self.ttl_ms(timeout)
+        missed = {name: key for name, key in keys.items() if key in self._missed} if self._missed else {}
+        if not missed:
+            return (yield from protocol.set_many(context, keys, data, ttl_ms))
+        leases = {key: self._missed.pop(key) for key in missed.values()}
+        left = yield from protocol.set_many_by_lease(context, missed, data, ttl_ms, leases)
+        others = {name: key for name, key in keys.items() if name not in missed}
+        return left + (yield from protocol.set_many(context, others, data, ttl_ms)) if others else left
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
         """Delete many keys in one round trip."""
@@ -371,8 +398,10 @@ class RingCache(KeyedCache):
         return version + delta
 
     def close(self, **kwargs: Any) -> None:
-        """Forget what the request missed, at its end; connections are the process', and stay."""
-        self._missed.clear()
+        """Give back what the request leased and did not fill, at its end; connections stay."""
+        if self._missed:
+            leases, self._missed = self._missed, {}
+            self.client.run(protocol.give_back(self.client.context, leases))
 
 
 def _there(key: Any, total: int | None) -> int:

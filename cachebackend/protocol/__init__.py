@@ -10,7 +10,15 @@ from cachebackend.protocol.context import Context
 from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
 from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
-from cachebackend.protocol.implicit import HIT, get_and_lease, set_by_lease
+from cachebackend.protocol.implicit import (
+    HIT,
+    Lease,
+    get_and_lease,
+    get_many_and_lease,
+    give_back,
+    set_by_lease,
+    set_many_by_lease,
+)
 from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.partitions import Partition, QueueContext
 from cachebackend.protocol.quarantining import quarantine, unquarantine
@@ -39,6 +47,7 @@ __all__ = [
     "Folded",
     "Inspected",
     "Keep",
+    "Lease",
     "Load",
     "Loader",
     "ManyLoader",
@@ -61,8 +70,10 @@ __all__ = [
     "get",
     "get_and_lease",
     "get_many",
+    "get_many_and_lease",
     "get_or_load",
     "get_or_load_many",
+    "give_back",
     "has_key",
     "has_vouchers",
     "incr",
@@ -79,6 +90,7 @@ __all__ = [
     "set_",
     "set_by_lease",
     "set_many",
+    "set_many_by_lease",
     "sync",
     "touch",
     "ttl",

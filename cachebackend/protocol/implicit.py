@@ -8,17 +8,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from cachebackend.codec import lease_record
-from cachebackend.effects import Operation
+from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.reading import get
+from cachebackend.protocol.reading import get, get_many
 from cachebackend.protocol.swapping import FOR_EVER, PutNew, Swap, take
-from cachebackend.protocol.writing import delete
+from cachebackend.protocol.writing import delete, delete_many
 
-__all__ = ["HIT", "get_and_lease", "set_by_lease"]
+__all__ = [
+    "HIT",
+    "Lease",
+    "get_and_lease",
+    "get_many_and_lease",
+    "give_back",
+    "set_by_lease",
+    "set_many_by_lease",
+]
+
+#: What a miss left the reader with: a record that it may fill over; None: another has it.
+Lease: TypeAlias = bytes | None
+_RELEASE = Script("cachebackend.protocol", "release")
+K = TypeVar("K")
 
 #: In the place of a lease: there was a value.
 HIT: Any = object()
@@ -30,32 +44,93 @@ def get_and_lease(context: Context, key: bytes, missing: Any) -> Operation[tuple
     value = yield from get(context, key, _MISS)
     if value is not _MISS:
         return value, HIT
+    leases = yield from _take_leases(context, [key])
+    return missing, leases[key]
+
+
+def get_many_and_lease(
+    context: Context, keys: Mapping[K, bytes]
+) -> Operation[tuple[dict[K, Any], dict[bytes, Lease]]]:
+    """Return the values of those keys that have one, by name, and the leases of the others, by key."""
+    found = yield from get_many(context, keys)
+    missed = dict.fromkeys(key for name, key in keys.items() if name not in found)
+    return found, (yield from _take_leases(context, missed)) if missed else {}
+
+
+def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
+    """Take the lease of each key where nothing stands, all in one scatter."""
     life_ms = max(1, int(context.options.lease_timeout * 1000))
-    lease = lease_record(context.clock.token())
-    [reply] = yield from take(context, [PutNew(context.ring.owner(key), key, lease, life_ms)])
-    if reply is None:
-        context.stats.cell.leases_granted += 1
-    return missing, lease if reply is None else None
+    leases = {key: lease_record(context.clock.token()) for key in keys}
+    puts = [PutNew(context.ring.owner(key), key, lease, life_ms) for key, lease in leases.items()]
+    replies = yield from take(context, puts)
+    granted: dict[bytes, Lease] = dict.fromkeys(leases)
+    for (key, lease), reply in zip(leases.items(), replies, strict=True):
+        if reply is None:
+            context.stats.cell.leases_granted += 1
+            granted[key] = lease
+    return granted
+
+
+def give_back(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
+    """Give back leases that nothing was set by, so that nobody waits for it."""
+    held = [(key, lease) for key, lease in leases.items() if lease is not None]
+    if held:
+        yield Send([(context.ring.owner(key), _RELEASE.call([key], lease)) for key, lease in held])
 
 
 def set_by_lease(
-    context: Context, key: bytes, value: Any, ttl_ms: int | None, lease: bytes | None
+    context: Context, key: bytes, value: Any, ttl_ms: int | None, lease: Lease
 ) -> Operation[bool]:
     """Store a value that was missed before, if its lease still stands; return whether it does.
 
     What would be stale is dropped and counted. Without a lease another was loading, and
     whether this value is older than a write since cannot be told: it is dropped too.
     """
-    record = context.codec.encode(value)
     if ttl_ms is not None and ttl_ms <= 0:
+        context.codec.encode(value)  # what cannot be stored raises, whatever its timeout
         return (yield from delete(context, key))
-    reply: Any = None
-    if lease is not None:
-        life = FOR_EVER if ttl_ms is None else ttl_ms
-        [reply] = yield from take(context, [Swap(context.ring.owner(key), key, lease, record, life)])
-    if reply is None:
-        context.stats.cell.stale_sets_refused += 1
-    elif isinstance(reply, RingCacheError):
+    [reply] = yield from _swap(context, {key: lease}, {key: value}, ttl_ms)
+    if isinstance(reply, RingCacheError):
         context.settle(reply, None)
         return False
     return reply is not None
+
+
+def set_many_by_lease(
+    context: Context,
+    keys: Mapping[K, bytes],
+    values: Mapping[K, Any],
+    ttl_ms: int | None,
+    leases: Mapping[bytes, Lease],
+) -> Operation[list[K]]:
+    """Store values that were missed before, each if its lease still stands, in one scatter.
+
+    Returns the caller's names of those that no node confirmed; what was refused as it would
+    be stale is not among them.
+    """
+    named = {key: values[name] for name, key in keys.items()}
+    if ttl_ms is not None and ttl_ms <= 0:
+        left = set((yield from delete_many(context, list(named))))
+        return [name for name, key in keys.items() if key in left]
+    replies = dict(zip(named, (yield from _swap(context, leases, named, ttl_ms)), strict=True))
+    return [
+        name
+        for name, key in keys.items()
+        if isinstance(reply := replies[key], RingCacheError) and context.settle(reply, None) is None
+    ]
+
+
+def _swap(
+    context: Context, leases: Mapping[bytes, Lease], values: Mapping[bytes, Any], ttl_ms: int | None
+) -> Operation[list[Reply]]:
+    """Put values in the places of leases; return a reply for each, None for what was refused."""
+    life = FOR_EVER if ttl_ms is None else ttl_ms
+    records = {key: context.codec.encode(value) for key, value in values.items()}
+    swaps = {
+        key: Swap(context.ring.owner(key), key, lease, records[key], life)
+        for key in values
+        if (lease := leases[key]) is not None
+    }
+    replies = dict(zip(swaps, (yield from take(context, list(swaps.values()))), strict=True)) if swaps else {}
+    context.stats.cell.stale_sets_refused += sum(replies.get(key) is None for key in values)
+    return [replies.get(key) for key in values]

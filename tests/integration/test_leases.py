@@ -158,3 +158,52 @@ class TestImplicit:
         call(one, "get", "k")
         call(one, "set", "k", "v", 0)
         assert call(other, "get", "k") is None
+
+    def test_late_sets_of_many_keys_are_refused_one_by_one(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """What was invalidated is dropped, what was not is filled, what was not missed is set."""
+        reader, writer = caches
+        call(writer, "set", "there", 1)
+        assert call(reader, "get_many", ["there", "a", "b", "c"]) == {"there": 1}
+        call(writer, "delete", "b")
+        call(writer, "set", "c", "newer")
+        values = {"there": 2, "a": "old", "b": "old", "c": "old"}
+        assert call(reader, "set_many", values) == []
+        assert call(writer, "get_many", list(values)) == {"there": 2, "a": "old", "c": "newer"}
+        total = reader.client.stats.total()
+        assert (total.stale_sets_refused, total.leases_granted) == (2, 4)
+
+    def test_keys_missed_together_are_set_one_by_one_and_the_other_way_round(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """The lease is the key's, however it was asked for; asking twice does not lose it."""
+        reader, writer = caches
+        call(reader, "get_many", ["a", "b"])
+        call(reader, "get", "a")
+        call(reader, "set", "a", 1)
+        call(reader, "get", "c")
+        call(writer, "delete_many", ["b", "c"])
+        call(reader, "set_many", {"b": "old", "c": "old"})
+        assert call(reader, "get_many", ["a", "b", "c"]) == {"a": 1}
+
+    def test_a_timeout_of_nought_deletes_many(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """As a set of many does anywhere."""
+        one, other = caches
+        call(one, "get_many", ["a", "b"])
+        assert call(one, "set_many", {"a": 1, "b": 2}, 0) == []
+        assert call(other, "get_many", ["a", "b"]) == {}
+
+    def test_the_end_of_a_request_gives_its_leases_back(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """Who loads next need not wait until they lapse."""
+        one, other = caches
+        call(one, "get_many", ["a", "b"])
+        call(one, "get", "c")
+        call(one, "set", "c", 1)
+        one.close()
+        for key in ("a", "b"):
+            assert call(other, "get_or_set", key, "loaded") == "loaded"
+        assert call(other, "get", "c") == 1
+        assert other.client.stats.total().lease_waits == 0

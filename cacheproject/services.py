@@ -180,6 +180,19 @@ class Services:
         self._spawn(server)
         self._await(server, keep_port=True)
 
+    def add_node(self, name: str, *settings: str, conf: str | None = None) -> int:
+        """Start one more node and return its port.
+
+        Args:
+            name: What it is called.
+            settings: What it is given on its command line.
+            conf: The text of a file that it may rewrite, as a sentinel does.
+        """
+        self._add_node(name, settings, conf)
+        self._spawn(self._servers[name])
+        self._await(self._servers[name])
+        return self._servers[name].port
+
     def close(self) -> None:
         """End every server and remove their folder; may be called twice."""
         atexit.unregister(self.close)
@@ -202,13 +215,16 @@ class Services:
 
     # Starting
 
-    def _add_node(self, name: str, settings: Sequence[str]) -> None:
+    def _add_node(self, name: str, settings: Sequence[str], conf: str | None = None) -> None:
         folder = self.folder / name
         folder.mkdir()
-        binary = valkey_server()
+        binary: list[str | Path] = [valkey_server()]
+        if conf is not None:
+            (folder / "node.conf").write_text(conf)
+            binary.append(folder / "node.conf")
         self._servers[name] = _Server(
             name,
-            lambda port: [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder, *settings],
+            lambda port: [*binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder, *settings],
             _answers_ping,
             signal.SIGKILL,
         )
@@ -384,7 +400,7 @@ def _answers_ping(server: _Server) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", server.port), 0.5) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
     except OSError:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ class Connection:
     """A ready connection, written and read directly.
 
     The kernel keeps the timeout (``SO_RCVTIMEO``): Python's own costs a ``poll`` for
-    each call. A read that times out raises BlockingIOError.
+    each call. A read that times out raises BlockingIOError; under TLS, where Python keeps
+    it, TimeoutError.
     """
 
     __slots__ = ("_feed", "_gets", "_recv", "_redis", "_sendall", "_socket", "idle_since")
@@ -44,10 +46,10 @@ class Connection:
         # redis-py has no public way to its socket; the handshake is worth the private one
         held: Any = self._redis._sock
         self._socket: socket.socket = held
-        self._socket.settimeout(None)
-        interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+        if isinstance(held, ssl.SSLSocket):  # which would try again for ever when the kernel gives up
+            held.settimeout(timeout)
+        else:
+            _bound_by_kernel(held, timeout)
         reader = hiredis.Reader(replyError=reply_error)
         self._feed, self._gets = reader.feed, reader.gets
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
@@ -90,6 +92,13 @@ class Connection:
     def close(self) -> None:
         """Close it; may be called twice."""
         self._redis.disconnect()
+
+
+def _bound_by_kernel(held: socket.socket, timeout: float) -> None:
+    held.settimeout(None)
+    interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
 class BlockingPool:

@@ -9,6 +9,9 @@ import redis.connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cachebackend.node.sentinels import Sentinels
+from cachebackend.options import SENTINEL_SCHEME, sentinel_address
+
 __all__ = ["CLIENT_NAME", "Handshake"]
 
 #: What ``CLIENT LIST`` shows of us.
@@ -25,6 +28,11 @@ class Handshake:
     """
 
     def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
+        self._sentinels: Sentinels | None = None
+        if url.startswith(f"{SENTINEL_SCHEME}:"):
+            address = sentinel_address(url)
+            self._sentinels = Sentinels(address, connect_timeout, socket_timeout)
+            url = address.node_url
         self._given: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
         self._class = self._given.pop("connection_class", redis.connection.Connection)
         self._given.update(
@@ -42,7 +50,10 @@ class Handshake:
         Raises:
             OSError, redis.RedisError: It could not be made.
         """
-        connection: redis.connection.AbstractConnection = self._class(**self._given)
+        given = dict(self._given)
+        if self._sentinels is not None:
+            given["host"], given["port"] = self._sentinels.primary()
+        connection: redis.connection.AbstractConnection = self._class(**given)
         connection.connect()  # type: ignore[no-untyped-call]
         return connection
 
@@ -54,6 +65,8 @@ class Handshake:
         """
         twin = getattr(redis.asyncio.connection, self._class.__name__)
         given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        if self._sentinels is not None:
+            given["host"], given["port"] = await self._sentinels.primary_async()
         connection: redis.asyncio.connection.AbstractConnection = twin(**given)
         await connection.connect()  # type: ignore[no-untyped-call]
         return connection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable
 
 import hiredis
@@ -17,6 +19,9 @@ pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[
 
 #: What a connection that fails raises, whether redis-py or the socket noticed.
 CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)
+
+#: What an answer that does not come raises: the kernel's timeout, Python's, the same under TLS, redis-py's.
+_TIMEOUTS = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, redis.exceptions.TimeoutError)
 
 #: Answers that say the node cannot serve now, whoever asks whatever.
 _CANNOT_SERVE = frozenset(
@@ -39,11 +44,33 @@ def reply_error(text: str) -> RingCacheError:
 
 def unavailable(name: str, error: BaseException, timeout: float) -> NodeUnavailableError:
     """Return the error of a node that did not answer; it never holds the node's URL."""
-    if isinstance(error, BlockingIOError | TimeoutError | redis.exceptions.TimeoutError):
-        told = NodeUnavailableError(f"node {name!r} did not answer within {timeout:g} s")
-    elif isinstance(error, redis.exceptions.AuthenticationError):
-        told = NodeUnavailableError(f"node {name!r} refused the user or password")
-    else:
-        told = NodeUnavailableError(f"node {name!r} is not reachable: {error or type(error).__name__}")
+    told = NodeUnavailableError(f"node {name!r} {_what_happened(error, timeout)}")
     told.__cause__ = error
     return told
+
+
+def _what_happened(error: BaseException, timeout: float) -> str:
+    if isinstance(error, _TIMEOUTS):
+        return f"did not answer within {timeout:g} s"
+    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
+        return "refused the user or password"
+    if "max number of clients" in str(error):
+        return "takes no more connections (its maxclients)"
+    if "DB index is out of range" in str(error) or "Invalid Database" in str(error):
+        return "has no such database"
+    cause = _causes(error)
+    if any(isinstance(each, ssl.SSLCertVerificationError) for each in cause):
+        return f"could not be trusted: {error}"
+    if any(isinstance(each, socket.gaierror) for each in cause):
+        return f"has a host of which no address is known: {error}"
+    return f"is not reachable: {error or type(error).__name__}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and those that it was made of, the last first."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found

@@ -7,7 +7,18 @@ and named by the path of its setting before anything is built.
 
 from cachebackend.options.faults import Faults
 from cachebackend.options.ring import RingOptions
+from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
 from cachebackend.options.writebehind import WriteBehindOptions
 
-__all__ = ["Faults", "NodeAddress", "RingOptions", "WriteBehindOptions", "parse_node", "parse_nodes"]
+__all__ = [
+    "SENTINEL_SCHEME",
+    "Faults",
+    "NodeAddress",
+    "RingOptions",
+    "SentinelAddress",
+    "WriteBehindOptions",
+    "parse_node",
+    "parse_nodes",
+    "sentinel_address",
+]

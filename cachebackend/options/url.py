@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
+from cachebackend.options.sentinel import SENTINEL_PARAMETERS, SENTINEL_SCHEME, sentinel_address
 
 __all__ = ["NodeAddress", "parse_node", "parse_nodes"]
 
@@ -16,13 +17,16 @@ WEIGHT_RANGE = (0.1, 10.0)
 #: Owners are kept as one byte a slot.
 MOST_NODES = 255
 _NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
-_SCHEMES = ("redis", "rediss", "unix")
+_SCHEMES = ("redis", "rediss", "unix", SENTINEL_SCHEME)
+#: Between URLs in one string; the comma between two sentinels is not followed by a scheme.
+_BETWEEN_URLS = re.compile(r"[;\s]+|,\s*(?=[a-z+]+://|$)")
 #: What the query of a URL may say; TLS' own for rediss:// alone.
 _PARAMETERS = frozenset({"db", "name", "weight"})
 _TLS_PARAMETERS = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
     | {"ssl_password"}
 )
+_MORE_PARAMETERS = {"rediss": _TLS_PARAMETERS, SENTINEL_SCHEME: SENTINEL_PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,9 @@ class NodeAddress:
     @property
     def public_url(self) -> str:
         """The URL without its user and password, fit for logs and pages."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        secret = "***@" if "@" in parts.netloc else ""
-        query = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(parts.query)])
-        return f"{parts.scheme}://{secret}{host}{parts.path}" + (f"?{query}" if query else "")
+        where, mark, query = self.url.partition("?")
+        masked = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(query)])
+        return re.sub(r"//[^/]*@", "//***@", where) + mark + masked
 
     def __repr__(self) -> str:
         return f"NodeAddress(name={self.name!r}, weight={self.weight:g}, url={self.public_url!r})"
@@ -60,6 +62,13 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
     if not isinstance(url, str):
         faults.add(key, f"must be a URL such as 'redis://host:6379/0?name=a', got a {type(url).__name__}")
         return None
+    if url.startswith(f"{SENTINEL_SCHEME}:"):
+        try:
+            service = sentinel_address(url).service
+        except ValueError as error:
+            faults.add(key, str(error))
+            return None
+        return _named(url, SENTINEL_SCHEME, service, key, faults)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -80,6 +89,9 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         if not host:
             faults.add(key, "names no host")
             return None
+        if "," in host:
+            faults.add(key, "names several hosts; write a URL for each, or redis+sentinel://")
+            return None
         if port == 0:
             faults.add(key, "the port must be from 1 to 65535, got 0")
             return None
@@ -87,7 +99,13 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
             faults.add(key, f"the database must be a number, got {parts.path.strip('/')!r}")
             return None
         address = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    return _named(url, parts.scheme, address, key, faults)
+
+
+def _named(url: str, scheme: str, address: str, key: object, faults: Faults) -> NodeAddress | None:
+    """Take the query of a URL apart, by which a node is told from others."""
+    where, _, query_text = url.partition("#")[0].partition("?")
+    query = parse_qsl(query_text, keep_blank_values=True)
     given = dict(query)
     name, weight = given.get("name", address), _weight(given.get("weight", "1"))
     if not _NAME.fullmatch(name):
@@ -97,16 +115,16 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         low, high = WEIGHT_RANGE
         faults.add(key, f"the weight must be a number from {low:g} to {high:g}, got {given['weight']!r}")
         return None
-    if fault := _query_fault(parts.scheme, given):
+    if fault := _query_fault(scheme, given):
         faults.add(key, fault)
         return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
-    return NodeAddress(name, weight, url.partition("?")[0] + (f"?{rest}" if rest else ""))
+    return NodeAddress(name, weight, where + (f"?{rest}" if rest else ""))
 
 
 def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
     """Return what is wrong with the query of a URL, or None."""
-    known = _PARAMETERS | (_TLS_PARAMETERS if scheme == "rediss" else frozenset())
+    known = _PARAMETERS | _MORE_PARAMETERS.get(scheme, frozenset())
     if unknown := sorted(set(given) - known):
         return f"the parameter {unknown[0]!r} is not known; known are {', '.join(sorted(known))}"
     if not given.get("db", "0").isdigit():
@@ -117,7 +135,7 @@ def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
     """Take a list of URLs apart; two of one name are a fault."""
     if isinstance(urls, str):
-        urls = [part for part in re.split(r"[;,\s]+", urls) if part]
+        urls = [part for part in _BETWEEN_URLS.split(urls) if part]
     if not isinstance(urls, Sequence):
         faults.add(None, f"must be a URL or a list of URLs, got a {type(urls).__name__}")
         return ()

@@ -26,7 +26,10 @@ def test_every_fault_is_told_with_its_path() -> None:
     """Two faults in two places are two lines, each opening with the path of its setting."""
     faults = faults_of([URL, "http://x"], lease_timeout=-1, codec="xml")
     assert faults == (
-        "CACHES['default']['LOCATION'][1]: must begin with one of redis://, rediss://, unix://, got 'http'",
+        (
+            "CACHES['default']['LOCATION'][1]: must begin with one of redis://, rediss://, unix://, "
+            "redis+sentinel://, got 'http'"
+        ),
         "CACHES['default']['OPTIONS']['lease_timeout']: must be > 0 seconds, got -1",
         "CACHES['default']['OPTIONS']['codec']: must be one of auto, pickle, got 'xml'",
     )

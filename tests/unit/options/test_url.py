@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes
+from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes, sentinel_address
 
 
 def parsed(url: object) -> NodeAddress:
@@ -26,6 +26,7 @@ def fault_of(url: object) -> str:
         ("redis://h", "h:6379", 1.0, "redis://h"),
         ("rediss://[::1]:7/0", "[::1]:7", 1.0, "rediss://[::1]:7/0"),
         ("unix:///run/redis.sock?db=1&name=s", "s", 1.0, "unix:///run/redis.sock?db=1"),
+        ("redis+sentinel://h1,h2:1/shop/2?weight=2", "shop", 2.0, "redis+sentinel://h1,h2:1/shop/2"),
     ],
 )
 def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, rest: str) -> None:
@@ -51,6 +52,12 @@ def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, re
         ("redis://h?db=abc", "the database must be a number, got 'abc'"),
         ("redis://h:0", "the port must be from 1 to 65535"),
         ("unix://foo/bar", "names no socket"),
+        ("redis://h1,h2", "names several hosts"),
+        ("redis+sentinel://h1,h2", "names no service"),
+        ("redis+sentinel://h1,/shop", "each sentinel must be a host"),
+        ("redis+sentinel://::1/shop", "an IPv6 address stands in brackets"),
+        ("redis+sentinel://h1/shop/zero", "the database must be a number"),
+        ("redis+sentinel://h1/shop?ssl_keyfile=f", "the parameter 'ssl_keyfile' is not known"),
     ],
 )
 def test_a_bad_url_is_told_clearly(url: object, says: str) -> None:
@@ -72,6 +79,26 @@ def test_a_node_never_shows_its_password() -> None:
     assert node.public_url == "rediss://***@h:1/0?ssl_password=%2A%2A%2A"
     assert "p%40ss" not in repr(node)
     assert "hunter2" not in repr(node)
+
+
+def test_sentinels_are_taken_apart() -> None:
+    """Hosts of every kind; the account is the node's, the sentinels have their own."""
+    address = sentinel_address(
+        "redis+sentinel://me:p%40ss@h1,[::1]:7,10.0.0.1:8/my%20shop/3?sentinel_username=s&sentinel_password=hun%26ter2"
+    )
+    assert address.hosts == (("h1", 26379), ("::1", 7), ("10.0.0.1", 8))
+    assert (address.service, address.username, address.password) == ("my shop", "s", "hun&ter2")
+    assert address.node_url == "redis://me:p%40ss@behind.sentinel/3"
+    assert "hun" not in repr(address)
+    assert "p%40ss" not in repr(address)
+
+
+def test_sentinels_of_one_url_are_not_several_urls() -> None:
+    """In one string, a comma parts URLs only before a scheme; passwords are masked."""
+    text = "redis+sentinel://:hunter2@h1,h2/shop?sentinel_password=hunter2,redis://b"
+    nodes = parse_nodes(text, Faults("NODES"))
+    assert [node.name for node in nodes] == ["shop", "b:6379"]
+    assert nodes[0].public_url == "redis+sentinel://***@h1,h2/shop?sentinel_password=%2A%2A%2A"
 
 
 @pytest.mark.parametrize("text", ["redis://a,redis://b", "redis://a; redis://b", "redis://a redis://b"])

@@ -1,0 +1,262 @@
+"""How a node is reached: users, TLS, sockets, IPv6, sentinels; and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trustme
+
+from cachebackend import RingCache
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from tests.fix_connections import PASSWORD, QUOTED, Guarded, TLSTerminator, Watched
+
+Open = Callable[..., RingCache]
+SECRETS = (PASSWORD, QUOTED, "node-secret", "sentinel-secret", "wrong-secret")
+
+
+@pytest.fixture
+def open_cache() -> Iterator[Open]:
+    """Make a cache of one node that raises what goes wrong; its connections end with the test."""
+    made: list[RingCache] = []
+
+    def make(url: str, **options: Any) -> RingCache:
+        given = {"on_node_failure": "raise", "connect_timeout": 2.0, "socket_timeout": 2.0, **options}
+        made.append(RingCache([url], {"OPTIONS": given}))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        cache.client.close()
+
+
+def works(cache: RingCache) -> None:
+    """Store and read, blocking and in an event loop."""
+
+    async def main() -> None:
+        assert await cache.aget("k") == "v"
+        await cache.aset("k", "w")
+
+    cache.set("k", "v")
+    asyncio.run(main())
+    assert cache.get("k") == "w"
+
+
+def failure_of(cache: RingCache, call: Callable[..., Any]) -> str:
+    """Return what a read says that must fail, having looked for passwords in all that it tells."""
+    with pytest.raises(NodeUnavailableError) as raised:
+        call(cache, "get", "k")
+    told = "".join(traceback.format_exception(raised.value))
+    assert not any(secret in told for secret in SECRETS)
+    return str(raised.value)
+
+
+class TestLogin:
+    """A node with users."""
+
+    def test_a_user_and_a_password_of_special_characters(self, guarded: Guarded, open_cache: Open) -> None:
+        """They are percent-encoded in the URL."""
+        works(open_cache(guarded.url()))
+
+    def test_a_unix_socket(self, guarded: Guarded, open_cache: Open) -> None:
+        """With user and password, too."""
+        works(open_cache(f"unix://app:{QUOTED}@{guarded.socket}?db=1&name=g"))
+
+    def test_ipv6_in_brackets(self, guarded: Guarded, open_cache: Open) -> None:
+        """Where the machine has it."""
+        try:
+            socket.create_connection(("::1", guarded.port), 1).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        works(open_cache(guarded.url(host="[::1]")))
+
+    @pytest.mark.parametrize("account", ["app:wrong-secret", ":wrong-secret", "nobody:wrong-secret"])
+    def test_a_wrong_password_is_told_without_it(
+        self, guarded: Guarded, open_cache: Open, call: Any, account: str
+    ) -> None:
+        """And without the user's name."""
+        cache = open_cache(guarded.url(account))
+        assert failure_of(cache, call) == "node 'g' refused the user or password"
+
+    def test_no_password_where_one_is_wanted(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """It is told as what it is."""
+        url = guarded.url().replace(f"app:{QUOTED}@", "")
+        assert failure_of(open_cache(url), call) == "node 'g' refused the user or password"
+
+    def test_a_user_who_may_not_write_is_told_so(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """The node is well; what it answered is passed on."""
+        cache = open_cache(guarded.url("reader:reader"))
+        call(cache, "get", "k")
+        with pytest.raises(NodeReplyError, match="NOPERM"):
+            call(cache, "set", "k", "v")
+
+    def test_a_database_that_is_not_there(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """It is told as what it is."""
+        assert failure_of(open_cache(guarded.url(database=99)), call) == "node 'g' has no such database"
+
+    def test_a_node_that_takes_no_more_connections(
+        self, guarded: Guarded, open_cache: Open, call: Any
+    ) -> None:
+        """It is the node's limit, and named as such."""
+        with redis.Redis(port=guarded.port, username="admin", password="admin") as admin:
+            usual = admin.config_get("maxclients")["maxclients"]
+            admin.config_set("maxclients", 1)
+            try:
+                said = failure_of(open_cache(guarded.url()), call)
+            finally:
+                admin.config_set("maxclients", usual)
+        assert said == "node 'g' takes no more connections (its maxclients)"
+
+    def test_a_name_that_cannot_be_resolved(self, open_cache: Open, call: Any) -> None:
+        """The host is named."""
+        said = failure_of(open_cache(f"redis://app:{QUOTED}@no-such-host.invalid/0?name=g"), call)
+        assert said.startswith("node 'g' has a host of which no address is known: ")
+        assert "no-such-host.invalid" in said
+
+    def test_nothing_that_is_logged_or_shown_has_a_password(
+        self, guarded: Guarded, open_cache: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Neither a failure taken for a miss, nor the representation of options and clients."""
+        caplog.set_level(logging.DEBUG)
+        cache = open_cache(guarded.url(f"nobody:{QUOTED}"), on_node_failure="miss")
+        assert cache.get("k") is None
+        assert caplog.text
+        shown = caplog.text + repr(cache.client.context.options) + repr(cache.client.nodes) + repr(cache)
+        assert not any(secret in shown for secret in SECRETS)
+
+
+class TestTLS:
+    """A node behind TLS, its certificate made by the test's own authority."""
+
+    @pytest.fixture
+    def terminator(self, guarded: Guarded, authority: trustme.CA) -> Iterator[TLSTerminator]:
+        """Shows a certificate of localhost, and lets in who shows one of the same authority."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        terminator = TLSTerminator(guarded.port, context)
+        yield terminator
+        terminator.close()
+
+    @pytest.fixture
+    def url(self, terminator: TLSTerminator, authority: trustme.CA, tmp_path: Path) -> Callable[..., str]:
+        """Write the files, and return a URL that names those asked for."""
+        mine = authority.issue_cert("client@example.org")
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        mine.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+        own = {"ssl_ca_certs": tmp_path / "ca.pem", "ssl_certfile": tmp_path / "client.pem"}
+        own["ssl_keyfile"] = own["ssl_certfile"]
+
+        def make(*names: str, host: str = "localhost") -> str:
+            query = "".join(f"&{name}={own[name]}" for name in names)
+            return f"rediss://app:{QUOTED}@{host}:{terminator.port}/0?name=g{query}"
+
+        return make
+
+    def test_a_client_certificate_and_an_authority_of_ones_own(
+        self, url: Callable[..., str], open_cache: Open
+    ) -> None:
+        """Blocking and in asyncio; no connection is left when the event loop ends."""
+        works(open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")))
+
+    def test_many_values_and_large_ones(self, url: Callable[..., str], open_cache: Open, call: Any) -> None:
+        """More than one TLS record holds."""
+        cache = open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+        values = {f"k{number}": "x" * 50_000 for number in range(20)}
+        assert call(cache, "set_many", values) == []
+        assert call(cache, "get_many", list(values)) == values
+
+    def test_an_unknown_authority_is_refused(
+        self, url: Callable[..., str], open_cache: Open, call: Any
+    ) -> None:
+        """Certificates are verified unless the URL says otherwise."""
+        said = failure_of(open_cache(url("ssl_certfile", "ssl_keyfile")), call)
+        assert said.startswith("node 'g' could not be trusted: ")
+        assert "certificate verify failed" in said.lower()
+
+    def test_a_certificate_of_another_host_is_refused(
+        self, url: Callable[..., str], open_cache: Open, call: Any
+    ) -> None:
+        """The name counts, not only who signed."""
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        said = failure_of(open_cache(url(*names, host="127.0.0.1")), call)
+        assert said.startswith("node 'g' could not be trusted: ")
+
+    def test_without_a_client_certificate_the_node_refuses(
+        self, url: Callable[..., str], open_cache: Open, call: Any
+    ) -> None:
+        """It is an error of the connection, not a hang."""
+        assert "'g'" in failure_of(open_cache(url("ssl_ca_certs")), call)
+
+    def test_a_node_that_answers_nothing_times_out(
+        self, url: Callable[..., str], open_cache: Open, guarded: Guarded, own_services: Any, call: Any
+    ) -> None:
+        """By the same words as without TLS."""
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        cache = open_cache(url(*names), socket_timeout=0.3)
+        cache.set("k", "v")
+        own_services.stop("guarded")
+        try:
+            assert failure_of(cache, call) == "node 'g' did not answer within 0.3 s"
+        finally:
+            own_services.resume("guarded")
+
+
+class TestSentinel:
+    """A node that sentinels watch."""
+
+    def test_a_failover_costs_its_moment_and_no_setting(self, watched: Watched, open_cache: Open) -> None:
+        """The primary is killed; sentinels promote the replica, and the cache goes on there."""
+        cache = open_cache(watched.url)
+        wait(lambda: works(cache))
+        wait(lambda: replica_has_caught_up(watched))
+        watched.services.kill("primary")
+        with pytest.raises(NodeUnavailableError):
+            cache.get("k")
+        wait(lambda: works(cache))
+        with redis.Redis(port=watched.nodes["replica"], password="node-secret") as promoted:
+            assert promoted.role()[0] == b"master"
+            assert promoted.dbsize() == 1
+
+    def test_sentinels_that_know_no_such_service_are_named(
+        self, watched: Watched, open_cache: Open, call: Any
+    ) -> None:
+        """So are those that cannot be asked; no password is told."""
+        ports = ", ".join(f"127.0.0.1:{port}" for port in [1, *watched.sentinels])
+        said = failure_of(open_cache(watched.url.replace("/shop", "/other")), call)
+        assert said == f"node 'other' is not reachable: no sentinel of {ports} knows a primary named 'other'"
+        wrong = watched.url.replace("sentinel-secret", "wrong-secret")
+        assert "knows a primary named 'shop'" in failure_of(open_cache(wrong), call)
+
+
+def replica_has_caught_up(watched: Watched) -> None:
+    with redis.Redis(port=watched.nodes["primary"], password="node-secret") as primary:
+        assert primary.info("replication")["connected_slaves"] == 1
+        assert primary.wait(1, 1000) == 1
+    for port in watched.sentinels:
+        with redis.Redis(port=port, password="sentinel-secret") as sentinel:
+            assert len(sentinel.sentinel_slaves(watched.service)) == 1
+            assert len(sentinel.sentinel_sentinels(watched.service)) == 2
+
+
+def wait(check: Callable[[], object], seconds: float = 30.0) -> None:
+    """Try until it holds."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            check()
+        except (NodeUnavailableError, AssertionError, redis.RedisError, IndexError):
+            if time.monotonic() > end:
+                raise
+        else:
+            return

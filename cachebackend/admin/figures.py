@@ -21,6 +21,7 @@ from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox, keys_in
 from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import UP
+from cachebackend.ring import slot_of
 from cachebackend.stats import Counts
 
 __all__ = [
@@ -261,7 +262,7 @@ def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool)
         "key": key,
         "made": made.decode("utf-8", "replace"),
         "owner": client.ring.names[owner],
-        "slot": client.ring.slot(made),
+        "slot": slot_of(made),
     }
     try:
         found = client.run(protocol.inspect(client.context, made))

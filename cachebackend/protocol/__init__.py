@@ -5,7 +5,7 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.clearing import clear
+from cachebackend.protocol.clearing import clear, sweep
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
@@ -91,6 +91,7 @@ __all__ = [
     "set_by_lease",
     "set_many",
     "set_many_by_lease",
+    "sweep",
     "sync",
     "touch",
     "ttl",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cachebackend.effects import Command, Operation, Send
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["clear"]
+__all__ = ["clear", "sweep"]
 
 #: Keys that a node looks at for each SCAN; a node is busy for about a millisecond.
 SCAN_COUNT = 1000
@@ -42,3 +42,33 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
             counts = yield Send(unlinks)
             deleted += sum(context.settle(count, 0) for count in counts)
     return deleted
+
+
+def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int], None]) -> Operation[int]:
+    """Find keys that match a Redis pattern on nodes that do not own them, and delete them; return how many.
+
+    Args:
+        context: The alias.
+        pattern: What its keys look like.
+        delete: Whether to delete them, or only to count.
+        tell: Called now and then with how many keys were looked at.
+
+    Raises:
+        NodeUnavailableError: A node did not answer.
+    """
+    foreign = looked = 0
+    for node in range(len(context.ring)):
+        cursor = b""
+        while cursor != b"0":
+            scan = (b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", SCAN_COUNT)
+            [reply] = yield Send([(node, scan)])
+            if isinstance(reply, RingCacheError):
+                raise reply
+            cursor, keys = reply
+            looked += len(keys)
+            strays = [key for key in keys if context.ring.owner(key) != node]
+            foreign += len(strays)
+            if strays and delete:
+                yield Send([(node, (b"UNLINK", *strays))])
+        tell(looked)
+    return foreign

@@ -33,11 +33,6 @@ class Ring:
         """Return the index of the node that owns a key."""
         return self._table[xxh3_64_intdigest(key) >> SLOT_SHIFT]
 
-    @staticmethod
-    def slot(key: bytes) -> int:
-        """Return the slot of a key."""
-        return xxh3_64_intdigest(key) >> SLOT_SHIFT
-
     def owner_of_slot(self, slot: int) -> int:
         """Return the index of the node that owns a slot."""
         return self._table[slot]

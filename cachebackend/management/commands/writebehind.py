@@ -13,12 +13,11 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
-from rich.console import Console
-from rich.table import Table
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
+from cachebackend.management.tables import print_table
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.parking import row_of
 from cachebackend.writebehind.queue import model_named
@@ -256,13 +255,8 @@ class Command(BaseCommand):
             self.stdout.write(text)
 
     def _table(self, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-        if self._is_json:
-            return
-        table = Table(*names, box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*map(str, row))
-        if table.row_count:
-            Console(file=self.stdout).print(table)  # type: ignore[arg-type]  # it writes, as a file does
+        if not self._is_json:
+            print_table(self.stdout, names, rows)
 
 
 def _label(name: str) -> str:

@@ -1,0 +1,251 @@
+"""``manage.py ring``: how the ring is, who owns a key, what a change of nodes would move."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.cache import caches
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connections
+
+from cachebackend import protocol, writebehind
+from cachebackend.backend import RingCache
+from cachebackend.client import RingClient
+from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.errors import RingCacheError
+from cachebackend.invalidation import outbox_lag
+from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.management.tables import print_table
+from cachebackend.options import Faults, parse_nodes
+from cachebackend.ring import SLOTS, Ring, slot_of
+
+__all__ = ["Command"]
+
+#: Nodes must agree on the time to so many seconds for what they say of ages to mean anything.
+CLOCK_SECONDS = 5.0
+#: A delete that is owed for longer says that no relay runs.
+WORRYING_LAG_SECONDS = 10.0
+EXAMPLES = """examples:
+  manage.py ring status
+  manage.py ring owner product:17 --alias default
+  manage.py ring plan redis://10.0.0.1:6379/0?name=a redis://10.0.0.4:6379/0?name=d
+  manage.py ring doctor --json
+  manage.py ring cleanup --yes
+Exits with 1 when what it reports is not well.
+"""
+
+
+class Command(BaseCommand):
+    """Status, owner, plan, doctor and cleanup of the ring."""
+
+    help = (
+        "See the ring's nodes, find a key's owner, plan a change of nodes, and look for what is set up wrong."
+    )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the lines of the examples."""
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take what to do."""
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        common = CommandParser(add_help=False)
+        common.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        common.add_argument("--alias", help="a cache alias; default: every ring cache, or 'default'")
+        actions.add_parser("status", parents=[common], help="each node, its state and what it holds")
+        owner = actions.add_parser("owner", parents=[common], help="which node owns a key, and what it holds")
+        owner.add_argument("key", help="the key, as it is given to cache.get()")
+        owner.add_argument("--version", type=int, dest="key_version", help="the key's version")
+        plan = actions.add_parser("plan", parents=[common], help="what a change of nodes would move")
+        plan.add_argument("nodes", nargs="+", metavar="URL", help="the nodes as LOCATION would name them")
+        actions.add_parser("doctor", parents=[common], help="look for what is set up wrong")
+        cleanup = actions.add_parser(
+            "cleanup", parents=[common], help="delete what nodes hold and do not own"
+        )
+        cleanup.add_argument("--yes", action="store_true", help="delete; without it only count")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Do it, print it, and exit accordingly."""
+        self._is_json = options["json"]
+        if options["alias"] and options["alias"] not in ring_aliases():
+            message = (
+                f"{options['alias']!r} is no ring cache; there are {', '.join(ring_aliases()) or 'none'}"
+            )
+            raise CommandError(message)
+        try:
+            found, is_well = getattr(self, f"_{options['action']}")(options)
+        except RingCacheError as error:
+            raise CommandError(str(error)) from error
+        if self._is_json:
+            self.stdout.write(json.dumps(found, default=str))
+        if not is_well:
+            sys.exit(1)
+
+    def _status(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        told: dict[str, Any] = {}
+        for alias, client in _clients(options["alias"]):
+            infos = client.run(protocol.node_infos(client.context))
+            shares = client.ring.shares()
+            told[alias] = [
+                _node(name, share, info)
+                for name, share, info in zip(client.ring.names, shares, infos, strict=True)
+            ]
+            self._say(f"{alias}: {len(told[alias])} nodes")
+            self._table(
+                ("node", "state", "share", "server", "memory", "policy", "keys", "evicted"),
+                [[each[name] for name in _COLUMNS] for each in told[alias]],
+            )
+            for each in told[alias]:
+                if each["error"]:
+                    self._say(f"{each['node']}: {each['error']}")
+        is_well = all(each["state"] == "up" for nodes in told.values() for each in nodes)
+        return {"aliases": told, "well": is_well}, is_well
+
+    def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        cache = _cache(options["alias"] or "default")
+        client, made = cache.client, cache.key_bytes(options["key"], options["key_version"])
+        owner = client.ring.names[client.ring.owner(made)]
+        told: dict[str, Any] = {
+            "key": options["key"],
+            "made": made.decode("utf-8", "replace"),
+            "slot": slot_of(made),
+            "owner": owner,
+        }
+        try:
+            found = client.run(protocol.inspect(client.context, made))
+        except RingCacheError as error:
+            told |= {"holds": None, "error": str(error)}
+        else:
+            told |= {"holds": found.kind, "bytes": found.size, "ttl_seconds": found.ttl}
+        for name, value in told.items():
+            self._say(f"{name}: {value}")
+        return told, "error" not in told
+
+    def _plan(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        faults = Faults("ring plan")
+        wanted = parse_nodes(options["nodes"], faults)
+        faults.raise_any()
+        client = _cache(options["alias"] or "default").client
+        new = Ring([(node.name, node.weight) for node in wanted])
+        moved = client.ring.moved(new) / SLOTS
+        now = dict(zip(client.ring.names, client.ring.shares(), strict=True))
+        then = dict(zip(new.names, new.shares(), strict=True))
+        names = list(dict.fromkeys([*now, *then]))
+        rows = [(name, now.get(name, 0) / SLOTS, then.get(name, 0) / SLOTS) for name in names]
+        self._table(("node", "share now", "share then"), [(n, f"{a:.1%}", f"{b:.1%}") for n, a, b in rows])
+        self._say(f"{moved:.1%} of the keys would change their owner, and be missed there once")
+        told = {name: {"now": round(a, 4), "then": round(b, 4)} for name, a, b in rows}
+        return {"moved": round(moved, 4), "nodes": told}, True
+
+    def _doctor(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        faults = [
+            fault for alias, client in _clients(options["alias"]) for fault in _ring_faults(alias, client)
+        ]
+        try:
+            lag = max((outbox_lag(using) for using in connections if has_outbox(using)), default=0.0)
+        except DatabaseError as error:
+            faults.append(f"the database does not answer: {error}")
+        else:
+            if lag > WORRYING_LAG_SECONDS:
+                faults.append(
+                    f"deletes have been owed for {lag:.0f} s: run a worker, or `invalidation relay`"
+                )
+        if write_behind_options().nodes:
+            faults += writebehind.node_faults()
+        for fault in faults:
+            self._say(fault)
+        if not faults:
+            self._say("nothing is set up wrong")
+        return {"faults": faults, "well": not faults}, not faults
+
+    def _cleanup(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        told = {}
+        for alias in [options["alias"]] if options["alias"] else ring_aliases():
+            cache = _cache(alias)
+            client = cache.client
+            found = client.run(
+                protocol.sweep(client.context, cache.pattern, delete=options["yes"], tell=self._progress)
+            )
+            told[alias] = {"foreign": found, "deleted": found if options["yes"] else 0}
+            done = "deleted" if options["yes"] else "found; --yes deletes them"
+            self._say(f"{alias}: {found} keys on nodes that do not own them, {done}")
+        return told, True
+
+    def _progress(self, looked: int) -> None:
+        if not self._is_json:
+            self.stderr.write(f"{looked} keys looked at")
+
+    def _say(self, text: str) -> None:
+        if not self._is_json:
+            self.stdout.write(text)
+
+    def _table(self, names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        if not self._is_json:
+            print_table(self.stdout, names, rows)
+
+
+_COLUMNS = ("node", "state", "share", "server", "memory", "policy", "keys", "evicted")
+
+
+def _cache(alias: str) -> RingCache:
+    cache = caches[alias]
+    if not isinstance(cache, RingCache):
+        message = f"{alias!r} is no ring cache"
+        raise CommandError(message)
+    return cache
+
+
+def _clients(alias: str | None) -> list[tuple[str, RingClient]]:
+    return [(name, _cache(name).client) for name in ([alias] if alias else ring_aliases())]
+
+
+def _node(name: str, share: int, info: dict[str, str] | RingCacheError) -> dict[str, Any]:
+    known = {} if isinstance(info, RingCacheError) else info
+    server, version = (
+        ("Valkey", "valkey_version") if "valkey_version" in known else ("Redis", "redis_version")
+    )
+    keys = [value for field, value in known.items() if field.startswith("db") and "keys=" in value]
+    return {
+        "node": name,
+        "state": "up" if known else "down",
+        "share": f"{share / SLOTS:.1%}",
+        "server": f"{server} {known[version]}" if known else "",
+        "memory": known.get("used_memory_human", ""),
+        "policy": known.get("maxmemory_policy", ""),
+        "keys": sum(int(value.partition("keys=")[2].partition(",")[0]) for value in keys),
+        "evicted": int(known.get("evicted_keys", 0)),
+        "error": str(info) if isinstance(info, RingCacheError) else "",
+    }
+
+
+def _ring_faults(alias: str, client: RingClient) -> list[str]:
+    """Return what is wrong with the nodes of an alias, a sentence each with what to set."""
+    infos = client.run(protocol.node_infos(client.context))
+    faults = []
+    for name, info in zip(client.ring.names, infos, strict=True):
+        if isinstance(info, RingCacheError):
+            faults.append(f"{alias}: {info}")
+            continue
+        policy = info.get("maxmemory_policy", "")
+        if info.get("maxmemory") == "0":
+            faults.append(f"{alias}: node {name!r} has no bound to its memory; set maxmemory")
+        elif policy == "noeviction":
+            faults.append(
+                f"{alias}: node {name!r} refuses writes when it is full (maxmemory-policy noeviction); "
+                "set allkeys-lfu"
+            )
+        elif policy.startswith("volatile-"):
+            faults.append(
+                f"{alias}: node {name!r} never evicts keys without a timeout (maxmemory-policy {policy}); "
+                "set allkeys-lfu"
+            )
+        skew = abs(int(info.get("server_time_usec", 0)) / 1e6 - client.context.clock.now())
+        if "server_time_usec" in info and skew > CLOCK_SECONDS:
+            faults.append(f"{alias}: the clock of node {name!r} is {skew:.0f} s off; set its time")
+    return faults

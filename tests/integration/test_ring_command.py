@@ -1,0 +1,103 @@
+"""``manage.py ring``, as people and scripts run it."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from cachebackend import RingCache
+from cacheproject.services import Services
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+def command(*words: str, code: int = 0) -> dict[str, Any]:
+    """Run ``ring`` and return what it says as JSON."""
+    out, ended = StringIO(), 0
+    try:
+        call_command("ring", *words, "--json", stdout=out, stderr=StringIO())
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    assert ended == code, out.getvalue()
+    told: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return told
+
+
+def test_status_tells_each_node(services: Services) -> None:
+    """And exits with 1 while one is down."""
+    told = command("status", "--alias", "default")["aliases"]["default"]
+    assert [(each["node"], each["state"]) for each in told] == [
+        ("ring-a", "up"),
+        ("ring-b", "up"),
+        ("ring-c", "up"),
+    ]
+    out = StringIO()
+    call_command("ring", "status", stdout=out)
+    assert "allkeys-lfu" in out.getvalue()
+    services.kill("ring-b")
+    try:
+        told = command("status", code=1)
+    finally:
+        services.restart("ring-b")
+    assert [each["state"] for each in told["aliases"]["default"]] == ["up", "down", "up"]
+
+
+def test_owner_tells_where_a_key_is_and_what_it_holds(ring_cache: RingCache) -> None:
+    """Of any version."""
+    ring_cache.set("k", {"a": 1}, 100, version=3)
+    told = command("owner", "k", "--version", "3")
+    assert (
+        told["owner"]
+        == ring_cache.client.ring.names[ring_cache.client.ring.owner(ring_cache.key_bytes("k", 3))]
+    )
+    assert (told["holds"], told["ttl_seconds"] > 90) == ("value", True)
+    assert command("owner", "other")["holds"] == "nothing"
+
+
+def test_plan_tells_what_would_move(ring_cache: RingCache) -> None:
+    """A fourth node takes its quarter, and nothing else moves."""
+    urls = [f"{node.address.url}?name={node.name}" for node in ring_cache.client.nodes]
+    told = command("plan", *urls, "redis://10.0.0.9:6379/0?name=ring-d")
+    assert 0.22 < told["moved"] < 0.28
+    assert told["nodes"]["ring-d"]["now"] == 0
+    assert command("plan", *urls)["moved"] == 0
+    with pytest.raises(CommandError, match="ring plan"):
+        call_command("ring", "plan", "nonsense")
+
+
+def test_doctor_tells_what_to_set(ring_cache: RingCache) -> None:
+    """For each node."""
+    assert command("doctor") == {"faults": [], "well": True}
+    node = ring_cache.client.nodes[0]
+    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
+    try:
+        [fault] = command("doctor", "--alias", "default", code=1)["faults"]
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
+    assert "set allkeys-lfu" in fault
+
+
+def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:
+    """After a change of nodes; without ``--yes`` it only counts."""
+    ring_cache.set_many({f"k{n}": n for n in range(30)})
+    key = ring_cache.key_bytes("k0")
+    owner = ring_cache.client.ring.owner(key)
+    stranger = ring_cache.client.nodes[(owner + 1) % 3]
+    stranger.call((b"SET", key, b"1"))
+    assert command("cleanup", "--alias", "default")["default"] == {"foreign": 1, "deleted": 0}
+    assert command("cleanup", "--alias", "default", "--yes")["default"] == {"foreign": 1, "deleted": 1}
+    assert stranger.call((b"EXISTS", key)) == 0
+    assert len(ring_cache.get_many([f"k{n}" for n in range(30)])) == 30
+
+
+def test_an_alias_that_is_no_ring_is_told() -> None:
+    """With those that are."""
+    with pytest.raises(CommandError, match="'x' is no ring cache; there are default"):
+        call_command("ring", "status", "--alias", "x")

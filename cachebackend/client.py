@@ -57,12 +57,19 @@ class RingClient(_Client):
     Args:
         options: The alias' settings.
         clock: Where time, chance and tokens come from.
+        secrets: Returns the secrets that values are signed with, the first one, and checked by.
     """
 
-    def __init__(self, options: RingOptions, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        options: RingOptions,
+        clock: Clock = SYSTEM_CLOCK,
+        secrets: Callable[[], Sequence[bytes]] = tuple,
+    ) -> None:
         super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
         self.stats = Stats()
-        self.context = Context(self.ring, Codec(options.codec), options, clock, self.stats)
+        codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
+        self.context = Context(self.ring, codec, options, clock, self.stats)
         #: The patterns of the keys of the aliases that share this client.
         self.patterns: set[bytes] = set()
         #: Keeps keys that nodes missed where a crash does not lose them; and tells those that anybody did.

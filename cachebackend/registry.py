@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.signals import setting_changed
 
 from cachebackend.client import QueueClient, RingClient
@@ -33,11 +34,16 @@ def ring_client(options: RingOptions) -> RingClient:
         with _lock:
             client = _rings.get(options)
             if client is None:
-                client = RingClient(options)
+                client = RingClient(options, secrets=_secrets)
                 for prepare in _preparing:
                     prepare(client)
                 _rings[options] = client
     return client
+
+
+def _secrets() -> list[bytes]:
+    """Return the project's secrets, the present one first."""
+    return [secret.encode() for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
 
 
 def prepare_ring_clients(prepare: Callable[[RingClient], None]) -> None:

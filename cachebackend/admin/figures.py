@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections
 from cachebackend import protocol, writebehind
 from cachebackend.backend import RingCache
 from cachebackend.backend.counting import counts_by_minute, fold_counts
-from cachebackend.codec import Kind
+from cachebackend.codec import Codec, Kind
 from cachebackend.codec.record import CodecId
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import ConfigurationError, RingCacheError
@@ -269,19 +269,17 @@ def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool)
     except RingCacheError as error:
         return KeyFigures(**known, error=str(error))
     codec = "" if found.codec is None else CodecId(found.codec).name.lower().replace("_", " ")
-    value = _value(found) if shows_value else None
+    value = _value(client.context.codec, found) if shows_value else None
     return KeyFigures(**known, found=found, codec=codec, owed=_is_owed(alias, made), value=value)
 
 
-def _value(found: protocol.Inspected) -> str | None:
-    from cachebackend.codec import decode
-
+def _value(codec: Codec, found: protocol.Inspected) -> str | None:
     if found.kind not in {Kind.INTEGER.name.lower(), "value", "stale"}:
         return None
     if found.codec in {CodecId.PICKLE, CodecId.SIGNED_PICKLE}:
         return "(a pickle, which this page does not load)"
     try:
-        return repr(decode(found.record))[:10_000]
+        return repr(codec.decode(found.record))[:10_000]
     except RingCacheError as error:
         return f"(cannot be read: {error})"
 

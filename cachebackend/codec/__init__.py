@@ -6,7 +6,7 @@ codec, whatever the settings say. Knows nothing of nodes, keys or time.
 """
 
 from cachebackend.codec import msgpack
-from cachebackend.codec.codec import CODECS, Codec, decode, decode_stored
+from cachebackend.codec.codec import CODECS, Codec
 from cachebackend.codec.record import (
     Kind,
     Refresh,
@@ -32,8 +32,6 @@ __all__ = [
     "Refresh",
     "Stored",
     "claimed",
-    "decode",
-    "decode_stored",
     "has_tags",
     "kind_of",
     "lease_record",

@@ -100,7 +100,8 @@ _REFRESH = struct.Struct(">dd16sd")
 _LENGTH = struct.Struct(">H")
 _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
-_KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS
+_COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
+_KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
 _DIGITS = frozenset(b"-0123456789")
 _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k for k in Kind if k}}
 
@@ -141,10 +142,15 @@ class Stored(NamedTuple):
     refresh: Refresh | None
     tags: Mapping[bytes, bytes]
     payload: bytes
+    compressor: int = 0
 
 
 def value_record(
-    codec: CodecId, payload: bytes, refresh: Refresh | None = None, tags: Mapping[bytes, bytes] | None = None
+    codec: CodecId,
+    payload: bytes,
+    refresh: Refresh | None = None,
+    tags: Mapping[bytes, bytes] | None = None,
+    compressor: int = 0,
 ) -> bytes:
     """Return the record of a value, with the blocks that it needs.
 
@@ -153,8 +159,9 @@ def value_record(
         payload: The value.
         refresh: When it should be loaded again.
         tags: The key of each of its tags, and the token that it was loaded under.
+        compressor: The flag of what compressed the payload; 0: nothing did.
     """
-    flags = (Flag.REFRESH if refresh else 0) | (Flag.TAGS if tags else 0)
+    flags = (Flag.REFRESH if refresh else 0) | (Flag.TAGS if tags else 0) | compressor
     blocks = _REFRESH.pack(*refresh) if refresh else b""
     if tags:
         block = b"".join([_LENGTH.pack(len(key)) + key + token for key, token in tags.items()])
@@ -183,7 +190,7 @@ def stored_of(record: bytes) -> Stored:
             end = at + _LENGTH.size + _LENGTH.unpack_from(record, at)[0]
             tags = dict(_tags(record, at + _LENGTH.size, end))
             at = end
-        return Stored(record[1], refresh, tags, record[at:])
+        return Stored(record[1], refresh, tags, record[at:], flags & _COMPRESSED)
     except (IndexError, struct.error):
         message = f"a value of {len(record)} bytes is cut short"
         raise RecordError(message) from None

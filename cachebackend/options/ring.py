@@ -12,6 +12,7 @@ from cachebackend.options.url import NodeAddress, parse_nodes
 __all__ = ["RingOptions"]
 
 _SECONDS = Number(0, above=True, unit=" seconds")
+_CODECS = ("auto", "pickle", "signed-pickle", "json", "msgpack")
 #: Django gives every backend these two; how much a node keeps is the node's own affair.
 _DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
@@ -42,7 +43,12 @@ class RingOptions:
             what was filled together does not expire together; 0 to below 1.
         early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
             optimal for most, more is earlier, 0 is never.
-        codec: How values become bytes: ``"auto"`` or ``"pickle"``.
+        codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never
+            pickle and refuse what they cannot hold; ``"pickle"``; ``"signed-pickle"``, which
+            loads no pickle that bears no signature by ``SECRET_KEY`` or its fallbacks.
+        compressor: What long values are compressed by: ``"none"``, ``"zlib"``, ``"lz4"`` or
+            ``"zstd"``.
+        compress_over_bytes: Values that are longer are compressed.
     """
 
     nodes: tuple[NodeAddress, ...]
@@ -57,7 +63,9 @@ class RingOptions:
     stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
-    codec: str = field(default="auto", metadata={"rule": Choice(("auto", "pickle"))})
+    codec: str = field(default="auto", metadata={"rule": Choice(_CODECS)})
+    compressor: str = field(default="none", metadata={"rule": Choice(("none", "zlib", "lz4", "zstd"))})
+    compress_over_bytes: int = field(default=1024, metadata={"rule": Whole(0, 2**31)})
 
     @classmethod
     def read(cls, location: object, options: object, path: str) -> RingOptions:

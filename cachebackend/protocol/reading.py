@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from cachebackend.codec import Kind, Refresh, Stored, decode, decode_stored, has_tags, kind_of, stored_of
+from cachebackend.codec import Kind, Refresh, Stored, has_tags, kind_of, stored_of
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.protocol.context import Context
@@ -79,10 +79,10 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
         if kind in _NO_VALUES:
             return None
         if kind is Kind.INTEGER:
-            return Found(decode(reply), due=False, stale=False)
+            return Found(context.codec.decode(reply), due=False, stale=False)
         stored = stored_of(reply)
         if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
-            return Found(decode_stored(stored), due=False, stale=False)
+            return Found(context.codec.decode_stored(stored), due=False, stale=False)
         return _judge(context, kind, stored, tokens, take_stale)
     except RecordError as error:
         context.undecodable(error)
@@ -99,12 +99,14 @@ def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, take_st
         return None
     refresh, now = stored.refresh, context.clock.now()
     if refresh is None:  # a stale value bears one, or nobody could claim it
-        return Found(decode_stored(stored), due=False, stale=False) if kind is Kind.VALUE else None
+        return (
+            Found(context.codec.decode_stored(stored), due=False, stale=False) if kind is Kind.VALUE else None
+        )
     stale = kind is Kind.STALE or now >= refresh.fresh_until
     if stale and not take_stale:
         return None
     due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
-    return Found(decode_stored(stored), due, stale)
+    return Found(context.codec.decode_stored(stored), due, stale)
 
 
 def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:

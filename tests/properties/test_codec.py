@@ -7,8 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachebackend.codec import Codec, decode, kind_of
-from cachebackend.errors import RecordError
+from cachebackend.codec import Codec, kind_of
+from cachebackend.errors import CodecError, RecordError
+
+decode = Codec("auto").decode
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(),
@@ -58,3 +60,38 @@ def test_random_bytes_are_a_value_or_a_record_error(record: bytes) -> None:
         decode(record)
     with contextlib.suppress(RecordError):
         kind_of(record)
+
+
+SECRETS = (b"new", b"old")
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES, st.sampled_from(["zlib", "lz4", "zstd"]), st.sampled_from(["auto", "signed-pickle", "pickle"]))
+def test_any_value_comes_back_from_every_compressor(value: Any, compressor: str, name: str) -> None:
+    """Whatever wrote it: a reader of any codec that loads pickles has it."""
+    record = Codec(name, compressor, 0, lambda: SECRETS).encode(value)
+    for reader in ("auto", "pickle"):
+        assert Codec(reader, secrets=lambda: SECRETS).decode(record) == value
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES, st.sampled_from(["json", "msgpack"]))
+def test_a_codec_without_pickle_holds_a_value_exactly_or_refuses_it(value: Any, name: str) -> None:
+    """Nothing comes back as something else."""
+    with contextlib.suppress(CodecError):
+        back = Codec(name).decode(Codec(name).encode(value))
+        assert back == value
+        assert types_of(back) == types_of(value)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(["auto", "signed-pickle", "json", "msgpack"]),
+    st.sampled_from(b"mpsjk"),
+    st.sampled_from([0x00, 0x10, 0x20, 0x40, 0x70, 0x01, 0x02, 0x80]),
+    st.binary(max_size=80),
+)
+def test_hostile_bytes_are_a_value_or_a_record_error(name: str, codec: int, flags: int, rest: bytes) -> None:
+    """Of every codec and compressor."""
+    with contextlib.suppress(RecordError):
+        Codec(name, secrets=lambda: SECRETS).decode(b"V%c%c%b" % (codec, flags, rest))

@@ -11,11 +11,12 @@ from weakref import WeakSet
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
-from cachebackend.effects import Operation
+from cachebackend.effects import Operation, Reply
 from cachebackend.errors import NodeReplyError
 from cachebackend.node import Breaker, Exchange, Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
+from cachebackend.protocol.context import OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
 from cachebackend.ring import Ring
@@ -34,7 +35,6 @@ class _Client:
     def __init__(
         self, nodes: Sequence[NodeAddress], connect_timeout: float, socket_timeout: float, clock: Clock
     ) -> None:
-        self.ring = Ring([(node.name, node.weight) for node in nodes])
         self.nodes = tuple(Node(node, connect_timeout, socket_timeout, clock) for node in nodes)
 
     def run(self, operation: Operation[T]) -> T:
@@ -66,10 +66,19 @@ class RingClient(_Client):
         clock: Clock = SYSTEM_CLOCK,
         secrets: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
-        super().__init__(options.nodes, options.connect_timeout, options.socket_timeout, clock)
+        super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
+        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.stats = Stats()
         codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
         self.context = Context(self.ring, codec, options, clock, self.stats)
+        if others := options.joining or options.leaving:
+            names = [node.name for node in self.nodes]
+            self.context.other = OtherRing(
+                Ring([(node.name, node.weight) for node in others]),
+                tuple(names.index(node.name) for node in others),
+                is_left=bool(options.leaving),
+                is_warm=bool(options.leaving) and options.warm,
+            )
         #: The patterns of the keys of the aliases that share this client.
         self.patterns: set[bytes] = set()
         #: Keeps keys that nodes missed where a crash does not lose them; and tells those that anybody did.
@@ -94,7 +103,9 @@ class RingClient(_Client):
         when the breaker closed, starts another round: ``note_missed`` has the node tended.
         """
         everything = False
-        keys = [] if self.owed_keys is None else [k for k in self.owed_keys() if self.ring.owner(k) == node]
+        keys = (
+            [] if self.owed_keys is None else [k for k in self.owed_keys() if node in self.context.places(k)]
+        )
         try:
             while True:
                 everything, missed = self.context.missed.take(node)
@@ -124,17 +135,20 @@ class RingClient(_Client):
                 if cursor == b"0":
                     break
 
+    def _looks_elsewhere(self, reply: Reply) -> bool:
+        return reply is None and self.context.other is not None
+
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
         reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
-        if has_vouchers(reply):
+        if has_vouchers(reply) or self._looks_elsewhere(reply):
             return self.run(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
     async def aget(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, in the running event loop."""
         [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
-        if has_vouchers(reply):
+        if has_vouchers(reply) or self._looks_elsewhere(reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 

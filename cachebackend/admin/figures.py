@@ -182,7 +182,7 @@ def alias_figures(alias: str) -> AliasFigures:
     shares = client.ring.shares()
     slots = sum(shares)
     nodes, faults = [], []
-    for node, share, info in zip(client.nodes, shares, infos, strict=True):
+    for node, share, info in zip(client.nodes[: len(shares)], shares, infos, strict=True):
         breaker = node.breaker
         state = breaker.state if breaker else None
         begun = time.perf_counter()

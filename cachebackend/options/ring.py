@@ -29,6 +29,11 @@ class RingOptions:
             NodeUnavailableError.
         replay_limit: The most keys that a node is told of one by one when it is back; one
             that missed more deletes is cleared of this alias' keys.
+        joining: The nodes of the ring that is to be entered, as ``LOCATION`` will name them;
+            deletes go there too.
+        leaving: The nodes of the ring that was left, as ``LOCATION`` named them; deletes go
+            there first, and a miss looks there.
+        warm: Whether a miss looks at the ring that was left.
         lease_timeout: How long the holder of a lease may take to fill.
         quarantine_timeout: How long a strict write keeps its keys from being filled; its
             transaction must be shorter, and on Postgres 17 and later is made to be.
@@ -56,6 +61,9 @@ class RingOptions:
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
     replay_limit: int = field(default=10_000, metadata={"rule": Whole(1, 10_000_000)})
+    joining: tuple[NodeAddress, ...] = ()
+    leaving: tuple[NodeAddress, ...] = ()
+    warm: bool = field(default=True, metadata={"rule": Flag()})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
@@ -88,8 +96,37 @@ class RingOptions:
         ours: dict[str, Any] = {}
         if isinstance(options, Mapping):
             ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
+            others: dict[str, object] = {
+                name: ours.pop(name) for name in ("joining", "leaving") if name in ours
+            }
             check_fields(cls, ours, faults.at("OPTIONS"))
+            ours |= _other_ring(others, nodes, faults.at("OPTIONS"))
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
         return cls(nodes=nodes, **ours)
+
+    @property
+    def all_nodes(self) -> tuple[NodeAddress, ...]:
+        """The nodes of the ring, and after them those of the ring that is entered or left."""
+        names = {node.name for node in self.nodes}
+        return self.nodes + tuple(node for node in self.joining + self.leaving if node.name not in names)
+
+
+def _other_ring(
+    given: Mapping[str, object], nodes: tuple[NodeAddress, ...], faults: Faults
+) -> dict[str, tuple[NodeAddress, ...]]:
+    """Return the nodes of ``joining`` or ``leaving``; it is a fault to say both, or what stands already."""
+    found = {name: parse_nodes(urls, faults.at(name)) for name, urls in given.items()}
+    if all(found.get(name) for name in ("joining", "leaving")):
+        faults.add("leaving", "a ring is entered or left, not both at once; end the one change first")
+    addresses = {node.name: node.url for node in nodes}
+    for name, others in found.items():
+        if others and {(n.name, n.weight) for n in others} == {(n.name, n.weight) for n in nodes}:
+            faults.add(name, "names the nodes that LOCATION has: nothing would move; leave it out")
+        for node in others:
+            if addresses.get(node.name, node.url) != node.url:
+                faults.add(
+                    name, f"names another server {node.name!r} than LOCATION; give a new server a new name"
+                )
+    return found

@@ -17,8 +17,14 @@ SCAN_COUNT = 1000
 def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) -> Operation[int]:
     """Delete the keys that match a Redis pattern, all nodes (or some) at once; return how many.
 
-    A key that is written while this runs may stay, as with any SCAN.
+    A key that is written while this runs may stay, as with any SCAN. While the ring is
+    changed, the one that is left is cleared before the one that is entered.
     """
+    if nodes is None and context.other is not None:
+        own = list(range(len(context.ring)))
+        stages = [context.other.nodes, own] if context.other.is_left else [own, context.other.nodes]
+        first = yield from clear(context, pattern, stages[0])
+        return first + (yield from clear(context, pattern, stages[1]))
     cursors: dict[int, bytes] = dict.fromkeys(range(len(context.ring)) if nodes is None else nodes, b"0")
     deleted = 0
     while cursors:

@@ -16,12 +16,33 @@ from cachebackend.protocol.missed import MissedDeletes
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
-__all__ = ["Context"]
+__all__ = ["Context", "OtherRing"]
 
 logger = logging.getLogger("cachebackend")
 
 #: Broken records come in crowds; one line a minute is enough to be seen.
 LOG_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRing:
+    """The ring that is being entered or left, as settings that name two rings have it.
+
+    Attributes:
+        ring: Its table.
+        nodes: The index of each of its nodes among the client's.
+        is_left: Whether it is the one that is left.
+        is_warm: Whether a miss looks there.
+    """
+
+    ring: Ring
+    nodes: tuple[int, ...]
+    is_left: bool
+    is_warm: bool
+
+    def owner(self, key: bytes) -> int:
+        """Return the index of the node that owns a key there."""
+        return self.nodes[self.ring.owner(key)]
 
 
 @dataclass(slots=True)
@@ -33,6 +54,8 @@ class Context:
     options: RingOptions
     clock: Clock
     stats: Stats
+    #: While the ring is changed: the one that is not LOCATION's.
+    other: OtherRing | None = None
     #: What nodes were not told, and what sees to it that they are.
     missed: MissedDeletes = field(init=False)
     on_missed: Callable[[int, list[bytes]], None] | None = None
@@ -42,6 +65,10 @@ class Context:
 
     def __post_init__(self) -> None:
         self.missed = MissedDeletes(self.options.replay_limit)
+
+    def places(self, key: bytes) -> set[int]:
+        """Return the nodes that may hold a key."""
+        return {self.ring.owner(key)} | ({self.other.owner(key)} if self.other else set())
 
     def note_missed(self, node: int, keys: Iterable[bytes], *, is_kept: bool = False) -> None:
         """Note that a node holds, or may hold, what it should not: it is told before it is read again.

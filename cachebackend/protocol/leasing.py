@@ -42,6 +42,7 @@ from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
+from cachebackend.protocol.moving import tell_entered, tell_left, warm
 from cachebackend.protocol.reading import (
     Found,
     is_wrong_type,
@@ -161,16 +162,14 @@ def load_again(context: Context, key: bytes, loader: Loader, keep: Keep) -> Oper
     after it.
     """
     node = context.ring.owner(key)
+    yield from tell_left(context, [key])
     yield Send([(node, (b"DEL", key))])
+    yield from tell_entered(context, [key])
     want = Want(node, key, context.clock.token(), 0.0)
     values = yield from _resolve(
         context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
     )
     return values[key]
-
-
-def _the_one(loaded: Any, names: Sequence[K]) -> dict[K, Any]:
-    return dict.fromkeys(names, loaded)
 
 
 def _those_there_are(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]:
@@ -217,14 +216,15 @@ def _resolve(
     waiting = _Waiting(context)
     lease_ms = max(1, int(context.options.lease_timeout * 1000))
     while wants:
-        tags = [
-            PutNew(context.ring.owner(tag), tag, tag_record(context.clock.token()), TAG_MS)
-            for tag in keep.tags
-        ]
+        tags = [_tag_step(context, tag) for tag in keep.tags]
         replies = yield from take(context, [*(want.step(lease_ms) for want in wants.values()), *tags])
         tokens = _tokens_taken(keep.tags, tags, replies[len(wants) :])
         looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
         values.update({name: found.value for name, found in looked.found.items()})
+        if context.other is not None:
+            for name, record in (yield from warm(context, looked.mine)).items():
+                values[name] = context.codec.decode(record)
+                del looked.mine[name]
         names = [*looked.mine, *looked.unleased]
         if names:
             split = partial(values_of, names=names)

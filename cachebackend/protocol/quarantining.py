@@ -33,7 +33,9 @@ def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operati
         NodeUnavailableError: A node did not confirm it; the write must not be made.
     """
     life_ms = int(context.options.quarantine_timeout * 1000)
-    replies = yield Send([(context.ring.owner(key), _QUARANTINE.call([key], token, life_ms)) for key in keys])
+    replies = yield Send(
+        [(node, _QUARANTINE.call([key], token, life_ms)) for key in keys for node in context.places(key)]
+    )
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if failures:
         context.stats.cell.node_failures += len(failures)
@@ -43,7 +45,9 @@ def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operati
 
 def unquarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[list[bytes]]:
     """Take a writer's token out of keys; return those whose node did not confirm it."""
-    replies: list[Reply] = yield Send(
-        [(context.ring.owner(key), _UNQUARANTINE.call([key], token)) for key in keys]
-    )
-    return [key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, RingCacheError)]
+    asked = [(node, key) for key in keys for node in context.places(key)]
+    replies: list[Reply] = yield Send([(node, _UNQUARANTINE.call([key], token)) for node, key in asked])
+    failed = {
+        key for (_, key), reply in zip(asked, replies, strict=True) if isinstance(reply, RingCacheError)
+    }
+    return [key for key in keys if key in failed]

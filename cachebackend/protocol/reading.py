@@ -23,6 +23,7 @@ __all__ = [
     "has_vouchers",
     "is_wrong_type",
     "look",
+    "may_move",
     "records_of",
     "token_requests",
     "tokens_of",
@@ -169,6 +170,8 @@ def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, by
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     """Return the value of a key, or ``missing``."""
     [reply] = yield Send([(context.ring.owner(key), (b"GET", key))])
+    if reply is None:
+        reply = (yield from _old_records(context, [key])).get(key)
     tokens = yield from _vouched(context, [reply])
     return value_of(context, reply, missing, tokens)
 
@@ -189,6 +192,9 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
         keys: The caller's name for each key, and the key.
     """
     records, tokens = yield from records_of(context, keys)
+    missing = {name: keys[name] for name, record in records.items() if record is None}
+    old = yield from _old_records(context, list(missing.values()))
+    records.update({name: old.get(key) for name, key in missing.items()})
     found = ((name, value_of(context, record, _MISS, tokens)) for name, record in records.items())
     return {name: value for name, value in found if value is not _MISS}
 
@@ -204,6 +210,29 @@ def records_of(context: Context, keys: Mapping[K, bytes]) -> Operation[tuple[dic
         records.update(zip(names, context.settle(reply, [None] * len(names)), strict=True))
     tokens = yield from _vouched(context, list(records.values()))
     return records, tokens
+
+
+def _old_records(context: Context, keys: Sequence[bytes]) -> Operation[dict[bytes, bytes]]:
+    """Return what stands of keys at the ring that was left, for a reader that fills nothing."""
+    other = context.other
+    if other is None or not other.is_warm:
+        return {}
+    asked = [(other.owner(key), key) for key in keys if other.owner(key) != context.ring.owner(key)]
+    replies = (yield Send([(node, (b"GET", key)) for node, key in asked])) if asked else []
+    return {key: record for (_, key), record in zip(asked, replies, strict=True) if may_move(context, record)}
+
+
+def may_move(context: Context, record: Reply) -> bool:
+    """Return whether a record of the ring that was left is a value that is good as it is."""
+    if not isinstance(record, bytes) or has_tags(record):
+        return False
+    try:
+        if kind_of(record) not in {Kind.VALUE, Kind.INTEGER}:
+            return False
+    except RecordError:
+        return False
+    found = look(context, record, {}, take_stale=False)
+    return found is not None and not found.due
 
 
 def has_key(context: Context, key: bytes) -> Operation[bool]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.moving import tell_entered, tell_left
 
 __all__ = ["add", "delete", "delete_many", "expiry", "incr", "make_stale", "set_", "set_many", "touch"]
 
@@ -41,9 +42,11 @@ def _set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value, whatever stood there; return whether the node confirmed it."""
-    node = context.ring.owner(key)
-    [reply] = yield Send([(node, _set_command(key, context.codec.encode(value), ttl_ms))])
+    node, command = context.ring.owner(key), _set_command(key, context.codec.encode(value), ttl_ms)
+    yield from tell_left(context, [key])
+    [reply] = yield Send([(node, command)])
     _note(context, node, [key], reply)
+    yield from tell_entered(context, [key])
     return context.settle(reply, None) is not None
 
 
@@ -62,7 +65,9 @@ def set_many(
         (context.ring.owner(key), _set_command(key, encode(values[name]), ttl_ms))
         for name, key in keys.items()
     ]
+    yield from tell_left(context, list(keys.values()))
     replies = yield Send(requests)
+    yield from tell_entered(context, list(keys.values()))
     for (node, _), key, reply in zip(requests, keys.values(), replies, strict=True):
         _note(context, node, [key], reply)
     return [name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None]
@@ -71,7 +76,9 @@ def set_many(
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is none; return whether there was none."""
     call = _ADD.call([key], context.clock.now(), context.codec.encode(value), expiry(ttl_ms))
+    yield from tell_left(context, [key])
     [reply] = yield Send([(context.ring.owner(key), call)])
+    yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
 
 
@@ -96,7 +103,9 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
     if not -(2**63) <= delta < 2**63:
         message = f"{delta} is beyond 64 bits"
         raise OverflowError(message)
+    yield from tell_left(context, [key])
     [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], context.clock.now(), delta))])
+    yield from tell_entered(context, [key])
     if isinstance(reply, NodeReplyError):
         if "overflow" in str(reply):
             message = "the sum is beyond 64 bits"
@@ -117,16 +126,20 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
         yield from delete(context, key)
         return False
     node = context.ring.owner(key)
+    yield from tell_left(context, [key])
     [reply] = yield Send([(node, _STALE.call([key], stale_ms))])
     _note(context, node, [key], reply)
+    yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
 
 
 def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete whatever the key holds; return whether it held a value or a lease."""
     node = context.ring.owner(key)
+    yield from tell_left(context, [key])
     [reply] = yield Send([(node, (b"DEL", key))])
     _note(context, node, [key], reply)
+    yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
 
 
@@ -141,13 +154,14 @@ def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
         keys: The keys.
         is_owed: Whether an outbox has them until they are confirmed.
     """
+    left = yield from tell_left(context, keys, is_owed=is_owed)
     groups = context.ring.by_owner((key, key) for key in keys)
     replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
-    left: list[bytes] = []
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
             context.stats.cell.node_failures += 1
             if isinstance(reply, NodeUnavailableError):
                 context.note_missed(node, group, is_kept=is_owed)
             left += group
-    return left
+    left += yield from tell_entered(context, keys, is_owed=is_owed)
+    return list(dict.fromkeys(left))

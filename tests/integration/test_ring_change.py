@@ -1,0 +1,269 @@
+"""A ring that is changed under traffic: processes of two adjacent deploys, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from cachebackend import RingCache, protocol
+from cachebackend.client import RingClient
+from cachebackend.effects import Load, Operation, Send
+from cachebackend.errors import ConfigurationError
+from cachebackend.options import RingOptions
+from cachebackend.protocol import moving
+from cacheproject.services import Services
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+ROWS = 60
+
+
+def cache_of(location: Sequence[str], **options: Any) -> RingCache:
+    block = settings.CACHES["default"]
+    given = block.get("OPTIONS", {}) | options
+    return RingCache(list(location), {**block, "OPTIONS": given})
+
+
+@pytest.fixture
+def deploys(services: Services) -> Iterator[dict[str, RingCache]]:
+    """The four deploys of a ring that grows from two nodes to three."""
+    old, new = services.ring_urls[:2], services.ring_urls
+    deploys = {
+        "before": cache_of(old),
+        "joining": cache_of(old, joining=new),
+        "leaving": cache_of(new, leaving=old),
+        "cold": cache_of(new, leaving=old, warm=False),
+        "after": cache_of(new),
+    }
+    yield deploys
+    for cache in deploys.values():
+        cache.client.close()
+
+
+def moved(deploys: Mapping[str, RingCache]) -> list[str]:
+    """Keys whose owner is another after the change."""
+    names = [f"k{n}" for n in range(ROWS)]
+    return [n for n in names if owner(deploys["before"], n) != owner(deploys["after"], n)]
+
+
+def owner(cache: RingCache, key: str) -> str:
+    return cache.client.ring.names[cache.client.ring.owner(cache.key_bytes(key))]
+
+
+ADJACENT = [
+    ("before", "joining"),
+    ("joining", "leaving"),
+    ("leaving", "cold"),
+    ("cold", "after"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
+@pytest.mark.parametrize(
+    "way", ["delete", "delete_many", "set", "set_many", "get_or_set after delete", "clear"]
+)
+def test_what_one_deploy_changes_the_next_never_reads_stale(
+    deploys: dict[str, RingCache], one: str, other: str, way: str
+) -> None:
+    """Whichever writes: after it no process of either reads what was there before."""
+    writer, reader = deploys[one], deploys[other]
+    keys = moved(deploys)
+    assert len(keys) > 5
+    for cache in (writer, reader):
+        assert cache.get_or_set_many(keys, lambda names: dict.fromkeys(names, "old"), 100)
+    changes: dict[str, Callable[[], Any]] = {
+        "delete": lambda: [writer.delete(key) for key in keys],
+        "delete_many": lambda: writer.delete_many(keys),
+        "set": lambda: [writer.set(key, "new", 100) for key in keys],
+        "set_many": lambda: writer.set_many(dict.fromkeys(keys, "new"), 100),
+        "get_or_set after delete": lambda: [
+            (writer.delete(key), writer.get_or_set(key, lambda: "new", 100)) for key in keys
+        ],
+        "clear": writer.clear,
+    }
+    changes[way]()
+    for cache in (reader, writer):
+        assert "old" not in {cache.get(key) for key in keys}
+        assert "old" not in cache.get_many(keys).values()
+        assert {cache.get_or_set(key, lambda: "new", 100) for key in keys} == {"new"}
+
+
+def test_a_miss_is_warmed_from_the_ring_that_was_left(deploys: dict[str, RingCache]) -> None:
+    """The database is not asked; afterwards the new owner has it, for as long as the old one had."""
+    keys = moved(deploys)
+    deploys["joining"].set_many(dict.fromkeys(keys, "there"), 100)
+    leaving = deploys["leaving"]
+    assert leaving.get_many(keys) == dict.fromkeys(keys, "there")
+
+    def asked() -> Any:
+        raise AssertionError
+
+    assert {leaving.get_or_set(key, asked, 100) for key in keys} == {"there"}
+    after = deploys["after"]
+    assert after.get_many(keys) == dict.fromkeys(keys, "there")
+
+
+def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
+    """And no other key."""
+    keys = moved(deploys)
+    assert {owner(deploys["after"], key) for key in keys} == {"ring-c"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"joining": ["redis://h:1?name=x"], "leaving": ["redis://h:2?name=y"]}, "not both at once"),
+        ({"joining": ["redis://h:9?name=a"]}, "another server"),
+        ({"leaving": ["redis://h:1?name=a"]}, "nothing would move"),
+        ({"leaving": ["nonsense"]}, r"\['leaving'\]"),
+    ],
+)
+def test_nonsense_is_refused(options: dict[str, Any], says: str) -> None:
+    """When the settings are read."""
+    with pytest.raises(ConfigurationError, match=says):
+        RingOptions.read(["redis://h:1?name=a"], options, "CACHES['default']")
+
+
+# Every interleaving of a writer of the one deploy and a reader of the other
+
+
+class Stepped:
+    """An operation that is stepped by hand, one effect at a time."""
+
+    def __init__(self, client: RingClient, operation: Operation[Any]) -> None:
+        self.client, self.operation, self.done = client, operation, False
+        self.effect: Any = None
+        self._send(None)
+
+    def _send(self, outcome: Any) -> None:
+        try:
+            self.effect = self.operation.send(outcome)
+        except StopIteration:
+            self.done = True
+
+    def step(self) -> None:
+        match self.effect:
+            case Send(requests):
+                # Each command on its own: what one scatter holds may arrive in any order, this is one
+                replies = self.client.run(_sent(requests))
+                self._send(replies)
+            case Load(loader):
+                self._send(loader())
+            case _:
+                self._send(None)
+
+
+def _sent(requests: Any) -> Operation[Any]:
+    return (yield Send(requests))
+
+
+def schedules(writer_first: int, reader_steps: int) -> Iterator[list[str]]:
+    """Each order of so many steps of the one and of the other."""
+    from itertools import combinations
+
+    total = writer_first + reader_steps
+    for places in combinations(range(total), writer_first):
+        yield ["writer" if at in places else "reader" for at in range(total)]
+
+
+def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> list[list[str]]:
+    """Return the schedules after which the old value stands somewhere that is read."""
+    key = moved(deploys)[0]
+    writing, reading = deploys[writer_of], deploys[reader_of]
+    made = writing.key_bytes(key)
+    wrong = []
+    for schedule in schedules(4, 7):
+        for node in deploys["after"].client.nodes:
+            node.call((b"DEL", made))
+        deploys["before"].set(key, "old", 100)
+        database = ["old"]
+        keep = protocol.Keep(60_000)
+
+        def load(database: list[str] = database) -> str:
+            return database[0]
+
+        def write(database: list[str] = database) -> Operation[Any]:
+            database[0] = "new"
+            return (yield from protocol.delete_many(writing.client.context, [made]))
+
+        actors = {
+            "writer": Stepped(writing.client, write()),
+            "reader": Stepped(reading.client, protocol.get_or_load(reading.client.context, made, load, keep)),
+        }
+        for name in [*schedule, *["writer"] * 6, *["reader"] * 12]:
+            if not actors[name].done:
+                actors[name].step()
+        if "old" in {cache.get(key) for cache in (writing, reading)}:
+            wrong.append(schedule)
+    return wrong
+
+
+@pytest.mark.parametrize("writer", ["joining", "leaving"])
+def test_no_order_of_a_delete_and_a_warm_read_leaves_the_old_value(
+    deploys: dict[str, RingCache], writer: str
+) -> None:
+    """The ring being left is told first."""
+    assert run_all(deploys, writer, "leaving") == []
+
+
+def test_both_rings_at_once_would_be_wrong(
+    deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant: told in the other order, a schedule leaves the old value."""
+    context = deploys["leaving"].client.context
+    assert context.other is not None
+    left, entered = moving.tell_left, moving.tell_entered
+    from cachebackend.protocol import writing
+
+    def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
+        return []
+        yield
+
+    def late(context: Any, keys: Any, **named: Any) -> Operation[list[bytes]]:
+        return (yield from left(context, keys, **named))
+
+    monkeypatch.setattr(writing, "tell_left", nothing)
+    monkeypatch.setattr(writing, "tell_entered", late)
+    assert entered is not late
+    assert run_all(deploys, "leaving", "leaving")
+
+
+def test_only_the_present_owner_would_be_wrong(
+    deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant: the other ring is told nothing."""
+    from cachebackend.protocol import writing
+
+    def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
+        return []
+        yield
+
+    monkeypatch.setattr(writing, "tell_left", nothing)
+    assert run_all(deploys, "leaving", "leaving")
+
+
+def test_without_the_third_deploy_it_would_be_wrong(deploys: dict[str, RingCache]) -> None:
+    """Who no longer tells the old owner leaves there what a process that warms reads."""
+    key = moved(deploys)[0]
+    deploys["before"].set(key, "old", 100)
+    deploys["after"].delete(key)
+    assert deploys["leaving"].get(key) == "old"
+    assert deploys["cold"].get(key) is None
+
+
+def test_warming_without_the_lease_would_be_wrong(
+    deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant: what was read at the old owner is put at the new one whatever stands there."""
+    from cachebackend.protocol import swapping
+
+    def plainly(self: swapping.Swap, _: Any) -> Any:
+        return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
+
+    monkeypatch.setattr(swapping.Swap, "request", plainly)
+    assert run_all(deploys, "leaving", "leaving")

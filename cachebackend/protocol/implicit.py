@@ -15,9 +15,8 @@ from cachebackend.codec import lease_record
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.reading import get, get_many
 from cachebackend.protocol.moving import tell_entered, tell_left
-from cachebackend.protocol.reading import get
+from cachebackend.protocol.reading import get, get_many
 from cachebackend.protocol.swapping import FOR_EVER, PutNew, Swap, take
 from cachebackend.protocol.writing import delete, delete_many
 
@@ -93,15 +92,6 @@ def set_by_lease(
         return (yield from delete(context, key))
     [reply] = yield from _swap(context, {key: lease}, {key: value}, ttl_ms)
     if isinstance(reply, RingCacheError):
-    reply: Any = None
-    if lease is not None:
-        life = FOR_EVER if ttl_ms is None else ttl_ms
-        yield from tell_left(context, [key])
-        [reply] = yield from take(context, [Swap(context.ring.owner(key), key, lease, record, life)])
-        yield from tell_entered(context, [key])
-    if reply is None:
-        context.stats.cell.stale_sets_refused += 1
-    elif isinstance(reply, RingCacheError):
         context.settle(reply, None)
         return False
     return reply is not None
@@ -142,6 +132,10 @@ def _swap(
         for key in values
         if (lease := leases[key]) is not None
     }
-    replies = dict(zip(swaps, (yield from take(context, list(swaps.values()))), strict=True)) if swaps else {}
+    replies: dict[bytes, Reply] = {}
+    if swaps:
+        yield from tell_left(context, list(swaps))
+        replies = dict(zip(swaps, (yield from take(context, list(swaps.values()))), strict=True))
+        yield from tell_entered(context, list(swaps))
     context.stats.cell.stale_sets_refused += sum(replies.get(key) is None for key in values)
     return [replies.get(key) for key in values]

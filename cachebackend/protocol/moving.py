@@ -100,7 +100,7 @@ def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]
     found = {
         name: (record, life)
         for name, record, life in zip(moved, replies[::2], replies[1::2], strict=True)
-        if may_move(context, record) and isinstance(life, int) and life != 0 and life != -2
+        if may_move(context, record) and isinstance(life, int) and life not in {0, -2}
     }
     swaps = [
         Swap(wants[name].node, wants[name].key, wants[name].record, record, life if life > 0 else FOR_EVER)

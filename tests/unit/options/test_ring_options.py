@@ -31,8 +31,10 @@ def test_every_fault_is_told_with_its_path() -> None:
             "redis+sentinel://, got 'http'"
         ),
         "CACHES['default']['OPTIONS']['lease_timeout']: must be > 0 seconds, got -1",
-        "CACHES['default']['OPTIONS']['codec']: "
-        "must be one of auto, pickle, signed-pickle, json, msgpack, got 'xml'",
+        (
+            "CACHES['default']['OPTIONS']['codec']: "
+            "must be one of auto, pickle, signed-pickle, json, msgpack, got 'xml'"
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,12 +14,14 @@ from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Operation, Reply
 from cachebackend.errors import NodeReplyError
-from cachebackend.node import Breaker, Exchange, Node
+from cachebackend.near.cache import MISS, NearCache, Read
+from cachebackend.node import Breaker, Exchange, Node, Tracking
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
 from cachebackend.protocol.context import OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
+from cachebackend.protocol.reading import may_move
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -79,6 +82,12 @@ class RingClient(_Client):
                 is_left=bool(options.leaving),
                 is_warm=bool(options.leaving) and options.warm,
             )
+        self._near: NearCache | None = None
+        self._trackings: list[Tracking] = []
+        if options.near is not None:
+            near = options.near
+            self._near = NearCache(near.max_entries, near.max_age, near.policy, clock)
+            self.context.near = self._near
         #: The patterns of the keys of the aliases that share this client.
         self.patterns: set[bytes] = set()
         #: Keeps keys that nodes missed where a crash does not lose them; and tells those that anybody did.
@@ -140,17 +149,86 @@ class RingClient(_Client):
 
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
+        near = self._near
+        if near is not None:
+            copy = near.get(key, self.context.codec.decode)
+            if copy is not MISS:
+                self._count_near_hit()
+                return copy
+            read = self._begin(near, key)
         reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
         if has_vouchers(reply) or self._looks_elsewhere(reply):
             return self.run(get(self.context, key, missing))
-        return value_of(self.context, reply, missing)
+        value = value_of(self.context, reply, missing)
+        if near is not None:
+            self._keep(near, read, reply, value)
+        return value
 
     async def aget(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, in the running event loop."""
+        near = self._near
+        if near is not None:
+            copy = near.get(key, self.context.codec.decode)
+            if copy is not MISS:
+                self._count_near_hit()
+                return copy
+            read = self._begin(near, key)
         [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
         if has_vouchers(reply) or self._looks_elsewhere(reply):
             return await self.arun(get(self.context, key, missing))
-        return value_of(self.context, reply, missing)
+        value = value_of(self.context, reply, missing)
+        if near is not None:
+            self._keep(near, read, reply, value)
+        return value
+
+    def _count_near_hit(self) -> None:
+        cell = self.stats.cell
+        cell.hits += 1
+        cell.near_hits += 1
+
+    def _begin(self, near: NearCache, key: bytes) -> Read:
+        """Announce a read; with the first one the nodes are asked to tell what changes."""
+        if not self._trackings:
+            self._track(near)
+        return near.begin(key, self.ring.owner(key))
+
+    def _keep(self, near: NearCache, read: Read, reply: Reply, value: Any) -> None:
+        """Keep a copy of a value that is neither stale nor due."""
+        if reply.__class__ is bytes and may_move(self.context, reply):
+            near.keep(read, reply, value)
+        else:
+            near.forget(read)
+
+    def _track(self, near: NearCache) -> None:
+        with _tracking_lock:
+            if self._trackings:
+                return
+            self._trackings = [
+                Tracking(
+                    node.handshake,
+                    lambda keys: near.drop_all() if keys is None else near.drop(keys),
+                    partial(near.track, index),
+                    partial(near.untrack, index),
+                )
+                for index, node in enumerate(self.nodes)
+            ]
+
+    def close(self) -> None:
+        """Close the idle connections and end the tracking; the client can go on being used."""
+        super().close()
+        for tracking in self._trackings:
+            tracking.close()
+        self._trackings = []
+        if self._near is not None:
+            self._near.drop_all()
+
+    def after_fork(self) -> None:
+        """Let go of what threads of the parent did, in a forked child."""
+        self.stats.after_fork()
+        self.context.missed.after_fork()
+        self._trackings = []
+        if self._near is not None:
+            self._near.after_fork()
 
 
 class QueueClient(_Client):
@@ -182,12 +260,14 @@ class QueueClient(_Client):
 
 
 _CLIENTS: WeakSet[RingClient] = WeakSet()
+_tracking_lock = threading.Lock()
 
 
 def _after_fork() -> None:
+    global _tracking_lock  # noqa: PLW0603  # another thread may have held the old one
+    _tracking_lock = threading.Lock()
     for client in _CLIENTS:
-        client.stats.after_fork()
-        client.context.missed.after_fork()
+        client.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ class Counts:
         misses: Keys asked for and not found, a dead node's keys included.
         stale_hits: Hits, counted as such too, on values past their time or invalidated, for
             callers that allow it.
+        near_hits: Hits, counted as such too, on copies in the process.
         loads: Times a caller's loader ran, for a miss or for a value that was due.
         load_seconds: What those loaders took together, those that raised included.
         leases_granted: Misses, and values that were due, whose reader was given the right to fill.
@@ -35,6 +36,7 @@ class Counts:
     hits: int = 0
     misses: int = 0
     stale_hits: int = 0
+    near_hits: int = 0
     loads: int = 0
     load_seconds: float = 0.0
     leases_granted: int = 0

@@ -83,9 +83,9 @@ class CachedManager(Generic[M]):
             raise ImproperlyConfigured(message)
         self.model = model
         setattr(model, name, self)
-        watch(model, self)
         if self.has_triggers:
             _add_triggers(model, name)
+        watch(model, self)
 
     # Reading
 

@@ -8,5 +8,6 @@ either; their errors become ours in ``translate``, once. A failure to answer is 
 
 from cachebackend.node.breaker import Breaker, NodeState
 from cachebackend.node.node import Exchange, Node
+from cachebackend.node.tracking import Tracking
 
-__all__ = ["Breaker", "Exchange", "Node", "NodeState"]
+__all__ = ["Breaker", "Exchange", "Node", "NodeState", "Tracking"]

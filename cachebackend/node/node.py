@@ -47,7 +47,7 @@ class Node:
         #: Called with a way to send commands when a probe was answered, before the node is let in again.
         self.on_return: Callable[[Exchange], None] | None = None
         self._timeout = socket_timeout
-        handshake = Handshake(address.url, connect_timeout, socket_timeout)
+        self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout)
         self._pool = BlockingPool(handshake, socket_timeout, clock)
         self._loops = LoopConnections(handshake, socket_timeout)
         _NODES.add(self)

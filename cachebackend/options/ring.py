@@ -18,6 +18,21 @@ _DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
 
 @dataclass(frozen=True, slots=True)
+class NearOptions:
+    """What ``OPTIONS["near"]`` says.
+
+    Attributes:
+        max_entries: The most copies in a process.
+        max_age: Seconds that a copy is good at most, whatever its node tells.
+        policy: Which copy gives way to another.
+    """
+
+    max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
+    max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
+    policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru"))})
+
+
+@dataclass(frozen=True, slots=True)
 class RingOptions:
     """What ``LOCATION`` and ``OPTIONS`` of a cache alias say; times in seconds, sizes in bytes.
 
@@ -48,6 +63,9 @@ class RingOptions:
             what was filled together does not expire together; 0 to below 1.
         early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
             optimal for most, more is earlier, 0 is never.
+        near: The near cache: copies in the process of what plain reads found. A dict of
+            ``max_entries`` (10000), ``max_age`` in seconds (5.0) and ``policy``
+            (``"s3fifo"`` or ``"lru"``); None: none.
         codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never
             pickle and refuse what they cannot hold; ``"pickle"``; ``"signed-pickle"``, which
             loads no pickle that bears no signature by ``SECRET_KEY`` or its fallbacks.
@@ -71,6 +89,7 @@ class RingOptions:
     stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
+    near: NearOptions | None = None
     codec: str = field(default="auto", metadata={"rule": Choice(_CODECS)})
     compressor: str = field(default="none", metadata={"rule": Choice(("none", "zlib", "lz4", "zstd"))})
     compress_over_bytes: int = field(default=1024, metadata={"rule": Whole(0, 2**31)})
@@ -96,11 +115,13 @@ class RingOptions:
         ours: dict[str, Any] = {}
         if isinstance(options, Mapping):
             ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
+            near = _near(ours.pop("near", None), faults.at("OPTIONS").at("near"))
             others: dict[str, object] = {
                 name: ours.pop(name) for name in ("joining", "leaving") if name in ours
             }
             check_fields(cls, ours, faults.at("OPTIONS"))
             ours |= _other_ring(others, nodes, faults.at("OPTIONS"))
+            ours["near"] = near
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
@@ -111,6 +132,17 @@ class RingOptions:
         """The nodes of the ring, and after them those of the ring that is entered or left."""
         names = {node.name for node in self.nodes}
         return self.nodes + tuple(node for node in self.joining + self.leaving if node.name not in names)
+
+
+def _near(given: object, faults: Faults) -> NearOptions | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        faults.add(None, f"must be a dict or None, got a {type(given).__name__}")
+        return None
+    before = len(faults.found)
+    check_fields(NearOptions, given, faults)
+    return NearOptions(**given) if len(faults.found) == before else None
 
 
 def _other_ring(

@@ -25,6 +25,8 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
         stages = [context.other.nodes, own] if context.other.is_left else [own, context.other.nodes]
         first = yield from clear(context, pattern, stages[0])
         return first + (yield from clear(context, pattern, stages[1]))
+    if context.near is not None:
+        context.near.drop_all()
     cursors: dict[int, bytes] = dict.fromkeys(range(len(context.ring)) if nodes is None else nodes, b"0")
     deleted = 0
     while cursors:
@@ -47,6 +49,8 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
         if unlinks:
             counts = yield Send(unlinks)
             deleted += sum(context.settle(count, 0) for count in counts)
+    if context.near is not None:
+        context.near.drop_all()
     return deleted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cachebackend.clock import Clock
 from cachebackend.codec import Codec
@@ -22,6 +22,18 @@ logger = logging.getLogger("cachebackend")
 
 #: Broken records come in crowds; one line a minute is enough to be seen.
 LOG_EVERY_SECONDS = 60.0
+
+
+class NearCopies(Protocol):
+    """What a write needs of the near cache."""
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Drop the copies of keys."""
+        ...
+
+    def drop_all(self) -> None:
+        """Drop every copy."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,8 @@ class Context:
     options: RingOptions
     clock: Clock
     stats: Stats
+    #: The copies in the process, if the settings want any.
+    near: NearCopies | None = None
     #: While the ring is changed: the one that is not LOCATION's.
     other: OtherRing | None = None
     #: What nodes were not told, and what sees to it that they are.
@@ -69,6 +83,11 @@ class Context:
     def places(self, key: bytes) -> set[int]:
         """Return the nodes that may hold a key."""
         return {self.ring.owner(key)} | ({self.other.owner(key)} if self.other else set())
+
+    def drop_near(self, keys: Iterable[bytes]) -> None:
+        """Drop this process's copies of keys: before a write is sent, and when it was answered."""
+        if self.near is not None:
+            self.near.drop(keys)
 
     def note_missed(self, node: int, keys: Iterable[bytes], *, is_kept: bool = False) -> None:
         """Note that a node holds, or may hold, what it should not: it is told before it is read again.

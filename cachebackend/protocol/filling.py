@@ -178,7 +178,9 @@ def _fill(context: Context, fills: Sequence[tuple[Want, _Record | None]]) -> Ope
     if not swaps:
         return
     cell = context.stats.cell
-    for reply in (yield from take(context, swaps)):
+    replies = yield from take(context, swaps)
+    context.drop_near([swap.key for swap in swaps])  # what stood before may be copied; the node tells late
+    for reply in replies:
         if reply is None:
             cell.stale_sets_refused += 1
         elif isinstance(reply, Exception):  # costs the fill, not the caller

@@ -44,9 +44,13 @@ K = TypeVar("K")
 def tell_left(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
     """Delete keys at the ring being left, before anything is told to the ring being entered.
 
+    What every write begins with, and ``tell_entered`` what it ends with: they drop this
+    process's own copies, too.
+
     Returns:
         Those that their node did not confirm; it is noted that it missed them.
     """
+    context.drop_near(keys)
     if context.other is None or not context.other.is_left:
         return []
     return (yield from _tell(context, keys, is_owed))
@@ -54,6 +58,7 @@ def tell_left(context: Context, keys: Sequence[bytes], *, is_owed: bool = False)
 
 def tell_entered(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
     """Delete keys at the ring being entered, after the ring being left was told; as ``tell_left``."""
+    context.drop_near(keys)
     if context.other is None or context.other.is_left:
         return []
     return (yield from _tell(context, keys, is_owed))

@@ -32,6 +32,7 @@ def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operati
     Raises:
         NodeUnavailableError: A node did not confirm it; the write must not be made.
     """
+    context.drop_near(keys)
     life_ms = int(context.options.quarantine_timeout * 1000)
     replies = yield Send(
         [(node, _QUARANTINE.call([key], token, life_ms)) for key in keys for node in context.places(key)]

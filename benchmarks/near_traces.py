@@ -1,0 +1,51 @@
+"""Hit ratios of the near cache's policies on the ARC paper's OLTP trace, beside what is published.
+
+``python -m benchmarks.near_traces TRACE`` prints a table and exits with 1 if a policy is not
+where it must be. Source of the figures: Megiddo and Modha, "ARC", FAST '03, table IV; S3-FIFO
+by libcachesim.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cachebackend.policies import POLICIES
+from cacheproject.demo.traces import read_trace
+
+SIZES = (1000, 2000, 5000, 10000, 15000)
+PUBLISHED = {
+    "lru": (32.83, 42.47, 53.65, 60.70, 64.63),
+    "s3fifo": (40.86, 47.03, 55.75, 62.69, 65.98),
+}
+#: How far from the published figure a policy may be, in percent of all requests.
+TOLERANCE = {"lru": 0.01, "s3fifo": 0.5}
+
+
+def hit_ratio(policy: str, size: int, keys: list[int]) -> float:
+    """Return the share of requests that find their key, in percent."""
+    cache = POLICIES[policy](size)
+    hits = 0
+    for key in keys:
+        if cache.get(key) is None:
+            cache.put(key, True)
+        else:
+            hits += 1
+    return 100 * hits / len(keys)
+
+
+def main() -> None:
+    """Print the table."""
+    keys = list(read_trace(Path(sys.argv[1])).blocks)
+    missed = False
+    for policy, published in PUBLISHED.items():
+        found = [hit_ratio(policy, size, keys) for size in SIZES]
+        bad = [abs(a - b) > TOLERANCE[policy] for a, b in zip(found, published, strict=True)]
+        missed |= any(bad)
+        print(f"{policy:8} " + " ".join(f"{value:6.2f}" for value in found))
+        print(f"{'wanted':8} " + " ".join(f"{value:6.2f}" for value in published))
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main()

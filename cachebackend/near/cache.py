@@ -1,0 +1,157 @@
+"""Copies of values, and the placeholders that keep old ones out.
+
+A copy is kept only if its key was not invalidated since the GET was sent:
+
+    1. reader    puts a placeholder, sends GET
+    2. node      answers: the old value
+    3. writer    SET, or DEL; the node tells all trackers
+    4. tracker   drops the key: its copy, and its placeholder
+    5. reader    would keep the old value; its placeholder is gone, so it does not
+
+If 4 comes before 2, the reader keeps nothing that it could have; if it comes after 5, it
+drops the copy. A process's own writes drop the copy before they are sent, and again when they
+are answered: what another thread read in between is not kept either.
+
+A node whose tracking connection is lost can tell nothing: its copies are dropped, and none is
+kept until it is back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from cachebackend.clock import Clock
+from cachebackend.policies import POLICIES
+
+__all__ = ["MISS", "NearCache", "Read"]
+
+#: In the place of a value: there is no copy.
+MISS: Any = object()
+#: Types whose values nobody can change, so that all may share one.
+_IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
+#: Reads that may be under way at once; beyond, a read keeps no copy.
+_MOST_PLACEHOLDERS = 10_000
+
+
+class Read(NamedTuple):
+    """A read that is under way: the key, the node that is asked, and the placeholder."""
+
+    key: bytes
+    node: int
+    ticket: object
+
+
+class _Copy(NamedTuple):
+    """A copy: the value, or its record if the value could be changed; its node; until when it is good."""
+
+    value: Any
+    record: bytes | None
+    node: int
+    until: float
+
+
+class NearCache:
+    """The copies of one alias in one process; threads share it.
+
+    Args:
+        max_entries: The most copies.
+        max_age: Seconds that a copy is good at most.
+        policy: One of ``policies.POLICIES``.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, max_entries: int, max_age: float, policy: str, clock: Clock) -> None:
+        self._max_age = max_age
+        self._monotonic = clock.monotonic
+        self._lock = threading.Lock()
+        self._copies = POLICIES[policy](max_entries)
+        self._placeholders: dict[bytes, object] = {}
+        self._tracked: set[int] = set()
+
+    def get(self, key: bytes, decode: Callable[[bytes], Any]) -> Any:
+        """Return a key's value, MISS if there is no copy.
+
+        Args:
+            key: The key.
+            decode: Makes the value of a record that is not shared.
+        """
+        with self._lock:
+            copy = self._copies.get(key)
+        if copy is None:
+            return MISS
+        if copy.until < self._monotonic():
+            self.drop((key,))
+            return MISS
+        return copy.value if copy.record is None else decode(copy.record)
+
+    def begin(self, key: bytes, node: int) -> Read:
+        """Put a placeholder for a read that is about to be sent; return what ``keep`` asks for."""
+        read = Read(key, node, object())
+        with self._lock:
+            if len(self._placeholders) < _MOST_PLACEHOLDERS:
+                self._placeholders[key] = read.ticket
+        return read
+
+    def keep(self, read: Read, record: bytes, value: Any) -> None:
+        """Keep a copy of what was read, if the key was not invalidated since ``begin``."""
+        until = self._monotonic() + self._max_age
+        is_shared = type(value) in _IMMUTABLE
+        copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until)
+        with self._lock:
+            if self._placeholders.get(read.key) is not read.ticket:
+                return
+            del self._placeholders[read.key]
+            if read.node in self._tracked:
+                self._copies.put(read.key, copy)
+
+    def forget(self, read: Read) -> None:
+        """Take the placeholder of a read away that found nothing to keep."""
+        with self._lock:
+            if self._placeholders.get(read.key) is read.ticket:
+                del self._placeholders[read.key]
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Drop the copies and placeholders of keys."""
+        with self._lock:
+            for key in keys:
+                self._copies.drop(key)
+                self._placeholders.pop(key, None)
+
+    def drop_all(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._copies.clear()
+            self._placeholders.clear()
+
+    def track(self, node: int) -> None:
+        """Note that a node tells what changes from now on."""
+        with self._lock:
+            self._placeholders.clear()  # what was asked before may have changed unnoticed
+            self._tracked.add(node)
+
+    def untrack(self, node: int) -> None:
+        """Note that a node tells nothing any more, and drop all of it."""
+        with self._lock:
+            self._tracked.discard(node)
+            self._placeholders.clear()
+            for key, copy in self._copies.items():
+                if copy.node == node:
+                    self._copies.drop(key)
+
+    @property
+    def tracked(self) -> frozenset[int]:
+        """The nodes that tell what changes."""
+        with self._lock:
+            return frozenset(self._tracked)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: it has none of its parent's trackers."""
+        self._lock = threading.Lock()
+        self._copies.clear()
+        self._placeholders.clear()
+        self._tracked.clear()
+
+    def __len__(self) -> int:
+        return len(self._copies)

@@ -1,0 +1,271 @@
+"""The near cache: what is kept, what drops it, and that nothing old is."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.cache import caches
+from django.test import override_settings
+
+from cachebackend import RingCache
+from cachebackend.errors import ConfigurationError
+from cachebackend.near import MISS, NearCache
+from cachebackend.options import RingOptions
+from cacheproject.services import Services
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+@pytest.fixture
+def cache() -> Iterator[RingCache]:
+    """The default alias with a near cache, whose nodes all tell."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"near": {"max_entries": 100}}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        cache.get("first")  # the first read asks the nodes to tell
+        wait_until(lambda: len(near_of(cache).tracked) == 3)
+        yield cache
+        cache.client.close()
+
+
+def near_of(cache: RingCache) -> NearCache:
+    near = cache.client._near
+    assert near is not None
+    return near
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    """Return once it is so; another thread is at it."""
+    deadline = time.monotonic() + 10
+    done = threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline
+        done.wait(0.002)
+
+
+def elsewhere(cache: RingCache, *command: Any) -> Any:
+    """Have another client do something to the key's node."""
+    import redis
+
+    node = cache.client.nodes[cache.client.ring.owner(command[1])]
+    with redis.Redis.from_url(node.address.url) as other:
+        return other.execute_command(*command)
+
+
+def near_hits(cache: RingCache) -> int:
+    return cache.client.stats.total().near_hits
+
+
+@pytest.mark.parametrize("value", [1, "text", None, {"a": [1]}, [1, 2]])
+def test_a_second_read_asks_no_node(cache: RingCache, value: Any) -> None:
+    """And what could be changed is another's own copy."""
+    cache.set("k", value)
+    assert cache.get("k") == value
+    before = near_hits(cache)
+    found = cache.get("k")
+    assert found == value
+    assert near_hits(cache) == before + 1
+    if isinstance(value, dict | list):
+        found.clear()
+        assert cache.get("k") == value
+
+
+def test_what_others_change_is_dropped(cache: RingCache) -> None:
+    """By whatever client, as soon as the node has told."""
+    cache.set("k", "old")
+    cache.get("k")
+    key = cache.key_bytes("k")
+    elsewhere(cache, "SET", key, b"7")
+    wait_until(lambda: cache.get("k") == 7)
+    elsewhere(cache, "DEL", key)
+    wait_until(lambda: cache.get("k") is None)
+
+
+@pytest.mark.parametrize(
+    "way", ["set", "delete", "delete_many", "set_many", "incr", "clear", "add after delete"]
+)
+def test_a_process_sees_its_own_writes_at_once(cache: RingCache, way: str) -> None:
+    """Without waiting for the node to tell."""
+    writes: dict[str, Callable[[], Any]] = {
+        "set": lambda: cache.set("k", 2),
+        "delete": lambda: cache.delete("k"),
+        "delete_many": lambda: cache.delete_many(["k"]),
+        "set_many": lambda: cache.set_many({"k": 2}),
+        "incr": lambda: cache.incr("k"),
+        "clear": cache.clear,
+        "add after delete": lambda: (cache.delete("k"), cache.add("k", 2)),
+    }
+    expected = {"delete": None, "delete_many": None, "clear": None}.get(way, 2)
+    for _ in range(20):
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+        writes[way]()
+        assert cache.get("k") == expected
+
+
+def test_a_reply_that_an_invalidation_overtook_is_not_kept(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The placeholder is gone when the old value comes."""
+    cache.set("k", "old")
+    key, near = cache.key_bytes("k"), near_of(cache)
+    node = cache.client.nodes[cache.client.ring.owner(key)]
+    call = node.call
+    told = threading.Event()
+    drop = near.drop
+
+    def dropping(keys: Any) -> None:
+        drop(keys)
+        if key in keys:
+            told.set()
+
+    def overtaken(command: Any) -> Any:
+        reply = call(command)
+        if command[0] == b"GET":
+            told.clear()
+            elsewhere(cache, "SET", key, b"7")
+            assert told.wait(10)
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(near, "drop", dropping)
+        patch.setattr(type(node), "call", lambda self, command: overtaken(command))
+        near.drop([key])
+        assert cache.get("k") == "old"  # read before the write: it may be
+    assert cache.get("k") == 7
+
+
+def test_a_node_that_is_gone_takes_its_copies_with_it(cache: RingCache, services: Services) -> None:
+    """And brings none back until it tells again."""
+    cache.set("k", {"a": 1})
+    cache.get("k")
+    name = cache.client.ring.names[cache.client.ring.owner(cache.key_bytes("k"))]
+    services.kill(name)
+    try:
+        wait_until(lambda: len(near_of(cache).tracked) == 2)
+        assert near_of(cache).get(cache.key_bytes("k"), cache.client.context.codec.decode) is MISS
+    finally:
+        services.restart(name)
+    wait_until(lambda: len(near_of(cache).tracked) == 3)
+
+
+def test_a_flush_of_the_node_drops_all(cache: RingCache) -> None:
+    """It names no keys."""
+    cache.set("k", 1)
+    cache.get("k")
+    node = cache.client.nodes[cache.client.ring.owner(cache.key_bytes("k"))]
+    node.call((b"FLUSHALL",))
+    wait_until(lambda: cache.get("k") is None)
+
+
+def test_what_tags_vouch_for_is_not_kept(cache: RingCache) -> None:
+    """Their tokens change elsewhere."""
+    cache.get_or_set("k", lambda: 5, 100, tags=["t"])
+    cache.get("k")
+    before = near_hits(cache)
+    assert cache.get("k") == 5
+    assert near_hits(cache) == before
+
+
+def test_a_copy_is_good_for_its_age_only() -> None:
+    """Whatever the node tells."""
+
+    class Held:
+        at = 0.0
+
+        def monotonic(self) -> float:
+            return self.at
+
+        def now(self) -> float:
+            return self.at
+
+        def random(self) -> float:
+            return 0.0
+
+        def token(self) -> bytes:
+            return b""
+
+    clock = Held()
+    near = NearCache(10, 5.0, "lru", clock)
+    near.track(0)
+    near.keep(near.begin(b"k", 0), b"1", 1)
+    clock.at = 4.9
+    assert near.get(b"k", int) == 1
+    clock.at = 5.1
+    assert near.get(b"k", int) is MISS
+
+
+def test_nothing_is_kept_of_a_node_that_does_not_tell() -> None:
+    """Nor of a read that began before it did."""
+    from cachebackend.clock import SYSTEM_CLOCK
+
+    near = NearCache(10, 5.0, "s3fifo", SYSTEM_CLOCK)
+    near.keep(near.begin(b"k", 0), b"1", 1)
+    assert len(near) == 0
+    read = near.begin(b"k", 0)
+    near.track(0)
+    near.keep(read, b"1", 1)
+    assert len(near) == 0
+
+
+def test_a_forked_child_begins_anew(cache: RingCache) -> None:
+    """It has none of the threads that its parent's copies rest on."""
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    assert len(near_of(cache)) >= 1
+    pid = os.fork()
+    if not pid:
+        os._exit(len(near_of(cache)) or len(near_of(cache).tracked) or (0 if cache.get("k") == 1 else 9))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("near", "says"),
+    [
+        ({"max_entries": 0}, r"\['near'\]\['max_entries'\]"),
+        ({"policy": "fifo"}, "one of s3fifo, lru"),
+        ({"size": 1}, "unknown"),
+        (5, "must be a dict or None"),
+    ],
+)
+def test_faults_are_told(near: Any, says: str) -> None:
+    """With their paths."""
+    with pytest.raises(ConfigurationError, match=says):
+        RingOptions.read(["redis://h:1"], {"near": near}, "CACHES['default']")
+
+
+# Mutants: each must be noticed
+
+
+def test_keeping_without_the_placeholder_would_be_wrong(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply that was overtaken stays."""
+
+    def keep(self: NearCache, read: Any, record: bytes, value: Any) -> None:
+        self._placeholders[read.key] = read.ticket
+        real(self, read, record, value)
+
+    real = NearCache.keep
+    monkeypatch.setattr(NearCache, "keep", keep)
+    with pytest.raises(AssertionError):
+        test_a_reply_that_an_invalidation_overtook_is_not_kept(cache, monkeypatch)
+
+
+def test_not_dropping_own_writes_would_be_wrong(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process would read what it has just overwritten, until the node tells."""
+    monkeypatch.setattr(type(cache.client.context), "drop_near", lambda *_: None)
+    monkeypatch.setattr(NearCache, "drop", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_a_process_sees_its_own_writes_at_once(cache, "set")

@@ -53,9 +53,11 @@ __all__ = [
     "Stored",
     "claimed",
     "has_tags",
+    "is_plain",
     "kind_of",
     "lease_record",
     "lease_token",
+    "plain_stored",
     "stored_of",
     "tag_record",
     "value_record",
@@ -102,6 +104,10 @@ _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
 _COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
 _KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
+#: The same as plain integers: an enumeration's own operators cost more than all the rest of a hit.
+_VALUE_BYTE, _TAGS_BIT = ord("V"), int(Flag.TAGS)
+_PLAIN_MASK = 0xFF & ~int(_COMPRESSED)
+_NO_TAGS: Mapping[bytes, bytes] = {}
 _DIGITS = frozenset(b"-0123456789")
 _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k for k in Kind if k}}
 
@@ -204,9 +210,19 @@ def _tags(record: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         yield record[begin:split], record[split:at]
 
 
+def is_plain(record: bytes) -> bool:
+    """Return whether a record is of a value that nothing but its payload says anything of."""
+    return len(record) > HEADER_BYTES and record[0] == _VALUE_BYTE and not record[2] & _PLAIN_MASK
+
+
+def plain_stored(record: bytes) -> Stored:
+    """Take a plain value's record apart."""
+    return Stored(record[1], None, _NO_TAGS, record[HEADER_BYTES:], record[2])
+
+
 def has_tags(record: bytes) -> bool:
     """Return whether a record is of a value that its tags must vouch for."""
-    return len(record) > HEADER_BYTES and record[0] == Kind.VALUE and bool(record[2] & Flag.TAGS)
+    return len(record) > HEADER_BYTES and record[0] == _VALUE_BYTE and bool(record[2] & _TAGS_BIT)
 
 
 def claimed(record: bytes, token: bytes, deadline: float) -> bytes:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.apps import apps
 from django.db import connections, models
@@ -15,11 +15,21 @@ from django.utils.timezone import is_aware
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.models import OutboxRow
 
-__all__ = ["adopt_caught", "has_triggers", "keys_of_caught", "note_triggers", "triggered_models"]
+__all__ = [
+    "Caught",
+    "adopt_caught",
+    "caught_of",
+    "has_triggers",
+    "keys_of_caught",
+    "note_triggers",
+    "triggered_models",
+]
 
 logger = logging.getLogger("cachebackend")
 #: Models whose tables have triggers, by this process' models.
 _triggered: set[type[models.Model]] = set()
+#: A model, and rows of it that changed.
+Caught: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
 
 
 def note_triggers(model: type[models.Model]) -> None:
@@ -51,7 +61,7 @@ def keys_of_caught(label: str, rows: Iterable[Mapping[str, str | None]]) -> dict
     return keys
 
 
-def adopt_caught(using: str) -> Iterator[tuple[type[models.Model], list[dict[str, Any]]]]:
+def adopt_caught(using: str) -> Iterator[Caught]:
     """Take what triggers wrote in the open transaction out of the outbox; yield models and changed rows.
 
     The caller owes them from now on, in the same transaction.
@@ -69,9 +79,32 @@ def adopt_caught(using: str) -> Iterator[tuple[type[models.Model], list[dict[str
     yield from _models_rows((label, json.loads(rows)) for label, rows in taken)
 
 
+def caught_of(
+    using: str, model: type[models.Model], rows: Iterable[Mapping[str, Any]]
+) -> tuple[list[int], list[Caught]]:
+    """Return the outbox rows that triggers wrote of rows that were just written, and what they name.
+
+    Whoever deletes the keys of all that they name may drop them: they are committed.
+    """
+    tables = [
+        table
+        for kin in (model, *model._meta.get_parent_list())
+        if has_triggers(table := kin._meta.concrete_model or kin)
+    ]
+    if not tables or connections[using].vendor != "postgresql":
+        return [], []
+    named = models.Q()
+    for row in rows:
+        for table in tables:
+            text = {table._meta.pk.attname: str(row["pk"])}
+            named |= models.Q(label=table._meta.label_lower, rows__contains=[text])
+    found = list(OutboxRow.objects.using(using).filter(named) if named else ())
+    return [row.pk for row in found], list(_models_rows((row.label, row.rows or []) for row in found))
+
+
 def _models_rows(
     caught: Iterable[tuple[str, Iterable[Mapping[str, str | None]]]],
-) -> Iterator[tuple[type[models.Model], list[dict[str, Any]]]]:
+) -> Iterator[Caught]:
     for label, rows in caught:
         try:
             model = apps.get_model(label)

@@ -48,7 +48,7 @@ def keys_in(row: OutboxRow) -> dict[str, list[bytes]]:
     return keys
 
 
-def drop(using: str, pk: int | None) -> None:
-    """Drop a row whose keys every node has confirmed."""
-    if pk is not None:
-        OutboxRow.objects.using(using).filter(pk=pk).delete()
+def drop(using: str, *pks: int | None) -> None:
+    """Drop rows whose keys every node has confirmed."""
+    if given := [pk for pk in pks if pk is not None]:
+        OutboxRow.objects.using(using).filter(pk__in=given).delete()

@@ -23,7 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.batches import Batch
-from cachebackend.invalidation.caught import adopt_caught
+from cachebackend.invalidation.caught import adopt_caught, caught_of
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.outbox import drop, owe
 
@@ -120,9 +120,23 @@ def _hook(connection: BaseDatabaseWrapper) -> None:
     connection._ringcache_hooked = True  # type: ignore[attr-defined]
 
 
-def _settle(batch: Batch, using: str, owed: int | None) -> None:
-    """Do after a commit what the batch owes. Raises nothing: the data is committed."""
+def _settle(
+    batch: Batch, using: str, owed: int | None, written: tuple[type[models.Model], Rows] | None = None
+) -> None:
+    """Do after a commit what the batch owes. Raises nothing: the data is committed.
+
+    Args:
+        batch: The changes.
+        using: The database that they are in.
+        owed: The outbox row's key, if there is one.
+        written: What a statement in autocommit wrote; a trigger may owe the same.
+    """
     try:
+        caught: list[int] = []
+        if written is not None:
+            caught, changes = caught_of(using, *written)
+            for model, rows in changes:
+                batch.add(model, rows)
         left = batch.delete()
         if left:
             logger.error(
@@ -131,7 +145,7 @@ def _settle(batch: Batch, using: str, owed: int | None) -> None:
                 "they stand until they expire" if owed is None else "the relay goes on trying",
             )
         else:
-            drop(using, owed)
+            drop(using, owed, *caught)
         batch.refill()
     except Exception:
         logger.exception("an invalidation was not finished; the relay will act on it again")
@@ -181,8 +195,9 @@ def finish_write(
 ) -> None:
     """Delete what a statement in autocommit made wrong; it is committed."""
     batch, owed = prepared
+    rows = list(rows)
     batch.add(model, rows)
-    _settle(batch, using, owed)
+    _settle(batch, using, owed, (model, rows))
 
 
 def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:

@@ -170,6 +170,31 @@ def test_a_transaction_of_django_owes_no_second_row(author: Author) -> None:
     assert Author.cached.get(pk=author.pk).name == "Psappho"
 
 
+def test_a_save_in_autocommit_settles_what_its_trigger_wrote(author: Author) -> None:
+    """For a row of several tables, too; the relay has nothing to do again."""
+    author.name = "Psappho"
+    author.save()
+    sonnet = Sonnet.objects.create(author=author, title="18")
+    assert OutboxRow.objects.count() == 0
+    assert Author.cached.get(name="Psappho").pk == author.pk
+    sonnet.delete()
+    author.delete()
+    assert OutboxRow.objects.count() == 0
+
+
+def test_what_another_program_wrote_of_the_row_meanwhile_is_settled_with_it(
+    author: Author, other: psycopg.Connection[Any]
+) -> None:
+    """An outbox row is dropped only when all that it names was deleted."""
+    second = Author.objects.create(name="Alcaeus")
+    Author.cached.get(pk=second.pk)
+    other.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one row owes both
+    before = Author.cached.get(pk=second.pk).code
+    author.save()
+    assert OutboxRow.objects.count() == 0
+    assert Author.cached.get(pk=second.pk).code != before
+
+
 def test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit(author: Author) -> None:
     """Nobody has to wait for the relay."""
     with transaction.atomic():

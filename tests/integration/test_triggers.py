@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
+import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from django.test.utils import isolate_apps
 from cachebackend import CachedManager, RingCache, checks, invalidation
 from cachebackend.invalidation import caught, listening, triggers
 from cachebackend.models import OutboxRow
+from cacheproject.launch import MANAGE
 from tests.shop.models import Author, Poem, Sonnet
 
 pytestmark = [
@@ -248,6 +253,31 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
 
     listening.relay_when_told("default", on_round, interval=0.5, pause=paused.append)
     assert paused == [0.5]
+
+
+def test_the_command_listens_until_it_is_told_to_end(author: Author, other: psycopg.Connection[Any]) -> None:
+    """A process of its own; at SIGTERM it says what it did."""
+    settings = connection.settings_dict
+    url = f"postgres://{settings['USER']}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}"
+    command = [sys.executable, str(MANAGE), "invalidation", "relay", "--listen", "--json"]
+    with subprocess.Popen(
+        command,
+        env=os.environ | {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as relay:
+        assert relay.stderr is not None
+        assert any("listening" in line for line in relay.stderr)  # after what the system checks say
+        other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+        end = time.monotonic() + 30
+        while OutboxRow.objects.exists() and time.monotonic() < end:
+            pass
+        relay.terminate()
+        said, _ = relay.communicate(timeout=30)
+    assert relay.returncode == 0
+    assert json.loads(said.splitlines()[-1])["rows"] == 1
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
 
 
 def test_only_postgres_can_be_listened_to() -> None:

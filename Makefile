@@ -46,8 +46,13 @@ lint: $(STAMP)  ## Check style, types, layers and spelling
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)
 
-bench: $(STAMP)  ## Measure
-	@$(BIN)/python -m benchmarks.ring $(ARGS)
+# make bench QUICK=1 takes fewer rounds, and writes nothing
+QUICK ?=
+
+bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.ring
+	@$(BIN)/python -m benchmarks.behind || true
+	@$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 clean:  ## Remove .venv and what tools left
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,94 @@
+"""Each line that the return of a node rests on, taken out: a named test must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cachebackend import RingCache
+from cachebackend.node.breaker import Breaker
+from cachebackend.protocol.missed import MissedDeletes
+from cacheproject.services import Services
+from tests.integration import test_failures
+from tests.integration.test_failures import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests
+from tests.mutations.test_mutants import is_caught
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+Patch = pytest.MonkeyPatch
+
+
+def closes_without_replay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
+    """A probe that is answered is enough."""
+    for node in cache.client.nodes:
+        patch.setattr(node, "on_return", None)
+
+
+def leaves_it_to_the_relay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
+    """The outbox is not read before the breaker closes, nor is the memory."""
+    patch.setattr(MissedDeletes, "take", lambda *_: (False, []))
+    patch.setattr(cache.client, "owed_keys", None)
+
+
+def forgets_what_was_missed(cache: RingCache, patch: Patch) -> None:  # noqa: F811
+    """A delete that a node did not confirm is noted nowhere."""
+    patch.setattr(MissedDeletes, "add", lambda *_: [])
+
+
+MUTANTS: list[Callable[[RingCache, Patch], None]] = [
+    closes_without_replay,
+    leaves_it_to_the_relay,
+    forgets_what_was_missed,
+]
+
+
+@pytest.fixture(params=MUTANTS, ids=lambda mutant: mutant.__name__)
+def mutated(request: pytest.FixtureRequest, cache: RingCache, monkeypatch: Patch) -> RingCache:  # noqa: F811
+    """The cache with a line taken out."""
+    request.param(cache, monkeypatch)
+    return cache
+
+
+def test_a_delete_that_was_missed(
+    mutated: RingCache,
+    dead: list[str],  # noqa: F811
+    services: Services,
+    probes: Probes,  # noqa: F811
+) -> None:
+    """It returns with the node."""
+    test: Callable[..., None] = test_failures.test_what_a_node_missed_does_not_return_with_it
+    assert is_caught(test, mutated, dead, services, probes, "delete")
+
+
+def test_what_other_processes_deleted(
+    cache: RingCache,  # noqa: F811
+    dead: list[str],  # noqa: F811
+    services: Services,
+    probes: Probes,  # noqa: F811
+    monkeypatch: Patch,
+) -> None:
+    """The replay is of this process's memory alone."""
+    monkeypatch.setattr(cache.client, "owed_keys", None)
+    test: Callable[..., None] = test_failures.test_what_another_process_deleted_is_replayed_too
+    assert is_caught(test, cache, dead, services, probes)
+
+
+def test_a_replay_that_failed(
+    cache: RingCache,  # noqa: F811
+    dead: list[str],  # noqa: F811
+    services: Services,
+    probes: Probes,  # noqa: F811
+    monkeypatch: Patch,
+) -> None:
+    """It is taken for done."""
+
+    def close(self: Breaker, _: Any) -> None:
+        self.close()
+
+    monkeypatch.setattr(Breaker, "probe_failed", close)
+    test: Callable[..., None] = test_failures.test_a_node_is_not_let_in_while_the_replay_fails
+    assert is_caught(test, cache, dead, services, probes, monkeypatch)

@@ -286,13 +286,11 @@ class RingCache(KeyedCache):
 
     def invalidate_tags(self, *tags: Tag) -> None:
         """Make every value that was loaded under one of the tags a miss."""
-        self.client.run(protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags]))
+        self._confirmed(self.client.run(self._delete_many(self.tag_bytes(tag) for tag in tags)))
 
     async def ainvalidate_tags(self, *tags: Tag) -> None:
         """Make every value that was loaded under one of the tags a miss."""
-        await self.client.arun(
-            protocol.delete_many(self.client.context, [self.tag_bytes(tag) for tag in tags])
-        )
+        self._confirmed(await self.client.arun(self._delete_many(self.tag_bytes(tag) for tag in tags)))
 
     def make_stale(self, key: Any, stale_for: float, version: int | None = None) -> bool:
         """Invalidate a loaded value, but let it be served for so long by calls with ``stale_for``.

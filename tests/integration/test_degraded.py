@@ -1,0 +1,111 @@
+"""What each method returns while its key's node is ejected: the table of docs/failures.md."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.cache import caches
+from django.db import connections
+from django.test import override_settings
+
+from cachebackend import RingCache
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.models import OutboxRow
+from cachebackend.node import Node
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+GONE, HERE, TAG = "gone", "here", "mark"
+RAISES = NodeUnavailableError
+
+
+def load_many(names: Any) -> dict[Any, str]:
+    return dict.fromkeys(names, "loaded")
+
+
+#: Arguments; what comes of it with "miss"; and with "raise".
+TABLE: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
+    "get": ((GONE, "default"), "default", RAISES),
+    "get_many": (([GONE, HERE],), {HERE: 1}, RAISES),
+    "has_key": ((GONE,), False, RAISES),
+    "set": ((GONE, 2), None, RAISES),
+    "add": ((GONE, 2), False, RAISES),
+    "touch": ((GONE,), False, RAISES),
+    "set_many": (({GONE: 2, HERE: 2},), [GONE], RAISES),
+    "incr": ((GONE,), ValueError, RAISES),
+    "decr": ((GONE,), ValueError, RAISES),
+    "incr_version": ((GONE,), ValueError, RAISES),
+    "delete": ((GONE,), False, RAISES),
+    "delete_many": (([GONE, HERE],), None, RAISES),
+    "make_stale": ((GONE, 10), False, RAISES),
+    "get_or_set": ((GONE, lambda: "loaded"), "loaded", RAISES),
+    "get_or_set_many": (([GONE, HERE], load_many), {GONE: "loaded", HERE: 1}, RAISES),
+    "invalidate_tags": ((TAG,), None, RAISES),
+    "clear": ((), None, RAISES),
+}
+#: What must be told to the node when it is back.
+OWING = {"set", "set_many", "delete", "delete_many", "make_stale", "invalidate_tags"}
+
+
+@pytest.fixture(params=["miss", "raise"])
+def policy(request: pytest.FixtureRequest) -> str:
+    """``on_node_failure``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def cache(policy: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[RingCache]:
+    """A key on each of two nodes, and the first one's is ejected, and not probed."""
+    monkeypatch.setattr(Node, "_spawn", lambda *_: None)
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"on_node_failure": policy}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        cache.set_many({GONE: 1, HERE: 1}, None)
+        client = cache.client
+        gone, here, tag = (
+            client.ring.owner(made)
+            for made in (cache.key_bytes(GONE), cache.key_bytes(HERE), cache.tag_bytes(TAG))
+        )
+        assert gone == tag != here
+        breaker = client.nodes[gone].breaker
+        assert breaker is not None
+        breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+        yield cache
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_method_returns_what_the_docs_say(cache: RingCache, policy: str, name: str, way: str) -> None:
+    """Either policy, either way; what the node missed is in the outbox whatever is returned."""
+    arguments, missed, raised = TABLE[name]
+    expected = missed if policy == "miss" else raised
+    method = getattr(cache, name) if way == "sync" else partial(_run_async, getattr(cache, f"a{name}"))
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            method(*arguments)
+    else:
+        assert method(*arguments) == expected
+    if name in OWING:
+        assert OutboxRow.objects.exists()
+    missed_by = cache.client.context.missed
+    counts = [missed_by.count(node) for node in range(len(cache.client.nodes))]
+    assert counts.count(0) == (len(counts) - 1 if name in OWING | {"clear"} else len(counts))
+
+
+def _run_async(method: Callable[..., Any], *arguments: Any) -> Any:
+    async def run() -> Any:
+        try:
+            return await method(*arguments)
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return asyncio.run(run())

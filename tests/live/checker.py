@@ -1,5 +1,7 @@
 """Processes read and write real rows through a real ring while writers are killed; every read is checked.
 
+In strict mode a node is held still now and then, and goes on with the memory that it had.
+
 ``python -m tests.live.checker --seconds 60`` (``make soak``) prints what was read, written and
 killed, and exits with 1 if a read returned something older than what was acknowledged before
 it began, or if what a killed writer left stood longer than the relay may take.
@@ -24,6 +26,8 @@ ROWS, READERS, WRITERS = 12, 2, 2
 RELAY_SECONDS = 0.5
 #: A writer takes a second or two to start, and should then write for a while.
 KILL_EVERY_SECONDS = 2.5
+#: Long enough for every process to eject the node, or to be about to.
+STOP_SECONDS = 1.0
 _context = multiprocessing.get_context("spawn")
 
 
@@ -36,6 +40,7 @@ class Checked:
         reads: Reads that were checked.
         writes: Writes that were acknowledged.
         kills: Writers that were killed by SIGKILL, wherever they were.
+        stops: Nodes that were held still by SIGSTOP for a while, and came back with old memory.
         stale: Reads that returned something older than what was acknowledged before them.
         worst_crash_seconds: The longest that what a killed writer left was not what is read.
         bound_seconds: What that may be: two rounds of the relay, and its measured lag.
@@ -45,6 +50,7 @@ class Checked:
     reads: int = 0
     writes: int = 0
     kills: int = 0
+    stops: int = 0
     stale: int = 0
     worst_crash_seconds: float = 0.0
     bound_seconds: float = 0.0
@@ -55,7 +61,7 @@ class Checked:
         return self.reads > 0 and not self.stale and self.worst_crash_seconds <= self.bound_seconds
 
 
-def check(mode: str, seconds: float) -> Checked:
+def check(mode: str, seconds: float, services: Services) -> Checked:
     """Run readers, writers, a relay and a killer for so long. Django is set up, the tables are made."""
     from django.db import connections
 
@@ -91,6 +97,12 @@ def check(mode: str, seconds: float) -> Checked:
             left = _seconds_until_mended(keys[share::WRITERS])
             checked.worst_crash_seconds = max(checked.worst_crash_seconds, left)
             writers[share] = _spawn("write", keys[share::WRITERS], acknowledged, writes, strict)
+            if strict:
+                name = f"ring-{'abc'[checked.stops % 3]}"
+                services.stop(name)
+                time.sleep(STOP_SECONDS)
+                services.resume(name)
+                checked.stops += 1
     finally:
         for process in writers + others:
             process.kill()
@@ -147,7 +159,7 @@ def main() -> None:
 
         django.setup()
         call_command("migrate", verbosity=0, interactive=False)
-        found = [check(mode, options.seconds) for mode in ("commit", "strict")]
+        found = [check(mode, options.seconds, services) for mode in ("commit", "strict")]
     for checked in found:
         told = asdict(checked)
         print(

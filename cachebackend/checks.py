@@ -13,12 +13,14 @@ from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.invalidation.caught import triggered_models
-from cachebackend.invalidation.dependents import watched_models
+from cachebackend.invalidation.dependents import dependents_of, watched_models
 from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 
 __all__ = [
     "check_managers",
     "check_ring_settings",
+    "check_strict_sentinels",
     "check_trigger_databases",
     "check_triggers_app",
     "check_write_behind_settings",
@@ -31,6 +33,7 @@ def register_checks() -> None:
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
     register(Tags.models)(check_managers)
+    register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
 
@@ -62,6 +65,29 @@ def check_managers(**_: Any) -> list[CheckMessage]:
         for manager in model._meta.managers
         if not issubclass(manager.get_queryset().__class__, InvalidatingQuerySet)
     ]
+
+
+def check_strict_sentinels(**_: Any) -> list[CheckMessage]:
+    """ringcache.W002: a strict manager's alias has a node whose failover can lose what it confirmed."""
+    return [
+        Warning(
+            f"{watched._meta.label} is cached strictly, but its node {node.name!r} is behind Sentinel.",
+            hint="A replica lags: promoted, it may lack the last quarantines. Give this alias plain nodes.",
+            obj=watched,
+            id="ringcache.W002",
+        )
+        for watched in watched_models()
+        for alias in sorted({each.alias for _, each in dependents_of(watched) if each.is_strict})
+        for node in _nodes_of(alias)
+        if node.url.startswith(f"{SENTINEL_SCHEME}:")
+    ]
+
+
+def _nodes_of(alias: str) -> tuple[NodeAddress, ...]:
+    try:
+        return ring_options(alias).nodes if alias in ring_aliases() else ()
+    except ConfigurationError:  # told by ringcache.E001
+        return ()
 
 
 def check_triggers_app(**_: Any) -> list[CheckMessage]:

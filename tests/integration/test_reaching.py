@@ -16,9 +16,10 @@ import pytest
 import redis
 import trustme
 
-from cachebackend import RingCache
+from cachebackend import RingCache, checks
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from tests.fix_connections import PASSWORD, QUOTED, Guarded, TLSTerminator, Watched
+from tests.shop.models import Tag
 
 Open = Callable[..., RingCache]
 SECRETS = (PASSWORD, QUOTED, "node-secret", "sentinel-secret", "wrong-secret")
@@ -237,6 +238,20 @@ class TestSentinel:
         assert said == f"node 'other' is not reachable: no sentinel of {ports} knows a primary named 'other'"
         wrong = watched.url.replace("sentinel-secret", "wrong-secret")
         assert "knows a primary named 'shop'" in failure_of(open_cache(wrong), call)
+
+
+def test_a_strict_model_behind_sentinels_is_warned_of(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, empty_nodes: None
+) -> None:
+    """A promoted replica may lack what the old primary confirmed."""
+    assert checks.check_strict_sentinels() == []
+    monkeypatch.setattr(Tag.cached, "is_strict", True)
+    assert checks.check_strict_sentinels() == []
+    location = ["redis+sentinel://:secret@h1,h2/shop", "redis://h3"]
+    settings.CACHES = {"default": {"BACKEND": "cachebackend.RingCache", "LOCATION": location}}
+    [warning] = checks.check_strict_sentinels()
+    assert (warning.id, warning.obj) == ("ringcache.W002", Tag)
+    assert "'shop'" in warning.msg
 
 
 def replica_has_caught_up(watched: Watched) -> None:

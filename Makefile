@@ -51,8 +51,8 @@ QUICK ?=
 
 bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.ring
-	@$(BIN)/python -m benchmarks.behind || true
-	@$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.behind; missed=$$?; \
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) && exit $$missed
 
 clean:  ## Remove .venv and what tools left
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -86,7 +86,9 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     """Give a value a new time to live; return whether there is one."""
     now = context.clock.now()
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
+    context.drop_near([key])
     [reply] = yield Send([(context.ring.owner(key), _TOUCH.call([key], now, expiry(ttl_ms), fresh_until))])
+    context.drop_near([key])
     return bool(context.settle(reply, 0))
 
 

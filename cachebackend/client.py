@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from weakref import WeakSet
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
-from cachebackend.effects import Operation, Reply
+from cachebackend.effects import Command, Operation, Reply
 from cachebackend.errors import NodeReplyError
 from cachebackend.near.cache import MISS, NearCache, Read
 from cachebackend.node import Breaker, Exchange, Node, Tracking
@@ -21,7 +22,7 @@ from cachebackend.protocol import Context, QueueContext, get, has_vouchers, valu
 from cachebackend.protocol.context import OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
-from cachebackend.protocol.reading import may_move
+from cachebackend.protocol.reading import good_for
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -30,6 +31,8 @@ __all__ = ["QueueClient", "RingClient"]
 T = TypeVar("T")
 #: Keys in one command of a replay.
 _KEYS_AT_ONCE = 1000
+#: What PTTL says of a key that is gone, and of one that does not expire.
+_GONE, _FOR_EVER = -2, -1
 
 
 class _Client:
@@ -152,39 +155,55 @@ class RingClient(_Client):
         near = self._near
         if near is not None:
             copy = near.get(key, self.context.codec.decode)
-            if copy is not MISS:
-                self._count_near_hit()
-                return copy
-            read = self._begin(near, key)
+            if copy is MISS:
+                return self._get_and_keep(near, key, missing)
+            self._count_near_hit()
+            return copy
         reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
         if has_vouchers(reply) or self._looks_elsewhere(reply):
             return self.run(get(self.context, key, missing))
-        value = value_of(self.context, reply, missing)
-        if near is not None:
-            self._keep(near, read, reply, value)
-        return value
+        return value_of(self.context, reply, missing)
 
     async def aget(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, in the running event loop."""
         near = self._near
         if near is not None:
             copy = near.get(key, self.context.codec.decode)
-            if copy is not MISS:
-                self._count_near_hit()
-                return copy
-            read = self._begin(near, key)
+            if copy is MISS:
+                return await self._aget_and_keep(near, key, missing)
+            self._count_near_hit()
+            return copy
         [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
         if has_vouchers(reply) or self._looks_elsewhere(reply):
             return await self.arun(get(self.context, key, missing))
-        value = value_of(self.context, reply, missing)
-        if near is not None:
-            self._keep(near, read, reply, value)
-        return value
+        return value_of(self.context, reply, missing)
 
     def _count_near_hit(self) -> None:
         cell = self.stats.cell
         cell.hits += 1
         cell.near_hits += 1
+
+    def _get_and_keep(self, near: NearCache, key: bytes, missing: Any) -> Any:
+        """Return the value of a key that has no copy, and keep one."""
+        read = self._begin(near, key)
+        try:
+            reply, ttl_ms = self.nodes[read.node].send(_with_ttl(key)).receive()
+            if not (has_vouchers(reply) or self._looks_elsewhere(reply)):
+                return self._keep(near, read, reply, ttl_ms, missing)
+        finally:
+            near.forget(read)  # whatever came of it: a placeholder that is left takes another's room
+        return self.run(get(self.context, key, missing))
+
+    async def _aget_and_keep(self, near: NearCache, key: bytes, missing: Any) -> Any:
+        """Return the value of a key that has no copy, and keep one; in the running event loop."""
+        read = self._begin(near, key)
+        try:
+            reply, ttl_ms = await self.nodes[read.node].submit(_with_ttl(key))
+            if not (has_vouchers(reply) or self._looks_elsewhere(reply)):
+                return self._keep(near, read, reply, ttl_ms, missing)
+        finally:
+            near.forget(read)  # a task that is cancelled leaves none either
+        return await self.arun(get(self.context, key, missing))
 
     def _begin(self, near: NearCache, key: bytes) -> Read:
         """Announce a read; with the first one the nodes are asked to tell what changes."""
@@ -192,12 +211,15 @@ class RingClient(_Client):
             self._track(near)
         return near.begin(key, self.ring.owner(key))
 
-    def _keep(self, near: NearCache, read: Read, reply: Reply, value: Any) -> None:
-        """Keep a copy of a value that is neither stale nor due."""
-        if reply.__class__ is bytes and may_move(self.context, reply):
-            near.keep(read, reply, value)
-        else:
-            near.forget(read)
+    def _keep(self, near: NearCache, read: Read, reply: Reply, ttl_ms: Reply, missing: Any) -> Any:
+        """Return the value that a reply holds; keep a copy if it is neither stale nor due."""
+        value = value_of(self.context, reply, MISS)
+        if value is MISS:
+            return missing
+        if isinstance(ttl_ms, int) and ttl_ms != _GONE:
+            ttl = math.inf if ttl_ms == _FOR_EVER else ttl_ms / 1000
+            near.keep(read, reply, value, min(ttl, good_for(self.context, reply)))
+        return value
 
     def _track(self, near: NearCache) -> None:
         with _tracking_lock:
@@ -257,6 +279,11 @@ class QueueClient(_Client):
                 return found
         [found] = self.run(fold(self.context, [(partition, [write])]))
         return found
+
+
+def _with_ttl(key: bytes) -> list[Command]:
+    """Return what asks for a key's record, and after it for what remains of its time."""
+    return [(b"GET", key), (b"PTTL", key)]
 
 
 _CLIENTS: WeakSet[RingClient] = WeakSet()

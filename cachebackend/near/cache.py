@@ -12,6 +12,9 @@ If 4 comes before 2, the reader keeps nothing that it could have; if it comes af
 drops the copy. A process's own writes drop the copy before they are sent, and again when they
 are answered: what another thread read in between is not kept either.
 
+A copy never outlives its key's time to live, which is read along with the value: a node may be
+late to tell that a key expired.
+
 A node whose tracking connection is lost can tell nothing: its copies are dropped, and none is
 kept until it is back.
 """
@@ -36,11 +39,12 @@ _MOST_PLACEHOLDERS = 10_000
 
 
 class Read(NamedTuple):
-    """A read that is under way: the key, the node that is asked, and the placeholder."""
+    """A read that is under way: the key, the node that is asked, the placeholder, and when it began."""
 
     key: bytes
     node: int
     ticket: object
+    began: float
 
 
 class _Copy(NamedTuple):
@@ -81,22 +85,32 @@ class NearCache:
             copy = self._copies.get(key)
         if copy is None:
             return MISS
-        if copy.until < self._monotonic():
+        if copy.until <= self._monotonic():
             self.drop((key,))
             return MISS
         return copy.value if copy.record is None else decode(copy.record)
 
     def begin(self, key: bytes, node: int) -> Read:
         """Put a placeholder for a read that is about to be sent; return what ``keep`` asks for."""
-        read = Read(key, node, object())
+        read = Read(key, node, object(), self._monotonic())
         with self._lock:
             if len(self._placeholders) < _MOST_PLACEHOLDERS:
                 self._placeholders[key] = read.ticket
         return read
 
-    def keep(self, read: Read, record: bytes, value: Any) -> None:
-        """Keep a copy of what was read, if the key was not invalidated since ``begin``."""
-        until = self._monotonic() + self._max_age
+    def keep(self, read: Read, record: bytes, value: Any, ttl: float) -> None:
+        """Keep a copy of what was read, if the key was not invalidated since ``begin``.
+
+        Args:
+            read: What ``begin`` returned.
+            record: The key's record.
+            value: The record's value.
+            ttl: Seconds that the value is good for, as the node had it; a copy is good for no
+                longer. They are counted from when the read began, before the node counted.
+        """
+        if ttl <= 0:
+            return
+        until = read.began + min(self._max_age, ttl)
         is_shared = type(value) in _IMMUTABLE
         copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until)
         with self._lock:

@@ -19,6 +19,7 @@ __all__ = [
     "Found",
     "get",
     "get_many",
+    "good_for",
     "has_key",
     "has_vouchers",
     "is_wrong_type",
@@ -242,6 +243,20 @@ def may_move(context: Context, record: Reply) -> bool:
         return False
     found = look(context, record, {}, take_stale=False)
     return found is not None and not found.due
+
+
+def good_for(context: Context, record: Reply) -> float:
+    """Return for how many seconds a record is good to every reader, as far as it says; 0: it is not."""
+    if not isinstance(record, bytes) or has_tags(record):
+        return 0.0
+    try:
+        kind = kind_of(record)
+        if kind is Kind.INTEGER or is_plain(record):
+            return math.inf
+        refresh = stored_of(record).refresh if kind is Kind.VALUE else None
+    except RecordError:
+        return 0.0
+    return 0.0 if refresh is None else refresh.fresh_until - context.clock.now()
 
 
 def has_key(context: Context, key: bytes) -> Operation[bool]:

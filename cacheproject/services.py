@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -36,13 +36,9 @@ START_SECONDS = 30.0
 #: A port that is free when it is looked for may be taken when it is bound.
 START_TRIES = 5
 _PR_SET_PDEATHSIG = 1
+_POSTGRES_SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60"}
 #: Nothing here outlives the test or demo, so nothing needs to reach a disk.
-_POSTGRES_SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "fsync": "off",
-    "full_page_writes": "off",
-    "max_connections": "60",
-}
+_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 _RING_SETTINGS = (
     "--save",
     "",
@@ -84,6 +80,7 @@ class Services:
             broker, named ``broker``.
         postgres: Whether to start Postgres; named ``postgres``.
         appendfsync: When the queue nodes write their files to the disk: ``everysec`` or ``always``.
+        durable: Whether Postgres brings each commit to its disk, as people run it.
 
     Raises:
         ServiceError: A server did not start; says what it logged.
@@ -91,7 +88,12 @@ class Services:
     """
 
     def __init__(
-        self, ring: int = 3, queue: int = 1, postgres: bool = True, appendfsync: str = "everysec"
+        self,
+        ring: int = 3,
+        queue: int = 1,
+        postgres: bool = True,
+        appendfsync: str = "everysec",
+        durable: bool = False,
     ) -> None:
         self._servers: dict[str, _Server] = {}
         # Short: a socket's path may have 104 bytes
@@ -114,7 +116,7 @@ class Services:
             if queue:
                 self._add_node("broker", _BROKER_SETTINGS)
             if postgres:
-                self._add_postgres()
+                self._add_postgres({} if durable else _FORGETFUL)
             for server in self._servers.values():
                 self._spawn(server)
             for server in self._servers.values():
@@ -229,7 +231,7 @@ class Services:
             signal.SIGKILL,
         )
 
-    def _add_postgres(self) -> None:
+    def _add_postgres(self, settings: Mapping[str, str]) -> None:
         user = _unprivileged_user()
         binaries = postgres_folder()
         data, sockets = self.folder / "pg", self.folder / "s"
@@ -263,7 +265,7 @@ class Services:
         if initdb.returncode:
             message = f"initdb failed:\n{initdb.stdout}{initdb.stderr}"
             raise ServiceError(message)
-        settings = {**_POSTGRES_SETTINGS, "unix_socket_directories": str(sockets)}
+        settings = {**_POSTGRES_SETTINGS, **settings, "unix_socket_directories": str(sockets)}
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._servers["postgres"] = _Server(
             "postgres",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from django.core.cache.backends.base import (
@@ -61,8 +61,23 @@ class KeyedCache(BaseCache):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=3)
         return made.encode("utf-8", "surrogatepass")
 
+    def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
+        """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
+        if self._makes_plain_keys and self.key_func is default_key_func:
+            opening = f"{self.key_prefix}:{self.version if version is None else version}:"
+            made = [f"{opening}{key}" for key in keys]
+            whole = "".join(made)
+            if (
+                whole.isascii()
+                and not _UNSAFE_KEY.search(whole)
+                and max(map(len, made), default=0) <= _MEMCACHED_KEY_CHARACTERS
+            ):
+                return [key.encode() for key in made]
+        return [self.key_bytes(key, version) for key in keys]
+
     def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:
-        return {key: self.key_bytes(key, version) for key in keys}
+        keys = list(keys)
+        return dict(zip(keys, self.many_key_bytes(keys, version), strict=True))
 
     def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
         """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
@@ -79,6 +94,10 @@ class KeyedCache(BaseCache):
             return self.key_bytes(f"tag:{tag}")
         name = f"tag:{tag._meta.label_lower}"
         return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
+
+    def many_tag_bytes(self, tags: Iterable[str]) -> list[bytes]:
+        """Return the keys of tags that are strings."""
+        return self.many_key_bytes([f"tag:{tag}" for tag in tags])
 
     @property
     def _can_clear(self) -> bool:

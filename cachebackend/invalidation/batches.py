@@ -36,13 +36,12 @@ class Batch:
 
     def add(self, model: type[models.Model], rows: Iterable[Row]) -> None:
         """Collect what changed rows make wrong."""
-        dependents = dependents_of(model)
-        for row in rows:
-            for watched, dependent in dependents:
-                self.keys.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
-                pk = row.get(watched._meta.pk.attname, row.get("pk"))
-                if pk is not None:
-                    self._refills.setdefault(id(dependent), (dependent, set()))[1].add(pk)
+        rows = list(rows)
+        for watched, dependent in dependents_of(model):
+            self.keys.setdefault(dependent.alias, set()).update(dependent.keys_of(rows))
+            key = watched._meta.pk.attname
+            pks = {row.get(key, row.get("pk")) for row in rows} - {None}
+            self._refills.setdefault(id(dependent), (dependent, set()))[1].update(pks)
 
     def quarantine(self, model: type[models.Model], rows: Iterable[Row]) -> None:
         """Put the keys of rows that are about to be written in quarantine, where that is asked.
@@ -51,10 +50,10 @@ class Batch:
             NodeUnavailableError: A node did not confirm; the rows must not be written.
         """
         strict = [dependent for _, dependent in dependents_of(model) if dependent.is_strict]
+        rows = list(rows) if strict else []
         wanted: dict[str, set[bytes]] = {}
-        for row in rows:
-            for dependent in strict:
-                wanted.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
+        for dependent in strict:
+            wanted.setdefault(dependent.alias, set()).update(dependent.keys_of(rows))
         for alias, keys in wanted.items():
             new = keys - self.quarantined.get(alias, set())
             cache = caches[alias]

@@ -54,10 +54,8 @@ def keys_of_caught(label: str, rows: Iterable[Mapping[str, str | None]]) -> dict
     """
     keys: dict[str, set[bytes]] = {}
     for model, changed in _models_rows([(label, rows)]):
-        dependents = dependents_of(model)
-        for row in changed:
-            for _, dependent in dependents:
-                keys.setdefault(dependent.alias, set()).update(dependent.keys_of(row))
+        for _, dependent in dependents_of(model):
+            keys.setdefault(dependent.alias, set()).update(dependent.keys_of(changed))
     return keys
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from django.db import models
@@ -33,12 +33,12 @@ class Dependent(Protocol):
         """Whether a key may hold that there is no row."""
         ...
 
-    def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
-        """Return the keys that are wrong when a row changes.
+    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """Return the keys that are wrong when rows change.
 
         Args:
-            row: Its columns by attribute name; those of ``fields`` that are not known are
-                left out.
+            rows: Their columns by attribute name, the primary key's also as ``pk``; those
+                of ``fields`` that are not known, or that did not change, are left out.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.cache import caches
@@ -32,14 +32,14 @@ class ModelTags:
         self.model = model
         self.alias = alias
 
-    def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
-        """Return the keys of the model's tag and of the row's."""
+    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """Return the keys of the model's tag and of the rows'."""
         cache = caches[self.alias]
-        if not isinstance(cache, RingCache):
+        if not rows or not isinstance(cache, RingCache):
             return []
-        pk, label = row.get("pk"), self.model._meta.label_lower
-        tags = [label] if pk is None else [label, f"{label}:{pk}"]
-        return [cache.tag_bytes(tag) for tag in tags]
+        label = self.model._meta.label_lower
+        tags = [f"{label}:{pk}" for row in rows if (pk := row.get("pk")) is not None]
+        return cache.many_tag_bytes([label, *tags])
 
     def refill(self, keys: Iterable[Any]) -> None:
         """Do nothing: a tag holds no rows."""

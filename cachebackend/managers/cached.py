@@ -252,15 +252,17 @@ class CachedManager(Generic[M]):
         """The columns that keys are made of, by attribute name."""
         return tuple(field.attname for field in self._fields.values())
 
-    def keys_of(self, row: Mapping[str, Any]) -> list[bytes]:
-        """Return the keys of a row: its own, and its lookups' as far as they are known."""
-        values = {self._pk.attname: row.get("pk"), **row}
-        cache = self.cache
-        return [
-            cache.key_bytes(f"{opening}{self._text(field, values[field.attname])}")
-            for field, opening in self._openings.values()
-            if values.get(field.attname) is not None
-        ]
+    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """Return the keys of rows: their own, and their lookups' as far as they are known."""
+        found: list[str] = []
+        for field, opening in self._openings.values():
+            name = field.attname
+            if field is self._pk:
+                values = [row.get(name, row.get("pk")) for row in rows]
+            else:
+                values = [row.get(name) for row in rows]
+            found += [f"{opening}{self._text(field, value)}" for value in values if value is not None]
+        return self.cache.many_key_bytes(found)
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
         _, opening = self._openings[field.attname]

@@ -7,10 +7,10 @@ shape, however many rows. Deletes come first and inserts last, each in the order
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -31,8 +31,7 @@ Shape: TypeAlias = tuple[Change, ...]
 _DELETED, _CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRow:
+class BatchRow(NamedTuple):
     """What a batch does to one row.
 
     Attributes:
@@ -143,16 +142,23 @@ class _Table:
     def shapes(self, rows: Iterator[BatchRow]) -> dict[Shape, list[tuple[Any, ...]]]:
         """Return for each shape the rows that have it: primary key, then the changes' values."""
         shapes: dict[Shape, list[tuple[Any, ...]]] = {}
+        known: dict[Shape, list[tuple[Change, Callable[[bytes], Any]]]] = {}
         for row in rows:
             shape = tuple(sorted(row.changes))
-            if gone := [column for column, _ in shape if column not in self._fields]:
-                message = (
-                    f"{self._label} has no column {gone[0]!r} any more, and the queue holds writes of it"
-                )
-                raise WriteBehindError(message)
-            values = [_value(self._fields[c], kind, row.changes[c, kind]) for c, kind in shape]
-            shapes.setdefault(shape, []).append((row.pk, *values))
+            converters = known.get(shape)
+            if converters is None:
+                converters = known[shape] = self._converters(shape)
+                shapes[shape] = []
+            values = [convert(row.changes[change]) for change, convert in converters]
+            shapes[shape].append((row.pk, *values))
         return shapes
+
+    def _converters(self, shape: Shape) -> list[tuple[Change, Callable[[bytes], Any]]]:
+        """Return for each change what makes of the queue's value one that psycopg takes."""
+        if gone := [column for column, _ in shape if column not in self._fields]:
+            message = f"{self._label} has no column {gone[0]!r} any more, and the queue holds writes of it"
+            raise WriteBehindError(message)
+        return [((column, kind), _converter(self._fields[column], kind)) for column, kind in shape]
 
     def delete(self, rows: Sequence[tuple[Any, ...]]) -> Applied:
         """Delete rows; those that are not there are no matter."""
@@ -167,19 +173,22 @@ class _Table:
         stage = self._stage(shape, rows)
         columns = {column for column, _ in shape}
         moves = any(f.column in columns for f in self._asked)
-        before = self._fetch(
-            f"SELECT {self._asked_columns() if moves else ''} FROM {self._table} t JOIN {stage} s "
-            f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t",
-            moves,
+        held = (
+            f"SELECT {self._asked_columns()} FROM {self._table} t JOIN {stage} s "
+            f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t"
         )
         sets = ", ".join(
             f"{self._quote(column)} = {_new(f't.{self._quote(column)}', staged)}"
             for column, staged in _by_column(shape).items()
         )
-        now = self._fetch(
-            f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
-        )
-        return Applied(before + now, rows=len(now), missing=len(rows) - len(now))
+        change = f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk"
+        if moves:
+            touched = self._fetch(held) + (now := self._fetch(f"{change} {self._returning()}"))
+            return Applied(touched, rows=len(now), missing=len(rows) - len(now))
+        # What caches ask for them by stays: they need not be told of, those that are not there included
+        self._execute(f"WITH held AS MATERIALIZED ({held}) SELECT count(*) FROM held")
+        changed = self._execute(change)
+        return Applied([{"pk": row[0]} for row in rows], rows=changed, missing=len(rows) - changed)
 
     def insert(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> Applied:
         """Create rows; those that are there stay as they are and are told."""
@@ -221,22 +230,26 @@ class _Table:
     def _returning(self) -> str:
         return f"RETURNING {self._asked_columns()}"
 
-    def _fetch(self, sql: str, has_columns: bool = True) -> list[dict[str, Any]]:
+    def _execute(self, sql: str) -> int:
         with self._connection.cursor() as cursor:
             cursor.execute(sql)
-            if not has_columns:
-                return []
+            return int(cursor.rowcount)
+
+    def _fetch(self, sql: str) -> list[dict[str, Any]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
             names = ["pk", *(f.attname for f in self._asked)]
             return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
 
 
-def _value(field: models.Field[Any, Any], kind: bytes, travels: bytes) -> Any:
+def _converter(field: models.Field[Any, Any], kind: bytes) -> Callable[[bytes], Any]:
     wire = wire_of(field)
     if kind == PUT:
-        return None if travels == NULL else (wire.adapt or wire.load)(travels[1:])
-    if kind == DELTA:
-        return wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
-    return wire.load(travels)
+        adapt = wire.adapt or wire.load
+        return lambda travels: None if travels == NULL else adapt(travels[1:])
+    if kind == DELTA and wire.undelta is not int:
+        return lambda travels: wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
+    return wire.load
 
 
 def _by_column(shape: Shape) -> dict[str, dict[bytes, str]]:

@@ -133,7 +133,7 @@ def test_a_rolled_back_transaction_owes_nothing(article: Article) -> None:
 
 def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Services) -> None:
     """The write succeeds; the row stays until the node is there to confirm."""
-    keys = Article.cached.keys_of({"pk": article.pk})
+    keys = Article.cached.keys_of([{"pk": article.pk}])
     ring = Article.cached.cache.client.ring
     owner = f"ring-{'abc'[ring.owner(keys[0])]}"
     services.stop(owner)

@@ -41,7 +41,7 @@ def strict(cached: CachedManager[Article]) -> CachedManager[Article]:
 
 def stands(cached: CachedManager[Article], article: Article) -> bytes | None:
     """Return what stands at a row's key, past the cache."""
-    [key] = cached.keys_of({"pk": article.pk})
+    [key] = cached.keys_of([{"pk": article.pk}])
     client = cached.cache.client
     record: bytes | None = client.nodes[client.ring.owner(key)].call((b"GET", key))
     return record
@@ -72,7 +72,7 @@ def test_several_writers_in_flight_each_end_their_own(
     from cachebackend import protocol
 
     client = ring_cache.client
-    [key] = strict.keys_of({"pk": article.pk})
+    [key] = strict.keys_of([{"pk": article.pk}])
     for token in (b"a" * 16, b"b" * 16, b"a" * 16):
         client.run(protocol.quarantine(client.context, [key], token))
     assert stands(strict, article) == b"Q" + b"a" * 16 + b"b" * 16
@@ -88,7 +88,8 @@ def test_a_strict_write_whose_node_is_away_fails_and_changes_nothing(
     strict: CachedManager[Article], article: Article, services: Services, atomic: bool
 ) -> None:
     """In autocommit and in a transaction."""
-    owner = f"ring-{'abc'[strict.cache.client.ring.owner(strict.keys_of({'pk': article.pk})[0])]}"
+    [key] = strict.keys_of([{"pk": article.pk}])
+    owner = f"ring-{'abc'[strict.cache.client.ring.owner(key)]}"
     services.kill(owner)
     try:
         article.title = "New"
@@ -123,7 +124,7 @@ def test_a_quarantine_that_was_lost_still_ends_in_a_delete(
     with transaction.atomic():
         article.title = "New"
         article.save()
-        [key] = strict.keys_of({"pk": article.pk})
+        [key] = strict.keys_of([{"pk": article.pk}])
         ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"SET", key, b"Vp\0old"))
     assert stands(strict, article) is None
 

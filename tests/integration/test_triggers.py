@@ -360,4 +360,4 @@ def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring
         "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
     )
     row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}
-    assert set(Author.cached.keys_of(row)) <= keys["default"]
+    assert set(Author.cached.keys_of([row])) <= keys["default"]

@@ -25,7 +25,7 @@ from typing import Any
 from cacheproject.launch import call_after_setup
 from cacheproject.services import Services
 
-WRITERS, DRAINERS, READERS = 2, 2, 1
+WRITERS, DRAINERS, READERS = 4, 2, 4
 #: Rows that every writer adds to; rows of each writer's own that it puts values to; and that
 #: it creates and deletes.
 SUMS, PUTS, LIVES = 20, 10, 4
@@ -39,19 +39,20 @@ _context = multiprocessing.get_context("spawn")
 class Ledger:
     """What writers were about to write, and what of it was acknowledged; it outlives them."""
 
-    def __init__(self) -> None:
-        size = WRITERS * (SUMS + PUTS + LIVES)
+    def __init__(self, writers: int, readers: int) -> None:
+        self.writers = writers
+        size = writers * (SUMS + PUTS + LIVES)
         self.attempted = _context.Array("q", size, lock=False)
         self.acknowledged = _context.Array("q", size, lock=False)
         self.kills = _context.Array("q", 3, lock=False)
-        self.reads = _context.Array("q", READERS, lock=False)
-        self.wrong_reads = _context.Array("q", READERS, lock=False)
+        self.reads = _context.Array("q", readers, lock=False)
+        self.wrong_reads = _context.Array("q", readers, lock=False)
 
     def slot(self, writer: int, at: int) -> int:
         return writer * (SUMS + PUTS + LIVES) + at
 
     def sum_of(self, side: Any, row: int) -> int:
-        return sum(side[self.slot(writer, row)] for writer in range(WRITERS))
+        return sum(side[self.slot(writer, row)] for writer in range(self.writers))
 
 
 def put_key(writer: int, at: int) -> int:
@@ -221,22 +222,30 @@ def readers(number: int, ledger: Ledger) -> None:
 # The run
 
 
-def check(services: Services, seconds: float, *, kill_servers: bool = True) -> Balance:
-    """Run them all for so long, then land what is left and balance. Django is set up, the tables are made."""
+def check(
+    services: Services,
+    seconds: float,
+    *,
+    writing: int = WRITERS,
+    draining: int = DRAINERS,
+    reading: int = READERS,
+    kill_servers: bool = True,
+) -> Balance:
+    """Run so many of them for so long, land what is left and balance; Django and the tables are ready."""
     from django.db import connections
 
     from cacheproject.demo.models import Article
 
     Article.objects.filter(pk__gte=FIRST_KEY).delete()
     keys = [FIRST_KEY + row for row in range(SUMS)]
-    keys += [put_key(w, SUMS + at) for w in range(WRITERS) for at in range(PUTS)]
+    keys += [put_key(w, SUMS + at) for w in range(writing) for at in range(PUTS)]
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)
     connections.close_all()
-    ledger, balance = Ledger(), Balance()
+    ledger, balance = Ledger(writing, reading), Balance()
     servers = {"queue-a": 0, "postgres": 0}
-    nurseries = [_spawn("writers", n, ledger) for n in range(WRITERS)]
-    nurseries += [_spawn("drainers", n, ledger) for n in range(DRAINERS)]
-    nurseries += [_spawn("readers", n, ledger) for n in range(READERS)]
+    nurseries = [_spawn("writers", n, ledger) for n in range(writing)]
+    nurseries += [_spawn("drainers", n, ledger) for n in range(draining)]
+    nurseries += [_spawn("readers", n, ledger) for n in range(reading)]
     try:
         while not (sum(ledger.acknowledged) and sum(ledger.reads)):
             _stop_if_dead(nurseries)
@@ -314,7 +323,7 @@ def _weigh(ledger: Ledger, balance: Balance) -> None:
         stands = rows[FIRST_KEY + at].views
         balance.applied += stands
         _judge(balance, f"sum {at}", low, stands, high)
-    for writer in range(WRITERS):
+    for writer in range(ledger.writers):
         for at in range(SUMS, SUMS + PUTS + LIVES):
             slot = ledger.slot(writer, at)
             low, high = ledger.acknowledged[slot], ledger.attempted[slot]
@@ -352,6 +361,10 @@ def main() -> None:
     """Check for so long, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long (default: 30)")
+    parser.add_argument("--writers", type=int, default=WRITERS, help=f"processes (default: {WRITERS})")
+    parser.add_argument("--drainers", type=int, default=DRAINERS, help=f"processes (default: {DRAINERS})")
+    parser.add_argument("--readers", type=int, default=READERS, help=f"processes (default: {READERS})")
+    parser.add_argument("--keep-servers", action="store_true", help="kill no servers, only processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with Services(ring=1, queue=1, appendfsync="always") as services:
@@ -362,7 +375,14 @@ def main() -> None:
 
         django.setup()
         call_command("migrate", verbosity=0, interactive=False)
-        balance = check(services, options.seconds)
+        balance = check(
+            services,
+            options.seconds,
+            writing=options.writers,
+            draining=options.drainers,
+            reading=options.readers,
+            kill_servers=not options.keep_servers,
+        )
     told = asdict(balance)
     print(json.dumps(told) if options.json else "\n".join(f"{name}: {value}" for name, value in told.items()))
     sys.exit(not balance.is_well)

@@ -12,7 +12,18 @@ from cacheproject.launch import MANAGE
 def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
     """Whatever is killed: writers, workers at each step of a drain, the queue node, Postgres."""
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.live.landing", "--seconds", "6", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "tests.live.landing",
+            "--seconds",
+            "6",
+            "--writers",
+            "2",
+            "--readers",
+            "1",
+            "--json",
+        ],
         cwd=MANAGE.parent,
         capture_output=True,
         text=True,

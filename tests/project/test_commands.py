@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,9 +54,37 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_replay_is_exact(environment: dict[str, str], trace: Path, processes: str) -> None:
+@pytest.fixture
+def rabbitmq(tmp_path: Path) -> Iterator[str]:
+    """The URL of a RabbitMQ of the test's own; without its server the test is skipped."""
+    server = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin{os.pathsep}{os.defpath}")
+    if server is None:
+        pytest.skip("rabbitmq-server is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "HOME": str(tmp_path),
+        "RABBITMQ_NODENAME": f"ringcache-{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(port + 1),
+        "RABBITMQ_MNESIA_BASE": str(tmp_path / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(tmp_path),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(tmp_path / "plugins"),
+    }
+    with (
+        (tmp_path / "output").open("wb") as output,
+        subprocess.Popen([server], env=os.environ | settings, stdout=output, stderr=output) as started,
+    ):
+        yield f"amqp://guest:guest@127.0.0.1:{port}//"  # Celery tries until it answers
+        started.terminate()
+
+
+@pytest.mark.parametrize(("processes", "pool"), [("1", "prefork"), ("2", "threads")])
+def test_a_replay_is_exact(environment: dict[str, str], trace: Path, processes: str, pool: str) -> None:
     """Every request is played, hits and misses are the reads, and Postgres holds what was written."""
+    environment |= {"CELERY_WORKER_POOL": pool}
     told = last_line(
         run(environment, "replay", str(trace), "--writes", "0.2", "--processes", processes, "--json")
     )
@@ -67,6 +97,14 @@ def test_a_replay_is_exact(environment: dict[str, str], trace: Path, processes: 
     assert told["hits"] + told["misses"] == told["reads"]
     assert 0 < told["drained_rows"] <= told["writes"]
     assert told["hit_ratio"] > 0.5
+
+
+def test_rabbitmq_may_be_the_broker(environment: dict[str, str], trace: Path, rabbitmq: str) -> None:
+    """Whatever carries the tasks, what they land is exact."""
+    environment |= {"CELERY_BROKER_URL": rabbitmq}
+    told = last_line(run(environment, "replay", str(trace), "--writes", "0.2", "--json"))
+    assert told["exact"] is True
+    assert told["drained_rows"] > 0
 
 
 def test_the_demo_ends_well(environment: dict[str, str]) -> None:

@@ -14,12 +14,12 @@ from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Command, Operation, Reply
-from cachebackend.errors import NodeReplyError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache, Read
 from cachebackend.node import Breaker, Exchange, Node, Tracking
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
-from cachebackend.protocol.context import OtherRing
+from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
 from cachebackend.protocol.reading import good_for
@@ -85,6 +85,14 @@ class RingClient(_Client):
                 is_left=bool(options.leaving),
                 is_warm=bool(options.leaving) and options.warm,
             )
+        if options.gutter:
+            names = [node.name for node in self.nodes]
+            self.context.gutter = Gutter(
+                Ring([(node.name, node.weight) for node in options.gutter]),
+                tuple(names.index(node.name) for node in options.gutter),
+                max(1, int(options.gutter_timeout * 1000)),
+                lambda node: self.nodes[node].is_ejected,
+            )
         self._near: NearCache | None = None
         self._trackings: list[Tracking] = []
         if options.near is not None:
@@ -116,7 +124,7 @@ class RingClient(_Client):
         """
         everything = False
         keys = (
-            [] if self.owed_keys is None else [k for k in self.owed_keys() if node in self.context.places(k)]
+            [] if self.owed_keys is None else [k for k in self.owed_keys() if self.context.may_hold(node, k)]
         )
         try:
             while True:
@@ -147,8 +155,13 @@ class RingClient(_Client):
                 if cursor == b"0":
                     break
 
-    def _looks_elsewhere(self, reply: Reply) -> bool:
-        return reply is None and self.context.other is not None
+    def _looks_elsewhere(self, node: int, reply: Reply) -> bool:
+        """Return whether a key may be at the ring that was left, or in the gutter."""
+        if reply is None:
+            return self.context.other is not None
+        if self.context.gutter is None or reply.__class__ is not NodeUnavailableError:
+            return False
+        return self.nodes[node].is_ejected
 
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
@@ -159,8 +172,9 @@ class RingClient(_Client):
                 return self._get_and_keep(near, key, missing)
             self._count_near_hit()
             return copy
-        reply = self.nodes[self.ring.owner(key)].call((b"GET", key))
-        if has_vouchers(reply) or self._looks_elsewhere(reply):
+        node = self.ring.owner(key)
+        reply = self.nodes[node].call((b"GET", key))
+        if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return self.run(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
@@ -173,8 +187,9 @@ class RingClient(_Client):
                 return await self._aget_and_keep(near, key, missing)
             self._count_near_hit()
             return copy
-        [reply] = await self.nodes[self.ring.owner(key)].submit([(b"GET", key)])
-        if has_vouchers(reply) or self._looks_elsewhere(reply):
+        node = self.ring.owner(key)
+        [reply] = await self.nodes[node].submit([(b"GET", key)])
+        if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
@@ -188,7 +203,7 @@ class RingClient(_Client):
         read = self._begin(near, key)
         try:
             reply, ttl_ms = self.nodes[read.node].send(_with_ttl(key)).receive()
-            if not (has_vouchers(reply) or self._looks_elsewhere(reply)):
+            if not (has_vouchers(reply) or self._looks_elsewhere(read.node, reply)):
                 return self._keep(near, read, reply, ttl_ms, missing)
         finally:
             near.forget(read)  # whatever came of it: a placeholder that is left takes another's room
@@ -199,7 +214,7 @@ class RingClient(_Client):
         read = self._begin(near, key)
         try:
             reply, ttl_ms = await self.nodes[read.node].submit(_with_ttl(key))
-            if not (has_vouchers(reply) or self._looks_elsewhere(reply)):
+            if not (has_vouchers(reply) or self._looks_elsewhere(read.node, reply)):
                 return self._keep(near, read, reply, ttl_ms, missing)
         finally:
             near.forget(read)  # a task that is cancelled leaves none either

@@ -157,7 +157,7 @@ class CachedManager(Generic[M]):
 
     def _load_many(self, keys: Mapping[Any, bytes], adapt: Adapt) -> protocol.Operation[dict[Any, Any]]:
         """Read many rows through the ring, by the same rules as ``_load``."""
-        context, keep = self.cache.client.context, self._keep(self.cache)
+        context, keep = self._context, self._keep(self.cache)
         if not is_in_transaction(connections[self._using]):
             return (yield from protocol.get_or_load_many(context, keys, adapt(self._find_rows), keep))
         found = yield from protocol.get_many(context, keys)
@@ -174,7 +174,7 @@ class CachedManager(Generic[M]):
         A transaction must not read over what it has written, nor fill from it; and one
         whose snapshot may be older than the lease must not fill.
         """
-        context = self.cache.client.context
+        context = self._context
         if is_pending(self.alias, key, self._using):
             return (yield protocol.Load(loader))
         if is_in_transaction(connections[self._using]):
@@ -184,6 +184,12 @@ class CachedManager(Generic[M]):
             if not may_fill(self._using):
                 return (yield protocol.Load(loader))
         return (yield from protocol.get_or_load(context, key, loader, self._keep(self.cache)))
+
+    @property
+    def _context(self) -> protocol.Context:
+        """The alias' context; for strict rows without the gutter, where no quarantine is."""
+        context = self.cache.client.context
+        return context.without_gutter() if self.is_strict else context
 
     def _keep(self, cache: RingCache) -> protocol.Keep:
         keep = cache.keep(self.timeout, self.stale_for)

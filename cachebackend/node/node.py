@@ -105,6 +105,14 @@ class Node:
             return self._open_and_submit(commands)
         return self._await(connection.submit(commands), len(commands))
 
+    @property
+    def is_ejected(self) -> bool:
+        """True if it is not to be asked now; sees to its probe if that is due."""
+        if self.breaker is None or not self.breaker.is_open:
+            return False
+        self._ejected()
+        return True
+
     def close(self) -> None:
         """Close the idle blocking connections; those of an event loop end with their loop."""
         self._pool.close()

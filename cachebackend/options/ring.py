@@ -13,6 +13,8 @@ __all__ = ["RingOptions"]
 
 _SECONDS = Number(0, above=True, unit=" seconds")
 _CODECS = ("auto", "pickle", "signed-pickle", "json", "msgpack")
+#: The options that name the ring that is entered, or left.
+_CHANGES = ("joining", "leaving")
 #: Django gives every backend these two; how much a node keeps is the node's own affair.
 _DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
@@ -49,6 +51,8 @@ class RingOptions:
         leaving: The nodes of the ring that was left, as ``LOCATION`` named them; deletes go
             there first, and a miss looks there.
         warm: Whether a miss looks at the ring that was left.
+        gutter: Spare nodes that take the keys of a node that is ejected.
+        gutter_timeout: How long they keep anything at most.
         lease_timeout: How long the holder of a lease may take to fill.
         quarantine_timeout: How long a strict write keeps its keys from being filled; its
             transaction must be shorter, and on Postgres 17 and later is made to be.
@@ -81,6 +85,8 @@ class RingOptions:
     replay_limit: int = field(default=10_000, metadata={"rule": Whole(1, 10_000_000)})
     joining: tuple[NodeAddress, ...] = ()
     leaving: tuple[NodeAddress, ...] = ()
+    gutter: tuple[NodeAddress, ...] = ()
+    gutter_timeout: float = field(default=10.0, metadata={"rule": _SECONDS})
     warm: bool = field(default=True, metadata={"rule": Flag()})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
@@ -117,10 +123,10 @@ class RingOptions:
             ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
             near = _near(ours.pop("near", None), faults.at("OPTIONS").at("near"))
             others: dict[str, object] = {
-                name: ours.pop(name) for name in ("joining", "leaving") if name in ours
+                name: ours.pop(name) for name in ("joining", "leaving", "gutter") if name in ours
             }
             check_fields(cls, ours, faults.at("OPTIONS"))
-            ours |= _other_ring(others, nodes, faults.at("OPTIONS"))
+            ours |= _other_rings(others, nodes, faults.at("OPTIONS"))
             ours["near"] = near
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
@@ -129,9 +135,10 @@ class RingOptions:
 
     @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
-        """The nodes of the ring, and after them those of the ring that is entered or left."""
+        """The nodes of the ring, after them those of the ring that is entered or left, and the gutter's."""
         names = {node.name for node in self.nodes}
-        return self.nodes + tuple(node for node in self.joining + self.leaving if node.name not in names)
+        others = tuple(node for node in self.joining + self.leaving if node.name not in names)
+        return self.nodes + others + self.gutter
 
 
 def _near(given: object, faults: Faults) -> NearOptions | None:
@@ -145,20 +152,28 @@ def _near(given: object, faults: Faults) -> NearOptions | None:
     return NearOptions(**given) if len(faults.found) == before else None
 
 
-def _other_ring(
+def _other_rings(
     given: Mapping[str, object], nodes: tuple[NodeAddress, ...], faults: Faults
 ) -> dict[str, tuple[NodeAddress, ...]]:
-    """Return the nodes of ``joining`` or ``leaving``; it is a fault to say both, or what stands already."""
+    """Return the nodes of ``joining`` or ``leaving``, and of ``gutter``.
+
+    It is a fault to say both of the former, or what stands already.
+    """
     found = {name: parse_nodes(urls, faults.at(name)) for name, urls in given.items()}
-    if all(found.get(name) for name in ("joining", "leaving")):
+    changes = {name: found[name] for name in _CHANGES if found.get(name)}
+    if len(changes) > 1:
         faults.add("leaving", "a ring is entered or left, not both at once; end the one change first")
     addresses = {node.name: node.url for node in nodes}
-    for name, others in found.items():
-        if others and {(n.name, n.weight) for n in others} == {(n.name, n.weight) for n in nodes}:
+    for name, others in changes.items():
+        if {(n.name, n.weight) for n in others} == {(n.name, n.weight) for n in nodes}:
             faults.add(name, "names the nodes that LOCATION has: nothing would move; leave it out")
         for node in others:
             if addresses.get(node.name, node.url) != node.url:
                 faults.add(
                     name, f"names another server {node.name!r} than LOCATION; give a new server a new name"
                 )
+    members = [node for ring in (nodes, *changes.values()) for node in ring]
+    for spare in found.get("gutter", ()):
+        if any(spare.name == node.name or spare.url == node.url for node in members):
+            faults.add("gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes are spare ones")
     return found

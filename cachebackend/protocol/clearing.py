@@ -20,14 +20,19 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     A key that is written while this runs may stay, as with any SCAN. While the ring is
     changed, the one that is left is cleared before the one that is entered.
     """
-    if nodes is None and context.other is not None:
-        own = list(range(len(context.ring)))
-        stages = [context.other.nodes, own] if context.other.is_left else [own, context.other.nodes]
-        first = yield from clear(context, pattern, stages[0])
-        return first + (yield from clear(context, pattern, stages[1]))
+    if nodes is None:
+        own: list[Sequence[int]] = [range(len(context.ring))]
+        if context.gutter is not None:
+            own.insert(0, context.gutter.nodes)
+        other: list[Sequence[int]] = [] if context.other is None else [context.other.nodes]
+        is_left = context.other is not None and context.other.is_left
+        total = 0
+        for stage in other + own if is_left else own + other:
+            total += yield from clear(context, pattern, stage)
+        return total
     if context.near is not None:
         context.near.drop_all()
-    cursors: dict[int, bytes] = dict.fromkeys(range(len(context.ring)) if nodes is None else nodes, b"0")
+    cursors: dict[int, bytes] = dict.fromkeys(nodes, b"0")
     deleted = 0
     while cursors:
         asked = list(cursors)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cachebackend.clock import Clock
 from cachebackend.codec import Codec
@@ -16,9 +17,10 @@ from cachebackend.protocol.missed import MissedDeletes
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
-__all__ = ["Context", "OtherRing"]
+__all__ = ["Context", "Gutter", "OtherRing"]
 
 logger = logging.getLogger("cachebackend")
+T = TypeVar("T")
 
 #: Broken records come in crowds; one line a minute is enough to be seen.
 LOG_EVERY_SECONDS = 60.0
@@ -57,6 +59,27 @@ class OtherRing:
         return self.nodes[self.ring.owner(key)]
 
 
+@dataclass(frozen=True, slots=True)
+class Gutter:
+    """The spare ring that takes the keys of nodes that are ejected.
+
+    Attributes:
+        ring: Its table.
+        nodes: The index of each of its nodes among the client's.
+        life_ms: Milliseconds that it keeps anything at most.
+        is_ejected: Returns whether a node (by its index) is.
+    """
+
+    ring: Ring
+    nodes: tuple[int, ...]
+    life_ms: int
+    is_ejected: Callable[[int], bool]
+
+    def owner(self, key: bytes) -> int:
+        """Return the index of the node that owns a key there."""
+        return self.nodes[self.ring.owner(key)]
+
+
 @dataclass(slots=True)
 class Context:
     """One alias' ring, codec, options, clock and counters."""
@@ -70,6 +93,8 @@ class Context:
     near: NearCopies | None = None
     #: While the ring is changed: the one that is not LOCATION's.
     other: OtherRing | None = None
+    #: Where keys of nodes that are down go, if the settings want that.
+    gutter: Gutter | None = None
     #: What nodes were not told, and what sees to it that they are.
     missed: MissedDeletes = field(init=False)
     on_missed: Callable[[int, list[bytes]], None] | None = None
@@ -80,9 +105,43 @@ class Context:
     def __post_init__(self) -> None:
         self.missed = MissedDeletes(self.options.replay_limit)
 
+    def home(self, key: bytes) -> int:
+        """Return where a key is read and filled: at its owner, or in the gutter while that is ejected."""
+        node = self.ring.owner(key)
+        if self.gutter is None or not self.gutter.is_ejected(node):
+            return node
+        return self.gutter.owner(key)
+
+    def by_home(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
+        """Group what comes with each key by the key's home."""
+        if self.gutter is None:
+            return self.ring.by_owner(keys)
+        groups: dict[int, list[T]] = {}
+        for key, item in keys:
+            groups.setdefault(self.home(key), []).append(item)
+        return groups
+
+    def life_at(self, node: int, life_ms: int) -> int:
+        """Return how long a node keeps what should live so long; 0 or less has a meaning of its own."""
+        if self.gutter is None or node not in self.gutter.nodes:
+            return life_ms
+        return self.gutter.life_ms if life_ms <= 0 else min(life_ms, self.gutter.life_ms)
+
     def places(self, key: bytes) -> set[int]:
-        """Return the nodes that may hold a key."""
+        """Return the nodes that may hold a key, but for the gutter's."""
         return {self.ring.owner(key)} | ({self.other.owner(key)} if self.other else set())
+
+    def may_hold(self, node: int, key: bytes) -> bool:
+        """Return whether a node may hold a key, be it the gutter's."""
+        return node in self.places(key) or (self.gutter is not None and node == self.gutter.owner(key))
+
+    def without_gutter(self) -> Context:
+        """Return the same for keys that must never be in the gutter."""
+        if self.gutter is None:
+            return self
+        strict = copy(self)
+        strict.gutter = None
+        return strict
 
     def drop_near(self, keys: Iterable[bytes]) -> None:
         """Drop this process's copies of keys: before a write is sent, and when it was answered."""

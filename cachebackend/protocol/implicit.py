@@ -62,7 +62,7 @@ def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[byte
     """Take the lease of each key where nothing stands, all in one scatter."""
     life_ms = max(1, int(context.options.lease_timeout * 1000))
     leases = {key: lease_record(context.clock.token()) for key in keys}
-    puts = [PutNew(context.ring.owner(key), key, lease, life_ms) for key, lease in leases.items()]
+    puts = [PutNew(context.home(key), key, lease, life_ms) for key, lease in leases.items()]
     replies = yield from take(context, puts)
     granted: dict[bytes, Lease] = dict.fromkeys(leases)
     for (key, lease), reply in zip(leases.items(), replies, strict=True):
@@ -76,7 +76,7 @@ def give_back(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None
     """Give back leases that nothing was set by, so that nobody waits for it."""
     held = [(key, lease) for key, lease in leases.items() if lease is not None]
     if held:
-        yield Send([(context.ring.owner(key), _RELEASE.call([key], lease)) for key, lease in held])
+        yield Send([(context.home(key), _RELEASE.call([key], lease)) for key, lease in held])
 
 
 def set_by_lease(
@@ -128,7 +128,7 @@ def _swap(
     life = FOR_EVER if ttl_ms is None else ttl_ms
     records = {key: context.codec.encode(value) for key, value in values.items()}
     swaps = {
-        key: Swap(context.ring.owner(key), key, lease, records[key], life)
+        key: Swap(context.home(key), key, lease, records[key], life)
         for key in values
         if (lease := leases[key]) is not None
     }

@@ -42,7 +42,7 @@ from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
-from cachebackend.protocol.moving import tell_entered, tell_left, warm
+from cachebackend.protocol.moving import warm
 from cachebackend.protocol.reading import (
     Found,
     is_wrong_type,
@@ -53,6 +53,7 @@ from cachebackend.protocol.reading import (
     vouchers_of,
 )
 from cachebackend.protocol.swapping import PutNew, take
+from cachebackend.protocol.writing import delete
 
 __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
 
@@ -110,7 +111,7 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
         loader: Called without arguments, after the lease is held and never before.
         keep: How the loaded value is kept.
     """
-    node = context.ring.owner(key)
+    node = context.home(key)
     replies = yield Send([(node, (b"GET", key)), *token_requests(context, keep.tags)])
     reply, tokens = replies[0], tokens_of(keep.tags, replies[1:])
     if others := [tag for tag in vouchers_of([reply]) if tag not in tokens]:
@@ -161,11 +162,8 @@ def load_again(context: Context, key: bytes, loader: Loader, keep: Keep) -> Oper
     What stood is deleted first, so that a load that began before this one cannot fill
     after it.
     """
-    node = context.ring.owner(key)
-    yield from tell_left(context, [key])
-    yield Send([(node, (b"DEL", key))])
-    yield from tell_entered(context, [key])
-    want = Want(node, key, context.clock.token(), 0.0)
+    yield from delete(context, key)
+    want = Want(context.home(key), key, context.clock.token(), 0.0)
     values = yield from _resolve(
         context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
     )
@@ -190,7 +188,7 @@ def _wanted(
         if not found.due:
             return found
     deadline = context.clock.now() + context.options.lease_timeout
-    want = Want(context.ring.owner(key), key, context.clock.token(), deadline)
+    want = Want(context.home(key), key, context.clock.token(), deadline)
     if found is not None:
         want.standing, want.served = reply, found
     return want
@@ -239,7 +237,7 @@ def _resolve(
 
 def _tag_step(context: Context, tag: bytes) -> PutNew:
     """Return the request for a tag's token, made now if there is none."""
-    return PutNew(context.ring.owner(tag), tag, tag_record(context.clock.token()), TAG_MS)
+    return PutNew(context.home(tag), tag, tag_record(context.clock.token()), TAG_MS)
 
 
 def _tokens_taken(

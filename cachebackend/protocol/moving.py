@@ -30,13 +30,13 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cachebackend.effects import Operation, Send
-from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import Want
+from cachebackend.protocol.gutter import tell, tell_gutter
 from cachebackend.protocol.reading import may_move
 from cachebackend.protocol.swapping import FOR_EVER, Swap, take
 
-__all__ = ["tell_entered", "tell_left", "warm"]
+__all__ = ["tell_entered", "tell_first", "tell_left", "warm"]
 
 K = TypeVar("K")
 
@@ -56,6 +56,12 @@ def tell_left(context: Context, keys: Sequence[bytes], *, is_owed: bool = False)
     return (yield from _tell(context, keys, is_owed))
 
 
+def tell_first(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+    """Delete keys at the ring being left, then in the gutter: what every write but a fill begins with."""
+    left = yield from tell_left(context, keys, is_owed=is_owed)
+    return left + (yield from tell_gutter(context, keys, is_owed=is_owed))
+
+
 def tell_entered(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
     """Delete keys at the ring being entered, after the ring being left was told; as ``tell_left``."""
     context.drop_near(keys)
@@ -71,15 +77,7 @@ def _tell(context: Context, keys: Sequence[bytes], is_owed: bool) -> Operation[l
         node = context.other.owner(key)
         if node != context.ring.owner(key):
             groups.setdefault(node, []).append(key)
-    if not groups:
-        return []
-    replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
-    left: list[bytes] = []
-    for (node, group), reply in zip(groups.items(), replies, strict=True):
-        if isinstance(reply, NodeUnavailableError | NodeReplyError):
-            context.note_missed(node, group, is_kept=is_owed)
-            left += group
-    return left
+    return (yield from tell(context, groups, is_owed))
 
 
 def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]:

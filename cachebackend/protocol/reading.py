@@ -166,7 +166,7 @@ def vouchers_of(replies: Iterable[Reply]) -> list[bytes]:
 
 def token_requests(context: Context, tags: Sequence[bytes]) -> list[tuple[int, Command]]:
     """Return the requests for the present tokens of tags."""
-    return [(context.ring.owner(tag), (b"GET", tag)) for tag in tags]
+    return [(context.home(tag), (b"GET", tag)) for tag in tags]
 
 
 def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, bytes | None]:
@@ -179,7 +179,7 @@ def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, by
 
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     """Return the value of a key, or ``missing``."""
-    [reply] = yield Send([(context.ring.owner(key), (b"GET", key))])
+    [reply] = yield Send([(context.home(key), (b"GET", key))])
     if reply is None:
         reply = (yield from _old_records(context, [key])).get(key)
     tokens = yield from _vouched(context, [reply])
@@ -211,7 +211,7 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
 
 def records_of(context: Context, keys: Mapping[K, bytes]) -> Operation[tuple[dict[K, Reply], Tokens]]:
     """Return what stands at each key, and the tokens of the tags that vouch for it; one MGET a node."""
-    groups = context.ring.by_owner((key, name) for name, key in keys.items())
+    groups = context.by_home((key, name) for name, key in keys.items())
     replies = yield Send(
         [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
     )

@@ -48,9 +48,10 @@ class PutNew:
     record: bytes
     life: int
 
-    def request(self, _: Context) -> tuple[int, Command]:
+    def request(self, context: Context) -> tuple[int, Command]:
         """Return the request."""
-        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", self.life)
+        life = context.life_at(self.node, self.life)
+        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", life)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,11 @@ class Swap:
 
     def request(self, context: Context) -> tuple[int, Command]:
         """Return the compare-and-set, as its node takes it; the reply is None if it was refused."""
+        life = self.life if self.life == KEEP_TTL else context.life_at(self.node, self.life)
         if self.is_native(context):
-            life = _LIVES.get(self.life, (b"PX", self.life))
-            return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *life)
-        return self.node, _SWAP.call([self.key], self.old, self.new, self.life)
+            lives = _LIVES.get(life, (b"PX", life))
+            return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *lives)
+        return self.node, _SWAP.call([self.key], self.old, self.new, life)
 
     def is_native(self, context: Context) -> bool:
         """Return whether the node is sent ``SET … IFEQ``."""

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.moving import tell_entered, tell_left
+from cachebackend.protocol.moving import tell_entered, tell_first
+from cachebackend.protocol.swapping import FOR_EVER
 
 __all__ = ["add", "delete", "delete_many", "expiry", "incr", "make_stale", "set_", "set_many", "touch"]
 
@@ -32,18 +33,19 @@ def expiry(ttl_ms: int | None) -> int:
     return -1 if ttl_ms is None else max(0, ttl_ms)
 
 
-def _set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
-    if ttl_ms is None:
-        return (b"SET", key, record)
-    if ttl_ms <= 0:
-        return (b"DEL", key)
-    return (b"SET", key, record, b"PX", ttl_ms)
+def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> tuple[int, Command]:
+    node = context.home(key)
+    if ttl_ms is not None and ttl_ms <= 0:
+        return node, (b"DEL", key)
+    life = context.life_at(node, FOR_EVER if ttl_ms is None else ttl_ms)
+    return node, (b"SET", key, record) if life == FOR_EVER else (b"SET", key, record, b"PX", life)
 
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value, whatever stood there; return whether the node confirmed it."""
-    node, command = context.ring.owner(key), _set_command(key, context.codec.encode(value), ttl_ms)
-    yield from tell_left(context, [key])
+    record = context.codec.encode(value)
+    yield from tell_first(context, [key])
+    node, command = _set_request(context, key, record, ttl_ms)
     [reply] = yield Send([(node, command)])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
@@ -51,9 +53,12 @@ def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operat
 
 
 def _note(context: Context, node: int, keys: Sequence[bytes], reply: Reply) -> None:
-    """Note keys whose node did not confirm that what stood there is gone."""
+    """Note keys whose owner did not confirm that what stood there is gone: it was another that was asked."""
     if isinstance(reply, NodeUnavailableError):
         context.note_missed(node, keys)
+    for key in keys if context.gutter is not None else ():
+        if (owner := context.ring.owner(key)) != node:
+            context.note_missed(owner, [key])
 
 
 def set_many(
@@ -61,11 +66,9 @@ def set_many(
 ) -> Operation[list[K]]:
     """Store many values in one scatter; return the caller's names of those not confirmed."""
     encode = context.codec.encode
-    requests = [
-        (context.ring.owner(key), _set_command(key, encode(values[name]), ttl_ms))
-        for name, key in keys.items()
-    ]
-    yield from tell_left(context, list(keys.values()))
+    records = [(key, encode(values[name])) for name, key in keys.items()]
+    yield from tell_first(context, list(keys.values()))
+    requests = [_set_request(context, key, record, ttl_ms) for key, record in records]
     replies = yield Send(requests)
     yield from tell_entered(context, list(keys.values()))
     for (node, _), key, reply in zip(requests, keys.values(), replies, strict=True):
@@ -76,7 +79,7 @@ def set_many(
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is none; return whether there was none."""
     call = _ADD.call([key], context.clock.now(), context.codec.encode(value), expiry(ttl_ms))
-    yield from tell_left(context, [key])
+    yield from tell_first(context, [key])
     [reply] = yield Send([(context.ring.owner(key), call)])
     yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
@@ -105,7 +108,7 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
     if not -(2**63) <= delta < 2**63:
         message = f"{delta} is beyond 64 bits"
         raise OverflowError(message)
-    yield from tell_left(context, [key])
+    yield from tell_first(context, [key])
     [reply] = yield Send([(context.ring.owner(key), _INCR.call([key], context.clock.now(), delta))])
     yield from tell_entered(context, [key])
     if isinstance(reply, NodeReplyError):
@@ -128,7 +131,7 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
         yield from delete(context, key)
         return False
     node = context.ring.owner(key)
-    yield from tell_left(context, [key])
+    yield from tell_first(context, [key])
     [reply] = yield Send([(node, _STALE.call([key], stale_ms))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
@@ -138,7 +141,7 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
 def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete whatever the key holds; return whether it held a value or a lease."""
     node = context.ring.owner(key)
-    yield from tell_left(context, [key])
+    yield from tell_first(context, [key])
     [reply] = yield Send([(node, (b"DEL", key))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
@@ -156,7 +159,7 @@ def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
         keys: The keys.
         is_owed: Whether an outbox has them until they are confirmed.
     """
-    left = yield from tell_left(context, keys, is_owed=is_owed)
+    left = yield from tell_first(context, keys, is_owed=is_owed)
     groups = context.ring.by_owner((key, key) for key in keys)
     replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
     for (node, group), reply in zip(groups.items(), replies, strict=True):

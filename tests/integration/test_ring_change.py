@@ -227,7 +227,7 @@ def test_both_rings_at_once_would_be_wrong(
     def late(context: Any, keys: Any, **named: Any) -> Operation[list[bytes]]:
         return (yield from left(context, keys, **named))
 
-    monkeypatch.setattr(writing, "tell_left", nothing)
+    monkeypatch.setattr(writing, "tell_first", nothing)
     monkeypatch.setattr(writing, "tell_entered", late)
     assert entered is not late
     assert run_all(deploys, "leaving", "leaving")
@@ -243,7 +243,7 @@ def test_only_the_present_owner_would_be_wrong(
         return []
         yield
 
-    monkeypatch.setattr(writing, "tell_left", nothing)
+    monkeypatch.setattr(writing, "tell_first", nothing)
     assert run_all(deploys, "leaving", "leaving")
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.batches import Batch
 from cachebackend.invalidation.caught import adopt_caught, caught_of
@@ -35,6 +36,8 @@ _ATTRIBUTE = "_ringcache_batch"
 #: The first version that has ``transaction_timeout``.
 POSTGRES_17 = 170_000
 QUARANTINE_SECONDS = 30.0
+LOG_EVERY_SECONDS = 60.0
+_logged_at = float("-inf")
 Rows: TypeAlias = Iterable[Mapping[str, Any]]
 #: What a statement in autocommit changes, and the key of its outbox row.
 Prepared: TypeAlias = tuple[Batch, int | None]
@@ -139,16 +142,22 @@ def _settle(
                 batch.add(model, rows)
         left = batch.delete()
         if left:
-            logger.error(
-                "%d keys could not be invalidated; %s",
-                sum(map(len, left.values())),
-                "they stand until they expire" if owed is None else "the relay goes on trying",
-            )
+            _log_left(sum(map(len, left.values())), is_owed=owed is not None)
         else:
             drop(using, owed, *caught)
         batch.refill()
     except Exception:
         logger.exception("an invalidation was not finished; the relay will act on it again")
+
+
+def _log_left(count: int, *, is_owed: bool) -> None:
+    """Say that keys could not be invalidated: while a node is down that is so of many a write."""
+    global _logged_at  # noqa: PLW0603  # of the process, as the log is
+    now = SYSTEM_CLOCK.monotonic()
+    if now - _logged_at >= LOG_EVERY_SECONDS:
+        _logged_at = now
+        fate = "the relay goes on trying" if is_owed else "they stand until they expire"
+        logger.error("%d keys could not be invalidated; %s", count, fate)
 
 
 def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import RawDescriptionHelpFormatter
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.management.tables import print_table
+from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import Faults, parse_nodes
 from cachebackend.ring import SLOTS, Ring, slot_of
 
@@ -29,6 +31,8 @@ __all__ = ["Command"]
 CLOCK_SECONDS = 5.0
 #: A delete that is owed for longer says that no relay runs.
 WORRYING_LAG_SECONDS = 10.0
+#: One that is owed for less may be on its way.
+REPLAYING_LAG_SECONDS = 2.0
 EXAMPLES = """examples:
   manage.py ring status
   manage.py ring owner product:17 --alias default
@@ -96,16 +100,33 @@ class Command(BaseCommand):
                 _node(name, share, info)
                 for name, share, info in zip(client.ring.names, shares, infos, strict=True)
             ]
+            owed = self._owed(client)
+            for at, each in enumerate(told[alias]):
+                each["owed"] = owed[at]
+                each["state"] = _state(client, at, is_up=not each["error"], is_owed=bool(owed[at]))
             self._say(f"{alias}: {len(told[alias])} nodes")
             self._table(
-                ("node", "state", "share", "server", "memory", "policy", "keys", "evicted"),
+                _COLUMNS,
                 [[each[name] for name in _COLUMNS] for each in told[alias]],
             )
             for each in told[alias]:
                 if each["error"]:
                     self._say(f"{each['node']}: {each['error']}")
-        is_well = all(each["state"] == "up" for nodes in told.values() for each in nodes)
+        is_well = all(each["state"] in {UP, REPLAYING} for nodes in told.values() for each in nodes)
         return {"aliases": told, "well": is_well}, is_well
+
+    def _owed(self, client: RingClient) -> Counter[int]:
+        """Return how many deletes each node is owed, as far as the databases tell."""
+        keys: list[bytes] = []
+        if client.owed_keys is not None:
+            try:
+                if _lag() > REPLAYING_LAG_SECONDS:
+                    keys = list(client.owed_keys())
+            except (DatabaseError, TimeoutError) as error:
+                self._say(f"what the nodes are owed is not known: {error}")
+        return Counter(
+            at for key in keys for at in range(len(client.ring)) if client.context.may_hold(at, key)
+        )
 
     def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         cache = _cache(options["alias"] or "default")
@@ -148,7 +169,7 @@ class Command(BaseCommand):
             fault for alias, client in _clients(options["alias"]) for fault in _ring_faults(alias, client)
         ]
         try:
-            lag = max((outbox_lag(using) for using in connections if has_outbox(using)), default=0.0)
+            lag = _lag()
         except DatabaseError as error:
             faults.append(f"the database does not answer: {error}")
         else:
@@ -190,7 +211,7 @@ class Command(BaseCommand):
             print_table(self.stdout, names, rows)
 
 
-_COLUMNS = ("node", "state", "share", "server", "memory", "policy", "keys", "evicted")
+_COLUMNS = ("node", "state", "owed", "share", "server", "memory", "policy", "keys", "evicted")
 
 
 def _cache(alias: str) -> RingCache:
@@ -213,7 +234,6 @@ def _node(name: str, share: int, info: dict[str, str] | RingCacheError) -> dict[
     keys = [value for field, value in known.items() if field.startswith("db") and "keys=" in value]
     return {
         "node": name,
-        "state": "up" if known else "down",
         "share": f"{share / SLOTS:.1%}",
         "server": f"{server} {known[version]}" if known else "",
         "memory": known.get("used_memory_human", ""),
@@ -222,6 +242,21 @@ def _node(name: str, share: int, info: dict[str, str] | RingCacheError) -> dict[
         "evicted": int(known.get("evicted_keys", 0)),
         "error": str(info) if isinstance(info, RingCacheError) else "",
     }
+
+
+def _lag() -> float:
+    """Return for how many seconds the oldest delete has been owed."""
+    return max((outbox_lag(using) for using in connections if has_outbox(using)), default=0.0)
+
+
+def _state(client: RingClient, at: int, *, is_up: bool, is_owed: bool) -> str:
+    """Return a node's state: ejected or down: it does not answer; replaying: it is owed deletes; or up."""
+    breaker = client.nodes[at].breaker
+    if breaker is not None and breaker.state.state != UP:
+        return breaker.state.state
+    if not is_up:
+        return "down"
+    return REPLAYING if is_owed else UP
 
 
 def _ring_faults(alias: str, client: RingClient) -> list[str]:

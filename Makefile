@@ -33,6 +33,7 @@ SECONDS ?= 60
 
 soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; explore more schedules
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
+	@$(BIN)/python -m tests.live.growing
 	@$(BIN)/python -m tests.live.landing --seconds $(SECONDS)
 	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings
 

@@ -64,6 +64,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "LOCATION": env.list("RING_NODES", default=["redis://127.0.0.1:6379/0?name=ring-a"]),
         "TIMEOUT": 300,
         "KEY_PREFIX": "demo",
+        "OPTIONS": env.json("RING_OPTIONS", default={}),
     }
 }
 FLUSH_INTERVAL = env.float("WRITE_BEHIND_FLUSH_INTERVAL", default=1.0)

@@ -32,6 +32,15 @@ def node() -> Iterator[Node]:
         node.close()
 
 
+@pytest.fixture(scope="session")
+def spare(node: Node) -> Iterator[Node]:
+    """Another such node: another database of the same server."""
+    server, _, _ = node.address.url.rpartition("/")
+    spare = Node(NodeAddress("b", 1.0, f"{server}/1"), 1.0, 1.0)
+    yield spare
+    spare.close()
+
+
 @pytest.fixture(params=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Call a method of an object: itself, or its async twin in an event loop."""

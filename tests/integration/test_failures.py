@@ -255,7 +255,7 @@ def test_failures_raise_if_the_settings_say_so(dead: list[str], probes: Probes, 
 def test_a_node_that_flaps_is_right_each_time(cache: RingCache, services: Services, probes: Probes) -> None:
     """It goes and comes with its old memory; nothing that was deleted meanwhile is ever read."""
     keys = [f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE]
-    for turn in range(10):
+    for turn in range(100):
         cache.set(keys[0], turn)
         assert cache.get(keys[0]) == turn
         services.stop(NODE)

@@ -1,23 +1,29 @@
-"""Steps the real operations of readers and writers against each other, in every order, on a real node.
+"""Steps the real operations of readers and writers against each other, in every order, on real nodes.
 
 A schedule is a list of moves. Each is run from an empty node, because a generator cannot be
 wound back; states that were seen are not gone on from. A state is what stands on the node,
 what the database holds, and all that each actor was told so far, which decides what it
 does next: tokens are numbered, time stands still unless somebody waits.
+
+The second node is the gutter. The first may fail and return, with its old memory or empty;
+each actor is a process with a breaker of its own, which opens at the first command that is not
+answered and closes when its probe has replayed what is owed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from cachebackend import protocol
 from cachebackend.codec import Codec
 from cachebackend.effects import Effect, Load, Operation, Send, Sleep
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context, Keep
+from cachebackend.protocol.context import Gutter
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -49,63 +55,15 @@ class StepClock:
         return f"{self.name}{self.tokens}".encode().ljust(16, b".")
 
 
-class World:
-    """One node, one row whose version counts its commits, and who acts on them."""
+class Process:
+    """What an actor's process knows of the node: whether its breaker is open."""
 
-    def __init__(self, node: Node, scenario: Scenario) -> None:
-        self.node, self.scenario = node, scenario
-        self.committed = self.acknowledged = 0
-        self.owed = False
-        self.wrong: list[str] = []
-        node.call((b"DEL", KEY, TAG))
-        for command in scenario.before:
-            node.call(command)
-        self.actors = [make(f"{number}", self) for number, make in enumerate(scenario.actors)]
-        self.left = dict(scenario.accidents)
-
-    def context(self, clock: StepClock) -> Context:
-        return Context(RING, CODEC, OPTIONS, clock, Stats())
-
-    def moves(self) -> list[str]:
-        """Return what may happen next."""
-        found = [f"{number} {move}" for number, actor in enumerate(self.actors) for move in actor.moves()]
-        stands = self.stands()
-        if self.left.get("lapse") and stands[:1] == b"L":
-            found.append("accident lapse")
-        if self.left.get("evict") and stands and stands[:1] != b"Q":
-            found.append("accident evict")
-        if self.left.get("flush"):
-            found.append("accident flush")
-        if not found and self.owed:
-            found.append("relay delete")
-        return found
-
-    def make(self, move: str) -> None:
-        """Let one thing happen."""
-        who, what = move.split()
-        if who == "accident":
-            self.left[what] -= 1
-            self.node.call((b"FLUSHALL",) if what == "flush" else (b"DEL", KEY))
-        elif who == "relay":
-            self.owed = False
-            self.node.call((b"DEL", TAG if self.scenario.by_tag else KEY))
-        else:
-            self.actors[int(who)].make(what)
-
-    def stands(self) -> bytes:
-        return self.node.call((b"GET", KEY)) or b""
-
-    def state(self) -> tuple[Any, ...]:
-        held = (self.stands(), self.node.call((b"GET", TAG)))
-        told = tuple(tuple(actor.told) for actor in self.actors)
-        return held, told, self.committed, self.acknowledged, self.owed, tuple(self.left.values())
-
-    def check_end(self) -> None:
-        """Note if something from before the last commit would be served from now on."""
-        context = self.context(StepClock("end"))
-        value = self.run(protocol.get(context, KEY))
-        if value is not None and value < self.committed:
-            self.wrong.append(f"version {value} stands though {self.committed} is committed")
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.clock = world, StepClock(name)
+        self.is_open = False
+        gutter = Gutter(RING, (1,), 10_000, lambda _: self.is_open)
+        self.context = Context(RING, CODEC, OPTIONS, self.clock, Stats())
+        self.context.gutter = gutter if world.scenario.has_gutter else None
 
     def run(self, operation: Operation[Any]) -> Any:
         try:
@@ -117,32 +75,138 @@ class World:
 
     def perform(self, effect: Effect) -> Any:
         assert isinstance(effect, Send)
-        replies = []
-        for _, command in effect.requests:
-            # scripts go whole, so that a node that knows none takes the same steps
-            replies.append(self.node.call(getattr(command, "with_source", command)))
-        return replies
+        return [self._call(node, command) for node, command in effect.requests]
+
+    def _call(self, node: int, command: Any) -> Any:
+        if node == 0 and (self.is_open or self.world.is_down):
+            self.is_open = True
+            return NodeUnavailableError("down")
+        # scripts go whole, so that a node that knows none takes the same steps
+        return self.world.nodes[node].call(getattr(command, "with_source", command))
+
+    def probe(self) -> None:
+        """Be answered, tell the node what the outbox has, and close the breaker."""
+        if self.world.owed:
+            self.world.nodes[0].call((b"DEL", KEY))
+            self.world.settle()
+        self.is_open = False
+
+
+class World:
+    """Two nodes, one row whose version counts its commits, and who acts on them.
+
+    Attributes:
+        acknowledged: The last version whose writer was done.
+        settled: The last one that the node had been told of by then.
+    """
+
+    def __init__(self, nodes: tuple[Node, Node], scenario: Scenario) -> None:
+        self.nodes, self.scenario = nodes, scenario
+        self.committed = self.acknowledged = self.settled = 0
+        self.owed = self.is_down = False
+        self.wrong: list[str] = []
+        for node in nodes if scenario.has_gutter else nodes[:1]:
+            node.call((b"DEL", KEY, TAG))
+        for command in scenario.before:
+            nodes[0].call(command)
+        self.actors = [make(f"{number}", self) for number, make in enumerate(scenario.actors)]
+        self.left = dict(scenario.accidents)
+
+    def settle(self) -> None:
+        """Note that the node was told of all that was acknowledged."""
+        self.settled = self.acknowledged
+
+    def moves(self) -> list[str]:
+        """Return what may happen next."""
+        found = [f"{number} {move}" for number, actor in enumerate(self.actors) for move in actor.moves()]
+        stands = self.stands()
+        if self.left.get("lapse") and stands[:1] == b"L":
+            found.append("accident lapse")
+        if self.left.get("evict") and stands and stands[:1] != b"Q":
+            found.append("accident evict")
+        if self.left.get("flush"):
+            found.append("accident flush")
+        if self.is_down:
+            found += ["accident return", "accident restart"]
+        elif self.left.get("fail"):
+            found.append("accident fail")
+        if not found and self.owed:
+            found.append("relay delete")
+        return found
+
+    def make(self, move: str) -> None:
+        """Let one thing happen."""
+        who, what = move.split()
+        if who == "accident":
+            self.left[what] = self.left.get(what, 1) - 1
+            self.is_down = what == "fail"
+            if what in {"flush", "restart"}:
+                self.nodes[0].call((b"FLUSHDB",))
+            elif what in {"lapse", "evict"}:
+                self.nodes[0].call((b"DEL", KEY))
+        elif who == "relay":
+            process = Process(self, "relay")
+            assert process.run(protocol.delete_many(process.context, [self.scenario.target])) == []
+            self.owed = False
+            self.settle()
+        else:
+            self.actors[int(who)].make(what)
+
+    def stands(self) -> bytes:
+        return self.nodes[0].call((b"GET", KEY)) or b""
+
+    def state(self) -> tuple[Any, ...]:
+        held = [self.stands(), self.nodes[0].call((b"GET", TAG))]
+        if self.scenario.has_gutter:
+            held.append(self.nodes[1].call((b"GET", KEY)))
+        told = tuple((tuple(actor.told), actor.process.is_open) for actor in self.actors)
+        versions = self.committed, self.acknowledged, self.settled
+        return tuple(held), told, versions, self.owed, self.is_down, tuple(sorted(self.left.items()))
+
+    def check_end(self) -> None:
+        """Note if something from before the last commit would be served from now on."""
+        for is_open in (False, True) if self.scenario.has_gutter else (False,):
+            process = Process(self, "end")
+            process.is_open = is_open
+            value = process.run(protocol.get(process.context, KEY))
+            if value is not None and value < self.committed:
+                self.wrong.append(f"version {value} stands though {self.committed} is committed")
 
 
 class Reader:
     """``get_or_load`` of the row, one effect a move."""
 
+    #: How often it reads.
+    reads = 1
+
     def __init__(self, name: str, world: World) -> None:
-        self.world, self.clock = world, StepClock(name)
+        self.world, self.process = world, Process(world, name)
+        self.clock = self.process.clock
         self.told: list[Any] = []
         self.began_at: int | None = None
         self.operation: Operation[Any] | None = None
         self.effect: Effect | None = None
-        self.is_done = False
+        self.left = self.reads
+
+    @property
+    def is_done(self) -> bool:
+        return not self.left
 
     def moves(self) -> list[str]:
-        return [] if self.is_done else ["step"]
+        if self.is_done:
+            return []
+        return ["step", "probe"] if self.process.is_open and not self.world.is_down else ["step"]
 
-    def make(self, _: str) -> None:
+    def make(self, what: str) -> None:
+        if what == "probe":
+            self.process.probe()
+            return
         if self.operation is None:
-            self.began_at = self.world.acknowledged
-            context = self.world.context(self.clock)
-            self.operation = protocol.get_or_load(context, KEY, lambda: None, self.world.scenario.keep)
+            scenario = self.world.scenario
+            # Who ejected the node does not read it; others may until it is told
+            knows_all = scenario.is_strict or self.process.is_open
+            self.began_at = self.world.acknowledged if knows_all else self.world.settled
+            self.operation = protocol.get_or_load(self.context(), KEY, lambda: None, scenario.keep)
             self.effect = next(self.operation)
         outcome = self.perform()
         self.told.append((type(self.effect).__name__, repr(outcome), self.began_at))
@@ -150,6 +214,10 @@ class Reader:
             self.effect = self.operation.send(outcome)
         except StopIteration as end:
             self.finish(end.value)
+
+    def context(self) -> Context:
+        context = self.process.context
+        return context.without_gutter() if self.world.scenario.is_strict else context
 
     def perform(self) -> Any:
         match self.effect:
@@ -160,10 +228,11 @@ class Reader:
                 return None
             case effect:
                 assert effect is not None
-                return self.world.perform(effect)
+                return self.process.perform(effect)
 
     def finish(self, value: int) -> None:
-        self.is_done = True
+        self.left -= 1
+        self.operation = None
         self.told.append(("returned", value))
         assert self.began_at is not None
         if value < self.began_at:
@@ -185,6 +254,30 @@ class OldSnapshotReader(Reader):
             super().make(move)
 
 
+class ReaderOfTwo(Reader):
+    """Reads, and reads again."""
+
+    reads = 2
+
+
+class CarelessReader(ReaderOfTwo):
+    """What must not be done: its breaker closes as if the node had been told all, which it was not."""
+
+    def make(self, what: str) -> None:
+        if what == "probe":
+            self.process.is_open = False
+            self.world.settle()
+        else:
+            super().make(what)
+
+
+class GutterReader(Reader):
+    """What must not be done: it reads strict rows in the gutter."""
+
+    def context(self) -> Context:
+        return self.process.context
+
+
 class Writer:
     """Writes the row: commit, then the real delete; or the real quarantine around the commit."""
 
@@ -193,10 +286,12 @@ class Writer:
     may_crash = False
     #: The relay deletes what a crash left; a strict write needs none.
     is_owed = True
+    #: Whether the node confirmed the delete.
+    is_confirmed = True
 
     def __init__(self, name: str, world: World) -> None:
-        self.world, self.clock = world, StepClock(name)
-        self.token = self.clock.token()
+        self.world, self.process = world, Process(world, name)
+        self.token = self.process.clock.token()
         self.told: list[Any] = []
         self.at = 0
 
@@ -208,27 +303,30 @@ class Writer:
     def make(self, what: str) -> None:
         self.told.append(what)
         self.at = len(self.order) if what == "crash" else self.at + 1
-        world, context = self.world, self.world.context(self.clock)
+        world, context, run = self.world, self.process.context, self.process.run
         match what:
             case "commit":
                 world.committed += 1
                 self.version = world.committed
-                world.owed = self.is_owed
+                world.owed = world.owed or self.is_owed
             case "delete":
-                left = world.run(protocol.delete_many(context, [TAG if world.scenario.by_tag else KEY]))
-                assert left == []
-                world.owed = False
+                self.is_confirmed = not run(protocol.delete_many(context, [world.scenario.target]))
             case "soften":
-                world.run(protocol.make_stale(context, KEY, 30_000))
-                world.owed = False
+                run(protocol.make_stale(context, KEY, 30_000))
             case "quarantine":
-                world.run(protocol.quarantine(context, [KEY], self.token))
+                try:
+                    run(protocol.quarantine(context, [KEY], self.token))
+                except NodeUnavailableError:
+                    self.at = len(self.order)  # refused: nothing is written
             case "unquarantine":
-                assert world.run(protocol.unquarantine(context, [KEY], self.token)) == []
-                world.owed = False
+                self.is_confirmed = not run(protocol.unquarantine(context, [KEY], self.token))
             case "acknowledge":
-                world.owed = False
                 world.acknowledged = max(world.acknowledged, self.version)
+                if self.is_confirmed:
+                    world.settle()
+                    world.owed = False
+                else:
+                    world.owed = True
 
 
 class CrashingWriter(Writer):
@@ -263,16 +361,29 @@ class Scenario:
     Attributes:
         actors: Made anew for each schedule.
         before: Commands that make the node what it is at first.
-        accidents: How often each may happen: ``lapse``, ``evict``, ``flush``.
+        accidents: How often each may happen: ``lapse``, ``evict``, ``flush``, ``fail``; who
+            failed returns.
         keep: How readers keep what they load.
         by_tag: Writers delete the tag instead of the key.
+        has_gutter: The second node is there, too.
     """
 
-    actors: tuple[Callable[[str, World], Any], ...]
+    actors: tuple[type[Reader] | type[Writer], ...]
     before: tuple[tuple[Any, ...], ...] = ()
     accidents: tuple[tuple[str, int], ...] = ()
     keep: Keep = MINUTE
     by_tag: bool = False
+    has_gutter: bool = False
+
+    @property
+    def target(self) -> bytes:
+        """What writers delete."""
+        return TAG if self.by_tag else KEY
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether all writers are."""
+        return all(issubclass(actor, StrictWriter | Reader) for actor in self.actors)
 
     def load(self, reader: Reader) -> int:
         """Return the row's version, as a reader's database shows it to it."""
@@ -295,13 +406,13 @@ class Explored:
     wrong: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
-def explore(node: Node, scenario: Scenario, *, stop_at_first: bool = False) -> Explored:
+def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool = False) -> Explored:
     """Run every schedule of a scenario; equal states are gone on from once."""
     explored, seen = Explored(), set()
     waiting: list[list[str]] = [[]]
     while waiting:
         schedule = waiting.pop()
-        world = _played(node, scenario, schedule)
+        world = _played(nodes, scenario, schedule)
         moves = world.moves()
         while True:
             state = world.state()
@@ -323,8 +434,8 @@ def explore(node: Node, scenario: Scenario, *, stop_at_first: bool = False) -> E
     return explored
 
 
-def _played(node: Node, scenario: Scenario, schedule: list[str]) -> World:
-    world = World(node, scenario)
+def _played(nodes: tuple[Node, Node], scenario: Scenario, schedule: list[str]) -> World:
+    world = World(nodes, scenario)
     for move in schedule:
         world.make(move)
     return world

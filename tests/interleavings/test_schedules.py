@@ -10,11 +10,14 @@ from cachebackend.node import Node
 from cachebackend.protocol import Keep
 from tests.interleavings.explorer import (
     KEY,
+    CarelessReader,
     CrashingStrictWriter,
     CrashingWriter,
+    GutterReader,
     HastyWriter,
     OldSnapshotReader,
     Reader,
+    ReaderOfTwo,
     Scenario,
     SoftWriter,
     StrictWriter,
@@ -24,12 +27,13 @@ from tests.interleavings.explorer import (
 )
 
 ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))
+FAILS = (("fail", 1),)
 STALE = Keep(60_000, stale_ms=30_000)
 TAGGED = Keep(60_000, tags=(b"tag",))
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
 
 SCENARIOS = {
-    "two readers, two writers": Scenario((Reader, Reader, Writer, Writer), OLD),
+    "a reader, two writers": Scenario((Reader, Writer, Writer), OLD),
     "two readers, a writer, nothing cached": Scenario((Reader, Reader, Writer)),
     "two readers, a writer, accidents": Scenario((Reader, Reader, Writer), OLD, (("lapse", 1), ("evict", 1))),
     "a reader, a writer, every accident": Scenario((Reader, Writer), OLD, ACCIDENTS),
@@ -46,9 +50,15 @@ SCENARIOS = {
         (Reader, Reader, SoftWriter), tuple(values(0, STALE, fresh=True))
     ),
     "tags: two readers, a writer": Scenario((Reader, Reader, Writer), keep=TAGGED, by_tag=True),
+    "a node that fails: a reader of two, a writer": Scenario((ReaderOfTwo, Writer), OLD, FAILS),
+    "a node that fails: a reader of two, a writer, a gutter": Scenario(
+        (ReaderOfTwo, Writer), OLD, FAILS, has_gutter=True
+    ),
+    "a node that fails: strict: a reader, a writer": Scenario((Reader, StrictWriter), OLD, FAILS),
 }
 #: The same with one more of each; minutes, so only where time was made for them.
 LARGER = {
+    "two readers, two writers": Scenario((Reader, Reader, Writer, Writer), OLD),
     "two readers, two writers, nothing cached": Scenario((Reader, Reader, Writer, Writer)),
     "two readers, a writer, every accident": Scenario((Reader, Reader, Writer), OLD, ACCIDENTS),
     "three readers, a writer that may crash": Scenario((Reader, Reader, Reader, CrashingWriter), OLD),
@@ -59,6 +69,19 @@ LARGER = {
     "refresh: two readers, two writers": Scenario(
         (Reader, Reader, Writer, Writer), tuple(values(0, STALE)), keep=STALE
     ),
+    "a node that fails: two readers, a writer": Scenario((Reader, Reader, Writer), OLD, FAILS),
+    "a node that fails twice: a reader, a writer that may crash": Scenario(
+        (ReaderOfTwo, CrashingWriter), OLD, (("fail", 2),), has_gutter=True
+    ),
+    "a node that fails: two readers, a writer, a gutter": Scenario(
+        (Reader, Reader, Writer), OLD, FAILS, has_gutter=True
+    ),
+    "a node that fails: strict: a reader, two writers, a gutter": Scenario(
+        (Reader, StrictWriter, StrictWriter), OLD, FAILS, has_gutter=True
+    ),
+    "a node that fails twice: strict: a reader, a writer, a gutter": Scenario(
+        (Reader, StrictWriter), OLD, (("fail", 2), ("flush", 1)), has_gutter=True
+    ),
     "tags: accidents": Scenario((Reader, Reader, Writer), (), ACCIDENTS, TAGGED, by_tag=True),
 }
 if os.environ.get("EXPLORE") == "all":
@@ -67,13 +90,19 @@ if os.environ.get("EXPLORE") == "all":
 BROKEN = {
     "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
     "a reader in an old snapshot": Scenario((OldSnapshotReader, Writer), OLD),
+    "a breaker that closes without replay": Scenario((CarelessReader, Writer), OLD, FAILS),
+    "a strict reader in the gutter": Scenario(
+        (GutterReader, GutterReader, StrictWriter), OLD, (("fail", 2),), has_gutter=True
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_stale_stands_or_is_served(node: Node, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_stale_stands_or_is_served(
+    node: Node, spare: Node, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In every order; the count of schedules says that it was not nothing."""
-    explored = explore(node, SCENARIOS[name])
+    explored = explore((node, spare), SCENARIOS[name])
     with capsys.disabled():
         print(
             f"\n{name}: {explored.states} states, {explored.schedules} ends, {len(explored.wrong)} wrong",
@@ -85,6 +114,6 @@ def test_nothing_stale_stands_or_is_served(node: Node, name: str, capsys: pytest
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_known_to_be_wrong_is_found(node: Node, name: str) -> None:
+def test_what_is_known_to_be_wrong_is_found(node: Node, spare: Node, name: str) -> None:
     """The orders that the design forbids, and why it does."""
-    assert explore(node, BROKEN[name], stop_at_first=True).wrong
+    assert explore((node, spare), BROKEN[name], stop_at_first=True).wrong

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
-from typing import Any
 
 from django.db import connection, transaction
 
 from cachebackend import invalidation
 from cachebackend.errors import RingCacheError
 from cacheproject.demo.models import Article
+from tests.live.ledger import Ledger
 
-__all__ = ["read", "relay", "write"]
-
-Versions = "SynchronizedArray[int]"
-Count = "Synchronized[int]"
+__all__ = ["make_rows", "read", "relay", "write"]
 
 
-def write(keys: list[int], acknowledged: Any, writes: Any, strict: bool) -> None:
+def make_rows(count: int) -> list[int]:
+    """Make rows anew, and return for each a key of its number (in millions) and its primary key."""
+    Article.objects.filter(slug__startswith="live-").delete()
+    made = Article.objects.bulk_create([Article(slug=f"live-{n}", title="x") for n in range(count)])
+    return [number * 1_000_000 + article.pk for number, article in enumerate(made)]
+
+
+def write(keys: list[int], ledger: Ledger, strict: bool) -> None:
     """Raise the version of rows that no other process writes, until killed."""
     Article.cached.is_strict = strict
     chance = random.Random(os.getpid())
@@ -38,29 +43,32 @@ def write(keys: list[int], acknowledged: Any, writes: Any, strict: bool) -> None
                         Article(pk=pk, views=version).save(update_fields=["views"])
         except RingCacheError:
             continue  # a strict write whose node was away: refused, not acknowledged
-        acknowledged[number] = version
-        with writes.get_lock():
-            writes.value += 1
+        ledger.acknowledged_at[number] = time.monotonic()
+        ledger.acknowledged[number] = version
+        with ledger.writes.get_lock():
+            ledger.writes.value += 1
 
 
-def read(keys: list[int], acknowledged: Any, reads: Any, stale: Any, strict: bool) -> None:
-    """Read rows; each must be at least as new as what was acknowledged before the read began."""
+def read(keys: list[int], ledger: Ledger, strict: bool) -> None:
+    """Read rows; each should be at least as new as what was acknowledged before the read began."""
     Article.cached.is_strict = strict
     chance = random.Random(os.getpid())
     while True:
         number, pk = divmod(chance.choice(keys), 1_000_000)
-        known = acknowledged[number]
+        known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
         seen = Article.cached.get(pk=pk).views
-        with reads.get_lock():
-            reads.value += 1
+        with ledger.reads.get_lock():
+            ledger.reads.value += 1
         if seen < known:
-            with stale.get_lock():
-                stale.value += 1
+            late = time.monotonic() - max(since, ledger.back_since.value or math.inf)
+            with ledger.stale.get_lock():
+                ledger.stale.value += 1
+                ledger.worst_stale.value = max(ledger.worst_stale.value, late)
 
 
-def relay(interval: float, lag: Any) -> None:
+def relay(interval: float, ledger: Ledger) -> None:
     """Run the relay every so often; note the worst lag that it found."""
     while True:
-        lag.value = max(lag.value, invalidation.relay().lag)
+        ledger.lag.value = max(ledger.lag.value, invalidation.relay().lag)
         connection.ensure_connection()
         time.sleep(interval)

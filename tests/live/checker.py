@@ -1,26 +1,32 @@
-"""Processes read and write real rows through a real ring while writers are killed; every read is checked.
+"""Processes read and write real rows through a real ring while it is broken; every read is checked.
 
-In strict mode a node is held still now and then, and goes on with the memory that it had.
+Writers are killed. Nodes are held still and go on with the memory that they had, are killed and
+come back empty, and are cut off from the writers alone, in one direction or the other; so
+processes differ in what they think of a node.
 
 ``python -m tests.live.checker --seconds 60`` (``make soak``) prints what was read, written and
-killed, and exits with 1 if a read returned something older than what was acknowledged before
-it began, or if what a killed writer left stood longer than the relay may take.
+broken. It exits with 1 if, in strict mode, a read returned something older than what was
+acknowledged before it began; in the default mode, if one did longer after than the relay may
+take to tell a node that is back; or if what a killed writer left stood longer than that.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import multiprocessing
+import logging
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
-from typing import Any
+from urllib.parse import urlsplit
 
-from cacheproject.launch import call_after_setup
 from cacheproject.services import Services
+from tests.live.ledger import Ledger
+from tests.live.proxy import Proxy
+from tests.live.spawning import spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 12, 2, 2
 RELAY_SECONDS = 0.5
@@ -28,7 +34,8 @@ RELAY_SECONDS = 0.5
 KILL_EVERY_SECONDS = 2.5
 #: Long enough for every process to eject the node, or to be about to.
 STOP_SECONDS = 1.0
-_context = multiprocessing.get_context("spawn")
+#: The longest wait between two probes of a node that was away for so long.
+PROBE_SECONDS = 2.0
 
 
 @dataclass
@@ -40,78 +47,123 @@ class Checked:
         reads: Reads that were checked.
         writes: Writes that were acknowledged.
         kills: Writers that were killed by SIGKILL, wherever they were.
-        stops: Nodes that were held still by SIGSTOP for a while, and came back with old memory.
+        accidents: What nodes met with, by kind.
         stale: Reads that returned something older than what was acknowledged before them.
+        worst_stale_seconds: The longest that such a read came after the acknowledgement, and
+            after the node was back.
         worst_crash_seconds: The longest that what a killed writer left was not what is read.
-        bound_seconds: What that may be: two rounds of the relay, and its measured lag.
+        lag_seconds: The age of the oldest delete that the relay was still owing.
+        bound_seconds: What both may be: two rounds of the relay, after it has let the writer have
+            the first try, and the wait for a node's next probe.
     """
 
     mode: str
     reads: int = 0
     writes: int = 0
     kills: int = 0
-    stops: int = 0
+    accidents: dict[str, int] = field(default_factory=dict)
     stale: int = 0
+    worst_stale_seconds: float = 0.0
     worst_crash_seconds: float = 0.0
+    lag_seconds: float = 0.0
     bound_seconds: float = 0.0
 
     @property
     def is_well(self) -> bool:
         """True if nothing stale was read, and crashes were mended in time."""
-        return self.reads > 0 and not self.stale and self.worst_crash_seconds <= self.bound_seconds
+        if not self.reads or (self.stale and self.mode == "strict"):
+            return False
+        return max(self.worst_crash_seconds, self.worst_stale_seconds) <= self.bound_seconds
 
 
-def check(mode: str, seconds: float, services: Services) -> Checked:
+class Ring:
+    """The ring's nodes, the writers' ways to them, and what happens to both."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.names = [url.rpartition("=")[2] for url in services.ring_urls]
+        ports = [int(urlsplit(url).port or 0) for url in services.ring_urls]
+        self._proxies = {name: Proxy(port) for name, port in zip(self.names, ports, strict=True)}
+        self.writers_urls = ",".join(
+            f"redis://127.0.0.1:{proxy.port}/0?name={name}" for name, proxy in self._proxies.items()
+        )
+        #: What the processes that run now note.
+        self.ledger = Ledger(0)
+        kinds = ("held still", "restarted empty", "requests cut", "replies cut")
+        self._turns = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
+        self.accidents = dict.fromkeys(kinds, 0)
+
+    def have_accident(self) -> None:
+        """Have the next accident happen to the next node, for long enough to be noticed."""
+        kind, name = next(self._turns)
+        self.accidents[kind] += 1
+        self.ledger.back_since.value = 0.0
+        if kind == "held still":
+            self._services.stop(name)
+        elif kind == "restarted empty":
+            self._services.kill(name)
+        else:
+            self._proxies[name].cut(kind.partition(" ")[0])
+        time.sleep(STOP_SECONDS)
+        if kind == "held still":
+            self._services.resume(name)
+        elif kind == "restarted empty":
+            self._services.restart(name)
+        else:
+            self._proxies[name].mend()
+        self.ledger.back_since.value = time.monotonic()
+
+
+def check(mode: str, seconds: float, ring: Ring) -> Checked:
     """Run readers, writers, a relay and a killer for so long. Django is set up, the tables are made."""
     from django.db import connections
 
-    from cacheproject.demo.models import Article
+    from tests.live.actors import make_rows
 
     strict = mode == "strict"
-    Article.objects.filter(slug__startswith="live-").delete()
-    made = Article.objects.bulk_create([Article(slug=f"live-{n}", title="x") for n in range(ROWS)])
-    keys = [number * 1_000_000 + article.pk for number, article in enumerate(made)]
-    acknowledged = _context.Array("q", ROWS, lock=False)
-    counts = [_context.Value("q", 0) for _ in range(3)]
-    reads, writes, stale = counts
-    lag = _context.Value("d", 0.0)
+    keys = make_rows(ROWS)
+    ledger = ring.ledger = Ledger(ROWS)
     checked = Checked(mode)
+    before = dict(ring.accidents)
     writers: list[BaseProcess] = []
     others: list[BaseProcess] = []
+
+    def write(share: int) -> BaseProcess:
+        return spawn(
+            "tests.live.actors.write", keys[share::WRITERS], ledger, strict, RING_NODES=ring.writers_urls
+        )
+
     try:
-        shares = [keys[share::WRITERS] for share in range(WRITERS)]
-        writers += [_spawn("write", share, acknowledged, writes, strict) for share in shares]
-        others += [_spawn("read", keys, acknowledged, reads, stale, strict) for _ in range(READERS)]
-        others.append(_spawn("relay", RELAY_SECONDS, lag))
-        while not (reads.value and writes.value):
-            _stop_if_dead(writers + others)
+        writers += [write(share) for share in range(WRITERS)]
+        others += [spawn("tests.live.actors.read", keys, ledger, strict) for _ in range(READERS)]
+        others.append(spawn("tests.live.actors.relay", RELAY_SECONDS, ledger))
+        while not (ledger.reads.value and ledger.writes.value):
+            stop_if_dead(writers + others)
             time.sleep(0.05)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(KILL_EVERY_SECONDS)
-            _stop_if_dead(others)
+            stop_if_dead(others)
             share = checked.kills % WRITERS
             writers[share].kill()
             writers[share].join()
             checked.kills += 1
             left = _seconds_until_mended(keys[share::WRITERS])
             checked.worst_crash_seconds = max(checked.worst_crash_seconds, left)
-            writers[share] = _spawn("write", keys[share::WRITERS], acknowledged, writes, strict)
-            if strict:
-                name = f"ring-{'abc'[checked.stops % 3]}"
-                services.stop(name)
-                time.sleep(STOP_SECONDS)
-                services.resume(name)
-                checked.stops += 1
+            writers[share] = write(share)
+            ring.have_accident()
     finally:
         for process in writers + others:
             process.kill()
             process.join()
         connections.close_all()
-    checked.reads, checked.writes, checked.stale = reads.value, writes.value, stale.value
+    checked.reads, checked.writes = ledger.reads.value, ledger.writes.value
+    checked.stale, checked.worst_stale_seconds = ledger.stale.value, ledger.worst_stale.value
+    checked.lag_seconds = ledger.lag.value
+    checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}
     from cachebackend.invalidation.relay import SETTLING_SECONDS
 
-    checked.bound_seconds = SETTLING_SECONDS + 2 * RELAY_SECONDS + lag.value
+    checked.bound_seconds = SETTLING_SECONDS + 2 * RELAY_SECONDS + PROBE_SECONDS
     return checked
 
 
@@ -126,21 +178,6 @@ def _seconds_until_mended(keys: list[int]) -> float:
         if {pk: row.views for pk, row in Article.cached.in_bulk(pks).items()} == stored:
             return time.monotonic() - begun
         time.sleep(0.01)
-
-
-def _spawn(name: str, *arguments: Any) -> BaseProcess:
-    process = _context.Process(
-        target=call_after_setup, args=(f"tests.live.actors.{name}", *arguments), daemon=True
-    )
-    process.start()
-    return process
-
-
-def _stop_if_dead(processes: list[BaseProcess]) -> None:
-    for process in processes:
-        if not process.is_alive():
-            message = f"a process of the checker ended by itself ({process.exitcode})"
-            raise RuntimeError(message)
 
 
 def main() -> None:
@@ -159,7 +196,9 @@ def main() -> None:
 
         django.setup()
         call_command("migrate", verbosity=0, interactive=False)
-        found = [check(mode, options.seconds, services) for mode in ("commit", "strict")]
+        logging.disable()
+        ring = Ring(services)
+        found = [check(mode, options.seconds, ring) for mode in ("commit", "strict")]
     for checked in found:
         told = asdict(checked)
         print(

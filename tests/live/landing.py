@@ -24,6 +24,7 @@ from typing import Any
 
 from cacheproject.launch import call_after_setup
 from cacheproject.services import Services
+from tests.live.spawning import stop_if_dead
 
 WRITERS, DRAINERS, READERS = 4, 2, 4
 #: Rows that every writer adds to; rows of each writer's own that it puts values to; and that
@@ -248,12 +249,12 @@ def check(
     nurseries += [_spawn("readers", n, ledger) for n in range(reading)]
     try:
         while not (sum(ledger.acknowledged) and sum(ledger.reads)):
-            _stop_if_dead(nurseries)
+            stop_if_dead(nurseries)
             time.sleep(0.05)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(KILL_SERVER_SECONDS, max(end - time.monotonic(), 0)))
-            _stop_if_dead(nurseries)
+            stop_if_dead(nurseries)
             if kill_servers:
                 name = min(servers, key=lambda name: servers[name])
                 services.kill(name)
@@ -281,13 +282,6 @@ def _lead(name: str, number: int, ledger: Ledger) -> None:
     os.setpgid(0, 0)  # so that it can be ended with all its children
     logging.disable()  # that servers are away is what is done to them here
     call_after_setup(f"tests.live.landing.{name}", number, ledger)
-
-
-def _stop_if_dead(processes: list[BaseProcess]) -> None:
-    for process in processes:
-        if not process.is_alive():
-            message = f"a process of the checker ended by itself ({process.exitcode})"
-            raise RuntimeError(message)
 
 
 def _land_all() -> None:

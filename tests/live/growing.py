@@ -1,0 +1,121 @@
+"""A ring grows from three nodes to four and shrinks again while processes read and write through it.
+
+``python -m tests.live.growing`` (``make soak``) makes the four deploys of each change (see
+docs/failures.md), one process after another, so that processes of two adjacent deploys always
+run side by side. It exits with 1 if any read returned something older than what was
+acknowledged before it began.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from cacheproject.services import Services
+from tests.live.ledger import Ledger
+from tests.live.spawning import spawn, stop_if_dead
+
+ROWS, READERS, WRITERS, RELAY_SECONDS = 200, 2, 2, 0.5
+#: How many reads and writes of a process that was started anew are waited for before the next is.
+READS, WRITES = 200, 20
+
+
+def deploys(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the name and the settings, as the environment has them, of each deploy of a change."""
+    for name, nodes, options in (
+        ("joining", old, {"joining": new}),
+        ("leaving", new, {"leaving": old}),
+        ("leaving, not warm", new, {"leaving": old, "warm": False}),
+        ("done", new, {}),
+    ):
+        yield name, {"RING_NODES": ",".join(nodes), "RING_OPTIONS": json.dumps(options)}
+
+
+class Site:
+    """The processes, each replaced by the next deploy's in its turn."""
+
+    def __init__(self, keys: list[int], environment: dict[str, str]) -> None:
+        self.ledger = Ledger(len(keys))
+        shares = [keys[share::WRITERS] for share in range(WRITERS)]
+        self._roles: list[tuple[Any, ...]] = [("write", share, self.ledger, False) for share in shares]
+        self._roles += [("read", keys, self.ledger, False)] * READERS
+        self._roles.append(("relay", RELAY_SECONDS, self.ledger))
+        self._processes = [self._start(role, environment) for role in self._roles]
+
+    def deploy(self, environment: dict[str, str]) -> None:
+        """Replace one process after another; each has some work done before the next is replaced."""
+        for at, role in enumerate(self._roles):
+            self._processes[at].kill()
+            self._processes[at].join()
+            self._processes[at] = self._start(role, environment)
+            self.work()
+
+    def work(self) -> None:
+        """Return when all together have read and written some more."""
+        reads, writes = self.ledger.reads.value + READS, self.ledger.writes.value + WRITES
+        while self.ledger.reads.value < reads or self.ledger.writes.value < writes:
+            stop_if_dead(self._processes)
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        """Kill all."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    @staticmethod
+    def _start(role: tuple[Any, ...], environment: dict[str, str]) -> BaseProcess:
+        name, *arguments = role
+        return spawn(f"tests.live.actors.{name}", *arguments, **environment)
+
+
+def change(services: Services, tell: Any = print) -> Ledger:
+    """Grow the ring and shrink it again; return what was written and read. Django and tables are ready."""
+    from django.db import connections
+
+    from tests.live.actors import make_rows
+
+    four = services.ring_urls
+    three = four[:3]
+    keys = make_rows(ROWS)
+    connections.close_all()
+    site = Site(keys, {"RING_NODES": ",".join(three), "RING_OPTIONS": "{}"})
+    try:
+        site.work()
+        for title, old, new in (("three to four", three, four), ("four to three", four, three)):
+            for name, environment in deploys(old, new):
+                site.deploy(environment)
+                ledger = site.ledger
+                tell(f"{title}, {name}: {ledger.reads.value} reads, {ledger.stale.value} stale")
+    finally:
+        site.end()
+    return site.ledger
+
+
+def main() -> None:
+    """Do both changes, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    options = parser.parse_args()
+    with Services(ring=4, queue=0) as services:
+        os.environ.update(services.env())
+        os.environ["DJANGO_SETTINGS_MODULE"] = "cacheproject.settings"
+        import django
+        from django.core.management import call_command
+
+        django.setup()
+        call_command("migrate", verbosity=0, interactive=False)
+        ledger = change(services, lambda line: print(line, file=sys.stderr if options.json else sys.stdout))
+    told = {"reads": ledger.reads.value, "writes": ledger.writes.value, "stale": ledger.stale.value}
+    print(json.dumps(told) if options.json else "  ".join(f"{name} {value}" for name, value in told.items()))
+    sys.exit(bool(told["stale"]) or not told["reads"])
+
+
+if __name__ == "__main__":
+    main()

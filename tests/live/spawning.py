@@ -1,0 +1,52 @@
+"""Processes of the live checkers: each sets Django up by itself, as those of a site do."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from cacheproject.launch import call_after_setup
+
+__all__ = ["spawn", "stop_if_dead"]
+
+_context = multiprocessing.get_context("spawn")
+
+
+def spawn(name: str, *arguments: Any, **environment: str) -> BaseProcess:
+    """Start a process that runs a function by its dotted name.
+
+    Args:
+        name: The function's.
+        arguments: What it is given.
+        environment: What it finds otherwise in its environment.
+    """
+    process = _context.Process(target=_lead, args=(name, *arguments), daemon=True)
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return process
+
+
+def _lead(name: str, *arguments: Any) -> None:
+    logging.disable()  # that servers are away is what is done to them here
+    call_after_setup(name, *arguments)
+
+
+def stop_if_dead(processes: Iterable[BaseProcess]) -> None:
+    """Raise if one of the processes, which are to be ended by others only, has ended.
+
+    Raises:
+        RuntimeError: One has.
+    """
+    for process in processes:
+        if not process.is_alive():
+            message = f"a process of the checker ended by itself ({process.exitcode})"
+            raise RuntimeError(message)

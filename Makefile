@@ -35,7 +35,7 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
 	@$(BIN)/python -m tests.live.growing
 	@$(BIN)/python -m tests.live.landing --seconds $(SECONDS)
-	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings
+	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py
 
 lint: $(STAMP)  ## Check style, types, layers and spelling
 	@$(BIN)/ruff check .

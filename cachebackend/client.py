@@ -33,6 +33,8 @@ T = TypeVar("T")
 _KEYS_AT_ONCE = 1000
 #: What PTTL says of a key that is gone, and of one that does not expire.
 _GONE, _FOR_EVER = -2, -1
+#: At most between two probes of a queue node: nothing stands in for one.
+_QUEUE_PROBE_SECONDS = 5.0
 
 
 class _Client:
@@ -282,6 +284,8 @@ class QueueClient(_Client):
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
+        for node in self.nodes:
+            node.breaker = Breaker(node.name, clock, _QUEUE_PROBE_SECONDS)
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
         """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""

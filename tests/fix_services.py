@@ -49,3 +49,13 @@ def empty_nodes(services: Services) -> Iterator[None]:
             node.flushall()
     yield
     forget_clients()
+
+
+def restart_queue(services: Services) -> None:
+    """Restart the queue node, and have this process find it at once and not by its next probe."""
+    from cachebackend.writebehind.queue import project_queue
+
+    services.restart("queue-a")
+    for node in project_queue().nodes:
+        if node.breaker is not None:
+            node.breaker.close()

@@ -50,13 +50,15 @@ class Breaker:
     Args:
         name: The node's name.
         clock: Where time and chance come from.
+        most_seconds: The longest wait between two probes.
 
     Attributes:
         is_open: Whether commands are to be kept from the node. Read on every command.
     """
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, most_seconds: float = MOST_SECONDS) -> None:
         self.name = name
+        self._most_seconds = most_seconds
         self.is_open = False
         self.has_failures = False
         self._clock = clock
@@ -118,7 +120,7 @@ class Breaker:
             if was_open:
                 self._state = EJECTED
                 self._error = str(error)
-                self._wait = min(2 * self._wait, MOST_SECONDS)
+                self._wait = min(2 * self._wait, self._most_seconds)
                 self._set_probe()
             else:
                 self._open(error)

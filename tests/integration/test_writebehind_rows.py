@@ -32,6 +32,7 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
+from tests.fix_services import restart_queue
 from tests.shop.models import Meter, Tag
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -219,7 +220,7 @@ def test_a_sum_may_overtake_a_queue_that_is_away(
                 Meter.behind.update(meter.pk, count=F("count") + 100)
             Meter.behind.update(meter.pk, count=F("count") + 10)
         finally:
-            services.restart("queue-a")
+            restart_queue(services)
         assert Meter.objects.get(pk=meter.pk).count == 10
         land()
         assert Meter.objects.get(pk=meter.pk).count == 11
@@ -230,7 +231,7 @@ def test_fsync_acknowledges_what_is_on_the_disk(meter: Meter, services: Services
     with one_partition(durability="fsync"):
         Meter.behind.update(meter.pk, count=F("count") + 1)
         services.kill("queue-a")
-        services.restart("queue-a")
+        restart_queue(services)
         project_queue().close()
         land()
     assert Meter.objects.get(pk=meter.pk).count == 1

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, writebehind
 from cacheproject.demo.models import Article
+from cacheproject.services import Services
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -68,3 +69,22 @@ def test_sessions_live_on_the_ring(client: Client, ring_cache: RingCache) -> Non
     assert client.get("/admin/").status_code == 200
     ring_cache.clear()
     assert client.get("/admin/").status_code == 302
+
+
+@pytest.mark.parametrize("dead", [["ring-a", "ring-b", "ring-c"], ["queue-a"], ["postgres"]], ids=str)
+def test_the_site_stays_up(article: Article, client: Client, services: Services, dead: list[str]) -> None:
+    """Without the ring it asks the database, without the queue it counts no view, hits need no database."""
+    for address in ("/", "/articles/first/"):
+        assert client.get(address).status_code == 200
+    for name in dead:
+        services.kill(name)
+    try:
+        for _ in range(5):  # until each breaker is open, and after
+            for address in ("/", "/articles/first/"):
+                response = client.get(address)
+                assert response.status_code == 200
+                assert "First &lt;b&gt;" in response.content.decode()
+    finally:
+        for name in dead:
+            services.restart(name)
+        connection.close()

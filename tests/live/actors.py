@@ -45,11 +45,10 @@ def write(keys: list[int], ledger: Ledger, strict: bool) -> None:
             continue  # a strict write whose node was away: refused, not acknowledged
         ledger.acknowledged_at[number] = time.monotonic()
         ledger.acknowledged[number] = version
-        with ledger.writes.get_lock():
-            ledger.writes.value += 1
+        ledger.written[number] += 1
 
 
-def read(keys: list[int], ledger: Ledger, strict: bool) -> None:
+def read(me: int, keys: list[int], ledger: Ledger, strict: bool) -> None:
     """Read rows; each should be at least as new as what was acknowledged before the read began."""
     Article.cached.is_strict = strict
     chance = random.Random(os.getpid())
@@ -57,13 +56,11 @@ def read(keys: list[int], ledger: Ledger, strict: bool) -> None:
         number, pk = divmod(chance.choice(keys), 1_000_000)
         known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
         seen = Article.cached.get(pk=pk).views
-        with ledger.reads.get_lock():
-            ledger.reads.value += 1
+        ledger.read[me] += 1
         if seen < known:
             late = time.monotonic() - max(since, ledger.back_since.value or math.inf)
-            with ledger.stale.get_lock():
-                ledger.stale.value += 1
-                ledger.worst_stale.value = max(ledger.worst_stale.value, late)
+            ledger.stale[me] += 1
+            ledger.worst_stale[me] = max(ledger.worst_stale[me], late)
 
 
 def relay(interval: float, ledger: Ledger) -> None:

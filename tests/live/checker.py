@@ -88,7 +88,7 @@ class Ring:
             f"redis://127.0.0.1:{proxy.port}/0?name={name}" for name, proxy in self._proxies.items()
         )
         #: What the processes that run now note.
-        self.ledger = Ledger(0)
+        self.ledger = Ledger(0, 0)
         kinds = ("held still", "restarted empty", "requests cut", "replies cut")
         self._turns = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
         self.accidents = dict.fromkeys(kinds, 0)
@@ -122,7 +122,7 @@ def check(mode: str, seconds: float, ring: Ring) -> Checked:
 
     strict = mode == "strict"
     keys = make_rows(ROWS)
-    ledger = ring.ledger = Ledger(ROWS)
+    ledger = ring.ledger = Ledger(ROWS, READERS)
     checked = Checked(mode)
     before = dict(ring.accidents)
     writers: list[BaseProcess] = []
@@ -135,9 +135,9 @@ def check(mode: str, seconds: float, ring: Ring) -> Checked:
 
     try:
         writers += [write(share) for share in range(WRITERS)]
-        others += [spawn("tests.live.actors.read", keys, ledger, strict) for _ in range(READERS)]
+        others += [spawn("tests.live.actors.read", me, keys, ledger, strict) for me in range(READERS)]
         others.append(spawn("tests.live.actors.relay", RELAY_SECONDS, ledger))
-        while not (ledger.reads.value and ledger.writes.value):
+        while not (ledger.reads and ledger.writes):
             stop_if_dead(writers + others)
             time.sleep(0.05)
         end = time.monotonic() + seconds
@@ -157,8 +157,8 @@ def check(mode: str, seconds: float, ring: Ring) -> Checked:
             process.kill()
             process.join()
         connections.close_all()
-    checked.reads, checked.writes = ledger.reads.value, ledger.writes.value
-    checked.stale, checked.worst_stale_seconds = ledger.stale.value, ledger.worst_stale.value
+    checked.reads, checked.writes = ledger.reads, ledger.writes
+    checked.stale, checked.worst_stale_seconds = sum(ledger.stale), max(ledger.worst_stale)
     checked.lag_seconds = ledger.lag.value
     checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}
     from cachebackend.invalidation.relay import SETTLING_SECONDS

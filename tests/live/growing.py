@@ -41,10 +41,10 @@ class Site:
     """The processes, each replaced by the next deploy's in its turn."""
 
     def __init__(self, keys: list[int], environment: dict[str, str]) -> None:
-        self.ledger = Ledger(len(keys))
+        self.ledger = Ledger(len(keys), READERS)
         shares = [keys[share::WRITERS] for share in range(WRITERS)]
         self._roles: list[tuple[Any, ...]] = [("write", share, self.ledger, False) for share in shares]
-        self._roles += [("read", keys, self.ledger, False)] * READERS
+        self._roles += [("read", me, keys, self.ledger, False) for me in range(READERS)]
         self._roles.append(("relay", RELAY_SECONDS, self.ledger))
         self._processes = [self._start(role, environment) for role in self._roles]
 
@@ -58,8 +58,8 @@ class Site:
 
     def work(self) -> None:
         """Return when all together have read and written some more."""
-        reads, writes = self.ledger.reads.value + READS, self.ledger.writes.value + WRITES
-        while self.ledger.reads.value < reads or self.ledger.writes.value < writes:
+        reads, writes = self.ledger.reads + READS, self.ledger.writes + WRITES
+        while self.ledger.reads < reads or self.ledger.writes < writes:
             stop_if_dead(self._processes)
             time.sleep(0.02)
 
@@ -92,7 +92,7 @@ def change(services: Services, tell: Any = print) -> Ledger:
             for name, environment in deploys(old, new):
                 site.deploy(environment)
                 ledger = site.ledger
-                tell(f"{title}, {name}: {ledger.reads.value} reads, {ledger.stale.value} stale")
+                tell(f"{title}, {name}: {ledger.reads} reads, {sum(ledger.stale)} stale")
     finally:
         site.end()
     return site.ledger
@@ -112,7 +112,7 @@ def main() -> None:
         django.setup()
         call_command("migrate", verbosity=0, interactive=False)
         ledger = change(services, lambda line: print(line, file=sys.stderr if options.json else sys.stdout))
-    told = {"reads": ledger.reads.value, "writes": ledger.writes.value, "stale": ledger.stale.value}
+    told = {"reads": ledger.reads, "writes": ledger.writes, "stale": sum(ledger.stale)}
     print(json.dumps(told) if options.json else "  ".join(f"{name} {value}" for name, value in told.items()))
     sys.exit(bool(told["stale"]) or not told["reads"])
 

@@ -11,22 +11,41 @@ __all__ = ["Ledger"]
 class Ledger:
     """What was written and read; it outlives the processes.
 
+    Nothing in it is locked, for a process that is killed would keep the lock: each number has
+    one process that writes it.
+
+    Args:
+        rows: How many rows are written.
+        readers: How many processes read them.
+
     Attributes:
-        acknowledged: The version of each row that was acknowledged last.
+        acknowledged: For each row the version that was acknowledged last.
         acknowledged_at: When, by the monotonic clock.
-        back_since: When the last accident of a node was over; 0: it is not.
-        writes: Writes that were acknowledged.
-        reads: Reads that were checked.
-        stale: Those that returned something older than what was acknowledged before them.
+        written: How many writes of it were acknowledged.
+        read: For each reader, how many reads were checked.
+        stale: How many of them returned something older than what was acknowledged before them.
         worst_stale: The most seconds that such a read came after the acknowledgement, and after
             the last accident was over.
+        back_since: When the last accident of a node was over; 0: it is not.
         lag: The worst lag that the relay found, in seconds.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, readers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.acknowledged = context.Array("q", rows, lock=False)
         self.acknowledged_at = context.Array("d", rows, lock=False)
-        self.back_since = context.Value("d", time.monotonic())
-        self.writes, self.reads, self.stale = (context.Value("q", 0) for _ in range(3))
-        self.worst_stale, self.lag = context.Value("d", 0.0), context.Value("d", 0.0)
+        self.written = context.Array("q", rows, lock=False)
+        self.read, self.stale = (context.Array("q", readers, lock=False) for _ in range(2))
+        self.worst_stale = context.Array("d", readers, lock=False)
+        self.back_since = context.Value("d", time.monotonic(), lock=False)
+        self.lag = context.Value("d", 0.0, lock=False)
+
+    @property
+    def writes(self) -> int:
+        """How many writes were acknowledged."""
+        return sum(self.written)
+
+    @property
+    def reads(self) -> int:
+        """How many reads were checked."""
+        return sum(self.read)

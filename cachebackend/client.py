@@ -22,7 +22,7 @@ from cachebackend.protocol import Context, QueueContext, get, has_vouchers, valu
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
-from cachebackend.protocol.reading import good_for
+from cachebackend.protocol.reading import NOT_PLAIN, good_for, plain_value
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -176,6 +176,9 @@ class RingClient(_Client):
             return copy
         node = self.ring.owner(key)
         reply = self.nodes[node].call((b"GET", key))
+        value = plain_value(self.context, reply)
+        if value is not NOT_PLAIN:
+            return value
         if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return self.run(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
@@ -191,6 +194,9 @@ class RingClient(_Client):
             return copy
         node = self.ring.owner(key)
         [reply] = await self.nodes[node].submit([(b"GET", key)])
+        value = plain_value(self.context, reply)
+        if value is not NOT_PLAIN:
+            return value
         if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)

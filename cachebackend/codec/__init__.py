@@ -8,6 +8,7 @@ codec, whatever the settings say. Knows nothing of nodes, keys or time.
 from cachebackend.codec import msgpack
 from cachebackend.codec.codec import CODECS, Codec
 from cachebackend.codec.record import (
+    HEADER_BYTES,
     Kind,
     Refresh,
     Stored,
@@ -17,7 +18,7 @@ from cachebackend.codec.record import (
     kind_of,
     lease_record,
     lease_token,
-    plain_stored,
+    plain_header,
     stored_of,
     tag_record,
 )
@@ -28,6 +29,7 @@ pack_plain = msgpack.dumps
 
 __all__ = [
     "CODECS",
+    "HEADER_BYTES",
     "Codec",
     "EncodeError",
     "Kind",
@@ -40,7 +42,7 @@ __all__ = [
     "lease_record",
     "lease_token",
     "pack_plain",
-    "plain_stored",
+    "plain_header",
     "stored_of",
     "tag_record",
 ]

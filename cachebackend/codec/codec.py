@@ -25,7 +25,16 @@ from typing import Any
 
 from cachebackend.codec import msgpack
 from cachebackend.codec.compression import Compressor, decompress
-from cachebackend.codec.record import CodecId, Kind, Refresh, Stored, kind_of, stored_of, value_record
+from cachebackend.codec.record import (
+    CodecId,
+    Kind,
+    Refresh,
+    Stored,
+    kind_of,
+    plain_header,
+    stored_of,
+    value_record,
+)
 from cachebackend.errors import CodecError, RecordError
 
 __all__ = ["CODECS", "Codec"]
@@ -56,7 +65,7 @@ class Codec:
         CodecError: The compressor's package is not installed.
     """
 
-    __slots__ = ("_compressor", "_loads", "_over_bytes", "_payload", "_secrets", "name")
+    __slots__ = ("_compressor", "_loads", "_over_bytes", "_payload", "_secrets", "name", "plain")
 
     def __init__(
         self,
@@ -84,6 +93,9 @@ class Codec:
             self._loads[CodecId.PICKLE] = pickle.loads  # the settings chose to trust what the nodes hold
         if name in {"auto", "pickle", "signed-pickle"}:
             self._loads[CodecId.SIGNED_PICKLE] = self._load_signed
+
+        #: By how records begin whose value is all that they hold: what loads the rest. Most are such.
+        self.plain = {plain_header(codec): loads for codec, loads in self._loads.items()}
 
     def encode(
         self, value: object, refresh: Refresh | None = None, tags: Mapping[bytes, bytes] | None = None

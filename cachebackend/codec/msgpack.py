@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -45,11 +46,6 @@ def dumps(value: object) -> bytes:
     return ormsgpack.packb(value, _extend, _OPTIONS)
 
 
-def loads(payload: bytes) -> Any:
-    """Return the value of a payload; on bytes that ``dumps`` did not make, any exception."""
-    return ormsgpack.unpackb(payload, ext_hook=_restore)
-
-
 def _extend(value: object) -> ormsgpack.Ext:
     """Pack what ormsgpack passes on; a TypeError here becomes its EncodeError."""
     pack = _PACKERS.get(type(value))
@@ -61,6 +57,10 @@ def _extend(value: object) -> ormsgpack.Ext:
 
 def _restore(tag: int, payload: bytes) -> Any:
     return _RESTORERS[tag](payload)
+
+
+#: Returns the value of a payload; on bytes that ``dumps`` did not make, raises any exception.
+loads: Callable[[bytes], Any] = partial(ormsgpack.unpackb, ext_hook=_restore)
 
 
 def _state(value: datetime | time) -> bytes:

@@ -46,6 +46,7 @@ from cachebackend.clock import TOKEN_BYTES
 from cachebackend.errors import RecordError
 
 __all__ = [
+    "HEADER_BYTES",
     "CodecId",
     "Flag",
     "Kind",
@@ -57,7 +58,7 @@ __all__ = [
     "kind_of",
     "lease_record",
     "lease_token",
-    "plain_stored",
+    "plain_header",
     "stored_of",
     "tag_record",
     "value_record",
@@ -107,7 +108,6 @@ _KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
 #: The same as plain integers: an enumeration's own operators cost more than all the rest of a hit.
 _VALUE_BYTE, _TAGS_BIT = ord("V"), int(Flag.TAGS)
 _PLAIN_MASK = 0xFF & ~int(_COMPRESSED)
-_NO_TAGS: Mapping[bytes, bytes] = {}
 _DIGITS = frozenset(b"-0123456789")
 _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k for k in Kind if k}}
 
@@ -215,9 +215,9 @@ def is_plain(record: bytes) -> bool:
     return len(record) > HEADER_BYTES and record[0] == _VALUE_BYTE and not record[2] & _PLAIN_MASK
 
 
-def plain_stored(record: bytes) -> Stored:
-    """Take a plain value's record apart."""
-    return Stored(record[1], None, _NO_TAGS, record[HEADER_BYTES:], record[2])
+def plain_header(codec: int) -> bytes:
+    """Return how a codec's records begin of which the rest is the payload as it was written."""
+    return b"V%c\0" % codec
 
 
 def has_tags(record: bytes) -> bool:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from cachebackend.codec import Kind, Refresh, Stored, has_tags, is_plain, kind_of, plain_stored, stored_of
+from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.protocol.context import Context
 
 __all__ = [
+    "NOT_PLAIN",
     "Found",
     "get",
     "get_many",
@@ -25,6 +26,7 @@ __all__ = [
     "is_wrong_type",
     "look",
     "may_move",
+    "plain_value",
     "records_of",
     "token_requests",
     "tokens_of",
@@ -35,6 +37,8 @@ __all__ = [
 
 _TTL = Script("cachebackend.protocol", "ttl", prelude="standing")
 _MISS = object()
+#: In the place of a value: the record says more than its value, or is none.
+NOT_PLAIN: Any = object()
 #: The first bytes of records that hold no value and are no error.
 _NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
 K = TypeVar("K")
@@ -127,18 +131,23 @@ def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
     )
 
 
+def plain_value(context: Context, reply: Reply) -> Any:
+    """Return the value of a reply to GET that holds nothing else, counting a hit; or NOT_PLAIN."""
+    if reply.__class__ is bytes:
+        loads = context.codec.plain.get(reply[:HEADER_BYTES])
+        if loads is not None:
+            try:
+                value = loads(reply[HEADER_BYTES:])
+            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
+                return NOT_PLAIN
+            context.stats.cell.hits += 1
+            return value
+    return NOT_PLAIN
+
+
 def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
     """Return the value that a reply to GET holds, counting a hit or a miss."""
     cell = context.stats.cell
-    if reply.__class__ is bytes and is_plain(reply):  # most hits, and all that many-key reads have time for
-        try:
-            value = context.codec.decode_stored(plain_stored(reply))
-        except RecordError as error:
-            context.undecodable(error)
-            cell.misses += 1
-            return missing
-        cell.hits += 1
-        return value
     found = look(context, reply, tokens or {}, take_stale=False)
     if found is None:
         cell.misses += 1
@@ -201,20 +210,46 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
         context: The alias.
         keys: The caller's name for each key, and the key.
     """
-    records, tokens = yield from records_of(context, keys)
+    groups = context.by_home((key, name) for name, key in keys.items())
+    replies = yield Send(_mgets(keys, groups))
+    found: dict[K, Any] = {}
+    records: dict[K, Reply] = {}
+    loaders = context.codec.plain
+    for names, reply in zip(groups.values(), replies, strict=True):
+        for name, record in zip(names, context.settle(reply, [None] * len(names)), strict=True):
+            # Most are plain, and many-key reads have time for little more
+            loads = None if record is None else loaders.get(record[:HEADER_BYTES])
+            if loads is None:
+                records[name] = record
+                continue
+            try:
+                found[name] = loads(record[HEADER_BYTES:])
+            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
+                records[name] = record
+    context.stats.cell.hits += len(found)
+    if records:
+        found.update((yield from _others(context, keys, records)))
+    return {name: found[name] for name in keys if name in found}
+
+
+def _others(context: Context, keys: Mapping[K, bytes], records: dict[K, Reply]) -> Operation[dict[K, Any]]:
+    """Return the values of keys whose records are not plain, or that have none, as far as there are any."""
     missing = {name: keys[name] for name, record in records.items() if record is None}
     old = yield from _old_records(context, list(missing.values()))
     records.update({name: old.get(key) for name, key in missing.items()})
+    tokens = yield from _vouched(context, list(records.values()))
     found = ((name, value_of(context, record, _MISS, tokens)) for name, record in records.items())
     return {name: value for name, value in found if value is not _MISS}
+
+
+def _mgets(keys: Mapping[K, bytes], groups: Mapping[int, Sequence[K]]) -> list[tuple[int, Command]]:
+    return [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
 
 
 def records_of(context: Context, keys: Mapping[K, bytes]) -> Operation[tuple[dict[K, Reply], Tokens]]:
     """Return what stands at each key, and the tokens of the tags that vouch for it; one MGET a node."""
     groups = context.by_home((key, name) for name, key in keys.items())
-    replies = yield Send(
-        [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
-    )
+    replies = yield Send(_mgets(keys, groups))
     records: dict[K, Reply] = dict.fromkeys(keys)
     for names, reply in zip(groups.values(), replies, strict=True):
         records.update(zip(names, context.settle(reply, [None] * len(names)), strict=True))

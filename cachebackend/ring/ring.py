@@ -50,10 +50,11 @@ class Ring:
 
     def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
         """Group what comes with each key by the key's owner."""
-        groups: dict[int, list[T]] = {}
+        table = self._table
+        groups: list[list[T]] = [[] for _ in self.names]
         for key, item in keys:
-            groups.setdefault(self.owner(key), []).append(item)
-        return groups
+            groups[table[xxh3_64_intdigest(key) >> SLOT_SHIFT]].append(item)
+        return {owner: items for owner, items in enumerate(groups) if items}
 
     def __len__(self) -> int:
         return len(self.names)

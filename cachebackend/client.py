@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,16 +12,16 @@ from weakref import WeakSet
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
-from cachebackend.effects import Command, Operation, Reply
+from cachebackend.effects import Operation, Reply
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.near.cache import MISS, NearCache, Read
+from cachebackend.near.cache import MISS, NearCache
 from cachebackend.node import Breaker, Exchange, Node, Tracking
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
-from cachebackend.protocol.reading import NOT_PLAIN, good_for, plain_value
+from cachebackend.protocol.reading import NOT_PLAIN, plain_value
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -31,8 +30,6 @@ __all__ = ["QueueClient", "RingClient"]
 T = TypeVar("T")
 #: Keys in one command of a replay.
 _KEYS_AT_ONCE = 1000
-#: What PTTL says of a key that is gone, and of one that does not expire.
-_GONE, _FOR_EVER = -2, -1
 #: At most between two probes of a queue node: nothing stands in for one.
 _QUEUE_PROBE_SECONDS = 5.0
 
@@ -100,6 +97,7 @@ class RingClient(_Client):
         if options.near is not None:
             near = options.near
             self._near = NearCache(near.max_entries, near.max_age, near.policy, clock)
+            self._near.on_read = self._track
             self.context.near = self._near
         #: The patterns of the keys of the aliases that share this client.
         self.patterns: set[bytes] = set()
@@ -171,7 +169,7 @@ class RingClient(_Client):
         if near is not None:
             copy = near.get(key, self.context.codec.decode)
             if copy is MISS:
-                return self._get_and_keep(near, key, missing)
+                return self.run(get(self.context, key, missing))
             self._count_near_hit()
             return copy
         node = self.ring.owner(key)
@@ -189,7 +187,7 @@ class RingClient(_Client):
         if near is not None:
             copy = near.get(key, self.context.codec.decode)
             if copy is MISS:
-                return await self._aget_and_keep(near, key, missing)
+                return await self.arun(get(self.context, key, missing))
             self._count_near_hit()
             return copy
         node = self.ring.owner(key)
@@ -206,45 +204,12 @@ class RingClient(_Client):
         cell.hits += 1
         cell.near_hits += 1
 
-    def _get_and_keep(self, near: NearCache, key: bytes, missing: Any) -> Any:
-        """Return the value of a key that has no copy, and keep one."""
-        read = self._begin(near, key)
-        try:
-            reply, ttl_ms = self.nodes[read.node].send(_with_ttl(key)).receive()
-            if not (has_vouchers(reply) or self._looks_elsewhere(read.node, reply)):
-                return self._keep(near, read, reply, ttl_ms, missing)
-        finally:
-            near.forget(read)  # whatever came of it: a placeholder that is left takes another's room
-        return self.run(get(self.context, key, missing))
-
-    async def _aget_and_keep(self, near: NearCache, key: bytes, missing: Any) -> Any:
-        """Return the value of a key that has no copy, and keep one; in the running event loop."""
-        read = self._begin(near, key)
-        try:
-            reply, ttl_ms = await self.nodes[read.node].submit(_with_ttl(key))
-            if not (has_vouchers(reply) or self._looks_elsewhere(read.node, reply)):
-                return self._keep(near, read, reply, ttl_ms, missing)
-        finally:
-            near.forget(read)  # a task that is cancelled leaves none either
-        return await self.arun(get(self.context, key, missing))
-
-    def _begin(self, near: NearCache, key: bytes) -> Read:
-        """Announce a read; with the first one the nodes are asked to tell what changes."""
-        if not self._trackings:
-            self._track(near)
-        return near.begin(key, self.ring.owner(key))
-
-    def _keep(self, near: NearCache, read: Read, reply: Reply, ttl_ms: Reply, missing: Any) -> Any:
-        """Return the value that a reply holds; keep a copy if it is neither stale nor due."""
-        value = value_of(self.context, reply, MISS)
-        if value is MISS:
-            return missing
-        if isinstance(ttl_ms, int) and ttl_ms != _GONE:
-            ttl = math.inf if ttl_ms == _FOR_EVER else ttl_ms / 1000
-            near.keep(read, reply, value, min(ttl, good_for(self.context, reply)))
-        return value
-
-    def _track(self, near: NearCache) -> None:
+    def _track(self) -> None:
+        """Ask the nodes to tell what changes, with the first read of what may be kept."""
+        if self._trackings:
+            return
+        near = self._near
+        assert near is not None  # noqa: S101  # it is what calls
         with _tracking_lock:
             if self._trackings:
                 return
@@ -304,11 +269,6 @@ class QueueClient(_Client):
                 return found
         [found] = self.run(fold(self.context, [(partition, [write])]))
         return found
-
-
-def _with_ttl(key: bytes) -> list[Command]:
-    """Return what asks for a key's record, and after it for what remains of its time."""
-    return [(b"GET", key), (b"PTTL", key)]
 
 
 _CLIENTS: WeakSet[RingClient] = WeakSet()

@@ -187,9 +187,9 @@ class CachedManager(Generic[M]):
 
     @property
     def _context(self) -> protocol.Context:
-        """The alias' context; for strict rows without the gutter, where no quarantine is."""
+        """The alias' context; for strict rows without gutter and copies, where no quarantine is."""
         context = self.cache.client.context
-        return context.without_gutter() if self.is_strict else context
+        return context.for_strict() if self.is_strict else context
 
     def _keep(self, cache: RingCache) -> protocol.Keep:
         keep = cache.keep(self.timeout, self.stale_for)
@@ -216,7 +216,7 @@ class CachedManager(Generic[M]):
     def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
         """Return what is cached of rows, by primary key: columns, or None for an absence. Fills nothing."""
         wanted = {pk: self._key(self._pk, pk) for pk in keys}
-        found = self.cache.client.run(protocol.get_many(self.cache.client.context, wanted))
+        found = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), wanted))
         return {pk: None if value is None else self._shape.row(value) for pk, value in found.items()}
 
     def differing(self, keys: Iterable[Any]) -> list[Any]:

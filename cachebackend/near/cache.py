@@ -73,6 +73,8 @@ class NearCache:
         self._copies = POLICIES[policy](max_entries)
         self._placeholders: dict[bytes, object] = {}
         self._tracked: set[int] = set()
+        #: Called with every read that begins.
+        self.on_read: Callable[[], None] | None = None
 
     def get(self, key: bytes, decode: Callable[[bytes], Any]) -> Any:
         """Return a key's value, MISS if there is no copy.
@@ -92,6 +94,8 @@ class NearCache:
 
     def begin(self, key: bytes, node: int) -> Read:
         """Put a placeholder for a read that is about to be sent; return what ``keep`` asks for."""
+        if self.on_read is not None:
+            self.on_read()
         read = Read(key, node, object(), self._monotonic())
         with self._lock:
             if len(self._placeholders) < _MOST_PLACEHOLDERS:

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cachebackend.clock import Clock
 from cachebackend.codec import Codec
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
+from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed import MissedDeletes
 from cachebackend.ring import Ring
@@ -24,18 +25,6 @@ T = TypeVar("T")
 
 #: Broken records come in crowds; one line a minute is enough to be seen.
 LOG_EVERY_SECONDS = 60.0
-
-
-class NearCopies(Protocol):
-    """What a write needs of the near cache."""
-
-    def drop(self, keys: Iterable[bytes]) -> None:
-        """Drop the copies of keys."""
-        ...
-
-    def drop_all(self) -> None:
-        """Drop every copy."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +79,7 @@ class Context:
     clock: Clock
     stats: Stats
     #: The copies in the process, if the settings want any.
-    near: NearCopies | None = None
+    near: NearCache | None = None
     #: While the ring is changed: the one that is not LOCATION's.
     other: OtherRing | None = None
     #: Where keys of nodes that are down go, if the settings want that.
@@ -135,12 +124,12 @@ class Context:
         """Return whether a node may hold a key, be it the gutter's."""
         return node in self.places(key) or (self.gutter is not None and node == self.gutter.owner(key))
 
-    def without_gutter(self) -> Context:
-        """Return the same for keys that must never be in the gutter."""
-        if self.gutter is None:
+    def for_strict(self) -> Context:
+        """Return the same for strict keys, which are never in the gutter nor copied."""
+        if self.gutter is None and self.near is None:
             return self
         strict = copy(self)
-        strict.gutter = None
+        strict.gutter = strict.near = None
         return strict
 
     def drop_near(self, keys: Iterable[bytes]) -> None:

@@ -41,10 +41,12 @@ from cachebackend.codec import Kind, kind_of, tag_record
 from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import RecordError, RingCacheError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.copies import Copies
 from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
 from cachebackend.protocol.moving import warm
 from cachebackend.protocol.reading import (
     Found,
+    good_for,
     is_wrong_type,
     look,
     records_of,
@@ -111,14 +113,22 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
         loader: Called without arguments, after the lease is held and never before.
         keep: How the loaded value is kept.
     """
-    node = context.home(key)
-    replies = yield Send([(node, (b"GET", key)), *token_requests(context, keep.tags)])
-    reply, tokens = replies[0], tokens_of(keep.tags, replies[1:])
-    if others := [tag for tag in vouchers_of([reply]) if tag not in tokens]:
-        tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
-    want = _wanted(context, key, reply, tokens, keep)
-    if isinstance(want, Found):
-        return want.value
+    copies = Copies(context, {key: key})
+    if copies.found:
+        return copies.found[key]
+    try:
+        asked = [(context.home(key), (b"GET", key)), *token_requests(context, keep.tags)]
+        replies = yield Send([*asked, *copies.begin()])
+        reply, tokens = replies[0], tokens_of(keep.tags, replies[1 : len(asked)])
+        copies.answered(replies[len(asked) :])
+        if others := [tag for tag in vouchers_of([reply]) if tag not in tokens]:
+            tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
+        want = _wanted(context, key, reply, tokens, keep)
+        if isinstance(want, Found):
+            copies.keep(key, reply, want.value, good_for(context, reply))
+            return want.value
+    finally:
+        copies.end()
     values = yield from _resolve(
         context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
     )
@@ -140,15 +150,20 @@ def get_or_load_many(
             of those that there are.
         keep: How the loaded values are kept.
     """
-    records, tokens = yield from records_of(context, keys)
-    found: dict[K, Any] = {}
+    copies = Copies(context, keys)
+    found: dict[K, Any] = copies.found
     wants: dict[K, Want] = {}
-    for name, key in keys.items():
-        want = _wanted(context, key, records[name], tokens, keep)
-        if isinstance(want, Found):
-            found[name] = want.value
-        else:
-            wants[name] = want
+    try:
+        records, tokens = yield from records_of(context, copies)
+        for name, key in copies.left.items():
+            want = _wanted(context, key, records[name], tokens, keep)
+            if isinstance(want, Found):
+                found[name] = want.value
+                copies.keep(name, records[name], want.value, good_for(context, records[name]))
+            else:
+                wants[name] = want
+    finally:
+        copies.end()
     if wants:
         found.update(
             (yield from _resolve(context, wants, lambda names: lambda: loader(names), _those_there_are, keep))

@@ -14,6 +14,7 @@ from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.copies import Copies
 
 __all__ = [
     "NOT_PLAIN",
@@ -188,11 +189,24 @@ def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, by
 
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     """Return the value of a key, or ``missing``."""
-    [reply] = yield Send([(context.home(key), (b"GET", key))])
-    if reply is None:
-        reply = (yield from _old_records(context, [key])).get(key)
-    tokens = yield from _vouched(context, [reply])
-    return value_of(context, reply, missing, tokens)
+    copies = Copies(context, {key: key})
+    if copies.found:
+        return copies.found[key]
+    try:
+        reply, *ttl_ms = yield Send([(context.home(key), (b"GET", key)), *copies.begin()])
+        copies.answered(ttl_ms)
+        value = plain_value(context, reply)
+        if value is NOT_PLAIN:
+            if reply is None:
+                reply = (yield from _old_records(context, [key])).get(key)
+            tokens = yield from _vouched(context, [reply])
+            value = value_of(context, reply, _MISS, tokens)
+        if value is _MISS:
+            return missing
+        copies.keep(key, reply, value, good_for(context, reply))
+        return value
+    finally:
+        copies.end()
 
 
 def _vouched(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]:
@@ -210,6 +224,8 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
         context: The alias.
         keys: The caller's name for each key, and the key.
     """
+    if context.near is not None:
+        return (yield from _get_many_by_copies(context, keys))
     groups = context.by_home((key, name) for name, key in keys.items())
     replies = yield Send(_mgets(keys, groups))
     found: dict[K, Any] = {}
@@ -232,6 +248,25 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
     return {name: found[name] for name in keys if name in found}
 
 
+def _get_many_by_copies(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any]]:
+    """Return the values of those keys that have one: copies as far as there are any, and keep more."""
+    copies = Copies(context, keys)
+    found = copies.found
+    try:
+        records, tokens = yield from records_of(context, copies)
+        old = yield from _old_records(context, [keys[n] for n, record in records.items() if record is None])
+        for name, record in records.items():
+            value = plain_value(context, record)
+            if value is NOT_PLAIN:
+                value = value_of(context, old.get(keys[name]) if record is None else record, _MISS, tokens)
+            if value is not _MISS:
+                found[name] = value
+                copies.keep(name, record, value, good_for(context, record))
+    finally:
+        copies.end()
+    return {name: found[name] for name in keys if name in found}
+
+
 def _others(context: Context, keys: Mapping[K, bytes], records: dict[K, Reply]) -> Operation[dict[K, Any]]:
     """Return the values of keys whose records are not plain, or that have none, as far as there are any."""
     missing = {name: keys[name] for name, record in records.items() if record is None}
@@ -246,12 +281,18 @@ def _mgets(keys: Mapping[K, bytes], groups: Mapping[int, Sequence[K]]) -> list[t
     return [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
 
 
-def records_of(context: Context, keys: Mapping[K, bytes]) -> Operation[tuple[dict[K, Reply], Tokens]]:
-    """Return what stands at each key, and the tokens of the tags that vouch for it; one MGET a node."""
+def records_of(context: Context, copies: Copies[K]) -> Operation[tuple[dict[K, Reply], Tokens]]:
+    """Return what stands at each key without a copy, and the tokens of the tags that vouch for it.
+
+    One MGET a node; ``copies`` is told of the reads.
+    """
+    keys = copies.left
     groups = context.by_home((key, name) for name, key in keys.items())
-    replies = yield Send(_mgets(keys, groups))
+    mgets = _mgets(keys, groups)
+    replies = yield Send([*mgets, *copies.begin()])
+    copies.answered(replies[len(mgets) :])
     records: dict[K, Reply] = dict.fromkeys(keys)
-    for names, reply in zip(groups.values(), replies, strict=True):
+    for names, reply in zip(groups.values(), replies[: len(mgets)], strict=True):
         records.update(zip(names, context.settle(reply, [None] * len(names)), strict=True))
     tokens = yield from _vouched(context, list(records.values()))
     return records, tokens

@@ -20,6 +20,7 @@ from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cachebackend.options import RingOptions
 from cachebackend.policies import S3FIFO
+from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
 pytestmark = [
@@ -86,6 +87,64 @@ def test_a_second_read_asks_no_node(cache: RingCache, value: Any) -> None:
     if isinstance(value, dict | list):
         found.clear()
         assert cache.get("k") == value
+
+
+READS: dict[str, Callable[[RingCache], Any]] = {
+    "get": lambda cache: cache.get("k"),
+    "get_many": lambda cache: cache.get_many(["k"]).get("k"),
+    "get_or_set": lambda cache: cache.get_or_set("k", load),
+    "get_or_set_many": lambda cache: cache.get_or_set_many(["k"], load_many)["k"],
+    "aget_many": lambda cache: asyncio.run(cache.aget_many(["k"])).get("k"),
+    "aget_or_set": lambda cache: asyncio.run(cache.aget_or_set("k", load)),
+}
+
+
+def load() -> str:
+    return "loaded"
+
+
+def load_many(names: Any) -> dict[Any, str]:
+    return dict.fromkeys(names, "loaded")
+
+
+@pytest.mark.parametrize("way", READS)
+def test_every_way_to_read_keeps_copies_and_finds_them(cache: RingCache, way: str) -> None:
+    """And none finds what another has changed, once the node has told."""
+    read = READS[way]
+    if "or_set" not in way:
+        cache.set("k", "loaded")
+    before = near_hits(cache)
+    wait_until(lambda: read(cache) == "loaded" and near_hits(cache) > before)
+    assert READS["get"](cache) == "loaded"
+    cache.set("k", "own")
+    assert read(cache) == "own"
+    elsewhere(cache, "SET", cache.key_bytes("k"), b"7")
+    wait_until(lambda: read(cache) == 7)
+    counted = cache.client.stats.total()
+    assert counted.near_hits <= counted.hits
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_rows_are_copied_unless_they_are_strict(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, is_strict: bool
+) -> None:
+    """One row or many; a save of this process shows at once."""
+    monkeypatch.setattr(type(Article.cached), "cache", property(lambda _: cache))
+    monkeypatch.setattr(Article.cached, "is_strict", is_strict)
+    article = Article.objects.create(slug="s", title="old")
+
+    def read() -> bool:
+        found = [Article.cached.get(pk=article.pk), *Article.cached.in_bulk([article.pk]).values()]
+        return [row.title for row in found] == [article.title] * 2
+
+    if is_strict:
+        assert all(read() for _ in range(5))
+        assert near_hits(cache) == 0
+        return
+    wait_until(lambda: read() and near_hits(cache) >= 2)
+    article.title = "new"
+    article.save()
+    assert read()
 
 
 def test_what_others_change_is_dropped(cache: RingCache) -> None:

@@ -217,7 +217,7 @@ class Reader:
 
     def context(self) -> Context:
         context = self.process.context
-        return context.without_gutter() if self.world.scenario.is_strict else context
+        return context.for_strict() if self.world.scenario.is_strict else context
 
     def perform(self) -> Any:
         match self.effect:

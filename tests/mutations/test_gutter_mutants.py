@@ -40,7 +40,7 @@ def test_no_end_to_what_it_keeps(spared: Spared, monkeypatch: Patch) -> None:  #
 
 def test_strict_rows_in_it(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
     """Where no quarantine is."""
-    monkeypatch.setattr(Context, "without_gutter", lambda context: context)
+    monkeypatch.setattr(Context, "for_strict", lambda context: context)
     assert is_caught(test_gutter.test_strict_rows_are_never_there, spared, monkeypatch)
 
 

@@ -145,20 +145,22 @@ EXPLORED: dict[Callable[[Patch], None], Scenario] = {
 
 
 @pytest.mark.parametrize("mutant", EXPLORED, ids=lambda mutant: mutant.__name__)
-def test_the_explorer_notices(node: Node, mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+def test_the_explorer_notices(
+    node: Node, spare: Node, mutant: Callable[[Patch], None], monkeypatch: Patch
+) -> None:
     """A schedule that was right is wrong with the mutant; without it none is."""
     scenario = EXPLORED[mutant]
-    assert explore(node, scenario).wrong == []
+    assert explore((node, spare), scenario).wrong == []
     mutant(monkeypatch)
-    assert explore(node, scenario, stop_at_first=True).wrong
+    assert explore((node, spare), scenario, stop_at_first=True).wrong
 
 
-def test_a_crash_without_a_relay_is_noticed(node: Node, monkeypatch: Patch) -> None:
+def test_a_crash_without_a_relay_is_noticed(node: Node, spare: Node, monkeypatch: Patch) -> None:
     """The outbox is what makes it right: with its row dropped at the commit, the old value stays."""
     from tests.interleavings.explorer import World
 
     scenario = Scenario((Reader, CrashingWriter), OLD)
-    assert explore(node, scenario).wrong == []
+    assert explore((node, spare), scenario).wrong == []
     make = World.make
 
     def forget(self: World, move: str) -> None:
@@ -166,7 +168,7 @@ def test_a_crash_without_a_relay_is_noticed(node: Node, monkeypatch: Patch) -> N
         self.owed = False
 
     monkeypatch.setattr(World, "make", forget)
-    assert explore(node, scenario, stop_at_first=True).wrong
+    assert explore((node, spare), scenario, stop_at_first=True).wrong
 
 
 # What tests of the whole stack must notice

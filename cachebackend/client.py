@@ -155,6 +155,11 @@ class RingClient(_Client):
                 if cursor == b"0":
                     break
 
+    @property
+    def has_near(self) -> bool:
+        """Whether there is a near cache."""
+        return self._near is not None
+
     def _looks_elsewhere(self, node: int, reply: Reply) -> bool:
         """Return whether a key may be at the ring that was left, or in the gutter."""
         if reply is None:
@@ -170,7 +175,9 @@ class RingClient(_Client):
             copy = near.get(key, self.context.codec.decode)
             if copy is MISS:
                 return self.run(get(self.context, key, missing))
-            self._count_near_hit()
+            cell = self.stats.cell
+            cell.hits += 1
+            cell.near_hits += 1
             return copy
         node = self.ring.owner(key)
         reply = self.nodes[node].call((b"GET", key))
@@ -188,7 +195,9 @@ class RingClient(_Client):
             copy = near.get(key, self.context.codec.decode)
             if copy is MISS:
                 return await self.arun(get(self.context, key, missing))
-            self._count_near_hit()
+            cell = self.stats.cell
+            cell.hits += 1
+            cell.near_hits += 1
             return copy
         node = self.ring.owner(key)
         [reply] = await self.nodes[node].submit([(b"GET", key)])
@@ -198,11 +207,6 @@ class RingClient(_Client):
         if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
-
-    def _count_near_hit(self) -> None:
-        cell = self.stats.cell
-        cell.hits += 1
-        cell.near_hits += 1
 
     def _track(self) -> None:
         """Ask the nodes to tell what changes, with the first read of what may be kept."""

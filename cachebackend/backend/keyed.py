@@ -19,7 +19,7 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["KeyedCache", "Tag", "Timeout"]
+__all__ = ["KeyedCache", "Tag", "Timeout", "is_safe"]
 
 #: What memcached would refuse, and Django warns of.
 _UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
@@ -32,6 +32,11 @@ _GLOB = re.compile(rb"([*?\[\]\\^-])")
 Timeout: TypeAlias = float | object | None
 #: A string, a model for all its rows, or a row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
+
+
+def is_safe(made: bytes) -> bool:
+    """Return whether a key is one that nobody is warned of."""
+    return len(made) <= _MEMCACHED_KEY_CHARACTERS and made.isascii() and not _UNSAFE_KEY.search(made.decode())
 
 
 class KeyedCache(BaseCache):

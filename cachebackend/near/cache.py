@@ -83,8 +83,7 @@ class NearCache:
             key: The key.
             decode: Makes the value of a record that is not shared.
         """
-        with self._lock:
-            copy = self._copies.get(key)
+        copy = self._copies.get(key)  # without the lock, by which those that change it are kept apart
         if copy is None:
             return MISS
         if copy.until <= self._monotonic():

@@ -28,7 +28,10 @@ class LRU(Generic[K, V]):
         """Return an entry, as used now; None if there is none."""
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries.move_to_end(key)
+            try:
+                self._entries.move_to_end(key)
+            except KeyError:  # another thread has dropped it meanwhile
+                return None
         return entry
 
     def put(self, key: K, entry: V) -> None:

@@ -17,11 +17,12 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.node import Breaker, Exchange, Node, Tracking
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
-from cachebackend.protocol import Context, QueueContext, get, has_vouchers, value_of
+from cachebackend.protocol import Context, QueueContext, get, has_vouchers, set_, value_of
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.partitions import Partition
 from cachebackend.protocol.reading import NOT_PLAIN, plain_value
+from cachebackend.protocol.writing import set_command, was_stored
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -207,6 +208,33 @@ class RingClient(_Client):
         if has_vouchers(reply) or self._looks_elsewhere(node, reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
+
+    def set(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
+        """Store a value: ``protocol.set_`` without its generator where one answer is all of it."""
+        if not self._is_alone or (ttl_ms is not None and ttl_ms <= 0):
+            return self.run(set_(self.context, key, value, ttl_ms))
+        record = self.context.codec.encode(value)
+        node = self.ring.owner(key)
+        self.context.drop_near((key,))
+        reply = self.nodes[node].call(set_command(key, record, ttl_ms))
+        self.context.drop_near((key,))
+        return reply.__class__ is bytes or was_stored(self.context, node, key, reply)
+
+    async def aset(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
+        """Store a value, in the running event loop."""
+        if not self._is_alone or (ttl_ms is not None and ttl_ms <= 0):
+            return await self.arun(set_(self.context, key, value, ttl_ms))
+        record = self.context.codec.encode(value)
+        node = self.ring.owner(key)
+        self.context.drop_near((key,))
+        [reply] = await self.nodes[node].submit([set_command(key, record, ttl_ms)])
+        self.context.drop_near((key,))
+        return reply.__class__ is bytes or was_stored(self.context, node, key, reply)
+
+    @property
+    def _is_alone(self) -> bool:
+        """True if a key is written at its owner and nowhere else."""
+        return self.context.other is None and self.context.gutter is None
 
     def _track(self) -> None:
         """Ask the nodes to tell what changes, with the first read of what may be kept."""

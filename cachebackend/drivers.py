@@ -36,6 +36,10 @@ class Pending(Protocol):
 class NodePort(Protocol):
     """What a driver needs of a node."""
 
+    def call(self, command: Command) -> Reply:
+        """Send one command and return its reply; a failure is returned in its place."""
+        ...
+
     def send(self, commands: Sequence[Command]) -> Pending:
         """Send the commands; a failure shows in the replies."""
         ...
@@ -78,13 +82,13 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 
 
 def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+    if isinstance(effect, Send):  # most are
+        replies = _scatter(effect.requests, nodes)
+        if lacking := _lacking_scripts(effect.requests, replies):
+            again = _scatter([request for _, request in lacking], nodes)
+            _put(replies, lacking, again)
+        return replies
     match effect:
-        case Send(requests):
-            replies = _scatter(requests, nodes)
-            if lacking := _lacking_scripts(requests, replies):
-                again = _scatter([request for _, request in lacking], nodes)
-                _put(replies, lacking, again)
-            return replies
         case Sleep(seconds):
             return time.sleep(seconds)
         case Load(loader):
@@ -92,13 +96,13 @@ def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
 
 
 async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+    if isinstance(effect, Send):  # most are
+        replies = await _ascatter(effect.requests, nodes)
+        if lacking := _lacking_scripts(effect.requests, replies):
+            again = await _ascatter([request for _, request in lacking], nodes)
+            _put(replies, lacking, again)
+        return replies
     match effect:
-        case Send(requests):
-            replies = await _ascatter(requests, nodes)
-            if lacking := _lacking_scripts(requests, replies):
-                again = await _ascatter([request for _, request in lacking], nodes)
-                _put(replies, lacking, again)
-            return replies
         case Sleep(seconds):
             return await asyncio.sleep(seconds)
         case Load(loader):
@@ -111,6 +115,9 @@ Requests = Sequence[tuple[int, Command]]
 
 def _scatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
     """Send every node its commands, then read every node's replies."""
+    if len(requests) == 1:
+        [(node, command)] = requests
+        return [nodes[node].call(command)]
     groups = _by_node(requests)
     pending: list[tuple[list[int], Pending]] = []
     replies: list[Reply] = [None] * len(requests)
@@ -154,10 +161,8 @@ def _lacking_scripts(requests: Requests, replies: Sequence[Reply]) -> list[tuple
     """
     return [
         (at, (node, command.with_source))
-        for at, (node, command) in enumerate(requests)
-        if isinstance(command, ScriptCall)
-        and isinstance(reply := replies[at], NodeReplyError)
-        and reply.code == "NOSCRIPT"
+        for at, ((node, command), reply) in enumerate(zip(requests, replies, strict=True))
+        if reply.__class__ is NodeReplyError and isinstance(command, ScriptCall) and reply.code == "NOSCRIPT"
     ]
 
 

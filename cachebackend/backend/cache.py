@@ -89,20 +89,25 @@ class RingCache(KeyedCache):
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         """Store a value."""
-        self.client.run(self._set(key, value, timeout, version))
+        made = self.key_bytes(key, version)
+        if made in self._missed:
+            self.client.run(self._set_by_lease(made, value, timeout))
+        else:
+            self.client.set(made, value, self.ttl_ms(timeout))
 
     async def aset(
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         """Store a value."""
-        await self.client.arun(self._set(key, value, timeout, version))
-
-    def _set(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[Any]:
         made = self.key_bytes(key, version)
         if made in self._missed:
-            lease = self._missed.pop(made)
-            return protocol.set_by_lease(self.client.context, made, value, self.ttl_ms(timeout), lease)
-        return protocol.set_(self.client.context, made, value, self.ttl_ms(timeout))
+            await self.client.arun(self._set_by_lease(made, value, timeout))
+        else:
+            await self.client.aset(made, value, self.ttl_ms(timeout))
+
+    def _set_by_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[Any]:
+        lease = self._missed.pop(key)
+        return protocol.set_by_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
 
     def _get_and_lease(self, key: bytes, default: Any) -> protocol.Operation[Any]:
         """Return the value of a key, remembering the lease of a miss until the request ends."""

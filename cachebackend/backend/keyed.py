@@ -61,7 +61,7 @@ class KeyedCache(BaseCache):
             made = f"{self.key_prefix}:{version}:{key}"
         else:
             made = self.key_func(key, self.key_prefix, version)
-        if len(made) > _MEMCACHED_KEY_CHARACTERS or _UNSAFE_KEY.search(made):
+        if len(made) > _MEMCACHED_KEY_CHARACTERS or not made.isprintable() or " " in made:
             for warning in memcache_key_warnings(made):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=3)
         return made.encode("utf-8", "surrogatepass")

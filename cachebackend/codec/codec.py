@@ -117,6 +117,8 @@ class Codec:
             return b"%d" % value
         codec, payload = self._payload(value)
         if self._compressor is None or len(payload) <= self._over_bytes:
+            if refresh is None and not tags:
+                return plain_header(codec) + payload
             return value_record(codec, payload, refresh, tags)
         shorter = self._compressor.compress(payload)
         if len(shorter) >= len(payload):

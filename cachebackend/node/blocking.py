@@ -55,6 +55,19 @@ class Connection:
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
         self.idle_since = 0.0
 
+    def call(self, command: Command) -> Reply:
+        """Write one command and return its reply; nothing else may be under way.
+
+        Raises:
+            OSError: The connection failed or the node took too long.
+        """
+        self._sendall(pack_command(command))
+        if data := self._recv(_READ_BYTES):
+            self._feed(data)
+            if (reply := self._gets()) is not False:
+                return reply
+        return self.read()
+
     def send(self, commands: Sequence[Command]) -> None:
         """Write the commands.
 

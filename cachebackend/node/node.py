@@ -54,15 +54,15 @@ class Node:
 
     def call(self, command: Command) -> Reply:
         """Send one command and return its reply; a failure is returned in its place."""
-        if self.breaker is not None and self.breaker.is_open:
+        breaker = self.breaker
+        if breaker is not None and breaker.is_open:
             return self._ejected()
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
             return self._failed(error)
         try:
-            connection.send((command,))
-            reply = connection.read()
+            reply = connection.call(command)
         except CONNECTION_ERRORS as error:
             connection.close()
             return self._failed(error, was_sent=True)
@@ -70,9 +70,7 @@ class Node:
             connection.close()
             raise
         self._pool.give_back(connection)
-        if self.breaker is not None and (
-            self.breaker.has_failures or reply.__class__ is NodeUnavailableError
-        ):
+        if breaker is not None and (breaker.has_failures or reply.__class__ is NodeUnavailableError):
             self._heard(reply)
         return reply
 

@@ -19,7 +19,19 @@ from cachebackend.protocol.context import Context
 from cachebackend.protocol.moving import tell_entered, tell_first
 from cachebackend.protocol.swapping import FOR_EVER
 
-__all__ = ["add", "delete", "delete_many", "expiry", "incr", "make_stale", "set_", "set_many", "touch"]
+__all__ = [
+    "add",
+    "delete",
+    "delete_many",
+    "expiry",
+    "incr",
+    "make_stale",
+    "set_",
+    "set_command",
+    "set_many",
+    "touch",
+    "was_stored",
+]
 
 _ADD = Script("cachebackend.protocol", "add", prelude="standing")
 _INCR = Script("cachebackend.protocol", "incr", prelude="standing")
@@ -38,7 +50,12 @@ def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None
     if ttl_ms is not None and ttl_ms <= 0:
         return node, (b"DEL", key)
     life = context.life_at(node, FOR_EVER if ttl_ms is None else ttl_ms)
-    return node, (b"SET", key, record) if life == FOR_EVER else (b"SET", key, record, b"PX", life)
+    return node, set_command(key, record, None if life == FOR_EVER else life)
+
+
+def set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
+    """Return what stores a record for so long."""
+    return (b"SET", key, record) if ttl_ms is None else (b"SET", key, record, b"PX", ttl_ms)
 
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
@@ -47,8 +64,18 @@ def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operat
     yield from tell_first(context, [key])
     node, command = _set_request(context, key, record, ttl_ms)
     [reply] = yield Send([(node, command)])
-    _note(context, node, [key], reply)
+    is_stored = was_stored(context, node, key, reply)
     yield from tell_entered(context, [key])
+    return is_stored
+
+
+def was_stored(context: Context, node: int, key: bytes, reply: Reply) -> bool:
+    """Return whether a node confirmed a SET; note that it missed it if not.
+
+    Raises:
+        RingCacheError: It did not, and the settings say that that is to be raised.
+    """
+    _note(context, node, [key], reply)
     return context.settle(reply, None) is not None
 
 
@@ -68,9 +95,15 @@ def set_many(
     encode = context.codec.encode
     records = [(key, encode(values[name])) for name, key in keys.items()]
     yield from tell_first(context, list(keys.values()))
-    requests = [_set_request(context, key, record, ttl_ms) for key, record in records]
+    if context.gutter is None and (ttl_ms is None or ttl_ms > 0):
+        owner = context.ring.owner
+        requests = [(owner(key), set_command(key, record, ttl_ms)) for key, record in records]
+    else:
+        requests = [_set_request(context, key, record, ttl_ms) for key, record in records]
     replies = yield Send(requests)
     yield from tell_entered(context, list(keys.values()))
+    if context.gutter is None and all(reply.__class__ is bytes for reply in replies):
+        return []
     for (node, _), key, reply in zip(requests, keys.values(), replies, strict=True):
         _note(context, node, [key], reply)
     return [name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None]

@@ -24,6 +24,10 @@ class FakeNode:
             NodeReplyError("NOSCRIPT no such script") if command[0] == b"EVALSHA" else (self.name, *command)
         )
 
+    def call(self, command: Command) -> Reply:
+        [reply] = self.send([command]).receive()
+        return reply
+
     def send(self, commands: Sequence[Command]) -> FakePending:
         self.journal.append(f"send {self.name}")
         return FakePending(self, commands)

@@ -10,7 +10,8 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
-from cachebackend.backend.keyed import KeyedCache, Tag, Timeout, is_safe
+from cachebackend.backend.dropin import DropInMethods
+from cachebackend.backend.keyed import Tag, Timeout, is_safe
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
 from cachebackend.errors import NodeUnavailableError
@@ -25,7 +26,7 @@ _MOST_MISSED = 10_000
 _MOST_MADE = 2_000
 
 
-class RingCache(KeyedCache):
+class RingCache(DropInMethods):
     """A cache spread over the nodes that ``LOCATION`` names.
 
     Args:
@@ -45,7 +46,7 @@ class RingCache(KeyedCache):
         self._made: dict[Any, bytes] = {}
 
     @cached_property
-    def client(self) -> RingClient:
+    def client(self) -> RingClient:  # type: ignore[override]  # made with its first use
         """What the alias' threads and tasks share.
 
         Raises:
@@ -85,27 +86,63 @@ class RingCache(KeyedCache):
             return await self.client.arun(self._get_and_lease(made, default))
         return await self.client.aget(made, default)
 
-    def set(
-        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> None:
-        """Store a value."""
+    def set(  # type: ignore[override]  # Django's returns nothing
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
+        """Store a value; return whether it was stored.
+
+        Args:
+            key: The key.
+            value: The value.
+            timeout: Seconds that it is kept.
+            version: The key's version.
+            nx: Only if there is none; as ``add``.
+            xx: Only if there is one.
+        """
+        if nx or xx:
+            return self.client.run(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
         made = self.key_bytes(key, version)
         if made in self._missed:
-            self.client.run(self._set_by_lease(made, value, timeout))
-        else:
-            self.client.set(made, value, self.ttl_ms(timeout))
+            return self.client.run(self._set_by_lease(made, value, timeout))
+        return self.client.set(made, value, self.ttl_ms(timeout))
 
-    async def aset(
-        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> None:
-        """Store a value."""
+    async def aset(  # type: ignore[override]  # Django's returns nothing
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
+        """Store a value, as ``set``."""
+        if nx or xx:
+            return await self.client.arun(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
         made = self.key_bytes(key, version)
         if made in self._missed:
-            await self.client.arun(self._set_by_lease(made, value, timeout))
-        else:
-            await self.client.aset(made, value, self.ttl_ms(timeout))
+            return await self.client.arun(self._set_by_lease(made, value, timeout))
+        return await self.client.aset(made, value, self.ttl_ms(timeout))
 
-    def _set_by_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[Any]:
+    def _set_if(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, *, nx: bool, xx: bool
+    ) -> protocol.Operation[bool]:
+        if nx and xx:
+            message = "set() takes nx or xx, not both"
+            raise ValueError(message)
+        if nx:
+            return self._add(key, value, timeout, version)
+        made = self.key_bytes(key, version)
+        return protocol.replace(self.client.context, made, value, self.ttl_ms(timeout))
+
+    def _set_by_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[bool]:
         lease = self._missed.pop(key)
         return protocol.set_by_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
 

@@ -68,7 +68,7 @@ class KeyedCache(BaseCache):
 
     def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
         """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
-        if self._makes_plain_keys and self.key_func is default_key_func:
+        if self.has_plain_keys:
             opening = f"{self.key_prefix}:{self.version if version is None else version}:"
             made = [f"{opening}{key}" for key in keys]
             whole = "".join(made)
@@ -105,6 +105,16 @@ class KeyedCache(BaseCache):
         return self.many_key_bytes([f"tag:{tag}" for tag in tags])
 
     @property
+    def has_plain_keys(self) -> bool:
+        """Whether keys are made as Django makes them by default."""
+        return self._makes_plain_keys and self.key_func is default_key_func
+
+    @staticmethod
+    def escaped(text: bytes) -> bytes:
+        """Return the Redis pattern that matches a text alone."""
+        return _GLOB.sub(rb"\\\1", text)
+
+    @property
     def _can_clear(self) -> bool:
         return _MARK in self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
 
@@ -115,5 +125,5 @@ class KeyedCache(BaseCache):
         if _MARK not in made:
             message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
-        pattern = _GLOB.sub(rb"\\\1", made.encode())
+        pattern = self.escaped(made.encode())
         return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")

@@ -7,7 +7,8 @@ either; their errors become ours in ``translate``, once. A failure to answer is 
 """
 
 from cachebackend.node.breaker import Breaker, NodeState
+from cachebackend.node.handshake import RedisClient, RedisLock
 from cachebackend.node.node import Exchange, Node
 from cachebackend.node.tracking import Tracking
 
-__all__ = ["Breaker", "Exchange", "Node", "NodeState", "Tracking"]
+__all__ = ["Breaker", "Exchange", "Node", "NodeState", "RedisClient", "RedisLock", "Tracking"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis.asyncio.connection
 import redis.connection
+import redis.lock
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachebackend.node.sentinels import Sentinels
 from cachebackend.options import SENTINEL_SCHEME, sentinel_address
 
-__all__ = ["CLIENT_NAME", "Handshake"]
+__all__ = ["CLIENT_NAME", "Handshake", "RedisClient", "RedisLock"]
+
+RedisClient: TypeAlias = redis.Redis
+RedisLock: TypeAlias = redis.lock.Lock
 
 #: What ``CLIENT LIST`` shows of us.
 CLIENT_NAME = "ringcache"
@@ -56,6 +60,18 @@ class Handshake:
         connection: redis.connection.AbstractConnection = self._class(**given)
         connection.connect()  # type: ignore[no-untyped-call]
         return connection
+
+    def client(self) -> RedisClient:
+        """Return a redis-py client; behind Sentinel, of the node that is the primary now.
+
+        Raises:
+            redis.RedisError: No sentinel knows the primary.
+        """
+        given = dict(self._given)
+        if self._sentinels is not None:
+            given["host"], given["port"] = self._sentinels.primary()
+        pool = redis.connection.ConnectionPool(self._class, max_connections=None, **given)
+        return redis.Redis(connection_pool=pool)
 
     async def connection_async(self) -> redis.asyncio.connection.AbstractConnection:
         """Return a connection of the running event loop, ready to use.

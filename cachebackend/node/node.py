@@ -16,7 +16,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
-from cachebackend.node.handshake import Handshake
+from cachebackend.node.handshake import Handshake, RedisClient
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
 from cachebackend.options import NodeAddress
@@ -102,6 +102,10 @@ class Node:
         if connection is None:
             return self._open_and_submit(commands)
         return self._await(connection.submit(commands), len(commands))
+
+    def redis(self) -> RedisClient:
+        """Return a redis-py client with one connection of its own, made when it is first used."""
+        return self.handshake.client()
 
     @property
     def is_ejected(self) -> bool:

@@ -15,6 +15,28 @@ _SECONDS = Number(0, above=True, unit=" seconds")
 _CODECS = ("auto", "pickle", "signed-pickle", "json", "msgpack")
 #: The options that name the ring that is entered, or left.
 _CHANGES = ("joining", "leaving")
+_IN_THE_URL = "it is part of the node's URL in LOCATION"
+#: What django-redis has other names or no need for.
+_DJANGO_REDIS = {
+    "CLIENT_CLASS": "every alias is a ring; leave it out",
+    "CLIENT_CLASS_KWARGS": "every alias is a ring; leave it out",
+    "COMPRESSOR": "it is 'compressor': 'zlib', 'lz4' or 'zstd'",
+    "CONNECTION_FACTORY": "Sentinel is a URL: redis+sentinel://host1,host2/service; leave it out",
+    "CONNECTION_POOL_CLASS": "each thread holds a connection of its own; leave it out",
+    "CONNECTION_POOL_KWARGS": "each thread holds a connection of its own; leave it out",
+    "DB": _IN_THE_URL,
+    "IGNORE_EXCEPTIONS": "it is 'on_node_failure': 'miss' (the default) or 'raise'",
+    "LOG_IGNORED_EXCEPTIONS": "what is taken for a miss is logged, by 'cachebackend'; leave it out",
+    "PARSER_CLASS": "hiredis parses, always; leave it out",
+    "PASSWORD": _IN_THE_URL,
+    "REDIS_CLIENT_CLASS": "there is none to choose; leave it out",
+    "REDIS_CLIENT_KWARGS": "they are part of the node's URL in LOCATION",
+    "SENTINELS": "Sentinel is a URL: redis+sentinel://host1,host2/service",
+    "SERIALIZER": "it is 'codec': 'auto', 'msgpack', 'json', 'pickle' or 'signed-pickle'",
+    "SOCKET_CONNECT_TIMEOUT": "it is 'connect_timeout'",
+    "SOCKET_TIMEOUT": "it is 'socket_timeout'",
+    "USERNAME": _IN_THE_URL,
+}
 #: Django gives every backend these two; how much a node keeps is the node's own affair.
 _DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
@@ -125,6 +147,9 @@ class RingOptions:
             others: dict[str, object] = {
                 name: ours.pop(name) for name in ("joining", "leaving", "gutter") if name in ours
             }
+            for name in ours.keys() & _DJANGO_REDIS.keys():
+                faults.at("OPTIONS").add(name, f"is an option of django-redis; here {_DJANGO_REDIS[name]}")
+                del ours[name]
             check_fields(cls, ours, faults.at("OPTIONS"))
             ours |= _other_rings(others, nodes, faults.at("OPTIONS"))
             ours["near"] = near

@@ -36,7 +36,18 @@ from cachebackend.protocol.queueing import (
     sync,
 )
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
-from cachebackend.protocol.writing import add, delete, delete_many, incr, make_stale, set_, set_many, touch
+from cachebackend.protocol.scanning import all_cursors, flush, scan
+from cachebackend.protocol.writing import (
+    add,
+    delete,
+    delete_many,
+    incr,
+    make_stale,
+    replace,
+    set_,
+    set_many,
+    touch,
+)
 
 __all__ = [
     "HIT",
@@ -59,6 +70,7 @@ __all__ = [
     "RowWrite",
     "add",
     "add_counts",
+    "all_cursors",
     "clear",
     "close",
     "contents",
@@ -66,6 +78,7 @@ __all__ = [
     "delete",
     "delete_many",
     "dirty",
+    "flush",
     "fold",
     "get",
     "get_and_lease",
@@ -86,6 +99,8 @@ __all__ = [
     "places",
     "quarantine",
     "renumber",
+    "replace",
+    "scan",
     "seal",
     "set_",
     "set_by_lease",

@@ -26,6 +26,7 @@ __all__ = [
     "expiry",
     "incr",
     "make_stale",
+    "replace",
     "set_",
     "set_command",
     "set_many",
@@ -35,6 +36,7 @@ __all__ = [
 
 _ADD = Script("cachebackend.protocol", "add", prelude="standing")
 _INCR = Script("cachebackend.protocol", "incr", prelude="standing")
+_REPLACE = Script("cachebackend.protocol", "replace", prelude="standing")
 _TOUCH = Script("cachebackend.protocol", "touch", prelude="standing")
 _STALE = Script("cachebackend.protocol", "stale")
 K = TypeVar("K")
@@ -114,6 +116,17 @@ def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operati
     call = _ADD.call([key], context.clock.now(), context.codec.encode(value), expiry(ttl_ms))
     yield from tell_first(context, [key])
     [reply] = yield Send([(context.ring.owner(key), call)])
+    yield from tell_entered(context, [key])
+    return bool(context.settle(reply, 0))
+
+
+def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
+    """Store a value where there is one; return whether there was."""
+    call = _REPLACE.call([key], context.clock.now(), context.codec.encode(value), expiry(ttl_ms))
+    yield from tell_first(context, [key])
+    node = context.ring.owner(key)
+    [reply] = yield Send([(node, call)])
+    _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
 

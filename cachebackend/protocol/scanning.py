@@ -1,0 +1,63 @@
+"""Which keys of an alias hold values, a page of each node at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cachebackend.codec import Kind
+from cachebackend.effects import Operation, Send
+from cachebackend.protocol.context import Context
+
+__all__ = ["all_cursors", "flush", "scan"]
+
+#: How records begin that hold no value.
+_NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
+Cursors = Mapping[int, bytes]
+
+
+def all_cursors(context: Context) -> dict[int, bytes]:
+    """Return where a scan of all nodes begins."""
+    return dict.fromkeys(range(len(context.ring)), b"0")
+
+
+def scan(
+    context: Context, pattern: bytes, cursors: Cursors, count: int
+) -> Operation[tuple[list[bytes], dict[int, bytes]]]:
+    """Return keys that match a Redis pattern and hold values, and where to go on; no cursors: that was all.
+
+    Args:
+        context: The alias.
+        pattern: What the keys look like.
+        cursors: Where each node's scan stands.
+        count: How many keys a node looks at.
+    """
+    replies = yield Send(
+        [(node, (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", count)) for node, cursor in cursors.items()]
+    )
+    following: dict[int, bytes] = {}
+    found: list[tuple[int, bytes]] = []
+    for node, reply in zip(cursors, replies, strict=True):
+        cursor, keys = context.settle(reply, (b"0", []))
+        found += [(node, key) for key in keys]
+        if cursor != b"0":
+            following[node] = cursor
+    if not found:
+        return [], following
+    firsts = yield Send([(node, (b"GETRANGE", key, 0, 0)) for node, key in found])
+    values = [
+        key
+        for (_, key), first in zip(found, firsts, strict=True)
+        if isinstance(first, bytes) and first and first not in _NO_VALUES
+    ]
+    return values, following
+
+
+def flush(context: Context) -> Operation[None]:
+    """Delete everything that the nodes' databases hold, whoever wrote it."""
+    if context.near is not None:
+        context.near.drop_all()
+    nodes = {*range(len(context.ring)), *(context.gutter.nodes if context.gutter is not None else ())}
+    for reply in (yield Send([(node, (b"FLUSHDB",)) for node in sorted(nodes)])):
+        context.settle(reply, None)
+    if context.near is not None:
+        context.near.drop_all()

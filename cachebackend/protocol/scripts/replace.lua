@@ -1,0 +1,17 @@
+-- Store a record in the place of a value.
+-- KEYS[1]  the key
+-- ARGV[1]  now, in seconds since 1970
+-- ARGV[2]  the record
+-- ARGV[3]  time to live in milliseconds; 0: end it; -1: for ever
+-- returns  1 if there was a value, else 0
+if not standing(KEYS[1], ARGV[1]) then
+    return 0
+end
+if ARGV[3] == '0' then
+    redis.call('DEL', KEYS[1])
+elseif ARGV[3] == '-1' then
+    redis.call('SET', KEYS[1], ARGV[2])
+else
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+end
+return 1

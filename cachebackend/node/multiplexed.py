@@ -83,8 +83,10 @@ class MultiplexedConnection(asyncio.Protocol):
         # for replies, or it would be given everybody else's
         packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
+        self._note_sending(now)
         self._in_flight.append(_Batch(future, len(commands), now))
         self._transport.write(packed)
+        self._unsent_bytes = self._transport.get_write_buffer_size()
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
         return future
@@ -126,10 +128,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timer = None
         if not self._in_flight:
             return
-        unsent = self._transport.get_write_buffer_size()
-        if unsent < self._unsent_bytes:
-            self._moved_at = self._loop.time()
-        self._unsent_bytes = unsent
+        self._note_sending(self._loop.time())
         due = max(self._in_flight[0].sent_at, self._moved_at) + self._timeout
         if due > self._loop.time():
             self._is_suspect = False
@@ -140,6 +139,14 @@ class MultiplexedConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look_at_oldest)
         else:
             self._fail(TimeoutError())
+
+    def _note_sending(self, now: float) -> None:
+        """Take what left for the node since it was last looked at for a sign of life."""
+        if self._unsent_bytes:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent_bytes:
+                self._moved_at = now
+            self._unsent_bytes = unsent
 
     def _fail(self, error: Exception) -> None:
         self.is_closed = True

@@ -8,7 +8,7 @@ STAMP := .venv/.made
 # What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
 ARGS ?=
 
-.PHONY: help setup demo test soak lint bench conformance clean
+.PHONY: help setup demo test soak lint bench conformance docs clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,5 +56,9 @@ bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmark
 	$(BIN)/python -m benchmarks.behind || missed=1; \
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) && exit $$missed
 
+docs: $(STAMP)  ## Build the documentation; warnings are errors
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d .cache/doctrees docs docs/_build
+	@echo docs/_build/index.html
+
 clean:  ## Remove .venv and what tools left
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf docs/_build .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,156 @@
+"""The documentation: it builds without a warning, and its examples run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.core.cache import cache
+from django.db import models
+from django.db.models import F
+from django.db.models.functions import Greatest, Least
+from django.test.utils import isolate_apps
+from django.utils import timezone
+
+import cachebackend
+from cachebackend.invalidation import dependents
+from cachebackend.options import RingOptions, WriteBehindOptions
+from cacheproject.demo.models import Article
+from workers.schedule import beat_schedule
+
+ROOT = Path(settings.BASE_DIR)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMANDS = re.compile(r"manage\.py (\w+)(?: (\w+))?")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for word, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if word == language]
+
+
+def lines_for_a_shell(page: Path) -> list[str]:
+    """Return the lines of a page's shell blocks, and of those that are merely indented."""
+    indented = re.findall(
+        r"^ {4}((?:make|python|celery) .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return [*(line for block in blocks(page, "sh") for line in block.splitlines()), *indented]
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What examples may name without saying where it is from; models of examples are forgotten afterwards."""
+    monkeypatch.setattr(dependents, "_dependents", dict(dependents._dependents))
+    for number in (1, 2, 3):
+        Article.objects.create(pk=number, slug="xyz"[number - 1], title=f"Title {number}")
+    return {
+        "Article": Article,
+        "F": F,
+        "Greatest": Greatest,
+        "Least": Least,
+        "article": Article.objects.get(pk=1),
+        "beat_schedule": beat_schedule,
+        "build": dict,
+        "build_report": dict,
+        "cache": cache,
+        "data": {"a": 1},
+        "keys": ["a", "b"],
+        "models": models,
+        "now": timezone.now(),
+    } | {name: getattr(cachebackend, name) for name in cachebackend.__all__}
+
+
+def run_block(text: str, words: dict[str, Any]) -> None:
+    """Run an example, statement by statement: those that await in an event loop, the others as they are."""
+    if "(models.Model)" in text:
+        words = words | {"__name__": "cacheproject.demo.models"}
+        with isolate_apps("cacheproject.demo"):
+            exec(text, words)
+        return
+    for statement in ast.parse(text).body:
+        awaits = any(isinstance(node, ast.Await) for node in ast.walk(statement))
+        is_definition = isinstance(statement, ast.AsyncFunctionDef | ast.FunctionDef | ast.ClassDef)
+        code = compile(
+            ast.Module([statement], []),
+            "example",
+            "exec",
+            flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if awaits and not is_definition else 0,
+        )
+        if code.co_flags & inspect.CO_COROUTINE:
+            async_to_sync(_awaited)(code, words)
+        else:
+            exec(code, words)
+    for alias, given in words.pop("CACHES", {}).items():
+        RingOptions.read(given["LOCATION"], given.get("OPTIONS", {}), f"CACHES[{alias!r}]")
+    WriteBehindOptions.read(words.pop("WRITE_BEHIND", {}))
+
+
+async def _awaited(code: Any, words: dict[str, Any]) -> None:
+    await eval(code, words)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """``make docs`` finds every link, and every part that is made from the code."""
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "-q",
+            "-b",
+            "html",
+            "-d",
+            tmp_path / "trees",
+            "docs",
+            tmp_path,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "lease_timeout" in (tmp_path / "settings.html").read_text(encoding="utf-8")
+    assert "generated:" not in "".join(page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html"))
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("empty_nodes")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+)
+def test_examples_run(page: Path, words: dict[str, Any]) -> None:
+    """The Python of a page runs from top to bottom on the ring; settings in it are without fault."""
+    for text in blocks(page, "python"):
+        try:
+            run_block(text, words)
+        except Exception as error:
+            error.add_note(f"in {page.name}:\n{text}")
+            raise
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_has_one_type_exists(page: Path) -> None:
+    """Every ``make`` target and every management command with its action that a page shows is there."""
+    from django.core.management import get_commands, load_command_class
+
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    apps = get_commands()
+    for line in lines_for_a_shell(page):
+        if line.startswith("make "):
+            assert line.split()[1] in targets, line
+        for name, action in _COMMANDS.findall(line):
+            assert name in apps, line
+            parser = load_command_class(str(apps[name]), name).create_parser("manage.py", name)
+            choices = [each.choices for each in parser._actions if each.choices and not each.option_strings]
+            if choices:
+                assert action in choices[0], line

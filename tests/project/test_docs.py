@@ -154,3 +154,15 @@ def test_what_a_page_has_one_type_exists(page: Path) -> None:
             choices = [each.choices for each in parser._actions if each.choices and not each.option_strings]
             if choices:
                 assert action in choices[0], line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """A stranger who follows the map finds what it says: each module, script and folder of tests is there."""
+    named = re.findall(r"`([\w./]+(?:\.py|\.lua)|tests/\w+|\w+/)`", page.read_text(encoding="utf-8"))
+    names = [name for name in named if name not in {"settings.py", "models.py"}]
+    assert [
+        name
+        for name in names
+        if not (ROOT / name).exists() and not any((ROOT / "cachebackend").rglob(name.rstrip("/")))
+    ] == []

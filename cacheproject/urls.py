@@ -3,10 +3,12 @@
 from django.contrib import admin
 from django.urls import path
 
+from cachebackend.prometheus import metrics
 from cacheproject.demo import views
 
 urlpatterns = [
     path("", views.article_list, name="article-list"),
     path("articles/<slug:slug>/", views.article_detail, name="article-detail"),
     path("admin/", admin.site.urls),
+    path("metrics/", metrics),
 ]

@@ -18,14 +18,18 @@ from django.core.signals import request_finished
 from cachebackend import protocol
 from cachebackend.backend.cache import RingCache
 from cachebackend.conf import ring_aliases
+from cachebackend.errors import RingCacheError
 from cachebackend.stats import Counts
 
-__all__ = ["connect", "counts_by_minute", "fold_all", "fold_counts", "fold_sometimes"]
+__all__ = ["connect", "counts_by_minute", "counts_in_all", "fold_all", "fold_counts", "fold_sometimes"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds between two folds of a process that serves requests.
 EVERY_SECONDS = 5.0
 MINUTE = 60
+#: In the place of a minute: what was counted since the ring was new; kept while anybody counts.
+ALL = "all"
+KEEP_ALL_SECONDS = 90 * 24 * 3600
 #: Loads are counted in seconds, and kept in whole microseconds.
 _MICROSECONDS = 1_000_000
 
@@ -50,6 +54,8 @@ def fold_counts(alias: str) -> None:
         }
         if not client.run(protocol.add_counts(client.context, key, counts)):
             client.stats.put_back(counted)
+            return
+        client.run(protocol.add_counts(client.context, _key(alias, ALL), counts, KEEP_ALL_SECONDS))
 
 
 def fold_all(**_: Any) -> None:
@@ -80,6 +86,21 @@ def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts]:
     return {minute: _counts(each) for minute, each in zip(wanted, found, strict=True)}
 
 
+def counts_in_all(alias: str) -> Counts:
+    """Return what all processes have counted; it begins anew when the node that keeps it does.
+
+    Raises:
+        NodeUnavailableError: That node did not answer.
+    """
+    cache = caches[alias]
+    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
+    client, key = cache.client, _key(alias, ALL)
+    found = client.nodes[client.ring.owner(key)].call((b"HGETALL", key))
+    if isinstance(found, RingCacheError):
+        raise found
+    return _counts({name.decode(): int(count) for name, count in zip(found[::2], found[1::2], strict=True)})
+
+
 def _counts(kept: dict[str, int]) -> Counts:
     counts = Counts()
     for name, count in kept.items():
@@ -89,8 +110,8 @@ def _counts(kept: dict[str, int]) -> Counts:
     return counts
 
 
-def _key(alias: str, minute: int) -> bytes:
-    """Return the key of a minute; no alias' own keys look like it."""
+def _key(alias: str, minute: int | str) -> bytes:
+    """Return the key of a minute, or of ALL; no alias' own keys look like it."""
     return f"ringcache:counts:{alias}:{minute}".encode()
 
 

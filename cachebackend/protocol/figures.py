@@ -44,8 +44,10 @@ class Inspected:
     record: bytes = b""
 
 
-def add_counts(context: Context, key: bytes, counts: Mapping[str, int]) -> Operation[bool]:
-    """Add to the counts of a minute; return whether that may have happened.
+def add_counts(
+    context: Context, key: bytes, counts: Mapping[str, int], keep_seconds: int = KEEP_SECONDS
+) -> Operation[bool]:
+    """Add to the counts of a minute, or of all; return whether that may have happened.
 
     A node that did not answer may have added them; they are not added again.
     """
@@ -53,7 +55,7 @@ def add_counts(context: Context, key: bytes, counts: Mapping[str, int]) -> Opera
     requests: list[tuple[int, Command]] = [
         (node, (b"HINCRBY", key, name, count)) for name, count in counts.items()
     ]
-    replies = yield Send([*requests, (node, (b"EXPIRE", key, KEEP_SECONDS))])
+    replies = yield Send([*requests, (node, (b"EXPIRE", key, keep_seconds))])
     return not any(isinstance(reply, NodeUnavailableError) and not reply.was_sent for reply in replies)
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,22 @@ def rabbitmq(tmp_path: Path) -> Iterator[str]:
         (tmp_path / "output").open("wb") as output,
         subprocess.Popen([server], env=os.environ | settings, stdout=output, stderr=output) as started,
     ):
-        yield f"amqp://guest:guest@127.0.0.1:{port}//"  # Celery tries until it answers
-        started.terminate()
+        try:
+            while not accepts(port):
+                assert started.poll() is None, (tmp_path / "output").read_text()
+            yield f"amqp://guest:guest@127.0.0.1:{port}//"
+        finally:
+            started.terminate()
+
+
+def accepts(port: int) -> bool:
+    """Return whether a server listens; wait a moment if none does."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        threading.Event().wait(0.05)
+        return False
+    return True
 
 
 @pytest.mark.parametrize(("processes", "pool"), [("1", "prefork"), ("2", "threads")])

@@ -76,7 +76,9 @@ def rabbitmq(tmp_path: Path) -> Iterator[str]:
     }
     with (
         (tmp_path / "output").open("wb") as output,
-        subprocess.Popen([server], env=os.environ | settings, stdout=output, stderr=output) as started,
+        subprocess.Popen(
+            [server], env=os.environ | settings, stdout=output, stderr=output, cwd=tmp_path
+        ) as started,
     ):
         try:
             while not accepts(port):

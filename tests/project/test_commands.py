@@ -61,15 +61,16 @@ def rabbitmq(tmp_path: Path) -> Iterator[str]:
     server = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin{os.pathsep}{os.defpath}")
     if server is None:
         pytest.skip("rabbitmq-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("", 0))
+        port, distribution_port = one.getsockname()[1], other.getsockname()[1]
     settings = {
         "HOME": str(tmp_path),
         "RABBITMQ_NODENAME": f"ringcache-{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(port + 1),
+        "RABBITMQ_DIST_PORT": str(distribution_port),
         "RABBITMQ_MNESIA_BASE": str(tmp_path / "mnesia"),
         "RABBITMQ_LOG_BASE": str(tmp_path),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(tmp_path / "plugins"),

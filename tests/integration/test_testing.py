@@ -1,0 +1,77 @@
+"""``cachebackend.testing``: what it gives to other projects' tests."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import Group
+from django.core.cache import cache
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+
+from cachebackend import cached, invalidate
+from cachebackend.testing import assert_invalidates, empty_ring
+from cacheproject.demo.models import Article
+
+pytestmark = pytest.mark.usefixtures("empty_nodes")
+commits = pytest.mark.django_db(transaction=True)
+
+
+@cached(60, tags=[Article, "front"])
+def front_page() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def article() -> Article:
+    return Article.objects.create(slug="x", title="Old")
+
+
+@commits
+def test_a_save_invalidates_a_row_and_its_tag(article: Article) -> None:
+    """By every key that it is cached by, in autocommit and after a transaction."""
+    with assert_invalidates(article, Article):
+        article.save()
+    with assert_invalidates(article), transaction.atomic():
+        article.save()
+    with assert_invalidates("front"):
+        invalidate("front")
+
+
+@commits
+def test_what_still_stands_is_named(article: Article) -> None:
+    """A write that Django does not see leaves the row under both its keys."""
+    both = pytest.raises(AssertionError, match=r"not invalidated: .*demo\.article:id:.*demo\.article:slug:x")
+    with both, assert_invalidates(article), connection.cursor() as cursor:
+        cursor.execute("UPDATE demo_article SET title = 'New'")
+    with pytest.raises(AssertionError, match="not invalidated: tag 'front'"), assert_invalidates("front"):
+        pass
+
+
+@commits
+def test_a_row_that_nothing_caches_is_a_mistake_of_the_test() -> None:
+    """It would otherwise pass whatever the block does."""
+    group = Group.objects.create(name="x")
+    with pytest.raises(AssertionError, match=r"nothing is cached of auth\.Group"), assert_invalidates(group):
+        pass
+
+
+@pytest.mark.django_db
+def test_a_test_that_never_commits_is_told_so() -> None:
+    """A delete follows the commit, so within Django's ``TestCase`` there is none."""
+    with pytest.raises(ImproperlyConfigured, match="TransactionTestCase"), assert_invalidates("front"):
+        pass
+
+
+@commits
+def test_an_empty_ring_finds_nothing_and_leaves_nothing(article: Article) -> None:
+    """The same nodes under another prefix; options may differ; managers and functions use it."""
+    cache.set("a", 1)
+    with empty_ring(lease_on_get=True) as ring:
+        assert cache.get("a") is None
+        cache.set("a", 2)
+        assert Article.cached.get(pk=article.pk).title == "Old"
+        assert ring.client.context.options.lease_on_get
+        left = ring.pattern
+    assert cache.get("a") == 1
+    for node in cache.client.nodes:
+        assert node.call((b"SCAN", b"0", b"MATCH", left, b"COUNT", b"10000"))[1] == []  # type: ignore[index]

@@ -1,6 +1,6 @@
 """The near cache: copies in the process, dropped when the nodes say that their keys changed.
 
-Holds what plain reads found, for at most ``max_age``. ``cache`` is the copies; the nodes'
+Holds what was read, rows and loaded values too, for at most ``max_age``. ``cache`` is the copies; the nodes'
 word comes by ``node.tracking``. Never holds what is stale, or vouched for by tags.
 """
 

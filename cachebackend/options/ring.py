@@ -89,7 +89,7 @@ class RingOptions:
             what was filled together does not expire together; 0 to below 1.
         early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
             optimal for most, more is earlier, 0 is never.
-        near: The near cache: copies in the process of what plain reads found. A dict of
+        near: The near cache: copies in the process of what was read. A dict of
             ``max_entries`` (10000), ``max_age`` in seconds (5.0) and ``policy``
             (``"s3fifo"`` or ``"lru"``); None: none.
         codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never

@@ -53,7 +53,7 @@ class NearOptions:
 
     max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
     max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
-    policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru"))})
+    policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru", "lfu", "tinylfu"))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class RingOptions:
             optimal for most, more is earlier, 0 is never.
         near: The near cache: copies in the process of what was read. A dict of
             ``max_entries`` (10000), ``max_age`` in seconds (5.0) and ``policy``
-            (``"s3fifo"`` or ``"lru"``); None: none.
+            (``"s3fifo"``, ``"tinylfu"``, ``"lru"`` or ``"lfu"``); None: none.
         codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never
             pickle and refuse what they cannot hold; ``"pickle"``; ``"signed-pickle"``, which
             loads no pickle that bears no signature by ``SECRET_KEY`` or its fallbacks.

@@ -1,7 +1,9 @@
 """Which entry of a bounded memory gives way to another: eviction policies, as plain mappings.
 
 A policy keeps at most so many entries and decides alone which. It knows nothing of time,
-nodes or threads. ``s3fifo`` finds more than ``lru`` where many keys are asked for once.
+nodes or threads, but a ``get`` may run beside another or a ``put``: what it notes of a use may be
+lost, and nothing else. ``s3fifo`` and ``tinylfu`` find more than ``lru`` where many keys are asked for
+once; ``lfu`` never forgets.
 """
 
 from __future__ import annotations
@@ -9,10 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cachebackend.policies.lfu import LFU
 from cachebackend.policies.lru import LRU
 from cachebackend.policies.s3fifo import S3FIFO
+from cachebackend.policies.tinylfu import TinyLFU
 
-__all__ = ["LRU", "POLICIES", "S3FIFO"]
+__all__ = ["LFU", "LRU", "POLICIES", "S3FIFO", "TinyLFU"]
 
 #: The policies by the names that settings have for them; each takes the most entries.
-POLICIES: dict[str, Callable[[int], Any]] = {"lru": LRU, "s3fifo": S3FIFO}
+POLICIES: dict[str, Callable[[int], Any]] = {
+    "lfu": LFU,
+    "lru": LRU,
+    "s3fifo": S3FIFO,
+    "tinylfu": TinyLFU,
+}

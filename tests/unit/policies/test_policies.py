@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachebackend.policies import LRU, POLICIES, S3FIFO
+from cachebackend.policies import LFU, LRU, POLICIES, S3FIFO, TinyLFU
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -73,3 +73,60 @@ def test_s3fifo_finds_more_than_lru_where_many_keys_come_once() -> None:
             else:
                 hits[name] += 1
     assert hits["s3fifo"] > hits["lru"] * 1.2
+
+
+def test_lfu_lets_the_least_often_used_go() -> None:
+    """Of several that were used as often, the one that came first."""
+    lfu: LFU[str, int] = LFU(3)
+    for key in "abc":
+        lfu.put(key, 1)
+    for key in "aab":
+        lfu.get(key)
+    lfu.put("d", 1)
+    assert {key for key, _ in lfu.items()} == {"a", "b", "d"}
+    lfu.put("e", 1)
+    assert {key for key, _ in lfu.items()} == {"a", "b", "e"}
+
+
+def test_lfu_forgets_what_was_dropped() -> None:
+    """However often, and whatever comes in its place."""
+    lfu: LFU[int, int] = LFU(2)
+    for turn in range(100):
+        lfu.put(turn % 3, turn)
+        lfu.drop(turn % 3)
+    assert len(lfu) == 0
+    lfu.put(1, 1)
+    assert lfu.items() == [(1, 1)]
+
+
+def test_tinylfu_keeps_what_is_asked_for_again_through_a_scan() -> None:
+    """Ten thousand keys that are asked for once push hardly anything out."""
+    cache: TinyLFU[int, int] = TinyLFU(100)
+    for _ in range(10):
+        for key in range(80):
+            if cache.get(key) is None:
+                cache.put(key, key)
+    for key in range(1000, 11_000):
+        if cache.get(key) is None:
+            cache.put(key, key)
+    assert sum(cache.get(key) is not None for key in range(80)) >= 60
+
+
+def hits_of(name: str, keys: list[int], capacity: int) -> int:
+    cache = POLICIES[name](capacity)
+    hits = 0
+    for key in keys:
+        if cache.get(key) is None:
+            cache.put(key, True)
+        else:
+            hits += 1
+    return hits
+
+
+def test_tinylfu_finds_its_window() -> None:
+    """Where only what was asked for lately counts, it comes to find more than frequency would."""
+    chance = random.Random(1)
+    recent = [at // 4 + chance.randrange(60) for at in range(40_000)]
+    skewed = [int(5000 * chance.random() ** 4) for _ in range(40_000)]
+    assert hits_of("tinylfu", recent, 100) > 2 * hits_of("lfu", recent, 100)
+    assert hits_of("tinylfu", skewed, 100) > hits_of("lru", skewed, 100)

@@ -18,6 +18,7 @@ project = "django-ringcache"
 author = "the authors of django-ringcache"
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
+smartquotes = False  # which would make one dash of the two before an option
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"

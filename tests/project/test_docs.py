@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,13 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
         for name in names
         if not (ROOT / name).exists() and not any((ROOT / "cachebackend").rglob(name.rstrip("/")))
     ] == []
+
+
+def test_the_map_has_the_layers_that_are_enforced() -> None:
+    """In the order of the contract, each with all that stands beside it."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    enforced = [re.findall(r"\w+", layer) for layer in linter["contracts"][0]["layers"]]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, _, shown = page.partition("| layer | what |")
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in shown.partition("\n\n")[0].splitlines()[2:]]
+    assert list(map(sorted, rows)) == list(map(sorted, enforced))

@@ -1,7 +1,7 @@
 """``CachedManager``: one line in a model that caches its rows and keeps them right.
 
-``rows`` turns rows into values that survive a change of the model; ``cached`` reads
-them through the ring. Invalidation is the layer below's.
+``rows`` turns rows into values that survive a change of the model; ``keys`` says what they
+are kept under; ``cached`` reads them through the ring. Invalidation is the layer below's.
 """
 
 from cachebackend.managers.cached import CachedManager

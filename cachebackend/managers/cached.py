@@ -9,23 +9,20 @@ from typing import Any, Generic, TypeVar
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models, router
-from xxhash import xxh3_128_hexdigest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_in_transaction, is_pending
 from cachebackend.managers.filling import may_fill
+from cachebackend.managers.keys import RowKeys
 from cachebackend.managers.rows import RowShape
 
 __all__ = ["CachedManager"]
 
 M = TypeVar("M", bound=models.Model)
-#: A key part that is longer than this, or not plain, is written as its hash.
-LONGEST_KEY_PART = 100
-
 #: What turns a blocking loader into one that the driver at hand can run.
 Adapt = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -114,7 +111,7 @@ class CachedManager(Generic[M]):
         return await self.cache.client.arun(self._in_bulk(list(keys), sync_to_async))
 
     def _get(self, field: models.Field[Any, Any], value: Any, adapt: Adapt) -> protocol.Operation[M | None]:
-        if field is self._pk:
+        if field is self._keys.pk:
             return (yield from self._row(value, adapt))
         at = self._shape.names.index(field.attname)
         key = self._key(field, value)
@@ -122,7 +119,7 @@ class CachedManager(Generic[M]):
         if _is_absent(pk):
             return None
         row = yield from self._row(pk, adapt)
-        if row is not None and self._text(field, row.__dict__[self._shape.names[at]]) == self._text(
+        if row is not None and self._keys.text(field, row.__dict__[self._shape.names[at]]) == self._keys.text(
             field, value
         ):
             return row
@@ -132,7 +129,7 @@ class CachedManager(Generic[M]):
         return None if _is_absent(pk) else (yield from self._row(pk, adapt))
 
     def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
-        key = self._key(self._pk, pk)
+        key = self._key(self._keys.pk, pk)
         value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
         if _is_absent(value):
             return None
@@ -145,7 +142,7 @@ class CachedManager(Generic[M]):
 
     def _in_bulk(self, asked: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
         using = self._using
-        keys = {self._pk.to_python(pk): self._key(self._pk, pk) for pk in asked}
+        keys = {self._keys.pk.to_python(pk): self._key(self._keys.pk, pk) for pk in asked}
         pending = {pk for pk, key in keys.items() if is_pending(self.alias, key, using)}
         found = yield from self._load_many({pk: key for pk, key in keys.items() if pk not in pending}, adapt)
         rows = {pk: self._shape.row(value) for pk, value in found.items() if value is not None}
@@ -215,7 +212,7 @@ class CachedManager(Generic[M]):
 
     def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
         """Return what is cached of rows, by primary key: columns, or None for an absence. Fills nothing."""
-        wanted = {pk: self._key(self._pk, pk) for pk in keys}
+        wanted = {pk: self._key(self._keys.pk, pk) for pk in keys}
         found = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), wanted))
         return {pk: None if value is None else self._shape.row(value) for pk, value in found.items()}
 
@@ -247,7 +244,7 @@ class CachedManager(Generic[M]):
         return next((self._shape.value(row) for row in rows), protocol.MISSING)
 
     def _find_rows(self, keys: list[Any]) -> dict[Any, Any]:
-        at = self._shape.names.index(self._pk.attname)
+        at = self._shape.names.index(self._keys.pk.attname)
         rows = self._rows.filter(pk__in=keys).values_list(*self._shape.names)
         return {row[at]: self._shape.value(row) for row in rows}
 
@@ -256,61 +253,18 @@ class CachedManager(Generic[M]):
     @property
     def fields(self) -> tuple[str, ...]:
         """The columns that keys are made of, by attribute name."""
-        return tuple(field.attname for field in self._fields.values())
+        return self._keys.columns
 
     def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Return the keys of rows: their own, and their lookups' as far as they are known."""
-        found: list[str] = []
-        for field, opening in self._openings.values():
-            name = field.attname
-            if field is self._pk:
-                values = [row.get(name, row.get("pk")) for row in rows]
-            else:
-                values = [row.get(name) for row in rows]
-            found += [f"{opening}{self._text(field, value)}" for value in values if value is not None]
-        return self.cache.many_key_bytes(found)
+        return self.cache.many_key_bytes(self._keys.of_rows(rows))
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
-        _, opening = self._openings[field.attname]
-        return self.cache.key_bytes(f"{opening}{self._text(field, value)}")
+        return self.cache.key_bytes(self._keys.of(field, value))
 
     @cached_property
-    def _openings(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
-        """What keys begin with, by the column that they are made of."""
-        label = self.model._meta.label_lower
-        return {field.attname: (field, f"{label}:{field.attname}:") for field in self._fields.values()}
-
-    def _text(self, field: models.Field[Any, Any], value: Any) -> str:
-        """Return a value as a part of a key: equal for all that the database holds for equal."""
-        if type(value) is int and isinstance(field, models.IntegerField):
-            return str(value)
-        text = str(field.get_prep_value(value))
-        if len(text) <= LONGEST_KEY_PART and text.isascii() and text.isprintable() and " " not in text:
-            return text
-        return f"#{xxh3_128_hexdigest(text.encode())}"
-
-    @cached_property
-    def _fields(self) -> dict[str, models.Field[Any, Any]]:
-        """The fields that rows may be asked for by, under each name that names them."""
-        fields = {"pk": self._pk, self._pk.name: self._pk, self._pk.attname: self._pk}
-        for name in self.lookups:
-            try:
-                field = self.model._meta.get_field(name)
-            except FieldDoesNotExist:
-                field = None
-            if not isinstance(field, models.Field) or not field.unique:
-                message = f"{self.model.__name__}: the lookup {name!r} is not a unique field"
-                raise ImproperlyConfigured(message)
-            fields[field.name] = fields[field.attname] = field
-        return fields
-
-    @cached_property
-    def _pk(self) -> models.Field[Any, Any]:
-        pk = self.model._meta.pk
-        if pk is None:
-            message = f"{self.model.__name__} has no primary key"
-            raise ImproperlyConfigured(message)
-        return pk
+    def _keys(self) -> RowKeys:
+        return RowKeys(self.model, self.lookups)
 
     @cached_property
     def _shape(self) -> RowShape[M]:
@@ -338,7 +292,7 @@ class CachedManager(Generic[M]):
             message = f"get() takes one field, such as pk=1; got {', '.join(sorted(lookup)) or 'none'}"
             raise TypeError(message)
         [(name, value)] = lookup.items()
-        field = self._fields.get(name)
+        field = self._keys.fields.get(name)
         if field is None:
             message = (
                 f"{self.model.__name__} rows are not cached by {name!r}; add it to lookups=[…], "

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from cachebackend.management.traces import read_trace
 from cachebackend.policies import POLICIES
-from cacheproject.demo.traces import read_trace
 
 SIZES = (1000, 2000, 5000, 10000, 15000)
 PUBLISHED = {

@@ -13,8 +13,8 @@ from typing import Any
 from django.db import connection
 from django.db.models import F
 
+from cachebackend.management.traces import Trace
 from cacheproject.demo.models import Article
-from cacheproject.demo.traces import Trace
 from cacheproject.launch import call_after_setup
 
 __all__ = ["SLUG", "ReplayError", "Tally", "make_rows", "play", "replay"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from cacheproject.demo.traces import Trace, TraceError, read_trace
+from cachebackend.management.traces import Trace, TraceError, read_trace
 
 ARC = "7 1 0 0\n9 2 0 1\n7 1 0 2\n"
 CLOUDPHYSICS = "1,0,28,4096,55\n1,1,2a,4096,56\n1,2,28,512,55\n"

@@ -7,6 +7,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.core.cache import caches
@@ -20,8 +21,11 @@ from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.management import simulating
 from cachebackend.management.tables import print_table
+from cachebackend.management.traces import TraceError, read_trace
 from cachebackend.node.breaker import REPLAYING, UP
+from cachebackend.node.monitor import read_keys
 from cachebackend.options import Faults, parse_nodes
 from cachebackend.ring import SLOTS, Ring, slot_of
 
@@ -39,12 +43,14 @@ EXAMPLES = """examples:
   manage.py ring plan redis://10.0.0.1:6379/0?name=a redis://10.0.0.4:6379/0?name=d
   manage.py ring doctor --json
   manage.py ring cleanup --yes
+  manage.py ring simulate TRACE.lis.gz --keep 90 --svg misses.svg
+  manage.py ring simulate --live 30
 Exits with 1 when what it reports is not well.
 """
 
 
 class Command(BaseCommand):
-    """Status, owner, plan, doctor and cleanup of the ring."""
+    """Status, owner, plan, doctor, cleanup and simulate of the ring."""
 
     help = (
         "See the ring's nodes, find a key's owner, plan a change of nodes, and look for what is set up wrong."
@@ -73,6 +79,23 @@ class Command(BaseCommand):
             "cleanup", parents=[common], help="delete what nodes hold and do not own"
         )
         cleanup.add_argument("--yes", action="store_true", help="delete; without it only count")
+
+        simulate = actions.add_parser(
+            "simulate", parents=[common], help="what caches of some sizes would find, by policy"
+        )
+        simulate.add_argument("trace", nargs="?", type=Path, help="a trace: .lis or .csv, plain, .gz or .zst")
+        simulate.add_argument(
+            "--live", type=float, metavar="SECONDS", help="instead listen to the nodes for so long (MONITOR)"
+        )
+        simulate.add_argument("--sizes", help="entries, by commas; default: 1 %% of the keys to all")
+        simulate.add_argument(
+            "--keep",
+            type=float,
+            default=95,
+            metavar="PERCENT",
+            help="hits that are to be kept (default: 95)",
+        )
+        simulate.add_argument("--svg", type=Path, metavar="FILE", help="write the miss ratios as a picture")
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Do it, print it, and exit accordingly."""
@@ -198,6 +221,42 @@ class Command(BaseCommand):
             self._say(f"{alias}: {found} keys on nodes that do not own them, {done}")
         return told, True
 
+    def _simulate(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        if (options["trace"] is None) == (options["live"] is None):
+            message = "name a trace, or --live SECONDS to listen to the nodes"
+            raise CommandError(message)
+        if options["live"] is not None:
+            cache = _cache(options["alias"] or "default")
+            self._say(f"listening for {options['live']:g} s; each node sends all that it is asked meanwhile")
+            nodes = cache.client.nodes[: len(cache.client.ring)]
+            numbers: dict[str, int] = {}
+            heard = read_keys(nodes, cache.pattern, options["live"])
+            keys = [numbers.setdefault(key, len(numbers)) for key in heard]
+        else:
+            try:
+                keys = list(read_trace(options["trace"]).blocks)
+            except TraceError as error:
+                raise CommandError(str(error)) from error
+        if not keys:
+            message = "nothing was asked for: there is nothing to simulate"
+            raise CommandError(message)
+        if not 0 < options["keep"] <= 100:
+            message = f"--keep is a number above 0 and up to 100, not {options['keep']:g}"
+            raise CommandError(message)
+        sizes = _sizes(options["sizes"]) or simulating.default_sizes(keys)
+        thinned, rate = simulating.sampled(keys)
+        if rate < 1:
+            self._say(f"of {len(keys):,} requests those of {rate:.0%} of the keys are played")
+        found = simulating.curves(thinned, sizes, rate, self._say)
+        rows = [(name, *(f"{ratio:.1%}" for ratio in ratios)) for name, ratios in found.items()]
+        self._table(("hit ratio", *(f"{size:,}" for size in sizes)), rows)
+        sentence = simulating.advice(sizes, found, options["keep"] / 100)
+        self._say(sentence)
+        if options["svg"] is not None:
+            options["svg"].write_text(simulating.miss_ratio_chart(sizes, found))
+        told = {name: [round(ratio, 4) for ratio in ratios] for name, ratios in found.items()}
+        return {"requests": len(keys), "sizes": sizes, "hit_ratios": told, "advice": sentence}, True
+
     def _progress(self, looked: int) -> None:
         if not self._is_json:
             self.stderr.write(f"{looked} keys looked at")
@@ -212,6 +271,18 @@ class Command(BaseCommand):
 
 
 _COLUMNS = ("node", "state", "owed", "share", "server", "memory", "policy", "keys", "evicted")
+
+
+def _sizes(given: str | None) -> list[int]:
+    """Return the sizes that were given, the smallest first."""
+    try:
+        sizes = sorted({int(size) for size in (given or "").split(",") if size})
+    except ValueError:
+        sizes = [0]
+    if sizes and sizes[0] < 1:
+        message = f"--sizes are whole numbers from 1, with commas between, not {given!r}"
+        raise CommandError(message)
+    return sizes
 
 
 def _cache(alias: str) -> RingCache:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cachebackend.errors import RingCacheError
+from cachebackend.management.traces import Trace, TraceError, read_trace
 from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
 from cacheproject.demo.progress import Steps
 from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
-from cacheproject.demo.traces import Trace, TraceError, read_trace
 from cacheproject.demo.words import in_words
 from cacheproject.launch import (
     celery_worker,

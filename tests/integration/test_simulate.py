@@ -1,0 +1,123 @@
+"""``ring simulate``: what caches of some sizes would find, of a trace or of the running site."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from cachebackend import RingCache
+from cachebackend.management import simulating
+from cachebackend.policies.sampled import SampledLFU, SampledLRU
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+def simulate(*words: str) -> dict[str, Any]:
+    out = StringIO()
+    call_command("ring", "simulate", *words, "--json", stdout=out)
+    told: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return told
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Requests over 100 keys, ten of them most often."""
+    path = tmp_path / "small.lis.gz"
+    keys = (number % 10 if number % 3 else number % 100 for number in range(3000))
+    path.write_bytes(gzip.compress("".join(f"{key} 1 0 {key}\n" for key in keys).encode()))
+    return path
+
+
+def test_a_trace_is_told_by_policy_and_size(trace: Path, tmp_path: Path) -> None:
+    """With what is enough in a sentence, and a picture."""
+    picture = tmp_path / "misses.svg"
+    told = simulate(str(trace), "--sizes", "100,10,20", "--keep", "80", "--svg", str(picture))
+    assert told["sizes"] == [10, 20, 100]
+    assert {"LRU", "LFU", "W-TinyLFU", "S3-FIFO", "ARC", "Redis LRU", "Redis LFU"} == set(told["hit_ratios"])
+    for ratios in told["hit_ratios"].values():
+        assert ratios[-1] == pytest.approx(1 - 100 / 3000, abs=1e-3)
+        assert ratios[0] < ratios[-1]
+    assert "keep 80% of the 96.7% of requests that 100 entries find" in told["advice"]
+    root = ET.fromstring(picture.read_text())  # our own
+    assert len(root.findall("{http://www.w3.org/2000/svg}polyline")) == 7
+
+
+def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
+    """Keys of the alias alone, from all nodes, one key or many."""
+    stop = threading.Event()
+
+    def read() -> None:
+        cache: Any = ring_cache
+        while not stop.is_set():
+            cache.get("a")
+            cache.get_many(["b", "c", "d"])
+            cache.client.nodes[0].call((b"GET", b"foreign"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        told = simulate("--live", "0.5", "--sizes", "4")
+    finally:
+        stop.set()
+        reader.join()
+    assert told["requests"] > 8
+    assert told["hit_ratios"]["LRU"][0] >= 1 - 4 / told["requests"] - 1e-3
+
+
+def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the same share of its size finds much the same share."""
+    monkeypatch.setattr(simulating, "MOST_REQUESTS", 10_000)
+    keys = [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
+    thinned, rate = simulating.sampled(keys)
+    assert rate == 0.25
+    assert 5_000 < len(thinned) < 15_000
+    whole = simulating.curves(keys, [2000], 1.0, lambda _: None)["LRU"]
+    part = simulating.curves(thinned, [2000], rate, lambda _: None)["LRU"]
+    assert part == pytest.approx(whole, abs=0.1)
+
+
+@pytest.mark.parametrize("policy", [SampledLRU, SampledLFU])
+def test_a_sampled_policy_keeps_what_is_used(policy: Any) -> None:
+    """And never more than it may."""
+    cache = policy(50)
+    for turn in range(200):
+        for key in range(10):
+            if cache.get(key) is None:
+                cache.put(key, key)
+        cache.put(1000 + turn, turn)
+        assert len(cache) <= 50
+    assert sum(cache.get(key) is not None for key in range(10)) >= 9
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "name a trace, or --live SECONDS"),
+        (("nothing.lis",), "nothing.lis: there is no such file"),
+        (("--live", "0.01"), "nothing was asked for"),
+    ],
+)
+def test_bad_input_is_told(words: Iterator[str], says: str) -> None:
+    """Before anything is played."""
+    with pytest.raises(CommandError, match=says):
+        simulate(*words)
+
+
+def test_bad_sizes_are_told(trace: Path) -> None:
+    """As is a share that cannot be kept."""
+    with pytest.raises(CommandError, match="--sizes are whole numbers from 1"):
+        simulate(str(trace), "--sizes", "10,x")
+    with pytest.raises(CommandError, match="--keep is a number above 0"):
+        simulate(str(trace), "--keep", "0")

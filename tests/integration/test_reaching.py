@@ -89,7 +89,7 @@ class TestLogin:
         assert failure_of(cache, call) == "node 'g' refused the user or password"
 
     def test_no_password_where_one_is_wanted(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
-        """It is told as what it is."""
+        """A login that lacks is told as one that is refused."""
         url = guarded.url().replace(f"app:{QUOTED}@", "")
         assert failure_of(open_cache(url), call) == "node 'g' refused the user or password"
 
@@ -101,7 +101,7 @@ class TestLogin:
             call(cache, "set", "k", "v")
 
     def test_a_database_that_is_not_there(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
-        """It is told as what it is."""
+        """It is not taken for a login that failed, nor for a node that is away."""
         assert failure_of(open_cache(guarded.url(database=99)), call) == "node 'g' has no such database"
 
     def test_a_node_that_takes_no_more_connections(

@@ -1,45 +1,76 @@
 """The cache beside what people use today: same servers, same run, taking turns; medians and ratios.
 
-``python -m benchmarks.peers`` prints a table and writes ``benchmarks/results.json`` and
-``docs/benchmarks.md``; ``--quick`` takes fewer rounds and writes nothing. Exits with 1 if a ratio
-is below what is required.
+``python -m benchmarks.peers`` prints a table and writes ``benchmarks/results.json``,
+``docs/benchmarks.md`` and its charts; ``--quick`` takes fewer rounds and writes nothing. Exits
+with 1 if a ratio is below what is required.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import os
-import platform
+import pickle
+import shutil
 import socket
-import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import hiredis
 
 from benchmarks.herd import set_up
+from benchmarks.page import machine, write
+from benchmarks.rounds import Taken, take_turns
+from benchmarks.scaling import scaling
 from cacheproject.services import Services
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".cache" / "peers"
-ROUNDS, QUICK_ROUNDS = 15, 5
-ROW = {"id": 7, "slug": "a-row", "title": "x" * 60, "price": "12.50", "tags": ["a", "b"], "views": 123456}
+ROUNDS, QUICK_ROUNDS = 21, 7
+#: A row of a model, as ``Model.cached`` and people's own code keep one: 570 bytes pickled.
+ROW = {
+    "id": 12345,
+    "slug": "some-product-slug-12345",
+    "title": "A reasonable product title for a row",
+    "sku": "SKU-0012345",
+    "price": Decimal("199.99"),
+    "stock": 42,
+    "is_active": True,
+    "created_at": datetime(2024, 5, 1, 12, 30, 15, 123456, tzinfo=UTC),
+    "updated_at": datetime(2025, 5, 1, 12, 30, 15, 123456, tzinfo=UTC),
+    "category_id": 77,
+    "owner_id": 991,
+    "description": "x" * 200,
+}
+VALUES: dict[str, Any] = {"a row": ROW, "100 B": "x" * 100, "1 KB": "x" * 1024, "10 KB": "x" * 10240}
 #: What is measured, beside whom, and how many times faster it must be.
 REQUIRED = {
     "get, a row": {"Django RedisCache": 4.0, "django-redis": 1.7},
     "set, a row": {"Django RedisCache": 4.0, "django-redis": 1.7},
-    "get_many(100), 3 nodes": {"django-redis": 2.4, "django-redis ShardClient": 15.0},
+    "get_many(100)": {"django-redis": 2.4, "django-redis ShardClient x3": 15.0, "PyLibMC x3": 2.5},
     "near hit": {"Django RedisCache": 100.0},
-    "miss, lease, fill": {"django-redis": 2.0},
+    "miss, lease, fill": {"django-redis": 2.0, "django-redis with its lock": 3.0},
 }
-#: At most so many times what a bare socket takes.
-MOST_OF_BARE = 1.15
-OURS = "ringcache"
+#: At most so many times what these take.
+AT_MOST = {
+    ("get, a row", "bare socket"): 1.15,
+    ("set, a row", "bare socket"): 1.15,
+    ("async get, 100 tasks", "bare streams"): 1.25,
+}
+OURS, OURS_ONE = "ringcache x3", "ringcache, one node"
+TASKS, THREADS, THREAD_CALLS = 100, 8, 50
+
+Runs = dict[str, Callable[[], Any]]
 
 
 def install_peers() -> None:
@@ -53,34 +84,68 @@ def install_peers() -> None:
     sys.path.insert(0, str(PEERS))
 
 
-def caches_of(services: Services) -> dict[str, Any]:
-    """Return the caches to compare, each on the same servers."""
+@contextmanager
+def memcacheds(count: int) -> Iterator[list[str]]:
+    """Run memcached, where it is installed; yield where each listens."""
+    program = shutil.which("memcached")
+    processes, places = [], []
+    for _ in range(count if program else 0):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [str(program), "-u", "nobody", "-l", "127.0.0.1", "-p", str(port), "-U", "0"]
+        processes.append(subprocess.Popen(command))
+        places.append(f"127.0.0.1:{port}")
+    try:
+        for place in places:
+            _await_port(place)
+        yield places
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _await_port(place: str) -> None:
+    host, _, port = place.partition(":")
+    for _ in range(200):
+        try:
+            socket.create_connection((host, int(port))).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+
+
+def caches_of(services: Services, memcached: list[str]) -> dict[str, Any]:
+    """Return the caches to compare, each on the same servers; ``near`` is ours with copies."""
     from django.core.cache.backends.redis import RedisCache
     from django_redis.cache import RedisCache as DjangoRedis
+    from django_valkey.cache import ValkeyCache
 
     from cachebackend import RingCache
 
     urls = [url.partition("?")[0] for url in services.ring_urls]
+    shard = {"CLIENT_CLASS": "django_redis.client.ShardClient"}
     found = {
         OURS: RingCache(services.ring_urls, {"KEY_PREFIX": "ours"}),
+        OURS_ONE: RingCache(services.ring_urls[:1], {"KEY_PREFIX": "one"}),
         "near": RingCache(services.ring_urls, {"KEY_PREFIX": "near", "OPTIONS": {"near": {}}}),
         "Django RedisCache": RedisCache(urls[0], {"KEY_PREFIX": "django"}),
         "django-redis": DjangoRedis(urls[0], {"KEY_PREFIX": "dr"}),
-        "django-redis ShardClient": DjangoRedis(
-            urls, {"KEY_PREFIX": "drs", "OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"}}
-        ),
+        "django-redis ShardClient x3": DjangoRedis(urls, {"KEY_PREFIX": "drs", "OPTIONS": shard}),
+        "django-valkey": ValkeyCache(urls[0].replace("redis://", "valkey://"), {"KEY_PREFIX": "dv"}),
     }
-    try:
-        from django_valkey.cache import ValkeyCache
-    except ImportError:
-        return found
-    return found | {
-        "django-valkey": ValkeyCache(urls[0].replace("redis://", "valkey://"), {"KEY_PREFIX": "dv"})
-    }
+    if memcached:
+        from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
+
+        behaviors = {"binary": True, "behaviors": {"ketama": True, "tcp_nodelay": True}}
+        found["PyLibMC x3"] = PyLibMCCache(memcached, {"OPTIONS": behaviors})
+        found["PyMemcache x3"] = PyMemcacheCache(memcached, {})
+    return found
 
 
 class BareSocket:
-    """GET and SET on a socket with hiredis, and nothing else: the floor."""
+    """Commands on a socket with hiredis, and nothing else: the floor."""
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
@@ -98,107 +163,201 @@ class BareSocket:
         return reply
 
 
-def ways(services: Services) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Return for each piece of work how each does it, once."""
-    found = caches_of(services)
-    names = [f"key:{n}" for n in range(100)]
+def single(found: dict[str, Any], bare: BareSocket) -> dict[str, Runs]:
+    """Return how each gets and sets one value; the bare socket pickles, as the peers do."""
+    works: dict[str, Runs] = {}
+    for label, value in VALUES.items():
+        key = label.replace(" ", "")
+        for cache in found.values():
+            cache.set(key, value, 300)
+        pickled = key.encode()
+        bare.call(b"SET", pickled, pickle.dumps(value, 5))
+        works[f"get, {label}"] = {name: (lambda c=c, k=key: c.get(k)) for name, c in found.items()} | {
+            "bare socket": lambda k=pickled: pickle.loads(bare.call(b"GET", k))  # noqa: S301  # its own
+        }
+        works[f"set, {label}"] = {
+            name: (lambda c=c, k=key, v=value: c.set(k, v, 300)) for name, c in found.items()
+        } | {
+            "bare socket": lambda k=pickled, v=value: bare.call(
+                b"SET", k, pickle.dumps(v, 5), b"PX", b"300000"
+            )
+        }
+    return works
+
+
+def many(found: dict[str, Any]) -> dict[str, Runs]:
+    """Return how each gets and sets many rows."""
+    works: dict[str, Runs] = {}
+    for count in (10, 100):
+        names = [f"key:{n}" for n in range(count)]
+        data = dict.fromkeys(names, ROW)
+        works[f"set_many({count})"] = {n: (lambda c=c, d=data: c.set_many(d, 300)) for n, c in found.items()}
+        works[f"get_many({count})"] = {n: (lambda c=c, k=names: c.get_many(k)) for n, c in found.items()}
     for cache in found.values():
-        cache.set("row", ROW)
-        cache.set_many(dict.fromkeys(names, ROW))
-    bare = BareSocket(services.ring_urls[0].partition("?")[0])
-    from cachebackend.codec import Codec
+        cache.set_many(dict.fromkeys([f"key:{n}" for n in range(100)], ROW), 300)
+    return works
 
-    record = Codec("auto").encode(ROW)
-    bare.call(b"SET", b"row", record)
-    near, plain = found.pop("near"), {name: cache for name, cache in found.items() if "Shard" not in name}
-    near.get("row")
-    time.sleep(0.5)  # until the nodes tell what changes
-    near.set("near", "x" * 100)
-    near.get("near")
 
-    def miss(cache: Any) -> Callable[[], Any]:
+def misses(found: dict[str, Any]) -> dict[str, Runs]:
+    """Return how each deletes, misses and fills a key; with its lock, where it has one."""
+
+    def plain(cache: Any) -> Callable[[], Any]:
         def run() -> None:
             cache.delete("missing")
             cache.get_or_set("missing", lambda: ROW, 60)
 
         return run
 
-    return {
-        "get, a row": {name: (lambda c=c: c.get("row")) for name, c in plain.items()}
-        | {"bare socket": lambda: bare.call(b"GET", b"row")},
-        "set, a row": {name: (lambda c=c: c.set("row", ROW, 300)) for name, c in plain.items()}
-        | {"bare socket": lambda: bare.call(b"SET", b"row", record, b"PX", b"300000")},
-        "get_many(100), 3 nodes": {name: (lambda c=c: c.get_many(names)) for name, c in found.items()},
-        "set_many(100), 3 nodes": {
-            name: (lambda c=c: c.set_many(dict.fromkeys(names, ROW), 300)) for name, c in found.items()
-        },
-        "near hit": {OURS: lambda: near.get("near")}
-        | {"Django RedisCache": lambda c=plain["Django RedisCache"]: c.get("row")},
-        "miss, lease, fill": {name: miss(cache) for name, cache in plain.items()},
+    def locked(cache: Any) -> Callable[[], Any]:
+        def run() -> None:
+            cache.delete("locked")
+            with cache.lock("a lock", timeout=5):
+                cache.get_or_set("locked", lambda: ROW, 60)
+
+        return run
+
+    runs = {name: plain(cache) for name, cache in found.items() if "Shard" not in name}
+    return {"miss, lease, fill": runs | {"django-redis with its lock": locked(found["django-redis"])}}
+
+
+def near_hits(near: Any, peer: Any) -> dict[str, Runs]:
+    """Return how a string is got that has a copy in the process, and by who has none, and by LocMem."""
+    from django.core.cache.backends.locmem import LocMemCache
+
+    value, local = "x" * 100, LocMemCache("bench", {})
+    for cache in (near, peer, local):
+        cache.set("near", value, 300)
+    client = near.client
+    for _ in range(200):  # a copy is kept when the nodes tell what changes
+        before = client.stats.total().near_hits
+        near.get("near")
+        if client.stats.total().near_hits > before:
+            break
+        time.sleep(0.02)
+    runs: Runs = {
+        OURS: lambda: near.get("near"),
+        "Django RedisCache": lambda: peer.get("near"),
+        "LocMem": lambda: local.get("near"),
     }
+    return {"near hit": runs}
 
 
-def measure(services: Services, rounds: int) -> dict[str, dict[str, float]]:
-    """Return the microseconds of each piece of work, by who does it: medians of rounds that take turns."""
-    found: dict[str, dict[str, float]] = {}
-    for work, runs in ways(services).items():
-        calls = 20_000 if work == "near hit" else 60 if "many" in work else 400
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                count = calls if name == OURS or work != "near hit" else 400
-                begun = time.perf_counter()
-                for _ in range(count):
-                    run()
-                taken[name].append((time.perf_counter() - begun) / count * 1e6)
-        found[work] = {name: statistics.median(each) for name, each in taken.items()}
-    return found
+def in_threads(found: dict[str, Any]) -> dict[str, Runs]:
+    """Return how threads get a row, so many times each."""
+
+    def spread(cache: Any) -> Callable[[], Any]:
+        def work() -> None:
+            for _ in range(THREAD_CALLS):
+                cache.get("arow")
+
+        def run() -> None:
+            threads = [threading.Thread(target=work) for _ in range(THREADS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        return run
+
+    names = (OURS, OURS_ONE, "Django RedisCache", "django-redis", "django-valkey")
+    return {f"get, {THREADS} threads": {name: spread(found[name]) for name in names}}
 
 
-def judged(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Return each required ratio, and whether it is met."""
-    rows = [
-        {"work": work, "beside": peer, "times": found[work][peer] / found[work][OURS], "required": least}
-        for work, peers in REQUIRED.items()
-        for peer, least in peers.items()
-    ]
-    for row in rows:
-        row["met"] = row["times"] >= row["required"]
-    for work in ("get, a row", "set, a row"):
-        times = found[work][OURS] / found[work]["bare socket"]
+def in_tasks(found: dict[str, Any], url: str, rounds: int) -> dict[str, Taken]:
+    """Return what an asynchronous get takes with a hundred tasks at once."""
+    host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
+    loop = asyncio.new_event_loop()
+    streams = loop.run_until_complete(_streams(host, int(port)))
+
+    def at_once(get: Callable[[int], Any]) -> Callable[[], Any]:
+        async def run() -> None:
+            await asyncio.gather(*[get(number) for number in range(TASKS)])
+
+        return lambda: loop.run_until_complete(run())
+
+    async def bare(number: int) -> Any:
+        reader, writer, parser = streams[number]
+        writer.write(hiredis.pack_command((b"GET", b"arow")))  # type: ignore[arg-type]  # as above
+        while (reply := parser.gets()) is False:
+            parser.feed(await reader.read(65536))
+        return pickle.loads(reply)  # noqa: S301  # its own
+
+    names = (OURS, OURS_ONE, "Django RedisCache", "django-redis")
+    runs: Runs = {name: at_once(lambda _, c=found[name]: c.aget("arow")) for name in names}
+    try:
+        return take_turns(runs | {"bare streams": at_once(bare)}, rounds, per_call=TASKS)
+    finally:
+        for _, writer, _ in streams:
+            writer.close()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _streams(host: str, port: int) -> list[tuple[Any, Any, Any]]:
+    return [(*await asyncio.open_connection(host, port), hiredis.Reader()) for _ in range(TASKS)]
+
+
+def measure(services: Services, rounds: int) -> dict[str, dict[str, Taken]]:
+    """Return what a call of each piece of work takes, by who does it."""
+    with memcacheds(3) as places:
+        found = caches_of(services, places)
+        near = found.pop("near")
+        url = services.ring_urls[0].partition("?")[0]
+        works = single(found, BareSocket(url)) | many(found) | misses(found)
+        works |= near_hits(near, found["Django RedisCache"]) | in_threads(found)
+        taken = {work: take_turns(runs, rounds) for work, runs in works.items()}
+        threads = f"get, {THREADS} threads"
+        taken[threads] = {
+            way: Taken(*(round(each / THREADS / THREAD_CALLS, 2) for each in (t.median, t.low, t.high)))
+            for way, t in taken[threads].items()
+        }
+        taken[f"async get, {TASKS} tasks"] = in_tasks(found, url, rounds)
+        near.client.close()
+        return taken
+
+
+def judged(found: dict[str, dict[str, Taken]]) -> list[dict[str, Any]]:
+    """Return each required ratio, and whether it is met; ours is on three nodes."""
+    rows: list[dict[str, Any]] = []
+    for work, peers in REQUIRED.items():
+        for peer, least in peers.items():
+            if peer in found[work]:
+                times = found[work][peer].median / found[work][OURS].median
+                spread = [
+                    found[work][peer].low / found[work][OURS].high,
+                    found[work][peer].high / found[work][OURS].low,
+                ]
+                rows.append(
+                    {
+                        "work": work,
+                        "beside": peer,
+                        "times": times,
+                        "spread": spread,
+                        "required": f"≥ {least:g}",
+                    }
+                )
+                rows[-1]["met"] = times >= least
+    for (work, floor), most in AT_MOST.items():
+        ours, bare = found[work][OURS], found[work][floor]
+        times, spread = ours.median / bare.median, [ours.low / bare.high, ours.high / bare.low]
         rows.append(
-            {"work": work, "beside": "bare socket, at most", "times": times, "required": MOST_OF_BARE}
+            {"work": work, "beside": floor, "times": times, "spread": spread, "required": f"≤ {most:g}"}
         )
-        rows[-1]["met"] = times <= MOST_OF_BARE
+        rows[-1]["met"] = times <= most
+    ours = found["near hit"][OURS]
+    rows.append({"work": "near hit", "beside": "one microsecond", "times": ours.median, "required": "≤ 1"})
+    rows[-1] |= {"spread": [ours.low, ours.high], "met": ours.median <= 1.0}
     return rows
 
 
-def _mark(row: dict[str, Any]) -> str:
-    return "met" if row["met"] else "missed"
-
-
-def page(found: dict[str, dict[str, float]], rows: list[dict[str, Any]], machine: str) -> str:
-    """Return the page of the documentation."""
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `python -m benchmarks.peers` on {machine}. All on the same servers in one run, taking",
-        "turns; medians. Absolute figures are this machine's; the ratios are what to look at.",
-        "",
-        "| work | beside | times faster | required | |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = (row["work"], row["beside"], f"{row['times']:.2f}", f"{row['required']:g}", _mark(row))
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Microseconds a call", ""]
-    for work, each in found.items():
-        lines += [f"**{work}**", "", "| | µs |", "|---|---|"]
-        lines += [
-            f"| {name} | {value:,.1f} |" for name, value in sorted(each.items(), key=lambda item: item[1])
-        ]
-        lines.append("")
-    return "\n".join(lines)
+def behind() -> dict[str, Any]:
+    """Return what write-behind costs and gains: ``benchmarks.behind``."""
+    command = [sys.executable, "-m", "benchmarks.behind", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    told: dict[str, Any] = json.loads(lines[-1]) if lines else {"missed": ["benchmarks.behind failed"]}
+    return told
 
 
 def main() -> None:
@@ -207,23 +366,30 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing is written")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # the peers' own
     install_peers()
     with Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
         found = measure(services, QUICK_ROUNDS if options.quick else ROUNDS)
     rows = judged(found)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    told = {"machine": machine, "microseconds": found, "ratios": rows}
+    told: dict[str, Any] = {
+        "machine": machine(PEERS),
+        "microseconds": {work: {n: asdict(t) for n, t in each.items()} for work, each in found.items()},
+        "ratios": rows,
+        "scaling": scaling(ROW, quick=options.quick),
+        "behind": {"missed": []} if options.quick else behind(),
+    }
     if options.json:
         print(json.dumps(told))
     else:
         for row in rows:
-            beside = f"{row['work']:26} {row['beside']:26} {row['times']:8.2f}"
-            print(f"{beside}  (required {row['required']:g})  {_mark(row)}")
+            beside = f"{row['work']:22} {row['beside']:28} {row['times']:8.2f}"
+            print(f"{beside}  (required {row['required']})  {'met' if row['met'] else 'missed'}")
+        print(json.dumps(told["scaling"]))
+        print(json.dumps(told["behind"]))
     if not options.quick:
-        (ROOT / "benchmarks" / "results.json").write_text(json.dumps(told, indent=1) + "\n")
-        (ROOT / "docs" / "benchmarks.md").write_text(page(found, rows, machine))
-    sys.exit(not all(row["met"] for row in rows))
+        write(told, ROOT)
+    sys.exit(not all(row["met"] for row in rows) or bool(told["behind"]["missed"]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""The page of the documentation: tables, and charts that can be read on light and on dark."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+__all__ = ["machine", "write"]
+
+#: What has a chart.
+CHARTS = ("get, a row", "set, a row", "get_many(100)", "set_many(100)", "miss, lease, fill")
+_BAR, _GAP, _LEFT, _WIDTH = 18, 8, 210, 720
+_STYLE = (
+    "text{font:13px sans-serif;fill:#24292f}.ours{fill:#0969da}.peer{fill:#8c959f}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.ours{fill:#58a6ff}.peer{fill:#6e7681}}"
+)
+
+
+def machine(peers: Path) -> str:
+    """Return what the figures were measured on."""
+    names = ("Django", "redis", "hiredis", "ormsgpack")
+    versions = [f"{name} {version(name)}" for name in names]
+    dists = sorted(path.name.removesuffix(".dist-info").rpartition("-") for path in peers.glob("*.dist-info"))
+    versions += [f"{name.replace('_', '-')} {number}" for name, _, number in dists]
+    cores = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    return f"{cores}, Python {platform.python_version()}; {', '.join(versions)}"
+
+
+def write(told: Mapping[str, Any], root: Path) -> None:
+    """Write the figures, the page and its charts."""
+    (root / "benchmarks" / "results.json").write_text(json.dumps(told, indent=1) + "\n")
+    folder = root / "docs" / "charts"
+    folder.mkdir(exist_ok=True)
+    for work in CHARTS:
+        (folder / f"{_file(work)}.svg").write_text(chart(work, told["microseconds"][work]))
+    (root / "docs" / "benchmarks.md").write_text(page(told))
+
+
+def chart(title: str, each: Mapping[str, Mapping[str, float]]) -> str:
+    """Return bars of the medians, the quickest first, as SVG."""
+    rows = sorted(each.items(), key=lambda item: item[1]["median"])
+    longest = rows[-1][1]["median"]
+    height = len(rows) * (_BAR + _GAP) + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
+        f"<title>{escape(title)}: microseconds a call</title><style>{_STYLE}</style>",
+        f'<text x="0" y="14">{escape(title)}, µs (less is better)</text>',
+    ]
+    for number, (name, taken) in enumerate(rows):
+        y = 26 + number * (_BAR + _GAP)
+        width = max(2, (_WIDTH - _LEFT - 80) * taken["median"] / longest)
+        kind = "ours" if name.startswith("ringcache") else "peer"
+        parts += [
+            f'<text x="0" y="{y + 14}">{escape(name)}</text>',
+            f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>',
+            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{taken["median"]:,.1f}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def page(told: Mapping[str, Any]) -> str:
+    """Return the page."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; the figures are in `benchmarks/results.json`. All are taken on the same",
+        "servers in one run, in rounds that take turns: medians, and in brackets the ratio's range over the",
+        "quartiles. Client and servers run on whichever core is free. Absolute figures are this machine's;",
+        "the ratios are what to look at. A row has twelve fields, with a Decimal and two aware datetimes.",
+        "A bare socket sends by hiredis and pickles the row, as the peers do.",
+        "",
+        f"Machine: {told['machine']}.",
+        "",
+        "## What is required",
+        "",
+        "| work | beside | times | range | required | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in told["ratios"]:
+        low, high = row["spread"]
+        met = "met" if row["met"] else "**missed**"
+        lines.append(
+            f"| {row['work']} | {row['beside']} | {row['times']:.2f} | {low:.2f} to {high:.2f} "
+            f"| {row['required']} | {met} |"
+        )
+    lines += ["", "`≥`: so many times faster. `≤`: at most so many times what that takes.", ""]
+    lines += ["## Microseconds a call", ""]
+    for work, each in told["microseconds"].items():
+        lines += [f"### {work}", ""]
+        if work in CHARTS:
+            lines += [f"![{work}](charts/{_file(work)}.svg)", ""]
+        lines += ["| | median | quartiles |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {taken['median']:,.1f} | {taken['low']:,.1f} to {taken['high']:,.1f} |"
+            for name, taken in sorted(each.items(), key=lambda item: item[1]["median"])
+        ]
+        lines.append("")
+    return "\n".join([*lines, *_scaling(told["scaling"]), *_behind(told["behind"]), *_FLOOR, ""])
+
+
+def _scaling(told: Mapping[str, Any]) -> list[str]:
+    lines = ["## What grows, and what does not", ""]
+    lines += ["| nodes | get, µs | get_many(100), µs |", "|---|---|---|"]
+    lines += [f"| {n} | {t['get']:.1f} | {t['get_many(100)']:.1f} |" for n, t in told["nodes"].items()]
+    lines += ["", "| keys on three nodes | get, µs |", "|---|---|"]
+    lines += [f"| {int(count):,} | {taken:.1f} |" for count, taken in told["keys"].items()]
+    lines += ["", "| processes | gets a second, together |", "|---|---|"]
+    lines += [f"| {count} | {rate:,} |" for count, rate in told["processes"].items()]
+    names = list(next(iter(told["bytes_a_key"].values())))
+    lines += ["", f"| bytes a key | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    for label, each in told["bytes_a_key"].items():
+        lines.append(f"| {label} | {' | '.join(f'{each[name]:,.0f}' for name in names)} |")
+    return [*lines, ""]
+
+
+def _behind(told: Mapping[str, Any]) -> list[str]:
+    if "enqueue_us" not in told:
+        return []
+    lines = ["## Write-behind", "", "| one write of one row | µs |", "|---|---|"]
+    lines += [f"| {way} | {taken:,.1f} |" for way, taken in told["enqueue_us"].items()]
+    lines += ["", "| landing | a second |", "|---|---|"]
+    lines += [f"| {way} | {rate:,} |" for way, rate in told["drain_per_second"].items()]
+    lines += ["", *[f"Missed: {text}." for text in told["missed"]]]
+    return lines
+
+
+def _file(work: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in work).strip("-").replace("--", "-")
+
+
+_FLOOR = [
+    "## What is left between a get and the floor",
+    "",
+    "By profile, of a `get` of a row over a bare `GET` on the same socket: decoding the row is the most",
+    "(MessagePack calls back for the Decimal and the datetimes), then the making and checking of the key",
+    "(Django lets `make_key` and `KEY_FUNCTION` be replaced), taking a connection and giving it back",
+    "(a connection is nobody's between two calls, so that threads that end leave none behind), and the",
+    "breaker, the counters and the look at how the record begins. A `get_many` is decoding for the most",
+    "part; after it come the keys and the ring.",
+]

@@ -1,0 +1,144 @@
+"""What grows with nodes, processes and keys, and what must not; what a key takes of a node's memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.rounds import take_turns
+from cacheproject.services import Services
+
+__all__ = ["scaling"]
+
+NODES, QUICK_NODES = (1, 3, 10, 25, 50), (1, 3, 10)
+PROCESSES, QUICK_PROCESSES = (1, 2, 4, 8), (1, 2)
+KEYS, QUICK_KEYS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000)
+ROUNDS, QUICK_ROUNDS = 21, 7
+MEMORY_KEYS, BATCH = 20_000, 2_000
+PROCESS_SECONDS, QUICK_PROCESS_SECONDS = 2.0, 0.5
+
+
+def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+    """Return medians in microseconds by nodes and by keys, gets a second by processes, bytes a key."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    sizes = QUICK_NODES if quick else NODES
+    with Services(ring=max(sizes), queue=0, postgres=False) as services:
+        told = {"nodes": by_nodes(services.ring_urls, sizes, row, rounds)}
+    with Services(ring=3, queue=0, postgres=False) as services:
+        urls = services.ring_urls
+        told["bytes_a_key"] = memory(urls, row)
+        seconds = QUICK_PROCESS_SECONDS if quick else PROCESS_SECONDS
+        told["processes"] = by_processes(urls, QUICK_PROCESSES if quick else PROCESSES, row, seconds)
+        told["keys"] = by_keys(urls, QUICK_KEYS if quick else KEYS, rounds)
+    return told
+
+
+def by_nodes(
+    urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return what a get and a get_many(100) take, by how many nodes the ring has."""
+    from cachebackend import RingCache
+
+    names = [f"key:{number}" for number in range(100)]
+    caches = {size: RingCache(urls[:size], {"KEY_PREFIX": f"n{size}"}) for size in sizes}
+    for cache in caches.values():
+        cache.set_many(dict.fromkeys(names, row), 300)
+
+    def one_after_another(cache: Any) -> Callable[[], Any]:
+        def run() -> None:
+            for name in names:
+                cache.get(name)
+
+        return run
+
+    gets = take_turns({str(s): one_after_another(c) for s, c in caches.items()}, rounds, per_call=100)
+    many = take_turns({str(s): (lambda c=c: c.get_many(names)) for s, c in caches.items()}, rounds)
+    for cache in caches.values():
+        cache.client.close()
+    return {str(s): {"get": gets[str(s)].median, "get_many(100)": many[str(s)].median} for s in sizes}
+
+
+def by_keys(urls: list[str], sizes: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """Return what a get of one key among so many takes, over three nodes."""
+    from cachebackend import RingCache
+
+    cache = RingCache(urls, {"KEY_PREFIX": "k"})
+    found, stored = {}, 0
+    for size in sizes:
+        while stored < size:
+            end = min(size, stored + BATCH)
+            cache.set_many({f"key:{number}": "x" * 100 for number in range(stored, end)}, 3600)
+            stored = end
+        drawn = [f"key:{random.randrange(size)}" for _ in range(2000)]
+        ways = {"get": (lambda some=drawn: [cache.get(name) for name in some])}
+        found[str(size)] = take_turns(ways, max(5, rounds // 2), per_call=len(drawn))["get"].median
+    cache.client.close()
+    return found
+
+
+def by_processes(
+    urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], seconds: float
+) -> dict[str, int]:
+    """Return how many gets a second so many processes do together, over three nodes."""
+    from cachebackend import RingCache
+
+    cache = RingCache(urls, {"KEY_PREFIX": "p"})
+    cache.set("row", row, 300)
+    fork = multiprocessing.get_context("fork")
+    found = {}
+    for size in sizes:
+        gate, done = fork.Barrier(size), fork.Value("l", 0)
+
+        def work(gate: Any = gate, done: Any = done) -> None:
+            count = 0
+            gate.wait()
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                cache.get("row")
+                count += 1
+            with done.get_lock():
+                done.value += count
+
+        processes = [fork.Process(target=work) for _ in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        found[str(size)] = round(done.value / seconds)
+    return found
+
+
+def memory(urls: list[str], row: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the bytes that a key takes of the nodes' memory, its value included, by what wrote it."""
+    from django.core.cache.backends.redis import RedisCache
+    from django_redis.cache import RedisCache as DjangoRedis
+
+    from cachebackend import RingCache
+
+    ring = RingCache(urls, {"KEY_PREFIX": "memory"})
+    plain = urls[0].partition("?")[0]
+    caches = {
+        "ringcache": ring,
+        "Django RedisCache": RedisCache(plain, {"KEY_PREFIX": "memory"}),
+        "django-redis": DjangoRedis(plain, {"KEY_PREFIX": "memory"}),
+    }
+
+    def used() -> int:
+        infos = [node.call((b"INFO", b"memory")) for node in ring.client.nodes]
+        return sum(int(info.partition(b"used_memory:")[2].split()[0]) for info in infos)
+
+    found: dict[str, dict[str, float]] = {}
+    for label, value in (("a row", row), ("100 B", "x" * 100)):
+        found[label] = {}
+        for name, cache in caches.items():
+            for node in ring.client.nodes:
+                node.call((b"FLUSHALL", b"SYNC"))
+            empty = used()
+            for at in range(0, MEMORY_KEYS, BATCH):
+                cache.set_many({f"key:{number}": value for number in range(at, at + BATCH)}, 3600)
+            found[label][name] = round((used() - empty) / MEMORY_KEYS, 1)
+    ring.client.close()
+    return found

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from cachebackend.options.faults import Choice, Faults, Flag, Number, Whole, check_fields
+from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["RingOptions"]
 
+_Block = TypeVar("_Block")
 _SECONDS = Number(0, above=True, unit=" seconds")
 _CODECS = ("auto", "pickle", "signed-pickle", "json", "msgpack")
+#: What a cache's nodes may do when they are full; the volatile ones never evict what has no timeout.
+_EVICTIONS = ("allkeys-lfu", "allkeys-lru", "allkeys-random")
+_BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 #: The options that name the ring that is entered, or left.
 _CHANGES = ("joining", "leaving")
 _IN_THE_URL = "it is part of the node's URL in LOCATION"
@@ -57,6 +63,19 @@ class NearOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionOptions:
+    """What ``OPTIONS["eviction"]`` says: how the nodes should evict, which is theirs to do.
+
+    Attributes:
+        maxmemory: Bytes that each node may use; as text such as ``"256mb"``, too.
+        policy: What ``maxmemory-policy`` should be.
+    """
+
+    maxmemory: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**60))})
+    policy: str | None = field(default=None, metadata={"rule": Optional(Choice(_EVICTIONS))})
+
+
+@dataclass(frozen=True, slots=True)
 class RingOptions:
     """What ``LOCATION`` and ``OPTIONS`` of a cache alias say; times in seconds, sizes in bytes.
 
@@ -92,6 +111,9 @@ class RingOptions:
         near: The near cache: copies in the process of what was read. A dict of
             ``max_entries`` (10000), ``max_age`` in seconds (5.0) and ``policy``
             (``"s3fifo"``, ``"tinylfu"``, ``"lru"`` or ``"lfu"``); None: none.
+        eviction: How the nodes should evict: a dict of ``maxmemory`` (bytes, or ``"256mb"``) and
+            ``policy`` (``"allkeys-lfu"``, ``"allkeys-lru"`` or ``"allkeys-random"``). ``ring doctor``
+            compares it with the nodes, ``ring configure`` applies it; None: it is theirs to know.
         codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never
             pickle and refuse what they cannot hold; ``"pickle"``; ``"signed-pickle"``, which
             loads no pickle that bears no signature by ``SECRET_KEY`` or its fallbacks.
@@ -118,6 +140,7 @@ class RingOptions:
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
     near: NearOptions | None = None
+    eviction: EvictionOptions | None = None
     codec: str = field(default="auto", metadata={"rule": Choice(_CODECS)})
     compressor: str = field(default="none", metadata={"rule": Choice(("none", "zlib", "lz4", "zstd"))})
     compress_over_bytes: int = field(default=1024, metadata={"rule": Whole(0, 2**31)})
@@ -143,7 +166,10 @@ class RingOptions:
         ours: dict[str, Any] = {}
         if isinstance(options, Mapping):
             ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
-            near = _near(ours.pop("near", None), faults.at("OPTIONS").at("near"))
+            near = _block(NearOptions, ours.pop("near", None), faults.at("OPTIONS").at("near"))
+            eviction = _block(
+                EvictionOptions, _in_bytes(ours.pop("eviction", None)), faults.at("OPTIONS").at("eviction")
+            )
             others: dict[str, object] = {
                 name: ours.pop(name) for name in ("joining", "leaving", "gutter") if name in ours
             }
@@ -152,7 +178,7 @@ class RingOptions:
                 del ours[name]
             check_fields(cls, ours, faults.at("OPTIONS"))
             ours |= _other_rings(others, nodes, faults.at("OPTIONS"))
-            ours["near"] = near
+            ours |= {"near": near, "eviction": eviction}
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
@@ -166,15 +192,26 @@ class RingOptions:
         return self.nodes + others + self.gutter
 
 
-def _near(given: object, faults: Faults) -> NearOptions | None:
+def _block(kind: type[_Block], given: object, faults: Faults) -> _Block | None:
+    """Return the options of a dict of their own; None if there is none, or it has faults."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         faults.add(None, f"must be a dict or None, got a {type(given).__name__}")
         return None
     before = len(faults.found)
-    check_fields(NearOptions, given, faults)
-    return NearOptions(**given) if len(faults.found) == before else None
+    check_fields(kind, given, faults)  # type: ignore[arg-type]  # each is a dataclass
+    return kind(**given) if len(faults.found) == before else None
+
+
+def _in_bytes(given: object) -> object:
+    """Return the block with ``maxmemory`` as a number, where it is text that says one."""
+    if not isinstance(given, Mapping) or not isinstance(given.get("maxmemory"), str):
+        return given
+    found = _BYTES.fullmatch(given["maxmemory"].strip())
+    if found is None:
+        return given
+    return {**given, "maxmemory": int(found[1]) * _UNITS[(found[2] or "").lower()]}
 
 
 def _other_rings(

@@ -8,14 +8,17 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.cache import caches
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 from django.utils import timezone
 
 from cachebackend import RingCache
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
+from cachebackend.options import RingOptions
 from cacheproject.services import Services
 
 pytestmark = [
@@ -130,3 +133,46 @@ def test_an_alias_that_is_no_ring_is_told() -> None:
     """With those that are."""
     with pytest.raises(CommandError, match="'x' is no ring cache; there are default"):
         call_command("ring", "status", "--alias", "x")
+
+
+def test_configure_has_the_nodes_evict_as_the_settings_say(settings: Any) -> None:
+    """It tells first, and sets with ``--yes``; doctor tells it, too."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"eviction": {"maxmemory": "200mb", "policy": "allkeys-lru"}}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        cache: Any = caches["default"]
+        before = [(node.name, node.call((b"CONFIG", b"GET", b"maxmemory*"))) for node in cache.client.nodes]
+        told = command("configure", "--alias", "default")
+        assert len(told["aliases"]["default"]) == 6
+        assert told["aliases"]["default"][0] == {
+            "node": "ring-a",
+            "setting": "maxmemory",
+            "now": str(256 * 1024**2),
+            "wanted": str(200 * 1024**2),
+        }
+        assert "has maxmemory-policy allkeys-lfu, not allkeys-lru" in str(command("doctor", code=1)["faults"])
+        try:
+            assert command("configure", "--alias", "default", "--yes")["applied"] is True
+            assert command("configure", "--alias", "default")["aliases"]["default"] == []
+        finally:
+            for node, (_, found) in zip(cache.client.nodes, before, strict=True):
+                values = dict(zip(found[::2], found[1::2], strict=True))
+                for name in (b"maxmemory", b"maxmemory-policy"):
+                    node.call((b"CONFIG", b"SET", name, values[name]))
+
+
+@pytest.mark.parametrize(
+    ("eviction", "says"),
+    [
+        ({"policy": "noeviction"}, "must be one of allkeys-lfu"),
+        ({"maxmemory": "much"}, "must be"),
+        ({"maxmemory": 0}, "must be"),
+        ("allkeys-lfu", "must be a dict or None"),
+        ({"size": 1}, "unknown option"),
+    ],
+)
+def test_faults_of_eviction_are_told(eviction: Any, says: str) -> None:
+    """With the path of the setting."""
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        RingOptions.read("redis://h:1?name=a", {"eviction": eviction}, "CACHES['default']")
+    assert "['OPTIONS']['eviction']" in str(raised.value)

@@ -22,6 +22,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.management import simulating
+from cachebackend.management.checkup import configure, differences, ring_faults
 from cachebackend.management.tables import print_table
 from cachebackend.management.traces import TraceError, read_trace
 from cachebackend.node.breaker import REPLAYING, UP
@@ -31,8 +32,6 @@ from cachebackend.ring import SLOTS, Ring, slot_of
 
 __all__ = ["Command"]
 
-#: Nodes must agree on the time to so many seconds for what they say of ages to mean anything.
-CLOCK_SECONDS = 5.0
 #: A delete that is owed for longer says that no relay runs.
 WORRYING_LAG_SECONDS = 10.0
 #: One that is owed for less may be on its way.
@@ -43,6 +42,7 @@ EXAMPLES = """examples:
   manage.py ring plan redis://10.0.0.1:6379/0?name=a redis://10.0.0.4:6379/0?name=d
   manage.py ring doctor --json
   manage.py ring cleanup --yes
+  manage.py ring configure --yes
   manage.py ring simulate TRACE.lis.gz --keep 90 --svg misses.svg
   manage.py ring simulate --live 30
 Exits with 1 when what it reports is not well.
@@ -50,7 +50,7 @@ Exits with 1 when what it reports is not well.
 
 
 class Command(BaseCommand):
-    """Status, owner, plan, doctor, cleanup and simulate of the ring."""
+    """Status, owner, plan, doctor, cleanup, configure and simulate of the ring."""
 
     help = (
         "See the ring's nodes, find a key's owner, plan a change of nodes, and look for what is set up wrong."
@@ -80,6 +80,10 @@ class Command(BaseCommand):
         )
         cleanup.add_argument("--yes", action="store_true", help="delete; without it only count")
 
+        configured = actions.add_parser(
+            "configure", parents=[common], help="have the nodes evict as OPTIONS['eviction'] says"
+        )
+        configured.add_argument("--yes", action="store_true", help="do it; without it only tell")
         simulate = actions.add_parser(
             "simulate", parents=[common], help="what caches of some sizes would find, by policy"
         )
@@ -189,7 +193,7 @@ class Command(BaseCommand):
 
     def _doctor(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         faults = [
-            fault for alias, client in _clients(options["alias"]) for fault in _ring_faults(alias, client)
+            fault for alias, client in _clients(options["alias"]) for fault in ring_faults(alias, client)
         ]
         try:
             lag = _lag()
@@ -220,6 +224,21 @@ class Command(BaseCommand):
             done = "deleted" if options["yes"] else "found; --yes deletes them"
             self._say(f"{alias}: {found} keys on nodes that do not own them, {done}")
         return told, True
+
+    def _configure(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        told: dict[str, Any] = {}
+        for alias, client in _clients(options["alias"]):
+            found = differences(client)
+            told[alias] = [difference._asdict() for difference in found]
+            self._table(("node", "setting", "is", "should be"), found)
+            if options["yes"]:
+                configure(client, found)
+        count = sum(map(len, told.values()))
+        done = "set; a node that is restarted has what its file says" if options["yes"] else "--yes sets them"
+        self._say(
+            f"{count} settings differ; {done}" if count else "the nodes are set as OPTIONS['eviction'] says"
+        )
+        return {"aliases": told, "applied": options["yes"]}, True
 
     def _simulate(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         if (options["trace"] is None) == (options["live"] is None):
@@ -328,30 +347,3 @@ def _state(client: RingClient, at: int, *, is_up: bool, is_owed: bool) -> str:
     if not is_up:
         return "down"
     return REPLAYING if is_owed else UP
-
-
-def _ring_faults(alias: str, client: RingClient) -> list[str]:
-    """Return what is wrong with the nodes of an alias, a sentence each with what to set."""
-    infos = client.run(protocol.node_infos(client.context))
-    faults = []
-    for name, info in zip(client.ring.names, infos, strict=True):
-        if isinstance(info, RingCacheError):
-            faults.append(f"{alias}: {info}")
-            continue
-        policy = info.get("maxmemory_policy", "")
-        if info.get("maxmemory") == "0":
-            faults.append(f"{alias}: node {name!r} has no bound to its memory; set maxmemory")
-        elif policy == "noeviction":
-            faults.append(
-                f"{alias}: node {name!r} refuses writes when it is full (maxmemory-policy noeviction); "
-                "set allkeys-lfu"
-            )
-        elif policy.startswith("volatile-"):
-            faults.append(
-                f"{alias}: node {name!r} never evicts keys without a timeout (maxmemory-policy {policy}); "
-                "set allkeys-lfu"
-            )
-        skew = abs(int(info.get("server_time_usec", 0)) / 1e6 - client.context.clock.now())
-        if "server_time_usec" in info and skew > CLOCK_SECONDS:
-            faults.append(f"{alias}: the clock of node {name!r} is {skew:.0f} s off; set its time")
-    return faults

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from cachebackend.effects import Command, Effect, Load, Operation, Reply, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError
+from cachebackend.tracing import span
 
 __all__ = ["NodePort", "Pending", "adrive", "drive"]
 
@@ -90,9 +91,11 @@ def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
         return replies
     match effect:
         case Sleep(seconds):
-            return time.sleep(seconds)
+            with span("ringcache.fill_wait"):
+                return time.sleep(seconds)
         case Load(loader):
-            return loader()
+            with span("ringcache.load"):
+                return loader()
 
 
 async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
@@ -104,10 +107,12 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
         return replies
     match effect:
         case Sleep(seconds):
-            return await asyncio.sleep(seconds)
+            with span("ringcache.fill_wait"):
+                return await asyncio.sleep(seconds)
         case Load(loader):
-            value = loader()
-            return await value if inspect.isawaitable(value) else value
+            with span("ringcache.load"):
+                value = loader()
+                return await value if inspect.isawaitable(value) else value
 
 
 Requests = Sequence[tuple[int, Command]]

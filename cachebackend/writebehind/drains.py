@@ -25,6 +25,7 @@ from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
+from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied, rows_of
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.checkpoints import Queues, refuse_other_times
@@ -112,7 +113,8 @@ def drain(partition: Partition, most_batches: int = 100) -> Drained:
         work.drained.more = True
         return work.drained
     try:
-        work.run(most_batches)
+        with span("ringcache.drain", model=partition.label, partition=partition.number):
+            work.run(most_batches)
     except (OperationalError, InterfaceError) as error:
         if not connections[work.using].is_usable():
             _backoff.failed(work.using, error)

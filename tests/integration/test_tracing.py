@@ -1,0 +1,83 @@
+"""OpenTelemetry spans, as an exporter is given them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db.models import F
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cachebackend import RingCache, writebehind
+from cacheproject.demo.models import Article
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    """What the process exports from now on: a provider can be set only once."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Iterator[Callable[[], list[ReadableSpan]]]:
+    """What has ended since the test began."""
+    exporter.clear()
+    yield lambda: list(exporter.get_finished_spans())
+    exporter.clear()
+
+
+def test_a_load_is_a_span(ring_cache: RingCache, call: Callable[..., Any], spans: Any) -> None:
+    """Of a miss, and of no hit; a loader that fails leaves its error in it."""
+    for _ in range(2):
+        assert call(ring_cache, "get_or_set", "k", lambda: 1) == 1
+    assert [span.name for span in spans()] == ["ringcache.load"]
+    with pytest.raises(ZeroDivisionError):
+        call(ring_cache, "get_or_set", "other", lambda: 1 / 0)
+    assert [span.status.is_ok for span in spans()] == [True, False]
+
+
+def test_a_wait_for_the_load_of_another_is_a_span(ring_cache: RingCache, spans: Any) -> None:
+    """One for each pause."""
+
+    def load() -> str:
+        client = ring_cache.client
+        [lease] = [client.nodes[client.ring.owner(made)].call((b"GET", made))]
+        assert lease[:1] == b"L"
+        client.nodes[client.ring.owner(made)].call((b"PEXPIRE", made, 30))
+        assert ring_cache.get_or_set("k", lambda: "mine") == "mine"
+        return "late"
+
+    made = ring_cache.key_bytes("k")
+    assert ring_cache.get_or_set("k", load) == "late"
+    assert "ringcache.fill_wait" in [span.name for span in spans()]
+
+
+def test_a_drain_is_a_span(spans: Any) -> None:
+    """With the partition that it lands."""
+    article = Article.objects.create(slug="s")
+    Article.behind.update(article.pk, views=F("views") + 1)
+    [partition] = writebehind.seal_dirty()
+    writebehind.drain(partition)
+    [span] = [each for each in spans() if each.name == "ringcache.drain"]
+    assert dict(span.attributes or {}) == {"model": "demo.article", "partition": partition.number}
+
+
+def test_without_its_api_nothing_is_traced() -> None:
+    """Nor is it needed."""
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from cachebackend.tracing import span\n"
+        "with span('x', a=1) as entered: assert entered is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,6 +24,8 @@ __all__ = ["RingCache"]
 _MOST_MISSED = 10_000
 #: Keys whose bytes a cache object remembers; there is one for each thread.
 _MOST_MADE = 2_000
+#: What a plain key is made of, beside the caller's.
+_MAKES_KEYS = frozenset({"key_func", "key_prefix", "version"})
 
 
 class RingCache(DropInMethods):
@@ -73,11 +75,18 @@ class RingCache(DropInMethods):
     def _make(self, key: Any, version: int | None) -> bytes:
         """Return a key's bytes, and remember them where there is a near cache."""
         made = self.key_bytes(key, version)
-        if version is None and key.__class__ is str and self.client.has_near and is_safe(made):
+        is_fixed = version is None and key.__class__ is str and self.has_plain_keys  # no function's say
+        if is_fixed and self.client.has_near and is_safe(made):
             if len(self._made) >= _MOST_MADE:
                 self._made.clear()
             self._made[key] = made
         return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Forget the keys that were made when what they are made of is changed."""
+        super().__setattr__(name, value)
+        if name in _MAKES_KEYS:
+            self._made = {}
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """Return the value of a key, or the default."""

@@ -389,3 +389,24 @@ def test_keeping_the_copies_of_a_node_that_is_gone_would_be_wrong(
     monkeypatch.setattr(S3FIFO, "items", lambda _: [])  # untrack itself is bound already
     with pytest.raises(AssertionError):
         test_a_node_that_is_gone_takes_its_copies_with_it(cache, services)
+
+
+def test_a_key_function_is_asked_each_time(cache: RingCache) -> None:
+    """A key function that goes by the tenant of the moment never finds another tenant's value."""
+    tenants = ["a"]
+    cache.key_func = lambda key, prefix, version: f"{tenants[0]}:{prefix}:{version}:{key}"
+    cache.set("k", "of a")
+    assert cache.get("k") == "of a"
+    tenants[0] = "b"
+    assert cache.get("k") is None
+    cache.set("k", "of b")
+    assert cache.get("k") == "of b"
+
+
+@pytest.mark.parametrize(("name", "other"), [("version", 2), ("key_prefix", "other")])
+def test_a_cache_that_is_changed_makes_its_keys_anew(cache: RingCache, name: str, other: Any) -> None:
+    """A cache object whose version or prefix is changed finds nothing of the one before."""
+    cache.set("k", "one")
+    assert cache.get("k") == "one"
+    setattr(cache, name, other)
+    assert cache.get("k") is None

@@ -5,7 +5,7 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.clearing import clear, sweep
+from cachebackend.protocol.clearing import clear, flush, sweep
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
@@ -36,7 +36,7 @@ from cachebackend.protocol.queueing import (
     sync,
 )
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
-from cachebackend.protocol.scanning import all_cursors, flush, scan
+from cachebackend.protocol.scanning import all_cursors, scan
 from cachebackend.protocol.writing import (
     add,
     delete,

@@ -1,14 +1,14 @@
-"""Delete every key that matches a pattern, on every node."""
+"""Delete every key that matches a pattern, or everything, on every node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cachebackend.effects import Command, Operation, Send
+from cachebackend.effects import Command, Operation, Reply, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["clear", "sweep"]
+__all__ = ["clear", "flush", "sweep"]
 
 #: Keys that a node looks at for each SCAN; a node is busy for about a millisecond.
 SCAN_COUNT = 1000
@@ -21,13 +21,8 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     changed, the one that is left is cleared before the one that is entered.
     """
     if nodes is None:
-        own: list[Sequence[int]] = [range(len(context.ring))]
-        if context.gutter is not None:
-            own.insert(0, context.gutter.nodes)
-        other: list[Sequence[int]] = [] if context.other is None else [context.other.nodes]
-        is_left = context.other is not None and context.other.is_left
         total = 0
-        for stage in other + own if is_left else own + other:
+        for stage in _stages(context):
             total += yield from clear(context, pattern, stage)
         return total
     if context.near is not None:
@@ -41,10 +36,7 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
         )
         unlinks: list[tuple[int, Command]] = []
         for node, reply in zip(asked, replies, strict=True):
-            if isinstance(reply, NodeUnavailableError):
-                context.missed.add_everything(node)
-                if context.on_missed is not None:
-                    context.on_missed(node, [])
+            _note(context, node, reply)
             cursor, keys = context.settle(reply, (b"0", []))
             cursors[node] = cursor
             if cursor == b"0":
@@ -57,6 +49,38 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     if context.near is not None:
         context.near.drop_all()
     return deleted
+
+
+def flush(context: Context) -> Operation[None]:
+    """Delete everything that the nodes' databases hold, whoever wrote it; in the order of ``clear``."""
+    if context.near is not None:
+        context.near.drop_all()
+    for stage in _stages(context):
+        replies = yield Send([(node, (b"FLUSHDB",)) for node in stage])
+        for node, reply in zip(stage, replies, strict=True):
+            _note(context, node, reply)
+        for reply in replies:
+            context.settle(reply, None)
+    if context.near is not None:
+        context.near.drop_all()
+
+
+def _stages(context: Context) -> list[Sequence[int]]:
+    """Return all nodes, those first that must be told first: of the ring that is left, then the gutter's."""
+    own: list[Sequence[int]] = [range(len(context.ring))]
+    if context.gutter is not None:
+        own.insert(0, context.gutter.nodes)
+    other: list[Sequence[int]] = [] if context.other is None else [context.other.nodes]
+    is_left = context.other is not None and context.other.is_left
+    return other + own if is_left else own + other
+
+
+def _note(context: Context, node: int, reply: Reply) -> None:
+    """Note that a node that did not answer should have deleted every key."""
+    if isinstance(reply, NodeUnavailableError):
+        context.missed.add_everything(node)
+        if context.on_missed is not None:
+            context.on_missed(node, [])
 
 
 def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int], None]) -> Operation[int]:

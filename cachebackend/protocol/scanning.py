@@ -8,7 +8,7 @@ from cachebackend.codec import Kind
 from cachebackend.effects import Operation, Send
 from cachebackend.protocol.context import Context
 
-__all__ = ["all_cursors", "flush", "scan"]
+__all__ = ["all_cursors", "scan"]
 
 #: How records begin that hold no value.
 _NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
@@ -50,14 +50,3 @@ def scan(
         if isinstance(first, bytes) and first and first not in _NO_VALUES
     ]
     return values, following
-
-
-def flush(context: Context) -> Operation[None]:
-    """Delete everything that the nodes' databases hold, whoever wrote it."""
-    if context.near is not None:
-        context.near.drop_all()
-    nodes = {*range(len(context.ring)), *(context.gutter.nodes if context.gutter is not None else ())}
-    for reply in (yield Send([(node, (b"FLUSHDB",)) for node in sorted(nodes)])):
-        context.settle(reply, None)
-    if context.near is not None:
-        context.near.drop_all()

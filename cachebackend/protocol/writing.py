@@ -66,9 +66,9 @@ def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operat
     yield from tell_first(context, [key])
     node, command = _set_request(context, key, record, ttl_ms)
     [reply] = yield Send([(node, command)])
-    is_stored = was_stored(context, node, key, reply)
+    _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
-    return is_stored
+    return context.settle(reply, None) is not None
 
 
 def was_stored(context: Context, node: int, key: bytes, reply: Reply) -> bool:

@@ -11,7 +11,7 @@ from django.conf import settings
 from cachebackend import RingCache, protocol
 from cachebackend.client import RingClient
 from cachebackend.effects import Load, Operation, Send
-from cachebackend.errors import ConfigurationError
+from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import moving
 from cacheproject.services import Services
@@ -106,6 +106,36 @@ def test_a_miss_is_warmed_from_the_ring_that_was_left(deploys: dict[str, RingCac
     assert {leaving.get_or_set(key, asked, 100) for key in keys} == {"there"}
     after = deploys["after"]
     assert after.get_many(keys) == dict.fromkeys(keys, "there")
+
+
+@pytest.mark.parametrize("way", ["clear", "clear_all"])
+def test_what_is_cleared_is_not_warmed(deploys: dict[str, RingCache], services: Services, way: str) -> None:
+    """A node that is in the ring that was left alone is cleared, too."""
+    keys = moved(deploys)
+    deploys["after"].set_many(dict.fromkeys(keys, "old"), None)
+    shrinking = cache_of(services.ring_urls[:2], leaving=services.ring_urls)
+    assert shrinking.get_many(keys) == dict.fromkeys(keys, "old")
+    getattr(shrinking, way)()
+    assert shrinking.get_many(keys) == {}
+    shrinking.client.close()
+
+
+def test_a_set_that_fails_has_told_the_ring_that_is_entered(deploys: dict[str, RingCache]) -> None:
+    """It may have been taken all the same; who reads at the new owner must not find what was before."""
+    joining, key = deploys["joining"], moved(deploys)[0]
+    deploys["after"].set(key, "old", None)
+    cache = cache_of(
+        [f"{node.url}?name={node.name}" for node in joining.client.context.options.nodes],
+        joining=[f"{node.url}?name={node.name}" for node in joining.client.context.options.joining],
+        on_node_failure="raise",
+    )
+    breaker = cache.client.nodes[cache.client.ring.owner(cache.key_bytes(key))].breaker
+    assert breaker is not None
+    breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+    with pytest.raises(NodeUnavailableError):
+        cache.set(key, "new", None)
+    assert deploys["after"].get(key) is None
+    cache.client.close()
 
 
 def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cachebackend.management.traces import read_trace
-from cachebackend.policies import POLICIES
+from cachebackend.policies import POLICIES, hit_ratio
 
 SIZES = (1000, 2000, 5000, 10000, 15000)
 PUBLISHED = {
@@ -22,24 +22,12 @@ PUBLISHED = {
 TOLERANCE = {"lru": 0.01, "s3fifo": 0.5}
 
 
-def hit_ratio(policy: str, size: int, keys: list[int]) -> float:
-    """Return the share of requests that find their key, in percent."""
-    cache = POLICIES[policy](size)
-    hits = 0
-    for key in keys:
-        if cache.get(key) is None:
-            cache.put(key, True)
-        else:
-            hits += 1
-    return 100 * hits / len(keys)
-
-
 def main() -> None:
     """Print the table."""
     keys = list(read_trace(Path(sys.argv[1])).blocks)
     missed = False
     for policy, published in PUBLISHED.items():
-        found = [hit_ratio(policy, size, keys) for size in SIZES]
+        found = [100 * hit_ratio(POLICIES[policy](size), keys) for size in SIZES]
         bad = [abs(a - b) > TOLERANCE[policy] for a, b in zip(found, published, strict=True)]
         missed |= any(bad)
         print(f"{policy:8} " + " ".join(f"{value:6.2f}" for value in found))

@@ -127,7 +127,7 @@ def _behind(told: Mapping[str, Any]) -> list[str]:
     lines += [f"| {way} | {taken:,.1f} |" for way, taken in told["enqueue_us"].items()]
     lines += ["", "| landing | a second |", "|---|---|"]
     lines += [f"| {way} | {rate:,} |" for way, rate in told["drain_per_second"].items()]
-    lines += ["", *[f"Missed: {text}." for text in told["missed"]]]
+    lines += ["", *[f"- missed: {text}" for text in told["missed"]], ""]
     return lines
 
 

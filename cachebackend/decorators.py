@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from xxhash import xxh3_128_hexdigest
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache, Tag, Timeout
+from cachebackend.backend import RingCache, Tag, Timeout, ring_cache
 from cachebackend.codec import EncodeError, pack_plain
 
 __all__ = ["CachedFunction", "cached"]
@@ -120,11 +118,7 @@ class CachedFunction(Generic[P, R]):
 
     @property
     def _cache(self) -> RingCache:
-        cache = caches[self._alias]
-        if not isinstance(cache, RingCache):
-            message = f"@cached needs a ring cache; CACHES[{self._alias!r}] is a {type(cache).__name__}"
-            raise ImproperlyConfigured(message)
-        return cache
+        return ring_cache(self._alias, "@cached")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Be a method of the class that the function was defined in."""

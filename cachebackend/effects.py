@@ -69,12 +69,12 @@ class Script:
     Args:
         package: The package whose folder ``scripts`` holds the file.
         name: The file's name without ``.lua``.
-        prelude: The name of a file that it begins with.
+        preludes: The names of files that it begins with.
     """
 
-    def __init__(self, package: str, name: str, prelude: str | None = None) -> None:
+    def __init__(self, package: str, name: str, *preludes: str) -> None:
         self.name = name
-        parts = (prelude, name) if prelude else (name,)
+        parts = (*preludes, name)
         self.source = b"".join(
             files(package).joinpath("scripts", f"{part}.lua").read_bytes() for part in parts
         )

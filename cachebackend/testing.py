@@ -12,12 +12,11 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models
 from django.test import override_settings
 
-from cachebackend.backend import RingCache, Tag
+from cachebackend.backend import RingCache, Tag, ring_cache
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of
 
@@ -41,7 +40,7 @@ def empty_ring(alias: str = "default", **options: Any) -> Iterator[RingCache]:
         "OPTIONS": {**block.get("OPTIONS", {}), **options},
     }
     with override_settings(CACHES={**settings.CACHES, alias: own}):
-        cache = _ring(alias)
+        cache = ring_cache(alias)
         try:
             yield cache
         finally:
@@ -83,12 +82,16 @@ def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
 
 def _keys_of(target: Tag, alias: str) -> list[tuple[RingCache, bytes, str]]:
     if not isinstance(target, models.Model):
-        cache = _ring(alias)
+        cache = ring_cache(alias)
         what = repr(target) if isinstance(target, str) else target._meta.label
         return [(cache, cache.tag_bytes(target), f"tag {what}")]
     row = row_of(target)
     found = [
-        (_ring(dependent.alias), key, f"{target._meta.label} {target.pk} ({key.decode(errors='replace')})")
+        (
+            ring_cache(dependent.alias),
+            key,
+            f"{target._meta.label} {target.pk} ({key.decode(errors='replace')})",
+        )
         for _, dependent in dependents_of(type(target))
         for key in dependent.keys_of([row])
     ]
@@ -96,11 +99,3 @@ def _keys_of(target: Tag, alias: str) -> list[tuple[RingCache, bytes, str]]:
         message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is no tag"
         raise AssertionError(message)
     return found
-
-
-def _ring(alias: str) -> RingCache:
-    cache = caches[alias]
-    if not isinstance(cache, RingCache):
-        message = f"CACHES[{alias!r}] is a {type(cache).__name__}, not a ring cache"
-        raise ImproperlyConfigured(message)
-    return cache

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from django.core.cache import caches
 from django.db import DatabaseError, connections
 
 from cachebackend import protocol, writebehind
-from cachebackend.backend import RingCache
+from cachebackend.backend import ring_cache
 from cachebackend.backend.counting import counts_by_minute, fold_counts
 from cachebackend.codec import Codec, Kind
 from cachebackend.codec.record import CodecId
@@ -174,8 +173,7 @@ def hit_ratio(counts: Counts) -> float | None:
 
 def alias_figures(alias: str) -> AliasFigures:
     """Return what is known of an alias; a node that does not answer is said to be down."""
-    cache = caches[alias]
-    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
+    cache = ring_cache(alias)
     client = cache.client
     fold_counts(alias)
     infos = client.run(protocol.node_infos(client.context))
@@ -253,8 +251,7 @@ def queue_figures() -> QueueFigures:
 
 def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool) -> KeyFigures:
     """Return who owns a key and what it holds; a value only if asked for, and never by unpickling."""
-    cache = caches[alias]
-    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
+    cache = ring_cache(alias)
     client = cache.client
     made = cache.key_bytes(key, version)
     owner = client.ring.owner(made)

@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.core.cache import caches
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -26,7 +25,7 @@ from cachebackend.admin.figures import (
     key_figures,
     queue_figures,
 )
-from cachebackend.backend import RingCache
+from cachebackend.backend import RingCache, ring_cache
 from cachebackend.conf import ring_aliases
 from cachebackend.models import Ring
 
@@ -138,8 +137,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
                 "back": back,
             }
             return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
-        cache = caches[asked["alias"]]
-        assert isinstance(cache, RingCache)  # noqa: S101  # ring_aliases has it
+        cache = ring_cache(asked["alias"])
         done = attempt(lambda: _ACTIONS[asked["action"]](cache, asked))
         if isinstance(done, str):
             self.message_user(request, done, messages.ERROR)

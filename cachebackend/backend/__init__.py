@@ -5,7 +5,8 @@ one. ``keyed`` makes what Django calls a key, a timeout and a version into what 
 know. Nothing here decides how an operation works.
 """
 
+from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.cache import RingCache
 from cachebackend.backend.keyed import Tag, Timeout
 
-__all__ = ["RingCache", "Tag", "Timeout"]
+__all__ = ["RingCache", "Tag", "Timeout", "ring_cache"]

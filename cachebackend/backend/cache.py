@@ -11,7 +11,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
 from cachebackend.backend.dropin import DropInMethods
-from cachebackend.backend.keyed import Tag, Timeout, is_safe
+from cachebackend.backend.keyed import LONGEST_KEY, Tag, Timeout, is_safe
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
 from cachebackend.errors import NodeUnavailableError
@@ -76,7 +76,7 @@ class RingCache(DropInMethods):
         """Return a key's bytes, and remember them where there is a near cache."""
         made = self.key_bytes(key, version)
         is_fixed = version is None and key.__class__ is str and self.has_plain_keys  # no function's say
-        if is_fixed and self.client.has_near and is_safe(made):
+        if is_fixed and self.client.has_near and len(made) <= LONGEST_KEY and is_safe(made.decode()):
             if len(self._made) >= _MOST_MADE:
                 self._made.clear()
             self._made[key] = made

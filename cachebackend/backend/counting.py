@@ -12,11 +12,10 @@ import threading
 import time
 from typing import Any
 
-from django.core.cache import caches
 from django.core.signals import request_finished
 
 from cachebackend import protocol
-from cachebackend.backend.cache import RingCache
+from cachebackend.backend.aliases import ring_cache
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
 from cachebackend.stats import Counts
@@ -39,10 +38,7 @@ _folded_at = 0.0
 
 def fold_counts(alias: str) -> None:
     """Add what this process counted since the last time to the present minute."""
-    cache = caches[alias]
-    if not isinstance(cache, RingCache):
-        return
-    client = cache.client
+    client = ring_cache(alias).client
     with _lock:
         counted = client.stats.take_new()
         if not counted:
@@ -70,6 +66,8 @@ def fold_all(**_: Any) -> None:
 def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts]:
     """Return the counts of all processes for each of the last minutes, the oldest first.
 
+    A minute whose node is dead is 0.
+
     Args:
         alias: The cache alias.
         minutes: How many, the present one included; at most a day's are kept.
@@ -77,13 +75,12 @@ def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts]:
     Returns:
         Counts by minute since 1970.
     """
-    cache = caches[alias]
-    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
+    client = ring_cache(alias).client
     now = int(time.time()) // MINUTE
     wanted = range(now - minutes + 1, now + 1)
-    client = cache.client
     found = client.run(protocol.counts_of(client.context, [_key(alias, minute) for minute in wanted]))
-    return {minute: _counts(each) for minute, each in zip(wanted, found, strict=True)}
+    told = [{} if isinstance(each, RingCacheError) else each for each in found]
+    return {minute: _counts(each) for minute, each in zip(wanted, told, strict=True)}
 
 
 def counts_in_all(alias: str) -> Counts:
@@ -92,13 +89,11 @@ def counts_in_all(alias: str) -> Counts:
     Raises:
         NodeUnavailableError: That node did not answer.
     """
-    cache = caches[alias]
-    assert isinstance(cache, RingCache)  # noqa: S101  # whoever asks has it from ring_aliases
-    client, key = cache.client, _key(alias, ALL)
-    found = client.nodes[client.ring.owner(key)].call((b"HGETALL", key))
+    client = ring_cache(alias).client
+    [found] = client.run(protocol.counts_of(client.context, [_key(alias, ALL)]))
     if isinstance(found, RingCacheError):
         raise found
-    return _counts({name.decode(): int(count) for name, count in zip(found[::2], found[1::2], strict=True)})
+    return _counts(found)
 
 
 def _counts(kept: dict[str, int]) -> Counts:

@@ -19,11 +19,10 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["KeyedCache", "Tag", "Timeout", "is_safe"]
+__all__ = ["LONGEST_KEY", "KeyedCache", "Tag", "Timeout", "is_safe"]
 
-#: What memcached would refuse, and Django warns of.
-_UNSAFE_KEY = re.compile(r"[\x00-\x20\x7f]")
-_MEMCACHED_KEY_CHARACTERS = 250
+#: Longer keys memcached would refuse, and Django warns of.
+LONGEST_KEY = 250
 _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
 #: A thousand years: what a node takes for a time to live has an end, and this is before it.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
@@ -34,9 +33,9 @@ Timeout: TypeAlias = float | object | None
 Tag: TypeAlias = str | type[models.Model] | models.Model
 
 
-def is_safe(made: bytes) -> bool:
-    """Return whether a key is one that nobody is warned of."""
-    return len(made) <= _MEMCACHED_KEY_CHARACTERS and made.isascii() and not _UNSAFE_KEY.search(made.decode())
+def is_safe(text: str) -> bool:
+    """Return whether a text has no character that anybody is warned of in a key."""
+    return text.isprintable() and " " not in text
 
 
 class KeyedCache(BaseCache):
@@ -61,7 +60,7 @@ class KeyedCache(BaseCache):
             made = f"{self.key_prefix}:{version}:{key}"
         else:
             made = self.key_func(key, self.key_prefix, version)
-        if len(made) > _MEMCACHED_KEY_CHARACTERS or not made.isprintable() or " " in made:
+        if len(made) > LONGEST_KEY or not is_safe(made):
             for warning in memcache_key_warnings(made):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=3)
         return made.encode("utf-8", "surrogatepass")
@@ -73,9 +72,9 @@ class KeyedCache(BaseCache):
             made = [f"{opening}{key}" for key in keys]
             whole = "".join(made)
             if (
-                whole.isascii()
-                and not _UNSAFE_KEY.search(whole)
-                and max(map(len, made), default=0) <= _MEMCACHED_KEY_CHARACTERS
+                whole.isascii()  # and so nothing is to be said of any of them
+                and is_safe(whole)
+                and max(map(len, made), default=0) <= LONGEST_KEY
             ):
                 return [key.encode() for key in made]
         return [self.key_bytes(key, version) for key in keys]

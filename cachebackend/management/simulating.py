@@ -7,7 +7,7 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from cachebackend.policies import LFU, LRU, S3FIFO, TinyLFU
+from cachebackend.policies import LFU, LRU, S3FIFO, TinyLFU, hit_ratio
 from cachebackend.policies.sampled import SampledLFU, SampledLRU
 
 __all__ = ["SIMULATED", "advice", "curves", "default_sizes", "miss_ratio_chart", "sampled"]
@@ -65,19 +65,8 @@ def curves(
     found: dict[str, list[float]] = {}
     for name, make in policies.items():
         tell(f"{name}: {len(sizes)} sizes, {len(keys):,} requests each")
-        found[name] = [_hit_ratio(make(max(1, round(size * rate))), keys) for size in sizes]
+        found[name] = [hit_ratio(make(max(1, round(size * rate))), keys) for size in sizes]
     return found
-
-
-def _hit_ratio(cache: Any, keys: Sequence[int]) -> float:
-    hits = 0
-    get, put = cache.get, cache.put
-    for key in keys:
-        if get(key) is None:
-            put(key, True)
-        else:
-            hits += 1
-    return hits / len(keys)
 
 
 class _Arc:

@@ -7,13 +7,12 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models, router
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache
+from cachebackend.backend import RingCache, ring_cache
 from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_in_transaction, is_pending
 from cachebackend.managers.filling import may_fill
@@ -281,11 +280,7 @@ class CachedManager(Generic[M]):
         Raises:
             ImproperlyConfigured: The alias is not one.
         """
-        cache = caches[self.alias]
-        if not isinstance(cache, RingCache):
-            message = f"CachedManager needs a ring cache; CACHES[{self.alias!r}] is a {type(cache).__name__}"
-            raise ImproperlyConfigured(message)
-        return cache
+        return ring_cache(self.alias, "CachedManager")
 
     def _field_and_value(self, lookup: dict[str, Any]) -> tuple[models.Field[Any, Any], Any]:
         if len(lookup) != 1:

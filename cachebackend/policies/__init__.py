@@ -8,7 +8,7 @@ once; ``lfu`` never forgets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cachebackend.policies.lfu import LFU
@@ -16,7 +16,7 @@ from cachebackend.policies.lru import LRU
 from cachebackend.policies.s3fifo import S3FIFO
 from cachebackend.policies.tinylfu import TinyLFU
 
-__all__ = ["LFU", "LRU", "POLICIES", "S3FIFO", "TinyLFU"]
+__all__ = ["LFU", "LRU", "POLICIES", "S3FIFO", "TinyLFU", "hit_ratio"]
 
 #: The policies by the names that settings have for them; each takes the most entries.
 POLICIES: dict[str, Callable[[int], Any]] = {
@@ -25,3 +25,15 @@ POLICIES: dict[str, Callable[[int], Any]] = {
     "s3fifo": S3FIFO,
     "tinylfu": TinyLFU,
 }
+
+
+def hit_ratio(policy: Any, keys: Iterable[Any]) -> float:
+    """Return the share of requests, 0 to 1, that find their key, when each that does not puts it."""
+    hits = misses = 0
+    for key in keys:
+        if policy.get(key) is None:
+            policy.put(key, True)
+            misses += 1
+        else:
+            hits += 1
+    return hits / (hits + misses) if hits else 0.0

@@ -90,6 +90,7 @@ class Context:
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
     _logged_at: float = float("-inf")
+    _strict: Context | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.missed = MissedDeletes(self.options.replay_limit)
@@ -128,9 +129,10 @@ class Context:
         """Return the same for strict keys, which are never in the gutter nor copied."""
         if self.gutter is None and self.near is None:
             return self
-        strict = copy(self)
-        strict.gutter = strict.near = None
-        return strict
+        if self._strict is None:
+            self._strict = copy(self)
+            self._strict.gutter = self._strict.near = None
+        return self._strict
 
     def drop_near(self, keys: Iterable[bytes]) -> None:
         """Drop this process's copies of keys: before a write is sent, and when it was answered."""

@@ -59,11 +59,11 @@ def add_counts(
     return not any(isinstance(reply, NodeUnavailableError) and not reply.was_sent for reply in replies)
 
 
-def counts_of(context: Context, keys: Sequence[bytes]) -> Operation[list[dict[str, int]]]:
-    """Return the counts of each minute; what a dead node holds is left out."""
+def counts_of(context: Context, keys: Sequence[bytes]) -> Operation[list[dict[str, int] | RingCacheError]]:
+    """Return the counts of each key, or why its node does not tell them."""
     replies = yield Send([(context.ring.owner(key), (b"HGETALL", key)) for key in keys])
     return [
-        {}
+        reply
         if isinstance(reply, RingCacheError)
         else {name.decode(): int(count) for name, count in zip(reply[::2], reply[1::2], strict=True)}
         for reply in replies

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cachebackend.effects import Operation, Send
-from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.effects import Operation
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.telling import tell
 
 __all__ = ["tell_gutter"]
 
@@ -41,17 +41,4 @@ def tell_gutter(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
     groups: dict[int, list[bytes]] = {}
     for key in keys:
         groups.setdefault(gutter.owner(key), []).append(key)
-    return (yield from tell(context, groups, is_owed))
-
-
-def tell(context: Context, groups: dict[int, list[bytes]], is_owed: bool) -> Operation[list[bytes]]:
-    """Delete keys at nodes; return those that their node did not confirm, and note it missed them."""
-    if not groups:
-        return []
-    replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
-    left: list[bytes] = []
-    for (node, group), reply in zip(groups.items(), replies, strict=True):
-        if isinstance(reply, NodeUnavailableError | NodeReplyError):
-            context.note_missed(node, group, is_kept=is_owed)
-            left += group
-    return left
+    return (yield from tell(context, groups, is_owed=is_owed))

@@ -32,9 +32,10 @@ from typing import TypeVar
 from cachebackend.effects import Operation, Send
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.filling import Want
-from cachebackend.protocol.gutter import tell, tell_gutter
+from cachebackend.protocol.gutter import tell_gutter
 from cachebackend.protocol.reading import may_move
 from cachebackend.protocol.swapping import FOR_EVER, Swap, take
+from cachebackend.protocol.telling import tell
 
 __all__ = ["tell_entered", "tell_first", "tell_left", "warm"]
 
@@ -77,7 +78,7 @@ def _tell(context: Context, keys: Sequence[bytes], is_owed: bool) -> Operation[l
         node = context.other.owner(key)
         if node != context.ring.owner(key):
             groups.setdefault(node, []).append(key)
-    return (yield from tell(context, groups, is_owed))
+    return (yield from tell(context, groups, is_owed=is_owed))
 
 
 def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]:

@@ -36,7 +36,7 @@ __all__ = [
     "vouchers_of",
 ]
 
-_TTL = Script("cachebackend.protocol", "ttl", prelude="standing")
+_TTL = Script("cachebackend.protocol", "ttl", "standing")
 _MISS = object()
 #: In the place of a value: the record says more than its value, or is none.
 NOT_PLAIN: Any = object()

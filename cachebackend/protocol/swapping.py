@@ -16,7 +16,7 @@ from cachebackend.protocol.context import Context
 
 __all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "take"]
 
-_SWAP = Script("cachebackend.protocol", "swap")
+_SWAP = Script("cachebackend.protocol", "swap", "store")
 
 #: Times to live that are no milliseconds.
 FOR_EVER = -1

@@ -34,10 +34,10 @@ __all__ = [
     "was_stored",
 ]
 
-_ADD = Script("cachebackend.protocol", "add", prelude="standing")
-_INCR = Script("cachebackend.protocol", "incr", prelude="standing")
-_REPLACE = Script("cachebackend.protocol", "replace", prelude="standing")
-_TOUCH = Script("cachebackend.protocol", "touch", prelude="standing")
+_ADD = Script("cachebackend.protocol", "add", "standing", "store")
+_INCR = Script("cachebackend.protocol", "incr", "standing")
+_REPLACE = Script("cachebackend.protocol", "replace", "standing", "store")
+_TOUCH = Script("cachebackend.protocol", "touch", "standing")
 _STALE = Script("cachebackend.protocol", "stale")
 K = TypeVar("K")
 

@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import logging
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 from cacheproject.services import Services
 from tests.live.ledger import Ledger
 from tests.live.proxy import Proxy
-from tests.live.spawning import spawn, stop_if_dead
+from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 12, 2, 2
 RELAY_SECONDS = 0.5
@@ -189,13 +188,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a mode")
     options = parser.parse_args()
     with Services(ring=3, queue=1) as services:
-        os.environ.update(services.env())
-        os.environ["DJANGO_SETTINGS_MODULE"] = "cacheproject.settings"
-        import django
-        from django.core.management import call_command
-
-        django.setup()
-        call_command("migrate", verbosity=0, interactive=False)
+        set_up(services)
         logging.disable()
         ring = Ring(services)
         found = [check(mode, options.seconds, ring) for mode in ("commit", "strict")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from cacheproject.services import Services
 from tests.live.ledger import Ledger
-from tests.live.spawning import spawn, stop_if_dead
+from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS, RELAY_SECONDS = 200, 2, 2, 0.5
 #: How many reads and writes of a process that was started anew are waited for before the next is.
@@ -104,13 +103,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     with Services(ring=4, queue=0) as services:
-        os.environ.update(services.env())
-        os.environ["DJANGO_SETTINGS_MODULE"] = "cacheproject.settings"
-        import django
-        from django.core.management import call_command
-
-        django.setup()
-        call_command("migrate", verbosity=0, interactive=False)
+        set_up(services)
         ledger = change(services, lambda line: print(line, file=sys.stderr if options.json else sys.stdout))
     told = {"reads": ledger.reads, "writes": ledger.writes, "stale": sum(ledger.stale)}
     print(json.dumps(told) if options.json else "  ".join(f"{name} {value}" for name, value in told.items()))

@@ -24,7 +24,7 @@ from typing import Any
 
 from cacheproject.launch import call_after_setup
 from cacheproject.services import Services
-from tests.live.spawning import stop_if_dead
+from tests.live.spawning import set_up, stop_if_dead
 
 WRITERS, DRAINERS, READERS = 4, 2, 4
 #: Rows that every writer adds to; rows of each writer's own that it puts values to; and that
@@ -362,13 +362,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with Services(ring=1, queue=1, appendfsync="always") as services:
-        os.environ.update(services.env())
-        os.environ["DJANGO_SETTINGS_MODULE"] = "cacheproject.settings"
-        import django
-        from django.core.management import call_command
-
-        django.setup()
-        call_command("migrate", verbosity=0, interactive=False)
+        set_up(services)
         balance = check(
             services,
             options.seconds,

@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from cacheproject.launch import call_after_setup
+import django
 
-__all__ = ["spawn", "stop_if_dead"]
+from cacheproject.launch import call_after_setup
+from cacheproject.services import Services
+
+__all__ = ["set_up", "spawn", "stop_if_dead"]
 
 _context = multiprocessing.get_context("spawn")
 
@@ -38,6 +41,16 @@ def spawn(name: str, *arguments: Any, **environment: str) -> BaseProcess:
 def _lead(name: str, *arguments: Any) -> None:
     logging.disable()  # that servers are away is what is done to them here
     call_after_setup(name, *arguments)
+
+
+def set_up(services: Services) -> None:
+    """Set Django up in this process for these services, and make the tables."""
+    from django.core.management import call_command
+
+    os.environ.update(services.env())
+    os.environ["DJANGO_SETTINGS_MODULE"] = "cacheproject.settings"
+    django.setup()
+    call_command("migrate", verbosity=0, interactive=False)
 
 
 def stop_if_dead(processes: Iterable[BaseProcess]) -> None:

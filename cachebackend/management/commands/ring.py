@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
 from cachebackend import protocol, writebehind
-from cachebackend.backend import RingCache
+from cachebackend.backend import ring_cache
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
@@ -111,7 +111,7 @@ class Command(BaseCommand):
             raise CommandError(message)
         try:
             found, is_well = getattr(self, f"_{options['action']}")(options)
-        except RingCacheError as error:
+        except (RingCacheError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
         if self._is_json:
             self.stdout.write(json.dumps(found, default=str))
@@ -156,7 +156,7 @@ class Command(BaseCommand):
         )
 
     def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        cache = _cache(options["alias"] or "default")
+        cache = ring_cache(options["alias"] or "default")
         client, made = cache.client, cache.key_bytes(options["key"], options["key_version"])
         owner = client.ring.names[client.ring.owner(made)]
         told: dict[str, Any] = {
@@ -179,7 +179,7 @@ class Command(BaseCommand):
         faults = Faults("ring plan")
         wanted = parse_nodes(options["nodes"], faults)
         faults.raise_any()
-        client = _cache(options["alias"] or "default").client
+        client = ring_cache(options["alias"] or "default").client
         new = Ring([(node.name, node.weight) for node in wanted])
         moved = client.ring.moved(new) / SLOTS
         now = dict(zip(client.ring.names, client.ring.shares(), strict=True))
@@ -215,7 +215,7 @@ class Command(BaseCommand):
     def _cleanup(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         told = {}
         for alias in [options["alias"]] if options["alias"] else ring_aliases():
-            cache = _cache(alias)
+            cache = ring_cache(alias)
             client = cache.client
             found = client.run(
                 protocol.sweep(client.context, cache.pattern, delete=options["yes"], tell=self._progress)
@@ -245,7 +245,7 @@ class Command(BaseCommand):
             message = "name a trace, or --live SECONDS to listen to the nodes"
             raise CommandError(message)
         if options["live"] is not None:
-            cache = _cache(options["alias"] or "default")
+            cache = ring_cache(options["alias"] or "default")
             self._say(f"listening for {options['live']:g} s; each node sends all that it is asked meanwhile")
             nodes = cache.client.nodes[: len(cache.client.ring)]
             numbers: dict[str, int] = {}
@@ -304,16 +304,8 @@ def _sizes(given: str | None) -> list[int]:
     return sizes
 
 
-def _cache(alias: str) -> RingCache:
-    cache = caches[alias]
-    if not isinstance(cache, RingCache):
-        message = f"{alias!r} is no ring cache"
-        raise CommandError(message)
-    return cache
-
-
 def _clients(alias: str | None) -> list[tuple[str, RingClient]]:
-    return [(name, _cache(name).client) for name in ([alias] if alias else ring_aliases())]
+    return [(name, ring_cache(name).client) for name in ([alias] if alias else ring_aliases())]
 
 
 def _node(name: str, share: int, info: dict[str, str] | RingCacheError) -> dict[str, Any]:

@@ -11,9 +11,5 @@ local record = redis.pcall('GET', KEYS[1])
 if ARGV[3] == '0' or (type(record) == 'string' and string.sub(record, 1, 1) == 'Q') then
     return 1
 end
-if ARGV[3] == '-1' then
-    redis.call('SET', KEYS[1], ARGV[2])
-else
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-end
+store(KEYS[1], ARGV[2], ARGV[3])
 return 1

@@ -9,9 +9,7 @@ if not standing(KEYS[1], ARGV[1]) then
 end
 if ARGV[3] == '0' then
     redis.call('DEL', KEYS[1])
-elseif ARGV[3] == '-1' then
-    redis.call('SET', KEYS[1], ARGV[2])
 else
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    store(KEYS[1], ARGV[2], ARGV[3])
 end
 return 1

@@ -7,9 +7,4 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return nil
 end
-if ARGV[3] == '-1' then
-    return redis.call('SET', KEYS[1], ARGV[2])
-elseif ARGV[3] == '-3' then
-    return redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
-end
-return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return store(KEYS[1], ARGV[2], ARGV[3])

@@ -1,0 +1,27 @@
+"""The ring cache of an alias."""
+
+from __future__ import annotations
+
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+
+from cachebackend.backend.cache import RingCache
+
+__all__ = ["ring_cache"]
+
+
+def ring_cache(alias: str, wanted_by: str = "this") -> RingCache:
+    """Return the ring cache of an alias, the calling thread's own.
+
+    Args:
+        alias: The alias.
+        wanted_by: Who needs it, for the error.
+
+    Raises:
+        ImproperlyConfigured: The alias is another kind of cache.
+    """
+    cache = caches[alias]
+    if not isinstance(cache, RingCache):
+        message = f"{wanted_by} needs a ring cache; CACHES[{alias!r}] is a {type(cache).__name__}"
+        raise ImproperlyConfigured(message)
+    return cache

@@ -149,6 +149,7 @@ def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Service
     assert len(ring_cache.get_many([f"k{number}" for number in range(30)])) == 30
 
 
+@pytest.mark.hangs
 def test_a_node_that_hangs_costs_a_timeout_and_no_other_nodes_hits(
     ring_cache: RingCache, services: Services
 ) -> None:

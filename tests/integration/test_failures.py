@@ -22,6 +22,7 @@ from cachebackend.node.breaker import EJECTED, UP
 from cacheproject.services import Services
 
 pytestmark = [
+    pytest.mark.hangs,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]

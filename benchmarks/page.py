@@ -144,6 +144,6 @@ _FLOOR = [
     "(a connection is nobody's between two calls, so that threads that end leave none behind), and the",
     "breaker, the counters and the look at how the record begins. Of a `get_many` of 100 rows, under the",
     "profiler, over half is decoding, a fifth the sockets, an eighth the ring. A miss with its delete is",
-    "four round trips (`DEL`, `GET`, `SET NX GET`, `SET IFEQ`); asking for the lease at once would save",
-    "one, but make every hit a command that a full or read-only node refuses.",
+    "three round trips (`DEL`, `SET NX GET`, `SET IFEQ`), and as much again in the making and sorting of",
+    "what they say, a third of it the encoding of the row.",
 ]

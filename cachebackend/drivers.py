@@ -83,7 +83,7 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 
 
 def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
-    if isinstance(effect, Send):  # most are
+    if effect.__class__ is Send:  # most are
         replies = _scatter(effect.requests, nodes)
         if lacking := _lacking_scripts(effect.requests, replies):
             again = _scatter([request for _, request in lacking], nodes)
@@ -99,7 +99,7 @@ def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
 
 
 async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
-    if isinstance(effect, Send):  # most are
+    if effect.__class__ is Send:  # most are
         replies = await _ascatter(effect.requests, nodes)
         if lacking := _lacking_scripts(effect.requests, replies):
             again = await _ascatter([request for _, request in lacking], nodes)
@@ -165,9 +165,10 @@ def _lacking_scripts(requests: Requests, replies: Sequence[Reply]) -> list[tuple
     NOSCRIPT says that nothing ran, so sending it again cannot run it twice.
     """
     return [
-        (at, (node, command.with_source))
-        for at, ((node, command), reply) in enumerate(zip(requests, replies, strict=True))
-        if reply.__class__ is NodeReplyError and isinstance(command, ScriptCall) and reply.code == "NOSCRIPT"
+        (at, (requests[at][0], command.with_source))
+        for at, reply in enumerate(replies)
+        if reply.__class__ is NodeReplyError and reply.code == "NOSCRIPT"
+        if isinstance(command := requests[at][1], ScriptCall)
     ]
 
 

@@ -8,11 +8,10 @@ them against each other in any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 __all__ = [
     "Argument",
@@ -34,8 +33,7 @@ Command: TypeAlias = tuple[Argument, ...]
 Reply: TypeAlias = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send each command to its node (by index), all before any reply is read.
 
     Sent back: a list with the reply to each command, in the order of the requests.
@@ -44,15 +42,13 @@ class Send:
     requests: Sequence[tuple[int, Command]]
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait for so many seconds."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """Call the caller's loader and send back what it returns; in asyncio it may be a coroutine."""
 
     loader: Callable[[], Any]

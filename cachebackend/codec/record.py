@@ -106,7 +106,7 @@ _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
 _COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
 _KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
 #: The same as plain integers: an enumeration's own operators cost more than all the rest of a hit.
-_VALUE_BYTE, _TAGS_BIT = ord("V"), int(Flag.TAGS)
+_VALUE_BYTE, _REFRESH_BIT, _TAGS_BIT = ord("V"), int(Flag.REFRESH), int(Flag.TAGS)
 _PLAIN_MASK = 0xFF & ~int(_COMPRESSED)
 _DIGITS = frozenset(b"-0123456789")
 _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k for k in Kind if k}}
@@ -167,7 +167,7 @@ def value_record(
         tags: The key of each of its tags, and the token that it was loaded under.
         compressor: The flag of what compressed the payload; 0: nothing did.
     """
-    flags = (Flag.REFRESH if refresh else 0) | (Flag.TAGS if tags else 0) | compressor
+    flags = (_REFRESH_BIT if refresh else 0) | (_TAGS_BIT if tags else 0) | compressor
     blocks = _REFRESH.pack(*refresh) if refresh else b""
     if tags:
         block = b"".join([_LENGTH.pack(len(key)) + key + token for key, token in tags.items()])
@@ -189,10 +189,10 @@ def stored_of(record: bytes) -> Stored:
             message = f"a value has flags {flags:#04x} that this version does not know"
             raise RecordError(message)
         at, refresh, tags = HEADER_BYTES, None, {}
-        if flags & Flag.REFRESH:
+        if flags & _REFRESH_BIT:
             refresh = Refresh(*_REFRESH.unpack_from(record, at))
             at += _REFRESH.size
-        if flags & Flag.TAGS:
+        if flags & _TAGS_BIT:
             end = at + _LENGTH.size + _LENGTH.unpack_from(record, at)[0]
             tags = dict(_tags(record, at + _LENGTH.size, end))
             at = end

@@ -87,6 +87,8 @@ class Context:
     #: What nodes were not told, and what sees to it that they are.
     missed: MissedDeletes = field(init=False)
     on_missed: Callable[[int, list[bytes]], None] | None = None
+    #: Milliseconds that a lease lives.
+    lease_ms: int = field(init=False)
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
     _logged_at: float = float("-inf")
@@ -94,6 +96,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.missed = MissedDeletes(self.options.replay_limit)
+        self.lease_ms = max(1, int(self.options.lease_timeout * 1000))
 
     def home(self, key: bytes) -> int:
         """Return where a key is read and filled: at its owner, or in the gutter while that is ejected."""

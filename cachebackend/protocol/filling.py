@@ -58,9 +58,9 @@ class Want:
         node: The key's owner; what it grants is filled there and nowhere else.
         key: The key.
         token: Ours.
-        deadline: Until when a claim is ours; seconds since 1970.
         standing: The record in the place of which ours is put; None: nothing stands.
         served: The value that stands, if it may be served when another has the claim.
+        deadline: Until when such a claim is ours; seconds since 1970.
         awaited: Another's lease that was found in the way.
         awaited_since: Since when it is waited for, by the monotonic clock.
     """
@@ -68,9 +68,9 @@ class Want:
     node: int
     key: bytes
     token: bytes
-    deadline: float
     standing: bytes | None = None
     served: Found | None = None
+    deadline: float = 0.0
     awaited: bytes | None = None
     awaited_since: float = 0.0
 

@@ -60,9 +60,8 @@ def get_many_and_lease(
 
 def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
     """Take the lease of each key where nothing stands, all in one scatter."""
-    life_ms = max(1, int(context.options.lease_timeout * 1000))
     leases = {key: lease_record(context.clock.token()) for key in keys}
-    puts = [PutNew(context.home(key), key, lease, life_ms) for key, lease in leases.items()]
+    puts = [PutNew(context.home(key), key, lease, context.lease_ms) for key, lease in leases.items()]
     replies = yield from take(context, puts)
     granted: dict[bytes, Lease] = dict.fromkeys(leases)
     for (key, lease), reply in zip(leases.items(), replies, strict=True):

@@ -1,8 +1,9 @@
 """Reads that fill what they miss: one loader a key, and no value from before a write.
 
-A miss takes a lease: a random token, written where the value will stand. Only the
-holder loads, and its fill is a compare-and-set against its token. Whatever changes the
-key in between takes the token away, so the fill of an old value fails:
+A read asks for the value and the lease at once: a random token, written where the value
+will stand if nothing does. Only the holder loads, and its fill is a compare-and-set
+against its token. Whatever changes the key in between takes the token away, so the fill of
+an old value fails:
 
     1. reader    SET key L1 NX GET  -> nothing stood; the lease is ours
     2. reader    SELECT             -> the old row
@@ -32,23 +33,26 @@ Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI '13, section 3.2.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from cachebackend.codec import Kind, kind_of, tag_record
 from cachebackend.effects import Operation, Reply, Send, Sleep
-from cachebackend.errors import RecordError, RingCacheError
+from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.copies import Copies
 from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
 from cachebackend.protocol.moving import warm
 from cachebackend.protocol.reading import (
+    NOT_PLAIN,
     Found,
     good_for,
     is_wrong_type,
     look,
+    plain_value,
     records_of,
     token_requests,
     tokens_of,
@@ -62,6 +66,8 @@ __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
 K = TypeVar("K")
 #: Takes the caller's names of the keys to load and returns the values that there are.
 ManyLoader: TypeAlias = Callable[[list[K]], Any]
+#: The tokens of tags by their keys; None: it cannot be had.
+_Tokens: TypeAlias = dict[bytes, bytes | None]
 #: A waiter looks again after this, doubling up to the second.
 FIRST_WAIT_SECONDS = 0.005
 LONGEST_WAIT_SECONDS = 0.05
@@ -116,22 +122,36 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
     copies = Copies(context, {key: key})
     if copies.found:
         return copies.found[key]
+    want = Want(context.home(key), key, context.clock.token())
+    tags = _tag_steps(context, keep)
     try:
-        asked = [(context.home(key), (b"GET", key)), *token_requests(context, keep.tags)]
-        replies = yield Send([*asked, *copies.begin()])
-        reply, tokens = replies[0], tokens_of(keep.tags, replies[1 : len(asked)])
-        copies.answered(replies[len(asked) :])
-        if others := [tag for tag in vouchers_of([reply]) if tag not in tokens]:
+        requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
+        reply, *replies = yield Send([*requests, *copies.begin()])
+        copies.answered(replies[len(tags) :])
+        tokens = _tokens_taken(tags, replies[: len(tags)])
+        value = plain_value(context, reply)
+        if value is not NOT_PLAIN:
+            copies.keep(key, reply, value, math.inf)
+            return value
+        stands = reply
+        if isinstance(reply, RingCacheError) and _serves_reads(reply):
+            [stands] = yield Send([(want.node, (b"GET", key))])
+        if others := [tag for tag in vouchers_of([stands]) if tag not in tokens]:
             tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
-        want = _wanted(context, key, reply, tokens, keep)
-        if isinstance(want, Found):
-            copies.keep(key, reply, want.value, good_for(context, reply))
-            return want.value
+        found = _found(context, stands, tokens, keep)
+        if found is not None and not found.due:
+            copies.keep(key, stands, found.value, good_for(context, stands))
+            return found.value
     finally:
         copies.end()
-    values = yield from _resolve(
-        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
-    )
+    if reply is None and context.other is None:  # most misses: the lease is ours
+        context.stats.cell.leases_granted += 1
+        work = Work({key: want}, loader, lambda value: {key: value})
+        return (yield from load_and_fill(context, work, keep, tokens))[key]
+    if found is not None:
+        _claim(context, want, stands, found)
+    asked = None if found is not None else ([reply], tokens)
+    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, keep, asked=asked)
     return values[key]
 
 
@@ -156,12 +176,15 @@ def get_or_load_many(
     try:
         records, tokens = yield from records_of(context, copies)
         for name, key in copies.left.items():
-            want = _wanted(context, key, records[name], tokens, keep)
-            if isinstance(want, Found):
-                found[name] = want.value
-                copies.keep(name, records[name], want.value, good_for(context, records[name]))
-            else:
-                wants[name] = want
+            record = records[name]
+            stands = _found(context, record, tokens, keep)
+            if stands is not None and not stands.due:
+                found[name] = stands.value
+                copies.keep(name, record, stands.value, good_for(context, record))
+                continue
+            wants[name] = want = Want(context.home(key), key, context.clock.token())
+            if stands is not None:
+                _claim(context, want, record, stands)
     finally:
         copies.end()
     if wants:
@@ -178,21 +201,23 @@ def load_again(context: Context, key: bytes, loader: Loader, keep: Keep) -> Oper
     after it.
     """
     yield from delete(context, key)
-    want = Want(context.home(key), key, context.clock.token(), 0.0)
+    want = Want(context.home(key), key, context.clock.token())
     values = yield from _resolve(
         context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
     )
     return values[key]
 
 
+def _the_one(loaded: Any, names: Sequence[K]) -> dict[K, Any]:
+    return dict.fromkeys(names, loaded)
+
+
 def _those_there_are(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]:
     return {name: loaded.get(name, MISSING) for name in names}
 
 
-def _wanted(
-    context: Context, key: bytes, reply: Reply, tokens: Mapping[bytes, bytes | None], keep: Keep
-) -> Found | Want:
-    """Return the value that stands, or how the key should be loaded; counts a hit or a miss."""
+def _found(context: Context, reply: Reply, tokens: Mapping[bytes, bytes | None], keep: Keep) -> Found | None:
+    """Return the value that stands, if it may be served; counts a hit or a miss."""
     found = look(context, reply, tokens, take_stale=keep.stale_ms > 0)
     cell = context.stats.cell
     if found is None:
@@ -200,13 +225,33 @@ def _wanted(
     else:
         cell.hits += 1
         cell.stale_hits += found.stale
-        if not found.due:
-            return found
-    deadline = context.clock.now() + context.options.lease_timeout
-    want = Want(context.home(key), key, context.clock.token(), deadline)
-    if found is not None:
-        want.standing, want.served = reply, found
-    return want
+    return found
+
+
+def _claim(context: Context, want: Want, record: bytes, found: Found) -> None:
+    """Have a key loaded by a claim on the value that stands."""
+    want.standing, want.served = record, found
+    want.deadline = context.clock.now() + context.options.lease_timeout
+
+
+def _serves_reads(error: RingCacheError) -> bool:
+    """Return whether a node refused a lease that may hold the value all the same: full, or read-only."""
+    if isinstance(error, NodeUnavailableError):
+        return not error.ejects
+    return not is_wrong_type(error)
+
+
+def _tag_steps(context: Context, keep: Keep) -> list[PutNew]:
+    """Return the request for each tag's token, made now if there is none."""
+    return [PutNew(context.home(tag), tag, tag_record(context.clock.token()), TAG_MS) for tag in keep.tags]
+
+
+def _tokens_taken(asked: Sequence[PutNew], replies: Sequence[Reply]) -> _Tokens:
+    """Return each tag's token: ours where there was none, None where it cannot be had."""
+    if not asked:
+        return {}
+    records = [put.record if reply is None else reply for put, reply in zip(asked, replies, strict=True)]
+    return tokens_of([put.key for put in asked], records)
 
 
 def _resolve(
@@ -215,6 +260,8 @@ def _resolve(
     loader_of: Callable[[list[K]], Loader],
     values_of: Callable[..., dict[K, Any]],
     keep: Keep,
+    *,
+    asked: tuple[list[Reply], _Tokens] | None = None,
 ) -> Operation[dict[K, Any]]:
     """Lease, load and fill what is wanted; wait for what others load.
 
@@ -224,14 +271,13 @@ def _resolve(
         loader_of: Returns the loader of some of the names.
         values_of: Returns the values of some ``names`` in what that loader returned.
         keep: How the loaded values are kept.
+        asked: The replies to the request for each, and the tokens of the tags, if that was done.
     """
     values: dict[K, Any] = {}
     waiting = _Waiting(context)
-    lease_ms = max(1, int(context.options.lease_timeout * 1000))
     while wants:
-        tags = [_tag_step(context, tag) for tag in keep.tags]
-        replies = yield from take(context, [*(want.step(lease_ms) for want in wants.values()), *tags])
-        tokens = _tokens_taken(keep.tags, tags, replies[len(wants) :])
+        replies, tokens = asked or (yield from _ask(context, wants.values(), keep))
+        asked = None
         looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
         values.update({name: found.value for name, found in looked.found.items()})
         if context.other is not None:
@@ -250,17 +296,11 @@ def _resolve(
     return values
 
 
-def _tag_step(context: Context, tag: bytes) -> PutNew:
-    """Return the request for a tag's token, made now if there is none."""
-    return PutNew(context.home(tag), tag, tag_record(context.clock.token()), TAG_MS)
-
-
-def _tokens_taken(
-    keys: Sequence[bytes], asked: Sequence[PutNew], replies: Sequence[Reply]
-) -> dict[bytes, bytes | None]:
-    """Return each tag's token: ours where there was none, None where it cannot be had."""
-    records = [put.record if reply is None else reply for put, reply in zip(asked, replies, strict=True)]
-    return tokens_of(keys, records)
+def _ask(context: Context, wants: Collection[Want], keep: Keep) -> Operation[tuple[list[Reply], _Tokens]]:
+    """Send each key's request for its lease or claim; return the replies, and the tokens of the tags."""
+    tags = _tag_steps(context, keep)
+    replies = yield from take(context, [*[want.step(context.lease_ms) for want in wants], *tags])
+    return replies[: len(wants)], _tokens_taken(tags, replies[len(wants) :])
 
 
 def _sort(
@@ -273,7 +313,7 @@ def _sort(
 ) -> _Round[K]:
     """Tell apart what we may load and fill, what stands by now, and what to ask for again."""
     looked: _Round[K] = _Round()
-    for (name, want), reply in zip(wants.items(), replies, strict=False):
+    for (name, want), reply in zip(wants.items(), replies, strict=True):
         claims = want.standing is not None
         if reply == b"OK" if claims else reply is None or reply == want.record:
             # (our own record: an earlier try whose reply was lost)

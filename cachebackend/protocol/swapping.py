@@ -7,8 +7,7 @@ remembered, and what it refused is sent again as a script.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError
@@ -27,13 +26,17 @@ _LIVES: dict[int, Command] = {FOR_EVER: (), KEEP_TTL: (b"KEEPTTL",)}
 class Step(Protocol):
     """A request that can be made of a context."""
 
+    @property
+    def node(self) -> int:
+        """Return the node that it is made of."""
+        ...
+
     def request(self, context: Context) -> tuple[int, Command]:
         """Return the node and the command."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PutNew:
+class PutNew(NamedTuple):
     """Put a record where nothing stands; the reply is None if it was put, else what stands.
 
     Attributes:
@@ -54,8 +57,7 @@ class PutNew:
         return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", life)
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(NamedTuple):
     """Put a record in the place of another, if that still stands.
 
     Attributes:
@@ -90,9 +92,12 @@ def take(context: Context, steps: Sequence[Step]) -> Operation[list[Reply]]:
     """Send each step's request, all in one scatter; return the replies."""
     replies: list[Reply] = yield Send([step.request(context) for step in steps])
     refused = {
-        at: step
-        for at, step in enumerate(steps)
-        if isinstance(step, Swap) and context.options.fill == "auto" and _is_syntax_error(replies[at])
+        at: steps[at]
+        for at, reply in enumerate(replies)
+        if reply.__class__ is NodeReplyError
+        and "syntax" in str(reply)
+        and isinstance(steps[at], Swap)
+        and context.options.fill == "auto"
     }
     if refused:
         context.without_ifeq.update(step.node for step in refused.values())
@@ -100,7 +105,3 @@ def take(context: Context, steps: Sequence[Step]) -> Operation[list[Reply]]:
         for at, reply in zip(refused, again, strict=True):
             replies[at] = reply
     return replies
-
-
-def _is_syntax_error(reply: Reply) -> bool:
-    return isinstance(reply, NodeReplyError) and "syntax" in str(reply)

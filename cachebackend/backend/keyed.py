@@ -70,13 +70,14 @@ class KeyedCache(BaseCache):
         if self.has_plain_keys:
             opening = f"{self.key_prefix}:{self.version if version is None else version}:"
             made = [f"{opening}{key}" for key in keys]
-            whole = "".join(made)
+            whole = " ".join(made)
             if (
                 whole.isascii()  # and so nothing is to be said of any of them
-                and is_safe(whole)
-                and max(map(len, made), default=0) <= LONGEST_KEY
+                and whole.isprintable()
+                and whole.count(" ") == len(made) - 1
+                and max(map(len, made)) <= LONGEST_KEY
             ):
-                return [key.encode() for key in made]
+                return whole.encode().split(b" ")
         return [self.key_bytes(key, version) for key in keys]
 
     def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:

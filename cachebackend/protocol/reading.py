@@ -226,26 +226,29 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
     """
     if context.near is not None:
         return (yield from _get_many_by_copies(context, keys))
-    groups = context.by_home((key, name) for name, key in keys.items())
+    groups = context.by_home(zip(keys.values(), keys, strict=True))
     replies = yield Send(_mgets(keys, groups))
-    found: dict[K, Any] = {}
-    records: dict[K, Reply] = {}
+    found: dict[K, Any] = dict.fromkeys(keys)  # in the caller's order
+    others: dict[K, Reply] = {}
     loaders = context.codec.plain
     for names, reply in zip(groups.values(), replies, strict=True):
         for name, record in zip(names, context.settle(reply, [None] * len(names)), strict=True):
             # Most are plain, and many-key reads have time for little more
             loads = None if record is None else loaders.get(record[:HEADER_BYTES])
             if loads is None:
-                records[name] = record
+                others[name] = record
                 continue
             try:
                 found[name] = loads(record[HEADER_BYTES:])
             except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
-                records[name] = record
-    context.stats.cell.hits += len(found)
-    if records:
-        found.update((yield from _others(context, keys, records)))
-    return {name: found[name] for name in keys if name in found}
+                others[name] = record
+    context.stats.cell.hits += len(found) - len(others)
+    if others:
+        values = yield from _others(context, keys, others)
+        for name in others.keys() - values.keys():
+            del found[name]
+        found.update(values)
+    return found
 
 
 def _get_many_by_copies(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any]]:
@@ -287,7 +290,7 @@ def records_of(context: Context, copies: Copies[K]) -> Operation[tuple[dict[K, R
     One MGET a node; ``copies`` is told of the reads.
     """
     keys = copies.left
-    groups = context.by_home((key, name) for name, key in keys.items())
+    groups = context.by_home(zip(keys.values(), keys, strict=True))
     mgets = _mgets(keys, groups)
     replies = yield Send([*mgets, *copies.begin()])
     copies.answered(replies[len(mgets) :])

@@ -57,7 +57,7 @@ class KeyedCache(BaseCache):
             return self.make_and_validate_key(key, version).encode("utf-8", "surrogatepass")
         version = self.version if version is None else version
         if self.key_func is default_key_func:
-            made = f"{self.key_prefix}:{version}:{key}"
+            made = f"{self.key_prefix}:{version}:{key!s}"
         else:
             made = self.key_func(key, self.key_prefix, version)
         if len(made) > LONGEST_KEY or not is_safe(made):
@@ -67,17 +67,13 @@ class KeyedCache(BaseCache):
 
     def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
         """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
-        if self.has_plain_keys:
+        if self.has_plain_keys and keys:
             opening = f"{self.key_prefix}:{self.version if version is None else version}:"
-            made = [f"{opening}{key}" for key in keys]
-            whole = " ".join(made)
-            if (
-                whole.isascii()  # and so nothing is to be said of any of them
-                and whole.isprintable()
-                and whole.count(" ") == len(made) - 1
-                and max(map(len, made)) <= LONGEST_KEY
-            ):
-                return whole.encode().split(b" ")
+            whole = opening + f" {opening}".join(map(str, keys))
+            if whole.isascii() and whole.isprintable():
+                made = whole.encode().split(b" ")
+                if len(made) == len(keys) and max(map(len, made)) <= LONGEST_KEY:
+                    return made  # nothing is to be said of any of them
         return [self.key_bytes(key, version) for key in keys]
 
     def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:

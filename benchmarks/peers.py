@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import pickle
 import shutil
 import socket
@@ -29,9 +28,10 @@ from typing import Any
 
 import hiredis
 
+from benchmarks.bare import BareSocket
 from benchmarks.herd import set_up
 from benchmarks.page import machine, write
-from benchmarks.rounds import Taken, take_turns
+from benchmarks.rounds import Taken, one_core, take_turns
 from benchmarks.scaling import scaling
 from cacheproject.services import Services
 
@@ -143,25 +143,6 @@ def caches_of(services: Services, memcached: list[str]) -> dict[str, Any]:
         found["PyLibMC x3"] = PyLibMCCache(memcached, {"OPTIONS": behaviors})
         found["PyMemcache x3"] = PyMemcacheCache(memcached, {})
     return found
-
-
-class BareSocket:
-    """Commands on a socket with hiredis, and nothing else: the floor."""
-
-    def __init__(self, url: str) -> None:
-        host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reader = hiredis.Reader()
-
-    def call(self, *command: bytes) -> Any:
-        """Send a command and return its reply."""
-        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one argument
-        reply = self._reader.gets()
-        while reply is False:
-            self._reader.feed(self._socket.recv(65536))
-            reply = self._reader.gets()
-        return reply
 
 
 def single(found: dict[str, Any], bare: BareSocket) -> dict[str, Runs]:
@@ -371,13 +352,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # the peers' own
     install_peers()
-    cores = os.sched_getaffinity(0)
-    # Servers inherit it: who shares a core with whom is not left to chance
-    os.sched_setaffinity(0, {min(cores)})
-    with Services(ring=3, queue=0, postgres=False) as services:
+    with one_core(), Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
         found = measure(services, QUICK_ROUNDS if options.quick else ROUNDS)
-    os.sched_setaffinity(0, cores)
     rows = judged(found)
     told: dict[str, Any] = {
         "machine": machine(PEERS),

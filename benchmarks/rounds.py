@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Taken", "take_turns"]
+__all__ = ["Taken", "one_core", "take_turns"]
 
 #: Seconds that one way has in one round, about.
 ROUND_SECONDS = 0.02
@@ -22,6 +24,17 @@ class Taken:
     median: float
     low: float
     high: float
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process and the servers that it starts on one core: who wakes whom is not left to chance."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: int = 1) -> dict[str, Taken]:

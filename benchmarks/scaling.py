@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.rounds import take_turns
+from benchmarks.bare import BareSocket
+from benchmarks.rounds import one_core, take_turns
 from cacheproject.services import Services
 
 __all__ = ["scaling"]
@@ -25,21 +26,26 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """Return medians in microseconds by nodes and by keys, gets a second by processes, bytes a key."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     sizes = QUICK_NODES if quick else NODES
-    with Services(ring=max(sizes), queue=0, postgres=False) as services:
-        told = {"nodes": by_nodes(services.ring_urls, sizes, row, rounds)}
+    with one_core():
+        with Services(ring=max(sizes), queue=0, postgres=False) as services:
+            told = {"nodes": by_nodes(services.ring_urls, sizes, row, rounds)}
+        with Services(ring=3, queue=0, postgres=False) as services:
+            told["bytes_a_key"] = memory(services.ring_urls, row)
+            told["keys"] = by_keys(services.ring_urls, QUICK_KEYS if quick else KEYS, rounds)
     with Services(ring=3, queue=0, postgres=False) as services:
-        urls = services.ring_urls
-        told["bytes_a_key"] = memory(urls, row)
         seconds = QUICK_PROCESS_SECONDS if quick else PROCESS_SECONDS
-        told["processes"] = by_processes(urls, QUICK_PROCESSES if quick else PROCESSES, row, seconds)
-        told["keys"] = by_keys(urls, QUICK_KEYS if quick else KEYS, rounds)
+        processes = QUICK_PROCESSES if quick else PROCESSES
+        told["processes"] = by_processes(services.ring_urls, processes, row, seconds)
     return told
 
 
 def by_nodes(
     urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return what a get and a get_many(100) take, by how many nodes the ring has."""
+    """Return what a get and a get_many(100) take, by how many nodes the ring has, and what nodes cost anybody.
+
+    A machine of two cores has its own trouble with fifty servers; the same gets on bare sockets show it.
+    """
     from cachebackend import RingCache
 
     names = [f"key:{number}" for number in range(100)]
@@ -54,11 +60,32 @@ def by_nodes(
 
         return run
 
-    gets = take_turns({str(s): one_after_another(c) for s, c in caches.items()}, rounds, per_call=100)
+    sockets = [BareSocket(url) for url in urls]
+
+    def on_bare_sockets(cache: Any) -> Callable[[], Any]:
+        keys = [cache.key_bytes(name) for name in names]
+        placed = [(sockets[cache.client.ring.owner(key)], key) for key in keys]
+
+        def run() -> None:
+            for bare, key in placed:
+                bare.call(b"GET", key)
+
+        return run
+
+    ways = {f"get {size}": one_after_another(cache) for size, cache in caches.items()}
+    ways |= {f"bare {size}": on_bare_sockets(cache) for size, cache in caches.items()}
+    gets = take_turns(ways, rounds, per_call=len(names))
     many = take_turns({str(s): (lambda c=c: c.get_many(names)) for s, c in caches.items()}, rounds)
     for cache in caches.values():
         cache.client.close()
-    return {str(s): {"get": gets[str(s)].median, "get_many(100)": many[str(s)].median} for s in sizes}
+    return {
+        str(size): {
+            "get": gets[f"get {size}"].median,
+            "bare socket": gets[f"bare {size}"].median,
+            "get_many(100)": many[str(size)].median,
+        }
+        for size in sizes
+    }
 
 
 def by_keys(urls: list[str], sizes: tuple[int, ...], rounds: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
 from django.core.cache import caches
 from django.db import models
 
@@ -92,7 +93,13 @@ class Batch:
 
 
 def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
-    """Delete keys of a cache alias; return those that no node confirmed."""
+    """Delete keys of a cache alias; return those that no node confirmed.
+
+    An alias that is no longer there owes nothing: nobody can read what it cached.
+    """
+    if alias not in settings.CACHES:
+        logger.warning("keys of the cache alias %r are owed, which is not in CACHES; they are let go", alias)
+        return []
     cache = caches[alias]
     if not keys or not isinstance(cache, RingCache):
         return []

@@ -47,8 +47,9 @@ def relay() -> Relayed:
     for using in filter(has_outbox, connections):
         try:
             relayed.lag = max(relayed.lag, outbox_lag(using))
-            while _settle_some(using, relayed) == ROWS_AT_ONCE:
-                pass
+            last: int | None = 0
+            while last is not None:  # all of them: rows of a node that is away keep no others waiting
+                last = _settle_some(using, last, relayed)
         except DatabaseError:  # one that is away must not keep the others waiting
             logger.exception("the outbox of database %r could not be read", using)
     return relayed
@@ -69,15 +70,15 @@ def outbox_lag(using: str) -> float:
     return oldest.total_seconds() if oldest is not None else 0.0
 
 
-def _settle_some(using: str, relayed: Relayed) -> int:
-    """Act on some rows that no other relay has; return how many were dropped."""
+def _settle_some(using: str, last: int, relayed: Relayed) -> int | None:
+    """Act on some rows after one; return the key of the last of them, None if there was none."""
     skip_locked = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
         rows = OutboxRow.objects.using(using)
         # What a trigger wrote and is still there, nobody else settles
         due = ~Q(label="") | Q(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS))
         taken = list(
-            rows.filter(due)
+            rows.filter(due, pk__gt=last)
             .order_by("pk")
             .annotate(age=Now() - F("created"))
             .select_for_update(skip_locked=skip_locked)[:ROWS_AT_ONCE]
@@ -92,7 +93,7 @@ def _settle_some(using: str, relayed: Relayed) -> int:
     relayed.rows += len(done)
     relayed.left += len(taken) - len(done)
     relayed.keys += sum(len(keys) - len(unconfirmed[alias]) for alias, keys in owed.items())
-    return len(done)
+    return taken[-1].pk if taken else None
 
 
 def _is_done(row: Any, unconfirmed: dict[str, set[bytes]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -152,6 +153,38 @@ def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Serv
     invalidation.relay()
     assert OutboxRow.objects.count() == 0
     assert Article.cached.get(pk=article.pk).title == "New"
+
+
+@pytest.mark.hangs
+def test_rows_of_a_node_that_is_away_keep_no_others_waiting(
+    ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and though they are older."""
+    monkeypatch.setattr(sys.modules["cachebackend.invalidation.relay"], "ROWS_AT_ONCE", 2)
+    ring, keys = ring_cache.client.ring, {f"k{n}": ring_cache.key_bytes(f"k{n}") for n in range(30)}
+    away = [key for key in keys.values() if ring.names[ring.owner(key)] == "ring-a"][:5]
+    healthy = next(name for name, key in keys.items() if ring.names[ring.owner(key)] == "ring-b")
+    ring_cache.set(healthy, "old")
+    for key in [*away, keys[healthy]]:
+        outbox.owe("default", {"default": {key}})
+    age_rows(5)
+    services.stop("ring-a")
+    try:
+        relayed = invalidation.relay()
+    finally:
+        services.resume("ring-a")
+    assert (relayed.rows, relayed.left) == (1, len(away))
+    assert ring_cache.get(healthy) is None
+
+
+def test_an_alias_that_is_gone_is_owed_nothing(ring_cache: RingCache) -> None:
+    """Its rows are dropped, and those of the others are acted on."""
+    ring_cache.set("k", "old")
+    outbox.owe("default", {"gone": {b"x"}, "default": {ring_cache.key_bytes("k")}})
+    age_rows(5)
+    invalidation.relay()
+    assert OutboxRow.objects.count() == 0
+    assert ring_cache.get("k") is None
 
 
 def test_an_intent_is_kept_while_its_statement_may_run(article: Article, ring_cache: RingCache) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from cachebackend.effects import Command, Operation, Reply, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.dropping import drop
 
 __all__ = ["clear", "flush", "sweep"]
 
@@ -42,7 +43,7 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
             if cursor == b"0":
                 del cursors[node]
             if keys:
-                unlinks.append((node, (b"UNLINK", *keys)))
+                unlinks.append((node, drop(keys)))
         if unlinks:
             counts = yield Send(unlinks)
             deleted += sum(context.settle(count, 0) for count in counts)
@@ -108,6 +109,6 @@ def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int
             strays = [key for key in keys if context.ring.owner(key) != node]
             foreign += len(strays)
             if strays and delete:
-                yield Send([(node, (b"UNLINK", *strays))])
+                yield Send([(node, drop(strays))])
         tell(looked)
     return foreign

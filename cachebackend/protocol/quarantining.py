@@ -8,6 +8,27 @@ Between 1 and 3 no reader is given a lease, so nothing from before the commit ca
 cache after it, even if the writer dies at any point: what is left is a quarantine, which
 lapses, and which readers go round.
 
+Nobody but its writer takes a quarantine away before that, whoever owes the key a delete: the
+relay, which acts on the writer's own intent while the statement waits for a lock; a replay;
+a clear; another writer. It would be wrong:
+
+    1. writer    quarantines the key; its UPDATE waits
+    2. relay     deletes the key, and the quarantine with it
+    3. reader    leases the key, loads the old row, fills it
+    4. writer    UPDATE, COMMIT; the node is cut off by now, so it is not told; acknowledged
+    5. reader    is not cut off: hits the old row
+
+Nor is it needed. Where a quarantine stands there is nothing from before, and what is filled after
+its end is loaded after its end, so after the commit that the delete is owed for. A delete that
+meets one is confirmed. Of a writer that died:
+
+    1. writer    owes its intent; quarantines the key; dies, before its COMMIT or after it
+    2. relay     meets the quarantine: confirmed, but an intent is kept, and acted on again
+    3. node      lets the quarantine lapse, ``quarantine_timeout`` after it was placed
+    4. reader    leases the key, and loads what is committed by then
+    5. database  commits the statement, if that went on without its client
+    6. relay     deletes what 4 filled, and drops the intent when no statement can still run
+
 Source: Ghandeharizadeh et al., "Strong Consistency in Cache Augmented SQL Systems",
 Middleware '14 (the IQ framework), section 3.
 """

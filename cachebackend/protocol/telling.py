@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.dropping import drop
 
 __all__ = ["tell"]
 
@@ -21,7 +22,7 @@ def tell(context: Context, groups: Mapping[int, Sequence[bytes]], *, is_owed: bo
     """
     if not groups:
         return []
-    replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
+    replies = yield Send([(node, drop(group)) for node, group in groups.items()])
     left: list[bytes] = []
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.dropping import drop
 from cachebackend.protocol.moving import tell_entered, tell_first
 from cachebackend.protocol.swapping import FOR_EVER
 
@@ -50,7 +51,7 @@ def expiry(ttl_ms: int | None) -> int:
 def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> tuple[int, Command]:
     node = context.home(key)
     if ttl_ms is not None and ttl_ms <= 0:
-        return node, (b"DEL", key)
+        return node, drop([key])
     life = context.life_at(node, FOR_EVER if ttl_ms is None else ttl_ms)
     return node, set_command(key, record, None if life == FOR_EVER else life)
 
@@ -188,7 +189,7 @@ def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete whatever the key holds; return whether it held a value or a lease."""
     node = context.ring.owner(key)
     yield from tell_first(context, [key])
-    [reply] = yield Send([(node, (b"DEL", key))])
+    [reply] = yield Send([(node, drop([key]))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
@@ -207,7 +208,7 @@ def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
     """
     left = yield from tell_first(context, keys, is_owed=is_owed)
     groups = context.ring.by_owner((key, key) for key in keys)
-    replies = yield Send([(node, (b"DEL", *group)) for node, group in groups.items()])
+    replies = yield Send([(node, drop(group)) for node, group in groups.items()])
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
             context.stats.cell.node_failures += 1

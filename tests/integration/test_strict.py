@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
+from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend import CachedManager, RingCache
+from cachebackend import CachedManager, RingCache, invalidation
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.invalidation.transactions import finish_write, prepare_write
+from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
 
 
 @pytest.fixture
@@ -80,6 +87,41 @@ def test_several_writers_in_flight_each_end_their_own(
     assert client.run(protocol.unquarantine(client.context, [key], b"a" * 16)) == []
     assert stands(strict, article) == b"Q" + b"b" * 16
     client.run(protocol.unquarantine(client.context, [key], b"b" * 16))
+    assert stands(strict, article) is None
+
+
+#: Who else may owe a delete of a key that is in quarantine.
+OTHERS: dict[str, Callable[[RingCache, str], object]] = {
+    "delete": lambda cache, key: cache.delete(key),
+    "delete_many": lambda cache, key: cache.delete_many([key]),
+    "make_stale": lambda cache, key: cache.make_stale(key, 60),
+    "delete_pattern": lambda cache, key: cache.delete_pattern("demo.article*"),
+    "clear": lambda cache, _: cache.clear(),
+    "invalidate": lambda *_: invalidation.invalidate(Article.objects.get()),
+    "another's write": lambda *_: Article.objects.update(title="Another"),
+    "the relay": lambda *_: relay_at_once(),
+}
+
+
+def relay_at_once() -> None:
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
+    invalidation.relay()
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_quarantine_is_taken_away_by_its_writer_alone(
+    strict: CachedManager[Article], article: Article, other: Callable[[RingCache, str], object]
+) -> None:
+    """What others owe the key is confirmed where it stands, for nothing from before is there."""
+    keys = [{"pk": article.pk}]
+    writing = prepare_write(Article, keys, "default")  # its statement waits for a lock, say
+    assert writing is not None
+    before = stands(strict, article)
+    other(strict.cache, f"demo.article:id:{article.pk}")
+    assert stands(strict, article) == before
+    assert strict.get(pk=article.pk) == article
+    assert OutboxRow.objects.filter(is_intent=False).count() == 0
+    finish_write(writing, Article, keys, "default")
     assert stands(strict, article) is None
 
 

@@ -3,8 +3,12 @@
 -- ARGV[1]  for how long, in milliseconds
 -- returns  1 if a stale value stands, 0 if the key is gone
 -- A loaded value alone can be claimed to be loaded again (flag 1); anything else is deleted,
--- a lease with it. A claim that was made on the value is void: its loader read too early.
+-- a lease with it, but a quarantine stays. A claim that was made on the value is void: its
+-- loader read too early.
 local record = redis.pcall('GET', KEYS[1])
+if type(record) == 'string' and string.sub(record, 1, 1) == 'Q' then
+    return 0
+end
 if type(record) ~= 'string' or not string.find(record, '^[VS]') or #record < 43
     or bit.band(string.byte(record, 3), 1) == 0 then
     redis.call('DEL', KEYS[1])

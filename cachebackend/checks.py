@@ -15,10 +15,12 @@ from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.invalidation.caught import triggered_models
 from cachebackend.invalidation.dependents import dependents_of, watched_models
 from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 
 __all__ = [
     "check_managers",
+    "check_outbox",
     "check_ring_settings",
     "check_strict_sentinels",
     "check_trigger_databases",
@@ -32,6 +34,7 @@ def register_checks() -> None:
     """Register every check with Django."""
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
+    register(Tags.caches)(check_outbox)
     register(Tags.models)(check_managers)
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
@@ -50,6 +53,20 @@ def check_ring_settings(**_: Any) -> list[CheckMessage]:
 def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
     """ringcache.E002: ``WRITE_BEHIND`` has a fault."""
     return _faults(write_behind_options, "ringcache.E002")
+
+
+def check_outbox(**_: Any) -> list[CheckMessage]:
+    """ringcache.W003: deletes that a node misses have no outbox to be kept in."""
+    using = router.db_for_write(OutboxRow)
+    if not ring_aliases() or has_outbox(using):
+        return []
+    return [
+        Warning(
+            f"Database {using!r} has no outbox: what a node misses is lost with the process that noted it.",
+            hint="Name a database in DATABASES, and let its router migrate cachebackend there.",
+            id="ringcache.W003",
+        )
+    ]
 
 
 def check_managers(**_: Any) -> list[CheckMessage]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -12,7 +13,7 @@ from weakref import WeakSet
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.drivers import adrive, drive
-from cachebackend.effects import Operation, Reply
+from cachebackend.effects import Command, Operation, Reply, ScriptCall, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.node import Breaker, Exchange, Node, Tracking
@@ -20,17 +21,18 @@ from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.protocol import Context, QueueContext, get, has_vouchers, set_, value_of
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
+from cachebackend.protocol.missed import Outbox, Owed
 from cachebackend.protocol.partitions import Partition
 from cachebackend.protocol.reading import NOT_PLAIN, plain_value
+from cachebackend.protocol.replaying import replay, replay_missed
 from cachebackend.protocol.writing import set_command, was_stored
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
 __all__ = ["QueueClient", "RingClient"]
 
+logger = logging.getLogger("cachebackend")
 T = TypeVar("T")
-#: Keys in one command of a replay.
-_KEYS_AT_ONCE = 1000
 #: At most between two probes of a queue node: nothing stands in for one.
 _QUEUE_PROBE_SECONDS = 5.0
 
@@ -100,61 +102,32 @@ class RingClient(_Client):
             self._near = NearCache(near.max_entries, near.max_age, near.policy, clock)
             self._near.on_read = self._track
             self.context.near = self._near
-        #: The patterns of the keys of the aliases that share this client.
-        self.patterns: set[bytes] = set()
-        #: Keeps keys that nodes missed where a crash does not lose them; and tells those that anybody did.
-        self.keep_missed: Callable[[list[bytes]], None] | None = None
-        self.owed_keys: Callable[[], Iterable[bytes]] | None = None
+        #: Where what nodes miss outlives the process; None: nowhere, and it is said once that it is so.
+        self.outbox: Outbox | None = None
+        self._has_said = False
         self.context.on_missed = self._on_missed
         for index, node in enumerate(self.nodes):
             node.breaker = Breaker(node.name, clock)
-            node.on_return = partial(self._replay, index)
+            node.replay = _Replay(self, index)
         _CLIENTS.add(self)
 
-    def _on_missed(self, node: int, keys: list[bytes]) -> None:
+    def _on_missed(self, node: int, owed: Owed) -> None:
         """Keep what a node missed, and have it told as soon as it answers."""
-        if keys and self.keep_missed is not None:
-            self.keep_missed(keys)
+        if owed:
+            since = self.context.clock.monotonic()
+            if self.outbox is None:
+                self._say_that_nothing_is_kept()
+            elif self.outbox.keep(self.nodes[node].name, owed):
+                self.context.missed.kept(node, owed, since)
         self.nodes[node].tend()
 
-    def _replay(self, node: int, exchange: Exchange) -> None:
-        """Tell a node that is back what it missed: by this process, and by all, as far as they could say.
-
-        What a thread notes while the last keys are told, or of a command that was under way
-        when the breaker closed, starts another round: ``note_missed`` has the node tended.
-        """
-        everything = False
-        keys = (
-            [] if self.owed_keys is None else [k for k in self.owed_keys() if self.context.may_hold(node, k)]
-        )
-        try:
-            while True:
-                everything, missed = self.context.missed.take(node)
-                keys += missed
-                if everything:
-                    self._clear(exchange)
-                elif keys:
-                    for at in range(0, len(keys), _KEYS_AT_ONCE):
-                        exchange([(b"DEL", *keys[at : at + _KEYS_AT_ONCE])])
-                    self.stats.cell.deletes_replayed += len(keys)
-                else:
-                    return
-                keys = []
-        except BaseException:
-            self.context.missed.add(node, keys)
-            if everything:
-                self.context.missed.add_everything(node)
-            raise
-
-    def _clear(self, exchange: Exchange) -> None:
-        for pattern in self.patterns:
-            cursor = b"0"
-            while True:
-                [(cursor, found)] = exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _KEYS_AT_ONCE)])
-                if found:
-                    exchange([(b"UNLINK", *found)])
-                if cursor == b"0":
-                    break
+    def _say_that_nothing_is_kept(self) -> None:
+        if not self._has_said:
+            self._has_said = True
+            logger.warning(
+                "deletes that nodes miss are kept in the memory of each process only, and lost with it; "
+                "add 'cachebackend' to INSTALLED_APPS and migrate"
+            )
 
     @property
     def has_near(self) -> bool:
@@ -271,6 +244,44 @@ class RingClient(_Client):
         self._trackings = []
         if self._near is not None:
             self._near.after_fork()
+
+
+class _Replay:
+    """What one node of a client is told when it is back."""
+
+    def __init__(self, client: RingClient, node: int) -> None:
+        self._client = client
+        self._node = node
+
+    def tell_all(self, exchange: Exchange) -> None:
+        client = self._client
+        _run_over(exchange, replay(client.context, self._node, client.outbox, client.nodes[self._node].name))
+
+    def tell_rest(self, exchange: Exchange) -> None:
+        _run_over(exchange, replay_missed(self._client.context, self._node))
+
+    def is_told(self) -> bool:
+        return self._client.context.missed.count(self._node) == 0
+
+
+def _run_over(exchange: Exchange, operation: Operation[None]) -> None:
+    """Run an operation whose commands are all for one node over that node's probe."""
+    try:
+        effect = next(operation)
+        while isinstance(effect, Send):
+            try:
+                replies = exchange([_whole(command) for _, command in effect.requests])
+            except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                effect = operation.throw(error)
+            else:
+                effect = operation.send(replies)
+    except StopIteration:
+        return
+
+
+def _whole(command: Command) -> Command:
+    """Return a command that a node runs though it knows no scripts yet."""
+    return command.with_source if isinstance(command, ScriptCall) else command
 
 
 class QueueClient(_Client):

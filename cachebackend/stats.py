@@ -27,9 +27,8 @@ class Counts:
         stale_sets_refused: Fills that came after their lease was revoked, and were not written.
         undecodable: Records that could not be read, each also a miss.
         invalidations: Keys deleted because a model's row changed.
-        deletes_missed: Deletes, and writes over what may stand, that a node did not confirm;
-            each key once until the node is back.
-        deletes_replayed: Those that it was told when it was back.
+        deletes_missed: Deletes, and writes over what may stand, that a node did not confirm.
+        deletes_replayed: Keys that a node was told to delete when it was back.
         node_failures: Commands that a node did not answer.
     """
 

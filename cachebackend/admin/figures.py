@@ -12,6 +12,7 @@ from django.db import DatabaseError, connections
 from cachebackend import protocol, writebehind
 from cachebackend.backend import ring_cache
 from cachebackend.backend.counting import counts_by_minute, fold_counts
+from cachebackend.client import RingClient
 from cachebackend.codec import Codec, Kind
 from cachebackend.codec.record import CodecId
 from cachebackend.conf import write_behind_options
@@ -267,7 +268,7 @@ def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool)
         return KeyFigures(**known, error=str(error))
     codec = "" if found.codec is None else CodecId(found.codec).name.lower().replace("_", " ")
     value = _value(client.context.codec, found) if shows_value else None
-    return KeyFigures(**known, found=found, codec=codec, owed=_is_owed(alias, made), value=value)
+    return KeyFigures(**known, found=found, codec=codec, owed=_is_owed(alias, client, made), value=value)
 
 
 def _value(codec: Codec, found: protocol.Inspected) -> str | None:
@@ -281,12 +282,14 @@ def _value(codec: Codec, found: protocol.Inspected) -> str | None:
         return f"(cannot be read: {error})"
 
 
-def _is_owed(alias: str, key: bytes) -> bool:
+def _is_owed(alias: str, client: RingClient, key: bytes) -> bool:
+    holders = {node.name for at, node in enumerate(client.nodes) if client.context.may_hold(at, key)}
     try:
         return any(
-            key in keys_in(row).get(alias, ())
+            key in owed[alias] or row.node in holders
             for using in filter(has_outbox, connections)
             for row in OutboxRow.objects.using(using).order_by("-pk")[:1000]
+            if alias in (owed := keys_in(row))
         )
     except DatabaseError:
         return False

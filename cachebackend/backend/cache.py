@@ -57,7 +57,9 @@ class RingCache(DropInMethods):
         path = f"CACHES[{alias_of(self._location, self._options)!r}]"
         client = ring_client(RingOptions.read(self._location, self._options, path))
         if self._can_clear:
-            client.patterns.add(self.pattern)
+            client.context.patterns.add(self.pattern)
+        else:  # a node cannot be cleared of its keys: however many it misses, it is told each
+            client.context.missed.limit = math.inf
         return client
 
     # One key

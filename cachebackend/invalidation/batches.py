@@ -93,16 +93,31 @@ class Batch:
 
 
 def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
-    """Delete keys of a cache alias; return those that no node confirmed.
-
-    An alias that is no longer there owes nothing: nobody can read what it cached.
-    """
-    if alias not in settings.CACHES:
-        logger.warning("keys of the cache alias %r are owed, which is not in CACHES; they are let go", alias)
-        return []
-    cache = caches[alias]
-    if not keys or not isinstance(cache, RingCache):
+    """Delete keys of a cache alias; return those that no node confirmed."""
+    cache = _ring_cache(alias)
+    if not keys or cache is None:
         return []
     left = cache.client.run(protocol.delete_many(cache.client.context, keys, is_owed=True))
     cache.client.stats.cell.invalidations += len(keys) - len(left)
     return left
+
+
+def clear_node(alias: str, node: str) -> bool:
+    """Delete all that a node, by its name, holds of a cache alias; return whether it confirmed that.
+
+    A node that is none of the alias' owes nothing: nobody reads there.
+    """
+    cache = _ring_cache(alias)
+    if cache is None:
+        return True
+    nodes = [at for at, each in enumerate(cache.client.nodes) if each.name == node]
+    return not cache.client.run(protocol.wipe(cache.client.context, cache.pattern, nodes)).failures
+
+
+def _ring_cache(alias: str) -> RingCache | None:
+    """Return an alias' ring cache; None if it has none any more, and nobody can read what it cached."""
+    if alias not in settings.CACHES:
+        logger.warning("deletes are owed for the cache alias %r, which is not in CACHES; dropped", alias)
+        return None
+    cache = caches[alias]
+    return cache if isinstance(cache, RingCache) else None

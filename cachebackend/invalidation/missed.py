@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 from django.db import connections, router
 
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
-from cachebackend.invalidation.outbox import has_outbox, keys_in, owe
+from cachebackend.invalidation.outbox import has_outbox, keys_in, owing
+from cachebackend.invalidation.writer import KEEP_SECONDS, outbox_writer
 from cachebackend.models import OutboxRow
+from cachebackend.protocol.missed import EVERYTHING, Owed
 from cachebackend.registry import prepare_ring_clients
 
-__all__ = ["watch_missed"]
+__all__ = ["ClientOutbox", "watch_missed"]
 
 logger = logging.getLogger("cachebackend")
-T = TypeVar("T")
-#: Seconds that a caller waits for its delete to be kept.
-KEEP_SECONDS = 5.0
-#: A thread of its own, so that no caller's transaction takes the row back, and no event loop is in the way.
-_thread = ThreadPoolExecutor(1, thread_name_prefix="ringcache-outbox")
 
 
 def watch_missed() -> None:
@@ -31,44 +25,63 @@ def watch_missed() -> None:
 
 
 def _prepare(client: RingClient) -> None:
-    def keep(keys: list[bytes]) -> None:
-        alias = _alias_of(client)
-        if alias is None:
-            return
+    client.outbox = ClientOutbox(client)
+
+
+class ClientOutbox:
+    """What the outbox knows of the nodes of one client.
+
+    Args:
+        client: It may be shared by aliases that differ in their keys' prefix only.
+    """
+
+    def __init__(self, client: RingClient) -> None:
+        self._client = client
+
+    def keep(self, node: str, owed: Owed) -> bool:
+        """Keep what a node is owed, committed when this returns; return whether that is certain."""
+        keys = list(owed.keys)
+        # Their nodes are the same, so any of the aliases will do for keys
+        aliases = self._aliases() if owed.is_everything else self._aliases()[:1]
+        if not aliases:
+            return False  # the settings have changed, and nobody reads by them any more
         try:
-            _thread.submit(_alone, lambda: _owe(alias, keys)).result(KEEP_SECONDS)
+            if not has_outbox(router.db_for_write(OutboxRow)):
+                message = "no database has the outbox's table; see check ringcache.W003"
+                raise LookupError(message)
+            row = owing(dict.fromkeys(aliases, keys), node=node if owed.is_everything else "")
+            outbox_writer().write(row).result(KEEP_SECONDS)
         except Exception as error:  # noqa: BLE001  # the memory has them yet
-            logger.warning("what a node missed is kept in memory only: %r", error)
+            self._client.context.log_sometimes(
+                "what a node missed is kept in memory only, and lost with this process: %r", error
+            )
+            return False
+        return True
 
-    def owed() -> Iterator[bytes]:
-        alias = _alias_of(client)
-        if alias is not None:
-            yield from _thread.submit(_alone, lambda: _owed(alias)).result(KEEP_SECONDS)
+    def owed_to(self, node: str, limit: float) -> Owed:
+        """Return what any process owes a node; everything, if that is more than ``limit`` keys.
 
-    client.keep_missed, client.owed_keys = keep, owed
+        Called in the thread of a probe, of whose connections it leaves none open.
+        """
+        try:
+            return self.find(node, limit)
+        finally:
+            connections.close_all()
 
+    def find(self, node: str, limit: float) -> Owed:
+        """Return the same, by the connections of the calling thread."""
+        nodes = [at for at, each in enumerate(self._client.nodes) if each.name == node]
+        may_hold, aliases = self._client.context.may_hold, set(self._aliases())
+        keys: set[bytes] = set()
+        for using in filter(has_outbox, connections):
+            for row in OutboxRow.objects.using(using).filter(node__in=("", node)).iterator():
+                owed = keys_in(row)
+                for alias in aliases & owed.keys():
+                    keys.update(key for key in owed[alias] if any(may_hold(at, key) for at in nodes))
+                    if row.node or len(keys) > limit:
+                        return EVERYTHING
+        return Owed(tuple(sorted(keys)))
 
-def _alias_of(client: RingClient) -> str | None:
-    return next((alias for alias in ring_aliases() if ring_options(alias) == client.context.options), None)
-
-
-def _alone(work: Callable[[], T]) -> T:
-    """Do work on connections of the thread's own, and leave none open."""
-    try:
-        return work()
-    finally:
-        connections.close_all()
-
-
-def _owe(alias: str, keys: list[bytes]) -> None:
-    owe(router.db_for_write(OutboxRow), {alias: set(keys)})
-
-
-def _owed(alias: str) -> list[bytes]:
-    """Return the keys of an alias that any process owes to any node."""
-    return [
-        key
-        for using in filter(has_outbox, connections)
-        for row in OutboxRow.objects.using(using).iterator()
-        for key in keys_in(row).get(alias, ())
-    ]
+    def _aliases(self) -> list[str]:
+        """Return the aliases that share the client."""
+        return [alias for alias in ring_aliases() if ring_options(alias) == self._client.context.options]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,16 +12,15 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from cachebackend.invalidation.batches import delete_keys
+from cachebackend.invalidation.batches import clear_node, delete_keys
 from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in
 from cachebackend.models import OutboxRow
+from cachebackend.protocol.missed import SETTLING_SECONDS
 
-__all__ = ["Relayed", "outbox_lag", "relay"]
+__all__ = ["SETTLING_SECONDS", "Relayed", "outbox_lag", "relay"]
 
 logger = logging.getLogger("cachebackend")
 
-#: A younger row is most likely being settled by who wrote it.
-SETTLING_SECONDS = 1.0
 ROWS_AT_ONCE = 500
 
 
@@ -83,20 +83,41 @@ def _settle_some(using: str, last: int, relayed: Relayed) -> int | None:
             .annotate(age=Now() - F("created"))
             .select_for_update(skip_locked=skip_locked)[:ROWS_AT_ONCE]
         )
-        owed: dict[str, set[bytes]] = {}
-        for row in taken:
-            for alias, keys in keys_in(row).items():
-                owed.setdefault(alias, set()).update(keys)
-        unconfirmed = {alias: set(delete_keys(alias, list(keys))) for alias, keys in owed.items()}
-        done = [row for row in taken if _is_done(row, unconfirmed)]
+        left = _Left(taken)
+        done = [row for row in reversed(taken) if left.lets_go(row)]
         rows.filter(pk__in=[row.pk for row in done]).delete()
     relayed.rows += len(done)
     relayed.left += len(taken) - len(done)
-    relayed.keys += sum(len(keys) - len(unconfirmed[alias]) for alias, keys in owed.items())
+    relayed.keys += left.deleted
     return taken[-1].pk if taken else None
 
 
-def _is_done(row: Any, unconfirmed: dict[str, set[bytes]]) -> bool:
-    """Return whether every key is confirmed, and no statement of the row's can still be running."""
-    confirmed = not any(unconfirmed[alias].intersection(keys) for alias, keys in keys_in(row).items())
-    return confirmed and (not row.is_intent or row.age.total_seconds() > INTENT_SECONDS)
+class _Left:
+    """What of some rows no node confirmed, once all that they owe was asked for.
+
+    Args:
+        rows: The rows.
+    """
+
+    def __init__(self, rows: Sequence[OutboxRow]) -> None:
+        keys: dict[str, set[bytes]] = {}
+        cleared: set[tuple[str, str]] = set()
+        for row in rows:
+            for alias, owed in keys_in(row).items():
+                if row.node:
+                    cleared.add((alias, row.node))
+                else:
+                    keys.setdefault(alias, set()).update(owed)
+        self._keys = {alias: set(delete_keys(alias, list(owed))) for alias, owed in keys.items()}
+        self._nodes = {(alias, node) for alias, node in cleared if not clear_node(alias, node)}
+        self.deleted = sum(len(owed) - len(self._keys[alias]) for alias, owed in keys.items())
+
+    def lets_go(self, row: Any) -> bool:
+        """Return whether a row is to be dropped: all that it owes is confirmed, or another row owes it."""
+        if row.node:
+            waiting = {(alias, row.node) for alias in keys_in(row)} & self._nodes
+            self._nodes -= waiting  # one row for each is enough
+            return not waiting
+        confirmed = not any(self._keys[alias].intersection(keys) for alias, keys in keys_in(row).items())
+        # The statement of an intent may still be running
+        return confirmed and (not row.is_intent or row.age.total_seconds() > INTENT_SECONDS)

@@ -38,8 +38,8 @@ _BODY = """
         GROUP BY numbered.number
     LOOP
         EXECUTE format(
-            'INSERT INTO %s (keys, is_intent, label, rows, transaction_id) '
-            'VALUES ('''', false, $1, $2, pg_current_xact_id()::text::bigint)', outbox
+            'INSERT INTO %s (keys, node, is_intent, label, rows, transaction_id) '
+            'VALUES ('''', '''', false, $1, $2, pg_current_xact_id()::text::bigint)', outbox
         ) USING '{label}', chunk;
         PERFORM pg_notify('{channel}', '');
     END LOOP;

@@ -8,7 +8,7 @@ either; their errors become ours in ``translate``, once. A failure to answer is 
 
 from cachebackend.node.breaker import Breaker, NodeState
 from cachebackend.node.handshake import RedisClient, RedisLock
-from cachebackend.node.node import Exchange, Node
+from cachebackend.node.node import Exchange, Node, Replay
 from cachebackend.node.tracking import Tracking
 
-__all__ = ["Breaker", "Exchange", "Node", "NodeState", "RedisClient", "RedisLock", "Tracking"]
+__all__ = ["Breaker", "Exchange", "Node", "NodeState", "RedisClient", "RedisLock", "Replay", "Tracking"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cachebackend.clock import Clock
@@ -128,9 +129,16 @@ class Breaker:
         if not was_open:
             logger.warning("node %r is ejected: %s", self.name, error)
 
-    def close(self) -> None:
-        """Note that the node is back and has been told everything."""
+    def close(self, is_told: Callable[[], bool] = lambda: True) -> bool:
+        """Note that the node is back, if it has been told everything; return whether it has.
+
+        Args:
+            is_told: Looked at in one step with the closing: who notes that the node missed
+                something, and then asks for a probe, has it seen here or begins the next probe.
+        """
         with self._lock:
+            if not is_told():
+                return False
             was_open = self.is_open
             self._failures, self.has_failures, self.is_open = 0, False, False
             self._wait = FIRST_SECONDS
@@ -139,6 +147,7 @@ class Breaker:
                 self._state, self._error, self._since = UP, "", self._clock.now()
         if was_open:
             logger.warning("node %r is back", self.name)
+        return True
 
     def after_fork(self) -> None:
         """Let go of the parent's probe, in a forked child."""

@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 from weakref import WeakSet
 
 import redis.exceptions
@@ -21,10 +22,26 @@ from cachebackend.node.loops import LoopConnections
 from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
 from cachebackend.options import NodeAddress
 
-__all__ = ["Exchange", "Node"]
+__all__ = ["Exchange", "Node", "Replay"]
 
 #: Sends commands and returns their replies; raises if any is an error.
 Exchange: TypeAlias = Callable[[Sequence[Command]], list[Reply]]
+
+
+class Replay(Protocol):
+    """What a node missed, and is told when a probe was answered, before it is let in again."""
+
+    def tell_all(self, exchange: Exchange) -> None:
+        """Tell the node what any process owes it; raises what keeps it from being told."""
+        ...
+
+    def tell_rest(self, exchange: Exchange) -> None:
+        """Tell the node what this process noted since; raises as ``tell_all``."""
+        ...
+
+    def is_told(self) -> bool:
+        """Return whether this process owes the node nothing now."""
+        ...
 
 
 class Node:
@@ -44,8 +61,8 @@ class Node:
         self.name = address.name
         #: Ejects the node when it fails; None: it is asked whatever it did before.
         self.breaker: Breaker | None = None
-        #: Called with a way to send commands when a probe was answered, before the node is let in again.
-        self.on_return: Callable[[Exchange], None] | None = None
+        #: What it is told when it is back; None: it misses nothing that matters.
+        self.replay: Replay | None = None
         self._timeout = socket_timeout
         self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout)
         self._pool = BlockingPool(handshake, socket_timeout, clock)
@@ -193,19 +210,31 @@ class Node:
             connection = self._pool.make()
             _exchange(connection, [(b"PING",)])
             self.breaker.replaying()
-            if self.on_return is not None:
-                ready = connection
-                self.on_return(lambda commands: _exchange(ready, commands))
+            self._let_in(partial(_exchange, connection))
         except Exception as error:  # noqa: BLE001  # whatever it was, the node is not let in
             if connection is not None:
                 connection.close()
-            told = (
-                error if isinstance(error, RingCacheError) else unavailable(self.name, error, self._timeout)
-            )
-            self.breaker.probe_failed(told)
+            self.breaker.probe_failed(self._why_not(error))
         else:
             self._pool.give_back(connection)
+
+    def _let_in(self, exchange: Exchange) -> None:
+        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        if self.replay is None:
             self.breaker.close()
+            return
+        self.replay.tell_all(exchange)
+        while not self.breaker.close(self.replay.is_told):
+            self.replay.tell_rest(exchange)
+
+    def _why_not(self, error: Exception) -> RingCacheError:
+        """Return why the node was not let in: it need not be the node's own fault."""
+        if isinstance(error, RingCacheError):
+            return error
+        if isinstance(error, CONNECTION_ERRORS):
+            return unavailable(self.name, error, self._timeout)
+        message = f"node {self.name!r} answers, but what it missed cannot be found out: {error!r}"
+        return NodeUnavailableError(message)
 
     def __repr__(self) -> str:
         return f"Node({self.name!r})"

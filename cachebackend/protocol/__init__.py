@@ -5,7 +5,7 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.clearing import clear, flush, sweep
+from cachebackend.protocol.clearing import clear, flush, sweep, wipe
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
@@ -112,4 +112,5 @@ __all__ = [
     "ttl",
     "unquarantine",
     "value_of",
+    "wipe",
 ]

@@ -3,52 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from cachebackend.effects import Command, Operation, Reply, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.dropping import drop
 
-__all__ = ["clear", "flush", "sweep"]
+__all__ = ["Wiped", "clear", "flush", "sweep", "wipe"]
 
 #: Keys that a node looks at for each SCAN; a node is busy for about a millisecond.
 SCAN_COUNT = 1000
 
 
-def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) -> Operation[int]:
-    """Delete the keys that match a Redis pattern, all nodes (or some) at once; return how many.
+@dataclass(slots=True)
+class Wiped:
+    """What came of deleting all keys of some nodes that match a pattern.
 
-    A key that is written while this runs may stay, as with any SCAN. While the ring is
-    changed, the one that is left is cleared before the one that is entered.
+    Attributes:
+        deleted: How many there were.
+        failures: What each node answered that was not wiped, by its index.
     """
-    if nodes is None:
-        total = 0
-        for stage in _stages(context):
-            total += yield from clear(context, pattern, stage)
-        return total
-    if context.near is not None:
-        context.near.drop_all()
-    cursors: dict[int, bytes] = dict.fromkeys(nodes, b"0")
-    deleted = 0
+
+    deleted: int = 0
+    failures: dict[int, RingCacheError] = field(default_factory=dict)
+
+
+def wipe(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[Wiped]:
+    """Delete the keys of some nodes that match a Redis pattern, at all of them at once.
+
+    A key that is written while this runs may stay, as with any SCAN.
+    """
+    wiped = Wiped()
+    cursors = dict.fromkeys(nodes, b"0")
     while cursors:
         asked = list(cursors)
         replies = yield Send(
             [(node, (b"SCAN", cursors[node], b"MATCH", pattern, b"COUNT", SCAN_COUNT)) for node in asked]
         )
-        unlinks: list[tuple[int, Command]] = []
+        drops: list[tuple[int, Command]] = []
         for node, reply in zip(asked, replies, strict=True):
-            _note(context, node, reply)
-            cursor, keys = context.settle(reply, (b"0", []))
-            cursors[node] = cursor
-            if cursor == b"0":
+            if isinstance(reply, RingCacheError):
+                wiped.failures[node] = reply
+                del cursors[node]
+                continue
+            cursors[node], keys = reply
+            if cursors[node] == b"0":
                 del cursors[node]
             if keys:
-                unlinks.append((node, drop(keys)))
-        if unlinks:
-            counts = yield Send(unlinks)
-            deleted += sum(context.settle(count, 0) for count in counts)
+                drops.append((node, drop(keys)))
+        counts = (yield Send(drops)) if drops else []
+        for (node, _), count in zip(drops, counts, strict=True):
+            if isinstance(count, RingCacheError):
+                wiped.failures[node] = count
+                cursors.pop(node, None)
+            else:
+                wiped.deleted += count
+    return wiped
+
+
+def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) -> Operation[int]:
+    """Delete the keys that match a Redis pattern at all (or some) nodes, as ``wipe``; return how many.
+
+    While the ring is changed, the one that is left is cleared before the one that is entered.
+    """
     if context.near is not None:
         context.near.drop_all()
+    deleted = 0
+    failures: list[RingCacheError] = []
+    for stage in _stages(context) if nodes is None else [nodes]:
+        wiped = yield from wipe(context, pattern, stage)
+        deleted += wiped.deleted
+        failures += wiped.failures.values()
+        for node, failure in wiped.failures.items():
+            _note(context, node, failure)
+    if context.near is not None:
+        context.near.drop_all()
+    for failure in failures:
+        context.settle(failure, None)
     return deleted
 
 
@@ -79,9 +111,7 @@ def _stages(context: Context) -> list[Sequence[int]]:
 def _note(context: Context, node: int, reply: Reply) -> None:
     """Note that a node that did not answer should have deleted every key."""
     if isinstance(reply, NodeUnavailableError):
-        context.missed.add_everything(node)
-        if context.on_missed is not None:
-            context.on_missed(node, [])
+        context.note_cleared(node)
 
 
 def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int], None]) -> Operation[int]:

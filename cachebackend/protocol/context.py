@@ -14,7 +14,7 @@ from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
-from cachebackend.protocol.missed import MissedDeletes
+from cachebackend.protocol.missed import EVERYTHING, MissedDeletes, Owed
 from cachebackend.ring import Ring
 from cachebackend.stats import Stats
 
@@ -86,16 +86,18 @@ class Context:
     gutter: Gutter | None = None
     #: What nodes were not told, and what sees to it that they are.
     missed: MissedDeletes = field(init=False)
-    on_missed: Callable[[int, list[bytes]], None] | None = None
+    on_missed: Callable[[int, Owed], None] | None = None
+    #: What the keys of the aliases that share the client look like, as Redis patterns.
+    patterns: set[bytes] = field(default_factory=set)
     #: Milliseconds that a lease lives.
     lease_ms: int = field(init=False)
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
-    _logged_at: float = float("-inf")
+    _logged_at: dict[str, float] = field(default_factory=dict)
     _strict: Context | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.missed = MissedDeletes(self.options.replay_limit)
+        self.missed = MissedDeletes(self.options.replay_limit, self.clock)
         self.lease_ms = max(1, int(self.options.lease_timeout * 1000))
 
     def home(self, key: bytes) -> int:
@@ -150,10 +152,18 @@ class Context:
             keys: What it should delete.
             is_kept: Whether an outbox has the keys already.
         """
-        new = self.missed.add(node, keys)
-        self.stats.cell.deletes_missed += len(new)
+        owed = Owed(tuple(keys))
+        self.stats.cell.deletes_missed += len(owed.keys)
+        self._note(node, owed, is_kept)
+
+    def note_cleared(self, node: int) -> None:
+        """Note that nothing that a node holds may be read any more."""
+        self._note(node, EVERYTHING, is_kept=False)
+
+    def _note(self, node: int, owed: Owed, is_kept: bool) -> None:
+        new = self.missed.add(node, owed)
         if self.on_missed is not None:
-            self.on_missed(node, [] if is_kept else new)
+            self.on_missed(node, Owed() if is_kept else new)
 
     def settle(self, reply: Reply, missing: Any) -> Any:
         """Return a reply, or ``missing`` for a node that did not answer.
@@ -177,8 +187,8 @@ class Context:
         self.log_sometimes("%s; taken for a miss", error)
 
     def log_sometimes(self, text: str, error: Exception) -> None:
-        """Log a warning, unless one was logged within the last minute."""
+        """Log a warning, unless the same was logged within the last minute."""
         now = self.clock.monotonic()
-        if now - self._logged_at >= LOG_EVERY_SECONDS:
-            self._logged_at = now
+        if now - self._logged_at.get(text, float("-inf")) >= LOG_EVERY_SECONDS:
+            self._logged_at[text] = now
             logger.warning(text, error)

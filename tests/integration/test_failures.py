@@ -16,6 +16,7 @@ from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
 from cachebackend.node.breaker import EJECTED, UP
@@ -204,11 +205,11 @@ def test_a_node_is_not_let_in_while_the_replay_fails(
     eject(cache, dead[0])
     cache.delete(dead[0])
 
-    def away() -> Any:
+    def away(*_: Any) -> Any:
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.client, "owed_keys", away)
+        patch.setattr(ClientOutbox, "owed_to", away)
         come_back(cache, services, probes)
         assert state(cache) == EJECTED
     come_back(cache, services, probes)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cachebackend import RingCache
+from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.node.breaker import Breaker
-from cachebackend.protocol.missed import MissedDeletes
+from cachebackend.protocol.missed import MissedDeletes, Owed
 from cacheproject.services import Services
 from tests.integration import test_failures
 from tests.integration.test_failures import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests
@@ -25,18 +26,19 @@ Patch = pytest.MonkeyPatch
 def closes_without_replay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """A probe that is answered is enough."""
     for node in cache.client.nodes:
-        patch.setattr(node, "on_return", None)
+        patch.setattr(node, "replay", None)
 
 
 def leaves_it_to_the_relay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """The outbox is not read before the breaker closes, nor is the memory."""
-    patch.setattr(MissedDeletes, "take", lambda *_: (False, []))
-    patch.setattr(cache.client, "owed_keys", None)
+    patch.setattr(MissedDeletes, "take", lambda *_: Owed())
+    patch.setattr(MissedDeletes, "count", lambda *_: 0)
+    patch.setattr(ClientOutbox, "owed_to", lambda *_: Owed())
 
 
 def forgets_what_was_missed(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """A delete that a node did not confirm is noted nowhere."""
-    patch.setattr(MissedDeletes, "add", lambda *_: [])
+    patch.setattr(MissedDeletes, "add", lambda *_: Owed())
 
 
 MUTANTS: list[Callable[[RingCache, Patch], None]] = [
@@ -72,7 +74,7 @@ def test_what_other_processes_deleted(
     monkeypatch: Patch,
 ) -> None:
     """The replay is of this process's memory alone."""
-    monkeypatch.setattr(cache.client, "owed_keys", None)
+    monkeypatch.setattr(ClientOutbox, "owed_to", lambda *_: Owed())
     test: Callable[..., None] = test_failures.test_what_another_process_deleted_is_replayed_too
     assert is_caught(test, cache, dead, services, probes)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
+from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.management import simulating
 from cachebackend.management.checkup import configure, differences, ring_faults
@@ -142,18 +142,16 @@ class Command(BaseCommand):
         is_well = all(each["state"] in {UP, REPLAYING} for nodes in told.values() for each in nodes)
         return {"aliases": told, "well": is_well}, is_well
 
-    def _owed(self, client: RingClient) -> Counter[int]:
-        """Return how many deletes each node is owed, as far as the databases tell."""
-        keys: list[bytes] = []
-        if client.owed_keys is not None:
-            try:
-                if _lag() > REPLAYING_LAG_SECONDS:
-                    keys = list(client.owed_keys())
-            except (DatabaseError, TimeoutError) as error:
-                self._say(f"what the nodes are owed is not known: {error}")
-        return Counter(
-            at for key in keys for at in range(len(client.ring)) if client.context.may_hold(at, key)
-        )
+    def _owed(self, client: RingClient) -> list[int | str]:
+        """Return how many deletes each node is owed, or "all", as far as the databases tell."""
+        names, limit = client.ring.names, client.context.missed.limit
+        try:
+            if _lag() > REPLAYING_LAG_SECONDS:
+                owed = [ClientOutbox(client).find(name, limit) for name in names]
+                return ["all" if each.is_everything else len(each.keys) for each in owed]
+        except DatabaseError as error:
+            self._say(f"what the nodes are owed is not known: {error}")
+        return [0 for _ in names]
 
     def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         cache = ring_cache(options["alias"] or "default")

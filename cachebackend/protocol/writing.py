@@ -133,12 +133,22 @@ def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Ope
 
 
 def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
-    """Give a value a new time to live; return whether there is one."""
-    now = context.clock.now()
+    """Give a value a new time to live; return whether there is one; 0 or less deletes the key."""
+    now, node, life = context.clock.now(), context.ring.owner(key), expiry(ttl_ms)
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
-    context.drop_near([key])
-    [reply] = yield Send([(context.ring.owner(key), _TOUCH.call([key], now, expiry(ttl_ms), fresh_until))])
-    context.drop_near([key])
+    call = _TOUCH.call([key], now, life, fresh_until)
+    if life == 0:
+        yield from tell_first(context, [key])
+        [reply] = yield Send([(node, call)])
+        _note(context, node, [key], reply)
+        yield from tell_entered(context, [key])
+    else:
+        context.drop_near([key])
+        [reply] = yield Send([(node, call)])
+        if reply == 1:  # a copy elsewhere may outlive it; but what has not moved yet stays
+            yield from tell_first(context, [key])
+            yield from tell_entered(context, [key])
+        context.drop_near([key])
     return bool(context.settle(reply, 0))
 
 

@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
     "keys": ((), [HERE], RAISES),
     "add": ((GONE, 2), False, RAISES),
     "touch": ((GONE,), False, RAISES),
+    "expire": ((GONE, 0), False, RAISES),
     "set_many": (({GONE: 2, HERE: 2},), [GONE], RAISES),
     "incr": ((GONE,), ValueError, RAISES),
     "decr": ((GONE,), ValueError, RAISES),
@@ -54,7 +55,7 @@ TABLE: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
     "clear": ((), None, RAISES),
 }
 #: What must be told to the node when it is back.
-OWING = {"set", "set_many", "delete", "delete_many", "make_stale", "invalidate_tags"}
+OWING = {"set", "set_many", "expire", "delete", "delete_many", "make_stale", "invalidate_tags"}
 
 
 @pytest.fixture(params=["miss", "raise"])

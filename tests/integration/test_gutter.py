@@ -93,7 +93,7 @@ def test_what_is_set_meanwhile_is_kept_for_a_while(spared: Spared) -> None:
     assert spared.client.context.missed.count(owner) == len(missed)
 
 
-@pytest.mark.parametrize("way", ["delete", "delete_many", "set", "incr", "clear", "invalidate"])
+@pytest.mark.parametrize("way", ["delete", "delete_many", "touch", "set", "incr", "clear", "invalidate"])
 def test_a_write_of_a_process_that_sees_the_owner_reaches_the_gutter(spared: Spared, way: str) -> None:
     """What another process put there is gone, and not found there when the owner is away again."""
     article = Article.objects.create(slug="s", title="old")
@@ -113,7 +113,7 @@ def test_a_write_of_a_process_that_sees_the_owner_reaches_the_gutter(spared: Spa
     elif way == "clear":
         spared.cache.clear()
     else:
-        argument: Any = {"set": (KEY, 6), "delete_many": ([KEY],)}.get(way, (KEY,))
+        argument: Any = {"set": (KEY, 6), "touch": (KEY, 0), "delete_many": ([KEY],)}.get(way, (KEY,))
         getattr(spared.cache, way)(*argument)
     assert spared.in_gutter(b"EXISTS", made) == 0
     spared.down(made)

@@ -65,7 +65,7 @@ ADJACENT = [
 
 @pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
 @pytest.mark.parametrize(
-    "way", ["delete", "delete_many", "set", "set_many", "get_or_set after delete", "clear"]
+    "way", ["delete", "delete_many", "touch", "set", "set_many", "get_or_set after delete", "clear"]
 )
 def test_what_one_deploy_changes_the_next_never_reads_stale(
     deploys: dict[str, RingCache], one: str, other: str, way: str
@@ -79,6 +79,7 @@ def test_what_one_deploy_changes_the_next_never_reads_stale(
     changes: dict[str, Callable[[], Any]] = {
         "delete": lambda: [writer.delete(key) for key in keys],
         "delete_many": lambda: writer.delete_many(keys),
+        "touch": lambda: [writer.touch(key, 0) for key in keys],
         "set": lambda: [writer.set(key, "new", 100) for key in keys],
         "set_many": lambda: writer.set_many(dict.fromkeys(keys, "new"), 100),
         "get_or_set after delete": lambda: [
@@ -106,6 +107,19 @@ def test_a_miss_is_warmed_from_the_ring_that_was_left(deploys: dict[str, RingCac
     assert {leaving.get_or_set(key, asked, 100) for key in keys} == {"there"}
     after = deploys["after"]
     assert after.get_many(keys) == dict.fromkeys(keys, "there")
+
+
+@pytest.mark.parametrize(("name", "other"), [("joining", "after"), ("leaving", "before")])
+def test_no_copy_outlives_a_value_that_was_touched(
+    deploys: dict[str, RingCache], name: str, other: str
+) -> None:
+    """The other ring's is deleted; but a value that has not moved yet is not there to touch, and stays."""
+    key, unmoved = moved(deploys)[:2]
+    deploys[name].set(key, "v", None)
+    deploys[other].set_many({key: "v", unmoved: "v"}, None)
+    assert deploys[name].touch(key, 100) is True
+    assert deploys[name].touch(unmoved, 100) is False
+    assert deploys[other].get_many([key, unmoved]) == {unmoved: "v"}
 
 
 @pytest.mark.parametrize("way", ["clear", "clear_all"])

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
+from cachebackend.options.host import is_host
+
 __all__ = ["SENTINEL_PARAMETERS", "SENTINEL_SCHEME", "SentinelAddress", "sentinel_address"]
 
 SENTINEL_SCHEME = "redis+sentinel"
@@ -66,7 +68,8 @@ def sentinel_address(url: str) -> SentinelAddress:
 
 def _host_and_port(text: str) -> tuple[str, int]:
     found = _HOST.fullmatch(text)
-    if found is None or not 0 < int(found[2] or SENTINEL_PORT) < 65_536:
+    host, port = (found[1].strip("[]"), int(found[2] or SENTINEL_PORT)) if found else ("", 0)
+    if not is_host(host) or not 0 < port < 65_536:
         message = "each sentinel must be a host, or host:port; an IPv6 address stands in brackets"
         raise ValueError(message)
-    return found[1].strip("[]"), int(found[2] or SENTINEL_PORT)
+    return host, port

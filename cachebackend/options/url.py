@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
+from cachebackend.options.host import is_host
 from cachebackend.options.sentinel import SENTINEL_PARAMETERS, SENTINEL_SCHEME, sentinel_address
 
 __all__ = ["NodeAddress", "parse_node", "parse_nodes"]
@@ -71,7 +72,7 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         return _named(url, SENTINEL_SCHEME, service, key, faults)
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         faults.add(key, f"is not a URL: {_without_quotes(error)}")
         return None
@@ -86,11 +87,8 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
             faults.add(key, "names no socket; write unix:///path/to/socket")
             return None
     else:
-        if not host:
-            faults.add(key, "names no host")
-            return None
-        if "," in host:
-            faults.add(key, "names several hosts; write a URL for each, or redis+sentinel://")
+        if fault := _host_fault(host):
+            faults.add(key, fault)
             return None
         if port == 0:
             faults.add(key, "the port must be from 1 to 65535, got 0")
@@ -100,6 +98,15 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
             return None
         address = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
     return _named(url, parts.scheme, address, key, faults)
+
+
+def _host_fault(host: str) -> str | None:
+    """Return what is wrong with the host of a URL, or None."""
+    if not host:
+        return "names no host"
+    if "," in host:
+        return "names several hosts; write a URL for each, or redis+sentinel://"
+    return None if is_host(host) else "names a host with a part that is empty or too long"
 
 
 def _named(url: str, scheme: str, address: str, key: object, faults: Faults) -> NodeAddress | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.multiplexed import MultiplexedConnection
+from cachebackend.node.translate import CONNECTION_ERRORS
 
 __all__ = ["LoopConnections"]
 
@@ -20,11 +21,13 @@ __all__ = ["LoopConnections"]
 class _OfLoop:
     """What one event loop holds of a node."""
 
-    __slots__ = ("connection", "ending", "opening")
+    __slots__ = ("connection", "ending", "failure", "opening")
 
     def __init__(self) -> None:
         self.connection: MultiplexedConnection | None = None
         self.opening = asyncio.Lock()
+        #: What the last try to connect ended in; None: in a connection.
+        self.failure: Exception | None = None
         self.ending: AsyncGenerator[None, None] | None = None
 
 
@@ -44,7 +47,10 @@ class LoopConnections:
         return mine.connection
 
     async def open(self) -> MultiplexedConnection:
-        """Return the running loop's connection, made now if need be; tasks that ask at once share it.
+        """Return the running loop's connection, made now if need be.
+
+        Tasks that ask at once share it, or the failure to make it: who waited for one try
+        would wait as long for the next, and so on in a queue.
 
         Raises:
             OSError, redis.RedisError: It could not be made.
@@ -52,10 +58,18 @@ class LoopConnections:
         loop = asyncio.get_running_loop()
         self._forget_closed_loops()
         mine = self._loops.setdefault(loop, _OfLoop())
+        known = mine.failure
         async with mine.opening:
             if (connection := self.standing()) is not None:
                 return connection
-            mine.connection = connection = await MultiplexedConnection.open(self._handshake, self._timeout)
+            if mine.failure is not None and mine.failure is not known:
+                raise mine.failure
+            try:
+                connection = await MultiplexedConnection.open(self._handshake, self._timeout)
+            except CONNECTION_ERRORS as error:
+                mine.failure = error
+                raise
+            mine.connection, mine.failure = connection, None
             if mine.ending is None:
                 mine.ending = self._close_with_loop(mine)
                 await anext(mine.ending)

@@ -190,13 +190,20 @@ class Node:
         """Return the error of a node that is not asked; see to its probe if that is due."""
         assert self.breaker is not None  # noqa: S101  # whoever calls has looked
         if self.breaker.begin_probe():
-            self._spawn(self._probe)
+            self._start_probe()
         return NodeUnavailableError(f"node {self.name!r} is ejected: {self.breaker.state.error}")
 
     def tend(self) -> None:
         """See to it that the node is told what it missed: soon, and by another thread."""
         if self.breaker is not None and self.breaker.begin_probe(early=True):
+            self._start_probe()
+
+    def _start_probe(self) -> None:
+        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        try:
             self._spawn(self._probe)
+        except RuntimeError as error:  # the process has as many threads as it may: not the caller's affair
+            self.breaker.probe_failed(NodeUnavailableError(f"node {self.name!r} cannot be probed: {error}"))
 
     @staticmethod
     def _spawn(work: Callable[[], None]) -> None:

@@ -122,6 +122,44 @@ def test_an_ejected_node_costs_nothing(
         cache.incr(dead[0])
 
 
+def test_tasks_that_ask_a_hung_node_at_once_wait_for_it_once(
+    cache: RingCache, dead: list[str], probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the failure to connect; in a queue the last would wait for as long as all together."""
+    handshake, tries = node_of(cache).handshake, []
+    connect = handshake.connection_async
+
+    async def counted() -> Any:
+        tries.append(1)
+        return await connect()
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*[cache.aget(dead[0], "missing") for _ in range(40)])
+
+    monkeypatch.setattr(handshake, "connection_async", counted)
+    assert asyncio.run(all_at_once()) == ["missing"] * 40
+    assert len(tries) == 1
+    assert state(cache) == EJECTED
+
+
+def test_a_node_whose_probe_cannot_begin_is_probed_later(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is not told of it; and what the node missed keeps it from being read."""
+
+    def no_thread(*_: Any) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "_spawn", no_thread)
+        cache.delete(dead[0])
+    assert state(cache) == EJECTED
+    come_back(cache, services, probes)
+    assert state(cache) == UP
+    assert cache.get(dead[0]) is None
+
+
 @pytest.mark.parametrize(
     "way", ["delete", "delete_many", "adelete", "set", "set_many", "clear", "make_stale"]
 )

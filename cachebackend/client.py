@@ -79,19 +79,18 @@ class RingClient(_Client):
         self.stats = Stats()
         codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
         self.context = Context(self.ring, codec, options, clock, self.stats)
+        places = [node.place for node in options.all_nodes]
         if others := options.joining or options.leaving:
-            names = [node.name for node in self.nodes]
             self.context.other = OtherRing(
                 Ring([(node.name, node.weight) for node in others]),
-                tuple(names.index(node.name) for node in others),
+                tuple(places.index(node.place) for node in others),
                 is_left=bool(options.leaving),
                 is_warm=bool(options.leaving) and options.warm,
             )
         if options.gutter:
-            names = [node.name for node in self.nodes]
             self.context.gutter = Gutter(
                 Ring([(node.name, node.weight) for node in options.gutter]),
-                tuple(names.index(node.name) for node in options.gutter),
+                tuple(places.index(node.place) for node in options.gutter),
                 max(1, int(options.gutter_timeout * 1000)),
                 lambda node: self.nodes[node].is_ejected,
             )

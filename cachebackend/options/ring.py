@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
@@ -21,6 +21,7 @@ _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 #: The options that name the ring that is entered, or left.
 _CHANGES = ("joining", "leaving")
+_RENAMING = "a server keeps its name while the ring is changed"
 _IN_THE_URL = "it is part of the node's URL in LOCATION"
 #: What django-redis has other names or no need for.
 _DJANGO_REDIS = {
@@ -186,9 +187,18 @@ class RingOptions:
 
     @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
-        """The nodes of the ring, after them those of the ring that is entered or left, and the gutter's."""
-        names = {node.name for node in self.nodes}
-        others = tuple(node for node in self.joining + self.leaving if node.name not in names)
+        """The nodes of the ring, after them those of the ring that is entered or left, and the gutter's.
+
+        Each once, by its place. Of two under one name the other ring's is called so, that errors
+        tell them apart.
+        """
+        names, places = {node.name for node in self.nodes}, {node.place for node in self.nodes}
+        others = tuple(
+            replace(node, name=f"{node.name} ({change})") if node.name in names else node
+            for change, ring in (("joining", self.joining), ("leaving", self.leaving))
+            for node in ring
+            if node.place not in places
+        )
         return self.nodes + others + self.gutter
 
 
@@ -225,17 +235,17 @@ def _other_rings(
     changes = {name: found[name] for name in _CHANGES if found.get(name)}
     if len(changes) > 1:
         faults.add("leaving", "a ring is entered or left, not both at once; end the one change first")
-    addresses = {node.name: node.url for node in nodes}
+    names = {node.place: node.name for node in nodes}
     for name, others in changes.items():
-        if {(n.name, n.weight) for n in others} == {(n.name, n.weight) for n in nodes}:
+        if {(n.name, n.weight, n.place) for n in others} == {(n.name, n.weight, n.place) for n in nodes}:
             faults.add(name, "names the nodes that LOCATION has: nothing would move; leave it out")
         for node in others:
-            if addresses.get(node.name, node.url) != node.url:
+            if (known := names.get(node.place, node.name)) != node.name:
                 faults.add(
-                    name, f"names another server {node.name!r} than LOCATION; give a new server a new name"
+                    name, f"has as {node.name!r} the server that LOCATION has as {known!r}; {_RENAMING}"
                 )
     members = [node for ring in (nodes, *changes.values()) for node in ring]
     for spare in found.get("gutter", ()):
-        if any(spare.name == node.name or spare.url == node.url for node in members):
+        if any(spare.name == node.name or spare.place == node.place for node in members):
             faults.add("gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes are spare ones")
     return found

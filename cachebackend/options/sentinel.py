@@ -36,6 +36,12 @@ class SentinelAddress:
     username: str | None
     password: str | None
 
+    @property
+    def place(self) -> str:
+        """The service and the database."""
+        hosts = ",".join(sorted(f"{host}:{port}" for host, port in self.hosts))
+        return f"{hosts}/{self.service}/{self.node_url.rpartition('/')[2]}"
+
     def __repr__(self) -> str:
         return f"SentinelAddress(hosts={self.hosts!r}, service={self.service!r})"
 

@@ -45,6 +45,17 @@ class NodeAddress:
     url: str
 
     @property
+    def place(self) -> str:
+        """The server and the database, whoever logs in there and how: no two nodes may share it."""
+        parts = urlsplit(self.url)
+        path, database = unquote(parts.path), dict(parse_qsl(parts.query)).get("db", "")
+        if parts.scheme == "unix":
+            return f"{path}/{int(database or 0)}"
+        if parts.scheme == SENTINEL_SCHEME:
+            return sentinel_address(self.url).place
+        return f"{parts.hostname}:{parts.port or 6379}/{int(database or path.strip('/') or 0)}"
+
+    @property
     def public_url(self) -> str:
         """The URL without its user and password, fit for logs and pages."""
         where, mark, query = self.url.partition("?")
@@ -140,7 +151,7 @@ def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
 
 
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
-    """Take a list of URLs apart; two of one name are a fault."""
+    """Take a list of URLs apart; two of one name are a fault, and two of one place."""
     if isinstance(urls, str):
         urls = [part for part in _BETWEEN_URLS.split(urls) if part]
     if not isinstance(urls, Sequence):
@@ -153,6 +164,8 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
             continue
         if node.name in nodes:
             faults.add(index, f"a second node is named {node.name!r}; give each its own ?name=")
+        elif twin := next((other.name for other in nodes.values() if other.place == node.place), None):
+            faults.add(index, f"is where {twin!r} is: a server's database is one node, under one name")
         nodes[node.name] = node
     if len(urls) > MOST_NODES:
         faults.add(None, f"names {len(urls)} nodes; a ring holds at most {MOST_NODES}")

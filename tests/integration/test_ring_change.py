@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,10 +30,9 @@ def cache_of(location: Sequence[str], **options: Any) -> RingCache:
     return RingCache(list(location), {**block, "OPTIONS": given})
 
 
-@pytest.fixture
-def deploys(services: Services) -> Iterator[dict[str, RingCache]]:
-    """The four deploys of a ring that grows from two nodes to three."""
-    old, new = services.ring_urls[:2], services.ring_urls
+@contextmanager
+def four_deploys(old: Sequence[str], new: Sequence[str]) -> Iterator[dict[str, RingCache]]:
+    """The deploys of a change, and the ring before and after it."""
     deploys = {
         "before": cache_of(old),
         "joining": cache_of(old, joining=new),
@@ -45,14 +45,31 @@ def deploys(services: Services) -> Iterator[dict[str, RingCache]]:
         cache.client.close()
 
 
+@pytest.fixture
+def deploys(services: Services) -> Iterator[dict[str, RingCache]]:
+    """The four deploys of a ring that grows from two nodes to three."""
+    with four_deploys(services.ring_urls[:2], services.ring_urls) as deploys:
+        yield deploys
+
+
+@pytest.fixture
+def replaced(services: Services) -> Iterator[dict[str, RingCache]]:
+    """The four deploys by which another server takes the place of one, under its name."""
+    a, b, c = services.ring_urls
+    with four_deploys([a, b], [c.replace("ring-c", "ring-a"), b]) as deploys:
+        yield deploys
+
+
 def moved(deploys: Mapping[str, RingCache]) -> list[str]:
-    """Keys whose owner is another after the change."""
+    """Keys whose server is another after the change."""
     names = [f"k{n}" for n in range(ROWS)]
     return [n for n in names if owner(deploys["before"], n) != owner(deploys["after"], n)]
 
 
 def owner(cache: RingCache, key: str) -> str:
-    return cache.client.ring.names[cache.client.ring.owner(cache.key_bytes(key))]
+    """The place of a key's owner."""
+    client = cache.client
+    return client.nodes[client.ring.owner(cache.key_bytes(key))].address.place
 
 
 ADJACENT = [
@@ -63,17 +80,34 @@ ADJACENT = [
 ]
 
 
+WAYS = ["delete", "delete_many", "touch", "set", "set_many", "get_or_set after delete", "clear"]
+
+
 @pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
-@pytest.mark.parametrize(
-    "way", ["delete", "delete_many", "touch", "set", "set_many", "get_or_set after delete", "clear"]
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_what_one_deploy_changes_the_next_never_reads_stale(
     deploys: dict[str, RingCache], one: str, other: str, way: str
 ) -> None:
     """Whichever writes: after it no process of either reads what was there before."""
+    change_and_read(deploys, one, other, way)
+
+
+@pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
+def test_nor_does_it_when_a_node_is_replaced_under_its_name(
+    replaced: dict[str, RingCache], one: str, other: str
+) -> None:
+    """The two servers are told apart by where they are."""
+    for way in WAYS:
+        change_and_read(replaced, one, other, way)
+
+
+def change_and_read(deploys: dict[str, RingCache], one: str, other: str, way: str) -> None:
+    """Have a process of the one deploy change what both hold; neither reads then what was before."""
     writer, reader = deploys[one], deploys[other]
     keys = moved(deploys)
     assert len(keys) > 5
+    for cache in (writer, reader):
+        cache.clear()
     for cache in (writer, reader):
         assert cache.get_or_set_many(keys, lambda names: dict.fromkeys(names, "old"), 100)
     changes: dict[str, Callable[[], Any]] = {
@@ -94,8 +128,10 @@ def test_what_one_deploy_changes_the_next_never_reads_stale(
         assert {cache.get_or_set(key, lambda: "new", 100) for key in keys} == {"new"}
 
 
-def test_a_miss_is_warmed_from_the_ring_that_was_left(deploys: dict[str, RingCache]) -> None:
+@pytest.mark.parametrize("change", ["deploys", "replaced"])
+def test_a_miss_is_warmed_from_the_ring_that_was_left(change: str, request: pytest.FixtureRequest) -> None:
     """The database is not asked; afterwards the new owner has it, for as long as the old one had."""
+    deploys: dict[str, RingCache] = request.getfixturevalue(change)
     keys = moved(deploys)
     deploys["joining"].set_many(dict.fromkeys(keys, "there"), 100)
     leaving = deploys["leaving"]
@@ -155,15 +191,16 @@ def test_a_set_that_fails_has_told_the_ring_that_is_entered(deploys: dict[str, R
 def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
     """And no other key."""
     keys = moved(deploys)
-    assert {owner(deploys["after"], key) for key in keys} == {"ring-c"}
+    assert {owner(deploys["after"], key) for key in keys} == {deploys["after"].client.nodes[2].address.place}
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"joining": ["redis://h:1?name=x"], "leaving": ["redis://h:2?name=y"]}, "not both at once"),
-        ({"joining": ["redis://h:9?name=a"]}, "another server"),
+        ({"joining": ["redis://h:1?name=b"]}, "has as 'b' the server that LOCATION has as 'a'"),
         ({"leaving": ["redis://h:1?name=a"]}, "nothing would move"),
+        ({"leaving": ["redis://:new@H/0?name=a&weight=1", "redis://h:6379?name=c"]}, "is where 'a' is"),
         ({"leaving": ["nonsense"]}, r"\['leaving'\]"),
     ],
 )
@@ -222,7 +259,7 @@ def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> li
     made = writing.key_bytes(key)
     wrong = []
     for schedule in schedules(4, 7):
-        for node in deploys["after"].client.nodes:
+        for node in deploys["leaving"].client.nodes:
             node.call((b"DEL", made))
         deploys["before"].set(key, "old", 100)
         database = ["old"]
@@ -247,12 +284,19 @@ def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> li
     return wrong
 
 
+@pytest.mark.parametrize("change", ["deploys", "replaced"])
 @pytest.mark.parametrize("writer", ["joining", "leaving"])
 def test_no_order_of_a_delete_and_a_warm_read_leaves_the_old_value(
-    deploys: dict[str, RingCache], writer: str
+    change: str, writer: str, request: pytest.FixtureRequest
 ) -> None:
     """The ring being left is told first."""
-    assert run_all(deploys, writer, "leaving") == []
+    assert run_all(request.getfixturevalue(change), writer, "leaving") == []
+
+
+def test_errors_tell_two_servers_of_one_name_apart(replaced: dict[str, RingCache]) -> None:
+    """As the one that is joining, or leaving."""
+    names = [[node.name for node in replaced[at].client.nodes] for at in ("joining", "leaving")]
+    assert names == [["ring-a", "ring-b", "ring-a (joining)"], ["ring-a", "ring-b", "ring-a (leaving)"]]
 
 
 def test_both_rings_at_once_would_be_wrong(

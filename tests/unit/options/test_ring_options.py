@@ -53,6 +53,28 @@ def test_two_nodes_of_one_name_are_a_fault() -> None:
     assert fault == "CACHES['default']['LOCATION'][1]: a second node is named 'a'; give each its own ?name="
 
 
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ("redis://h", "redis://:secret@H:6379/0"),
+        ("redis://h/2", "redis://h?db=2"),
+        ("redis://h", "rediss://h"),
+        ("unix:///run/s", "unix://:secret@/run/s?db=0"),
+        ("redis+sentinel://h1,h2/shop", "redis+sentinel://:secret@h2,h1:26379/shop/0"),
+    ],
+)
+def test_two_nodes_of_one_place_are_a_fault(one: str, same: str) -> None:
+    """A set of the one would be the delete of the other; another database is another place."""
+
+    def named(url: str, name: str) -> str:
+        return f"{url}{'&' if '?' in url else '?'}name={name}"
+
+    [fault] = faults_of([named(one, "a"), named(same, "b")])
+    assert fault.startswith("CACHES['default']['LOCATION'][1]: is where 'a' is: a server's database is one")
+    assert "secret" not in fault
+    RingOptions.read(["redis://h/0?name=a", "redis://h/1?name=b"], {}, PATH)
+
+
 @pytest.mark.parametrize("location", [[], "", ()])
 def test_no_node_is_a_fault(location: object) -> None:
     """A ring has at least one node."""

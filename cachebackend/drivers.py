@@ -2,7 +2,8 @@
 
 Both perform the same effects on the same nodes. What an effect raises (a loader's
 error, a cancellation) is thrown into the operation, which cleans up by further effects
-and lets it pass.
+and lets it pass. A node that did not answer is not asked again by the same operation, so
+that nobody waits for it twice.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cachebackend.effects import Command, Effect, Load, Operation, Reply, ScriptCall, Send, Sleep
-from cachebackend.errors import NodeReplyError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.tracing import span
 
 __all__ = ["NodePort", "Pending", "adrive", "drive"]
 
 T = TypeVar("T")
+#: The nodes that did not answer an operation, and what it is told when it asks them again.
+_Lost: TypeAlias = dict[int, NodeUnavailableError]
 
 
 class Pending(Protocol):
@@ -52,11 +55,12 @@ class NodePort(Protocol):
 
 def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the calling thread and return its result."""
+    lost: _Lost = {}
     try:
         effect = next(operation)
         while True:
             try:
-                outcome = _perform(effect, nodes)
+                outcome = _perform(effect, nodes, lost)
             except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
                 effect = operation.throw(error)
             else:
@@ -68,11 +72,12 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
+    lost: _Lost = {}
     try:
         effect = next(operation)
         while True:
             try:
-                outcome = await _aperform(effect, nodes)
+                outcome = await _aperform(effect, nodes, lost)
             except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
                 effect = operation.throw(error)
             else:
@@ -82,11 +87,11 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
         return result
 
 
-def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
     if effect.__class__ is Send:  # most are
-        replies = _scatter(effect.requests, nodes)
+        replies = _scatter(effect.requests, nodes, lost)
         if lacking := _lacking_scripts(effect.requests, replies):
-            again = _scatter([request for _, request in lacking], nodes)
+            again = _scatter([request for _, request in lacking], nodes, lost)
             _put(replies, lacking, again)
         return replies
     match effect:
@@ -98,11 +103,11 @@ def _perform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
                 return loader()
 
 
-async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
+async def _aperform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
     if effect.__class__ is Send:  # most are
-        replies = await _ascatter(effect.requests, nodes)
+        replies = await _ascatter(effect.requests, nodes, lost)
         if lacking := _lacking_scripts(effect.requests, replies):
-            again = await _ascatter([request for _, request in lacking], nodes)
+            again = await _ascatter([request for _, request in lacking], nodes, lost)
             _put(replies, lacking, again)
         return replies
     match effect:
@@ -118,38 +123,58 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort]) -> Any:
 Requests = Sequence[tuple[int, Command]]
 
 
-def _scatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
+def _scatter(requests: Requests, nodes: Sequence[NodePort], lost: _Lost) -> list[Reply]:
     """Send every node its commands, then read every node's replies."""
     if len(requests) == 1:
         [(node, command)] = requests
-        return [nodes[node].call(command)]
+        reply = nodes[node].call(command) if node not in lost else lost[node]
+        _look(node, reply, lost)
+        return [reply]
     groups = _by_node(requests)
-    pending: list[tuple[list[int], Pending]] = []
-    replies: list[Reply] = [None] * len(requests)
+    replies = _of_lost(requests, groups, lost)
+    pending: list[tuple[int, list[int], Pending]] = []
     try:
         for node, positions in groups.items():
-            pending.append((positions, nodes[node].send([requests[at][1] for at in positions])))
+            pending.append((node, positions, nodes[node].send([requests[at][1] for at in positions])))
         while pending:
-            positions, waiting = pending.pop()
+            node, positions, waiting = pending.pop()
             for at, reply in zip(positions, waiting.receive(), strict=True):
                 replies[at] = reply
+            _look(node, replies[positions[-1]], lost)
     finally:
-        for _, waiting in pending:
+        for _, _, waiting in pending:
             waiting.abandon()
     return replies
 
 
-async def _ascatter(requests: Requests, nodes: Sequence[NodePort]) -> list[Reply]:
+async def _ascatter(requests: Requests, nodes: Sequence[NodePort], lost: _Lost) -> list[Reply]:
     groups = _by_node(requests)
-    replies: list[Reply] = [None] * len(requests)
+    replies = _of_lost(requests, groups, lost)
     waiting = [
         nodes[node].submit([requests[at][1] for at in positions]) for node, positions in groups.items()
     ]
     answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
-    for positions, answer in zip(groups.values(), answers, strict=True):
+    for (node, positions), answer in zip(groups.items(), answers, strict=True):
         for at, reply in zip(positions, answer, strict=True):
             replies[at] = reply
+        _look(node, answer[-1], lost)
     return replies
+
+
+def _of_lost(requests: Requests, groups: dict[int, list[int]], lost: _Lost) -> list[Reply]:
+    """Return room for the replies, with those of nodes that are not asked again, who leave the groups."""
+    replies: list[Reply] = [None] * len(requests)
+    for node in lost.keys() & groups.keys() if lost else ():
+        for at in groups.pop(node):
+            replies[at] = lost[node]
+    return replies
+
+
+def _look(node: int, last: Reply, lost: _Lost) -> None:
+    """Note a node that did not answer; one that only refuses writes is asked again."""
+    if last.__class__ is NodeUnavailableError and last.ejects and node not in lost:
+        lost[node] = told = NodeUnavailableError(str(last))  # of what was not sent
+        told.__cause__ = last
 
 
 def _by_node(requests: Requests) -> dict[int, list[int]]:

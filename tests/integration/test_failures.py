@@ -122,6 +122,27 @@ def test_an_ejected_node_costs_nothing(
         cache.incr(dead[0])
 
 
+@pytest.mark.parametrize("way", ["get_or_set", "get_or_set_many", "aget_or_set_many", "tags"])
+def test_a_call_waits_for_a_hung_node_once(
+    cache: RingCache, dead: list[str], probes: Probes, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many round trips it would take."""
+    node, asked = node_of(cache), []
+    for name in ("call", "send", "submit"):
+        method = getattr(node, name)
+        monkeypatch.setattr(node, name, lambda *given, method=method: asked.append(1) or method(*given))
+    calls: dict[str, Callable[[], Any]] = {
+        "get_or_set": lambda: cache.get_or_set(dead[0], lambda: 1),
+        "get_or_set_many": lambda: cache.get_or_set_many(dead, lambda names: dict.fromkeys(names, 1)),
+        "aget_or_set_many": lambda: asyncio.run(
+            cache.aget_or_set_many(dead, lambda names: dict.fromkeys(names, 1))
+        ),
+        "tags": lambda: cache.get_or_set(dead[0], lambda: 1, tags=[f"t{n}" for n in range(9)]),
+    }
+    calls[way]()
+    assert len(asked) == 1
+
+
 def test_tasks_that_ask_a_hung_node_at_once_wait_for_it_once(
     cache: RingCache, dead: list[str], probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

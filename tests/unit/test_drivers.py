@@ -8,7 +8,7 @@ import pytest
 
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Command, Load, Operation, Reply, Script, Send, Sleep
-from cachebackend.errors import NodeReplyError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
 
 Drive = Callable[..., Any]
 
@@ -89,6 +89,29 @@ def test_a_script_that_a_node_lacks_is_sent_whole(run: Drive) -> None:
         return (yield Send([(0, (b"X",)), (0, script.call([b"k"], 5))]))
 
     assert run(operation(), [FakeNode("a", [])]) == [("a", b"X"), ("a", b"EVAL", script.source, 1, b"k", 5)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_node_that_did_not_answer_is_not_asked_again(run: Drive, count: int) -> None:
+    """By the same operation, of which a first command may have arrived; one that refuses writes is."""
+    nodes = [FakeNode(name, []) for name in ("gone", "full", "well")]
+    failures = [NodeUnavailableError("gone"), NodeUnavailableError("full")]
+    failures[0].was_sent, failures[1].ejects = True, False
+    for node, failure in zip(nodes, failures, strict=False):
+        node.answer = lambda _, failure=failure: failure  # type: ignore[method-assign,misc]
+    found: list[list[Reply]] = []
+
+    def operation() -> Operation[None]:
+        for asked in ([0], [1], [2], [0], [1], [2], [0, 1, 2]):
+            replies = yield Send([(node, (b"X",)) for node in asked for _ in range(count)])
+            found.append(replies)
+
+    run(operation(), nodes)
+    assert [sum(entry.startswith("send") for entry in node.journal) for node in nodes] == [1, 3, 3]
+    assert [str(reply) for reply in found[3]] == ["gone"] * count
+    assert (found[0][0].was_sent, found[3][0].was_sent) == (True, False)
+    assert [*map(str, found[6][::count])][:2] == ["gone", "full"]
+    assert found[6][-1] == ("well", b"X")
 
 
 def test_what_a_loader_raises_reaches_the_operation_and_then_the_caller(run: Drive) -> None:

@@ -62,9 +62,9 @@ def configure(client: RingClient, found: Sequence[Difference]) -> None:
 
 def ring_faults(alias: str, client: RingClient) -> list[str]:
     """Return what is wrong with the nodes of an alias, a sentence each with what to set."""
-    infos = client.run(protocol.node_infos(client.context))
+    infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
     faults = []
-    for name, info in zip(client.ring.names, infos, strict=True):
+    for name, info in zip([node.name for node in client.nodes], infos, strict=True):
         if isinstance(info, RingCacheError):
             faults.append(f"{alias}: {info}")
             continue

@@ -6,7 +6,7 @@ and named by the path of its setting before anything is built.
 """
 
 from cachebackend.options.faults import Faults
-from cachebackend.options.ring import RingOptions
+from cachebackend.options.ring import RingOptions, change_faults
 from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
 from cachebackend.options.writebehind import WriteBehindOptions
@@ -18,6 +18,7 @@ __all__ = [
     "RingOptions",
     "SentinelAddress",
     "WriteBehindOptions",
+    "change_faults",
     "parse_node",
     "parse_nodes",
     "sentinel_address",

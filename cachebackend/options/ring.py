@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
-__all__ = ["RingOptions"]
+__all__ = ["RingOptions", "change_faults"]
 
 _Block = TypeVar("_Block")
 _SECONDS = Number(0, above=True, unit=" seconds")
@@ -21,7 +21,6 @@ _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 #: The options that name the ring that is entered, or left.
 _CHANGES = ("joining", "leaving")
-_RENAMING = "a server keeps its name while the ring is changed"
 _IN_THE_URL = "it is part of the node's URL in LOCATION"
 #: What django-redis has other names or no need for.
 _DJANGO_REDIS = {
@@ -235,17 +234,24 @@ def _other_rings(
     changes = {name: found[name] for name in _CHANGES if found.get(name)}
     if len(changes) > 1:
         faults.add("leaving", "a ring is entered or left, not both at once; end the one change first")
-    names = {node.place: node.name for node in nodes}
     for name, others in changes.items():
-        if {(n.name, n.weight, n.place) for n in others} == {(n.name, n.weight, n.place) for n in nodes}:
-            faults.add(name, "names the nodes that LOCATION has: nothing would move; leave it out")
-        for node in others:
-            if (known := names.get(node.place, node.name)) != node.name:
-                faults.add(
-                    name, f"has as {node.name!r} the server that LOCATION has as {known!r}; {_RENAMING}"
-                )
+        for text in change_faults(nodes, others):
+            faults.add(name, text)
     members = [node for ring in (nodes, *changes.values()) for node in ring]
     for spare in found.get("gutter", ()):
         if any(spare.name == node.name or spare.place == node.place for node in members):
             faults.add("gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes are spare ones")
     return found
+
+
+def change_faults(nodes: Sequence[NodeAddress], others: Sequence[NodeAddress]) -> list[str]:
+    """Return why the ring of ``LOCATION`` cannot be changed to, or from, the ring of other nodes."""
+    if {(n.name, n.weight, n.place) for n in others} == {(n.name, n.weight, n.place) for n in nodes}:
+        return ["names the nodes that LOCATION has: nothing would move; leave it out"]
+    names = {node.place: node.name for node in nodes}
+    return [
+        f"has as {node.name!r} the server that LOCATION has as {names[node.place]!r}; "
+        "a server keeps its name while the ring is changed"
+        for node in others
+        if names.get(node.place, node.name) != node.name
+    ]

@@ -62,6 +62,13 @@ class NodeAddress:
         masked = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(query)])
         return re.sub(r"//[^/]*@", "//***@", where) + mark + masked
 
+    @property
+    def setting(self) -> str:
+        """The URL as a setting has it, with its name and weight, but without user and password."""
+        given = {"name": self.name} | ({} if self.weight == 1 else {"weight": f"{self.weight:g}"})
+        url = self.public_url
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(given, safe='/:@[]')}"
+
     def __repr__(self) -> str:
         return f"NodeAddress(name={self.name!r}, weight={self.weight:g}, url={self.public_url!r})"
 

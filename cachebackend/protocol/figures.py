@@ -70,9 +70,12 @@ def counts_of(context: Context, keys: Sequence[bytes]) -> Operation[list[dict[st
     ]
 
 
-def node_infos(context: Context) -> Operation[list[dict[str, str] | RingCacheError]]:
-    """Return what each node says of itself, or why it does not."""
-    replies = yield Send([(node, (b"INFO",)) for node in range(len(context.ring))])
+def node_infos(
+    context: Context, nodes: Sequence[int] | None = None
+) -> Operation[list[dict[str, str] | RingCacheError]]:
+    """Return what each node of the ring, or each of some nodes, says of itself, or why it does not."""
+    asked = range(len(context.ring)) if nodes is None else nodes
+    replies = yield Send([(node, (b"INFO",)) for node in asked])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
 
 

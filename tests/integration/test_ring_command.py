@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -18,7 +19,7 @@ from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
-from cachebackend.options import RingOptions
+from cachebackend.options import NodeAddress, RingOptions
 from cacheproject.services import Services
 
 pytestmark = [
@@ -95,13 +96,87 @@ def test_owner_tells_where_a_key_is_and_what_it_holds(ring_cache: RingCache) -> 
 
 def test_plan_tells_what_would_move(ring_cache: RingCache) -> None:
     """A fourth node takes its quarter, and nothing else moves."""
-    urls = [f"{node.address.url}?name={node.name}" for node in ring_cache.client.nodes]
+    urls = [node.address.setting for node in ring_cache.client.nodes]
     told = command("plan", *urls, "redis://10.0.0.9:6379/0?name=ring-d")
     assert 0.22 < told["moved"] < 0.28
     assert told["nodes"]["ring-d"]["now"] == 0
     assert command("plan", *urls)["moved"] == 0
     with pytest.raises(CommandError, match="ring plan"):
         call_command("ring", "plan", "nonsense")
+
+
+def test_plan_prints_the_settings_of_each_deploy(ring_cache: RingCache, services: Services) -> None:
+    """Pasted below CACHES they are what the ring is changed by; no password is among them."""
+    old = services.ring_urls
+    new = [*old, "redis://me:hunter2@10.0.0.9:6379/1?name=ring-d&weight=2"]
+    text = command("plan", *new)["settings"]
+    assert "hunter2" not in text
+    assert '"redis://***@10.0.0.9:6379/1?name=ring-d&weight=2"' in text
+    head, *deploys = text.split("# Deploy ")
+    found = []
+    for deploy in deploys:
+        pasted: dict[str, Any] = {"CACHES": {"default": {"LOCATION": [], "OPTIONS": {"stale_for": 5}}}}
+        exec(f"{head}#{deploy}", pasted)  # it is settings, as one would paste them
+        block = pasted["CACHES"]["default"]
+        found.append(RingOptions.read(block["LOCATION"], block["OPTIONS"], "CACHES['default']"))
+        assert found[-1].stale_for == 5
+    rings = [([*map(name_of, each.nodes)], len(each.joining), len(each.leaving), each.warm) for each in found]
+    three, four = ["ring-a", "ring-b", "ring-c"], ["ring-a", "ring-b", "ring-c", "ring-d"]
+    assert rings == [(three, 4, 0, True), (four, 0, 3, True), (four, 0, 3, False), (four, 0, 0, True)]
+    assert [node.weight for node in found[-1].nodes] == [1, 1, 1, 2]
+    out = StringIO()
+    call_command("ring", "plan", *new, stdout=out)
+    assert text in out.getvalue()
+
+
+def name_of(node: NodeAddress) -> str:
+    return node.name
+
+
+def test_plan_counts_what_a_server_that_is_replaced_under_its_name_moves(ring_cache: RingCache) -> None:
+    """All that it owns; a server that is called otherwise is no change that can be made."""
+    urls = [node.address.setting for node in ring_cache.client.nodes]
+    told = command("plan", "redis://10.0.0.9:6379/0?name=ring-a", *urls[1:])
+    assert told["moved"] == told["nodes"]["ring-a"]["now"] == told["nodes"]["ring-a"]["then"]
+    told = command("plan", urls[0].replace("ring-a", "ring-x"), *urls[1:], code=1)
+    assert "has as 'ring-x' the server that LOCATION has as 'ring-a'" in told["fault"]
+    assert told["settings"] is None
+
+
+@pytest.fixture
+def changing(settings: Any, services: Services) -> Iterator[RingCache]:
+    """The default alias while its ring of one is entered by a second node, with a third in its gutter."""
+    a, b, c = services.ring_urls
+    block = settings.CACHES["default"] | {"LOCATION": [a], "OPTIONS": {"joining": [a, b], "gutter": [c]}}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        cache = caches["default"]
+        assert isinstance(cache, RingCache)
+        yield cache
+
+
+def test_status_tells_the_nodes_beside_the_ring(changing: RingCache, services: Services) -> None:
+    """What they are there for stands where others have their share; doctor looks at them, too."""
+    told = command("status", "--alias", "default")["aliases"]["default"]
+    assert [(each["node"], each["state"], each["share"]) for each in told] == [
+        ("ring-a", "up", "100.0%"),
+        ("ring-b", "up", "joining"),
+        ("ring-c", "up", "gutter"),
+    ]
+    spare = changing.client.nodes[2]
+    spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
+    try:
+        [fault] = command("doctor", "--alias", "default", code=1)["faults"]
+    finally:
+        spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
+    assert "node 'ring-c' refuses writes when it is full" in fault
+
+
+@pytest.mark.parametrize("words", [("cleanup",), ("cleanup", "--yes")])
+def test_cleanup_waits_for_the_end_of_a_change(changing: RingCache, words: tuple[str, ...]) -> None:
+    """What a node holds and does not own is what the change goes by."""
+    with pytest.raises(CommandError, match="is read until joining and leaving are gone"):
+        call_command("ring", *words)
+    assert "being changed already" in command("plan", "redis://h:1?name=x", code=1)["fault"]
 
 
 def test_doctor_tells_what_to_set(ring_cache: RingCache) -> None:

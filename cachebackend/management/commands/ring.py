@@ -21,14 +21,15 @@ from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.invalidation.outbox import has_outbox
-from cachebackend.management import simulating
+from cachebackend.management import planning, simulating
 from cachebackend.management.checkup import configure, differences, ring_faults
+from cachebackend.management.nodes import node_rows
 from cachebackend.management.tables import print_table
 from cachebackend.management.traces import TraceError, read_trace
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.node.monitor import read_keys
-from cachebackend.options import Faults, parse_nodes
-from cachebackend.ring import SLOTS, Ring, slot_of
+from cachebackend.options import Faults, change_faults, parse_nodes
+from cachebackend.ring import slot_of
 
 __all__ = ["Command"]
 
@@ -36,6 +37,7 @@ __all__ = ["Command"]
 WORRYING_LAG_SECONDS = 10.0
 #: One that is owed for less may be on its way.
 REPLAYING_LAG_SECONDS = 2.0
+_UNDER_WAY = "is being changed already; end that change first"
 EXAMPLES = """examples:
   manage.py ring status
   manage.py ring owner product:17 --alias default
@@ -72,7 +74,9 @@ class Command(BaseCommand):
         owner = actions.add_parser("owner", parents=[common], help="which node owns a key, and what it holds")
         owner.add_argument("key", help="the key, as it is given to cache.get()")
         owner.add_argument("--version", type=int, dest="key_version", help="the key's version")
-        plan = actions.add_parser("plan", parents=[common], help="what a change of nodes would move")
+        plan = actions.add_parser(
+            "plan", parents=[common], help="what a change of nodes would move, and its settings"
+        )
         plan.add_argument("nodes", nargs="+", metavar="URL", help="the nodes as LOCATION would name them")
         actions.add_parser("doctor", parents=[common], help="look for what is set up wrong")
         cleanup = actions.add_parser(
@@ -121,16 +125,7 @@ class Command(BaseCommand):
     def _status(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         told: dict[str, Any] = {}
         for alias, client in _clients(options["alias"]):
-            infos = client.run(protocol.node_infos(client.context))
-            shares = client.ring.shares()
-            told[alias] = [
-                _node(name, share, info)
-                for name, share, info in zip(client.ring.names, shares, infos, strict=True)
-            ]
-            owed = self._owed(client)
-            for at, each in enumerate(told[alias]):
-                each["owed"] = owed[at]
-                each["state"] = _state(client, at, is_up=not each["error"], is_owed=bool(owed[at]))
+            told[alias] = node_rows(client, self._owed(client))
             self._say(f"{alias}: {len(told[alias])} nodes")
             self._table(
                 _COLUMNS,
@@ -144,7 +139,7 @@ class Command(BaseCommand):
 
     def _owed(self, client: RingClient) -> list[int | str]:
         """Return how many deletes each node is owed, or "all", as far as the databases tell."""
-        names, limit = client.ring.names, client.context.missed.limit
+        names, limit = [node.name for node in client.nodes], client.context.missed.limit
         try:
             if _lag() > REPLAYING_LAG_SECONDS:
                 owed = [ClientOutbox(client).find(name, limit) for name in names]
@@ -177,17 +172,21 @@ class Command(BaseCommand):
         faults = Faults("ring plan")
         wanted = parse_nodes(options["nodes"], faults)
         faults.raise_any()
-        client = ring_cache(options["alias"] or "default").client
-        new = Ring([(node.name, node.weight) for node in wanted])
-        moved = client.ring.moved(new) / SLOTS
-        now = dict(zip(client.ring.names, client.ring.shares(), strict=True))
-        then = dict(zip(new.names, new.shares(), strict=True))
-        names = list(dict.fromkeys([*now, *then]))
-        rows = [(name, now.get(name, 0) / SLOTS, then.get(name, 0) / SLOTS) for name in names]
-        self._table(("node", "share now", "share then"), [(n, f"{a:.1%}", f"{b:.1%}") for n, a, b in rows])
-        self._say(f"{moved:.1%} of the keys would change their owner, and be missed there once")
-        told = {name: {"now": round(a, 4), "then": round(b, 4)} for name, a, b in rows}
-        return {"moved": round(moved, 4), "nodes": told}, True
+        alias = options["alias"] or "default"
+        client = ring_cache(alias).client
+        nodes = client.context.options.nodes
+        plan = planning.plan_change(nodes, wanted)
+        rows = [(name, f"{now:.1%}", f"{then:.1%}") for name, (now, then) in plan.shares.items()]
+        self._table(("node", "share now", "share then"), rows)
+        self._say(f"{plan.moved:.1%} of the keys would change their owner")
+        fault = _UNDER_WAY if client.context.other else "; ".join(change_faults(nodes, wanted))
+        settings = None if fault else planning.settings_text(alias, nodes, wanted)
+        self._say(f"no settings are printed: the ring {fault}" if fault else f"\n{settings}")
+        shares = {
+            name: {"now": round(now, 4), "then": round(then, 4)} for name, (now, then) in plan.shares.items()
+        }
+        told = {"moved": round(plan.moved, 4), "nodes": shares, "fault": fault, "settings": settings}
+        return told, not fault or not plan.moved
 
     def _doctor(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         faults = [
@@ -215,6 +214,11 @@ class Command(BaseCommand):
         for alias in [options["alias"]] if options["alias"] else ring_aliases():
             cache = ring_cache(alias)
             client = cache.client
+            if client.context.other is not None:
+                message = (
+                    f"{alias}: what nodes hold and do not own is read until joining and leaving are gone"
+                )
+                raise CommandError(message)
             found = client.run(
                 protocol.sweep(client.context, cache.pattern, delete=options["yes"], tell=self._progress)
             )
@@ -306,34 +310,6 @@ def _clients(alias: str | None) -> list[tuple[str, RingClient]]:
     return [(name, ring_cache(name).client) for name in ([alias] if alias else ring_aliases())]
 
 
-def _node(name: str, share: int, info: dict[str, str] | RingCacheError) -> dict[str, Any]:
-    known = {} if isinstance(info, RingCacheError) else info
-    server, version = (
-        ("Valkey", "valkey_version") if "valkey_version" in known else ("Redis", "redis_version")
-    )
-    keys = [value for field, value in known.items() if field.startswith("db") and "keys=" in value]
-    return {
-        "node": name,
-        "share": f"{share / SLOTS:.1%}",
-        "server": f"{server} {known[version]}" if known else "",
-        "memory": known.get("used_memory_human", ""),
-        "policy": known.get("maxmemory_policy", ""),
-        "keys": sum(int(value.partition("keys=")[2].partition(",")[0]) for value in keys),
-        "evicted": int(known.get("evicted_keys", 0)),
-        "error": str(info) if isinstance(info, RingCacheError) else "",
-    }
-
-
 def _lag() -> float:
     """Return for how many seconds the oldest delete has been owed."""
     return max((outbox_lag(using) for using in connections if has_outbox(using)), default=0.0)
-
-
-def _state(client: RingClient, at: int, *, is_up: bool, is_owed: bool) -> str:
-    """Return a node's state: ejected or down: it does not answer; replaying: it is owed deletes; or up."""
-    breaker = client.nodes[at].breaker
-    if breaker is not None and breaker.state.state != UP:
-        return breaker.state.state
-    if not is_up:
-        return "down"
-    return REPLAYING if is_owed else UP

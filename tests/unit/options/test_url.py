@@ -84,6 +84,18 @@ def test_a_node_never_shows_its_password() -> None:
     assert "hunter2" not in repr(node)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "rediss://u:p@h:1/2?weight=0.5", "unix:///run/s?db=1", "redis+sentinel://:p@h1,h2/shop/2"],
+)
+def test_a_setting_is_the_same_node_without_its_password(url: str) -> None:
+    """By name, weight and place."""
+    node = parsed(url)
+    again = parsed(node.setting)
+    assert (again.name, again.weight, again.place) == (node.name, node.weight, node.place)
+    assert ":p@" not in node.setting
+
+
 def test_sentinels_are_taken_apart() -> None:
     """Hosts of every kind; the account is the node's, the sentinels have their own."""
     address = sentinel_address(

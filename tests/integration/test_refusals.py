@@ -1,0 +1,205 @@
+"""Nodes that answer, and refuse: full, read-only, not saved, cut off from their primary, loading."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.core.cache import caches
+from django.test import override_settings
+
+from cachebackend import RingCache
+from cachebackend.node.breaker import EJECTED, UP, Breaker
+from cacheproject.services import Services
+from tests.integration.test_failures import Probes, probes  # noqa: F401  # the fixture
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+
+
+class Refuser:
+    """A node of its own, and how it comes to refuse, and to serve again."""
+
+    def __init__(self, services: Services) -> None:
+        port = services.add_node("refuser", "--save", "", "--stop-writes-on-bgsave-error", "yes")
+        self.url = f"redis://127.0.0.1:{port}/0?name=r"
+        self.admin = redis.Redis(port=port)
+        self._file = Path(services.folder) / "refuser" / "dump.rdb"
+
+    def refuse(self, state: str) -> None:
+        match state:
+            case "OOM":
+                self.admin.config_set("maxmemory", 1)
+            case "READONLY":
+                self.admin.replicaof("127.0.0.1", "1")
+            case "MASTERDOWN":
+                self.admin.config_set("replica-serve-stale-data", "no")
+                self.admin.replicaof("127.0.0.1", "1")
+            case "MISCONF":
+                self._file.mkdir()  # in the place of the file that it would write
+                self.admin.config_set("save", "3600 1")
+                self._save("err")
+
+    def serve(self) -> None:
+        self.admin.replicaof("NO", "ONE")
+        self.admin.config_set("replica-serve-stale-data", "yes")
+        self.admin.config_set("maxmemory", 0)
+        if self._file.is_dir():
+            self._file.rmdir()
+            self._save("ok")
+            self._file.unlink()
+            self.admin.config_set("save", "")
+
+    def _save(self, outcome: str) -> None:
+        self.admin.bgsave()
+        while (told := self.admin.info("persistence"))["rdb_bgsave_in_progress"]:
+            continue
+        assert told["rdb_last_bgsave_status"] == outcome
+
+
+@pytest.fixture(scope="module")
+def refuser(own_services: Services) -> Refuser:
+    return Refuser(own_services)
+
+
+@pytest.fixture
+def cache(refuser: Refuser, settings: Any, probes: Probes) -> Iterator[RingCache]:  # noqa: F811
+    """An alias over that node alone, with two keys; probes wait for the test."""
+    refuser.admin.flushall()
+    with ring_of(refuser.url, settings) as cache:
+        cache.set_many({"k": "old", "other": "stays"}, None)
+        yield cache
+    refuser.serve()
+
+
+@contextmanager
+def ring_of(url: str, settings: Any) -> Iterator[RingCache]:
+    """Make the default alias a ring of one node."""
+    block = settings.CACHES["default"] | {"LOCATION": [url], "OPTIONS": {}}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        cache = caches["default"]
+        assert isinstance(cache, RingCache)
+        yield cache
+
+
+def breaker_of(cache: RingCache) -> Breaker:
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    return breaker
+
+
+def probe(cache: RingCache, probes: Probes) -> str:  # noqa: F811
+    """Have the node probed, as it is due, and return its state."""
+    breaker_of(cache)._probe_at = 0.0
+    cache.get("other")
+    probes.run()
+    return breaker_of(cache).state.state
+
+
+def test_a_full_node_serves_what_it_holds(cache: RingCache, refuser: Refuser, probes: Probes) -> None:  # noqa: F811
+    """It takes nothing, and is not ejected; and it deletes what a refused set was to replace."""
+    refuser.refuse("OOM")
+    assert cache.get_or_set("k", lambda: "loaded") == "old"
+    for _ in range(5):
+        assert cache.set("k", "new") is False
+    assert cache.set_many({"k": "new"}) == ["k"]
+    assert cache.get_or_set("missing", lambda: "loaded") == "loaded"
+    assert probe(cache, probes) == UP
+    assert cache.get_many(["k", "other", "missing"]) == {"other": "stays"}
+    assert cache.delete("other") is True
+
+
+@pytest.mark.parametrize("state", ["READONLY", "MISCONF"])
+@pytest.mark.parametrize("way", ["set", "delete"])
+def test_a_node_that_takes_no_delete_is_ejected_by_the_first_that_it_missed(
+    cache: RingCache,
+    refuser: Refuser,
+    probes: Probes,  # noqa: F811
+    state: str,
+    way: str,
+) -> None:
+    """Until then it is read; it is let in again when it has deleted what it should not hold."""
+    refuser.refuse(state)
+    for _ in range(5):
+        assert cache.get_or_set("k", lambda: "loaded") == "old"
+    assert cache.get_or_set("missing", lambda: "loaded") == "loaded"
+    assert breaker_of(cache).state.state == UP
+    assert (cache.set("k", "new") if way == "set" else cache.delete("k")) is False
+    assert probe(cache, probes) == EJECTED
+    assert cache.get("k") is None
+    refuser.serve()
+    assert probe(cache, probes) == UP
+    assert cache.get_many(["k", "other"]) == {"other": "stays"}
+
+
+def test_a_replica_that_serves_nothing_is_ejected(
+    cache: RingCache,
+    refuser: Refuser,
+    probes: Probes,  # noqa: F811
+) -> None:
+    """After three answers; what it holds is good when its primary is back."""
+    refuser.refuse("MASTERDOWN")
+    for _ in range(3):
+        assert cache.get("k") is None
+    assert breaker_of(cache).state.state == EJECTED
+    assert "MASTERDOWN" in breaker_of(cache).state.error
+    refuser.serve()
+    assert probe(cache, probes) == UP
+    assert cache.get("k") == "old"
+
+
+class Loading(socketserver.StreamRequestHandler):
+    """Answers as a node does that reads its file: to a handshake and with LOADING; later it has no key."""
+
+    is_done = False
+
+    def handle(self) -> None:
+        while header := self.rfile.readline():
+            words = []
+            for _ in range(int(header[1:])):
+                length = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(length + 2)[:-2].upper())
+            if words[0] in {b"CLIENT", b"SELECT"}:
+                self.wfile.write(b"+OK\r\n")
+            elif not Loading.is_done:
+                self.wfile.write(b"-LOADING Valkey is loading the dataset in memory\r\n")
+            else:
+                self.wfile.write({b"PING": b"+PONG\r\n", b"GET": b"$-1\r\n"}.get(words[0], b":0\r\n"))
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of such a node."""
+    monkeypatch.setattr(Loading, "is_done", False)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Loading) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_a_node_that_reads_its_file_is_ejected_until_it_has(
+    loading: int,
+    settings: Any,
+    probes: Probes,  # noqa: F811
+) -> None:
+    """It is told then what was deleted meanwhile."""
+    with ring_of(f"redis://127.0.0.1:{loading}/0?name=r", settings) as cache:
+        for _ in range(3):
+            assert cache.get_or_set("k", lambda: "loaded") == "loaded"
+        assert breaker_of(cache).state.state == EJECTED
+        assert "LOADING" in breaker_of(cache).state.error
+        cache.delete("k")
+        assert probe(cache, probes) == EJECTED
+        assert cache.client.context.missed.count(0) == 1
+        Loading.is_done = True
+        assert probe(cache, probes) == UP
+        assert cache.client.context.missed.count(0) == 0
+        cache.client.close()

@@ -116,7 +116,7 @@ class RingClient(_Client):
             since = self.context.clock.monotonic()
             if self.outbox is None:
                 self._say_that_nothing_is_kept()
-            elif self.outbox.keep(self.nodes[node].name, owed):
+            elif self.outbox.keep(self.nodes[node].place, owed):
                 self.context.missed.kept(node, owed, since)
         self.nodes[node].tend()
 
@@ -254,7 +254,7 @@ class _Replay:
 
     def tell_all(self, exchange: Exchange) -> None:
         client = self._client
-        _run_over(exchange, replay(client.context, self._node, client.outbox, client.nodes[self._node].name))
+        _run_over(exchange, replay(client.context, self._node, client.outbox, client.nodes[self._node].place))
 
     def tell_rest(self, exchange: Exchange) -> None:
         _run_over(exchange, replay_missed(self._client.context, self._node))

@@ -13,12 +13,12 @@ class OutboxRow(models.Model):
 
     The row is committed with the transaction, in its database. A trigger, which cannot make
     keys, writes the changed rows instead; who settles the outbox row makes the keys of them.
-    A row that names a node owes all that the node holds of some aliases.
+    A row that names a node, by its place, owes all that the node holds of some aliases.
     """
 
     keys = models.BinaryField(default=b"", help_text="The keys by cache alias, as MessagePack.")
     node = models.CharField(
-        max_length=200, blank=True, default="", help_text="The node that owes every key of the aliases."
+        max_length=500, blank=True, default="", help_text="The node that owes every key of the aliases."
     )
     label = models.CharField(
         max_length=200, blank=True, default="", help_text="The model whose rows a trigger saw change."

@@ -283,7 +283,7 @@ def _value(codec: Codec, found: protocol.Inspected) -> str | None:
 
 
 def _is_owed(alias: str, client: RingClient, key: bytes) -> bool:
-    holders = {node.name for at, node in enumerate(client.nodes) if client.context.may_hold(at, key)}
+    holders = {node.place for at, node in enumerate(client.nodes) if client.context.may_hold(at, key)}
     try:
         return any(
             key in owed[alias] or row.node in holders

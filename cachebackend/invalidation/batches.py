@@ -103,14 +103,14 @@ def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
 
 
 def clear_node(alias: str, node: str) -> bool:
-    """Delete all that a node, by its name, holds of a cache alias; return whether it confirmed that.
+    """Delete all that a node, by its place, holds of a cache alias; return whether it confirmed that.
 
     A node that is none of the alias' owes nothing: nobody reads there.
     """
     cache = _ring_cache(alias)
     if cache is None:
         return True
-    nodes = [at for at, each in enumerate(cache.client.nodes) if each.name == node]
+    nodes = [at for at, each in enumerate(cache.client.nodes) if each.place == node]
     return not cache.client.run(protocol.wipe(cache.client.context, cache.pattern, nodes)).failures
 
 

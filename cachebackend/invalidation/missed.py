@@ -70,7 +70,7 @@ class ClientOutbox:
 
     def find(self, node: str, limit: float) -> Owed:
         """Return the same, by the connections of the calling thread."""
-        nodes = [at for at, each in enumerate(self._client.nodes) if each.name == node]
+        nodes = [at for at, each in enumerate(self._client.nodes) if each.place == node]
         may_hold, aliases = self._client.context.may_hold, set(self._aliases())
         keys: set[bytes] = set()
         for using in filter(has_outbox, connections):

@@ -10,7 +10,7 @@ keys all that time, so one whose statement was slow and whose process died is st
 on after the statement's commit.
 
 What nodes miss otherwise is owed here, too: by keys, or, of a node that missed too many or was
-not there for a clear, by its name: everything that it holds of an alias.
+not there for a clear, by its place: everything that it holds of an alias.
 """
 
 from __future__ import annotations

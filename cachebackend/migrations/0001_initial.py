@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('keys', models.BinaryField(default=b'', help_text='The keys by cache alias, as MessagePack.')),
-                ('node', models.CharField(blank=True, default='', help_text='The node that owes every key of the aliases.', max_length=200)),
+                ('node', models.CharField(blank=True, default='', help_text='The node that owes every key of the aliases.', max_length=500)),
                 ('label', models.CharField(blank=True, default='', help_text='The model whose rows a trigger saw change.', max_length=200)),
                 ('rows', models.JSONField(help_text='What keys are made of, of each of those rows, as text.', null=True)),
                 ('transaction_id', models.BigIntegerField(help_text='The transaction that the trigger ran in.', null=True)),

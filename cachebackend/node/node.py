@@ -59,6 +59,8 @@ class Node:
     ) -> None:
         self.address = address
         self.name = address.name
+        #: What tells it from others wherever several processes speak of it, whatever they call it.
+        self.place = address.place
         #: Ejects the node when it fails; None: it is asked whatever it did before.
         self.breaker: Breaker | None = None
         #: What it is told when it is back; None: it misses nothing that matters.

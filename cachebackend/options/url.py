@@ -46,7 +46,7 @@ class NodeAddress:
 
     @property
     def place(self) -> str:
-        """The server and the database, whoever logs in there and how: no two nodes may share it."""
+        """The server and the database, whoever logs in there and how: no two nodes share it."""
         parts = urlsplit(self.url)
         path, database = unquote(parts.path), dict(parse_qsl(parts.query)).get("db", "")
         if parts.scheme == "unix":

@@ -52,7 +52,7 @@ class Outbox(Protocol):
     """Where what nodes are owed outlives the process that owes it, and all processes see it."""
 
     def keep(self, node: str, owed: Owed) -> bool:
-        """Keep what a node, by its name, is owed; return whether that is certain. Raises nothing."""
+        """Keep what a node, by its place, is owed; return whether that is certain. Raises nothing."""
         ...
 
     def owed_to(self, node: str, limit: float) -> Owed:

@@ -22,20 +22,20 @@ __all__ = ["replay", "replay_missed"]
 KEYS_AT_ONCE = 1000
 
 
-def replay(context: Context, node: int, outbox: Outbox | None, name: str) -> Operation[None]:
+def replay(context: Context, node: int, outbox: Outbox | None, place: str) -> Operation[None]:
     """Tell a node, by its index, what all processes owe it, and then what this one noted.
 
     Args:
         context: The alias.
         node: The node.
         outbox: What knows of other processes, if anything does.
-        name: What the outbox knows the node by.
+        place: What the outbox knows the node by.
 
     Raises:
         RingCacheError: The node did not confirm; what this process noted is noted again.
     """
     if outbox is not None:
-        yield from _tell(context, node, outbox.owed_to(name, context.missed.limit))
+        yield from _tell(context, node, outbox.owed_to(place, context.missed.limit))
     yield from replay_missed(context, node)
 
 

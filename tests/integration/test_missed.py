@@ -109,7 +109,7 @@ def test_who_is_cleared_of_one_alias_keeps_the_keys_of_others(
     cache: RingCache, dead: list[str], services: Services
 ) -> None:
     """What is not this alias' is not this alias' to delete."""
-    owing({"default": []}, node=NODE).save()
+    owing({"default": []}, node=node_of(cache).place).save()
     services.resume(NODE)
     node = node_of(cache)
     node.call((b"SET", b"another's", b"1"))
@@ -123,10 +123,10 @@ def test_a_node_that_stays_away_is_owed_one_row_for_everything(
 ) -> None:
     """However many processes, and however often, say so."""
     for _ in range(3):
-        owing({"default": []}, node=NODE).save()
+        owing({"default": []}, node=node_of(cache).place).save()
     relayed = relay()
     assert (relayed.rows, relayed.left) == (2, 1)
-    assert OutboxRow.objects.get().node == NODE
+    assert OutboxRow.objects.get().node == node_of(cache).place
 
 
 def test_a_node_that_is_no_more_is_owed_nothing(cache: RingCache) -> None:
@@ -181,8 +181,8 @@ def test_more_rows_than_a_node_is_told_of_one_by_one_clear_it(
     outbox = ClientOutbox(cache.client)
     for key in dead[:2]:
         owe("default", {"default": {cache.key_bytes(key)}})
-    assert outbox.find(NODE, 1) == EVERYTHING
-    assert len(outbox.find(NODE, 2).keys) == 2
+    assert outbox.find(node_of(cache).place, 1) == EVERYTHING
+    assert len(outbox.find(node_of(cache).place, 2).keys) == 2
     assert not outbox.find("ring-b", 0)
     eject(cache, dead[0])
     come_back(cache, services, probes)
@@ -275,12 +275,12 @@ def test_nobody_waits_long_for_a_database_that_hangs(
 def test_a_forked_child_has_a_writer_of_its_own(cache: RingCache, probes: Probes) -> None:
     """The parent's thread is not there."""
     outbox = ClientOutbox(cache.client)
-    assert outbox.keep(NODE, EVERYTHING)
+    assert outbox.keep(node_of(cache).place, EVERYTHING)
     connections.close_all()
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if outbox.keep(NODE, EVERYTHING) else 1)
+            os._exit(0 if outbox.keep(node_of(cache).place, EVERYTHING) else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -314,5 +314,5 @@ def test_an_outbox_without_a_table_is_a_warning(
     with override_settings(DATABASE_ROUTERS=["tests.integration.test_missed.Nowhere"]):
         [found] = [each for each in run_checks() if each.id == "ringcache.W003"]
         assert "has no outbox" in found.msg
-        assert not ClientOutbox(cache.client).keep(NODE, EVERYTHING)
+        assert not ClientOutbox(cache.client).keep(node_of(cache).place, EVERYTHING)
     assert "ringcache.W003" in caplog.text

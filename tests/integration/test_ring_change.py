@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db.models.functions import Now
+from django.test import override_settings
 
 from cachebackend import RingCache, protocol
 from cachebackend.client import RingClient
 from cachebackend.effects import Load, Operation, Send
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
+from cachebackend.invalidation import relay
+from cachebackend.invalidation.outbox import owing
+from cachebackend.models import OutboxRow
 from cachebackend.options import RingOptions
 from cachebackend.protocol import moving
 from cacheproject.services import Services
@@ -291,6 +297,27 @@ def test_no_order_of_a_delete_and_a_warm_read_leaves_the_old_value(
 ) -> None:
     """The ring being left is told first."""
     assert run_all(request.getfixturevalue(change), writer, "leaving") == []
+
+
+def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
+    replaced: dict[str, RingCache],
+) -> None:
+    """Whichever of them a process of either deploy calls so: rows tell them apart by where they are."""
+    key, leaving = moved(replaced)[0], replaced["leaving"]
+    left = replaced["before"].client.nodes[0].place
+    replaced["before"].set(key, "old", None)
+    replaced["after"].set(key, "new", None)
+    options = leaving.client.context.options
+    block = settings.CACHES["default"] | {
+        "LOCATION": [node.setting for node in options.nodes],
+        "OPTIONS": {"leaving": [node.setting for node in options.leaving]},
+    }
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        owing({"default": []}, node=left).save()
+        OutboxRow.objects.update(created=Now() - timedelta(minutes=1))
+        assert relay().rows == 1
+    assert replaced["before"].get(key) is None
+    assert replaced["after"].get(key) == "new"
 
 
 def test_errors_tell_two_servers_of_one_name_apart(replaced: dict[str, RingCache]) -> None:

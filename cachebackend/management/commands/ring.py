@@ -139,14 +139,14 @@ class Command(BaseCommand):
 
     def _owed(self, client: RingClient) -> list[int | str]:
         """Return how many deletes each node is owed, or "all", as far as the databases tell."""
-        names, limit = [node.name for node in client.nodes], client.context.missed.limit
+        places, limit = [node.place for node in client.nodes], client.context.missed.limit
         try:
             if _lag() > REPLAYING_LAG_SECONDS:
-                owed = [ClientOutbox(client).find(name, limit) for name in names]
+                owed = [ClientOutbox(client).find(place, limit) for place in places]
                 return ["all" if each.is_everything else len(each.keys) for each in owed]
         except DatabaseError as error:
             self._say(f"what the nodes are owed is not known: {error}")
-        return [0 for _ in names]
+        return [0 for _ in places]
 
     def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         cache = ring_cache(options["alias"] or "default")

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
-from cachebackend.drivers import adrive, drive
+from cachebackend.drivers import Later, adrive, drive
 from cachebackend.effects import Command, Operation, Reply, ScriptCall, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache
@@ -113,12 +113,15 @@ class RingClient(_Client):
     def _on_missed(self, node: int, owed: Owed) -> None:
         """Keep what a node missed, and have it told as soon as it answers."""
         if owed:
-            since = self.context.clock.monotonic()
-            if self.outbox is None:
-                self._say_that_nothing_is_kept()
-            elif self.outbox.keep(self.nodes[node].place, owed):
-                self.context.missed.kept(node, owed, since)
+            Later.call(partial(self._keep, node, owed))
         self.nodes[node].tend()
+
+    def _keep(self, node: int, owed: Owed) -> None:
+        since = self.context.clock.monotonic()
+        if self.outbox is None:
+            self._say_that_nothing_is_kept()
+        elif self.outbox.keep(self.nodes[node].place, owed):
+            self.context.missed.kept(node, owed, since)
 
     def _say_that_nothing_is_kept(self) -> None:
         if not self._has_said:
@@ -201,7 +204,10 @@ class RingClient(_Client):
         self.context.drop_near((key,))
         [reply] = await self.nodes[node].submit([set_command(key, record, ttl_ms)])
         self.context.drop_near((key,))
-        return reply.__class__ is bytes or was_stored(self.context, node, key, reply)
+        if reply.__class__ is bytes:
+            return True
+        async with Later():
+            return was_stored(self.context, node, key, reply)
 
     @property
     def _is_alone(self) -> bool:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cachebackend.effects import Command, Effect, Load, Operation, Reply, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.tracing import span
 
-__all__ = ["NodePort", "Pending", "adrive", "drive"]
+__all__ = ["Later", "NodePort", "Pending", "adrive", "drive"]
 
 T = TypeVar("T")
 #: The nodes that did not answer an operation, and what it is told when it asks them again.
@@ -53,6 +55,38 @@ class NodePort(Protocol):
         ...
 
 
+class Later:
+    """A block of an event loop at whose end other threads do what would have kept the loop waiting.
+
+    What nodes miss is kept by a database. What threads, or tasks that outlive the block, have to
+    keep, they keep at once.
+    """
+
+    _mine: ContextVar[Later | None] = ContextVar("later", default=None)
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._calls: list[Callable[[], None]] | None = []
+
+    async def __aenter__(self) -> None:
+        self._token = self._mine.set(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._mine.reset(self._token)
+        calls, self._calls = self._calls, None
+        if calls:
+            await asyncio.gather(*[asyncio.to_thread(call) for call in calls])
+
+    @classmethod
+    def call(cls, work: Callable[[], None]) -> None:
+        """Call a function: at once, or in such a block when it ends."""
+        mine = cls._mine.get()
+        if mine is None or mine._calls is None or mine._thread != threading.get_ident():
+            work()
+        else:
+            mine._calls.append(work)
+
+
 def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the calling thread and return its result."""
     lost: _Lost = {}
@@ -73,18 +107,19 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
     lost: _Lost = {}
-    try:
-        effect = next(operation)
-        while True:
-            try:
-                outcome = await _aperform(effect, nodes, lost)
-            except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
-                effect = operation.throw(error)
-            else:
-                effect = operation.send(outcome)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    async with Later():
+        try:
+            effect = next(operation)
+            while True:
+                try:
+                    outcome = await _aperform(effect, nodes, lost)
+                except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                    effect = operation.throw(error)
+                else:
+                    effect = operation.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:

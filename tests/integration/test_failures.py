@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
+from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
@@ -286,6 +289,72 @@ def test_a_delete_that_timed_out_once_is_told_though_nobody_was_ejected(
     probes.run()
     assert cache.get(dead[0]) is None
     assert cache.client.context.missed.count(cache.client.nodes.index(node_of(cache))) == 0
+
+
+@pytest.mark.parametrize("way", ["adelete", "aset", "adelete_many", "ainvalidate_tags"])
+def test_an_event_loop_does_not_wait_for_the_outbox(
+    cache: RingCache, dead: list[str], probes: Probes, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call does, and returns when the row is there; other tasks go on meanwhile."""
+    keep, begun, released = ClientOutbox.keep, threading.Event(), threading.Event()
+    went_on: list[bool] = []
+
+    def hang(outbox: ClientOutbox, *given: Any) -> bool:
+        begun.set()
+        went_on.append(released.wait(10))
+        return keep(outbox, *given)
+
+    async def run() -> None:
+        arguments: dict[str, Any] = {
+            "aset": (dead[0], 1),
+            "adelete_many": (dead,),
+            "ainvalidate_tags": (tag,),
+        }
+        task = asyncio.ensure_future(_and_close(getattr(cache, way)(*arguments.get(way, (dead[0],)))))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        assert not task.done()
+        released.set()
+        await task
+
+    tag = next(t for t in map(str, range(99)) if cache.client.ring.owner(cache.tag_bytes(t)) == 0)
+    eject(cache, dead[0])
+    monkeypatch.setattr(ClientOutbox, "keep", hang)
+    asyncio.run(run())
+    assert went_on == [True]
+    assert OutboxRow.objects.count() == 1
+
+
+def test_status_tells_ejected_then_replaying_then_up(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle one while the node is told what it missed, and nobody reads it."""
+
+    def told() -> tuple[str, bool, object]:
+        out = StringIO()
+        try:
+            call_command("ring", "status", "--alias", "default", "--json", stdout=out)
+            is_well = True
+        except SystemExit:
+            is_well = False
+        [row] = [row for row in json.loads(out.getvalue())["aliases"]["default"] if row["node"] == NODE]
+        return row["state"], is_well, cache.get(dead[0])
+
+    seen = []
+
+    def look(client: ClientOutbox, *given: Any) -> Any:
+        seen.append(told())
+        return owed_to(client, *given)
+
+    eject(cache, dead[0])
+    cache.delete(dead[0])
+    seen.append(told())
+    owed_to = ClientOutbox.owed_to
+    monkeypatch.setattr(ClientOutbox, "owed_to", look)
+    come_back(cache, services, probes)
+    seen.append(told())
+    assert seen == [("ejected", False, None), ("replaying", True, None), ("up", True, None)]
+    assert cache.get_many(dead[1:]) == {key: int(key[1:]) for key in dead[1:]}
 
 
 def test_failures_raise_if_the_settings_say_so(dead: list[str], probes: Probes, settings: Any) -> None:

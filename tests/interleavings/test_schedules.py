@@ -10,16 +10,20 @@ from cachebackend.node import Node
 from cachebackend.protocol import Keep
 from tests.interleavings.explorer import (
     KEY,
-    CarelessReader,
+    Clearer,
+    CrashingStrictStatement,
     CrashingStrictWriter,
     CrashingWriter,
     GutterReader,
     HastyWriter,
     OldSnapshotReader,
+    PlainWriter,
+    PlainWriterOfTwo,
     Reader,
     ReaderOfTwo,
     Scenario,
     SoftWriter,
+    StrictStatement,
     StrictWriter,
     Writer,
     explore,
@@ -27,7 +31,8 @@ from tests.interleavings.explorer import (
 )
 
 ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))
-FAILS = (("fail", 1),)
+FAILS = (("fail0", 1),)
+RELAY = (("relay", 1),)
 STALE = Keep(60_000, stale_ms=30_000)
 TAGGED = Keep(60_000, tags=(b"tag",))
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
@@ -37,7 +42,7 @@ SCENARIOS = {
     "two readers, a writer, nothing cached": Scenario((Reader, Reader, Writer)),
     "two readers, a writer, accidents": Scenario((Reader, Reader, Writer), OLD, (("lapse", 1), ("evict", 1))),
     "a reader, a writer, every accident": Scenario((Reader, Writer), OLD, ACCIDENTS),
-    "two readers, a writer that may crash": Scenario((Reader, Reader, CrashingWriter), OLD),
+    "two readers, a writer that may crash": Scenario((Reader, Reader, CrashingWriter), OLD, RELAY),
     "strict: a reader, two writers": Scenario((Reader, StrictWriter, StrictWriter), OLD),
     "strict: a reader, a writer that may crash, accidents": Scenario(
         (Reader, CrashingStrictWriter), OLD, (("lapse", 1), ("evict", 1))
@@ -55,6 +60,36 @@ SCENARIOS = {
         (ReaderOfTwo, Writer), OLD, FAILS, has_gutter=True
     ),
     "a node that fails: strict: a reader, a writer": Scenario((Reader, StrictWriter), OLD, FAILS),
+    "a node that fails: strict: a reader of two, a statement": Scenario(
+        (ReaderOfTwo, StrictStatement), OLD, FAILS + RELAY
+    ),
+    "a node that fails: one process: a reader of two, a plain writer": Scenario(
+        (ReaderOfTwo, PlainWriter), OLD, FAILS, is_one_process=True
+    ),
+    "a node that fails: a reader, a plain writer of two": Scenario(
+        (Reader, PlainWriterOfTwo), OLD, FAILS + RELAY
+    ),
+    "a node that fails: a reader, who clears": Scenario((Reader, Clearer), OLD, FAILS),
+    "a node that fails: a reader, who deletes more than the limit": Scenario(
+        (Reader, PlainWriter), OLD, FAILS, replay_limit=0
+    ),
+    "a gutter that fails: a reader, a writer": Scenario(
+        (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), has_gutter=True
+    ),
+    **{
+        f"a ring that changes: {' and '.join(deploys)}": Scenario(
+            (Reader, Reader, Writer), OLD, deploys=(deploys[0], deploys[0], deploys[1]), relay=deploys[1]
+        )
+        for deploys in (
+            ("joining", "leaving"),
+            ("leaving", "joining"),
+            ("leaving", "leaving"),
+            ("leaving", "cold"),
+        )
+    },
+    "a ring that changes: nodes that fail": Scenario(
+        (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
+    ),
 }
 #: The same with one more of each; minutes, so only where time was made for them.
 LARGER = {
@@ -70,8 +105,27 @@ LARGER = {
         (Reader, Reader, Writer, Writer), tuple(values(0, STALE)), keep=STALE
     ),
     "a node that fails: two readers, a writer": Scenario((Reader, Reader, Writer), OLD, FAILS),
+    "strict: a reader of two, a statement that may crash": Scenario(
+        (ReaderOfTwo, CrashingStrictStatement), OLD, FAILS + RELAY
+    ),
+    "one process: a reader of two, a plain writer of two": Scenario(
+        (ReaderOfTwo, PlainWriterOfTwo), OLD, FAILS + RELAY, is_one_process=True
+    ),
+    "a gutter that fails: a reader of two, a writer": Scenario(
+        (ReaderOfTwo, Writer), OLD, (("fail0", 1), ("fail1", 1)), has_gutter=True
+    ),
+    "a ring that changes: nodes that fail, who clears": Scenario(
+        (Reader, Clearer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
+    ),
+    "a ring that changes: strict, nodes that fail": Scenario(
+        (Reader, StrictStatement),
+        OLD,
+        (("fail0", 1), ("fail1", 1), ("relay", 1)),
+        deploys=("leaving", "joining"),
+        relay="leaving",
+    ),
     "a node that fails twice: a reader, a writer that may crash": Scenario(
-        (ReaderOfTwo, CrashingWriter), OLD, (("fail", 2),), has_gutter=True
+        (ReaderOfTwo, CrashingWriter), OLD, (("fail0", 2),), has_gutter=True
     ),
     "a node that fails: two readers, a writer, a gutter": Scenario(
         (Reader, Reader, Writer), OLD, FAILS, has_gutter=True
@@ -80,7 +134,7 @@ LARGER = {
         (Reader, StrictWriter, StrictWriter), OLD, FAILS, has_gutter=True
     ),
     "a node that fails twice: strict: a reader, a writer, a gutter": Scenario(
-        (Reader, StrictWriter), OLD, (("fail", 2), ("flush", 1)), has_gutter=True
+        (Reader, StrictWriter), OLD, (("fail0", 2), ("flush", 1)), has_gutter=True
     ),
     "tags: accidents": Scenario((Reader, Reader, Writer), (), ACCIDENTS, TAGGED, by_tag=True),
 }
@@ -90,10 +144,7 @@ if os.environ.get("EXPLORE") == "all":
 BROKEN = {
     "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
     "a reader in an old snapshot": Scenario((OldSnapshotReader, Writer), OLD),
-    "a breaker that closes without replay": Scenario((CarelessReader, Writer), OLD, FAILS),
-    "a strict reader in the gutter": Scenario(
-        (GutterReader, GutterReader, StrictWriter), OLD, (("fail", 2),), has_gutter=True
-    ),
+    "a strict reader in the gutter": Scenario((GutterReader, StrictWriter), OLD, FAILS, has_gutter=True),
 }
 
 

@@ -1,0 +1,121 @@
+"""Each line that a node's return, or a change of the ring, rests on, taken out: the explorer must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from cachebackend.effects import Operation, Reply, Send
+from cachebackend.node import Breaker, Node
+from cachebackend.protocol import Context, dropping, missed, moving, replaying
+from cachebackend.protocol.missed import MissedDeletes, Owed
+from cachebackend.protocol.swapping import Swap
+from tests.interleavings import explorer
+from tests.interleavings.explorer import Clearer, ReaderOfTwo, Scenario, StrictStatement, explore
+from tests.interleavings.test_schedules import FAILS, OLD, RELAY, SCENARIOS
+
+Patch = pytest.MonkeyPatch
+
+
+def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
+    return []
+    yield
+
+
+def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
+    """The relay acts on the intent of a strict writer by a plain DEL."""
+
+    class Plain:
+        @staticmethod
+        def call(keys: Sequence[bytes]) -> tuple[Any, ...]:
+            return (b"DEL", *keys)
+
+    patch.setattr(dropping, "_DROP", Plain)
+
+
+def a_breaker_that_closes_without_replay(patch: Patch) -> None:
+    """A probe that is answered is enough."""
+    patch.setattr(replaying, "_tell", nothing)
+
+
+def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
+    """What others owe, the outbox only knows."""
+    patch.setattr(explorer.Outbox, "owed_to", lambda *_: Owed())
+
+
+def a_breaker_that_closes_without_another_look(patch: Patch) -> None:
+    """What is missed while the node is told is told later."""
+    close = Breaker.close
+    patch.setattr(Breaker, "close", lambda self, _: close(self))
+
+
+def a_key_that_is_handed_to_the_outbox_once(patch: Patch) -> None:
+    """However long ago."""
+    patch.setattr(missed, "SETTLING_SECONDS", float("inf"))
+
+
+def a_clear_that_the_memory_alone_has(patch: Patch) -> None:
+    """Everything that a node owes is not kept in the outbox."""
+    add = MissedDeletes.add
+
+    def without_everything(self: MissedDeletes, node: int, owed: Owed) -> Owed:
+        new = add(self, node, owed)
+        return Owed() if new.is_everything else new
+
+    patch.setattr(MissedDeletes, "add", without_everything)
+
+
+def a_delete_to_the_current_owner_only(patch: Patch) -> None:
+    """The other ring is not told."""
+    patch.setattr(moving, "_tell", nothing)
+
+
+def a_delete_in_both_rings_at_once(patch: Patch) -> None:
+    """The one at the new owner comes first."""
+    tell = moving._tell
+
+    def tell_after(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Any:
+        if context.other is None:
+            return []
+        return (yield from tell(context, keys, is_owed))
+
+    patch.setattr("cachebackend.protocol.moving.tell_left", nothing)
+    patch.setattr("cachebackend.protocol.writing.tell_entered", tell_after)
+
+
+def a_warm_read_without_a_lease(patch: Patch) -> None:
+    """What stood at the old owner is set at the new one, whatever stands there by now."""
+
+    def take(_: Context, swaps: Sequence[Swap]) -> Operation[list[Reply]]:
+        replies: list[Reply] = yield Send(
+            [(swap.node, (b"SET", swap.key, swap.new, b"PX", max(swap.life, 1000))) for swap in swaps]
+        )
+        return replies
+
+    patch.setattr(moving, "take", take)
+
+
+MUTANTS: dict[Callable[[Patch], None], Scenario] = {
+    a_delete_that_takes_a_quarantine: Scenario((ReaderOfTwo, StrictStatement), (), FAILS + RELAY),
+    a_breaker_that_closes_without_replay: SCENARIOS["a node that fails: a reader of two, a writer"],
+    a_replay_of_what_this_process_noted_alone: SCENARIOS["a node that fails: a reader of two, a writer"],
+    a_breaker_that_closes_without_another_look: SCENARIOS[
+        "a node that fails: one process: a reader of two, a plain writer"
+    ],
+    a_key_that_is_handed_to_the_outbox_once: SCENARIOS["a node that fails: a reader, a plain writer of two"],
+    a_clear_that_the_memory_alone_has: Scenario((Clearer,), OLD, FAILS),
+    a_delete_to_the_current_owner_only: SCENARIOS["a ring that changes: leaving and joining"],
+    a_delete_in_both_rings_at_once: SCENARIOS["a ring that changes: leaving and leaving"],
+    a_warm_read_without_a_lease: SCENARIOS["a ring that changes: leaving and leaving"],
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_explorer_notices(
+    node: Node, spare: Node, mutant: Callable[[Patch], None], monkeypatch: Patch
+) -> None:
+    """A schedule that is right, as ``tests/interleavings`` shows, is wrong with the mutant."""
+    mutant(monkeypatch)
+    assert explore((node, spare), MUTANTS[mutant], stop_at_first=True).wrong

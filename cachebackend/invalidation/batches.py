@@ -15,7 +15,7 @@ from cachebackend.backend import RingCache
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.invalidation.dependents import Dependent, dependents_of
 
-__all__ = ["Batch", "delete_keys"]
+__all__ = ["Batch", "clear_node", "delete_keys"]
 
 logger = logging.getLogger("cachebackend")
 Row = Mapping[str, Any]
@@ -111,7 +111,7 @@ def clear_node(alias: str, node: str) -> bool:
     if cache is None:
         return True
     nodes = [at for at, each in enumerate(cache.client.nodes) if each.place == node]
-    return not cache.client.run(protocol.wipe(cache.client.context, cache.pattern, nodes)).failures
+    return cache.client.run(protocol.clear_owed(cache.client.context, cache.pattern, nodes))
 
 
 def _ring_cache(alias: str) -> RingCache | None:

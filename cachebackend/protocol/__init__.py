@@ -5,7 +5,7 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.clearing import clear, flush, sweep, wipe
+from cachebackend.protocol.clearing import clear, clear_owed, flush, sweep
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
@@ -72,6 +72,7 @@ __all__ = [
     "add_counts",
     "all_cursors",
     "clear",
+    "clear_owed",
     "close",
     "contents",
     "counts_of",
@@ -112,5 +113,4 @@ __all__ = [
     "ttl",
     "unquarantine",
     "value_of",
-    "wipe",
 ]

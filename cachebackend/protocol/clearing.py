@@ -10,7 +10,7 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.dropping import drop
 
-__all__ = ["Wiped", "clear", "flush", "sweep", "wipe"]
+__all__ = ["clear", "clear_owed", "flush", "sweep", "wipe"]
 
 #: Keys that a node looks at for each SCAN; a node is busy for about a millisecond.
 SCAN_COUNT = 1000
@@ -82,6 +82,27 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     for failure in failures:
         context.settle(failure, None)
     return deleted
+
+
+def clear_owed(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[bool]:
+    """Delete the keys of nodes that missed it when others were told; return whether they confirmed it.
+
+    While the ring is changed, what may have been warmed from them meanwhile is deleted after them:
+
+        1. writer  clears; a node of the ring that is left does not answer; the ring that is
+                   entered is cleared
+        2. reader  warms from that node, which is back: the old value
+        3. relay   clears the node; what 2 filled stands in the ring that is entered
+    """
+    wiped = yield from wipe(context, pattern, nodes)
+    others: list[Sequence[int]] = []
+    if context.other is not None:
+        left = context.other.nodes if context.other.is_left else range(len(context.ring))
+        if any(node in left for node in nodes):
+            others = [stage for stage in _stages(context) if stage != left]
+    for stage in others:
+        wiped.failures |= (yield from wipe(context, pattern, stage)).failures
+    return not wiped.failures
 
 
 def flush(context: Context) -> Operation[None]:

@@ -87,6 +87,9 @@ SCENARIOS = {
             ("leaving", "cold"),
         )
     },
+    "a ring that changes: a node that fails, who clears": Scenario(
+        (Reader, Clearer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
+    ),
     "a ring that changes: nodes that fail": Scenario(
         (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
     ),

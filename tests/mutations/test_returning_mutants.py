@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from cachebackend import protocol
 from cachebackend.effects import Operation, Reply, Send
 from cachebackend.node import Breaker, Node
-from cachebackend.protocol import Context, dropping, missed, moving, replaying
+from cachebackend.protocol import Context, clearing, dropping, missed, moving, replaying
 from cachebackend.protocol.missed import MissedDeletes, Owed
 from cachebackend.protocol.swapping import Swap
 from tests.interleavings import explorer
@@ -67,6 +68,15 @@ def a_clear_that_the_memory_alone_has(patch: Patch) -> None:
     patch.setattr(MissedDeletes, "add", without_everything)
 
 
+def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
+    """What was warmed from the node meanwhile stays."""
+
+    def alone(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[bool]:
+        return not (yield from clearing.wipe(context, pattern, nodes)).failures
+
+    patch.setattr(protocol, "clear_owed", alone)
+
+
 def a_delete_to_the_current_owner_only(patch: Patch) -> None:
     """The other ring is not told."""
     patch.setattr(moving, "_tell", nothing)
@@ -106,6 +116,9 @@ MUTANTS: dict[Callable[[Patch], None], Scenario] = {
     ],
     a_key_that_is_handed_to_the_outbox_once: SCENARIOS["a node that fails: a reader, a plain writer of two"],
     a_clear_that_the_memory_alone_has: Scenario((Clearer,), OLD, FAILS),
+    a_clear_that_was_missed_and_is_made_there_alone: SCENARIOS[
+        "a ring that changes: a node that fails, who clears"
+    ],
     a_delete_to_the_current_owner_only: SCENARIOS["a ring that changes: leaving and joining"],
     a_delete_in_both_rings_at_once: SCENARIOS["a ring that changes: leaving and leaving"],
     a_warm_read_without_a_lease: SCENARIOS["a ring that changes: leaving and leaving"],

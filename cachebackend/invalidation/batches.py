@@ -15,7 +15,7 @@ from cachebackend.backend import RingCache
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.invalidation.dependents import Dependent, dependents_of
 
-__all__ = ["Batch", "clear_node", "delete_keys"]
+__all__ = ["Batch", "clear_node", "delete_keys", "nodes_to_clear"]
 
 logger = logging.getLogger("cachebackend")
 Row = Mapping[str, Any]
@@ -112,6 +112,25 @@ def clear_node(alias: str, node: str) -> bool:
         return True
     nodes = [at for at, each in enumerate(cache.client.nodes) if each.place == node]
     return cache.client.run(protocol.clear_owed(cache.client.context, cache.pattern, nodes))
+
+
+def nodes_to_clear(alias: str, keys: set[bytes]) -> tuple[list[str], set[bytes]]:
+    """Return the nodes, by place, that missed too much to be told each key, and the keys that others missed.
+
+    Args:
+        alias: The cache alias.
+        keys: What was not confirmed by every node.
+    """
+    cache = _ring_cache(alias)
+    if cache is None or not keys:
+        return [], keys
+    context, nodes = cache.client.context, cache.client.nodes
+    full = [at for at in range(len(nodes)) if context.missed.count(at) is None]
+    single = [at for at in range(len(nodes)) if at not in full]
+    others = {key for key in keys if any(context.missed.owes(at, key) for at in single)}
+    folded = {key for key in keys - others if any(context.may_hold(at, key) for at in full)}
+    places = [nodes[at].place for at in full if any(context.may_hold(at, key) for key in folded)]
+    return places, keys - folded
 
 
 def _ring_cache(alias: str) -> RingCache | None:

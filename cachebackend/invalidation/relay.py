@@ -12,8 +12,8 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from cachebackend.invalidation.batches import clear_node, delete_keys
-from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in
+from cachebackend.invalidation.batches import clear_node, delete_keys, nodes_to_clear
+from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in, owing
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed import SETTLING_SECONDS
 
@@ -86,6 +86,7 @@ def _settle_some(using: str, last: int, relayed: Relayed) -> int | None:
         left = _Left(taken)
         done = [row for row in reversed(taken) if left.lets_go(row)]
         rows.filter(pk__in=[row.pk for row in done]).delete()
+        rows.bulk_create(owing({alias: []}, node=node) for alias, node in left.to_clear)
     relayed.rows += len(done)
     relayed.left += len(taken) - len(done)
     relayed.keys += left.deleted
@@ -97,6 +98,11 @@ class _Left:
 
     Args:
         rows: The rows.
+
+    Attributes:
+        deleted: How many keys were confirmed.
+        to_clear: Aliases and nodes that were owed too many keys to tell each: everything is
+            owed instead, so the outbox grows no longer than the nodes are let miss.
     """
 
     def __init__(self, rows: Sequence[OutboxRow]) -> None:
@@ -111,6 +117,11 @@ class _Left:
         self._keys = {alias: set(delete_keys(alias, list(owed))) for alias, owed in keys.items()}
         self._nodes = {(alias, node) for alias, node in cleared if not clear_node(alias, node)}
         self.deleted = sum(len(owed) - len(self._keys[alias]) for alias, owed in keys.items())
+        self.to_clear: set[tuple[str, str]] = set()
+        for alias, owed in self._keys.items():
+            nodes, others = nodes_to_clear(alias, owed)
+            self.to_clear.update((alias, node) for node in nodes)
+            self._keys[alias] = others
 
     def lets_go(self, row: Any) -> bool:
         """Return whether a row is to be dropped: all that it owes is confirmed, or another row owes it."""

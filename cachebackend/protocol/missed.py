@@ -107,6 +107,12 @@ class MissedDeletes:
             noted = self._noted.get(node, {})
             return None if None in noted else len(noted)
 
+    def owes(self, node: int, key: bytes) -> bool:
+        """Return whether a node missed the delete of a key."""
+        with self._lock:
+            noted = self._noted.get(node, {})
+            return key in noted or None in noted
+
     def after_fork(self) -> None:
         """Take a new lock, in a forked child: another thread may have held the old one."""
         self._lock = threading.Lock()

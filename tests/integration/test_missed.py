@@ -129,6 +129,22 @@ def test_a_node_that_stays_away_is_owed_one_row_for_everything(
     assert OutboxRow.objects.get().node == node_of(cache).place
 
 
+def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes
+) -> None:
+    """So that the outbox does not grow for as long as it is away; keys of other nodes stay as they are."""
+    limit(cache, 2)
+    for key in dead[:4]:
+        owe("default", {"default": {cache.key_bytes(key)}})
+    relay()
+    assert [row.node for row in OutboxRow.objects.all()] == [node_of(cache).place]
+    services.resume(NODE)
+    other = another_process()
+    relay()
+    assert other.get_many(dead) == {}
+    assert OutboxRow.objects.count() == 0
+
+
 def test_a_node_that_is_no_more_is_owed_nothing(cache: RingCache) -> None:
     """Nobody reads there."""
     owing({"default": []}, node="gone").save()

@@ -90,8 +90,8 @@ SCENARIOS = {
     "a ring that changes: a node that fails, who clears": Scenario(
         (Reader, Clearer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
     ),
-    "a ring that changes: nodes that fail": Scenario(
-        (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
+    "a ring that changes: a node that fails": Scenario(
+        (Reader, Writer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
     ),
 }
 #: The same with one more of each; minutes, so only where time was made for them.
@@ -116,6 +116,9 @@ LARGER = {
     ),
     "a gutter that fails: a reader of two, a writer": Scenario(
         (ReaderOfTwo, Writer), OLD, (("fail0", 1), ("fail1", 1)), has_gutter=True
+    ),
+    "a ring that changes: nodes that fail": Scenario(
+        (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
     ),
     "a ring that changes: nodes that fail, who clears": Scenario(
         (Reader, Clearer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import time
 
+from django.core.cache import cache
 from django.db import connection, transaction
 
 from cachebackend import invalidation
@@ -14,7 +14,7 @@ from cachebackend.errors import RingCacheError
 from cacheproject.demo.models import Article
 from tests.live.ledger import Ledger
 
-__all__ = ["make_rows", "read", "relay", "write"]
+__all__ = ["make_rows", "read", "read_plain", "relay", "write", "write_plain"]
 
 
 def make_rows(count: int) -> list[int]:
@@ -48,6 +48,41 @@ def write(keys: list[int], ledger: Ledger, strict: bool) -> None:
         ledger.written[number] += 1
 
 
+def write_plain(numbers: range, ledger: Ledger) -> None:
+    """Set and delete keys that no model stands behind, and clear all of them now and then.
+
+    Each is a write of the key's next version, after which nothing older is to be read there.
+    """
+    chance = random.Random(os.getpid())
+    while True:
+        number = chance.choice(numbers)
+        written = range(number, number + 1)
+        match chance.randrange(40):
+            case 0:
+                written = numbers
+                cache.clear()
+            case odd if odd % 2:
+                cache.set(f"plain-{number}", ledger.acknowledged[number] + 1, None)
+            case _:
+                cache.delete(f"plain-{number}")
+        for each in written:
+            ledger.acknowledged_at[each] = time.monotonic()
+            ledger.acknowledged[each] += 1
+            ledger.written[each] += 1
+
+
+def read_plain(me: int, numbers: range, ledger: Ledger) -> None:
+    """Get such keys; what there is should be no older than what was acknowledged before."""
+    chance = random.Random(os.getpid())
+    while True:
+        number = chance.choice(numbers)
+        known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
+        seen = cache.get(f"plain-{number}")
+        ledger.read[me] += 1
+        if seen is not None and seen < known:
+            ledger.note_stale(me, since)
+
+
 def read(me: int, keys: list[int], ledger: Ledger, strict: bool) -> None:
     """Read rows; each should be at least as new as what was acknowledged before the read began."""
     Article.cached.is_strict = strict
@@ -58,9 +93,7 @@ def read(me: int, keys: list[int], ledger: Ledger, strict: bool) -> None:
         seen = Article.cached.get(pk=pk).views
         ledger.read[me] += 1
         if seen < known:
-            late = time.monotonic() - max(since, ledger.back_since.value or math.inf)
-            ledger.stale[me] += 1
-            ledger.worst_stale[me] = max(ledger.worst_stale[me], late)
+            ledger.note_stale(me, since)
 
 
 def relay(interval: float, ledger: Ledger) -> None:

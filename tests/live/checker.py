@@ -2,11 +2,15 @@
 
 Writers are killed. Nodes are held still and go on with the memory that they had, are killed and
 come back empty, and are cut off from the writers alone, in one direction or the other; so
-processes differ in what they think of a node.
+processes differ in what they think of a node. Rows are written and read in all modes, and but for
+``strict`` keys that are set, deleted and cleared with no model behind them. Their writer is not
+cut off: a set that a network holds up arrives when it is mended, however late, and is no fill that
+a lease would refuse. In ``cleared`` each outage is longer than ``replay_limit``; in ``flap`` a node
+goes and comes a hundred times, for long enough that some processes eject it and some do not.
 
 ``python -m tests.live.checker --seconds 60`` (``make soak``) prints what was read, written and
 broken. It exits with 1 if, in strict mode, a read returned something older than what was
-acknowledged before it began; in the default mode, if one did longer after than the relay may
+acknowledged before it began; in the others, if one did longer after than the relay may
 take to tell a node that is back; or if what a killed writer left stood longer than that.
 """
 
@@ -16,10 +20,12 @@ import argparse
 import itertools
 import json
 import logging
+import random
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
+from typing import Any
 from urllib.parse import urlsplit
 
 from cacheproject.services import Services
@@ -28,13 +34,41 @@ from tests.live.proxy import Proxy
 from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 12, 2, 2
+#: Keys without a model.
+PLAIN = 40
 RELAY_SECONDS = 0.5
 #: A writer takes a second or two to start, and should then write for a while.
 KILL_EVERY_SECONDS = 2.5
 #: Long enough for every process to eject the node, or to be about to.
 STOP_SECONDS = 1.0
+FLAPS = 100
+#: Between two of them, with the node up; and, of which a part, with it held still.
+FLAP_SECONDS = 0.5
 #: The longest wait between two probes of a node that was away for so long.
 PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What is checked.
+
+    Attributes:
+        strict: Whether rows are cached strictly; keys without a model cannot be.
+        options: ``OPTIONS`` of the alias.
+        flaps: How often a node is held still for a moment; 0: accidents of every kind, and writers killed.
+    """
+
+    strict: bool = False
+    options: str = "{}"
+    flaps: int = 0
+
+
+MODES = {
+    "commit": Mode(),
+    "strict": Mode(strict=True),
+    "cleared": Mode(options='{"replay_limit": 3}'),
+    "flap": Mode(flaps=FLAPS),
+}
 
 
 @dataclass
@@ -42,7 +76,7 @@ class Checked:
     """What came of a run.
 
     Attributes:
-        mode: ``"commit"`` or ``"strict"``.
+        mode: Its name in ``MODES``.
         reads: Reads that were checked.
         writes: Writes that were acknowledged.
         kills: Writers that were killed by SIGKILL, wherever they were.
@@ -95,75 +129,124 @@ class Ring:
     def have_accident(self) -> None:
         """Have the next accident happen to the next node, for long enough to be noticed."""
         kind, name = next(self._turns)
+        if kind == "held still":
+            self.hold_still(name, STOP_SECONDS)
+            return
         self.accidents[kind] += 1
         self.ledger.back_since.value = 0.0
-        if kind == "held still":
-            self._services.stop(name)
-        elif kind == "restarted empty":
+        if kind == "restarted empty":
             self._services.kill(name)
         else:
             self._proxies[name].cut(kind.partition(" ")[0])
         time.sleep(STOP_SECONDS)
-        if kind == "held still":
-            self._services.resume(name)
-        elif kind == "restarted empty":
+        if kind == "restarted empty":
             self._services.restart(name)
         else:
             self._proxies[name].mend()
         self.ledger.back_since.value = time.monotonic()
 
+    def hold_still(self, name: str, seconds: float) -> None:
+        """Hold a node still for so long; it has then what it had."""
+        self.accidents["held still"] += 1
+        self.ledger.back_since.value = 0.0
+        self._services.stop(name)
+        time.sleep(seconds)
+        self._services.resume(name)
+        self.ledger.back_since.value = time.monotonic()
 
-def check(mode: str, seconds: float, ring: Ring) -> Checked:
-    """Run readers, writers, a relay and a killer for so long. Django is set up, the tables are made."""
-    from django.db import connections
 
-    from tests.live.actors import make_rows
+class Site:
+    """The processes of a run: writers, which may be killed, and those that may not end."""
 
-    strict = mode == "strict"
-    keys = make_rows(ROWS)
-    ledger = ring.ledger = Ledger(ROWS, READERS)
-    checked = Checked(mode)
-    before = dict(ring.accidents)
-    writers: list[BaseProcess] = []
-    others: list[BaseProcess] = []
+    def __init__(self, mode: Mode, ring: Ring, keys: list[int], ledger: Ledger) -> None:
+        self._mode, self._ring, self._keys, self._ledger = mode, ring, keys, ledger
+        self.writers = [self._write(share) for share in range(WRITERS)]
+        self.others = [self._spawn("read", me, keys, ledger, mode.strict) for me in range(READERS)]
+        self.others.append(self._spawn("relay", RELAY_SECONDS, ledger))
+        if not mode.strict:
+            plain = range(ROWS, ROWS + PLAIN)
+            self.others.append(self._spawn("write_plain", plain, ledger))
+            self.others += [self._spawn("read_plain", READERS + me, plain, ledger) for me in range(READERS)]
 
-    def write(share: int) -> BaseProcess:
-        return spawn(
-            "tests.live.actors.write", keys[share::WRITERS], ledger, strict, RING_NODES=ring.writers_urls
-        )
+    def _spawn(self, name: str, *arguments: Any, **environment: str) -> BaseProcess:
+        environment["RING_OPTIONS"] = self._mode.options
+        return spawn(f"tests.live.actors.{name}", *arguments, **environment)
 
-    try:
-        writers += [write(share) for share in range(WRITERS)]
-        others += [spawn("tests.live.actors.read", me, keys, ledger, strict) for me in range(READERS)]
-        others.append(spawn("tests.live.actors.relay", RELAY_SECONDS, ledger))
-        while not (ledger.reads and ledger.writes):
-            stop_if_dead(writers + others)
+    def _write(self, share: int) -> BaseProcess:
+        rows = self._keys[share::WRITERS]
+        urls = self._ring.writers_urls
+        return self._spawn("write", rows, self._ledger, self._mode.strict, RING_NODES=urls)
+
+    def await_work(self) -> None:
+        """Return when everybody has begun."""
+        readers = READERS if self._mode.strict else 2 * READERS
+        while not (all(list(self._ledger.read)[:readers]) and self._ledger.writes):
+            stop_if_dead(self.writers + self.others)
             time.sleep(0.05)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(KILL_EVERY_SECONDS)
-            stop_if_dead(others)
-            share = checked.kills % WRITERS
-            writers[share].kill()
-            writers[share].join()
-            checked.kills += 1
-            left = _seconds_until_mended(keys[share::WRITERS])
-            checked.worst_crash_seconds = max(checked.worst_crash_seconds, left)
-            writers[share] = write(share)
-            ring.have_accident()
-    finally:
-        for process in writers + others:
+
+    def kill_writer(self, share: int) -> float:
+        """Kill a writer, and start another; return for how many seconds what it left was not what is read."""
+        self.writers[share].kill()
+        self.writers[share].join()
+        left = _seconds_until_mended(self._keys[share::WRITERS])
+        self.writers[share] = self._write(share)
+        return left
+
+    def end(self) -> None:
+        """Kill all."""
+        for process in self.writers + self.others:
             process.kill()
             process.join()
+
+
+def check(name: str, seconds: float, ring: Ring) -> Checked:
+    """Run a site while its ring is broken, and then for the bound's length. Django and tables are ready."""
+    from django.db import connections
+
+    from cachebackend.protocol.missed import SETTLING_SECONDS
+    from tests.live.actors import make_rows
+
+    mode = MODES[name]
+    keys = make_rows(ROWS)
+    ledger = ring.ledger = Ledger(ROWS + PLAIN, 2 * READERS)
+    checked = Checked(name, bound_seconds=SETTLING_SECONDS + 2 * RELAY_SECONDS + PROBE_SECONDS)
+    before = dict(ring.accidents)
+    site = Site(mode, ring, keys, ledger)
+    try:
+        site.await_work()
+        if mode.flaps:
+            _flap(mode.flaps, ring, site)
+        else:
+            _break(seconds, ring, site, checked)
+        time.sleep(checked.bound_seconds + RELAY_SECONDS)  # what is stale for longer than that shows now
+        stop_if_dead(site.others)
+    finally:
+        site.end()
         connections.close_all()
     checked.reads, checked.writes = ledger.reads, ledger.writes
     checked.stale, checked.worst_stale_seconds = sum(ledger.stale), max(ledger.worst_stale)
     checked.lag_seconds = ledger.lag.value
     checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}
-    from cachebackend.invalidation.relay import SETTLING_SECONDS
-
-    checked.bound_seconds = SETTLING_SECONDS + 2 * RELAY_SECONDS + PROBE_SECONDS
     return checked
+
+
+def _break(seconds: float, ring: Ring, site: Site, checked: Checked) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(KILL_EVERY_SECONDS)
+        stop_if_dead(site.others)
+        left = site.kill_writer(checked.kills % WRITERS)
+        checked.kills += 1
+        checked.worst_crash_seconds = max(checked.worst_crash_seconds, left)
+        ring.have_accident()
+
+
+def _flap(times: int, ring: Ring, site: Site) -> None:
+    chance = random.Random(times)
+    for _ in range(times):
+        ring.hold_still(ring.names[0], chance.uniform(0.1, 2 * FLAP_SECONDS))
+        time.sleep(FLAP_SECONDS)
+        stop_if_dead(site.writers + site.others)
 
 
 def _seconds_until_mended(keys: list[int]) -> float:
@@ -180,23 +263,25 @@ def _seconds_until_mended(keys: list[int]) -> float:
 
 
 def main() -> None:
-    """Check both modes, and print what came of it."""
+    """Check each mode, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="how long each mode is checked (default: 30)"
     )
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object a mode")
     options = parser.parse_args()
     with Services(ring=3, queue=1) as services:
         set_up(services)
         logging.disable()
         ring = Ring(services)
-        found = [check(mode, options.seconds, ring) for mode in ("commit", "strict")]
-    for checked in found:
-        told = asdict(checked)
-        print(
-            json.dumps(told) if options.json else "  ".join(f"{name} {value}" for name, value in told.items())
-        )
+        found = []
+        for mode in options.modes:
+            checked = check(mode, options.seconds, ring)
+            found.append(checked)
+            told = asdict(checked)
+            line = json.dumps(told) if options.json else "  ".join(f"{k} {v}" for k, v in told.items())
+            print(line, flush=True)
     sys.exit(not all(checked.is_well for checked in found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 
@@ -39,6 +40,12 @@ class Ledger:
         self.worst_stale = context.Array("d", readers, lock=False)
         self.back_since = context.Value("d", time.monotonic(), lock=False)
         self.lag = context.Value("d", 0.0, lock=False)
+
+    def note_stale(self, reader: int, since: float) -> None:
+        """Note a read that returned something older than what was acknowledged at a (monotonic) time."""
+        late = time.monotonic() - max(since, self.back_since.value or math.inf)
+        self.stale[reader] += 1
+        self.worst_stale[reader] = max(self.worst_stale[reader], late)
 
     @property
     def writes(self) -> int:

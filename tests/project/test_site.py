@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
+import redis
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client, override_settings
@@ -10,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, writebehind
 from cacheproject.demo.models import Article
+from cacheproject.launch import celery_worker
 from cacheproject.services import Services
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -88,3 +94,35 @@ def test_the_site_stays_up(article: Article, client: Client, services: Services,
         for name in dead:
             services.restart(name)
         connection.close()
+
+
+def test_the_site_stays_up_with_the_worker_dead(
+    article: Article, client: Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at its work: pages are served and saved, views wait, and land when there is another."""
+    database = f"{os.environ['DATABASE_URL'].rpartition('/')[0]}/{connection.settings_dict['NAME']}"
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("WRITE_BEHIND_FLUSH_INTERVAL", "0.2")
+    views = 0
+    with celery_worker(1) as worker:
+        end = time.monotonic() + 60
+        while not Article.objects.filter(views__gt=0).exists():
+            assert client.get("/articles/first/").status_code == 200
+            views += 1
+            assert time.monotonic() < end
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    for title in ("Second", "Third"):
+        article.title = title
+        article.save(update_fields=["title"])
+        assert title in client.get("/articles/first/").content.decode()
+    assert client.get("/").status_code == 200
+    assert writebehind.dirty_partitions() != []
+    while dirty := writebehind.dirty_partitions():
+        for partition, _ in dirty:
+            writebehind.drain(partition)
+    article.refresh_from_db()
+    assert article.views == views + 2
+    assert services.broker_url is not None
+    with redis.Redis.from_url(services.broker_url) as broker:
+        broker.flushall()  # what the worker was sent and did not take

@@ -42,9 +42,9 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
 def by_nodes(
     urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return what a get and a get_many(100) take, by how many nodes the ring has, and what nodes cost anybody.
+    """Return what a get and a get_many(100) take, by how many nodes the ring has.
 
-    A machine of two cores has its own trouble with fifty servers; the same gets on bare sockets show it.
+    One core has its own trouble with fifty servers; the same gets on bare sockets show it.
     """
     from cachebackend import RingCache
 

@@ -71,8 +71,8 @@ def page(told: Mapping[str, Any]) -> str:
         "",
         "Written by `make bench`; the figures are in `benchmarks/results.json`. All are taken on the same",
         "servers in one run, in rounds that take turns: medians, and the range of a ratio over the",
-        "quartiles. Client and servers share one core, but for scaling and write-behind, which have all:",
-        "else it is chance who wakes whom across cores. Absolute figures are this machine's;",
+        "quartiles. Client and servers share one core, but where it says otherwise, and for processes and",
+        "write-behind, which have all: else it is chance who wakes whom. Absolute figures are this machine's;",
         "the ratios are what to look at. A row has twelve fields, with a Decimal and two aware datetimes.",
         "A bare socket sends by hiredis and pickles the row, as the peers do.",
         "",
@@ -102,7 +102,22 @@ def page(told: Mapping[str, Any]) -> str:
             for name, taken in sorted(each.items(), key=lambda item: item[1]["median"])
         ]
         lines.append("")
+    lines += _near(told["near_lag"])
     return "\n".join([*lines, *_scaling(told["scaling"]), *_behind(told["behind"]), *_FLOOR, ""])
+
+
+def _near(told: Mapping[str, Any]) -> list[str]:
+    return [
+        "## The near cache",
+        "",
+        f"{told['writes']:,} writes, read by {told['readers']} other processes from their copies "
+        "(`python -m benchmarks.near_lag`): a copy is",
+        f"gone {told['median_ms']} ms after the write was acknowledged (median), {told['p99_ms']} ms (p99), "
+        f"{told['worst_ms']} ms at worst;",
+        f"of its own writes the writer missed {told['own_writes_not_seen']}. A process that never waits, and so "
+        "keeps its other threads waiting, adds up to 5 ms.",
+        "",
+    ]
 
 
 def _scaling(told: Mapping[str, Any]) -> list[str]:

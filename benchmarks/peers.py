@@ -31,7 +31,7 @@ import hiredis
 from benchmarks.bare import BareSocket
 from benchmarks.herd import set_up
 from benchmarks.page import machine, write
-from benchmarks.rounds import Taken, one_core, take_turns
+from benchmarks.rounds import Taken, another_core, one_core, take_turns
 from benchmarks.scaling import scaling
 from cacheproject.services import Services
 
@@ -68,6 +68,8 @@ AT_MOST = {
     ("set, a row", "bare socket"): 1.15,
     ("async get, 100 tasks", "bare streams"): 1.25,
 }
+#: What is measured with the servers on one core and the client on another, too.
+ACROSS = ("get, a row", "set, a row", "get_many(100)", "miss, lease, fill")
 OURS, OURS_ONE = "ringcache x3", "ringcache, one node"
 TASKS, THREADS, THREAD_CALLS = 100, 8, 50
 
@@ -294,6 +296,9 @@ def measure(services: Services, rounds: int) -> dict[str, dict[str, Taken]]:
             for way, t in taken[threads].items()
         }
         taken[f"async get, {TASKS} tasks"] = in_tasks(found, url, rounds)
+        with another_core() as is_another:
+            for work in ACROSS if is_another else ():
+                taken[f"{work}, across cores"] = take_turns(works[work], rounds)
         # Last: from then on the nodes tell this process of every write, whoever's it is
         hits = near_hits(near, found["Django RedisCache"])
         taken |= {work: take_turns(runs, rounds) for work, runs in hits.items()}
@@ -335,12 +340,12 @@ def judged(found: dict[str, dict[str, Taken]]) -> list[dict[str, Any]]:
     return rows
 
 
-def behind() -> dict[str, Any]:
-    """Return what write-behind costs and gains: ``benchmarks.behind``."""
-    command = [sys.executable, "-m", "benchmarks.behind", "--json"]
+def told_by(name: str) -> dict[str, Any]:
+    """Return what another module here measures, in a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
-    told: dict[str, Any] = json.loads(lines[-1]) if lines else {"missed": ["benchmarks.behind failed"]}
+    told: dict[str, Any] = json.loads(lines[-1]) if lines else {"missed": [f"benchmarks.{name} failed"]}
     return told
 
 
@@ -361,7 +366,8 @@ def main() -> None:
         "microseconds": {work: {n: asdict(t) for n, t in each.items()} for work, each in found.items()},
         "ratios": rows,
         "scaling": scaling(ROW, quick=options.quick),
-        "behind": {"missed": []} if options.quick else behind(),
+        "near_lag": {} if options.quick else told_by("near_lag"),
+        "behind": {"missed": []} if options.quick else told_by("behind"),
     }
     if options.json:
         print(json.dumps(told))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Taken", "one_core", "take_turns"]
+__all__ = ["Taken", "another_core", "one_core", "take_turns"]
 
 #: Seconds that one way has in one round, about.
 ROUND_SECONDS = 0.02
@@ -35,6 +35,19 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def another_core() -> Iterator[bool]:
+    """Move this process away from the servers that it started on one core; yield whether there is another."""
+    before = os.sched_getaffinity(0)
+    others = set(range(os.cpu_count() or 1)) - before
+    try:
+        if others:
+            os.sched_setaffinity(0, {max(others)})
+        yield bool(others)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: int = 1) -> dict[str, Taken]:

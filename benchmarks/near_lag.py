@@ -1,0 +1,107 @@
+"""How soon a copy in another process is gone after a write, and that a process sees its own at once.
+
+``python -m benchmarks.near_lag`` prints it; ``--json`` one object. A writer sets a key, reads it
+back, and notes when the node had confirmed; other processes read the key from their near caches
+all the while. What is measured ends with the first read that finds the new value. Exits with 1
+if a process did not see its own write, or a copy outlived ``max_age``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from typing import Any
+
+from benchmarks.herd import set_up
+from cacheproject.services import Services
+
+READERS, WRITES = 2, 2_000
+MAX_AGE = 5.0
+KEY = "watched"
+
+
+def near_cache(urls: list[str]) -> Any:
+    """Return a cache with copies."""
+    from cachebackend import RingCache
+
+    return RingCache(urls, {"KEY_PREFIX": "lag", "OPTIONS": {"near": {"max_age": MAX_AGE}}})
+
+
+def watch(urls: list[str], confirmed: Any, seen: Any, found: Any) -> None:
+    """Read the key until the last write was seen; put how late each was, and how many reads were copies."""
+    cache = near_cache(urls)
+    lags: list[float] = []
+    version = reads = 0
+    while version < WRITES:
+        value, now = cache.get(KEY) or 0, time.monotonic()
+        reads += 1
+        time.sleep(0)  # a thread that never waits keeps the one that is told of changes waiting for 5 ms
+        if value > version:
+            # The writer waits for every reader, so this is the write that it noted last
+            while not confirmed[0] >= value:
+                pass
+            lags.append(max(0.0, now - confirmed[1]))
+            version = value
+            # A copy of the new value must be kept before the next write can find one to take back
+            copies = cache.client.stats.total().near_hits
+            while cache.client.stats.total().near_hits == copies:
+                cache.get(KEY)
+            with seen.get_lock():
+                seen.value += 1
+    found.put((lags, reads, cache.client.stats.total().near_hits))
+    cache.client.close()
+
+
+def measure(urls: list[str]) -> dict[str, Any]:
+    """Return the figures; times in milliseconds."""
+    fork = multiprocessing.get_context("fork")
+    confirmed, seen, found = fork.Array("d", 2, lock=False), fork.Value("l", 0), fork.Queue()
+    readers = [fork.Process(target=watch, args=(urls, confirmed, seen, found)) for _ in range(READERS)]
+    for reader in readers:
+        reader.start()
+    cache, unseen = near_cache(urls), 0
+    for version in range(1, WRITES + 1):
+        cache.set(KEY, version, None)
+        confirmed[1] = time.monotonic()
+        confirmed[0] = version
+        unseen += cache.get(KEY) != version
+        while seen.value < READERS * version:
+            time.sleep(0)
+    told = [found.get() for _ in readers]
+    for reader in readers:
+        reader.join()
+    cache.client.close()
+    lags = sorted(1000 * lag for each, _, _ in told for lag in each)
+    return {
+        "writes": WRITES,
+        "readers": READERS,
+        "reads": sum(reads for _, reads, _ in told),
+        "own_writes_not_seen": unseen,
+        "median_ms": round(statistics.median(lags), 3),
+        "p99_ms": round(lags[int(len(lags) * 0.99)], 3),
+        "worst_ms": round(lags[-1], 3),
+    }
+
+
+def main() -> None:
+    """Measure, print, and exit with 0 if nothing outlived what is promised."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    with Services(ring=3, queue=0, postgres=False) as services:
+        set_up(services)
+        told = measure(services.ring_urls)
+    if options.json:
+        print(json.dumps(told))
+    else:
+        for name, value in told.items():
+            print(f"{name:24} {value}")
+    sys.exit(bool(told["own_writes_not_seen"]) or told["worst_ms"] > MAX_AGE * 1000)
+
+
+if __name__ == "__main__":
+    main()

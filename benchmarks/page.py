@@ -72,8 +72,8 @@ def page(told: Mapping[str, Any]) -> str:
         "Written by `make bench`; the figures are in `benchmarks/results.json`. All are taken on the same",
         "servers in one run, in rounds that take turns: medians, and the range of a ratio over the",
         "quartiles. Client and servers share one core, but where it says otherwise, and for processes and",
-        "write-behind, which have all: else it is chance who wakes whom. Absolute figures are this machine's;",
-        "the ratios are what to look at. A row has twelve fields, with a Decimal and two aware datetimes.",
+        "write-behind, which have all: else it is chance who wakes whom. Absolute figures are this",
+        "machine's; look at the ratios. A row has twelve fields, with a Decimal and two aware datetimes.",
         "A bare socket sends by hiredis and pickles the row, as the peers do.",
         "",
         f"Machine: {told['machine']}.",
@@ -107,15 +107,14 @@ def page(told: Mapping[str, Any]) -> str:
 
 
 def _near(told: Mapping[str, Any]) -> list[str]:
+    lags = f"{told['median_ms']} ms (median), {told['p99_ms']} ms (p99), {told['worst_ms']} ms (worst)"
     return [
         "## The near cache",
         "",
-        f"{told['writes']:,} writes, read by {told['readers']} other processes from their copies "
-        "(`python -m benchmarks.near_lag`): a copy is",
-        f"gone {told['median_ms']} ms after the write was acknowledged (median), {told['p99_ms']} ms (p99), "
-        f"{told['worst_ms']} ms at worst;",
-        f"of its own writes the writer missed {told['own_writes_not_seen']}. A process that never waits, and so "
-        "keeps its other threads waiting, adds up to 5 ms.",
+        f"How long after a write was acknowledged its copies in {told['readers']} other processes were gone, over",
+        f"{told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}. Of its own writes the",
+        f"writer missed {told['own_writes_not_seen']}. Readers that never wait, and so keep their other threads",
+        "waiting, add up to 5 ms.",
         "",
     ]
 

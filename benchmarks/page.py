@@ -111,10 +111,10 @@ def _near(told: Mapping[str, Any]) -> list[str]:
     return [
         "## The near cache",
         "",
-        f"How long after a write was acknowledged its copies in {told['readers']} other processes were gone, over",
-        f"{told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}. Of its own writes the",
-        f"writer missed {told['own_writes_not_seen']}. Readers that never wait, and so keep their other threads",
-        "waiting, add up to 5 ms.",
+        f"How long after a write was acknowledged its copies in {told['readers']} other processes were gone,",
+        f"over {told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
+        f"Of its own writes the writer missed {told['own_writes_not_seen']}. Readers that never wait, and so",
+        "keep their other threads waiting, add up to 5 ms.",
         "",
     ]
 

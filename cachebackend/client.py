@@ -27,7 +27,7 @@ from cachebackend.protocol.reading import NOT_PLAIN, plain_value
 from cachebackend.protocol.replaying import replay, replay_missed
 from cachebackend.protocol.writing import set_command, was_stored
 from cachebackend.ring import Ring
-from cachebackend.stats import Stats
+from cachebackend.stats import Counts, DrainCounts, Stats
 
 __all__ = ["QueueClient", "RingClient"]
 
@@ -76,7 +76,7 @@ class RingClient(_Client):
     ) -> None:
         super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
-        self.stats = Stats()
+        self.stats = Stats(Counts)
         codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
         self.context = Context(self.ring, codec, options, clock, self.stats)
         places = [node.place for node in options.all_nodes]
@@ -155,8 +155,10 @@ class RingClient(_Client):
             cell.hits += 1
             cell.near_hits += 1
             return copy
+        begun = self.stats.begin_get()
         node = self.ring.owner(key)
         reply = self.nodes[node].call((b"GET", key))
+        self.stats.end_get(begun)
         value = plain_value(self.context, reply)
         if value is not NOT_PLAIN:
             return value
@@ -175,8 +177,10 @@ class RingClient(_Client):
             cell.hits += 1
             cell.near_hits += 1
             return copy
+        begun = self.stats.begin_get()
         node = self.ring.owner(key)
         [reply] = await self.nodes[node].submit([(b"GET", key)])
+        self.stats.end_get(begun)
         value = plain_value(self.context, reply)
         if value is not NOT_PLAIN:
             return value
@@ -303,8 +307,14 @@ class QueueClient(_Client):
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
+        self.stats = Stats(DrainCounts)
+        _CLIENTS.add(self)
         for node in self.nodes:
             node.breaker = Breaker(node.name, clock, _QUEUE_PROBE_SECONDS)
+
+    def after_fork(self) -> None:
+        """Let go of what threads of the parent counted, in a forked child."""
+        self.stats.after_fork()
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
         """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""
@@ -319,7 +329,7 @@ class QueueClient(_Client):
         return found
 
 
-_CLIENTS: WeakSet[RingClient] = WeakSet()
+_CLIENTS: WeakSet[RingClient | QueueClient] = WeakSet()
 _tracking_lock = threading.Lock()
 
 

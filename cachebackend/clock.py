@@ -7,7 +7,7 @@ import random
 import time
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "Seldom", "SystemClock"]
 
 #: Bytes in a token: 128 random bits, so two tokens never meet.
 TOKEN_BYTES = 16
@@ -47,3 +47,28 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+class Seldom:
+    """Tells of what comes in crowds: at once, and then once in a while how many came.
+
+    Args:
+        clock: Where time is taken from.
+        seconds: How long to keep silent after each time.
+    """
+
+    def __init__(self, clock: Clock, seconds: float = 60.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._told_at = float("-inf")
+        self._came = 0
+
+    def note(self, count: int = 1) -> int:
+        """Note that some came; return how many did since it was last told, or 0 if it is not to be told."""
+        self._came += count
+        now = self._clock.monotonic()
+        if now - self._told_at < self._seconds:
+            return 0
+        self._told_at = now
+        came, self._came = self._came, 0
+        return came

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -18,26 +19,30 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from cachebackend.admin.figures import AliasFigures, alias_figures, queue_figures
-from cachebackend.backend.counting import counts_in_all
+from cachebackend.admin.figures import AliasFigures, alias_figures, attempt, queue_figures
+from cachebackend.backend.beats import last_beats
+from cachebackend.backend.counting import counts_in_all, drains_in_all
 from cachebackend.conf import ring_aliases
-from cachebackend.errors import RingCacheError
-from cachebackend.stats import Counts
+from cachebackend.histogram import Histogram
+from cachebackend.stats import Counts, DrainCounts
 
 __all__ = ["RingCollector", "metrics"]
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |\Z)", re.DOTALL | re.MULTILINE)
-#: What each counter is, as ``Counts`` says it.
-_MEANINGS = {
-    name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(inspect.cleandoc(Counts.__doc__ or ""))
-}
+#: The buckets of histograms end at powers of two of microseconds: from 64 µs to 34 s.
+_BOUNDS_MICROS = tuple(2**power for power in range(6, 26))
 
 
 class RingCollector(Collector):
-    """Yields what the ring page shows, for every ring cache of the project."""
+    """Yields what the ring page shows, for every ring cache; what cannot be seen is not there."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counters of each alias, its nodes, and invalidation and write-behind."""
@@ -45,15 +50,20 @@ class RingCollector(Collector):
         yield from self._counters(figures)
         yield from self._nodes(figures)
         yield from self._queues()
+        yield from self._beats()
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
-        totals = {each.alias: counts_in_all(each.alias) for each in figures}
-        for counter in fields(Counts):
-            metric = CounterMetricFamily(
-                f"ringcache_{counter.name}", _MEANINGS[counter.name], labels=["alias"]
-            )
-            for alias, total in totals.items():
-                metric.add_metric([alias], getattr(total, counter.name))
+        found = {each.alias: attempt(partial(counts_in_all, each.alias)) for each in figures}
+        totals = {alias: total for alias, total in found.items() if isinstance(total, Counts)}
+        meanings = _meanings(Counts)
+        for each in fields(Counts):
+            values = {alias: getattr(total, each.name) for alias, total in totals.items()}
+            if each.name.endswith("_times"):
+                yield _histogram(each.name, meanings[each.name], values)
+                continue
+            metric = CounterMetricFamily(f"ringcache_{each.name}", meanings[each.name], labels=["alias"])
+            for alias, value in values.items():
+                metric.add_metric([alias], value)
             yield metric
 
     def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
@@ -74,25 +84,66 @@ class RingCollector(Collector):
 
     def _queues(self) -> Iterator[Metric]:
         queues = queue_figures()
-        yield GaugeMetricFamily(
-            "ringcache_outbox_lag_seconds",
-            "Age of the oldest delete that is owed.",
-            queues.lag or 0.0,
+        yield _gauge(
+            "outbox_up", "Whether the database that keeps the outbox answers.", float(queues.owed is not None)
         )
-        yield GaugeMetricFamily("ringcache_outbox_rows", "Rows of the outbox.", queues.owed)
-        if queues.is_on:
-            yield GaugeMetricFamily("ringcache_behind_waiting", "Changes that wait to land.", queues.waiting)
-            yield GaugeMetricFamily(
-                "ringcache_behind_oldest_seconds", "For how long the oldest has waited.", queues.oldest
+        yield _gauge("outbox_lag_seconds", "Age of the oldest delete that is owed.", queues.lag)
+        yield _gauge("outbox_rows", "Rows of the outbox.", queues.owed)
+        if not queues.is_on:
+            return
+        up = GaugeMetricFamily("ringcache_queue_node_up", "Whether the queue node answers.", labels=["node"])
+        for name, answers in queues.nodes.items():
+            up.add_metric([name], float(answers))
+        yield up
+        yield _gauge("behind_waiting", "Changes that wait to land.", queues.waiting)
+        yield _gauge("behind_oldest_seconds", "For how long the oldest has waited.", queues.oldest)
+        yield _gauge("behind_parked", "Writes that Postgres refused.", queues.parked)
+        if queues.rows is not None:
+            yield CounterMetricFamily(
+                "ringcache_behind_rows", "Rows that landed batches changed.", queues.rows
             )
-            yield GaugeMetricFamily("ringcache_behind_parked", "Writes that Postgres refused.", queues.parked)
-            rows = sum(each.rows for each in queues.partitions)
-            yield CounterMetricFamily("ringcache_behind_rows", "Rows that landed batches changed.", rows)
+        drains = attempt(drains_in_all)
+        if isinstance(drains, DrainCounts):
+            yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
+
+    def _beats(self) -> Iterator[Metric]:
+        beats = attempt(last_beats)
+        if not isinstance(beats, str):
+            metric = GaugeMetricFamily(
+                "ringcache_task_last_run_timestamp_seconds",
+                "When a periodic task last ran.",
+                labels=["task"],
+            )
+            for task, at in beats.items():
+                metric.add_metric([task], at)
+            yield metric
+
+
+def _gauge(name: str, meaning: str, value: float | None) -> Metric:
+    """Return a gauge; one without a sample for what cannot be seen."""
+    return GaugeMetricFamily(f"ringcache_{name}", meaning, value)
+
+
+def _histogram(name: str, meaning: str, found: Mapping[str, Histogram]) -> Metric:
+    """Return a histogram of each alias; under an empty name, of none."""
+    labels = [] if "" in found else ["alias"]
+    metric = HistogramMetricFamily(f"ringcache_{name.removesuffix('_times')}_seconds", meaning, labels=labels)
+    for alias, times in found.items():
+        buckets = [(str(bound / 1_000_000), times.below(bound)) for bound in _BOUNDS_MICROS]
+        buckets.append(("+Inf", times.count))
+        metric.add_metric([alias] if alias else [], buckets, times.seconds)
+    return metric
+
+
+def _meanings(counts: type[Counts | DrainCounts]) -> dict[str, str]:
+    """Return what each counter is, as its class says it."""
+    text = inspect.cleandoc(counts.__doc__ or "")
+    return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}
 
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer a scrape; 403 to those who may not see it, 503 if no ring node knows the counts."""
+    """Answer a scrape; 403 to those who may not see it."""
     if not _may_see(request):
         return HttpResponse(
             "Log in as a user who may view the ring, or send the metrics token.\n", status=403
@@ -100,10 +151,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RingCollector())
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    try:
-        return HttpResponse(encode(registry), content_type=content_type)
-    except RingCacheError as error:
-        return HttpResponse(f"{error}\n", status=503)
+    return HttpResponse(encode(registry), content_type=content_type)
 
 
 def _may_see(request: HttpRequest) -> bool:

@@ -58,12 +58,12 @@ def _default(field: Any) -> str:
     return "`[]`" if field.default == () else f"`{field.default!r}`".replace("'", '"')
 
 
-def _counters(_: str) -> str:
-    """Return a table of the counters."""
-    stats = import_module("cachebackend.stats")
-    texts = attributes_of(stats.Counts.__doc__)
+def _counters(name: str) -> str:
+    """Return a table of the counters of a class."""
+    counts = getattr(import_module("cachebackend.stats"), name)
+    texts = attributes_of(counts.__doc__)
     return _table(
-        ("counter", "what counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(stats.Counts)]
+        ("counter", "what counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(counts)]
     )
 
 

@@ -9,7 +9,7 @@ from celery import shared_task, signals
 from django.db import InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
-from cachebackend.backend import counting
+from cachebackend.backend import beats, farewell
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
 from cachebackend.managers import auditing
@@ -50,6 +50,7 @@ def audit(sample: int = 1000) -> int:
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def tick() -> int:
     """Send a ``drain`` for each partition that holds writes; return how many."""
+    beats.beat("tick")
     try:
         partitions = writebehind.seal_dirty()
     except WriteBehindError as error:
@@ -95,13 +96,7 @@ def tell_faults(**_: Any) -> None:
             logger.error("write-behind: %s", fault)
 
 
-@signals.task_postrun.connect
-def fold_counts(**_: Any) -> None:
-    """Fold the counters at the end of a task, as at the end of a request."""
-    counting.fold_sometimes()
-
-
 @signals.worker_process_shutdown.connect
 def fold_last_counts(**_: Any) -> None:
     """Fold what is left: such a process ends without Python's own farewell."""
-    counting.fold_all()
+    farewell.fold_last()

@@ -96,14 +96,15 @@ class AliasFigures:
     Attributes:
         alias: Its name.
         nodes: Its nodes.
-        minutes: Counts of all processes, by minute since 1970, the oldest first.
-        hour: Their sum.
+        minutes: Counts of all processes, by minute since 1970, the oldest first; None for a minute
+            that cannot be seen.
+        hour: The sum of those that can.
         faults: What is wrong, a sentence each.
     """
 
     alias: str
     nodes: list[NodeFigures]
-    minutes: dict[int, Counts]
+    minutes: dict[int, Counts | None]
     hour: Counts
     faults: list[str]
 
@@ -118,23 +119,28 @@ class QueueFigures:
     """Invalidation and write-behind.
 
     Attributes:
-        lag: Age of the oldest delete that is owed, in seconds; None if it cannot be seen.
+        lag: Age of the oldest delete that is owed, in seconds; None if it cannot be seen, as for
+            all that follow.
         owed: How many outbox rows there are.
         is_on: Whether write-behind is set up.
         partitions: The partitions that hold or have held writes.
+        nodes: The queue nodes by name, and whether each answers.
         waiting: Changes that wait.
         oldest: For how long the oldest has, in seconds.
         parked: Writes that Postgres refused.
+        rows: Rows that landed batches changed, since the queues were new.
         faults: What is wrong, a sentence each.
     """
 
     lag: float | None = None
-    owed: int = 0
+    owed: int | None = None
     is_on: bool = False
     partitions: list[writebehind.PartitionStatus] = field(default_factory=list)
-    waiting: int = 0
-    oldest: float = 0.0
-    parked: int = 0
+    nodes: dict[str, bool] = field(default_factory=dict)
+    waiting: int | None = None
+    oldest: float | None = None
+    parked: int | None = None
+    rows: int | None = None
     faults: list[str] = field(default_factory=list)
 
 
@@ -206,8 +212,10 @@ def alias_figures(alias: str) -> AliasFigures:
             faults.append(f"Node {node.name} of {alias!r} does not answer: {error}")
     minutes = counts_by_minute(alias, MINUTES)
     hour = Counts()
-    for counts in minutes.values():
+    for counts in filter(None, minutes.values()):
         hour.add(counts)
+    if unseen := sum(counts is None for counts in minutes.values()):
+        faults.append(f"{unseen} of {MINUTES} minutes of {alias!r} cannot be seen; the sums lack them.")
     return AliasFigures(alias, nodes, minutes, hour, faults)
 
 
@@ -223,29 +231,37 @@ def queue_figures() -> QueueFigures:
             faults.append(f"Deletes have been owed for {lag:.0f} s: is a worker running, is every node up?")
     except DatabaseError as error:
         faults.append(f"The database does not answer, so the outbox cannot be seen: {error}")
-    if not write_behind_options().nodes:
-        return QueueFigures(lag, owed or 0, faults=faults)
+    options = write_behind_options()
+    if not options.nodes:
+        return QueueFigures(lag, owed, faults=faults)
     try:
         partitions = writebehind.partition_statuses()
         faults += writebehind.node_faults() + sorted({p.error for p in partitions if p.error})
     except (RingCacheError, ConfigurationError) as error:
-        return QueueFigures(
-            lag, owed or 0, is_on=True, faults=[*faults, f"The queue cannot be seen: {error}"]
-        )
-    oldest = max((each.oldest_seconds for each in partitions), default=0.0)
-    if oldest > 30 * write_behind_options().flush_interval:
-        faults.append(f"Writes have waited for {oldest:.0f} s: is a worker running?")
-    parked = sum({each.partition: each.parked for each in partitions}.values())
-    if parked:
-        faults.append(f"Postgres refused {parked} writes, which are parked.")
+        return QueueFigures(lag, owed, is_on=True, faults=[*faults, f"The queue cannot be seen: {error}"])
+    waiting = oldest = parked = rows = None
+    sees_queues = all(each.is_queue_seen for each in partitions)
+    if sees_queues:
+        waiting = sum(each.fields for each in partitions)
+        oldest = max((each.oldest_seconds for each in partitions), default=0.0)
+        if oldest > 30 * options.flush_interval:
+            faults.append(f"Writes have waited for {oldest:.0f} s: is a worker running?")
+    if all(each.is_database_seen for each in partitions):
+        parked = sum({each.partition: each.parked for each in partitions}.values())
+        rows = sum(each.rows for each in partitions) if sees_queues else None
+        if parked:
+            faults.append(f"Postgres refused {parked} writes, which are parked.")
+    away = {each.node for each in partitions if not each.is_queue_seen}
     return QueueFigures(
         lag,
-        owed or 0,
+        owed,
         is_on=True,
         partitions=[each for each in partitions if each.fields or each.landed or each.parked or each.error],
-        waiting=sum(each.fields for each in partitions),
+        nodes={node.name: node.name not in away for node in options.all_nodes},
+        waiting=waiting,
         oldest=oldest,
         parked=parked,
+        rows=rows,
         faults=faults,
     )
 

@@ -187,15 +187,16 @@ _ACTIONS: dict[str, Callable[[RingCache, dict[str, Any]], None]] = {
 def _panel(figures: AliasFigures) -> dict[str, Any]:
     """Return an alias' figures with their pictures."""
     minutes = list(figures.minutes.values())
-    ratios = [None if (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
+    ratios = [None if each is None or (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
+    loads = [None if each is None else each.loads for each in minutes]
     return {
         "figures": figures,
         "ring": ring_picture(figures.nodes),
         "hit_chart": line_chart("Hit ratio of the last hour, in percent", ratios, 100, " %"),
-        "load_chart": line_chart("Loads a minute in the last hour", [each.loads for each in minutes]),
+        "load_chart": line_chart("Loads a minute in the last hour", loads),
         "rows": [
             (f"-{len(minutes) - 1 - at} min", each.hits, each.misses, ratio, each.loads)
             for at, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
-            if each.hits or each.misses or each.loads
+            if each is not None and (each.hits or each.misses or each.loads)
         ],
     }

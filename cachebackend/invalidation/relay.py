@@ -12,6 +12,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from cachebackend.backend.beats import beat
 from cachebackend.invalidation.batches import clear_node, delete_keys, nodes_to_clear
 from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in, owing
 from cachebackend.models import OutboxRow
@@ -43,6 +44,7 @@ class Relayed:
 
 def relay() -> Relayed:
     """Settle the outbox of every database; may run anywhere, any number at once."""
+    beat("relay")
     relayed = Relayed()
     for using in filter(has_outbox, connections):
         try:

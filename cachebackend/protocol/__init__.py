@@ -7,7 +7,8 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear, clear_owed, flush, sweep
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.figures import Inspected, add_counts, counts_of, inspect, node_infos
+from cachebackend.protocol.counting import add_counts, counts_of, note_time
+from cachebackend.protocol.figures import Inspected, inspect, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
 from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.implicit import (
@@ -96,6 +97,7 @@ __all__ = [
     "make_stale",
     "node_infos",
     "node_settings",
+    "note_time",
     "pending",
     "places",
     "quarantine",

@@ -16,7 +16,7 @@ from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed import EVERYTHING, MissedDeletes, Owed
 from cachebackend.ring import Ring
-from cachebackend.stats import Stats
+from cachebackend.stats import Counts, Stats
 
 __all__ = ["Context", "Gutter", "OtherRing"]
 
@@ -77,7 +77,7 @@ class Context:
     codec: Codec
     options: RingOptions
     clock: Clock
-    stats: Stats
+    stats: Stats[Counts]
     #: The copies in the process, if the settings want any.
     near: NearCache | None = None
     #: While the ring is changed: the one that is not LOCATION's.

@@ -1,19 +1,16 @@
-"""What is seen of an alias: its counts by the minute, its nodes' own figures, what a key holds."""
+"""What is seen of an alias: its nodes' own figures, and what a key holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
-from cachebackend.effects import Command, Operation, Send
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, RecordError, RingCacheError
+from cachebackend.effects import Operation, Send
+from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["Inspected", "add_counts", "counts_of", "inspect", "node_infos"]
-
-#: For how long the counts of a minute are kept: a day, and some.
-KEEP_SECONDS = 25 * 3600
+__all__ = ["Inspected", "inspect", "node_infos"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +39,6 @@ class Inspected:
     tags: Sequence[bytes] = ()
     token: str | None = None
     record: bytes = b""
-
-
-def add_counts(
-    context: Context, key: bytes, counts: Mapping[str, int], keep_seconds: int = KEEP_SECONDS
-) -> Operation[bool]:
-    """Add to the counts of a minute, or of all; return whether that may have happened.
-
-    A node that did not answer may have added them; they are not added again.
-    """
-    node = context.ring.owner(key)
-    requests: list[tuple[int, Command]] = [
-        (node, (b"HINCRBY", key, name, count)) for name, count in counts.items()
-    ]
-    replies = yield Send([*requests, (node, (b"EXPIRE", key, keep_seconds))])
-    return not any(isinstance(reply, NodeUnavailableError) and not reply.was_sent for reply in replies)
-
-
-def counts_of(context: Context, keys: Sequence[bytes]) -> Operation[list[dict[str, int] | RingCacheError]]:
-    """Return the counts of each key, or why its node does not tell them."""
-    replies = yield Send([(context.ring.owner(key), (b"HGETALL", key)) for key in keys])
-    return [
-        reply
-        if isinstance(reply, RingCacheError)
-        else {name.decode(): int(count) for name, count in zip(reply[::2], reply[1::2], strict=True)}
-        for reply in replies
-    ]
 
 
 def node_infos(

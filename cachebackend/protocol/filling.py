@@ -122,7 +122,7 @@ def load_and_fill(
         finally:
             took = context.clock.monotonic() - begun
             cell.loads += 1
-            cell.load_seconds += took
+            cell.load_times.add(took)
         records = {name: _record(context, values[name], keep, tokens, took) for name in work.mine}
     except GeneratorExit:  # dropped half way: nobody is left to send for us, the leases lapse
         raise

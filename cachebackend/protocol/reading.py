@@ -193,7 +193,9 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     if copies.found:
         return copies.found[key]
     try:
+        begun = context.stats.begin_get()
         reply, *ttl_ms = yield Send([(context.home(key), (b"GET", key)), *copies.begin()])
+        context.stats.end_get(begun)
         copies.answered(ttl_ms)
         value = plain_value(context, reply)
         if value is NOT_PLAIN:

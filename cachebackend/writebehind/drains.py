@@ -173,6 +173,7 @@ class _Drain:
 
     def _land(self, place: Place, queues: Queues) -> int | None:
         """Land the batch after the checkpoint, in the transaction that is open."""
+        begun = SYSTEM_CLOCK.monotonic()
         _limit_statements(self.using)
         checkpoint = queues.lock_checkpoint(place, self.using)
         if checkpoint is None:
@@ -193,7 +194,7 @@ class _Drain:
         checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
         checkpoint.save(update_fields=["batch", "is_ended", "landed_at", "rows", "missing"])
-        transaction.on_commit(lambda: self._count(number, applied, parked), using=self.using)
+        transaction.on_commit(lambda: self._count(number, applied, parked, begun), using=self.using)
         return number
 
     def _take(
@@ -215,11 +216,15 @@ class _Drain:
             raise WriteBehindStoppedError(message)
         return batch
 
-    def _count(self, number: int, applied: Applied, parked: int) -> None:
+    def _count(self, number: int, applied: Applied, parked: int, begun: float) -> None:
         self.drained.batches += 1
         self.drained.rows += applied.rows
         self.drained.missing += applied.missing
         self.drained.parked += parked
+        cell = self._client.stats.cell
+        cell.rows += applied.rows
+        cell.parked += parked
+        cell.drain_times.add(SYSTEM_CLOCK.monotonic() - begun)
         if parked:
             logger.error("write-behind: %d rows of batch %d of %s parked", parked, number, self._partition)
 

@@ -36,6 +36,8 @@ class PartitionStatus:
         rows: How many rows its batches have changed.
         missing: How many rows they named that were not there.
         parked: How many writes are parked.
+        is_queue_seen: Whether its node answered; if not, what waits is not known, nor what landed.
+        is_database_seen: Whether the database did; if not, what landed and is parked is not known.
         error: Why nothing more is known; None if all is.
     """
 
@@ -49,6 +51,8 @@ class PartitionStatus:
     rows: int = 0
     missing: int = 0
     parked: int = 0
+    is_queue_seen: bool = True
+    is_database_seen: bool = True
     error: str | None = None
 
 
@@ -73,7 +77,16 @@ def partition_statuses() -> list[PartitionStatus]:
             name = client.options.all_nodes[node].name
             if not isinstance(place, Place):
                 if node == client.context.ring.owner(partition.name):
-                    statuses.append(PartitionStatus(partition, name, error=str(place)))
+                    statuses.append(
+                        PartitionStatus(
+                            partition,
+                            name,
+                            parked=parked.get(partition, 0),
+                            is_queue_seen=False,
+                            is_database_seen=error is None,
+                            error=str(place),
+                        )
+                    )
                 continue
             checkpoint = checkpoints.get((partition, place.born))
             at = checkpoint and checkpoint.landed_at
@@ -89,6 +102,7 @@ def partition_statuses() -> list[PartitionStatus]:
                     rows=checkpoint.rows if checkpoint else 0,
                     missing=checkpoint.missing if checkpoint else 0,
                     parked=parked.get(partition, 0),
+                    is_database_seen=error is None,
                     error=error,
                 )
             )

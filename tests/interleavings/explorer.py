@@ -29,7 +29,7 @@ from cachebackend.protocol import Context, Keep, missed, replaying
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.missed import EVERYTHING, MissedDeletes, Owed
 from cachebackend.ring import Ring
-from cachebackend.stats import Stats
+from cachebackend.stats import Counts, Stats
 
 KEY, TAG = b"key", b"tag"
 OPTIONS = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
@@ -115,7 +115,7 @@ class Process:
         self.acknowledged = 0
         #: By node that is being let in: the last version that had been acknowledged when it was told.
         self.telling: dict[int, int] = {}
-        self.context = Context(RING, CODEC, OPTIONS, self.clock, Stats())
+        self.context = Context(RING, CODEC, OPTIONS, self.clock, Stats(Counts))
         self.slow = SlowClock(name)
         self.context.missed = MissedDeletes(world.scenario.replay_limit, self.slow)
         self.context.on_missed = self._on_missed

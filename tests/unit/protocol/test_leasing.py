@@ -13,7 +13,7 @@ from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
 from cachebackend.protocol import MISSING, Context, Keep, get, get_or_load, get_or_load_many
 from cachebackend.ring import Ring
-from cachebackend.stats import Stats
+from cachebackend.stats import Counts, Stats
 
 KEY = b"k"
 VALUE = Codec("auto").encode("value")
@@ -50,7 +50,7 @@ def clock() -> StillClock:
 def context(clock: StillClock) -> Context:
     """A ring of one node."""
     options = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
-    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats())
+    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
 
 
 def load() -> str:
@@ -368,7 +368,7 @@ class TestRefresh:
     ) -> None:
         """``now - delta * beta * ln(random()) >= fresh_until``: here 2.0 * 1.0 * ln 2 = 1.386 s early."""
         options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
-        context = Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats())
+        context = Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
         clock.at += 60 - before
         operation = get_or_load(context, KEY, load, Keep(60_000))
         next(operation)

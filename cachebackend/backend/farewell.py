@@ -1,0 +1,103 @@
+"""When a process folds its counters: every few seconds, and once more at its end, however it ends.
+
+======================================  =========================================================
+a process that                          folds the last time
+======================================  =========================================================
+ends by itself, or by ``sys.exit``      in ``atexit``
+is a child of ``multiprocessing``       in a ``Finalize``, for such a child skips ``atexit``
+is sent SIGTERM, and has no handler     in ours, which then lets the signal end it
+is a child of a Celery worker           in ``worker_process_shutdown`` (``workers.tasks``)
+is killed, or ends by ``os._exit``      never: what it counted in the last seconds is lost
+======================================  =========================================================
+
+Servers such as gunicorn and uvicorn have handlers of their own, and end by themselves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing.util
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from cachebackend.backend.counting import fold_all
+from cachebackend.stats import Stats
+
+__all__ = ["connect", "fold_last"]
+
+#: Seconds between two folds.
+EVERY_SECONDS = 5.0
+#: Seconds that the end of a process may wait for its last fold.
+LAST_SECONDS = 2.0
+
+
+class _Folder(threading.Thread):
+    """Folds every few seconds, and a last time when it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ringcache-counts", daemon=True)
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        """Fold until the end."""
+        while not self._ends.wait(EVERY_SECONDS):
+            fold_all()
+        fold_all()
+
+    def end(self) -> None:
+        """Have it fold a last time, and wait for that."""
+        self._ends.set()
+        self.join(LAST_SECONDS)
+
+
+_folder: _Folder | None = None
+_lock = threading.Lock()
+
+
+def _begin() -> None:
+    """Start this process's folder, if it has none."""
+    global _folder  # noqa: PLW0603  # one for the whole process
+    with _lock:
+        if _folder is not None:
+            return
+        _folder = _Folder()
+    try:
+        _folder.start()
+    except RuntimeError:  # the interpreter is about to end, and so does what was to be folded
+        return
+    if multiprocessing.parent_process() is not None:
+        multiprocessing.util.Finalize(None, fold_last, exitpriority=0)
+
+
+def fold_last(**_: Any) -> None:
+    """Fold what is left: the process ends."""
+    if _folder is not None and _folder.is_alive():
+        _folder.end()
+
+
+def _end_by_signal(number: int, _: FrameType | None) -> None:
+    """Fold, by another thread, for the interrupted one may hold a lock; then end as the signal has it."""
+    fold_last()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def connect() -> None:
+    """Have every process that counts fold."""
+    Stats.on_thread = _begin
+    atexit.register(fold_last)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end_by_signal)
+
+
+def _after_fork() -> None:
+    """Begin anew in a forked child: the parent's thread is not there, and another may have held the lock."""
+    global _folder, _lock
+    _folder, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +14,7 @@ from django.urls import reverse
 from cachebackend import RingCache
 from cachebackend.admin.drawing import line_chart, ring_picture
 from cachebackend.admin.figures import NodeFigures
-from cachebackend.backend.counting import counts_by_minute, fold_counts
 from cachebackend.models import ParkedWrite
-from cacheproject.launch import MANAGE
 from cacheproject.services import Services
 
 pytestmark = [
@@ -192,48 +187,6 @@ def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
         {"action": "delete_selected", "_selected_action": pks[:1], "post": "yes"},
     )
     assert ParkedWrite.objects.count() == 1
-
-
-# Counters
-
-
-def test_the_minutes_sum_up_what_all_processes_counted(ring_cache: RingCache, services: Services) -> None:
-    """Exactly, though they end right after."""
-    work = (
-        "from django.core.cache import cache\n"
-        "for n in range({0}):\n    cache.get('there')\n    cache.get('not there')\n"
-        "    cache.get_many(['there', 'x'])"
-    )
-    ring_cache.set("there", 1)
-    counts = [17, 40, 23, 55]
-    processes = [
-        subprocess.Popen([sys.executable, str(MANAGE), "shell", "-v", "0", "-c", work.format(count)])
-        for count in counts
-    ]
-    assert [process.wait(60) for process in processes] == [0] * 4
-    found = counts_by_minute("default", 5)
-    total = sum(counts)
-    assert sum(each.hits for each in found.values()) == 2 * total
-    assert sum(each.misses for each in found.values()) == 2 * total
-
-
-def test_what_could_not_be_folded_is_folded_later(ring_cache: RingCache, services: Services) -> None:
-    """A node that is away takes nothing with it."""
-    ring_cache.get("x")
-    key_owner: Iterator[str] = iter(ring_cache.client.ring.names)
-    names = list(key_owner)
-    for name in names:
-        services.kill(name)
-    ring_cache.get_many([f"k{n}" for n in range(60)])  # every node is found to be away
-    fold_counts("default")
-    for name in names:
-        services.restart(name)
-    for node in ring_cache.client.nodes:
-        assert node.breaker is not None
-        if node.breaker.is_open:
-            node.breaker.close()
-    fold_counts("default")
-    assert sum(each.misses for each in counts_by_minute("default", 3).values()) >= 1
 
 
 # Pictures

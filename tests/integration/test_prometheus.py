@@ -62,7 +62,7 @@ def test_every_counter_is_told_of_all_processes(ring_cache: RingCache, client: C
 
 def test_a_node_that_is_gone_is_told(ring_cache: RingCache, client: Client, services: Services) -> None:
     """The others' figures stay; only the counts are missing when the one that keeps them is gone."""
-    keeps = ring_cache.client.ring.owner(b"ringcache:counts::default:all")
+    keeps = ring_cache.client.ring.owner(b"ringcache:counts:demo:default:all")
     ring_cache.get("k")
     assert samples(client)["ringcache_misses_total"] == 1
     for number, name in enumerate(ring_cache.client.ring.names):

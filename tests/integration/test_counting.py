@@ -1,0 +1,290 @@
+"""Counters of all processes: whole however a process ends, and whatever node is away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.core.cache import caches
+
+from cachebackend import RingCache, invalidation
+from cachebackend.admin.figures import MINUTES, alias_figures
+from cachebackend.backend import counting, farewell
+from cachebackend.backend.beats import beat, last_beats
+from cachebackend.backend.counting import (
+    counts_by_minute,
+    counts_in_all,
+    drains_by_minute,
+    drains_in_all,
+    fold_all,
+    fold_counts,
+)
+from cachebackend.clock import SYSTEM_CLOCK, Seldom
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.stats import Counts
+from cacheproject.launch import free_port
+from cacheproject.services import Services
+from tests.integration import endings
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+ENDINGS = [sys.executable, "-m", endings.__name__]
+
+
+def start(*command: str, **named: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=ROOT, **named)
+
+
+def shown() -> Counts:
+    """What the page shows, but for what this process counted itself."""
+    found = Counts()
+    for counts in counts_by_minute("default", MINUTES).values():
+        assert counts is not None
+        found.add(counts)
+    return found
+
+
+@contextlib.contextmanager
+def away(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
+    """Nodes are down for the length of a block, and let in again after."""
+    for name in names:
+        services.kill(name)
+    try:
+        yield
+    finally:
+        for name in names:
+            services.restart(name)
+        for node in cache.client.nodes:
+            assert node.breaker is not None
+            node.breaker.close()
+
+
+# How processes end
+
+
+def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> None:
+    """Exactly, though they end right after: by themselves, by a signal, or as another's child."""
+    ring_cache.set(endings.THERE, 1)
+    ways = {"exit": 17, "sigterm": 40, "fork": 23, "spawn": 55}
+    processes = {way: start(*ENDINGS, way, str(times), stdout=subprocess.PIPE) for way, times in ways.items()}
+    by_signal = processes["sigterm"]
+    assert by_signal.stdout is not None
+    assert by_signal.stdout.readline() == b"counted\n"
+    by_signal.terminate()
+    codes = {}
+    for way, process in processes.items():
+        process.communicate(timeout=60)
+        codes[way] = process.returncode
+    assert codes == {"exit": 0, "sigterm": -signal.SIGTERM, "fork": 0, "spawn": 0}
+    total = sum(ways.values())
+    hour = alias_figures("default").hour
+    assert (hour.hits, hour.misses) == (total, total)
+    in_all = counts_in_all("default")
+    assert (in_all.hits, in_all.misses) == (total, total)
+
+
+def test_a_server_that_is_stopped_has_folded_all(ring_cache: RingCache) -> None:
+    """Gunicorn, whose workers end in order."""
+    ring_cache.set(endings.THERE, 1)
+    port = free_port(0)
+    options = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--log-level", "critical"]
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # it is no path
+        server = start(
+            sys.executable, "-m", "gunicorn", f"{endings.__name__}:application", *options, stderr=nowhere
+        )
+    try:
+        for _ in range(20):
+            ask_once_it_listens(f"http://127.0.0.1:{port}/", server)
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+    assert (shown().hits, shown().misses) == (20, 20)
+
+
+def ask_once_it_listens(url: str, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                assert response.status == 200
+                return
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+    pytest.fail("the server ended")
+
+
+def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services: Services) -> None:
+    """Celery, whose children end without Python's farewell."""
+    ring_cache.set(endings.THERE, 1)
+    with endings.app.connection_for_write() as connection:
+        broker: redis.Redis = connection.default_channel.client
+        for times in (3, 4, 5, 6):
+            endings.count_in_task.delay(times)
+        words = ["--quiet", "-A", endings.__name__, "worker", "-P", "prefork", "-c", "2", "-l", "error"]
+        words += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        worker = start(sys.executable, "-m", "celery", *words)
+        try:
+            done = [broker.blpop([f"{endings.QUEUE}:done"], 60) for _ in range(4)]
+        finally:
+            worker.terminate()
+            worker.wait(60)
+    assert sorted(int(each[1]) for each in done if each) == [3, 4, 5, 6]
+    assert (shown().hits, shown().misses) == (18, 18)
+
+
+def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
+    """The child counts and folds, though a thread of the parent held every lock when it was made."""
+    ring_cache.get("k")
+    fold_counts("default")
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ring_cache.client.stats._lock, farewell._lock:
+            held.set()
+            forked.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        ring_cache.get("k")
+        farewell.fold_last()
+        os._exit(0)
+    forked.set()
+    holder.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert shown().misses == 2
+
+
+# Nodes that are away, or refuse
+
+
+def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) -> None:
+    """Each minute stands on two; only where both are dead it cannot be seen, which the page says."""
+    names = ring_cache.client.ring.names
+    for name in names:
+        ring_cache.clear_all()
+        ring_cache.get_many(["a", "b", "c"])
+        fold_counts("default")
+        with away(services, ring_cache, name):
+            assert shown().misses == 3
+    with away(services, ring_cache, *names[:2]):
+        unseen = sum(counts is None for counts in counts_by_minute("default", MINUTES).values())
+        assert 0 < unseen < MINUTES
+        faults = alias_figures("default").faults
+    assert f"{unseen} of {MINUTES} minutes of 'default' cannot be seen; the sums lack them." in faults
+
+
+def test_what_could_not_be_folded_is_folded_later(ring_cache: RingCache, services: Services) -> None:
+    """A node that is away takes nothing with it."""
+    names = ring_cache.client.ring.names
+    with away(services, ring_cache, *names):
+        ring_cache.get_many([f"k{n}" for n in range(60)])  # every node is found to be away
+        fold_counts("default")
+    fold_counts("default")
+    assert (shown().misses, counts_in_all("default").misses) == (60, 60)
+
+
+def test_what_is_refused_is_folded_later_and_told(
+    ring_cache: RingCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minutes and the sum are told apart: what one refused, the other has."""
+    monkeypatch.setattr(counting, "_unfolded", Seldom(SYSTEM_CLOCK))
+    client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
+    node = client.nodes[client.ring.owner(key)]
+    node.call((b"SET", key, b"of another"))
+    ring_cache.get("k")
+    fold_counts("default")
+    assert shown().misses == 1
+    node.call((b"DEL", key))
+    fold_counts("default")
+    assert (shown().misses, counts_in_all("default").misses) == (1, 1)
+    assert [each.event for each in caplog.records] == ["fold_refused"]  # type: ignore[attr-defined]
+
+
+def test_another_site_on_the_same_nodes_counts_for_itself(settings: Any, ring_cache: RingCache) -> None:
+    """As its KEY_PREFIX says."""
+    blocks = settings.CACHES
+    settings.CACHES = blocks | {"default": blocks["default"] | {"KEY_PREFIX": "othersite"}}
+    caches["default"].get("k")
+    fold_counts("default")
+    assert shown().misses == 1
+    settings.CACHES = blocks
+    assert shown() == Counts()
+    assert counts_in_all("default") == Counts()
+
+
+# Times
+
+
+def test_what_loads_and_gets_take_is_told(ring_cache: RingCache, call: Callable[..., Any]) -> None:
+    """Each load, and one get in 64; by the whole fleet."""
+    for number in range(130):
+        call(ring_cache, "get", f"k{number}")
+    for number in range(3):
+        call(ring_cache, "get_or_set", f"k{number}", lambda: 1)
+    fold_counts("default")
+    found = shown()
+    assert (found.get_times.count, found.load_times.count) == (2, 3)
+    assert 0 < (found.get_times.percentile(0.99) or 0) < 60
+
+
+def test_what_drains_take_is_told() -> None:
+    """Each batch that lands, and how many rows it changed."""
+    from django.db.models import F
+
+    from cachebackend import writebehind
+    from cacheproject.demo.models import Article
+
+    articles = [Article.objects.create(slug=f"s{number}") for number in range(3)]
+    for article in articles:
+        Article.behind.update(article.pk, views=F("views") + 1)
+    for partition in (partitions := writebehind.seal_dirty()):
+        writebehind.drain(partition)
+    fold_all()
+    [minute] = [each for each in drains_by_minute(3).values() if each is not None and each.rows]
+    assert (minute.rows, minute.drain_times.count, minute.parked) == (3, len(partitions), 0)
+    assert drains_in_all() == minute
+
+
+# Beats
+
+
+def test_the_periodic_tasks_tell_when_they_ran(ring_cache: RingCache, services: Services) -> None:
+    """A dead node hides that no more than it hides counts."""
+    from workers.tasks import tick
+
+    assert last_beats() == {}
+    tick()
+    invalidation.relay()
+    beats = last_beats()
+    assert set(beats) == {"tick", "relay"}
+    beat("tick")
+    assert last_beats()["tick"] > beats["tick"]
+    ring = ring_cache.client.ring
+    with away(services, ring_cache, ring.names[ring.owner(b"ringcache:beats:demo")]):
+        assert last_beats()["relay"] == beats["relay"]
+
+
+def test_beats_that_cannot_be_seen_are_not_taken_for_none(ring_cache: RingCache, services: Services) -> None:
+    """And a task goes on that cannot tell."""
+    with away(services, ring_cache, *ring_cache.client.ring.names):
+        beat("tick")
+        with pytest.raises(NodeUnavailableError):
+            last_beats()

@@ -131,8 +131,7 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
         return replies
     match effect:
         case Sleep(seconds):
-            with span("ringcache.fill_wait"):
-                return time.sleep(seconds)
+            return time.sleep(seconds)
         case Load(loader):
             with span("ringcache.load"):
                 return loader()
@@ -147,8 +146,7 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> A
         return replies
     match effect:
         case Sleep(seconds):
-            with span("ringcache.fill_wait"):
-                return await asyncio.sleep(seconds)
+            return await asyncio.sleep(seconds)
         case Load(loader):
             with span("ringcache.load"):
                 value = loader()

@@ -4,7 +4,7 @@
 span                     what it spans
 =======================  =====================================================================
 ``ringcache.load``       a caller's loader, for a miss or for a value that was due
-``ringcache.fill_wait``  a pause of a miss whose value another is loading
+``ringcache.fill_wait``  the wait of a miss for the value that another is loading
 ``ringcache.drain``      the landing of a write-behind partition's batches
 =======================  =====================================================================
 """

@@ -246,7 +246,7 @@ def queue_figures() -> QueueFigures:
         oldest = max((each.oldest_seconds for each in partitions), default=0.0)
         if oldest > 30 * options.flush_interval:
             faults.append(f"Writes have waited for {oldest:.0f} s: is a worker running?")
-    if all(each.is_database_seen for each in partitions):
+    if owed is not None and all(each.is_database_seen for each in partitions):
         parked = sum({each.partition: each.parked for each in partitions}.values())
         rows = sum(each.rows for each in partitions) if sees_queues else None
         if parked:

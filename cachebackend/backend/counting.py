@@ -71,9 +71,8 @@ class _Kept(Generic[C]):
         if refused is not None:
             self.stats.put_back(ledger, counts)
             if isinstance(refused, NodeReplyError) and _unfolded.note():  # the others, a breaker tells
-                logger.warning(
-                    "%s; counts of %s wait to be folded", refused, self.stem, extra={"event": "fold_refused"}
-                )
+                extra = {"event": "fold_refused", "error": str(refused)}
+                logger.warning("%s; counts of %s wait to be folded", refused, self.stem, extra=extra)
 
     def by_minute(self, minutes: int) -> dict[int, C | None]:
         """Return the counts of each of the last minutes, the oldest first; None where no node tells them."""

@@ -53,7 +53,9 @@ class ClientOutbox:
             outbox_writer().write(row).result(KEEP_SECONDS)
         except Exception as error:  # noqa: BLE001  # the memory has them yet
             self._client.context.log_sometimes(
-                "what a node missed is kept in memory only, and lost with this process: %r", error
+                "deletes_unkept",
+                "what a node missed is kept in memory only, and lost with this process: %r",
+                error,
             )
             return False
         return True

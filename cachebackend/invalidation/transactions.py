@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.clock import SYSTEM_CLOCK, Seldom
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.batches import Batch
 from cachebackend.invalidation.caught import adopt_caught, caught_of
@@ -36,8 +36,7 @@ _ATTRIBUTE = "_ringcache_batch"
 #: The first version that has ``transaction_timeout``.
 POSTGRES_17 = 170_000
 QUARANTINE_SECONDS = 30.0
-LOG_EVERY_SECONDS = 60.0
-_logged_at = float("-inf")
+_left = Seldom(SYSTEM_CLOCK)
 Rows: TypeAlias = Iterable[Mapping[str, Any]]
 #: What a statement in autocommit changes, and the key of its outbox row.
 Prepared: TypeAlias = tuple[Batch, int | None]
@@ -152,12 +151,10 @@ def _settle(
 
 def _log_left(count: int, *, is_owed: bool) -> None:
     """Say that keys could not be invalidated: while a node is down that is so of many a write."""
-    global _logged_at  # noqa: PLW0603  # of the process, as the log is
-    now = SYSTEM_CLOCK.monotonic()
-    if now - _logged_at >= LOG_EVERY_SECONDS:
-        _logged_at = now
+    if came := _left.note(count):
         fate = "the relay goes on trying" if is_owed else "they stand until they expire"
-        logger.error("%d keys could not be invalidated; %s", count, fate)
+        extra = {"event": "deletes_left", "count": came}
+        logger.error("%d keys could not be invalidated; %s", came, fate, extra=extra)
 
 
 def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared | None:

@@ -86,7 +86,7 @@ class Breaker:
             if opens:
                 self._open(error)
         if opens:
-            logger.warning("node %r is ejected: %s", self.name, error)
+            self._tell_ejected(error)
 
     def succeeded(self) -> None:
         """Note that a command was answered."""
@@ -127,7 +127,7 @@ class Breaker:
                 self._open(error)
             self._is_probing = False
         if not was_open:
-            logger.warning("node %r is ejected: %s", self.name, error)
+            self._tell_ejected(error)
 
     def close(self, is_told: Callable[[], bool] = lambda: True) -> bool:
         """Note that the node is back, if it has been told everything; return whether it has.
@@ -146,13 +146,17 @@ class Breaker:
             if was_open:
                 self._state, self._error, self._since = UP, "", self._clock.now()
         if was_open:
-            logger.warning("node %r is back", self.name)
+            logger.warning("node %r is back", self.name, extra={"event": "node_returned", "node": self.name})
         return True
 
     def after_fork(self) -> None:
         """Let go of the parent's probe, in a forked child."""
         self._lock = threading.Lock()
         self._is_probing = False
+
+    def _tell_ejected(self, error: Exception) -> None:
+        extra = {"event": "node_ejected", "node": self.name, "error": str(error)}
+        logger.warning("node %r is ejected: %s", self.name, error, extra=extra)
 
     def _open(self, error: Exception) -> None:
         self.is_open = True

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cachebackend.clock import Clock
+from cachebackend.clock import Clock, Seldom
 from cachebackend.codec import Codec
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
@@ -22,9 +22,6 @@ __all__ = ["Context", "Gutter", "OtherRing"]
 
 logger = logging.getLogger("cachebackend")
 T = TypeVar("T")
-
-#: Broken records come in crowds; one line a minute is enough to be seen.
-LOG_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ class Context:
     lease_ms: int = field(init=False)
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
-    _logged_at: dict[str, float] = field(default_factory=dict)
+    _seldom: dict[str, Seldom] = field(default_factory=dict, init=False)
     _strict: Context | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -177,18 +174,27 @@ class Context:
         if isinstance(reply, NodeUnavailableError):
             self.stats.cell.node_failures += 1
             if self.options.on_node_failure == "miss":
-                self.log_sometimes("%s; taken for a miss", reply)
+                self.log_sometimes("node_failed", "%s; taken for a miss", reply)
                 return missing
         raise reply
 
     def undecodable(self, error: RecordError) -> None:
         """Count a record that cannot be read."""
         self.stats.cell.undecodable += 1
-        self.log_sometimes("%s; taken for a miss", error)
+        self.log_sometimes("record_undecodable", "%s; taken for a miss", error)
 
-    def log_sometimes(self, text: str, error: Exception) -> None:
-        """Log a warning, unless the same was logged within the last minute."""
-        now = self.clock.monotonic()
-        if now - self._logged_at.get(text, float("-inf")) >= LOG_EVERY_SECONDS:
-            self._logged_at[text] = now
-            logger.warning(text, error)
+    def fills_refused(self, count: int) -> None:
+        """Count fills that came after their leases were revoked."""
+        self.stats.cell.stale_sets_refused += count
+        if count and (came := self._came("fills_refused", count)):
+            text = "%d fills were refused, for their keys were invalidated while they were loaded"
+            logger.info(text, came, extra={"event": "fills_refused", "count": came})
+
+    def log_sometimes(self, event: str, text: str, error: Exception) -> None:
+        """Log an event, and how many there were since it was last logged; at most once a minute."""
+        if came := self._came(event):
+            logger.warning(text, error, extra={"event": event, "count": came, "error": str(error)})
+
+    def _came(self, event: str, count: int = 1) -> int:
+        seldom = self._seldom.get(event) or self._seldom.setdefault(event, Seldom(self.clock))
+        return seldom.note(count)

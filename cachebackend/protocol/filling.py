@@ -182,7 +182,7 @@ def _fill(context: Context, fills: Sequence[tuple[Want, _Record | None]]) -> Ope
     context.drop_near([swap.key for swap in swaps])  # what stood before may be copied; the node tells late
     for reply in replies:
         if reply is None:
-            cell.stale_sets_refused += 1
+            context.fills_refused(1)
         elif isinstance(reply, Exception):  # costs the fill, not the caller
             cell.node_failures += 1
-            context.log_sometimes("%s; a value was not filled", reply)
+            context.log_sometimes("fill_failed", "%s; a value was not filled", reply)

@@ -136,5 +136,6 @@ def _swap(
         yield from tell_left(context, list(swaps))
         replies = dict(zip(swaps, (yield from take(context, list(swaps.values()))), strict=True))
         yield from tell_entered(context, list(swaps))
-    context.stats.cell.stale_sets_refused += sum(replies.get(key) is None for key in values)
-    return [replies.get(key) for key in values]
+    filled = [replies.get(key) for key in values]
+    context.fills_refused(filled.count(None))
+    return filled

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -60,6 +61,7 @@ from cachebackend.protocol.reading import (
 )
 from cachebackend.protocol.swapping import PutNew, take
 from cachebackend.protocol.writing import delete
+from cachebackend.tracing import span
 
 __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
 
@@ -81,14 +83,24 @@ class _Waiting:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._next = FIRST_WAIT_SECONDS
+        self._span: AbstractContextManager[object] | None = None
 
     def pause(self) -> Sleep:
         """Return the next pause; the first one is counted."""
         if self._next == FIRST_WAIT_SECONDS:
             self._context.stats.cell.lease_waits += 1
+        if self._span is None:
+            self._span = span("ringcache.fill_wait")
+            self._span.__enter__()
         seconds = self._next * (0.5 + self._context.clock.random())
         self._next = min(2 * self._next, LONGEST_WAIT_SECONDS)
         return Sleep(seconds)
+
+    def over(self) -> None:
+        """End the span of the pauses so far, if there were any."""
+        if self._span is not None:
+            self._span.__exit__(None, None, None)
+            self._span = None
 
 
 @dataclass(slots=True)
@@ -126,7 +138,9 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
     tags = _tag_steps(context, keep)
     try:
         requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
+        begun = context.stats.begin_get()
         reply, *replies = yield Send([*requests, *copies.begin()])
+        context.stats.end_get(begun)
         copies.answered(replies[len(tags) :])
         tokens = _tokens_taken(tags, replies[: len(tags)])
         value = plain_value(context, reply)
@@ -275,24 +289,32 @@ def _resolve(
     """
     values: dict[K, Any] = {}
     waiting = _Waiting(context)
-    while wants:
-        replies, tokens = asked or (yield from _ask(context, wants.values(), keep))
-        asked = None
-        looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
-        values.update({name: found.value for name, found in looked.found.items()})
-        if context.other is not None:
-            for name, record in (yield from warm(context, looked.mine)).items():
-                values[name] = context.codec.decode(record)
-                del looked.mine[name]
-        names = [*looked.mine, *looked.unleased]
-        if names:
-            split = partial(values_of, names=names)
-            values.update(
-                (yield from load_and_fill(context, Work(looked.mine, loader_of(names), split), keep, tokens))
-            )
-        wants = looked.again
-        if looked.wait:
-            yield waiting.pause()
+    try:
+        while wants:
+            replies, tokens = asked or (yield from _ask(context, wants.values(), keep))
+            asked = None
+            looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
+            values.update({name: found.value for name, found in looked.found.items()})
+            if context.other is not None:
+                for name, record in (yield from warm(context, looked.mine)).items():
+                    values[name] = context.codec.decode(record)
+                    del looked.mine[name]
+            names = [*looked.mine, *looked.unleased]
+            if names:
+                waiting.over()
+                split = partial(values_of, names=names)
+                values.update(
+                    (
+                        yield from load_and_fill(
+                            context, Work(looked.mine, loader_of(names), split), keep, tokens
+                        )
+                    )
+                )
+            wants = looked.again
+            if looked.wait:
+                yield waiting.pause()
+    finally:
+        waiting.over()
     return values
 
 
@@ -360,7 +382,7 @@ def _note_refusal(context: Context, error: RingCacheError) -> None:
     context.stats.cell.node_failures += 1
     if context.options.on_node_failure == "raise" and not is_wrong_type(error):
         raise error
-    context.log_sometimes("%s; a value is loaded without a lease, and not kept", error)
+    context.log_sometimes("lease_failed", "%s; a value is loaded without a lease, and not kept", error)
 
 
 def _kind(record: bytes) -> Kind | None:

@@ -112,5 +112,5 @@ def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]
     ]
     if swaps:
         filled = yield from take(context, swaps)
-        context.stats.cell.stale_sets_refused += sum(reply is None for reply in filled)
+        context.fills_refused(filled.count(None))
     return {name: record for name, (record, _) in found.items()}

@@ -42,9 +42,13 @@ class Backoff:
         seconds = FIRST_SECONDS if before is None else min(2 * before.seconds, MOST_SECONDS)
         self._away[using] = _Away(self._clock.monotonic() + seconds, seconds)
         if before is None:
-            logger.warning("the database %r is away, and writes wait in the queue: %s", using, error)
+            extra = {"event": "database_away", "database": using, "error": str(error)}
+            logger.warning(
+                "the database %r is away, and writes wait in the queue: %s", using, error, extra=extra
+            )
 
     def answered(self, using: str) -> None:
         """Note that a database is there."""
         if self._away.pop(using, None):
-            logger.warning("the database %r is back", using)
+            extra = {"event": "database_returned", "database": using}
+            logger.warning("the database %r is back", using, extra=extra)

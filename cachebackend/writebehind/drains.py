@@ -226,7 +226,13 @@ class _Drain:
         cell.parked += parked
         cell.drain_times.add(SYSTEM_CLOCK.monotonic() - begun)
         if parked:
-            logger.error("write-behind: %d rows of batch %d of %s parked", parked, number, self._partition)
+            logger.error(
+                "write-behind: %d rows of batch %d of %s parked",
+                parked,
+                number,
+                self._partition,
+                extra={"event": "writes_parked", "partition": str(self._partition), "count": parked},
+            )
 
 
 def _limit_statements(using: str) -> None:

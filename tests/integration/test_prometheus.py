@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import OperationalError
+from django.db.backends.utils import CursorWrapper
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +19,7 @@ from cachebackend import RingCache
 from cachebackend.backend.beats import beat
 from cachebackend.stats import Counts
 from cacheproject.services import Services
+from tests.fix_services import restart_queue
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -77,6 +80,37 @@ def test_a_node_that_is_gone_is_told(ring_cache: RingCache, client: Client, serv
         for node in ring_cache.client.nodes:
             assert node.breaker is not None
             node.breaker.close()
+
+
+def test_what_the_queue_does_not_tell_is_not_told(client: Client, services: Services) -> None:
+    """A nought would look well, and a sum that falls to it would rise again when the node is back."""
+    told = samples(client)
+    assert (told["ringcache_queue_node_up queue-a"], told["ringcache_behind_waiting"]) == (1, 0)
+    assert {"ringcache_behind_rows_total", "ringcache_drain_seconds_count"} <= told.keys()
+    services.kill("queue-a")
+    try:
+        told = samples(client)
+    finally:
+        restart_queue(services)
+    assert told["ringcache_queue_node_up queue-a"] == 0
+    unknown = ("waiting", "oldest_seconds", "rows_total")
+    assert not {f"ringcache_behind_{name}" for name in unknown} & told.keys()
+    assert (told["ringcache_behind_parked"], told["ringcache_outbox_up"]) == (0, 1)
+
+
+def test_what_the_database_does_not_tell_is_not_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is owed nor what landed; what waits is the queue's to tell."""
+
+    def refuse(*_: Any) -> None:
+        raise OperationalError("the connection is closed")
+
+    assert samples(client)["ringcache_outbox_up"] == 1
+    monkeypatch.setattr(CursorWrapper, "execute", refuse)
+    told = samples(client)
+    assert told["ringcache_outbox_up"] == 0
+    unknown = ("outbox_lag_seconds", "outbox_rows", "behind_parked", "behind_rows_total")
+    assert not {f"ringcache_{name}" for name in unknown} & told.keys()
+    assert (told["ringcache_queue_node_up queue-a"], told["ringcache_behind_waiting"]) == (1, 0)
 
 
 def test_nobody_else_may_see_it(client: Client, settings: Any) -> None:

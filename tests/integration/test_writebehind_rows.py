@@ -263,7 +263,9 @@ def unique_tags() -> Iterator[list[Meter]]:
         cursor.execute("DROP INDEX one_label")
 
 
-def test_a_refused_row_is_parked_and_the_rest_lands(unique_tags: list[Meter]) -> None:
+def test_a_refused_row_is_parked_and_the_rest_lands(
+    unique_tags: list[Meter], caplog: pytest.LogCaptureFixture
+) -> None:
     """With its error; later writes of the row park behind it, and a retry keeps their order."""
     rows = unique_tags
     with one_partition():
@@ -273,6 +275,8 @@ def test_a_refused_row_is_parked_and_the_rest_lands(unique_tags: list[Meter]) ->
         Meter.behind.update(rows[3].pk, level=200)
         [drained] = land()
         assert (drained.rows, drained.parked) == (7, 1)
+        [told] = [each for each in caplog.records if getattr(each, "event", "") == "writes_parked"]
+        assert (told.partition, told.count) == ("shop.meter:0", 1)  # type: ignore[attr-defined]
         assert Meter.objects.filter(count=1).count() == 7
         Meter.behind.update(rows[3].pk, level=50)
         Meter.behind.update(rows[4].pk, level=44)

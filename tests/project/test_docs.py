@@ -177,3 +177,15 @@ def test_the_map_has_the_layers_that_are_enforced() -> None:
     _, _, shown = page.partition("| layer | what |")
     rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in shown.partition("\n\n")[0].splitlines()[2:]]
     assert list(map(sorted, rows)) == list(map(sorted, enforced))
+
+
+def test_every_event_of_the_log_is_told_of() -> None:
+    """And no other."""
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("cachebackend", "workers")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    logged = set(re.findall(r'"event": "(\w+)"|log_sometimes\(\s*"(\w+)"', source))
+    table = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    assert {one or other for one, other in logged} == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))

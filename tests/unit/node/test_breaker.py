@@ -111,3 +111,16 @@ def test_a_forked_child_does_not_wait_for_its_parents_probe(breaker: Breaker, cl
     assert breaker.begin_probe()
     breaker.after_fork()
     assert breaker.begin_probe()
+
+
+def test_its_turns_are_events(breaker: Breaker, clock: HeldClock, caplog: pytest.LogCaptureFixture) -> None:
+    """With the node and the error as fields: once when it is ejected, once when it is back."""
+    for _ in range(5):
+        breaker.failed(ERROR, at_once=True)
+    clock.at += 60
+    assert breaker.begin_probe()
+    breaker.probe_failed(ERROR)
+    breaker.close()
+    told = [(each.event, each.node) for each in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("node_ejected", "a"), ("node_returned", "a")]
+    assert caplog.records[0].error == str(ERROR)  # type: ignore[attr-defined]

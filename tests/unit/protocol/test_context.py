@@ -1,0 +1,49 @@
+"""What comes in crowds is told of seldom, and counted."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from cachebackend.codec import Codec
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.options import RingOptions
+from cachebackend.protocol import Context
+from cachebackend.ring import Ring
+from cachebackend.stats import Counts, Stats
+from tests.unit.protocol.test_leasing import StillClock
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def context(clock: StillClock) -> Context:
+    options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
+    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
+
+
+def test_refused_fills_are_told_at_most_once_a_minute(
+    context: Context, clock: StillClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With how many there were since; each is counted all the same."""
+    caplog.set_level(logging.INFO)
+    for count in (1, 0, 3, 2):
+        context.fills_refused(count)
+    clock.at += 60
+    context.fills_refused(1)
+    told = [(each.event, each.count) for each in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("fills_refused", 1), ("fills_refused", 6)]
+    assert context.stats.total().stale_sets_refused == 7
+
+
+def test_one_event_does_not_silence_another(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken record is told of while a node fails."""
+    error = NodeUnavailableError("node 'a' is away")
+    for event in ("node_failed", "node_failed", "record_undecodable"):
+        context.log_sometimes(event, "%s; taken for a miss", error)
+    told = [(each.event, each.error) for each in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("node_failed", str(error)), ("record_undecodable", str(error))]

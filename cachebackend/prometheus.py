@@ -72,6 +72,8 @@ class RingCollector(Collector):
         keys = GaugeMetricFamily("ringcache_node_keys", "Keys that the node holds.", labels=labels)
         memory = GaugeMetricFamily("ringcache_node_memory_bytes", "Memory that it uses.", labels=labels)
         evicted = CounterMetricFamily("ringcache_node_evicted_keys", "Keys that it evicted.", labels=labels)
+        received = CounterMetricFamily("ringcache_node_received_bytes", "Bytes sent to it.", labels=labels)
+        sent = CounterMetricFamily("ringcache_node_sent_bytes", "Bytes that it answered.", labels=labels)
         for each in figures:
             for node in each.nodes:
                 at = [each.alias, node.name]
@@ -80,7 +82,9 @@ class RingCollector(Collector):
                     keys.add_metric(at, node.keys)
                     memory.add_metric(at, float(node.info.get("used_memory", 0)))
                     evicted.add_metric(at, float(node.info.get("evicted_keys", 0)))
-        yield from (up, keys, memory, evicted)
+                    received.add_metric(at, float(node.info.get("total_net_input_bytes", 0)))
+                    sent.add_metric(at, float(node.info.get("total_net_output_bytes", 0)))
+        yield from (up, keys, memory, evicted, received, sent)
 
     def _queues(self) -> Iterator[Metric]:
         queues = queue_figures()

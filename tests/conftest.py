@@ -9,13 +9,17 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
 
-from cachebackend.backend import RingCache, farewell
+from cachebackend.backend import RingCache
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
+from cachebackend.stats import Stats
 from cacheproject.services import Services
 
-#: Tests fold when they mean to: a thread's own connections and counts would come in between.
-farewell.EVERY_SECONDS = 3600.0
+
+@pytest.fixture(scope="session", autouse=True)
+def no_folder() -> None:
+    """Fold only where a test means to: a thread's own connections and counts would come in between."""
+    Stats.on_thread = None
 
 
 @pytest.fixture(autouse=True)

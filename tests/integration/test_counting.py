@@ -31,7 +31,7 @@ from cachebackend.backend.counting import (
 )
 from cachebackend.clock import SYSTEM_CLOCK, Seldom
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.stats import Counts
+from cachebackend.stats import Counts, Stats
 from cacheproject.launch import free_port
 from cacheproject.services import Services
 from tests.integration import endings
@@ -145,6 +145,7 @@ def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services
     assert (shown().hits, shown().misses) == (18, 18)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # that is the point
 def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     """The child counts and folds, though a thread of the parent held every lock when it was made."""
     ring_cache.get("k")
@@ -162,6 +163,7 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
+        Stats.on_thread = farewell._begin
         ring_cache.get("k")
         farewell.fold_last()
         os._exit(0)

@@ -60,6 +60,7 @@ def test_every_counter_is_told_of_all_processes(ring_cache: RingCache, client: C
     assert {f"ringcache_{name.removesuffix('_times')}_seconds_bucket" for name in times} <= told.keys()
     ring_cache.get("k")
     assert samples(client)["ringcache_hits_total"] == 3
+    assert all(told[f"ringcache_node_{way}_bytes_total ring-a"] > 0 for way in ("received", "sent"))
     assert sum(told[f"ringcache_node_keys ring-{name}"] for name in "abc") >= 2  # the value, and the counts
 
 

@@ -54,6 +54,9 @@ class WriteBehindCheckpoint(models.Model):
     partition = models.PositiveSmallIntegerField()
     incarnation = models.CharField(max_length=32, help_text="The name that the queue was born with.")
     batch = models.PositiveBigIntegerField(default=0, help_text="The last batch that landed; 0: none yet.")
+    seal = models.CharField(
+        max_length=32, default="", help_text="That batch's seal: another of the same number has another."
+    )
     is_ended = models.BooleanField(
         default=False, help_text="Whether the queue was left for another node, or given up, and owes nothing."
     )

@@ -67,6 +67,7 @@ class Migration(migrations.Migration):
                 ('partition', models.PositiveSmallIntegerField()),
                 ('incarnation', models.CharField(help_text='The name that the queue was born with.', max_length=32)),
                 ('batch', models.PositiveBigIntegerField(default=0, help_text='The last batch that landed; 0: none yet.')),
+                ('seal', models.CharField(default='', help_text="That batch's seal: another of the same number has another.", max_length=32)),
                 ('is_ended', models.BooleanField(default=False, help_text='Whether the queue was left for another node, or given up, and owes nothing.')),
                 ('landed_at', models.DateTimeField(help_text='When the last batch landed.', null=True)),
                 ('rows', models.PositiveBigIntegerField(default=0, help_text='Rows that all batches together changed.')),

@@ -6,7 +6,9 @@ number of the last batch that landed stands in the database, in the transaction 
 landed it; the queue only ever forgets what that number covers.
 
 A queue is born once, with a name of its own: a node that was emptied, or is another, bears
-another incarnation, and its numbers mean nothing to the checkpoint of the first.
+another incarnation, and its numbers mean nothing to the checkpoint of the first. So is a
+seal: a node that came back with an older file comes to the same numbers again, but not to
+the same seals. The seal of the last batch that landed stands until the next one is dropped.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Place:
         done: The last batch that was dropped because it had landed.
         fields: How many fields all batches hold.
         since: When the oldest write that waits came, in seconds since 1970; None if none waits.
+        seals: The seals of sealed batches, the last one that was dropped included.
     """
 
     node: int
@@ -65,14 +68,25 @@ class Place:
     done: int
     fields: int
     since: float | None
+    seals: Mapping[int, str]
 
 
 class Sealed(NamedTuple):
-    """A partition's numbers after a seal; ``synced`` is the last batch known to be sealed on the disk."""
+    """How a partition stands after a batch was to be sealed.
+
+    Attributes:
+        opened: The number of the open batch.
+        done: The last batch that was dropped.
+        synced: The last batch known to be sealed on the disk.
+        before: The seal of the batch before; empty if it has none.
+        seal: The seal of the batch; empty if it is not sealed.
+    """
 
     opened: int
     done: int
     synced: int
+    before: str
+    seal: str
 
 
 class Pending(NamedTuple):
@@ -90,9 +104,11 @@ class Pending(NamedTuple):
 
 
 def seal(queue: QueueContext, node: int, partition: Partition, number: int) -> Operation[Sealed]:
-    """Seal a batch if it is the open one and not empty; return the numbers after it."""
-    [reply] = yield Send([(node, _SEAL.call([partition.meta, partition.batch(number)], number))])
-    return Sealed(*checked(reply))
+    """Seal a batch if it is the open one and not empty; return how the partition stands after it."""
+    call = _SEAL.call([partition.meta, partition.batch(number)], number, queue.clock.token().hex())
+    [reply] = yield Send([(node, call)])
+    opened, done, synced, before, seal = checked(reply)
+    return Sealed(opened, done, synced, before.decode(), seal.decode())
 
 
 def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
@@ -181,30 +197,34 @@ def places(
     A node that does not answer, and may hold one, has its error in the place's stead.
     """
     asked = [(node, partition) for partition in partitions for node in queue.nodes]
-    names = (b"born", b"open", b"done", b"sealed")
-    metas = yield Send([(node, (b"HMGET", partition.meta, *names)) for node, partition in asked])
+    metas = yield Send([(node, (b"HGETALL", partition.meta)) for node, partition in asked])
     found: dict[Partition, dict[int, Place | RingCacheError]] = {partition: {} for partition in partitions}
-    standing = []
+    standing: list[tuple[int, Partition, dict[bytes, bytes]]] = []
     for (node, partition), meta in zip(asked, metas, strict=True):
         if isinstance(meta, RingCacheError):
             found[partition][node] = meta
-        elif meta[0] is not None:
-            standing.append((node, partition, meta))
-    asks: list[tuple[int, Command]] = []
-    for node, partition, meta in standing:
-        oldest = b"since:%d" % (int(meta[2] or 0) + 1)
-        asks += (node, (b"HLEN", partition.batch(int(meta[1])))), (node, (b"HGET", partition.meta, oldest))
-    replies = (yield Send(asks)) if asks else []
-    for (node, partition, (born, opened, done, sealed)), size, since in zip(
-        standing, replies[::2], replies[1::2], strict=True
-    ):
-        if isinstance(size, RingCacheError) or isinstance(since, RingCacheError):
-            found[partition][node] = size if isinstance(size, RingCacheError) else since
-            continue
-        oldest_at = float(since) / 1000 if since is not None else None
-        fields = int(sealed or 0) + size
-        found[partition][node] = Place(node, born.decode(), int(opened), int(done or 0), fields, oldest_at)
+        elif meta:
+            standing.append((node, partition, dict(_pairs(meta))))
+    sizes = [(node, (b"HLEN", partition.batch(int(meta[b"open"])))) for node, partition, meta in standing]
+    replies = (yield Send(sizes)) if sizes else []
+    for (node, partition, meta), size in zip(standing, replies, strict=True):
+        is_known = not isinstance(size, RingCacheError)
+        found[partition][node] = _place(node, meta, size) if is_known else size
     return found
+
+
+def _place(node: int, meta: Mapping[bytes, bytes], size: int) -> Place:
+    opened, done = int(meta[b"open"]), int(meta.get(b"done", 0))
+    since = meta.get(b"since:%d" % (done + 1))
+    return Place(
+        node,
+        meta[b"born"].decode(),
+        opened,
+        done,
+        fields=int(meta.get(b"sealed", 0)) + size,
+        since=None if since is None else float(since) / 1000,
+        seals={int(name[5:]): seal.decode() for name, seal in meta.items() if name.startswith(b"seal:")},
+    )
 
 
 def pending(
@@ -264,7 +284,7 @@ def renumber(
     queue: QueueContext,
     place: Place,
     partition: Partition,
-    landed: int,
+    landed: tuple[int, str],
     standing: Sequence[int],
     *,
     keep: bool,
@@ -275,14 +295,21 @@ def renumber(
         queue: The queue.
         place: The queue as it was last seen.
         partition: The partition.
-        landed: The number of the last batch that landed.
-        standing: The numbers of the batches that stand, in order; none above ``landed``.
+        landed: The number of the last batch that landed, and its seal.
+        standing: The numbers of the batches that stand, in order, without a gap.
         keep: Whether what they hold is to land, or to be dropped.
     """
-    old = [partition.batch(number) for number in standing]
-    new = [partition.batch(landed + 1 + at) for at in range(len(standing))]
+    number, seal = landed
+    old = [partition.batch(each) for each in standing]
+    new = [partition.batch(number + 1 + at) for at in range(len(standing))]
     call = _RENUMBER.call(
-        [partition.meta, DIRTY, *old, *new], landed, partition.name, "keep" if keep else "drop", place.opened
+        [partition.meta, DIRTY, *old, *new],
+        number,
+        partition.name,
+        "keep" if keep else "drop",
+        place.opened,
+        seal,
+        queue.clock.token().hex(),
     )
     [reply] = yield Send([(place.node, call)])
     queue.opened.pop((place.node, partition), None)

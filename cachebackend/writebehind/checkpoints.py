@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 
 from django.db import connections
 
@@ -11,10 +12,19 @@ from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
+from cachebackend.protocol.queueing import Sealed
 
-__all__ = ["Queues", "refuse_other_times"]
+__all__ = ["Queues", "Trouble", "refuse_other_times", "trouble_of"]
 
 logger = logging.getLogger("cachebackend")
+
+
+class Trouble(StrEnum):
+    """What is wrong with a partition."""
+
+    QUEUE_IS_OLDER = "the queue node came back with an older file"
+    QUEUE_IS_GONE = "the node was emptied, or is another"
+    DATABASE_IS_OLDER = "the database came back with an older state"
 
 
 class Queues:
@@ -92,24 +102,38 @@ class Queues:
         raise WriteBehindStoppedError(message)
 
 
-def refuse_other_times(
-    partition: Partition, checkpoint: WriteBehindCheckpoint, opened: int, done: int
-) -> None:
+def trouble_of(checkpoint: WriteBehindCheckpoint, opened: int, done: int, seal: str) -> Trouble | None:
+    """Return what is wrong between a queue and its checkpoint; None if they fit.
+
+    Args:
+        checkpoint: What has landed.
+        opened: The number of the queue's open batch.
+        done: The last batch that the queue dropped.
+        seal: The seal that the queue has of the checkpoint's batch. A queue that came back
+            with an older file comes to that number again, but not to that seal.
+    """
+    if done > checkpoint.batch:
+        return Trouble.DATABASE_IS_OLDER
+    if opened <= checkpoint.batch or (checkpoint.batch and seal != checkpoint.seal):
+        return Trouble.QUEUE_IS_OLDER
+    return None
+
+
+def refuse_other_times(checkpoint: WriteBehindCheckpoint, sealed: Sealed) -> None:
     """Stop at a queue or a database that is not where the other left it.
+
+    Args:
+        checkpoint: What has landed.
+        sealed: How the queue stands, asked for the batch after it.
 
     Raises:
         WriteBehindStoppedError: Either came back with an older state.
     """
-    if opened <= checkpoint.batch:
+    trouble = trouble_of(checkpoint, sealed.opened, sealed.done, sealed.before)
+    if trouble is not None:
         message = (
-            f"the queue of {partition} has batch {opened} open, but batch {checkpoint.batch} has landed: the "
-            "queue node came back with an older file; `manage.py writebehind repair` shows what differs"
-        )
-        raise WriteBehindStoppedError(message)
-    if done > checkpoint.batch:
-        message = (
-            f"the queue of {partition} dropped batch {done} as landed, but in the database only "
-            f"{checkpoint.batch} has: the database came back with an older state; "
-            "`manage.py writebehind repair` shows what differs"
+            f"the queue of {checkpoint.label}:{checkpoint.partition} has batch {sealed.opened} open and "
+            f"dropped {sealed.done}, which does not fit batch {checkpoint.batch}, the last that has landed: "
+            f"{trouble}; `manage.py writebehind repair` shows what differs"
         )
         raise WriteBehindStoppedError(message)

@@ -179,30 +179,31 @@ class _Drain:
         if checkpoint is None:
             return None
         number = checkpoint.batch + 1
-        batch = self._take(place, checkpoint, number)
-        if batch is None:
+        taken = self._take(place, checkpoint, number)
+        if taken is None:
             if place.node != self._owner and not checkpoint.is_ended:
                 checkpoint.is_ended = True
                 checkpoint.save(update_fields=["is_ended"])
             return 0
+        batch, seal = taken
         rows = rows_of(self._model, batch)
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
-        checkpoint.batch = number
+        checkpoint.batch, checkpoint.seal = number, seal
         checkpoint.is_ended = False
         checkpoint.landed_at = timezone.now()
         checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
-        checkpoint.save(update_fields=["batch", "is_ended", "landed_at", "rows", "missing"])
+        checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
         transaction.on_commit(lambda: self._count(number, applied, parked, begun), using=self.using)
         return number
 
     def _take(
         self, place: Place, checkpoint: WriteBehindCheckpoint, number: int
-    ) -> dict[bytes, bytes] | None:
-        """Return what the batch holds, sealed on the disk; None if there is no such batch."""
+    ) -> tuple[dict[bytes, bytes], str] | None:
+        """Return what the batch holds, sealed on the disk, and its seal; None if there is no such batch."""
         sealed = self._client.run(protocol.seal(self._context, place.node, self._partition, number))
-        refuse_other_times(self._partition, checkpoint, sealed.opened, sealed.done)
+        refuse_other_times(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
             self._close(place, checkpoint.batch)
         if sealed.opened == number:
@@ -214,7 +215,7 @@ class _Drain:
         if not batch:
             message = f"batch {number} of {self._partition} is sealed but gone from its node"
             raise WriteBehindStoppedError(message)
-        return batch
+        return batch, sealed.seal
 
     def _count(self, number: int, applied: Applied, parked: int, begun: float) -> None:
         self.drained.batches += 1

@@ -7,7 +7,6 @@ landed, and what had landed of it before counts twice, or is dropped, and what h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from django.db import router, transaction
 
@@ -15,17 +14,10 @@ from cachebackend import protocol
 from cachebackend.errors import RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
+from cachebackend.writebehind.checkpoints import Trouble, trouble_of
 from cachebackend.writebehind.queue import behind_models, model_of, project_queue
 
 __all__ = ["Fault", "Trouble", "find_faults", "repair"]
-
-
-class Trouble(StrEnum):
-    """What is wrong with a partition."""
-
-    QUEUE_IS_OLDER = "the queue node came back with an older file"
-    QUEUE_IS_GONE = "the node was emptied, or is another"
-    DATABASE_IS_OLDER = "the database came back with an older state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ def find_faults() -> list[Fault]:
         for checkpoint in checkpoints:
             place = standing.get(checkpoint.incarnation)
             trouble = _trouble(checkpoint, place)
-            if trouble is not None:
+            if trouble is not None and _stands(checkpoint):
                 batches = _standing(partition, place) if place else ()
                 found.append(
                     Fault(partition, trouble, checkpoint.batch, place, batches, checkpoint.incarnation)
@@ -102,14 +94,20 @@ def repair(fault: Fault, *, keep: bool) -> None:
             checkpoint.is_ended = True
         elif fault.trouble is Trouble.DATABASE_IS_OLDER:
             checkpoint.batch = fault.place.done
+            checkpoint.seal = fault.place.seals[fault.place.done]
         elif not client.run(
             protocol.renumber(
-                client.context, fault.place, fault.partition, fault.landed, fault.standing, keep=keep
+                client.context,
+                fault.place,
+                fault.partition,
+                (checkpoint.batch, checkpoint.seal),
+                fault.standing,
+                keep=keep,
             )
         ):
             message = f"the queue of {fault.partition} has changed since it was looked at; look again"
             raise WriteBehindError(message)
-        checkpoint.save(update_fields=["batch", "is_ended"])
+        checkpoint.save(update_fields=["batch", "seal", "is_ended"])
 
 
 def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
@@ -123,11 +121,13 @@ def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
 def _trouble(checkpoint: WriteBehindCheckpoint, place: Place | None) -> Trouble | None:
     if place is None:
         return Trouble.QUEUE_IS_GONE
-    if place.opened <= checkpoint.batch:
-        return Trouble.QUEUE_IS_OLDER
-    if place.done > checkpoint.batch:
-        return Trouble.DATABASE_IS_OLDER
-    return None
+    return trouble_of(checkpoint, place.opened, place.done, place.seals.get(checkpoint.batch, ""))
+
+
+def _stands(checkpoint: WriteBehindCheckpoint) -> bool:
+    """Return whether no batch has landed since a checkpoint was read: then the queue was read beside it."""
+    now = WriteBehindCheckpoint.objects.using(checkpoint._state.db).filter(pk=checkpoint.pk)
+    return now.filter(batch=checkpoint.batch, is_ended=False).exists()
 
 
 def _standing(partition: Partition, place: Place) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ if size > 0 then
 end
 -- The hash and done change together: a reader that sees no hash sees done.
 redis.call('UNLINK', KEYS[2])
-redis.call('HDEL', KEYS[1], 'since:' .. ARGV[1])
+-- The last seal stays: by it the next drain knows the queue again.
+redis.call('HDEL', KEYS[1], 'since:' .. ARGV[1], string.format('seal:%d', ARGV[1] - 1))
 if tonumber(redis.call('HGET', KEYS[1], 'done') or '0') < tonumber(ARGV[1]) then
     redis.call('HSET', KEYS[1], 'done', ARGV[1])
 end

@@ -1,13 +1,15 @@
 -- Fold writes into the open batch of a partition, each row's wholly or not at all.
 -- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the
---          open batch), done, sealed (fields in sealed batches), since:N (first write of N)
+--          open batch), done, sealed (fields in sealed batches), since:N (first write of N),
+--          seal:N (what tells the sealed batch N from any other that had this number)
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with writes, by the time of the oldest
 -- ARGV[1]  the number that the caller takes for the open one
 -- ARGV[2]  now, in milliseconds since 1970
 -- ARGV[3]  the partition's name in KEYS[4]
--- ARGV[4]  the incarnation to give to a queue that has none
+-- ARGV[4]  a name that nothing else has: the incarnation of a queue that has none, and the
+--          seal of a batch that is sealed
 -- ARGV[5]  the most fields in a batch; it is sealed then
 -- ARGV[6]  the most fields in all of the partition's batches
 -- ARGV[7 ...]  for each row: operation, row (key, NUL), number of changes, and for each
@@ -57,6 +59,7 @@ local size = redis.call('HLEN', batch)
 
 local function seal()
     redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
+    redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[4])
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
     size = 0

@@ -2,13 +2,19 @@
 -- KEYS[1]  the partition's meta hash
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- ARGV[1]  the number to seal
--- returns  {open, done, synced} as they stand afterwards
-if redis.call('HGET', KEYS[1], 'open') == ARGV[1] then
+-- ARGV[2]  a name for the seal, which no other has
+-- returns  {open, done, synced, seal of the number before, seal of the number} as they stand afterwards
+local meta = KEYS[1]
+if redis.call('HGET', meta, 'open') == ARGV[1] then
     local size = redis.call('HLEN', KEYS[2])
     if size > 0 then
-        redis.call('HINCRBY', KEYS[1], 'open', 1)
-        redis.call('HINCRBY', KEYS[1], 'sealed', size)
+        redis.call('HINCRBY', meta, 'open', 1)
+        redis.call('HINCRBY', meta, 'sealed', size)
+        redis.call('HSET', meta, 'seal:' .. ARGV[1], ARGV[2])
     end
 end
-local meta = redis.call('HMGET', KEYS[1], 'open', 'done', 'synced')
-return {tonumber(meta[1] or '1'), tonumber(meta[2] or '0'), tonumber(meta[3] or '0')}
+local before = string.format('seal:%d', ARGV[1] - 1)
+local found = redis.call('HMGET', meta, 'open', 'done', 'synced', before, 'seal:' .. ARGV[1])
+return {
+    tonumber(found[1] or '1'), tonumber(found[2] or '0'), tonumber(found[3] or '0'), found[4] or '', found[5] or ''
+}

@@ -1,0 +1,84 @@
+"""Drains that meet queues from another time, lost messages, bad rows and nodes that fail."""
+
+from __future__ import annotations
+
+import pytest
+from django.db.models import F
+
+from cachebackend import writebehind
+from cachebackend.errors import WriteBehindStoppedError
+from cachebackend.protocol import Partition
+from cachebackend.writebehind.queue import project_queue
+from tests.integration.test_writebehind_rows import command, land, one_partition
+from tests.shop.models import Meter
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+PARTITION = Partition("shop.meter", 0)
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """A row."""
+    return Meter.objects.create(level=5)
+
+
+def add_one(*meters: Meter) -> None:
+    Meter.behind.update_many({meter.pk: {"count": F("count") + 1} for meter in meters})
+
+
+def count_of(meter: Meter) -> int:
+    return Meter.objects.get(pk=meter.pk).count
+
+
+def tick() -> list[writebehind.Drained]:
+    """What the workers do every second."""
+    return [writebehind.drain(partition) for partition in writebehind.seal_dirty()]
+
+
+def saved_keys() -> dict[bytes, bytes]:
+    """What the queue node holds, as a file of it would."""
+    node = project_queue().nodes[0]
+    return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
+
+
+def restore_keys(saved: dict[bytes, bytes]) -> None:
+    node = project_queue().nodes[0]
+    node.call((b"FLUSHALL",))
+    for key, dump in saved.items():
+        node.call((b"RESTORE", key, 0, dump))
+
+
+def meta() -> dict[bytes, bytes]:
+    flat: list[bytes] = project_queue().nodes[0].call((b"HGETALL", PARTITION.meta))
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+# Queues from another time
+
+
+@pytest.mark.parametrize(("choice", "total"), [("--keep", 13), ("--drop", 4)])
+def test_an_older_queue_stays_stopped_however_much_is_written_to_it(
+    meter: Meter, choice: str, total: int
+) -> None:
+    """Its numbers pass the checkpoint's; the seals tell it apart, and a person decides on all of it."""
+    with one_partition(batch_rows=1):
+        add_one(meter)
+        older = saved_keys()
+        land()
+        for _ in range(3):
+            add_one(meter)
+            land()
+        restore_keys(older)
+        others = Meter.objects.bulk_create([Meter() for _ in range(8)])
+        for other in others:
+            add_one(other)
+            with pytest.raises(WriteBehindStoppedError, match="came back with an older file"):
+                tick()
+        assert int(meta()[b"open"]) > 5
+        assert command("status", code=1)["stopped"] == ["shop.meter:0"]
+        command("repair", choice)
+        tick()
+        add_one(meter)
+        tick()
+        assert sum(Meter.objects.values_list("count", flat=True)) == total + 1
+        assert command("repair") == {"faults": []}

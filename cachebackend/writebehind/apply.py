@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -24,6 +23,7 @@ from cachebackend.writebehind.wire import NULL, wire_of
 
 __all__ = ["Applied", "BatchRow", "apply_rows", "rows_of"]
 
+T = TypeVar("T")
 #: One change of a shape: column and kind.
 Change: TypeAlias = tuple[str, bytes]
 Shape: TypeAlias = tuple[Change, ...]
@@ -54,20 +54,20 @@ class Applied:
             stood there before and what stands there now.
         rows: How many rows changed.
         missing: How many rows were not there.
-        existing: The keys of rows that were to be created and are there.
+        refused: The keys of rows that were left as they are, and why.
     """
 
     touched: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
     missing: int = 0
-    existing: list[Any] = field(default_factory=list)
+    refused: dict[Any, str] = field(default_factory=dict)
 
     def add(self, other: Applied) -> None:
         """Add what another part of a batch did."""
         self.touched += other.touched
         self.rows += other.rows
         self.missing += other.missing
-        self.existing += other.existing
+        self.refused |= other.refused
 
 
 def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[BatchRow]:
@@ -96,7 +96,7 @@ def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], 
         chunk_rows: The most rows in one statement.
 
     Raises:
-        WriteBehindError: The database is not Postgres, or a column is gone.
+        WriteBehindError: The database is not Postgres.
         django.db.Error: Postgres refused them.
     """
     connection = connections[using]
@@ -105,24 +105,22 @@ def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], 
         raise WriteBehindError(message)
     table = _Table(model, connection)
     applied = Applied()
-    deleted = [(row.pk,) for row in rows if row.marker in _DELETED]
-    for chunk in _chunks(deleted, chunk_rows):
-        applied.add(table.delete(chunk))
+    shaped, refused = table.shaped(rows)
+    applied.refused |= refused
+    deleted = sorted(row.pk for _, each in shaped for row in each if row.marker in _DELETED)
+    for pks in _chunks(deleted, chunk_rows):
+        applied.add(table.delete(pks))
     for created in (False, True):
-        for shape, values in table.shapes(row for row in rows if _is(row, created=created)).items():
-            for chunk in _chunks(values, chunk_rows):
+        for shape, each in shaped:
+            written = [row for row in each if (row.marker in _CREATED if created else not row.marker)]
+            for chunk in _chunks(written, chunk_rows):
                 applied.add(table.insert(shape, chunk) if created else table.update(shape, chunk))
     return applied
 
 
-def _is(row: BatchRow, *, created: bool) -> bool:
-    return row.marker in _CREATED if created else not row.marker
-
-
-def _chunks(values: Sequence[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    left = iter(values)
-    while chunk := list(islice(left, size)):
-        yield chunk
+def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for at in range(0, len(values), size):
+        yield values[at : at + size]
 
 
 class _Table:
@@ -139,36 +137,27 @@ class _Table:
         asked = {name for _, dependent in dependents_of(model) for name in dependent.fields}
         self._asked = [f for f in model._meta.local_concrete_fields if f.attname in asked and f != self._pk]
 
-    def shapes(self, rows: Iterator[BatchRow]) -> dict[Shape, list[tuple[Any, ...]]]:
-        """Return for each shape the rows that have it: primary key, then the changes' values."""
-        shapes: dict[Shape, list[tuple[Any, ...]]] = {}
-        known: dict[Shape, list[tuple[Change, Callable[[bytes], Any]]]] = {}
+    def shaped(self, rows: Sequence[BatchRow]) -> tuple[list[tuple[Shape, list[BatchRow]]], dict[Any, str]]:
+        """Return the rows of each shape, and why those cannot be written that name a column that is gone."""
+        found: dict[Shape, list[BatchRow]] = {}
         for row in rows:
-            shape = tuple(sorted(row.changes))
-            converters = known.get(shape)
-            if converters is None:
-                converters = known[shape] = self._converters(shape)
-                shapes[shape] = []
-            values = [convert(row.changes[change]) for change, convert in converters]
-            shapes[shape].append((row.pk, *values))
-        return shapes
+            found.setdefault(tuple(sorted(row.changes)), []).append(row)
+        refused: dict[Any, str] = {}
+        for shape in list(found):
+            if gone := [column for column, _ in shape if column not in self._fields]:
+                error = f"{self._label} has no column {gone[0]!r} any more."
+                refused.update((row.pk, error) for row in found.pop(shape))
+        return list(found.items()), refused
 
-    def _converters(self, shape: Shape) -> list[tuple[Change, Callable[[bytes], Any]]]:
-        """Return for each change what makes of the queue's value one that psycopg takes."""
-        if gone := [column for column, _ in shape if column not in self._fields]:
-            message = f"{self._label} has no column {gone[0]!r} any more, and the queue holds writes of it"
-            raise WriteBehindError(message)
-        return [((column, kind), _converter(self._fields[column], kind)) for column, kind in shape]
-
-    def delete(self, rows: Sequence[tuple[Any, ...]]) -> Applied:
+    def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; those that are not there are no matter."""
-        stage = self._stage((), rows)
+        stage = self._stage((), [BatchRow(pk, b"", {}) for pk in pks])
         gone = self._fetch(
             f"DELETE FROM {self._table} t USING {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
         )
-        return Applied(gone, rows=len(gone), missing=len(rows) - len(gone))
+        return Applied(gone, rows=len(gone), missing=len(pks) - len(gone))
 
-    def update(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> Applied:
+    def update(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
         """Change rows; they are locked in the order of their keys, so two writers cannot deadlock."""
         stage = self._stage(shape, rows)
         columns = {column for column, _ in shape}
@@ -188,10 +177,10 @@ class _Table:
         # What caches ask for them by stays: they need not be told of, those that are not there included
         self._execute(f"WITH held AS MATERIALIZED ({held}) SELECT count(*) FROM held")
         changed = self._execute(change)
-        return Applied([{"pk": row[0]} for row in rows], rows=changed, missing=len(rows) - changed)
+        return Applied([{"pk": row.pk} for row in rows], rows=changed, missing=len(rows) - changed)
 
-    def insert(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> Applied:
-        """Create rows; those that are there stay as they are and are told."""
+    def insert(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
+        """Create rows; those that are there stay as they are."""
         stage = self._stage(shape, rows)
         columns = _by_column(shape)
         names = "".join(f", {self._quote(column)}" for column in columns)
@@ -201,9 +190,10 @@ class _Table:
             f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}"
         )
         there = {row["pk"] for row in made}
-        return Applied(made, rows=len(made), existing=[key for key, *_ in rows if key not in there])
+        refused = {row.pk: "A row with this key is there already." for row in rows if row.pk not in there}
+        return Applied(made, rows=len(made), refused=refused)
 
-    def _stage(self, shape: Shape, rows: Sequence[tuple[Any, ...]]) -> str:
+    def _stage(self, shape: Shape, rows: Sequence[BatchRow]) -> str:
         """Copy rows into the shape's temporary table; return its name."""
         columns = [
             (f"{kind.decode()}_{number}", _type(self._fields[column], kind, self._connection))
@@ -213,14 +203,22 @@ class _Table:
         stage = self._quote(f"writebehind_{xxh3_64_hexdigest(repr((self._table, shape, columns)).encode())}")
         definition = "".join(f", {name} {type_}" for name, type_ in columns)
         names = "".join(f", {name}" for name, _ in columns)
+        values = [[row.pk for row in rows]]
+        for column, kind in shape:
+            convert = _converter(self._fields[column], kind)
+            values.append([convert(row.changes[column, kind]) for row in rows])
         with self._connection.cursor() as cursor:
             cursor.execute(
                 f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} "
                 f"(pk {self._pk.rel_db_type(self._connection)}{definition}) ON COMMIT DELETE ROWS"
             )
             cursor.execute(f"TRUNCATE {stage}")
-            with cursor.copy(f"COPY {stage} (pk{names}) FROM STDIN") as copy:
-                for row in rows:
+            # Django wraps execute() only: an error of the copy is psycopg's own else
+            with (
+                self._connection.wrap_database_errors,
+                cursor.copy(f"COPY {stage} (pk{names}) FROM STDIN") as copy,
+            ):
+                for row in zip(*values, strict=True):
                     copy.write_row(row)
         return stage
 

@@ -23,9 +23,9 @@ from cachebackend.writebehind.wire import wire_of
 
 __all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
 
-#: The classes of SQLSTATE that say a value is refused, whoever writes it whenever: bad data,
-#: a constraint, a view's check, a trigger's own exception.
-_REFUSALS = frozenset({"22", "23", "44", "P0"})
+#: How an SQLSTATE begins that says a value is refused, whoever writes it whenever: bad data, a
+#: constraint, a view's check, a trigger's own exception, a value too large for a row or an index.
+_REFUSALS = ("22", "23", "44", "P0", "54000")
 
 
 @dataclass(slots=True)
@@ -59,8 +59,8 @@ def apply_or_park(
         for row, _ in again:
             work.apply([row])
     refused = [(row, str(error).strip()) for row, error in work.refused]
-    existing = set(work.applied.existing)
-    refused += [(row, "A row with this key is there already.") for row in free if row.pk in existing]
+    if left := work.applied.refused:
+        refused += [(row, left[row.pk]) for row in free if row.pk in left]
     refused += [(row, "Parked behind an earlier write of the row.") for row in held]
     if refused:
         parked.bulk_create(_parked(model, partition, number, row, error) for row, error in refused)
@@ -114,11 +114,8 @@ def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> 
             work = _Work(model, using)
             row = row_of(waiting[0], model)
             work.apply([row])
-            if work.refused or work.applied.existing:
-                error = "A row with this key is there already."
-                if work.refused:
-                    error = str(work.refused[0][1]).strip()
-                waiting[0].error = error
+            if errors := [*(error for _, error in work.refused), *work.applied.refused.values()]:
+                waiting[0].error = str(errors[0]).strip()
                 waiting[0].save(using=using, update_fields=["error"])
                 break
             invalidate_rows(model, work.applied.touched, using)
@@ -174,7 +171,7 @@ class _Work:
 
 
 def _is_refusal(error: DatabaseError) -> bool:
-    return str(getattr(error.__cause__, "sqlstate", None) or "")[:2] in _REFUSALS
+    return str(getattr(error.__cause__, "sqlstate", None) or "").startswith(_REFUSALS)
 
 
 def _key_text(model: type[models.Model], pk: Any) -> str:

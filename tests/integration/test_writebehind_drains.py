@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+from django.db import connection
 from django.db.models import F
 
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindStoppedError
+from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.test_writebehind_rows import command, land, one_partition
@@ -82,3 +86,52 @@ def test_an_older_queue_stays_stopped_however_much_is_written_to_it(
         tick()
         assert sum(Meter.objects.values_list("count", flat=True)) == total + 1
         assert command("repair") == {"faults": []}
+
+
+# Rows that cannot land
+
+
+def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
+    """Put into the open batch what no call takes, as an older version of the project may have."""
+    field = b"%b\0%b" % (row.pk.hex.encode(), name)
+    project_queue().nodes[0].call((b"HSET", PARTITION.batch(1), field, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        (b"tag_id\0p", b"=%d" % 2**63, "out of range"),
+        (b"label\0p", b"=%b" % (b"x" * 51), "too long"),
+        (b"gone\0p", b"=x", "shop.Meter has no column 'gone' any more"),
+    ],
+)
+def test_a_value_that_cannot_be_copied_parks_its_row_alone(
+    meter: Meter, name: bytes, value: bytes, error: str
+) -> None:
+    """Whatever says so: the copy, the statement, or the model, which has lost the column."""
+    other = Meter.objects.create()
+    with one_partition():
+        add_one(meter, other)
+        queue_raw(meter, name, value)
+        assert [(each.rows, each.parked) for each in land()] == [(1, 1)]
+        [parked] = ParkedWrite.objects.all()
+        assert error in parked.error
+        assert command("retry", "--all", code=1) == {"landed": 0, "left": 1}
+    assert (count_of(meter), count_of(other)) == (0, 1)
+
+
+def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> None:
+    """Postgres calls that a limit of the program."""
+    other = Meter.objects.create()
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE INDEX large ON shop_meter ((data::text))")
+    noise = random.Random(1)
+    try:
+        with one_partition():
+            Meter.behind.update(meter.pk, data="".join(chr(noise.randrange(35, 91)) for _ in range(20_000)))
+            add_one(other)
+            assert [(each.rows, each.parked) for each in land()] == [(1, 1)]
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX large")
+    assert "maximum size" in ParkedWrite.objects.get().error

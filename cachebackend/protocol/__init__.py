@@ -34,6 +34,7 @@ from cachebackend.protocol.queueing import (
     places,
     renumber,
     seal,
+    seal_many,
     sync,
 )
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
@@ -105,6 +106,7 @@ __all__ = [
     "replace",
     "scan",
     "seal",
+    "seal_many",
     "set_",
     "set_by_lease",
     "set_many",

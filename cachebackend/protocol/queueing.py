@@ -103,12 +103,48 @@ class Pending(NamedTuple):
     batches: list[tuple[int, dict[bytes, bytes]]]
 
 
-def seal(queue: QueueContext, node: int, partition: Partition, number: int) -> Operation[Sealed]:
-    """Seal a batch if it is the open one and not empty; return how the partition stands after it."""
-    call = _SEAL.call([partition.meta, partition.batch(number)], number, queue.clock.token().hex())
-    [reply] = yield Send([(node, call)])
-    opened, done, synced, before, seal = checked(reply)
+def seal(queue: QueueContext, place: Place, partition: Partition, number: int) -> Operation[Sealed]:
+    """Seal a batch if it is the open one and not empty; return how the partition stands after it.
+
+    Raises:
+        NodeUnavailableError: The node did not answer.
+        WriteBehindError: It holds another queue by now.
+    """
+    [reply] = yield Send([_seal_request(queue, place, partition, number)])
+    if not checked(reply):
+        name = queue.options.all_nodes[place.node].name
+        message = f"the queue of {partition} on node {name!r} was emptied while it was drained; drain again"
+        raise WriteBehindError(message)
+    opened, done, synced, before, seal = reply
     return Sealed(opened, done, synced, before.decode(), seal.decode())
+
+
+def seal_many(queue: QueueContext, places: Mapping[Partition, Place]) -> Operation[None]:
+    """Seal the open batches on one node where no other is sealed, and bring all seals to its disk.
+
+    While a sealed batch waits to land, writes fold into the open one: else the queue would
+    grow with every call, and not with the rows that are written.
+
+    Raises:
+        NodeUnavailableError, WriteBehindError: As ``sync``.
+    """
+    asked = places.items()
+    replies = yield Send([_seal_request(queue, place, part, place.done + 1) for part, place in asked])
+    unsynced: dict[int, dict[Partition, int]] = {}
+    for (partition, place), reply in zip(asked, replies, strict=True):
+        if checked(reply):  # else another queue stands there by now
+            opened, _, synced, *_ = reply
+            if synced < opened - 1:
+                unsynced.setdefault(place.node, {})[partition] = opened - 1
+    for node, sealed in unsynced.items():
+        yield from sync(queue, node, sealed)
+
+
+def _seal_request(
+    queue: QueueContext, place: Place, partition: Partition, number: int
+) -> tuple[int, Command]:
+    keys = [partition.meta, partition.batch(number)]
+    return place.node, _SEAL.call(keys, number, queue.clock.token().hex(), place.born)
 
 
 def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
@@ -163,10 +199,12 @@ def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def close(queue: QueueContext, node: int, partition: Partition, number: int) -> Operation[bool]:
-    """Drop a batch that the database holds; return whether more writes wait. May be repeated."""
-    keys = [partition.meta, partition.batch(number), partition.batch(number + 1), DIRTY]
-    [reply] = yield Send([(node, _CLOSE.call(keys, number, queue.now_ms(), partition.name))])
+def close(queue: QueueContext, place: Place, partition: Partition, numbers: range) -> Operation[bool]:
+    """Drop batches that the database holds; return whether more writes wait. May be repeated."""
+    batches = [partition.batch(number) for number in (*numbers, numbers[-1] + 1)]
+    keys = [partition.meta, DIRTY, *batches]
+    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, place.born)
+    [reply] = yield Send([(place.node, call)])
     return bool(checked(reply))
 
 

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from cachebackend import protocol
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.errors import WriteBehindStoppedError
+from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
@@ -73,24 +73,28 @@ def dirty_partitions() -> list[tuple[Partition, float]]:
 def seal_dirty() -> list[Partition]:
     """Seal what is open in each partition that holds writes, so that it can land; return these partitions.
 
-    All seals of a node are brought to its disk together, before anything lands.
+    All seals of a node are brought to its disk together, before anything lands. The partitions
+    of a node that fails are left out, and the log says why.
 
     Raises:
         NodeUnavailableError: No queue node answered.
     """
     client = project_queue()
     found = client.run(protocol.dirty(client.context))
-    if found and client.options.durability != "memory":
-        places = client.run(protocol.places(client.context, list(found)))
-        sealed: dict[int, dict[Partition, int]] = {}
-        for partition, queues in places.items():
-            for node, place in queues.items():
-                if isinstance(place, Place) and place.fields:
-                    numbers = client.run(protocol.seal(client.context, node, partition, place.opened))
-                    if numbers.synced < numbers.opened - 1:
-                        sealed.setdefault(node, {})[partition] = numbers.opened - 1
-        for node, numbers_of in sealed.items():
-            client.run(protocol.sync(client.context, node, numbers_of))
+    if not found or client.options.durability == "memory":
+        return list(found)
+    waiting: dict[int, dict[Partition, Place]] = {}
+    for partition, queues in client.run(protocol.places(client.context, list(found))).items():
+        for node, place in queues.items():
+            if isinstance(place, Place) and place.fields:
+                waiting.setdefault(node, {})[partition] = place
+    for places in waiting.values():
+        try:
+            client.run(protocol.seal_many(client.context, places))
+        except RingCacheError as error:
+            logger.error("write-behind: %s; what waits there is not drained", error)
+            for partition in places:
+                found.pop(partition, None)
     return list(found)
 
 
@@ -147,7 +151,7 @@ class _Drain:
                 if landed is None:
                     self.drained.more = True
                     return
-                self.drained.more = landed > 0 and self._close(place, landed)
+                self.drained.more = landed > 0 and self._close(place, range(landed, landed + 1))
                 if not landed or (not self.drained.more and place.node == self._owner):
                     break
                 # What came since this drain began is the next one's: under load there is always more
@@ -156,8 +160,8 @@ class _Drain:
             if self.drained.more:
                 return
 
-    def _close(self, place: Place, number: int) -> bool:
-        return self._client.run(protocol.close(self._context, place.node, self._partition, number))
+    def _close(self, place: Place, numbers: range) -> bool:
+        return self._client.run(protocol.close(self._context, place, self._partition, numbers))
 
     def _land_next(self, place: Place, queues: Queues) -> int | None:
         """Land the batch after the checkpoint and return its number; 0: there is none; None: another does."""
@@ -202,10 +206,10 @@ class _Drain:
         self, place: Place, checkpoint: WriteBehindCheckpoint, number: int
     ) -> tuple[dict[bytes, bytes], str] | None:
         """Return what the batch holds, sealed on the disk, and its seal; None if there is no such batch."""
-        sealed = self._client.run(protocol.seal(self._context, place.node, self._partition, number))
+        sealed = self._client.run(protocol.seal(self._context, place, self._partition, number))
         refuse_other_times(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
-            self._close(place, checkpoint.batch)
+            self._close(place, range(sealed.done + 1, number))
         if sealed.opened == number:
             return None
         if self._client.options.durability != "memory" and sealed.synced < number:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.db.models import F
+from django.test import override_settings
 
-from cachebackend import writebehind
-from cachebackend.errors import WriteBehindStoppedError
+from cachebackend import protocol, writebehind
+from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
+from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
 from tests.shop.models import Meter
 
@@ -135,3 +138,75 @@ def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> Non
         with connection.cursor() as cursor:
             cursor.execute("DROP INDEX large")
     assert "maximum size" in ParkedWrite.objects.get().error
+
+
+# Lost messages, and queues that grow
+
+
+def test_closes_that_were_lost_are_all_made_up_for(meter: Meter) -> None:
+    """A node that lost its last second holds batches that landed: they go, and count no more."""
+    others = Meter.objects.bulk_create([Meter() for _ in range(4)])
+    with one_partition(batch_rows=1):
+        for other in others:
+            add_one(other)
+        before = saved_keys()
+        writebehind.drain(PARTITION, most_batches=3)
+        restore_keys(before)
+        add_one(meter)
+        tick()
+        assert [count_of(each) for each in (meter, *others)] == [1] * 5
+        assert command("status")["waiting"] == 0
+        assert (int(meta()[b"done"]), int(meta()[b"sealed"])) == (5, 0)
+        assert set(saved_keys()) == {PARTITION.meta}
+
+
+def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
+    """A worker that stood still meanwhile closes a number that a new queue has come to."""
+    client = project_queue()
+    with one_partition(durability="memory"):
+        add_one(meter)
+        [old] = client.run(protocol.places(client.context, [PARTITION]))[PARTITION].values()
+        assert isinstance(old, protocol.Place)
+        client.nodes[0].call((b"FLUSHALL",))
+        add_one(meter)
+        assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2))) is False
+        with pytest.raises(WriteBehindError, match="was emptied while it was drained"):
+            client.run(protocol.seal(client.context, old, PARTITION, 1))
+        land()
+    assert count_of(meter) == 1
+
+
+def test_while_nothing_lands_the_queue_grows_with_rows_and_not_with_ticks() -> None:
+    """One batch is sealed and waits; all else folds into the open one."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(20)])
+    with one_partition():
+        for _ in range(30):
+            add_one(*meters)
+            writebehind.seal_dirty()
+        assert command("status")["waiting"] == 40
+        while tick():
+            pass
+    assert set(Meter.objects.values_list("count", flat=True)) == {30}
+
+
+@pytest.fixture
+def second_node(services: Services) -> str:
+    """A node without an append-only file, beside the queue node."""
+    return f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"
+
+
+def test_a_node_without_a_file_stops_its_own_partitions_only(
+    second_node: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are sealed and land; the log says what is wrong."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
+    with override_settings(WRITE_BEHIND={"nodes": [*settings.WRITE_BEHIND["nodes"], second_node]}):
+        add_one(*meters)
+        ring = project_queue().ring
+        of_first = [n for n in range(8) if ring.owner(Partition("shop.meter", n).name) == 0]
+        assert 0 < len(of_first) < 8
+        assert sorted(partition.number for partition in writebehind.seal_dirty()) == of_first
+        tick()
+        left = [partition.number for partition, _ in writebehind.dirty_partitions()]
+    assert sorted(left + of_first) == list(range(8))
+    assert "turn its append-only file on" in caplog.text

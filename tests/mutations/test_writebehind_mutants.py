@@ -72,7 +72,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
     def forgetful(self: Any, place: Any, checkpoint: Any, number: int) -> Any:
         batch = take(self, place, checkpoint, number)
         if batch:
-            self._close(place, number)
+            self._close(place, range(number, number + 1))
         return batch
 
     monkeypatch.setattr(drains._Drain, "_take", forgetful)
@@ -86,7 +86,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
 def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
     """A batch lands while it still takes writes."""
 
-    def unsealed(context: Any, node: int, partition: Any, number: int) -> Any:
+    def unsealed(context: Any, place: Any, partition: Any, number: int) -> Any:
         return Sealed(number + 1, number - 1, number, "", "")
         yield
 

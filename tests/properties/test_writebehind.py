@@ -84,8 +84,9 @@ class Fleet:
             if name == "drain":
                 writebehind.drain(partition, most_batches=1)
             elif name == "seal":
-                opened = client.context.opened.get((0, partition), 1)
-                client.run(protocol.seal(client.context, 0, partition, opened))
+                [place] = client.run(protocol.places(client.context, [partition]))[partition].values()
+                assert isinstance(place, protocol.Place)
+                client.run(protocol.seal(client.context, place, partition, place.opened))
             else:
                 close = protocol.close
                 protocol.close = die  # type: ignore[assignment]

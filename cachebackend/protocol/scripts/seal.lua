@@ -3,8 +3,13 @@
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- ARGV[1]  the number to seal
 -- ARGV[2]  a name for the seal, which no other has
--- returns  {open, done, synced, seal of the number before, seal of the number} as they stand afterwards
+-- ARGV[3]  the incarnation of the queue
+-- returns  {open, done, synced, seal of the number before, seal of the number} as they stand
+--          afterwards; nothing if the queue is another
 local meta = KEYS[1]
+if redis.call('HGET', meta, 'born') ~= ARGV[3] then
+    return {}
+end
 if redis.call('HGET', meta, 'open') == ARGV[1] then
     local size = redis.call('HLEN', KEYS[2])
     if size > 0 then

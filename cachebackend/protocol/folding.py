@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from cachebackend.effects import Argument, Command, Operation, Reply, Script, Send
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindUnknownError
+from cachebackend.errors import (
+    NodeReplyError,
+    NodeUnavailableError,
+    WriteBehindUnknownError,
+)
 from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "found_of"]
@@ -42,7 +46,7 @@ class Folded:
 
     Attributes:
         codes: For each row ``ok``, ``overflow``, ``full`` or ``exists``.
-        error: Why the whole of them has no codes.
+        error: Why the rows at the end have no codes.
     """
 
     codes: Sequence[bytes] = ()
@@ -61,18 +65,22 @@ def fold(
     results = [Folded()] * len(writes)
     left = list(range(len(writes)))
     while left:
-        calls = [fold_requests(queue, *writes[at]) for at in left]
+        calls = []
+        for at in left:
+            partition, rows = writes[at]
+            calls.append(fold_requests(queue, partition, rows[len(results[at].codes) :]))
         replies = yield Send([request for requests in calls for request in requests])
-        stale = []
+        again = []
         for at, requests in zip(left, calls, strict=True):
             mine, replies = replies[: len(requests)], replies[len(requests) :]
             partition, rows = writes[at]
-            found = found_of(queue, partition, len(rows), mine)
-            if found is None:
-                stale.append(at)
-            else:
-                results[at] = found
-        left = stale
+            codes = results[at].codes
+            found = found_of(queue, partition, len(rows) - len(codes), mine)
+            if found is not None:
+                results[at] = Folded([*codes, *found.codes], found.error)
+            if found is None or (found.error is None and len(results[at].codes) < len(rows)):
+                again.append(at)
+        left = again
     return results
 
 

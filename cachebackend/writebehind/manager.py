@@ -206,13 +206,15 @@ class WriteBehindManager(Generic[M]):
         return errors
 
     def _errors(self, rows: Sequence[RowWrite], folded: Folded) -> dict[bytes, Exception]:
-        if folded.error is not None:
-            return dict.fromkeys((write.row for write in rows), folded.error)
-        return {
+        answered, left = rows[: len(folded.codes)], rows[len(folded.codes) :]
+        errors = {
             write.row: self._error(code)
-            for write, code in zip(rows, folded.codes, strict=True)
+            for write, code in zip(answered, folded.codes, strict=True)
             if code != protocol.OK
         }
+        if folded.error is not None:
+            errors |= dict.fromkeys((write.row for write in left), folded.error)
+        return errors
 
     def _error(self, code: bytes) -> Exception:
         name = self.model.__name__

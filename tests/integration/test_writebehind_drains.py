@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -11,9 +12,15 @@ from django.db.models import F
 from django.test import override_settings
 
 from cachebackend import protocol, writebehind
-from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
+from cachebackend.errors import (
+    NodeUnavailableError,
+    WriteBehindError,
+    WriteBehindPartialError,
+    WriteBehindStoppedError,
+    WriteBehindUnknownError,
+)
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Partition
+from cachebackend.protocol import Folded, Partition, folding
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
@@ -210,3 +217,54 @@ def test_a_node_without_a_file_stops_its_own_partitions_only(
         left = [partition.number for partition, _ in writebehind.dirty_partitions()]
     assert sorted(left + of_first) == list(range(8))
     assert "turn its append-only file on" in caplog.text
+
+
+# Limits
+
+
+def test_the_limits_hold_within_one_call() -> None:
+    """However many rows it brings: batches are sealed at their size, and what is too much is refused."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
+    with one_partition(batch_rows=10, high_water=40):
+        with pytest.raises(WriteBehindPartialError) as caught:
+            add_one(*meters)
+        assert list(caught.value.errors) == [meter.pk for meter in meters[40:]]
+        assert command("status")["waiting"] == 40
+        drained = writebehind.drain(PARTITION)
+    assert (drained.batches, drained.rows) == (4, 40)
+    assert set(Meter.objects.filter(pk__in=[m.pk for m in meters[:40]]).values_list("count", flat=True)) == {
+        1
+    }
+
+
+def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that takes several turns may fail in the second: the first stands."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
+    found_of = folding.found_of
+    turns: list[int] = []
+
+    def fail_later(*arguments: Any) -> Folded | None:
+        found = found_of(*arguments)
+        turns.append(1)
+        return found if len(turns) == 1 else Folded(error=WriteBehindUnknownError("lost"))
+
+    monkeypatch.setattr(folding, "found_of", fail_later)
+    with one_partition(batch_rows=10), pytest.raises(WriteBehindPartialError) as caught:
+        add_one(*meters)
+    assert list(caught.value.errors) == [meter.pk for meter in meters[20:]]
+
+
+def test_a_node_without_memory_cannot_serve(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is what is told, of a sum too, and not that the sum is too large; the policy applies."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    node = project_queue().nodes[0]
+    add_one(meter)
+    node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))
+    try:
+        with one_partition(), pytest.raises(NodeUnavailableError, match="cannot serve: OOM"):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+        with one_partition(on_unavailable="write_through"):
+            Meter.behind.update(meter.pk, count=F("count") + 5)
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
+    assert count_of(meter) == 5

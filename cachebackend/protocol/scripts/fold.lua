@@ -20,6 +20,7 @@
 -- returns  the number now open if all rows were folded; minus the number that is open if
 --          ARGV[1] is another, and nothing was done; else a table of the number now open
 --          and for each row ok, overflow, full or exists. Only rows that are ok were folded.
+--          Rows at the end that are left out were not come to, for both batches are sealed.
 -- A batch's fields are named column and kind; row, NUL, m says that the row is created (c),
 -- deleted (x) or deleted and created anew (r) before its changes.
 -- Numbers stay text: Lua's own lose the last digits.
@@ -55,27 +56,25 @@ if open ~= ARGV[1] then
     return -tonumber(open)
 end
 local batch = KEYS[2]
-local size = redis.call('HLEN', batch)
+local sealed = tonumber(meta[2] or '0')
+local most_in_batch, most = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local function seal()
-    redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
+    sealed = redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
     redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[4])
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
-    size = 0
 end
 
 local function begin()
-    if size == 0 then
-        size = 1
+    if redis.call('EXISTS', batch) == 0 then
         redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2])
         redis.call('ZADD', KEYS[4], 'NX', ARGV[2], ARGV[3])
     end
 end
 
-local left = tonumber(ARGV[6]) - size - tonumber(meta[2] or '0')
-if size >= tonumber(ARGV[5]) then
-    seal()
+local function is_full()
+    return sealed + redis.call('HLEN', batch) >= most
 end
 
 -- Each takes the place of the row's first change in ARGV and how many there are.
@@ -106,7 +105,11 @@ local function add(field, delta, made)
     local stands = redis.call('HMGET', batch, field .. 'g', field .. 'l')
     for i, kind in ipairs({'d', 'g', 'l'}) do
         if i == 1 or stands[i - 1] then
-            if type(redis.pcall('HINCRBY', batch, field .. kind, delta)) == 'table' then
+            local sum = redis.pcall('HINCRBY', batch, field .. kind, delta)
+            if type(sum) == 'table' then
+                if not string.find(sum.err, 'overflow', 1, true) then
+                    error(sum)
+                end
                 return false
             end
             made[#made + 1] = {field .. kind, negated(delta)}
@@ -127,7 +130,7 @@ function operations.u(row, at, count)
     if marker == 'x' then
         return 'ok'
     end
-    if left <= 0 and not fits(at, count) then
+    if is_full() and not fits(at, count) then
         return 'full'
     end
     local last = at + 3 * (count - 1)
@@ -167,7 +170,7 @@ function operations.c(row, at, count)
     if marker == 'c' or marker == 'r' then
         return 'exists'
     end
-    if left <= 0 then
+    if is_full() then
         return 'full'
     end
     -- What changes a row that is not there yet is void: it must land before.
@@ -183,7 +186,7 @@ function operations.c(row, at, count)
 end
 
 function operations.x(row, at, count)
-    if left <= 0 and redis.call('HEXISTS', batch, row .. '\0m') == 0 then
+    if is_full() and redis.call('HEXISTS', batch, row .. '\0m') == 0 then
         return 'full'
     end
     begin()
@@ -198,6 +201,12 @@ local codes = {}
 local refused = false
 local at = 7
 while at <= #ARGV do
+    if redis.call('HLEN', batch) >= most_in_batch then
+        if batch == KEYS[3] then
+            return {tonumber(open), unpack(codes)}
+        end
+        seal()
+    end
     local count = tonumber(ARGV[at + 2])
     local code = operations[ARGV[at]](ARGV[at + 1], at + 3, count)
     codes[#codes + 1] = code

@@ -13,6 +13,7 @@ from typing import Any
 import ormsgpack
 from django.db import DatabaseError, connections, models, transaction
 
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import write_behind_options
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
@@ -26,6 +27,8 @@ __all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
 #: How an SQLSTATE begins that says a value is refused, whoever writes it whenever: bad data, a
 #: constraint, a view's check, a trigger's own exception, a value too large for a row or an index.
 _REFUSALS = ("22", "23", "44", "P0", "54000")
+#: Seconds for which the rows that are at fault are told from the others, of those that a drain may take.
+HALVING_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -55,10 +58,8 @@ def apply_or_park(
     work.apply(free)
     if work.refused and len(work.refused) < len(free):
         # What they need, a parent or a unique value that is free again, may have come after them
-        again, work.refused = work.refused, []
-        for row, _ in again:
-            work.apply([row])
-    refused = [(row, str(error).strip()) for row, error in work.refused]
+        work.apply_refused_again()
+    refused = list(work.refused)
     if left := work.applied.refused:
         refused += [(row, left[row.pk]) for row in free if row.pk in left]
     refused += [(row, "Parked behind an earlier write of the row.") for row in held]
@@ -115,7 +116,7 @@ def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> 
             row = row_of(waiting[0], model)
             work.apply([row])
             if errors := [*(error for _, error in work.refused), *work.applied.refused.values()]:
-                waiting[0].error = str(errors[0]).strip()
+                [waiting[0].error] = errors
                 waiting[0].save(using=using, update_fields=["error"])
                 break
             invalidate_rows(model, work.applied.touched, using)
@@ -139,11 +140,17 @@ class _Work:
         self._model = model
         self._using = using
         self._chunk_rows = write_behind_options().batch_rows
+        self._deadline = SYSTEM_CLOCK.monotonic() + HALVING_SECONDS
         self.applied = Applied()
-        self.refused: list[tuple[BatchRow, Exception]] = []
+        #: What was refused, and why.
+        self.refused: list[tuple[BatchRow, str]] = []
 
     def apply(self, rows: Sequence[BatchRow]) -> None:
-        """Write rows; halve what is refused until the rows that are at fault stand alone."""
+        """Write rows; halve what is refused until the rows that are at fault stand alone.
+
+        If they are too many for the time that there is, those that are left are refused as
+        they stand, the good with the bad: a batch that never landed would be worse.
+        """
         if not rows:
             return
         try:
@@ -151,15 +158,29 @@ class _Work:
         except DatabaseError as error:
             if not _is_refusal(error):
                 raise
-            if len(rows) == 1:
-                self.refused.append((rows[0], error))
+            text = str(error).strip()
+            if len(rows) > 1 and self._has_time():
+                middle = len(rows) // 2
+                self.apply(rows[:middle])
+                self.apply(rows[middle:])
                 return
+            if len(rows) > 1:
+                text = f"One of {len(rows)} rows, too many to find it in time, and maybe not this one: {text}"
+            self.refused += [(row, text) for row in rows]
         else:
             self.applied.add(applied)
-            return
-        middle = len(rows) // 2
-        self.apply(rows[:middle])
-        self.apply(rows[middle:])
+
+    def apply_refused_again(self) -> None:
+        """Try each refused row once more, as long as there is time."""
+        refused, self.refused = self.refused, []
+        for row, error in refused:
+            if self._has_time():
+                self.apply([row])
+            else:
+                self.refused.append((row, error))
+
+    def _has_time(self) -> bool:
+        return SYSTEM_CLOCK.monotonic() < self._deadline
 
     def _apply(self, rows: Sequence[BatchRow]) -> Applied:
         with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:

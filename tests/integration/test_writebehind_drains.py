@@ -21,6 +21,7 @@ from cachebackend.errors import (
 )
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Folded, Partition, folding
+from cachebackend.writebehind import parking
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
@@ -268,3 +269,19 @@ def test_a_node_without_memory_cannot_serve(meter: Meter, monkeypatch: pytest.Mo
     finally:
         node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 5
+
+
+def test_more_bad_rows_than_there_is_time_for_are_parked_together(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch lands in any case; a retry lands the rows that were not at fault."""
+    monkeypatch.setattr(parking, "HALVING_SECONDS", 0.0)
+    others = Meter.objects.bulk_create([Meter() for _ in range(9)])
+    with one_partition():
+        add_one(meter, *others)
+        queue_raw(meter, b"label\0p", b"=%b" % (b"x" * 51))
+        assert [(each.rows, each.parked) for each in land()] == [(0, 10)]
+        assert "One of 10 rows" in ParkedWrite.objects.all()[0].error
+        assert command("retry", "--all", code=1) == {"landed": 9, "left": 1}
+        assert command("status", code=1)["waiting"] == 0
+    assert (count_of(meter), {count_of(other) for other in others}) == (0, {1})

@@ -220,6 +220,15 @@ def test_a_node_without_a_file_stops_its_own_partitions_only(
     assert "turn its append-only file on" in caplog.text
 
 
+def test_a_batch_lands_only_when_its_seal_is_on_the_disk(meter: Meter, second_node: str) -> None:
+    """Else the node could come back with the batch open, and take writes into it that never land."""
+    with override_settings(WRITE_BEHIND={"nodes": [second_node], "partitions": 1}):
+        add_one(meter)
+        with pytest.raises(WriteBehindError, match="turn its append-only file on"):
+            writebehind.drain(PARTITION)
+    assert count_of(meter) == 0
+
+
 # Limits
 
 

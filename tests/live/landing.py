@@ -4,6 +4,8 @@
 landed, and whether anything was lost, doubled or out of order. Writers note what they are
 about to send and what was acknowledged in memory that outlives them. A sum that stands in
 Postgres in the end lies between the two; so do last values, and rows that were made and removed.
+A writer that does not know what became of a sum goes on with a fresh row, so the two stay close.
+In the end the queue node comes back with older files: see ``older``.
 """
 
 from __future__ import annotations
@@ -17,80 +19,33 @@ import random
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cacheproject.launch import call_after_setup
 from cacheproject.services import Services
+from tests.live import older
+from tests.live.balance import (
+    FIRST_KEY,
+    FRESH,
+    FRESH_A_SECOND,
+    LIVES,
+    PUTS,
+    START,
+    SUMS,
+    Balance,
+    Ledger,
+    put_key,
+    weigh,
+)
 from tests.live.spawning import set_up, stop_if_dead
 
 WRITERS, DRAINERS, READERS = 4, 2, 4
-#: Rows that every writer adds to; rows of each writer's own that it puts values to; and that
-#: it creates and deletes.
-SUMS, PUTS, LIVES = 20, 10, 4
-#: Keys far from those that the database makes.
-FIRST_KEY = 50_000_000
-START = datetime(2020, 1, 1, tzinfo=UTC)
 KILL_SERVER_SECONDS = 2.0
+OLDER_FILES = 2
 _context = multiprocessing.get_context("spawn")
-
-
-class Ledger:
-    """What writers were about to write, and what of it was acknowledged; it outlives them."""
-
-    def __init__(self, writers: int, readers: int) -> None:
-        self.writers = writers
-        size = writers * (SUMS + PUTS + LIVES)
-        self.attempted = _context.Array("q", size, lock=False)
-        self.acknowledged = _context.Array("q", size, lock=False)
-        self.kills = _context.Array("q", 3, lock=False)
-        self.reads = _context.Array("q", readers, lock=False)
-        self.wrong_reads = _context.Array("q", readers, lock=False)
-
-    def slot(self, writer: int, at: int) -> int:
-        return writer * (SUMS + PUTS + LIVES) + at
-
-    def sum_of(self, side: Any, row: int) -> int:
-        return sum(side[self.slot(writer, row)] for writer in range(self.writers))
-
-
-def put_key(writer: int, at: int) -> int:
-    return FIRST_KEY + 1000 * (writer + 1) + at
-
-
-@dataclass
-class Balance:
-    """What came of a run.
-
-    Attributes:
-        acknowledged: Writes that were acknowledged.
-        unknown: Writes that were sent and not acknowledged.
-        applied: What of both stands in Postgres, of sums.
-        lost: Rows that have less, or something older, than was acknowledged.
-        doubled: Rows that have more than was ever sent.
-        reads: Reads of ``behind`` that were checked.
-        wrong_reads: Those that went back, or were outside of what was acknowledged and sent.
-        kills: Of writers, of workers, of the queue node and of Postgres.
-        wrong: The rows at fault.
-    """
-
-    acknowledged: int = 0
-    unknown: int = 0
-    applied: int = 0
-    lost: int = 0
-    doubled: int = 0
-    parked: int = 0
-    reads: int = 0
-    wrong_reads: int = 0
-    kills: dict[str, int] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def is_well(self) -> bool:
-        """True if everything balances, and enough was tried to say so."""
-        return not (self.lost or self.doubled or self.parked or self.wrong_reads) and self.applied > 0
 
 
 # The processes; each is forked anew from a warm one whenever it dies
@@ -111,7 +66,7 @@ def _reborn(ledger: Ledger, kind: int, work: Any) -> None:
         pid = os.fork()
         if not pid:
             chance = random.Random(os.getpid() ^ time.time_ns())
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.02, 1.0))  # the default of SIGALRM: the end
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.02, 0.7))  # the default of SIGALRM: the end
             try:
                 work()
             finally:
@@ -131,14 +86,16 @@ def _write(number: int, ledger: Ledger) -> None:
     chance = random.Random(os.getpid() ^ time.time_ns())
     while True:
         at = chance.randrange(SUMS + PUTS + LIVES)
+        is_sum = at < SUMS
+        at = ledger.row_to_add_to(number, at) if is_sum else at - SUMS + ledger.sums
         slot = ledger.slot(number, at)
         # A sum counts ones; puts and lives are numbered on from what was last tried
         ledger.attempted[slot] += 1
         turn = ledger.attempted[slot]
         try:
-            if at < SUMS:
+            if is_sum:
                 Article.behind.update(FIRST_KEY + at, views=F("views") + 1)
-            elif at < SUMS + PUTS:
+            elif at < ledger.sums + PUTS:
                 moment = START + timedelta(microseconds=turn)
                 Article.behind.update(put_key(number, at), last_viewed=moment)
             elif turn % 2:
@@ -150,7 +107,7 @@ def _write(number: int, ledger: Ledger) -> None:
         except NodeUnavailableError:
             time.sleep(0.02)
             continue
-        if at < SUMS:
+        if is_sum:
             ledger.acknowledged[slot] += 1
         else:
             ledger.acknowledged[slot] = turn
@@ -204,9 +161,9 @@ def readers(number: int, ledger: Ledger) -> None:
     from cacheproject.demo.models import Article
 
     chance = random.Random(number)
-    seen = [0] * SUMS
+    seen = [0] * ledger.sums
     while True:
-        row = chance.randrange(SUMS)
+        row = ledger.current[chance.randrange(SUMS)]
         before = max(ledger.sum_of(ledger.acknowledged, row), seen[row])
         try:
             value = Article.behind.get(FIRST_KEY + row).views
@@ -238,11 +195,11 @@ def check(
     from cacheproject.demo.models import Article
 
     Article.objects.filter(pk__gte=FIRST_KEY).delete()
-    keys = [FIRST_KEY + row for row in range(SUMS)]
-    keys += [put_key(w, SUMS + at) for w in range(writing) for at in range(PUTS)]
+    ledger, balance = Ledger(writing, reading, FRESH + int(FRESH_A_SECOND * seconds)), Balance()
+    keys = [FIRST_KEY + row for row in range(ledger.sums)]
+    keys += [put_key(w, ledger.sums + at) for w in range(writing) for at in range(PUTS)]
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)
     connections.close_all()
-    ledger, balance = Ledger(writing, reading), Balance()
     servers = {"queue-a": 0, "postgres": 0}
     nurseries = [_spawn("writers", n, ledger) for n in range(writing)]
     nurseries += [_spawn("drainers", n, ledger) for n in range(draining)]
@@ -265,8 +222,12 @@ def check(
             if process.pid:
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
-    _land_all()
-    _weigh(ledger, balance)
+    land_all()
+    weigh(ledger, balance)
+    if kill_servers:
+        balance.older_files = OLDER_FILES
+        balance.stopped, wrong = older.bring_back_older_files(services, OLDER_FILES)
+        balance.wrong += wrong
     balance.kills = {"writers": ledger.kills[0], "workers": ledger.kills[1]} | servers
     balance.reads, balance.wrong_reads = sum(ledger.reads), sum(ledger.wrong_reads)
     return balance
@@ -284,7 +245,8 @@ def _lead(name: str, number: int, ledger: Ledger) -> None:
     call_after_setup(f"tests.live.landing.{name}", number, ledger)
 
 
-def _land_all() -> None:
+def land_all() -> None:
+    """Land all that waits, waiting for servers that are on their way back."""
     from django.db import InterfaceError, OperationalError, connections
 
     from cachebackend import writebehind
@@ -293,8 +255,8 @@ def _land_all() -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            dirty = writebehind.seal_dirty()
-            for partition in dirty:
+            dirty = writebehind.dirty_partitions()
+            for partition, _ in dirty:
                 writebehind.drain(partition)
         except (NodeUnavailableError, OperationalError, InterfaceError):
             connections.close_all()
@@ -304,51 +266,6 @@ def _land_all() -> None:
         else:
             if not dirty:
                 return
-
-
-def _weigh(ledger: Ledger, balance: Balance) -> None:
-    from cachebackend.models import ParkedWrite
-    from cacheproject.demo.models import Article
-
-    rows = {row.pk: row for row in Article.objects.filter(pk__gte=FIRST_KEY)}
-    balance.parked = ParkedWrite.objects.count()
-    for at in range(SUMS):
-        low, high = ledger.sum_of(ledger.acknowledged, at), ledger.sum_of(ledger.attempted, at)
-        stands = rows[FIRST_KEY + at].views
-        balance.applied += stands
-        _judge(balance, f"sum {at}", low, stands, high)
-    for writer in range(ledger.writers):
-        for at in range(SUMS, SUMS + PUTS + LIVES):
-            slot = ledger.slot(writer, at)
-            low, high = ledger.acknowledged[slot], ledger.attempted[slot]
-            row = rows.get(put_key(writer, at))
-            if at < SUMS + PUTS:
-                seen = (
-                    (row.last_viewed - START) // timedelta(microseconds=1) if row and row.last_viewed else 0
-                )
-                _judge(balance, f"put {writer}.{at}", low, seen, high)
-            elif low == high:  # else the last turn is not known to have been taken, or half of it
-                expected = str(high) if high % 2 else None
-                if (row.title if row else None) != expected:
-                    balance.lost += 1
-                    balance.wrong.append(f"life {writer}.{at}: {row and row.title}, not {expected}")
-    balance.acknowledged, balance.unknown = _totals(ledger)
-
-
-def _totals(ledger: Ledger) -> tuple[int, int]:
-    """Return how many writes were acknowledged, and how many were not, of sums."""
-    low = sum(ledger.sum_of(ledger.acknowledged, at) for at in range(SUMS))
-    return low, sum(ledger.sum_of(ledger.attempted, at) for at in range(SUMS)) - low
-
-
-def _judge(balance: Balance, name: str, low: int, stands: int, high: int) -> None:
-    if stands < low:
-        balance.lost += 1
-    elif stands > high:
-        balance.doubled += 1
-    else:
-        return
-    balance.wrong.append(f"{name}: {low} acknowledged, {high} sent, {stands} stands")
 
 
 def main() -> None:

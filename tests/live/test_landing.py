@@ -32,7 +32,9 @@ def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     told = json.loads(finished.stdout.splitlines()[-1])
-    assert (told["lost"], told["doubled"], told["parked"], told["wrong_reads"]) == (0, 0, 0, 0)
+    figures = ("lost", "doubled", "out_of_order", "parked", "wrong_reads")
+    assert {name: told[name] for name in figures} == dict.fromkeys(figures, 0)
     assert min(told["acknowledged"], told["reads"]) > 100
     assert min(told["kills"]["writers"], told["kills"]["workers"]) >= 10
     assert min(told["kills"]["queue-a"], told["kills"]["postgres"]) >= 1
+    assert told["stopped"] == 8 * told["older_files"] > 0

@@ -18,6 +18,7 @@ from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Meter
 
 Patch = pytest.MonkeyPatch
+second_node = test_writebehind_drains.second_node
 pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -109,6 +110,19 @@ def test_seals_not_compared(meter: Meter, monkeypatch: Patch) -> None:
         meter,
         "--drop",
         4,
+    )
+
+
+def test_seal_not_on_the_disk(meter: Meter, second_node: str, monkeypatch: Patch) -> None:
+    """A batch lands though its node may forget that it is sealed."""
+
+    def unsynced(*_: Any) -> Any:
+        return
+        yield
+
+    monkeypatch.setattr(protocol, "sync", unsynced)
+    assert is_caught(
+        test_writebehind_drains.test_a_batch_lands_only_when_its_seal_is_on_the_disk, meter, second_node
     )
 
 

@@ -1,0 +1,103 @@
+"""A queue node that comes back with older files: its partitions stop until they are repaired."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from cacheproject.services import Services
+
+__all__ = ["bring_back_older_files"]
+
+ROWS = 40
+FIRST_KEY = 60_000_000
+#: How often each row is added to with the file that is kept, after it, and after it is back.
+KEPT, LATER, BACK = 1, 3, 5
+
+
+def bring_back_older_files(services: Services, times: int) -> tuple[int, list[str]]:
+    """Take a copy of the node's files, write and land on, and bring the copy back; so many times.
+
+    Returns:
+        How many partitions stopped, and in words what was not as it must be.
+    """
+    from cachebackend import writebehind
+    from cacheproject.demo.models import Article
+
+    keys = range(FIRST_KEY, FIRST_KEY + ROWS)
+    Article.objects.bulk_create(Article(pk=key, slug=f"older-{key}", title="x") for key in keys)
+    _add(keys, 1)
+    _land()
+    landed, stopped, wrong = 1, 0, []
+    for _ in range(times):
+        _add(keys, KEPT)
+        copy = _copy_files(services)
+        for _ in range(LATER):
+            _add(keys, 1)
+            _land()
+        landed += KEPT + LATER
+        copy()
+        held: set[str] = set()
+        for _ in range(BACK):
+            _add(keys, 1)
+            held |= _land()
+        stopped += len(held)
+        faults = writebehind.find_faults()
+        if held != {str(fault.partition) for fault in faults}:
+            wrong.append(f"{sorted(held)} stopped, and {[str(fault.partition) for fault in faults]} are told")
+        for fault in faults:
+            writebehind.repair(fault, keep=False)
+        _add(keys, 1)
+        wrong += [f"{partition} is stopped though it was repaired" for partition in _land()]
+        landed += 1
+        stand = set(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
+        if stand != {landed}:
+            wrong.append(f"after an older file {stand} stand, not {landed}")
+    return stopped, wrong
+
+
+def _add(keys: range, times: int) -> None:
+    from django.db.models import F
+
+    from cacheproject.demo.models import Article
+
+    for _ in range(times):
+        Article.behind.update_many({key: {"views": F("views") + 1} for key in keys})
+
+
+def _land() -> set[str]:
+    """Land all as the workers do; return the partitions that stopped."""
+    from cachebackend import writebehind
+    from cachebackend.errors import WriteBehindStoppedError
+
+    stopped = set()
+    for partition in writebehind.seal_dirty():
+        try:
+            writebehind.drain(partition)
+        except WriteBehindStoppedError:
+            stopped.add(str(partition))
+    return stopped
+
+
+def _copy_files(services: Services) -> Callable[[], None]:
+    """Take a copy of what the queue node has on its disk; return what brings it back."""
+    folder, copy = services.folder / "queue-a", services.folder / "older"
+
+    def put_back() -> None:
+        services.kill("queue-a")
+        shutil.rmtree(folder)
+        copy.rename(folder)
+        _restart(services)
+
+    services.kill("queue-a")
+    shutil.copytree(folder, copy)
+    _restart(services)
+    return put_back
+
+
+def _restart(services: Services) -> None:
+    from cachebackend.writebehind.queue import project_queue
+    from tests.fix_services import restart_queue
+
+    restart_queue(services)
+    project_queue().close()  # its connections ended with the node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reprlib import repr as short
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,7 +12,7 @@ from django.db.models.functions import Greatest, Least
 
 from cachebackend.effects import Argument
 from cachebackend.errors import WriteBehindRefusedError
-from cachebackend.writebehind.wire import NULL, wire_of
+from cachebackend.writebehind.wire import NULL, checked_value, wire_of
 
 __all__ = ["AT_LEAST", "AT_MOST", "DELTA", "KINDS", "PUT", "write_of"]
 
@@ -45,7 +46,7 @@ def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argumen
         case CombinedExpression(connector=Combinable.SUB, lhs=F() as own, rhs=Value(value=addend)) if _names(
             own, field
         ):
-            return DELTA, _delta(field, -addend)
+            return DELTA, -_delta(field, addend)
         case Greatest() | Least() if (bound := _bound(field, change)) is not None:
             return AT_LEAST if isinstance(change, Greatest) else AT_MOST, _clamp(field, bound)
     message = (
@@ -60,7 +61,7 @@ def _names(own: Any, field: models.Field[Any, Any]) -> bool:
 
 
 def _bound(field: models.Field[Any, Any], change: Greatest | Least) -> Any:
-    """Return the value that the field itself is compared with; None if that is not what is asked."""
+    """Return the value that the field itself is compared with; None if it is none, or something else is."""
     match change.get_source_expressions():
         case [F() as own, Value(value=bound)] | [Value(value=bound), F() as own] if _names(own, field):
             return bound
@@ -87,18 +88,25 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
             message = f"{field}: the column does not take None"
             raise WriteBehindRefusedError(message)
         return NULL
-    if isinstance(value, models.Model):
-        value = value.pk
+    if isinstance(field, models.ForeignKey) and isinstance(value, models.Model):
+        value = _referred(field, value)
     try:
-        cleaned = field.to_python(value)
-        field.run_validators(cleaned)
-        return b"=" + wire_of(field).dump(cleaned)
+        return b"=" + wire_of(field).dump(checked_value(field, value))
     except ValidationError as error:
         message = f"{field}: {' '.join(error.messages)}"
         raise WriteBehindRefusedError(message) from error
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        message = f"{field}: cannot be {value!r}: {error}"
+        message = f"{field}: cannot be {short(value)}: {error}"
         raise WriteBehindRefusedError(message) from error
+
+
+def _referred(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:
+    """Return the value of a row that a foreign key refers to it by."""
+    model = field.target_field.model
+    if not isinstance(row, model):
+        message = f"{field}: refers to a {model.__name__}, not to {row!r}"
+        raise WriteBehindRefusedError(message)
+    return getattr(row, field.target_field.attname)
 
 
 def _delta(field: models.Field[Any, Any], addend: Any) -> int:
@@ -106,7 +114,11 @@ def _delta(field: models.Field[Any, Any], addend: Any) -> int:
     if delta is None:
         message = f"{field}: nothing can be added to a {type(field).__name__} behind; write a value"
         raise WriteBehindRefusedError(message)
-    whole = delta(addend)
+    try:
+        whole = delta(addend)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        message = f"{field}: {short(addend)} cannot be added: {error}"
+        raise WriteBehindRefusedError(message) from error
     if abs(whole) > _largest_delta(field):
         message = f"{field}: to add {addend} is beyond what the column, or 64 bits, can hold"
         raise WriteBehindRefusedError(message)

@@ -36,7 +36,7 @@ from cachebackend.writebehind.apply import BatchRow, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.wire import NULL, Wire, wire_of
+from cachebackend.writebehind.wire import Wire, wire_of
 
 __all__ = ["PendingBatch", "merged", "pending", "words_of"]
 
@@ -269,7 +269,7 @@ def _changed(wire: Wire, value: Any, kinds: Kinds) -> Any:
     if PUT in kinds:
         value = _value(wire, PUT, kinds[PUT])
     if DELTA in kinds and value is not None:
-        value += _value(wire, DELTA, kinds[DELTA])
+        value = wire.plus(value, _value(wire, DELTA, kinds[DELTA]))
     for kind, choose in ((AT_LEAST, max), (AT_MOST, min)):
         if kind in kinds:
             bound = _value(wire, kind, kinds[kind])
@@ -279,7 +279,7 @@ def _changed(wire: Wire, value: Any, kinds: Kinds) -> Any:
 
 def _value(wire: Wire, kind: bytes, travels: bytes) -> Any:
     if kind == PUT:
-        return None if travels == NULL else wire.load(travels[1:])
+        return wire.put(travels)
     if kind == DELTA:
         return wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
     return wire.load(travels)

@@ -24,9 +24,11 @@ least and a greatest too, within 64 bits.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation, Overflow
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from operator import add
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -36,23 +38,26 @@ from psycopg.types.json import Jsonb
 
 from cachebackend.errors import WriteBehindRefusedError
 
-__all__ = ["NULL", "Wire", "wire_of"]
+__all__ = ["NULL", "Wire", "checked_value", "wire_of"]
 
 #: What a put of NULL carries.
 NULL = b"0"
 _MICROSECOND = timedelta(microseconds=1)
 #: More digits than Postgres' numeric has; Python's own context would round to 28.
-_EXACT = Context(prec=150_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact, InvalidOperation, Overflow])
+_EXACT = Context(prec=150_000, Emax=150_000, Emin=-150_000, traps=[Inexact, InvalidOperation, Overflow])
+#: NUL as JSON writes it, unless its own backslash is escaped by another: then it is text.
+_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Wire(NamedTuple):
     """How one column's values travel; ``delta`` and ``undelta`` are None where none can be added.
 
     Attributes:
-        dump: A value, as bytes.
+        dump: A value, as bytes; raises TypeError or ValueError if it cannot travel.
         load: The bytes, as the value.
-        delta: What is added, as an integer.
+        delta: What is added, as an integer; raises TypeError, ValueError or ArithmeticError.
         undelta: The integer, as what is added.
+        plus: Adds it to a value, exactly.
         adapt: The bytes, as what psycopg is given, where that is not the value.
         is_integer: Whether the bytes are an integer in the order of the values.
     """
@@ -61,8 +66,13 @@ class Wire(NamedTuple):
     load: Callable[[bytes], Any]
     delta: Callable[[Any], int] | None = None
     undelta: Callable[[int], Any] | None = None
+    plus: Callable[[Any, Any], Any] = add
     adapt: Callable[[bytes], Any] | None = None
     is_integer: bool = False
+
+    def put(self, travels: bytes) -> Any:
+        """Return the value that a put carries."""
+        return None if travels == NULL else self.load(travels[1:])
 
 
 def wire_of(field: models.Field[Any, Any]) -> Wire:
@@ -76,6 +86,21 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     if wire is None:
         wire = field.__dict__["_ringcache_wire"] = _find_wire(field)
     return wire
+
+
+def checked_value(field: models.Field[Any, Any], value: Any) -> Any:
+    """Return a value as the column has it; a foreign key takes what the column does that it refers to.
+
+    Raises:
+        ValidationError: The field's validators refuse it: it is too long, too large, no number.
+        AttributeError, ArithmeticError, TypeError, ValueError: It is not of the field's kind at all.
+    """
+    if isinstance(field, models.ForeignKey):
+        value = checked_value(field.target_field, value)
+    else:
+        value = field.to_python(value)
+    field.run_validators(value)
+    return value
 
 
 def _find_wire(field: models.Field[Any, Any]) -> Wire:
@@ -109,21 +134,34 @@ def _decimal(places: int) -> Wire:
         shifted = _EXACT.scaleb(Decimal(value), places)
         if shifted != int(shifted):
             message = f"{value} has more than {places} decimal places"
-            raise WriteBehindRefusedError(message)
+            raise ValueError(message)
         return int(shifted)
+
+    def added(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, Decimal | int):
+            message = f"a Decimal or an integer can be added, not {value!r}"
+            raise TypeError(message)
+        return scaled(value)
 
     def unscaled(value: int) -> Decimal:
         return _EXACT.scaleb(Decimal(value), -places)
 
-    return Wire(lambda v: b"%d" % scaled(v), lambda w: unscaled(int(w)), scaled, unscaled, is_integer=True)
+    return Wire(
+        lambda v: b"%d" % scaled(v),
+        lambda w: unscaled(int(w)),
+        added,
+        unscaled,
+        _EXACT.add,
+        is_integer=True,
+    )
 
 
 def _json(field: models.JSONField[Any, Any]) -> Wire:
     def dump(value: Any) -> bytes:
         text = json.dumps(value, cls=field.encoder, allow_nan=False, ensure_ascii=False)
-        if "\\u0000" in text:
+        if _JSON_NUL.search(text):
             message = "Postgres' jsonb holds no NUL character"
-            raise WriteBehindRefusedError(message)
+            raise ValueError(message)
         return text.encode()
 
     def load(wire: bytes) -> Any:
@@ -139,7 +177,7 @@ def _json(field: models.JSONField[Any, Any]) -> Wire:
 def _microseconds(value: Any) -> int:
     if not isinstance(value, timedelta):
         message = f"a timedelta can be added, not {value!r}"
-        raise WriteBehindRefusedError(message)
+        raise TypeError(message)
     return value // _MICROSECOND
 
 
@@ -156,14 +194,14 @@ def _from_epoch(micro: int) -> datetime:
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         message = f"an integer can be added, not {value!r}"
-        raise WriteBehindRefusedError(message)
+        raise TypeError(message)
     return value
 
 
 def _since_midnight(value: time) -> int:
     if value.tzinfo is not None:
         message = f"a time without a time zone can be stored, not {value!r}"
-        raise WriteBehindRefusedError(message)
+        raise ValueError(message)
     whole = timedelta(
         hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
     )
@@ -180,7 +218,7 @@ _INTEGER = Wire(lambda v: b"%d" % v, int, _whole, int, is_integer=True)
 def _text(value: str) -> bytes:
     if "\0" in value:
         message = "Postgres' text holds no NUL character"
-        raise WriteBehindRefusedError(message)
+        raise ValueError(message)
     return value.encode()
 
 

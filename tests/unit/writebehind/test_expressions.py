@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.writebehind.expressions import DELTA, PUT, write_of
@@ -27,6 +28,16 @@ WIDE = field(models.DecimalField, max_digits=40, decimal_places=2)
 MOMENT = field(models.DateTimeField, null=True)
 
 
+def reference(to_field: str) -> models.ForeignKey[Any, Any]:
+    made = field(models.ForeignKey, to="demo.Article", on_delete=models.CASCADE, to_field=to_field)
+    made.remote_field.model = Article
+    made.opts = Article._meta
+    return made
+
+
+REFERENCE, BY_SLUG = reference("id"), reference("slug")
+
+
 @pytest.mark.parametrize(
     ("column", "change", "travels"),
     [
@@ -35,6 +46,7 @@ MOMENT = field(models.DateTimeField, null=True)
         (INTEGER, 3 + F("x"), 3),
         (DECIMAL, F("x") + Decimal("1.05"), 105),
         (DECIMAL, F("x") - 1, -100),
+        (WIDE, F("x") - Decimal("92233720368547758.07"), -(2**63 - 1)),
         (MOMENT, F("x") + timedelta(seconds=1.5), 1_500_000),
     ],
 )
@@ -54,6 +66,10 @@ def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, trave
         (MOMENT, None, b"0"),
         (field(models.CharField, max_length=5), "=0", b"==0"),
         (field(models.BooleanField), True, b"=1"),
+        (field(models.JSONField), {"re": "\\u0000"}, b'={"re": "\\\\u0000"}'),
+        (REFERENCE, "7", b"=7"),
+        (REFERENCE, Article(pk=9), b"=9"),
+        (BY_SLUG, Article(pk=9, slug="nine"), b"=nine"),
     ],
 )
 def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
@@ -70,6 +86,9 @@ def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
         (INTEGER, F("x") + F("x"), "takes a value, F('x') ± n"),
         (INTEGER, F("x") + 1.5, "an integer can be added"),
         (INTEGER, F("x") + True, "an integer can be added"),
+        (INTEGER, F("x") - True, "an integer can be added"),
+        (INTEGER, F("x") - "1", "an integer can be added"),
+        (INTEGER, F("x") + None, "None cannot be added"),
         (INTEGER, F("x") + 2**63, "beyond what the column, or 64 bits, can hold"),
         (INTEGER, F("x") + 2**40, "beyond what the column"),
         (field(models.BigIntegerField), F("x") + 2**63, "beyond what the column"),
@@ -83,7 +102,22 @@ def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
         (INTEGER, "seven", "must be an integer"),
         (INTEGER, 2**31, "less than or equal to 2147483647"),
         (INTEGER, None, "does not take None"),
+        (INTEGER, Greatest(F("x"), None), "takes a value, F('x') ± n"),
         (DECIMAL, F("x") + Decimal("0.001"), "more than 2 decimal places"),
+        (DECIMAL, F("x") + Decimal("NaN"), "NaN') cannot be added"),
+        (DECIMAL, F("x") - Decimal("-Infinity"), "Infinity') cannot be added"),
+        (DECIMAL, F("x") + Decimal("1E+999999999"), "999999999') cannot be added"),
+        (DECIMAL, F("x") + "abc", "'abc' cannot be added"),
+        (DECIMAL, F("x") - None, "None cannot be added"),
+        (DECIMAL, F("x") + True, "a Decimal or an integer can be added, not True"),
+        (DECIMAL, F("x") + 0.1, "a Decimal or an integer can be added, not 0.1"),
+        (DECIMAL, Decimal("NaN"), "NaN"),
+        (WIDE, F("x") + Decimal("92233720368547758.08"), "beyond what the column"),
+        (REFERENCE, 2**63, "less than or equal to 9223372036854775807"),
+        (REFERENCE, "x", "must be an integer"),
+        (REFERENCE, Article(), "cannot be None"),
+        (REFERENCE, User(pk=1), "refers to a Article, not to"),
+        (BY_SLUG, "s" * 101, "at most 100 characters"),
         (MOMENT, F("x") + 1, "a timedelta can be added"),
         (MOMENT, Now(), "takes a value, F('x') ± n"),
         (field(models.CharField, max_length=2), "abc", "at most 2 characters"),
@@ -105,12 +139,7 @@ def test_wide_decimals_come_back_to_the_last_digit() -> None:
 
 def test_nothing_is_added_to_a_reference() -> None:
     """A foreign key is a value."""
-    reference = models.ForeignKey("demo.Article", models.CASCADE)
-    reference.set_attributes_from_name("x")
-    reference.remote_field.model = Article
-    reference.remote_field.field_name = "id"
-    reference.opts = Article._meta
-    assert wire_of(reference).delta is None
+    assert wire_of(REFERENCE).delta is None
 
 
 def test_a_kind_of_field_that_is_not_known_is_refused() -> None:

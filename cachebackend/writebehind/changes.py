@@ -7,15 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
-from django.db import models
-from django.db.models.expressions import DatabaseDefault
+from django.db import models, router
+from django.db.models.expressions import DatabaseDefault, Value
 from xxhash import xxh3_64_intdigest
 
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, write_of
-from cachebackend.writebehind.wire import wire_of
+from cachebackend.writebehind.wire import checked_value, wire_of
 
 __all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "Rows", "split_field"]
 
@@ -73,8 +73,8 @@ class Rows:
             travels[field.attname] = (column_of(row, field), kind, value)
         return RowWrite(CHANGE, row, tuple(travels.values()))
 
-    def create(self, values: Mapping[str, Any]) -> RowWrite:
-        """Return what creates a row with these values and the fields' defaults.
+    def create(self, values: Mapping[str, Any]) -> tuple[RowWrite, models.Model]:
+        """Return what creates a row with these values and the fields' defaults, and the row as it will be.
 
         Raises:
             WriteBehindRefusedError: A value cannot be taken, or the model has parents.
@@ -94,17 +94,16 @@ class Rows:
             message = f"{self.model.__name__}.behind.create(): {error}"
             raise WriteBehindRefusedError(message) from error
         row = self.row(instance.pk)
+        instance.pk = wire_of(key).load(row[:-1])
         changes: list[Change] = []
         for field in self.columns:
-            value = field.pre_save(instance, True)
-            if field.primary_key or isinstance(value, DatabaseDefault):
-                continue
-            kind, travels = write_of(field, value)
-            if kind != PUT:
-                message = f"{field}: a row is created with values, not {value}"
-                raise WriteBehindRefusedError(message)
-            changes.append((column_of(row, field), kind, travels))
-        return RowWrite(CREATE, row, tuple(changes))
+            if not field.primary_key:
+                travels = _created(field, instance)
+                setattr(instance, field.attname, wire_of(field).put(travels))
+                changes.append((column_of(row, field), PUT, travels))
+        instance._state.adding = False
+        instance._state.db = router.db_for_write(self.model)
+        return RowWrite(CREATE, row, tuple(changes)), instance
 
     def delete(self, pk: Any) -> RowWrite:
         """Return what deletes a row.
@@ -125,8 +124,8 @@ class Rows:
         """
         field = self.model._meta.pk
         try:
-            key = wire_of(field).dump(field.to_python(pk)) if pk is not None else _SEPARATOR
-        except (ValidationError, AttributeError, TypeError, ValueError, WriteBehindRefusedError):
+            key = wire_of(field).dump(checked_value(field, pk)) if pk is not None else _SEPARATOR
+        except (ValidationError, ArithmeticError, AttributeError, TypeError, ValueError):
             key = _SEPARATOR
         if _SEPARATOR in key:
             message = f"{self.model.__name__} has no primary key like {pk!r}"
@@ -187,6 +186,24 @@ def _managed_field(model: type[models.Model], name: str) -> models.Field[Any, An
         raise ImproperlyConfigured(message)
     wire_of(field)
     return field
+
+
+def _created(field: models.Field[Any, Any], instance: models.Model) -> bytes:
+    """Return what travels of a new row's field."""
+    value = field.pre_save(instance, True)
+    if isinstance(value, DatabaseDefault):
+        [made] = value.get_source_expressions()
+        if not isinstance(made, Value):
+            message = (
+                f"{field}: its default is made by the database, which is asked only later; give it a value"
+            )
+            raise WriteBehindRefusedError(message)
+        value = made.value
+    kind, travels = write_of(field, value)
+    if kind != PUT or not isinstance(travels, bytes):
+        message = f"{field}: a row is created with values, not {value}"
+        raise WriteBehindRefusedError(message)
+    return travels
 
 
 def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:

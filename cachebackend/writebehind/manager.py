@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -108,15 +108,15 @@ class WriteBehindManager(Generic[M]):
                 the drain, which parks the write.
             WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
         """
-        write = self.rows.create(values)
+        write, instance = self.rows.create(values)
         self._settle(self._run_one(write))
-        return self._created(values)
+        return cast("M", instance)
 
     async def acreate(self, **values: Any) -> M:
         """Queue a new row, as ``create``."""
-        write = self.rows.create(values)
+        write, instance = self.rows.create(values)
         self._settle(await self._arun([write]))
-        return self._created(values)
+        return cast("M", instance)
 
     def delete(self, pk: Any) -> None:
         """Queue the end of a row, of the database's row alone: no signals, no cascades of Django's.
@@ -165,12 +165,6 @@ class WriteBehindManager(Generic[M]):
     async def apending(self, pk: Any) -> list[reading.PendingBatch]:
         """Return what is queued of a row, as ``pending``."""
         return await sync_to_async(self.pending)(pk)
-
-    def _created(self, values: Mapping[str, Any]) -> M:
-        instance = self.model(**values)
-        instance._state.adding = False
-        instance._state.db = router.db_for_write(self.model)
-        return instance
 
     def _changes(self, changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, RowWrite]:
         writes = {pk: self.rows.change(pk, each) for pk, each in changes.items()}

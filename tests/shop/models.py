@@ -3,6 +3,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.models.functions import Now
 
 from cachebackend import CachedManager, InvalidatingManager, WriteBehindManager
 
@@ -77,3 +78,68 @@ class Sonnet(Poem):
 
     objects = InvalidatingManager()
     cached = CachedManager["Sonnet"](triggers=True)
+
+
+class Target(models.Model):
+    code = models.CharField(max_length=20, primary_key=True)
+
+
+class Everything(models.Model):
+    """A column of each kind that travels."""
+
+    flag = models.BooleanField(null=True)
+    small = models.SmallIntegerField(null=True)
+    positive_small = models.PositiveSmallIntegerField(null=True)
+    large = models.BigIntegerField(null=True)
+    positive_large = models.PositiveBigIntegerField(null=True)
+    decimal = models.DecimalField(max_digits=30, decimal_places=10, null=True)
+    real = models.FloatField(null=True)
+    day = models.DateField(null=True)
+    clock = models.TimeField(null=True)
+    moment = models.DateTimeField(null=True)
+    length = models.DurationField(null=True)
+    identity = models.UUIDField(null=True)
+    document = models.JSONField(null=True)
+    line = models.CharField(max_length=300, null=True)  # noqa: DJ001  # so that NULL travels too
+    text = models.TextField(null=True)  # noqa: DJ001
+    binary = models.BinaryField(null=True)
+    address = models.GenericIPAddressField(null=True)
+    target = models.ForeignKey(Target, models.SET_NULL, null=True)
+    made = models.IntegerField(db_default=7)
+    odd = models.CharField(max_length=3, choices=[("a", "A")], default="a", db_column="we ird X")
+
+    behind = WriteBehindManager["Everything"](
+        fields=[
+            "flag",
+            "small",
+            "positive_small",
+            "large",
+            "positive_large",
+            "decimal",
+            "real",
+            "day",
+            "clock",
+            "moment",
+            "length",
+            "identity",
+            "document",
+            "line",
+            "text",
+            "binary",
+            "address",
+            "target",
+            "made",
+            "odd",
+        ]
+    )
+
+    class Meta:
+        db_table = "every odd table"
+
+
+class Stamped(models.Model):
+    """A row whose default only the database can make."""
+
+    made = models.DateTimeField(db_default=Now())
+
+    behind = WriteBehindManager["Stamped"](fields=["made"])

@@ -1,0 +1,108 @@
+"""Of each kind of field: what is written behind lands as the ORM would write it, and reads so before."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db.models import F
+
+from cachebackend import uuid7, writebehind
+from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.models import ParkedWrite
+from cacheproject.demo.models import Article
+from tests.integration.test_writebehind_rows import land, one_partition
+from tests.shop.models import Everything, Meter, Stamped, Tag, Target
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+VALUES: dict[str, list[Any]] = {
+    "flag": [True, False, None],
+    "small": [-32768, 32767, "7"],
+    "positive_small": [0, 32767],
+    "large": [-(2**63), 2**63 - 1],
+    "positive_large": [2**63 - 1],
+    "decimal": [Decimal("-99999999999999999999.9999999999"), Decimal("0E-10"), Decimal("1E+3"), "1.5"],
+    "real": [0.1, 1e308, 5e-324, math.inf, -math.inf, math.nan, 3],
+    "day": [date.min, date.max, "2020-02-29"],
+    "clock": [time.max, time.min, time(1, 2, 3, 4)],
+    "moment": [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ],
+    "length": [timedelta(microseconds=-1), timedelta(days=-400, seconds=5, microseconds=7), timedelta(36500)],
+    "identity": [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1), str(uuid.UUID(int=7))],
+    "document": [{"a": [1, None, True, 1.5, 'x\ty\n"é\U0001f600\\u0000']}, [], "", 0, False, 2**100, "a\\b"],
+    "line": ["", "\t\n\r\\N\\.", "é\U0001f600", "\\", None],
+    "text": ["x" * 100_000, "\\.\n\\."],
+    "binary": [b"", b"\x00\xff\\\n", bytes(range(256)), None],
+    "address": ["::1", "10.0.0.1", "::ffff:1.2.3.4"],
+    "target_id": ["t\\1", None],
+    "odd": ["a"],
+}
+
+
+def told(row: Any, name: str) -> str:
+    """A column of a row so that what differs in type, sign or zone differs."""
+    value = getattr(row, name)
+    return repr(bytes(value) if isinstance(value, memoryview) else value)
+
+
+def test_every_kind_of_field_lands_as_the_orm_writes_it() -> None:
+    """The least, the greatest and the awkward; ``behind.get`` has them before they land."""
+    Target.objects.create(code="t\\1")
+    asked = [(name, value) for name, values in VALUES.items() for value in values]
+    ours = Everything.objects.bulk_create([Everything() for _ in asked])
+    theirs = Everything.objects.bulk_create([Everything() for _ in asked])
+    with one_partition():
+        for (name, value), our, their in zip(asked, ours, theirs, strict=True):
+            Everything.behind.update(our.pk, **{name: value})
+            Everything.objects.filter(pk=their.pk).update(**{name: value})
+        waiting = Everything.behind.in_bulk([row.pk for row in ours])
+        [drained] = land()
+    assert (drained.rows, drained.parked) == (len(asked), 0)
+    landed = Everything.objects.in_bulk()
+    for (name, _), our, their in zip(asked, ours, theirs, strict=True):
+        assert told(landed[our.pk], name) == told(waiting[our.pk], name) == told(landed[their.pk], name)
+
+
+def test_a_created_row_is_returned_as_it_will_be() -> None:
+    """With the key that was queued, values as the columns have them, and the database's plain defaults."""
+    made = Meter.behind.create(level="7", total="1.5", tag=Tag.objects.create(name="x"))
+    assert (made.level, made.total) == (7, Decimal("1.50"))
+    assert made == Meter.behind.get(made.pk)
+    plain = Everything.behind.create(pk=1, small="3")
+    assert (plain.made, plain.small) == (7, 3)
+    Everything.behind.update(1, made=F("made") + 1)
+    assert Everything.behind.get(1).made == 8
+    land()
+    assert Meter.objects.get() == made
+    assert Everything.objects.get().made == 8
+    with pytest.raises(WriteBehindRefusedError, match="made by the database, which is asked only later"):
+        Stamped.behind.create(pk=1)
+
+
+def test_a_key_that_the_column_cannot_hold_is_refused_at_the_call() -> None:
+    """Of the row itself and of one it refers to; the worker never meets it."""
+    with pytest.raises(WriteBehindRefusedError, match=f"Article has no primary key like {2**70}"):
+        Article.behind.update(2**70, views=F("views") + 1)
+    with pytest.raises(WriteBehindRefusedError, match="no primary key like inf"):
+        Article.behind.delete(math.inf)
+    with pytest.raises(WriteBehindRefusedError, match="less than or equal to 9223372036854775807"):
+        Meter.behind.update(uuid7(), tag=2**63)
+    assert writebehind.dirty_partitions() == []
+    assert not ParkedWrite.objects.exists()
+
+
+def test_long_decimals_read_as_they_land() -> None:
+    """To the last digit, though Python's own sums are rounded to 28."""
+    meter = Meter.objects.create(total=Decimal("12345678901234567890123456789012345.67"))
+    Meter.behind.update(meter.pk, total=F("total") + Decimal("0.01"))
+    assert Meter.behind.get(meter.pk).total == Decimal("12345678901234567890123456789012345.68")
+    land()
+    assert Meter.objects.get().total == Decimal("12345678901234567890123456789012345.68")

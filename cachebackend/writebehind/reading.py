@@ -11,7 +11,8 @@ the two readings:
 
 A batch ``n <= c`` that stands is in the row already and is left out: no delta counts
 twice. If ``c < done``, a batch is gone that the row does not have, and the row is read
-again: no write is lost. Read in the other order the same two rules hold.
+again: no write is lost. Read in the other order the same two rules hold. What the queue
+holds of a row that has a write parked, as of the same statement, will park behind it.
 
 In a transaction that sees one snapshot only (REPEATABLE READ), reading again shows the
 same row; if a batch landed since it began, there is no exact answer, and that is said.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from django.db import models, router
 from django.db.models import F, Value
@@ -30,8 +31,9 @@ from django.db.models.functions import Cast, Concat
 from cachebackend import protocol
 from cachebackend.effects import Operation
 from cachebackend.errors import WriteBehindError
-from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
+from cachebackend.protocol.queueing import PENDING_FIELDS
 from cachebackend.writebehind.apply import BatchRow, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
@@ -49,6 +51,18 @@ Checkpoints = Mapping[tuple[int, str], int]
 _WORDS = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
 #: What is done to a column: for each kind its value.
 Kinds = dict[bytes, bytes]
+
+
+class Snapshot(NamedTuple):
+    """What the database says beside a row, in the same statement.
+
+    Attributes:
+        checkpoints: The last batches that it contains.
+        parked: The keys of those rows that were asked for and have a write parked.
+    """
+
+    checkpoints: Checkpoints
+    parked: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +98,12 @@ def merged(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
             break
         read = _read_rows(rows, left)
         waiting = _read_queue(rows, list(left))
-        for row, (instance, checkpoints) in read.items():
+        for row, (instance, (checkpoints, parked)) in read.items():
             number = rows.partition(row).number
             queues = waiting[row]
             if all(checkpoints.get((number, queue.born), 0) >= queue.done for queue in queues):
-                found[row] = _merge(
-                    rows, row, named[row], instance, _left_to_land(queues, number, checkpoints)
-                )
+                batches = [] if row[:-1] in parked else _left_to_land(queues, number, checkpoints)
+                found[row] = _merge(rows, row, named[row], instance, batches)
     else:
         message = (
             f"{rows.model.__name__}: batches landed that the database does not show here; "
@@ -108,7 +121,7 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
     """
     row = rows.row(pk)
     queues = _read_queue(rows, [row])[row]
-    checkpoints = _checkpoints(rows)  # read after the queue: what landed since is left out
+    checkpoints, _ = _snapshot(rows, [row])  # read after the queue: what landed since is left out
     batches = _left_to_land(queues, rows.partition(row).number, checkpoints)
     return [_told(rows, number, fields) for number, fields in batches]
 
@@ -139,45 +152,62 @@ def _told(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatc
     return PendingBatch(number, is_created, is_deleted, _changes_of(rows.model, row.changes))
 
 
-def _read_rows(
-    rows: Rows, wanted: Mapping[bytes, Any]
-) -> dict[bytes, tuple[models.Model | None, Checkpoints]]:
-    """Return each row, or that there is none, and checkpoints that what it contains is not behind of.
+def _read_rows(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
+    """Return each row, or that there is none, and a snapshot that what it contains is not behind of.
 
-    A row that is not there has no snapshot of its own; its checkpoints are read before it is
+    A row that is not there has no snapshot of its own; one is taken before the row is
     looked for again. Batches that land in between are then merged into nothing: only one
     that creates the row counts, whole, and so once is as twice.
     """
     found = _query(rows, wanted)
     if missing := {row: pk for row, pk in wanted.items() if row not in found}:
-        before = _checkpoints(rows)
+        before = _snapshot(rows, list(missing))
         found |= _query(rows, missing)
         found |= {row: (None, before) for row in missing if row not in found}
     return found
 
 
-def _query(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Checkpoints]]:
+def _query(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
     from django.contrib.postgres.expressions import ArraySubquery
 
     using = router.db_for_write(rows.model)
     queryset = rows.model._base_manager.using(using).filter(pk__in=list(wanted.values()))
-    found: dict[bytes, tuple[models.Model | None, Checkpoints]] = {}
-    for instance in queryset.annotate(_writebehind=ArraySubquery(_checkpoint_texts(rows))):
+    found: dict[bytes, tuple[models.Model | None, Snapshot]] = {}
+    for instance in queryset.annotate(
+        _writebehind=ArraySubquery(_checkpoint_texts(rows)),
+        _writebehind_parked=ArraySubquery(_parked_keys(rows, list(wanted))),
+    ):
         checkpoints = _parsed(instance.__dict__.pop("_writebehind"))
-        found[rows.row(instance.pk)] = instance, checkpoints
+        parked = frozenset(key.encode() for key in instance.__dict__.pop("_writebehind_parked"))
+        found[rows.row(instance.pk)] = instance, Snapshot(checkpoints, parked)
     return found
 
 
-def _checkpoints(rows: Rows) -> Checkpoints:
-    return _parsed(_checkpoint_texts(rows).using(router.db_for_write(rows.model)))
+def _snapshot(rows: Rows, wanted: Sequence[bytes]) -> Snapshot:
+    """Return the snapshot that goes with some rows, without them."""
+    from django.contrib.postgres.expressions import ArraySubquery
+
+    texts = _checkpoint_texts(rows).using(router.db_for_write(rows.model))
+    # Where there is no checkpoint nothing landed, and nothing can have been parked
+    read = list(texts.values_list("text", ArraySubquery(_parked_keys(rows, wanted))))
+    parked = frozenset(key.encode() for _, keys in read[:1] for key in keys)
+    return Snapshot(_parsed(text for text, _ in read), parked)
 
 
-def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, str]:
+def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, Any]:
     """Return the checkpoints of a model's partitions, as one text each."""
     parts = [Cast(F(name), models.CharField()) for name in ("partition", "incarnation", "batch")]
     text = Concat(parts[0], Value(" "), parts[1], Value(" "), parts[2])
     of_model = WriteBehindCheckpoint.objects.filter(label=rows.model._meta.label_lower)
-    return of_model.values_list(text, flat=True)
+    return of_model.annotate(text=text).values_list("text", flat=True)
+
+
+def _parked_keys(rows: Rows, wanted: Sequence[bytes]) -> models.QuerySet[Any, Any]:
+    """Return the keys of those of some rows that have a write parked."""
+    partitions = {rows.partition(row).number for row in wanted}
+    keys = [row[:-1].decode() for row in wanted]
+    parked = ParkedWrite.objects.order_by().filter(label=rows.model._meta.label_lower)
+    return parked.filter(partition__in=partitions, key__in=keys).values_list("key", flat=True)
 
 
 def _parsed(texts: Iterable[str]) -> Checkpoints:
@@ -191,19 +221,24 @@ def _read_queue(rows: Rows, wanted: Sequence[bytes]) -> dict[bytes, list[Pending
     for row in wanted:
         groups.setdefault(rows.partition(row), []).append(row)
     client = project_queue()
-    found: dict[bytes, list[Pending]] = {}
+    at_once = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # rows whole: each is read at one instant
+    found: dict[bytes, list[Pending]] = {row: [] for row in wanted}
     for partition, members in groups.items():
-        queues = client.run(_read_places(rows, partition, members))
-        for row in members:
-            names = set(rows.names(row))
-            found[row] = [
-                Pending(
-                    queue.born,
-                    queue.done,
-                    [(n, {k: v for k, v in held.items() if k in names}) for n, held in queue.batches],
-                )
-                for queue in queues
-            ]
+        for at in range(0, len(members), at_once):
+            some = members[at : at + at_once]
+            for queue in client.run(_read_places(rows, partition, some)):
+                for row, own in _by_row(queue, some).items():
+                    found[row].append(own)
+    return found
+
+
+def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
+    """Return what one place holds of each row, from what it holds of all."""
+    found = {row: queue._replace(batches=[(number, {}) for number, _ in queue.batches]) for row in members}
+    for at, (_, fields) in enumerate(queue.batches):
+        for name, value in fields.items():
+            row = name[: name.index(b"\0") + 1]
+            found[row].batches[at][1][name] = value
     return found
 
 

@@ -21,6 +21,7 @@ from django.db.models.functions import Greatest, Least
 from django.test import override_settings
 
 from cachebackend import uuid7, writebehind
+from cachebackend.effects import Send
 from cachebackend.errors import (
     WriteBehindError,
     WriteBehindFullError,
@@ -30,6 +31,7 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
+from cachebackend.protocol import queueing
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -574,6 +576,61 @@ def test_a_snapshot_that_is_behind_says_so(meter: Meter) -> None:
             pool.submit(lambda: (land(), connections.close_all())).result()
         with pytest.raises(WriteBehindError, match="REPEATABLE READ"):
             Meter.behind.get(meter.pk)
+
+
+def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows one call reads: what one write changes is seen together, or not at all."""
+    from cachebackend import protocol
+    from cachebackend.writebehind import reading
+
+    rows = Meter.objects.bulk_create([Meter() for _ in range(9)])
+    pending, writes = protocol.pending, iter(range(2, 100))
+
+    def write() -> None:
+        number = next(writes)
+        Meter.behind.update_many({row.pk: {"level": number, "count": number} for row in rows})
+
+    def command_by_command(*arguments: Any) -> Any:
+        operation = pending(*arguments)
+        effect: Any = next(operation)
+        while True:
+            replies = []
+            for request in effect.requests:
+                replies += yield Send([request])
+                write()
+            try:
+                effect = operation.send(replies)
+            except StopIteration as end:
+                return end.value
+
+    for module in (reading, queueing):
+        monkeypatch.setattr(module, "PENDING_FIELDS", 60)  # of two rows, and two more
+    with one_partition():
+        write()
+        monkeypatch.setattr(protocol, "pending", command_by_command)
+        found = Meter.behind.in_bulk([row.pk for row in rows]).values()
+    assert [(row.level, row.count) for row in found if row.level != row.count] == []
+    assert len({row.level for row in found}) == 5
+
+
+def test_what_waits_behind_a_parked_write_is_not_shown(unique_tags: list[Meter]) -> None:
+    """It will park too; read before and after it does, the row is the same."""
+    row = unique_tags[0]
+    with one_partition():
+        Meter.behind.update(row.pk, level=200)
+        assert Meter.behind.get(row.pk).level == 200
+        land()
+        Meter.behind.update(row.pk, level=7)
+        assert Meter.behind.get(row.pk).level is None
+        land()
+        assert Meter.behind.get(row.pk).level is None
+        made = Meter.behind.create(pk=uuid7(), label="x")
+        Meter.behind.create(pk=(taken := uuid7()), label="x")
+        assert Meter.behind.get(taken).label == "x"
+        land()
+        Meter.behind.delete(taken)
+        Meter.behind.create(pk=taken, label="y")
+        assert list(Meter.behind.in_bulk([made.pk, taken])) == [made.pk]
 
 
 def test_what_waits_is_told_in_words(meter: Meter) -> None:

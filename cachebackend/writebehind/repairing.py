@@ -1,7 +1,8 @@
 """Queues that stopped because they, or the database, came back with an older state.
 
-Neither side can tell what the other lost, so a person decides: what stands in the queue is
-landed, and what had landed of it before counts twice, or is dropped, and what had not is lost.
+Neither side can tell what the other lost, so a person decides. A queue that is older: what
+stands in it is landed, and what had landed of it before counts twice, or is dropped, and what
+had not is lost. A database that is older: what stands is newer than all that it has, and lands.
 """
 
 from __future__ import annotations
@@ -72,12 +73,19 @@ def repair(fault: Fault, *, keep: bool) -> None:
     Args:
         fault: What was found.
         keep: Whether what stands in the queue is to land, or to be dropped. Of a queue that
-            is gone nothing stands, and of a database that is older nothing is to be dropped.
+            is gone nothing stands.
 
     Raises:
-        WriteBehindError: The queue has changed since; look again.
+        WriteBehindError: The queue has changed since; look again. Or what stands was to be
+            dropped for a database that is older.
         NodeUnavailableError: Its node did not answer.
     """
+    if fault.trouble is Trouble.DATABASE_IS_OLDER and not keep:
+        message = (
+            f"what stands in the queue of {fault.partition} has never landed, and is not to blame for a "
+            "database that came back with an older state; keep it"
+        )
+        raise WriteBehindError(message)
     client = project_queue()
     using = router.db_for_write(model_of(fault.partition))
     with transaction.atomic(using=using):

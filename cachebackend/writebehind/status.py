@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from django.db import DatabaseError, router
+from django.db import Error, router
 from django.db.models import Count
 
 from cachebackend import protocol
@@ -151,6 +151,6 @@ def _stored() -> tuple[dict[tuple[Partition, str], WriteBehindCheckpoint], dict[
             counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
             for row in counted.annotate(count=Count("pk")):
                 parked[Partition(row["label"], row["partition"])] = row["count"]
-    except DatabaseError as error:
+    except Error as error:
         return checkpoints, parked, f"the database does not answer: {error}"
     return checkpoints, parked, None

@@ -468,7 +468,11 @@ def test_a_database_that_is_older_goes_on_after_what_was_dropped(meter: Meter) -
         Meter.behind.update(meter.pk, count=F("count") + 1)
         with pytest.raises(WriteBehindStoppedError, match="database came back with an older state"):
             land()
-        command("repair", "--keep")
+        [told] = command("repair", "--drop", code=1)["faults"]
+        assert not told["repaired"]
+        assert "has never landed, and is not to blame" in told["error"]
+        [told] = command("repair", "--keep")["faults"]
+        assert (told["repaired"], told["error"]) == (True, None)
         land()
     assert Meter.objects.get(pk=meter.pk).count == 4
 
@@ -654,8 +658,77 @@ def test_status_and_drain_tell_and_land(meter: Meter) -> None:
     out = StringIO()
     call_command("writebehind", "status", stdout=out)
     assert "1 changes wait" in out.getvalue()
-    assert command("drain") == {"batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0}
+    assert command("drain") == {
+        "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
+    }  # fmt: skip
     assert command("status")["waiting"] == 0
+
+
+def test_one_partition_that_stopped_does_not_keep_the_others(meter: Meter) -> None:
+    """``drain`` lands those, says why the one does not, and does not wait for it."""
+    rows = Meter.objects.bulk_create([Meter() for _ in range(40)])
+    Meter.behind.update_many({row.pk: {"count": F("count") + 1} for row in rows})
+    land()
+    stopped = WriteBehindCheckpoint.objects.first()
+    assert stopped is not None
+    WriteBehindCheckpoint.objects.filter(pk=stopped.pk).update(batch=50)
+    Meter.behind.update_many({row.pk: {"count": F("count") + 1} for row in rows})
+    told = command("drain", code=1)
+    [(name, error)] = told["partitions"].items()
+    assert name == f"shop.meter:{stopped.partition}"
+    assert "came back with an older file" in error
+    assert told["rows"] == Meter.objects.filter(count=2).count() > 20
+
+
+def test_a_drain_that_waits_outlives_a_lost_connection(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits out the time for which the database is left alone, and goes on."""
+    from cachebackend.management.commands import writebehind as commands
+    from cachebackend.writebehind import drains
+    from cachebackend.writebehind.backoff import Backoff
+    from tests.interleavings.explorer import StepClock
+
+    clock = StepClock("drain")
+    monkeypatch.setattr(drains, "_backoff", Backoff(clock))
+    monkeypatch.setattr(
+        commands.time, "sleep", lambda seconds: setattr(clock, "waited", clock.waited + seconds)
+    )
+    limit, broken = drains._limit_statements, []
+
+    def break_off(using: str) -> None:
+        limit(using)
+        if not broken:
+            broken.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(drains, "_limit_statements", break_off)
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    told = command("drain")
+    assert (broken, told["rows"], told["left"]) == ([1], 1, 0)
+    assert Meter.objects.get(pk=meter.pk).count == 2
+
+
+@pytest.mark.parametrize("dead", ["postgres", "queue-a"])
+def test_status_tells_the_lag_while_something_is_away(meter: Meter, services: Services, dead: str) -> None:
+    """What still answers is told, and what does not: an outage is when one looks."""
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    land()
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    services.kill(dead)
+    try:
+        told = command("status", code=1)
+        out = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("writebehind", "status", stdout=out)
+    finally:
+        restart_queue(services) if dead == "queue-a" else services.restart(dead)
+        connections.close_all()
+    assert told["well"] is False
+    assert any("which partitions have stopped is not known" in fault for fault in told["faults"])
+    assert "not well: " in out.getvalue()
+    if dead == "postgres":
+        assert (told["waiting"], told["oldest_seconds"] > 0) == (1, True)
+    assert command("status")["waiting"] == 1
 
 
 def test_a_queue_node_that_may_lose_writes_is_told(meter: Meter) -> None:

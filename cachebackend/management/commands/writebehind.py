@@ -12,16 +12,18 @@ from typing import Any
 
 from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import Error, close_old_connections
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import RingCacheError
+from cachebackend.errors import RingCacheError, WriteBehindError, WriteBehindStoppedError
 from cachebackend.management.tables import print_table
 from cachebackend.models import ParkedWrite
+from cachebackend.protocol import Partition
 from cachebackend.writebehind.parking import row_of
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.reading import words_of
+from cachebackend.writebehind.repairing import Trouble
 
 __all__ = ["Command"]
 
@@ -74,14 +76,16 @@ class Command(BaseCommand):
         repair = actions.add_parser("repair", parents=[common], help="let queues go on that stopped")
         choice = repair.add_mutually_exclusive_group()
         choice.add_argument("--keep", action="store_true", help="land what stands in them; do not ask")
-        choice.add_argument("--drop", action="store_true", help="drop what stands in them; do not ask")
+        choice.add_argument(
+            "--drop", action="store_true", help="drop what stands in queues that are older; do not ask"
+        )
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Do it, print it, and exit accordingly."""
         self._is_json = options["json"]
         try:
             found, is_well = getattr(self, f"_{options['action']}")(options)
-        except (RingCacheError, DatabaseError) as error:
+        except (RingCacheError, Error) as error:
             raise CommandError(str(error)) from error
         if self._is_json:
             self.stdout.write(json.dumps(found, default=str))
@@ -91,7 +95,11 @@ class Command(BaseCommand):
     def _status(self, _: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         statuses = writebehind.partition_statuses()
         faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
-        stopped = [str(fault.partition) for fault in writebehind.find_faults()]
+        stopped = []
+        try:
+            stopped = [str(fault.partition) for fault in writebehind.find_faults()]
+        except (RingCacheError, Error) as error:
+            faults.append(f"which partitions have stopped is not known: {error}")
         oldest = max((each.oldest_seconds for each in statuses), default=0.0)
         totals = {
             "waiting": sum(each.fields for each in statuses),
@@ -133,21 +141,39 @@ class Command(BaseCommand):
     def _drain(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         deadline = time.monotonic() + options["timeout"]
         told = {"batches": 0, "rows": 0, "missing": 0, "parked": 0}
-        while dirty := writebehind.dirty_partitions():
+        errors: dict[Partition, Exception] = {}
+        while dirty := [partition for partition, _ in writebehind.dirty_partitions()]:
+            # Until a person has repaired it, one that stopped is not worth another try
+            awaited = [each for each in dirty if not isinstance(errors.get(each), WriteBehindStoppedError)]
+            if not awaited or time.monotonic() > deadline:
+                break
             before = told["batches"]
-            for partition, _ in dirty:
-                drained = writebehind.drain(partition)
-                for name in told:
-                    told[name] += getattr(drained, name)
+            for partition in awaited:
+                self._drain_one(partition, told, errors)
             if not self._is_json:
                 self.stderr.write(f"{told['rows']} rows landed; {len(dirty)} partitions held writes")
-            if time.monotonic() > deadline:
-                break
             if told["batches"] == before:  # another worker is at it, or the database is away
                 time.sleep(LOOK_SECONDS)
-        left = len(writebehind.dirty_partitions())
-        self._say(f"{told['rows']} rows landed, {told['parked']} parked; {left} partitions hold writes")
-        return told | {"left": left}, not left
+        for partition in dirty:
+            if partition in errors:
+                self._say(f"{partition}: {errors[partition]}")
+        self._say(f"{told['rows']} rows landed, {told['parked']} parked; {len(dirty)} partitions hold writes")
+        left = {str(partition): str(errors.get(partition, "")) for partition in dirty}
+        return told | {"left": len(left), "partitions": left}, not left
+
+    @staticmethod
+    def _drain_one(partition: Partition, told: dict[str, int], errors: dict[Partition, Exception]) -> None:
+        """Land what stands in a partition, or note why not: the others may land nevertheless."""
+        try:
+            drained = writebehind.drain(partition)
+        except (RingCacheError, Error) as error:
+            errors[partition] = error
+            close_old_connections()  # one that broke would be used for ever
+            return
+        if drained.batches:
+            errors.pop(partition, None)
+        for name in told:
+            told[name] += getattr(drained, name)
 
     def _parked(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         found = [each for _, each in self._chosen(options | {"all": True, "ids": []})]
@@ -196,12 +222,17 @@ class Command(BaseCommand):
                 f"{fault.partition}: {fault.trouble}. The database has batch {fault.landed}; the queue "
                 + (f"has {opened} open, and holds batches {list(fault.standing)}" if opened else "is gone")
             )
-            keep = self._keep(fault, options)
+            keep, problem = self._keep(fault, options), None
             if keep is not None:
-                writebehind.repair(fault, keep=keep)
+                try:
+                    writebehind.repair(fault, keep=keep)
+                except WriteBehindError as error:
+                    keep, problem = None, str(error)
+                    self._say(problem)
             told.append(
                 {"partition": str(fault.partition), "trouble": str(fault.trouble), "landed": fault.landed}
                 | {"open": opened, "standing": list(fault.standing), "repaired": keep is not None}
+                | {"error": problem}
             )
         if not told:
             self._say("every queue is where its checkpoint says")
@@ -211,6 +242,12 @@ class Command(BaseCommand):
         """Return whether to land what stands, or to drop it; None: leave the queue stopped."""
         if options["keep"] or options["drop"]:
             return bool(options["keep"])
+        if fault.trouble is Trouble.DATABASE_IS_OLDER:
+            agrees = self._agrees(
+                "What the database lacks, the queue has dropped as landed: it is lost, unless you restore "
+                "the database to a later state. Land what stands in the queue on what there is?"
+            )
+            return True if agrees else None
         if not fault.standing:
             agrees = self._agrees("Nothing stands in it: what it held and had not landed is lost. Go on?")
             return True if agrees else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models, router
+from django.db import Error, models, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -26,6 +26,10 @@ from cachebackend.writebehind.queue import note_model, project_queue
 __all__ = ["WriteBehindManager"]
 
 M = TypeVar("M", bound=models.Model)
+#: What ``update_many`` takes: for each primary key the row's changes.
+Many: TypeAlias = Mapping[Any, Mapping[str, Any]] | Iterable[tuple[Any, Mapping[str, Any]]]
+#: A row of it: the key as it was given, its changes, and what travels of them.
+Asked: TypeAlias = tuple[Any, Mapping[str, Any], RowWrite]
 #: Rows that one script call folds.
 _ROWS_A_CALL = 1000
 
@@ -81,23 +85,27 @@ class WriteBehindManager(Generic[M]):
         outcomes = await self._arun([self.rows.change(pk, changes)])
         await self._asettle(outcomes, pk, changes)
 
-    def update_many(self, changes: Mapping[Any, Mapping[str, Any]]) -> None:
+    def update_many(self, changes: Many) -> None:
         """Queue changes of many rows, in one round trip to all queue nodes.
 
+        In one more for each further 1,000 rows of a partition, so that no script runs for long.
+
         Args:
-            changes: For each primary key what ``update`` takes.
+            changes: For each primary key what ``update`` takes; a mapping, or pairs.
 
         Raises:
-            WriteBehindRefusedError: A change cannot be taken; nothing was queued.
+            WriteBehindRefusedError: A change cannot be taken, or a row is named twice;
+                nothing was queued.
             WriteBehindPartialError: Some rows were not taken; it says which and why.
         """
-        writes = self._changes(changes)
-        self._settle_many(self._run(list(writes.values())), writes)
+        asked = self._asked(changes)
+        self._settle_many(self._run([write for _, _, write in asked]), asked)
 
-    async def aupdate_many(self, changes: Mapping[Any, Mapping[str, Any]]) -> None:
+    async def aupdate_many(self, changes: Many) -> None:
         """Queue changes of many rows, as ``update_many``."""
-        writes = self._changes(changes)
-        self._settle_many(await self._arun(list(writes.values())), writes)
+        asked = self._asked(changes)
+        if errors := await self._arun([write for _, _, write in asked]):
+            await sync_to_async(self._settle_many)(errors, asked)
 
     def create(self, **values: Any) -> M:
         """Queue a new row and return it as it will be; the fields left out have their defaults.
@@ -166,12 +174,13 @@ class WriteBehindManager(Generic[M]):
         """Return what is queued of a row, as ``pending``."""
         return await sync_to_async(self.pending)(pk)
 
-    def _changes(self, changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, RowWrite]:
-        writes = {pk: self.rows.change(pk, each) for pk, each in changes.items()}
-        if len({write.row for write in writes.values()}) < len(writes):
-            message = f"{self.model.__name__}.behind.update_many() was given one row under two keys"
+    def _asked(self, changes: Many) -> list[Asked]:
+        pairs = changes.items() if isinstance(changes, Mapping) else changes
+        asked = [(pk, each, self.rows.change(pk, each)) for pk, each in pairs]
+        if len({write.row for _, _, write in asked}) < len(asked):
+            message = f"{self.model.__name__}.behind.update_many() was given one row twice"
             raise WriteBehindRefusedError(message)
-        return writes
+        return asked
 
     def _run_one(self, write: RowWrite) -> dict[bytes, Exception]:
         folded = project_queue().fold_one(self.rows.partition(write.row), write)
@@ -227,21 +236,28 @@ class WriteBehindManager(Generic[M]):
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
     ) -> None:
         for error in errors.values():
-            if changes is None or not self._may_write_through(error, changes):
-                raise error
-            if not self._write_through(pk, changes):
+            if changes is None or not self._is_written_through(error, pk, changes):
                 raise error
 
     async def _asettle(self, errors: Mapping[bytes, Exception], pk: Any, changes: Mapping[str, Any]) -> None:
         if errors:
             await sync_to_async(self._settle)(errors, pk, changes)
 
-    @staticmethod
-    def _settle_many(errors: Mapping[bytes, Exception], writes: Mapping[Any, RowWrite]) -> None:
-        if errors:
-            raise WriteBehindPartialError(
-                {pk: errors[write.row] for pk, write in writes.items() if write.row in errors}
-            )
+    def _settle_many(self, errors: Mapping[bytes, Exception], asked: Iterable[Asked]) -> None:
+        left: dict[Any, Exception] = {}
+        for pk, changes, write in asked:
+            if (error := errors.get(write.row)) is not None:
+                try:
+                    if not self._is_written_through(error, pk, changes):
+                        left[pk] = error
+                except Error as refused:  # the database's, of this row: the others' fate is told too
+                    left[pk] = refused
+        if left:
+            raise WriteBehindPartialError(left)
+
+    def _is_written_through(self, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
+        """Write what was not taken to the database, if the settings say so; return whether it is there."""
+        return self._may_write_through(error, changes) and self._write_through(pk, changes)
 
     def _may_write_through(self, error: Exception, changes: Collection[str]) -> bool:
         """Return whether the settings send a write that was not taken to the database."""

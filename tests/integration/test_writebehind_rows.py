@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -15,7 +15,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DataError, OperationalError, connection, connections, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Least
 from django.test import override_settings
@@ -160,10 +160,13 @@ def test_many_rows_in_one_call(meter: Meter) -> None:
         Meter.behind.update_many({row.pk: {"count": F("count") + 3, "label": "x"} for row in rows})
         with pytest.raises(WriteBehindRefusedError, match="not written behind"):
             Meter.behind.update_many({meter.pk: {"count": 1}, rows[0].pk: {"id": 1}})
-        with pytest.raises(WriteBehindRefusedError, match="one row under two keys"):
+        with pytest.raises(WriteBehindRefusedError, match="one row twice"):
             Meter.behind.update_many({meter.pk: {"count": 1}, str(meter.pk): {"count": 2}})
+        with pytest.raises(WriteBehindRefusedError, match="one row twice"):
+            Meter.behind.update_many([(meter.pk, {"count": 1}), (meter.pk, {"count": 2})])
+        Meter.behind.update_many((row.pk, {"level": 4}) for row in rows)
         land()
-    assert set(Meter.objects.exclude(pk=meter.pk).values_list("count", "label")) == {(3, "x")}
+    assert set(Meter.objects.exclude(pk=meter.pk).values_list("count", "label", "level")) == {(3, "x", 4)}
     assert Meter.objects.get(pk=meter.pk).count == 0
 
 
@@ -208,6 +211,27 @@ def test_sums_of_counters_may_overtake_a_full_queue(meter: Meter, monkeypatch: p
             Meter.behind.update(uuid7(), count=F("count") + 5)
 
 
+def test_of_many_rows_those_overtake_that_may(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
+) -> None:
+    """Each as a single write would; what may not, is not there, or is refused is told for each row."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    one, other, large = Meter.objects.bulk_create([Meter(), Meter(), Meter(count=2**63 - 1)])
+    nobody = uuid7()
+    with one_partition(high_water=1, on_full="write_through"):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindPartialError) as caught:
+            asked = {pk: {"count": F("count") + 5} for pk in (meter.pk, one.pk, large.pk, nobody)}
+            call(Meter.behind, "update_many", asked | {other.pk: {"label": "x"}})
+        errors = {pk: type(error) for pk, error in caught.value.errors.items()}
+        assert errors == {large.pk: DataError, nobody: WriteBehindFullError, other.pk: WriteBehindFullError}
+        assert Meter.objects.get(pk=one.pk).count == 5
+        call(Meter.behind, "update_many", [(one.pk, {"count": F("count") + 1})])
+        assert Meter.objects.get(pk=one.pk).count == 6
+        land()
+    assert Meter.objects.get(pk=meter.pk).count == 6
+
+
 def test_a_sum_may_overtake_a_queue_that_is_away(
     meter: Meter, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,11 +245,12 @@ def test_a_sum_may_overtake_a_queue_that_is_away(
             with pytest.raises(WriteBehindUnknownError, match="not known"):
                 Meter.behind.update(meter.pk, count=F("count") + 100)
             Meter.behind.update(meter.pk, count=F("count") + 10)
+            Meter.behind.update_many({meter.pk: {"count": F("count") + 20}})
         finally:
             restart_queue(services)
-        assert Meter.objects.get(pk=meter.pk).count == 10
+        assert Meter.objects.get(pk=meter.pk).count == 30
         land()
-        assert Meter.objects.get(pk=meter.pk).count == 11
+        assert Meter.objects.get(pk=meter.pk).count == 31
 
 
 def test_fsync_acknowledges_what_is_on_the_disk(meter: Meter, services: Services) -> None:

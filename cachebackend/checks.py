@@ -17,6 +17,8 @@ from cachebackend.invalidation.dependents import dependents_of, watched_models
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
+from cachebackend.writebehind import WriteBehindManager
+from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
     "check_managers",
@@ -25,6 +27,7 @@ __all__ = [
     "check_strict_sentinels",
     "check_trigger_databases",
     "check_triggers_app",
+    "check_write_behind_fields",
     "check_write_behind_settings",
     "register_checks",
 ]
@@ -39,6 +42,7 @@ def register_checks() -> None:
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
+    register(Tags.models)(check_write_behind_fields)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -135,6 +139,22 @@ def check_trigger_databases(**_: Any) -> list[CheckMessage]:
         for using in [router.db_for_write(model)]
         for fault in [_trigger_fault(using)]
         if fault
+    ]
+
+
+def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
+    """ringcache.E005: a ``WriteBehindManager`` names what is no column, or one that cannot travel."""
+    return [
+        Error(
+            fault,
+            hint="WriteBehindManager(fields=[…]) names columns of the model's own table.",
+            obj=model,
+            id="ringcache.E005",
+        )
+        for model in behind_models()
+        for manager in vars(model).values()
+        if isinstance(manager, WriteBehindManager)
+        for fault in manager.rows.faults()
     ]
 
 

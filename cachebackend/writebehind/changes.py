@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -144,6 +144,14 @@ class Rows:
         """Return every field that a batch may hold of a row."""
         columns = [column_of(row, field) for field in self.columns if not field.primary_key]
         return [row + _SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the fields that were named, a sentence each; the first use raises it."""
+        for name in self._names:
+            try:
+                _managed_field(self.model, name)
+            except (ImproperlyConfigured, WriteBehindRefusedError) as error:
+                yield str(error)
 
     def are_counters(self, changes: Iterable[str]) -> bool:
         """Return whether these fields are only ever added to, so that no write of them can come too early."""

@@ -9,11 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import models
 from django.db.models import F
+from django.test.utils import isolate_apps
 
-from cachebackend import uuid7, writebehind
+from cachebackend import WriteBehindManager, checks, uuid7, writebehind
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.models import ParkedWrite
+from cachebackend.writebehind import queue
 from cacheproject.demo.models import Article
 from tests.integration.test_writebehind_rows import land, one_partition
 from tests.shop.models import Everything, Meter, Stamped, Tag, Target
@@ -45,6 +48,11 @@ VALUES: dict[str, list[Any]] = {
     "target_id": ["t\\1", None],
     "odd": ["a"],
 }
+
+
+class LowerCaseField(models.TextField):  # type: ignore[type-arg]  # generic to mypy only
+    def get_prep_value(self, value: Any) -> Any:
+        return value and value.lower()
 
 
 def told(row: Any, name: str) -> str:
@@ -106,3 +114,26 @@ def test_long_decimals_read_as_they_land() -> None:
     assert Meter.behind.get(meter.pk).total == Decimal("12345678901234567890123456789012345.68")
     land()
     assert Meter.objects.get().total == Decimal("12345678901234567890123456789012345.68")
+
+
+def test_a_misspelt_field_is_told_by_the_system_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that cannot travel; not only when somebody first writes."""
+    monkeypatch.setattr(queue, "_models", list(queue._models))
+    assert checks.check_write_behind_fields() == []
+    with isolate_apps("tests.shop"):
+
+        class Wrong(models.Model):
+            body = LowerCaseField()
+
+            behind = WriteBehindManager["Wrong"](fields=["body", "nope", "id"])
+
+            class Meta:
+                app_label = "shop"
+
+        found = checks.check_write_behind_fields()
+    assert [(message.id, message.obj) for message in found] == [("ringcache.E005", Wrong)] * 3
+    assert [message.msg.partition(": ")[2] for message in found] == [
+        "a LowerCaseField stores its values in its own way; write it with save()",
+        "'nope' is not a column that can be written behind",
+        "'id' is not a column that can be written behind",
+    ]

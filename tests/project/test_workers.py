@@ -1,0 +1,174 @@
+"""Workers as they are run: a process of Celery's with beat, a real broker, and a drain that is held up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from django.conf import settings
+from django.db import connection, connections
+from django.db.models import F
+from django.test import override_settings
+from django.utils import timezone
+
+from cachebackend import writebehind
+from cacheproject.demo.models import Article
+from cacheproject.launch import MANAGE
+from cacheproject.services import Services, die_with
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+#: Seconds between two ticks here, and until a test gives up.
+INTERVAL, PATIENCE = 0.1, 60.0
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row."""
+    return Article.objects.create(slug="first", title="First")
+
+
+@pytest.fixture
+def broker(services: Services) -> Iterator[redis.Redis]:
+    """The broker, with nothing in it before and after."""
+    with redis.Redis.from_url(str(services.broker_url)) as client:
+        client.delete("celery")
+        yield client
+        client.delete("celery")
+
+
+class Worker:
+    """A worker with one slot, and beat, on the test's own database."""
+
+    def __init__(self, pool: str, log: Path) -> None:
+        self._log = log
+        database = connection.settings_dict
+        environment = {
+            "DATABASE_URL": f"postgres://postgres@127.0.0.1:{database['PORT']}/{database['NAME']}",
+            "CELERY_WORKER_POOL": pool,
+            "WRITE_BEHIND_FLUSH_INTERVAL": str(INTERVAL),
+        }
+        command = "-m celery --quiet -A cacheproject worker -c 1 -l info -B --scheduler celery.beat.Scheduler"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *command.split(), "--without-gossip", "--without-mingle"],
+                cwd=MANAGE.parent,
+                env=os.environ | environment | {"DJANGO_SETTINGS_MODULE": "cacheproject.settings"},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509  # it only makes a system call
+            )
+
+    def said(self, words: str) -> int:
+        """Return how often its log says something."""
+        return self._log.read_text().count(words)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        waits = threading.Event()
+        for _ in range(int(PATIENCE / INTERVAL)):
+            if is_so():
+                return
+            assert self.process.poll() is None, self._log.read_text()
+            waits.wait(INTERVAL)
+        pytest.fail(self._log.read_text())
+
+
+@contextlib.contextmanager
+def running(pool: str, log: Path) -> Iterator[Worker]:
+    worker = Worker(pool, log)
+    try:
+        yield worker
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+
+@contextlib.contextmanager
+def held(article: Article) -> Iterator[Callable[[], None]]:
+    """Lock a row, so that the drain that changes it waits; what is yielded lets it go."""
+    other = connections.create_connection("default")
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM demo_article WHERE id = %s FOR UPDATE", [article.pk])
+        yield other.rollback
+    finally:
+        other.close()
+
+
+def is_held() -> bool:
+    """Whether a drain waits for the row."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def views(article: Article) -> int:
+    article.refresh_from_db()
+    return article.views
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_is_told_to_stop_finishes_its_batch(
+    article: Article, broker: redis.Redis, tmp_path: Path, pool: str
+) -> None:
+    """Its drain is under way: it lands, and then the worker ends of itself."""
+    Article.behind.update(article.pk, views=F("views") + 1)
+    with held(article) as let_go, running(pool, tmp_path / "log") as worker:
+        worker.until(is_held)
+        worker.process.terminate()
+        worker.until(lambda: worker.said("Warm shutdown") > 0)
+        assert views(article) == 0
+        let_go()
+        assert worker.process.wait(PATIENCE) == 0
+    assert views(article) == 1
+    assert writebehind.dirty_partitions() == []
+
+
+def test_drains_that_are_slower_than_ticks_do_not_pile_up(
+    article: Article, broker: redis.Redis, tmp_path: Path
+) -> None:
+    """What could not start in its time is thrown away by the worker, and not run when it is free again."""
+    Article.behind.update(article.pk, views=F("views") + 1)
+    with held(article) as let_go, running("prefork", tmp_path / "log") as worker:
+        worker.until(is_held)
+        before = worker.said("Sending due task workers.tick")
+        worker.until(lambda: worker.said("Sending due task workers.tick") > before + 30)
+        let_go()
+        worker.until(lambda: worker.said("Discarding revoked task: workers.tasks.tick") >= 20)
+        worker.until(lambda: int(broker.llen("celery")) <= 2)  # type: ignore[arg-type]  # blocking, so an int
+        ran = worker.said("Task workers.tasks.drain[")
+    assert views(article) == 1
+    assert ran < 20
+
+
+def test_celery_carries_a_drain_for_a_partition_and_not_one_for_a_write(
+    article: Article, broker: redis.Redis
+) -> None:
+    """It expires after two intervals: by then others were sent."""
+    from workers.tasks import tick
+
+    for _ in range(50):
+        Article.behind.update(article.pk, views=F("views") + 1)
+    with override_settings(WRITE_BEHIND=settings.WRITE_BEHIND | {"flush_interval": 30.0}):
+        before = timezone.now()
+        assert tick() == 1
+    [message] = broker.lrange("celery", 0, -1)  # type: ignore[misc]  # blocking, so a list
+    headers = json.loads(message)["headers"]
+    assert headers["task"] == "workers.tasks.drain"
+    expires = datetime.fromisoformat(headers["expires"])
+    assert before + timedelta(seconds=60) <= expires <= timezone.now() + timedelta(seconds=60)

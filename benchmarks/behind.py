@@ -1,7 +1,9 @@
 """What write-behind costs and gains: queueing and draining beside what people do today, in one run.
 
 ``python -m benchmarks.behind`` prints a table; ``--json`` one object; ``--outage SECONDS``
-stops Postgres for so long under load instead. Exits with 1 if a ratio is below what is required.
+stops Postgres for so long instead, under load and with a worker that ticks, as
+``manage.py writebehind status`` tells it. Exits with 1 if a ratio is below what is required,
+or a write was lost.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.herd import set_up
+from cacheproject.launch import MANAGE, celery_worker
 from cacheproject.services import Services
 
 ROUNDS, CALLS, ROWS = 5, 400, 20_000
@@ -24,6 +28,8 @@ MILLION, HOT_ROWS = 1_000_000, 1_000
 REQUIRED = {"save": 8.0, "upsert": 4.0, "bulk_create": 4.0}
 #: Writes a second that land when each of 20,000 rows is written five times.
 REQUIRED_COALESCED = 400_000
+#: For so long the load and the worker run before Postgres is stopped; between two looks at the queue.
+WARM_SECONDS, LOOK_SECONDS = 5.0, 0.05
 UPSERT = (
     "INSERT INTO demo_article (id, slug, title, body, price, views, updated) "
     "VALUES (%s, %s, 't', '', 0, 1, now()) "
@@ -179,7 +185,6 @@ def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]
     from django.db.models import F
 
     from cachebackend import writebehind
-    from cachebackend.writebehind import drains as drains_module
     from cacheproject.demo.models import Article
 
     sent, done = [0], threading.Event()
@@ -189,31 +194,50 @@ def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]
             Article.behind.update(keys[sent[0] % len(keys)], views=F("views") + 1)
             sent[0] += 1
 
+    def wait_for_landing(since: float) -> float:
+        """Return the seconds until nothing waits that came before a moment."""
+        begun = time.perf_counter()
+        while any(oldest < since for _, oldest in writebehind.dirty_partitions()):
+            time.sleep(LOOK_SECONDS)
+        return time.perf_counter() - begun
+
     before = sum(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
-    writer = threading.Thread(target=load)
-    writer.start()
-    time.sleep(1.0)
-    services.kill("postgres")
-    time.sleep(length)
-    waiting = {"changes": 0, "oldest_seconds": 0.0}
-    for status in writebehind.partition_statuses():
-        waiting["changes"] += status.fields
-        waiting["oldest_seconds"] = max(waiting["oldest_seconds"], status.oldest_seconds)
-    services.restart("postgres")
+    with celery_worker():
+        writer = threading.Thread(target=load)
+        writer.start()
+        time.sleep(WARM_SECONDS)
+        services.kill("postgres")
+        time.sleep(length)
+        away = status()
+        services.restart("postgres")
+        catching_up = wait_for_landing(time.time())
+        done.set()
+        writer.join()
+        wait_for_landing(time.time())
     connections.close_all()
-    drains_module._backoff.answered("default")
-    catching_up = seconds(lambda: [writebehind.drain(one) for one in writebehind.seal_dirty()])
-    done.set()
-    writer.join()
-    drain_all()
     after = sum(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
     return {
         "seconds_away": length,
-        "waiting": waiting,
+        "status_while_away": {name: away[name] for name in ("waiting", "oldest_seconds", "well", "faults")},
+        "status_afterwards": {name: status()[name] for name in ("waiting", "parked", "well")},
         "acknowledged": sent[0],
         "landed": after - before,
         "catching_up_seconds": round(catching_up, 3),
     }
+
+
+def status() -> dict[str, Any]:
+    """Return what ``manage.py writebehind status`` tells."""
+    told = subprocess.run(
+        [sys.executable, str(MANAGE), "writebehind", "status", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not told.stdout:
+        raise RuntimeError(told.stderr)
+    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import django
 from cacheproject.services import Services, die_with
 
 __all__ = [
+    "MANAGE",
     "call_after_setup",
     "celery_worker",
     "end_by_interrupt",

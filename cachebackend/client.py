@@ -210,8 +210,11 @@ class RingClient(_Client):
         self.context.drop_near((key,))
         if reply.__class__ is bytes:
             return True
-        async with Later():
-            return was_stored(self.context, node, key, reply)
+        with Later() as later:
+            try:
+                return was_stored(self.context, node, key, reply)
+            finally:
+                await later.make_calls()
 
     @property
     def _is_alone(self) -> bool:

@@ -60,31 +60,37 @@ class Later:
 
     What nodes miss is kept by a database. What threads, or tasks that outlive the block, have to
     keep, they keep at once.
+
+    Attributes:
+        calls: What ``make_calls`` is to be awaited for; None: the block has ended.
     """
 
+    __slots__ = ("_thread", "_token", "calls")
     _mine: ContextVar[Later | None] = ContextVar("later", default=None)
 
-    def __init__(self) -> None:
+    def __enter__(self) -> Later:
         self._thread = threading.get_ident()
-        self._calls: list[Callable[[], None]] | None = []
-
-    async def __aenter__(self) -> None:
+        self.calls: list[Callable[[], None]] | None = []
         self._token = self._mine.set(self)
+        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._mine.reset(self._token)
-        calls, self._calls = self._calls, None
-        if calls:
-            await asyncio.gather(*[asyncio.to_thread(call) for call in calls])
+        self.calls = None
+
+    async def make_calls(self) -> None:
+        """Have everything called, and return when it was."""
+        calls, self.calls = self.calls or [], None
+        await asyncio.gather(*[asyncio.to_thread(call) for call in calls])
 
     @classmethod
     def call(cls, work: Callable[[], None]) -> None:
         """Call a function: at once, or in such a block when it ends."""
         mine = cls._mine.get()
-        if mine is None or mine._calls is None or mine._thread != threading.get_ident():
+        if mine is None or mine.calls is None or mine._thread != threading.get_ident():
             work()
         else:
-            mine._calls.append(work)
+            mine.calls.append(work)
 
 
 def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
@@ -107,7 +113,7 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
     lost: _Lost = {}
-    async with Later():
+    with Later() as later:
         try:
             effect = next(operation)
             while True:
@@ -120,6 +126,9 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            if later.calls:
+                await later.make_calls()
 
 
 def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:

@@ -304,7 +304,7 @@ def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
 ) -> None:
     """Whichever of them a process of either deploy calls so: rows tell them apart by where they are."""
     key, leaving = moved(replaced)[0], replaced["leaving"]
-    left = replaced["before"].client.nodes[0].place
+    entered = replaced["after"].client.nodes[0].place
     replaced["before"].set(key, "old", None)
     replaced["after"].set(key, "new", None)
     options = leaving.client.context.options
@@ -313,11 +313,11 @@ def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
         "OPTIONS": {"leaving": [node.setting for node in options.leaving]},
     }
     with override_settings(CACHES=settings.CACHES | {"default": block}):
-        owing({"default": []}, node=left).save()
+        owing({"default": []}, node=entered).save()
         OutboxRow.objects.update(created=Now() - timedelta(minutes=1))
         assert relay().rows == 1
-    assert replaced["before"].get(key) is None
-    assert replaced["after"].get(key) == "new"
+    assert replaced["after"].get(key) is None
+    assert replaced["before"].get(key) == "old"
 
 
 def test_errors_tell_two_servers_of_one_name_apart(replaced: dict[str, RingCache]) -> None:

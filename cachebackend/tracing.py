@@ -11,9 +11,14 @@ span                     what it spans
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-__all__ = ["span"]
+__all__ = ["begin", "span"]
+
+
+def _nothing() -> None: ...
+
 
 try:
     from opentelemetry import trace
@@ -23,12 +28,27 @@ except ImportError:
         """Return nothing to enter."""
         return nullcontext()
 
+    def begin(name: str) -> Callable[[], None]:
+        """Begin nothing; return what ends it."""
+        return _nothing
+
 else:
     _tracer = trace.get_tracer("cachebackend")
 
+    def _is_listened_to() -> bool:
+        """Return whether the site has set a provider; a tracer takes microseconds to find that out."""
+        return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
     def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
         """Return a span to enter; it is a child of the one that is current."""
-        # Until the site sets a provider there is nobody to tell, which a tracer takes microseconds to find
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            return nullcontext()
-        return _tracer.start_as_current_span(name, attributes=attributes)
+        return (
+            _tracer.start_as_current_span(name, attributes=attributes) if _is_listened_to() else nullcontext()
+        )
+
+    def begin(name: str) -> Callable[[], None]:
+        """Begin a span; return what ends it.
+
+        It is never the current one, for the steps of an operation may take turns with another's,
+        and then the one would end what the other has begun.
+        """
+        return _tracer.start_span(name).end if _is_listened_to() else _nothing

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -61,7 +60,7 @@ from cachebackend.protocol.reading import (
 )
 from cachebackend.protocol.swapping import PutNew, take
 from cachebackend.protocol.writing import delete
-from cachebackend.tracing import span
+from cachebackend.tracing import begin
 
 __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
 
@@ -83,24 +82,23 @@ class _Waiting:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._next = FIRST_WAIT_SECONDS
-        self._span: AbstractContextManager[object] | None = None
+        self._end_span: Callable[[], None] | None = None
 
     def pause(self) -> Sleep:
         """Return the next pause; the first one is counted."""
         if self._next == FIRST_WAIT_SECONDS:
             self._context.stats.cell.lease_waits += 1
-        if self._span is None:
-            self._span = span("ringcache.fill_wait")
-            self._span.__enter__()
+        if self._end_span is None:
+            self._end_span = begin("ringcache.fill_wait")
         seconds = self._next * (0.5 + self._context.clock.random())
         self._next = min(2 * self._next, LONGEST_WAIT_SECONDS)
         return Sleep(seconds)
 
     def over(self) -> None:
         """End the span of the pauses so far, if there were any."""
-        if self._span is not None:
-            self._span.__exit__(None, None, None)
-            self._span = None
+        if self._end_span is not None:
+            self._end_span()
+            self._end_span = None
 
 
 @dataclass(slots=True)

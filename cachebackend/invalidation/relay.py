@@ -120,10 +120,9 @@ class _Left:
         self._nodes = {(alias, node) for alias, node in cleared if not clear_node(alias, node)}
         self.deleted = sum(len(owed) - len(self._keys[alias]) for alias, owed in keys.items())
         self.to_clear: set[tuple[str, str]] = set()
-        for alias, owed in self._keys.items():
-            nodes, others = nodes_to_clear(alias, owed)
+        for alias, left in self._keys.items():
+            nodes, self._keys[alias] = nodes_to_clear(alias, left)
             self.to_clear.update((alias, node) for node in nodes)
-            self._keys[alias] = others
 
     def lets_go(self, row: Any) -> bool:
         """Return whether a row is to be dropped: all that it owes is confirmed, or another row owes it."""

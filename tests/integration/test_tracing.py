@@ -21,12 +21,13 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 @pytest.fixture(scope="module")
-def exporter() -> InMemorySpanExporter:
-    """What the process exports from now on: a provider can be set only once."""
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """What the process exports: a provider can be set only once, so these tests come once a run."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    return exporter
+    yield exporter
+    provider.shutdown()  # or all that comes after would be kept
 
 
 @pytest.fixture

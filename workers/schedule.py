@@ -13,7 +13,8 @@ def beat_schedule(
     """Return the entries for ``CELERY_BEAT_SCHEDULE``.
 
     Args:
-        flush_interval: Seconds between two looks for queued writes.
+        flush_interval: Seconds between two looks for queued writes: that of ``WRITE_BEHIND``,
+            which cannot be read from here while the settings are.
         relay_interval: Seconds between two looks for invalidations that were left undone.
         audit_interval: Seconds between two audits of what is cached; None: no audits.
     """

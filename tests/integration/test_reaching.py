@@ -213,6 +213,7 @@ class TestTLS:
             own_services.resume("guarded")
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])  # where what a node missed is kept
 class TestSentinel:
     """A node that sentinels watch."""
 

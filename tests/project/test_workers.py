@@ -90,7 +90,7 @@ def running(pool: str, log: Path) -> Iterator[Worker]:
     try:
         yield worker
     finally:
-        worker.process.kill()
+        os.killpg(worker.process.pid, signal.SIGKILL)  # its beat, which is a process of its own, too
         worker.process.wait()
 
 

@@ -36,6 +36,7 @@ from cachebackend.protocol.queueing import (
     seal,
     seal_many,
     sync,
+    sync_fault,
 )
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
 from cachebackend.protocol.scanning import all_cursors, scan
@@ -113,6 +114,7 @@ __all__ = [
     "set_many_by_lease",
     "sweep",
     "sync",
+    "sync_fault",
     "touch",
     "ttl",
     "unquarantine",

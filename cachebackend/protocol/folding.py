@@ -116,8 +116,11 @@ def found_of(
 ) -> Folded | None:
     """Return what became of a partition's rows; None if another batch is open than was thought."""
     node = queue.ring.owner(partition.name)
+    taken, *synced = replies
     try:
-        reply, *synced = [checked(reply) for reply in replies]
+        reply = checked(taken)
+        if synced and isinstance(synced[0], NodeUnavailableError):
+            raise synced[0]
     except NodeUnavailableError as error:
         return Folded(error=_unknown(error) if error.was_sent else error)
     except NodeReplyError as error:
@@ -129,8 +132,10 @@ def found_of(
         codes: Sequence[bytes] = [OK] * count
     else:
         queue.opened[node, partition], *codes = reply
-    if synced and synced[0][0] < 1:
-        message = f"node {queue.options.all_nodes[node].name!r} took the write but not to its disk in time"
+    if synced and (isinstance(synced[0], NodeReplyError) or synced[0][0] < 1):
+        why = synced[0] if isinstance(synced[0], NodeReplyError) else "not in time"
+        name = queue.options.all_nodes[node].name
+        message = f"node {name!r} took the write, but did not tell that it is on its disk: {why}"
         return Folded(error=WriteBehindUnknownError(message))
     return Folded(codes)
 

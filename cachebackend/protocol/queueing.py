@@ -35,6 +35,7 @@ __all__ = [
     "renumber",
     "seal",
     "sync",
+    "sync_fault",
 ]
 
 _SEAL = Script("cachebackend.protocol", "seal")
@@ -170,7 +171,7 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     name = queue.options.all_nodes[node].name
     if isinstance(replies[-1], NodeReplyError):
         message = (
-            f"queue node {name!r}: {replies[-1]}; turn its append-only file on, "
+            f"queue node {name!r} {_no_sync(replies[-1])}, "
             "or set WRITE_BEHIND['durability'] to 'memory' if its writes may be lost with it"
         )
         raise WriteBehindError(message) from replies[-1]
@@ -178,6 +179,30 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
         message = f"queue node {name!r} did not get its file to the disk within {FSYNC_MS} ms"
         raise WriteBehindError(message)
     yield Send([(node, (b"HSET", partition.meta, b"synced", number)) for partition, number in sealed.items()])
+
+
+def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
+    """Return why a node could not tell when its file is on its disk; None if it can.
+
+    Raises:
+        NodeUnavailableError: The node did not answer.
+    """
+    [reply] = yield Send([(node, (b"WAITAOF", 0, 0, 1))])  # asks for nothing, so nothing is waited for
+    if isinstance(reply, NodeReplyError):
+        return _no_sync(reply)
+    checked(reply)
+    return None
+
+
+def _no_sync(error: NodeReplyError) -> str:
+    """Return what a node cannot do that answered WAITAOF so, and what to do about it."""
+    if "unknown command" in str(error):
+        way_out = "a queue node must be Redis 7.2 or later, or Valkey"
+    elif error.code == "NOPERM":
+        way_out = "let its user call WAITAOF"
+    else:
+        way_out = "turn its append-only file on"
+    return f"cannot tell when its file is on its disk ({error}); {way_out}"
 
 
 def contents(

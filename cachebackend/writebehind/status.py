@@ -110,18 +110,20 @@ def partition_statuses() -> list[PartitionStatus]:
 
 
 def node_faults() -> list[str]:
-    """Return what is wrong with the queue nodes' own settings, a sentence each with what to set."""
+    """Return what is wrong with the queue nodes, a sentence each with what to do about it."""
     client = project_queue()
+    durability = client.options.durability
     faults = []
     for index, node in enumerate(client.options.all_nodes):
         try:
             settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
+            found = list(_faults(settings, durability))
+            if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
+                found.append(fault)
         except RingCacheError as error:
             faults.append(str(error))
             continue
-        faults += [
-            f"queue node {node.name!r} {fault}" for fault in _faults(settings, client.options.durability)
-        ]
+        faults += [f"queue node {node.name!r} {fault}" for fault in found]
     return faults
 
 

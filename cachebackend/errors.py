@@ -12,6 +12,7 @@ __all__ = [
     "NodeUnavailableError",
     "RecordError",
     "RingCacheError",
+    "WriteBehindDamagedError",
     "WriteBehindError",
     "WriteBehindFullError",
     "WriteBehindPartialError",
@@ -75,6 +76,10 @@ class CodecError(RingCacheError):
 
 class WriteBehindError(RingCacheError):
     """A write-behind operation failed."""
+
+
+class WriteBehindDamagedError(WriteBehindError):
+    """A queue holds what no write puts there."""
 
 
 class WriteBehindRefusedError(WriteBehindError):

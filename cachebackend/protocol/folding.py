@@ -10,6 +10,7 @@ from cachebackend.effects import Argument, Command, Operation, Reply, Script, Se
 from cachebackend.errors import (
     NodeReplyError,
     NodeUnavailableError,
+    WriteBehindDamagedError,
     WriteBehindUnknownError,
 )
 from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
@@ -21,6 +22,8 @@ _FOLD = Script("cachebackend.protocol", "fold")
 OK = b"ok"
 #: Milliseconds that a node may take to have its file on the disk; it does so once a second.
 FSYNC_MS = 1500
+#: How often writes are sent again of which none was folded: another batch was open than was thought.
+_TRIES = 100
 
 #: Row and column as the opening of a field's name, the kind of change, and its value.
 Change: TypeAlias = tuple[bytes, bytes, Argument]
@@ -64,7 +67,9 @@ def fold(
     """
     results = [Folded()] * len(writes)
     left = list(range(len(writes)))
-    while left:
+    idle = 0
+    while left and idle < _TRIES:
+        idle += 1
         calls = []
         for at in left:
             partition, rows = writes[at]
@@ -77,10 +82,14 @@ def fold(
             codes = results[at].codes
             found = found_of(queue, partition, len(rows) - len(codes), mine)
             if found is not None:
+                idle = 0 if found.codes else idle
                 results[at] = Folded([*codes, *found.codes], found.error)
             if found is None or (found.error is None and len(results[at].codes) < len(rows)):
                 again.append(at)
         left = again
+    for at in left:
+        message = f"the queue of {writes[at][0]} is damaged: what it says is open takes no writes"
+        results[at] = Folded(results[at].codes, WriteBehindDamagedError(message))
     return results
 
 

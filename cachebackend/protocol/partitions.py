@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ __all__ = ["DIRTY", "Partition", "QueueContext", "checked"]
 
 #: Each node's sorted set of partitions that hold writes, by the time of the oldest.
 DIRTY = b"wb:dirty"
+_NAME = re.compile(r"([\w.]+):([0-9]{1,4})")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Partition:
         return f"{self.label}:{self.number}".encode()
 
     @classmethod
-    def named(cls, name: bytes) -> Partition:
-        """Return the partition that a node calls by this name."""
-        label, _, number = name.decode().rpartition(":")
-        return cls(label, int(number))
+    def named(cls, name: bytes) -> Partition | None:
+        """Return the partition that a node calls by this name; None if it is no such name."""
+        parts = _NAME.fullmatch(name.decode(errors="replace"))
+        return cls(parts[1], int(parts[2])) if parts else None
 
     @cached_property
     def meta(self) -> bytes:

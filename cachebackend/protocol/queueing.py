@@ -13,12 +13,13 @@ the same seals. The seal of the last batch that landed stands until the next one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
-from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindError
+from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError, WriteBehindError
 from cachebackend.protocol.folding import FSYNC_MS
 from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
 
@@ -47,6 +48,11 @@ _RENUMBER = Script("cachebackend.protocol", "renumber")
 SCAN_COUNT = 5000
 #: Fields that one script reads; Lua's stack has room for 8000.
 PENDING_FIELDS = 4000
+#: Batches that may stand at once: more than any queue has fields for.
+MOST_BATCHES = 1_000_000
+_BORN = re.compile(rb"[0-9a-f]{1,32}")
+#: A number that Lua has whole.
+_NUMBER = re.compile(rb"0|[1-9][0-9]{0,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,8 @@ def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
         if not isinstance(reply, RingCacheError):
             for name, score in _pairs(reply):
                 partition, since = Partition.named(name), float(score) / 1000
-                found[partition] = min(since, found.get(partition, since))
+                if partition is not None:
+                    found[partition] = min(since, found.get(partition, since))
     return found
 
 
@@ -268,26 +275,60 @@ def places(
             found[partition][node] = meta
         elif meta:
             standing.append((node, partition, dict(_pairs(meta))))
-    sizes = [(node, (b"HLEN", partition.batch(int(meta[b"open"])))) for node, partition, meta in standing]
+    known: list[tuple[int, Partition, Place]] = []
+    for node, partition, meta in standing:
+        try:
+            known.append((node, partition, _place(node, partition, meta)))
+        except WriteBehindDamagedError as error:
+            found[partition][node] = error
+    sizes = [(node, (b"HLEN", partition.batch(place.opened))) for node, partition, place in known]
     replies = (yield Send(sizes)) if sizes else []
-    for (node, partition, meta), size in zip(standing, replies, strict=True):
+    for (node, partition, place), size in zip(known, replies, strict=True):
         is_known = not isinstance(size, RingCacheError)
-        found[partition][node] = _place(node, meta, size) if is_known else size
+        found[partition][node] = replace(place, fields=place.fields + size) if is_known else size
     return found
 
 
-def _place(node: int, meta: Mapping[bytes, bytes], size: int) -> Place:
-    opened, done = int(meta[b"open"]), int(meta.get(b"done", 0))
-    since = meta.get(b"since:%d" % (done + 1))
-    return Place(
-        node,
-        meta[b"born"].decode(),
-        opened,
-        done,
-        fields=int(meta.get(b"sealed", 0)) + size,
-        since=None if since is None else float(since) / 1000,
-        seals={int(name[5:]): seal.decode() for name, seal in meta.items() if name.startswith(b"seal:")},
+def _place(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Place:
+    """Return a queue by its meta hash; its fields are those of the sealed batches.
+
+    Raises:
+        WriteBehindDamagedError: Something in it is none of ours.
+    """
+    born, opened, done = _numbers(
+        partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
     )
+    since = meta.get(b"since:%d" % (done + 1))
+    try:
+        return Place(
+            node,
+            born,
+            opened,
+            done,
+            fields=int(meta.get(b"sealed", 0)),
+            since=None if since is None else int(since) / 1000,
+            seals={int(name[5:]): seal.decode() for name, seal in meta.items() if name.startswith(b"seal:")},
+        )
+    except ValueError as error:
+        message = f"the queue of {partition} is damaged, in its hash {partition.meta.decode()}: {error}"
+        raise WriteBehindDamagedError(message) from error
+
+
+def _numbers(partition: Partition, born: bytes, opened: bytes, done: bytes) -> tuple[str, int, int]:
+    """Return a queue's incarnation, its open batch and the last that it dropped, from what stands there.
+
+    Raises:
+        WriteBehindDamagedError: They are none.
+    """
+    if _BORN.fullmatch(born) and _NUMBER.fullmatch(opened) and _NUMBER.fullmatch(done):
+        found = born.decode(), int(opened), int(done)
+        if found[2] < found[1] <= found[2] + MOST_BATCHES:
+            return found
+    message = (
+        f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has born {born[:40]!r}, "
+        f"open {opened[:40]!r} and done {done[:40]!r}"
+    )
+    raise WriteBehindDamagedError(message)
 
 
 def pending(
@@ -297,6 +338,7 @@ def pending(
 
     Raises:
         NodeUnavailableError: The node did not answer.
+        WriteBehindDamagedError: What it holds is no queue.
     """
     opened = queue.opened.get((node, partition), 1)
     first, last = max(opened - 1, 1), opened + 1
@@ -311,7 +353,7 @@ def pending(
             checked(reply)
         if not replies[0]:
             return None
-        born, now_open, done = replies[0][0]
+        born, now_open, done = _numbers(partition, *replies[0][0])
         queue.opened[node, partition] = now_open
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, now_open + 1
@@ -324,7 +366,7 @@ def pending(
                     for name, value in zip(fields[at : at + PENDING_FIELDS], values, strict=True)
                     if value is not None
                 )
-        return Pending(born.decode(), done, sorted(batches.items()))
+        return Pending(born, done, sorted(batches.items()))
 
 
 def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Operation[dict[bytes, str]]:

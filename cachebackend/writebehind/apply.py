@@ -15,7 +15,7 @@ from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from xxhash import xxh3_64_hexdigest
 
-from cachebackend.errors import WriteBehindError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.writebehind.changes import MARKER, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
@@ -29,6 +29,7 @@ Change: TypeAlias = tuple[str, bytes]
 Shape: TypeAlias = tuple[Change, ...]
 #: The markers of rows that are deleted, and of those that are created.
 _DELETED, _CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
+_MARKERS = _DELETED | _CREATED
 
 
 class BatchRow(NamedTuple):
@@ -71,7 +72,11 @@ class Applied:
 
 
 def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[BatchRow]:
-    """Return the rows of a batch, ordered by their keys."""
+    """Return the rows of a batch, ordered by their keys.
+
+    Raises:
+        WriteBehindDamagedError: A field names no row of the model.
+    """
     markers: dict[bytes, bytes] = {}
     rows: dict[bytes, dict[Change, bytes]] = {}
     for name, value in batch.items():
@@ -79,11 +84,25 @@ def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[Bat
         changes = rows.setdefault(key, {})
         if kind == MARKER:
             markers[key] = value
+            if value not in _MARKERS:
+                message = f"{name!r} is {value!r}, which is nothing to be done to a row"
+                raise WriteBehindDamagedError(message)
         else:
             changes[column, kind] = value
-    load = wire_of(model._meta.pk).load
-    found = [BatchRow(load(key), markers.get(key, b""), changes) for key, changes in rows.items()]
+    found = [BatchRow(_key(model, key), markers.get(key, b""), changes) for key, changes in rows.items()]
     return sorted(found, key=lambda row: row.pk)
+
+
+def _key(model: type[models.Model], key: bytes) -> Any:
+    wire = wire_of(model._meta.pk)
+    try:
+        pk = wire.load(key)
+    except (ValueError, ArithmeticError):
+        pk = None
+    if pk is None or wire.dump(pk) != key:  # Python reads "+1" and "1_0" too
+        message = f"{key!r} is no primary key of {model._meta.label}"
+        raise WriteBehindDamagedError(message)
+    return pk
 
 
 def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], chunk_rows: int) -> Applied:
@@ -97,6 +116,7 @@ def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], 
 
     Raises:
         WriteBehindError: The database is not Postgres.
+        WriteBehindDamagedError: A value cannot be read.
         django.db.Error: Postgres refused them.
     """
     connection = connections[using]
@@ -206,7 +226,11 @@ class _Table:
         values = [[row.pk for row in rows]]
         for column, kind in shape:
             convert = _converter(self._fields[column], kind)
-            values.append([convert(row.changes[column, kind]) for row in rows])
+            try:
+                values.append([convert(row.changes[column, kind]) for row in rows])
+            except Exception as error:  # what stands in a queue is foreign bytes
+                message = f"The queue's value of {column!r} cannot be read: {error}"
+                raise WriteBehindDamagedError(message) from error
         with self._connection.cursor() as cursor:
             cursor.execute(
                 f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} "

@@ -12,7 +12,7 @@ from django.db.models.expressions import DatabaseDefault, Value
 from xxhash import xxh3_64_intdigest
 
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, write_of
 from cachebackend.writebehind.wire import checked_value, wire_of
@@ -24,6 +24,7 @@ _SEPARATOR = b"\0"
 CHANGE, CREATE, DELETE = b"u", b"c", b"x"
 #: The kind of the field, with no column, that says what is done to a row before its changes.
 MARKER = b"m"
+_NAMED_KINDS = frozenset({*KINDS, MARKER})
 
 
 class Rows:
@@ -220,6 +221,13 @@ def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:
 
 
 def split_field(field: bytes) -> tuple[bytes, str, bytes]:
-    """Return the row's key, the column and the kind of write that a batch's field is named by."""
-    key, column, kind = field.split(_SEPARATOR)
-    return key, column.decode(), kind
+    """Return the row's key, the column and the kind of write that a batch's field is named by.
+
+    Raises:
+        WriteBehindDamagedError: It names no such thing.
+    """
+    key, *rest = field.split(_SEPARATOR)
+    if len(rest) != 2 or rest[1] not in _NAMED_KINDS:
+        message = f"{field!r} names no row, column and kind of write"
+        raise WriteBehindDamagedError(message)
+    return key, rest[0].decode(errors="replace"), rest[1]

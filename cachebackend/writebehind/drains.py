@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from cachebackend import protocol
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.errors import RingCacheError, WriteBehindStoppedError
+from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
@@ -108,6 +108,8 @@ def drain(partition: Partition, most_batches: int = 100) -> Drained:
     Raises:
         WriteBehindStoppedError: The queue is behind the checkpoint, or is another. Nothing
             was written.
+        WriteBehindDamagedError: The queue holds what no write puts there. Nothing was written of
+            that batch.
         WriteBehindError: Its model is unknown here, or a queue node has no file to keep it in.
         NodeUnavailableError: A queue node did not answer. What had landed stays so.
         django.db.Error: The database is away; it is left alone for a while.
@@ -190,7 +192,10 @@ class _Drain:
                 checkpoint.save(update_fields=["is_ended"])
             return 0
         batch, seal = taken
-        rows = rows_of(self._model, batch)
+        try:
+            rows = rows_of(self._model, batch)
+        except WriteBehindDamagedError as error:
+            raise self._damaged(place, number, error) from error
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, seal
@@ -220,6 +225,14 @@ class _Drain:
             message = f"batch {number} of {self._partition} is sealed but gone from its node"
             raise WriteBehindStoppedError(message)
         return batch, sealed.seal
+
+    def _damaged(self, place: Place, number: int, error: WriteBehindDamagedError) -> WriteBehindDamagedError:
+        name = self._client.options.all_nodes[place.node].name
+        message = (
+            f"batch {number} of {self._partition} on node {name!r} is damaged and cannot land: {error}; "
+            f"to give up what that field was, HDEL it from {self._partition.batch(number).decode()}"
+        )
+        return WriteBehindDamagedError(message)
 
     def _count(self, number: int, applied: Applied, parked: int, begun: float) -> None:
         self.drained.batches += 1

@@ -1,7 +1,8 @@
-"""Rows that Postgres refuses are found by bisection and set aside; the rest of their batch lands.
+"""Rows that Postgres refuses, or that cannot be read, are found by bisection and set aside.
 
-Later writes of a parked row park behind it, so that their order is kept. A parked write is
-tried again or discarded by hand, under the partition's lock, so that no drain comes in between.
+The rest of their batch lands. Later writes of a parked row park behind it, so that their order is
+kept. A parked write is tried again or discarded by hand, under the partition's lock, so that no
+drain comes in between.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from django.db import DatabaseError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import write_behind_options
+from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
@@ -155,7 +157,7 @@ class _Work:
             return
         try:
             applied = self._apply(rows)
-        except DatabaseError as error:
+        except (DatabaseError, WriteBehindDamagedError) as error:
             if not _is_refusal(error):
                 raise
             text = str(error).strip()
@@ -191,7 +193,9 @@ class _Work:
         return applied
 
 
-def _is_refusal(error: DatabaseError) -> bool:
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, WriteBehindDamagedError):
+        return True
     return str(getattr(error.__cause__, "sqlstate", None) or "").startswith(_REFUSALS)
 
 

@@ -21,6 +21,7 @@ same row; if a batch landed since it began, there is no exact answer, and that i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,7 +31,7 @@ from django.db.models.functions import Cast, Concat
 
 from cachebackend import protocol
 from cachebackend.effects import Operation
-from cachebackend.errors import WriteBehindError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queueing import PENDING_FIELDS
@@ -89,6 +90,7 @@ def merged(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
     Raises:
         NodeUnavailableError: A queue node did not answer.
         WriteBehindError: In this transaction the database shows only what was.
+        WriteBehindDamagedError: A queue holds what no write puts there.
     """
     named = {rows.row(pk): rows.model._meta.pk.to_python(pk) for pk in pks}
     found: dict[bytes, models.Model | None] = {}
@@ -141,7 +143,10 @@ def _changes_of(
     told: dict[str, dict[str, Any]] = {}
     for (column, kind), value in sorted(changes.items()):
         field = columns.get(column)
-        what: Any = value if field is None else _value(wire_of(field), kind, value)
+        what: Any = value
+        if field is not None:
+            with suppress(Exception):  # what cannot be read is told as it stands
+                what = _value(wire_of(field), kind, value)
         told.setdefault(column if field is None else field.name, {})[_WORDS[kind]] = what
     return told
 
@@ -286,7 +291,11 @@ def _merge(
             for column, kinds in _by_column(fields).items():
                 attribute = columns[column].attname
                 value = getattr(instance, attribute)
-                setattr(instance, attribute, _changed(wire_of(columns[column]), value, kinds))
+                try:
+                    setattr(instance, attribute, _changed(wire_of(columns[column]), value, kinds))
+                except Exception as error:  # what stands in a queue is foreign bytes
+                    message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
+                    raise WriteBehindDamagedError(message) from error
     return instance
 
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from django.db.models import F
 from django.test import override_settings
 
 from cachebackend import writebehind
-from cachebackend.errors import WriteBehindError, WriteBehindUnknownError
+from cachebackend.errors import (
+    RingCacheError,
+    WriteBehindDamagedError,
+    WriteBehindError,
+    WriteBehindUnknownError,
+)
+from cachebackend.models import ParkedWrite
+from cachebackend.protocol import Partition
+from cachebackend.protocol.partitions import DIRTY
+from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.queue import project_queue
+from cachebackend.writebehind.reading import words_of
 from cacheproject.services import Services
-from tests.integration.test_writebehind_rows import command, land
+from tests.integration.test_writebehind_rows import command, land, one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -52,3 +64,126 @@ def test_a_node_without_waitaof_is_told_of(meter: Meter, old_node: str) -> None:
         assert writebehind.node_faults() == []
         land()
     assert Meter.objects.get(pk=meter.pk).count == 2
+
+
+# Queues that hold what nobody writes there
+
+
+PARTITION = Partition("shop.meter", 0)
+
+
+def put(key: bytes, field: bytes, value: bytes) -> None:
+    project_queue().nodes[0].call((b"HSET", key, field, value))
+
+
+def row_name(meter: Meter) -> bytes:
+    return Meter.behind.rows.row(meter.pk)
+
+
+@pytest.fixture
+def batch(meter: Meter) -> Iterator[bytes]:
+    """The key of the open batch, in which the row has one write."""
+    with one_partition():
+        add_one(meter)
+        yield PARTITION.batch(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"noseparators", b"1"),
+        (b"%b\0count", b"1"),
+        (b"%b\0Odd Name\0d\0d", b"1"),
+        (b"%b\0Odd Name\0z", b"1"),
+        (b'%b\0Odd Name\0d" integer); DROP TABLE shop_meter; --', b"1"),
+        (b"%b\0\0m", b"z"),
+        (b"\xff\0count\0d", b"1"),
+        (b"1\0count\0d", b"1"),
+    ],
+)
+def test_a_field_that_names_nothing_stops_its_batch(
+    meter: Meter, batch: bytes, name: bytes, value: bytes
+) -> None:
+    """Whose it was cannot be known: batch, node, field and the way out are told, and nothing lands."""
+    name = name.replace(b"%b\0", row_name(meter))
+    put(batch, name, value)
+    with pytest.raises(WriteBehindDamagedError) as raised:
+        land()
+    told = str(raised.value)
+    assert told.startswith("batch 1 of shop.meter:0 on node 'queue-a' is damaged")
+    assert f"HDEL it from {batch.decode()}" in told
+    assert Meter.behind.get(meter.pk).count == 1
+    project_queue().nodes[0].call((b"HDEL", batch, name))
+    land()
+    assert Meter.objects.get(pk=meter.pk).count == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        (b"Odd Name\0d", b"1x"),
+        (b"Odd Name\0p", b"=\xff"),
+        (b"label\0d", b"1"),
+        (b"label\0p", b"=\xff"),
+        (b"total\0g", b""),
+    ],
+)
+def test_a_value_that_cannot_be_read_parks_its_row(
+    meter: Meter, batch: bytes, column: bytes, value: bytes
+) -> None:
+    """The others of the batch land; who reads the row is told, and who looks at the parked write sees it."""
+    other = Meter.objects.create(level=5)
+    add_one(other)
+    put(batch, row_name(meter) + column, value)
+    with pytest.raises(
+        WriteBehindDamagedError, match=r"what is queued of shop.Meter.\w+, row .*cannot be read"
+    ):
+        Meter.behind.get(meter.pk)
+    assert Meter.behind.pending(meter.pk)
+    [drained] = land()
+    assert (drained.rows, drained.parked) == (1, 1)
+    assert Meter.objects.get(pk=other.pk).count == 1
+    [parked] = ParkedWrite.objects.all()
+    assert "cannot be read" in parked.error
+    assert repr(value) in words_of(Meter, row_of(parked, Meter))
+    command("retry", "--all", code=1)
+    assert ParkedWrite.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"open", b"9" * 400),
+        (b"open", b"99999999"),
+        (b"open", b"0"),
+        (b"open", b"1x"),
+        (b"open", b"01"),
+        (b"done", b"nan"),
+        (b"done", b"-5"),
+        (b"born", b"\xff"),
+        (b"born", b"a b"),
+        (b"since:1", b"\xff"),
+        (b"sealed", b"1.5"),
+    ],
+)
+def test_numbers_that_are_none_are_told(meter: Meter, batch: bytes, name: bytes, value: bytes) -> None:
+    """To who reads, writes, drains or looks, and nobody waits for ever."""
+    put(PARTITION.meta, name, value)
+    with pytest.raises(WriteBehindDamagedError, match=r"the queue of shop.meter:0 is damaged"):
+        land()
+    [status] = [each for each in writebehind.partition_statuses() if each.partition == PARTITION]
+    assert "is damaged" in (status.error or "")
+    with suppress(RingCacheError):
+        add_one(meter)
+    with suppress(RingCacheError):
+        Meter.behind.get(meter.pk)
+    assert Meter.objects.get(pk=meter.pk).count == 0
+
+
+def test_what_is_no_partition_is_not_drained(meter: Meter, batch: bytes) -> None:
+    """A name that nobody writes among those that hold writes stands in nobody's way."""
+    for name in (b"\xff", b"x", b"shop.meter:", b"shop.meter:" + b"9" * 5000):
+        project_queue().nodes[0].call((b"ZADD", DIRTY, 1, name))
+    assert writebehind.seal_dirty() == [PARTITION]
+    land()
+    assert Meter.objects.get(pk=meter.pk).count == 1

@@ -282,9 +282,16 @@ def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool)
         found = client.run(protocol.inspect(client.context, made))
     except RingCacheError as error:
         return KeyFigures(**known, error=str(error))
-    codec = "" if found.codec is None else CodecId(found.codec).name.lower().replace("_", " ")
+    codec = "" if found.codec is None else _in_words(found.codec)
     value = _value(client.context.codec, found) if shows_value else None
     return KeyFigures(**known, found=found, codec=codec, owed=_is_owed(alias, client, made), value=value)
+
+
+def _in_words(codec: int) -> str:
+    try:
+        return CodecId(codec).name.lower().replace("_", " ")
+    except ValueError:
+        return f"codec {codec:#04x}, which is not known here"
 
 
 def _value(codec: Codec, found: protocol.Inspected) -> str | None:

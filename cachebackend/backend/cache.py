@@ -112,7 +112,7 @@ class RingCache(DropInMethods):
         Args:
             key: The key.
             value: The value.
-            timeout: Seconds that it is kept.
+            timeout: Seconds that it is kept, or a timedelta.
             version: The key's version.
             nx: Only if there is none; as ``add``.
             xx: Only if there is one.

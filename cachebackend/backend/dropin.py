@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from cachebackend import protocol
-from cachebackend.backend.keyed import KeyedCache
+from cachebackend.backend.keyed import ENCODING, KeyedCache
 from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
 from cachebackend.node import RedisClient, RedisLock
@@ -17,6 +18,8 @@ __all__ = ["DropInMethods"]
 
 #: Keys that a node looks at for one page.
 _ITEM_COUNT = 1000
+#: How the keys of locks begin; no alias' own keys look like it.
+_LOCK = b"ringcache:lock:"
 
 
 class DropInMethods(KeyedCache):
@@ -50,21 +53,21 @@ class DropInMethods(KeyedCache):
         """Have a value stay for ever; return whether there is one."""
         return await self.atouch(key, None, version)
 
-    def expire(self, key: Any, timeout: float, version: int | None = None) -> bool:
-        """Have a value stay for so many seconds; return whether there is one."""
-        return self.touch(key, timeout, version)
+    def expire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
+        """Have a value stay for so many seconds, or a timedelta; return whether there is one."""
+        return self.touch(key, _in_seconds(timeout), version)
 
-    async def aexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
-        """Have a value stay for so many seconds; return whether there is one."""
-        return await self.atouch(key, timeout, version)
+    async def aexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
+        """Have a value stay for so many seconds, as ``expire``."""
+        return await self.atouch(key, _in_seconds(timeout), version)
 
-    def pexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
-        """Have a value stay for so many milliseconds; return whether there is one."""
-        return self.touch(key, timeout / 1000, version)
+    def pexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
+        """Have a value stay for so many milliseconds, or a timedelta; return whether there is one."""
+        return self.touch(key, _in_seconds(timeout, 1000), version)
 
-    async def apexpire(self, key: Any, timeout: float, version: int | None = None) -> bool:
-        """Have a value stay for so many milliseconds; return whether there is one."""
-        return await self.atouch(key, timeout / 1000, version)
+    async def apexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
+        """Have a value stay for so many milliseconds, as ``pexpire``."""
+        return await self.atouch(key, _in_seconds(timeout, 1000), version)
 
     def expire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
         """Have a value stay until a time (or seconds since 1970); return whether there is one."""
@@ -100,7 +103,7 @@ class DropInMethods(KeyedCache):
         cursors = protocol.all_cursors(self.client.context)
         while cursors:
             found, cursors = self.client.run(protocol.scan(self.client.context, made, cursors, itersize))
-            yield from (key[len(opening) :].decode() for key in found)
+            yield from _texts(found, opening)
 
     async def aiter_keys(
         self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
@@ -111,8 +114,8 @@ class DropInMethods(KeyedCache):
         while cursors:
             page = protocol.scan(self.client.context, made, cursors, itersize)
             found, cursors = await self.client.arun(page)
-            for key in found:
-                yield key[len(opening) :].decode()
+            for key in _texts(found, opening):
+                yield key
 
     def keys(self, pattern: str = "*", version: int | None = None) -> list[str]:
         """Return the keys that match a Redis pattern, as ``iter_keys``."""
@@ -122,13 +125,22 @@ class DropInMethods(KeyedCache):
         """Return the keys that match a Redis pattern, as ``iter_keys``."""
         return [key async for key in self.aiter_keys(pattern, version)]
 
-    def delete_pattern(self, pattern: str, version: int | None = None) -> int:
-        """Delete the keys that match a Redis pattern, leases included; return how many."""
+    def delete_pattern(self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT) -> int:
+        """Delete the keys that match a Redis pattern, leases included; return how many.
+
+        Args:
+            pattern: What the keys look like.
+            version: Their version.
+            itersize: Taken for those who have called django-redis so; a node looks at as many keys
+                at a time as it can without keeping others waiting.
+        """
         _, made = self._pattern(pattern, version)
         return self.client.run(protocol.clear(self.client.context, made))
 
-    async def adelete_pattern(self, pattern: str, version: int | None = None) -> int:
-        """Delete the keys that match a Redis pattern, leases included; return how many."""
+    async def adelete_pattern(
+        self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
+    ) -> int:
+        """Delete the keys that match a Redis pattern, as ``delete_pattern``."""
         _, made = self._pattern(pattern, version)
         return await self.client.arun(protocol.clear(self.client.context, made))
 
@@ -145,30 +157,45 @@ class DropInMethods(KeyedCache):
         if not self.has_plain_keys:
             message = "keys cannot be found by pattern in an alias with a KEY_FUNCTION of its own"
             raise RingCacheError(message)
-        opening = f"{self.key_prefix}:{self.version if version is None else version}:".encode()
-        return opening, self.escaped(opening) + pattern.encode()
+        opening = f"{self.key_prefix}:{self.version if version is None else version}:".encode(*ENCODING)
+        return opening, self.escaped(opening) + pattern.encode(*ENCODING)
 
     # redis-py
 
     def get_client(self, key: Any, version: int | None = None) -> RedisClient:
         """Return a redis-py client of the node that owns a key; close it when it is no longer used."""
-        made = self.key_bytes(key, version)
-        return self.client.nodes[self.client.ring.owner(made)].redis()
+        return self._redis(self.key_bytes(key, version))
 
     def lock(self, key: Any, version: int | None = None, **options: Any) -> RedisLock:
-        """Return redis-py's lock of a key, on the node that owns it.
+        """Return redis-py's lock of a name, on the node that owns it.
 
         It is as good as that node: with the node gone it cannot be taken, and a node that
-        lost its memory has forgotten who holds it.
+        lost its memory has forgotten who holds it. It has nothing to do with what the cache
+        holds under the same key, and ``clear`` leaves it.
 
         Args:
-            key: The lock's name; no value should be stored under it.
-            version: The key's version.
+            key: The lock's name.
+            version: The name's version.
             options: What ``redis.Redis.lock`` takes: ``timeout``, ``blocking_timeout``, …
         """
-        made = self.key_bytes(key, version)
-        found: RedisLock = self.get_client(key, version).lock(made.decode(), **options)
+        made = _LOCK + self.key_bytes(key, version)
+        found: RedisLock = self._redis(made).lock(made, **options)  # type: ignore[arg-type]  # bytes do, too
         return found
+
+    def _redis(self, made: bytes) -> RedisClient:
+        return self.client.nodes[self.client.ring.owner(made)].redis()
+
+
+def _texts(keys: Iterable[bytes], opening: bytes) -> Iterator[str]:
+    """Yield keys as the caller knows them; what is no text, no Django wrote."""
+    for key in keys:
+        with suppress(UnicodeDecodeError):
+            yield key[len(opening) :].decode(*ENCODING)
+
+
+def _in_seconds(timeout: float | timedelta, parts: int = 1) -> float:
+    """Return a timeout in seconds that is given in parts of one, or as a timedelta."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / parts
 
 
 def _left(milliseconds: int) -> int | None:

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from django.core.cache.backends.base import (
@@ -19,7 +20,7 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["LONGEST_KEY", "KeyedCache", "Tag", "Timeout", "is_safe"]
+__all__ = ["ENCODING", "LONGEST_KEY", "KeyedCache", "Tag", "Timeout", "is_safe"]
 
 #: Longer keys memcached would refuse, and Django warns of.
 LONGEST_KEY = 250
@@ -27,6 +28,8 @@ _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
 #: A thousand years: what a node takes for a time to live has an end, and this is before it.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
+#: How text becomes a key's bytes and is found in them again, half a character included.
+ENCODING = ("utf-8", "surrogatepass")
 
 Timeout: TypeAlias = float | object | None
 #: A string, a model for all its rows, or a row.
@@ -54,7 +57,7 @@ class KeyedCache(BaseCache):
     def key_bytes(self, key: Any, version: int | None = None) -> bytes:
         """Return the key as the nodes know it, warning of what memcached would refuse."""
         if not self._makes_plain_keys:
-            return self.make_and_validate_key(key, version).encode("utf-8", "surrogatepass")
+            return self.make_and_validate_key(key, version).encode(*ENCODING)
         version = self.version if version is None else version
         if self.key_func is default_key_func:
             made = f"{self.key_prefix}:{version}:{key!s}"
@@ -63,7 +66,7 @@ class KeyedCache(BaseCache):
         if len(made) > LONGEST_KEY or not is_safe(made):
             for warning in memcache_key_warnings(made):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=3)
-        return made.encode("utf-8", "surrogatepass")
+        return made.encode(*ENCODING)
 
     def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
         """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
@@ -81,9 +84,19 @@ class KeyedCache(BaseCache):
         return dict(zip(keys, self.many_key_bytes(keys, version), strict=True))
 
     def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
-        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all."""
+        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all.
+
+        Raises:
+            TypeError, ValueError: It is neither a number of seconds nor a timedelta, or is no finite one.
+        """
         seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
-        return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
+        try:
+            return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
+        except (TypeError, ValueError, OverflowError) as error:
+            message = f"a timeout is a number of seconds, a timedelta, or None for ever; not {timeout!r}"
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
 
     def tag_bytes(self, tag: Tag) -> bytes:
         """Return the key of a tag.
@@ -121,5 +134,5 @@ class KeyedCache(BaseCache):
         if _MARK not in made:
             message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
-        pattern = self.escaped(made.encode())
+        pattern = self.escaped(made.encode(*ENCODING))
         return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +39,8 @@ def test_times_to_live_are_told(ring_cache: RingCache, call: Call) -> None:
     ("name", "given"),
     [
         ("expire", lambda: 50),
+        ("expire", lambda: timedelta(seconds=50)),
+        ("pexpire", lambda: timedelta(seconds=50)),
         ("pexpire", lambda: 50_000),
         ("expire_at", lambda: datetime.now(UTC) + timedelta(seconds=50)),
         ("expire_at", lambda: datetime.now(UTC).timestamp() + 50),
@@ -70,8 +73,33 @@ def test_keys_are_found_by_pattern(ring_cache: RingCache, call: Call) -> None:
     assert set(call(ring_cache, "keys", "user:*")) == names
     assert set(ring_cache.iter_keys("user:*", itersize=7)) == names
     assert call(ring_cache, "keys", "user:*", version=2) == ["user:1"]
-    assert call(ring_cache, "delete_pattern", "user:*") == 50
+    assert call(ring_cache, "delete_pattern", "user:*", itersize=10) == 50
     assert set(call(ring_cache, "keys")) == {"other", "tagged"}
+
+
+def test_half_a_character_in_a_key_harms_nobody(ring_cache: RingCache, call: Call) -> None:
+    """It is found again, deleted and locked as others are; what is no text at all is passed over."""
+    ring_cache.set_many({"\ud800x": 1, "x": 2})
+    ring_cache.client.nodes[0].call((b"SET", ring_cache.key_bytes("") + b"\xff", b"1"))
+    assert set(call(ring_cache, "keys", "*x")) == {"\ud800x", "x"}
+    assert set(call(ring_cache, "keys")) == {"\ud800x", "x"}
+    with ring_cache.lock("\ud800x", timeout=10):
+        assert ring_cache.lock("\ud800x", timeout=10).acquire(blocking=False) is False
+    assert call(ring_cache, "delete_pattern", "\ud800*") == 1
+    assert ring_cache.get_many(["\ud800x", "x"]) == {"x": 2}
+
+
+def test_a_timeout_is_a_number_or_a_timedelta(ring_cache: RingCache, call: Call) -> None:
+    """Anything else is told what it may be."""
+    call(ring_cache, "set", "k", 1, timedelta(seconds=50))
+    assert 45 < (ring_cache.ttl("k") or 0) <= 50
+    for wrong in (math.inf, math.nan):
+        with pytest.raises(
+            ValueError, match="a number of seconds, a timedelta, or None for ever; not (inf|nan)"
+        ):
+            call(ring_cache, "set", "k", 1, wrong)
+    with pytest.raises(TypeError, match="not '10'"):
+        call(ring_cache, "touch", "k", "10")
 
 
 def test_keys_of_a_key_function_cannot_be_found(settings: Any) -> None:
@@ -106,6 +134,18 @@ def test_a_lock_is_held_by_one(ring_cache: RingCache) -> None:
         assert ring_cache.lock("job", timeout=10).acquire(blocking=False) is False
         assert ring_cache.get("job") is None
     assert ring_cache.lock("job", timeout=10).acquire(blocking=False) is True
+
+
+def test_a_lock_and_a_value_of_one_name_do_not_meet(ring_cache: RingCache) -> None:
+    """Neither is the other's, whatever is done to it; not even ``clear`` opens a lock."""
+    for turn in range(20):  # of which some have tokens that look like integers
+        assert ring_cache.lock(f"job{turn}", timeout=10).acquire(blocking=False) is True
+        assert not ring_cache.has_key(f"job{turn}")
+    assert ring_cache.keys() == []
+    assert ring_cache.get_or_set("job1", lambda: 5) == 5
+    ring_cache.delete("job2")
+    ring_cache.clear()
+    assert not any(ring_cache.lock(f"job{turn}", timeout=10).acquire(blocking=False) for turn in range(20))
 
 
 def test_a_client_is_of_the_node_that_owns_the_key(ring_cache: RingCache) -> None:

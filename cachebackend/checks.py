@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name
 from django.db import connections, router
 
@@ -17,12 +18,14 @@ from cachebackend.invalidation.dependents import dependents_of, watched_models
 from cachebackend.invalidation.outbox import has_outbox
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
+from cachebackend.options.peers import GLOBAL_SETTINGS
 from cachebackend.writebehind import WriteBehindManager
 from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
     "check_managers",
     "check_outbox",
+    "check_peer_settings",
     "check_ring_settings",
     "check_strict_sentinels",
     "check_trigger_databases",
@@ -38,6 +41,7 @@ def register_checks() -> None:
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
     register(Tags.caches)(check_outbox)
+    register(Tags.caches)(check_peer_settings)
     register(Tags.models)(check_managers)
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
@@ -70,6 +74,18 @@ def check_outbox(**_: Any) -> list[CheckMessage]:
             hint="Name a database in DATABASES, and let its router migrate cachebackend there.",
             id="ringcache.W003",
         )
+    ]
+
+
+def check_peer_settings(**_: Any) -> list[CheckMessage]:
+    """ringcache.W004: a setting of django-redis is left, which nothing reads any more."""
+    used = {str(block.get("BACKEND")).partition(".")[0] for block in settings.CACHES.values()}
+    if not ring_aliases() or "django_redis" in used:
+        return []
+    return [
+        Warning(f"{name} is a setting of django-redis.", hint=f"Here {text}.", id="ringcache.W004")
+        for name, text in GLOBAL_SETTINGS.items()
+        if hasattr(settings, name)
     ]
 
 

@@ -11,6 +11,7 @@ from django.core.signals import setting_changed
 
 from cachebackend.options import Faults, RingOptions, WriteBehindOptions
 from cachebackend.options.faults import Number, Optional, Rule, Whole
+from cachebackend.options.peers import BLOCK_SETTINGS
 
 __all__ = ["BACKENDS", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
 
@@ -48,7 +49,9 @@ def ring_options(alias: str) -> RingOptions:
     block: Mapping[str, Any] = settings.CACHES[alias]
     faults = Faults(f"CACHES[{alias!r}]")
     for name, value in block.items():
-        if name not in _BLOCK:
+        if name in BLOCK_SETTINGS:
+            faults.add(name, f"is a setting of django-redis; here {BLOCK_SETTINGS[name]}")
+        elif name not in _BLOCK:
             faults.add(name, f"unknown setting; known are {', '.join(sorted(_BLOCK))}")
         elif (rule := _BLOCK[name]) and (text := rule.fault(value)):
             faults.add(name, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
@@ -114,19 +114,23 @@ class _Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def check_fields(kind: type[_Dataclass], given: Mapping[str, Any], faults: Faults) -> None:
+def check_fields(
+    kind: type[_Dataclass], given: Mapping[str, Any], faults: Faults, others: Iterable[str] = ()
+) -> None:
     """Hold each given setting against the ``rule`` in its field's metadata; unknown names are faults.
 
     Args:
         kind: The options' dataclass; a setting is a field with ``metadata["rule"]``.
         given: Setting names and values.
         faults: Where faults go.
+        others: The names of settings that are known too, but are read elsewhere.
     """
     known = {f.name: f for f in fields(kind) if "rule" in f.metadata}
     for name, value in given.items():
         if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+            names = sorted((*known, *others))
+            near = get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
             faults.add(name, f"unknown option{hint}")
         elif text := known[name].metadata["rule"].fault(value):
             faults.add(name, text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
+from cachebackend.options.peers import peer_option
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["RingOptions", "change_faults"]
@@ -21,28 +22,7 @@ _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 #: The options that name the ring that is entered, or left.
 _CHANGES = ("joining", "leaving")
-_IN_THE_URL = "it is part of the node's URL in LOCATION"
-#: What django-redis has other names or no need for.
-_DJANGO_REDIS = {
-    "CLIENT_CLASS": "every alias is a ring; leave it out",
-    "CLIENT_CLASS_KWARGS": "every alias is a ring; leave it out",
-    "COMPRESSOR": "it is 'compressor': 'zlib', 'lz4' or 'zstd'",
-    "CONNECTION_FACTORY": "Sentinel is a URL: redis+sentinel://host1,host2/service; leave it out",
-    "CONNECTION_POOL_CLASS": "each thread holds a connection of its own; leave it out",
-    "CONNECTION_POOL_KWARGS": "each thread holds a connection of its own; leave it out",
-    "DB": _IN_THE_URL,
-    "IGNORE_EXCEPTIONS": "it is 'on_node_failure': 'miss' (the default) or 'raise'",
-    "LOG_IGNORED_EXCEPTIONS": "what is taken for a miss is logged, by 'cachebackend'; leave it out",
-    "PARSER_CLASS": "hiredis parses, always; leave it out",
-    "PASSWORD": _IN_THE_URL,
-    "REDIS_CLIENT_CLASS": "there is none to choose; leave it out",
-    "REDIS_CLIENT_KWARGS": "they are part of the node's URL in LOCATION",
-    "SENTINELS": "Sentinel is a URL: redis+sentinel://host1,host2/service",
-    "SERIALIZER": "it is 'codec': 'auto', 'msgpack', 'json', 'pickle' or 'signed-pickle'",
-    "SOCKET_CONNECT_TIMEOUT": "it is 'connect_timeout'",
-    "SOCKET_TIMEOUT": "it is 'socket_timeout'",
-    "USERNAME": _IN_THE_URL,
-}
+_OTHER_RINGS = (*_CHANGES, "gutter")
 #: Django gives every backend these two; how much a node keeps is the node's own affair.
 _DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
@@ -170,13 +150,12 @@ class RingOptions:
             eviction = _block(
                 EvictionOptions, _in_bytes(ours.pop("eviction", None)), faults.at("OPTIONS").at("eviction")
             )
-            others: dict[str, object] = {
-                name: ours.pop(name) for name in ("joining", "leaving", "gutter") if name in ours
-            }
-            for name in ours.keys() & _DJANGO_REDIS.keys():
-                faults.at("OPTIONS").add(name, f"is an option of django-redis; here {_DJANGO_REDIS[name]}")
-                del ours[name]
-            check_fields(cls, ours, faults.at("OPTIONS"))
+            others: dict[str, object] = {name: ours.pop(name) for name in _OTHER_RINGS if name in ours}
+            for name in list(ours):
+                if text := peer_option(name):
+                    faults.at("OPTIONS").add(name, text)
+                    del ours[name]
+            check_fields(cls, ours, faults.at("OPTIONS"), others=(*_OTHER_RINGS, "near", "eviction"))
             ours |= _other_rings(others, nodes, faults.at("OPTIONS"))
             ours |= {"near": near, "eviction": eviction}
         else:

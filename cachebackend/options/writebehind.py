@@ -69,7 +69,7 @@ class WriteBehindOptions:
         retiring = parse_nodes(given.get("retiring", ()), faults.at("retiring"))
         if retiring and not nodes:
             faults.add("retiring", "there are no nodes to take their place; name them in 'nodes'")
-        check_fields(cls, rest, faults)
+        check_fields(cls, rest, faults, others=("nodes", "retiring"))
         faults.raise_any()
         return cls(nodes=nodes, retiring=retiring, **rest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache
+from cachebackend.checks import check_peer_settings, check_ring_settings
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.options import RingOptions
 
@@ -179,6 +181,38 @@ def test_options_of_django_redis_are_recognized() -> None:
     assert "['CLIENT_CLASS']: is an option of django-redis; here every alias is a ring" in told
     assert "it is 'on_node_failure'" in told
     assert "it is 'socket_timeout'" in told
+
+
+def test_options_of_djangos_own_backend_are_recognized(settings: Any) -> None:
+    """And what else nobody here knows: settings beside OPTIONS, misspelt names, without their values."""
+    options = {"pool_class": "p", "password": "s3cret", "PICKLE_VERSION": -1, "evicton": {}, "zzz": 1}
+    with pytest.raises(ConfigurationError) as raised:
+        RingOptions.read("redis://h:1?name=a", options, "CACHES['default']")
+    told = str(raised.value)
+    assert "['pool_class']: is an option of Django's RedisCache; here each thread" in told
+    assert "['password']: is an option of Django's RedisCache; here it is part of the node's URL" in told
+    assert "s3cret" not in told
+    assert "pickle 5 is written" in told
+    assert "did you mean 'eviction'?" in told
+    assert re.search(r"\['zzz'\]: unknown option; known are .*gutter, .*joining, .*leaving, .*near", told)
+    block = settings.CACHES["default"] | {"REVERSE_KEY_FUNCTION": "a.b"}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        [message] = check_ring_settings()
+    assert "CACHES['default']['REVERSE_KEY_FUNCTION']: is a setting of django-redis" in message.msg
+
+
+def test_settings_that_django_redis_alone_reads_are_told(settings: Any) -> None:
+    """Unless one of the aliases is still its."""
+    settings.DJANGO_REDIS_IGNORE_EXCEPTIONS = True
+    [message] = check_peer_settings()
+    assert (message.id, message.msg) == (
+        "ringcache.W004",
+        "DJANGO_REDIS_IGNORE_EXCEPTIONS is a setting of django-redis.",
+    )
+    assert "on_node_failure" in (message.hint or "")
+    theirs = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://h:1"}
+    with override_settings(CACHES=settings.CACHES | {"old": theirs}):
+        assert check_peer_settings() == []
 
 
 def test_one_node_is_a_fine_ring(settings: Any) -> None:

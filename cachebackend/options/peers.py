@@ -1,0 +1,67 @@
+"""What Django's own Redis backend and django-redis are told, and what takes its place here."""
+
+from __future__ import annotations
+
+__all__ = ["BLOCK_SETTINGS", "GLOBAL_SETTINGS", "peer_option"]
+
+_IN_THE_URL = "it is part of the node's URL in LOCATION"
+_NO_POOL = "each thread holds a connection of its own; leave it out"
+_CODEC = "it is 'codec': 'auto', 'msgpack', 'json', 'pickle' or 'signed-pickle'"
+_DJANGO_REDIS = {
+    "CLIENT_CLASS": "every alias is a ring; leave it out",
+    "CLIENT_CLASS_KWARGS": "every alias is a ring; leave it out",
+    "CLOSE_CONNECTION": "connections stay with their threads; leave it out",
+    "COMPRESSOR": "it is 'compressor': 'zlib', 'lz4' or 'zstd'",
+    "CONNECTION_FACTORY": "Sentinel is a URL: redis+sentinel://host1,host2/service; leave it out",
+    "CONNECTION_POOL_CLASS": _NO_POOL,
+    "CONNECTION_POOL_KWARGS": _NO_POOL,
+    "DB": _IN_THE_URL,
+    "IGNORE_EXCEPTIONS": "it is 'on_node_failure': 'miss' (the default) or 'raise'",
+    "LOG_IGNORED_EXCEPTIONS": "what is taken for a miss is logged, by 'cachebackend'; leave it out",
+    "PARSER_CLASS": "hiredis parses, always; leave it out",
+    "PASSWORD": _IN_THE_URL,
+    "PICKLE_VERSION": "pickle 5 is written, and all are read; leave it out",
+    "REDIS_CLIENT_CLASS": "there is none to choose; leave it out",
+    "REDIS_CLIENT_KWARGS": "they are part of the node's URL in LOCATION",
+    "SENTINELS": "Sentinel is a URL: redis+sentinel://host1,host2/service",
+    "SENTINEL_KWARGS": "the sentinels' login is part of the URL: ?sentinel_username=…&sentinel_password=…",
+    "SERIALIZER": _CODEC,
+    "SOCKET_CONNECT_TIMEOUT": "it is 'connect_timeout'",
+    "SOCKET_TIMEOUT": "it is 'socket_timeout'",
+    "USERNAME": _IN_THE_URL,
+}
+#: Django hands what it does not know to redis-py's pool, so these are some of many.
+_DJANGO = {
+    "db": _IN_THE_URL,
+    "health_check_interval": "a connection that broke is made anew; leave it out",
+    "max_connections": _NO_POOL,
+    "parser_class": "hiredis parses, always; leave it out",
+    "password": _IN_THE_URL,
+    "pool_class": _NO_POOL,
+    "retry_on_timeout": "a node that does not answer is a miss; leave it out",
+    "serializer": _CODEC,
+    "socket_connect_timeout": "it is 'connect_timeout'",
+    "username": _IN_THE_URL,
+}
+#: What django-redis reads beside OPTIONS.
+BLOCK_SETTINGS = {
+    "REVERSE_KEY_FUNCTION": "keys() undoes Django's own way of making keys, and no other; leave it out"
+}
+#: What django-redis reads of the project's settings.
+GLOBAL_SETTINGS = {
+    "DJANGO_REDIS_CLOSE_CONNECTION": _DJANGO_REDIS["CLOSE_CONNECTION"],
+    "DJANGO_REDIS_CONNECTION_FACTORY": _DJANGO_REDIS["CONNECTION_FACTORY"],
+    "DJANGO_REDIS_IGNORE_EXCEPTIONS": f"in OPTIONS {_DJANGO_REDIS['IGNORE_EXCEPTIONS']}",
+    "DJANGO_REDIS_LOGGER": "the logger is 'cachebackend'; leave it out",
+    "DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS": _DJANGO_REDIS["LOG_IGNORED_EXCEPTIONS"],
+    "DJANGO_REDIS_SCAN_ITERSIZE": "it is the itersize of iter_keys(); leave it out",
+}
+
+
+def peer_option(name: object) -> str | None:
+    """Return whose an option is that is none of ours, and what it is here; None if it is nobody's."""
+    if name in _DJANGO_REDIS:
+        return f"is an option of django-redis; here {_DJANGO_REDIS[str(name)]}"
+    if name in _DJANGO:
+        return f"is an option of Django's RedisCache; here {_DJANGO[str(name)]}"
+    return None

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
 from cachebackend.invalidation.relay import Relayed, relay
@@ -28,17 +27,15 @@ def relay_when_told(
     """Settle the outbox at once when a trigger tells of a row, and every interval anyhow.
 
     Args:
-        using: The database to listen to.
+        using: The database to listen to; one that is no Postgres tells nothing.
         on_round: Is told what each round did; to return False ends the loop.
         interval: Seconds between two rounds of which nobody told.
-        pause: Waits so many seconds, after a lost connection.
-
-    Raises:
-        ImproperlyConfigured: The database is no Postgres.
+        pause: Waits so many seconds, where there is nothing to listen to.
     """
     if connections[using].vendor != "postgresql":
-        message = f"only Postgres can be listened to; DATABASES[{using!r}] is {connections[using].vendor}"
-        raise ImproperlyConfigured(message)
+        while on_round(relay()):
+            pause(interval)
+        return
     while True:
         try:
             if not _listen(using, on_round, interval):

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, models, transaction
 from django.test import override_settings
 from django.test.utils import isolate_apps
@@ -280,10 +280,19 @@ def test_the_command_listens_until_it_is_told_to_end(author: Author, other: psyc
     assert Author.cached.get(pk=author.pk).name == "Psappho"
 
 
-def test_only_postgres_can_be_listened_to() -> None:
-    """Another database is refused by name."""
-    with pytest.raises(ImproperlyConfigured, match="'lite'"):
-        listening.relay_when_told("lite", lambda _: False, pause=lambda _: None)
+def test_a_database_that_tells_nothing_is_looked_at_every_interval() -> None:
+    """Where it is not Postgres, the same command relays."""
+    rounds: list[invalidation.Relayed] = []
+    paused: list[float] = []
+
+    def on_round(relayed: invalidation.Relayed) -> bool:
+        rounds.append(relayed)
+        return len(rounds) < 3
+
+    listening.relay_when_told("lite", on_round, interval=1.0, pause=paused.append)
+    assert paused == [1.0, 1.0]
+    with pytest.raises(CommandError, match="--database 'nope' is none of DATABASES: default, lite"):
+        call_command("invalidation", "relay", "--listen", "--database", "nope")
 
 
 @pytest.fixture

@@ -62,7 +62,9 @@ class Command(BaseCommand):
             help="relay: go on until interrupted, at once when a trigger tells, else every second",
         )
         parser.add_argument(
-            "--database", default="default", help="the Postgres database to listen to (default: default)"
+            "--database",
+            default="default",
+            help="relay --listen: whose triggers to listen to, if it is Postgres (default: default)",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
@@ -93,6 +95,9 @@ class Command(BaseCommand):
 
     def _listen(self, using: str) -> Relayed:
         """Settle whenever told, until SIGTERM or SIGINT; return what the rounds did together."""
+        if using not in connections:
+            message = f"--database {using!r} is none of DATABASES: {', '.join(connections)}"
+            raise CommandError(message)
         total, ended = Relayed(), threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
@@ -103,7 +108,7 @@ class Command(BaseCommand):
             total.left, total.lag = done.left, max(total.lag, done.lag)
             return not ended.is_set()
 
-        self.stderr.write(f"listening to database {using!r}; end with Ctrl-C")
+        self.stderr.write(f"relaying every second, listening to database {using!r}; end with Ctrl-C")
         relay_when_told(using, on_round, pause=ended.wait)
         return total
 

@@ -6,8 +6,9 @@ Works with any runner. A delete follows the commit, so what is tested must commi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models
 from django.test import override_settings
 
+from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of
@@ -47,12 +49,30 @@ def empty_ring(alias: str = "default", **options: Any) -> Iterator[RingCache]:
             cache.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A key that was given a value to be invalidated.
+
+    Attributes:
+        cache: Where it is.
+        key: As the nodes know it.
+        what: As people know it.
+        is_refilled: Whether what invalidates it loads it anew at once.
+    """
+
+    cache: RingCache
+    key: bytes
+    what: str
+    is_refilled: bool = False
+
+
 @contextmanager
 def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
     """Fail if a block leaves any of these standing on the nodes.
 
-    Each is given a value before the block, so nothing needs to be read first; and a block
-    that reads a target tells nothing of it, for a reader drops what it cannot use.
+    Each is given a value before the block, so nothing needs to be read first. A block that reads
+    a target fails too: a reader drops what it cannot use, so nothing can be told of it any more;
+    but for a row that is written through, which is read again by who invalidates it.
 
     Args:
         targets: A row: all that is cached of it, by key and by each lookup. A model: what was
@@ -60,7 +80,7 @@ def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
         alias: The cache alias of tags.
 
     Raises:
-        AssertionError: Some still stand, or nothing is cached of a row.
+        AssertionError: Some still stand or were read, or nothing is cached of a row.
         ImproperlyConfigured: The test runs in a transaction, which deletes nothing.
     """
     if any(connection.in_atomic_block for connection in connections.all(initialized_only=True)):
@@ -69,28 +89,43 @@ def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
             "or django_db(transaction=True)"
         )
         raise ImproperlyConfigured(message)
-    marked = [(cache, key, what) for target in targets for cache, key, what in _keys_of(target, alias)]
-    mark = uuid4().hex
-    for cache, key, _ in marked:
-        cache.client.set(key, mark, _SECONDS * 1000)
-    yield
-    standing = sorted({what for cache, key, what in marked if cache.client.get(key) == mark})
-    if standing:
-        message = f"not invalidated: {', '.join(standing)}"
-        raise AssertionError(message)
+    marks = [mark for target in targets for mark in _marks_of(target, alias)]
+    value = uuid4().hex
+    try:
+        for mark in marks:
+            mark.cache.client.set(mark.key, value, _SECONDS * 1000)
+        yield
+        _refuse_standing(marks, value)
+    finally:
+        for mark in marks:
+            mark.cache.client.run(protocol.delete(mark.cache.client.context, mark.key))
 
 
-def _keys_of(target: Tag, alias: str) -> list[tuple[RingCache, bytes, str]]:
+def _refuse_standing(marks: Sequence[_Mark], value: str) -> None:
+    faults: dict[str, list[str]] = {}
+    for mark in marks:
+        client = mark.cache.client
+        record = client.run(protocol.inspect(client.context, mark.key)).record
+        if record == client.context.codec.encode(value):
+            faults.setdefault("not invalidated", []).append(mark.what)
+        elif record and not mark.is_refilled:
+            faults.setdefault("read by the block, so it cannot be told", []).append(mark.what)
+    if faults:
+        raise AssertionError("; ".join(f"{why}: {', '.join(sorted(what))}" for why, what in faults.items()))
+
+
+def _marks_of(target: Tag, alias: str) -> list[_Mark]:
     if not isinstance(target, models.Model):
         cache = ring_cache(alias)
         what = repr(target) if isinstance(target, str) else target._meta.label
-        return [(cache, cache.tag_bytes(target), f"tag {what}")]
+        return [_Mark(cache, cache.tag_bytes(target), f"tag {what}")]
     row = row_of(target)
     found = [
-        (
+        _Mark(
             ring_cache(dependent.alias),
             key,
             f"{target._meta.label} {target.pk} ({key.decode(errors='replace')})",
+            dependent.writes_through,
         )
         for _, dependent in dependents_of(type(target))
         for key in dependent.keys_of([row])

@@ -33,6 +33,11 @@ class Dependent(Protocol):
         """Whether a key may hold that there is no row."""
         ...
 
+    @property
+    def writes_through(self) -> bool:
+        """Whether ``refill`` loads rows anew when they have changed."""
+        ...
+
     def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Return the keys that are wrong when rows change.
 

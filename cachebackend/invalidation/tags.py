@@ -26,6 +26,7 @@ class ModelTags:
 
     fields: tuple[str, ...] = ()
     is_strict = False
+    writes_through = False
     caches_absence = True  # what was computed of all rows changes with a new one
 
     def __init__(self, model: type[models.Model], alias: str) -> None:

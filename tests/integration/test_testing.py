@@ -48,6 +48,35 @@ def test_what_still_stands_is_named(article: Article) -> None:
 
 
 @commits
+def test_what_the_block_reads_is_told(article: Article) -> None:
+    """A reader of a row takes the mark away, and the test would pass whatever the write did."""
+    read = pytest.raises(
+        AssertionError, match=r"read by the block, so it cannot be told: .*demo\.article:id:"
+    )
+    with read, assert_invalidates(article):
+        Article.cached.get(pk=article.pk)
+    with pytest.raises(AssertionError, match="not invalidated: tag 'front'"), assert_invalidates("front"):
+        front_page()
+
+
+@commits
+def test_what_is_written_through_may_stand_anew(monkeypatch: pytest.MonkeyPatch, article: Article) -> None:
+    """Who invalidates it loads it again."""
+    monkeypatch.setattr(Article.cached, "writes_through", True)
+    with assert_invalidates(article):
+        article.save()
+
+
+@commits
+def test_a_block_that_fails_leaves_nothing(article: Article) -> None:
+    """Its error is what is seen, and no mark stands for ten minutes."""
+    with pytest.raises(ZeroDivisionError), assert_invalidates(article, "front"):
+        1 / 0  # noqa: B018  # the error is the point
+    node_keys = [node.call((b"KEYS", b"*")) for node in cache.client.nodes]
+    assert not any(b"demo.article" in key or b"front" in key for keys in node_keys for key in keys)
+
+
+@commits
 def test_a_row_that_nothing_caches_is_a_mistake_of_the_test() -> None:
     """It would otherwise pass whatever the block does."""
     group = Group.objects.create(name="x")

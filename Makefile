@@ -31,10 +31,11 @@ test: $(STAMP)  ## Run the tests, on real services that are started for them
 # How long `make soak` checks each mode of reading; what lands is checked four times as long
 SECONDS ?= 60
 
-soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; explore more schedules
+soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
 	@$(BIN)/python -m tests.live.growing
 	@$(BIN)/python -m tests.live.landing --seconds $$((4 * $(SECONDS)))
+	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
 	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py
 
 lint: $(STAMP)  ## Check style, types, layers and spelling

@@ -52,7 +52,7 @@ PENDING_FIELDS = 4000
 MOST_BATCHES = 1_000_000
 _BORN = re.compile(rb"[0-9a-f]{1,32}")
 #: A number that Lua has whole.
-_NUMBER = re.compile(rb"0|[1-9][0-9]{0,14}")
+_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +305,20 @@ def _place(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Plac
             born,
             opened,
             done,
-            fields=int(meta.get(b"sealed", 0)),
-            since=None if since is None else int(since) / 1000,
+            fields=_whole(meta.get(b"sealed", b"0")),
+            since=None if since is None else _whole(since) / 1000,
             seals={int(name[5:]): seal.decode() for name, seal in meta.items() if name.startswith(b"seal:")},
         )
     except ValueError as error:
         message = f"the queue of {partition} is damaged, in its hash {partition.meta.decode()}: {error}"
         raise WriteBehindDamagedError(message) from error
+
+
+def _whole(text: bytes) -> int:
+    if not _NUMBER.fullmatch(text):
+        message = f"{text[:40]!r} is no number"
+        raise ValueError(message)
+    return int(text)
 
 
 def _numbers(partition: Partition, born: bytes, opened: bytes, done: bytes) -> tuple[str, int, int]:
@@ -322,7 +329,7 @@ def _numbers(partition: Partition, born: bytes, opened: bytes, done: bytes) -> t
     """
     if _BORN.fullmatch(born) and _NUMBER.fullmatch(opened) and _NUMBER.fullmatch(done):
         found = born.decode(), int(opened), int(done)
-        if found[2] < found[1] <= found[2] + MOST_BATCHES:
+        if 0 <= found[2] < found[1] <= found[2] + MOST_BATCHES:
             return found
     message = (
         f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has born {born[:40]!r}, "

@@ -268,10 +268,17 @@ def _converter(field: models.Field[Any, Any], kind: bytes) -> Callable[[bytes], 
     wire = wire_of(field)
     if kind == PUT:
         adapt = wire.adapt or wire.load
-        return lambda travels: None if travels == NULL else adapt(travels[1:])
+        return lambda travels: None if travels == NULL else adapt(_put(travels))
     if kind == DELTA and wire.undelta is not int:
         return lambda travels: wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
     return wire.load
+
+
+def _put(travels: bytes) -> bytes:
+    if not travels.startswith(b"="):
+        message = f"{travels[:40]!r} is no value that was put"
+        raise ValueError(message)
+    return travels[1:]
 
 
 def _by_column(shape: Shape) -> dict[str, dict[bytes, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ormsgpack
-from django.db import DatabaseError, connections, models, transaction
+from django.db import DatabaseError, DataError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import write_behind_options
@@ -194,7 +194,7 @@ class _Work:
 
 
 def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, WriteBehindDamagedError):
+    if isinstance(error, WriteBehindDamagedError | DataError):  # what psycopg itself refuses has no SQLSTATE
         return True
     return str(getattr(error.__cause__, "sqlstate", None) or "").startswith(_REFUSALS)
 

@@ -169,7 +169,8 @@ def _json(field: models.JSONField[Any, Any]) -> Wire:
 
     def adapt(wire: bytes) -> Jsonb:
         # Kept as text on the way: what the model's decoder makes of it is the model's affair
-        return Jsonb(None, dumps=lambda _: wire.decode())
+        text = wire.decode()  # now, and not when psycopg asks for it: it may be damaged
+        return Jsonb(None, dumps=lambda _: text)
 
     return Wire(dump, load, adapt=adapt)
 

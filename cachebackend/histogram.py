@@ -71,8 +71,9 @@ class Histogram:
 
     @classmethod
     def read(cls, named: Mapping[str, int]) -> Histogram:
-        """Return what ``as_dict`` told."""
-        buckets = {int(name): count for name, count in named.items() if name.isdecimal()}
+        """Return what ``as_dict`` told; names that are no bucket's are left out."""
+        known = range(_bucket_of(MOST_MICROS) + 1)
+        buckets = {at: count for at in known if (count := named.get(str(at)))}
         return cls(buckets, named.get(_SUM, 0))
 
 

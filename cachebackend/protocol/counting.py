@@ -6,6 +6,7 @@ and never holds what the other should not; so the higher count of the two is the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
@@ -20,6 +21,8 @@ __all__ = ["add_counts", "counts_of", "note_time"]
 _COUNT = Script("cachebackend.protocol", "count")
 #: On how many nodes a hash is kept, if there are so many.
 COPIES = 2
+#: What a node can add to.
+_WHOLE = re.compile(rb"-?[0-9]{1,18}")
 #: Both have a ring.
 _Context: TypeAlias = Context | QueueContext
 
@@ -78,13 +81,15 @@ def counts_of(
 
 
 def _merged(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
-    """Return the higher of each count; the last error if no copy was told."""
+    """Return the higher of each count, without what is no count; the last error if no copy was told."""
     told = [reply for reply in replies if not isinstance(reply, RingCacheError)]
     if not told:
         error: RingCacheError = replies[-1]
         return error
     counts: dict[str, int] = {}
     for reply in told:
-        for name, count in zip(reply[::2], reply[1::2], strict=True):
-            counts[name.decode()] = max(int(count), counts.get(name.decode(), 0))
+        for told_name, count in zip(reply[::2], reply[1::2], strict=True):
+            if told_name.isascii() and _WHOLE.fullmatch(count):
+                name = told_name.decode()
+                counts[name] = max(int(count), counts.get(name, 0))
     return counts

@@ -15,7 +15,8 @@ from typing import Any
 
 import django
 
-from cacheproject.services import Services, die_with
+from cachebackend.testing.embedded import die_with
+from cacheproject.services import Services
 
 __all__ = [
     "MANAGE",

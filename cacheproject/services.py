@@ -11,7 +11,6 @@ see to that: ``close``, the kernel (``PR_SET_PDEATHSIG``, Linux), and ``reaper``
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import pwd
 import shutil
@@ -20,22 +19,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from cachebackend.testing.embedded import die_with, valkey_server
 from cacheproject import reaper
-from cacheproject.binaries import postgres_folder, valkey_server
+from cacheproject.binaries import postgres_folder
 
-__all__ = ["ServiceError", "Services", "die_with"]
+__all__ = ["ServiceError", "Services"]
 
 START_SECONDS = 30.0
 #: A port that is free when it is looked for may be taken when it is bound.
 START_TRIES = 5
-_PR_SET_PDEATHSIG = 1
 _POSTGRES_SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60"}
 #: Nothing here outlives the test or demo, so nothing needs to reach a disk.
 _FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
@@ -359,23 +357,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
-    """Return what makes a child, in itself, end with its parent; None where the kernel cannot.
-
-    The kernel watches the thread that spawned it, so only the main one will do.
-    """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-    return ask
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from django.contrib.auth.models import Group
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
+from django.test import override_settings
 
 from cachebackend import cached, invalidate
-from cachebackend.testing import assert_invalidates, empty_ring
+from cachebackend.testing import assert_invalidates, embedded_nodes, empty_ring
+from cachebackend.testing.embedded import MissingBinaryError
 from cacheproject.demo.models import Article
+from cacheproject.launch import MANAGE
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 commits = pytest.mark.django_db(transaction=True)
@@ -104,3 +113,71 @@ def test_an_empty_ring_finds_nothing_and_leaves_nothing(article: Article) -> Non
     assert cache.get("a") == 1
     for node in cache.client.nodes:
         assert node.call((b"SCAN", b"0", b"MATCH", left, b"COUNT", b"10000"))[1] == []  # type: ignore[index]
+
+
+def test_a_ring_of_other_nodes_takes_the_place_of_any_cache() -> None:
+    """Nodes of the test's own, gone with the block; the alias is what it was."""
+    local = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    with override_settings(CACHES=local):
+        with embedded_nodes(2) as urls:
+            with empty_ring(location=urls, on_node_failure="raise") as ring:
+                cache.set("k", 1)
+                assert ring.get("k") == 1
+                assert [node.name for node in ring.client.nodes] == ["a", "b"]
+            assert cache.get("k") is None
+        folder = Path(urls[0].removeprefix("unix://")).parent
+        assert not folder.exists()
+
+
+def test_a_node_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With what its server said, or what to install."""
+    server = tmp_path / "server"
+    server.write_text("#!/bin/sh\necho no memory today\nexit 3\n")
+    server.chmod(0o755)
+    monkeypatch.setenv("VALKEY_SERVER", str(server))
+    with pytest.raises(RuntimeError, match="no memory today"), embedded_nodes(1):
+        pass
+    monkeypatch.delenv("VALKEY_SERVER")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("cachebackend.testing.embedded.packaged", lambda *_: None)
+    told = pytest.raises(MissingBinaryError, match=r"django-ringcache\[testing\].*VALKEY_SERVER")
+    with told, embedded_nodes(1):
+        pass
+
+
+CONFTEST = 'pytest_plugins = ["cachebackend.testing.plugin"]\n'
+SETTINGS = """
+SECRET_KEY = "x"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "cachebackend"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+"""
+TESTS = """
+from django.core.cache import cache
+
+def test_one(ring, ring_nodes):
+    cache.set("k", 1)
+    assert ring.get("k") == 1
+    print(ring_nodes[0])
+
+def test_another(ring):
+    assert cache.get("k") is None
+    assert len(ring.client.nodes) == 3
+"""
+
+
+def test_the_plugin_gives_each_test_an_empty_ring(tmp_path: Path) -> None:
+    """In a project that names no node; the servers end with the run."""
+    for name, text in (("conftest.py", CONFTEST), ("plain.py", SETTINGS), ("test_it.py", TESTS)):
+        (tmp_path / name).write_text(text)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-qs", "-p", "no:randomly", "-W", "error", "--ds", "plain", "."],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{MANAGE.parent}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    found = re.search(r"unix://(\S+)/a\.sock", ran.stdout)
+    assert found
+    assert not Path(found[1]).exists()

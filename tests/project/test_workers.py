@@ -22,9 +22,10 @@ from django.test import override_settings
 from django.utils import timezone
 
 from cachebackend import writebehind
+from cachebackend.testing.embedded import die_with
 from cacheproject.demo.models import Article
 from cacheproject.launch import MANAGE
-from cacheproject.services import Services, die_with
+from cacheproject.services import Services
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 #: Seconds between two ticks here, and until a test gives up.

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cacheproject.binaries import MissingBinaryError
+from cachebackend.testing.embedded import MissingBinaryError
 from cacheproject.launch import end_by_interrupt
 from cacheproject.services import ServiceError, Services
 

@@ -1,4 +1,4 @@
-"""For the tests of projects that use the ring: an empty ring, and what a block invalidates.
+"""What a test puts around a block: an empty ring, and what the block must invalidate.
 
 Works with any runner. A delete follows the commit, so what is tested must commit:
 ``TransactionTestCase``, or ``django_db(transaction=True)`` under pytest.
@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
+from cachebackend.conf import BACKENDS, ring_aliases
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of
 
@@ -29,14 +30,20 @@ _SECONDS = 600
 
 
 @contextmanager
-def empty_ring(alias: str = "default", **options: Any) -> Iterator[RingCache]:
+def empty_ring(
+    alias: str = "default", *, location: Sequence[str] | None = None, **options: Any
+) -> Iterator[RingCache]:
     """Give a block the alias' nodes under a key prefix of its own, to find and leave nothing.
 
     Args:
-        alias: The cache alias, a ring cache.
+        alias: The cache alias, a ring cache, or with a ``location`` any.
+        location: The URLs of other nodes; the alias' own by default.
         options: What the block's ``OPTIONS`` has besides, such as ``lease_on_get=True``.
     """
     block = settings.CACHES[alias]
+    if location is not None:
+        kept = block if alias in ring_aliases() else {"BACKEND": BACKENDS[0]}
+        block = kept | {"LOCATION": list(location)}
     own = block | {
         "KEY_PREFIX": f"test-{uuid4().hex}",
         "OPTIONS": {**block.get("OPTIONS", {}), **options},

@@ -1,0 +1,29 @@
+"""pytest fixtures: name this module in the ``pytest_plugins`` of your ``conftest.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cachebackend.testing import embedded_nodes, empty_ring
+
+if TYPE_CHECKING:
+    from cachebackend.backend import RingCache
+
+__all__ = ["ring", "ring_nodes"]
+
+
+@pytest.fixture(scope="session")
+def ring_nodes() -> Iterator[list[str]]:
+    """The URLs of three nodes that are started for the run; return those of your own to use them instead."""
+    with embedded_nodes(3) as urls:
+        yield urls
+
+
+@pytest.fixture
+def ring(ring_nodes: list[str]) -> Iterator[RingCache]:
+    """The default alias, for this test an empty ring on these nodes."""
+    with empty_ring(location=ring_nodes) as cache:
+        yield cache

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from django.core.cache import caches
+from django.test import override_settings
 
 from cachebackend import RingCache, invalidation
 from cachebackend.admin.figures import MINUTES, alias_figures
@@ -290,3 +291,11 @@ def test_beats_that_cannot_be_seen_are_not_taken_for_none(ring_cache: RingCache,
         beat("tick")
         with pytest.raises(NodeUnavailableError):
             last_beats()
+
+
+def test_an_alias_with_faults_counts_nothing(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Its faults are told by who uses it, and not by every process at its end."""
+    wrong = settings.CACHES["default"] | {"OPTIONS": {"codec": "none"}}
+    with override_settings(CACHES=settings.CACHES | {"wrong": wrong}):
+        fold_all()
+    assert caplog.records == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from django.db import connections, models
@@ -17,7 +18,7 @@ from xxhash import xxh3_64_hexdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.dependents import dependents_of
-from cachebackend.writebehind.changes import MARKER, split_field
+from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.wire import NULL, wire_of
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 #: One change of a shape: column and kind.
 Change: TypeAlias = tuple[str, bytes]
 Shape: TypeAlias = tuple[Change, ...]
+_MARKED: Change = ("", MARKER)
 #: The markers of rows that are deleted, and of those that are created.
 _DELETED, _CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
 _MARKERS = _DELETED | _CREATED
@@ -75,22 +77,31 @@ def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[Bat
     """Return the rows of a batch, ordered by their keys.
 
     Raises:
-        WriteBehindDamagedError: A field names no row of the model.
+        WriteBehindDamagedError: A field names no row of the model, or nothing to be done to one.
     """
-    markers: dict[bytes, bytes] = {}
     rows: dict[bytes, dict[Change, bytes]] = {}
+    changes: dict[bytes, Change] = {}
     for name, value in batch.items():
-        key, column, kind = split_field(name)
-        changes = rows.setdefault(key, {})
-        if kind == MARKER:
-            markers[key] = value
-            if value not in _MARKERS:
-                message = f"{name!r} is {value!r}, which is nothing to be done to a row"
-                raise WriteBehindDamagedError(message)
+        key, _, named = name.partition(SEPARATOR)
+        change = changes.get(named)
+        if change is None:  # a batch has many rows and few columns
+            change = changes[named] = split_field(name)[1:]
+        row = rows.get(key)
+        if row is None:
+            rows[key] = {change: value}
         else:
-            changes[column, kind] = value
-    found = [BatchRow(_key(model, key), markers.get(key, b""), changes) for key, changes in rows.items()]
-    return sorted(found, key=lambda row: row.pk)
+            row[change] = value
+    found = [_row(model, key, row) for key, row in rows.items()]
+    found.sort(key=itemgetter(0))
+    return found
+
+
+def _row(model: type[models.Model], key: bytes, changes: dict[Change, bytes]) -> BatchRow:
+    marker = changes.pop(_MARKED, b"")
+    if marker and marker not in _MARKERS:
+        message = f"{marker!r} is nothing to be done to row {key!r}"
+        raise WriteBehindDamagedError(message)
+    return BatchRow(_key(model, key), marker, changes)
 
 
 def _key(model: type[models.Model], key: bytes) -> Any:
@@ -151,6 +162,7 @@ class _Table:
         self._quote = connection.ops.quote_name
         self._label = model._meta.label
         self._fields = {f.column: f for f in model._meta.local_concrete_fields}
+        self._is_cached = bool(dependents_of(model))
         self._table = self._quote(model._meta.db_table)
         self._pk = model._meta.pk
         self._key = self._quote(str(self._pk.column))
@@ -160,8 +172,13 @@ class _Table:
     def shaped(self, rows: Sequence[BatchRow]) -> tuple[list[tuple[Shape, list[BatchRow]]], dict[Any, str]]:
         """Return the rows of each shape, and why those cannot be written that name a column that is gone."""
         found: dict[Shape, list[BatchRow]] = {}
+        orders: dict[Shape, list[BatchRow]] = {}  # the same for each order that a row's changes stand in
         for row in rows:
-            found.setdefault(tuple(sorted(row.changes)), []).append(row)
+            order = tuple(row.changes)
+            same = orders.get(order)
+            if same is None:
+                same = orders[order] = found.setdefault(tuple(sorted(order)), [])
+            same.append(row)
         refused: dict[Any, str] = {}
         for shape in list(found):
             if gone := [column for column, _ in shape if column not in self._fields]:
@@ -178,26 +195,25 @@ class _Table:
         return Applied(gone, rows=len(gone), missing=len(pks) - len(gone))
 
     def update(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
-        """Change rows; they are locked in the order of their keys, so two writers cannot deadlock."""
+        """Change rows, in the order of their keys, so that two writers do not deadlock."""
         stage = self._stage(shape, rows)
         columns = {column for column, _ in shape}
-        moves = any(f.column in columns for f in self._asked)
-        held = (
-            f"SELECT {self._asked_columns()} FROM {self._table} t JOIN {stage} s "
-            f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t"
-        )
         sets = ", ".join(
             f"{self._quote(column)} = {_new(f't.{self._quote(column)}', staged)}"
             for column, staged in _by_column(shape).items()
         )
         change = f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk"
-        if moves:
-            touched = self._fetch(held) + (now := self._fetch(f"{change} {self._returning()}"))
-            return Applied(touched, rows=len(now), missing=len(rows) - len(now))
-        # What caches ask for them by stays: they need not be told of, those that are not there included
-        self._execute(f"WITH held AS MATERIALIZED ({held}) SELECT count(*) FROM held")
+        if any(f.column in columns for f in self._asked):
+            before = self._fetch(
+                f"SELECT {self._asked_columns()} FROM {self._table} t JOIN {stage} s "
+                f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t"
+            )
+            now = self._fetch(f"{change} {self._returning()}")
+            return Applied(before + now, rows=len(now), missing=len(rows) - len(now))
+        # What caches ask for them by stays as it was: their keys are enough, and need not be asked for
         changed = self._execute(change)
-        return Applied([{"pk": row.pk} for row in rows], rows=changed, missing=len(rows) - changed)
+        touched = [{"pk": row.pk} for row in rows] if self._is_cached else []
+        return Applied(touched, rows=changed, missing=len(rows) - changed)
 
     def insert(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
         """Create rows; those that are there stay as they are."""
@@ -234,9 +250,9 @@ class _Table:
         with self._connection.cursor() as cursor:
             cursor.execute(
                 f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} "
-                f"(pk {self._pk.rel_db_type(self._connection)}{definition}) ON COMMIT DELETE ROWS"
+                f"(pk {self._pk.rel_db_type(self._connection)}{definition}) ON COMMIT DELETE ROWS; "
+                f"TRUNCATE {stage}"
             )
-            cursor.execute(f"TRUNCATE {stage}")
             # Django wraps execute() only: an error of the copy is psycopg's own else
             with (
                 self._connection.wrap_database_errors,

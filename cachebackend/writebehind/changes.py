@@ -17,9 +17,10 @@ from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, write_of
 from cachebackend.writebehind.wire import checked_value, wire_of
 
-__all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "Rows", "split_field"]
+__all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "SEPARATOR", "Rows", "split_field"]
 
-_SEPARATOR = b"\0"
+#: What stands between the parts of a field's name.
+SEPARATOR = b"\0"
 #: The operations, as the fold script has them.
 CHANGE, CREATE, DELETE = b"u", b"c", b"x"
 #: The kind of the field, with no column, that says what is done to a row before its changes.
@@ -125,13 +126,13 @@ class Rows:
         """
         field = self.model._meta.pk
         try:
-            key = wire_of(field).dump(checked_value(field, pk)) if pk is not None else _SEPARATOR
+            key = wire_of(field).dump(checked_value(field, pk)) if pk is not None else SEPARATOR
         except (ValidationError, ArithmeticError, AttributeError, TypeError, ValueError):
-            key = _SEPARATOR
-        if _SEPARATOR in key:
+            key = SEPARATOR
+        if SEPARATOR in key:
             message = f"{self.model.__name__} has no primary key like {pk!r}"
             raise WriteBehindRefusedError(message)
-        return key + _SEPARATOR
+        return key + SEPARATOR
 
     def partition(self, row: bytes) -> Partition:
         """Return where a row's writes belong: always the same place, so they stay in order."""
@@ -144,7 +145,7 @@ class Rows:
     def names(self, row: bytes) -> list[bytes]:
         """Return every field that a batch may hold of a row."""
         columns = [column_of(row, field) for field in self.columns if not field.primary_key]
-        return [row + _SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
+        return [row + SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
 
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with the fields that were named, a sentence each; the first use raises it."""
@@ -226,7 +227,7 @@ def split_field(field: bytes) -> tuple[bytes, str, bytes]:
     Raises:
         WriteBehindDamagedError: It names no such thing.
     """
-    key, *rest = field.split(_SEPARATOR)
+    key, *rest = field.split(SEPARATOR)
     if len(rest) != 2 or rest[1] not in _NAMED_KINDS:
         message = f"{field!r} names no row, column and kind of write"
         raise WriteBehindDamagedError(message)

@@ -186,8 +186,9 @@ class _Work:
 
     def _apply(self, rows: Sequence[BatchRow]) -> Applied:
         with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
-            # What rows of one batch need of each other may come in any order, but is due here
-            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+            # What rows of one batch need of each other may come in any order, but is due here; and
+            # any join but this keeps to the order of the keys, in which rows are then locked
+            cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
             applied = apply_rows(self._model, self._using, rows, self._chunk_rows)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -294,3 +296,41 @@ def test_more_bad_rows_than_there_is_time_for_are_parked_together(
         assert command("retry", "--all", code=1) == {"landed": 9, "left": 1}
         assert command("status", code=1)["waiting"] == 0
     assert (count_of(meter), {count_of(other) for other in others}) == (0, {1})
+
+
+@pytest.fixture
+def order_of_updates() -> Iterator[Callable[[], list[uuid.UUID]]]:
+    """Tells the keys of meters in the order in which Postgres came to them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE came (at serial, pk uuid);"
+            "CREATE FUNCTION came() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO came (pk) VALUES (NEW.id); RETURN NEW; END $$;"
+            "CREATE TRIGGER came BEFORE UPDATE ON shop_meter FOR EACH ROW EXECUTE FUNCTION came()"
+        )
+
+    def told() -> list[uuid.UUID]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pk FROM came ORDER BY at")
+            return [pk for (pk,) in cursor.fetchall()]
+
+    yield told
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER came ON shop_meter; DROP FUNCTION came; DROP TABLE came")
+
+
+def test_rows_are_locked_in_the_order_of_their_keys(
+    order_of_updates: Callable[[], list[uuid.UUID]],
+) -> None:
+    """So two writers that keep to it do not deadlock, however the table lies on the disk."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            'INSERT INTO shop_meter (id, "Odd Name", total, label) '
+            "SELECT gen_random_uuid(), 0, 0, '' FROM generate_series(1, 5000)"
+        )
+        cursor.execute("ANALYZE shop_meter")
+    meters = list(Meter.objects.order_by("?")[:500])
+    with one_partition():
+        add_one(*meters)
+        land()
+    assert order_of_updates() == sorted(meter.pk for meter in meters)

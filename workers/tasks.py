@@ -11,7 +11,7 @@ from django.db import InterfaceError, OperationalError
 from cachebackend import invalidation, writebehind
 from cachebackend.backend import beats, farewell
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
+from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.managers import auditing
 from cachebackend.protocol import Partition
 
@@ -53,9 +53,6 @@ def tick() -> int:
     beats.beat("tick")
     try:
         partitions = writebehind.seal_dirty()
-    except WriteBehindError as error:
-        logger.error("tick: %s", error)
-        return 0
     except NodeUnavailableError as error:
         logger.warning("tick: %s; writes wait in the queue", error)
         return 0

@@ -228,7 +228,7 @@ def split_field(field: bytes) -> tuple[bytes, str, bytes]:
         WriteBehindDamagedError: It names no such thing.
     """
     key, *rest = field.split(SEPARATOR)
-    if len(rest) != 2 or rest[1] not in _NAMED_KINDS:
+    if len(rest) != 2 or rest[1] not in _NAMED_KINDS or (rest[1] == MARKER) == bool(rest[0]):
         message = f"{field!r} names no row, column and kind of write"
         raise WriteBehindDamagedError(message)
     return key, rest[0].decode(errors="replace"), rest[1]

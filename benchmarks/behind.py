@@ -1,4 +1,4 @@
-"""What write-behind costs and gains: queueing and draining beside what people do today, in one run.
+"""How fast what was written behind lands, beside what people do today, in one run.
 
 ``python -m benchmarks.behind`` prints a table; ``--json`` one object; ``--outage SECONDS``
 stops Postgres for so long instead, under load and with a worker that ticks, as
@@ -19,25 +19,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.enqueue import make_rows, plain_rows
 from benchmarks.herd import set_up
 from cacheproject.launch import MANAGE, celery_worker
 from cacheproject.services import Services
 
-ROUNDS, CALLS, ROWS = 5, 400, 20_000
+ROUNDS, ROWS = 5, 20_000
 #: Partitions that are drained at a time, by threads of a process: as many as a small worker has.
 THREADS = 2
 MILLION, HOT_ROWS = 1_000_000, 1_000
 #: How many times faster than these it must be.
-REQUIRED = {"save": 8.0, "upsert": 4.0, "bulk_create": 4.0}
+REQUIRED = {"bulk_create": 4.0}
 #: Writes a second that land when each of 20,000 rows is written five times.
 REQUIRED_COALESCED = 400_000
 #: For so long the load and the worker run before Postgres is stopped; between two looks at the queue.
 WARM_SECONDS, LOOK_SECONDS = 5.0, 0.05
-UPSERT = (
-    "INSERT INTO demo_article (id, slug, title, body, price, views, updated) "
-    "VALUES (%s, %s, 't', '', 0, 1, now()) "
-    "ON CONFLICT (id) DO UPDATE SET views = demo_article.views + 1"
-)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -54,69 +50,6 @@ def drain_all() -> None:
     while partitions := writebehind.seal_dirty():
         for partition in partitions:
             writebehind.drain(partition)
-
-
-def plain_rows() -> Any:
-    """Return a model of the articles' table that nothing is cached of: the peers do not invalidate."""
-    from django.db import models
-
-    from cachebackend import WriteBehindManager
-
-    class PlainArticle(models.Model):  # noqa: DJ008  # never printed
-        """An article, as a project without this package has it."""
-
-        slug = models.SlugField(max_length=100, unique=True)
-        title = models.CharField(max_length=200)
-        body = models.TextField(blank=True)
-        price = models.DecimalField(max_digits=8, decimal_places=2, default=0)
-        views = models.BigIntegerField(default=0)
-        last_viewed = models.DateTimeField(null=True)
-        updated = models.DateTimeField(auto_now=True)
-
-        objects = models.Manager()
-        behind = WriteBehindManager["PlainArticle"](fields=["views"])
-
-        class Meta:
-            app_label = "demo"
-            managed = False
-            db_table = "demo_article"
-
-    return PlainArticle
-
-
-def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
-    """Return microseconds for one write of one row, by way; the ways take turns."""
-    import psycopg
-    from django.conf import settings
-    from django.db.models import F
-
-    from cacheproject.demo.models import Article
-
-    rows = {row.pk: row for row in plain.objects.filter(pk__in=keys[:CALLS])}
-    cached = {row.pk: row for row in Article.objects.filter(pk__in=keys[:CALLS])}
-    some = list(rows)
-    at = settings.DATABASES["default"]
-    with psycopg.connect(
-        host=at["HOST"],
-        port=at["PORT"],
-        user=at["USER"],
-        dbname=at["NAME"],
-        autocommit=True,
-        prepare_threshold=1,
-    ) as connection:
-        cursor = connection.cursor()
-        ways: dict[str, Callable[[], Any]] = {
-            "behind": lambda: [plain.behind.update(pk, views=F("views") + 1) for pk in some],
-            "save": lambda: [rows[pk].save(update_fields=["views"]) for pk in some],
-            "save, invalidating": lambda: [cached[pk].save(update_fields=["views"]) for pk in some],
-            "upsert": lambda: [cursor.execute(UPSERT, (pk, f"a{pk}")) for pk in some],
-        }
-        taken: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(ROUNDS):
-            for way, run in ways.items():
-                taken[way].append(seconds(run) / len(some) * 1e6)
-    drain_all()
-    return {way: statistics.median(each) for way, each in taken.items()}
 
 
 def drains(plain: Any, keys: list[int]) -> dict[str, float]:
@@ -272,13 +205,7 @@ def main() -> None:
     options = parser.parse_args()
     with Services(ring=3, queue=1, durable=True) as services:
         set_up(services)
-        from django.core.management import call_command
-
-        from cacheproject.demo.models import Article
-
-        call_command("migrate", verbosity=0, interactive=False)
-        made = Article.objects.bulk_create(Article(slug=f"b{n}", title="t") for n in range(ROWS))
-        keys = [row.pk for row in made]
+        keys = make_rows(ROWS)
         if options.outage:
             told: dict[str, Any] = outage(services, keys, options.outage)
             missed = [] if told["landed"] == told["acknowledged"] else ["writes were lost or doubled"]
@@ -296,15 +223,9 @@ def main() -> None:
 
 def measure(keys: list[int]) -> tuple[dict[str, Any], list[str]]:
     """Return all figures, and which are less than is required."""
-    plain = plain_rows()
-    one, many = enqueue(plain, keys), drains(plain, keys)
-    ratios = {
-        "save": one["save"] / one["behind"],
-        "upsert": one["upsert"] / one["behind"],
-        "bulk_create": many["drain"] / many["bulk_create"],
-    }
+    many = drains(plain_rows(), keys)
+    ratios = {"bulk_create": many["drain"] / many["bulk_create"]}
     told = {
-        "enqueue_us": {way: round(each, 1) for way, each in one.items()},
         "drain_per_second": {way: round(each) for way, each in many.items()},
         "times_faster_than": {way: round(each, 1) for way, each in ratios.items()},
         "a_million_increments": million(keys),

@@ -103,7 +103,7 @@ def page(told: Mapping[str, Any]) -> str:
         ]
         lines.append("")
     lines += _near(told["near_lag"])
-    return "\n".join([*lines, *_scaling(told["scaling"]), *_behind(told["behind"]), *_FLOOR, ""])
+    return "\n".join([*lines, *_scaling(told["scaling"]), *_behind(told), *_FLOOR, ""])
 
 
 def _near(told: Mapping[str, Any]) -> list[str]:
@@ -147,14 +147,14 @@ def _scaling(told: Mapping[str, Any]) -> list[str]:
 
 
 def _behind(told: Mapping[str, Any]) -> list[str]:
-    if "enqueue_us" not in told:
-        return []
+    one, many = told["enqueue"], told["behind"]
     lines = ["## Write-behind", "", "| one write of one row | µs |", "|---|---|"]
-    lines += [f"| {way} | {taken:,.1f} |" for way, taken in told["enqueue_us"].items()]
+    lines += [f"| {way} | {taken:,.1f} |" for way, taken in one["enqueue_us"].items()]
     lines += ["", "| landing | a second |", "|---|---|"]
-    lines += [f"| {way} | {rate:,} |" for way, rate in told["drain_per_second"].items()]
-    lines += ["", *[f"- missed: {text}" for text in told["missed"]], ""]
-    return lines
+    lines += [f"| {way} | {rate:,} |" for way, rate in many["drain_per_second"].items()]
+    times = one["times_faster_than"] | many["times_faster_than"]
+    lines += ["", f"Times faster than {', '.join(f'{way} {each}' for way, each in times.items())}."]
+    return [*lines, "", *[f"- missed: {text}" for text in one["missed"] + many["missed"]], ""]
 
 
 def _file(work: str) -> str:

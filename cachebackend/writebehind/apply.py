@@ -20,7 +20,7 @@ from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
-from cachebackend.writebehind.wire import NULL, wire_of
+from cachebackend.writebehind.wire import NULL, Wire, wire_of
 
 __all__ = ["Applied", "BatchRow", "apply_rows", "rows_of"]
 
@@ -91,27 +91,29 @@ def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[Bat
             rows[key] = {change: value}
         else:
             row[change] = value
-    found = [_row(model, key, row) for key, row in rows.items()]
+    wire = wire_of(model._meta.pk)
+    found = [
+        BatchRow(_key(wire, key), _marker(row.pop(_MARKED)) if _MARKED in row else b"", row)
+        for key, row in rows.items()
+    ]
     found.sort(key=itemgetter(0))
     return found
 
 
-def _row(model: type[models.Model], key: bytes, changes: dict[Change, bytes]) -> BatchRow:
-    marker = changes.pop(_MARKED, b"")
-    if marker and marker not in _MARKERS:
-        message = f"{marker!r} is nothing to be done to row {key!r}"
+def _marker(value: bytes) -> bytes:
+    if value not in _MARKERS:
+        message = f"{value!r} is nothing to be done to a row"
         raise WriteBehindDamagedError(message)
-    return BatchRow(_key(model, key), marker, changes)
+    return value
 
 
-def _key(model: type[models.Model], key: bytes) -> Any:
-    wire = wire_of(model._meta.pk)
+def _key(wire: Wire, key: bytes) -> Any:
     try:
         pk = wire.load(key)
     except (ValueError, ArithmeticError):
         pk = None
     if pk is None or wire.dump(pk) != key:  # Python reads "+1" and "1_0" too
-        message = f"{key!r} is no primary key of {model._meta.label}"
+        message = f"{key!r} is no primary key"
         raise WriteBehindDamagedError(message)
     return pk
 

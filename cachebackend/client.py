@@ -97,8 +97,7 @@ class RingClient(_Client):
         self._near: NearCache | None = None
         self._trackings: list[Tracking] = []
         if options.near is not None:
-            near = options.near
-            self._near = NearCache(near.max_entries, near.max_age, near.policy, clock)
+            self._near = NearCache(options.near, clock)
             self._near.on_read = self._track
             self.context.near = self._near
         #: Where what nodes miss outlives the process; None: nowhere, and it is said once that it is so.

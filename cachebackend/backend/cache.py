@@ -64,14 +64,23 @@ class RingCache(DropInMethods):
 
     # One key
 
-    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        """Return the value of a key, or the default."""
+    def get(self, key: Any, default: Any = None, version: int | None = None, *, near: bool = True) -> Any:
+        """Return the value of a key, or the default.
+
+        Args:
+            key: The key.
+            default: What is returned where there is no value.
+            version: The key's version.
+            near: Whether a copy in the process will do, where the settings keep any.
+        """
         # A hit in the process takes a microsecond, half of which would go into the making of its key
         made = self._made.get(key) if version is None and key.__class__ is str else None
         if made is None:
             made = self._make(key, version)
         if self._leases_on_get:
-            return self.client.run(self._get_and_lease(made, default))
+            return self.client.run(self._get_and_lease(made, default, near=near))
+        if not near:
+            return self.client.run(protocol.get(self._context(near=False), made, default))
         return self.client.get(made, default)
 
     def _make(self, key: Any, version: int | None) -> bytes:
@@ -90,12 +99,20 @@ class RingCache(DropInMethods):
         if name in _MAKES_KEYS:
             self._made = {}
 
-    async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        """Return the value of a key, or the default."""
+    async def aget(
+        self, key: Any, default: Any = None, version: int | None = None, *, near: bool = True
+    ) -> Any:
+        """Return the value of a key, or the default, as ``get``."""
         made = self.key_bytes(key, version)
         if self._leases_on_get:
-            return await self.client.arun(self._get_and_lease(made, default))
+            return await self.client.arun(self._get_and_lease(made, default, near=near))
+        if not near:
+            return await self.client.arun(protocol.get(self._context(near=False), made, default))
         return await self.client.aget(made, default)
+
+    def _context(self, *, near: bool) -> protocol.Context:
+        context = self.client.context
+        return context if near else context.without_copies()
 
     def set(  # type: ignore[override]  # Django's returns nothing
         self,
@@ -157,18 +174,20 @@ class RingCache(DropInMethods):
         lease = self._missed.pop(key)
         return protocol.set_by_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
 
-    def _get_and_lease(self, key: bytes, default: Any) -> protocol.Operation[Any]:
+    def _get_and_lease(self, key: bytes, default: Any, *, near: bool) -> protocol.Operation[Any]:
         """Return the value of a key, remembering the lease of a miss until the request ends."""
-        value, lease = yield from protocol.get_and_lease(self.client.context, key, default)
+        value, lease = yield from protocol.get_and_lease(self._context(near=near), key, default)
         if lease is protocol.HIT:
             self._missed.pop(key, None)
         else:
             self._note_missed({key: lease})
         return value
 
-    def _get_many_and_lease(self, keys: Mapping[Any, bytes]) -> protocol.Operation[dict[Any, Any]]:
+    def _get_many_and_lease(
+        self, keys: Mapping[Any, bytes], *, near: bool
+    ) -> protocol.Operation[dict[Any, Any]]:
         """Return the values of those keys that have one, remembering the leases of the others."""
-        found, leases = yield from protocol.get_many_and_lease(self.client.context, keys)
+        found, leases = yield from protocol.get_many_and_lease(self._context(near=near), keys)
         for name in found:
             self._missed.pop(keys[name], None)
         self._note_missed(leases)
@@ -380,19 +399,25 @@ class RingCache(DropInMethods):
 
     # Many keys
 
-    def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """Return the values of those keys that have one, in one round trip."""
-        return self.client.run(self._get_many(keys, version))
+    def get_many(
+        self, keys: Iterable[Any], version: int | None = None, *, near: bool = True
+    ) -> dict[Any, Any]:
+        """Return the values of those keys that have one, in one round trip; ``near`` as for ``get``."""
+        return self.client.run(self._get_many(keys, version, near=near))
 
-    async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """Return the values of those keys that have one, in one round trip."""
-        return await self.client.arun(self._get_many(keys, version))
+    async def aget_many(
+        self, keys: Iterable[Any], version: int | None = None, *, near: bool = True
+    ) -> dict[Any, Any]:
+        """Return the values of those keys that have one, in one round trip; ``near`` as for ``get``."""
+        return await self.client.arun(self._get_many(keys, version, near=near))
 
-    def _get_many(self, keys: Iterable[Any], version: int | None) -> protocol.Operation[dict[Any, Any]]:
+    def _get_many(
+        self, keys: Iterable[Any], version: int | None, *, near: bool
+    ) -> protocol.Operation[dict[Any, Any]]:
         made = self._keys(keys, version)
         if self._leases_on_get:
-            return self._get_many_and_lease(made)
-        return protocol.get_many(self.client.context, made)
+            return self._get_many_and_lease(made, near=near)
+        return protocol.get_many(self._context(near=near), made)
 
     def set_many(
         self, data: Mapping[Any, Any], timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None

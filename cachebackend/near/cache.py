@@ -21,11 +21,13 @@ kept until it is back.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from cachebackend.clock import Clock
+from cachebackend.options.ring import NearOptions
 from cachebackend.policies import POLICIES
 
 __all__ = ["MISS", "NearCache", "Read"]
@@ -60,17 +62,16 @@ class NearCache:
     """The copies of one alias in one process; threads share it.
 
     Args:
-        max_entries: The most copies.
-        max_age: Seconds that a copy is good at most.
-        policy: One of ``policies.POLICIES``.
+        options: What the settings say of it.
         clock: Where time comes from.
     """
 
-    def __init__(self, max_entries: int, max_age: float, policy: str, clock: Clock) -> None:
-        self._max_age = max_age
+    def __init__(self, options: NearOptions, clock: Clock) -> None:
+        self._max_age = options.max_age
+        self._max_record_bytes = math.inf if options.max_record_bytes is None else options.max_record_bytes
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
-        self._copies = POLICIES[policy](max_entries)
+        self._copies = POLICIES[options.policy](options.max_entries)
         self._placeholders: dict[bytes, object] = {}
         self._tracked: set[int] = set()
         #: Called with every read that begins.
@@ -111,7 +112,7 @@ class NearCache:
             ttl: Seconds that the value is good for, as the node had it; a copy is good for no
                 longer. They are counted from when the read began, before the node counted.
         """
-        if ttl <= 0:
+        if ttl <= 0 or len(record) > self._max_record_bytes:
             return
         until = read.began + min(self._max_age, ttl)
         is_shared = type(value) in _IMMUTABLE

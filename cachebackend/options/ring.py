@@ -35,11 +35,14 @@ class NearOptions:
         max_entries: The most copies in a process.
         max_age: Seconds that a copy is good at most, whatever its node tells.
         policy: Which copy gives way to another.
+        max_record_bytes: Longer records are not copied, so that the copies take at most
+            ``max_entries`` times as much; None: all are.
     """
 
     max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
     max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
     policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru", "lfu", "tinylfu"))})
+    max_record_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**31))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,8 @@ class RingOptions:
         early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
             optimal for most, more is earlier, 0 is never.
         near: The near cache: copies in the process of what was read. A dict of
-            ``max_entries`` (10000), ``max_age`` in seconds (5.0) and ``policy``
-            (``"s3fifo"``, ``"tinylfu"``, ``"lru"`` or ``"lfu"``); None: none.
+            ``max_entries`` (10000), ``max_age`` in seconds (5.0), ``policy`` (``"s3fifo"``,
+            ``"tinylfu"``, ``"lru"`` or ``"lfu"``) and ``max_record_bytes`` (None); None: none.
         eviction: How the nodes should evict: a dict of ``maxmemory`` (bytes, or ``"256mb"``) and
             ``policy`` (``"allkeys-lfu"``, ``"allkeys-lru"`` or ``"allkeys-random"``). ``ring doctor``
             compares it with the nodes, ``ring configure`` applies it; None: it is theirs to know.

@@ -136,6 +136,14 @@ class Context:
             self._strict.gutter = self._strict.near = None
         return self._strict
 
+    def without_copies(self) -> Context:
+        """Return the same for reads that neither look at this process's copies nor keep any."""
+        if self.near is None:
+            return self
+        fresh = copy(self)
+        fresh.near = None
+        return fresh
+
     def drop_near(self, keys: Iterable[bytes]) -> None:
         """Drop this process's copies of keys: before a write is sent, and when it was answered."""
         if self.near is not None:

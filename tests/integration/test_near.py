@@ -15,10 +15,12 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import ConfigurationError
 from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cachebackend.options import RingOptions
+from cachebackend.options.ring import NearOptions
 from cachebackend.policies import S3FIFO
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -75,6 +77,28 @@ def keep_copy(cache: RingCache, value: Any) -> None:
     """Read k until its copy is what was read; the node's word of the set may drop the first."""
     before = near_hits(cache)
     wait_until(lambda: cache.get("k") == value and near_hits(cache) > before)
+
+
+def test_a_call_may_want_no_copy(cache: RingCache, call: Callable[..., Any]) -> None:
+    """The node is asked, and what it says is not kept."""
+    cache.set("k", "v")
+    keep_copy(cache, "v")
+    before = near_hits(cache)
+    assert call(cache, "get", "k", near=False) == "v"
+    assert call(cache, "get_many", ["k", "other"], near=False) == {"k": "v"}
+    assert near_hits(cache) == before
+    assert call(cache, "get", "k") == "v"
+    assert near_hits(cache) == before + 1
+
+
+def test_long_records_are_not_copied() -> None:
+    """So that the copies take at most so many bytes as the settings say."""
+    near = NearCache(NearOptions(max_entries=10, max_record_bytes=4), SYSTEM_CLOCK)
+    near.track(0)
+    for key, record in ((b"short", b"1234"), (b"long", b"12345")):
+        near.keep(near.begin(key, 0), record, record, 60.0)
+    assert near.get(b"short", bytes) == b"1234"
+    assert near.get(b"long", bytes) is MISS
 
 
 @pytest.mark.parametrize("value", [1, "text", None, {"a": [1]}, [1, 2]])
@@ -260,7 +284,7 @@ def test_a_copy_is_good_for_its_age_only() -> None:
             return b""
 
     clock = Held()
-    near = NearCache(10, 5.0, "lru", clock)
+    near = NearCache(NearOptions(max_entries=10, policy="lru"), clock)
     near.track(0)
     near.keep(near.begin(b"k", 0), b"1", 1, 60)
     clock.at = 4.9
@@ -271,9 +295,7 @@ def test_a_copy_is_good_for_its_age_only() -> None:
 
 def test_nothing_is_kept_of_a_node_that_does_not_tell() -> None:
     """Nor of a read that began before it did."""
-    from cachebackend.clock import SYSTEM_CLOCK
-
-    near = NearCache(10, 5.0, "s3fifo", SYSTEM_CLOCK)
+    near = NearCache(NearOptions(max_entries=10), SYSTEM_CLOCK)
     near.keep(near.begin(b"k", 0), b"1", 1, 60)
     assert len(near) == 0
     read = near.begin(b"k", 0)

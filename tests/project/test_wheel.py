@@ -1,16 +1,20 @@
-"""The wheel, installed beside its requirements in a project that knows nothing of this one."""
+"""The wheel, installed with nothing but its requirements in a project that knows nothing of this one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
+import venv
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import psycopg
 import pytest
+from django.template.backends.django import DjangoTemplates
 
 from cacheproject.launch import MANAGE
 from cacheproject.services import Services
@@ -106,28 +110,79 @@ def database(services: Services) -> Iterator[str]:
         admin.execute("DROP DATABASE wheel WITH (FORCE)")
 
 
-def test_a_project_is_served_by_the_wheel(tmp_path: Path, services: Services, database: str) -> None:
-    """A page, a model and a counter, with ten lines of settings; and the ring's page in the admin."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "hatchling", "build", "-d", str(folder), cwd=MANAGE.parent)
+    return folder
 
-    def run(*words: str, cwd: Path = tmp_path) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO")}
-        environment |= {"PYTHONPATH": str(tmp_path / "installed")}
-        finished = subprocess.run(
-            [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-        )
-        assert finished.returncode == 0, finished.stdout + finished.stderr
-        return finished.stdout
 
-    run("-m", "hatchling", "build", "-d", str(tmp_path), cwd=MANAGE.parent)
-    [wheel] = tmp_path.glob("*.whl")
-    [source] = tmp_path.glob("*.tar.gz")
-    assert source.stat().st_size > wheel.stat().st_size // 2
+def run(*words: str | Path, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO")}
+    finished = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_the_wheel_holds_the_library_and_no_more(built: Path) -> None:
+    """Its pages, scripts, migrations and types; no tests and no demo."""
+    [wheel] = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"cachebackend/py.typed", "workers/py.typed", "cachebackend/migrations/0001_initial.py"} <= names
-    assert not any(name.startswith(("tests/", "cacheproject/", "benchmarks/")) for name in names)
-    run("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "installed", str(wheel))
-    run("-c", ALONE)
-    run("-m", "django", "startproject", "site_", ".")
+    assert names > {
+        "cachebackend/migrations/0001_initial.py",
+        "cachebackend/protocol/scripts/fold.lua",
+        "cachebackend/py.typed",
+        "cachebackend/static/cachebackend/ring.css",
+        "cachebackend/templates/cachebackend/ring.html",
+        "workers/py.typed",
+    }
+    assert {name.split("/")[0] for name in names} == {
+        "cachebackend",
+        "workers",
+        "django_ringcache-0.1.0.dist-info",
+    }
+
+
+def test_the_source_is_enough_to_run_the_tests(built: Path) -> None:
+    """All that ``make test`` and ``make demo`` need, and the pages that a wheel is made with."""
+    [source] = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names > {
+        ".env.example",
+        "Makefile",
+        "benchmarks/page.py",
+        "cachebackend/templates/cachebackend/ring.html",
+        "cacheproject/settings.py",
+        "compose.yaml",
+        "docs/conf.py",
+        "manage.py",
+        "requirements.lock",
+        "templates/demo/base.html",
+        "tests/conftest.py",
+    }
+
+
+def test_an_editable_install_finds_its_pages() -> None:
+    """The source tree has them where Django looks for an app's templates."""
+    beside_apps = DjangoTemplates({"NAME": "", "DIRS": [], "APP_DIRS": True, "OPTIONS": {}})
+    assert beside_apps.get_template("cachebackend/ring.html")
+
+
+def test_a_project_is_served_by_the_wheel(
+    tmp_path: Path, built: Path, services: Services, database: str
+) -> None:
+    """A page, a model and a counter, with ten lines of settings; and the ring's page in the admin."""
+    [wheel] = built.glob("*.whl")
+    venv.create(tmp_path / "clean", with_pip=False)
+    python = tmp_path / "clean" / "bin" / "python"
+    tested = [f"{each.name}=={each.version}" for each in distributions() if each.name != "django-ringcache"]
+    (tmp_path / "tested.txt").write_text("\n".join(tested))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "-q"]
+    run(*pip, "--no-compile", "-c", "tested.txt", wheel, cwd=tmp_path)
+    run(python, "-c", ALONE, cwd=tmp_path)
+    run(python, "-m", "django", "startproject", "site_", ".", cwd=tmp_path)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "models.py").write_text(MODELS)
     (tmp_path / "shop" / "__init__.py").touch()
@@ -135,7 +190,8 @@ def test_a_project_is_served_by_the_wheel(tmp_path: Path, services: Services, da
     with (tmp_path / "site_" / "settings.py").open("a") as settings:
         settings.write(ten.replace("PORT}", f"{database}}}"))
     (tmp_path / "site_" / "urls.py").write_text(URLS)
-    run("manage.py", "makemigrations", "shop")
-    run("manage.py", "migrate", "-v", "0")
-    assert "no issues" in run("manage.py", "check")
-    assert "all of it works" in run("manage.py", "shell", "-v", "0", "-c", USE)
+    manage = (python, "manage.py")
+    run(*manage, "makemigrations", "shop", cwd=tmp_path)
+    run(*manage, "migrate", "-v", "0", cwd=tmp_path)
+    assert "no issues" in run(*manage, "check", cwd=tmp_path)
+    assert "all of it works" in run(*manage, "shell", "-v", "0", "-c", USE, cwd=tmp_path)

@@ -108,7 +108,7 @@ def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def site(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the project on the loopback address for the length of a block."""
-    command = [sys.executable, str(MANAGE), "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}"]
+    command = [sys.executable, str(MANAGE), "runserver", "--noreload", f"127.0.0.1:{port}"]
     with _running(command, quiet=True) as server:
         yield server
 

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from cacheproject.launch import MANAGE
 
 COMPOSE = MANAGE.parent / "compose.yaml"
-#: Runs to its end, and must write where the packages go.
-INSTALLS = "packages"
+#: What serves nobody, so nobody need watch it.
+UNWATCHED = {"migrate", "worker", "beat"}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,38 @@ def test_it_is_valid() -> None:
 
 
 def test_each_service_is_pinned_bounded_and_watched(compose: dict[str, Any]) -> None:
-    """A version of its image, limits, a health check where it serves, no root where that is ours to say."""
+    """A patch version of its image, limits, a health check where it serves, and never root."""
     for name, service in compose["services"].items():
-        assert re.search(r":\d", service["image"]), name
+        base = re.findall(r"^FROM (.*)$", service.get("build", {}).get("dockerfile_inline", ""), re.MULTILINE)
+        for image in [service["image"], *base]:
+            assert re.search(r":\d+\.\d+(\.\d+)?(-|$)", image), image
         assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys(), name
-        if name not in {INSTALLS, "worker", "beat"}:
-            assert "healthcheck" in service, name
-        if service["image"].startswith("python") and name != INSTALLS:
-            assert service["user"] == "1000:1000", name
+        assert service["user"] in {"valkey", "postgres", "1000:1000"}, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert ("healthcheck" in service) != (name in UNWATCHED), name
+
+
+def test_the_image_holds_what_the_site_is_made_of(compose: dict[str, Any]) -> None:
+    """Each file that is copied is there, and no secret is among them."""
+    recipe = compose["services"]["web"]["build"]["dockerfile_inline"]
+    copied = {words.split()[1] for words in recipe.splitlines() if words.startswith("COPY ")}
+    ours = {"manage.py", "templates", "cachebackend", "workers", "cacheproject"}
+    assert copied == {"requirements.lock", *ours}
+    assert all((MANAGE.parent / name).exists() for name in copied)
+
+
+def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:
+    """Its words are without fault, and it finds the site."""
+    command = compose["services"]["web"]["command"]
+    assert command[0] == "gunicorn"
+    checked = subprocess.run(
+        [sys.executable, "-m", *command, "--check-config"],
+        cwd=MANAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_what_must_last_has_a_volume_and_nothing_is_published_but_the_site(compose: dict[str, Any]) -> None:

@@ -126,3 +126,12 @@ def test_the_site_stays_up_with_the_worker_dead(
     assert services.broker_url is not None
     with redis.Redis.from_url(services.broker_url) as broker:
         broker.flushall()  # what the worker was sent and did not take
+
+
+def test_static_files_are_served_without_a_server_of_their_own(client: Client) -> None:
+    """Also where ``DEBUG`` is off: those of the ring page, and of the admin."""
+    for name in ("cachebackend/ring.css", "admin/css/base.css"):
+        found = client.get(f"/static/{name}")
+        assert found.status_code == 200
+        assert found.headers["Content-Type"].startswith("text/css")
+        found.close()

@@ -31,6 +31,8 @@ ROOT = Path(settings.BASE_DIR)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMANDS = re.compile(r"manage\.py (\w+)(?: (\w+))?")
+#: What is between quotes, and comments: a shell looks for no files in them.
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(^|\s)#.*")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -155,6 +157,14 @@ def test_what_a_page_has_one_type_exists(page: Path) -> None:
             choices = [each.choices for each in parser._actions if each.choices and not each.option_strings]
             if choices:
                 assert action in choices[0], line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_shell_takes_what_a_page_has_one_type(page: Path) -> None:
+    """As it stands: zsh refuses a ``?``, ``*`` or ``[`` outside quotes that matches no file."""
+    inline = re.findall(r"`((?:pip|python|make|celery) [^`]*)`", page.read_text(encoding="utf-8"))
+    for line in [*lines_for_a_shell(page), *inline]:
+        assert not re.search(r"[?*\[]", _QUOTED.sub("", line)), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -41,7 +41,7 @@ _UNDER_WAY = "is being changed already; end that change first"
 EXAMPLES = """examples:
   manage.py ring status
   manage.py ring owner product:17 --alias default
-  manage.py ring plan redis://10.0.0.1:6379/0?name=a redis://10.0.0.4:6379/0?name=d
+  manage.py ring plan 'redis://10.0.0.1:6379/0?name=a' 'redis://10.0.0.4:6379/0?name=d'
   manage.py ring doctor --json
   manage.py ring cleanup --yes
   manage.py ring configure --yes

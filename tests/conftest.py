@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
 
@@ -45,6 +46,25 @@ def ring_cache(empty_nodes: None) -> RingCache:
     cache = caches.create_connection("default")
     assert isinstance(cache, RingCache)
     return cache
+
+
+@pytest.fixture(scope="session")
+def compares_and_sets(services: Services) -> bool:
+    """Whether the run's nodes have ``SET … IFEQ``: Valkey from 8.1, Redis from 8.4."""
+    with redis.Redis.from_url(services.ring_urls[0].partition("?")[0]) as ring_node:
+        try:
+            ring_node.execute_command("SET", "compares-and-sets", "", "IFEQ", "")
+        except redis.ResponseError:
+            return False
+        return True
+
+
+@pytest.fixture(params=["native", "script"])
+def fill(request: pytest.FixtureRequest, compares_and_sets: bool) -> str:
+    """How a record is swapped: by the server's compare-and-set where there is one, and by script."""
+    if request.param == "native" and not compares_and_sets:
+        pytest.skip("these nodes have no SET … IFEQ")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -31,10 +31,10 @@ def clock(ring_cache: RingCache) -> MovableClock:
     return clock
 
 
-@pytest.fixture(params=["native", "script"])
-def cache(request: pytest.FixtureRequest, empty_nodes: None) -> RingCache:
+@pytest.fixture
+def cache(fill: str, empty_nodes: None) -> RingCache:
     """A cache that claims by the server's compare-and-set, and one that claims by script."""
-    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": request.param}})
+    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": fill}})
 
 
 def test_a_stale_value_is_served_while_one_loads(cache: RingCache, call: Call) -> None:

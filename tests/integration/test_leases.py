@@ -12,10 +12,10 @@ from django.conf import settings
 from cachebackend import RingCache
 
 
-@pytest.fixture(params=["native", "script"])
-def cache(request: pytest.FixtureRequest, empty_nodes: None) -> RingCache:
+@pytest.fixture
+def cache(fill: str, empty_nodes: None) -> RingCache:
     """A cache that fills by the server's compare-and-set, and one that fills by script."""
-    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": request.param}})
+    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": fill}})
 
 
 @pytest.mark.parametrize("change", ["delete", "set", "clear"])
@@ -107,10 +107,10 @@ def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
 class TestImplicit:
     """``lease_on_get``: code that gets, loads and sets by itself cannot set what is stale."""
 
-    @pytest.fixture(params=["native", "script"])
-    def caches(self, request: pytest.FixtureRequest, empty_nodes: None) -> tuple[RingCache, RingCache]:
+    @pytest.fixture
+    def caches(self, fill: str, empty_nodes: None) -> tuple[RingCache, RingCache]:
         """Two requests' cache objects of one alias."""
-        options = {"OPTIONS": {"lease_on_get": True, "fill": request.param}}
+        options = {"OPTIONS": {"lease_on_get": True, "fill": fill}}
         location = settings.CACHES["default"]["LOCATION"]
         return RingCache(location, options), RingCache(location, options)
 

@@ -186,13 +186,8 @@ def test_a_full_queue_refuses_what_would_grow_it(meter: Meter) -> None:
         land()
         Meter.behind.update(others[4].pk, count=7)
         land()
-    assert list(Meter.objects.filter(pk__in=[o.pk for o in others]).values_list("count", flat=True)) == [
-        3,
-        2,
-        2,
-        2,
-        7,
-    ]
+    counts = dict(Meter.objects.values_list("pk", "count"))
+    assert [counts[row.pk] for row in others] == [3, 2, 2, 2, 7]
 
 
 def test_sums_of_counters_may_overtake_a_full_queue(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,12 @@ RUNNING: dict[str, Services] = {}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
-    """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook."""
-    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=True, appendfsync="always")
+    """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook.
+
+    A ``DATABASE_URL`` of SQLite is left as it is: what needs no Postgres may be tried on that.
+    """
+    postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
+    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=postgres, appendfsync="always")
     os.environ.update(services.env())
     return (yield)
 
@@ -59,3 +63,14 @@ def restart_queue(services: Services) -> None:
     for node in project_queue().nodes:
         if node.breaker is not None:
             node.breaker.close()
+
+
+def connections_of(services: Services) -> int:
+    """Return how many of our connections the ring nodes count."""
+    import redis
+
+    total = 0
+    for url in services.ring_urls:
+        with redis.Redis.from_url(url.partition("?")[0]) as node:
+            total += sum(client["name"] == "ringcache" for client in node.client_list())
+    return total

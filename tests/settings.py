@@ -1,8 +1,17 @@
 """The demo project's settings, with the tests' own models."""
 
+import os
+import tempfile
+from pathlib import Path
+
 from cacheproject.settings import *  # noqa: F403
 from cacheproject.settings import DATABASES as _DATABASES
 from cacheproject.settings import INSTALLED_APPS as _APPS
 
 INSTALLED_APPS = [*_APPS, "pgtrigger", "tests.shop"]
 DATABASES = _DATABASES | {"lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+for _alias, _database in DATABASES.items():
+    if _database["ENGINE"].endswith("sqlite3"):
+        # In a file, for Django never closes a database in memory, whatever thread has opened it
+        _file = Path(tempfile.gettempdir(), f"ringcache-{os.getpid()}-{_alias}.sqlite3")
+        _database["TEST"] = {"NAME": str(_file)}

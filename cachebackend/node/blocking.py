@@ -7,6 +7,7 @@ and giving back are single steps of a deque: no lock.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -35,8 +36,8 @@ class Connection:
     """A ready connection, written and read directly.
 
     The kernel keeps the timeout (``SO_RCVTIMEO``): Python's own costs a ``poll`` for
-    each call. A read that times out raises BlockingIOError; under TLS, where Python keeps
-    it, TimeoutError.
+    each call. A read that times out raises BlockingIOError; under TLS and under gevent,
+    where Python keeps it, TimeoutError.
     """
 
     __slots__ = ("_feed", "_gets", "_recv", "_redis", "_sendall", "_socket", "idle_since")
@@ -46,7 +47,8 @@ class Connection:
         # redis-py has no public way to its socket; the handshake is worth the private one
         held: Any = self._redis._sock
         self._socket: socket.socket = held
-        if isinstance(held, ssl.SSLSocket):  # which would try again for ever when the kernel gives up
+        # TLS would try again for ever when the kernel gives up; gevent's sockets never wait in it
+        if isinstance(held, ssl.SSLSocket) or not os.get_blocking(held.fileno()):
             held.settimeout(timeout)
         else:
             _bound_by_kernel(held, timeout)

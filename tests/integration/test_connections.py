@@ -10,21 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from cachebackend import RingCache
 from cacheproject.services import Services
+from tests.fix_services import connections_of
 
 ROUNDS = 50
-
-
-def connections_of(services: Services) -> int:
-    """Return how many of our connections the ring nodes count."""
-    total = 0
-    for url in services.ring_urls:
-        with redis.Redis.from_url(url.partition("?")[0]) as node:
-            total += sum(client["name"] == "ringcache" for client in node.client_list())
-    return total
 
 
 @pytest.fixture

@@ -1,0 +1,192 @@
+"""Under the servers that people run: no error and no connection left at fork, reload and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from cacheproject.launch import MANAGE, free_port
+from cacheproject.services import Services
+from tests.fix_services import connections_of
+
+#: What goes wrong in a log, but for Celery's warning of root.
+WRONG = re.compile(r"^.*(Traceback|ERROR|CRITICAL|ejected|(?<!Security)Warning).*$", re.MULTILINE)
+AT_ONCE = 6
+REQUESTS = 80
+#: ``make soak`` tries them all.
+TRIES_ALL = os.environ.get("SERVERS") == "all"
+
+GUNICORN = ("gunicorn", "--graceful-timeout", "5", "--no-control-socket", "tests.live.served:wsgi")
+UVICORN = ("uvicorn", "--log-level", "warning", "tests.live.served:asgi")
+#: Words, page, and how many processes may ask at once how many things.
+SERVERS = {
+    "gunicorn, sync, preload": ((*GUNICORN, "-w", "2", "--preload"), "blocking", 3, 1),
+    "gunicorn, gthread": ((*GUNICORN, "-k", "gthread", "--threads", "4"), "blocking", 1, 4),
+    "gunicorn, gevent": ((*GUNICORN, "-k", "gevent"), "blocking", 1, AT_ONCE),
+    "uvicorn": (UVICORN, "awaiting", 1, 2),
+}
+OTHER_SERVERS = {
+    "gunicorn, sync": ((*GUNICORN, "-w", "2"), "blocking", 2, 1),
+    "gunicorn, gthread, preload": (
+        (*GUNICORN, "-k", "gthread", "--threads", "4", "--preload"),
+        "blocking",
+        2,
+        4,
+    ),
+    "uvicorn, two workers": ((*UVICORN, "--workers", "2"), "awaiting", 2, 2),
+    "uvicorn, blocking views": (UVICORN, "blocking", 1, AT_ONCE + 1),
+}
+POOLS = {
+    "prefork": ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "30"),
+    "threads": ("-P", "threads", "-c", "4"),
+}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Services]:
+    """Ring nodes that nobody else is connected to, and a broker."""
+    with Services(ring=2, queue=1, postgres=False) as services:
+        yield services
+
+
+class Served:
+    """A server, or a worker, of the site: its process, and what it logs."""
+
+    def __init__(self, services: Services, words: Sequence[str], log: Path) -> None:
+        self.services = services
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=MANAGE.parent,
+                env=os.environ | services.env(),
+                stdout=output,
+                stderr=output,
+            )
+
+    def waits_for(self, what: Callable[[], bool]) -> None:
+        """Return once it is so; it fails if that takes half a minute, or the server ends."""
+        for _ in range(600):
+            if what():
+                return
+            assert self.process.poll() is None, self._log.read_text()
+            threading.Event().wait(0.05)
+        pytest.fail(f"{what} is never true:\n{self._log.read_text()}")
+
+    def children(self) -> set[int]:
+        pid = self.process.pid
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+    def stop(self) -> None:
+        """End it as a deploy does; nothing is left on the nodes, and nothing went wrong."""
+        self.process.terminate()
+        assert self.process.wait(30) in {0, -signal.SIGTERM}
+        for _ in range(100):
+            if not connections_of(self.services):
+                break
+            threading.Event().wait(0.05)
+        assert connections_of(self.services) == 0
+        assert not (wrong := WRONG.search(self._log.read_text())), wrong[0]
+
+
+@contextlib.contextmanager
+def running(services: Services, words: Sequence[str], log: Path) -> Iterator[Served]:
+    served = Served(services, words, log)
+    try:
+        yield served
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+def get(port: int, page: str, number: int) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}/{number}/", timeout=20) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def answers(port: int, page: str) -> bool:
+    with contextlib.suppress(OSError):
+        return get(port, page, 0) == b"a page"
+    return False
+
+
+def asked(url: str) -> int:
+    """Return how often the site has counted, on the node of this URL, that it was asked."""
+    with redis.Redis.from_url(url.partition("?")[0]) as node:
+        return int(node.get(":1:asked") or 0)
+
+
+@pytest.mark.parametrize("name", [*SERVERS, *(OTHER_SERVERS if TRIES_ALL else ())])
+def test_a_server_leaves_no_connection(name: str, servers: Services, tmp_path: Path) -> None:
+    """Under load, after reloads, and when it has ended; each page is answered."""
+    words, page, processes, at_once = (SERVERS | OTHER_SERVERS)[name]
+    # Each process has at most as many as it asks things at once, and one that tells its near cache
+    most = processes * (at_once + 1) * len(servers.ring_urls)
+    port = free_port(0)
+    bound = ("--bind", f"127.0.0.1:{port}") if words[0] == "gunicorn" else ("--port", str(port))
+
+    def load() -> set[bytes]:
+        return set(users.map(lambda number: get(port, page, number), range(REQUESTS)))
+
+    with running(servers, (*words, *bound), tmp_path / "log") as served, ThreadPoolExecutor(AT_ONCE) as users:
+        served.waits_for(lambda: answers(port, page))
+        for _ in range(2):
+            assert load() == {b"a page"}
+            assert connections_of(servers) <= most
+        if words[0] == "gunicorn":
+            before = served.children()
+            served.process.send_signal(signal.SIGHUP)
+            served.waits_for(lambda: not before & served.children() and bool(served.children()))
+            assert load() == {b"a page"}
+            assert connections_of(servers) <= most
+        served.stop()
+
+
+def test_a_greenlet_waits_for_a_node_no_longer_than_a_thread(servers: Services, tmp_path: Path) -> None:
+    """A node that is held still is a miss after the timeout: gevent's sockets know of no other."""
+    port = free_port(0)
+    words = (*GUNICORN, "-k", "gevent", "--bind", f"127.0.0.1:{port}")
+    with running(servers, words, tmp_path / "log") as served:
+        served.waits_for(lambda: answers(port, "blocking"))
+        # Not the one that counts: of a node that is away no page can be told that it has counted
+        away = "ring-b" if asked(servers.ring_urls[0]) else "ring-a"
+        servers.stop(away)
+        try:
+            assert {get(port, "blocking", number) for number in range(AT_ONCE)} == {b"a page"}
+        finally:
+            servers.resume(away)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_leaves_no_connection(
+    pool: str, servers: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its children are replaced after so many tasks."""
+    monkeypatch.setenv("CELERY_BROKER_URL", str(servers.broker_url))  # which Celery believes before all else
+    alone = ("--without-mingle", "--without-gossip")
+    words = ("celery", "-A", "tests.live.served", "worker", "-l", "warning", *alone, *POOLS[pool])
+    with running(servers, words, tmp_path / "log") as served:
+        from celery import Celery
+
+        before = sum(map(asked, servers.ring_urls))
+        with Celery("served") as sender:
+            for number in range(REQUESTS):
+                sender.send_task("tests.live.served.ask", (number,))
+        served.waits_for(lambda: sum(map(asked, servers.ring_urls)) >= before + REQUESTS)
+        # The parent, and either children that do one thing or threads, each with what tells its near cache
+        most = {"prefork": 3 * 2, "threads": 4 + 1 + 1}[pool] * len(servers.ring_urls)
+        assert connections_of(servers) <= most
+        served.stop()

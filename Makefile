@@ -8,7 +8,7 @@ STAMP := .venv/.made
 # What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
 ARGS ?=
 
-.PHONY: help setup demo test soak lint bench conformance docs clean
+.PHONY: help setup demo test soak lint bench conformance matrix docs clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,7 +36,8 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@$(BIN)/python -m tests.live.growing
 	@$(BIN)/python -m tests.live.landing --seconds $$((4 * $(SECONDS)))
 	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
-	@EXPLORE=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py
+	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
+		tests/live/test_servers.py
 
 lint: $(STAMP)  ## Check style, types, layers and spelling
 	@$(BIN)/ruff check .
@@ -47,6 +48,12 @@ lint: $(STAMP)  ## Check style, types, layers and spelling
 
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)
+
+# make matrix ONLY=redis runs the cells whose name holds the word, and writes nothing
+ONLY ?=
+
+matrix: $(STAMP)  ## Run tests on each Python, Django and server that is present; writes docs/matrix.md
+	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only '$(ONLY)')
 
 # make bench QUICK=1 takes fewer rounds, leaves write-behind out, and writes nothing
 QUICK ?=

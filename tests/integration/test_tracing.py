@@ -65,6 +65,7 @@ def test_a_wait_for_the_load_of_another_is_a_span(ring_cache: RingCache, spans: 
     assert ended == ["ringcache.fill_wait", "ringcache.load", "ringcache.load"]
 
 
+@pytest.mark.postgres
 def test_a_drain_is_a_span(spans: Any) -> None:
     """With the partition that it lands."""
     article = Article.objects.create(slug="s")

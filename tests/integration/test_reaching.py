@@ -217,6 +217,7 @@ class TestTLS:
 class TestSentinel:
     """A node that sentinels watch."""
 
+    @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
     def test_a_failover_costs_its_moment_and_no_setting(self, watched: Watched, open_cache: Open) -> None:
         """The primary is killed; sentinels promote the replica, and the cache goes on there."""
         cache = open_cache(watched.url)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
+from cachebackend.management.traces import Trace
 from cachebackend.policies import LFU, LRU, S3FIFO, TinyLFU, hit_ratio
 from cachebackend.policies.sampled import SampledLFU, SampledLRU
 
@@ -29,34 +32,35 @@ WIDTH, HEIGHT, MARGIN = 640, 360, 48
 _COLOURS = ("#2563eb", "#dc2626", "#16a34a", "#9333ea", "#ea580c", "#0891b2", "#6b7280")
 
 
-def default_sizes(keys: Sequence[int]) -> list[int]:
+def default_sizes(trace: Trace) -> list[int]:
     """Return sizes from a hundredth of the keys to all of them."""
-    distinct = len(set(keys))
+    distinct = len(set(trace.blocks))
     return sorted({max(1, round(distinct * share)) for share in SHARES})
 
 
-def sampled(keys: Sequence[int]) -> tuple[list[int], float]:
+def sampled(trace: Trace) -> tuple[Trace, float]:
     """Return the requests of some keys only, if there are many, and the share of keys that is.
 
     A cache of that share of its size finds the same share of them.
 
     Source: Waldspurger et al., "Efficient MRC Construction with SHARDS", FAST '15.
     """
-    rate = min(1.0, MOST_REQUESTS / max(1, len(keys)))
+    rate = min(1.0, MOST_REQUESTS / max(1, len(trace)))
     if rate == 1.0:
-        return list(keys), rate
+        return trace, rate
     limit = int(rate * 2**64)
-    kept = {key for key in set(keys) if xxh3_64_intdigest(str(key).encode()) < limit}
-    return [key for key in keys if key in kept], rate
+    kept = {key for key in set(trace.blocks) if xxh3_64_intdigest(str(key).encode()) < limit}
+    taken = [key in kept for key in trace.blocks]
+    return Trace(array("L", compress(trace.blocks, taken)), bytearray(compress(trace.writes, taken))), rate
 
 
 def curves(
-    keys: Sequence[int], sizes: Sequence[int], rate: float, tell: Callable[[str], None]
+    trace: Trace, sizes: Sequence[int], rate: float, tell: Callable[[str], None]
 ) -> dict[str, list[float]]:
     """Return for each policy its hit ratio at each size.
 
     Args:
-        keys: The requests.
+        trace: The requests. A write puts its key, and is not counted: it reads nothing.
         sizes: The sizes, in entries of the whole trace.
         rate: What share of the keys the requests are of.
         tell: Called with what is done next.
@@ -64,8 +68,10 @@ def curves(
     policies = SIMULATED | ({"ARC": _Arc} if _has_libcachesim() else {})
     found: dict[str, list[float]] = {}
     for name, make in policies.items():
-        tell(f"{name}: {len(sizes)} sizes, {len(keys):,} requests each")
-        found[name] = [hit_ratio(make(max(1, round(size * rate))), keys) for size in sizes]
+        tell(f"{name}: {len(sizes)} sizes, {len(trace):,} requests each")
+        found[name] = [
+            hit_ratio(make(max(1, round(size * rate))), trace.blocks, trace.writes) for size in sizes
+        ]
     return found
 
 
@@ -83,7 +89,9 @@ class _Arc:
         return True if self._cache.get(self._request) else None
 
     def put(self, key: int, entry: bool) -> None:
-        """Do nothing: it was put when it was not found."""
+        self._request.obj_id = key
+        if self._cache.find(self._request, update_cache=False) is None:  # a get puts what it does not find
+            self._cache.get(self._request)
 
 
 def _has_libcachesim() -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -55,6 +55,13 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @classmethod
+    def of_reads(cls, keys: Sequence[Hashable]) -> Trace:
+        """Return the trace of reads of some keys, each numbered by its first use."""
+        numbers: dict[Hashable, int] = {}
+        blocks = array("L", (numbers.setdefault(key, len(numbers)) for key in keys))
+        return cls(blocks, bytearray(len(keys)), list(range(len(numbers))))
 
     def with_writes(self, share: float, seed: int) -> Trace:
         """Return the trace with so large a share of its requests, chosen by seed, made writes.

@@ -9,6 +9,7 @@ once; ``lfu`` never forgets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 from cachebackend.policies.lfu import LFU
@@ -27,13 +28,22 @@ POLICIES: dict[str, Callable[[int], Any]] = {
 }
 
 
-def hit_ratio(policy: Any, keys: Iterable[Any]) -> float:
-    """Return the share of requests, 0 to 1, that find their key, when each that does not puts it."""
-    hits = misses = 0
-    for key in keys:
+def hit_ratio(policy: Any, keys: Iterable[Any], writes: Iterable[Any] = repeat(False)) -> float:
+    """Return the share of reads, 0 to 1, that find their key, when each that does not puts it.
+
+    Args:
+        policy: What keeps the keys.
+        keys: The key of each request.
+        writes: Whether each request writes: puts its key, and reads nothing.
+    """
+    hits = reads = 0
+    for key, is_write in zip(keys, writes):  # noqa: B905  # the writes may have no end
+        if is_write:
+            policy.put(key, True)
+            continue
+        reads += 1
         if policy.get(key) is None:
             policy.put(key, True)
-            misses += 1
         else:
             hits += 1
-    return hits / (hits + misses) if hits else 0.0
+    return hits / reads if reads else 0.0

@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 
 from cachebackend import RingCache
 from cachebackend.management import simulating
+from cachebackend.management.traces import Trace
 from cachebackend.policies.sampled import SampledLFU, SampledLRU
 
 pytestmark = [
@@ -76,14 +77,31 @@ def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
     assert told["hit_ratios"]["LRU"][0] >= 1 - 4 / told["requests"] - 1e-3
 
 
+def test_a_write_is_no_read(tmp_path: Path) -> None:
+    """It brings its key into the cache: keys that are read once are never found, those read after it are."""
+    path = tmp_path / "once.csv"
+    once = "".join(f"{n},k{n},2,9,1,{op},0\n" for n in range(500) for op in ("get", "set"))
+    path.write_text(once)
+    told = simulate(str(path), "--sizes", "400")
+    assert (told["requests"], told["writes"]) == (500, 500)
+    assert {ratio for ratios in told["hit_ratios"].values() for ratio in ratios} == {0.0}
+    path.write_text("".join(f"{n},k{n},2,9,1,{op},0\n" for n in range(500) for op in ("set", "get")))
+    told = simulate(str(path), "--sizes", "400")
+    assert {ratio for ratios in told["hit_ratios"].values() for ratio in ratios} == {1.0}
+
+
 def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of the same share of its size finds much the same share."""
+    """A cache of the same share of its size finds much the same share; writes stay with their keys."""
     monkeypatch.setattr(simulating, "MOST_REQUESTS", 10_000)
-    keys = [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
-    thinned, rate = simulating.sampled(keys)
+    trace = Trace.of_reads(
+        [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
+    )
+    trace.writes[:] = bytes(block % 2 for block in trace.blocks)
+    thinned, rate = simulating.sampled(trace)
     assert rate == 0.25
     assert 5_000 < len(thinned) < 15_000
-    whole = simulating.curves(keys, [2000], 1.0, lambda _: None)["LRU"]
+    assert list(thinned.writes) == [block % 2 for block in thinned.blocks]
+    whole = simulating.curves(trace, [2000], 1.0, lambda _: None)["LRU"]
     part = simulating.curves(thinned, [2000], rate, lambda _: None)["LRU"]
     assert part == pytest.approx(whole, abs=0.1)
 
@@ -121,3 +139,9 @@ def test_bad_sizes_are_told(trace: Path) -> None:
         simulate(str(trace), "--sizes", "10,x")
     with pytest.raises(CommandError, match="--keep is a number above 0"):
         simulate(str(trace), "--keep", "0")
+
+
+def test_a_picture_that_cannot_be_written_is_told_first(trace: Path, tmp_path: Path) -> None:
+    """Not after the whole simulation."""
+    with pytest.raises(CommandError, match=r"--svg: .*nowhere/x.svg cannot be written: No such file"):
+        simulate(str(trace), "--svg", str(tmp_path / "nowhere" / "x.svg"))

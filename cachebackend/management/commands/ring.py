@@ -25,7 +25,7 @@ from cachebackend.management import planning, simulating
 from cachebackend.management.checkup import configure, differences, ring_faults
 from cachebackend.management.nodes import node_rows
 from cachebackend.management.tables import print_table
-from cachebackend.management.traces import TraceError, read_trace
+from cachebackend.management.traces import Trace, TraceError, read_trace
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.node.monitor import read_keys
 from cachebackend.options import Faults, change_faults, parse_nodes
@@ -246,28 +246,20 @@ class Command(BaseCommand):
         if (options["trace"] is None) == (options["live"] is None):
             message = "name a trace, or --live SECONDS to listen to the nodes"
             raise CommandError(message)
-        if options["live"] is not None:
-            cache = ring_cache(options["alias"] or "default")
-            self._say(f"listening for {options['live']:g} s; each node sends all that it is asked meanwhile")
-            nodes = cache.client.nodes[: len(cache.client.ring)]
-            numbers: dict[str, int] = {}
-            heard = read_keys(nodes, cache.pattern, options["live"])
-            keys = [numbers.setdefault(key, len(numbers)) for key in heard]
-        else:
-            try:
-                keys = list(read_trace(options["trace"]).blocks)
-            except TraceError as error:
-                raise CommandError(str(error)) from error
-        if not keys:
-            message = "nothing was asked for: there is nothing to simulate"
-            raise CommandError(message)
         if not 0 < options["keep"] <= 100:
             message = f"--keep is a number above 0 and up to 100, not {options['keep']:g}"
             raise CommandError(message)
-        sizes = _sizes(options["sizes"]) or simulating.default_sizes(keys)
-        thinned, rate = simulating.sampled(keys)
+        if options["svg"] is not None:
+            _check_writable(options["svg"])
+        trace = self._trace(options)
+        reads = len(trace) - sum(trace.writes)
+        if not reads:
+            message = "nothing was asked for: there is nothing to simulate"
+            raise CommandError(message)
+        sizes = _sizes(options["sizes"]) or simulating.default_sizes(trace)
+        thinned, rate = simulating.sampled(trace)
         if rate < 1:
-            self._say(f"of {len(keys):,} requests those of {rate:.0%} of the keys are played")
+            self._say(f"of {len(trace):,} requests those of {rate:.0%} of the keys are played")
         found = simulating.curves(thinned, sizes, rate, self._say)
         rows = [(name, *(f"{ratio:.1%}" for ratio in ratios)) for name, ratios in found.items()]
         self._table(("hit ratio", *(f"{size:,}" for size in sizes)), rows)
@@ -276,7 +268,20 @@ class Command(BaseCommand):
         if options["svg"] is not None:
             options["svg"].write_text(simulating.miss_ratio_chart(sizes, found))
         told = {name: [round(ratio, 4) for ratio in ratios] for name, ratios in found.items()}
-        return {"requests": len(keys), "sizes": sizes, "hit_ratios": told, "advice": sentence}, True
+        counts = {"requests": reads, "writes": len(trace) - reads}
+        return counts | {"sizes": sizes, "hit_ratios": told, "advice": sentence}, True
+
+    def _trace(self, options: dict[str, Any]) -> Trace:
+        """Return the requests to play: a file's, or what the nodes are asked for from now on."""
+        if options["live"] is None:
+            try:
+                return read_trace(options["trace"])
+            except TraceError as error:
+                raise CommandError(str(error)) from error
+        cache = ring_cache(options["alias"] or "default")
+        self._say(f"listening for {options['live']:g} s; each node sends all that it is asked meanwhile")
+        nodes = cache.client.nodes[: len(cache.client.ring)]
+        return Trace.of_reads(read_keys(nodes, cache.pattern, options["live"]))
 
     def _progress(self, looked: int) -> None:
         if not self._is_json:
@@ -304,6 +309,15 @@ def _sizes(given: str | None) -> list[int]:
         message = f"--sizes are whole numbers from 1, with commas between, not {given!r}"
         raise CommandError(message)
     return sizes
+
+
+def _check_writable(path: Path) -> None:
+    """Complain of a file that cannot be written, before minutes are spent on what is to be in it."""
+    try:
+        path.touch()
+    except OSError as error:
+        message = f"--svg: {path} cannot be written: {error.strerror}"
+        raise CommandError(message) from error
 
 
 def _clients(alias: str | None) -> list[tuple[str, RingClient]]:

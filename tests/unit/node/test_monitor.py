@@ -1,0 +1,29 @@
+"""What MONITOR tells, taken apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.node.monitor import read_keys_of
+
+
+@pytest.mark.parametrize("who", [b"127.0.0.1:60866", b"[::1]:60866", b"unix:/run/my valkey.sock"])
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (rb'"GET" ":1:page 7"', [b":1:page 7"]),
+        (rb'"mget" "a b" "c"', [b"a b", b"c"]),
+        (rb'"GET" "say \"x\" \\ \n \xc3\xa9"', ['say "x" \\ \n é'.encode()]),
+        (rb'"GET" "] \"GET\" \"x"', [b'] "GET" "x']),
+        (rb'"SET" "a" "1"', []),
+        (rb'"PING"', []),
+    ],
+)
+def test_the_keys_of_a_read_are_told_whole(who: bytes, command: bytes, keys: list[bytes]) -> None:
+    """Blanks, quotes and any bytes included."""
+    assert read_keys_of(b"1339518083.107412 [15 %b] %b" % (who, command)) == (1339518083.107412, keys)
+
+
+def test_what_a_script_asks_is_not_told() -> None:
+    """It is part of the script's own work."""
+    assert read_keys_of(b'1339518083.1 [0 lua] "GET" "a"') == (0.0, [])

@@ -21,7 +21,7 @@ from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.apply import Applied, BatchRow, apply_rows
-from cachebackend.writebehind.queue import model_of
+from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.wire import wire_of
 
 __all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
@@ -39,7 +39,8 @@ class Retried:
 
     Attributes:
         landed: How many landed.
-        left: Those that Postgres refused again, with the new error, and those behind them.
+        left: Those that Postgres refused again, with the new error, and those behind them; those
+            of a model that is gone.
     """
 
     landed: int = 0
@@ -76,9 +77,6 @@ def retry(parked: Iterable[ParkedWrite], using: str) -> Retried:
     Args:
         parked: Some writes; those of their rows that came before and after are tried too.
         using: The database alias that they were read from.
-
-    Raises:
-        WriteBehindError: Their model is unknown here.
     """
     retried = Retried()
     for label, number, key in sorted({(p.label, p.partition, p.key) for p in parked}):
@@ -106,7 +104,7 @@ def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
 
 
 def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> None:
-    model = model_of(partition)
+    model = model_named(partition.label)
     with transaction.atomic(using=using):
         _lock_partition(partition, using)
         mine = ParkedWrite.objects.using(using).filter(
@@ -114,6 +112,9 @@ def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> 
         )
         waiting = list(mine.order_by("pk"))
         while waiting:
+            if model is None:
+                waiting[0].error = f"{partition.label!r} is no model of this project; discard what it left."
+                break
             work = _Work(model, using)
             row = row_of(waiting[0], model)
             work.apply([row])

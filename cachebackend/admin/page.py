@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
-from cachebackend import protocol
+from cachebackend.admin.actions import ActionForm, log_action
 from cachebackend.admin.drawing import line_chart, ring_picture
 from cachebackend.admin.figures import (
     AliasFigures,
@@ -25,8 +22,8 @@ from cachebackend.admin.figures import (
     key_figures,
     queue_figures,
 )
-from cachebackend.backend import RingCache, ring_cache
 from cachebackend.conf import ring_aliases
+from cachebackend.errors import RingCacheError
 from cachebackend.models import Ring
 
 __all__ = ["RingAdmin"]
@@ -48,16 +45,6 @@ class KeyForm(forms.Form):
         field = self.fields["alias"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it stands above
         field.choices = aliases
-
-
-class ActionForm(forms.Form):
-    """What to delete; posted twice, the second time with ``confirmed``."""
-
-    action = forms.ChoiceField(choices=[(name, name) for name in ("delete_key", "delete_tag", "clear_node")])
-    alias = forms.CharField()
-    target = forms.CharField(strip=False)
-    version = forms.IntegerField(required=False, min_value=0)
-    confirmed = forms.BooleanField(required=False)
 
 
 @admin.register(Ring)
@@ -89,7 +76,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         faults = [fault for _, each in aliases if isinstance(each, AliasFigures) for fault in each.faults]
         faults += [f"{name!r} cannot be seen: {each}" for name, each in aliases if isinstance(each, str)]
         faults += queue.faults
-        form = KeyForm(request.GET if "key" in request.GET else None, initial={"alias": ring_aliases()[0]})
+        form = KeyForm(request.GET if "key" in request.GET else None)
         context = {
             **self.admin_site.each_context(request),
             "title": "Ring",
@@ -118,70 +105,41 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             raise PermissionDenied
         back = reverse(f"{self.admin_site.name}:cachebackend_ring_changelist")
         form = ActionForm(request.POST)
-        if (
-            request.method != "POST"
-            or not form.is_valid()
-            or form.cleaned_data["alias"] not in ring_aliases()
-        ):
-            self.message_user(request, "That is nothing the page can do.", messages.ERROR)
+        if request.method != "POST" or not form.is_valid():
+            self.message_user(request, form.fault, messages.ERROR)
             return HttpResponseRedirect(back)
-        asked = form.cleaned_data
-        words = _WORDS[asked["action"]].format(**asked)
-        if not asked["confirmed"]:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": "Are you sure?",
-                "opts": self.opts,
-                "words": words,
-                "asked": asked,
-                "back": back,
-            }
-            return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
-        cache = ring_cache(asked["alias"])
-        done = attempt(lambda: _ACTIONS[asked["action"]](cache, asked))
-        if isinstance(done, str):
-            self.message_user(request, done, messages.ERROR)
+        if not form.cleaned_data["confirmed"]:
+            return self._ask(request, form, back)
+        try:
+            outcome = form.act()
+        except RingCacheError as error:
+            self.message_user(request, f"{_sentence(form.words)}: {error}.", messages.ERROR)
         else:
-            self._log(request, words)
-            self.message_user(request, f"Done: {words}.")
+            log_action(request, Ring, f"{form.words}: {outcome}")
+            self.message_user(request, f"{_sentence(form.words)}: {outcome}.")
         return HttpResponseRedirect(back)
 
-    @staticmethod
-    def _log(request: HttpRequest, words: str) -> None:
-        LogEntry.objects.create(
-            user_id=str(request.user.pk),
-            content_type=ContentType.objects.get_for_model(Ring),
-            object_repr=words[:200],
-            action_flag=CHANGE,
-            change_message=words,
-        )
+    def _ask(self, request: HttpRequest, form: ActionForm, back: str) -> HttpResponse:
+        """Show what would be done, for its user to confirm."""
+        asked = [
+            (name, value)
+            for name, value in form.cleaned_data.items()
+            if name != "confirmed" and value is not None
+        ]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Are you sure?",
+            "opts": self.opts,
+            "words": form.words,
+            "after": "What is asked for next is loaded from the database again.",
+            "asked": asked,
+            "back": back,
+        }
+        return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
 
 
-def _delete_key(cache: RingCache, asked: dict[str, Any]) -> None:
-    cache.delete(asked["target"], version=asked["version"])
-
-
-def _delete_tag(cache: RingCache, asked: dict[str, Any]) -> None:
-    cache.invalidate_tags(asked["target"])
-
-
-def _clear_node(cache: RingCache, asked: dict[str, Any]) -> None:
-    client = cache.client
-    if asked["target"] in client.ring.names:
-        node = client.ring.names.index(asked["target"])
-        client.run(protocol.clear(client.context, cache.pattern, [node]))
-
-
-_WORDS = {
-    "delete_key": "delete the key {target!r} of {alias!r}",
-    "delete_tag": "delete the tag {target!r} of {alias!r}, and so all that was loaded under it",
-    "clear_node": "delete the entries of {alias!r} on node {target!r}",
-}
-_ACTIONS: dict[str, Callable[[RingCache, dict[str, Any]], None]] = {
-    "delete_key": _delete_key,
-    "delete_tag": _delete_tag,
-    "clear_node": _clear_node,
-}
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _panel(figures: AliasFigures) -> dict[str, Any]:

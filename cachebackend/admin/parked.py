@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db import models
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 
 from cachebackend import writebehind
+from cachebackend.admin.actions import log_action
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.parking import row_of
 from cachebackend.writebehind.queue import model_named
@@ -36,12 +39,35 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
         return words_of(model, row_of(parked, model)) if model else "of a model that is gone"
 
     @admin.action(description="Try the selected parked writes again", permissions=["change"])
-    def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
-        """Try writes again, each with all that is parked of its row."""
+    def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse | None:
+        """Try writes again, each with all that is parked of its row, after asking."""
+        if "confirmed" not in request.POST:
+            return self._ask(request, queryset)
+        asked = f"try {queryset.count()} parked writes again"
         retried = writebehind.retry(queryset, queryset.db)
+        log_action(request, ParkedWrite, f"{asked}: {retried.landed} landed, {len(retried.left)} did not")
         self.message_user(request, f"{retried.landed} writes landed.")
         for parked in retried.left[:10]:
             self.message_user(request, f"{parked}: {parked.error}", messages.WARNING)
+        return None
+
+    def _ask(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse:
+        """Show what would be tried, for its user to confirm."""
+        kept = [
+            (name, value)
+            for name in ("action", "select_across", ACTION_CHECKBOX_NAME)
+            for value in request.POST.getlist(name)
+        ]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Are you sure?",
+            "opts": self.opts,
+            "words": f"try {queryset.count()} parked writes again",
+            "after": "What lands changes its row in the database; what is refused again stays parked.",
+            "asked": kept,
+            "back": request.get_full_path(),
+        }
+        return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
         """Discard writes, under their partitions' locks."""

@@ -108,7 +108,7 @@ def test_a_key_is_looked_up_and_deleted_after_a_question(
     page.click("text=Delete the key")
     expect(page.locator("#content")).to_contain_text("You are about to delete the key")
     page.click("text=Yes, do it")
-    expect(page.locator(".messagelist")).to_contain_text("Done")
+    expect(page.locator(".messagelist")).to_contain_text("Delete the key 'k' of 'default': done")
     assert ring_cache.get("k") is None
 
 

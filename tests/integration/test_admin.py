@@ -14,7 +14,8 @@ from django.urls import reverse
 from cachebackend import RingCache
 from cachebackend.admin.drawing import line_chart, ring_picture
 from cachebackend.admin.figures import NodeFigures
-from cachebackend.models import ParkedWrite
+from cachebackend.invalidation.outbox import keys_in
+from cachebackend.models import OutboxRow, ParkedWrite
 from cacheproject.services import Services
 
 pytestmark = [
@@ -135,9 +136,20 @@ def test_a_delete_is_asked_for_done_and_logged(
     assert "delete the key &#x27;k&#x27;" in page
     assert ring_cache.get("k") == 1
     done = client.post(act, asked | {"confirmed": "on"}, follow=True).content.decode()
-    assert "Done: delete the key" in done
+    assert "Delete the key &#x27;k&#x27; of &#x27;default&#x27;: done." in done
     assert ring_cache.get("k") is None
-    assert "delete the key" in LogEntry.objects.get().change_message
+    assert LogEntry.objects.get().change_message == "delete the key 'k' of 'default': done"
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: RingCache, version: int) -> None:
+    """The version that was looked at, and no other; the question keeps it."""
+    ring_cache.set("k", 1, 100, version=version)
+    ring_cache.set("k", 1, 100)
+    asked = {"action": "delete_key", "alias": "default", "target": "k", "version": str(version)}
+    assert f'name="version" value="{version}"' in client.post(act, asked).content.decode()
+    client.post(act, asked | {"confirmed": "on"})
+    assert (ring_cache.get("k", version=version), ring_cache.get("k")) == (None, 1)
 
 
 def test_a_tag_and_a_node_are_deleted_likewise(client: Client, act: str, ring_cache: RingCache) -> None:
@@ -153,6 +165,51 @@ def test_a_tag_and_a_node_are_deleted_likewise(client: Client, act: str, ring_ca
         ring_cache.client.ring.names[ring_cache.client.ring.owner(ring_cache.key_bytes(k))] for k in left
     }
     assert names == {"ring-b", "ring-c"}
+
+
+@pytest.mark.hangs
+@pytest.mark.parametrize("action", ["delete_key", "delete_tag"])
+def test_a_delete_that_a_node_missed_is_told_as_owed(
+    client: Client, act: str, ring_cache: RingCache, services: Services, action: str
+) -> None:
+    """Not as done; and it is made when the node is back."""
+    key = ring_cache.key_bytes("k" if action == "delete_key" else "tag:k")
+    ring_cache.set("k", 1, 100)
+    name = ring_cache.client.ring.names[ring_cache.client.ring.owner(key)]
+    services.stop(name)
+    try:
+        asked = {"action": action, "alias": "default", "target": "k", "confirmed": "on"}
+        page = client.post(act, asked, follow=True).content.decode()
+    finally:
+        services.resume(name)
+    assert "its node does not answer; it is owed, and made when the node is back" in page
+    assert "done" not in page
+    assert "is owed" in LogEntry.objects.get().change_message
+    assert any(key in keys_in(row)["default"] for row in OutboxRow.objects.all())
+
+
+@pytest.mark.hangs
+def test_a_node_that_was_not_cleared_is_told(
+    client: Client, act: str, ring_cache: RingCache, services: Services
+) -> None:
+    """And nothing is logged, for nothing was done."""
+    services.stop("ring-a")
+    try:
+        asked = {"action": "clear_node", "alias": "default", "target": "ring-a", "confirmed": "on"}
+        page = client.post(act, asked, follow=True).content.decode()
+    finally:
+        services.resume("ring-a")
+    assert "node &#x27;ring-a&#x27; does not answer: 0 entries were deleted" in page
+    assert not LogEntry.objects.exists()
+
+
+def test_a_node_that_there_is_not_is_told(client: Client, act: str, ring_cache: RingCache) -> None:
+    """With those that there are; it is not even asked about."""
+    asked = {"action": "clear_node", "alias": "default", "target": "no-such"}
+    for confirmed in ({}, {"confirmed": "on"}):
+        page = client.post(act, asked | confirmed, follow=True).content.decode()
+        assert "has no node &#x27;no-such&#x27;; it has ring-a, ring-b, ring-c." in page
+    assert not LogEntry.objects.exists()
 
 
 @pytest.mark.parametrize("asked", [{}, {"action": "flush", "alias": "default", "target": "x"}])
@@ -172,6 +229,12 @@ def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:
     assert ring_cache.get("k") == 1
 
 
+def test_a_project_without_a_ring_has_a_page(client: Client, url: str, settings: Any) -> None:
+    """It says that there is none."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    assert "No alias of" in client.get(url).content.decode()
+
+
 def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
     """To delete one is to discard it."""
     for key in ("1", "2"):
@@ -182,6 +245,16 @@ def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
     assert "&lt;no&gt;" in listed
     assert "of a model that is gone" in listed
     pks = list(ParkedWrite.objects.values_list("pk", flat=True))
+    asked = {"action": "retry", "_selected_action": pks}
+    where = reverse("admin:cachebackend_parkedwrite_changelist")
+    question = client.post(where, asked).content.decode()
+    assert "try 2 parked writes again" in question
+    assert question.count('name="_selected_action"') == 2
+    assert not LogEntry.objects.exists()
+    answer = client.post(where, asked | {"confirmed": "on"}, follow=True).content.decode()
+    assert "0 writes landed" in answer
+    assert "&#x27;shop.gone&#x27; is no model of this project" in answer
+    assert LogEntry.objects.get().change_message == "try 2 parked writes again: 0 landed, 2 did not"
     client.post(
         reverse("admin:cachebackend_parkedwrite_changelist"),
         {"action": "delete_selected", "_selected_action": pks[:1], "post": "yes"},

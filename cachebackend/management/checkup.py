@@ -31,13 +31,17 @@ class Difference(NamedTuple):
     wanted: str
 
 
-def differences(client: RingClient) -> list[Difference]:
-    """Return what of the nodes that answer differs from the settings; nothing if those say nothing."""
+def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheError]) -> list[Difference]:
+    """Return what of the nodes that answer differs from the settings; nothing if those say nothing.
+
+    Args:
+        client: The alias'.
+        infos: What each of its nodes says of itself, or why it does not.
+    """
     eviction = client.context.options.eviction
     if eviction is None:
         return []
     wanted = {"maxmemory": eviction.maxmemory, "maxmemory-policy": eviction.policy}
-    infos = client.run(protocol.node_infos(client.context))
     return [
         Difference(name, setting, now, str(value))
         for name, info in zip(client.ring.names, infos, strict=True)
@@ -87,6 +91,6 @@ def ring_faults(alias: str, client: RingClient) -> list[str]:
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"
-        for each in differences(client)
+        for each in differences(client, infos)
     ]
     return faults

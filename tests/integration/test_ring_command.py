@@ -210,14 +210,37 @@ def test_an_alias_that_is_no_ring_is_told() -> None:
         call_command("ring", "status", "--alias", "x")
 
 
+def test_configure_tells_that_there_is_nothing_to_set() -> None:
+    """And does not claim that the nodes are set as settings say that there are not."""
+    out = StringIO()
+    call_command("ring", "configure", "--alias", "default", stdout=out)
+    assert out.getvalue() == "default: OPTIONS['eviction'] says nothing, so there is nothing to set\n"
+
+
+def test_configure_tells_what_it_cannot_see(settings: Any, services: Services) -> None:
+    """A node that does not answer may be set to anything."""
+    block = settings.CACHES["default"]
+    eviction = {"maxmemory": "256mb", "policy": "allkeys-lfu"}
+    options = block.get("OPTIONS", {}) | {"eviction": eviction}
+    with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
+        assert command("configure")["well"] is True
+        services.kill("ring-b")
+        try:
+            told = command("configure", "--yes", code=1)
+        finally:
+            services.restart("ring-b")
+    assert (told["aliases"], told["well"]) == ({"default": []}, False)
+    assert "ring-b" in told["unseen"]["default"][0]
+
+
 def test_configure_has_the_nodes_evict_as_the_settings_say(settings: Any) -> None:
-    """It tells first, and sets with ``--yes``; doctor tells it, too."""
+    """It tells first, exiting with 1, and sets with ``--yes``; doctor tells it, too."""
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"eviction": {"maxmemory": "200mb", "policy": "allkeys-lru"}}
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
         cache: Any = caches["default"]
         before = [(node.name, node.call((b"CONFIG", b"GET", b"maxmemory*"))) for node in cache.client.nodes]
-        told = command("configure", "--alias", "default")
+        told = command("configure", "--alias", "default", code=1)
         assert len(told["aliases"]["default"]) == 6
         assert told["aliases"]["default"][0] == {
             "node": "ring-a",

@@ -229,18 +229,29 @@ class Command(BaseCommand):
 
     def _configure(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         told: dict[str, Any] = {}
+        unseen: dict[str, list[str]] = {}
         for alias, client in _clients(options["alias"]):
-            found = differences(client)
+            if client.context.options.eviction is None:
+                self._say(f"{alias}: OPTIONS['eviction'] says nothing, so there is nothing to set")
+                continue
+            infos = client.run(protocol.node_infos(client.context))
+            errors = [str(info) for info in infos if isinstance(info, RingCacheError)]
+            found = differences(client, infos)
             told[alias] = [difference._asdict() for difference in found]
             self._table(("node", "setting", "is", "should be"), found)
             if options["yes"]:
                 configure(client, found)
-        count = sum(map(len, told.values()))
-        done = "set; a node that is restarted has what its file says" if options["yes"] else "--yes sets them"
-        self._say(
-            f"{count} settings differ; {done}" if count else "the nodes are set as OPTIONS['eviction'] says"
-        )
-        return {"aliases": told, "applied": options["yes"]}, True
+            if errors:
+                unseen[alias] = errors
+            elif not found:
+                self._say(f"{alias}: the nodes are set as OPTIONS['eviction'] says")
+            for error in errors:
+                self._say(f"{alias}: {error}, so what it is set to is not known")
+        if count := sum(map(len, told.values())):
+            done = "were set; a node that is restarted has what its file says"
+            self._say(f"{count} settings {done if options['yes'] else 'differ; --yes sets them'}")
+        is_well = not unseen and (options["yes"] or not count)
+        return {"aliases": told, "unseen": unseen, "applied": options["yes"], "well": is_well}, is_well
 
     def _simulate(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         if (options["trace"] is None) == (options["live"] is None):

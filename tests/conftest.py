@@ -13,7 +13,7 @@ from django.db import connection
 
 from cachebackend.backend import RingCache
 from cachebackend.node import Node
-from cachebackend.options import NodeAddress, RingOptions
+from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cachebackend.stats import Stats
 from cacheproject.services import Services
 
@@ -39,12 +39,17 @@ def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """
     if request.node.get_closest_marker("hangs") or "unit" in request.path.parts:
         return
-    read, patient = RingOptions.read, {"connect_timeout": 2.0, "socket_timeout": 2.0}
+    patient = {"connect_timeout": 2.0, "socket_timeout": 2.0}
+    read, read_queue = RingOptions.read, WriteBehindOptions.read
 
     def read_patiently(location: object, options: Any, path: str) -> RingOptions:
         return read(location, patient | options if isinstance(options, dict) else options, path)
 
+    def read_queue_patiently(given: Any) -> WriteBehindOptions:
+        return read_queue(patient | given if isinstance(given, dict) else given)
+
     monkeypatch.setattr(RingOptions, "read", read_patiently)
+    monkeypatch.setattr(WriteBehindOptions, "read", read_queue_patiently)
 
 
 @pytest.fixture

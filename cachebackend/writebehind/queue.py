@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django.apps import apps
 from django.db import models
 
@@ -11,7 +13,7 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["behind_models", "model_named", "model_of", "note_model", "project_queue"]
+__all__ = ["behind_models", "model_named", "model_of", "note_model", "project_queue", "watched_queue"]
 
 _models: list[type[models.Model]] = []
 
@@ -33,6 +35,19 @@ def project_queue() -> QueueClient:
         ConfigurationError: The setting has faults, or names none.
     """
     return queue_client(write_behind_options())
+
+
+def watched_queue() -> QueueClient:
+    """Return a client of the same nodes for who only looks.
+
+    It waits for no disk, nor for longer than for a connection, so a node that hangs costs little.
+
+    Raises:
+        ConfigurationError: The setting has faults, or names none.
+    """
+    options = write_behind_options()
+    timeout = min(options.connect_timeout, options.socket_timeout)
+    return queue_client(replace(options, durability="memory", socket_timeout=timeout))
 
 
 def model_of(partition: Partition) -> type[models.Model]:

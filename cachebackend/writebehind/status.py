@@ -13,7 +13,7 @@ from cachebackend import protocol
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
-from cachebackend.writebehind.queue import behind_models, project_queue
+from cachebackend.writebehind.queue import behind_models, project_queue, watched_queue
 
 __all__ = ["PartitionStatus", "databases", "node_faults", "partition_statuses"]
 
@@ -66,7 +66,7 @@ def partition_statuses() -> list[PartitionStatus]:
 
     A node, or the database, that does not answer leaves its part out and is told in ``error``.
     """
-    client = project_queue()
+    client = watched_queue()
     numbers = range(client.options.partitions)
     partitions = [Partition(m._meta.label_lower, number) for m in behind_models() for number in numbers]
     found = client.run(protocol.places(client.context, partitions))

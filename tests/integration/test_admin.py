@@ -75,6 +75,20 @@ def test_it_stays_up_and_says_what_it_cannot_see(
     assert page.count('class="arc up"') == 2
 
 
+@pytest.mark.hangs
+def test_a_queue_node_that_hangs_is_not_waited_for_as_by_a_write(
+    client: Client, url: str, ring_cache: RingCache, services: Services, settings: Any
+) -> None:
+    """Writes wait for an answer and for the disk; who looks waits as for a connection."""
+    settings.WRITE_BEHIND = settings.WRITE_BEHIND | {"connect_timeout": 0.2, "socket_timeout": 5.0}
+    services.stop("queue-a")
+    try:
+        page = client.get(url).content.decode()
+    finally:
+        services.resume("queue-a")
+    assert "node &#x27;queue-a&#x27; did not answer within 0.2 s" in page
+
+
 @pytest.mark.parametrize(("permissions", "code"), [((), 403), (("view_ring",), 200), (("change_ring",), 200)])
 def test_who_may_look(url: str, permissions: tuple[str, ...], code: int) -> None:
     """Staff with the permission; nobody else gets anything."""

@@ -135,6 +135,10 @@ class RingClient(_Client):
         """Whether there is a near cache."""
         return self._near is not None
 
+    def holds_near(self, key: bytes) -> bool | None:
+        """Return whether the near cache has a copy of a key; None: there is no near cache."""
+        return None if self._near is None else self._near.holds(key)
+
     def _looks_elsewhere(self, node: int, reply: Reply) -> bool:
         """Return whether a key may be at the ring that was left, or in the gutter."""
         if reply is None:

@@ -16,7 +16,7 @@ __all__ = ["line_chart", "ring_picture"]
 SIDE, RADIUS, WIDTH = 300, 98, 26
 #: How far from the middle the names stand.
 NAMES_AT = RADIUS + WIDTH / 2 + 12
-#: With more nodes than these their names do not fit beside the arcs.
+#: With more nodes than these, only the names of those that are not up fit beside the arcs.
 MOST_NAMES = 12
 CHART_WIDTH, CHART_HEIGHT = 600, 120
 
@@ -31,10 +31,10 @@ def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
         title = f"{node.name}: {node.state}, {node.share:.1%} of the slots"
         arcs.append((_arc(turn, sweep), "up" if node.is_well else "down", WIDTH, title))
         at = turn + sweep / 2
-        if len(nodes) <= MOST_NAMES:
+        if len(nodes) <= MOST_NAMES or not node.is_well:
             x, y = middle + NAMES_AT * math.cos(at), middle + NAMES_AT * math.sin(at)
             anchor = "middle" if abs(math.cos(at)) < 0.4 else ("start" if math.cos(at) > 0 else "end")
-            names.append((f"{x:.1f}", f"{y + 4:.1f}", anchor, node.name))
+            names.append((f"{x:.1f}", f"{y + 4:.1f}", "up" if node.is_well else "down", anchor, node.name))
         turn += sweep
     up = sum(node.is_well for node in nodes)
     return format_html(
@@ -45,7 +45,7 @@ def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
         up,
         len(nodes),
         format_html_join("", '<path d="{}" class="arc {}" stroke-width="{}"><title>{}</title></path>', arcs),
-        format_html_join("", '<text x="{}" y="{}" class="name" text-anchor="{}">{}</text>', names),
+        format_html_join("", '<text x="{}" y="{}" class="name {}" text-anchor="{}">{}</text>', names),
         SIDE // 2,
         SIDE // 2 + 18,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -16,12 +17,15 @@ from cachebackend.admin.actions import ActionForm, log_action
 from cachebackend.admin.drawing import line_chart, ring_picture
 from cachebackend.admin.figures import (
     AliasFigures,
+    Fault,
     alias_figures,
     attempt,
     hit_ratio,
     key_figures,
     queue_figures,
 )
+from cachebackend.admin.glance import tiles
+from cachebackend.admin.words import moment, percentiles
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
 from cachebackend.models import Ring
@@ -30,6 +34,8 @@ __all__ = ["RingAdmin"]
 
 #: Seconds between two looks of the page at itself.
 REFRESH_SECONDS = 5
+#: With more nodes than these, those that are well are folded away.
+MOST_ROWS = 12
 
 
 class KeyForm(forms.Form):
@@ -71,18 +77,26 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         """Show how all is."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        aliases = [(name, attempt(lambda name=name: alias_figures(name))) for name in ring_aliases()]  # type: ignore[misc]
-        queue = queue_figures()
-        faults = [fault for _, each in aliases if isinstance(each, AliasFigures) for fault in each.faults]
-        faults += [f"{name!r} cannot be seen: {each}" for name, each in aliases if isinstance(each, str)]
-        faults += queue.faults
+        found = {name: attempt(partial(alias_figures, name)) for name in ring_aliases()}
+        aliases = [each for each in found.values() if isinstance(each, AliasFigures)]
+        queues = queue_figures()
+        faults = [fault for each in aliases for fault in each.faults] + queues.faults
+        faults += [
+            Fault("nodes", f"{name!r} cannot be seen: {each}")
+            for name, each in found.items()
+            if isinstance(each, str)
+        ]
         form = KeyForm(request.GET if "key" in request.GET else None)
         context = {
             **self.admin_site.each_context(request),
             "title": "Ring",
             "opts": self.opts,
-            "panels": [_panel(each) for _, each in aliases if isinstance(each, AliasFigures)],
-            "queue": queue,
+            "tiles": tiles(aliases, queues),
+            "panels": [_panel(each) for each in aliases],
+            "queues": queues,
+            "beats": {task: moment(at) for task, at in sorted((queues.beats or {}).items())},
+            "drain_times": percentiles(queues.drain_times),
+            "landed_chart": line_chart("Rows that landed a minute in the last hour", queues.landed),
             "faults": faults,
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
@@ -143,15 +157,26 @@ def _sentence(words: str) -> str:
 
 
 def _panel(figures: AliasFigures) -> dict[str, Any]:
-    """Return an alias' figures with their pictures."""
+    """Return an alias' figures with their pictures, and its nodes with those first that are not well."""
     minutes = list(figures.minutes.values())
     ratios = [None if each is None or (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
+    gets = [None if each is None else each.hits + each.misses for each in minutes]
     loads = [None if each is None else each.loads for each in minutes]
+    troubled = [node for node in figures.nodes if not node.is_well]
+    well = [node for node in figures.nodes if node.is_well]
+    is_large = len(figures.nodes) > MOST_ROWS
     return {
         "figures": figures,
-        "ring": ring_picture(figures.nodes),
-        "hit_chart": line_chart("Hit ratio of the last hour, in percent", ratios, 100, " %"),
-        "load_chart": line_chart("Loads a minute in the last hour", loads),
+        "ring": ring_picture(figures.of_ring),
+        "shown": troubled if is_large else troubled + well,
+        "folded": well if is_large else [],
+        "get_times": percentiles(figures.hour.get_times),
+        "load_times": percentiles(figures.hour.load_times),
+        "charts": [
+            ("Hit ratio", line_chart("Hit ratio of the last hour, in percent", ratios, 100, " %")),
+            ("Gets a minute", line_chart("Keys asked for, each minute of the last hour", gets)),
+            ("Loads a minute", line_chart("Loads, each minute of the last hour", loads)),
+        ],
         "rows": [
             (f"-{len(minutes) - 1 - at} min", each.hits, each.misses, ratio, each.loads)
             for at, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))

@@ -92,6 +92,12 @@ class NearCache:
             return MISS
         return copy.value if copy.record is None else decode(copy.record)
 
+    def holds(self, key: bytes) -> bool:
+        """Return whether there is a copy, for who only looks: to the policy that is no use of it."""
+        with self._lock:
+            copy = dict(self._copies.items()).get(key)
+        return copy is not None and copy.until > self._monotonic()
+
     def begin(self, key: bytes, node: int) -> Read:
         """Put a placeholder for a read that is about to be sent; return what ``keep`` asks for."""
         if self.on_read is not None:

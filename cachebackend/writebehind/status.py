@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import Error, router
-from django.db.models import Count
+from django.db.models import Count, Min
 
 from cachebackend import protocol
 from cachebackend.errors import RingCacheError
@@ -36,6 +37,7 @@ class PartitionStatus:
         rows: How many rows its batches have changed.
         missing: How many rows they named that were not there.
         parked: How many writes are parked.
+        parked_since: When the first of them was, in seconds since 1970; None if none is.
         is_queue_seen: Whether its node answered; if not, what waits is not known, nor what landed.
         is_database_seen: Whether the database did; if not, what landed and is parked is not known.
         error: Why nothing more is known; None if all is.
@@ -51,6 +53,7 @@ class PartitionStatus:
     rows: int = 0
     missing: int = 0
     parked: int = 0
+    parked_since: float | None = None
     is_queue_seen: bool = True
     is_database_seen: bool = True
     error: str | None = None
@@ -81,7 +84,7 @@ def partition_statuses() -> list[PartitionStatus]:
                         PartitionStatus(
                             partition,
                             name,
-                            parked=parked.get(partition, 0),
+                            **parked.get(partition, {}),
                             is_queue_seen=False,
                             is_database_seen=error is None,
                             error=str(place),
@@ -101,7 +104,7 @@ def partition_statuses() -> list[PartitionStatus]:
                     landed_at=at.timestamp() if at else None,
                     rows=checkpoint.rows if checkpoint else 0,
                     missing=checkpoint.missing if checkpoint else 0,
-                    parked=parked.get(partition, 0),
+                    **parked.get(partition, {}),
                     is_database_seen=error is None,
                     error=error,
                 )
@@ -142,17 +145,21 @@ def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
         yield "writes its file once a second, for which each write waits; set appendfsync always"
 
 
-def _stored() -> tuple[dict[tuple[Partition, str], WriteBehindCheckpoint], dict[Partition, int], str | None]:
+def _stored() -> tuple[
+    dict[tuple[Partition, str], WriteBehindCheckpoint], dict[Partition, dict[str, Any]], str | None
+]:
+    """Return the checkpoints, what is parked of each partition, and why the databases do not tell more."""
     checkpoints: dict[tuple[Partition, str], WriteBehindCheckpoint] = {}
-    parked: dict[Partition, int] = {}
+    parked: dict[Partition, dict[str, Any]] = {}
     try:
         for using in databases():
             for checkpoint in WriteBehindCheckpoint.objects.using(using).all():
                 partition = Partition(checkpoint.label, checkpoint.partition)
                 checkpoints[partition, checkpoint.incarnation] = checkpoint
             counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
-            for row in counted.annotate(count=Count("pk")):
-                parked[Partition(row["label"], row["partition"])] = row["count"]
+            for row in counted.annotate(count=Count("pk"), first=Min("created")):
+                held = {"parked": row["count"], "parked_since": row["first"].timestamp()}
+                parked[Partition(row["label"], row["partition"])] = held
     except Error as error:
         return checkpoints, parked, f"the database does not answer: {error}"
     return checkpoints, parked, None

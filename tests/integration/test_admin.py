@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import re
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.cache import caches
 from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache
 from cachebackend.admin.drawing import line_chart, ring_picture
 from cachebackend.admin.figures import NodeFigures
-from cachebackend.invalidation.outbox import keys_in
+from cachebackend.admin.words import moment
+from cachebackend.backend.beats import beat
+from cachebackend.invalidation.outbox import keys_in, owe
 from cachebackend.models import OutboxRow, ParkedWrite
 from cacheproject.services import Services
 
@@ -22,6 +28,10 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
+
+
+#: What comes between what is wrong and the time.
+SINCE = '<strong class="since">since '
 
 
 @pytest.fixture
@@ -42,6 +52,13 @@ def client() -> Client:
     return client
 
 
+@pytest.fixture
+def worker(ring_cache: RingCache) -> None:
+    """A worker was just seen."""
+    for task in ("relay", "tick"):
+        beat(task)
+
+
 def staff(*permissions: str) -> Client:
     user = User.objects.create_user("staff", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
@@ -50,10 +67,12 @@ def staff(*permissions: str) -> Client:
     return client
 
 
+@pytest.mark.usefixtures("worker")
 def test_the_page_says_that_all_is_well(client: Client, url: str, ring_cache: RingCache) -> None:
     """With each node, its share and its server."""
     page = client.get(url).content.decode()
     assert "All is well" in page
+    assert 'class="tile bad"' not in page
     assert page.count('class="arc up"') == 3
     assert all(f'data-node="{name}"' in page for name in ("ring-a", "ring-b", "ring-c"))
 
@@ -73,6 +92,51 @@ def test_it_stays_up_and_says_what_it_cannot_see(
     assert "Node ring-b of &#x27;default&#x27; does not answer" in page
     assert "queue-a" in page
     assert page.count('class="arc up"') == 2
+
+
+def test_a_dead_node_comes_first_with_since_when(
+    client: Client, url: str, ring_cache: RingCache, services: Services
+) -> None:
+    """In the first lines, and in its row, which is above the others'."""
+    services.kill("ring-c")
+    try:
+        client.get(url)
+        page = client.get(url).content.decode()
+    finally:
+        services.restart("ring-c")
+    assert re.search(rf"Node ring-c of [^<]* {SINCE}\d\d:\d\d:\d\d \(", page)
+    assert re.search(r"ejected</span> <span class=\"note\">since \d\d:\d\d:\d\d", page)
+    rows = re.findall(r'<tr data-key="(ring-\w)"', page)
+    assert rows == ["ring-c", "ring-a", "ring-b"]
+    assert "not up: ring-c" in page
+
+
+def test_a_worker_that_is_away_is_told_with_since_when(
+    client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything piles up; and that there never was one."""
+    assert "No worker runs relay and tick: start one, with beat." in client.get(url).content.decode()
+    with monkeypatch.context() as earlier:
+        then = time.time() - 300
+        earlier.setattr("cachebackend.backend.beats.time", SimpleNamespace(time=lambda: then))
+        beat("tick")
+    beat("relay")
+    page = client.get(url).content.decode()
+    assert f"No worker runs tick: start one, with beat. {SINCE}{moment(then)[:8]} (5 min ago)" in page
+
+
+def test_a_large_ring_is_folded(client: Client, url: str, services: Services, settings: Any) -> None:
+    """What is well may be unfolded; the gutter's nodes are there too, and own no slots."""
+    server = services.ring_urls[0].rpartition("/")[0]
+    nodes = [f"{server}/{number}?name=n{number}" for number in range(14)]
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"gutter": [f"{server}/14?name=spare"]}
+    settings.CACHES = {"default": block | {"LOCATION": nodes, "OPTIONS": options}}
+    page = client.get(url).content.decode()
+    assert "<summary>The 15 nodes that are up</summary>" in page
+    assert "14 of 14" in page
+    assert page.count('class="arc up"') == 14
+    assert re.search(r'data-node="spare".*?<td>gutter</td>', page, re.DOTALL)
 
 
 @pytest.mark.hangs
@@ -138,6 +202,46 @@ def test_what_is_no_value_is_told_too(client: Client, url: str, ring_cache: Ring
     node.call((b"SET", key, b"\xff"))
     assert "unreadable" in client.get(url, {"alias": "default", "key": "k"}).content.decode()
     assert "valid choice" in client.get(url, {"alias": "x", "key": "k"}).content.decode()
+
+
+def test_what_is_known_of_a_key_is_shown(client: Client, url: str, ring_cache: RingCache) -> None:
+    """Its age, the writers of a quarantine one by one, and each invalidation that is owed."""
+    looked = {"alias": "default", "key": "k"}
+    ring_cache.set("k", 1, 290)
+    key = ring_cache.key_bytes("k")
+    page = client.get(url, looked).content.decode()
+    assert "<dt>Age</dt><dd>10 s, if it was kept for the alias&#x27; TIMEOUT of 300 s</dd>" in page
+    assert "nothing is owed of it" in page
+    assert "<dt>Near cache of this process</dt><dd>off</dd>" in page
+    ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
+        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 28_500)
+    )
+    owe("default", {"default": {key}}, is_intent=True)
+    owe("default", {"default": {key, b"another"}})
+    owe("default", {"default": {b"another"}})
+    page = client.get(url, looked).content.decode()
+    assert f"<dt>Writer 1 in flight</dt><dd><code>{'01' * 16}</code>" in page
+    assert f"<dt>Writer 2 in flight</dt><dd><code>{'02' * 16}</code>" in page
+    assert "<dt>Age</dt><dd>1.5 s</dd>" in page
+    assert page.count("to be deleted, since ") == 2
+    assert page.count("noted before a statement") == 1
+
+
+def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any) -> None:
+    """Of the process that serves the page, for it can see no other."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"near": {"max_entries": 10, "max_age": 60.0}}
+    settings.CACHES = {"default": block | {"OPTIONS": options}}
+    cache = caches["default"]
+    assert isinstance(cache, RingCache)
+    cache.set("k", 1, 100)
+    looked = {"alias": "default", "key": "k"}
+    assert "<dt>Near cache of this process</dt><dd>has none</dd>" in client.get(url, looked).content.decode()
+    while not cache.client.holds_near(cache.key_bytes("k")):  # once its node tells what changes
+        cache.get("k")
+    assert (
+        "<dt>Near cache of this process</dt><dd>has a copy</dd>" in client.get(url, looked).content.decode()
+    )
 
 
 def test_a_delete_is_asked_for_done_and_logged(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cachebackend import RingCache
+from cachebackend.backend.beats import beat
 from cachebackend.backend.counting import fold_counts
 from cacheproject.services import Services
 
@@ -22,6 +24,38 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
 ]
 PATH = "/admin/cachebackend/ring/"
+#: A piece of each kind of text.
+TEXTS = (
+    "#verdict",
+    ".why p",
+    ".when",
+    ".tile .label",
+    ".tile strong",
+    "#content dt",
+    "#content dd",
+    ".state.up",
+    "tr .note",
+    "#content button",
+    "summary",
+    ".axis span",
+)
+#: How light a colour is, 0 to 1; and how far a text stands out from what is behind it (WCAG 2.1).
+LUMINANCE = """(colour) => colour.match(/[\\d.]+/g).slice(0, 3)
+    .map((part) => (colour.startsWith("color(") ? Number(part) : part / 255))
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0)"""
+CONTRAST = f"""(element) => {{
+    const colourOf = (each) => getComputedStyle(each).backgroundColor;
+    const isClear = (each) => /^rgba\\(.*, 0\\)$/.test(colourOf(each));
+    let behind = element;
+    while (behind.parentElement && isClear(behind)) behind = behind.parentElement;
+    const lights = [getComputedStyle(element).color, colourOf(behind)].map({LUMINANCE});
+    return (Math.max(...lights) + 0.05) / (Math.min(...lights) + 0.05);
+}}"""
+#: How many of what can be pressed or filled in have no name.
+NAMELESS = """[...document.querySelectorAll(
+    "#content a, #content button, #content input:not([type=hidden]), #content select"
+)].filter((each) => !(each.innerText || each.ariaLabel || each.labels?.[0]?.innerText)).length"""
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +72,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, live_server: Any) -> Iterator[Callable[..., Page]]:
-    """Opens the ring page, logged in; takes what a browser context takes."""
+def open_page(browser: Browser, live_server: Any, empty_nodes: None) -> Iterator[Callable[..., Page]]:
+    """Opens the ring page, logged in, a worker having just been seen; takes what a browser context takes."""
     User.objects.create_superuser("root", password="root")
     contexts = []
+    for task in ("relay", "tick"):
+        beat(task)
 
-    def open_page(**named: Any) -> Page:
+    def open_page(user: str = "root", **named: Any) -> Page:
         context = browser.new_context(**named)
         contexts.append(context)
         page = context.new_page()
         page.goto(f"{live_server.url}/admin/login/?next={PATH}")
-        page.fill("#id_username", "root")
+        page.fill("#id_username", user)
         page.fill("#id_password", "root")
         page.click("input[type=submit]")
         page.wait_for_url(f"**{PATH}")
@@ -60,12 +96,13 @@ def open_page(browser: Browser, live_server: Any) -> Iterator[Callable[..., Page
 
 
 def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
-    """Without a click, and an opened table stays open."""
+    """Without a click; an opened table stays open, and what has the focus keeps it."""
     ring_cache.set("k", 1)
     page = open_page()
     page.clock.install()
     page.reload()
     page.click("text=The charts as a table")
+    page.focus("[data-node=ring-b] button")
     before = int(page.inner_text("[data-figure=hits]"))
     for _ in range(7):
         ring_cache.get("k")
@@ -75,25 +112,69 @@ def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cac
     shown = "Number(document.querySelector('[data-figure=hits]').textContent)"
     page.wait_for_function(f"{shown} >= {before + 7}")
     assert page.locator("details").first.get_attribute("open") is not None
+    expect(page.locator("[data-node=ring-b] button")).to_be_focused()
 
 
 def test_a_dead_node_turns_red_and_comes_back(
     open_page: Callable[..., Page], ring_cache: RingCache, services: Services
 ) -> None:
-    """The first line says which, and the picture shows it."""
+    """By live refresh: first line and picture say which; its probe then brings it back."""
+    page = open_page()
+    page.clock.install()
+    page.reload()
+    expect(page.locator("#verdict")).to_have_text("All is well")
+    page.focus("[data-node=ring-a] button")
     services.kill("ring-c")
     try:
-        page = open_page()
+        page.clock.run_for(6000)
         expect(page.locator(".verdict")).to_contain_text("Node ring-c")
         assert page.locator("path.arc.down").count() == 1
         assert page.locator("[data-node=ring-c] .state").inner_text() != "up"
+        assert page.locator("tr[data-node]").first.get_attribute("data-node") == "ring-c"
+        expect(page.locator("[data-node=ring-a] button")).to_be_focused()
     finally:
         services.restart("ring-c")
-    for node in ring_cache.client.nodes:
-        if node.breaker is not None:
-            node.breaker.close()
+    for task in ("relay", "tick"):
+        beat(task)
+    # Nothing but looks: the node is probed when one meets it, a second after it was ejected
+    for _ in range(100):
+        with page.expect_response(f"**{PATH}"):
+            page.clock.run_for(6000)
+        if page.inner_text("#verdict") == "All is well":
+            break
+    expect(page.locator("#verdict")).to_have_text("All is well")
+    expect(page.locator("path.arc.up")).to_have_count(3)
+
+
+@pytest.mark.parametrize("trouble", ["logged out", "500", "offline", "recovered"])
+def test_a_page_that_cannot_see_says_so(
+    open_page: Callable[..., Page], ring_cache: RingCache, trouble: str
+) -> None:
+    """It turns red and tells from when its figures are; it is well again when it sees."""
+    page = open_page()
+    page.clock.install()
     page.reload()
-    expect(page.locator(".verdict")).to_contain_text("All is well")
+    expect(page.locator("#verdict")).to_have_text("All is well")
+    if trouble == "logged out":
+        page.context.clear_cookies()
+        why = "you are logged out"
+    elif trouble == "500":
+        page.route(f"**{PATH}", lambda route: route.fulfill(status=500, body="no"))
+        why = "the site answered with an error (500)"
+    else:
+        page.route(f"**{PATH}", lambda route: route.abort())
+        why = "the site does not answer"
+    page.clock.run_for(6000)
+    expect(page.locator("#verdict")).to_have_text("Cannot be seen")
+    expect(page.locator(".verdict")).to_have_class("verdict bad")
+    expect(page.locator(".why")).to_have_text(
+        re.compile(rf"Figures are from \d\d:\d\d:\d\d: {re.escape(why)}\.")
+    )
+    if trouble == "recovered":
+        page.unroute(f"**{PATH}")
+        page.clock.run_for(6000)
+        expect(page.locator("#verdict")).to_have_text("All is well")
+        expect(page.locator(".verdict")).to_have_class("verdict good")
 
 
 def test_a_key_is_looked_up_and_deleted_after_a_question(
@@ -112,18 +193,53 @@ def test_a_key_is_looked_up_and_deleted_after_a_question(
     assert ring_cache.get("k") is None
 
 
-@pytest.mark.parametrize(
-    "browser_is",
-    [{"java_script_enabled": False}, {"viewport": {"width": 390, "height": 844}}, {"color_scheme": "dark"}],
-    ids=["no script", "narrow", "dark"],
-)
-def test_it_serves_every_browser(
-    open_page: Callable[..., Page], ring_cache: RingCache, browser_is: dict[str, Any]
-) -> None:
-    """Nothing is cut off, nothing needs a script."""
-    page = open_page(**browser_is)
+def test_without_permission_there_is_no_page(open_page: Callable[..., Page]) -> None:
+    """Neither by its address nor by a link; with that to view there is one, without buttons."""
+    user = User.objects.create_user("staff", password="root", is_staff=True)
+    page = open_page("staff")
+    assert page.locator("#ring-page").count() == 0
+    expect(page.locator("body")).to_contain_text("403 Forbidden")
+    user.user_permissions.add(Permission.objects.get(codename="view_ring"))
+    page.reload()
+    expect(page.locator("#ring-page")).to_be_visible()
+    assert page.locator("#content button:has-text('…')").count() == 0
+
+
+def test_it_needs_no_script(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
+    """It says that it does not refresh itself."""
+    page = open_page(java_script_enabled=False)
+    expect(page.locator("#verdict")).to_have_text("All is well")
     expect(page.locator("svg.ring")).to_be_visible()
-    width = page.locator("html").bounding_box()
-    assert width is not None
-    if "viewport" in browser_is:
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator(".when")).to_contain_text("does not refresh itself")
+
+
+def test_it_fits_a_phone(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
+    """Tables scroll by themselves; the verdict is what one sees first."""
+    page = open_page(viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("#verdict")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_in_every_light(
+    open_page: Callable[..., Page], ring_cache: RingCache, scheme: str
+) -> None:
+    """Dark is dark; text of every kind stands out by 4.5 to 1 (WCAG 2.1, AA)."""
+    page = open_page(color_scheme=scheme)
+    is_dark = page.evaluate(f"({LUMINANCE})(getComputedStyle(document.body).backgroundColor)") < 0.2
+    assert is_dark == (scheme == "dark")
+    for selector in TEXTS:
+        contrast = page.evaluate(f"({CONTRAST})(document.querySelector({selector!r}))")
+        assert contrast >= 4.5, f"{selector}: {contrast}"
+
+
+def test_it_can_be_walked_by_keyboard(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
+    """Everything that can be pressed has a name, and Tab comes to the tiles, the buttons and the tables."""
+    page = open_page()
+    assert page.evaluate(NAMELESS) == 0
+    page.locator(".tile a").first.focus()
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#cache-default")
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("details").first.get_attribute("open") is not None

@@ -49,7 +49,6 @@
     verdict.className = "verdict bad";
     verdict.querySelector("h2").textContent = "Cannot be seen";
     const from = page.querySelector(".when time").textContent;
-    verdict.querySelector(".why").innerHTML = "";
     verdict.querySelector(".why").textContent = `Figures are from ${from}: ${why}.`;
   };
 
@@ -72,5 +71,6 @@
     if (!document.hidden) await refresh();
     setTimeout(turn, pauseMs);
   };
+  document.documentElement.classList.add("refreshes");
   setTimeout(turn, pauseMs);
 })();

@@ -8,7 +8,7 @@ STAMP := .venv/.made
 # What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
 ARGS ?=
 
-.PHONY: help setup demo test soak lint bench conformance matrix docs clean
+.PHONY: help setup demo test soak lint bench conformance matrix docs screenshots clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,9 @@ bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmark
 docs: $(STAMP)  ## Build the documentation; warnings are errors
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d .cache/doctrees docs docs/_build
 	@echo docs/_build/index.html
+
+screenshots: $(STAMP)  ## Make the pictures of the ring page anew, under load (about 5 minutes)
+	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean:  ## Remove .venv and what tools left
 	rm -rf docs/_build .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

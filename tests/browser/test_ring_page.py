@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +14,8 @@ from cachebackend import RingCache
 from cachebackend.backend.beats import beat
 from cachebackend.backend.counting import fold_counts
 from cacheproject.services import Services
+from tests.browser.chromium import CHROMIUM, launch
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
@@ -63,10 +61,7 @@ def browser() -> Iterator[Browser]:
     """One browser for all."""
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # playwright leaves its loop running in this thread
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+        browser = launch(playwright)
         yield browser
         browser.close()
 

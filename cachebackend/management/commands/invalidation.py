@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -22,6 +22,13 @@ __all__ = ["Command"]
 
 #: A row that is owed for longer says that no relay runs, or a node is gone.
 WORRYING_SECONDS = 10.0
+EXAMPLES = """examples:
+  manage.py invalidation status --json
+  manage.py invalidation relay                            after a node was away, without a worker
+  manage.py invalidation relay --listen --database default
+  manage.py invalidation audit --sample 500 --windows 0,1,5
+Exits with 1 when what it reports is not well.
+"""
 
 
 def _windows(text: str) -> tuple[float, ...]:
@@ -40,9 +47,14 @@ class Command(BaseCommand):
 
     help = (
         "status: what the outbox owes; relay: settle it now; audit: hold cached rows against the database. "
-        "relay --listen goes on doing so, woken by triggers. Exits with 1 when what it reports is not well. "
-        "Example: manage.py invalidation audit --sample 500 --json"
+        "relay --listen goes on doing so, woken by triggers."
     )
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the lines of the examples."""
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs
+        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take what to do."""

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from typing import Any
 
@@ -38,6 +39,12 @@ __all__ = ["Command"]
 LOOK_SECONDS = 0.5
 #: Without a terminal, a line of figures this often.
 LINE_SECONDS = 5.0
+EXAMPLES = """examples:
+  manage.py demo
+  manage.py demo --seconds 120 --port 8001
+  manage.py demo --seconds 5 --json             for a script: one object, and it ends
+Exits with 1 when Postgres does not hold exactly what was written.
+"""
 
 
 class Command(BaseCommand):
@@ -49,6 +56,12 @@ class Command(BaseCommand):
         "terminal the site then stays up until Ctrl-C."
     )
     requires_system_checks = ()
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Keep the lines of the examples."""
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs
+        )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take how long and where."""

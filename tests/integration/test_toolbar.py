@@ -1,0 +1,67 @@
+"""django-debug-toolbar's cache panel, with what a ring cache has besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.test import RequestFactory
+
+from cachebackend import RingCache
+from cachebackend.backend import ring_cache as cache_of
+from cachebackend.managers import CachedManager
+from cacheproject.demo.models import Article
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+@pytest.fixture
+def panel(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A panel that records; what it wraps is put back."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "debug_toolbar"]
+    from debug_toolbar.toolbar import DebugToolbar
+
+    from cachebackend import toolbar
+
+    for owner, names in ((RingCache, toolbar._CACHE_CALLS), (CachedManager, toolbar._MANAGER_CALLS)):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    toolbar.RingPanel.ready()
+    request = RequestFactory().get("/")
+    bar = DebugToolbar(request, lambda _: None)
+    panel = toolbar.RingPanel(bar, lambda _: None)
+    panel.enable_instrumentation()
+    yield panel
+    panel.disable_instrumentation()
+
+
+def test_our_calls_are_shown_beside_djangos(panel: Any) -> None:
+    """Each once, whatever it asks in turn; hits and misses as Django's panel counts them."""
+    Article.objects.create(pk=1, slug="x", title="X")
+    panel.calls.clear()
+    cache = cache_of("default")
+    Article.cached.get(pk=1)
+    Article.cached.in_bulk([1])
+    cache.pttl("k")
+    cache.get_or_set_many(["a"], lambda keys: dict.fromkeys(keys, 1))
+    cache.get("k")
+    names = [(call["name"], call["backend"]) for call in panel.calls]
+    assert names == [
+        ("cached.get", "demo.Article"),
+        ("cached.in_bulk", "demo.Article"),
+        ("pttl", "RingCache"),
+        ("get_or_set_many", "RingCache"),
+        ("get", "default (RingCache)"),
+    ]
+    assert all(call["time"] > 0 for call in panel.calls)
+
+
+def test_nothing_is_recorded_where_nobody_asks(panel: Any) -> None:
+    """The calls are made all the same."""
+    panel.disable_instrumentation()
+    assert cache_of("default").pttl("k") == 0
+    assert panel.calls == []

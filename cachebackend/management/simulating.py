@@ -102,13 +102,16 @@ def _has_libcachesim() -> bool:
     return True
 
 
-def advice(sizes: Sequence[int], found: dict[str, list[float]], keep: float) -> str:
+def advice(
+    sizes: Sequence[int], found: dict[str, list[float]], keep: float, entry_bytes: float | None = None
+) -> str:
     """Return in a sentence the smallest size, and its policy, that keeps a share of the hits.
 
     Args:
         sizes: The sizes, the smallest first.
         found: What ``curves`` returned.
         keep: The share of the most hits that any of them finds.
+        entry_bytes: What an entry takes on a node, on the average; None: that is not known.
     """
     most = max(ratio for ratios in found.values() for ratio in ratios)
     if not most:
@@ -122,8 +125,9 @@ def advice(sizes: Sequence[int], found: dict[str, list[float]], keep: float) -> 
     names = [name for name, each in enough.items() if each == size]
     others = [f"{name} needs {each:,}" for name, each in enough.items() if each > size]
     rest = f"; {', '.join(others)}" if others else ""
+    memory = f" (about {size * entry_bytes / 1e6:,.3g} MB)" if entry_bytes else ""
     return (
-        f"{size:,} entries with {' or '.join(names)} keep {keep:.0%} of the {most:.1%} of requests "
+        f"{size:,} entries{memory} with {' or '.join(names)} keep {keep:.0%} of the {most:.1%} of requests "
         f"that {sizes[-1]:,} entries find{rest}."
     )
 

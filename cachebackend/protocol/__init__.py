@@ -8,7 +8,7 @@ from cachebackend.effects import Load, Operation
 from cachebackend.protocol.clearing import clear, clear_owed, flush, sweep
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.counting import add_counts, counts_of, note_time
-from cachebackend.protocol.figures import Inspected, inspect, node_infos
+from cachebackend.protocol.figures import Inspected, inspect, memory_of, node_infos
 from cachebackend.protocol.filling import MISSING, Keep, Loader
 from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.implicit import (
@@ -97,6 +97,7 @@ __all__ = [
     "inspect",
     "load_again",
     "make_stale",
+    "memory_of",
     "node_infos",
     "node_settings",
     "note_time",

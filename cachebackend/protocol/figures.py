@@ -10,7 +10,7 @@ from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["Inspected", "inspect", "node_infos"]
+__all__ = ["Inspected", "inspect", "memory_of", "node_infos"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,12 @@ def node_infos(
     asked = range(len(context.ring)) if nodes is None else nodes
     replies = yield Send([(node, (b"INFO",)) for node in asked])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
+
+
+def memory_of(context: Context, keys: Sequence[bytes]) -> Operation[list[int]]:
+    """Return how many bytes each key takes at its owner, all in all; what is gone or not told is left out."""
+    replies = yield Send([(context.ring.owner(key), (b"MEMORY", b"USAGE", key)) for key in keys])
+    return [reply for reply in replies if isinstance(reply, int)]
 
 
 def _info(text: bytes) -> dict[str, str]:

@@ -58,7 +58,8 @@ def test_a_trace_is_told_by_policy_and_size(trace: Path, tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore:Cache key contains characters")
 def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
-    """Keys of the alias alone, from all nodes, one key or many."""
+    """Keys of the alias alone, from all nodes, one key or many; what they take is told in megabytes."""
+    ring_cache.set("page 1", b"x" * 10_000)
     stop = threading.Event()
 
     def read() -> None:
@@ -76,6 +77,8 @@ def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
         stop.set()
         reader.join()
     assert told["requests"] > 8
+    assert 10_000 < told["entry_bytes"] < 11_000  # of the five keys one is there
+    assert "5 entries (about 0.05" in told["advice"]
     assert told["hit_ratios"]["LRU"][0] == pytest.approx(1 - 5 / told["requests"], abs=1e-3)
 
 

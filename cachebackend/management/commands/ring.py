@@ -38,6 +38,8 @@ WORRYING_LAG_SECONDS = 10.0
 #: One that is owed for less may be on its way.
 REPLAYING_LAG_SECONDS = 2.0
 _UNDER_WAY = "is being changed already; end that change first"
+#: Keys whose memory is asked for, to tell what entries take.
+WEIGHED_KEYS = 1000
 EXAMPLES = """examples:
   manage.py ring status
   manage.py ring owner product:17 --alias default
@@ -262,7 +264,7 @@ class Command(BaseCommand):
             raise CommandError(message)
         if options["svg"] is not None:
             _check_writable(options["svg"])
-        trace = self._trace(options)
+        trace, entry_bytes = self._trace(options)
         reads = len(trace) - sum(trace.writes)
         if not reads:
             message = "nothing was asked for: there is nothing to simulate"
@@ -274,25 +276,31 @@ class Command(BaseCommand):
         found = simulating.curves(thinned, sizes, rate, self._say)
         rows = [(name, *(f"{ratio:.1%}" for ratio in ratios)) for name, ratios in found.items()]
         self._table(("hit ratio", *(f"{size:,}" for size in sizes)), rows)
-        sentence = simulating.advice(sizes, found, options["keep"] / 100)
+        sentence = simulating.advice(sizes, found, options["keep"] / 100, entry_bytes)
         self._say(sentence)
         if options["svg"] is not None:
             options["svg"].write_text(simulating.miss_ratio_chart(sizes, found))
         told = {name: [round(ratio, 4) for ratio in ratios] for name, ratios in found.items()}
-        counts = {"requests": reads, "writes": len(trace) - reads}
+        counts = {"requests": reads, "writes": len(trace) - reads, "entry_bytes": entry_bytes}
         return counts | {"sizes": sizes, "hit_ratios": told, "advice": sentence}, True
 
-    def _trace(self, options: dict[str, Any]) -> Trace:
-        """Return the requests to play: a file's, or what the nodes are asked for from now on."""
+    def _trace(self, options: dict[str, Any]) -> tuple[Trace, float | None]:
+        """Return the requests to play, a file's or what the nodes are asked for from now on.
+
+        Beside them what a key takes, in bytes, on the average of some; None where nobody knows.
+        """
         if options["live"] is None:
             try:
-                return read_trace(options["trace"])
+                return read_trace(options["trace"]), None
             except TraceError as error:
                 raise CommandError(str(error)) from error
         cache = ring_cache(options["alias"] or "default")
         self._say(f"listening for {options['live']:g} s; each node sends all that it is asked meanwhile")
         nodes = cache.client.nodes[: len(cache.client.ring)]
-        return Trace.of_reads(read_keys(nodes, cache.pattern, options["live"]))
+        keys = read_keys(nodes, cache.pattern, options["live"])
+        some = list(dict.fromkeys(keys))[:WEIGHED_KEYS]
+        taken = cache.client.run(protocol.memory_of(cache.client.context, some))
+        return Trace.of_reads(keys), round(sum(taken) / len(taken), 1) if taken else None
 
     def _progress(self, looked: int) -> None:
         if not self._is_json:

@@ -96,6 +96,6 @@ def line_chart(
         lines,
         dots,
         len(values) - 1,
-        f"{top:,.4g}",
+        f"{top:,.0f}" if top >= 1000 else f"{top:.4g}",
         unit,
     )

@@ -98,13 +98,13 @@ def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cac
     page.reload()
     page.click("text=The charts as a table")
     page.focus("[data-node=ring-b] button")
-    before = int(page.inner_text("[data-figure=hits]"))
+    before = int(page.get_attribute("[data-figure=hits]", "data-value") or 0)
     for _ in range(7):
         ring_cache.get("k")
     fold_counts("default")
     page.clock.run_for(6000)
     # At least: the page's own session is read through the ring too
-    shown = "Number(document.querySelector('[data-figure=hits]').textContent)"
+    shown = "Number(document.querySelector('[data-figure=hits]').dataset.value)"
     page.wait_for_function(f"{shown} >= {before + 7}")
     assert page.locator("details").first.get_attribute("open") is not None
     expect(page.locator("[data-node=ring-b] button")).to_be_focused()

@@ -10,6 +10,7 @@ Why a change of nodes moves so little: a node's points depend on its own name an
 weight alone, so a node that joins or leaves touches only the slots before its points.
 Only the slots that the cap sends on, well under 1 %, can move besides; they are chosen
 in an order that is always the same, so the same ones go on in the old ring and the new.
+(Weights below 1 throw fewer points and vary more: a ring of halves moves up to 1.3 %.)
 """
 
 from __future__ import annotations

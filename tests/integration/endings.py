@@ -36,7 +36,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     return [b""]
 
 
-app = Celery("endings")
+app = Celery("endings", set_as_current=False)  # tests import this beside the project's own
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.task_default_queue = QUEUE
 app.conf.imports = ["workers.tasks"]

@@ -19,7 +19,8 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache, invalidation
-from cachebackend.admin.figures import MINUTES, alias_figures
+from cachebackend.admin.figures import alias_figures
+from cachebackend.admin.figures.nodes import MINUTES
 from cachebackend.backend import counting, farewell
 from cachebackend.backend.beats import beat, last_beats
 from cachebackend.backend.counting import (
@@ -190,7 +191,7 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     with away(services, ring_cache, *names[:2]):
         unseen = sum(counts is None for counts in counts_by_minute("default", MINUTES).values())
         assert 0 < unseen < MINUTES
-        faults = alias_figures("default").faults
+        faults = [fault.what for fault in alias_figures("default").faults]
     assert f"{unseen} of {MINUTES} minutes of 'default' cannot be seen; the sums lack them." in faults
 
 

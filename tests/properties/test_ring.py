@@ -7,7 +7,7 @@ from cachebackend.ring import SLOTS, Ring
 
 NODES = st.lists(
     st.tuples(
-        st.text("abcdefghij.:0123456789", min_size=1, max_size=12), st.sampled_from([0.5, 1.0, 1.5, 3.0])
+        st.text("abcdefghij.:0123456789", min_size=1, max_size=12), st.sampled_from([1.0, 1.5, 2.0, 3.0])
     ),
     min_size=3,
     max_size=10,

@@ -17,6 +17,7 @@ from tests.integration.test_failures import Probes, cache, dead, probes  # noqa:
 from tests.mutations.test_mutants import is_caught
 
 pytestmark = [
+    pytest.mark.hangs,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]

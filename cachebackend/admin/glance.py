@@ -68,7 +68,7 @@ def _worker(queues: QueueFigures) -> Tile:
 def _owed(queues: QueueFigures) -> Tile:
     if queues.owed is None or queues.lag is None:
         return Tile("owed", "Deletes owed", _UNSEEN, href="#invalidation")
-    note = f"the oldest for {duration(queues.lag)}" if queues.lag else ""
+    note = f"the oldest for {duration(queues.lag)}" if queues.owed and queues.lag else ""
     return Tile("owed", "Deletes owed", f"{queues.owed:,}", note, "#invalidation")
 
 

@@ -13,7 +13,7 @@ from cachebackend.backend import ring_cache
 from cachebackend.backend.counting import counts_by_minute, fold_counts
 from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
-from cachebackend.node.breaker import UP
+from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import RingOptions
 from cachebackend.stats import Counts
 
@@ -135,11 +135,7 @@ def alias_figures(alias: str) -> AliasFigures:
     fold_counts(alias)
     infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
     nodes = [_node(client, at, info) for at, info in enumerate(infos)]
-    faults = [
-        Fault("nodes", f"Node {node.name} of {alias!r} does not answer: {node.error}", node.since)
-        for node in nodes
-        if node.error
-    ]
+    faults = [_fault(alias, node) for node in nodes if not node.is_well]
     minutes = counts_by_minute(alias, MINUTES)
     if unseen := sum(counts is None for counts in minutes.values()):
         faults.append(
@@ -148,6 +144,11 @@ def alias_figures(alias: str) -> AliasFigures:
     seen = list(minutes.values())
     seconds = (RECENT_MINUTES - 1) * 60 + time.time() % 60
     return AliasFigures(alias, nodes, minutes, _sum(seen), _sum(seen[-RECENT_MINUTES:]), seconds, faults)
+
+
+def _fault(alias: str, node: NodeFigures) -> Fault:
+    what = "is told what it missed, and then let in" if node.state == REPLAYING else "does not answer"
+    return Fault("nodes", f"Node {node.name} of {alias!r} {what}: {node.error}", node.since)
 
 
 def _sum(minutes: Iterable[Counts | None]) -> Counts:
@@ -167,15 +168,15 @@ def _node(client: RingClient, at: int, info: dict[str, str] | RingCacheError) ->
         milliseconds = (time.perf_counter() - begun) * 1e3
         error = answer if isinstance(answer, RingCacheError) else None
     known = node.breaker.state if node.breaker else None
-    state = "down" if error else UP
+    state, why = ("down", str(error)) if error else (UP, "")
     if known is not None and known.state != UP:
-        state = known.state
+        state, why = known.state, known.error
     return NodeFigures(
         name=node.name,
         share=shares[at] / sum(shares) if at < len(shares) else 0.0,
         state=state,
         since=known.since if known is not None and known.state == state else None,
-        error=str(error) if error else "",
+        error=why,
         milliseconds=None if error else milliseconds,
         info={} if isinstance(info, RingCacheError) else info,
         role="ring" if at < len(shares) else _role(client.context.options, node.name),

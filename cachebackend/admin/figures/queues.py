@@ -134,7 +134,11 @@ def _with_queues(figures: QueueFigures, options: WriteBehindOptions) -> QueueFig
     if away:
         states = {node.name: node.breaker.state for node in watched_queue().nodes if node.breaker}
         faults += [
-            Fault("waiting", f"Queue node {name} does not answer: {error}", states[name].since)
+            Fault(
+                "waiting",
+                f"Queue node {name} does not answer: {states[name].error or error}",
+                states[name].since,
+            )
             for name, error in away.items()
         ]
     else:

@@ -64,9 +64,11 @@ def make_pictures(services: Services, seconds: float) -> None:
         page = _log_in(browser, f"http://127.0.0.1:{port}")
         _shoot(page, "ring", lambda: expect(page.locator("#verdict")).to_have_text("All is well"))
         page.emulate_media(color_scheme="dark")
+        page.reload()  # colours pass into each other where they change
         _shoot(page, "ring-dark", lambda: None)
         page.emulate_media(color_scheme="light")
         page.set_viewport_size(PHONE)
+        page.reload()
         _shoot(page, "ring-phone", lambda: None)
         page.set_viewport_size(DESKTOP)
         services.kill("ring-c")

@@ -18,6 +18,8 @@ __all__ = ["beat", "last_beats"]
 
 logger = logging.getLogger("cachebackend")
 KEEP_SECONDS = 90 * 24 * 3600
+#: What is further ahead than clocks differ is no time that a task ran at.
+_AHEAD_SECONDS = 3600.0
 
 
 def beat(task: str) -> None:
@@ -39,11 +41,12 @@ def last_beats() -> dict[str, float]:
         RingCacheError: Neither of the nodes that keep it answered.
     """
     beats: dict[str, float] = {}
+    latest = (time.time() + _AHEAD_SECONDS) * 1000
     for cache in _keepers():
         [found] = cache.client.run(protocol.counts_of(cache.client.context, [_key(cache)]))
         if isinstance(found, RingCacheError):
             raise found
-        beats.update({task: at / 1000 for task, at in found.items()})
+        beats.update({task: at / 1000 for task, at in found.items() if 0 < at <= latest})
     return beats
 
 

@@ -28,7 +28,7 @@ def added(services: Services) -> Callable[[], int]:
 
 def settled(added: Callable[[], int], wanted: int) -> int:
     """Return the count once it is what is wanted; a node notices a closed socket a moment later."""
-    for _ in range(200):
+    for _ in range(5000):
         if (count := added()) == wanted:
             break
     return count

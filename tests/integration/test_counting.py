@@ -287,6 +287,14 @@ def test_the_periodic_tasks_tell_when_they_ran(ring_cache: RingCache, services: 
         assert last_beats()["relay"] == beats["relay"]
 
 
+def test_a_beat_of_no_time_that_there_is_is_none(ring_cache: RingCache) -> None:
+    """Whoever put it there: the page shows times, and cannot show those."""
+    beat("tick")
+    for node in ring_cache.client.nodes:
+        node.call((b"HSET", b"ringcache:beats:demo", b"relay", 10**15, b"tick", -1))
+    assert last_beats() == {}
+
+
 def test_beats_that_cannot_be_seen_are_not_taken_for_none(ring_cache: RingCache, services: Services) -> None:
     """And a task goes on that cannot tell."""
     with away(services, ring_cache, *ring_cache.client.ring.names):

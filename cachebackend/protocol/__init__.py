@@ -22,24 +22,12 @@ from cachebackend.protocol.implicit import (
 )
 from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.partitions import Partition, QueueContext
+from cachebackend.protocol.placing import Place, dirty, node_settings, places
 from cachebackend.protocol.quarantining import quarantine, unquarantine
-from cachebackend.protocol.queueing import (
-    Pending,
-    Place,
-    close,
-    contents,
-    dirty,
-    node_settings,
-    pending,
-    places,
-    renumber,
-    seal,
-    seal_many,
-    sync,
-    sync_fault,
-)
+from cachebackend.protocol.queueing import Pending, contents, pending, renumber
 from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
 from cachebackend.protocol.scanning import all_cursors, scan
+from cachebackend.protocol.sealing import close, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.writing import (
     add,
     delete,

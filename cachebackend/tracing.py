@@ -36,8 +36,9 @@ else:
     _tracer = trace.get_tracer("cachebackend")
 
     def _is_listened_to() -> bool:
-        """Return whether the site has set a provider; a tracer takes microseconds to find that out."""
-        return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        """Return whether the site has set a provider."""
+        # The public way to ask reads the environment each time
+        return getattr(trace, "_TRACER_PROVIDER", True) is not None
 
     def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
         """Return a span to enter; it is a child of the one that is current."""

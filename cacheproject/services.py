@@ -31,7 +31,8 @@ from cacheproject.binaries import postgres_folder, ring_server
 
 __all__ = ["ServiceError", "Services"]
 
-START_SECONDS = 30.0
+#: A busy machine takes its time; and what a killed Postgres leaves behind must be gone before it comes back.
+START_SECONDS = 60.0
 #: A port that is free when it is looked for may be taken when it is bound.
 START_TRIES = 5
 _POSTGRES_SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60"}
@@ -312,13 +313,14 @@ class Services:
         end = time.monotonic() + START_SECONDS
         tries = START_TRIES
         while not server.is_ready(server):
-            process = self._process(server.name)
-            if process.poll() is not None and tries and "in use" in self._log(server):
+            process, is_late = self._process(server.name), time.monotonic() > end
+            is_taken = process.poll() is not None and "in use" in self._log(server)
+            if is_taken and not is_late and (keep_port or tries):
                 tries -= 1
                 server.port = server.port if keep_port else 0
-                time.sleep(0.2)  # what a killed Postgres leaves behind goes on for a moment
+                time.sleep(0.2)
                 self._spawn(server)
-            elif process.poll() is not None or time.monotonic() > end:
+            elif process.poll() is not None or is_late:
                 message = f"{server.name} did not start ({process.returncode}):\n{self._log(server)[-2000:]}"
                 raise ServiceError(message)
             time.sleep(0.01)

@@ -180,6 +180,6 @@ _FLOOR = [
     "  rest is our own code, which on a core that it shares with the servers runs at half its speed.",
     "- A write behind is one script, of 19 µs at the node, the write to its file, and 14 µs of our own.",
     "- A drain: half is Postgres' own work, in one transaction, synced, for each of eight partitions; a",
-    "  quarter is the making of rows of a batch's fields, each checked, for whose damage nobody else would",
+    "  fifth is the making of rows of a batch's fields, each checked, for whose damage nobody else would",
     "  notice. `bulk_create` writes all rows in twenty statements and checks nothing.",
 ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing.util
 import os
+import queue
 import signal
 import threading
 from types import FrameType
@@ -39,17 +40,25 @@ class _Folder(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="ringcache-counts", daemon=True)
-        self._ends = threading.Event()
+        # No Event, whose lock is not reentrant: a signal handler that ends us may interrupt just that
+        self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Fold until the end."""
-        while not self._ends.wait(EVERY_SECONDS):
+        while not self._is_told_to_end():
             fold_all()
         fold_all()
 
+    def _is_told_to_end(self) -> bool:
+        try:
+            self._ends.get(timeout=EVERY_SECONDS)
+        except queue.Empty:
+            return False
+        return True
+
     def end(self) -> None:
-        """Have it fold a last time, and wait for that."""
-        self._ends.set()
+        """Have it fold a last time, and wait for that. May interrupt itself."""
+        self._ends.put(None)
         self.join(LAST_SECONDS)
 
 

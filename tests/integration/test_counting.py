@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -174,6 +176,39 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert shown().misses == 2
+
+
+def test_a_signal_amid_the_farewell_hangs_nobody(ring_cache: RingCache) -> None:
+    """Wherever it comes: in each forked child one line later, until one was through before."""
+    code, line = -signal.SIGTERM, 0
+    while code == -signal.SIGTERM:
+        line += 1
+        code = end_of_a_child_that_is_sent_sigterm_at(line, ring_cache)
+    assert code == 0
+    assert line > 10
+    assert shown().misses == line
+
+
+def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
+    """Fork one that counts a miss and folds it; return its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    lines = itertools.count(1)
+
+    def trace(_: FrameType, event: str, __: object) -> Any:
+        if event == "line" and next(lines) == line:
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    signal.alarm(20)
+    signal.signal(signal.SIGTERM, farewell._end_by_signal)
+    Stats.on_thread = farewell._begin
+    cache.get("k")
+    sys.settrace(trace)
+    farewell.fold_last()
+    sys.settrace(None)
+    os._exit(0)
 
 
 # Nodes that are away, or refuse

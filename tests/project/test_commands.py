@@ -25,12 +25,13 @@ pytestmark = pytest.mark.usefixtures("empty_nodes")
 
 @pytest.fixture
 def environment(services: Services) -> Iterator[dict[str, str]]:
-    """The run's services, with an empty database of the test's own."""
+    """The run's services, with an empty database of the test's own, and the project's own settings."""
     url = services.database_url
     assert url is not None
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE commands")
-    yield os.environ | {"DATABASE_URL": f"{url.rpartition('/')[0]}/commands"}
+    named = {"DATABASE_URL": f"{url.rpartition('/')[0]}/commands"}
+    yield os.environ | named | {"DJANGO_SETTINGS_MODULE": "cacheproject.settings"}
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute("DROP DATABASE commands WITH (FORCE)")
 

@@ -7,10 +7,9 @@ shape, however many rows. Deletes come first and inserts last, each in the order
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,34 +17,14 @@ from xxhash import xxh3_64_hexdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.dependents import dependents_of
-from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
+from cachebackend.writebehind.batch import CREATED, DELETED, Alike, Shape
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
-from cachebackend.writebehind.wire import NULL, Wire, wire_of
+from cachebackend.writebehind.wire import NULL, wire_of
 
-__all__ = ["Applied", "BatchRow", "apply_rows", "rows_of"]
+__all__ = ["Applied", "apply_batch"]
 
 T = TypeVar("T")
-#: One change of a shape: column and kind.
-Change: TypeAlias = tuple[str, bytes]
-Shape: TypeAlias = tuple[Change, ...]
-_MARKED: Change = ("", MARKER)
-#: The markers of rows that are deleted, and of those that are created.
-_DELETED, _CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
-_MARKERS = _DELETED | _CREATED
-
-
-class BatchRow(NamedTuple):
-    """What a batch does to one row.
-
-    Attributes:
-        pk: Its primary key.
-        marker: ``c``: it is created; ``x``: deleted; ``r``: both; empty: changed.
-        changes: For each column and kind the value as the queue has it.
-    """
-
-    pk: Any
-    marker: bytes
-    changes: Mapping[Change, bytes]
+_CHANGED = frozenset({b""})
 
 
 @dataclass(slots=True)
@@ -73,58 +52,13 @@ class Applied:
         self.refused |= other.refused
 
 
-def rows_of(model: type[models.Model], batch: Mapping[bytes, bytes]) -> list[BatchRow]:
-    """Return the rows of a batch, ordered by their keys.
-
-    Raises:
-        WriteBehindDamagedError: A field names no row of the model, or nothing to be done to one.
-    """
-    rows: dict[bytes, dict[Change, bytes]] = {}
-    changes: dict[bytes, Change] = {}
-    for name, value in batch.items():
-        key, _, named = name.partition(SEPARATOR)
-        change = changes.get(named)
-        if change is None:  # a batch has many rows and few columns
-            change = changes[named] = split_field(name)[1:]
-        row = rows.get(key)
-        if row is None:
-            rows[key] = {change: value}
-        else:
-            row[change] = value
-    wire = wire_of(model._meta.pk)
-    found = [
-        BatchRow(_key(wire, key), _marker(row.pop(_MARKED)) if _MARKED in row else b"", row)
-        for key, row in rows.items()
-    ]
-    found.sort(key=itemgetter(0))
-    return found
-
-
-def _marker(value: bytes) -> bytes:
-    if value not in _MARKERS:
-        message = f"{value!r} is nothing to be done to a row"
-        raise WriteBehindDamagedError(message)
-    return value
-
-
-def _key(wire: Wire, key: bytes) -> Any:
-    try:
-        pk = wire.load(key)
-    except (ValueError, ArithmeticError):
-        pk = None
-    if pk is None or wire.dump(pk) != key:  # Python reads "+1" and "1_0" too
-        message = f"{key!r} is no primary key"
-        raise WriteBehindDamagedError(message)
-    return pk
-
-
-def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], chunk_rows: int) -> Applied:
+def apply_batch(model: type[models.Model], using: str, batch: Sequence[Alike], chunk_rows: int) -> Applied:
     """Write rows, inside the caller's transaction.
 
     Args:
         model: The rows' model.
         using: The database alias, a Postgres.
-        rows: The rows, ordered by their keys.
+        batch: The rows.
         chunk_rows: The most rows in one statement.
 
     Raises:
@@ -138,16 +72,20 @@ def apply_rows(model: type[models.Model], using: str, rows: Sequence[BatchRow], 
         raise WriteBehindError(message)
     table = _Table(model, connection)
     applied = Applied()
-    shaped, refused = table.shaped(rows)
-    applied.refused |= refused
-    deleted = sorted(row.pk for _, each in shaped for row in each if row.marker in _DELETED)
+    writable: list[Alike] = []
+    for same in batch:
+        if error := table.refusal(same):
+            applied.refused.update(dict.fromkeys(same.pks, error))
+        else:
+            writable.append(same)
+    deleted = sorted(pk for same in writable if same.marker in DELETED for pk in same.pks)
     for pks in _chunks(deleted, chunk_rows):
         applied.add(table.delete(pks))
-    for created in (False, True):
-        for shape, each in shaped:
-            written = [row for row in each if (row.marker in _CREATED if created else not row.marker)]
-            for chunk in _chunks(written, chunk_rows):
-                applied.add(table.insert(shape, chunk) if created else table.update(shape, chunk))
+    for write, wanted in ((table.update, _CHANGED), (table.insert, CREATED)):
+        for same in writable:
+            if same.marker in wanted:
+                for chunk in same.chunks(chunk_rows):
+                    applied.add(write(chunk))
     return applied
 
 
@@ -171,38 +109,26 @@ class _Table:
         asked = {name for _, dependent in dependents_of(model) for name in dependent.fields}
         self._asked = [f for f in model._meta.local_concrete_fields if f.attname in asked and f != self._pk]
 
-    def shaped(self, rows: Sequence[BatchRow]) -> tuple[list[tuple[Shape, list[BatchRow]]], dict[Any, str]]:
-        """Return the rows of each shape, and why those cannot be written that name a column that is gone."""
-        found: dict[Shape, list[BatchRow]] = {}
-        orders: dict[Shape, list[BatchRow]] = {}  # the same for each order that a row's changes stand in
-        for row in rows:
-            order = tuple(row.changes)
-            same = orders.get(order)
-            if same is None:
-                same = orders[order] = found.setdefault(tuple(sorted(order)), [])
-            same.append(row)
-        refused: dict[Any, str] = {}
-        for shape in list(found):
-            if gone := [column for column, _ in shape if column not in self._fields]:
-                error = f"{self._label} has no column {gone[0]!r} any more."
-                refused.update((row.pk, error) for row in found.pop(shape))
-        return list(found.items()), refused
+    def refusal(self, same: Alike) -> str | None:
+        """Return why rows cannot be written, if they name a column that is gone."""
+        gone = next((column for column, _ in same.shape if column not in self._fields), None)
+        return None if gone is None else f"{self._label} has no column {gone!r} any more."
 
     def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; those that are not there are no matter."""
-        stage = self._stage((), [BatchRow(pk, b"", {}) for pk in pks])
+        stage = self._stage((), pks, [])
         gone = self._fetch(
             f"DELETE FROM {self._table} t USING {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
         )
         return Applied(gone, rows=len(gone), missing=len(pks) - len(gone))
 
-    def update(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
+    def update(self, rows: Alike) -> Applied:
         """Change rows, in the order of their keys, so that two writers do not deadlock."""
-        stage = self._stage(shape, rows)
-        columns = {column for column, _ in shape}
+        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        columns = {column for column, _ in rows.shape}
         sets = ", ".join(
             f"{self._quote(column)} = {_new(f't.{self._quote(column)}', staged)}"
-            for column, staged in _by_column(shape).items()
+            for column, staged in _by_column(rows.shape).items()
         )
         change = f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk"
         if any(f.column in columns for f in self._asked):
@@ -211,16 +137,16 @@ class _Table:
                 f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t"
             )
             now = self._fetch(f"{change} {self._returning()}")
-            return Applied(before + now, rows=len(now), missing=len(rows) - len(now))
+            return Applied(before + now, rows=len(now), missing=len(rows.pks) - len(now))
         # What caches ask for them by stays as it was: their keys are enough, and need not be asked for
         changed = self._execute(change)
-        touched = [{"pk": row.pk} for row in rows] if self._is_cached else []
-        return Applied(touched, rows=changed, missing=len(rows) - changed)
+        touched = [{"pk": pk} for pk in rows.pks] if self._is_cached else []
+        return Applied(touched, rows=changed, missing=len(rows.pks) - changed)
 
-    def insert(self, shape: Shape, rows: Sequence[BatchRow]) -> Applied:
+    def insert(self, rows: Alike) -> Applied:
         """Create rows; those that are there stay as they are."""
-        stage = self._stage(shape, rows)
-        columns = _by_column(shape)
+        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        columns = _by_column(rows.shape)
         names = "".join(f", {self._quote(column)}" for column in columns)
         values = "".join(f", {_new('NULL', staged)}" for staged in columns.values())
         made = self._fetch(
@@ -228,11 +154,11 @@ class _Table:
             f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}"
         )
         there = {row["pk"] for row in made}
-        refused = {row.pk: "A row with this key is there already." for row in rows if row.pk not in there}
+        refused = {pk: "A row with this key is there already." for pk in rows.pks if pk not in there}
         return Applied(made, rows=len(made), refused=refused)
 
-    def _stage(self, shape: Shape, rows: Sequence[BatchRow]) -> str:
-        """Copy rows into the shape's temporary table; return its name."""
+    def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> str:
+        """Copy keys and the columns of values into the shape's temporary table; return its name."""
         columns = [
             (f"{kind.decode()}_{number}", _type(self._fields[column], kind, self._connection))
             for number, (column, kind) in enumerate(shape)
@@ -241,11 +167,11 @@ class _Table:
         stage = self._quote(f"writebehind_{xxh3_64_hexdigest(repr((self._table, shape, columns)).encode())}")
         definition = "".join(f", {name} {type_}" for name, type_ in columns)
         names = "".join(f", {name}" for name, _ in columns)
-        values = [[row.pk for row in rows]]
-        for column, kind in shape:
+        copied: list[Iterable[Any]] = [pks]
+        for (column, kind), travels in zip(shape, values, strict=True):
             convert = _converter(self._fields[column], kind)
             try:
-                values.append([convert(row.changes[column, kind]) for row in rows])
+                copied.append([convert(each) for each in travels])
             except Exception as error:  # what stands in a queue is foreign bytes
                 message = f"The queue's value of {column!r} cannot be read: {error}"
                 raise WriteBehindDamagedError(message) from error
@@ -260,7 +186,7 @@ class _Table:
                 self._connection.wrap_database_errors,
                 cursor.copy(f"COPY {stage} (pk{names}) FROM STDIN") as copy,
             ):
-                for row in zip(*values, strict=True):
+                for row in zip(*copied, strict=True):
                     copy.write_row(row)
         return stage
 

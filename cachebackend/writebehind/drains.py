@@ -26,8 +26,9 @@ from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
 from cachebackend.tracing import span
-from cachebackend.writebehind.apply import Applied, rows_of
+from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
+from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import Queues, refuse_other_times
 from cachebackend.writebehind.parking import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
@@ -193,7 +194,7 @@ class _Drain:
             return 0
         batch, seal = taken
         try:
-            rows = rows_of(self._model, batch)
+            rows = read_batch(self._model, batch)
         except WriteBehindDamagedError as error:
             raise self._damaged(place, number, error) from error
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)

@@ -20,7 +20,8 @@ from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
-from cachebackend.writebehind.apply import Applied, BatchRow, apply_rows
+from cachebackend.writebehind.apply import Applied, apply_batch
+from cachebackend.writebehind.batch import Alike, BatchRow, alike, rows_of
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.wire import wire_of
 
@@ -48,23 +49,24 @@ class Retried:
 
 
 def apply_or_park(
-    model: type[models.Model], using: str, partition: Partition, number: int, rows: Sequence[BatchRow]
+    model: type[models.Model], using: str, partition: Partition, number: int, batch: Sequence[Alike]
 ) -> tuple[Applied, int]:
     """Write a batch's rows inside the caller's transaction; return what was done and how many were parked."""
     parked = ParkedWrite.objects.using(using).filter(label=partition.label, partition=partition.number)
     behind = set(parked.values_list("key", flat=True))
     work = _Work(model, using)
-    free, held = list(rows), []
+    held: list[BatchRow] = []
     if behind:
+        rows = rows_of(batch)
         held = [row for row in rows if _key_text(model, row.pk) in behind]
-        free = [row for row in rows if _key_text(model, row.pk) not in behind]
-    work.apply(free)
-    if work.refused and len(work.refused) < len(free):
+        batch = alike(row for row in rows if _key_text(model, row.pk) not in behind)
+    work.apply(batch)
+    if work.refused and len(work.refused) < sum(len(same.pks) for same in batch):
         # What they need, a parent or a unique value that is free again, may have come after them
         work.apply_refused_again()
     refused = list(work.refused)
     if left := work.applied.refused:
-        refused += [(row, left[row.pk]) for row in free if row.pk in left]
+        refused += [(row, left[row.pk]) for row in rows_of(batch) if row.pk in left]
     refused += [(row, "Parked behind an earlier write of the row.") for row in held]
     if refused:
         parked.bulk_create(_parked(model, partition, number, row, error) for row, error in refused)
@@ -117,7 +119,7 @@ def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> 
                 break
             work = _Work(model, using)
             row = row_of(waiting[0], model)
-            work.apply([row])
+            work.apply(alike([row]))
             if errors := [*(error for _, error in work.refused), *work.applied.refused.values()]:
                 [waiting[0].error] = errors
                 waiting[0].save(using=using, update_fields=["error"])
@@ -148,24 +150,24 @@ class _Work:
         #: What was refused, and why.
         self.refused: list[tuple[BatchRow, str]] = []
 
-    def apply(self, rows: Sequence[BatchRow]) -> None:
+    def apply(self, batch: Sequence[Alike]) -> None:
         """Write rows; halve what is refused until the rows that are at fault stand alone.
 
         If they are too many for the time that there is, those that are left are refused as
         they stand, the good with the bad: a batch that never landed would be worse.
         """
-        if not rows:
+        if not batch:
             return
         try:
-            applied = self._apply(rows)
+            applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
             if not _is_refusal(error):
                 raise
-            text = str(error).strip()
+            text, rows = str(error).strip(), rows_of(batch)
             if len(rows) > 1 and self._has_time():
                 middle = len(rows) // 2
-                self.apply(rows[:middle])
-                self.apply(rows[middle:])
+                self.apply(alike(rows[:middle]))
+                self.apply(alike(rows[middle:]))
                 return
             if len(rows) > 1:
                 text = f"One of {len(rows)} rows, too many to find it in time, and maybe not this one: {text}"
@@ -178,19 +180,19 @@ class _Work:
         refused, self.refused = self.refused, []
         for row, error in refused:
             if self._has_time():
-                self.apply([row])
+                self.apply(alike([row]))
             else:
                 self.refused.append((row, error))
 
     def _has_time(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._deadline
 
-    def _apply(self, rows: Sequence[BatchRow]) -> Applied:
+    def _apply(self, batch: Sequence[Alike]) -> Applied:
         with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
             # What rows of one batch need of each other may come in any order, but is due here; and
             # any join but this keeps to the order of the keys, in which rows are then locked
             cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
-            applied = apply_rows(self._model, self._using, rows, self._chunk_rows)
+            applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied
 

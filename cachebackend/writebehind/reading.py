@@ -35,7 +35,7 @@ from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queueing import PENDING_FIELDS
-from cachebackend.writebehind.apply import BatchRow, rows_of
+from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
@@ -152,7 +152,7 @@ def _changes_of(
 
 
 def _told(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatch:
-    [row] = rows_of(rows.model, fields)
+    [row] = rows_of(read_batch(rows.model, fields))
     is_created, is_deleted = row.marker in {b"c", b"r"}, row.marker in {b"x", b"r"}
     return PendingBatch(number, is_created, is_deleted, _changes_of(rows.model, row.changes))
 

@@ -1,0 +1,68 @@
+"""A batch taken apart by columns, against the rows that it was made of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.writebehind.batch import BatchRow, alike, read_batch, rows_of
+from tests.shop.models import Tag
+
+changes = st.dictionaries(
+    st.tuples(st.sampled_from(["count", "level", "label"]), st.sampled_from([b"p", b"d", b"g"])),
+    st.binary(max_size=3),
+    min_size=1,
+)
+batches = st.dictionaries(
+    st.integers(-3, 12),
+    st.tuples(st.just(b""), changes)
+    | st.tuples(st.just(b"x"), st.just({}))
+    | st.tuples(st.sampled_from([b"c", b"r"]), changes),
+)
+
+
+def fields_of(pk: int, marker: bytes, changes: dict[tuple[str, bytes], bytes]) -> dict[bytes, bytes]:
+    named = {("", b"m"): marker} | changes if marker else changes
+    return {b"%d\0%b\0%b" % (pk, column.encode(), kind): value for (column, kind), value in named.items()}
+
+
+@given(batches, st.randoms(use_true_random=False))
+def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> None:  # type: ignore[no-untyped-def]
+    """And the same rows make the same batch."""
+    fields = [item for pk, (marker, each) in batch.items() for item in fields_of(pk, marker, each).items()]
+    random.shuffle(fields)
+    read = read_batch(Tag, dict(fields))
+    rows = rows_of(read)
+    assert rows == [BatchRow(pk, *batch[pk]) for pk in sorted(batch)]
+    assert {(same.marker, same.shape): same for same in alike(rows)} == {
+        (same.marker, same.shape): same for same in read
+    }
+    assert all(list(same.pks) == sorted(same.pks) for same in read)
+
+
+def test_rows_come_a_chunk_at_a_time() -> None:
+    """Each with its own values, the last chunk shorter."""
+    [same] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})
+    chunks = list(same.chunks(2))
+    assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
+    assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([same])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        (b"+1\0count\0d", b"1", r"b'\+1' is no primary key"),
+        (b"1_0\0count\0d", b"1", "b'1_0' is no primary key"),
+        (b"x\0count\0d", b"1", "b'x' is no primary key"),
+        (b"1\0count\0?", b"1", "names no row, column and kind"),
+        (b"1\0count", b"1", "names no row, column and kind"),
+        (b"1\0\0m", b"?", r"b'\?' is nothing to be done to a row"),
+    ],
+)
+def test_a_damaged_field_is_named(field: bytes, value: bytes, says: str) -> None:
+    """Among others that are well."""
+    fields = {b"2\0count\0d": b"1", field: value, b"3\0level\0p": b"=1"}
+    with pytest.raises(WriteBehindDamagedError, match=says):
+        read_batch(Tag, fields)

@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import django
 
@@ -28,10 +29,12 @@ __all__ = [
     "run_with_services",
     "site",
     "unnamed_services",
+    "wait_for_interrupt",
 ]
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 STOP_SECONDS = 30
+LOOK_SECONDS = 0.2
 
 
 def unnamed_services() -> dict[str, Any]:
@@ -58,6 +61,12 @@ def end_by_interrupt() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+def wait_for_interrupt() -> NoReturn:
+    """Wait for KeyboardInterrupt; ``signal.pause`` would sleep through one that came just before."""
+    while True:
+        time.sleep(LOOK_SECONDS)
 
 
 def run_with_services(arguments: Sequence[str]) -> int:

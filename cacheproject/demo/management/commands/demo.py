@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
@@ -32,6 +31,7 @@ from cacheproject.launch import (
     run_with_services,
     site,
     unnamed_services,
+    wait_for_interrupt,
 )
 
 __all__ = ["Command"]
@@ -120,7 +120,7 @@ class Command(BaseCommand):
             if sys.stdout.isatty() and not options["json"]:
                 console.print(f"\nThe site stays up at {address}/ until Ctrl-C.")
                 try:
-                    signal.pause()
+                    wait_for_interrupt()
                 except KeyboardInterrupt:
                     console.print("Ended.")
         return result

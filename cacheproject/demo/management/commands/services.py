@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cachebackend.testing.embedded import MissingBinaryError
-from cacheproject.launch import end_by_interrupt
+from cacheproject.launch import end_by_interrupt, wait_for_interrupt
 from cacheproject.services import ServiceError, Services
 
 __all__ = ["Command"]
@@ -52,7 +51,7 @@ class Command(BaseCommand):
                         self.stdout.write(f"export {name}={shlex.quote(value)}")
                 self.stdout.flush()
                 self.stderr.write("Running; Ctrl-C ends them and removes their data.")
-                signal.pause()
+                wait_for_interrupt()
         except KeyboardInterrupt:
             self.stderr.write("Ended.")
         except (ServiceError, MissingBinaryError) as error:

@@ -74,12 +74,13 @@ class CachedFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result, computed now if there is none."""
-        result: R = self._cache.client.run(self._operation(protocol.get_or_load, *args, **kwargs))
+        result: R = self._cache.client.get_or_load(*self._asked(*args, **kwargs))
         return result
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute the result anew, keep it, and return it."""
-        result: R = self._cache.client.run(self._operation(protocol.load_again, *args, **kwargs))
+        client = self._cache.client
+        result: R = client.run(protocol.load_again(client.context, *self._asked(*args, **kwargs)))
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -106,15 +107,13 @@ class CachedFunction(Generic[P, R]):
             raise TypeError(message) from error
         return f"{name}:{xxh3_128_hexdigest(packed)}"
 
-    def _operation(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> protocol.Operation[Any]:
+    def _asked(self, *args: Any, **kwargs: Any) -> tuple[bytes, protocol.Loader, protocol.Keep]:
+        """Return the key of a call, what computes its result, and how that is kept."""
         cache = self._cache
         tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags
         key = cache.key_bytes(self.key_of(*args, **kwargs))
         keep = cache.keep(self._timeout, self._stale_for, tags)
-        loading: protocol.Operation[Any] = operation(
-            cache.client.context, key, partial(self._function, *args, **kwargs), keep
-        )
-        return loading
+        return key, partial(self._function, *args, **kwargs), keep
 
     @property
     def _cache(self) -> RingCache:
@@ -129,10 +128,12 @@ class _CachedCoroutine(CachedFunction[P, R]):
     """The same of a coroutine function: every call is awaited."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        return await self._cache.client.arun(self._operation(protocol.get_or_load, *args, **kwargs))
+        client = self._cache.client
+        return await client.arun(protocol.get_or_load(client.context, *self._asked(*args, **kwargs)))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        return await self._cache.client.arun(self._operation(protocol.load_again, *args, **kwargs))
+        client = self._cache.client
+        return await client.arun(protocol.load_again(client.context, *self._asked(*args, **kwargs)))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         return await self._cache.adelete(self.key_of(*args, **kwargs))

@@ -16,11 +16,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from cachebackend.effects import Command, Effect, Load, Operation, Reply, ScriptCall, Send, Sleep
-from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.effects import (
+    Command,
+    Effect,
+    Load,
+    Operation,
+    Reply,
+    ScriptCall,
+    Send,
+    Sleep,
+    is_unknown_script,
+)
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.tracing import span
 
-__all__ = ["Later", "NodePort", "Pending", "adrive", "drive"]
+__all__ = ["Later", "NodePort", "Pending", "adrive", "drive", "load"]
 
 T = TypeVar("T")
 #: The nodes that did not answer an operation, and what it is told when it asks them again.
@@ -142,8 +152,13 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
         case Sleep(seconds):
             return time.sleep(seconds)
         case Load(loader):
-            with span("ringcache.load"):
-                return loader()
+            return load(loader)
+
+
+def load(loader: Callable[[], Any]) -> Any:
+    """Return what a caller's loader returns."""
+    with span("ringcache.load"):
+        return loader()
 
 
 async def _aperform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
@@ -234,8 +249,7 @@ def _lacking_scripts(requests: Requests, replies: Sequence[Reply]) -> list[tuple
     return [
         (at, (requests[at][0], command.with_source))
         for at, reply in enumerate(replies)
-        if reply.__class__ is NodeReplyError and reply.code == "NOSCRIPT"
-        if isinstance(command := requests[at][1], ScriptCall)
+        if is_unknown_script(reply) and isinstance(command := requests[at][1], ScriptCall)
     ]
 
 

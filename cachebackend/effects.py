@@ -13,6 +13,8 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from cachebackend.errors import NodeReplyError
+
 __all__ = [
     "Argument",
     "Command",
@@ -24,6 +26,7 @@ __all__ = [
     "ScriptCall",
     "Send",
     "Sleep",
+    "is_unknown_script",
 ]
 
 Argument: TypeAlias = bytes | str | int | float
@@ -85,6 +88,11 @@ class Script:
         call = ScriptCall((b"EVALSHA", self.sha, len(keys), *keys, *arguments))
         call.script = self
         return call
+
+
+def is_unknown_script(reply: Reply) -> bool:
+    """Return whether a node says that it does not know a script: it ran nothing."""
+    return reply.__class__ is NodeReplyError and reply.code == "NOSCRIPT"
 
 
 class ScriptCall(tuple[Argument, ...]):

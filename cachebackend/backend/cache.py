@@ -233,7 +233,7 @@ class RingCache(DropInMethods):
 
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Delete a key; return whether it held something."""
-        return self.client.run(protocol.delete(self.client.context, self.key_bytes(key, version)))
+        return self.client.delete(self.key_bytes(key, version))
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
         """Delete a key; return whether it held something."""
@@ -289,7 +289,8 @@ class RingCache(DropInMethods):
                 again; the alias' own by default.
             tags: Models, rows or strings; to invalidate one makes the value a miss.
         """
-        return self.client.run(self._get_or_set(key, default, version, self.keep(timeout, stale_for, tags)))
+        keep = self.keep(timeout, stale_for, tags)
+        return self.client.get_or_load(self.key_bytes(key, version), _loader(default), keep)
 
     async def aget_or_set(
         self,
@@ -302,15 +303,8 @@ class RingCache(DropInMethods):
         tags: Iterable[Tag] = (),
     ) -> Any:
         """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
-        return await self.client.arun(
-            self._get_or_set(key, default, version, self.keep(timeout, stale_for, tags))
-        )
-
-    def _get_or_set(
-        self, key: Any, default: Any, version: int | None, keep: protocol.Keep
-    ) -> protocol.Operation[Any]:
-        loader = default if callable(default) else lambda: default
-        return protocol.get_or_load(self.client.context, self.key_bytes(key, version), loader, keep)
+        made, keep = self.key_bytes(key, version), self.keep(timeout, stale_for, tags)
+        return await self.client.arun(protocol.get_or_load(self.client.context, made, _loader(default), keep))
 
     def get_or_set_many(
         self,
@@ -494,6 +488,10 @@ class RingCache(DropInMethods):
         if self._missed:
             leases, self._missed = self._missed, {}
             self.client.run(protocol.give_back(self.client.context, leases))
+
+
+def _loader(default: Any) -> protocol.Loader:
+    return default if callable(default) else lambda: default
 
 
 def _there(key: Any, total: int | None) -> int:

@@ -12,12 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.codec import Refresh, claimed, lease_record
-from cachebackend.effects import Load, Operation, Script, Send
+from cachebackend.effects import Load, Operation, Reply, Script, Send
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.reading import Found
 from cachebackend.protocol.swapping import FOR_EVER, KEEP_TTL, PutNew, Step, Swap, take
 
-__all__ = ["MISSING", "Keep", "Loader", "Want", "Work", "load_and_fill"]
+__all__ = [
+    "MISSING",
+    "Keep",
+    "Loader",
+    "Want",
+    "Work",
+    "count_load",
+    "give_back",
+    "load_and_fill",
+    "put",
+    "record_of",
+]
 
 _RELEASE = Script("cachebackend.protocol", "release")
 
@@ -115,25 +126,31 @@ def load_and_fill(
     A loader that fails gives the leases back at once; so does a value that is not to be kept.
     """
     begun = context.clock.monotonic()
-    cell = context.stats.cell
     try:
         try:
             values = work.values_of((yield Load(work.loader)))
         finally:
-            took = context.clock.monotonic() - begun
-            cell.loads += 1
-            cell.load_times.add(took)
-        records = {name: _record(context, values[name], keep, tokens, took) for name in work.mine}
+            took = count_load(context, begun)
+        records = {name: record_of(context, values[name], keep, tokens, took) for name in work.mine}
     except GeneratorExit:  # dropped half way: nobody is left to send for us, the leases lapse
         raise
     except BaseException:
-        yield from _give_back(context, list(work.mine.values()))
+        yield from give_back(context, list(work.mine.values()))
         raise
     yield from _fill(context, [(want, records[name]) for name, want in work.mine.items()])
     return values
 
 
-def _record(
+def count_load(context: Context, begun: float) -> float:
+    """Count a load that began then, by the monotonic clock; return the seconds that it took."""
+    took = context.clock.monotonic() - begun
+    cell = context.stats.cell
+    cell.loads += 1
+    cell.load_times.add(took)
+    return took
+
+
+def record_of(
     context: Context, value: Any, keep: Keep, tokens: Mapping[bytes, bytes | None], took: float
 ) -> _Record | None:
     """Return the record that keeps a loaded value, and its time to live; None if it is not to be kept."""
@@ -154,7 +171,7 @@ def _record(
     return encode(value, tags=known), life
 
 
-def _give_back(context: Context, wants: Sequence[Want]) -> Operation[None]:
+def give_back(context: Context, wants: Sequence[Want]) -> Operation[None]:
     """Let others load: delete a lease, put back what a claim was made on; each only if ours still stands."""
     claims = [want for want in wants if want.standing is not None and want.served is not None]
     if claims:
@@ -175,14 +192,17 @@ def _fill(context: Context, fills: Sequence[tuple[Want, _Record | None]]) -> Ope
     """Put each record in the place of ours, if that still stands; at the node that granted it."""
     yield from _release([want for want, record in fills if record is None])
     swaps = [Swap(want.node, want.key, want.record, *record) for want, record in fills if record is not None]
-    if not swaps:
-        return
-    cell = context.stats.cell
-    replies = yield from take(context, swaps)
+    if swaps:
+        yield from put(context, swaps)
+
+
+def put(context: Context, swaps: Sequence[Swap], replies: list[Reply] | None = None) -> Operation[None]:
+    """Put values in the places of leases and claims, unless that was sent; count what came of it."""
+    replies = yield from take(context, swaps, replies)
     context.drop_near([swap.key for swap in swaps])  # what stood before may be copied; the node tells late
     for reply in replies:
         if reply is None:
             context.fills_refused(1)
         elif isinstance(reply, Exception):  # costs the fill, not the caller
-            cell.node_failures += 1
+            context.stats.cell.node_failures += 1
             context.log_sometimes("fill_failed", "%s; a value was not filled", reply)

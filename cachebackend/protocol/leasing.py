@@ -120,7 +120,9 @@ class _Round(Generic[K]):
     wait: bool = False
 
 
-def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Operation[Any]:
+def get_or_load(
+    context: Context, key: bytes, loader: Loader, keep: Keep, *, asked: tuple[Want, Reply] | None = None
+) -> Operation[Any]:
     """Return the value of a key; load and fill it if there is none, or it is due.
 
     Args:
@@ -128,17 +130,22 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
         key: The key.
         loader: Called without arguments, after the lease is held and never before.
         keep: How the loaded value is kept.
+        asked: What is wanted, and the reply to the request for its lease, if that was sent: there
+            are no tags then, and no copies.
     """
     copies = Copies(context, {key: key})
     if copies.found:
         return copies.found[key]
-    want = Want(context.home(key), key, context.clock.token())
-    tags = _tag_steps(context, keep)
+    want: Want
+    reply: Reply
+    want, reply = asked or (Want(context.home(key), key, context.clock.token()), None)
+    tags, replies = _tag_steps(context, keep), list[Reply]()
     try:
-        requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
-        begun = context.stats.begin_get()
-        reply, *replies = yield Send([*requests, *copies.begin()])
-        context.stats.end_get(begun)
+        if asked is None:
+            requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
+            begun = context.stats.begin_get()
+            reply, *replies = yield Send([*requests, *copies.begin()])
+            context.stats.end_get(begun)
         copies.answered(replies[len(tags) :])
         tokens = _tokens_taken(tags, replies[: len(tags)])
         value = plain_value(context, reply)
@@ -162,8 +169,8 @@ def get_or_load(context: Context, key: bytes, loader: Loader, keep: Keep) -> Ope
         return (yield from load_and_fill(context, work, keep, tokens))[key]
     if found is not None:
         _claim(context, want, stands, found)
-    asked = None if found is not None else ([reply], tokens)
-    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, keep, asked=asked)
+    taken = None if found is not None else ([reply], tokens)
+    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, keep, asked=taken)
     return values[key]
 
 

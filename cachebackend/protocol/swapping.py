@@ -13,7 +13,7 @@ from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError
 from cachebackend.protocol.context import Context
 
-__all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "take"]
+__all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "put_new", "take"]
 
 _SWAP = Script("cachebackend.protocol", "swap", "store")
 
@@ -36,6 +36,11 @@ class Step(Protocol):
         ...
 
 
+def put_new(key: bytes, record: bytes, life: int) -> Command:
+    """Return the command that puts a record where nothing stands, for so many milliseconds."""
+    return (b"SET", key, record, b"NX", b"GET", b"PX", life)
+
+
 class PutNew(NamedTuple):
     """Put a record where nothing stands; the reply is None if it was put, else what stands.
 
@@ -53,8 +58,7 @@ class PutNew(NamedTuple):
 
     def request(self, context: Context) -> tuple[int, Command]:
         """Return the request."""
-        life = context.life_at(self.node, self.life)
-        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", life)
+        return self.node, put_new(self.key, self.record, context.life_at(self.node, self.life))
 
 
 class Swap(NamedTuple):
@@ -88,9 +92,12 @@ class Swap(NamedTuple):
         return how == "native" or (how == "auto" and self.node not in context.without_ifeq)
 
 
-def take(context: Context, steps: Sequence[Step]) -> Operation[list[Reply]]:
-    """Send each step's request, all in one scatter; return the replies."""
-    replies: list[Reply] = yield Send([step.request(context) for step in steps])
+def take(
+    context: Context, steps: Sequence[Step], replies: list[Reply] | None = None
+) -> Operation[list[Reply]]:
+    """Send each step's request, all in one scatter, unless that was done; return the replies."""
+    if replies is None:
+        replies = yield Send([step.request(context) for step in steps])
     refused = {
         at: steps[at]
         for at, reply in enumerate(replies)

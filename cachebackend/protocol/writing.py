@@ -32,6 +32,7 @@ __all__ = [
     "set_command",
     "set_many",
     "touch",
+    "was_deleted",
     "was_stored",
 ]
 
@@ -202,6 +203,16 @@ def delete(context: Context, key: bytes) -> Operation[bool]:
     [reply] = yield Send([(node, drop([key]))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
+    return bool(context.settle(reply, 0))
+
+
+def was_deleted(context: Context, node: int, key: bytes, reply: Reply) -> bool:
+    """Return whether a node says that there was something to delete; note that it missed it if it does not.
+
+    Raises:
+        RingCacheError: It does not, and the settings say that that is to be raised.
+    """
+    _note(context, node, [key], reply)
     return bool(context.settle(reply, 0))
 
 

@@ -1,0 +1,55 @@
+"""What every client is: nodes, and how an operation is run on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+from weakref import WeakSet
+
+from cachebackend.clock import Clock
+from cachebackend.drivers import adrive, drive
+from cachebackend.effects import Operation
+from cachebackend.node import Node
+from cachebackend.options import NodeAddress
+
+__all__ = ["CLIENTS", "Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Nodes, and how an operation is run on them."""
+
+    def __init__(
+        self, nodes: Sequence[NodeAddress], connect_timeout: float, socket_timeout: float, clock: Clock
+    ) -> None:
+        self.nodes = tuple(Node(node, connect_timeout, socket_timeout, clock) for node in nodes)
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation in the calling thread."""
+        return drive(operation, self.nodes)
+
+    async def arun(self, operation: Operation[T]) -> T:
+        """Run an operation in the running event loop."""
+        return await adrive(operation, self.nodes)
+
+    def close(self) -> None:
+        """Close the idle connections; the client can go on being used."""
+        for node in self.nodes:
+            node.close()
+
+    def after_fork(self) -> None:
+        """Let go of what threads of the parent did, in a forked child."""
+
+
+#: Those of this process; each puts itself in when it is whole.
+CLIENTS: WeakSet[Client] = WeakSet()
+
+
+def _after_fork() -> None:
+    for client in CLIENTS:
+        client.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

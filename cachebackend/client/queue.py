@@ -1,0 +1,57 @@
+"""The write-behind queue: its nodes and counters, once a process."""
+
+from __future__ import annotations
+
+from cachebackend.client.base import CLIENTS, Client
+from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.effects import is_unknown_script
+from cachebackend.node import Breaker
+from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol import QueueContext
+from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
+from cachebackend.protocol.partitions import Partition
+from cachebackend.ring import Ring
+from cachebackend.stats import DrainCounts, Stats
+
+__all__ = ["QueueClient"]
+
+#: At most between two probes of a queue node: nothing stands in for one.
+_PROBE_SECONDS = 5.0
+
+
+class QueueClient(Client):
+    """The write-behind queue nodes.
+
+    Args:
+        options: The project's settings; they name at least one node.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
+        timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability != "memory" else 0)
+        super().__init__(options.all_nodes, options.connect_timeout, timeout, clock)
+        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
+        self.options = options
+        self.context = QueueContext(options, self.ring, clock)
+        self.stats = Stats(DrainCounts)
+        for node in self.nodes:
+            node.breaker = Breaker(node.name, clock, _PROBE_SECONDS)
+        CLIENTS.add(self)
+
+    def after_fork(self) -> None:
+        """Let go of what threads of the parent counted, in a forked child."""
+        self.stats.after_fork()
+
+    def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
+        """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""
+        requests = fold_requests(self.context, partition, [write])
+        if len(requests) == 1:
+            [(node, command)] = requests
+            reply = self.nodes[node].call(command)
+            if (
+                not is_unknown_script(reply)
+                and (found := found_of(self.context, partition, 1, [reply])) is not None
+            ):
+                return found
+        [found] = self.run(fold(self.context, [(partition, [write])]))
+        return found

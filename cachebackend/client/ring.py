@@ -1,0 +1,156 @@
+"""Where the parts meet: the ring, nodes, codec and counters of one alias, once a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from cachebackend.client.base import CLIENTS
+from cachebackend.client.replaying import Replay
+from cachebackend.client.single import SingleKeyClient
+from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.codec import Codec
+from cachebackend.drivers import Later
+from cachebackend.near.cache import NearCache
+from cachebackend.node import Breaker, Tracking
+from cachebackend.options import RingOptions
+from cachebackend.protocol import Context
+from cachebackend.protocol.context import Gutter, OtherRing
+from cachebackend.protocol.missed import Outbox, Owed
+from cachebackend.ring import Ring
+from cachebackend.stats import Counts, Stats
+
+__all__ = ["RingClient"]
+
+logger = logging.getLogger("cachebackend")
+
+
+class RingClient(SingleKeyClient):
+    """One cache alias: what its threads and tasks share.
+
+    Args:
+        options: The alias' settings.
+        clock: Where time, chance and tokens come from.
+        secrets: Returns the secrets that values are signed with, the first one, and checked by.
+    """
+
+    def __init__(
+        self,
+        options: RingOptions,
+        clock: Clock = SYSTEM_CLOCK,
+        secrets: Callable[[], Sequence[bytes]] = tuple,
+    ) -> None:
+        super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
+        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
+        self.stats = Stats(Counts)
+        codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
+        self.context = Context(self.ring, codec, options, clock, self.stats)
+        places = [node.place for node in options.all_nodes]
+        if others := options.joining or options.leaving:
+            self.context.other = OtherRing(
+                Ring([(node.name, node.weight) for node in others]),
+                tuple(places.index(node.place) for node in others),
+                is_left=bool(options.leaving),
+                is_warm=bool(options.leaving) and options.warm,
+            )
+        if options.gutter:
+            self.context.gutter = Gutter(
+                Ring([(node.name, node.weight) for node in options.gutter]),
+                tuple(places.index(node.place) for node in options.gutter),
+                max(1, int(options.gutter_timeout * 1000)),
+                lambda node: self.nodes[node].is_ejected,
+            )
+        self._near: NearCache | None = None
+        self._trackings: list[Tracking] = []
+        if options.near is not None:
+            self._near = NearCache(options.near, clock)
+            self._near.on_read = self._track
+            self.context.near = self._near
+        #: Where what nodes miss outlives the process; None: nowhere, and it is said once that it is so.
+        self.outbox: Outbox | None = None
+        self._has_said = False
+        self.context.on_missed = self._on_missed
+        for index, node in enumerate(self.nodes):
+            node.breaker = Breaker(node.name, clock)
+            node.replay = Replay(self, index)
+        CLIENTS.add(self)
+
+    def _on_missed(self, node: int, owed: Owed) -> None:
+        """Keep what a node missed, and have it told as soon as it answers."""
+        if owed:
+            Later.call(partial(self._keep, node, owed))
+        self.nodes[node].tend()
+
+    def _keep(self, node: int, owed: Owed) -> None:
+        since = self.context.clock.monotonic()
+        if self.outbox is None:
+            self._say_that_nothing_is_kept()
+        elif self.outbox.keep(self.nodes[node].place, owed):
+            self.context.missed.kept(node, owed, since)
+
+    def _say_that_nothing_is_kept(self) -> None:
+        if not self._has_said:
+            self._has_said = True
+            logger.warning(
+                "deletes that nodes miss are kept in the memory of each process only, and lost with it; "
+                "add 'cachebackend' to INSTALLED_APPS and migrate"
+            )
+
+    @property
+    def has_near(self) -> bool:
+        """Whether there is a near cache."""
+        return self._near is not None
+
+    def holds_near(self, key: bytes) -> bool | None:
+        """Return whether the near cache has a copy of a key; None: there is no near cache."""
+        return None if self._near is None else self._near.holds(key)
+
+    def _track(self) -> None:
+        """Ask the nodes to tell what changes, with the first read of what may be kept."""
+        if self._trackings:
+            return
+        near = self._near
+        assert near is not None  # noqa: S101  # it is what calls
+        with _tracking_lock:
+            if self._trackings:
+                return
+            self._trackings = [
+                Tracking(
+                    node.handshake,
+                    lambda keys: near.drop_all() if keys is None else near.drop(keys),
+                    partial(near.track, index),
+                    partial(near.untrack, index),
+                )
+                for index, node in enumerate(self.nodes)
+            ]
+
+    def close(self) -> None:
+        """Close the idle connections and end the tracking; the client can go on being used."""
+        super().close()
+        for tracking in self._trackings:
+            tracking.close()
+        self._trackings = []
+        if self._near is not None:
+            self._near.drop_all()
+
+    def after_fork(self) -> None:
+        """Let go of what threads of the parent did, in a forked child."""
+        self.stats.after_fork()
+        self.context.missed.after_fork()
+        self._trackings = []
+        if self._near is not None:
+            self._near.after_fork()
+
+
+_tracking_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _tracking_lock  # noqa: PLW0603  # another thread may have held the old one
+    _tracking_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.herd import set_up
+from benchmarks.rounds import one_core
 from cacheproject.services import Services
 
 __all__ = ["make_rows", "plain_rows"]
@@ -110,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with Services(ring=3, queue=1, durable=True) as services:
+    with one_core(), Services(ring=3, queue=1, durable=True) as services:
         set_up(services)
         keys = make_rows(CALLS)
         taken = enqueue(plain_rows(), keys)

@@ -56,6 +56,10 @@ class Folded:
     error: Exception | None = None
 
 
+#: What becomes of one row, almost always.
+_ONE = Folded((OK,))
+
+
 def fold(
     queue: QueueContext, writes: Sequence[tuple[Partition, Sequence[RowWrite]]]
 ) -> Operation[list[Folded]]:
@@ -98,7 +102,7 @@ def fold_requests(
 ) -> list[tuple[int, Command]]:
     """Return the commands that fold rows of one partition, for its node."""
     node = queue.ring.owner(partition.name)
-    opened = queue.opened.get((node, partition), 1)
+    opened = queue.opened.get((node, partition.name), 1)
     flat: list[Argument] = []
     for operation, row, changes in rows:
         flat += (operation, row, len(changes))
@@ -135,12 +139,14 @@ def found_of(
     except NodeReplyError as error:
         return Folded(error=error)
     if isinstance(reply, int):
-        queue.opened[node, partition] = abs(reply)
+        queue.opened[node, partition.name] = abs(reply)
         if reply < 0:
             return None
+        if count == 1 and not synced:
+            return _ONE
         codes: Sequence[bytes] = [OK] * count
     else:
-        queue.opened[node, partition], *codes = reply
+        queue.opened[node, partition.name], *codes = reply
     if synced and (isinstance(synced[0], NodeReplyError) or synced[0][0] < 1):
         why = synced[0] if isinstance(synced[0], NodeReplyError) else "not in time"
         name = queue.options.all_nodes[node].name

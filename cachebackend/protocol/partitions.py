@@ -66,7 +66,7 @@ class QueueContext:
 
     Attributes:
         nodes: The indices of all nodes.
-        opened: The number last known to be open, for each node and partition; a wrong one
+        opened: The number last known to be open, by node and the partition's name; a wrong one
             costs a round trip.
     """
 
@@ -74,7 +74,7 @@ class QueueContext:
         self.options = options
         self.ring = ring
         self.clock = clock
-        self.opened: dict[tuple[int, Partition], int] = {}
+        self.opened: dict[tuple[int, bytes], int] = {}
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
         self._retiring = [names.index(node.name) for node in options.retiring]

@@ -69,7 +69,7 @@ def pending(
         NodeUnavailableError: The node did not answer.
         WriteBehindDamagedError: What it holds is no queue.
     """
-    opened = queue.opened.get((node, partition), 1)
+    opened = queue.opened.get((node, partition.name), 1)
     first, last = max(opened - 1, 1), opened + 1
     while True:
         keys = [partition.batch(number) for number in range(first, last + 1)]
@@ -83,7 +83,7 @@ def pending(
         if not replies[0]:
             return None
         born, now_open, done = numbers_of(partition, *replies[0][0])
-        queue.opened[node, partition] = now_open
+        queue.opened[node, partition.name] = now_open
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, now_open + 1
             continue
@@ -130,5 +130,5 @@ def renumber(
         queue.clock.token().hex(),
     )
     [reply] = yield Send([(place.node, call)])
-    queue.opened.pop((place.node, partition), None)
+    queue.opened.pop((place.node, partition.name), None)
     return int(checked(reply))

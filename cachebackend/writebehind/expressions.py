@@ -110,7 +110,8 @@ def _referred(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:
 
 
 def _delta(field: models.Field[Any, Any], addend: Any) -> int:
-    delta = wire_of(field).delta
+    wire = wire_of(field)
+    delta = wire.delta
     if delta is None:
         message = f"{field}: nothing can be added to a {type(field).__name__} behind; write a value"
         raise WriteBehindRefusedError(message)
@@ -119,17 +120,7 @@ def _delta(field: models.Field[Any, Any], addend: Any) -> int:
     except (ArithmeticError, TypeError, ValueError) as error:
         message = f"{field}: {short(addend)} cannot be added: {error}"
         raise WriteBehindRefusedError(message) from error
-    if abs(whole) > _largest_delta(field):
+    if abs(whole) > wire.largest_delta:
         message = f"{field}: to add {addend} is beyond what the column, or 64 bits, can hold"
         raise WriteBehindRefusedError(message)
     return whole
-
-
-def _largest_delta(field: models.Field[Any, Any]) -> int:
-    """Return what, added to any value of a column, always leaves its range; at most 64 bits."""
-    if isinstance(field, models.DecimalField):
-        digits: int = field.max_digits or 18
-        return int(min(10**digits, _INT64))
-    bits = {"SmallIntegerField": 16, "PositiveSmallIntegerField": 16}
-    bits |= {"IntegerField": 32, "PositiveIntegerField": 32}
-    return int(min(2 ** bits.get(field.get_internal_type(), 63), _INT64))

@@ -209,6 +209,8 @@ class WriteBehindManager(Generic[M]):
         return errors
 
     def _errors(self, rows: Sequence[RowWrite], folded: Folded) -> dict[bytes, Exception]:
+        if folded.error is None and folded.codes.count(protocol.OK) == len(rows):
+            return {}
         answered, left = rows[: len(folded.codes)], rows[len(folded.codes) :]
         errors = {
             write.row: self._error(code)

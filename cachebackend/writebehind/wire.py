@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from psycopg.types.json import Jsonb
 
@@ -40,6 +41,8 @@ from cachebackend.errors import WriteBehindRefusedError
 
 __all__ = ["NULL", "Wire", "checked_value", "wire_of"]
 
+#: What a node's counter holds.
+_INT64 = 2**63 - 1
 #: What a put of NULL carries.
 NULL = b"0"
 _MICROSECOND = timedelta(microseconds=1)
@@ -60,6 +63,8 @@ class Wire(NamedTuple):
         plus: Adds it to a value, exactly.
         adapt: The bytes, as what psycopg is given, where that is not the value.
         is_integer: Whether the bytes are an integer in the order of the values.
+        largest_delta: What, added to any value of the column, always leaves its range; within 64 bits.
+        integers: Those that the field takes as they are, without asking its validators.
     """
 
     dump: Callable[[Any], bytes]
@@ -69,6 +74,8 @@ class Wire(NamedTuple):
     plus: Callable[[Any, Any], Any] = add
     adapt: Callable[[bytes], Any] | None = None
     is_integer: bool = False
+    largest_delta: int = 0
+    integers: range = range(0)
 
     def put(self, travels: bytes) -> Any:
         """Return the value that a put carries."""
@@ -84,7 +91,9 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     # Kept by the field itself: it is asked for with every write
     wire: Wire | None = field.__dict__.get("_ringcache_wire")
     if wire is None:
-        wire = field.__dict__["_ringcache_wire"] = _find_wire(field)
+        found = _find_wire(field)
+        wire = found._replace(largest_delta=_largest_delta(field), integers=_integers(field))
+        field.__dict__["_ringcache_wire"] = wire
     return wire
 
 
@@ -95,6 +104,8 @@ def checked_value(field: models.Field[Any, Any], value: Any) -> Any:
         ValidationError: The field's validators refuse it: it is too long, too large, no number.
         AttributeError, ArithmeticError, TypeError, ValueError: It is not of the field's kind at all.
     """
+    if value.__class__ is int and value in wire_of(field).integers:
+        return value
     if isinstance(field, models.ForeignKey):
         value = checked_value(field.target_field, value)
     else:
@@ -118,6 +129,32 @@ def _find_wire(field: models.Field[Any, Any]) -> Wire:
             return wire
     message = f"write-behind cannot carry a {type(field).__name__} ({field}); write it with save()"
     raise WriteBehindRefusedError(message)
+
+
+def _largest_delta(field: models.Field[Any, Any]) -> int:
+    """Return ``Wire.largest_delta``."""
+    if isinstance(field, models.DecimalField):
+        digits: int = field.max_digits or 18
+        return int(min(10**digits, _INT64))
+    bits = {"SmallIntegerField": 16, "PositiveSmallIntegerField": 16}
+    bits |= {"IntegerField": 32, "PositiveIntegerField": 32}
+    return int(min(2 ** bits.get(field.get_internal_type(), 63), _INT64))
+
+
+def _integers(field: models.Field[Any, Any]) -> range:
+    """Return ``Wire.integers``: none, where the field has more to say of one than a least and a most."""
+    if getattr(type(field), "to_python", None) is not models.IntegerField.to_python:
+        return range(0)
+    least, most = -_INT64 - 1, _INT64
+    for validator in field.validators:
+        limit = getattr(validator, "limit_value", None)
+        if type(validator) is MinValueValidator and type(limit) is int:
+            least = max(least, limit)
+        elif type(validator) is MaxValueValidator and type(limit) is int:
+            most = min(most, limit)
+        else:
+            return range(0)
+    return range(least, most + 1)
 
 
 #: What a field overrides whose column does not hold its values as they are.

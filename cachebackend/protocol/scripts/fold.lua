@@ -46,8 +46,7 @@ local function less(a, b)
     return a < b
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'open', 'sealed')
-local open = meta[1]
+local open = redis.call('HGET', KEYS[1], 'open')
 if not open then
     open = '1'
     redis.call('HSET', KEYS[1], 'open', open, 'born', ARGV[4])
@@ -69,7 +68,7 @@ if #ARGV == 12 and ARGV[7] == 'u' and ARGV[11] == 'd' then
     end
 end
 
-local sealed = tonumber(meta[2] or '0')
+local sealed = tonumber(redis.call('HGET', KEYS[1], 'sealed') or '0')
 local most_in_batch, most = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local function seal()

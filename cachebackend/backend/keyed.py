@@ -27,6 +27,8 @@ LONGEST_KEY = 250
 _MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
 #: A thousand years: what a node takes for a time to live has an end, and this is before it.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
+#: The bytes of ASCII that can be printed, a blank included.
+_PRINTABLE = bytes(range(ord(" "), 0x7F))
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
 #: How text becomes a key's bytes and is found in them again, half a character included.
 ENCODING = ("utf-8", "surrogatepass")
@@ -72,9 +74,10 @@ class KeyedCache(BaseCache):
         """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
         if self.has_plain_keys and keys:
             opening = f"{self.key_prefix}:{self.version if version is None else version}:"
-            whole = opening + f" {opening}".join(map(str, keys))
-            if whole.isascii() and whole.isprintable():
-                made = whole.encode().split(b" ")
+            texts = keys if set(map(type, keys)) == {str} else map(str, keys)
+            whole = (opening + f" {opening}".join(texts)).encode(*ENCODING)
+            if not whole.translate(None, _PRINTABLE):
+                made = whole.split(b" ")
                 if len(made) == len(keys) and max(map(len, made)) <= LONGEST_KEY:
                     return made  # nothing is to be said of any of them
         return [self.key_bytes(key, version) for key in keys]

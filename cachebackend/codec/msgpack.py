@@ -14,7 +14,6 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -34,6 +33,7 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
+_unpack, _TIMES = ormsgpack.unpackb, ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT
 _TIMEDELTA = struct.Struct(">iii")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: The bytes that say "an extension of 8 bytes" and "of 12", the type -1, and the time.
@@ -64,10 +64,9 @@ def _restore(tag: int, payload: bytes) -> Any:
     return _RESTORERS[tag](payload)
 
 
-#: Returns the value of a payload; on bytes that ``dumps`` did not make, raises any exception.
-loads: Callable[[bytes], Any] = partial(
-    ormsgpack.unpackb, ext_hook=_restore, option=ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT
-)
+def loads(payload: bytes) -> Any:
+    """Return the value of a payload; on bytes that ``dumps`` did not make, raises any exception."""
+    return _unpack(payload, ext_hook=_restore, option=_TIMES)
 
 
 def _state(value: datetime | time) -> bytes:

@@ -232,18 +232,18 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
     replies = yield Send(_mgets(keys, groups))
     found: dict[K, Any] = dict.fromkeys(keys)  # in the caller's order
     others: dict[K, Reply] = {}
-    loaders = context.codec.plain
     for names, reply in zip(groups.values(), replies, strict=True):
-        for name, record in zip(names, context.settle(reply, [None] * len(names)), strict=True):
-            # Most are plain, and many-key reads have time for little more
-            loads = None if record is None else loaders.get(record[:HEADER_BYTES])
-            if loads is None:
+        records = context.settle(reply, [None] * len(names))
+        plain = _plain_values(context, records)
+        if plain is not None:
+            found.update(zip(names, plain, strict=True))
+            continue
+        for name, record in zip(names, records, strict=True):
+            plain = _plain_values(context, [record])
+            if plain is None:
                 others[name] = record
-                continue
-            try:
-                found[name] = loads(record[HEADER_BYTES:])
-            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
-                others[name] = record
+            else:
+                [found[name]] = plain
     context.stats.cell.hits += len(found) - len(others)
     if others:
         values = yield from _others(context, keys, others)
@@ -251,6 +251,19 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
             del found[name]
         found.update(values)
     return found
+
+
+def _plain_values(context: Context, records: Sequence[Reply]) -> list[Any] | None:
+    """Return the values of records of one codec that hold nothing else; None if not all are such.
+
+    Most are, and many-key reads have time for little more.
+    """
+    try:
+        [header] = {record[:HEADER_BYTES] for record in records}
+        loads = context.codec.plain[header]
+        return list(map(loads, [record[HEADER_BYTES:] for record in records]))
+    except Exception:  # noqa: BLE001  # no such header, or foreign bytes: unpickling may raise anything at all
+        return None
 
 
 def _get_many_by_copies(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any]]:

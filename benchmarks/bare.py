@@ -14,14 +14,17 @@ class BareSocket:
     """Commands on a socket with hiredis, and nothing else.
 
     Args:
-        url: The node's; what follows its port does not count.
+        url: The node's; of what follows its port only the database counts.
     """
 
     def __init__(self, url: str) -> None:
-        host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
+        place, _, database = url.removeprefix("redis://").partition("?")[0].partition("/")
+        host, _, port = place.partition(":")
         self._socket = socket.create_connection((host, int(port)))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
+        if database not in {"", "0"}:
+            self.call(b"SELECT", database.encode())
 
     def call(self, *command: bytes) -> Any:
         """Send a command and return its reply."""

@@ -68,6 +68,8 @@ AT_MOST = {
     ("set, a row", "bare socket"): 1.15,
     ("async get, 100 tasks", "bare streams"): 1.25,
 }
+#: At most so many times what a get takes on three nodes, with as many servers.
+MOST_GROWTH = 1.05
 #: What is measured with the servers on one core and the client on another, too.
 ACROSS = ("get, a row", "set, a row", "get_many(100)", "miss, lease, fill")
 OURS, OURS_ONE = "ringcache x3", "ringcache, one node"
@@ -340,6 +342,14 @@ def judged(found: dict[str, dict[str, Taken]]) -> list[dict[str, Any]]:
     return rows
 
 
+def grown(nodes: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Return the ratio of a get at most nodes to one at three, and whether it is what is required."""
+    most = max(nodes, key=int)
+    times = nodes[most]["get"] / nodes["3"]["get"]
+    row = {"work": f"get, {most} nodes", "beside": "three nodes", "times": times, "spread": [times, times]}
+    return [row | {"required": f"≤ {MOST_GROWTH:g}", "met": times <= MOST_GROWTH}]
+
+
 def told_by(name: str) -> dict[str, Any]:
     """Return what another module here measures, in a process of its own."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
@@ -360,12 +370,13 @@ def main() -> None:
     with one_core(), Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
         found = measure(services, QUICK_ROUNDS if options.quick else ROUNDS)
-    rows = judged(found)
+    grows = scaling(ROW, quick=options.quick)
+    rows = judged(found) + grown(grows["nodes"])
     told: dict[str, Any] = {
         "machine": machine(PEERS),
         "microseconds": {work: {n: asdict(t) for n, t in each.items()} for work, each in found.items()},
         "ratios": rows,
-        "scaling": scaling(ROW, quick=options.quick),
+        "scaling": grows,
         "near_lag": {} if options.quick else told_by("near_lag"),
         "enqueue": {"missed": []} if options.quick else told_by("enqueue"),
         "behind": {"missed": []} if options.quick else told_by("behind"),

@@ -15,6 +15,8 @@ from cacheproject.services import Services
 __all__ = ["scaling"]
 
 NODES, QUICK_NODES = (1, 3, 10, 25, 50), (1, 3, 10)
+#: The servers that nodes are databases of, so that only nodes grow more; and how many each has.
+SERVERS, DATABASES = 4, 16
 PROCESSES, QUICK_PROCESSES = (1, 2, 4, 8), (1, 2)
 KEYS, QUICK_KEYS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000)
 ROUNDS, QUICK_ROUNDS = 21, 7
@@ -27,8 +29,10 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     rounds = QUICK_ROUNDS if quick else ROUNDS
     sizes = QUICK_NODES if quick else NODES
     with one_core():
+        with Services(ring=SERVERS, queue=0, postgres=False) as services:
+            told = {"nodes": by_nodes(_databases(services.ring_urls), sizes, row, rounds)}
         with Services(ring=max(sizes), queue=0, postgres=False) as services:
-            told = {"nodes": by_nodes(services.ring_urls, sizes, row, rounds)}
+            told["servers"] = by_nodes(services.ring_urls, sizes, row, rounds)
         with Services(ring=3, queue=0, postgres=False) as services:
             told["bytes_a_key"] = memory(services.ring_urls, row)
             told["keys"] = by_keys(services.ring_urls, QUICK_KEYS if quick else KEYS, rounds)
@@ -39,13 +43,16 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     return told
 
 
+def _databases(urls: list[str]) -> list[str]:
+    """Return the URLs of the databases of some servers, each a node, on the servers in turn."""
+    places = [url.partition("/0?")[0] for url in urls]
+    return [f"{place}/{db}?name=n{at}-{db}" for db in range(DATABASES) for at, place in enumerate(places)]
+
+
 def by_nodes(
     urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return what a get and a get_many(100) take, by how many nodes the ring has.
-
-    One core has its own trouble with fifty servers; the same gets on bare sockets show it.
-    """
+    """Return what a get and a get_many(100) take, by how many nodes the ring has; and on bare sockets."""
     from cachebackend import RingCache
 
     names = [f"key:{number}" for number in range(100)]

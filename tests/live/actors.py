@@ -10,6 +10,7 @@ from django.core.cache import cache
 from django.db import connection, transaction
 
 from cachebackend import invalidation
+from cachebackend.backend import ring_cache
 from cachebackend.errors import RingCacheError
 from cacheproject.demo.models import Article
 from tests.live.ledger import Ledger
@@ -73,12 +74,12 @@ def write_plain(numbers: range, ledger: Ledger) -> None:
 
 def read_plain(me: int, numbers: range, ledger: Ledger) -> None:
     """Get such keys; what there is should be no older than what was acknowledged before."""
-    chance = random.Random(os.getpid())
+    chance, cell = random.Random(os.getpid()), ring_cache("default").client.stats.cell
     while True:
         number = chance.choice(numbers)
         known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
         seen = cache.get(f"plain-{number}")
-        ledger.read[me] += 1
+        ledger.note_read(me, cell.near_hits)
         if seen is not None and seen < known:
             ledger.note_stale(me, since)
 
@@ -86,12 +87,12 @@ def read_plain(me: int, numbers: range, ledger: Ledger) -> None:
 def read(me: int, keys: list[int], ledger: Ledger, strict: bool) -> None:
     """Read rows; each should be at least as new as what was acknowledged before the read began."""
     Article.cached.is_strict = strict
-    chance = random.Random(os.getpid())
+    chance, cell = random.Random(os.getpid()), ring_cache("default").client.stats.cell
     while True:
         number, pk = divmod(chance.choice(keys), 1_000_000)
         known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
         seen = Article.cached.get(pk=pk).views
-        ledger.read[me] += 1
+        ledger.note_read(me, cell.near_hits)
         if seen < known:
             ledger.note_stale(me, since)
 

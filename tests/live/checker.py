@@ -3,7 +3,8 @@
 Writers are killed. Nodes are held still and go on with the memory that they had, are killed and
 come back empty, and are cut off from the writers alone, in one direction or the other; so
 processes differ in what they think of a node. Rows are written and read in all modes, and but for
-``strict`` keys that are set, deleted and cleared with no model behind them. Their writer is not
+``strict`` keys that are set, deleted and cleared with no model behind them; in ``near`` the readers
+keep copies of them all. Their writer is not
 cut off: a set that a network holds up arrives when it is mended, however late, and is no fill that
 a lease would refuse. In ``cleared`` each outage is longer than ``replay_limit``; in ``flap`` a node
 goes and comes a hundred times, for long enough that some processes eject it and some do not.
@@ -66,6 +67,7 @@ class Mode:
 MODES = {
     "commit": Mode(),
     "strict": Mode(strict=True),
+    "near": Mode(options='{"near": {"max_entries": 1000}}'),
     "cleared": Mode(options='{"replay_limit": 3}'),
     "flap": Mode(flaps=FLAPS),
 }
@@ -78,6 +80,7 @@ class Checked:
     Attributes:
         mode: Its name in ``MODES``.
         reads: Reads that were checked.
+        near_hits: Those of them that a copy in the process answered.
         writes: Writes that were acknowledged.
         kills: Writers that were killed by SIGKILL, wherever they were.
         accidents: What nodes met with, by kind.
@@ -92,6 +95,7 @@ class Checked:
 
     mode: str
     reads: int = 0
+    near_hits: int = 0
     writes: int = 0
     kills: int = 0
     accidents: dict[str, int] = field(default_factory=dict)
@@ -105,6 +109,8 @@ class Checked:
     def is_well(self) -> bool:
         """True if nothing stale was read, and crashes were mended in time."""
         if not self.reads or (self.stale and self.mode == "strict"):
+            return False
+        if self.mode == "near" and not self.near_hits:
             return False
         return max(self.worst_crash_seconds, self.worst_stale_seconds) <= self.bound_seconds
 
@@ -223,7 +229,7 @@ def check(name: str, seconds: float, ring: Ring) -> Checked:
     finally:
         site.end()
         connections.close_all()
-    checked.reads, checked.writes = ledger.reads, ledger.writes
+    checked.reads, checked.near_hits, checked.writes = ledger.reads, sum(ledger.near), ledger.writes
     checked.stale, checked.worst_stale_seconds = sum(ledger.stale), max(ledger.worst_stale)
     checked.lag_seconds = ledger.lag.value
     checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}

@@ -24,6 +24,7 @@ class Ledger:
         acknowledged_at: When, by the monotonic clock.
         written: How many writes of it were acknowledged.
         read: For each reader, how many reads were checked.
+        near: For each reader, how many of its reads were answered by a copy in its process.
         stale: How many of them returned something older than what was acknowledged before them.
         worst_stale: The most seconds that such a read came after the acknowledgement, and after
             the last accident was over.
@@ -36,10 +37,15 @@ class Ledger:
         self.acknowledged = context.Array("q", rows, lock=False)
         self.acknowledged_at = context.Array("d", rows, lock=False)
         self.written = context.Array("q", rows, lock=False)
-        self.read, self.stale = (context.Array("q", readers, lock=False) for _ in range(2))
+        self.read, self.near, self.stale = (context.Array("q", readers, lock=False) for _ in range(3))
         self.worst_stale = context.Array("d", readers, lock=False)
         self.back_since = context.Value("d", time.monotonic(), lock=False)
         self.lag = context.Value("d", 0.0, lock=False)
+
+    def note_read(self, reader: int, near_hits: int) -> None:
+        """Note a read, and how many its process has found in copies so far."""
+        self.read[reader] += 1
+        self.near[reader] = near_hits
 
     def note_stale(self, reader: int, since: float) -> None:
         """Note a read that returned something older than what was acknowledged at a (monotonic) time."""

@@ -50,12 +50,21 @@ class Read(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """A copy: the value, or its record if the value could be changed; its node; until when it is good."""
+    """A copy.
+
+    Attributes:
+        value: The value, if nobody can change it.
+        record: Its record, else.
+        node: The node that it is of.
+        until: Until when it is good, by the monotonic clock.
+        size: Bytes of the key and the record.
+    """
 
     value: Any
     record: bytes | None
     node: int
     until: float
+    size: int
 
 
 class NearCache:
@@ -68,7 +77,9 @@ class NearCache:
 
     def __init__(self, options: NearOptions, clock: Clock) -> None:
         self._max_age = options.max_age
+        self._max_bytes = math.inf if options.max_bytes is None else options.max_bytes
         self._max_record_bytes = math.inf if options.max_record_bytes is None else options.max_record_bytes
+        self._bytes = 0
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._copies = POLICIES[options.policy](options.max_entries)
@@ -118,17 +129,33 @@ class NearCache:
             ttl: Seconds that the value is good for, as the node had it; a copy is good for no
                 longer. They are counted from when the read began, before the node counted.
         """
-        if ttl <= 0 or len(record) > self._max_record_bytes:
+        size = len(read.key) + len(record)
+        if ttl <= 0 or len(record) > self._max_record_bytes or size > self._max_bytes:
             return
         until = read.began + min(self._max_age, ttl)
         is_shared = type(value) in _IMMUTABLE
-        copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until)
+        copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until, size)
         with self._lock:
             if self._placeholders.get(read.key) is not read.ticket:
                 return
             del self._placeholders[read.key]
             if read.node in self._tracked:
-                self._copies.put(read.key, copy)
+                self._put(read.key, copy)
+
+    def _put(self, key: bytes, copy: _Copy) -> None:
+        self._bytes += copy.size - sum(gone.size for gone in self._copies.put(key, copy))
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._copies.evict().size
+
+    def _drop(self, key: bytes) -> None:
+        gone = self._copies.drop(key)
+        if gone is not None:
+            self._bytes -= gone.size
+
+    def _clear(self) -> None:
+        self._copies.clear()
+        self._placeholders.clear()
+        self._bytes = 0
 
     def forget(self, read: Read) -> None:
         """Take the placeholder of a read away that found nothing to keep."""
@@ -140,14 +167,13 @@ class NearCache:
         """Drop the copies and placeholders of keys."""
         with self._lock:
             for key in keys:
-                self._copies.drop(key)
+                self._drop(key)
                 self._placeholders.pop(key, None)
 
     def drop_all(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._copies.clear()
-            self._placeholders.clear()
+            self._clear()
 
     def track(self, node: int) -> None:
         """Note that a node tells what changes from now on."""
@@ -162,7 +188,7 @@ class NearCache:
             self._placeholders.clear()
             for key, copy in self._copies.items():
                 if copy.node == node:
-                    self._copies.drop(key)
+                    self._drop(key)
 
     @property
     def tracked(self) -> frozenset[int]:
@@ -173,9 +199,13 @@ class NearCache:
     def after_fork(self) -> None:
         """Begin anew in a forked child: it has none of its parent's trackers."""
         self._lock = threading.Lock()
-        self._copies.clear()
-        self._placeholders.clear()
+        self._clear()
         self._tracked.clear()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all copies' keys and records."""
+        return self._bytes
 
     def __len__(self) -> int:
         return len(self._copies)

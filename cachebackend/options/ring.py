@@ -35,13 +35,14 @@ class NearOptions:
         max_entries: The most copies in a process.
         max_age: Seconds that a copy is good at most, whatever its node tells.
         policy: Which copy gives way to another.
-        max_record_bytes: Longer records are not copied, so that the copies take at most
-            ``max_entries`` times as much; None: all are.
+        max_bytes: The most bytes of all copies' keys and records together; None: any.
+        max_record_bytes: Longer records are not copied; None: all are.
     """
 
     max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
     max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
     policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru", "lfu", "tinylfu"))})
+    max_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**60))})
     max_record_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**31))})
 
 

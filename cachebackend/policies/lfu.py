@@ -50,24 +50,27 @@ class LFU(Generic[K, V]):
         cell.uses += 1
         return cell.entry
 
-    def put(self, key: K, entry: V) -> None:
-        """Keep an entry."""
+    def put(self, key: K, entry: V) -> list[V]:
+        """Keep an entry; return what gave way, an older one of the key too."""
         cell = self._entries.get(key)
         if cell is not None:
-            cell.entry = entry
-            return
+            gone, cell.entry = [cell.entry], entry
+            return gone
+        gone = []
         while len(self._entries) >= self._capacity:
-            self._evict()
+            gone.append(self.evict())
         number = next(self._numbers)
         self._entries[key] = _Cell(entry, 0, number)
         heapq.heappush(self._heap, (0, number, key))
+        return gone
 
-    def drop(self, key: K) -> None:
-        """Forget an entry; the heap finds that out later."""
-        self._entries.pop(key, None)
+    def drop(self, key: K) -> V | None:
+        """Forget an entry, which the heap finds out later; return it if there was one."""
+        cell = self._entries.pop(key, None)
         if len(self._heap) > 2 * self._capacity + 16:
-            self._heap = [(cell.uses, cell.number, key) for key, cell in self._entries.items()]
+            self._heap = [(each.uses, each.number, key) for key, each in self._entries.items()]
             heapq.heapify(self._heap)
+        return None if cell is None else cell.entry
 
     def clear(self) -> None:
         """Forget all."""
@@ -81,13 +84,13 @@ class LFU(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _evict(self) -> None:
+    def evict(self) -> V:
+        """Let the entry go whose turn it is, and return it; there is one."""
         while True:
             uses, number, key = heapq.heappop(self._heap)
             cell = self._entries.get(key)
             if cell is None or cell.number != number:
                 continue  # it was dropped
             if cell.uses == uses:
-                del self._entries[key]
-                return
+                return self._entries.pop(key).entry
             heapq.heappush(self._heap, (cell.uses, number, key))

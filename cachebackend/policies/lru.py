@@ -34,16 +34,22 @@ class LRU(Generic[K, V]):
                 return None
         return entry
 
-    def put(self, key: K, entry: V) -> None:
-        """Keep an entry."""
+    def put(self, key: K, entry: V) -> list[V]:
+        """Keep an entry; return what gave way, an older one of the key too."""
+        gone = [self._entries[key]] if key in self._entries else []
         self._entries[key] = entry
         self._entries.move_to_end(key)
         if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+            gone.append(self.evict())
+        return gone
 
-    def drop(self, key: K) -> None:
-        """Forget an entry."""
-        self._entries.pop(key, None)
+    def evict(self) -> V:
+        """Let the entry go whose turn it is, and return it; there is one."""
+        return self._entries.popitem(last=False)[1]
+
+    def drop(self, key: K) -> V | None:
+        """Forget an entry; return it if there was one."""
+        return self._entries.pop(key, None)
 
     def clear(self) -> None:
         """Forget all."""

@@ -52,25 +52,30 @@ class S3FIFO(Generic[K, V]):
             cell[1] += 1  # type: ignore[operator]  # a count
         return cell[0]  # type: ignore[return-value]  # an entry
 
-    def put(self, key: K, entry: V) -> None:
-        """Keep an entry."""
+    def put(self, key: K, entry: V) -> list[V]:
+        """Keep an entry; return what gave way, an older one of the key too."""
         cell = self._entries.get(key)
         if cell is not None:
-            cell[0] = entry
-            return
+            gone, cell[0] = cell[0], entry
+            return [gone]  # type: ignore[list-item]  # an entry
+        gone_for_room = []
         while len(self._entries) >= self._capacity:
-            self._evict()
+            gone_for_room.append(self.evict())
         if self._ghosts.pop(key, self) is None:
             self._main[key] = None
         else:
             self._small[key] = None
         self._entries[key] = [entry, 0]
+        return gone_for_room
 
-    def drop(self, key: K) -> None:
-        """Forget an entry; not that its key was asked for."""
-        if self._entries.pop(key, None) is not None:
-            self._small.pop(key, None)
-            self._main.pop(key, None)
+    def drop(self, key: K) -> V | None:
+        """Forget an entry, not that its key was asked for; return it if there was one."""
+        cell = self._entries.pop(key, None)
+        if cell is None:
+            return None
+        self._small.pop(key, None)
+        self._main.pop(key, None)
+        return cell[0]  # type: ignore[return-value]  # an entry
 
     def clear(self) -> None:
         """Forget all."""
@@ -84,13 +89,13 @@ class S3FIFO(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _evict(self) -> None:
+    def evict(self) -> V:
+        """Let the entry go whose turn it is, and return it; there is one."""
         if self._small and (len(self._small) >= self._small_capacity or not self._main):
-            self._evict_small()
-        else:
-            self._evict_main()
+            return self._evict_small()
+        return self._evict_main()
 
-    def _evict_small(self) -> None:
+    def _evict_small(self) -> V:
         """Let the oldest of the small queue go, or on to the main one if it was used."""
         while self._small:
             key, _ = self._small.popitem(last=False)
@@ -98,25 +103,21 @@ class S3FIFO(Generic[K, V]):
                 self._entries[key][1] = 0
                 self._main[key] = None
                 if len(self._main) > self._main_capacity:
-                    self._evict_main()
-                    return
+                    break
             else:
-                del self._entries[key]
                 self._ghosts[key] = None
                 if len(self._ghosts) > self._main_capacity:
                     self._ghosts.popitem(last=False)
-                return
-        if self._main:
-            self._evict_main()
+                return self._entries.pop(key)[0]  # type: ignore[return-value]  # an entry
+        return self._evict_main()
 
-    def _evict_main(self) -> None:
+    def _evict_main(self) -> V:
         """Let the oldest of the main queue go that was not used since its last turn."""
-        while self._main:
+        while True:
             key, _ = self._main.popitem(last=False)
             uses = self._entries[key][1]
             if uses > 0:  # type: ignore[operator]  # a count
                 self._entries[key][1] = uses - 1  # type: ignore[operator]  # a count
                 self._main[key] = None
             else:
-                del self._entries[key]
-                return
+                return self._entries.pop(key)[0]  # type: ignore[return-value]  # an entry

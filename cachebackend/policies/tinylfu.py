@@ -94,25 +94,34 @@ class TinyLFU(Generic[K, V]):
             self._noted.append(key)
         return entry
 
-    def put(self, key: K, entry: V) -> None:
-        """Keep an entry, if only for a while."""
+    def put(self, key: K, entry: V) -> list[V]:
+        """Keep an entry, if only for a while; return what gave way, an older one of the key too."""
         self._act_on_uses()
         self._misses += 1
         self._sketch.add(key)
         if key in self._entries:
-            self._entries[key] = entry
-            return
+            gone, self._entries[key] = [self._entries[key]], entry
+            return gone
         self._entries[key] = entry
         self._window[key] = None
-        self._admit()
+        gone = self._admit()
         if self._hits + self._misses >= PERIOD * self._capacity:
             self._climb()
+        return gone
 
-    def drop(self, key: K) -> None:
-        """Forget an entry; not how often its key was asked for."""
-        if self._entries.pop(key, None) is not None:
+    def evict(self) -> V:
+        """Let the entry go whose turn it is, and return it; there is one."""
+        queue = self._probation or self._window or self._protected
+        key, _ = queue.popitem(last=False)
+        return self._entries.pop(key)
+
+    def drop(self, key: K) -> V | None:
+        """Forget an entry, not how often its key was asked for; return it if there was one."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
             for queue in (self._window, self._probation, self._protected):
                 queue.pop(key, None)
+        return entry
 
     def clear(self) -> None:
         """Forget all entries."""
@@ -150,8 +159,9 @@ class TinyLFU(Generic[K, V]):
             key, _ = self._protected.popitem(last=False)
             self._probation[key] = None
 
-    def _admit(self) -> None:
+    def _admit(self) -> list[V]:
         """Let what leaves the window into the main part, if it is asked for more than what would go there."""
+        gone = []
         while len(self._window) > self._window_capacity:
             candidate, _ = self._window.popitem(last=False)
             self._probation[candidate] = None
@@ -159,7 +169,9 @@ class TinyLFU(Generic[K, V]):
                 continue
             victim = next(iter(self._probation if len(self._probation) > 1 else self._protected), candidate)
             loser = candidate if self._sketch.count(candidate) <= self._sketch.count(victim) else victim
+            gone.append(self._entries[loser])
             self.drop(loser)
+        return gone
 
     def _climb(self) -> None:
         """Make the window larger or smaller, as the last change was for the better or not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cachebackend.options import RingOptions
 from cachebackend.options.ring import NearOptions
-from cachebackend.policies import S3FIFO
+from cachebackend.policies import POLICIES, S3FIFO
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
@@ -91,8 +92,36 @@ def test_a_call_may_want_no_copy(cache: RingCache, call: Callable[..., Any]) -> 
     assert near_hits(cache) == before + 1
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_copies_take_no_more_bytes_than_they_may(policy: str) -> None:
+    """Keys and records together, whatever is put, put again, dropped or gone with its node."""
+    near = NearCache(NearOptions(max_entries=100, max_bytes=500, policy=policy), SYSTEM_CLOCK)
+    near.track(0)
+    near.track(1)
+    chance = random.Random(0)
+    for _ in range(2000):
+        key, node = b"%d" % chance.randrange(40), chance.randrange(2)
+        near.keep(near.begin(key, node), b"x" * chance.randrange(80), b"", 60.0)
+        if chance.random() < 0.2:
+            near.drop([key, b"another"])
+        assert near.size <= 500
+    assert len(near) > 5
+    near.untrack(0)
+    near.track(0)
+    assert 0 < near.size < 500
+    near.untrack(1)
+    assert (len(near), near.size) == (0, 0)
+    near.track(1)
+    near.keep(near.begin(b"key", 0), b"x" * 498, b"", 60.0)
+    assert len(near) == 0
+    near.keep(near.begin(b"key", 0), b"x" * 497, b"", 60.0)
+    assert (len(near), near.size) == (1, 500)
+    near.drop_all()
+    assert near.size == 0
+
+
 def test_long_records_are_not_copied() -> None:
-    """So that the copies take at most so many bytes as the settings say."""
+    """If the settings say so."""
     near = NearCache(NearOptions(max_entries=10, max_record_bytes=4), SYSTEM_CLOCK)
     near.track(0)
     for key, record in ((b"short", b"1234"), (b"long", b"12345")):

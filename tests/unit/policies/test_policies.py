@@ -10,31 +10,42 @@ from hypothesis import strategies as st
 
 from cachebackend.policies import LFU, LRU, POLICIES, S3FIFO, TinyLFU, hit_ratio
 
+STEPS = ("ask", "drop", "evict", "clear")
+
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(
     capacity=st.integers(1, 12),
-    steps=st.lists(st.tuples(st.sampled_from(["ask", "drop", "clear"]), st.integers(0, 30)), max_size=200),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 30)), max_size=200),
 )
 def test_it_holds_at_most_its_capacity_and_what_was_put_last(
     name: str, capacity: int, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever is asked for and dropped; what it returns is what was put."""
+    """Whatever is asked for and dropped; what it returns is what was put, and what gives way is told."""
     policy = POLICIES[name](capacity)
+    standing: set[tuple[int, int]] = set()
     for at, (step, key) in enumerate(steps):
         if step == "drop":
-            policy.drop(key)
+            standing -= {policy.drop(key)}
             assert policy.get(key) is None
+        elif step == "evict":
+            if standing:
+                standing.remove(policy.evict())
         elif step == "clear":
             policy.clear()
+            standing.clear()
             assert len(policy) == 0
         else:
             held = policy.get(key)
             assert held is None or held[0] == key
-            policy.put(key, (key, at))
+            gone = policy.put(key, (key, at))
+            standing.add((key, at))
+            assert standing.issuperset(gone)
+            standing.difference_update(gone)
             assert policy.get(key) in {(key, at), None} if capacity == 1 else policy.get(key) == (key, at)
         assert len(policy) <= capacity
-        assert len(policy.items()) == len(policy)
+        assert {entry for _, entry in policy.items()} == standing
+        assert len(policy) == len(standing)
 
 
 def test_lru_lets_the_least_recently_used_go() -> None:

@@ -54,12 +54,15 @@ def missing_broker() -> str | None:
 
 
 def end_by_interrupt() -> None:
-    """Have a request to end, or a terminal that hangs up, end the command as Ctrl-C does."""
+    """Have a request to end, or a terminal that hangs up, end the command as Ctrl-C does.
+
+    Ctrl-C too: what a shell starts in the background is deaf to it else.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
 
 

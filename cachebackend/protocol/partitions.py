@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Reply
@@ -49,10 +49,15 @@ class Partition:
 
     def batch(self, number: int) -> bytes:
         """Return the key of a batch's hash."""
-        return b"wb:{%b}:%d" % (self.name, number)
+        return _batch(self.name, number)
 
     def __str__(self) -> str:
         return f"{self.label}:{self.number}"
+
+
+@lru_cache(4096)  # each write names two of them, mostly the same
+def _batch(partition: bytes, number: int) -> bytes:
+    return b"wb:{%b}:%d" % (partition, number)
 
 
 class QueueContext:

@@ -69,7 +69,7 @@ class Rows:
                 message = f"{self.model.__name__}.{name} is given twice, once by its column's name"
                 raise WriteBehindRefusedError(message)
             kind, value = write_of(field, change)
-            if field.name in self._counters and kind != DELTA:
+            if kind != DELTA and field.name in self._counters:
                 message = f"{self.model.__name__}.{name} is a counter: F({name!r}) ± n is all that it takes"
                 raise WriteBehindRefusedError(message)
             travels[field.attname] = (column_of(row, field), kind, value)
@@ -218,7 +218,7 @@ def _created(field: models.Field[Any, Any], instance: models.Model) -> bytes:
 
 def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:
     """Return what the batch's fields of a row's column begin with."""
-    return b"%b%b\0" % (row, str(field.column).encode())
+    return row + wire_of(field).column
 
 
 def split_field(field: bytes) -> tuple[bytes, str, bytes]:

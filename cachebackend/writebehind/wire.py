@@ -65,6 +65,7 @@ class Wire(NamedTuple):
         is_integer: Whether the bytes are an integer in the order of the values.
         largest_delta: What, added to any value of the column, always leaves its range; within 64 bits.
         integers: Those that the field takes as they are, without asking its validators.
+        column: The column's name and a separator.
     """
 
     dump: Callable[[Any], bytes]
@@ -76,6 +77,7 @@ class Wire(NamedTuple):
     is_integer: bool = False
     largest_delta: int = 0
     integers: range = range(0)
+    column: bytes = b""
 
     def put(self, travels: bytes) -> Any:
         """Return the value that a put carries."""
@@ -92,8 +94,11 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
     wire: Wire | None = field.__dict__.get("_ringcache_wire")
     if wire is None:
         found = _find_wire(field)
-        wire = found._replace(largest_delta=_largest_delta(field), integers=_integers(field))
-        field.__dict__["_ringcache_wire"] = wire
+        wire = field.__dict__["_ringcache_wire"] = found._replace(
+            largest_delta=_largest_delta(field),
+            integers=_integers(field),
+            column=b"%b\0" % str(field.column).encode(),
+        )
     return wire
 
 

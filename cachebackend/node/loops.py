@@ -56,7 +56,7 @@ class LoopConnections:
             OSError, redis.RedisError: It could not be made.
         """
         loop = asyncio.get_running_loop()
-        self._forget_closed_loops()
+        self.forget_closed_loops()
         mine = self._loops.setdefault(loop, _OfLoop())
         known = mine.failure
         async with mine.opening:
@@ -75,12 +75,13 @@ class LoopConnections:
                 await anext(mine.ending)
             return connection
 
-    def _forget_closed_loops(self) -> None:
+    def forget_closed_loops(self) -> None:
         """Close what loops left that were closed without closing their generators first."""
-        for loop in [loop for loop in self._loops if loop.is_closed()]:
-            connection = self._loops.pop(loop).connection
-            if connection is not None and not connection.is_closed:
-                connection.forget()
+        for loop in list(self._loops):  # other threads' loops come and go meanwhile
+            if loop.is_closed() and (left := self._loops.pop(loop, None)) is not None:
+                connection = left.connection
+                if connection is not None and not connection.is_closed:
+                    connection.forget()
 
     @staticmethod
     async def _close_with_loop(mine: _OfLoop) -> AsyncGenerator[None, None]:

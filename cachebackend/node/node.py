@@ -135,8 +135,9 @@ class Node:
         return True
 
     def close(self) -> None:
-        """Close the idle blocking connections; those of an event loop end with their loop."""
+        """Close idle blocking connections, and those of event loops that ended; others end with theirs."""
         self._pool.close()
+        self._loops.forget_closed_loops()
 
     def after_fork(self) -> None:
         """Let go of the parent's connections, in a forked child."""

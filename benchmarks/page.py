@@ -123,6 +123,12 @@ def _scaling(told: Mapping[str, Any]) -> list[str]:
     lines = ["## What grows, and what does not", ""]
     lines += ["Nodes that are databases of four servers, so that only the client has more of them:", ""]
     lines += _nodes(told["nodes"])
+    few, most = told["growth"].values()
+    lines += ["", "By turns of these two alone, for what is looked for is small: a get on"]
+    lines.append(
+        f"{' and '.join(told['growth'])} nodes {few['get']:.1f} and {most['get']:.1f} µs, on bare sockets "
+        f"{few['bare socket']:.1f} and {most['bare socket']:.1f}."
+    )
     lines += [
         "",
         "Each node a server, all on one core with the client, which so many processes take from each",

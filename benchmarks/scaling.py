@@ -12,9 +12,11 @@ from benchmarks.bare import BareSocket
 from benchmarks.rounds import one_core, take_turns
 from cacheproject.services import Services
 
-__all__ = ["scaling"]
+__all__ = ["FEW", "scaling"]
 
 NODES, QUICK_NODES = (1, 3, 10, 25, 50), (1, 3, 10)
+#: How many nodes are few, beside which many must not cost more.
+FEW = 3
 #: The servers that nodes are databases of, so that only nodes grow more; and how many each has.
 SERVERS, DATABASES = 4, 16
 PROCESSES, QUICK_PROCESSES = (1, 2, 4, 8), (1, 2)
@@ -30,7 +32,10 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     sizes = QUICK_NODES if quick else NODES
     with one_core():
         with Services(ring=SERVERS, queue=0, postgres=False) as services:
-            told = {"nodes": by_nodes(_databases(services.ring_urls), sizes, row, rounds)}
+            nodes = _databases(services.ring_urls)
+            told = {"nodes": by_nodes(nodes, sizes, row, rounds)}
+            # The two that are compared, by turns of their own: what is looked for is small
+            told["growth"] = by_nodes(nodes, (FEW, max(sizes)), row, 3 * rounds)
         with Services(ring=max(sizes), queue=0, postgres=False) as services:
             told["servers"] = by_nodes(services.ring_urls, sizes, row, rounds)
         with Services(ring=3, queue=0, postgres=False) as services:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, NamedTuple, TypeVar
 
 from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
@@ -259,9 +260,11 @@ def _plain_values(context: Context, records: Sequence[Reply]) -> list[Any] | Non
     Most are, and many-key reads have time for little more.
     """
     try:
-        [header] = {record[:HEADER_BYTES] for record in records}
-        loads = context.codec.plain[header]
-        return list(map(loads, [record[HEADER_BYTES:] for record in records]))
+        header = records[0][:HEADER_BYTES]
+        payloads = [record.removeprefix(header) for record in records]
+        if any(map(is_, payloads, records)):
+            return None
+        return list(map(context.codec.plain[header], payloads))
     except Exception:  # noqa: BLE001  # no such header, or foreign bytes: unpickling may raise anything at all
         return None
 
@@ -296,7 +299,7 @@ def _others(context: Context, keys: Mapping[K, bytes], records: dict[K, Reply]) 
 
 
 def _mgets(keys: Mapping[K, bytes], groups: Mapping[int, Sequence[K]]) -> list[tuple[int, Command]]:
-    return [(node, (b"MGET", *[keys[name] for name in names])) for node, names in groups.items()]
+    return [(node, (b"MGET", *map(keys.__getitem__, names))) for node, names in groups.items()]
 
 
 def records_of(context: Context, copies: Copies[K]) -> Operation[tuple[dict[K, Reply], Tokens]]:

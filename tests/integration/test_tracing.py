@@ -28,6 +28,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     trace.set_tracer_provider(provider)
     yield exporter
     provider.shutdown()  # or all that comes after would be kept
+    trace._TRACER_PROVIDER = None  # or each span that comes after would warn
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ TOLERANCE = {"lru": 0.01, "s3fifo": 0.5}
 
 def main() -> None:
     """Print the table."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.near_traces TRACE")
     keys = list(read_trace(Path(sys.argv[1])).blocks)
     missed = False
     for policy, published in PUBLISHED.items():

@@ -16,6 +16,7 @@ Servers such as gunicorn and uvicorn have handlers of their own, and end by them
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing.util
 import os
 import queue
@@ -40,14 +41,19 @@ class _Folder(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="ringcache-counts", daemon=True)
-        # No Event, whose lock is not reentrant: a signal handler that ends us may interrupt just that
+        # No Event, nor join(), whose locks are not reentrant: a signal handler that ends us may
+        # interrupt just these
         self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Fold until the end."""
-        while not self._is_told_to_end():
+        try:
+            while not self._is_told_to_end():
+                fold_all()
             fold_all()
-        fold_all()
+        finally:
+            self._ended.put(None)
 
     def _is_told_to_end(self) -> bool:
         try:
@@ -59,7 +65,9 @@ class _Folder(threading.Thread):
     def end(self) -> None:
         """Have it fold a last time, and wait for that. May interrupt itself."""
         self._ends.put(None)
-        self.join(LAST_SECONDS)
+        with contextlib.suppress(queue.Empty):
+            self._ended.get(timeout=LAST_SECONDS)
+            self._ended.put(None)  # whom we interrupted waits for it too
 
 
 _folder: _Folder | None = None

@@ -74,7 +74,7 @@ class KeyedCache(BaseCache):
         """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
         if self.has_plain_keys and keys:
             opening = f"{self.key_prefix}:{self.version if version is None else version}:"
-            texts = keys if set(map(type, keys)) == {str} else map(str, keys)
+            texts = keys if list(map(type, keys)).count(str) == len(keys) else map(str, keys)
             whole = (opening + f" {opening}".join(texts)).encode(*ENCODING)
             if not whole.translate(None, _PRINTABLE):
                 made = whole.split(b" ")

@@ -114,8 +114,10 @@ class MultiplexedConnection(asyncio.Protocol):
         """Close the socket of a connection whose event loop is closed, and can close nothing itself."""
         self.is_closed = True
         transport: Any = self._transport
-        held = transport.get_extra_info("socket")
-        getattr(held, "_sock", held).close()
+        held = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if held is None:  # no loop of asyncio's own: such closes what it has when it is closed
+            return
+        held.close()
         # so that neither it nor the writer warns of what was just done
         transport._sock = None
         transport._closing = transport._closed = True

@@ -31,12 +31,10 @@ class S3FIFO(Generic[K, V]):
         capacity: The most entries.
     """
 
-    __slots__ = ("_capacity", "_entries", "_ghosts", "_main", "_main_capacity", "_small", "_small_capacity")
+    __slots__ = ("_capacity", "_entries", "_ghosts", "_main", "_small")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._small_capacity = max(1, int(capacity * SMALL_SHARE))
-        self._main_capacity = max(1, capacity - self._small_capacity)
         #: Each key's entry and how often it was used.
         self._entries: dict[K, list[object]] = {}
         self._small: OrderedDict[K, None] = OrderedDict()
@@ -89,9 +87,18 @@ class S3FIFO(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def _small_room(self) -> int:
+        """The small queue's share of what there is: who evicts may keep fewer than the most entries."""
+        return max(1, int(len(self._entries) * SMALL_SHARE))
+
+    @property
+    def _main_room(self) -> int:
+        return max(1, len(self._entries) - self._small_room)
+
     def evict(self) -> V:
         """Let the entry go whose turn it is, and return it; there is one."""
-        if self._small and (len(self._small) >= self._small_capacity or not self._main):
+        if self._small and (len(self._small) >= self._small_room or not self._main):
             return self._evict_small()
         return self._evict_main()
 
@@ -102,11 +109,11 @@ class S3FIFO(Generic[K, V]):
             if self._entries[key][1] >= PROMOTED_USES:  # type: ignore[operator]  # a count
                 self._entries[key][1] = 0
                 self._main[key] = None
-                if len(self._main) > self._main_capacity:
+                if len(self._main) > self._main_room:
                     break
             else:
                 self._ghosts[key] = None
-                if len(self._ghosts) > self._main_capacity:
+                while len(self._ghosts) > self._main_room:
                     self._ghosts.popitem(last=False)
                 return self._entries.pop(key)[0]  # type: ignore[return-value]  # an entry
         return self._evict_main()

@@ -111,9 +111,17 @@ class TinyLFU(Generic[K, V]):
 
     def evict(self) -> V:
         """Let the entry go whose turn it is, and return it; there is one."""
-        queue = self._probation or self._window or self._protected
-        key, _ = queue.popitem(last=False)
-        return self._entries.pop(key)
+        # The window's share of what there is: who evicts may keep fewer than the most entries
+        room = max(1, len(self._entries) * self._window_capacity // self._capacity)
+        moved = []
+        while len(self._window) > room:
+            moved.append(self._window.popitem(last=False)[0])
+            self._probation[moved[-1]] = None
+        victim = next(iter(self._probation or self._protected or self._window))
+        loser = self._loser(moved[-1], victim) if moved else victim
+        gone = self._entries[loser]
+        self.drop(loser)
+        return gone
 
     def drop(self, key: K) -> V | None:
         """Forget an entry, not how often its key was asked for; return it if there was one."""
@@ -168,10 +176,13 @@ class TinyLFU(Generic[K, V]):
             if len(self._probation) + len(self._protected) <= self._main_capacity:
                 continue
             victim = next(iter(self._probation if len(self._probation) > 1 else self._protected), candidate)
-            loser = candidate if self._sketch.count(candidate) <= self._sketch.count(victim) else victim
+            loser = self._loser(candidate, victim)
             gone.append(self._entries[loser])
             self.drop(loser)
         return gone
+
+    def _loser(self, candidate: K, victim: K) -> K:
+        return candidate if self._sketch.count(candidate) <= self._sketch.count(victim) else victim
 
     def _climb(self) -> None:
         """Make the window larger or smaller, as the last change was for the better or not."""

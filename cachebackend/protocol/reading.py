@@ -233,24 +233,28 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
     replies = yield Send(_mgets(keys, groups))
     found: dict[K, Any] = dict.fromkeys(keys)  # in the caller's order
     others: dict[K, Reply] = {}
+    loaders = context.codec.plain
     for names, reply in zip(groups.values(), replies, strict=True):
         records = context.settle(reply, [None] * len(names))
-        plain = _plain_values(context, records)
-        if plain is not None:
-            found.update(zip(names, plain, strict=True))
+        values = _plain_values(context, records)
+        if values is not None:
+            found.update(zip(names, values, strict=True))
             continue
         for name, record in zip(names, records, strict=True):
-            plain = _plain_values(context, [record])
-            if plain is None:
+            loads = None if record is None else loaders.get(record[:HEADER_BYTES])
+            if loads is None:
                 others[name] = record
-            else:
-                [found[name]] = plain
+                continue
+            try:
+                found[name] = loads(record[HEADER_BYTES:])
+            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
+                others[name] = record
     context.stats.cell.hits += len(found) - len(others)
     if others:
-        values = yield from _others(context, keys, others)
-        for name in others.keys() - values.keys():
+        rest = yield from _others(context, keys, others)
+        for name in others.keys() - rest.keys():
             del found[name]
-        found.update(values)
+        found.update(rest)
     return found
 
 
@@ -264,7 +268,8 @@ def _plain_values(context: Context, records: Sequence[Reply]) -> list[Any] | Non
         payloads = [record.removeprefix(header) for record in records]
         if any(map(is_, payloads, records)):
             return None
-        return list(map(context.codec.plain[header], payloads))
+        loads = context.codec.plain[header]
+        return [loads(payload) for payload in payloads]  # a map would take StopIteration for its own end
     except Exception:  # noqa: BLE001  # no such header, or foreign bytes: unpickling may raise anything at all
         return None
 

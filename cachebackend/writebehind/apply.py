@@ -17,14 +17,13 @@ from xxhash import xxh3_64_hexdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.dependents import dependents_of
-from cachebackend.writebehind.batch import CREATED, DELETED, Alike, Shape
+from cachebackend.writebehind.batch import CREATED, DELETED, Alike, Shape, alike, rows_of
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.wire import NULL, wire_of
 
 __all__ = ["Applied", "apply_batch"]
 
 T = TypeVar("T")
-_CHANGED = frozenset({b""})
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[Alike], c
     table = _Table(model, connection)
     applied = Applied()
     writable: list[Alike] = []
-    for same in batch:
+    for same in sorted(batch, key=lambda same: same.pks[0]):
         if error := table.refusal(same):
             applied.refused.update(dict.fromkeys(same.pks, error))
         else:
@@ -81,11 +80,14 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[Alike], c
     deleted = sorted(pk for same in writable if same.marker in DELETED for pk in same.pks)
     for pks in _chunks(deleted, chunk_rows):
         applied.add(table.delete(pks))
-    for write, wanted in ((table.update, _CHANGED), (table.insert, CREATED)):
-        for same in writable:
-            if same.marker in wanted:
-                for chunk in same.chunks(chunk_rows):
-                    applied.add(write(chunk))
+    changed = [same for same in writable if not same.marker]
+    created = [same for same in writable if same.marker in CREATED]
+    if len({same.shape for same in created}) < len(created):  # of one shape are some that were deleted before
+        created = alike(row._replace(marker=b"c") for row in rows_of(created))
+    for write, all_alike in ((table.update, changed), (table.insert, created)):
+        for same in all_alike:
+            for chunk in same.chunks(chunk_rows):
+                applied.add(write(chunk))
     return applied
 
 

@@ -87,7 +87,9 @@ def read_batch(model: type[models.Model], fields: Mapping[bytes, bytes]) -> list
             split_field(name)  # refuses what is none
             column = by_name[named] = {}
         column[key] = value
-    columns = {split_field(SEPARATOR + named)[1:]: column for named, column in by_name.items()}
+    columns: dict[Change, dict[bytes, bytes]] = {}
+    for named, column in by_name.items():  # names that are damaged may be read alike
+        columns.setdefault(split_field(SEPARATOR + named)[1:], {}).update(column)
     markers = columns.pop(_MARKED, {})
     for marker in markers.values():
         if marker not in _MARKERS:

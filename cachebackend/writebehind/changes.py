@@ -218,7 +218,7 @@ def _created(field: models.Field[Any, Any], instance: models.Model) -> bytes:
 
 def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:
     """Return what the batch's fields of a row's column begin with."""
-    return row + wire_of(field).column
+    return b"%b%b\0" % (row, str(field.column).encode())
 
 
 def split_field(field: bytes) -> tuple[bytes, str, bytes]:

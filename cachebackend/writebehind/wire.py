@@ -65,7 +65,6 @@ class Wire(NamedTuple):
         is_integer: Whether the bytes are an integer in the order of the values.
         largest_delta: What, added to any value of the column, always leaves its range; within 64 bits.
         integers: Those that the field takes as they are, without asking its validators.
-        column: The column's name and a separator.
     """
 
     dump: Callable[[Any], bytes]
@@ -77,7 +76,6 @@ class Wire(NamedTuple):
     is_integer: bool = False
     largest_delta: int = 0
     integers: range = range(0)
-    column: bytes = b""
 
     def put(self, travels: bytes) -> Any:
         """Return the value that a put carries."""
@@ -97,7 +95,6 @@ def wire_of(field: models.Field[Any, Any]) -> Wire:
         wire = field.__dict__["_ringcache_wire"] = found._replace(
             largest_delta=_largest_delta(field),
             integers=_integers(field),
-            column=b"%b\0" % str(field.column).encode(),
         )
     return wire
 
@@ -109,7 +106,7 @@ def checked_value(field: models.Field[Any, Any], value: Any) -> Any:
         ValidationError: The field's validators refuse it: it is too long, too large, no number.
         AttributeError, ArithmeticError, TypeError, ValueError: It is not of the field's kind at all.
     """
-    if value.__class__ is int and value in wire_of(field).integers:
+    if type(value) is int and value in wire_of(field).integers:  # no proxy, for which a range is searched
         return value
     if isinstance(field, models.ForeignKey):
         value = checked_value(field.target_field, value)
@@ -148,7 +145,9 @@ def _largest_delta(field: models.Field[Any, Any]) -> int:
 
 def _integers(field: models.Field[Any, Any]) -> range:
     """Return ``Wire.integers``: none, where the field has more to say of one than a least and a most."""
-    if getattr(type(field), "to_python", None) is not models.IntegerField.to_python:
+    kind = type(field)
+    asked = (getattr(kind, "to_python", None), kind.run_validators)
+    if asked != (models.IntegerField.to_python, models.Field.run_validators):
         return range(0)
     least, most = -_INT64 - 1, _INT64
     for validator in field.validators:

@@ -16,6 +16,7 @@ from django.conf import settings
 from cachebackend import RingCache, protocol
 from cachebackend.codec import Kind, Refresh, kind_of, lease_record
 from cachebackend.errors import RingCacheError
+from cachebackend.near import MISS
 from cachebackend.stats import Counts
 from cacheproject.services import Services
 
@@ -126,6 +127,34 @@ def test_a_load_is_the_same(cache: RingCache, standing: str, load: str) -> None:
             loads,
         )
         assert direct == stepped
+
+
+class EndsItsOwnLoading:
+    """What pickle cannot load, and tells so by what ends a loop."""
+
+    def __reduce__(self) -> Any:
+        return next, (iter([]),)
+
+
+def test_many_are_read_as_each_alone(cache: RingCache) -> None:
+    """Whatever stands beside them on their nodes: values of two codecs, none, leases, what is no record."""
+    encode = cache.client.context.codec.encode
+    plain: list[Any] = [encode({"n": n}) for n in range(30)]
+    odd = [make(cache) for name, make in STANDING.items() if name not in {"nothing", "a list"}]
+    odd += [encode({1, (2, 3)}), encode(LookupError("pickled")), encode(EndsItsOwnLoading()), b"", b"5", None]
+    for records in (plain, odd, *([*plain, one] for one in odd), [*plain, *odd]):
+        cache.clear()
+        for number, record in enumerate(records):
+            key = cache.key_bytes(f"k{number}")
+            if record is not None:
+                cache.client.nodes[cache.client.ring.owner(key)].call((b"SET", key, record))
+        names = [f"k{number}" for number in range(len(records))]
+        alone = {name: cache.get(name, MISS) for name in names}
+        found = cache.get_many(names)
+        assert list(found) == [name for name in names if alone[name] is not MISS]
+        assert {name: str(value) for name, value in found.items()} == {
+            name: str(value) for name, value in alone.items() if value is not MISS
+        }
 
 
 @pytest.mark.parametrize("standing", STANDING)

@@ -9,9 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F
 from django.test.utils import isolate_apps
+from django.utils.functional import SimpleLazyObject
 
 from cachebackend import WriteBehindManager, checks, uuid7, writebehind
 from cachebackend.errors import WriteBehindRefusedError
@@ -19,7 +22,7 @@ from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import queue
 from cacheproject.demo.models import Article
 from tests.integration.test_writebehind_rows import land, one_partition
-from tests.shop.models import Everything, Meter, Stamped, Tag, Target
+from tests.shop.models import Everything, Meter, Photo, Stamped, Tag, Target
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -137,3 +140,60 @@ def test_a_misspelt_field_is_told_by_the_system_check(monkeypatch: pytest.Monkey
         "'nope' is not a column that can be written behind",
         "'id' is not a column that can be written behind",
     ]
+
+
+def test_a_column_that_cannot_travel_keeps_no_other_from_it() -> None:
+    """It is not asked for: not by a write, nor by a read, nor by a delete."""
+    photo = Photo.objects.create(file="a.jpg")
+    Photo.behind.update(photo.pk, views=F("views") + 2)
+    assert Photo.behind.get(photo.pk).views == 2
+    assert [batch.changes for batch in Photo.behind.pending(photo.pk)] == [{"views": {"add": 2}}]
+    Photo.behind.delete(photo.pk)
+    land()
+    assert not Photo.objects.exists()
+
+
+class EvenField(models.IntegerField):  # type: ignore[type-arg]  # generic to mypy only
+    """A field that asks for more than its validators do."""
+
+    def run_validators(self, value: Any) -> None:
+        super().run_validators(value)
+        if value % 2:
+            raise ValidationError("odd")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (EvenField(), 3),
+        (models.IntegerField(validators=[RegexValidator("^[0-3]$")]), 4),
+        (models.PositiveIntegerField(), -1),
+        (models.SmallIntegerField(), 40_000),
+        (models.IntegerField(), 2**40),
+    ],
+)
+def test_an_integer_is_taken_only_as_its_field_takes_it(
+    field: Any, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the field asks of it beside a least and a most."""
+    monkeypatch.setattr(queue, "_models", list(queue._models))
+    with isolate_apps("tests.shop"):
+
+        class Strict(models.Model):
+            number = field
+            behind = WriteBehindManager["Strict"](fields=["number"])
+
+            class Meta:
+                app_label = "shop"
+
+        with pytest.raises(WriteBehindRefusedError):
+            Strict.behind.rows.change(1, {"number": value})
+        assert Strict.behind.rows.change(1, {"number": 2})
+
+
+def test_what_stands_for_an_integer_is_none() -> None:
+    """And is found out at once, though it says that it is of that class."""
+    with pytest.raises(WriteBehindRefusedError, match="no primary key like"):
+        Photo.behind.update(SimpleLazyObject(lambda: 5), views=1)
+    with pytest.raises(WriteBehindRefusedError, match="must be an integer"):
+        Photo.behind.update(1, views=SimpleLazyObject(lambda: 5))

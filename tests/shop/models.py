@@ -143,3 +143,12 @@ class Stamped(models.Model):
     made = models.DateTimeField(db_default=Now())
 
     behind = WriteBehindManager["Stamped"](fields=["made"])
+
+
+class Photo(models.Model):
+    """A row of which one column cannot travel, and the other is asked about by its field alone."""
+
+    file = models.FileField(blank=True)
+    views = models.IntegerField(default=0)
+
+    behind = WriteBehindManager["Photo"](fields=["views"])

@@ -48,6 +48,28 @@ def test_it_holds_at_most_its_capacity_and_what_was_put_last(
         assert len(policy) == len(standing)
 
 
+@pytest.mark.parametrize("name", ["s3fifo", "tinylfu"])
+def test_it_keeps_as_much_where_another_bound_is_nearer(name: str) -> None:
+    """Of bytes, say: it is little worse than one that may hold just so many."""
+    keys = random.Random(0).choices(range(5000), [1 / at**0.9 for at in range(1, 5001)], k=30_000)
+
+    class Bounded:
+        """At most a hundred entries of ten thousand."""
+
+        def __init__(self) -> None:
+            self.policy = POLICIES[name](10_000)
+            self.get = self.policy.get
+
+        def put(self, key: int, entry: bool) -> None:
+            self.policy.put(key, entry)
+            while len(self.policy) > 100:
+                self.policy.evict()
+
+    found = hit_ratio(Bounded(), keys)
+    assert found > 1.1 * hit_ratio(POLICIES["lru"](100), keys)
+    assert found > 0.9 * hit_ratio(POLICIES[name](100), keys)
+
+
 def test_lru_lets_the_least_recently_used_go() -> None:
     """A get is a use."""
     lru: LRU[str, int] = LRU(2)

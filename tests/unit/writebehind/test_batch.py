@@ -42,6 +42,12 @@ def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> N
     assert all(list(same.pks) == sorted(same.pks) for same in read)
 
 
+def test_columns_whose_names_are_damaged_alike_lose_no_row() -> None:
+    """What cannot be read of them is parked, not dropped."""
+    rows = rows_of(read_batch(Tag, {b"1\0\xff\0p": b"=1", b"2\0\xfe\0p": b"=2"}))
+    assert [row.pk for row in rows] == [1, 2]
+
+
 def test_rows_come_a_chunk_at_a_time() -> None:
     """Each with its own values, the last chunk shorter."""
     [same] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})

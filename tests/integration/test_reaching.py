@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -265,8 +266,8 @@ def replica_has_caught_up(watched: Watched) -> None:
             assert len(sentinel.sentinel_sentinels(watched.service)) == 2
 
 
-def wait(check: Callable[[], object], seconds: float = 30.0) -> None:
-    """Try until it holds."""
+def wait(check: Callable[[], object], seconds: float = 90.0) -> None:
+    """Try until it holds: sentinels may vote twice, and probes of a node come ever more seldom."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -274,5 +275,6 @@ def wait(check: Callable[[], object], seconds: float = 30.0) -> None:
         except (NodeUnavailableError, AssertionError, redis.RedisError, IndexError):
             if time.monotonic() > end:
                 raise
+            threading.Event().wait(0.05)
         else:
             return

@@ -54,7 +54,7 @@ def near_of(cache: RingCache) -> NearCache:
 
 def wait_until(is_so: Callable[[], Any]) -> None:
     """Return once it is so; another thread is at it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     done = threading.Event()
     while not is_so():
         assert time.monotonic() < deadline

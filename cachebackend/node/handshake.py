@@ -83,6 +83,19 @@ class Handshake:
         given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         if self._sentinels is not None:
             given["host"], given["port"] = await self._sentinels.primary_async()
-        connection: redis.asyncio.connection.AbstractConnection = twin(**given)
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return connection
+        connection: Any = twin(**given)
+
+        async def abort(*_: Any, **__: Any) -> None:
+            """Drop it at once: to close TLS in order is to wait for a node that may answer nothing."""
+            if connection._writer is not None:
+                connection._writer.transport.abort()
+            connection._reader = connection._writer = None
+
+        connection.disconnect = abort
+        try:
+            await connection.connect()
+        except BaseException:  # cancelled, too, of which redis-py closes nothing
+            await abort()
+            raise
+        ready: redis.asyncio.connection.AbstractConnection = connection
+        return ready

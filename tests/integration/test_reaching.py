@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
@@ -212,6 +213,33 @@ class TestTLS:
             assert failure_of(cache, call) == "node 'g' did not answer within 0.3 s"
         finally:
             own_services.resume("guarded")
+
+    def test_a_node_that_never_ends_its_half_leaves_nothing_open(
+        self, url: Callable[..., str], open_cache: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It answers neither the login nor the end; and a task that is cancelled waits for nobody."""
+        ended = threading.Event()
+
+        def say_nothing(_: TLSTerminator, client: ssl.SSLSocket, node: socket.socket) -> None:
+            with client, node:
+                ended.wait()
+
+        monkeypatch.setattr(TLSTerminator, "_carry", say_nothing)
+        cache = open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), socket_timeout=0.3)
+
+        async def cancelled() -> None:
+            task = asyncio.create_task(cache.aget("k"))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.wait([task])
+
+        try:
+            with pytest.raises(NodeUnavailableError, match="did not answer within 0.3 s"):
+                asyncio.run(cache.aget("k"))
+            asyncio.run(cancelled())
+            gc.collect()  # an open connection would warn now, and fail the test
+        finally:
+            ended.set()
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])  # where what a node missed is kept

@@ -42,17 +42,20 @@ class SingleKeyClient(Client):
             return False
         return self.nodes[node].is_ejected
 
-    def get(self, key: bytes, missing: Any = None) -> Any:
-        """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
-        near = self._near
-        if near is not None:
-            copy = near.get(key, self.context.codec.decode)
-            if copy is MISS:
-                return self.run(get(self.context, key, missing))
+    def _copy(self, near: NearCache, key: bytes) -> Any:
+        """Return the copy in the process, and count a hit; MISS if there is none."""
+        copy = near.get(key, self.context.codec.decode)
+        if copy is not MISS:
             cell = self.stats.cell
             cell.hits += 1
             cell.near_hits += 1
-            return copy
+        return copy
+
+    def get(self, key: bytes, missing: Any = None) -> Any:
+        """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
+        if self._near is not None:
+            copy = self._copy(self._near, key)
+            return self.run(get(self.context, key, missing)) if copy is MISS else copy
         begun = self.stats.begin_get()
         node = self.ring.owner(key)
         reply = self.nodes[node].call((b"GET", key))
@@ -66,15 +69,9 @@ class SingleKeyClient(Client):
 
     async def aget(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, in the running event loop."""
-        near = self._near
-        if near is not None:
-            copy = near.get(key, self.context.codec.decode)
-            if copy is MISS:
-                return await self.arun(get(self.context, key, missing))
-            cell = self.stats.cell
-            cell.hits += 1
-            cell.near_hits += 1
-            return copy
+        if self._near is not None:
+            copy = self._copy(self._near, key)
+            return await self.arun(get(self.context, key, missing)) if copy is MISS else copy
         begun = self.stats.begin_get()
         node = self.ring.owner(key)
         [reply] = await self.nodes[node].submit([(b"GET", key)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
 from django.core.cache import cache  # noqa: E402  # Django must be set up before
+
+from cacheproject.launch import wait_for_interrupt  # noqa: E402  # as above
 
 #: A key that is there.
 THERE = "there"
@@ -60,8 +61,7 @@ def main(way: str, times: int) -> None:
     count(times)
     if way == "sigterm":
         print("counted", flush=True)  # noqa: T201  # whoever reads it sends the signal
-        while True:  # signal.pause() sleeps through a signal that came just before
-            time.sleep(0.05)
+        wait_for_interrupt()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Script:
     """A Lua script, called by its SHA-1; a driver sends the source where a node lacks it.
 
     Args:
-        package: The package whose folder ``scripts`` holds the file.
+        package: The package that holds the file.
         name: The file's name without ``.lua``.
         preludes: The names of files that it begins with.
     """
@@ -74,9 +74,7 @@ class Script:
     def __init__(self, package: str, name: str, *preludes: str) -> None:
         self.name = name
         parts = (*preludes, name)
-        self.source = b"".join(
-            files(package).joinpath("scripts", f"{part}.lua").read_bytes() for part in parts
-        )
+        self.source = b"".join(files(package).joinpath(f"{part}.lua").read_bytes() for part in parts)
 
     @cached_property
     def sha(self) -> str:

@@ -8,8 +8,8 @@ from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import QueueContext
-from cachebackend.protocol.folding import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
-from cachebackend.protocol.partitions import Partition
+from cachebackend.protocol.queue.fold import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
+from cachebackend.protocol.queue.partition import Partition
 from cachebackend.ring import Ring
 from cachebackend.stats import DrainCounts, Stats
 

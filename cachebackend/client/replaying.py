@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cachebackend.effects import Command, Operation, ScriptCall, Send
 from cachebackend.node import Exchange
-from cachebackend.protocol.replaying import replay, replay_missed
+from cachebackend.protocol.ring.replay import replay, replay_missed
 
 if TYPE_CHECKING:
     from cachebackend.client.ring import RingClient

@@ -19,7 +19,7 @@ from cachebackend.node import Breaker, Tracking
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, OtherRing
-from cachebackend.protocol.missed import Outbox, Owed
+from cachebackend.protocol.missed_deletes import Outbox, Owed
 from cachebackend.ring import Ring
 from cachebackend.stats import Counts, Stats
 

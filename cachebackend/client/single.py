@@ -15,11 +15,11 @@ from cachebackend.effects import Reply, is_unknown_script
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.protocol import Context, Keep, delete, get, get_or_load, has_vouchers, set_, value_of
-from cachebackend.protocol.dropping import drop
-from cachebackend.protocol.filling import Loader, Want, count_load, give_back, put, record_of
-from cachebackend.protocol.reading import NOT_PLAIN, plain_value
-from cachebackend.protocol.swapping import Swap, put_new
-from cachebackend.protocol.writing import set_command, was_deleted, was_stored
+from cachebackend.protocol.cache.compare_and_set import Swap, put_new
+from cachebackend.protocol.cache.fill import Loader, Want, count_load, give_back, put, record_of
+from cachebackend.protocol.cache.get import NOT_PLAIN, plain_value
+from cachebackend.protocol.cache.set import set_command, was_deleted, was_stored
+from cachebackend.protocol.ring.deletes import delete_command
 from cachebackend.ring import Ring
 from cachebackend.stats import Counts, Stats
 
@@ -118,7 +118,7 @@ class SingleKeyClient(Client):
             return self.run(delete(context, key))
         node = self.ring.owner(key)
         context.drop_near((key,))
-        reply = self.nodes[node].call(drop((key,)))
+        reply = self.nodes[node].call(delete_command((key,)))
         context.drop_near((key,))
         if reply.__class__ is int:
             return bool(reply)

@@ -16,7 +16,7 @@ from cachebackend.backend.beats import beat
 from cachebackend.invalidation.batches import clear_node, delete_keys, nodes_to_clear
 from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in, owing
 from cachebackend.models import OutboxRow
-from cachebackend.protocol.missed import SETTLING_SECONDS
+from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
 
 __all__ = ["SETTLING_SECONDS", "Relayed", "outbox_lag", "relay"]
 

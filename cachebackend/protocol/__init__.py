@@ -5,13 +5,10 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.clearing import clear, clear_owed, flush, sweep
-from cachebackend.protocol.context import Context
-from cachebackend.protocol.counting import add_counts, counts_of, note_time
-from cachebackend.protocol.figures import Inspected, inspect, memory_of, node_infos
-from cachebackend.protocol.filling import MISSING, Keep, Loader
-from cachebackend.protocol.folding import OK, Change, Folded, RowWrite, fold
-from cachebackend.protocol.implicit import (
+from cachebackend.protocol.cache.fill import MISSING, Keep, Loader
+from cachebackend.protocol.cache.get import get, get_many, has_key, has_vouchers, ttl, value_of
+from cachebackend.protocol.cache.lease import ManyLoader, get_or_load, get_or_load_many, load_again
+from cachebackend.protocol.cache.lease_on_get import (
     HIT,
     Lease,
     get_and_lease,
@@ -20,15 +17,8 @@ from cachebackend.protocol.implicit import (
     set_by_lease,
     set_many_by_lease,
 )
-from cachebackend.protocol.leasing import ManyLoader, get_or_load, get_or_load_many, load_again
-from cachebackend.protocol.partitions import Partition, QueueContext
-from cachebackend.protocol.placing import Place, dirty, node_settings, places
-from cachebackend.protocol.quarantining import quarantine, unquarantine
-from cachebackend.protocol.queueing import Pending, contents, pending, renumber
-from cachebackend.protocol.reading import get, get_many, has_key, has_vouchers, ttl, value_of
-from cachebackend.protocol.scanning import all_cursors, scan
-from cachebackend.protocol.sealing import close, seal, seal_many, sync, sync_fault
-from cachebackend.protocol.writing import (
+from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
+from cachebackend.protocol.cache.set import (
     add,
     delete,
     delete_many,
@@ -39,6 +29,16 @@ from cachebackend.protocol.writing import (
     set_many,
     touch,
 )
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
+from cachebackend.protocol.queue.partition import Partition, QueueContext
+from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
+from cachebackend.protocol.queue.queue_state import Place, dirty, node_settings, places
+from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
+from cachebackend.protocol.ring.clear import clear, clear_owed, flush, sweep
+from cachebackend.protocol.ring.scan import all_cursors, scan
+from cachebackend.protocol.telemetry.counters import add_counts, counts_of, note_time
+from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_of, node_infos
 
 __all__ = [
     "HIT",

@@ -14,7 +14,7 @@ from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
-from cachebackend.protocol.missed import EVERYTHING, MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
 from cachebackend.ring import Ring
 from cachebackend.stats import Counts, Stats
 

@@ -12,7 +12,7 @@ from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Place
-from cachebackend.protocol.sealing import Sealed
+from cachebackend.protocol.queue.seal import Sealed
 
 __all__ = ["Queues", "Trouble", "refuse_other_times", "trouble_of"]
 

@@ -34,7 +34,7 @@ from cachebackend.effects import Operation
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
-from cachebackend.protocol.queueing import PENDING_FIELDS
+from cachebackend.protocol.queue.pending import PENDING_FIELDS
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT

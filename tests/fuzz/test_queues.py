@@ -14,7 +14,7 @@ from cachebackend import writebehind
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
-from cachebackend.protocol.partitions import DIRTY
+from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parking import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reading import words_of

@@ -23,8 +23,8 @@ from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.invalidation.outbox import owe, owing
 from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import EJECTED, UP
-from cachebackend.protocol import missed
-from cachebackend.protocol.missed import EVERYTHING
+from cachebackend.protocol import missed_deletes
+from cachebackend.protocol.missed_deletes import EVERYTHING
 from cacheproject.services import Services
 from tests.integration.test_failures import (
     NODE,
@@ -155,7 +155,7 @@ def test_a_key_is_owed_again_after_the_relay_has_settled_it(
     cache: RingCache, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node is cut off from this process alone, and another has filled the key meanwhile."""
-    monkeypatch.setattr(missed, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(missed_deletes, "SETTLING_SECONDS", 0.0)
     key = next(f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE)
     eject_at_once(cache)
     cache.delete(key)

@@ -18,7 +18,7 @@ from cachebackend.errors import (
 )
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
-from cachebackend.protocol.partitions import DIRTY
+from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parking import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reading import words_of

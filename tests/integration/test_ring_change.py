@@ -20,7 +20,7 @@ from cachebackend.invalidation import relay
 from cachebackend.invalidation.outbox import owing
 from cachebackend.models import OutboxRow
 from cachebackend.options import RingOptions
-from cachebackend.protocol import moving
+from cachebackend.protocol.ring import ring_change
 from cacheproject.services import Services
 
 pytestmark = [
@@ -332,8 +332,8 @@ def test_both_rings_at_once_would_be_wrong(
     """A mutant: told in the other order, a schedule leaves the old value."""
     context = deploys["leaving"].client.context
     assert context.other is not None
-    left, entered = moving.tell_left, moving.tell_entered
-    from cachebackend.protocol import writing
+    left, entered = ring_change.tell_left, ring_change.tell_entered
+    from cachebackend.protocol.cache import set as set_module
 
     def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
         return []
@@ -342,8 +342,8 @@ def test_both_rings_at_once_would_be_wrong(
     def late(context: Any, keys: Any, **named: Any) -> Operation[list[bytes]]:
         return (yield from left(context, keys, **named))
 
-    monkeypatch.setattr(writing, "tell_first", nothing)
-    monkeypatch.setattr(writing, "tell_entered", late)
+    monkeypatch.setattr(set_module, "tell_first", nothing)
+    monkeypatch.setattr(set_module, "tell_entered", late)
     assert entered is not late
     assert run_all(deploys, "leaving", "leaving")
 
@@ -352,13 +352,13 @@ def test_only_the_present_owner_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mutant: the other ring is told nothing."""
-    from cachebackend.protocol import writing
+    from cachebackend.protocol.cache import set as set_module
 
     def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
         return []
         yield
 
-    monkeypatch.setattr(writing, "tell_first", nothing)
+    monkeypatch.setattr(set_module, "tell_first", nothing)
     assert run_all(deploys, "leaving", "leaving")
 
 
@@ -375,10 +375,10 @@ def test_warming_without_the_lease_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mutant: what was read at the old owner is put at the new one whatever stands there."""
-    from cachebackend.protocol import swapping
+    from cachebackend.protocol.cache import compare_and_set
 
-    def plainly(self: swapping.Swap, _: Any) -> Any:
+    def plainly(self: compare_and_set.Swap, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
 
-    monkeypatch.setattr(swapping.Swap, "request", plainly)
+    monkeypatch.setattr(compare_and_set.Swap, "request", plainly)
     assert run_all(deploys, "leaving", "leaving")

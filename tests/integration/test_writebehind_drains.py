@@ -23,7 +23,8 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Folded, Partition, folding
+from cachebackend.protocol import Folded, Partition
+from cachebackend.protocol.queue import fold as fold_module
 from cachebackend.writebehind import parking
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -257,7 +258,7 @@ def test_the_limits_hold_within_one_call() -> None:
 def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that takes several turns may fail in the second: the first stands."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
-    found_of = folding.found_of
+    found_of = fold_module.found_of
     turns: list[int] = []
 
     def fail_later(*arguments: Any) -> Folded | None:
@@ -265,7 +266,7 @@ def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: 
         turns.append(1)
         return found if len(turns) == 1 else Folded(error=WriteBehindUnknownError("lost"))
 
-    monkeypatch.setattr(folding, "found_of", fail_later)
+    monkeypatch.setattr(fold_module, "found_of", fail_later)
     with one_partition(batch_rows=10), pytest.raises(WriteBehindPartialError) as caught:
         add_one(*meters)
     assert list(caught.value.errors) == [meter.pk for meter in meters[20:]]

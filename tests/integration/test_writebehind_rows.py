@@ -31,7 +31,7 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import queueing
+from cachebackend.protocol.queue import pending as pending_module
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -627,7 +627,7 @@ def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -
             except StopIteration as end:
                 return end.value
 
-    for module in (reading, queueing):
+    for module in (reading, pending_module):
         monkeypatch.setattr(module, "PENDING_FIELDS", 60)  # of two rows, and two more
     with one_partition():
         write()

@@ -25,9 +25,10 @@ from cachebackend.effects import Command, Effect, Load, Operation, ScriptCall, S
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.node import Breaker, Node
 from cachebackend.options import RingOptions
-from cachebackend.protocol import Context, Keep, missed, replaying
+from cachebackend.protocol import Context, Keep, missed_deletes
 from cachebackend.protocol.context import Gutter, OtherRing
-from cachebackend.protocol.missed import EVERYTHING, MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
+from cachebackend.protocol.ring import replay as replay_module
 from cachebackend.ring import Ring
 from cachebackend.stats import Counts, Stats
 
@@ -72,7 +73,7 @@ class SlowClock(StepClock):
     """Between any two looks so much time passes that the relay may have settled what came before."""
 
     def monotonic(self) -> float:
-        self.waited += missed.SETTLING_SECONDS
+        self.waited += missed_deletes.SETTLING_SECONDS
         return self.waited
 
 
@@ -173,13 +174,13 @@ class Process:
         at, context = self.order.index(node), self.context
         if what.startswith(("tell", "probe")):
             self.telling[node] = self.world.acknowledged
-            self._tell(node, replaying.replay(context, at, self.world.outbox, NAMES[node]))
+            self._tell(node, replay_module.replay(context, at, self.world.outbox, NAMES[node]))
         if what.startswith("tell"):
             return
         if self.breakers[node].close(lambda: context.missed.count(at) == 0):
             self.known[node] = max(self.known[node], self.telling.pop(node), self.acknowledged)
         else:
-            self._tell(node, replaying.replay_missed(context, at))
+            self._tell(node, replay_module.replay_missed(context, at))
 
     def _tell(self, node: int, operation: Operation[None]) -> None:
         """Run an operation on a node that is let nobody else in."""

@@ -209,7 +209,7 @@ def check(name: str, seconds: float, ring: Ring) -> Checked:
     """Run a site while its ring is broken, and then for the bound's length. Django and tables are ready."""
     from django.db import connections
 
-    from cachebackend.protocol.missed import SETTLING_SECONDS
+    from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
     from tests.live.actors import make_rows
 
     mode = MODES[name]

@@ -10,7 +10,7 @@ import pytest
 from cachebackend import RingCache
 from cachebackend.invalidation.missed import ClientOutbox
 from cachebackend.node.breaker import Breaker
-from cachebackend.protocol.missed import MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import MissedDeletes, Owed
 from cacheproject.services import Services
 from tests.integration import test_failures
 from tests.integration.test_failures import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests

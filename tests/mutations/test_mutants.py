@@ -20,7 +20,11 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import batches, outbox, querysets, transactions
 from cachebackend.managers import cached, filling
 from cachebackend.node import Node
-from cachebackend.protocol import Keep, leasing, quarantining, reading, swapping
+from cachebackend.protocol import Keep
+from cachebackend.protocol.cache import compare_and_set
+from cachebackend.protocol.cache import get as get_module
+from cachebackend.protocol.cache import lease as lease_module
+from cachebackend.protocol.cache import quarantine as quarantine_module
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration import test_models, test_outbox, test_strict
@@ -46,19 +50,19 @@ LAPSE = (("lapse", 1),)
 def fill_with_plain_set(patch: Patch) -> None:
     """The compare is left out."""
 
-    def request(self: swapping.Swap, _: Any) -> Any:
+    def request(self: compare_and_set.Swap, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
 
-    patch.setattr(swapping.Swap, "request", request)
+    patch.setattr(compare_and_set.Swap, "request", request)
 
 
 def fill_whatever_lease_stands(patch: Patch) -> None:
     """The fill asks that something stands, not that ours does."""
 
-    def request(self: swapping.Swap, _: Any) -> Any:
+    def request(self: compare_and_set.Swap, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.life, 1000))
 
-    patch.setattr(swapping.Swap, "request", request)
+    patch.setattr(compare_and_set.Swap, "request", request)
 
 
 def no_delete_after_the_commit(patch: Patch) -> None:
@@ -71,7 +75,7 @@ def no_delete_after_the_commit(patch: Patch) -> None:
 
 def every_token_the_same(patch: Patch) -> None:
     """A lease that lapsed and was granted anew fills by its old holder: reused after expiry."""
-    patch.setattr(leasing, "_kind", lambda _: None)
+    patch.setattr(lease_module, "_kind", lambda _: None)
     from tests.interleavings.explorer import StepClock
 
     patch.setattr(StepClock, "token", lambda _: b"the same for all")
@@ -89,15 +93,15 @@ def quarantine_not_placed(patch: Patch) -> None:
 
 def quarantine_ignored_by_readers(patch: Patch) -> None:
     """A quarantine is taken for a record that may be taken over."""
-    kind_of = leasing._kind
+    kind_of = lease_module._kind
     patch.setattr(
-        leasing, "_kind", lambda record: None if kind_of(record) is Kind.QUARANTINE else kind_of(record)
+        lease_module, "_kind", lambda record: None if kind_of(record) is Kind.QUARANTINE else kind_of(record)
     )
 
 
 def tokens_taken_after_the_load(patch: Patch) -> None:
     """The value is recorded under whatever token its tag has when it is filled."""
-    load_and_fill = leasing.load_and_fill
+    load_and_fill = lease_module.load_and_fill
 
     def late(context: Any, work: Any, keep: Any, tokens: Any) -> Any:
         taken = []
@@ -109,8 +113,8 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
         inner = load_and_fill(context, replace(work, values_of=values_of), keep, present)
         effect = next(inner)
         outcome = yield effect
-        replies = yield Send(reading.token_requests(context, list(tokens)))
-        present.update(reading.tokens_of(list(tokens), replies))
+        replies = yield Send(get_module.token_requests(context, list(tokens)))
+        present.update(get_module.tokens_of(list(tokens), replies))
         try:
             while True:
                 effect = inner.send(outcome)
@@ -119,14 +123,14 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
             return end.value
 
     present: dict[bytes, bytes | None] = {}
-    patch.setattr(leasing, "load_and_fill", late)
+    patch.setattr(lease_module, "load_and_fill", late)
 
 
 def tags_not_compared(patch: Patch) -> None:
     """A value is served whatever token its tag has by now."""
-    judge = reading._judge
+    judge = get_module._judge
     patch.setattr(
-        reading,
+        get_module,
         "_judge",
         lambda context, kind, stored, tokens, take_stale: judge(
             context, kind, stored._replace(tags={}), tokens, take_stale
@@ -234,7 +238,7 @@ class TestStack:
 
     def test_quarantine_not_confirmed(self, article: Article, services: Services, monkeypatch: Patch) -> None:
         """A strict write goes on though its node did not answer."""
-        quarantine = quarantining.quarantine
+        quarantine = quarantine_module.quarantine
 
         def unconfirmed(*arguments: Any) -> Any:
             try:

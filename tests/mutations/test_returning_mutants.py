@@ -10,9 +10,12 @@ import pytest
 from cachebackend import protocol
 from cachebackend.effects import Operation, Reply, Send
 from cachebackend.node import Breaker, Node
-from cachebackend.protocol import Context, clearing, dropping, missed, moving, replaying
-from cachebackend.protocol.missed import MissedDeletes, Owed
-from cachebackend.protocol.swapping import Swap
+from cachebackend.protocol import Context, missed_deletes
+from cachebackend.protocol.cache.compare_and_set import Swap
+from cachebackend.protocol.missed_deletes import MissedDeletes, Owed
+from cachebackend.protocol.ring import clear as clear_module
+from cachebackend.protocol.ring import deletes, ring_change
+from cachebackend.protocol.ring import replay as replay_module
 from tests.interleavings import explorer
 from tests.interleavings.explorer import Clearer, ReaderOfTwo, Scenario, StrictStatement, explore
 from tests.interleavings.test_schedules import FAILS, OLD, RELAY, SCENARIOS
@@ -33,12 +36,12 @@ def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
         def call(keys: Sequence[bytes]) -> tuple[Any, ...]:
             return (b"DEL", *keys)
 
-    patch.setattr(dropping, "_DROP", Plain)
+    patch.setattr(deletes, "_DELETE", Plain)
 
 
 def a_breaker_that_closes_without_replay(patch: Patch) -> None:
     """A probe that is answered is enough."""
-    patch.setattr(replaying, "_tell", nothing)
+    patch.setattr(replay_module, "_tell", nothing)
 
 
 def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
@@ -54,7 +57,7 @@ def a_breaker_that_closes_without_another_look(patch: Patch) -> None:
 
 def a_key_that_is_handed_to_the_outbox_once(patch: Patch) -> None:
     """However long ago."""
-    patch.setattr(missed, "SETTLING_SECONDS", float("inf"))
+    patch.setattr(missed_deletes, "SETTLING_SECONDS", float("inf"))
 
 
 def a_clear_that_the_memory_alone_has(patch: Patch) -> None:
@@ -72,27 +75,27 @@ def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
     """What was warmed from the node meanwhile stays."""
 
     def alone(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[bool]:
-        return not (yield from clearing.wipe(context, pattern, nodes)).failures
+        return not (yield from clear_module.wipe(context, pattern, nodes)).failures
 
     patch.setattr(protocol, "clear_owed", alone)
 
 
 def a_delete_to_the_current_owner_only(patch: Patch) -> None:
     """The other ring is not told."""
-    patch.setattr(moving, "_tell", nothing)
+    patch.setattr(ring_change, "_tell", nothing)
 
 
 def a_delete_in_both_rings_at_once(patch: Patch) -> None:
     """The one at the new owner comes first."""
-    tell = moving._tell
+    tell = ring_change._tell
 
     def tell_after(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Any:
         if context.other is None:
             return []
         return (yield from tell(context, keys, is_owed))
 
-    patch.setattr("cachebackend.protocol.moving.tell_left", nothing)
-    patch.setattr("cachebackend.protocol.writing.tell_entered", tell_after)
+    patch.setattr("cachebackend.protocol.ring.ring_change.tell_left", nothing)
+    patch.setattr("cachebackend.protocol.cache.set.tell_entered", tell_after)
 
 
 def a_warm_read_without_a_lease(patch: Patch) -> None:
@@ -104,7 +107,7 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
         )
         return replies
 
-    patch.setattr(moving, "take", take)
+    patch.setattr(ring_change, "take", take)
 
 
 MUTANTS: dict[Callable[[Patch], None], Scenario] = {

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from cachebackend import protocol
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol.sealing import Sealed
+from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import apply, checkpoints, drains, reading
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article

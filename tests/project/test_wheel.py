@@ -131,7 +131,7 @@ def test_the_wheel_holds_the_library_and_no_more(built: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names > {
         "cachebackend/migrations/0001_initial.py",
-        "cachebackend/protocol/scripts/fold.lua",
+        "cachebackend/protocol/queue/fold.lua",
         "cachebackend/py.typed",
         "cachebackend/static/cachebackend/ring.css",
         "cachebackend/templates/cachebackend/ring.html",

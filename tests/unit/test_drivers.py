@@ -83,7 +83,7 @@ def test_every_node_is_sent_to_before_any_is_read() -> None:
 
 def test_a_script_that_a_node_lacks_is_sent_whole(run: Drive) -> None:
     """NOSCRIPT says that nothing ran; only that call is sent again, with its source."""
-    script = Script("cachebackend.protocol", "ttl")
+    script = Script("cachebackend.protocol.cache", "ttl")
 
     def operation() -> Operation[list[Reply]]:
         return (yield Send([(0, (b"X",)), (0, script.call([b"k"], 5))]))

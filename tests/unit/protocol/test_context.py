@@ -12,7 +12,7 @@ from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
 from cachebackend.ring import Ring
 from cachebackend.stats import Counts, Stats
-from tests.unit.protocol.test_leasing import StillClock
+from tests.unit.protocol.cache.test_lease import StillClock
 
 
 @pytest.fixture

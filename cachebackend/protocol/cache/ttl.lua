@@ -2,7 +2,7 @@
 -- KEYS[1]  the key
 -- ARGV[1]  now, in seconds since 1970
 -- returns  milliseconds; -1: for ever; -2: there is no value
-if not standing(KEYS[1], ARGV[1]) then
+if not readable_value(KEYS[1], ARGV[1]) then
     return -2
 end
 return redis.call('PTTL', KEYS[1])

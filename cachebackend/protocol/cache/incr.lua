@@ -3,7 +3,7 @@
 -- ARGV[1]  now, in seconds since 1970
 -- ARGV[2]  what to add
 -- returns  the sum; nothing if there is no value
-if not standing(KEYS[1], ARGV[1]) then
+if not readable_value(KEYS[1], ARGV[1]) then
     return nil
 end
 return redis.call('INCRBY', KEYS[1], ARGV[2])

@@ -43,8 +43,8 @@ from cachebackend.protocol.context import Context
 
 __all__ = ["quarantine", "unquarantine"]
 
-_QUARANTINE = Script("cachebackend.protocol", "quarantine")
-_UNQUARANTINE = Script("cachebackend.protocol", "unquarantine")
+_QUARANTINE = Script(__package__, "quarantine")
+_UNQUARANTINE = Script(__package__, "unquarantine")
 
 
 def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cachebackend.effects import Command, Operation, Reply, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.dropping import drop
+from cachebackend.protocol.ring.deletes import delete_command
 
 __all__ = ["clear", "clear_owed", "flush", "sweep", "wipe"]
 
@@ -51,7 +51,7 @@ def wipe(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[Wi
             if cursors[node] == b"0":
                 del cursors[node]
             if keys:
-                drops.append((node, drop(keys)))
+                drops.append((node, delete_command(keys)))
         counts = (yield Send(drops)) if drops else []
         for (node, _), count in zip(drops, counts, strict=True):
             if isinstance(count, RingCacheError):
@@ -160,6 +160,6 @@ def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int
             strays = [key for key in keys if context.ring.owner(key) != node]
             foreign += len(strays)
             if strays and delete:
-                yield Send([(node, drop(strays))])
+                yield Send([(node, delete_command(strays))])
         tell(looked)
     return foreign

@@ -30,12 +30,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cachebackend.effects import Operation, Send
+from cachebackend.protocol.cache.compare_and_set import FOR_EVER, Swap, take
+from cachebackend.protocol.cache.fill import Want
+from cachebackend.protocol.cache.get import may_move
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.filling import Want
-from cachebackend.protocol.gutter import tell_gutter
-from cachebackend.protocol.reading import may_move
-from cachebackend.protocol.swapping import FOR_EVER, Swap, take
-from cachebackend.protocol.telling import tell
+from cachebackend.protocol.ring.deletes import tell
+from cachebackend.protocol.ring.gutter import tell_gutter
 
 __all__ = ["tell_entered", "tell_first", "tell_left", "warm"]
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, RecordError
+from cachebackend.protocol.cache.near_reads import Copies
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.copies import Copies
 
 __all__ = [
     "NOT_PLAIN",
@@ -37,7 +37,7 @@ __all__ = [
     "vouchers_of",
 ]
 
-_TTL = Script("cachebackend.protocol", "ttl", "standing")
+_TTL = Script(__package__, "ttl", "readable_value")
 _MISS = object()
 #: In the place of a value: the record says more than its value, or is none.
 NOT_PLAIN: Any = object()

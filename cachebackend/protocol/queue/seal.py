@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
-from cachebackend.protocol.folding import FSYNC_MS
-from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
-from cachebackend.protocol.placing import Place
+from cachebackend.protocol.queue.fold import FSYNC_MS
+from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.queue_state import Place
 
 __all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
 
-_SEAL = Script("cachebackend.protocol", "seal")
-_CLOSE = Script("cachebackend.protocol", "close")
+_SEAL = Script(__package__, "seal")
+_CLOSE = Script(__package__, "close")
 
 
 class Sealed(NamedTuple):

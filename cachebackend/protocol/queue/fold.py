@@ -13,11 +13,11 @@ from cachebackend.errors import (
     WriteBehindDamagedError,
     WriteBehindUnknownError,
 )
-from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "found_of"]
 
-_FOLD = Script("cachebackend.protocol", "fold")
+_FOLD = Script(__package__, "fold")
 #: What a node says of a row that it folded.
 OK = b"ok"
 #: Milliseconds that a node may take to have its file on the disk; it does so once a second.

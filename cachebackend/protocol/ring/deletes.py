@@ -1,15 +1,25 @@
-"""Deletes at nodes that are not, or not only, a key's owner; what they do not confirm is noted."""
+"""Deletes at named nodes: the command, and what happens when a node does not confirm it.
+
+A delete removes whatever a key holds, except a quarantine: only its writer ends that (see
+``protocol.cache.quarantine``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cachebackend.effects import Operation, Send
+from cachebackend.effects import Operation, Script, ScriptCall, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.dropping import drop
 
-__all__ = ["tell"]
+__all__ = ["delete_command", "tell"]
+
+_DELETE = Script(__package__, "delete")
+
+
+def delete_command(keys: Sequence[bytes]) -> ScriptCall:
+    """Return the command that deletes keys of one node; its reply is the number of keys deleted."""
+    return _DELETE.call(keys)
 
 
 def tell(context: Context, groups: Mapping[int, Sequence[bytes]], *, is_owed: bool) -> Operation[list[bytes]]:
@@ -22,7 +32,7 @@ def tell(context: Context, groups: Mapping[int, Sequence[bytes]], *, is_owed: bo
     """
     if not groups:
         return []
-    replies = yield Send([(node, drop(group)) for node, group in groups.items()])
+    replies = yield Send([(node, delete_command(group)) for node, group in groups.items()])
     left: list[bytes] = []
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):

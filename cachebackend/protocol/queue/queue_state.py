@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError
-from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 
 __all__ = ["Place", "dirty", "node_settings", "numbers_of", "pairs_of", "places"]
 

@@ -14,11 +14,11 @@ from typing import TypeAlias
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.partitions import QueueContext
+from cachebackend.protocol.queue.partition import QueueContext
 
 __all__ = ["add_counts", "counts_of", "note_time"]
 
-_COUNT = Script("cachebackend.protocol", "count")
+_COUNT = Script(__package__, "count")
 #: On how many nodes a hash is kept, if there are so many.
 COPIES = 2
 #: What a node can add to.

@@ -4,7 +4,7 @@
 -- ARGV[2]  the record
 -- ARGV[3]  time to live in milliseconds; 0: end it; -1: for ever
 -- returns  1 if there was a value, else 0
-if not standing(KEYS[1], ARGV[1]) then
+if not readable_value(KEYS[1], ARGV[1]) then
     return 0
 end
 if ARGV[3] == '0' then

@@ -13,9 +13,9 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.codec import Refresh, claimed, lease_record
 from cachebackend.effects import Load, Operation, Reply, Script, Send
+from cachebackend.protocol.cache.compare_and_set import FOR_EVER, KEEP_TTL, PutNew, Step, Swap, take
+from cachebackend.protocol.cache.get import Found
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.reading import Found
-from cachebackend.protocol.swapping import FOR_EVER, KEEP_TTL, PutNew, Step, Swap, take
 
 __all__ = [
     "MISSING",
@@ -30,7 +30,7 @@ __all__ = [
     "record_of",
 ]
 
-_RELEASE = Script("cachebackend.protocol", "release")
+_RELEASE = Script(__package__, "release")
 
 #: A loader that returns this has nothing to cache; the reader is given it as it is.
 MISSING = object()

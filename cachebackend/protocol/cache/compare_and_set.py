@@ -15,7 +15,7 @@ from cachebackend.protocol.context import Context
 
 __all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "put_new", "take"]
 
-_SWAP = Script("cachebackend.protocol", "swap", "store")
+_SWAP = Script(__package__, "compare_and_set", "store")
 
 #: Times to live that are no milliseconds.
 FOR_EVER = -1

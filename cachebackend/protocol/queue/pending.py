@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
-from cachebackend.protocol.partitions import DIRTY, Partition, QueueContext, checked
-from cachebackend.protocol.placing import Place, numbers_of, pairs_of
+from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.queue_state import Place, numbers_of, pairs_of
 
 __all__ = ["Pending", "contents", "pending", "renumber"]
 
-_PENDING = Script("cachebackend.protocol", "pending")
-_RENUMBER = Script("cachebackend.protocol", "renumber")
+_PENDING = Script(__package__, "pending")
+_RENUMBER = Script(__package__, "renumber")
 
 #: Fields that a node hands over at once, so that it stays responsive.
 SCAN_COUNT = 5000

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.protocol.cache.compare_and_set import FOR_EVER
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.dropping import drop
-from cachebackend.protocol.moving import tell_entered, tell_first
-from cachebackend.protocol.swapping import FOR_EVER
+from cachebackend.protocol.ring.deletes import delete_command
+from cachebackend.protocol.ring.ring_change import tell_entered, tell_first
 
 __all__ = [
     "add",
@@ -36,11 +36,11 @@ __all__ = [
     "was_stored",
 ]
 
-_ADD = Script("cachebackend.protocol", "add", "standing", "store")
-_INCR = Script("cachebackend.protocol", "incr", "standing")
-_REPLACE = Script("cachebackend.protocol", "replace", "standing", "store")
-_TOUCH = Script("cachebackend.protocol", "touch", "standing")
-_STALE = Script("cachebackend.protocol", "stale")
+_ADD = Script(__package__, "add", "readable_value", "store")
+_INCR = Script(__package__, "incr", "readable_value")
+_REPLACE = Script(__package__, "replace", "readable_value", "store")
+_TOUCH = Script(__package__, "touch", "readable_value")
+_STALE = Script(__package__, "make_stale")
 K = TypeVar("K")
 
 
@@ -52,7 +52,7 @@ def expiry(ttl_ms: int | None) -> int:
 def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> tuple[int, Command]:
     node = context.home(key)
     if ttl_ms is not None and ttl_ms <= 0:
-        return node, drop([key])
+        return node, delete_command([key])
     life = context.life_at(node, FOR_EVER if ttl_ms is None else ttl_ms)
     return node, set_command(key, record, None if life == FOR_EVER else life)
 
@@ -200,7 +200,7 @@ def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete whatever the key holds; return whether it held a value or a lease."""
     node = context.ring.owner(key)
     yield from tell_first(context, [key])
-    [reply] = yield Send([(node, drop([key]))])
+    [reply] = yield Send([(node, delete_command([key]))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
     return bool(context.settle(reply, 0))
@@ -229,7 +229,7 @@ def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
     """
     left = yield from tell_first(context, keys, is_owed=is_owed)
     groups = context.ring.by_owner((key, key) for key in keys)
-    replies = yield Send([(node, drop(group)) for node, group in groups.items()])
+    replies = yield Send([(node, delete_command(group)) for node, group in groups.items()])
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
             context.stats.cell.node_failures += 1

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import RingCacheError
-from cachebackend.protocol.clearing import wipe
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.dropping import drop
-from cachebackend.protocol.missed import Outbox, Owed
+from cachebackend.protocol.missed_deletes import Outbox, Owed
+from cachebackend.protocol.ring.clear import wipe
+from cachebackend.protocol.ring.deletes import delete_command
 
 __all__ = ["replay", "replay_missed"]
 
@@ -56,7 +56,7 @@ def _tell(context: Context, node: int, owed: Owed) -> Operation[None]:
             for failure in wiped.failures.values():
                 raise failure
     for at in range(0, len(owed.keys), KEYS_AT_ONCE):
-        [reply] = yield Send([(node, drop(owed.keys[at : at + KEYS_AT_ONCE]))])
+        [reply] = yield Send([(node, delete_command(owed.keys[at : at + KEYS_AT_ONCE]))])
         if isinstance(reply, RingCacheError):
             raise reply
     context.stats.cell.deletes_replayed += len(owed.keys)

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 from cachebackend.effects import Operation
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.telling import tell
+from cachebackend.protocol.ring.deletes import tell
 
 __all__ = ["tell_gutter"]
 

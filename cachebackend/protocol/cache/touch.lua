@@ -4,7 +4,7 @@
 -- ARGV[2]  time to live in milliseconds; 0: delete whatever stands; -1: for ever
 -- ARGV[3]  until when a loaded value is fresh then; 8 bytes
 -- returns  1 if there is a value, else 0
-local record = standing(KEYS[1], ARGV[1])
+local record = readable_value(KEYS[1], ARGV[1])
 if ARGV[2] == '0' then
     redis.call('DEL', KEYS[1])
     return record and 1 or 0

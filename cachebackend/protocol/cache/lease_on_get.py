@@ -14,11 +14,11 @@ from typing import Any, TypeAlias, TypeVar
 from cachebackend.codec import lease_record
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
+from cachebackend.protocol.cache.compare_and_set import FOR_EVER, PutNew, Swap, take
+from cachebackend.protocol.cache.get import get, get_many
+from cachebackend.protocol.cache.set import delete, delete_many
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.moving import tell_entered, tell_left
-from cachebackend.protocol.reading import get, get_many
-from cachebackend.protocol.swapping import FOR_EVER, PutNew, Swap, take
-from cachebackend.protocol.writing import delete, delete_many
+from cachebackend.protocol.ring.ring_change import tell_entered, tell_left
 
 __all__ = [
     "HIT",
@@ -32,7 +32,7 @@ __all__ = [
 
 #: What a miss left the reader with: a record that it may fill over; None: another has it.
 Lease: TypeAlias = bytes | None
-_RELEASE = Script("cachebackend.protocol", "release")
+_RELEASE = Script(__package__, "release")
 K = TypeVar("K")
 
 #: In the place of a lease: there was a value.

@@ -42,11 +42,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from cachebackend.codec import Kind, kind_of, tag_record
 from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
-from cachebackend.protocol.context import Context
-from cachebackend.protocol.copies import Copies
-from cachebackend.protocol.filling import MISSING, Keep, Loader, Want, Work, load_and_fill
-from cachebackend.protocol.moving import warm
-from cachebackend.protocol.reading import (
+from cachebackend.protocol.cache.compare_and_set import PutNew, take
+from cachebackend.protocol.cache.fill import MISSING, Keep, Loader, Want, Work, load_and_fill
+from cachebackend.protocol.cache.get import (
     NOT_PLAIN,
     Found,
     good_for,
@@ -58,8 +56,10 @@ from cachebackend.protocol.reading import (
     tokens_of,
     vouchers_of,
 )
-from cachebackend.protocol.swapping import PutNew, take
-from cachebackend.protocol.writing import delete
+from cachebackend.protocol.cache.near_reads import Copies
+from cachebackend.protocol.cache.set import delete
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.ring_change import warm
 from cachebackend.tracing import begin
 
 __all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]

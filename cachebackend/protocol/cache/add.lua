@@ -4,7 +4,7 @@
 -- ARGV[2]  the record
 -- ARGV[3]  time to live in milliseconds; 0: do not store; -1: for ever
 -- returns  1 if there was none (a lease is revoked, a quarantine is left alone), else 0
-if standing(KEYS[1], ARGV[1]) then
+if readable_value(KEYS[1], ARGV[1]) then
     return 0
 end
 local record = redis.pcall('GET', KEYS[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.protocol.missed import EVERYTHING, SETTLING_SECONDS, MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import EVERYTHING, SETTLING_SECONDS, MissedDeletes, Owed
 from tests.unit.node.test_breaker import HeldClock
 
 LIMIT = 3

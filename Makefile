@@ -33,8 +33,8 @@ SECONDS ?= 60
 
 soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
-	@$(BIN)/python -m tests.live.growing
-	@$(BIN)/python -m tests.live.landing --seconds $$((4 * $(SECONDS)))
+	@$(BIN)/python -m tests.live.ring_growth
+	@$(BIN)/python -m tests.live.drain_checker --seconds $$((4 * $(SECONDS)))
 	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py

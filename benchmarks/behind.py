@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.enqueue import make_rows, plain_rows
 from benchmarks.herd import set_up
-from cacheproject.launch import MANAGE, celery_worker
+from cacheproject.processes import MANAGE, celery_worker
 from cacheproject.services import Services
 
 ROUNDS, ROWS = 5, 20_000

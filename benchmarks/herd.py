@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cacheproject.launch import call_after_setup
+from cacheproject.processes import call_after_setup
 from cacheproject.services import Services
 
 PROCESSES, THREADS = 8, 25

@@ -15,8 +15,8 @@ class CacheBackendConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, keep what nodes miss in the outbox, and fold the counters."""
         from cachebackend import checks, invalidation
-        from cachebackend.backend import farewell
+        from cachebackend.telemetry import shutdown
 
         checks.register_checks()
         invalidation.watch_missed()
-        farewell.connect()
+        shutdown.connect()

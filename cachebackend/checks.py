@@ -13,9 +13,9 @@ from django.db import connections, router
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import InvalidatingQuerySet
-from cachebackend.invalidation.caught import triggered_models
-from cachebackend.invalidation.dependents import dependents_of, watched_models
 from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.invalidation.trigger_rows import triggered_models
+from cachebackend.invalidation.watched import dependents_of, watched_models
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.peers import GLOBAL_SETTINGS

@@ -27,12 +27,12 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from cachebackend.admin.figures import AliasFigures, alias_figures, attempt, queue_figures
-from cachebackend.backend.beats import last_beats
-from cachebackend.backend.counting import counts_in_all, drains_in_all
 from cachebackend.conf import ring_aliases
+from cachebackend.counters import Counts, DrainCounts
 from cachebackend.histogram import Histogram
-from cachebackend.stats import Counts, DrainCounts
+from cachebackend.monitoring import AliasFigures, alias_figures, attempt, queue_figures
+from cachebackend.telemetry.heartbeat import last_beats
+from cachebackend.telemetry.publisher import counts_in_all, drains_in_all
 
 __all__ = ["RingCollector", "metrics"]
 

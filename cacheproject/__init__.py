@@ -1,5 +1,5 @@
 """A small real project that uses ``cachebackend`` and ``workers``, and the services it runs on."""
 
-from cacheproject.celery import app as celery_app
+from workers.app import app as celery_app
 
 __all__ = ["celery_app"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import environ
 
-from workers.schedule import beat_schedule
+from cachebackend.schedule import beat_schedule
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -24,7 +24,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "cachebackend",
-    "workers",
     "cacheproject.demo",
 ]
 MIDDLEWARE = [

@@ -60,7 +60,7 @@ def _default(field: Any) -> str:
 
 def _counters(name: str) -> str:
     """Return a table of the counters of a class."""
-    counts = getattr(import_module("cachebackend.stats"), name)
+    counts = getattr(import_module("cachebackend.counters"), name)
     texts = attributes_of(counts.__doc__)
     return _table(
         ("counter", "what counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(counts)]

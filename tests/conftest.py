@@ -12,9 +12,9 @@ from django.core.cache import caches
 from django.db import connection
 
 from cachebackend.backend import RingCache
+from cachebackend.counters import Stats
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
-from cachebackend.stats import Stats
 from cacheproject.services import Services
 
 

@@ -1,5 +1,4 @@
-"""The Celery side: thin tasks over the plain functions of ``cachebackend``.
+"""This project's Celery workers: the app, its queues and routes.
 
-``tasks`` may run twice at once and any number of times; ``schedule`` says when. Nothing
-in ``cachebackend`` knows of this package.
+The tasks themselves belong to ``cachebackend.tasks``; another project writes its own app.
 """

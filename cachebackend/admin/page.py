@@ -14,8 +14,12 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from cachebackend.admin.actions import ActionForm, log_action
-from cachebackend.admin.drawing import line_chart, ring_picture
-from cachebackend.admin.figures import (
+from cachebackend.admin.charts import line_chart, ring_picture
+from cachebackend.admin.tiles import tiles
+from cachebackend.conf import ring_aliases
+from cachebackend.errors import RingCacheError
+from cachebackend.models import Ring
+from cachebackend.monitoring import (
     AliasFigures,
     Fault,
     alias_figures,
@@ -24,11 +28,7 @@ from cachebackend.admin.figures import (
     key_figures,
     queue_figures,
 )
-from cachebackend.admin.glance import tiles
-from cachebackend.admin.words import moment, percentiles
-from cachebackend.conf import ring_aliases
-from cachebackend.errors import RingCacheError
-from cachebackend.models import Ring
+from cachebackend.monitoring.formatting import moment, percentiles
 
 __all__ = ["RingAdmin"]
 

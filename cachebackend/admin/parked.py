@@ -14,9 +14,9 @@ from django.template.response import TemplateResponse
 from cachebackend import writebehind
 from cachebackend.admin.actions import log_action
 from cachebackend.models import ParkedWrite
-from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reading import words_of
+from cachebackend.writebehind.reads import words_of
 
 __all__ = ["ParkedWriteAdmin"]
 

@@ -7,6 +7,6 @@ know. Nothing here decides how an operation works.
 
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.cache import RingCache
-from cachebackend.backend.keyed import Tag, Timeout
+from cachebackend.backend.keys import Tag, Timeout
 
 __all__ = ["RingCache", "Tag", "Timeout", "ring_cache"]

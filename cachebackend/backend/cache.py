@@ -10,8 +10,8 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
-from cachebackend.backend.dropin import DropInMethods
-from cachebackend.backend.keyed import LONGEST_KEY, Tag, Timeout, is_safe
+from cachebackend.backend.extras import DropInMethods
+from cachebackend.backend.keys import LONGEST_KEY, Tag, Timeout, is_safe
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
 from cachebackend.errors import NodeUnavailableError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cachebackend.client.base import CLIENTS, Client
 from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.counters import DrainCounts, Stats
 from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker
 from cachebackend.options import WriteBehindOptions
@@ -11,7 +12,6 @@ from cachebackend.protocol import QueueContext
 from cachebackend.protocol.queue.fold import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.ring import Ring
-from cachebackend.stats import DrainCounts, Stats
 
 __all__ = ["QueueClient"]
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from cachebackend.client.base import CLIENTS
-from cachebackend.client.replaying import Replay
+from cachebackend.client.replay import Replay
 from cachebackend.client.single import SingleKeyClient
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
+from cachebackend.counters import Counts, Stats
 from cachebackend.drivers import Later
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Tracking
@@ -21,7 +22,6 @@ from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.missed_deletes import Outbox, Owed
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 
 __all__ = ["RingClient"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cachebackend.client.base import Client
+from cachebackend.counters import Counts, Stats
 from cachebackend.drivers import Later, load
 from cachebackend.effects import Reply, is_unknown_script
 from cachebackend.errors import NodeUnavailableError
@@ -21,7 +22,6 @@ from cachebackend.protocol.cache.get import NOT_PLAIN, plain_value
 from cachebackend.protocol.cache.set import set_command, was_deleted, was_stored
 from cachebackend.protocol.ring.deletes import delete_command
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 
 __all__ = ["SingleKeyClient"]
 

@@ -6,13 +6,13 @@ changes; ``transactions`` deletes after the commit, never before it; ``outbox`` 
 how keys are read or filled.
 """
 
-from cachebackend.invalidation.dependents import Dependent
-from cachebackend.invalidation.missed import watch_missed
+from cachebackend.invalidation.missed_deletes import watch_missed
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import Relayed, outbox_lag, relay
 from cachebackend.invalidation.signals import watch
 from cachebackend.invalidation.tags import invalidate
 from cachebackend.invalidation.transactions import invalidate_rows
+from cachebackend.invalidation.watched import Dependent
 
 __all__ = [
     "Dependent",

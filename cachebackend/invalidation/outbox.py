@@ -21,7 +21,7 @@ import ormsgpack
 from django.apps import apps
 from django.db import connections, router
 
-from cachebackend.invalidation.caught import keys_of_caught
+from cachebackend.invalidation.trigger_rows import keys_of_caught
 from cachebackend.models import OutboxRow
 
 __all__ = ["INTENT_SECONDS", "drop", "has_outbox", "keys_in", "owe", "owing"]

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from django.db import models, transaction
 
 from cachebackend.conf import ring_aliases
-from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of, watch
 from cachebackend.invalidation.tags import ModelTags
 from cachebackend.invalidation.transactions import invalidate_rows, prepare_write
+from cachebackend.invalidation.watched import dependents_of
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
 

@@ -12,11 +12,11 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from cachebackend.backend.beats import beat
-from cachebackend.invalidation.batches import clear_node, delete_keys, nodes_to_clear
 from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in, owing
+from cachebackend.invalidation.pending import clear_node, delete_keys, nodes_to_clear
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
+from cachebackend.telemetry.heartbeat import beat
 
 __all__ = ["SETTLING_SECONDS", "Relayed", "outbox_lag", "relay"]
 

@@ -7,18 +7,18 @@ from typing import Any
 from django.db import connections, models
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from cachebackend.invalidation.dependents import (
-    Dependent,
-    dependents_of,
-    register,
-    shares_rows,
-    watched_models,
-)
 from cachebackend.invalidation.transactions import (
     finish_write,
     invalidate_rows,
     is_in_transaction,
     prepare_write,
+)
+from cachebackend.invalidation.watched import (
+    Dependent,
+    dependents_of,
+    register,
+    shares_rows,
+    watched_models,
 )
 
 __all__ = ["row_of", "watch"]

@@ -23,10 +23,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.clock import SYSTEM_CLOCK, Seldom
 from cachebackend.conf import ring_aliases, ring_options
-from cachebackend.invalidation.batches import Batch
-from cachebackend.invalidation.caught import adopt_caught, caught_of
-from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.outbox import drop, owe
+from cachebackend.invalidation.pending import Batch
+from cachebackend.invalidation.trigger_rows import adopt_caught, caught_of
+from cachebackend.invalidation.watched import dependents_of
 
 __all__ = ["finish_write", "invalidate_rows", "is_in_transaction", "is_pending", "prepare_write"]
 

@@ -14,9 +14,9 @@ from django.apps import apps
 from django.db import models
 from django.db.models.signals import class_prepared
 
-from cachebackend.invalidation.caught import has_triggers, note_triggers
-from cachebackend.invalidation.dependents import dependents_of
-from cachebackend.invalidation.listening import CHANNEL
+from cachebackend.invalidation.relay_listener import CHANNEL
+from cachebackend.invalidation.trigger_rows import has_triggers, note_triggers
+from cachebackend.invalidation.watched import dependents_of
 from cachebackend.models import OutboxRow
 
 __all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers"]

@@ -1,33 +1,56 @@
-"""What commands print: tables that fit a terminal, and plain text elsewhere."""
+"""Tables that commands print: aligned columns, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import IO, Any, cast
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Protocol
 
 __all__ = ["print_table"]
 
-#: What a table may take where nobody says how wide the paper is.
+#: Columns that a table may use where the output is not a terminal.
 PLAIN_WIDTH = 80
+_GAP = "  "
 
 
-def print_table(out: object, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows under their names, each cell as it is; nothing if there are none.
+class _Output(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
+def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print rows under the names of their columns; print nothing if there are no rows.
 
     Args:
         out: What a command writes to.
-        names: The columns.
-        rows: For each row its cells.
+        names: The names of the columns.
+        rows: The cells of each row.
     """
-    table = Table(*names, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # a str is markup to rich
-    if table.row_count:
-        file = cast("IO[str]", out)  # Django's wrapper writes as a file does
-        is_terminal = bool(getattr(out, "isatty", bool)())
-        options: dict[str, Any] = {} if is_terminal else {"width": PLAIN_WIDTH}
-        Console(file=file, **options).print(table)
+    table = [list(names), *([str(cell) for cell in row] for row in rows)]
+    if len(table) == 1:
+        return
+    is_terminal = bool(getattr(out, "isatty", bool)())
+    widths = _widths(table, shutil.get_terminal_size().columns if is_terminal else PLAIN_WIDTH)
+    text = "\n".join(line for row in table for line in _lines(row, widths))
+    out.write(f"{text}\n")
+
+
+def _widths(table: Sequence[Sequence[str]], limit: int) -> list[int]:
+    """Return the width of each column; the widest ones shrink until the table fits."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > limit and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Return the lines of one row: as many as its highest cell has."""
+    cells = [
+        [cell] if len(cell) <= width else textwrap.wrap(cell, width)
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    return [
+        _GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*cells, fillvalue="")
+    ]

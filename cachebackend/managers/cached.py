@@ -15,7 +15,7 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
 from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_in_transaction, is_pending
-from cachebackend.managers.filling import may_fill
+from cachebackend.managers.fill_rules import may_fill
 from cachebackend.managers.keys import RowKeys
 from cachebackend.managers.rows import RowShape
 

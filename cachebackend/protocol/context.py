@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from cachebackend.clock import Clock, Seldom
 from cachebackend.codec import Codec
+from cachebackend.counters import Counts, Stats
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 
 __all__ = ["Context", "Gutter", "OtherRing"]
 

@@ -20,8 +20,8 @@ from django.test import override_settings
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
 from cachebackend.conf import BACKENDS, ring_aliases
-from cachebackend.invalidation.dependents import dependents_of
 from cachebackend.invalidation.signals import row_of
+from cachebackend.invalidation.watched import dependents_of
 
 __all__ = ["assert_invalidates", "empty_ring"]
 

@@ -10,8 +10,8 @@ is, ``repairing`` lets go on what stopped. Celery tasks over these are in ``work
 from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, seal_dirty
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.manager import WriteBehindManager
-from cachebackend.writebehind.parking import Retried, discard, retry
-from cachebackend.writebehind.repairing import Fault, find_faults, repair
+from cachebackend.writebehind.parked import Retried, discard, retry
+from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 
 __all__ = [

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from xxhash import xxh3_64_hexdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
-from cachebackend.invalidation.dependents import dependents_of
+from cachebackend.invalidation.watched import dependents_of
 from cachebackend.writebehind.batch import CREATED, DELETED, Alike, Shape, alike, rows_of
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.wire import NULL, wire_of

@@ -30,7 +30,7 @@ from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import Queues, refuse_other_times
-from cachebackend.writebehind.parking import apply_or_park
+from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
 
 __all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]

@@ -19,7 +19,7 @@ from cachebackend.errors import (
     WriteBehindRefusedError,
 )
 from cachebackend.protocol import Folded, Partition, RowWrite
-from cachebackend.writebehind import reading
+from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import note_model, project_queue
 
@@ -160,17 +160,17 @@ class WriteBehindManager(Generic[M]):
 
     def in_bulk(self, pks: Iterable[Any]) -> dict[Any, M]:
         """Return the rows that there are of these, by primary key, as ``get`` has them."""
-        return reading.merged(self.rows, list(pks))
+        return reads.merged(self.rows, list(pks))
 
     async def ain_bulk(self, pks: Iterable[Any]) -> dict[Any, M]:
         """Return the rows that there are of these, as ``in_bulk``."""
         return await sync_to_async(self.in_bulk)(pks)
 
-    def pending(self, pk: Any) -> list[reading.PendingBatch]:
+    def pending(self, pk: Any) -> list[reads.PendingBatch]:
         """Return what is queued of a row and has not landed, a batch each, in their order."""
-        return reading.pending(self.rows, pk)
+        return reads.pending(self.rows, pk)
 
-    async def apending(self, pk: Any) -> list[reading.PendingBatch]:
+    async def apending(self, pk: Any) -> list[reads.PendingBatch]:
         """Return what is queued of a row, as ``pending``."""
         return await sync_to_async(self.pending)(pk)
 

@@ -49,7 +49,7 @@ def make_pictures(services: Services, seconds: float) -> None:
     from django.core.management import call_command
 
     from cacheproject.demo.load import Load, seed
-    from cacheproject.launch import celery_worker, free_port, site
+    from cacheproject.processes import celery_worker, free_port, site
 
     call_command("migrate", verbosity=0, interactive=False)
     seed()

@@ -11,8 +11,8 @@ from django.contrib.auth.models import Permission, User
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cachebackend import RingCache
-from cachebackend.backend.beats import beat
-from cachebackend.backend.counting import fold_counts
+from cachebackend.telemetry.heartbeat import beat
+from cachebackend.telemetry.publisher import fold_counts
 from cacheproject.services import Services
 from tests.browser.chromium import CHROMIUM, launch
 

@@ -10,8 +10,8 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache
-from cachebackend.backend.beats import beat, last_beats
-from cachebackend.backend.counting import counts_by_minute, counts_in_all, fold_counts
+from cachebackend.telemetry.heartbeat import beat, last_beats
+from cachebackend.telemetry.publisher import counts_by_minute, counts_in_all, fold_counts
 from tests.fuzz.mutants import count, mutant
 
 pytestmark = [

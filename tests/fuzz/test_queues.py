@@ -15,9 +15,9 @@ from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.protocol.queue.partition import DIRTY
-from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reading import words_of
+from cachebackend.writebehind.reads import words_of
 from tests.fuzz.mutants import count, mutant
 from tests.integration.test_writebehind_rows import one_partition
 from tests.shop.models import Meter

@@ -12,9 +12,9 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache, protocol
-from cachebackend.admin.figures import key_figures
 from cachebackend.codec import Codec
 from cachebackend.errors import CodecError
+from cachebackend.monitoring import key_figures
 from cachebackend.testing import empty_ring
 from tests.fuzz.mutants import BOMB, LOADED, count, mutant
 

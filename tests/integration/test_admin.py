@@ -16,12 +16,12 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache
-from cachebackend.admin.drawing import line_chart, ring_picture
-from cachebackend.admin.figures import NodeFigures
-from cachebackend.admin.words import moment
-from cachebackend.backend.beats import beat
+from cachebackend.admin.charts import line_chart, ring_picture
 from cachebackend.invalidation.outbox import keys_in, owe
 from cachebackend.models import OutboxRow, ParkedWrite
+from cachebackend.monitoring import NodeFigures
+from cachebackend.monitoring.formatting import moment
+from cachebackend.telemetry.heartbeat import beat
 from cacheproject.services import Services
 
 pytestmark = [
@@ -118,7 +118,7 @@ def test_a_worker_that_is_away_is_told_with_since_when(
     assert "No worker runs relay and tick: start one, with beat." in client.get(url).content.decode()
     with monkeypatch.context() as earlier:
         then = time.time() - 300
-        earlier.setattr("cachebackend.backend.beats.time", SimpleNamespace(time=lambda: then))
+        earlier.setattr("cachebackend.telemetry.heartbeat.time", SimpleNamespace(time=lambda: then))
         beat("tick")
     beat("relay")
     page = client.get(url).content.decode()

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 
 from cachebackend import RingCache
 from cachebackend.invalidation import outbox
-from cachebackend.managers.auditing import audit, cached_managers
+from cachebackend.managers.audit import audit, cached_managers
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
@@ -112,9 +112,9 @@ def test_bad_words_are_told() -> None:
 
 def test_the_audit_task_runs(articles: list[Article]) -> None:
     """In place, as Celery would; all is right, so nothing is waited for."""
-    from workers.schedule import beat_schedule
-    from workers.tasks import audit as task
+    from cachebackend.schedule import beat_schedule
+    from cachebackend.tasks import audit as task
 
     assert task.apply().get() == 0
-    assert set(beat_schedule()) == {"workers.tick", "workers.relay"}
-    assert set(beat_schedule(audit_interval=3600)) == {"workers.tick", "workers.relay", "workers.audit"}
+    assert set(beat_schedule()) == {"ringcache.tick", "ringcache.relay"}
+    assert set(beat_schedule(audit_interval=3600)) == {"ringcache.tick", "ringcache.relay", "ringcache.audit"}

@@ -21,11 +21,14 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache, invalidation
-from cachebackend.admin.figures import alias_figures
-from cachebackend.admin.figures.nodes import MINUTES
-from cachebackend.backend import counting, farewell
-from cachebackend.backend.beats import beat, last_beats
-from cachebackend.backend.counting import (
+from cachebackend.clock import SYSTEM_CLOCK, Seldom
+from cachebackend.counters import Counts, Stats
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.monitoring import alias_figures
+from cachebackend.monitoring.ring import MINUTES
+from cachebackend.telemetry import publisher, shutdown
+from cachebackend.telemetry.heartbeat import beat, last_beats
+from cachebackend.telemetry.publisher import (
     counts_by_minute,
     counts_in_all,
     drains_by_minute,
@@ -33,19 +36,16 @@ from cachebackend.backend.counting import (
     fold_all,
     fold_counts,
 )
-from cachebackend.clock import SYSTEM_CLOCK, Seldom
-from cachebackend.errors import NodeUnavailableError
-from cachebackend.stats import Counts, Stats
-from cacheproject.launch import free_port
+from cacheproject.processes import free_port
 from cacheproject.services import Services
-from tests.integration import endings
+from tests.integration import process_exits
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-ENDINGS = [sys.executable, "-m", endings.__name__]
+ENDINGS = [sys.executable, "-m", process_exits.__name__]
 
 
 def start(*command: str, **named: Any) -> subprocess.Popen[bytes]:
@@ -81,7 +81,7 @@ def away(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
 
 def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> None:
     """Exactly, though they end right after: by themselves, by a signal, or as another's child."""
-    ring_cache.set(endings.THERE, 1)
+    ring_cache.set(process_exits.THERE, 1)
     ways = {"exit": 17, "sigterm": 40, "fork": 23, "spawn": 55}
     processes = {way: start(*ENDINGS, way, str(times), stdout=subprocess.PIPE) for way, times in ways.items()}
     by_signal = processes["sigterm"]
@@ -102,12 +102,17 @@ def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> Non
 
 def test_a_server_that_is_stopped_has_folded_all(ring_cache: RingCache) -> None:
     """Gunicorn, whose workers end in order."""
-    ring_cache.set(endings.THERE, 1)
+    ring_cache.set(process_exits.THERE, 1)
     port = free_port(0)
     options = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--log-level", "critical"]
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # it is no path
         server = start(
-            sys.executable, "-m", "gunicorn", f"{endings.__name__}:application", *options, stderr=nowhere
+            sys.executable,
+            "-m",
+            "gunicorn",
+            f"{process_exits.__name__}:application",
+            *options,
+            stderr=nowhere,
         )
     try:
         for _ in range(20):
@@ -132,16 +137,16 @@ def ask_once_it_listens(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services: Services) -> None:
     """Celery, whose children end without Python's farewell."""
-    ring_cache.set(endings.THERE, 1)
-    with endings.app.connection_for_write() as connection:
+    ring_cache.set(process_exits.THERE, 1)
+    with process_exits.app.connection_for_write() as connection:
         broker: redis.Redis = connection.default_channel.client
         for times in (3, 4, 5, 6):
-            endings.count_in_task.delay(times)
-        words = ["--quiet", "-A", endings.__name__, "worker", "-P", "prefork", "-c", "2", "-l", "error"]
+            process_exits.count_in_task.delay(times)
+        words = ["--quiet", "-A", process_exits.__name__, "worker", "-P", "prefork", "-c", "2", "-l", "error"]
         words += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         worker = start(sys.executable, "-m", "celery", *words)
         try:
-            done = [broker.blpop([f"{endings.QUEUE}:done"], 60) for _ in range(4)]
+            done = [broker.blpop([f"{process_exits.QUEUE}:done"], 60) for _ in range(4)]
         finally:
             worker.terminate()
             worker.wait(60)
@@ -157,7 +162,7 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with ring_cache.client.stats._lock, farewell._lock:
+        with ring_cache.client.stats._lock, shutdown._lock:
             held.set()
             forked.wait()
 
@@ -167,9 +172,9 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        Stats.on_thread = farewell._begin
+        Stats.on_thread = shutdown._begin
         ring_cache.get("k")
-        farewell.fold_last()
+        shutdown.fold_last()
         os._exit(0)
     forked.set()
     holder.join()
@@ -202,11 +207,11 @@ def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
         return trace
 
     signal.alarm(20)
-    signal.signal(signal.SIGTERM, farewell._end_by_signal)
-    Stats.on_thread = farewell._begin
+    signal.signal(signal.SIGTERM, shutdown._end_by_signal)
+    Stats.on_thread = shutdown._begin
     cache.get("k")
     sys.settrace(trace)
-    farewell.fold_last()
+    shutdown.fold_last()
     sys.settrace(None)
     os._exit(0)
 
@@ -244,7 +249,7 @@ def test_what_is_refused_is_folded_later_and_told(
     ring_cache: RingCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The minutes and the sum are told apart: what one refused, the other has."""
-    monkeypatch.setattr(counting, "_unfolded", Seldom(SYSTEM_CLOCK))
+    monkeypatch.setattr(publisher, "_unfolded", Seldom(SYSTEM_CLOCK))
     client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
     node = client.nodes[client.ring.owner(key)]
     node.call((b"SET", key, b"of another"))
@@ -308,7 +313,7 @@ def test_what_drains_take_is_told() -> None:
 
 def test_the_periodic_tasks_tell_when_they_ran(ring_cache: RingCache, services: Services) -> None:
     """A dead node hides that no more than it hides counts."""
-    from workers.tasks import tick
+    from cachebackend.tasks import tick
 
     assert last_beats() == {}
     tick()

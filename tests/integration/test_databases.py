@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory, TestCase
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import batches
+from cachebackend.invalidation import pending
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
@@ -47,7 +47,7 @@ def test_each_database_has_its_own_transactions_and_outbox(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed), transaction.atomic(using="lite"):
-        patch.setattr(batches.Batch, "delete", die)
+        patch.setattr(pending.Batch, "delete", die)
         Article.objects.using("lite").filter(pk=7_000_000).update(title="New")
     assert (OutboxRow.objects.using("lite").count(), OutboxRow.objects.count()) == (1, 0)
     OutboxRow.objects.using("lite").update(created=Now() - timedelta(seconds=5))

@@ -19,7 +19,7 @@ from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation.missed import ClientOutbox
+from cachebackend.invalidation.missed_deletes import ClientOutbox
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
 from cachebackend.node.breaker import EJECTED, UP

@@ -18,8 +18,8 @@ from django.test import override_settings
 
 from cachebackend import RingCache, invalidation
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import writer
-from cachebackend.invalidation.missed import ClientOutbox
+from cachebackend.invalidation import outbox_writer
+from cachebackend.invalidation.missed_deletes import ClientOutbox
 from cachebackend.invalidation.outbox import owe, owing
 from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import EJECTED, UP
@@ -242,7 +242,7 @@ def test_aliases_that_share_a_client_are_all_replayed(
 
 def test_callers_that_wait_at_once_share_one_insert(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each goes on only when its own row is committed."""
-    insert, began, goes_on = writer._insert, threading.Event(), threading.Event()
+    insert, began, goes_on = outbox_writer._insert, threading.Event(), threading.Event()
     inserted: list[int] = []
 
     def held(rows: list[OutboxRow]) -> None:
@@ -251,8 +251,8 @@ def test_callers_that_wait_at_once_share_one_insert(monkeypatch: pytest.MonkeyPa
         inserted.append(len(rows))
         insert(rows)
 
-    monkeypatch.setattr(writer, "_insert", held)
-    own = writer.OutboxWriter()
+    monkeypatch.setattr(outbox_writer, "_insert", held)
+    own = outbox_writer.OutboxWriter()
     first = own.write(owing({"default": [b"0"]}))
     assert began.wait(10)
     others = [own.write(owing({"default": [str(n).encode()]})) for n in range(1, 6)]
@@ -268,16 +268,16 @@ def test_nobody_waits_long_for_a_database_that_hangs(
     cache: RingCache, probes: Probes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once it is known that it does, the memory alone has what is missed, and that is said."""
-    own, goes_on = writer.OutboxWriter(), threading.Event()
-    monkeypatch.setattr(writer, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(writer, "_writer", own)
+    own, goes_on = outbox_writer.OutboxWriter(), threading.Event()
+    monkeypatch.setattr(outbox_writer, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(outbox_writer, "_writer", own)
     began = threading.Event()
 
     def hang(_: list[OutboxRow]) -> None:
         began.set()
         goes_on.wait(10)
 
-    monkeypatch.setattr(writer, "_insert", hang)
+    monkeypatch.setattr(outbox_writer, "_insert", hang)
     waiting = own.write(owing({"default": [b"k"]}))
     assert began.wait(10)
     eject_at_once(cache)

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import batches, outbox, transactions
+from cachebackend.invalidation import outbox, pending, transactions
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -45,7 +45,7 @@ def dies_after_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches.Batch, "delete", die)
+        patch.setattr(pending.Batch, "delete", die)
         yield
 
 
@@ -216,7 +216,7 @@ def test_the_row_is_dropped_only_after_the_nodes_confirmed(
 
 def test_the_relay_task_runs(article: Article) -> None:
     """In place, as Celery would."""
-    from workers.tasks import relay
+    from cachebackend.tasks import relay
 
     outbox.owe("default", {"default": {b"k"}})
     age_rows(5)

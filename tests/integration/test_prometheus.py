@@ -16,8 +16,8 @@ from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from cachebackend import RingCache
-from cachebackend.backend.beats import beat
-from cachebackend.stats import Counts
+from cachebackend.counters import Counts
+from cachebackend.telemetry.heartbeat import beat
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
 

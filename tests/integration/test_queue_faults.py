@@ -19,9 +19,9 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
 from cachebackend.protocol.queue.partition import DIRTY
-from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reading import words_of
+from cachebackend.writebehind.reads import words_of
 from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
 from tests.shop.models import Meter

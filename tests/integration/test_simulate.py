@@ -15,7 +15,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from cachebackend import RingCache
-from cachebackend.management import simulating
+from cachebackend.management import simulation
 from cachebackend.management.traces import Trace
 from cachebackend.policies.sampled import SampledLFU, SampledLRU
 from cacheproject.services import Services
@@ -108,17 +108,17 @@ def test_a_write_is_no_read(tmp_path: Path) -> None:
 
 def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the same share of its size finds much the same share; writes stay with their keys."""
-    monkeypatch.setattr(simulating, "MOST_REQUESTS", 10_000)
+    monkeypatch.setattr(simulation, "MOST_REQUESTS", 10_000)
     trace = Trace.of_reads(
         [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
     )
     trace.writes[:] = bytes(block % 2 for block in trace.blocks)
-    thinned, rate = simulating.sampled(trace)
+    thinned, rate = simulation.sampled(trace)
     assert rate == 0.25
     assert 5_000 < len(thinned) < 15_000
     assert list(thinned.writes) == [block % 2 for block in thinned.blocks]
-    whole = simulating.curves(trace, [2000], 1.0, lambda _: None)["LRU"]
-    part = simulating.curves(thinned, [2000], rate, lambda _: None)["LRU"]
+    whole = simulation.curves(trace, [2000], 1.0, lambda _: None)["LRU"]
+    part = simulation.curves(thinned, [2000], rate, lambda _: None)["LRU"]
     assert part == pytest.approx(whole, abs=0.1)
 
 

@@ -15,9 +15,9 @@ from django.conf import settings
 
 from cachebackend import RingCache, protocol
 from cachebackend.codec import Kind, Refresh, kind_of, lease_record
+from cachebackend.counters import Counts
 from cachebackend.errors import RingCacheError
 from cachebackend.near import MISS
-from cachebackend.stats import Counts
 from cacheproject.services import Services
 
 KEY = b":1:k"

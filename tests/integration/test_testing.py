@@ -19,7 +19,7 @@ from cachebackend import cached, invalidate
 from cachebackend.testing import assert_invalidates, embedded_nodes, empty_ring
 from cachebackend.testing.embedded import MissingBinaryError
 from cacheproject.demo.models import Article
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 commits = pytest.mark.django_db(transaction=True)

@@ -23,9 +23,9 @@ from django.test import override_settings
 from django.test.utils import isolate_apps
 
 from cachebackend import CachedManager, RingCache, checks, invalidation
-from cachebackend.invalidation import caught, listening, triggers
+from cachebackend.invalidation import relay_listener, trigger_rows, triggers
 from cachebackend.models import OutboxRow
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 from tests.shop.models import Author, Poem, Sonnet
 
 pytestmark = [
@@ -222,7 +222,7 @@ def test_the_listening_relay_acts_when_it_is_told(author: Author, other: psycopg
 
     def run() -> None:
         try:
-            listening.relay_when_told("default", on_round, interval=600, pause=lambda _: None)
+            relay_listener.relay_when_told("default", on_round, interval=600, pause=lambda _: None)
         finally:
             connection.close()
 
@@ -251,7 +251,7 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
                 )
         return len(rounds) < 2
 
-    listening.relay_when_told("default", on_round, interval=0.5, pause=paused.append)
+    relay_listener.relay_when_told("default", on_round, interval=0.5, pause=paused.append)
     assert paused == [0.5]
 
 
@@ -289,7 +289,7 @@ def test_a_database_that_tells_nothing_is_looked_at_every_interval() -> None:
         rounds.append(relayed)
         return len(rounds) < 3
 
-    listening.relay_when_told("lite", on_round, interval=1.0, pause=paused.append)
+    relay_listener.relay_when_told("lite", on_round, interval=1.0, pause=paused.append)
     assert paused == [1.0, 1.0]
     with pytest.raises(CommandError, match="--database 'nope' is none of DATABASES: default, lite"):
         call_command("invalidation", "relay", "--listen", "--database", "nope")
@@ -365,7 +365,7 @@ def test_checks_tell_where_triggers_cannot_be(monkeypatch: pytest.MonkeyPatch) -
 
 def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring_cache: RingCache) -> None:
     """Key names are made in one place, of equal values."""
-    keys = caught.keys_of_caught(
+    keys = trigger_rows.keys_of_caught(
         "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
     )
     row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}

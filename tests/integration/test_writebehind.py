@@ -311,7 +311,7 @@ def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article]
     """And the tasks, run in place, land everything."""
     from celery import current_app
 
-    from workers.tasks import tick
+    from cachebackend.tasks import tick
 
     for article in articles:
         Article.behind.update(article.pk, views=F("views") + 1)
@@ -327,7 +327,7 @@ def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article]
 
 def test_the_tick_lives_through_a_dead_queue(services: Services) -> None:
     """It says so in the log and sends nothing."""
-    from workers.tasks import tick
+    from cachebackend.tasks import tick
 
     services.kill("queue-a")
     try:

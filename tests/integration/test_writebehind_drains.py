@@ -25,7 +25,7 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Folded, Partition
 from cachebackend.protocol.queue import fold as fold_module
-from cachebackend.writebehind import parking
+from cachebackend.writebehind import parked
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
@@ -292,7 +292,7 @@ def test_more_bad_rows_than_there_is_time_for_are_parked_together(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch lands in any case; a retry lands the rows that were not at fault."""
-    monkeypatch.setattr(parking, "HALVING_SECONDS", 0.0)
+    monkeypatch.setattr(parked, "HALVING_SECONDS", 0.0)
     others = Meter.objects.bulk_create([Meter() for _ in range(9)])
     with one_partition():
         add_one(meter, *others)

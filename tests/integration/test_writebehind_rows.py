@@ -567,9 +567,9 @@ def test_a_batch_that_lands_between_the_two_readings_is_not_lost(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is read again, for the queue has dropped what it lacks."""
-    from cachebackend.writebehind import reading
+    from cachebackend.writebehind import reads
 
-    read_queue = reading._read_queue
+    read_queue = reads._read_queue
     turns = []
 
     def land_first(*arguments: Any) -> Any:
@@ -579,7 +579,7 @@ def test_a_batch_that_lands_between_the_two_readings_is_not_lost(
         return read_queue(*arguments)
 
     Meter.behind.update(meter.pk, count=F("count") + 1)
-    monkeypatch.setattr(reading, "_read_queue", land_first)
+    monkeypatch.setattr(reads, "_read_queue", land_first)
     assert Meter.behind.get(meter.pk).count == 1
     key = uuid7()
     Meter.behind.create(pk=key, count=5)
@@ -605,7 +605,7 @@ def test_a_snapshot_that_is_behind_says_so(meter: Meter) -> None:
 def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows one call reads: what one write changes is seen together, or not at all."""
     from cachebackend import protocol
-    from cachebackend.writebehind import reading
+    from cachebackend.writebehind import reads
 
     rows = Meter.objects.bulk_create([Meter() for _ in range(9)])
     pending, writes = protocol.pending, iter(range(2, 100))
@@ -627,7 +627,7 @@ def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -
             except StopIteration as end:
                 return end.value
 
-    for module in (reading, pending_module):
+    for module in (reads, pending_module):
         monkeypatch.setattr(module, "PENDING_FIELDS", 60)  # of two rows, and two more
     with one_partition():
         write()

@@ -21,6 +21,7 @@ from typing import Any
 
 from cachebackend import protocol
 from cachebackend.codec import Codec
+from cachebackend.counters import Counts, Stats
 from cachebackend.effects import Command, Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.node import Breaker, Node
@@ -30,7 +31,6 @@ from cachebackend.protocol.context import Gutter, OtherRing
 from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
 from cachebackend.protocol.ring import replay as replay_module
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 
 KEY, TAG = b"key", b"tag"
 OPTIONS = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")

@@ -11,7 +11,7 @@ from typing import Any
 
 import django
 
-from cacheproject.launch import call_after_setup
+from cacheproject.processes import call_after_setup
 from cacheproject.services import Services
 
 __all__ = ["set_up", "spawn", "stop_if_dead"]

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 
 SECONDS = "5"
 MODES = ("--modes", "commit", "strict")

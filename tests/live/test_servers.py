@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cacheproject.launch import MANAGE, free_port
+from cacheproject.processes import MANAGE, free_port
 from cacheproject.services import Services
 from tests.fix_services import connections_of
 

@@ -17,8 +17,8 @@ from cachebackend import RingCache, protocol
 from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import batches, outbox, querysets, transactions
-from cachebackend.managers import cached, filling
+from cachebackend.invalidation import outbox, pending, querysets, transactions
+from cachebackend.managers import cached, fill_rules
 from cachebackend.node import Node
 from cachebackend.protocol import Keep
 from cachebackend.protocol.cache import compare_and_set
@@ -213,13 +213,13 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """Keys are deleted when they are collected."""
-        add = batches.Batch.add
+        add = pending.Batch.add
 
-        def at_once(self: batches.Batch, model: Any, rows: Any) -> None:
+        def at_once(self: pending.Batch, model: Any, rows: Any) -> None:
             add(self, model, rows)
             self.delete()
 
-        monkeypatch.setattr(batches.Batch, "add", at_once)
+        monkeypatch.setattr(pending.Batch, "add", at_once)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     def test_fill_inside_the_own_transaction(
@@ -234,7 +234,7 @@ class TestStack:
         """The isolation level is not looked at."""
         monkeypatch.setattr(cached, "may_fill", lambda _: True)
         assert is_caught(test_strict.test_a_snapshot_fills_nothing, Article.cached, article, level)
-        assert filling.may_fill("default")
+        assert fill_rules.may_fill("default")
 
     def test_quarantine_not_confirmed(self, article: Article, services: Services, monkeypatch: Patch) -> None:
         """A strict write goes on though its node did not answer."""
@@ -255,14 +255,14 @@ class TestStack:
         self, article: Article, monkeypatch: Patch
     ) -> None:
         """Then a crash in between leaves nothing owed."""
-        delete = batches.Batch.delete
+        delete = pending.Batch.delete
 
         def drop_first(self: Any) -> Any:
             outbox.drop("default", getattr(self, "_owed", None))
             return delete(self)
 
         Article.cached.get(slug="first")
-        monkeypatch.setattr(batches.Batch, "delete", drop_first)
+        monkeypatch.setattr(pending.Batch, "delete", drop_first)
         assert is_caught(
             test_outbox.test_the_row_is_dropped_only_after_the_nodes_confirmed, article, monkeypatch
         )

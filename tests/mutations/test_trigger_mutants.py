@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cachebackend.invalidation import caught, transactions
+from cachebackend.invalidation import transactions, trigger_rows
 from tests.integration import test_triggers
 from tests.integration.test_triggers import author, other  # noqa: F401  # fixtures of the tests that must notice
 from tests.mutations.test_mutants import is_caught
@@ -24,7 +24,7 @@ Other = psycopg.Connection[Any]
 
 def test_a_transaction_that_drops_what_triggers_wrote(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
     """It is taken out of the outbox, and owed by nobody."""
-    adopt = caught.adopt_caught
+    adopt = trigger_rows.adopt_caught
 
     def forget(using: str) -> Iterator[Any]:
         list(adopt(using))
@@ -37,7 +37,7 @@ def test_a_transaction_that_drops_what_triggers_wrote(author: Author, monkeypatc
 
 def test_a_save_that_drops_more_than_it_deleted(author: Author, other: Other, monkeypatch: Patch) -> None:  # noqa: F811
     """An outbox row that names another row, too, is dropped as if it did not."""
-    found = caught.caught_of
+    found = trigger_rows.caught_of
     monkeypatch.setattr(transactions, "caught_of", lambda *given: (found(*given)[0], []))
     test = test_triggers.test_what_another_program_wrote_of_the_row_meanwhile_is_settled_with_it
     assert is_caught(test, author, other)

@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from cachebackend import protocol
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind import apply, checkpoints, drains, reading
+from cachebackend.writebehind import apply, checkpoints, drains, reads
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article
 from tests.integration import test_writebehind, test_writebehind_drains, test_writebehind_rows
@@ -137,8 +137,8 @@ def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> 
 
 def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
     """A batch that the row has counts again until its hash is gone."""
-    real = reading._left_to_land
-    monkeypatch.setattr(reading, "_left_to_land", lambda queues, number, _: real(queues, number, {}))
+    real = reads._left_to_land
+    monkeypatch.setattr(reads, "_left_to_land", lambda queues, number, _: real(queues, number, {}))
     assert is_caught(
         test_writebehind_rows.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
     )
@@ -146,13 +146,13 @@ def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> No
 
 def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
     """A row is taken though a batch that it lacks is gone."""
-    read_queue = reading._read_queue
+    read_queue = reads._read_queue
 
     def undone(*arguments: Any) -> Any:
         found = read_queue(*arguments)
         return {row: [queue._replace(done=0) for queue in queues] for row, queues in found.items()}
 
-    monkeypatch.setattr(reading, "_read_queue", undone)
+    monkeypatch.setattr(reads, "_read_queue", undone)
     assert is_caught(
         test_writebehind_rows.test_a_batch_that_lands_between_the_two_readings_is_not_lost, meter, monkeypatch
     )

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")

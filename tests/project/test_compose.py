@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 
 COMPOSE = MANAGE.parent / "compose.yaml"
 #: What serves nobody, so nobody need watch it.

@@ -22,10 +22,10 @@ from django.test.utils import isolate_apps
 from django.utils import timezone
 
 import cachebackend
-from cachebackend.invalidation import dependents
+from cachebackend.invalidation import watched
 from cachebackend.options import RingOptions, WriteBehindOptions
+from cachebackend.schedule import beat_schedule
 from cacheproject.demo.models import Article
-from workers.schedule import beat_schedule
 
 ROOT = Path(settings.BASE_DIR)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,7 +50,7 @@ def lines_for_a_shell(page: Path) -> list[str]:
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What examples may name without saying where it is from; models of examples are forgotten afterwards."""
-    monkeypatch.setattr(dependents, "_dependents", dict(dependents._dependents))
+    monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
     for number in (1, 2, 3):
         Article.objects.create(pk=number, slug="xyz"[number - 1], title=f"Title {number}")
     return {
@@ -191,11 +191,7 @@ def test_the_map_has_the_layers_that_are_enforced() -> None:
 
 def test_every_event_of_the_log_is_told_of() -> None:
     """And no other."""
-    source = "".join(
-        path.read_text(encoding="utf-8")
-        for package in ("cachebackend", "workers")
-        for path in (ROOT / package).rglob("*.py")
-    )
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cachebackend").rglob("*.py"))
     logged = set(re.findall(r'"event": "(\w+)"|log_sometimes\(\s*"(\w+)"', source))
     table = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
     assert {one or other for one, other in logged} == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))

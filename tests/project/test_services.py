@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
 

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, writebehind
 from cacheproject.demo.models import Article
-from cacheproject.launch import celery_worker
+from cacheproject.processes import celery_worker
 from cacheproject.services import Services
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]

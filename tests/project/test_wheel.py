@@ -16,12 +16,12 @@ import psycopg
 import pytest
 from django.template.backends.django import DjangoTemplates
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 SETTINGS = """
-INSTALLED_APPS += ["cachebackend", "workers", "shop"]
+INSTALLED_APPS += ["cachebackend", "shop"]
 CACHES = {"default": {"BACKEND": "cachebackend.RingCache", "LOCATION": RING}}
 WRITE_BEHIND = {"nodes": QUEUE}
 DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "wheel", "USER": "postgres",
@@ -94,7 +94,8 @@ ALONE = """
 import sys
 import cachebackend
 import cachebackend.backend
-assert not {"celery", "cacheproject", "workers", "prometheus_client", "libcachesim"} & sys.modules.keys()
+extras = {"celery", "kombu", "cacheproject", "workers", "prometheus_client", "libcachesim", "rich"}
+assert not extras & sys.modules.keys()
 """
 
 
@@ -135,11 +136,9 @@ def test_the_wheel_holds_the_library_and_no_more(built: Path) -> None:
         "cachebackend/py.typed",
         "cachebackend/static/cachebackend/ring.css",
         "cachebackend/templates/cachebackend/ring.html",
-        "workers/py.typed",
     }
     assert {name.split("/")[0] for name in names} == {
         "cachebackend",
-        "workers",
         "django_ringcache-0.1.0.dist-info",
     }
 

@@ -24,7 +24,7 @@ from django.utils import timezone
 from cachebackend import writebehind
 from cachebackend.testing.embedded import die_with
 from cacheproject.demo.models import Article
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -42,9 +42,9 @@ def article() -> Article:
 def broker(services: Services) -> Iterator[redis.Redis]:
     """The broker, with nothing in it before and after."""
     with redis.Redis.from_url(str(services.broker_url)) as client:
-        client.delete("celery")
+        client.delete("celery", "drains")
         yield client
-        client.delete("celery")
+        client.delete("celery", "drains")
 
 
 class Worker:
@@ -147,12 +147,12 @@ def test_drains_that_are_slower_than_ticks_do_not_pile_up(
     Article.behind.update(article.pk, views=F("views") + 1)
     with held(article) as let_go, running("prefork", tmp_path / "log") as worker:
         worker.until(is_held)
-        before = worker.said("Sending due task workers.tick")
-        worker.until(lambda: worker.said("Sending due task workers.tick") > before + 30)
+        before = worker.said("Sending due task ringcache.tick")
+        worker.until(lambda: worker.said("Sending due task ringcache.tick") > before + 30)
         let_go()
-        worker.until(lambda: worker.said("Discarding revoked task: workers.tasks.tick") >= 20)
-        worker.until(lambda: int(broker.llen("celery")) <= 2)  # type: ignore[arg-type]  # blocking, so an int
-        ran = worker.said("Task workers.tasks.drain[")
+        worker.until(lambda: worker.said("Discarding revoked task: cachebackend.tasks.tick") >= 20)
+        worker.until(lambda: int(broker.llen("drains")) <= 2)  # type: ignore[arg-type]  # blocking, so an int
+        ran = worker.said("Task cachebackend.tasks.drain[")
     assert views(article) == 1
     assert ran < 20
 
@@ -161,15 +161,15 @@ def test_celery_carries_a_drain_for_a_partition_and_not_one_for_a_write(
     article: Article, broker: redis.Redis
 ) -> None:
     """It expires after two intervals: by then others were sent."""
-    from workers.tasks import tick
+    from cachebackend.tasks import tick
 
     for _ in range(50):
         Article.behind.update(article.pk, views=F("views") + 1)
     with override_settings(WRITE_BEHIND=settings.WRITE_BEHIND | {"flush_interval": 30.0}):
         before = timezone.now()
         assert tick() == 1
-    [message] = broker.lrange("celery", 0, -1)  # type: ignore[misc]  # blocking, so a list
+    [message] = broker.lrange("drains", 0, -1)  # type: ignore[misc]  # blocking, so a list
     headers = json.loads(message)["headers"]
-    assert headers["task"] == "workers.tasks.drain"
+    assert headers["task"] == "cachebackend.tasks.drain"
     expires = datetime.fromisoformat(headers["expires"])
     assert before + timedelta(seconds=60) <= expires <= timezone.now() + timedelta(seconds=60)

@@ -13,9 +13,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from cachebackend.invalidation import Relayed, outbox_lag, relay
-from cachebackend.invalidation.listening import relay_when_told
 from cachebackend.invalidation.outbox import has_outbox
-from cachebackend.managers.auditing import WINDOWS, audit, cached_managers
+from cachebackend.invalidation.relay_listener import relay_when_told
+from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.models import OutboxRow
 
 __all__ = ["Command"]

@@ -19,13 +19,13 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
-from cachebackend.invalidation.missed import ClientOutbox
+from cachebackend.invalidation.missed_deletes import ClientOutbox
 from cachebackend.invalidation.outbox import has_outbox
-from cachebackend.management import planning, simulating
-from cachebackend.management.checkup import configure, differences, ring_faults
-from cachebackend.management.nodes import node_rows
+from cachebackend.management import ring_plan, simulation
 from cachebackend.management.tables import print_table
 from cachebackend.management.traces import Trace, TraceError, read_trace
+from cachebackend.monitoring.nodes import node_rows
+from cachebackend.monitoring.setup import configure, differences, ring_faults
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.node.monitor import read_keys
 from cachebackend.options import Faults, change_faults, parse_nodes
@@ -177,12 +177,12 @@ class Command(BaseCommand):
         alias = options["alias"] or "default"
         client = ring_cache(alias).client
         nodes = client.context.options.nodes
-        plan = planning.plan_change(nodes, wanted)
+        plan = ring_plan.plan_change(nodes, wanted)
         rows = [(name, f"{now:.1%}", f"{then:.1%}") for name, (now, then) in plan.shares.items()]
         self._table(("node", "share now", "share then"), rows)
         self._say(f"{plan.moved:.1%} of the keys would change their owner")
         fault = _UNDER_WAY if client.context.other else "; ".join(change_faults(nodes, wanted))
-        settings = None if fault else planning.settings_text(alias, nodes, wanted)
+        settings = None if fault else ring_plan.settings_text(alias, nodes, wanted)
         self._say(f"no settings are printed: the ring {fault}" if fault else f"\n{settings}")
         shares = {
             name: {"now": round(now, 4), "then": round(then, 4)} for name, (now, then) in plan.shares.items()
@@ -269,17 +269,17 @@ class Command(BaseCommand):
         if not reads:
             message = "nothing was asked for: there is nothing to simulate"
             raise CommandError(message)
-        sizes = _sizes(options["sizes"]) or simulating.default_sizes(trace)
-        thinned, rate = simulating.sampled(trace)
+        sizes = _sizes(options["sizes"]) or simulation.default_sizes(trace)
+        thinned, rate = simulation.sampled(trace)
         if rate < 1:
             self._say(f"of {len(trace):,} requests those of {rate:.0%} of the keys are played")
-        found = simulating.curves(thinned, sizes, rate, self._say)
+        found = simulation.curves(thinned, sizes, rate, self._say)
         rows = [(name, *(f"{ratio:.1%}" for ratio in ratios)) for name, ratios in found.items()]
         self._table(("hit ratio", *(f"{size:,}" for size in sizes)), rows)
-        sentence = simulating.advice(sizes, found, options["keep"] / 100, entry_bytes)
+        sentence = simulation.advice(sizes, found, options["keep"] / 100, entry_bytes)
         self._say(sentence)
         if options["svg"] is not None:
-            options["svg"].write_text(simulating.miss_ratio_chart(sizes, found))
+            options["svg"].write_text(simulation.miss_ratio_chart(sizes, found))
         told = {name: [round(ratio, 4) for ratio in ratios] for name, ratios in found.items()}
         counts = {"requests": reads, "writes": len(trace) - reads, "entry_bytes": entry_bytes}
         return counts | {"sizes": sizes, "hit_ratios": told, "advice": sentence}, True

@@ -20,10 +20,10 @@ from cachebackend.errors import RingCacheError, WriteBehindError, WriteBehindSto
 from cachebackend.management.tables import print_table
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
-from cachebackend.writebehind.parking import row_of
+from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reading import words_of
-from cachebackend.writebehind.repairing import Trouble
+from cachebackend.writebehind.reads import words_of
+from cachebackend.writebehind.repair import Trouble
 
 __all__ = ["Command"]
 

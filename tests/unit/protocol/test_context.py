@@ -7,11 +7,11 @@ import logging
 import pytest
 
 from cachebackend.codec import Codec
+from cachebackend.counters import Counts, Stats
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 from tests.unit.protocol.cache.test_lease import StillClock
 
 

@@ -20,10 +20,10 @@ from cachebackend import writebehind
 from cachebackend.conf import ring_options
 from cachebackend.errors import RingCacheError
 from cachebackend.registry import ring_client
-from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.drained import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.formatting import in_words
 from cacheproject.demo.load import LOGIN, SLUG, Load, seed
-from cacheproject.demo.words import in_words
-from cacheproject.launch import (
+from cacheproject.processes import (
     celery_worker,
     end_by_interrupt,
     free_port,

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from cachebackend.errors import RingCacheError
 from cachebackend.management.traces import Trace, TraceError, read_trace
-from cacheproject.demo.landing import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.drained import LandingError, await_landing, differing_rows, landed_rows
+from cacheproject.demo.formatting import in_words
 from cacheproject.demo.progress import Steps
-from cacheproject.demo.replaying import SLUG, ReplayError, make_rows, replay
-from cacheproject.demo.words import in_words
-from cacheproject.launch import (
+from cacheproject.demo.trace_replay import SLUG, ReplayError, make_rows, replay
+from cacheproject.processes import (
     celery_worker,
     end_by_interrupt,
     missing_broker,

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cachebackend.testing.embedded import MissingBinaryError
-from cacheproject.launch import end_by_interrupt, wait_for_interrupt
+from cacheproject.processes import end_by_interrupt, wait_for_interrupt
 from cacheproject.services import ServiceError, Services
 
 __all__ = ["Command"]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from cachebackend.codec import Codec, Refresh, claimed, stored_of
+from cachebackend.counters import Counts, Stats
 from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
 from cachebackend.protocol import MISSING, Context, Keep, get, get_or_load, get_or_load_many
 from cachebackend.ring import Ring
-from cachebackend.stats import Counts, Stats
 
 KEY = b"k"
 VALUE = Codec("auto").encode("value")

@@ -1,4 +1,8 @@
-"""Tasks: idempotent, without results, and with a limit to their time."""
+"""The Celery tasks, found by ``autodiscover_tasks`` like those of any app.
+
+Each is a thin call of a plain function: idempotent, without a result, with a time limit, and
+safe to run twice at once. Nothing in ``cachebackend`` imports this module: Celery is an extra.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ from celery import shared_task, signals
 from django.db import InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
-from cachebackend.backend import beats, farewell
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError, RingCacheError
-from cachebackend.managers import auditing
+from cachebackend.managers.audit import WINDOWS, cached_managers
+from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.protocol import Partition
+from cachebackend.telemetry import heartbeat, shutdown
 
 __all__ = ["audit", "drain", "relay", "tick"]
 
@@ -38,9 +43,9 @@ def relay() -> int:
 def audit(sample: int = 1000) -> int:
     """Hold cached rows against the database; return how many stayed wrong for a minute."""
     wrong = 0
-    for manager in auditing.cached_managers():
-        found = auditing.audit(manager, sample)
-        left = found.differing[auditing.WINDOWS[-1]]
+    for manager in cached_managers():
+        found = audit_rows(manager, sample)
+        left = found.differing[WINDOWS[-1]]
         log = logger.error if left else logger.info
         log("audit: of %d cached rows of %s, %d stayed wrong", found.cached, found.model, left)
         wrong += left
@@ -50,7 +55,7 @@ def audit(sample: int = 1000) -> int:
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def tick() -> int:
     """Send a ``drain`` for each partition that holds writes; return how many."""
-    beats.beat("tick")
+    heartbeat.beat("tick")
     try:
         partitions = writebehind.seal_dirty()
     except NodeUnavailableError as error:
@@ -95,5 +100,5 @@ def tell_faults(**_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def fold_last_counts(**_: Any) -> None:
-    """Fold what is left: such a process ends without Python's own farewell."""
-    farewell.fold_last()
+    """Fold what is left: such a process ends without Python's own shutdown."""
+    shutdown.fold_last()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import threading
 
+from cachebackend.counters import TIMED_ONE_IN, Counts, Stats
 from cachebackend.histogram import Histogram
-from cachebackend.stats import TIMED_ONE_IN, Counts, Stats
 
 
 def test_counts_of_all_threads_add_up() -> None:

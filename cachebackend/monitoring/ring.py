@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cachebackend import protocol
-from cachebackend.admin.figures.faults import Fault
-from cachebackend.admin.words import moment
 from cachebackend.backend import ring_cache
-from cachebackend.backend.counting import counts_by_minute, fold_counts
 from cachebackend.client import RingClient
+from cachebackend.counters import Counts
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.formatting import moment
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import RingOptions
-from cachebackend.stats import Counts
+from cachebackend.telemetry.publisher import counts_by_minute, fold_counts
 
 __all__ = ["MINUTES", "RECENT_MINUTES", "AliasFigures", "NodeFigures", "alias_figures", "hit_ratio"]
 

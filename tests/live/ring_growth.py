@@ -1,6 +1,6 @@
 """A ring grows from three nodes to four and shrinks again while processes read and write through it.
 
-``python -m tests.live.growing`` (``make soak``) makes the four deploys of each change (see
+``python -m tests.live.ring_growth`` (``make soak``) makes the four deploys of each change (see
 docs/failures.md), one process after another, so that processes of two adjacent deploys always
 run side by side. It exits with 1 if any read returned something older than what was
 acknowledged before it began.

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from cacheproject.launch import MANAGE
+from cacheproject.processes import MANAGE
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
@@ -15,7 +15,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
         [
             sys.executable,
             "-m",
-            "tests.live.landing",
+            "tests.live.drain_checker",
             "--seconds",
             "6",
             "--writers",

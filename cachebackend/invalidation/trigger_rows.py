@@ -12,7 +12,7 @@ from django.apps import apps
 from django.db import connections, models
 from django.utils.timezone import is_aware
 
-from cachebackend.invalidation.dependents import dependents_of
+from cachebackend.invalidation.watched import dependents_of
 from cachebackend.models import OutboxRow
 
 __all__ = [

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cachebackend.admin.figures import AliasFigures, QueueFigures, hit_ratio
-from cachebackend.admin.words import duration, percentiles
+from cachebackend.monitoring import AliasFigures, QueueFigures, hit_ratio
+from cachebackend.monitoring.formatting import duration, percentiles
 
 __all__ = ["Tile", "tiles"]
 

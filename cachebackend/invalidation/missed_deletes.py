@@ -9,7 +9,7 @@ from django.db import connections, router
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.outbox import has_outbox, keys_in, owing
-from cachebackend.invalidation.writer import KEEP_SECONDS, outbox_writer
+from cachebackend.invalidation.outbox_writer import KEEP_SECONDS, outbox_writer
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import EVERYTHING, Owed
 from cachebackend.registry import prepare_ring_clients

@@ -13,7 +13,7 @@ from django.db import models
 from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.invalidation.dependents import Dependent, dependents_of
+from cachebackend.invalidation.watched import Dependent, dependents_of
 
 __all__ = ["Batch", "clear_node", "delete_keys", "nodes_to_clear"]
 

@@ -6,7 +6,7 @@ a process that                          folds the last time
 ends by itself, or by ``sys.exit``      in ``atexit``
 is a child of ``multiprocessing``       in a ``Finalize``, for such a child skips ``atexit``
 is sent SIGTERM, and has no handler     in ours, which then lets the signal end it
-is a child of a Celery worker           in ``worker_process_shutdown`` (``workers.tasks``)
+is a child of a Celery worker           in ``worker_process_shutdown`` (``cachebackend.tasks``)
 is killed, or ends by ``os._exit``      never: what it counted in the last seconds is lost
 ======================================  =========================================================
 
@@ -25,8 +25,8 @@ import threading
 from types import FrameType
 from typing import Any
 
-from cachebackend.backend.counting import fold_all
-from cachebackend.stats import Stats
+from cachebackend.counters import Stats
+from cachebackend.telemetry.publisher import fold_all
 
 __all__ = ["connect", "fold_last"]
 

@@ -1,6 +1,6 @@
 """Processes write behind and drain while they, the queue node and Postgres are killed; all must balance.
 
-``python -m tests.live.landing --seconds 60`` (``make soak``) prints what was acknowledged, what
+``python -m tests.live.drain_checker --seconds 60`` (``make soak``) prints what was acknowledged, what
 landed, and whether anything was lost, doubled or out of order. Writers note what they are
 about to send and what was acknowledged in memory that outlives them. A sum that stands in
 Postgres in the end lies between the two; so do last values, and rows that were made and removed.
@@ -24,9 +24,9 @@ from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from cacheproject.launch import call_after_setup
+from cacheproject.processes import call_after_setup
 from cacheproject.services import Services
-from tests.live import older
+from tests.live import old_servers
 from tests.live.balance import (
     FIRST_KEY,
     FRESH,
@@ -226,7 +226,7 @@ def check(
     weigh(ledger, balance)
     if kill_servers:
         balance.older_files = OLDER_FILES
-        balance.stopped, wrong = older.bring_back_older_files(services, OLDER_FILES)
+        balance.stopped, wrong = old_servers.bring_back_older_files(services, OLDER_FILES)
         balance.wrong += wrong
     balance.kills = {"writers": ledger.kills[0], "workers": ledger.kills[1]} | servers
     balance.reads, balance.wrong_reads = sum(ledger.reads), sum(ledger.wrong_reads)
@@ -242,7 +242,7 @@ def _spawn(name: str, number: int, ledger: Ledger) -> BaseProcess:
 def _lead(name: str, number: int, ledger: Ledger) -> None:
     os.setpgid(0, 0)  # so that it can be ended with all its children
     logging.disable()  # that servers are away is what is done to them here
-    call_after_setup(f"tests.live.landing.{name}", number, ledger)
+    call_after_setup(f"tests.live.drain_checker.{name}", number, ledger)
 
 
 def land_all() -> None:

@@ -6,22 +6,22 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from django.apps import apps
 from django.db import Error, connections
 
 from cachebackend import writebehind
-from cachebackend.admin.figures.faults import Fault
-from cachebackend.admin.figures.nodes import MINUTES, RECENT_MINUTES
-from cachebackend.backend.beats import last_beats
-from cachebackend.backend.counting import drains_by_minute
 from cachebackend.conf import write_behind_options
+from cachebackend.counters import DrainCounts
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.histogram import Histogram
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.invalidation.watched import watched_models
 from cachebackend.models import OutboxRow
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.ring import MINUTES, RECENT_MINUTES
 from cachebackend.options import WriteBehindOptions
-from cachebackend.stats import DrainCounts
+from cachebackend.telemetry.heartbeat import last_beats
+from cachebackend.telemetry.publisher import drains_by_minute
 from cachebackend.writebehind.queue import watched_queue
 
 __all__ = ["QueueFigures", "queue_figures"]
@@ -111,11 +111,13 @@ def _with_beats(figures: QueueFigures, options: WriteBehindOptions) -> QueueFigu
 
 def _beat_faults(beats: Mapping[str, float], options: WriteBehindOptions) -> Iterator[Fault]:
     now = time.time()
-    most = {"relay": WORRYING_BEAT_SECONDS}
+    most = {}
+    if watched_models():
+        most["relay"] = WORRYING_BEAT_SECONDS
     if options.nodes:
         most["tick"] = max(WORRYING_BEAT_SECONDS, WORRYING_BEATS * options.flush_interval)
     late = [task for task, seconds in most.items() if task in beats and now - beats[task] > seconds]
-    never = [task for task in most if task not in beats and apps.is_installed("workers")]
+    never = [task for task in most if task not in beats]
     if late or never:
         since = min((beats[task] for task in late), default=None)
         tasks = " and ".join(sorted(late + never))

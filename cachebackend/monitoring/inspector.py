@@ -8,7 +8,6 @@ from typing import Any
 from django.db import Error, connections
 
 from cachebackend import protocol
-from cachebackend.admin.words import duration, moment
 from cachebackend.backend import RingCache, ring_cache
 from cachebackend.client import RingClient
 from cachebackend.clock import TOKEN_BYTES
@@ -17,6 +16,7 @@ from cachebackend.codec.record import CodecId
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.outbox import has_outbox, keys_in
 from cachebackend.models import OutboxRow
+from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.ring import slot_of
 
 __all__ = ["KeyFigures", "key_figures"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cachebackend.invalidation.dependents import dependents_of, watched_models
+from cachebackend.invalidation.watched import dependents_of, watched_models
 from cachebackend.managers.cached import CachedManager
 
 __all__ = ["WINDOWS", "Audited", "audit", "cached_managers"]

@@ -15,7 +15,7 @@ from django.db.models import F
 
 from cachebackend.management.traces import Trace
 from cacheproject.demo.models import Article
-from cacheproject.launch import call_after_setup
+from cacheproject.processes import call_after_setup
 
 __all__ = ["SLUG", "ReplayError", "Tally", "make_rows", "play", "replay"]
 

@@ -16,7 +16,7 @@ django.setup()
 
 from django.core.cache import cache  # noqa: E402  # Django must be set up before
 
-from cacheproject.launch import wait_for_interrupt  # noqa: E402  # as above
+from cacheproject.processes import wait_for_interrupt  # noqa: E402  # as above
 
 #: A key that is there.
 THERE = "there"
@@ -37,10 +37,10 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     return [b""]
 
 
-app = Celery("endings", set_as_current=False)  # tests import this beside the project's own
+app = Celery("process_exits", set_as_current=False)  # tests import this beside the project's own
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.task_default_queue = QUEUE
-app.conf.imports = ["workers.tasks"]
+app.conf.imports = ["cachebackend.tasks"]
 
 
 @app.task

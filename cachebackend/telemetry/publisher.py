@@ -18,9 +18,9 @@ from cachebackend.backend.aliases import ring_cache
 from cachebackend.client import QueueClient, RingClient
 from cachebackend.clock import SYSTEM_CLOCK, Seldom
 from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.counters import Counts, DrainCounts, Stats
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
 from cachebackend.registry import queue_client
-from cachebackend.stats import Counts, DrainCounts, Stats
 
 __all__ = [
     "counts_by_minute",

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from django.db import Error
 
-from cachebackend.admin.figures.faults import Fault
-from cachebackend.admin.figures.keys import KeyFigures, key_figures
-from cachebackend.admin.figures.nodes import AliasFigures, NodeFigures, alias_figures, hit_ratio
-from cachebackend.admin.figures.queues import QueueFigures, queue_figures
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.inspector import KeyFigures, key_figures
+from cachebackend.monitoring.queues import QueueFigures, queue_figures
+from cachebackend.monitoring.ring import AliasFigures, NodeFigures, alias_figures, hit_ratio
 
 __all__ = [
     "AliasFigures",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from cachebackend.admin.figures import NodeFigures
+from cachebackend.monitoring import NodeFigures
 
 __all__ = ["line_chart", "ring_picture"]
 

@@ -1,4 +1,4 @@
-"""When the periodic tasks run, as Celery beat takes it. Imports no tasks, so settings can call it."""
+"""The schedule of the periodic tasks, for Celery beat. Settings can call it: it imports no tasks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def beat_schedule(
     """
     intervals = {"tick": flush_interval, "relay": relay_interval, "audit": audit_interval}
     return {
-        f"workers.{name}": {
-            "task": f"workers.tasks.{name}",
+        f"ringcache.{name}": {
+            "task": f"cachebackend.tasks.{name}",
             "schedule": interval,
             # One that could not start within its interval is of no use: the next does its work
             "options": {"expires": interval},

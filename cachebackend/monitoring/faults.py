@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cachebackend.admin.words import moment
+from cachebackend.monitoring.formatting import moment
 
 __all__ = ["Fault"]
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cachebackend import protocol
-from cachebackend.backend.keyed import ENCODING, KeyedCache
+from cachebackend.backend.keys import ENCODING, KeyedCache
 from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
 from cachebackend.node import RedisClient, RedisLock

@@ -1,0 +1,21 @@
+"""The project's Celery app: ``celery -A cacheproject worker -B``."""
+
+import os
+
+from celery import Celery
+from kombu import Queue
+
+__all__ = ["DRAIN_QUEUE", "app"]
+
+#: Drains have a queue of their own: a worker of this queue alone (``-Q drains``) is not delayed by the
+#: site's other tasks, and long drains do not delay the relay.
+DRAIN_QUEUE = "drains"
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
+
+app = Celery("cacheproject")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+#: A worker that is started without ``-Q`` takes both.
+app.conf.task_queues = [Queue("celery"), Queue(DRAIN_QUEUE)]
+app.conf.task_routes = {"cachebackend.tasks.drain": {"queue": DRAIN_QUEUE}}
+app.autodiscover_tasks()

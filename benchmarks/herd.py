@@ -138,7 +138,7 @@ def run_readers(
     for thread in threads:
         thread.join()
     with waits.get_lock():
-        waits.value += caches["default"].client.stats.total().lease_waits  # type: ignore[attr-defined]  # RingCache's own
+        waits.value += caches["default"].client.counters.total().lease_waits  # type: ignore[attr-defined]  # RingCache's own
 
 
 def set_up(services: Services) -> None:

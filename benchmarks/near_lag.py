@@ -47,12 +47,12 @@ def watch(urls: list[str], confirmed: Any, seen: Any, found: Any) -> None:
             lags.append(max(0.0, now - confirmed[1]))
             version = value
             # A copy of the new value must be kept before the next write can find one to take back
-            copies = cache.client.stats.total().near_hits
-            while cache.client.stats.total().near_hits == copies:
+            copies = cache.client.counters.total().near_hits
+            while cache.client.counters.total().near_hits == copies:
                 cache.get(KEY)
             with seen.get_lock():
                 seen.value += 1
-    found.put((lags, reads, cache.client.stats.total().near_hits))
+    found.put((lags, reads, cache.client.counters.total().near_hits))
     cache.client.close()
 
 

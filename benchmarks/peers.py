@@ -215,9 +215,9 @@ def near_hits(near: Any, peer: Any) -> dict[str, Runs]:
         cache.set("near", value, 300)
     client = near.client
     for _ in range(200):  # a copy is kept when the nodes tell what changes
-        before = client.stats.total().near_hits
+        before = client.counters.total().near_hits
         near.get("near")
-        if client.stats.total().near_hits > before:
+        if client.counters.total().near_hits > before:
             break
         time.sleep(0.02)
     runs: Runs = {

@@ -7,7 +7,7 @@ import random
 import time
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "Seldom", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "LogRateLimit", "SystemClock"]
 
 #: Bytes in a token: 128 random bits, so two tokens never meet.
 TOKEN_BYTES = 16
@@ -49,7 +49,7 @@ class SystemClock:
 SYSTEM_CLOCK = SystemClock()
 
 
-class Seldom:
+class LogRateLimit:
     """Tells of what comes in crowds: at once, and then once in a while how many came.
 
     Args:

@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["TIMED_ONE_IN", "Counts", "DrainCounts", "Stats"]
+__all__ = ["TIMED_ONE_IN", "Counters", "Counts", "DrainCounts"]
 
 #: Of so many gets one is timed, for to read the time twice costs more than to count.
 TIMED_ONE_IN = 64
@@ -116,10 +116,10 @@ class DrainCounts(_Counted):
 C = TypeVar("C", bound=_Counted)
 
 
-class Stats(Generic[C]):
+class Counters(Generic[C]):
     """The counters of one client in one process.
 
-    ``stats.cell.hits += 1`` counts in the calling thread's own cell; ``total()`` adds
+    ``counters.cell.hits += 1`` counts in the calling thread's own cell; ``total()`` adds
     the cells up. The cell of a thread that ended is folded into a common one, so a
     server that makes a thread a request does not collect cells.
 
@@ -149,7 +149,7 @@ class Stats(Generic[C]):
         """Return the time, for ``end_get``, if the get that begins now is one that is timed."""
         return monotonic() if self._is_timed() else None
 
-    def end_get(self: Stats[Counts], begun: float | None) -> None:
+    def end_get(self: Counters[Counts], begun: float | None) -> None:
         """Count what a get took until now, if it is one that is timed."""
         if begun is not None:
             self.cell.get_times.add(monotonic() - begun)
@@ -173,8 +173,8 @@ class Stats(Generic[C]):
         try:
             cell: C = self._local.cell
         except AttributeError:
-            if Stats.on_thread is not None:
-                Stats.on_thread()
+            if Counters.on_thread is not None:
+                Counters.on_thread()
             cell = self._local.cell = self._kind()
             with self._lock:
                 self._fold()

@@ -107,7 +107,7 @@ class CachedFunction(Generic[P, R]):
             raise TypeError(message) from error
         return f"{name}:{xxh3_128_hexdigest(packed)}"
 
-    def _asked(self, *args: Any, **kwargs: Any) -> tuple[bytes, protocol.Loader, protocol.Keep]:
+    def _asked(self, *args: Any, **kwargs: Any) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
         """Return the key of a call, what computes its result, and how that is kept."""
         cache = self._cache
         tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags

@@ -30,7 +30,7 @@ from cachebackend.effects import (
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.tracing import span
 
-__all__ = ["Later", "NodePort", "Pending", "adrive", "drive", "load"]
+__all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
 
 T = TypeVar("T")
 #: The nodes that did not answer an operation, and what it is told when it asks them again.
@@ -65,7 +65,7 @@ class NodePort(Protocol):
         ...
 
 
-class Later:
+class DeferredCalls:
     """A block of an event loop at whose end other threads do what would have kept the loop waiting.
 
     What nodes miss is kept by a database. What threads, or tasks that outlive the block, have to
@@ -76,9 +76,9 @@ class Later:
     """
 
     __slots__ = ("_thread", "_token", "calls")
-    _mine: ContextVar[Later | None] = ContextVar("later", default=None)
+    _mine: ContextVar[DeferredCalls | None] = ContextVar("later", default=None)
 
-    def __enter__(self) -> Later:
+    def __enter__(self) -> DeferredCalls:
         self._thread = threading.get_ident()
         self.calls: list[Callable[[], None]] | None = []
         self._token = self._mine.set(self)
@@ -123,7 +123,7 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
     lost: _Lost = {}
-    with Later() as later:
+    with DeferredCalls() as deferred:
         try:
             effect = next(operation)
             while True:
@@ -137,8 +137,8 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
             result: T = end.value
             return result
         finally:
-            if later.calls:
-                await later.make_calls()
+            if deferred.calls:
+                await deferred.make_calls()
 
 
 def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:

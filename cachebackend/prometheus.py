@@ -31,7 +31,7 @@ from cachebackend.conf import ring_aliases
 from cachebackend.counters import Counts, DrainCounts
 from cachebackend.histogram import Histogram
 from cachebackend.monitoring import AliasFigures, alias_figures, attempt, queue_figures
-from cachebackend.telemetry.heartbeat import last_beats
+from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.telemetry.publisher import counts_in_all, drains_in_all
 
 __all__ = ["RingCollector", "metrics"]
@@ -50,7 +50,7 @@ class RingCollector(Collector):
         yield from self._counters(figures)
         yield from self._nodes(figures)
         yield from self._queues()
-        yield from self._beats()
+        yield from self._last_runs()
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         found = {each.alias: attempt(partial(counts_in_all, each.alias)) for each in figures}
@@ -110,15 +110,15 @@ class RingCollector(Collector):
         if isinstance(drains, DrainCounts):
             yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
 
-    def _beats(self) -> Iterator[Metric]:
-        beats = attempt(last_beats)
-        if not isinstance(beats, str):
+    def _last_runs(self) -> Iterator[Metric]:
+        runs = attempt(last_runs)
+        if not isinstance(runs, str):
             metric = GaugeMetricFamily(
                 "ringcache_task_last_run_timestamp_seconds",
                 "When a periodic task last ran.",
                 labels=["task"],
             )
-            for task, at in beats.items():
+            for task, at in runs.items():
                 metric.add_metric([task], at)
             yield metric
 

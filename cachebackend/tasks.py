@@ -55,7 +55,7 @@ def audit(sample: int = 1000) -> int:
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def tick() -> int:
     """Send a ``drain`` for each partition that holds writes; return how many."""
-    heartbeat.beat("tick")
+    heartbeat.record_run("tick")
     try:
         partitions = writebehind.seal_dirty()
     except NodeUnavailableError as error:
@@ -99,6 +99,6 @@ def tell_faults(**_: Any) -> None:
 
 
 @signals.worker_process_shutdown.connect
-def fold_last_counts(**_: Any) -> None:
+def publish_last_counts(**_: Any) -> None:
     """Fold what is left: such a process ends without Python's own shutdown."""
-    shutdown.fold_last()
+    shutdown.publish_last()

@@ -12,7 +12,7 @@ from django.core.cache import caches
 from django.db import connection
 
 from cachebackend.backend import RingCache
-from cachebackend.counters import Stats
+from cachebackend.counters import Counters
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
@@ -21,7 +21,7 @@ from cacheproject.services import Services
 @pytest.fixture(scope="session", autouse=True)
 def no_folder() -> None:
     """Fold only where a test means to: a thread's own connections and counts would come in between."""
-    Stats.on_thread = None
+    Counters.on_thread = None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -94,7 +94,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "tiles": tiles(aliases, queues),
             "panels": [_panel(each) for each in aliases],
             "queues": queues,
-            "beats": {task: moment(at) for task, at in sorted((queues.beats or {}).items())},
+            "last_runs": {task: moment(at) for task, at in sorted((queues.last_runs or {}).items())},
             "drain_times": percentiles(queues.drain_times),
             "landed_chart": line_chart("Rows that landed a minute in the last hour", queues.landed),
             "faults": faults,

@@ -59,9 +59,9 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
 
 
 def _worker(queues: QueueFigures) -> Tile:
-    value = _UNSEEN if queues.beats is None else "never"
-    if queues.beats:
-        value = f"{duration(time.time() - max(queues.beats.values()))} ago"
+    value = _UNSEEN if queues.last_runs is None else "never"
+    if queues.last_runs:
+        value = f"{duration(time.time() - max(queues.last_runs.values()))} ago"
     return Tile("worker", "Worker seen", value, href="#invalidation")
 
 

@@ -10,18 +10,18 @@ from cachebackend.backend.cache import RingCache
 __all__ = ["ring_cache"]
 
 
-def ring_cache(alias: str, wanted_by: str = "this") -> RingCache:
+def ring_cache(alias: str, required_by: str = "this") -> RingCache:
     """Return the ring cache of an alias, the calling thread's own.
 
     Args:
         alias: The alias.
-        wanted_by: Who needs it, for the error.
+        required_by: Who needs it, for the error.
 
     Raises:
         ImproperlyConfigured: The alias is another kind of cache.
     """
     cache = caches[alias]
     if not isinstance(cache, RingCache):
-        message = f"{wanted_by} needs a ring cache; CACHES[{alias!r}] is a {type(cache).__name__}"
+        message = f"{required_by} needs a ring cache; CACHES[{alias!r}] is a {type(cache).__name__}"
         raise ImproperlyConfigured(message)
     return cache

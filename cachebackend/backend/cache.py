@@ -10,7 +10,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
-from cachebackend.backend.extras import DropInMethods
+from cachebackend.backend.extras import ExtraMethods
 from cachebackend.backend.keys import LONGEST_KEY, Tag, Timeout, is_safe
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
@@ -28,7 +28,7 @@ _MOST_MADE = 2_000
 _MAKES_KEYS = frozenset({"key_func", "key_prefix", "version"})
 
 
-class RingCache(DropInMethods):
+class RingCache(ExtraMethods):
     """A cache spread over the nodes that ``LOCATION`` names.
 
     Args:
@@ -112,7 +112,7 @@ class RingCache(DropInMethods):
 
     def _context(self, *, near: bool) -> protocol.Context:
         context = self.client.context
-        return context if near else context.without_copies()
+        return context if near else context.without_near()
 
     def set(  # type: ignore[override]  # Django's returns nothing
         self,
@@ -172,7 +172,7 @@ class RingCache(DropInMethods):
 
     def _set_by_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[bool]:
         lease = self._missed.pop(key)
-        return protocol.set_by_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
+        return protocol.set_with_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
 
     def _get_and_lease(self, key: bytes, default: Any, *, near: bool) -> protocol.Operation[Any]:
         """Return the value of a key, remembering the lease of a miss until the request ends."""
@@ -349,20 +349,20 @@ class RingCache(DropInMethods):
         keys: Iterable[Any],
         loader: Callable[[list[Any]], Any],
         version: int | None,
-        keep: protocol.Keep,
+        keep: protocol.FillOptions,
     ) -> protocol.Operation[dict[Any, Any]]:
         return protocol.get_or_load_many(self.client.context, self._keys(keys, version), loader, keep)
 
     def keep(
         self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()
-    ) -> protocol.Keep:
+    ) -> protocol.FillOptions:
         """Return how a loaded value is kept, its timeout jittered as the options say."""
         context = self.client.context
         ttl_ms = self.ttl_ms(timeout)
         if ttl_ms is not None and context.options.jitter:
             ttl_ms = math.ceil(ttl_ms * (1 - context.options.jitter * context.clock.random()))
         stale = context.options.stale_for if stale_for is None else stale_for
-        return protocol.Keep(ttl_ms, math.ceil(stale * 1000), tuple(map(self.tag_bytes, tags)))
+        return protocol.FillOptions(ttl_ms, math.ceil(stale * 1000), tuple(map(self.tag_bytes, tags)))
 
     # Tags
 
@@ -433,7 +433,7 @@ class RingCache(DropInMethods):
         if not missed:
             return (yield from protocol.set_many(context, keys, data, ttl_ms))
         leases = {key: self._missed.pop(key) for key in missed.values()}
-        left = yield from protocol.set_many_by_lease(context, missed, data, ttl_ms, leases)
+        left = yield from protocol.set_many_with_lease(context, missed, data, ttl_ms, leases)
         others = {name: key for name, key in keys.items() if name not in missed}
         return left + (yield from protocol.set_many(context, others, data, ttl_ms)) if others else left
 
@@ -487,7 +487,7 @@ class RingCache(DropInMethods):
         """Give back what the request leased and did not fill, at its end; connections stay."""
         if self._missed:
             leases, self._missed = self._missed, {}
-            self.client.run(protocol.give_back(self.client.context, leases))
+            self.client.run(protocol.release(self.client.context, leases))
 
 
 def _loader(default: Any) -> protocol.Loader:

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cachebackend import protocol
-from cachebackend.backend.keys import ENCODING, KeyedCache
+from cachebackend.backend.keys import ENCODING, KeyCache
 from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
 from cachebackend.node import RedisClient, RedisLock
 
-__all__ = ["DropInMethods"]
+__all__ = ["ExtraMethods"]
 
 #: Keys that a node looks at for one page.
 _ITEM_COUNT = 1000
@@ -22,7 +22,7 @@ _ITEM_COUNT = 1000
 _LOCK = b"ringcache:lock:"
 
 
-class DropInMethods(KeyedCache):
+class ExtraMethods(KeyCache):
     """Times to live by name, keys by pattern, locks, and the redis-py client of a key's node."""
 
     client: RingClient

@@ -20,7 +20,7 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["ENCODING", "LONGEST_KEY", "KeyedCache", "Tag", "Timeout", "is_safe"]
+__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "is_safe"]
 
 #: Longer keys memcached would refuse, and Django warns of.
 LONGEST_KEY = 250
@@ -43,7 +43,7 @@ def is_safe(text: str) -> bool:
     return text.isprintable() and " " not in text
 
 
-class KeyedCache(BaseCache):
+class KeyCache(BaseCache):
     """A cache whose keys are bytes and whose times to live are milliseconds."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cachebackend.client.base import CLIENTS, Client
 from cachebackend.clock import SYSTEM_CLOCK, Clock
-from cachebackend.counters import DrainCounts, Stats
+from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker
 from cachebackend.options import WriteBehindOptions
@@ -33,14 +33,14 @@ class QueueClient(Client):
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
-        self.stats = Stats(DrainCounts)
+        self.counters = Counters(DrainCounts)
         for node in self.nodes:
             node.breaker = Breaker(node.name, clock, _PROBE_SECONDS)
         CLIENTS.add(self)
 
     def after_fork(self) -> None:
         """Let go of what threads of the parent counted, in a forked child."""
-        self.stats.after_fork()
+        self.counters.after_fork()
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
         """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""

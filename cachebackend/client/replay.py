@@ -21,16 +21,18 @@ class Replay:
         self._client = client
         self._node = node
 
-    def tell_all(self, exchange: Exchange) -> None:
+    def replay_all(self, exchange: Exchange) -> None:
         """Tell it what this process has noted, and what outboxes keep."""
         client = self._client
-        _run_over(exchange, replay(client.context, self._node, client.outbox, client.nodes[self._node].place))
+        _run_over(
+            exchange, replay(client.context, self._node, client.outbox, client.nodes[self._node].endpoint)
+        )
 
-    def tell_rest(self, exchange: Exchange) -> None:
+    def replay_rest(self, exchange: Exchange) -> None:
         """Tell it what was noted since."""
         _run_over(exchange, replay_missed(self._client.context, self._node))
 
-    def is_told(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether nothing is left to tell."""
         return self._client.context.missed.count(self._node) == 0
 

@@ -13,14 +13,14 @@ from cachebackend.client.replay import Replay
 from cachebackend.client.single import SingleKeyClient
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
-from cachebackend.counters import Counts, Stats
-from cachebackend.drivers import Later
+from cachebackend.counters import Counters, Counts
+from cachebackend.drivers import DeferredCalls
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Tracking
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
-from cachebackend.protocol.context import Gutter, OtherRing
-from cachebackend.protocol.missed_deletes import Outbox, Owed
+from cachebackend.protocol.context import Gutter, RingChange
+from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.ring import Ring
 
 __all__ = ["RingClient"]
@@ -45,21 +45,21 @@ class RingClient(SingleKeyClient):
     ) -> None:
         super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
-        self.stats = Stats(Counts)
+        self.counters = Counters(Counts)
         codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
-        self.context = Context(self.ring, codec, options, clock, self.stats)
-        places = [node.place for node in options.all_nodes]
+        self.context = Context(self.ring, codec, options, clock, self.counters)
+        endpoints = [node.endpoint for node in options.all_nodes]
         if others := options.joining or options.leaving:
-            self.context.other = OtherRing(
+            self.context.ring_change = RingChange(
                 Ring([(node.name, node.weight) for node in others]),
-                tuple(places.index(node.place) for node in others),
-                is_left=bool(options.leaving),
+                tuple(endpoints.index(node.endpoint) for node in others),
+                is_old=bool(options.leaving),
                 is_warm=bool(options.leaving) and options.warm,
             )
         if options.gutter:
             self.context.gutter = Gutter(
                 Ring([(node.name, node.weight) for node in options.gutter]),
-                tuple(places.index(node.place) for node in options.gutter),
+                tuple(endpoints.index(node.endpoint) for node in options.gutter),
                 max(1, int(options.gutter_timeout * 1000)),
                 lambda node: self.nodes[node].is_ejected,
             )
@@ -78,17 +78,17 @@ class RingClient(SingleKeyClient):
             node.replay = Replay(self, index)
         CLIENTS.add(self)
 
-    def _on_missed(self, node: int, owed: Owed) -> None:
+    def _on_missed(self, node: int, owed: MissedKeys) -> None:
         """Keep what a node missed, and have it told as soon as it answers."""
         if owed:
-            Later.call(partial(self._keep, node, owed))
+            DeferredCalls.call(partial(self._keep, node, owed))
         self.nodes[node].tend()
 
-    def _keep(self, node: int, owed: Owed) -> None:
+    def _keep(self, node: int, owed: MissedKeys) -> None:
         since = self.context.clock.monotonic()
         if self.outbox is None:
             self._say_that_nothing_is_kept()
-        elif self.outbox.keep(self.nodes[node].place, owed):
+        elif self.outbox.keep(self.nodes[node].endpoint, owed):
             self.context.missed.kept(node, owed, since)
 
     def _say_that_nothing_is_kept(self) -> None:
@@ -104,7 +104,7 @@ class RingClient(SingleKeyClient):
         """Whether there is a near cache."""
         return self._near is not None
 
-    def holds_near(self, key: bytes) -> bool | None:
+    def has_near_copy(self, key: bytes) -> bool | None:
         """Return whether the near cache has a copy of a key; None: there is no near cache."""
         return None if self._near is None else self._near.holds(key)
 
@@ -138,7 +138,7 @@ class RingClient(SingleKeyClient):
 
     def after_fork(self) -> None:
         """Let go of what threads of the parent did, in a forked child."""
-        self.stats.after_fork()
+        self.counters.after_fork()
         self.context.missed.after_fork()
         self._trackings = []
         if self._near is not None:

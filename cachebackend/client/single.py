@@ -10,14 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 from cachebackend.client.base import Client
-from cachebackend.counters import Counts, Stats
-from cachebackend.drivers import Later, load
+from cachebackend.counters import Counters, Counts
+from cachebackend.drivers import DeferredCalls, load
 from cachebackend.effects import Reply, is_unknown_script
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.near.cache import MISS, NearCache
-from cachebackend.protocol import Context, Keep, delete, get, get_or_load, has_vouchers, set_, value_of
-from cachebackend.protocol.cache.compare_and_set import Swap, put_new
-from cachebackend.protocol.cache.fill import Loader, Want, count_load, give_back, put, record_of
+from cachebackend.protocol import (
+    Context,
+    FillOptions,
+    delete,
+    get,
+    get_or_load,
+    has_tag_tokens,
+    set_,
+    value_of,
+)
+from cachebackend.protocol.cache.compare_and_set import CompareAndSet, set_if_absent_command
+from cachebackend.protocol.cache.fill import LeaseRequest, Loader, count_load, put, record_of, release
 from cachebackend.protocol.cache.get import NOT_PLAIN, plain_value
 from cachebackend.protocol.cache.set import set_command, was_deleted, was_stored
 from cachebackend.protocol.ring.deletes import delete_command
@@ -31,13 +40,13 @@ class SingleKeyClient(Client):
 
     ring: Ring
     context: Context
-    stats: Stats[Counts]
+    counters: Counters[Counts]
     _near: NearCache | None
 
     def _looks_elsewhere(self, node: int, reply: Reply) -> bool:
         """Return whether a key may be at the ring that was left, or in the gutter."""
         if reply is None:
-            return self.context.other is not None
+            return self.context.ring_change is not None
         if self.context.gutter is None or reply.__class__ is not NodeUnavailableError:
             return False
         return self.nodes[node].is_ejected
@@ -46,7 +55,7 @@ class SingleKeyClient(Client):
         """Return the copy in the process, and count a hit; MISS if there is none."""
         copy = near.get(key, self.context.codec.decode)
         if copy is not MISS:
-            cell = self.stats.cell
+            cell = self.counters.cell
             cell.hits += 1
             cell.near_hits += 1
         return copy
@@ -56,14 +65,14 @@ class SingleKeyClient(Client):
         if self._near is not None:
             copy = self._copy(self._near, key)
             return self.run(get(self.context, key, missing)) if copy is MISS else copy
-        begun = self.stats.begin_get()
+        begun = self.counters.begin_get()
         node = self.ring.owner(key)
         reply = self.nodes[node].call((b"GET", key))
-        self.stats.end_get(begun)
+        self.counters.end_get(begun)
         value = plain_value(self.context, reply)
         if value is not NOT_PLAIN:
             return value
-        if has_vouchers(reply) or self._looks_elsewhere(node, reply):
+        if has_tag_tokens(reply) or self._looks_elsewhere(node, reply):
             return self.run(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
@@ -72,14 +81,14 @@ class SingleKeyClient(Client):
         if self._near is not None:
             copy = self._copy(self._near, key)
             return await self.arun(get(self.context, key, missing)) if copy is MISS else copy
-        begun = self.stats.begin_get()
+        begun = self.counters.begin_get()
         node = self.ring.owner(key)
         [reply] = await self.nodes[node].submit([(b"GET", key)])
-        self.stats.end_get(begun)
+        self.counters.end_get(begun)
         value = plain_value(self.context, reply)
         if value is not NOT_PLAIN:
             return value
-        if has_vouchers(reply) or self._looks_elsewhere(node, reply):
+        if has_tag_tokens(reply) or self._looks_elsewhere(node, reply):
             return await self.arun(get(self.context, key, missing))
         return value_of(self.context, reply, missing)
 
@@ -105,11 +114,11 @@ class SingleKeyClient(Client):
         self.context.drop_near((key,))
         if reply.__class__ is bytes:
             return True
-        with Later() as later:
+        with DeferredCalls() as deferred:
             try:
                 return was_stored(self.context, node, key, reply)
             finally:
-                await later.make_calls()
+                await deferred.make_calls()
 
     def delete(self, key: bytes) -> bool:
         """Delete whatever a key holds; return whether it held something."""
@@ -126,25 +135,25 @@ class SingleKeyClient(Client):
             return self.run(delete(context, key))
         return was_deleted(context, node, key, reply)
 
-    def get_or_load(self, key: bytes, loader: Loader, keep: Keep) -> Any:
+    def get_or_load(self, key: bytes, loader: Loader, fill_options: FillOptions) -> Any:
         """Return the value of a key; load and fill it if there is none, or it is due."""
         context = self.context
-        if self._near is not None or keep.tags or not self._is_alone:
-            return self.run(get_or_load(context, key, loader, keep))
-        want = Want(self.ring.owner(key), key, context.clock.token())
-        begun = self.stats.begin_get()
-        reply = self.nodes[want.node].call(put_new(key, want.record, context.lease_ms))
-        self.stats.end_get(begun)
+        if self._near is not None or fill_options.tags or not self._is_alone:
+            return self.run(get_or_load(context, key, loader, fill_options))
+        want = LeaseRequest(self.ring.owner(key), key, context.clock.token())
+        begun = self.counters.begin_get()
+        reply = self.nodes[want.node].call(set_if_absent_command(key, want.record, context.lease_ms))
+        self.counters.end_get(begun)
         if reply is None:
-            return self._load_and_fill(want, loader, keep)
+            return self._load_and_fill(want, loader, fill_options)
         value = plain_value(context, reply)
         if value is not NOT_PLAIN:
             return value
-        return self.run(get_or_load(context, key, loader, keep, asked=(want, reply)))
+        return self.run(get_or_load(context, key, loader, fill_options, asked=(want, reply)))
 
-    def _load_and_fill(self, want: Want, loader: Loader, keep: Keep) -> Any:
+    def _load_and_fill(self, want: LeaseRequest, loader: Loader, fill_options: FillOptions) -> Any:
         """Load under a lease that was granted, and fill it."""
-        context, cell = self.context, self.stats.cell
+        context, cell = self.context, self.counters.cell
         cell.misses += 1
         cell.leases_granted += 1
         begun = context.clock.monotonic()
@@ -153,14 +162,14 @@ class SingleKeyClient(Client):
                 value = load(loader)
             finally:
                 took = count_load(context, begun)
-            kept = record_of(context, value, keep, {}, took)
+            kept = record_of(context, value, fill_options, {}, took)
         except BaseException:
-            self.run(give_back(context, [want]))
+            self.run(release(context, [want]))
             raise
         if kept is None:
-            self.run(give_back(context, [want]))
+            self.run(release(context, [want]))
             return value
-        swap = Swap(want.node, want.key, want.record, *kept)
+        swap = CompareAndSet(want.node, want.key, want.record, *kept)
         if not swap.is_native(context):
             self.run(put(context, [swap]))
             return value
@@ -173,4 +182,4 @@ class SingleKeyClient(Client):
     @property
     def _is_alone(self) -> bool:
         """True if a key is written at its owner and nowhere else."""
-        return self.context.other is None and self.context.gutter is None
+        return self.context.ring_change is None and self.context.gutter is None

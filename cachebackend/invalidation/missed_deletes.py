@@ -11,7 +11,7 @@ from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.outbox import has_outbox, keys_in, owing
 from cachebackend.invalidation.outbox_writer import KEEP_SECONDS, outbox_writer
 from cachebackend.models import OutboxRow
-from cachebackend.protocol.missed_deletes import EVERYTHING, Owed
+from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.registry import prepare_ring_clients
 
 __all__ = ["ClientOutbox", "watch_missed"]
@@ -38,21 +38,21 @@ class ClientOutbox:
     def __init__(self, client: RingClient) -> None:
         self._client = client
 
-    def keep(self, node: str, owed: Owed) -> bool:
+    def keep(self, node: str, owed: MissedKeys) -> bool:
         """Keep what a node is owed, committed when this returns; return whether that is certain."""
         keys = list(owed.keys)
         # Their nodes are the same, so any of the aliases will do for keys
-        aliases = self._aliases() if owed.is_everything else self._aliases()[:1]
+        aliases = self._aliases() if owed.is_all_keys else self._aliases()[:1]
         if not aliases:
             return False  # the settings have changed, and nobody reads by them any more
         try:
             if not has_outbox(router.db_for_write(OutboxRow)):
                 message = "no database has the outbox's table; see check ringcache.W003"
                 raise LookupError(message)
-            row = owing(dict.fromkeys(aliases, keys), node=node if owed.is_everything else "")
+            row = owing(dict.fromkeys(aliases, keys), node=node if owed.is_all_keys else "")
             outbox_writer().write(row).result(KEEP_SECONDS)
         except Exception as error:  # noqa: BLE001  # the memory has them yet
-            self._client.context.log_sometimes(
+            self._client.context.log_limited(
                 "deletes_unkept",
                 "what a node missed is kept in memory only, and lost with this process: %r",
                 error,
@@ -60,7 +60,7 @@ class ClientOutbox:
             return False
         return True
 
-    def owed_to(self, node: str, limit: float) -> Owed:
+    def missed_by(self, node: str, limit: float) -> MissedKeys:
         """Return what any process owes a node; everything, if that is more than ``limit`` keys.
 
         Called in the thread of a probe, of whose connections it leaves none open.
@@ -70,9 +70,9 @@ class ClientOutbox:
         finally:
             connections.close_all()
 
-    def find(self, node: str, limit: float) -> Owed:
+    def find(self, node: str, limit: float) -> MissedKeys:
         """Return the same, by the connections of the calling thread."""
-        nodes = [at for at, each in enumerate(self._client.nodes) if each.place == node]
+        nodes = [at for at, each in enumerate(self._client.nodes) if each.endpoint == node]
         may_hold, aliases = self._client.context.may_hold, set(self._aliases())
         keys: set[bytes] = set()
         for using in filter(has_outbox, connections):
@@ -81,8 +81,8 @@ class ClientOutbox:
                 for alias in aliases & owed.keys():
                     keys.update(key for key in owed[alias] if any(may_hold(at, key) for at in nodes))
                     if row.node or len(keys) > limit:
-                        return EVERYTHING
-        return Owed(tuple(sorted(keys)))
+                        return ALL_KEYS
+        return MissedKeys(tuple(sorted(keys)))
 
     def _aliases(self) -> list[str]:
         """Return the aliases that share the client."""

@@ -97,8 +97,8 @@ def delete_keys(alias: str, keys: list[bytes]) -> list[bytes]:
     cache = _ring_cache(alias)
     if not keys or cache is None:
         return []
-    left = cache.client.run(protocol.delete_many(cache.client.context, keys, is_owed=True))
-    cache.client.stats.cell.invalidations += len(keys) - len(left)
+    left = cache.client.run(protocol.delete_many(cache.client.context, keys, in_outbox=True))
+    cache.client.counters.cell.invalidations += len(keys) - len(left)
     return left
 
 
@@ -110,7 +110,7 @@ def clear_node(alias: str, node: str) -> bool:
     cache = _ring_cache(alias)
     if cache is None:
         return True
-    nodes = [at for at, each in enumerate(cache.client.nodes) if each.place == node]
+    nodes = [at for at, each in enumerate(cache.client.nodes) if each.endpoint == node]
     return cache.client.run(protocol.clear_owed(cache.client.context, cache.pattern, nodes))
 
 
@@ -127,10 +127,10 @@ def nodes_to_clear(alias: str, keys: set[bytes]) -> tuple[list[str], set[bytes]]
     context, nodes = cache.client.context, cache.client.nodes
     full = [at for at in range(len(nodes)) if context.missed.count(at) is None]
     single = [at for at in range(len(nodes)) if at not in full]
-    others = {key for key in keys if any(context.missed.owes(at, key) for at in single)}
+    others = {key for key in keys if any(context.missed.has_missed(at, key) for at in single)}
     folded = {key for key in keys - others if any(context.may_hold(at, key) for at in full)}
-    places = [nodes[at].place for at in full if any(context.may_hold(at, key) for key in folded)]
-    return places, keys - folded
+    endpoints = [nodes[at].endpoint for at in full if any(context.may_hold(at, key) for key in folded)]
+    return endpoints, keys - folded
 
 
 def _ring_cache(alias: str) -> RingCache | None:

@@ -16,7 +16,7 @@ from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_in
 from cachebackend.invalidation.pending import clear_node, delete_keys, nodes_to_clear
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
-from cachebackend.telemetry.heartbeat import beat
+from cachebackend.telemetry.heartbeat import record_run
 
 __all__ = ["SETTLING_SECONDS", "Relayed", "outbox_lag", "relay"]
 
@@ -44,7 +44,7 @@ class Relayed:
 
 def relay() -> Relayed:
     """Settle the outbox of every database; may run anywhere, any number at once."""
-    beat("relay")
+    record_run("relay")
     relayed = Relayed()
     for using in filter(has_outbox, connections):
         try:

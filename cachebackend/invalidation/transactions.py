@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachebackend.clock import SYSTEM_CLOCK, Seldom
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.outbox import drop, owe
 from cachebackend.invalidation.pending import Batch
@@ -36,7 +36,7 @@ _ATTRIBUTE = "_ringcache_batch"
 #: The first version that has ``transaction_timeout``.
 POSTGRES_17 = 170_000
 QUARANTINE_SECONDS = 30.0
-_left = Seldom(SYSTEM_CLOCK)
+_left = LogRateLimit(SYSTEM_CLOCK)
 Rows: TypeAlias = Iterable[Mapping[str, Any]]
 #: What a statement in autocommit changes, and the key of its outbox row.
 Prepared: TypeAlias = tuple[Batch, int | None]
@@ -141,7 +141,7 @@ def _settle(
                 batch.add(model, rows)
         left = batch.delete()
         if left:
-            _log_left(sum(map(len, left.values())), is_owed=owed is not None)
+            _log_left(sum(map(len, left.values())), in_outbox=owed is not None)
         else:
             drop(using, owed, *caught)
         batch.refill()
@@ -149,10 +149,10 @@ def _settle(
         logger.exception("an invalidation was not finished; the relay will act on it again")
 
 
-def _log_left(count: int, *, is_owed: bool) -> None:
+def _log_left(count: int, *, in_outbox: bool) -> None:
     """Say that keys could not be invalidated: while a node is down that is so of many a write."""
     if came := _left.note(count):
-        fate = "the relay goes on trying" if is_owed else "they stand until they expire"
+        fate = "the relay goes on trying" if in_outbox else "they stand until they expire"
         extra = {"event": "deletes_left", "count": came}
         logger.error("%d keys could not be invalidated; %s", came, fate, extra=extra)
 

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 def plan_change(old: Sequence[NodeAddress], new: Sequence[NodeAddress]) -> Plan:
     """Return what a change from some nodes to others would move."""
     before, after = (Ring([(node.name, node.weight) for node in nodes]) for nodes in (old, new))
-    left, entered = ([node.place for node in nodes] for nodes in (old, new))
+    left, entered = ([node.endpoint for node in nodes] for nodes in (old, new))
     moved = sum(left[before.owner_of_slot(s)] != entered[after.owner_of_slot(s)] for s in range(SLOTS))
     now, then = (dict(zip(ring.names, ring.shares(), strict=True)) for ring in (before, after))
     shares = {name: (now.get(name, 0) / SLOTS, then.get(name, 0) / SLOTS) for name in [*now, *then]}

@@ -187,9 +187,9 @@ class CachedManager(Generic[M]):
         context = self.cache.client.context
         return context.for_strict() if self.is_strict else context
 
-    def _keep(self, cache: RingCache) -> protocol.Keep:
+    def _keep(self, cache: RingCache) -> protocol.FillOptions:
         keep = cache.keep(self.timeout, self.stale_for)
-        return keep if self.missing_timeout is None else keep.but_missing_for(self.missing_timeout)
+        return keep if self.missing_timeout is None else keep.with_missing_timeout(self.missing_timeout)
 
     # Being told of changes
 

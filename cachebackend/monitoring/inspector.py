@@ -70,7 +70,7 @@ def key_figures(alias: str, key: str, version: int | None, *, shows_value: bool)
         "made": made.decode("utf-8", "replace"),
         "owner": client.ring.names[client.ring.owner(made)],
         "slot": slot_of(made),
-        "is_near": client.holds_near(made),
+        "is_near": client.has_near_copy(made),
         "owed": _owed(alias, client, made),
     }
     try:
@@ -125,7 +125,7 @@ def _value(codec: Codec, found: protocol.Inspected) -> str | None:
 
 def _owed(alias: str, client: RingClient, key: bytes) -> list[str]:
     """Return what the outboxes have of a key, in words; that they cannot be seen, or not whole, too."""
-    holders = {node.place for at, node in enumerate(client.nodes) if client.context.may_hold(at, key)}
+    holders = {node.endpoint for at, node in enumerate(client.nodes) if client.context.may_hold(at, key)}
     told = []
     for using in filter(has_outbox, connections):
         try:

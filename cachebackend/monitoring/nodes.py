@@ -35,7 +35,7 @@ def node_rows(client: RingClient, owed: Sequence[int | str]) -> list[dict[str, A
 def _shares(client: RingClient) -> list[str]:
     """Return each node's share of the keys; of one that is not in the ring, what it is there for."""
     context = client.context
-    others = "" if context.other is None else "leaving" if context.other.is_left else "joining"
+    others = "" if context.ring_change is None else "leaving" if context.ring_change.is_old else "joining"
     spare = () if context.gutter is None else context.gutter.nodes
     shares = [f"{share / SLOTS:.1%}" for share in client.ring.shares()]
     return shares + ["gutter" if at in spare else others for at in range(len(shares), len(client.nodes))]

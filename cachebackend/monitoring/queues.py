@@ -20,7 +20,7 @@ from cachebackend.models import OutboxRow
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.ring import MINUTES, RECENT_MINUTES
 from cachebackend.options import WriteBehindOptions
-from cachebackend.telemetry.heartbeat import last_beats
+from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.telemetry.publisher import drains_by_minute
 from cachebackend.writebehind.queue import watched_queue
 
@@ -31,7 +31,7 @@ WORRYING_LAG_SECONDS = 10.0
 #: A write that has waited for so many flush intervals says that no worker lands it.
 WORRYING_INTERVALS = 30
 #: A periodic task that has not run for longer than this, and for so many of its intervals, does not run.
-WORRYING_BEAT_SECONDS, WORRYING_BEATS = 10.0, 5
+WORRYING_RUN_SECONDS, WORRYING_RUNS = 10.0, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class QueueFigures:
         lag: Age of the oldest delete that is owed, in seconds; None if it cannot be seen, as for
             all that follow.
         owed: How many outbox rows there are.
-        beats: When each periodic task of a worker last ran, in seconds since 1970, by its name.
+        last_runs: When each periodic task of a worker last ran, in seconds since 1970, by its name.
         is_on: Whether write-behind is set up.
         partitions: The partitions that hold or have held writes.
         nodes: The queue nodes by name, and whether each answers.
@@ -59,7 +59,7 @@ class QueueFigures:
 
     lag: float | None = None
     owed: int | None = None
-    beats: Mapping[str, float] | None = None
+    last_runs: Mapping[str, float] | None = None
     is_on: bool = False
     partitions: list[writebehind.PartitionStatus] = field(default_factory=list)
     nodes: dict[str, bool] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class QueueFigures:
 def queue_figures() -> QueueFigures:
     """Return how invalidation and write-behind are; what cannot be seen is a fault."""
     options = write_behind_options()
-    figures = _with_beats(_outbox(), options)
+    figures = _with_last_runs(_outbox(), options)
     if not options.nodes:
         return figures
     try:
@@ -101,25 +101,25 @@ def _outbox() -> QueueFigures:
     return QueueFigures(lag, owed, faults=faults)
 
 
-def _with_beats(figures: QueueFigures, options: WriteBehindOptions) -> QueueFigures:
+def _with_last_runs(figures: QueueFigures, options: WriteBehindOptions) -> QueueFigures:
     try:
-        beats = last_beats()
+        runs = last_runs()
     except RingCacheError:  # the nodes' own faults are told with them
         return figures
-    return replace(figures, beats=beats, faults=[*_beat_faults(beats, options), *figures.faults])
+    return replace(figures, last_runs=runs, faults=[*_worker_faults(runs, options), *figures.faults])
 
 
-def _beat_faults(beats: Mapping[str, float], options: WriteBehindOptions) -> Iterator[Fault]:
+def _worker_faults(runs: Mapping[str, float], options: WriteBehindOptions) -> Iterator[Fault]:
     now = time.time()
     most = {}
     if watched_models():
-        most["relay"] = WORRYING_BEAT_SECONDS
+        most["relay"] = WORRYING_RUN_SECONDS
     if options.nodes:
-        most["tick"] = max(WORRYING_BEAT_SECONDS, WORRYING_BEATS * options.flush_interval)
-    late = [task for task, seconds in most.items() if task in beats and now - beats[task] > seconds]
-    never = [task for task in most if task not in beats]
+        most["tick"] = max(WORRYING_RUN_SECONDS, WORRYING_RUNS * options.flush_interval)
+    late = [task for task, seconds in most.items() if task in runs and now - runs[task] > seconds]
+    never = [task for task in most if task not in runs]
     if late or never:
-        since = min((beats[task] for task in late), default=None)
+        since = min((runs[task] for task in late), default=None)
         tasks = " and ".join(sorted(late + never))
         yield Fault("worker", f"No worker runs {tasks}: start one, with beat.", since)
 

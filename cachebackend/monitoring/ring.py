@@ -15,7 +15,7 @@ from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import moment
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import RingOptions
-from cachebackend.telemetry.publisher import counts_by_minute, fold_counts
+from cachebackend.telemetry.publisher import counts_by_minute, publish_counts
 
 __all__ = ["MINUTES", "RECENT_MINUTES", "AliasFigures", "NodeFigures", "alias_figures", "hit_ratio"]
 
@@ -132,7 +132,7 @@ def hit_ratio(counts: Counts) -> float | None:
 def alias_figures(alias: str) -> AliasFigures:
     """Return what is known of an alias; a node that does not answer is said to be down."""
     client = ring_cache(alias).client
-    fold_counts(alias)
+    publish_counts(alias)
     infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
     nodes = [_node(client, at, info) for at, info in enumerate(infos)]
     faults = [_fault(alias, node) for node in nodes if not node.is_well]

@@ -151,7 +151,7 @@ class BlockingPool:
         """
         return Connection(self._handshake, self._timeout)
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Take back a connection on which every reply was read."""
         connection.idle_since = now = self._clock.monotonic()
         self._idle.append(connection)

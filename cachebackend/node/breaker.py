@@ -129,15 +129,15 @@ class Breaker:
         if not was_open:
             self._tell_ejected(error)
 
-    def close(self, is_told: Callable[[], bool] = lambda: True) -> bool:
+    def close(self, is_complete: Callable[[], bool] = lambda: True) -> bool:
         """Note that the node is back, if it has been told everything; return whether it has.
 
         Args:
-            is_told: Looked at in one step with the closing: who notes that the node missed
+            is_complete: Looked at in one step with the closing: who notes that the node missed
                 something, and then asks for a probe, has it seen here or begins the next probe.
         """
         with self._lock:
-            if not is_told():
+            if not is_complete():
                 return False
             was_open = self.is_open
             self._failures, self.has_failures, self.is_open = 0, False, False

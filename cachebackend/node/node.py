@@ -31,15 +31,15 @@ Exchange: TypeAlias = Callable[[Sequence[Command]], list[Reply]]
 class Replay(Protocol):
     """What a node missed, and is told when a probe was answered, before it is let in again."""
 
-    def tell_all(self, exchange: Exchange) -> None:
+    def replay_all(self, exchange: Exchange) -> None:
         """Tell the node what any process owes it; raises what keeps it from being told."""
         ...
 
-    def tell_rest(self, exchange: Exchange) -> None:
-        """Tell the node what this process noted since; raises as ``tell_all``."""
+    def replay_rest(self, exchange: Exchange) -> None:
+        """Tell the node what this process noted since; raises as ``replay_all``."""
         ...
 
-    def is_told(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether this process owes the node nothing now."""
         ...
 
@@ -60,7 +60,7 @@ class Node:
         self.address = address
         self.name = address.name
         #: What tells it from others wherever several processes speak of it, whatever they call it.
-        self.place = address.place
+        self.endpoint = address.endpoint
         #: Ejects the node when it fails; None: it is asked whatever it did before.
         self.breaker: Breaker | None = None
         #: What it is told when it is back; None: it misses nothing that matters.
@@ -88,7 +88,7 @@ class Node:
         except BaseException:
             connection.close()
             raise
-        self._pool.give_back(connection)
+        self._pool.release(connection)
         if breaker is not None and (breaker.has_failures or reply.__class__ is NodeUnavailableError):
             self._heard(reply)
         return reply
@@ -226,16 +226,16 @@ class Node:
                 connection.close()
             self.breaker.probe_failed(self._why_not(error))
         else:
-            self._pool.give_back(connection)
+            self._pool.release(connection)
 
     def _let_in(self, exchange: Exchange) -> None:
         assert self.breaker is not None  # noqa: S101  # whoever calls has looked
         if self.replay is None:
             self.breaker.close()
             return
-        self.replay.tell_all(exchange)
-        while not self.breaker.close(self.replay.is_told):
-            self.replay.tell_rest(exchange)
+        self.replay.replay_all(exchange)
+        while not self.breaker.close(self.replay.is_complete):
+            self.replay.replay_rest(exchange)
 
     def _why_not(self, error: Exception) -> RingCacheError:
         """Return why the node was not let in: it need not be the node's own fault."""
@@ -278,7 +278,7 @@ class PendingReplies:
         except BaseException:
             self._connection.close()
             raise
-        self._node._pool.give_back(self._connection)  # its own other half
+        self._node._pool.release(self._connection)  # its own other half
         self._node._heard_all(replies)  # its own other half
         return replies
 

@@ -174,12 +174,12 @@ class RingOptions:
         Each once, by its place. Of two under one name the other ring's is called so, that errors
         tell them apart.
         """
-        names, places = {node.name for node in self.nodes}, {node.place for node in self.nodes}
+        names, endpoints = {node.name for node in self.nodes}, {node.endpoint for node in self.nodes}
         others = tuple(
             replace(node, name=f"{node.name} ({change})") if node.name in names else node
             for change, ring in (("joining", self.joining), ("leaving", self.leaving))
             for node in ring
-            if node.place not in places
+            if node.endpoint not in endpoints
         )
         return self.nodes + others + self.gutter
 
@@ -222,19 +222,19 @@ def _other_rings(
             faults.add(name, text)
     members = [node for ring in (nodes, *changes.values()) for node in ring]
     for spare in found.get("gutter", ()):
-        if any(spare.name == node.name or spare.place == node.place for node in members):
+        if any(spare.name == node.name or spare.endpoint == node.endpoint for node in members):
             faults.add("gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes are spare ones")
     return found
 
 
 def change_faults(nodes: Sequence[NodeAddress], others: Sequence[NodeAddress]) -> list[str]:
     """Return why the ring of ``LOCATION`` cannot be changed to, or from, the ring of other nodes."""
-    if {(n.name, n.weight, n.place) for n in others} == {(n.name, n.weight, n.place) for n in nodes}:
+    if {(n.name, n.weight, n.endpoint) for n in others} == {(n.name, n.weight, n.endpoint) for n in nodes}:
         return ["names the nodes that LOCATION has: nothing would move; leave it out"]
-    names = {node.place: node.name for node in nodes}
+    names = {node.endpoint: node.name for node in nodes}
     return [
-        f"has as {node.name!r} the server that LOCATION has as {names[node.place]!r}; "
+        f"has as {node.name!r} the server that LOCATION has as {names[node.endpoint]!r}; "
         "a server keeps its name while the ring is changed"
         for node in others
-        if names.get(node.place, node.name) != node.name
+        if names.get(node.endpoint, node.name) != node.name
     ]

@@ -37,7 +37,7 @@ class SentinelAddress:
     password: str | None
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         """The service and the database."""
         hosts = ",".join(sorted(f"{host}:{port}" for host, port in self.hosts))
         return f"{hosts}/{self.service}/{self.node_url.rpartition('/')[2]}"

@@ -45,14 +45,14 @@ class NodeAddress:
     url: str
 
     @property
-    def place(self) -> str:
+    def endpoint(self) -> str:
         """The server and the database, whoever logs in there and how: no two nodes share it."""
         parts = urlsplit(self.url)
         path, database = unquote(parts.path), dict(parse_qsl(parts.query)).get("db", "")
         if parts.scheme == "unix":
             return f"{path}/{int(database or 0)}"
         if parts.scheme == SENTINEL_SCHEME:
-            return sentinel_address(self.url).place
+            return sentinel_address(self.url).endpoint
         return f"{parts.hostname}:{parts.port or 6379}/{int(database or path.strip('/') or 0)}"
 
     @property
@@ -171,7 +171,7 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
             continue
         if node.name in nodes:
             faults.add(index, f"a second node is named {node.name!r}; give each its own ?name=")
-        elif twin := next((other.name for other in nodes.values() if other.place == node.place), None):
+        elif twin := next((other.name for other in nodes.values() if other.endpoint == node.endpoint), None):
             faults.add(index, f"is where {twin!r} is: a server's database is one node, under one name")
         nodes[node.name] = node
     if len(urls) > MOST_NODES:

@@ -5,17 +5,17 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 """
 
 from cachebackend.effects import Load, Operation
-from cachebackend.protocol.cache.fill import MISSING, Keep, Loader
-from cachebackend.protocol.cache.get import get, get_many, has_key, has_vouchers, ttl, value_of
+from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader
+from cachebackend.protocol.cache.get import get, get_many, has_key, has_tag_tokens, ttl, value_of
 from cachebackend.protocol.cache.lease import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.cache.lease_on_get import (
     HIT,
     Lease,
     get_and_lease,
     get_many_and_lease,
-    give_back,
-    set_by_lease,
-    set_many_by_lease,
+    release,
+    set_many_with_lease,
+    set_with_lease,
 )
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
 from cachebackend.protocol.cache.set import (
@@ -46,9 +46,9 @@ __all__ = [
     "OK",
     "Change",
     "Context",
+    "FillOptions",
     "Folded",
     "Inspected",
-    "Keep",
     "Lease",
     "Load",
     "Loader",
@@ -78,9 +78,8 @@ __all__ = [
     "get_many_and_lease",
     "get_or_load",
     "get_or_load_many",
-    "give_back",
     "has_key",
-    "has_vouchers",
+    "has_tag_tokens",
     "incr",
     "inspect",
     "load_again",
@@ -92,15 +91,16 @@ __all__ = [
     "pending",
     "places",
     "quarantine",
+    "release",
     "renumber",
     "replace",
     "scan",
     "seal",
     "seal_many",
     "set_",
-    "set_by_lease",
     "set_many",
-    "set_many_by_lease",
+    "set_many_with_lease",
+    "set_with_lease",
     "sweep",
     "sync",
     "sync_fault",

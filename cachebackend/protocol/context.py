@@ -8,36 +8,36 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cachebackend.clock import Clock, Seldom
+from cachebackend.clock import Clock, LogRateLimit
 from cachebackend.codec import Codec
-from cachebackend.counters import Counts, Stats
+from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
-from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
 from cachebackend.ring import Ring
 
-__all__ = ["Context", "Gutter", "OtherRing"]
+__all__ = ["Context", "Gutter", "RingChange"]
 
 logger = logging.getLogger("cachebackend")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class OtherRing:
+class RingChange:
     """The ring that is being entered or left, as settings that name two rings have it.
 
     Attributes:
         ring: Its table.
         nodes: The index of each of its nodes among the client's.
-        is_left: Whether it is the one that is left.
+        is_old: Whether it is the one that is left.
         is_warm: Whether a miss looks there.
     """
 
     ring: Ring
     nodes: tuple[int, ...]
-    is_left: bool
+    is_old: bool
     is_warm: bool
 
     def owner(self, key: bytes) -> int:
@@ -74,58 +74,58 @@ class Context:
     codec: Codec
     options: RingOptions
     clock: Clock
-    stats: Stats[Counts]
+    counters: Counters[Counts]
     #: The copies in the process, if the settings want any.
     near: NearCache | None = None
     #: While the ring is changed: the one that is not LOCATION's.
-    other: OtherRing | None = None
+    ring_change: RingChange | None = None
     #: Where keys of nodes that are down go, if the settings want that.
     gutter: Gutter | None = None
     #: What nodes were not told, and what sees to it that they are.
     missed: MissedDeletes = field(init=False)
-    on_missed: Callable[[int, Owed], None] | None = None
+    on_missed: Callable[[int, MissedKeys], None] | None = None
     #: What the keys of the aliases that share the client look like, as Redis patterns.
     patterns: set[bytes] = field(default_factory=set)
     #: Milliseconds that a lease lives.
     lease_ms: int = field(init=False)
     #: Nodes (by index) that were found not to know ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
-    _seldom: dict[str, Seldom] = field(default_factory=dict, init=False)
+    _seldom: dict[str, LogRateLimit] = field(default_factory=dict, init=False)
     _strict: Context | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.missed = MissedDeletes(self.options.replay_limit, self.clock)
         self.lease_ms = max(1, int(self.options.lease_timeout * 1000))
 
-    def home(self, key: bytes) -> int:
+    def serving_node(self, key: bytes) -> int:
         """Return where a key is read and filled: at its owner, or in the gutter while that is ejected."""
         node = self.ring.owner(key)
         if self.gutter is None or not self.gutter.is_ejected(node):
             return node
         return self.gutter.owner(key)
 
-    def by_home(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
+    def by_serving_node(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
         """Group what comes with each key by the key's home."""
         if self.gutter is None:
             return self.ring.by_owner(keys)
         groups: dict[int, list[T]] = {}
         for key, item in keys:
-            groups.setdefault(self.home(key), []).append(item)
+            groups.setdefault(self.serving_node(key), []).append(item)
         return groups
 
-    def life_at(self, node: int, life_ms: int) -> int:
+    def ttl_at(self, node: int, life_ms: int) -> int:
         """Return how long a node keeps what should live so long; 0 or less has a meaning of its own."""
         if self.gutter is None or node not in self.gutter.nodes:
             return life_ms
         return self.gutter.life_ms if life_ms <= 0 else min(life_ms, self.gutter.life_ms)
 
-    def places(self, key: bytes) -> set[int]:
+    def owners(self, key: bytes) -> set[int]:
         """Return the nodes that may hold a key, but for the gutter's."""
-        return {self.ring.owner(key)} | ({self.other.owner(key)} if self.other else set())
+        return {self.ring.owner(key)} | ({self.ring_change.owner(key)} if self.ring_change else set())
 
     def may_hold(self, node: int, key: bytes) -> bool:
         """Return whether a node may hold a key, be it the gutter's."""
-        return node in self.places(key) or (self.gutter is not None and node == self.gutter.owner(key))
+        return node in self.owners(key) or (self.gutter is not None and node == self.gutter.owner(key))
 
     def for_strict(self) -> Context:
         """Return the same for strict keys, which are never in the gutter nor copied."""
@@ -136,7 +136,7 @@ class Context:
             self._strict.gutter = self._strict.near = None
         return self._strict
 
-    def without_copies(self) -> Context:
+    def without_near(self) -> Context:
         """Return the same for reads that neither look at this process's copies nor keep any."""
         if self.near is None:
             return self
@@ -149,28 +149,28 @@ class Context:
         if self.near is not None:
             self.near.drop(keys)
 
-    def note_missed(self, node: int, keys: Iterable[bytes], *, is_kept: bool = False) -> None:
+    def record_missed(self, node: int, keys: Iterable[bytes], *, in_outbox: bool = False) -> None:
         """Note that a node holds, or may hold, what it should not: it is told before it is read again.
 
         Args:
             node: The node.
             keys: What it should delete.
-            is_kept: Whether an outbox has the keys already.
+            in_outbox: Whether an outbox has the keys already.
         """
-        owed = Owed(tuple(keys))
-        self.stats.cell.deletes_missed += len(owed.keys)
-        self._note(node, owed, is_kept)
+        owed = MissedKeys(tuple(keys))
+        self.counters.cell.deletes_missed += len(owed.keys)
+        self._note(node, owed, in_outbox)
 
-    def note_cleared(self, node: int) -> None:
+    def record_missed_clear(self, node: int) -> None:
         """Note that nothing that a node holds may be read any more."""
-        self._note(node, EVERYTHING, is_kept=False)
+        self._note(node, ALL_KEYS, in_outbox=False)
 
-    def _note(self, node: int, owed: Owed, is_kept: bool) -> None:
+    def _note(self, node: int, owed: MissedKeys, in_outbox: bool) -> None:
         new = self.missed.add(node, owed)
         if self.on_missed is not None:
-            self.on_missed(node, Owed() if is_kept else new)
+            self.on_missed(node, MissedKeys() if in_outbox else new)
 
-    def settle(self, reply: Reply, missing: Any) -> Any:
+    def reply_or(self, reply: Reply, missing: Any) -> Any:
         """Return a reply, or ``missing`` for a node that did not answer.
 
         Raises:
@@ -180,29 +180,29 @@ class Context:
         if not isinstance(reply, RingCacheError):
             return reply
         if isinstance(reply, NodeUnavailableError):
-            self.stats.cell.node_failures += 1
+            self.counters.cell.node_failures += 1
             if self.options.on_node_failure == "miss":
-                self.log_sometimes("node_failed", "%s; taken for a miss", reply)
+                self.log_limited("node_failed", "%s; taken for a miss", reply)
                 return missing
         raise reply
 
     def undecodable(self, error: RecordError) -> None:
         """Count a record that cannot be read."""
-        self.stats.cell.undecodable += 1
-        self.log_sometimes("record_undecodable", "%s; taken for a miss", error)
+        self.counters.cell.undecodable += 1
+        self.log_limited("record_undecodable", "%s; taken for a miss", error)
 
     def fills_refused(self, count: int) -> None:
         """Count fills that came after their leases were revoked."""
-        self.stats.cell.stale_sets_refused += count
+        self.counters.cell.stale_sets_refused += count
         if count and (came := self._came("fills_refused", count)):
             text = "%d fills were refused, for their keys were invalidated while they were loaded"
             logger.info(text, came, extra={"event": "fills_refused", "count": came})
 
-    def log_sometimes(self, event: str, text: str, error: Exception) -> None:
+    def log_limited(self, event: str, text: str, error: Exception) -> None:
         """Log an event, and how many there were since it was last logged; at most once a minute."""
         if came := self._came(event):
             logger.warning(text, error, extra={"event": event, "count": came, "error": str(error)})
 
     def _came(self, event: str, count: int = 1) -> int:
-        seldom = self._seldom.get(event) or self._seldom.setdefault(event, Seldom(self.clock))
+        seldom = self._seldom.get(event) or self._seldom.setdefault(event, LogRateLimit(self.clock))
         return seldom.note(count)

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from cachebackend.clock import Clock
 
-__all__ = ["EVERYTHING", "SETTLING_SECONDS", "MissedDeletes", "Outbox", "Owed"]
+__all__ = ["ALL_KEYS", "SETTLING_SECONDS", "MissedDeletes", "MissedKeys", "Outbox"]
 
 #: A younger outbox row is most likely being settled by who wrote it.
 SETTLING_SECONDS = 1.0
@@ -30,32 +30,32 @@ _NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
+class MissedKeys:
     """What a node is to delete.
 
     Attributes:
         keys: These keys.
-        is_everything: Every key of the aliases that share the client.
+        is_all_keys: Every key of the aliases that share the client.
     """
 
     keys: tuple[bytes, ...] = ()
-    is_everything: bool = False
+    is_all_keys: bool = False
 
     def __bool__(self) -> bool:
-        return self.is_everything or bool(self.keys)
+        return self.is_all_keys or bool(self.keys)
 
 
-EVERYTHING = Owed(is_everything=True)
+ALL_KEYS = MissedKeys(is_all_keys=True)
 
 
 class Outbox(Protocol):
     """Where what nodes are owed outlives the process that owes it, and all processes see it."""
 
-    def keep(self, node: str, owed: Owed) -> bool:
+    def keep(self, node: str, owed: MissedKeys) -> bool:
         """Keep what a node, by its place, is owed; return whether that is certain. Raises nothing."""
         ...
 
-    def owed_to(self, node: str, limit: float) -> Owed:
+    def missed_by(self, node: str, limit: float) -> MissedKeys:
         """Return what any process owes a node; everything, if that is more than ``limit`` keys."""
         ...
 
@@ -75,28 +75,28 @@ class MissedDeletes:
         #: What each node missed (None: everything), and when it was last known to be in an outbox.
         self._noted: dict[int, dict[bytes | None, float]] = {}
 
-    def add(self, node: int, owed: Owed) -> Owed:
+    def add(self, node: int, owed: MissedKeys) -> MissedKeys:
         """Note what a node is to delete; return what of it an outbox is to be given."""
         with self._lock:
             noted = self._noted.setdefault(node, {})
             names: Sequence[bytes | None] = owed.keys
             for name in names:
                 noted.setdefault(name, _NEVER)
-            if owed.is_everything or None in noted or len(noted) > self.limit:
+            if owed.is_all_keys or None in noted or len(noted) > self.limit:
                 noted = self._noted[node] = {None: noted.get(None, _NEVER)}
                 names = [None]
             young = self._clock.monotonic() - SETTLING_SECONDS / 2
             return _owed(name for name in names if noted[name] < young)
 
-    def kept(self, node: int, owed: Owed, since: float) -> None:
+    def kept(self, node: int, owed: MissedKeys, since: float) -> None:
         """Note that an outbox has what a node is owed, since a (monotonic) time in seconds."""
         with self._lock:
             noted = self._noted.get(node, {})
-            for name in [None] if owed.is_everything else owed.keys:
+            for name in [None] if owed.is_all_keys else owed.keys:
                 if name in noted:
                     noted[name] = since
 
-    def take(self, node: int) -> Owed:
+    def take(self, node: int) -> MissedKeys:
         """Return what a node is to delete, and forget it."""
         with self._lock:
             return _owed(self._noted.pop(node, ()))
@@ -107,7 +107,7 @@ class MissedDeletes:
             noted = self._noted.get(node, {})
             return None if None in noted else len(noted)
 
-    def owes(self, node: int, key: bytes) -> bool:
+    def has_missed(self, node: int, key: bytes) -> bool:
         """Return whether a node missed the delete of a key."""
         with self._lock:
             noted = self._noted.get(node, {})
@@ -118,6 +118,6 @@ class MissedDeletes:
         self._lock = threading.Lock()
 
 
-def _owed(names: Iterable[bytes | None]) -> Owed:
+def _owed(names: Iterable[bytes | None]) -> MissedKeys:
     keys = list(names)
-    return EVERYTHING if None in keys else Owed(tuple(key for key in keys if key is not None))
+    return ALL_KEYS if None in keys else MissedKeys(tuple(key for key in keys if key is not None))

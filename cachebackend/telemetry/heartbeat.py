@@ -14,7 +14,7 @@ from cachebackend.backend.cache import RingCache
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
 
-__all__ = ["beat", "last_beats"]
+__all__ = ["last_runs", "record_run"]
 
 logger = logging.getLogger("cachebackend")
 KEEP_SECONDS = 90 * 24 * 3600
@@ -22,7 +22,7 @@ KEEP_SECONDS = 90 * 24 * 3600
 _AHEAD_SECONDS = 3600.0
 
 
-def beat(task: str) -> None:
+def record_run(task: str) -> None:
     """Note that a periodic task runs now: one round trip; never raises, and does nothing without a ring."""
     try:
         for cache in _keepers():
@@ -32,7 +32,7 @@ def beat(task: str) -> None:
         logger.exception("it could not be noted that %s ran", task)
 
 
-def last_beats() -> dict[str, float]:
+def last_runs() -> dict[str, float]:
     """Return when each periodic task (``tick``, ``relay``) last ran, in seconds since 1970.
 
     One that is not named has not run within three months, or since the nodes were emptied.
@@ -40,14 +40,14 @@ def last_beats() -> dict[str, float]:
     Raises:
         RingCacheError: Neither of the nodes that keep it answered.
     """
-    beats: dict[str, float] = {}
+    found_runs: dict[str, float] = {}
     latest = (time.time() + _AHEAD_SECONDS) * 1000
     for cache in _keepers():
         [found] = cache.client.run(protocol.counts_of(cache.client.context, [_key(cache)]))
         if isinstance(found, RingCacheError):
             raise found
-        beats.update({task: at / 1000 for task, at in found.items() if 0 < at <= latest})
-    return beats
+        found_runs.update({task: at / 1000 for task, at in found.items() if 0 < at <= latest})
+    return found_runs
 
 
 def _keepers() -> list[RingCache]:
@@ -55,4 +55,4 @@ def _keepers() -> list[RingCache]:
 
 
 def _key(cache: RingCache) -> bytes:
-    return f"ringcache:beats:{cache.key_prefix}".encode()
+    return f"ringcache:last_runs:{cache.key_prefix}".encode()

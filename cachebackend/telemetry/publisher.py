@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.client import QueueClient, RingClient
-from cachebackend.clock import SYSTEM_CLOCK, Seldom
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
-from cachebackend.counters import Counts, DrainCounts, Stats
+from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
 from cachebackend.registry import queue_client
 
@@ -27,8 +27,8 @@ __all__ = [
     "counts_in_all",
     "drains_by_minute",
     "drains_in_all",
-    "fold_all",
-    "fold_counts",
+    "publish_all",
+    "publish_counts",
 ]
 
 logger = logging.getLogger("cachebackend")
@@ -40,7 +40,7 @@ ALL = "all"
 KEEP_ALL_SECONDS = 90 * 24 * 3600
 
 C = TypeVar("C", Counts, DrainCounts)
-_unfolded = Seldom(SYSTEM_CLOCK)
+_publish_failures = LogRateLimit(SYSTEM_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Kept(Generic[C]):
     """
 
     client: RingClient | QueueClient
-    stats: Stats[C]
+    counters: Counters[C]
     kind: type[C]
     stem: str
 
@@ -63,14 +63,16 @@ class _Kept(Generic[C]):
         self._add(ALL, ALL, KEEP_ALL_SECONDS, copies=1)
 
     def _add(self, name: str, ledger: str, keep_seconds: int, **copies: int) -> None:
-        counts = self.stats.take_new(ledger)
+        counts = self.counters.take_new(ledger)
         if not counts:
             return
         adding = protocol.add_counts(self.client.context, self._key(name), counts, keep_seconds, **copies)
         refused = self.client.run(adding)
         if refused is not None:
-            self.stats.put_back(ledger, counts)
-            if isinstance(refused, NodeReplyError) and _unfolded.note():  # the others, a breaker tells
+            self.counters.put_back(ledger, counts)
+            if (
+                isinstance(refused, NodeReplyError) and _publish_failures.note()
+            ):  # the others, a breaker tells
                 extra = {"event": "fold_refused", "error": str(refused)}
                 logger.warning("%s; counts of %s wait to be folded", refused, self.stem, extra=extra)
 
@@ -100,24 +102,24 @@ class _Kept(Generic[C]):
 def _of_alias(alias: str) -> _Kept[Counts]:
     cache = ring_cache(alias)
     stem = f"ringcache:counts:{cache.key_prefix}:{alias}"  # the nodes may be another site's too
-    return _Kept(cache.client, cache.client.stats, Counts, stem)
+    return _Kept(cache.client, cache.client.counters, Counts, stem)
 
 
 def _of_queue() -> _Kept[DrainCounts]:
     client = queue_client(write_behind_options())
-    return _Kept(client, client.stats, DrainCounts, "ringcache:drains")
+    return _Kept(client, client.counters, DrainCounts, "ringcache:drains")
 
 
-def fold_counts(alias: str) -> None:
+def publish_counts(alias: str) -> None:
     """Add what this process counted of an alias since the last time to the present minute."""
     _of_alias(alias).fold()
 
 
-def fold_all(**_: Any) -> None:
+def publish_all(**_: Any) -> None:
     """Fold the counts of every alias, and of drains; never raises, for nobody waits for them."""
     for alias in ring_aliases():
         try:
-            fold_counts(alias)
+            publish_counts(alias)
         except ConfigurationError:
             continue  # it counted nothing; its faults are told by who uses it, and by the checks
         except Exception:

@@ -25,10 +25,10 @@ import threading
 from types import FrameType
 from typing import Any
 
-from cachebackend.counters import Stats
-from cachebackend.telemetry.publisher import fold_all
+from cachebackend.counters import Counters
+from cachebackend.telemetry.publisher import publish_all
 
-__all__ = ["connect", "fold_last"]
+__all__ = ["connect", "publish_last"]
 
 #: Seconds between two folds.
 EVERY_SECONDS = 5.0
@@ -36,7 +36,7 @@ EVERY_SECONDS = 5.0
 LAST_SECONDS = 2.0
 
 
-class _Folder(threading.Thread):
+class _Publisher(threading.Thread):
     """Folds every few seconds, and a last time when it is told to end."""
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ class _Folder(threading.Thread):
         """Fold until the end."""
         try:
             while not self._is_told_to_end():
-                fold_all()
-            fold_all()
+                publish_all()
+            publish_all()
         finally:
             self._ended.put(None)
 
@@ -70,42 +70,42 @@ class _Folder(threading.Thread):
             self._ended.put(None)  # whom we interrupted waits for it too
 
 
-_folder: _Folder | None = None
+_publisher: _Publisher | None = None
 _lock = threading.Lock()
 
 
 def _begin() -> None:
     """Start this process's folder, if it has none."""
-    global _folder  # noqa: PLW0603  # one for the whole process
+    global _publisher  # noqa: PLW0603  # one for the whole process
     with _lock:
-        if _folder is not None:
+        if _publisher is not None:
             return
-        _folder = _Folder()
+        _publisher = _Publisher()
     try:
-        _folder.start()
+        _publisher.start()
     except RuntimeError:  # the interpreter is about to end, and so does what was to be folded
         return
     if multiprocessing.parent_process() is not None:
-        multiprocessing.util.Finalize(None, fold_last, exitpriority=0)
+        multiprocessing.util.Finalize(None, publish_last, exitpriority=0)
 
 
-def fold_last(**_: Any) -> None:
+def publish_last(**_: Any) -> None:
     """Fold what is left: the process ends."""
-    if _folder is not None and _folder.is_alive():
-        _folder.end()
+    if _publisher is not None and _publisher.is_alive():
+        _publisher.end()
 
 
 def _end_by_signal(number: int, _: FrameType | None) -> None:
     """Fold, by another thread, for the interrupted one may hold a lock; then end as the signal has it."""
-    fold_last()
+    publish_last()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 def connect() -> None:
     """Have every process that counts fold."""
-    Stats.on_thread = _begin
-    atexit.register(fold_last)
+    Counters.on_thread = _begin
+    atexit.register(publish_last)
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end_by_signal)
@@ -113,8 +113,8 @@ def connect() -> None:
 
 def _after_fork() -> None:
     """Begin anew in a forked child: the parent's thread is not there, and another may have held the lock."""
-    global _folder, _lock
-    _folder, _lock = None, threading.Lock()
+    global _publisher, _lock
+    _publisher, _lock = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -240,7 +240,7 @@ class _Drain:
         self.drained.rows += applied.rows
         self.drained.missing += applied.missing
         self.drained.parked += parked
-        cell = self._client.stats.cell
+        cell = self._client.counters.cell
         cell.rows += applied.rows
         cell.parked += parked
         cell.drain_times.add(SYSTEM_CLOCK.monotonic() - begun)

@@ -1,6 +1,6 @@
 """Rows that Postgres refuses, or that cannot be read, are found by bisection and set aside.
 
-The rest of their batch lands. Later writes of a parked row park behind it, so that their order is
+The rest of their batch lands. DeferredCalls writes of a parked row park behind it, so that their order is
 kept. A parked write is tried again or discarded by hand, under the partition's lock, so that no
 drain comes in between.
 """

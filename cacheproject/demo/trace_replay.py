@@ -111,7 +111,7 @@ def _client(trace: Trace, keys: dict[int, int], share: range, tell: Callable[[in
         tally.queries += 1
         return execute(*arguments)
 
-    stats = Article.cached.cache.client.stats
+    stats = Article.cached.cache.client.counters
     refused_before = stats.total().stale_sets_refused
     with connection.execute_wrapper(count):
         for done, at in enumerate(share, 1):

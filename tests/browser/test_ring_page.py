@@ -11,8 +11,8 @@ from django.contrib.auth.models import Permission, User
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cachebackend import RingCache
-from cachebackend.telemetry.heartbeat import beat
-from cachebackend.telemetry.publisher import fold_counts
+from cachebackend.telemetry.heartbeat import record_run
+from cachebackend.telemetry.publisher import publish_counts
 from cacheproject.services import Services
 from tests.browser.chromium import CHROMIUM, launch
 
@@ -72,7 +72,7 @@ def open_page(browser: Browser, live_server: Any, empty_nodes: None) -> Iterator
     User.objects.create_superuser("root", password="root")
     contexts = []
     for task in ("relay", "tick"):
-        beat(task)
+        record_run(task)
 
     def open_page(user: str = "root", **named: Any) -> Page:
         context = browser.new_context(**named)
@@ -101,7 +101,7 @@ def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cac
     before = int(page.get_attribute("[data-figure=hits]", "data-value") or 0)
     for _ in range(7):
         ring_cache.get("k")
-    fold_counts("default")
+    publish_counts("default")
     page.clock.run_for(6000)
     # At least: the page's own session is read through the ring too
     shown = "Number(document.querySelector('[data-figure=hits]').dataset.value)"
@@ -130,7 +130,7 @@ def test_a_dead_node_turns_red_and_comes_back(
     finally:
         services.restart("ring-c")
     for task in ("relay", "tick"):
-        beat(task)
+        record_run(task)
     # Nothing but looks: the node is probed when one meets it, a second after it was ejected
     for _ in range(100):
         with page.expect_response(f"**{PATH}"):

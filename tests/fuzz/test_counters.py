@@ -10,8 +10,8 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache
-from cachebackend.telemetry.heartbeat import beat, last_beats
-from cachebackend.telemetry.publisher import counts_by_minute, counts_in_all, fold_counts
+from cachebackend.telemetry.heartbeat import last_runs, record_run
+from cachebackend.telemetry.publisher import counts_by_minute, counts_in_all, publish_counts
 from tests.fuzz.mutants import count, mutant
 
 pytestmark = [
@@ -42,13 +42,13 @@ def test_no_count_harms_its_reader(ring_cache: RingCache) -> None:
     chance, tried = random.Random(random.getrandbits(32)), count(60)
     for turn in tried:
         ring_cache.get("k")
-        fold_counts("default")
-        beat("tick")
+        publish_counts("default")
+        record_run("tick")
         done = damage(chance, ring_cache)
         try:
             counts_by_minute("default", 3)
             counts_in_all("default")
-            last_beats()
+            last_runs()
             shown = client.get(url).status_code if turn % 15 == 0 else 200
         except Exception as error:
             raise AssertionError(f"{done}: {type(error).__name__}: {error}") from error
@@ -57,5 +57,5 @@ def test_no_count_harms_its_reader(ring_cache: RingCache) -> None:
     for node in ring_cache.client.nodes:
         node.call((b"FLUSHALL",))
     ring_cache.get("k")
-    fold_counts("default")
+    publish_counts("default")
     assert counts_in_all("default").misses

@@ -21,7 +21,7 @@ from cachebackend.invalidation.outbox import keys_in, owe
 from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.formatting import moment
-from cachebackend.telemetry.heartbeat import beat
+from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.services import Services
 
 pytestmark = [
@@ -56,7 +56,7 @@ def client() -> Client:
 def worker(ring_cache: RingCache) -> None:
     """A worker was just seen."""
     for task in ("relay", "tick"):
-        beat(task)
+        record_run(task)
 
 
 def staff(*permissions: str) -> Client:
@@ -119,8 +119,8 @@ def test_a_worker_that_is_away_is_told_with_since_when(
     with monkeypatch.context() as earlier:
         then = time.time() - 300
         earlier.setattr("cachebackend.telemetry.heartbeat.time", SimpleNamespace(time=lambda: then))
-        beat("tick")
-    beat("relay")
+        record_run("tick")
+    record_run("relay")
     page = client.get(url).content.decode()
     assert f"No worker runs tick: start one, with beat. {SINCE}{moment(then)[:8]} (5 min ago)" in page
 
@@ -237,7 +237,7 @@ def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any)
     cache.set("k", 1, 100)
     looked = {"alias": "default", "key": "k"}
     assert "<dt>Near cache of this process</dt><dd>has none</dd>" in client.get(url, looked).content.decode()
-    while not cache.client.holds_near(cache.key_bytes("k")):  # once its node tells what changes
+    while not cache.client.has_near_copy(cache.key_bytes("k")):  # once its node tells what changes
         cache.get("k")
     assert (
         "<dt>Near cache of this process</dt><dd>has a copy</dd>" in client.get(url, looked).content.decode()

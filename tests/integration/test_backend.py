@@ -121,7 +121,7 @@ def test_a_record_that_cannot_be_read_is_a_miss_and_counted(ring_cache: RingCach
     assert call(ring_cache, "get", "k") is None
     assert call(ring_cache, "get", "l") is None
     assert call(ring_cache, "get_or_set", "k", "loaded") == "loaded"
-    assert ring_cache.client.stats.total().undecodable == 3
+    assert ring_cache.client.counters.total().undecodable == 3
 
 
 def test_get_or_set_loads_once_and_keeps_the_value(ring_cache: RingCache, call: Call) -> None:
@@ -206,4 +206,4 @@ def test_a_node_that_is_not_there_at_start(call: Call, mode: str) -> None:
     assert call(cache, "set_many", {"k": 1}) == ["k"]
     assert call(cache, "delete", "k") is False
     assert call(cache, "get_or_set", "k", lambda: 5) == 5
-    assert cache.client.stats.total().node_failures > 5
+    assert cache.client.counters.total().node_failures > 5

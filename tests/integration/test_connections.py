@@ -105,7 +105,9 @@ def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, added:
         work(ring_cache, os.getpid(), failures)
         asyncio.run(awork(ring_cache, 5))
         fine = (
-            not failures and ring_cache.client.stats.total().hits > 0 and ring_cache.get("parent") == "before"
+            not failures
+            and ring_cache.client.counters.total().hits > 0
+            and ring_cache.get("parent") == "before"
         )
         os._exit(0 if fine else 1)
     failures = []

@@ -21,20 +21,20 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache, invalidation
-from cachebackend.clock import SYSTEM_CLOCK, Seldom
-from cachebackend.counters import Counts, Stats
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
+from cachebackend.counters import Counters, Counts
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.monitoring import alias_figures
 from cachebackend.monitoring.ring import MINUTES
 from cachebackend.telemetry import publisher, shutdown
-from cachebackend.telemetry.heartbeat import beat, last_beats
+from cachebackend.telemetry.heartbeat import last_runs, record_run
 from cachebackend.telemetry.publisher import (
     counts_by_minute,
     counts_in_all,
     drains_by_minute,
     drains_in_all,
-    fold_all,
-    fold_counts,
+    publish_all,
+    publish_counts,
 )
 from cacheproject.processes import free_port
 from cacheproject.services import Services
@@ -158,11 +158,11 @@ def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services
 def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     """The child counts and folds, though a thread of the parent held every lock when it was made."""
     ring_cache.get("k")
-    fold_counts("default")
+    publish_counts("default")
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with ring_cache.client.stats._lock, shutdown._lock:
+        with ring_cache.client.counters._lock, shutdown._lock:
             held.set()
             forked.wait()
 
@@ -172,9 +172,9 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        Stats.on_thread = shutdown._begin
+        Counters.on_thread = shutdown._begin
         ring_cache.get("k")
-        shutdown.fold_last()
+        shutdown.publish_last()
         os._exit(0)
     forked.set()
     holder.join()
@@ -208,10 +208,10 @@ def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
 
     signal.alarm(20)
     signal.signal(signal.SIGTERM, shutdown._end_by_signal)
-    Stats.on_thread = shutdown._begin
+    Counters.on_thread = shutdown._begin
     cache.get("k")
     sys.settrace(trace)
-    shutdown.fold_last()
+    shutdown.publish_last()
     sys.settrace(None)
     os._exit(0)
 
@@ -225,7 +225,7 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     for name in names:
         ring_cache.clear_all()
         ring_cache.get_many(["a", "b", "c"])
-        fold_counts("default")
+        publish_counts("default")
         with away(services, ring_cache, name):
             assert shown().misses == 3
     with away(services, ring_cache, *names[:2]):
@@ -240,8 +240,8 @@ def test_what_could_not_be_folded_is_folded_later(ring_cache: RingCache, service
     names = ring_cache.client.ring.names
     with away(services, ring_cache, *names):
         ring_cache.get_many([f"k{n}" for n in range(60)])  # every node is found to be away
-        fold_counts("default")
-    fold_counts("default")
+        publish_counts("default")
+    publish_counts("default")
     assert (shown().misses, counts_in_all("default").misses) == (60, 60)
 
 
@@ -249,15 +249,15 @@ def test_what_is_refused_is_folded_later_and_told(
     ring_cache: RingCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The minutes and the sum are told apart: what one refused, the other has."""
-    monkeypatch.setattr(publisher, "_unfolded", Seldom(SYSTEM_CLOCK))
+    monkeypatch.setattr(publisher, "_publish_failures", LogRateLimit(SYSTEM_CLOCK))
     client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
     node = client.nodes[client.ring.owner(key)]
     node.call((b"SET", key, b"of another"))
     ring_cache.get("k")
-    fold_counts("default")
+    publish_counts("default")
     assert shown().misses == 1
     node.call((b"DEL", key))
-    fold_counts("default")
+    publish_counts("default")
     assert (shown().misses, counts_in_all("default").misses) == (1, 1)
     assert [each.event for each in caplog.records] == ["fold_refused"]  # type: ignore[attr-defined]
 
@@ -267,7 +267,7 @@ def test_another_site_on_the_same_nodes_counts_for_itself(settings: Any, ring_ca
     blocks = settings.CACHES
     settings.CACHES = blocks | {"default": blocks["default"] | {"KEY_PREFIX": "othersite"}}
     caches["default"].get("k")
-    fold_counts("default")
+    publish_counts("default")
     assert shown().misses == 1
     settings.CACHES = blocks
     assert shown() == Counts()
@@ -283,7 +283,7 @@ def test_what_loads_and_gets_take_is_told(ring_cache: RingCache, call: Callable[
         call(ring_cache, "get", f"k{number}")
     for number in range(3):
         call(ring_cache, "get_or_set", f"k{number}", lambda: 1)
-    fold_counts("default")
+    publish_counts("default")
     found = shown()
     assert (found.get_times.count, found.load_times.count) == (2, 3)
     assert 0 < (found.get_times.percentile(0.99) or 0) < 60
@@ -302,7 +302,7 @@ def test_what_drains_take_is_told() -> None:
         Article.behind.update(article.pk, views=F("views") + 1)
     for partition in (partitions := writebehind.seal_dirty()):
         writebehind.drain(partition)
-    fold_all()
+    publish_all()
     [minute] = [each for each in drains_by_minute(3).values() if each is not None and each.rows]
     assert (minute.rows, minute.drain_times.count, minute.parked) == (3, len(partitions), 0)
     assert drains_in_all() == minute
@@ -315,37 +315,37 @@ def test_the_periodic_tasks_tell_when_they_ran(ring_cache: RingCache, services: 
     """A dead node hides that no more than it hides counts."""
     from cachebackend.tasks import tick
 
-    assert last_beats() == {}
+    assert last_runs() == {}
     tick()
     invalidation.relay()
-    beats = last_beats()
+    beats = last_runs()
     assert set(beats) == {"tick", "relay"}
-    beat("tick")
-    assert last_beats()["tick"] > beats["tick"]
+    record_run("tick")
+    assert last_runs()["tick"] > beats["tick"]
     ring = ring_cache.client.ring
-    with away(services, ring_cache, ring.names[ring.owner(b"ringcache:beats:demo")]):
-        assert last_beats()["relay"] == beats["relay"]
+    with away(services, ring_cache, ring.names[ring.owner(b"ringcache:last_runs:demo")]):
+        assert last_runs()["relay"] == beats["relay"]
 
 
 def test_a_beat_of_no_time_that_there_is_is_none(ring_cache: RingCache) -> None:
     """Whoever put it there: the page shows times, and cannot show those."""
-    beat("tick")
+    record_run("tick")
     for node in ring_cache.client.nodes:
-        node.call((b"HSET", b"ringcache:beats:demo", b"relay", 10**15, b"tick", -1))
-    assert last_beats() == {}
+        node.call((b"HSET", b"ringcache:last_runs:demo", b"relay", 10**15, b"tick", -1))
+    assert last_runs() == {}
 
 
 def test_beats_that_cannot_be_seen_are_not_taken_for_none(ring_cache: RingCache, services: Services) -> None:
     """And a task goes on that cannot tell."""
     with away(services, ring_cache, *ring_cache.client.ring.names):
-        beat("tick")
+        record_run("tick")
         with pytest.raises(NodeUnavailableError):
-            last_beats()
+            last_runs()
 
 
 def test_an_alias_with_faults_counts_nothing(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Its faults are told by who uses it, and not by every process at its end."""
     wrong = settings.CACHES["default"] | {"OPTIONS": {"codec": "none"}}
     with override_settings(CACHES=settings.CACHES | {"wrong": wrong}):
-        fold_all()
+        publish_all()
     assert caplog.records == []

@@ -271,7 +271,7 @@ def test_a_node_is_not_let_in_while_the_replay_fails(
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClientOutbox, "owed_to", away)
+        patch.setattr(ClientOutbox, "missed_by", away)
         come_back(cache, services, probes)
         assert state(cache) == EJECTED
     come_back(cache, services, probes)
@@ -344,13 +344,13 @@ def test_status_tells_ejected_then_replaying_then_up(
 
     def look(client: ClientOutbox, *given: Any) -> Any:
         seen.append(told())
-        return owed_to(client, *given)
+        return missed_by(client, *given)
 
     eject(cache, dead[0])
     cache.delete(dead[0])
     seen.append(told())
-    owed_to = ClientOutbox.owed_to
-    monkeypatch.setattr(ClientOutbox, "owed_to", look)
+    missed_by = ClientOutbox.missed_by
+    monkeypatch.setattr(ClientOutbox, "missed_by", look)
     come_back(cache, services, probes)
     seen.append(told())
     assert seen == [("ejected", False, None), ("replaying", True, None), ("up", True, None)]

@@ -61,7 +61,7 @@ def test_an_invalidation_wins_over_a_refresh(cache: RingCache) -> None:
     clock.ahead = 70
     assert cache.get_or_set("k", lambda: str(cache.delete("k")), 60, stale_for=30) == "True"
     assert cache.get("k") is None
-    assert cache.client.stats.total().stale_sets_refused == 1
+    assert cache.client.counters.total().stale_sets_refused == 1
 
 
 def test_a_value_past_its_time_is_no_value_to_any_method(

@@ -17,7 +17,7 @@ def test_forty_megabytes_go_and_come_in_one_call(ring_cache: RingCache, call: Ca
     assert call(ring_cache, "get_many", VALUES) == VALUES
     breakers = [node.breaker for node in ring_cache.client.nodes]
     assert [breaker.has_failures for breaker in breakers if breaker] == [False] * 3
-    assert ring_cache.client.stats.total().node_failures == 0
+    assert ring_cache.client.counters.total().node_failures == 0
 
 
 def test_many_keys_are_filled_in_one_call(ring_cache: RingCache, call: Callable[..., Any]) -> None:

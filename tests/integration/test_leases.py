@@ -30,7 +30,7 @@ def test_a_value_loaded_before_a_write_does_not_enter_after_it(cache: RingCache,
 
     assert cache.get_or_set("k", loader) == "old"
     assert cache.get("k") == ("new" if change == "set" else None)
-    assert cache.client.stats.total().stale_sets_refused == 1
+    assert cache.client.counters.total().stale_sets_refused == 1
 
 
 def test_many_threads_that_miss_at_once_load_once(cache: RingCache) -> None:
@@ -52,7 +52,7 @@ def test_many_threads_that_miss_at_once_load_once(cache: RingCache) -> None:
     threads = [threading.Thread(target=read) for _ in range(12)]
     for thread in threads:
         thread.start()
-    while cache.client.stats.total().lease_waits < 11:
+    while cache.client.counters.total().lease_waits < 11:
         pass
     loading.set()
     for thread in threads:
@@ -74,7 +74,7 @@ def test_many_tasks_that_miss_at_once_load_once(cache: RingCache) -> None:
             return "value"
 
         tasks = [asyncio.ensure_future(cache.aget_or_set("k", loader)) for _ in range(50)]
-        while cache.client.stats.total().lease_waits < 49:
+        while cache.client.counters.total().lease_waits < 49:
             await asyncio.sleep(0)
         loading.set()
         return await asyncio.gather(*tasks)
@@ -101,7 +101,7 @@ def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
         return await cache.aget_or_set("k", lambda: "next")
 
     assert asyncio.run(main()) == "next"
-    assert cache.client.stats.total().lease_waits == 0
+    assert cache.client.counters.total().lease_waits == 0
 
 
 class TestImplicit:
@@ -123,7 +123,7 @@ class TestImplicit:
         assert call(reader, "get", "k") is None
         call(reader, "set", "k", "new", 60)
         assert call(writer, "get", "k") == "new"
-        assert reader.client.stats.total().stale_sets_refused == 1
+        assert reader.client.counters.total().stale_sets_refused == 1
 
     def test_who_missed_beside_another_sets_nothing(
         self, caches: tuple[RingCache, RingCache], call: Any
@@ -171,7 +171,7 @@ class TestImplicit:
         values = {"there": 2, "a": "old", "b": "old", "c": "old"}
         assert call(reader, "set_many", values) == []
         assert call(writer, "get_many", list(values)) == {"there": 2, "a": "old", "c": "newer"}
-        total = reader.client.stats.total()
+        total = reader.client.counters.total()
         assert (total.stale_sets_refused, total.leases_granted) == (2, 4)
 
     def test_keys_missed_together_are_set_one_by_one_and_the_other_way_round(
@@ -206,4 +206,4 @@ class TestImplicit:
         for key in ("a", "b"):
             assert call(other, "get_or_set", key, "loaded") == "loaded"
         assert call(other, "get", "c") == 1
-        assert other.client.stats.total().lease_waits == 0
+        assert other.client.counters.total().lease_waits == 0

@@ -24,7 +24,7 @@ from cachebackend.invalidation.outbox import owe, owing
 from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import EJECTED, UP
 from cachebackend.protocol import missed_deletes
-from cachebackend.protocol.missed_deletes import EVERYTHING
+from cachebackend.protocol.missed_deletes import ALL_KEYS
 from cacheproject.services import Services
 from tests.integration.test_failures import (
     NODE,
@@ -109,7 +109,7 @@ def test_who_is_cleared_of_one_alias_keeps_the_keys_of_others(
     cache: RingCache, dead: list[str], services: Services
 ) -> None:
     """What is not this alias' is not this alias' to delete."""
-    owing({"default": []}, node=node_of(cache).place).save()
+    owing({"default": []}, node=node_of(cache).endpoint).save()
     services.resume(NODE)
     node = node_of(cache)
     node.call((b"SET", b"another's", b"1"))
@@ -123,10 +123,10 @@ def test_a_node_that_stays_away_is_owed_one_row_for_everything(
 ) -> None:
     """However many processes, and however often, say so."""
     for _ in range(3):
-        owing({"default": []}, node=node_of(cache).place).save()
+        owing({"default": []}, node=node_of(cache).endpoint).save()
     relayed = relay()
     assert (relayed.rows, relayed.left) == (2, 1)
-    assert OutboxRow.objects.get().node == node_of(cache).place
+    assert OutboxRow.objects.get().node == node_of(cache).endpoint
 
 
 def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
@@ -137,7 +137,7 @@ def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
     for key in dead[:4]:
         owe("default", {"default": {cache.key_bytes(key)}})
     relay()
-    assert [row.node for row in OutboxRow.objects.all()] == [node_of(cache).place]
+    assert [row.node for row in OutboxRow.objects.all()] == [node_of(cache).endpoint]
     services.resume(NODE)
     other = another_process()
     relay()
@@ -176,13 +176,13 @@ def test_what_is_missed_while_a_node_is_told_is_told_before_it_is_let_in(
     eject_at_once(cache)
     replay = node_of(cache).replay
     assert replay is not None
-    tell_all = replay.tell_all
+    replay_all = replay.replay_all
 
     def delete_after(exchange: Any) -> None:
-        tell_all(exchange)
+        replay_all(exchange)
         cache.delete(key)
 
-    monkeypatch.setattr(replay, "tell_all", delete_after)
+    monkeypatch.setattr(replay, "replay_all", delete_after)
     come_back(cache, services, probes)
     assert state(cache) == UP
     assert cache.client.context.missed.count(cache.client.nodes.index(node_of(cache))) == 0
@@ -197,8 +197,8 @@ def test_more_rows_than_a_node_is_told_of_one_by_one_clear_it(
     outbox = ClientOutbox(cache.client)
     for key in dead[:2]:
         owe("default", {"default": {cache.key_bytes(key)}})
-    assert outbox.find(node_of(cache).place, 1) == EVERYTHING
-    assert len(outbox.find(node_of(cache).place, 2).keys) == 2
+    assert outbox.find(node_of(cache).endpoint, 1) == ALL_KEYS
+    assert len(outbox.find(node_of(cache).endpoint, 2).keys) == 2
     assert not outbox.find("ring-b", 0)
     eject(cache, dead[0])
     come_back(cache, services, probes)
@@ -291,12 +291,12 @@ def test_nobody_waits_long_for_a_database_that_hangs(
 def test_a_forked_child_has_a_writer_of_its_own(cache: RingCache, probes: Probes) -> None:
     """The parent's thread is not there."""
     outbox = ClientOutbox(cache.client)
-    assert outbox.keep(node_of(cache).place, EVERYTHING)
+    assert outbox.keep(node_of(cache).endpoint, ALL_KEYS)
     connections.close_all()
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if outbox.keep(node_of(cache).place, EVERYTHING) else 1)
+            os._exit(0 if outbox.keep(node_of(cache).endpoint, ALL_KEYS) else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -330,5 +330,5 @@ def test_an_outbox_without_a_table_is_a_warning(
     with override_settings(DATABASE_ROUTERS=["tests.integration.test_missed.Nowhere"]):
         [found] = [each for each in run_checks() if each.id == "ringcache.W003"]
         assert "has no outbox" in found.msg
-        assert not ClientOutbox(cache.client).keep(node_of(cache).place, EVERYTHING)
+        assert not ClientOutbox(cache.client).keep(node_of(cache).endpoint, ALL_KEYS)
     assert "ringcache.W003" in caplog.text

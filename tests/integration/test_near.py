@@ -71,7 +71,7 @@ def elsewhere(cache: RingCache, *command: Any) -> Any:
 
 
 def near_hits(cache: RingCache) -> int:
-    return cache.client.stats.total().near_hits
+    return cache.client.counters.total().near_hits
 
 
 def keep_copy(cache: RingCache, value: Any) -> None:
@@ -173,7 +173,7 @@ def test_every_way_to_read_keeps_copies_and_finds_them(cache: RingCache, way: st
     assert read(cache) == "own"
     elsewhere(cache, "SET", cache.key_bytes("k"), b"7")
     wait_until(lambda: read(cache) == 7)
-    counted = cache.client.stats.total()
+    counted = cache.client.counters.total()
     assert counted.near_hits <= counted.hits
 
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cachebackend import RingCache
 from cachebackend.counters import Counts
-from cachebackend.telemetry.heartbeat import beat
+from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
 
@@ -133,7 +133,7 @@ def test_the_dashboard_asks_for_what_there_is(client: Client) -> None:
 
     Every process exports the figures of all, so a sum over processes tells of more than there is.
     """
-    beat("tick")
+    record_run("tick")
     told = {name.partition(" ")[0] for name in samples(client)}
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]

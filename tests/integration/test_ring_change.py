@@ -75,7 +75,7 @@ def moved(deploys: Mapping[str, RingCache]) -> list[str]:
 def owner(cache: RingCache, key: str) -> str:
     """The place of a key's owner."""
     client = cache.client
-    return client.nodes[client.ring.owner(cache.key_bytes(key))].address.place
+    return client.nodes[client.ring.owner(cache.key_bytes(key))].address.endpoint
 
 
 ADJACENT = [
@@ -197,7 +197,9 @@ def test_a_set_that_fails_has_told_the_ring_that_is_entered(deploys: dict[str, R
 def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
     """And no other key."""
     keys = moved(deploys)
-    assert {owner(deploys["after"], key) for key in keys} == {deploys["after"].client.nodes[2].address.place}
+    assert {owner(deploys["after"], key) for key in keys} == {
+        deploys["after"].client.nodes[2].address.endpoint
+    }
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> li
             node.call((b"DEL", made))
         deploys["before"].set(key, "old", 100)
         database = ["old"]
-        keep = protocol.Keep(60_000)
+        keep = protocol.FillOptions(60_000)
 
         def load(database: list[str] = database) -> str:
             return database[0]
@@ -304,7 +306,7 @@ def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
 ) -> None:
     """Whichever of them a process of either deploy calls so: rows tell them apart by where they are."""
     key, leaving = moved(replaced)[0], replaced["leaving"]
-    entered = replaced["after"].client.nodes[0].place
+    entered = replaced["after"].client.nodes[0].endpoint
     replaced["before"].set(key, "old", None)
     replaced["after"].set(key, "new", None)
     options = leaving.client.context.options
@@ -331,7 +333,7 @@ def test_both_rings_at_once_would_be_wrong(
 ) -> None:
     """A mutant: told in the other order, a schedule leaves the old value."""
     context = deploys["leaving"].client.context
-    assert context.other is not None
+    assert context.ring_change is not None
     left, entered = ring_change.tell_left, ring_change.tell_entered
     from cachebackend.protocol.cache import set as set_module
 
@@ -377,8 +379,8 @@ def test_warming_without_the_lease_would_be_wrong(
     """A mutant: what was read at the old owner is put at the new one whatever stands there."""
     from cachebackend.protocol.cache import compare_and_set
 
-    def plainly(self: compare_and_set.Swap, _: Any) -> Any:
+    def plainly(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
 
-    monkeypatch.setattr(compare_and_set.Swap, "request", plainly)
+    monkeypatch.setattr(compare_and_set.CompareAndSet, "request", plainly)
     assert run_all(deploys, "leaving", "leaving")

@@ -59,10 +59,10 @@ STANDING: dict[str, Callable[[RingCache], bytes | None]] = {
     "a list": lambda _: None,
 }
 KEEPS = {
-    "for a while": protocol.Keep(60_000),
-    "for ever": protocol.Keep(None),
-    "not at all": protocol.Keep(0),
-    "stale for a while": protocol.Keep(60_000, 60_000),
+    "for a while": protocol.FillOptions(60_000),
+    "for ever": protocol.FillOptions(None),
+    "not at all": protocol.FillOptions(0),
+    "stale for a while": protocol.FillOptions(60_000, 60_000),
 }
 
 
@@ -88,7 +88,7 @@ def outcome(cache: RingCache, standing: str, call: Callable[[Callable[..., Any]]
         node.call((b"RPUSH", KEY, b"x"))
     elif (record := STANDING[standing](cache)) is not None:
         node.call((b"SET", KEY, record, b"PX", 120 if standing == "another's lease" else 60_000))
-    before, calls = cache.client.stats.total(), []
+    before, calls = cache.client.counters.total(), []
 
     def loader() -> Any:
         calls.append(1)
@@ -104,7 +104,7 @@ def outcome(cache: RingCache, standing: str, call: Callable[[Callable[..., Any]]
         left = str(left).encode()
     elif left is not None and left[:1] in b"VSLQ":
         left = kind_of(left)
-    after = cache.client.stats.total()
+    after = cache.client.counters.total()
     counts = {
         name: getattr(after, name) - getattr(before, name)
         for name in Counts.__dataclass_fields__
@@ -190,7 +190,7 @@ def test_with_its_node_away_it_is_the_same(services: Services, empty_nodes: None
     try:
         for same in ways.values():
             assert told(same[0]) == told(same[1])
-        assert client.context.missed.owes(owner, KEY)
+        assert client.context.missed.has_missed(owner, KEY)
     finally:
         services.restart(client.nodes[owner].name)
 
@@ -206,7 +206,7 @@ def test_a_fill_that_was_overtaken_is_counted(cache: RingCache) -> None:
     """And nothing of it stands."""
     client = cache.client
     assert client.get_or_load(KEY, lambda: "old" if client.delete(KEY) else None, KEEPS["for ever"]) == "old"
-    assert client.stats.total().stale_sets_refused == 1
+    assert client.counters.total().stale_sets_refused == 1
     assert client.get(KEY) is None
 
 

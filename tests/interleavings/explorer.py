@@ -21,21 +21,21 @@ from typing import Any
 
 from cachebackend import protocol
 from cachebackend.codec import Codec
-from cachebackend.counters import Counts, Stats
+from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Command, Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.node import Breaker, Node
 from cachebackend.options import RingOptions
-from cachebackend.protocol import Context, Keep, missed_deletes
-from cachebackend.protocol.context import Gutter, OtherRing
-from cachebackend.protocol.missed_deletes import EVERYTHING, MissedDeletes, Owed
+from cachebackend.protocol import Context, FillOptions, missed_deletes
+from cachebackend.protocol.context import Gutter, RingChange
+from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
 from cachebackend.protocol.ring import replay as replay_module
 from cachebackend.ring import Ring
 
 KEY, TAG = b"key", b"tag"
 OPTIONS = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
 RING, CODEC = Ring([("a", 1.0)]), Codec("auto")
-MINUTE = Keep(60_000)
+MINUTE = FillOptions(60_000)
 #: Where time stands, in seconds since 1970.
 NOW = 1_000_000.0
 NAMES = ("a", "b")
@@ -88,15 +88,15 @@ class Outbox:
         self.target = target
         self.rows: set[tuple[str, str]] = set()
 
-    def keep(self, node: str, owed: Owed) -> bool:
-        self.rows.add(("everything", node) if owed.is_everything else ("keys", ""))
+    def keep(self, node: str, owed: MissedKeys) -> bool:
+        self.rows.add(("everything", node) if owed.is_all_keys else ("keys", ""))
         return True
 
-    def owed_to(self, node: str, limit: float) -> Owed:
+    def missed_by(self, node: str, limit: float) -> MissedKeys:
         owes_keys = any(kind != "everything" for kind, _ in self.rows)
         if ("everything", node) in self.rows or owes_keys > limit:
-            return EVERYTHING
-        return Owed((self.target,) if owes_keys else ())
+            return ALL_KEYS
+        return MissedKeys((self.target,) if owes_keys else ())
 
 
 class Process:
@@ -109,20 +109,20 @@ class Process:
 
     def __init__(self, world: World, name: str, deploy: str = "old") -> None:
         self.world, self.clock = world, StepClock(name)
-        self.order, is_left, is_warm = DEPLOYS[deploy]
+        self.order, is_old, is_warm = DEPLOYS[deploy]
         self.breakers = [Breaker(each, self.clock) for each in NAMES]
         self.known = [0, 0]
         #: The last version that was acknowledged here.
         self.acknowledged = 0
         #: By node that is being let in: the last version that had been acknowledged when it was told.
         self.telling: dict[int, int] = {}
-        self.context = Context(RING, CODEC, OPTIONS, self.clock, Stats(Counts))
+        self.context = Context(RING, CODEC, OPTIONS, self.clock, Counters(Counts))
         self.slow = SlowClock(name)
         self.context.missed = MissedDeletes(world.scenario.replay_limit, self.slow)
         self.context.on_missed = self._on_missed
         self.context.patterns = {b"*"}
         if len(self.order) > 1:
-            self.context.other = OtherRing(RING, (1,), is_left, is_warm)
+            self.context.ring_change = RingChange(RING, (1,), is_old, is_warm)
         if world.scenario.has_gutter:
             self.order = (0, 1)
             self.context.gutter = Gutter(RING, (1,), 10_000, lambda at: self.is_open(self.order[at]))
@@ -130,7 +130,7 @@ class Process:
     def is_open(self, node: int) -> bool:
         return self.breakers[node].is_open
 
-    def _on_missed(self, at: int, owed: Owed) -> None:
+    def _on_missed(self, at: int, owed: MissedKeys) -> None:
         """Do as ``RingClient`` does."""
         since = self.slow.monotonic()
         if owed and self.world.outbox.keep(NAMES[self.order[at]], owed):
@@ -311,7 +311,7 @@ class World:
                 told = [NAMES.index(whose)]
             else:
                 target = [self.scenario.target]
-                is_confirmed = not process.run(protocol.delete_many(process.context, target, is_owed=True))
+                is_confirmed = not process.run(protocol.delete_many(process.context, target, in_outbox=True))
                 told = list(process.order)
             if is_confirmed:
                 self.settle(self.acknowledged, told)
@@ -386,7 +386,9 @@ class Reader(Actor):
     def make(self, what: str) -> None:
         if self.operation is None:
             self.began_at = self.process.floor()
-            self.operation = protocol.get_or_load(self.context(), KEY, lambda: None, self.world.scenario.keep)
+            self.operation = protocol.get_or_load(
+                self.context(), KEY, lambda: None, self.world.scenario.fill_options
+            )
             self.effect = next(self.operation)
         outcome = self.perform()
         self.told.append((type(self.effect).__name__, repr(outcome), self.began_at))
@@ -454,7 +456,7 @@ class Writer(Actor):
     order: tuple[str, ...] = ("commit", "delete", "acknowledge")
     may_crash = False
     #: An outbox row is committed with the row that is written.
-    is_owed = True
+    in_outbox = True
 
     def __init__(self, name: str, world: World, process: Process) -> None:
         super().__init__(name, world, process)
@@ -487,7 +489,7 @@ class Writer(Actor):
             case "commit":
                 self.world.committed += 1
                 self.version = self.world.committed
-                if self.is_owed and ("intent", self.name) not in rows:
+                if self.in_outbox and ("intent", self.name) not in rows:
                     rows.add(("keys", self.name))
             case "acknowledge":
                 self._acknowledge()
@@ -503,7 +505,7 @@ class Writer(Actor):
             if self.operation is None:
                 self.unconfirmed = set()
                 self.operation = {
-                    "delete": lambda: protocol.delete_many(context, [target], is_owed=self.is_owed),
+                    "delete": lambda: protocol.delete_many(context, [target], in_outbox=self.in_outbox),
                     "clear": lambda: protocol.clear(context, b"*"),
                     "soften": lambda: protocol.make_stale(context, KEY, 30_000),
                     "quarantine": lambda: protocol.quarantine(context, [KEY], self.token),
@@ -542,7 +544,7 @@ class CrashingWriter(Writer):
 class PlainWriter(Writer):
     """Deletes by ``cache.delete``, which no transaction owes."""
 
-    is_owed = False
+    in_outbox = False
 
 
 class PlainWriterOfTwo(PlainWriter):
@@ -610,7 +612,7 @@ class Scenario:
     actors: tuple[type[Reader] | type[Writer], ...]
     before: tuple[tuple[Any, ...], ...] = ()
     accidents: tuple[tuple[str, int], ...] = ()
-    keep: Keep = MINUTE
+    fill_options: FillOptions = MINUTE
     by_tag: bool = False
     has_gutter: bool = False
     deploys: tuple[str, ...] = ()
@@ -700,9 +702,9 @@ def _played(nodes: tuple[Node, Node], scenario: Scenario, schedule: list[str]) -
     return world
 
 
-def values(version: int, keep: Keep, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:
+def values(version: int, fill_options: FillOptions, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:
     """Yield the commands that make a loaded value stand, past its time already or fresh."""
     from cachebackend.codec import Refresh
 
     record = Codec("auto").encode(version, Refresh(NOW + 60 if fresh else NOW - 1, 0.1))
-    yield (b"SET", KEY, record, b"PX", (keep.ttl_ms or 0) + keep.stale_ms)
+    yield (b"SET", KEY, record, b"PX", (fill_options.ttl_ms or 0) + fill_options.stale_ms)

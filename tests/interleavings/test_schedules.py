@@ -7,7 +7,7 @@ import os
 import pytest
 
 from cachebackend.node import Node
-from cachebackend.protocol import Keep
+from cachebackend.protocol import FillOptions
 from tests.interleavings.explorer import (
     KEY,
     Clearer,
@@ -33,8 +33,8 @@ from tests.interleavings.explorer import (
 ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))
 FAILS = (("fail0", 1),)
 RELAY = (("relay", 1),)
-STALE = Keep(60_000, stale_ms=30_000)
-TAGGED = Keep(60_000, tags=(b"tag",))
+STALE = FillOptions(60_000, stale_ms=30_000)
+TAGGED = FillOptions(60_000, tags=(b"tag",))
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
 
 SCENARIOS = {
@@ -50,11 +50,13 @@ SCENARIOS = {
     "strict: a reader, two writers that may crash": Scenario(
         (Reader, CrashingStrictWriter, CrashingStrictWriter), OLD
     ),
-    "refresh: two readers, a writer": Scenario((Reader, Reader, Writer), tuple(values(0, STALE)), keep=STALE),
+    "refresh: two readers, a writer": Scenario(
+        (Reader, Reader, Writer), tuple(values(0, STALE)), fill_options=STALE
+    ),
     "stale: two readers, a writer that softens": Scenario(
         (Reader, Reader, SoftWriter), tuple(values(0, STALE, fresh=True))
     ),
-    "tags: two readers, a writer": Scenario((Reader, Reader, Writer), keep=TAGGED, by_tag=True),
+    "tags: two readers, a writer": Scenario((Reader, Reader, Writer), fill_options=TAGGED, by_tag=True),
     "a node that fails: a reader of two, a writer": Scenario((ReaderOfTwo, Writer), OLD, FAILS),
     "a node that fails: a reader of two, a writer, a gutter": Scenario(
         (ReaderOfTwo, Writer), OLD, FAILS, has_gutter=True
@@ -105,7 +107,7 @@ LARGER = {
         (Reader, Reader, CrashingStrictWriter), OLD, (("lapse", 1), ("evict", 1))
     ),
     "refresh: two readers, two writers": Scenario(
-        (Reader, Reader, Writer, Writer), tuple(values(0, STALE)), keep=STALE
+        (Reader, Reader, Writer, Writer), tuple(values(0, STALE)), fill_options=STALE
     ),
     "a node that fails: two readers, a writer": Scenario((Reader, Reader, Writer), OLD, FAILS),
     "strict: a reader of two, a statement that may crash": Scenario(

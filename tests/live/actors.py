@@ -74,7 +74,7 @@ def write_plain(numbers: range, ledger: Ledger) -> None:
 
 def read_plain(me: int, numbers: range, ledger: Ledger) -> None:
     """Get such keys; what there is should be no older than what was acknowledged before."""
-    chance, cell = random.Random(os.getpid()), ring_cache("default").client.stats.cell
+    chance, cell = random.Random(os.getpid()), ring_cache("default").client.counters.cell
     while True:
         number = chance.choice(numbers)
         known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]
@@ -87,7 +87,7 @@ def read_plain(me: int, numbers: range, ledger: Ledger) -> None:
 def read(me: int, keys: list[int], ledger: Ledger, strict: bool) -> None:
     """Read rows; each should be at least as new as what was acknowledged before the read began."""
     Article.cached.is_strict = strict
-    chance, cell = random.Random(os.getpid()), ring_cache("default").client.stats.cell
+    chance, cell = random.Random(os.getpid()), ring_cache("default").client.counters.cell
     while True:
         number, pk = divmod(chance.choice(keys), 1_000_000)
         known, since = ledger.acknowledged[number], ledger.acknowledged_at[number]

@@ -10,7 +10,7 @@ import pytest
 from cachebackend import RingCache
 from cachebackend.invalidation.missed_deletes import ClientOutbox
 from cachebackend.node.breaker import Breaker
-from cachebackend.protocol.missed_deletes import MissedDeletes, Owed
+from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cacheproject.services import Services
 from tests.integration import test_failures
 from tests.integration.test_failures import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests
@@ -32,14 +32,14 @@ def closes_without_replay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
 
 def leaves_it_to_the_relay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """The outbox is not read before the breaker closes, nor is the memory."""
-    patch.setattr(MissedDeletes, "take", lambda *_: Owed())
+    patch.setattr(MissedDeletes, "take", lambda *_: MissedKeys())
     patch.setattr(MissedDeletes, "count", lambda *_: 0)
-    patch.setattr(ClientOutbox, "owed_to", lambda *_: Owed())
+    patch.setattr(ClientOutbox, "missed_by", lambda *_: MissedKeys())
 
 
 def forgets_what_was_missed(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """A delete that a node did not confirm is noted nowhere."""
-    patch.setattr(MissedDeletes, "add", lambda *_: Owed())
+    patch.setattr(MissedDeletes, "add", lambda *_: MissedKeys())
 
 
 MUTANTS: list[Callable[[RingCache, Patch], None]] = [
@@ -75,7 +75,7 @@ def test_what_other_processes_deleted(
     monkeypatch: Patch,
 ) -> None:
     """The replay is of this process's memory alone."""
-    monkeypatch.setattr(ClientOutbox, "owed_to", lambda *_: Owed())
+    monkeypatch.setattr(ClientOutbox, "missed_by", lambda *_: MissedKeys())
     test: Callable[..., None] = test_failures.test_what_another_process_deleted_is_replayed_too
     assert is_caught(test, cache, dead, services, probes)
 

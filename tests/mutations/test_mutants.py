@@ -20,7 +20,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox, pending, querysets, transactions
 from cachebackend.managers import cached, fill_rules
 from cachebackend.node import Node
-from cachebackend.protocol import Keep
+from cachebackend.protocol import FillOptions
 from cachebackend.protocol.cache import compare_and_set
 from cachebackend.protocol.cache import get as get_module
 from cachebackend.protocol.cache import lease as lease_module
@@ -50,19 +50,19 @@ LAPSE = (("lapse", 1),)
 def fill_with_plain_set(patch: Patch) -> None:
     """The compare is left out."""
 
-    def request(self: compare_and_set.Swap, _: Any) -> Any:
+    def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
 
-    patch.setattr(compare_and_set.Swap, "request", request)
+    patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
 
 def fill_whatever_lease_stands(patch: Patch) -> None:
     """The fill asks that something stands, not that ours does."""
 
-    def request(self: compare_and_set.Swap, _: Any) -> Any:
+    def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.life, 1000))
 
-    patch.setattr(compare_and_set.Swap, "request", request)
+    patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
 
 def no_delete_after_the_commit(patch: Patch) -> None:
@@ -132,13 +132,13 @@ def tags_not_compared(patch: Patch) -> None:
     patch.setattr(
         get_module,
         "_judge",
-        lambda context, kind, stored, tokens, take_stale: judge(
-            context, kind, stored._replace(tags={}), tokens, take_stale
+        lambda context, kind, stored, tokens, allow_stale: judge(
+            context, kind, stored._replace(tags={}), tokens, allow_stale
         ),
     )
 
 
-TAGGED = Scenario((Reader, Reader, Writer), keep=Keep(60_000, tags=(b"tag",)), by_tag=True)
+TAGGED = Scenario((Reader, Reader, Writer), fill_options=FillOptions(60_000, tags=(b"tag",)), by_tag=True)
 #: A strict writer whose node is cut off when it has committed.
 CUT_OFF = Scenario((ReaderOfTwo, StrictWriter), OLD, (("fail0", 1),))
 EXPLORED: dict[Callable[[Patch], None], Scenario] = {

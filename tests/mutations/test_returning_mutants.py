@@ -11,8 +11,8 @@ from cachebackend import protocol
 from cachebackend.effects import Operation, Reply, Send
 from cachebackend.node import Breaker, Node
 from cachebackend.protocol import Context, missed_deletes
-from cachebackend.protocol.cache.compare_and_set import Swap
-from cachebackend.protocol.missed_deletes import MissedDeletes, Owed
+from cachebackend.protocol.cache.compare_and_set import CompareAndSet
+from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cachebackend.protocol.ring import clear as clear_module
 from cachebackend.protocol.ring import deletes, ring_change
 from cachebackend.protocol.ring import replay as replay_module
@@ -46,7 +46,7 @@ def a_breaker_that_closes_without_replay(patch: Patch) -> None:
 
 def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
     """What others owe, the outbox only knows."""
-    patch.setattr(explorer.Outbox, "owed_to", lambda *_: Owed())
+    patch.setattr(explorer.Outbox, "missed_by", lambda *_: MissedKeys())
 
 
 def a_breaker_that_closes_without_another_look(patch: Patch) -> None:
@@ -64,9 +64,9 @@ def a_clear_that_the_memory_alone_has(patch: Patch) -> None:
     """Everything that a node owes is not kept in the outbox."""
     add = MissedDeletes.add
 
-    def without_everything(self: MissedDeletes, node: int, owed: Owed) -> Owed:
+    def without_everything(self: MissedDeletes, node: int, owed: MissedKeys) -> MissedKeys:
         new = add(self, node, owed)
-        return Owed() if new.is_everything else new
+        return MissedKeys() if new.is_all_keys else new
 
     patch.setattr(MissedDeletes, "add", without_everything)
 
@@ -89,10 +89,10 @@ def a_delete_in_both_rings_at_once(patch: Patch) -> None:
     """The one at the new owner comes first."""
     tell = ring_change._tell
 
-    def tell_after(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Any:
-        if context.other is None:
+    def tell_after(context: Context, keys: Sequence[bytes], *, in_outbox: bool = False) -> Any:
+        if context.ring_change is None:
             return []
-        return (yield from tell(context, keys, is_owed))
+        return (yield from tell(context, keys, in_outbox))
 
     patch.setattr("cachebackend.protocol.ring.ring_change.tell_left", nothing)
     patch.setattr("cachebackend.protocol.cache.set.tell_entered", tell_after)
@@ -101,7 +101,7 @@ def a_delete_in_both_rings_at_once(patch: Patch) -> None:
 def a_warm_read_without_a_lease(patch: Patch) -> None:
     """What stood at the old owner is set at the new one, whatever stands there by now."""
 
-    def take(_: Context, swaps: Sequence[Swap]) -> Operation[list[Reply]]:
+    def take(_: Context, swaps: Sequence[CompareAndSet]) -> Operation[list[Reply]]:
         replies: list[Reply] = yield Send(
             [(swap.node, (b"SET", swap.key, swap.new, b"PX", max(swap.life, 1000))) for swap in swaps]
         )

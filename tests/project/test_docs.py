@@ -192,6 +192,6 @@ def test_the_map_has_the_layers_that_are_enforced() -> None:
 def test_every_event_of_the_log_is_told_of() -> None:
     """And no other."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cachebackend").rglob("*.py"))
-    logged = set(re.findall(r'"event": "(\w+)"|log_sometimes\(\s*"(\w+)"', source))
+    logged = set(re.findall(r'"event": "(\w+)"|log_limited\(\s*"(\w+)"', source))
     table = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
     assert {one or other for one, other in logged} == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))

@@ -141,14 +141,14 @@ class Command(BaseCommand):
 
     def _owed(self, client: RingClient) -> list[int | str]:
         """Return how many deletes each node is owed, or "all", as far as the databases tell."""
-        places, limit = [node.place for node in client.nodes], client.context.missed.limit
+        endpoints, limit = [node.endpoint for node in client.nodes], client.context.missed.limit
         try:
             if _lag() > REPLAYING_LAG_SECONDS:
-                owed = [ClientOutbox(client).find(place, limit) for place in places]
-                return ["all" if each.is_everything else len(each.keys) for each in owed]
+                owed = [ClientOutbox(client).find(place, limit) for place in endpoints]
+                return ["all" if each.is_all_keys else len(each.keys) for each in owed]
         except DatabaseError as error:
             self._say(f"what the nodes are owed is not known: {error}")
-        return [0 for _ in places]
+        return [0 for _ in endpoints]
 
     def _owner(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         cache = ring_cache(options["alias"] or "default")
@@ -181,7 +181,7 @@ class Command(BaseCommand):
         rows = [(name, f"{now:.1%}", f"{then:.1%}") for name, (now, then) in plan.shares.items()]
         self._table(("node", "share now", "share then"), rows)
         self._say(f"{plan.moved:.1%} of the keys would change their owner")
-        fault = _UNDER_WAY if client.context.other else "; ".join(change_faults(nodes, wanted))
+        fault = _UNDER_WAY if client.context.ring_change else "; ".join(change_faults(nodes, wanted))
         settings = None if fault else ring_plan.settings_text(alias, nodes, wanted)
         self._say(f"no settings are printed: the ring {fault}" if fault else f"\n{settings}")
         shares = {
@@ -216,7 +216,7 @@ class Command(BaseCommand):
         for alias in [options["alias"]] if options["alias"] else ring_aliases():
             cache = ring_cache(alias)
             client = cache.client
-            if client.context.other is not None:
+            if client.context.ring_change is not None:
                 message = (
                     f"{alias}: what nodes hold and do not own is read until joining and leaving are gone"
                 )

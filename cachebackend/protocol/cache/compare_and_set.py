@@ -13,14 +13,14 @@ from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError
 from cachebackend.protocol.context import Context
 
-__all__ = ["FOR_EVER", "KEEP_TTL", "PutNew", "Step", "Swap", "put_new", "take"]
+__all__ = ["KEEP_TTL", "NO_EXPIRY", "CompareAndSet", "SetIfAbsent", "Step", "set_if_absent_command", "take"]
 
 _SWAP = Script(__package__, "compare_and_set", "store")
 
 #: Times to live that are no milliseconds.
-FOR_EVER = -1
+NO_EXPIRY = -1
 KEEP_TTL = -3
-_LIVES: dict[int, Command] = {FOR_EVER: (), KEEP_TTL: (b"KEEPTTL",)}
+_LIVES: dict[int, Command] = {NO_EXPIRY: (), KEEP_TTL: (b"KEEPTTL",)}
 
 
 class Step(Protocol):
@@ -36,12 +36,12 @@ class Step(Protocol):
         ...
 
 
-def put_new(key: bytes, record: bytes, life: int) -> Command:
+def set_if_absent_command(key: bytes, record: bytes, life: int) -> Command:
     """Return the command that puts a record where nothing stands, for so many milliseconds."""
     return (b"SET", key, record, b"NX", b"GET", b"PX", life)
 
 
-class PutNew(NamedTuple):
+class SetIfAbsent(NamedTuple):
     """Put a record where nothing stands; the reply is None if it was put, else what stands.
 
     Attributes:
@@ -58,10 +58,10 @@ class PutNew(NamedTuple):
 
     def request(self, context: Context) -> tuple[int, Command]:
         """Return the request."""
-        return self.node, put_new(self.key, self.record, context.life_at(self.node, self.life))
+        return self.node, set_if_absent_command(self.key, self.record, context.ttl_at(self.node, self.life))
 
 
-class Swap(NamedTuple):
+class CompareAndSet(NamedTuple):
     """Put a record in the place of another, if that still stands.
 
     Attributes:
@@ -69,7 +69,7 @@ class Swap(NamedTuple):
         key: The key.
         old: What must stand.
         new: What to put there.
-        life: Milliseconds to live, FOR_EVER or KEEP_TTL.
+        life: Milliseconds to live, NO_EXPIRY or KEEP_TTL.
     """
 
     node: int
@@ -80,7 +80,7 @@ class Swap(NamedTuple):
 
     def request(self, context: Context) -> tuple[int, Command]:
         """Return the compare-and-set, as its node takes it; the reply is None if it was refused."""
-        life = self.life if self.life == KEEP_TTL else context.life_at(self.node, self.life)
+        life = self.life if self.life == KEEP_TTL else context.ttl_at(self.node, self.life)
         if self.is_native(context):
             lives = _LIVES.get(life, (b"PX", life))
             return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *lives)
@@ -103,7 +103,7 @@ def take(
         for at, reply in enumerate(replies)
         if reply.__class__ is NodeReplyError
         and "syntax" in str(reply)
-        and isinstance(steps[at], Swap)
+        and isinstance(steps[at], CompareAndSet)
         and context.options.fill == "auto"
     }
     if refused:

@@ -13,21 +13,28 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.codec import Refresh, claimed, lease_record
 from cachebackend.effects import Load, Operation, Reply, Script, Send
-from cachebackend.protocol.cache.compare_and_set import FOR_EVER, KEEP_TTL, PutNew, Step, Swap, take
+from cachebackend.protocol.cache.compare_and_set import (
+    KEEP_TTL,
+    NO_EXPIRY,
+    CompareAndSet,
+    SetIfAbsent,
+    Step,
+    take,
+)
 from cachebackend.protocol.cache.get import Found
 from cachebackend.protocol.context import Context
 
 __all__ = [
     "MISSING",
-    "Keep",
+    "FillOptions",
+    "LeaseRequest",
     "Loader",
-    "Want",
-    "Work",
+    "LoaderCall",
     "count_load",
-    "give_back",
     "load_and_fill",
     "put",
     "record_of",
+    "release",
 ]
 
 _RELEASE = Script(__package__, "release")
@@ -35,12 +42,12 @@ _RELEASE = Script(__package__, "release")
 #: A loader that returns this has nothing to cache; the reader is given it as it is.
 MISSING = object()
 Loader: TypeAlias = Callable[[], Any]
-#: The bytes, and the milliseconds that they live (or FOR_EVER).
+#: The bytes, and the milliseconds that they live (or NO_EXPIRY).
 _Record: TypeAlias = tuple[bytes, int]
 K = TypeVar("K")
 
 
-class Keep(NamedTuple):
+class FillOptions(NamedTuple):
     """How what was loaded is kept.
 
     Attributes:
@@ -56,13 +63,13 @@ class Keep(NamedTuple):
     tags: tuple[bytes, ...] = ()
     missing_ms: int = 0
 
-    def but_missing_for(self, seconds: float) -> Keep:
+    def with_missing_timeout(self, seconds: float) -> FillOptions:
         """Return the same, but keeping absence for so long."""
         return self._replace(missing_ms=math.ceil(seconds * 1000))
 
 
 @dataclass(slots=True)
-class Want:
+class LeaseRequest:
     """A key that should be loaded: by a lease, or by a claim on the value that stands.
 
     Attributes:
@@ -95,13 +102,13 @@ class Want:
     def step(self, lease_ms: int) -> Step:
         """Return the request for the lease if nothing stands, or the claim on what does."""
         if self.standing is None:
-            return PutNew(self.node, self.key, self.record, lease_ms)
+            return SetIfAbsent(self.node, self.key, self.record, lease_ms)
         life = lease_ms if self.served is None else KEEP_TTL
-        return Swap(self.node, self.key, self.standing, self.record, life)
+        return CompareAndSet(self.node, self.key, self.standing, self.record, life)
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[K]):
+class LoaderCall(Generic[K]):
     """One call of a loader, and what it fills.
 
     Attributes:
@@ -110,15 +117,15 @@ class Work(Generic[K]):
         values_of: Returns the values, by name, in what the loader returned.
     """
 
-    mine: Mapping[K, Want]
+    mine: Mapping[K, LeaseRequest]
     loader: Loader
     values_of: Callable[[Any], dict[K, Any]]
 
 
 def load_and_fill(
     context: Context,
-    work: Work[K],
-    keep: Keep,
+    work: LoaderCall[K],
+    fill_options: FillOptions,
     tokens: Mapping[bytes, bytes | None],
 ) -> Operation[dict[K, Any]]:
     """Load, fill what we have a lease or claim on, and return what was loaded.
@@ -131,11 +138,11 @@ def load_and_fill(
             values = work.values_of((yield Load(work.loader)))
         finally:
             took = count_load(context, begun)
-        records = {name: record_of(context, values[name], keep, tokens, took) for name in work.mine}
+        records = {name: record_of(context, values[name], fill_options, tokens, took) for name in work.mine}
     except GeneratorExit:  # dropped half way: nobody is left to send for us, the leases lapse
         raise
     except BaseException:
-        yield from give_back(context, list(work.mine.values()))
+        yield from release(context, list(work.mine.values()))
         raise
     yield from _fill(context, [(want, records[name]) for name, want in work.mine.items()])
     return values
@@ -144,59 +151,68 @@ def load_and_fill(
 def count_load(context: Context, begun: float) -> float:
     """Count a load that began then, by the monotonic clock; return the seconds that it took."""
     took = context.clock.monotonic() - begun
-    cell = context.stats.cell
+    cell = context.counters.cell
     cell.loads += 1
     cell.load_times.add(took)
     return took
 
 
 def record_of(
-    context: Context, value: Any, keep: Keep, tokens: Mapping[bytes, bytes | None], took: float
+    context: Context, value: Any, fill_options: FillOptions, tokens: Mapping[bytes, bytes | None], took: float
 ) -> _Record | None:
     """Return the record that keeps a loaded value, and its time to live; None if it is not to be kept."""
     known = {tag: token for tag, token in tokens.items() if token is not None}
     if len(known) < len(tokens):  # a tag whose node is away could not take the value back
         return None
-    encode, ttl_ms = context.codec.encode, keep.ttl_ms
+    encode, ttl_ms = context.codec.encode, fill_options.ttl_ms
     if value is MISSING:
-        return (encode(None, tags=known), keep.missing_ms) if keep.missing_ms > 0 else None
+        return (encode(None, tags=known), fill_options.missing_ms) if fill_options.missing_ms > 0 else None
     if ttl_ms is None:
-        return encode(value, tags=known), FOR_EVER
+        return encode(value, tags=known), NO_EXPIRY
     if ttl_ms <= 0:
         return None
-    life = ttl_ms + max(0, keep.stale_ms)
+    life = ttl_ms + max(0, fill_options.stale_ms)
     early = context.options.early_refresh_beta > 0 and type(value) is not int  # which INCRBY must find bare
     if life > ttl_ms or early:
         return encode(value, Refresh(context.clock.now() + ttl_ms / 1000, took), known), life
     return encode(value, tags=known), life
 
 
-def give_back(context: Context, wants: Sequence[Want]) -> Operation[None]:
+def release(context: Context, wants: Sequence[LeaseRequest]) -> Operation[None]:
     """Let others load: delete a lease, put back what a claim was made on; each only if ours still stands."""
     claims = [want for want in wants if want.standing is not None and want.served is not None]
     if claims:
         yield from take(
             context,
-            [Swap(want.node, want.key, want.record, want.standing or b"", KEEP_TTL) for want in claims],
+            [
+                CompareAndSet(want.node, want.key, want.record, want.standing or b"", KEEP_TTL)
+                for want in claims
+            ],
         )
     yield from _release([want for want in wants if want not in claims])
 
 
-def _release(wants: Sequence[Want]) -> Operation[None]:
+def _release(wants: Sequence[LeaseRequest]) -> Operation[None]:
     """Delete our records, each only if it still stands."""
     if wants:
         yield Send([(want.node, _RELEASE.call([want.key], want.record)) for want in wants])
 
 
-def _fill(context: Context, fills: Sequence[tuple[Want, _Record | None]]) -> Operation[None]:
+def _fill(context: Context, fills: Sequence[tuple[LeaseRequest, _Record | None]]) -> Operation[None]:
     """Put each record in the place of ours, if that still stands; at the node that granted it."""
     yield from _release([want for want, record in fills if record is None])
-    swaps = [Swap(want.node, want.key, want.record, *record) for want, record in fills if record is not None]
+    swaps = [
+        CompareAndSet(want.node, want.key, want.record, *record)
+        for want, record in fills
+        if record is not None
+    ]
     if swaps:
         yield from put(context, swaps)
 
 
-def put(context: Context, swaps: Sequence[Swap], replies: list[Reply] | None = None) -> Operation[None]:
+def put(
+    context: Context, swaps: Sequence[CompareAndSet], replies: list[Reply] | None = None
+) -> Operation[None]:
     """Put values in the places of leases and claims, unless that was sent; count what came of it."""
     replies = yield from take(context, swaps, replies)
     context.drop_near([swap.key for swap in swaps])  # what stood before may be copied; the node tells late
@@ -204,5 +220,5 @@ def put(context: Context, swaps: Sequence[Swap], replies: list[Reply] | None = N
         if reply is None:
             context.fills_refused(1)
         elif isinstance(reply, Exception):  # costs the fill, not the caller
-            context.stats.cell.node_failures += 1
-            context.log_sometimes("fill_failed", "%s; a value was not filled", reply)
+            context.counters.cell.node_failures += 1
+            context.log_limited("fill_failed", "%s; a value was not filled", reply)

@@ -20,21 +20,21 @@ from cachebackend.protocol.context import Context
 __all__ = [
     "NOT_PLAIN",
     "Found",
+    "can_warm",
+    "fresh_seconds",
     "get",
     "get_many",
-    "good_for",
     "has_key",
-    "has_vouchers",
+    "has_tag_tokens",
     "is_wrong_type",
     "look",
-    "may_move",
     "plain_value",
     "records_of",
+    "tags_of_replies",
     "token_requests",
     "tokens_of",
     "ttl",
     "value_of",
-    "vouchers_of",
 ]
 
 _TTL = Script(__package__, "ttl", "readable_value")
@@ -61,7 +61,7 @@ class Found(NamedTuple):
     stale: bool
 
 
-def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) -> Found | None:
+def look(context: Context, reply: Reply, tokens: Tokens, *, allow_stale: bool) -> Found | None:
     """Return what a reply to GET holds for a reader; None for a miss.
 
     A lease, a quarantine, a record that cannot be read, a key of another type and a value
@@ -71,7 +71,7 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
         context: The alias.
         reply: What stands, or the failure to tell.
         tokens: The present tokens of the value's tags, None for a tag that is gone.
-        take_stale: Whether a value past its time will do.
+        allow_stale: Whether a value past its time will do.
 
     Raises:
         NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
@@ -80,7 +80,7 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
         if is_wrong_type(reply):
             context.undecodable(RecordError(str(reply)))
         else:
-            context.settle(reply, None)
+            context.reply_or(reply, None)
         return None
     try:
         kind = kind_of(reply)
@@ -91,7 +91,7 @@ def look(context: Context, reply: Reply, tokens: Tokens, *, take_stale: bool) ->
         stored = stored_of(reply)
         if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
             return Found(context.codec.decode_stored(stored), due=False, stale=False)
-        return _judge(context, kind, stored, tokens, take_stale)
+        return _judge(context, kind, stored, tokens, allow_stale)
     except RecordError as error:
         context.undecodable(error)
         return None
@@ -102,7 +102,7 @@ def is_wrong_type(reply: Reply) -> bool:
     return isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE"
 
 
-def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, take_stale: bool) -> Found | None:
+def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, allow_stale: bool) -> Found | None:
     if any(tokens.get(tag) != token for tag, token in stored.tags.items()):
         return None
     refresh, now = stored.refresh, context.clock.now()
@@ -111,7 +111,7 @@ def _judge(context: Context, kind: Kind, stored: Stored, tokens: Tokens, take_st
             Found(context.codec.decode_stored(stored), due=False, stale=False) if kind is Kind.VALUE else None
         )
     stale = kind is Kind.STALE or now >= refresh.fresh_until
-    if stale and not take_stale:
+    if stale and not allow_stale:
         return None
     due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
     return Found(context.codec.decode_stored(stored), due, stale)
@@ -142,15 +142,15 @@ def plain_value(context: Context, reply: Reply) -> Any:
                 value = loads(reply[HEADER_BYTES:])
             except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
                 return NOT_PLAIN
-            context.stats.cell.hits += 1
+            context.counters.cell.hits += 1
             return value
     return NOT_PLAIN
 
 
 def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
     """Return the value that a reply to GET holds, counting a hit or a miss."""
-    cell = context.stats.cell
-    found = look(context, reply, tokens or {}, take_stale=False)
+    cell = context.counters.cell
+    found = look(context, reply, tokens or {}, allow_stale=False)
     if found is None:
         cell.misses += 1
         return missing
@@ -158,16 +158,16 @@ def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None
     return found.value
 
 
-def has_vouchers(reply: Reply) -> bool:
+def has_tag_tokens(reply: Reply) -> bool:
     """Return whether a reply to GET is a value that its tags must vouch for."""
     return reply.__class__ is bytes and has_tags(reply)
 
 
-def vouchers_of(replies: Iterable[Reply]) -> list[bytes]:
+def tags_of_replies(replies: Iterable[Reply]) -> list[bytes]:
     """Return the keys of the tags that must vouch for the values in some replies."""
     tags: dict[bytes, None] = {}
     for reply in replies:
-        if has_vouchers(reply):
+        if has_tag_tokens(reply):
             try:
                 tags.update(dict.fromkeys(stored_of(reply).tags))
             except RecordError:
@@ -177,7 +177,7 @@ def vouchers_of(replies: Iterable[Reply]) -> list[bytes]:
 
 def token_requests(context: Context, tags: Sequence[bytes]) -> list[tuple[int, Command]]:
     """Return the requests for the present tokens of tags."""
-    return [(context.home(tag), (b"GET", tag)) for tag in tags]
+    return [(context.serving_node(tag), (b"GET", tag)) for tag in tags]
 
 
 def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, bytes | None]:
@@ -194,27 +194,27 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
     if copies.found:
         return copies.found[key]
     try:
-        begun = context.stats.begin_get()
-        reply, *ttl_ms = yield Send([(context.home(key), (b"GET", key)), *copies.begin()])
-        context.stats.end_get(begun)
+        begun = context.counters.begin_get()
+        reply, *ttl_ms = yield Send([(context.serving_node(key), (b"GET", key)), *copies.begin()])
+        context.counters.end_get(begun)
         copies.answered(ttl_ms)
         value = plain_value(context, reply)
         if value is NOT_PLAIN:
             if reply is None:
                 reply = (yield from _old_records(context, [key])).get(key)
-            tokens = yield from _vouched(context, [reply])
+            tokens = yield from _read_tokens(context, [reply])
             value = value_of(context, reply, _MISS, tokens)
         if value is _MISS:
             return missing
-        copies.keep(key, reply, value, good_for(context, reply))
+        copies.keep(key, reply, value, fresh_seconds(context, reply))
         return value
     finally:
         copies.end()
 
 
-def _vouched(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]:
+def _read_tokens(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]:
     """Return the present tokens of the tags of the values in some replies."""
-    tags = vouchers_of(replies)
+    tags = tags_of_replies(replies)
     if not tags:
         return {}
     return tokens_of(tags, (yield Send(token_requests(context, tags))))
@@ -229,13 +229,13 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
     """
     if context.near is not None:
         return (yield from _get_many_by_copies(context, keys))
-    groups = context.by_home(zip(keys.values(), keys, strict=True))
+    groups = context.by_serving_node(zip(keys.values(), keys, strict=True))
     replies = yield Send(_mgets(keys, groups))
     found: dict[K, Any] = dict.fromkeys(keys)  # in the caller's order
     others: dict[K, Reply] = {}
     loaders = context.codec.plain
     for names, reply in zip(groups.values(), replies, strict=True):
-        records = context.settle(reply, [None] * len(names))
+        records = context.reply_or(reply, [None] * len(names))
         values = _plain_values(context, records)
         if values is not None:
             found.update(zip(names, values, strict=True))
@@ -249,7 +249,7 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
                 found[name] = loads(record[HEADER_BYTES:])
             except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise anything at all
                 others[name] = record
-    context.stats.cell.hits += len(found) - len(others)
+    context.counters.cell.hits += len(found) - len(others)
     if others:
         rest = yield from _others(context, keys, others)
         for name in others.keys() - rest.keys():
@@ -287,7 +287,7 @@ def _get_many_by_copies(context: Context, keys: Mapping[K, bytes]) -> Operation[
                 value = value_of(context, old.get(keys[name]) if record is None else record, _MISS, tokens)
             if value is not _MISS:
                 found[name] = value
-                copies.keep(name, record, value, good_for(context, record))
+                copies.keep(name, record, value, fresh_seconds(context, record))
     finally:
         copies.end()
     return {name: found[name] for name in keys if name in found}
@@ -298,7 +298,7 @@ def _others(context: Context, keys: Mapping[K, bytes], records: dict[K, Reply]) 
     missing = {name: keys[name] for name, record in records.items() if record is None}
     old = yield from _old_records(context, list(missing.values()))
     records.update({name: old.get(key) for name, key in missing.items()})
-    tokens = yield from _vouched(context, list(records.values()))
+    tokens = yield from _read_tokens(context, list(records.values()))
     found = ((name, value_of(context, record, _MISS, tokens)) for name, record in records.items())
     return {name: value for name, value in found if value is not _MISS}
 
@@ -313,28 +313,28 @@ def records_of(context: Context, copies: Copies[K]) -> Operation[tuple[dict[K, R
     One MGET a node; ``copies`` is told of the reads.
     """
     keys = copies.left
-    groups = context.by_home(zip(keys.values(), keys, strict=True))
+    groups = context.by_serving_node(zip(keys.values(), keys, strict=True))
     mgets = _mgets(keys, groups)
     replies = yield Send([*mgets, *copies.begin()])
     copies.answered(replies[len(mgets) :])
     records: dict[K, Reply] = dict.fromkeys(keys)
     for names, reply in zip(groups.values(), replies[: len(mgets)], strict=True):
-        records.update(zip(names, context.settle(reply, [None] * len(names)), strict=True))
-    tokens = yield from _vouched(context, list(records.values()))
+        records.update(zip(names, context.reply_or(reply, [None] * len(names)), strict=True))
+    tokens = yield from _read_tokens(context, list(records.values()))
     return records, tokens
 
 
 def _old_records(context: Context, keys: Sequence[bytes]) -> Operation[dict[bytes, bytes]]:
     """Return what stands of keys at the ring that was left, for a reader that fills nothing."""
-    other = context.other
+    other = context.ring_change
     if other is None or not other.is_warm:
         return {}
     asked = [(other.owner(key), key) for key in keys if other.owner(key) != context.ring.owner(key)]
     replies = (yield Send([(node, (b"GET", key)) for node, key in asked])) if asked else []
-    return {key: record for (_, key), record in zip(asked, replies, strict=True) if may_move(context, record)}
+    return {key: record for (_, key), record in zip(asked, replies, strict=True) if can_warm(context, record)}
 
 
-def may_move(context: Context, record: Reply) -> bool:
+def can_warm(context: Context, record: Reply) -> bool:
     """Return whether a record of the ring that was left is a value that is good as it is."""
     if not isinstance(record, bytes) or has_tags(record):
         return False
@@ -343,11 +343,11 @@ def may_move(context: Context, record: Reply) -> bool:
             return False
     except RecordError:
         return False
-    found = look(context, record, {}, take_stale=False)
+    found = look(context, record, {}, allow_stale=False)
     return found is not None and not found.due
 
 
-def good_for(context: Context, record: Reply) -> float:
+def fresh_seconds(context: Context, record: Reply) -> float:
     """Return for how many seconds a record is good to every reader, as far as it says; 0: it is not."""
     if not isinstance(record, bytes) or has_tags(record):
         return 0.0
@@ -370,5 +370,5 @@ def has_key(context: Context, key: bytes) -> Operation[bool]:
 def ttl(context: Context, key: bytes) -> Operation[int]:
     """Return for how many milliseconds a key has a value yet; -1: for ever; -2: it has none."""
     [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], context.clock.now()))])
-    milliseconds: int = context.settle(reply, -2)
+    milliseconds: int = context.reply_or(reply, -2)
     return milliseconds

@@ -42,19 +42,26 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from cachebackend.codec import Kind, kind_of, tag_record
 from cachebackend.effects import Operation, Reply, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
-from cachebackend.protocol.cache.compare_and_set import PutNew, take
-from cachebackend.protocol.cache.fill import MISSING, Keep, Loader, Want, Work, load_and_fill
+from cachebackend.protocol.cache.compare_and_set import SetIfAbsent, take
+from cachebackend.protocol.cache.fill import (
+    MISSING,
+    FillOptions,
+    LeaseRequest,
+    Loader,
+    LoaderCall,
+    load_and_fill,
+)
 from cachebackend.protocol.cache.get import (
     NOT_PLAIN,
     Found,
-    good_for,
+    fresh_seconds,
     is_wrong_type,
     look,
     plain_value,
     records_of,
+    tags_of_replies,
     token_requests,
     tokens_of,
-    vouchers_of,
 )
 from cachebackend.protocol.cache.near_reads import Copies
 from cachebackend.protocol.cache.set import delete
@@ -87,7 +94,7 @@ class _Waiting:
     def pause(self) -> Sleep:
         """Return the next pause; the first one is counted."""
         if self._next == FIRST_WAIT_SECONDS:
-            self._context.stats.cell.lease_waits += 1
+            self._context.counters.cell.lease_waits += 1
         if self._end_span is None:
             self._end_span = begin("ringcache.fill_wait")
         seconds = self._next * (0.5 + self._context.clock.random())
@@ -113,15 +120,20 @@ class _Round(Generic[K]):
         wait: Whether to pause before.
     """
 
-    mine: dict[K, Want] = field(default_factory=dict)
+    mine: dict[K, LeaseRequest] = field(default_factory=dict)
     unleased: list[K] = field(default_factory=list)
     found: dict[K, Found] = field(default_factory=dict)
-    again: dict[K, Want] = field(default_factory=dict)
+    again: dict[K, LeaseRequest] = field(default_factory=dict)
     wait: bool = False
 
 
 def get_or_load(
-    context: Context, key: bytes, loader: Loader, keep: Keep, *, asked: tuple[Want, Reply] | None = None
+    context: Context,
+    key: bytes,
+    loader: Loader,
+    fill_options: FillOptions,
+    *,
+    asked: tuple[LeaseRequest, Reply] | None = None,
 ) -> Operation[Any]:
     """Return the value of a key; load and fill it if there is none, or it is due.
 
@@ -129,23 +141,23 @@ def get_or_load(
         context: The alias.
         key: The key.
         loader: Called without arguments, after the lease is held and never before.
-        keep: How the loaded value is kept.
+        fill_options: How the loaded value is kept.
         asked: What is wanted, and the reply to the request for its lease, if that was sent: there
             are no tags then, and no copies.
     """
     copies = Copies(context, {key: key})
     if copies.found:
         return copies.found[key]
-    want: Want
+    want: LeaseRequest
     reply: Reply
-    want, reply = asked or (Want(context.home(key), key, context.clock.token()), None)
-    tags, replies = _tag_steps(context, keep), list[Reply]()
+    want, reply = asked or (LeaseRequest(context.serving_node(key), key, context.clock.token()), None)
+    tags, replies = _tag_steps(context, fill_options), list[Reply]()
     try:
         if asked is None:
             requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
-            begun = context.stats.begin_get()
+            begun = context.counters.begin_get()
             reply, *replies = yield Send([*requests, *copies.begin()])
-            context.stats.end_get(begun)
+            context.counters.end_get(begun)
         copies.answered(replies[len(tags) :])
         tokens = _tokens_taken(tags, replies[: len(tags)])
         value = plain_value(context, reply)
@@ -155,27 +167,27 @@ def get_or_load(
         stands = reply
         if isinstance(reply, RingCacheError) and _serves_reads(reply):
             [stands] = yield Send([(want.node, (b"GET", key))])
-        if others := [tag for tag in vouchers_of([stands]) if tag not in tokens]:
+        if others := [tag for tag in tags_of_replies([stands]) if tag not in tokens]:
             tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
-        found = _found(context, stands, tokens, keep)
+        found = _found(context, stands, tokens, fill_options)
         if found is not None and not found.due:
-            copies.keep(key, stands, found.value, good_for(context, stands))
+            copies.keep(key, stands, found.value, fresh_seconds(context, stands))
             return found.value
     finally:
         copies.end()
-    if reply is None and context.other is None:  # most misses: the lease is ours
-        context.stats.cell.leases_granted += 1
-        work = Work({key: want}, loader, lambda value: {key: value})
-        return (yield from load_and_fill(context, work, keep, tokens))[key]
+    if reply is None and context.ring_change is None:  # most misses: the lease is ours
+        context.counters.cell.leases_granted += 1
+        work = LoaderCall({key: want}, loader, lambda value: {key: value})
+        return (yield from load_and_fill(context, work, fill_options, tokens))[key]
     if found is not None:
         _claim(context, want, stands, found)
     taken = None if found is not None else ([reply], tokens)
-    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, keep, asked=taken)
+    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, fill_options, asked=taken)
     return values[key]
 
 
 def get_or_load_many(
-    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], keep: Keep
+    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], fill_options: FillOptions
 ) -> Operation[dict[K, Any]]:
     """Return the values of many keys; load and fill those that have none, or are due, in one call.
 
@@ -187,42 +199,46 @@ def get_or_load_many(
         keys: The caller's name for each key, and the key.
         loader: Called with the names to load, after their leases are held; returns a dict
             of those that there are.
-        keep: How the loaded values are kept.
+        fill_options: How the loaded values are kept.
     """
     copies = Copies(context, keys)
     found: dict[K, Any] = copies.found
-    wants: dict[K, Want] = {}
+    wants: dict[K, LeaseRequest] = {}
     try:
         records, tokens = yield from records_of(context, copies)
         for name, key in copies.left.items():
             record = records[name]
-            stands = _found(context, record, tokens, keep)
+            stands = _found(context, record, tokens, fill_options)
             if stands is not None and not stands.due:
                 found[name] = stands.value
-                copies.keep(name, record, stands.value, good_for(context, record))
+                copies.keep(name, record, stands.value, fresh_seconds(context, record))
                 continue
-            wants[name] = want = Want(context.home(key), key, context.clock.token())
+            wants[name] = want = LeaseRequest(context.serving_node(key), key, context.clock.token())
             if stands is not None:
                 _claim(context, want, record, stands)
     finally:
         copies.end()
     if wants:
         found.update(
-            (yield from _resolve(context, wants, lambda names: lambda: loader(names), _those_there_are, keep))
+            (
+                yield from _resolve(
+                    context, wants, lambda names: lambda: loader(names), _those_there_are, fill_options
+                )
+            )
         )
     return {name: found[name] for name in keys if found.get(name, MISSING) is not MISSING}
 
 
-def load_again(context: Context, key: bytes, loader: Loader, keep: Keep) -> Operation[Any]:
+def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
     """Load a key and fill it, whatever value stands; return what was loaded.
 
     What stood is deleted first, so that a load that began before this one cannot fill
     after it.
     """
     yield from delete(context, key)
-    want = Want(context.home(key), key, context.clock.token())
+    want = LeaseRequest(context.serving_node(key), key, context.clock.token())
     values = yield from _resolve(
-        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), keep
+        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), fill_options
     )
     return values[key]
 
@@ -235,10 +251,12 @@ def _those_there_are(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any
     return {name: loaded.get(name, MISSING) for name in names}
 
 
-def _found(context: Context, reply: Reply, tokens: Mapping[bytes, bytes | None], keep: Keep) -> Found | None:
+def _found(
+    context: Context, reply: Reply, tokens: Mapping[bytes, bytes | None], fill_options: FillOptions
+) -> Found | None:
     """Return the value that stands, if it may be served; counts a hit or a miss."""
-    found = look(context, reply, tokens, take_stale=keep.stale_ms > 0)
-    cell = context.stats.cell
+    found = look(context, reply, tokens, allow_stale=fill_options.stale_ms > 0)
+    cell = context.counters.cell
     if found is None:
         cell.misses += 1
     else:
@@ -247,7 +265,7 @@ def _found(context: Context, reply: Reply, tokens: Mapping[bytes, bytes | None],
     return found
 
 
-def _claim(context: Context, want: Want, record: bytes, found: Found) -> None:
+def _claim(context: Context, want: LeaseRequest, record: bytes, found: Found) -> None:
     """Have a key loaded by a claim on the value that stands."""
     want.standing, want.served = record, found
     want.deadline = context.clock.now() + context.options.lease_timeout
@@ -260,12 +278,15 @@ def _serves_reads(error: RingCacheError) -> bool:
     return not is_wrong_type(error)
 
 
-def _tag_steps(context: Context, keep: Keep) -> list[PutNew]:
+def _tag_steps(context: Context, fill_options: FillOptions) -> list[SetIfAbsent]:
     """Return the request for each tag's token, made now if there is none."""
-    return [PutNew(context.home(tag), tag, tag_record(context.clock.token()), TAG_MS) for tag in keep.tags]
+    return [
+        SetIfAbsent(context.serving_node(tag), tag, tag_record(context.clock.token()), TAG_MS)
+        for tag in fill_options.tags
+    ]
 
 
-def _tokens_taken(asked: Sequence[PutNew], replies: Sequence[Reply]) -> _Tokens:
+def _tokens_taken(asked: Sequence[SetIfAbsent], replies: Sequence[Reply]) -> _Tokens:
     """Return each tag's token: ours where there was none, None where it cannot be had."""
     if not asked:
         return {}
@@ -275,10 +296,10 @@ def _tokens_taken(asked: Sequence[PutNew], replies: Sequence[Reply]) -> _Tokens:
 
 def _resolve(
     context: Context,
-    wants: dict[K, Want],
+    wants: dict[K, LeaseRequest],
     loader_of: Callable[[list[K]], Loader],
     values_of: Callable[..., dict[K, Any]],
-    keep: Keep,
+    fill_options: FillOptions,
     *,
     asked: tuple[list[Reply], _Tokens] | None = None,
 ) -> Operation[dict[K, Any]]:
@@ -289,18 +310,18 @@ def _resolve(
         wants: What to load.
         loader_of: Returns the loader of some of the names.
         values_of: Returns the values of some ``names`` in what that loader returned.
-        keep: How the loaded values are kept.
+        fill_options: How the loaded values are kept.
         asked: The replies to the request for each, and the tokens of the tags, if that was done.
     """
     values: dict[K, Any] = {}
     waiting = _Waiting(context)
     try:
         while wants:
-            replies, tokens = asked or (yield from _ask(context, wants.values(), keep))
+            replies, tokens = asked or (yield from _ask(context, wants.values(), fill_options))
             asked = None
-            looked = _sort(context, wants, replies, tokens, take_stale=keep.stale_ms > 0)
+            looked = _sort(context, wants, replies, tokens, allow_stale=fill_options.stale_ms > 0)
             values.update({name: found.value for name, found in looked.found.items()})
-            if context.other is not None:
+            if context.ring_change is not None:
                 for name, record in (yield from warm(context, looked.mine)).items():
                     values[name] = context.codec.decode(record)
                     del looked.mine[name]
@@ -311,7 +332,7 @@ def _resolve(
                 values.update(
                     (
                         yield from load_and_fill(
-                            context, Work(looked.mine, loader_of(names), split), keep, tokens
+                            context, LoaderCall(looked.mine, loader_of(names), split), fill_options, tokens
                         )
                     )
                 )
@@ -323,20 +344,22 @@ def _resolve(
     return values
 
 
-def _ask(context: Context, wants: Collection[Want], keep: Keep) -> Operation[tuple[list[Reply], _Tokens]]:
+def _ask(
+    context: Context, wants: Collection[LeaseRequest], fill_options: FillOptions
+) -> Operation[tuple[list[Reply], _Tokens]]:
     """Send each key's request for its lease or claim; return the replies, and the tokens of the tags."""
-    tags = _tag_steps(context, keep)
+    tags = _tag_steps(context, fill_options)
     replies = yield from take(context, [*[want.step(context.lease_ms) for want in wants], *tags])
     return replies[: len(wants)], _tokens_taken(tags, replies[len(wants) :])
 
 
 def _sort(
     context: Context,
-    wants: Mapping[K, Want],
+    wants: Mapping[K, LeaseRequest],
     replies: Sequence[Reply],
     tokens: Mapping[bytes, bytes | None],
     *,
-    take_stale: bool,
+    allow_stale: bool,
 ) -> _Round[K]:
     """Tell apart what we may load and fill, what stands by now, and what to ask for again."""
     looked: _Round[K] = _Round()
@@ -344,7 +367,7 @@ def _sort(
         claims = want.standing is not None
         if reply == b"OK" if claims else reply is None or reply == want.record:
             # (our own record: an earlier try whose reply was lost)
-            context.stats.cell.leases_granted += 1
+            context.counters.cell.leases_granted += 1
             looked.mine[name] = want
         elif claims and want.served is not None:
             looked.found[name] = want.served
@@ -362,7 +385,7 @@ def _sort(
             else:
                 looked.again[name] = want
                 looked.wait = True
-        elif kind is not None and (found := look(context, reply, tokens, take_stale=take_stale)):
+        elif kind is not None and (found := look(context, reply, tokens, allow_stale=allow_stale)):
             looked.found[name] = found
         else:  # stale, under other tags, or no record at all: taken over, if it still stands
             want.standing = reply
@@ -370,7 +393,7 @@ def _sort(
     return looked
 
 
-def _has_waited_long(context: Context, want: Want, lease: bytes) -> bool:
+def _has_waited_long(context: Context, want: LeaseRequest, lease: bytes) -> bool:
     """Return whether one and the same lease has stood in the way for a whole period.
 
     It should have lapsed by then. Another's lease begins another period: the key was
@@ -384,10 +407,10 @@ def _has_waited_long(context: Context, want: Want, lease: bytes) -> bool:
 
 def _note_refusal(context: Context, error: RingCacheError) -> None:
     """Count a node that gives no lease; the value is loaded all the same, unless the settings say raise."""
-    context.stats.cell.node_failures += 1
+    context.counters.cell.node_failures += 1
     if context.options.on_node_failure == "raise" and not is_wrong_type(error):
         raise error
-    context.log_sometimes("lease_failed", "%s; a value is loaded without a lease, and not kept", error)
+    context.log_limited("lease_failed", "%s; a value is loaded without a lease, and not kept", error)
 
 
 def _kind(record: bytes) -> Kind | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from cachebackend.codec import lease_record
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
-from cachebackend.protocol.cache.compare_and_set import FOR_EVER, PutNew, Swap, take
+from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, SetIfAbsent, take
 from cachebackend.protocol.cache.get import get, get_many
 from cachebackend.protocol.cache.set import delete, delete_many
 from cachebackend.protocol.context import Context
@@ -25,9 +25,9 @@ __all__ = [
     "Lease",
     "get_and_lease",
     "get_many_and_lease",
-    "give_back",
-    "set_by_lease",
-    "set_many_by_lease",
+    "release",
+    "set_many_with_lease",
+    "set_with_lease",
 ]
 
 #: What a miss left the reader with: a record that it may fill over; None: another has it.
@@ -61,24 +61,26 @@ def get_many_and_lease(
 def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
     """Take the lease of each key where nothing stands, all in one scatter."""
     leases = {key: lease_record(context.clock.token()) for key in keys}
-    puts = [PutNew(context.home(key), key, lease, context.lease_ms) for key, lease in leases.items()]
+    puts = [
+        SetIfAbsent(context.serving_node(key), key, lease, context.lease_ms) for key, lease in leases.items()
+    ]
     replies = yield from take(context, puts)
     granted: dict[bytes, Lease] = dict.fromkeys(leases)
     for (key, lease), reply in zip(leases.items(), replies, strict=True):
         if reply is None:
-            context.stats.cell.leases_granted += 1
+            context.counters.cell.leases_granted += 1
             granted[key] = lease
     return granted
 
 
-def give_back(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
+def release(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
     """Give back leases that nothing was set by, so that nobody waits for it."""
     held = [(key, lease) for key, lease in leases.items() if lease is not None]
     if held:
-        yield Send([(context.home(key), _RELEASE.call([key], lease)) for key, lease in held])
+        yield Send([(context.serving_node(key), _RELEASE.call([key], lease)) for key, lease in held])
 
 
-def set_by_lease(
+def set_with_lease(
     context: Context, key: bytes, value: Any, ttl_ms: int | None, lease: Lease
 ) -> Operation[bool]:
     """Store a value that was missed before, if its lease still stands; return whether it does.
@@ -91,12 +93,12 @@ def set_by_lease(
         return (yield from delete(context, key))
     [reply] = yield from _swap(context, {key: lease}, {key: value}, ttl_ms)
     if isinstance(reply, RingCacheError):
-        context.settle(reply, None)
+        context.reply_or(reply, None)
         return False
     return reply is not None
 
 
-def set_many_by_lease(
+def set_many_with_lease(
     context: Context,
     keys: Mapping[K, bytes],
     values: Mapping[K, Any],
@@ -116,7 +118,7 @@ def set_many_by_lease(
     return [
         name
         for name, key in keys.items()
-        if isinstance(reply := replies[key], RingCacheError) and context.settle(reply, None) is None
+        if isinstance(reply := replies[key], RingCacheError) and context.reply_or(reply, None) is None
     ]
 
 
@@ -124,10 +126,10 @@ def _swap(
     context: Context, leases: Mapping[bytes, Lease], values: Mapping[bytes, Any], ttl_ms: int | None
 ) -> Operation[list[Reply]]:
     """Put values in the places of leases; return a reply for each, None for what was refused."""
-    life = FOR_EVER if ttl_ms is None else ttl_ms
+    life = NO_EXPIRY if ttl_ms is None else ttl_ms
     records = {key: context.codec.encode(value) for key, value in values.items()}
     swaps = {
-        key: Swap(context.home(key), key, lease, records[key], life)
+        key: CompareAndSet(context.serving_node(key), key, lease, records[key], life)
         for key in values
         if (lease := leases[key]) is not None
     }

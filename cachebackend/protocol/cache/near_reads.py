@@ -44,7 +44,7 @@ class Copies(Generic[K]):
             copies = {name: self._near.get(key, decode) for name, key in keys.items()}
             self.found = {name: copy for name, copy in copies.items() if copy is not MISS}
             self.left = {name: key for name, key in keys.items() if name not in self.found}
-            cell = context.stats.cell
+            cell = context.counters.cell
             cell.hits += len(self.found)
             cell.near_hits += len(self.found)
 
@@ -52,7 +52,7 @@ class Copies(Generic[K]):
         """Announce the reads of the keys that are left; return what is to be sent after them."""
         if self._near is None:
             return []
-        homes = {name: self._context.home(key) for name, key in self.left.items()}
+        homes = {name: self._context.serving_node(key) for name, key in self.left.items()}
         self._reads = {name: self._near.begin(key, homes[name]) for name, key in self.left.items()}
         return [(homes[name], (b"PTTL", key)) for name, key in self.left.items()]
 
@@ -60,19 +60,19 @@ class Copies(Generic[K]):
         """Take the replies to what ``begin`` returned."""
         self._ttls = dict(zip(self._reads, replies, strict=True))
 
-    def keep(self, name: K, record: bytes, value: Any, good_for: float) -> None:
+    def keep(self, name: K, record: bytes, value: Any, fresh_seconds: float) -> None:
         """Keep a copy of a value that was read.
 
         Args:
             name: The caller's name of the key.
             record: What stands there.
             value: The value that it holds.
-            good_for: Seconds that it is good to every reader; 0: it is not.
+            fresh_seconds: Seconds that it is good to every reader; 0: it is not.
         """
         ttl_ms = self._ttls.get(name)
         if self._near is not None and isinstance(ttl_ms, int) and ttl_ms != _GONE:
             ttl = math.inf if ttl_ms == _FOR_EVER else ttl_ms / 1000
-            self._near.keep(self._reads[name], record, value, min(ttl, good_for))
+            self._near.keep(self._reads[name], record, value, min(ttl, fresh_seconds))
 
     def end(self) -> None:
         """End the reads: a placeholder that is left takes another's room."""

@@ -56,18 +56,18 @@ def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operati
     context.drop_near(keys)
     life_ms = int(context.options.quarantine_timeout * 1000)
     replies = yield Send(
-        [(node, _QUARANTINE.call([key], token, life_ms)) for key in keys for node in context.places(key)]
+        [(node, _QUARANTINE.call([key], token, life_ms)) for key in keys for node in context.owners(key)]
     )
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if failures:
-        context.stats.cell.node_failures += len(failures)
+        context.counters.cell.node_failures += len(failures)
         message = f"a strict write needs the owner of each of its keys: {failures[0]}"
         raise NodeUnavailableError(message) from failures[0]
 
 
 def unquarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[list[bytes]]:
     """Take a writer's token out of keys; return those whose node did not confirm it."""
-    asked = [(node, key) for key in keys for node in context.places(key)]
+    asked = [(node, key) for key in keys for node in context.owners(key)]
     replies: list[Reply] = yield Send([(node, _UNQUARANTINE.call([key], token)) for node, key in asked])
     failed = {
         key for (_, key), reply in zip(asked, replies, strict=True) if isinstance(reply, RingCacheError)

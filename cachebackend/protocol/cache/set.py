@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.protocol.cache.compare_and_set import FOR_EVER
+from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete_command
 from cachebackend.protocol.ring.ring_change import tell_entered, tell_first
@@ -50,11 +50,11 @@ def expiry(ttl_ms: int | None) -> int:
 
 
 def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> tuple[int, Command]:
-    node = context.home(key)
+    node = context.serving_node(key)
     if ttl_ms is not None and ttl_ms <= 0:
         return node, delete_command([key])
-    life = context.life_at(node, FOR_EVER if ttl_ms is None else ttl_ms)
-    return node, set_command(key, record, None if life == FOR_EVER else life)
+    life = context.ttl_at(node, NO_EXPIRY if ttl_ms is None else ttl_ms)
+    return node, set_command(key, record, None if life == NO_EXPIRY else life)
 
 
 def set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
@@ -70,7 +70,7 @@ def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operat
     [reply] = yield Send([(node, command)])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
-    return context.settle(reply, None) is not None
+    return context.reply_or(reply, None) is not None
 
 
 def was_stored(context: Context, node: int, key: bytes, reply: Reply) -> bool:
@@ -80,16 +80,16 @@ def was_stored(context: Context, node: int, key: bytes, reply: Reply) -> bool:
         RingCacheError: It did not, and the settings say that that is to be raised.
     """
     _note(context, node, [key], reply)
-    return context.settle(reply, None) is not None
+    return context.reply_or(reply, None) is not None
 
 
 def _note(context: Context, node: int, keys: Sequence[bytes], reply: Reply) -> None:
     """Note keys whose owner did not confirm that what stood there is gone: it was another that was asked."""
     if isinstance(reply, NodeUnavailableError):
-        context.note_missed(node, keys)
+        context.record_missed(node, keys)
     for key in keys if context.gutter is not None else ():
         if (owner := context.ring.owner(key)) != node:
-            context.note_missed(owner, [key])
+            context.record_missed(owner, [key])
 
 
 def set_many(
@@ -110,7 +110,7 @@ def set_many(
         return []
     for (node, _), key, reply in zip(requests, keys.values(), replies, strict=True):
         _note(context, node, [key], reply)
-    return [name for name, reply in zip(keys, replies, strict=True) if context.settle(reply, None) is None]
+    return [name for name, reply in zip(keys, replies, strict=True) if context.reply_or(reply, None) is None]
 
 
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
@@ -119,7 +119,7 @@ def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operati
     yield from tell_first(context, [key])
     [reply] = yield Send([(context.ring.owner(key), call)])
     yield from tell_entered(context, [key])
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
 def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
@@ -130,7 +130,7 @@ def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Ope
     [reply] = yield Send([(node, call)])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
 def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
@@ -150,7 +150,7 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
             yield from tell_first(context, [key])
             yield from tell_entered(context, [key])
         context.drop_near([key])
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
 def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
@@ -176,7 +176,7 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
         if "not an integer" in str(reply):
             message = "the value is not an integer"
             raise TypeError(message) from reply
-    total: int | None = context.settle(reply, None)
+    total: int | None = context.reply_or(reply, None)
     return total
 
 
@@ -193,7 +193,7 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
     [reply] = yield Send([(node, _STALE.call([key], stale_ms))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
 def delete(context: Context, key: bytes) -> Operation[bool]:
@@ -203,7 +203,7 @@ def delete(context: Context, key: bytes) -> Operation[bool]:
     [reply] = yield Send([(node, delete_command([key]))])
     _note(context, node, [key], reply)
     yield from tell_entered(context, [key])
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
 def was_deleted(context: Context, node: int, key: bytes, reply: Reply) -> bool:
@@ -213,10 +213,12 @@ def was_deleted(context: Context, node: int, key: bytes, reply: Reply) -> bool:
         RingCacheError: It does not, and the settings say that that is to be raised.
     """
     _note(context, node, [key], reply)
-    return bool(context.settle(reply, 0))
+    return bool(context.reply_or(reply, 0))
 
 
-def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+def delete_many(
+    context: Context, keys: Sequence[bytes], *, in_outbox: bool = False
+) -> Operation[list[bytes]]:
     """Delete many keys in one scatter; return those whose node did not confirm it.
 
     The one operation that never raises for a node's failure: the caller decides what
@@ -225,16 +227,16 @@ def delete_many(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
     Args:
         context: The alias.
         keys: The keys.
-        is_owed: Whether an outbox has them until they are confirmed.
+        in_outbox: Whether an outbox has them until they are confirmed.
     """
-    left = yield from tell_first(context, keys, is_owed=is_owed)
+    left = yield from tell_first(context, keys, in_outbox=in_outbox)
     groups = context.ring.by_owner((key, key) for key in keys)
     replies = yield Send([(node, delete_command(group)) for node, group in groups.items()])
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
-            context.stats.cell.node_failures += 1
+            context.counters.cell.node_failures += 1
             if isinstance(reply, NodeUnavailableError):
-                context.note_missed(node, group, is_kept=is_owed)
+                context.record_missed(node, group, in_outbox=in_outbox)
             left += group
-    left += yield from tell_entered(context, keys, is_owed=is_owed)
+    left += yield from tell_entered(context, keys, in_outbox=in_outbox)
     return list(dict.fromkeys(left))

@@ -80,7 +80,7 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     if context.near is not None:
         context.near.drop_all()
     for failure in failures:
-        context.settle(failure, None)
+        context.reply_or(failure, None)
     return deleted
 
 
@@ -96,8 +96,8 @@ def clear_owed(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operat
     """
     wiped = yield from wipe(context, pattern, nodes)
     others: list[Sequence[int]] = []
-    if context.other is not None:
-        left = context.other.nodes if context.other.is_left else range(len(context.ring))
+    if context.ring_change is not None:
+        left = context.ring_change.nodes if context.ring_change.is_old else range(len(context.ring))
         if any(node in left for node in nodes):
             others = [stage for stage in _stages(context) if stage != left]
     for stage in others:
@@ -114,7 +114,7 @@ def flush(context: Context) -> Operation[None]:
         for node, reply in zip(stage, replies, strict=True):
             _note(context, node, reply)
         for reply in replies:
-            context.settle(reply, None)
+            context.reply_or(reply, None)
     if context.near is not None:
         context.near.drop_all()
 
@@ -124,15 +124,15 @@ def _stages(context: Context) -> list[Sequence[int]]:
     own: list[Sequence[int]] = [range(len(context.ring))]
     if context.gutter is not None:
         own.insert(0, context.gutter.nodes)
-    other: list[Sequence[int]] = [] if context.other is None else [context.other.nodes]
-    is_left = context.other is not None and context.other.is_left
-    return other + own if is_left else own + other
+    other: list[Sequence[int]] = [] if context.ring_change is None else [context.ring_change.nodes]
+    is_old = context.ring_change is not None and context.ring_change.is_old
+    return other + own if is_old else own + other
 
 
 def _note(context: Context, node: int, reply: Reply) -> None:
     """Note that a node that did not answer should have deleted every key."""
     if isinstance(reply, NodeUnavailableError):
-        context.note_cleared(node)
+        context.record_missed_clear(node)
 
 
 def sweep(context: Context, pattern: bytes, *, delete: bool, tell: Callable[[int], None]) -> Operation[int]:

@@ -22,13 +22,15 @@ def delete_command(keys: Sequence[bytes]) -> ScriptCall:
     return _DELETE.call(keys)
 
 
-def tell(context: Context, groups: Mapping[int, Sequence[bytes]], *, is_owed: bool) -> Operation[list[bytes]]:
+def tell(
+    context: Context, groups: Mapping[int, Sequence[bytes]], *, in_outbox: bool
+) -> Operation[list[bytes]]:
     """Delete keys at nodes; return those that their node did not confirm, and note it missed them.
 
     Args:
         context: The alias.
         groups: The keys for each node.
-        is_owed: Whether an outbox has them until they are confirmed.
+        in_outbox: Whether an outbox has them until they are confirmed.
     """
     if not groups:
         return []
@@ -36,6 +38,6 @@ def tell(context: Context, groups: Mapping[int, Sequence[bytes]], *, is_owed: bo
     left: list[bytes] = []
     for (node, group), reply in zip(groups.items(), replies, strict=True):
         if isinstance(reply, NodeUnavailableError | NodeReplyError):
-            context.note_missed(node, group, is_kept=is_owed)
+            context.record_missed(node, group, in_outbox=in_outbox)
             left += group
     return left

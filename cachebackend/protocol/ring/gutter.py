@@ -33,7 +33,9 @@ from cachebackend.protocol.ring.deletes import tell
 __all__ = ["tell_gutter"]
 
 
-def tell_gutter(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+def tell_gutter(
+    context: Context, keys: Sequence[bytes], *, in_outbox: bool = False
+) -> Operation[list[bytes]]:
     """Delete keys in the gutter; return those that their node did not confirm, and note it missed them."""
     gutter = context.gutter
     if gutter is None:
@@ -41,4 +43,4 @@ def tell_gutter(context: Context, keys: Sequence[bytes], *, is_owed: bool = Fals
     groups: dict[int, list[bytes]] = {}
     for key in keys:
         groups.setdefault(gutter.owner(key), []).append(key)
-    return (yield from tell(context, groups, is_owed=is_owed))
+    return (yield from tell(context, groups, in_outbox=in_outbox))

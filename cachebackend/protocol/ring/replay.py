@@ -12,7 +12,7 @@ from __future__ import annotations
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.missed_deletes import Outbox, Owed
+from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.protocol.ring.clear import wipe
 from cachebackend.protocol.ring.deletes import delete_command
 
@@ -35,7 +35,7 @@ def replay(context: Context, node: int, outbox: Outbox | None, place: str) -> Op
         RingCacheError: The node did not confirm; what this process noted is noted again.
     """
     if outbox is not None:
-        yield from _tell(context, node, outbox.owed_to(place, context.missed.limit))
+        yield from _tell(context, node, outbox.missed_by(place, context.missed.limit))
     yield from replay_missed(context, node)
 
 
@@ -49,8 +49,8 @@ def replay_missed(context: Context, node: int) -> Operation[None]:
             raise
 
 
-def _tell(context: Context, node: int, owed: Owed) -> Operation[None]:
-    if owed.is_everything:
+def _tell(context: Context, node: int, owed: MissedKeys) -> Operation[None]:
+    if owed.is_all_keys:
         for pattern in context.patterns:
             wiped = yield from wipe(context, pattern, [node])
             for failure in wiped.failures.values():
@@ -59,4 +59,4 @@ def _tell(context: Context, node: int, owed: Owed) -> Operation[None]:
         [reply] = yield Send([(node, delete_command(owed.keys[at : at + KEYS_AT_ONCE]))])
         if isinstance(reply, RingCacheError):
             raise reply
-    context.stats.cell.deletes_replayed += len(owed.keys)
+    context.counters.cell.deletes_replayed += len(owed.keys)

@@ -30,9 +30,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cachebackend.effects import Operation, Send
-from cachebackend.protocol.cache.compare_and_set import FOR_EVER, Swap, take
-from cachebackend.protocol.cache.fill import Want
-from cachebackend.protocol.cache.get import may_move
+from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, take
+from cachebackend.protocol.cache.fill import LeaseRequest
+from cachebackend.protocol.cache.get import can_warm
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import tell
 from cachebackend.protocol.ring.gutter import tell_gutter
@@ -42,7 +42,7 @@ __all__ = ["tell_entered", "tell_first", "tell_left", "warm"]
 K = TypeVar("K")
 
 
-def tell_left(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+def tell_left(context: Context, keys: Sequence[bytes], *, in_outbox: bool = False) -> Operation[list[bytes]]:
     """Delete keys at the ring being left, before anything is told to the ring being entered.
 
     What every write begins with, and ``tell_entered`` what it ends with: they drop this
@@ -52,45 +52,47 @@ def tell_left(context: Context, keys: Sequence[bytes], *, is_owed: bool = False)
         Those that their node did not confirm; it is noted that it missed them.
     """
     context.drop_near(keys)
-    if context.other is None or not context.other.is_left:
+    if context.ring_change is None or not context.ring_change.is_old:
         return []
-    return (yield from _tell(context, keys, is_owed))
+    return (yield from _tell(context, keys, in_outbox))
 
 
-def tell_first(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+def tell_first(context: Context, keys: Sequence[bytes], *, in_outbox: bool = False) -> Operation[list[bytes]]:
     """Delete keys at the ring being left, then in the gutter: what every write but a fill begins with."""
-    left = yield from tell_left(context, keys, is_owed=is_owed)
-    return left + (yield from tell_gutter(context, keys, is_owed=is_owed))
+    left = yield from tell_left(context, keys, in_outbox=in_outbox)
+    return left + (yield from tell_gutter(context, keys, in_outbox=in_outbox))
 
 
-def tell_entered(context: Context, keys: Sequence[bytes], *, is_owed: bool = False) -> Operation[list[bytes]]:
+def tell_entered(
+    context: Context, keys: Sequence[bytes], *, in_outbox: bool = False
+) -> Operation[list[bytes]]:
     """Delete keys at the ring being entered, after the ring being left was told; as ``tell_left``."""
     context.drop_near(keys)
-    if context.other is None or context.other.is_left:
+    if context.ring_change is None or context.ring_change.is_old:
         return []
-    return (yield from _tell(context, keys, is_owed))
+    return (yield from _tell(context, keys, in_outbox))
 
 
-def _tell(context: Context, keys: Sequence[bytes], is_owed: bool) -> Operation[list[bytes]]:
-    assert context.other is not None  # noqa: S101  # both callers have looked
+def _tell(context: Context, keys: Sequence[bytes], in_outbox: bool) -> Operation[list[bytes]]:
+    assert context.ring_change is not None  # noqa: S101  # both callers have looked
     groups: dict[int, list[bytes]] = {}
     for key in keys:
-        node = context.other.owner(key)
+        node = context.ring_change.owner(key)
         if node != context.ring.owner(key):
             groups.setdefault(node, []).append(key)
-    return (yield from tell(context, groups, is_owed=is_owed))
+    return (yield from tell(context, groups, in_outbox=in_outbox))
 
 
-def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]:
+def warm(context: Context, wants: Mapping[K, LeaseRequest]) -> Operation[dict[K, bytes]]:
     """Fill leased keys with what stands at the ring being left; return the records, by name.
 
     What is stale, due, or vouched for by tags is left to the loader.
     """
     moved = {
-        name: context.other.owner(want.key)
+        name: context.ring_change.owner(want.key)
         for name, want in wants.items()
-        if context.other is not None and context.other.is_warm and want.standing is None
-        if context.other.owner(want.key) != want.node
+        if context.ring_change is not None and context.ring_change.is_warm and want.standing is None
+        if context.ring_change.owner(want.key) != want.node
     }
     if not moved:
         return {}
@@ -104,10 +106,12 @@ def warm(context: Context, wants: Mapping[K, Want]) -> Operation[dict[K, bytes]]
     found = {
         name: (record, life)
         for name, record, life in zip(moved, replies[::2], replies[1::2], strict=True)
-        if may_move(context, record) and isinstance(life, int) and life not in {0, -2}
+        if can_warm(context, record) and isinstance(life, int) and life not in {0, -2}
     }
     swaps = [
-        Swap(wants[name].node, wants[name].key, wants[name].record, record, life if life > 0 else FOR_EVER)
+        CompareAndSet(
+            wants[name].node, wants[name].key, wants[name].record, record, life if life > 0 else NO_EXPIRY
+        )
         for name, (record, life) in found.items()
     ]
     if swaps:

@@ -37,7 +37,7 @@ def scan(
     following: dict[int, bytes] = {}
     found: list[tuple[int, bytes]] = []
     for node, reply in zip(cursors, replies, strict=True):
-        cursor, keys = context.settle(reply, (b"0", []))
+        cursor, keys = context.reply_or(reply, (b"0", []))
         found += [(node, key) for key in keys]
         if cursor != b"0":
             following[node] = cursor

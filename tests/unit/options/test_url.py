@@ -92,7 +92,7 @@ def test_a_setting_is_the_same_node_without_its_password(url: str) -> None:
     """By name, weight and place."""
     node = parsed(url)
     again = parsed(node.setting)
-    assert (again.name, again.weight, again.place) == (node.name, node.weight, node.place)
+    assert (again.name, again.weight, again.endpoint) == (node.name, node.weight, node.endpoint)
     assert ":p@" not in node.setting
 
 

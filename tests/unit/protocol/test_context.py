@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from cachebackend.codec import Codec
-from cachebackend.counters import Counts, Stats
+from cachebackend.counters import Counters, Counts
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
@@ -23,7 +23,7 @@ def clock() -> StillClock:
 @pytest.fixture
 def context(clock: StillClock) -> Context:
     options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
-    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
+    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Counters(Counts))
 
 
 def test_refused_fills_are_told_at_most_once_a_minute(
@@ -37,13 +37,13 @@ def test_refused_fills_are_told_at_most_once_a_minute(
     context.fills_refused(1)
     told = [(each.event, each.count) for each in caplog.records]  # type: ignore[attr-defined]
     assert told == [("fills_refused", 1), ("fills_refused", 6)]
-    assert context.stats.total().stale_sets_refused == 7
+    assert context.counters.total().stale_sets_refused == 7
 
 
 def test_one_event_does_not_silence_another(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     """A broken record is told of while a node fails."""
     error = NodeUnavailableError("node 'a' is away")
     for event in ("node_failed", "node_failed", "record_undecodable"):
-        context.log_sometimes(event, "%s; taken for a miss", error)
+        context.log_limited(event, "%s; taken for a miss", error)
     told = [(each.event, each.error) for each in caplog.records]  # type: ignore[attr-defined]
     assert told == [("node_failed", str(error)), ("record_undecodable", str(error))]

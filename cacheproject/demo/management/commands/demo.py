@@ -126,7 +126,7 @@ class Command(BaseCommand):
         return result
 
     def _load(self, console: Console, seconds: float) -> dict[str, Any]:
-        counts = ring_client(ring_options("default")).stats
+        counts = ring_client(ring_options("default")).counters
         landed_before, before, begun = landed_rows(), counts.total(), time.monotonic()
         next_line = begun + LINE_SECONDS
         with Load() as load, Live(console=console, auto_refresh=False, transient=True) as live:
@@ -149,7 +149,7 @@ class Command(BaseCommand):
 
     def _figures(self, load: Load, before: Any, landed_before: int, passed: float) -> dict[str, Any]:
         done = load.figures()
-        now = ring_client(ring_options("default")).stats.total()
+        now = ring_client(ring_options("default")).counters.total()
         hits, misses = now.hits - before.hits, now.misses - before.misses
         return {
             "seconds": round(passed, 1),

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from cachebackend.codec import Codec, Refresh, claimed, stored_of
-from cachebackend.counters import Counts, Stats
+from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
-from cachebackend.protocol import MISSING, Context, Keep, get, get_or_load, get_or_load_many
+from cachebackend.protocol import MISSING, Context, FillOptions, get, get_or_load, get_or_load_many
 from cachebackend.ring import Ring
 
 KEY = b"k"
@@ -50,7 +50,7 @@ def clock() -> StillClock:
 def context(clock: StillClock) -> Context:
     """A ring of one node."""
     options = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
-    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
+    return Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Counters(Counts))
 
 
 def load() -> str:
@@ -78,13 +78,13 @@ def at_the_lease(operation: Operation[Any]) -> tuple[Any, ...]:
 
 def test_a_hit_is_one_command(context: Context) -> None:
     """It finds the value or takes the lease; a plain get is a GET."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     assert result_of(operation, [VALUE]) == "value"
     operation = get(context, KEY)
     assert sent(next(operation)) == [(b"GET", KEY)]
     assert result_of(operation, [VALUE]) == "value"
-    total = context.stats.total()
+    total = context.counters.total()
     assert (total.hits, total.leases_granted) == (2, 0)
 
 
@@ -94,11 +94,11 @@ REFUSALS = [reply_error("OOM command not allowed"), reply_error("NOPERM no permi
 @pytest.mark.parametrize("refusal", REFUSALS, ids=repr)
 def test_a_node_that_gives_no_leases_is_asked_for_the_value(context: Context, refusal: Any) -> None:
     """A full, a read-only node, a user who may only read: what stands there is a hit all the same."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     assert sent(operation.send([refusal])) == [(b"GET", KEY)]
     assert result_of(operation, [VALUE]) == "value"
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     operation.send([refusal])
     assert operation.send([None]) == Load(load)
@@ -107,7 +107,7 @@ def test_a_node_that_gives_no_leases_is_asked_for_the_value(context: Context, re
 
 def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context: Context) -> None:
     """In this order and no other; the fill names the token that was taken."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     command = at_the_lease(operation)
     lease = command[2]
     assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", 5000)
@@ -119,17 +119,17 @@ def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context
 
 def test_a_refused_fill_costs_the_caller_nothing_and_is_counted(context: Context) -> None:
     """Somebody changed the key meanwhile: the value is returned, and not cached."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     operation.send([None])
     operation.send("loaded")
     assert result_of(operation, [None]) == "loaded"
-    assert context.stats.total().stale_sets_refused == 1
+    assert context.counters.total().stale_sets_refused == 1
 
 
 def test_who_finds_a_lease_waits_and_takes_the_value(context: Context) -> None:
     """It looks again after a pause; its loader never runs."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     command = at_the_lease(operation)
     pauses = []
     effect = operation.send([LEASE_OF_ANOTHER])
@@ -141,12 +141,12 @@ def test_who_finds_a_lease_waits_and_takes_the_value(context: Context) -> None:
     assert pauses == [0.005, 0.01, 0.02, 0.04, 0.05]
     operation.send(None)
     assert result_of(operation, [VALUE]) == "value"
-    assert context.stats.total().lease_waits == 1
+    assert context.counters.total().lease_waits == 1
 
 
 def test_a_waiter_takes_a_lease_that_lapsed(context: Context) -> None:
     """The holder died: the next look finds nothing, which grants the lease."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     operation.send([LEASE_OF_ANOTHER])
     operation.send(None)
@@ -155,7 +155,7 @@ def test_a_waiter_takes_a_lease_that_lapsed(context: Context) -> None:
 
 def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillClock) -> None:
     """Then it loads for itself, and fills nothing."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     operation.send([LEASE_OF_ANOTHER])
     clock.at += 5.0
@@ -166,7 +166,7 @@ def test_nobody_waits_longer_than_a_lease_period(context: Context, clock: StillC
 
 def test_another_holder_is_another_period_to_wait(context: Context, clock: StillClock) -> None:
     """The first one died or was invalidated; who holds the lease now is loading."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     operation.send([LEASE_OF_ANOTHER])
     for holder in (b"b", b"c", b"d"):
@@ -183,7 +183,7 @@ def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
     context: Context, standing: Any
 ) -> None:
     """A quarantine, a node that is away: it is not asked twice."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     at_the_lease(operation)
     assert operation.send([standing]) == Load(load)
     assert result_of(operation, "loaded") == "loaded"
@@ -192,7 +192,7 @@ def test_where_no_lease_can_be_had_the_value_is_loaded_and_not_filled(
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
 def test_a_loader_that_fails_gives_its_lease_back_at_once(context: Context, error: BaseException) -> None:
     """By compare-and-delete, so that it cannot take another's."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = at_the_lease(operation)[2]
     operation.send([None])
     effect = operation.throw(error)
@@ -208,7 +208,7 @@ def test_a_loader_that_fails_gives_its_lease_back_at_once(context: Context, erro
 @pytest.mark.parametrize(("value", "ttl_ms"), [(MISSING, 1000), ("loaded", 0)], ids=["missing", "no time"])
 def test_what_is_not_to_be_kept_gives_the_lease_back(context: Context, value: Any, ttl_ms: int) -> None:
     """The next reader need not wait for it to lapse."""
-    operation = get_or_load(context, KEY, load, Keep(ttl_ms))
+    operation = get_or_load(context, KEY, load, FillOptions(ttl_ms))
     at_the_lease(operation)
     operation.send([None])
     [command] = sent(operation.send(value))
@@ -219,7 +219,7 @@ def test_what_is_not_to_be_kept_gives_the_lease_back(context: Context, value: An
 def test_a_node_without_ifeq_is_filled_by_script_from_then_on(context: Context) -> None:
     """It is asked once; the first fill is not lost."""
     for expected in ([b"SET", b"EVALSHA"], [b"EVALSHA"]):
-        operation = get_or_load(context, KEY, load, Keep(1000))
+        operation = get_or_load(context, KEY, load, FillOptions(1000))
         at_the_lease(operation)
         operation.send([None])
         effect = operation.send("loaded")
@@ -233,7 +233,7 @@ def test_a_node_without_ifeq_is_filled_by_script_from_then_on(context: Context) 
 
 def test_a_lease_that_we_hold_by_an_earlier_try_is_ours(context: Context) -> None:
     """The reply was lost, the command was not: our own token stands."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = at_the_lease(operation)[2]
     assert operation.send([lease]) == Load(load)
 
@@ -246,7 +246,7 @@ def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
         asked.append(names)
         return {"b": "B"}
 
-    operation = get_or_load_many(context, {"a": b"1", "b": b"2", "c": b"3"}, loader, Keep(1000))
+    operation = get_or_load_many(context, {"a": b"1", "b": b"2", "c": b"3"}, loader, FillOptions(1000))
     assert sent(next(operation)) == [(b"MGET", b"1", b"2", b"3")]
     leases = sent(operation.send([[VALUE, None, None]]))
     assert [command[:2] for command in leases] == [(b"SET", b"2"), (b"SET", b"3")]
@@ -264,7 +264,7 @@ def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
 def test_many_keys_wait_only_for_those_that_others_load(context: Context) -> None:
     """What is ours is loaded and filled first; then one pause, and another look at the rest."""
     operation = get_or_load_many(
-        context, {"a": b"1", "b": b"2"}, lambda names: dict.fromkeys(names, "x"), Keep(1000)
+        context, {"a": b"1", "b": b"2"}, lambda names: dict.fromkeys(names, "x"), FillOptions(1000)
     )
     next(operation)
     operation.send([[None, None]])
@@ -278,7 +278,7 @@ def test_many_keys_wait_only_for_those_that_others_load(context: Context) -> Non
 
 def test_foreign_bytes_are_taken_over_if_they_still_stand(context: Context) -> None:
     """A record that cannot be read must not keep its key from being cached for ever."""
-    operation = get_or_load(context, KEY, load, Keep(1000))
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = at_the_lease(operation)[2]
     assert sent(operation.send([b"garbage"])) == [(b"SET", KEY, lease, b"IFEQ", b"garbage", b"PX", 5000)]
     assert operation.send([b"OK"]) == Load(load)
@@ -287,7 +287,7 @@ def test_foreign_bytes_are_taken_over_if_they_still_stand(context: Context) -> N
 class TestRefresh:
     """A value that is due is loaded again by one, and served to the others meanwhile."""
 
-    KEEP = Keep(60_000, stale_ms=30_000)
+    KEEP = FillOptions(60_000, stale_ms=30_000)
 
     @pytest.fixture
     def loaded(self, context: Context, clock: StillClock) -> bytes:
@@ -321,7 +321,7 @@ class TestRefresh:
         [fill] = sent(winner.send("new"))
         assert fill[3:5] == (b"IFEQ", mark)
         assert result_of(winner, [b"OK"]) == "new"
-        assert context.stats.total().stale_hits == 2
+        assert context.counters.total().stale_hits == 2
 
     def test_a_claimed_value_is_served_without_another_claim(
         self, context: Context, clock: StillClock, loaded: bytes
@@ -356,7 +356,7 @@ class TestRefresh:
     ) -> None:
         """By compare-and-set, so that a value filled meanwhile is not thrown away."""
         clock.at += 61
-        operation = get_or_load(context, KEY, load, Keep(60_000))
+        operation = get_or_load(context, KEY, load, FillOptions(60_000))
         lease = at_the_lease(operation)[2]
         assert sent(operation.send([loaded])) == [(b"SET", KEY, lease, b"IFEQ", loaded, b"PX", 5000)]
         effect = operation.send([None])
@@ -368,9 +368,9 @@ class TestRefresh:
     ) -> None:
         """``now - delta * beta * ln(random()) >= fresh_until``: here 2.0 * 1.0 * ln 2 = 1.386 s early."""
         options = RingOptions.read("redis://unused?name=a", {}, "CACHES")
-        context = Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Stats(Counts))
+        context = Context(Ring([("a", 1.0)]), Codec("auto"), options, clock, Counters(Counts))
         clock.at += 60 - before
-        operation = get_or_load(context, KEY, load, Keep(60_000))
+        operation = get_or_load(context, KEY, load, FillOptions(60_000))
         next(operation)
         if due:
             assert sent(operation.send([loaded]))[0][3] == b"IFEQ"
@@ -381,7 +381,7 @@ class TestRefresh:
 class TestTags:
     """A value is vouched for by the tokens that its tags had when its load began."""
 
-    KEEP = Keep(60_000, tags=(b"t",))
+    KEEP = FillOptions(60_000, tags=(b"t",))
 
     def test_tokens_are_taken_with_the_lease(self, context: Context) -> None:
         """In one scatter, before the load; a missing token is made."""

@@ -18,10 +18,12 @@ from cachebackend.errors import NodeReplyError
 __all__ = [
     "Argument",
     "Command",
+    "Continue",
     "Effect",
     "Load",
     "Operation",
     "Reply",
+    "Request",
     "Script",
     "ScriptCall",
     "Send",
@@ -31,6 +33,8 @@ __all__ = [
 
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]
+#: A node, by its index, and the command for it.
+Request: TypeAlias = tuple[int, Command]
 #: What a node said to one command: None, an integer, bytes, a list of these, or, not
 #: raised but in its place, the RingCacheError that the command ended in.
 Reply: TypeAlias = Any
@@ -42,7 +46,7 @@ class Send(NamedTuple):
     Sent back: a list with the reply to each command, in the order of the requests.
     """
 
-    requests: Sequence[tuple[int, Command]]
+    requests: Sequence[Request]
 
 
 class Sleep(NamedTuple):
@@ -60,6 +64,17 @@ class Load(NamedTuple):
 Effect: TypeAlias = Send | Sleep | Load
 T = TypeVar("T")
 Operation: TypeAlias = Generator[Effect, Any, T]
+
+
+class Continue(NamedTuple):
+    """What ``settle`` returns where one reply is not enough: the operation that does the rest.
+
+    An operation of one key is a pair of pure functions, ``begin``, which makes its request, and
+    ``settle``, which reads the reply and returns the result, or this. A generator calls both, and
+    so does a client that needs no generator for one command and one reply.
+    """
+
+    operation: Operation[Any]
 
 
 class Script:

@@ -1,8 +1,9 @@
-"""Operations of one key that most often are one command and one reply: done without a generator.
+"""Operations of one key that mostly take one command and one reply, without a generator.
 
-Each does what its namesake in ``protocol`` does, and leaves to that whatever is not the usual:
-another ring, a gutter, a record that says more than its value, a node that fails. A generator,
-and the effects that it yields, would cost as much again as the reply.
+Each method calls the same ``begin`` and ``settle`` functions as the generator of the same name in
+``protocol``, and runs a generator only for the rest: a ``Continue``, a key that several nodes may
+hold, a near cache that must announce a read. A generator and its effects would cost as much again
+as the reply.
 """
 
 from __future__ import annotations
@@ -10,27 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 from cachebackend.client.base import Client
-from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls, load
-from cachebackend.effects import Reply, is_unknown_script
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.effects import Continue, Reply, Request, ScriptCall, is_unknown_script
 from cachebackend.near.cache import MISS, NearCache
-from cachebackend.protocol import (
-    Context,
-    FillOptions,
-    delete,
-    get,
-    get_or_load,
-    has_tag_tokens,
-    set_,
-    value_of,
-)
-from cachebackend.protocol.cache.compare_and_set import CompareAndSet, set_if_absent_command
-from cachebackend.protocol.cache.fill import LeaseRequest, Loader, count_load, put, record_of, release
-from cachebackend.protocol.cache.get import NOT_PLAIN, plain_value
-from cachebackend.protocol.cache.set import set_command, was_deleted, was_stored
-from cachebackend.protocol.ring.deletes import delete_command
-from cachebackend.ring import Ring
+from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
+from cachebackend.protocol.cache.fill import Loader, begin_fill, count_load, settle_fill
+from cachebackend.protocol.cache.get import begin_get, settle_get
+from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, release
+from cachebackend.protocol.cache.load import GRANTED, settle_load
+from cachebackend.protocol.cache.set import begin_set, settle_set
+from cachebackend.protocol.ring.deletes import begin_delete, settle_delete
+from cachebackend.protocol.ring.write import settle_write
 
 __all__ = ["SingleKeyClient"]
 
@@ -38,148 +29,122 @@ __all__ = ["SingleKeyClient"]
 class SingleKeyClient(Client):
     """What a cache alias does with one key at a time."""
 
-    ring: Ring
     context: Context
-    counters: Counters[Counts]
     _near: NearCache | None
 
-    def _looks_elsewhere(self, node: int, reply: Reply) -> bool:
-        """Return whether a key may be at the ring that was left, or in the gutter."""
-        if reply is None:
-            return self.context.ring_change is not None
-        if self.context.gutter is None or reply.__class__ is not NodeUnavailableError:
-            return False
-        return self.nodes[node].is_ejected
+    def get(self, key: bytes, missing: Any = None) -> Any:
+        """Return the value of a key, or ``missing``."""
+        context = self.context
+        if self._near is not None:
+            copy = self._near_copy(self._near, key)
+            return self.run(get(context, key, missing)) if copy is MISS else copy
+        node, command = request = begin_get(context, key)
+        begun = context.counters.begin_get()
+        reply = self.nodes[node].call(command)
+        context.counters.end_get(begun)
+        value = settle_get(context, key, request, reply, missing)
+        return value if value.__class__ is not Continue else self.run(value.operation)
 
-    def _copy(self, near: NearCache, key: bytes) -> Any:
-        """Return the copy in the process, and count a hit; MISS if there is none."""
+    async def aget(self, key: bytes, missing: Any = None) -> Any:
+        """Return the value of a key, or ``missing``, in the running event loop."""
+        context = self.context
+        if self._near is not None:
+            copy = self._near_copy(self._near, key)
+            return await self.arun(get(context, key, missing)) if copy is MISS else copy
+        node, command = request = begin_get(context, key)
+        begun = context.counters.begin_get()
+        [reply] = await self.nodes[node].submit([command])
+        context.counters.end_get(begun)
+        value = settle_get(context, key, request, reply, missing)
+        return value if value.__class__ is not Continue else await self.arun(value.operation)
+
+    def _near_copy(self, near: NearCache, key: bytes) -> Any:
+        """Return the copy in this process, and count a hit; MISS if there is none."""
         copy = near.get(key, self.context.codec.decode)
         if copy is not MISS:
-            cell = self.counters.cell
+            cell = self.context.counters.cell
             cell.hits += 1
             cell.near_hits += 1
         return copy
 
-    def get(self, key: bytes, missing: Any = None) -> Any:
-        """Return the value of a key: ``protocol.get`` without its generator, for it has no protocol."""
-        if self._near is not None:
-            copy = self._copy(self._near, key)
-            return self.run(get(self.context, key, missing)) if copy is MISS else copy
-        begun = self.counters.begin_get()
-        node = self.ring.owner(key)
-        reply = self.nodes[node].call((b"GET", key))
-        self.counters.end_get(begun)
-        value = plain_value(self.context, reply)
-        if value is not NOT_PLAIN:
-            return value
-        if has_tag_tokens(reply) or self._looks_elsewhere(node, reply):
-            return self.run(get(self.context, key, missing))
-        return value_of(self.context, reply, missing)
-
-    async def aget(self, key: bytes, missing: Any = None) -> Any:
-        """Return the value of a key, in the running event loop."""
-        if self._near is not None:
-            copy = self._copy(self._near, key)
-            return await self.arun(get(self.context, key, missing)) if copy is MISS else copy
-        begun = self.counters.begin_get()
-        node = self.ring.owner(key)
-        [reply] = await self.nodes[node].submit([(b"GET", key)])
-        self.counters.end_get(begun)
-        value = plain_value(self.context, reply)
-        if value is not NOT_PLAIN:
-            return value
-        if has_tag_tokens(reply) or self._looks_elsewhere(node, reply):
-            return await self.arun(get(self.context, key, missing))
-        return value_of(self.context, reply, missing)
-
     def set(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
-        """Store a value: ``protocol.set_`` without its generator where one answer is all of it."""
-        if not self._is_alone or (ttl_ms is not None and ttl_ms <= 0):
-            return self.run(set_(self.context, key, value, ttl_ms))
-        record = self.context.codec.encode(value)
-        node = self.ring.owner(key)
-        self.context.drop_near((key,))
-        reply = self.nodes[node].call(set_command(key, record, ttl_ms))
-        self.context.drop_near((key,))
-        return reply.__class__ is bytes or was_stored(self.context, node, key, reply)
+        """Store a value; return whether its node confirmed it."""
+        context = self.context
+        if not context.has_one_owner:
+            return self.run(set_(context, key, value, ttl_ms))
+        return settle_set(context, self._write(key, begin_set(context, key, value, ttl_ms)))
 
     async def aset(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
-        """Store a value, in the running event loop."""
-        if not self._is_alone or (ttl_ms is not None and ttl_ms <= 0):
-            return await self.arun(set_(self.context, key, value, ttl_ms))
-        record = self.context.codec.encode(value)
-        node = self.ring.owner(key)
-        self.context.drop_near((key,))
-        [reply] = await self.nodes[node].submit([set_command(key, record, ttl_ms)])
-        self.context.drop_near((key,))
+        """Store a value, in the running event loop; return whether its node confirmed it."""
+        context = self.context
+        if not context.has_one_owner:
+            return await self.arun(set_(context, key, value, ttl_ms))
+        node, command = begin_set(context, key, value, ttl_ms)
+        context.drop_near((key,))
+        [reply] = await self.nodes[node].submit([command])
+        if is_unknown_script(reply) and isinstance(command, ScriptCall):
+            [reply] = await self.nodes[node].submit([command.with_source])
         if reply.__class__ is bytes:
+            settle_write(context, key, node, reply)
             return True
-        with DeferredCalls() as deferred:
+        with DeferredCalls() as deferred:  # what the node missed is kept by a database
             try:
-                return was_stored(self.context, node, key, reply)
+                settle_write(context, key, node, reply)
+                return settle_set(context, reply)
             finally:
                 await deferred.make_calls()
 
     def delete(self, key: bytes) -> bool:
         """Delete whatever a key holds; return whether it held something."""
         context = self.context
-        if not self._is_alone:
+        if not context.has_one_owner:
             return self.run(delete(context, key))
-        node = self.ring.owner(key)
+        return settle_delete(context, self._write(key, begin_delete(context, key)))
+
+    def _write(self, key: bytes, request: Request) -> Reply:
+        """Send a write of a key that its owner alone can hold: the bracket of ``protocol.ring.write``."""
+        context = self.context
         context.drop_near((key,))
-        reply = self.nodes[node].call(delete_command((key,)))
-        context.drop_near((key,))
-        if reply.__class__ is int:
-            return bool(reply)
-        if is_unknown_script(reply):
-            return self.run(delete(context, key))
-        return was_deleted(context, node, key, reply)
+        reply = self._send(request)
+        settle_write(context, key, request[0], reply)
+        return reply
+
+    def _send(self, request: Request) -> Reply:
+        node, command = request
+        reply = self.nodes[node].call(command)
+        if is_unknown_script(reply) and isinstance(command, ScriptCall):
+            reply = self.nodes[node].call(command.with_source)
+        return reply
 
     def get_or_load(self, key: bytes, loader: Loader, fill_options: FillOptions) -> Any:
-        """Return the value of a key; load and fill it if there is none, or it is due."""
+        """Return the value of a key; load and fill it if there is none, or it is due for a refresh."""
         context = self.context
-        if self._near is not None or fill_options.tags or not self._is_alone:
+        if self._near is not None or fill_options.tags:
             return self.run(get_or_load(context, key, loader, fill_options))
-        want = LeaseRequest(self.ring.owner(key), key, context.clock.token())
-        begun = self.counters.begin_get()
-        reply = self.nodes[want.node].call(set_if_absent_command(key, want.record, context.lease_ms))
-        self.counters.end_get(begun)
-        if reply is None:
-            return self._load_and_fill(want, loader, fill_options)
-        value = plain_value(context, reply)
-        if value is not NOT_PLAIN:
-            return value
-        return self.run(get_or_load(context, key, loader, fill_options, asked=(want, reply)))
+        lease, (node, command) = begin_lease(context, key)
+        begun = context.counters.begin_get()
+        reply = self.nodes[node].call(command)
+        context.counters.end_get(begun)
+        value = settle_load(context, lease, reply, loader, fill_options)
+        if value is GRANTED:
+            return self._load_and_fill(lease, loader, fill_options)
+        return value if value.__class__ is not Continue else self.run(value.operation)
 
-    def _load_and_fill(self, want: LeaseRequest, loader: Loader, fill_options: FillOptions) -> Any:
+    def _load_and_fill(self, lease: LeaseRequest, loader: Loader, fill_options: FillOptions) -> Any:
         """Load under a lease that was granted, and fill it."""
-        context, cell = self.context, self.counters.cell
-        cell.misses += 1
-        cell.leases_granted += 1
+        context = self.context
         begun = context.clock.monotonic()
         try:
             try:
                 value = load(loader)
             finally:
-                took = count_load(context, begun)
-            kept = record_of(context, value, fill_options, {}, took)
+                seconds = count_load(context, begun)
+            fill = begin_fill(context, lease, value, fill_options, {}, load_seconds=seconds)
         except BaseException:
-            self.run(release(context, [want]))
+            self.run(release(context, [lease]))
             raise
-        if kept is None:
-            self.run(release(context, [want]))
-            return value
-        swap = CompareAndSet(want.node, want.key, want.record, *kept)
-        if not swap.is_native(context):
-            self.run(put(context, [swap]))
-            return value
-        node, command = swap.request(context)
-        reply = self.nodes[node].call(command)
-        if reply.__class__ is not bytes:
-            self.run(put(context, [swap], [reply]))
+        if fill is None:
+            self.run(release(context, [lease]))
+        elif rest := settle_fill(context, fill, self._send(fill.request(context))):
+            self.run(rest.operation)
         return value
-
-    @property
-    def _is_alone(self) -> bool:
-        """True if a key is written at its owner and nowhere else."""
-        return self.context.ring_change is None and self.context.gutter is None

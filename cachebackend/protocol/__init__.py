@@ -6,8 +6,8 @@ the commands, nodes hold the connections. Imports neither, so it can be stepped 
 
 from cachebackend.effects import Load, Operation
 from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader
-from cachebackend.protocol.cache.get import get, get_many, has_key, has_tag_tokens, ttl, value_of
-from cachebackend.protocol.cache.lease import ManyLoader, get_or_load, get_or_load_many, load_again
+from cachebackend.protocol.cache.freshness import value_of
+from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
 from cachebackend.protocol.cache.lease_on_get import (
     HIT,
     Lease,
@@ -17,18 +17,10 @@ from cachebackend.protocol.cache.lease_on_get import (
     set_many_with_lease,
     set_with_lease,
 )
+from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
-from cachebackend.protocol.cache.set import (
-    add,
-    delete,
-    delete_many,
-    incr,
-    make_stale,
-    replace,
-    set_,
-    set_many,
-    touch,
-)
+from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
+from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
@@ -36,6 +28,7 @@ from cachebackend.protocol.queue.pending import Pending, contents, pending, renu
 from cachebackend.protocol.queue.queue_state import Place, dirty, node_settings, places
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_owed, flush, sweep
+from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.ring.scan import all_cursors, scan
 from cachebackend.protocol.telemetry.counters import add_counts, counts_of, note_time
 from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_of, node_infos

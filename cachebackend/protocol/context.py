@@ -97,6 +97,11 @@ class Context:
         self.missed = MissedDeletes(self.options.replay_limit, self.clock)
         self.lease_ms = max(1, int(self.options.lease_timeout * 1000))
 
+    @property
+    def has_one_owner(self) -> bool:
+        """Whether a key can be stored at its owner only: the ring does not change, and has no gutter."""
+        return self.ring_change is None and self.gutter is None
+
     def serving_node(self, key: bytes) -> int:
         """Return where a key is read and filled: at its owner, or in the gutter while that is ejected."""
         node = self.ring.owner(key)

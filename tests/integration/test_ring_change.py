@@ -21,6 +21,7 @@ from cachebackend.invalidation.outbox import owing
 from cachebackend.models import OutboxRow
 from cachebackend.options import RingOptions
 from cachebackend.protocol.ring import ring_change
+from cachebackend.protocol.ring import write as write_module
 from cacheproject.services import Services
 
 pytestmark = [
@@ -334,19 +335,17 @@ def test_both_rings_at_once_would_be_wrong(
     """A mutant: told in the other order, a schedule leaves the old value."""
     context = deploys["leaving"].client.context
     assert context.ring_change is not None
-    left, entered = ring_change.tell_left, ring_change.tell_entered
-    from cachebackend.protocol.cache import set as set_module
+    delete_in_old_ring = ring_change.delete_in_old_ring
 
     def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
         return []
         yield
 
     def late(context: Any, keys: Any, **named: Any) -> Operation[list[bytes]]:
-        return (yield from left(context, keys, **named))
+        return (yield from delete_in_old_ring(context, keys, **named))
 
-    monkeypatch.setattr(set_module, "tell_first", nothing)
-    monkeypatch.setattr(set_module, "tell_entered", late)
-    assert entered is not late
+    monkeypatch.setattr(write_module, "delete_in_old_ring", nothing)
+    monkeypatch.setattr(write_module, "delete_in_new_ring", late)
     assert run_all(deploys, "leaving", "leaving")
 
 
@@ -354,13 +353,12 @@ def test_only_the_present_owner_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mutant: the other ring is told nothing."""
-    from cachebackend.protocol.cache import set as set_module
 
     def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
         return []
         yield
 
-    monkeypatch.setattr(set_module, "tell_first", nothing)
+    monkeypatch.setattr(write_module, "delete_in_old_ring", nothing)
     assert run_all(deploys, "leaving", "leaving")
 
 
@@ -380,7 +378,7 @@ def test_warming_without_the_lease_would_be_wrong(
     from cachebackend.protocol.cache import compare_and_set
 
     def plainly(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
+        return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
 
     monkeypatch.setattr(compare_and_set.CompareAndSet, "request", plainly)
     assert run_all(deploys, "leaving", "leaving")

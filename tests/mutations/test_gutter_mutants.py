@@ -8,8 +8,7 @@ import pytest
 
 from cachebackend.effects import Operation
 from cachebackend.protocol import Context
-from cachebackend.protocol.cache import set as set_module
-from cachebackend.protocol.ring import ring_change
+from cachebackend.protocol.ring import write as write_module
 from tests.integration import test_gutter
 from tests.integration.test_gutter import Spared, spared  # noqa: F401  # a fixture of those tests
 from tests.mutations.test_mutants import is_caught
@@ -29,7 +28,7 @@ def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
 @pytest.mark.parametrize("way", ["delete", "set", "invalidate"])
 def test_no_delete_in_the_gutter(spared: Spared, monkeypatch: Patch, way: str) -> None:  # noqa: F811
     """Only the owner is told."""
-    monkeypatch.setattr(ring_change, "tell_gutter", nothing)
+    monkeypatch.setattr(write_module, "delete_in_gutter", nothing)
     test = test_gutter.test_a_write_of_a_process_that_sees_the_owner_reaches_the_gutter
     assert is_caught(test, spared, way)
 
@@ -48,5 +47,5 @@ def test_strict_rows_in_it(spared: Spared, monkeypatch: Patch) -> None:  # noqa:
 
 def test_the_owner_is_owed_nothing(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
     """What stood at the owner before a set is read again when it is back."""
-    monkeypatch.setattr(set_module, "_note", lambda *_: None)
+    monkeypatch.setattr(write_module, "_record_older", lambda *_: None)
     assert is_caught(test_gutter.test_what_is_set_meanwhile_is_kept_for_a_while, spared)

@@ -21,9 +21,9 @@ from cachebackend.invalidation import outbox, pending, querysets, transactions
 from cachebackend.managers import cached, fill_rules
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
-from cachebackend.protocol.cache import compare_and_set
-from cachebackend.protocol.cache import get as get_module
+from cachebackend.protocol.cache import compare_and_set, freshness, tags
 from cachebackend.protocol.cache import lease as lease_module
+from cachebackend.protocol.cache import load as load_module
 from cachebackend.protocol.cache import quarantine as quarantine_module
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -51,7 +51,7 @@ def fill_with_plain_set(patch: Patch) -> None:
     """The compare is left out."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"PX", max(self.life, 1000))
+        return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
 
     patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
@@ -60,7 +60,7 @@ def fill_whatever_lease_stands(patch: Patch) -> None:
     """The fill asks that something stands, not that ours does."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.life, 1000))
+        return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.ttl_ms, 1000))
 
     patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
@@ -101,7 +101,7 @@ def quarantine_ignored_by_readers(patch: Patch) -> None:
 
 def tokens_taken_after_the_load(patch: Patch) -> None:
     """The value is recorded under whatever token its tag has when it is filled."""
-    load_and_fill = lease_module.load_and_fill
+    load_and_fill = load_module.load_and_fill
 
     def late(context: Any, work: Any, keep: Any, tokens: Any) -> Any:
         taken = []
@@ -113,8 +113,8 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
         inner = load_and_fill(context, replace(work, values_of=values_of), keep, present)
         effect = next(inner)
         outcome = yield effect
-        replies = yield Send(get_module.token_requests(context, list(tokens)))
-        present.update(get_module.tokens_of(list(tokens), replies))
+        replies = yield Send(tags.token_requests(context, list(tokens)))
+        present.update(tags.tokens_of(list(tokens), replies))
         try:
             while True:
                 effect = inner.send(outcome)
@@ -123,16 +123,16 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
             return end.value
 
     present: dict[bytes, bytes | None] = {}
-    patch.setattr(lease_module, "load_and_fill", late)
+    patch.setattr(load_module, "load_and_fill", late)
 
 
 def tags_not_compared(patch: Patch) -> None:
     """A value is served whatever token its tag has by now."""
-    judge = get_module._judge
+    read = freshness._read_refreshable
     patch.setattr(
-        get_module,
-        "_judge",
-        lambda context, kind, stored, tokens, allow_stale: judge(
+        freshness,
+        "_read_refreshable",
+        lambda context, kind, stored, tokens, allow_stale: read(
             context, kind, stored._replace(tags={}), tokens, allow_stale
         ),
     )

@@ -11,10 +11,11 @@ from cachebackend import protocol
 from cachebackend.effects import Operation, Reply, Send
 from cachebackend.node import Breaker, Node
 from cachebackend.protocol import Context, missed_deletes
+from cachebackend.protocol.cache import warm as warm_module
 from cachebackend.protocol.cache.compare_and_set import CompareAndSet
 from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cachebackend.protocol.ring import clear as clear_module
-from cachebackend.protocol.ring import deletes, ring_change
+from cachebackend.protocol.ring import node_deletes, ring_change
 from cachebackend.protocol.ring import replay as replay_module
 from tests.interleavings import explorer
 from tests.interleavings.explorer import Clearer, ReaderOfTwo, Scenario, StrictStatement, explore
@@ -36,7 +37,7 @@ def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
         def call(keys: Sequence[bytes]) -> tuple[Any, ...]:
             return (b"DEL", *keys)
 
-    patch.setattr(deletes, "_DELETE", Plain)
+    patch.setattr(node_deletes, "_DELETE", Plain)
 
 
 def a_breaker_that_closes_without_replay(patch: Patch) -> None:
@@ -82,20 +83,20 @@ def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
 
 def a_delete_to_the_current_owner_only(patch: Patch) -> None:
     """The other ring is not told."""
-    patch.setattr(ring_change, "_tell", nothing)
+    patch.setattr(ring_change, "_delete_in_other_ring", nothing)
 
 
 def a_delete_in_both_rings_at_once(patch: Patch) -> None:
     """The one at the new owner comes first."""
-    tell = ring_change._tell
+    delete = ring_change._delete_in_other_ring
 
-    def tell_after(context: Context, keys: Sequence[bytes], *, in_outbox: bool = False) -> Any:
+    def after(context: Context, keys: Sequence[bytes], *, in_outbox: bool) -> Any:
         if context.ring_change is None:
             return []
-        return (yield from tell(context, keys, in_outbox))
+        return (yield from delete(context, keys, in_outbox))
 
-    patch.setattr("cachebackend.protocol.ring.ring_change.tell_left", nothing)
-    patch.setattr("cachebackend.protocol.cache.set.tell_entered", tell_after)
+    patch.setattr("cachebackend.protocol.ring.write.delete_in_old_ring", nothing)
+    patch.setattr("cachebackend.protocol.ring.write.delete_in_new_ring", after)
 
 
 def a_warm_read_without_a_lease(patch: Patch) -> None:
@@ -103,11 +104,11 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
 
     def take(_: Context, swaps: Sequence[CompareAndSet]) -> Operation[list[Reply]]:
         replies: list[Reply] = yield Send(
-            [(swap.node, (b"SET", swap.key, swap.new, b"PX", max(swap.life, 1000))) for swap in swaps]
+            [(swap.node, (b"SET", swap.key, swap.new, b"PX", max(swap.ttl_ms, 1000))) for swap in swaps]
         )
         return replies
 
-    patch.setattr(ring_change, "take", take)
+    patch.setattr(warm_module, "send_conditional", take)
 
 
 MUTANTS: dict[Callable[[Patch], None], Scenario] = {

@@ -1,7 +1,7 @@
-"""Compare-and-set of one key: native where the server has it, by script elsewhere.
+"""Conditional writes of one key: set if absent, and compare-and-set.
 
-``SET … IFEQ`` came with Valkey 8.1 and Redis 8.4. A node is asked once; its refusal is
-remembered, and what it refused is sent again as a script.
+``SET … IFEQ`` exists since Valkey 8.1 and Redis 8.4. A node that refuses it is remembered, and
+the same compare-and-set is sent to it again as a script.
 """
 
 from __future__ import annotations
@@ -9,106 +9,114 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from cachebackend.effects import Command, Operation, Reply, Script, Send
+from cachebackend.effects import Command, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeReplyError
 from cachebackend.protocol.context import Context
 
-__all__ = ["KEEP_TTL", "NO_EXPIRY", "CompareAndSet", "SetIfAbsent", "Step", "set_if_absent_command", "take"]
+__all__ = [
+    "KEEP_TTL",
+    "NO_EXPIRY",
+    "CompareAndSet",
+    "ConditionalSet",
+    "SetIfAbsent",
+    "send_conditional",
+]
 
-_SWAP = Script(__package__, "compare_and_set", "store")
+_COMPARE_AND_SET = Script(__package__, "compare_and_set", "store")
 
-#: Times to live that are no milliseconds.
+#: Times to live that are not a number of milliseconds.
 NO_EXPIRY = -1
 KEEP_TTL = -3
-_LIVES: dict[int, Command] = {NO_EXPIRY: (), KEEP_TTL: (b"KEEPTTL",)}
+_TTL_ARGUMENTS: dict[int, Command] = {NO_EXPIRY: (), KEEP_TTL: (b"KEEPTTL",)}
 
 
-class Step(Protocol):
-    """A request that can be made of a context."""
+class ConditionalSet(Protocol):
+    """A conditional write of one key."""
 
     @property
     def node(self) -> int:
-        """Return the node that it is made of."""
+        """Return the index of the node that it is sent to."""
         ...
 
-    def request(self, context: Context) -> tuple[int, Command]:
-        """Return the node and the command."""
+    def request(self, context: Context) -> Request:
+        """Return the request."""
         ...
-
-
-def set_if_absent_command(key: bytes, record: bytes, life: int) -> Command:
-    """Return the command that puts a record where nothing stands, for so many milliseconds."""
-    return (b"SET", key, record, b"NX", b"GET", b"PX", life)
 
 
 class SetIfAbsent(NamedTuple):
-    """Put a record where nothing stands; the reply is None if it was put, else what stands.
+    """Store a record where the key holds nothing. The reply is None if it was stored, else the record there.
 
     Attributes:
-        node: Where.
+        node: The index of the node.
         key: The key.
-        record: What to put.
-        life: Milliseconds to live.
+        record: The record to store.
+        ttl_ms: Milliseconds that it lives.
     """
 
     node: int
     key: bytes
     record: bytes
-    life: int
+    ttl_ms: int
 
-    def request(self, context: Context) -> tuple[int, Command]:
+    def request(self, context: Context) -> Request:
         """Return the request."""
-        return self.node, set_if_absent_command(self.key, self.record, context.ttl_at(self.node, self.life))
+        ttl_ms = self.ttl_ms if context.gutter is None else context.ttl_at(self.node, self.ttl_ms)
+        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", ttl_ms)
 
 
 class CompareAndSet(NamedTuple):
-    """Put a record in the place of another, if that still stands.
+    """Replace a record, if the key still holds it.
 
     Attributes:
-        node: Where.
+        node: The index of the node.
         key: The key.
-        old: What must stand.
-        new: What to put there.
-        life: Milliseconds to live, NO_EXPIRY or KEEP_TTL.
+        old: The record that the key must hold.
+        new: The record that replaces it.
+        ttl_ms: Milliseconds that the new one lives, NO_EXPIRY or KEEP_TTL.
     """
 
     node: int
     key: bytes
     old: bytes
     new: bytes
-    life: int
+    ttl_ms: int
 
-    def request(self, context: Context) -> tuple[int, Command]:
-        """Return the compare-and-set, as its node takes it; the reply is None if it was refused."""
-        life = self.life if self.life == KEEP_TTL else context.ttl_at(self.node, self.life)
-        if self.is_native(context):
-            lives = _LIVES.get(life, (b"PX", life))
-            return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *lives)
-        return self.node, _SWAP.call([self.key], self.old, self.new, life)
+    def request(self, context: Context) -> Request:
+        """Return the request in the form that its node supports. The reply is None if it was refused."""
+        ttl_ms = self.ttl_ms if self.ttl_ms == KEEP_TTL else context.ttl_at(self.node, self.ttl_ms)
+        if self._is_native(context):
+            arguments = _TTL_ARGUMENTS.get(ttl_ms, (b"PX", ttl_ms))
+            return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *arguments)
+        return self.node, _COMPARE_AND_SET.call([self.key], self.old, self.new, ttl_ms)
 
-    def is_native(self, context: Context) -> bool:
-        """Return whether the node is sent ``SET … IFEQ``."""
+    def _is_native(self, context: Context) -> bool:
         how = context.options.fill
         return how == "native" or (how == "auto" and self.node not in context.without_ifeq)
 
 
-def take(
-    context: Context, steps: Sequence[Step], replies: list[Reply] | None = None
+def send_conditional(
+    context: Context, writes: Sequence[ConditionalSet], replies: list[Reply] | None = None
 ) -> Operation[list[Reply]]:
-    """Send each step's request, all in one scatter, unless that was done; return the replies."""
+    """Send conditional writes in one scatter and return the replies.
+
+    Args:
+        context: The alias.
+        writes: The writes.
+        replies: Their replies, if they were sent already: what a node did not understand is sent again.
+    """
     if replies is None:
-        replies = yield Send([step.request(context) for step in steps])
+        replies = yield Send([write.request(context) for write in writes])
     refused = {
-        at: steps[at]
-        for at, reply in enumerate(replies)
+        index: writes[index]
+        for index, reply in enumerate(replies)
         if reply.__class__ is NodeReplyError
         and "syntax" in str(reply)
-        and isinstance(steps[at], CompareAndSet)
+        and isinstance(writes[index], CompareAndSet)
         and context.options.fill == "auto"
     }
     if refused:
-        context.without_ifeq.update(step.node for step in refused.values())
-        again = yield Send([step.request(context) for step in refused.values()])
-        for at, reply in zip(refused, again, strict=True):
-            replies[at] = reply
+        context.without_ifeq.update(write.node for write in refused.values())
+        again = yield Send([write.request(context) for write in refused.values()])
+        for index, reply in zip(refused, again, strict=True):
+            replies[index] = reply
     return replies

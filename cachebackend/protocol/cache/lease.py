@@ -1,90 +1,131 @@
-"""Reads that fill what they miss: one loader a key, and no value from before a write.
+"""Leases: the right to fill one key, and claims: the right to refresh a value that is still served.
 
-A read asks for the value and the lease at once: a random token, written where the value
-will stand if nothing does. Only the holder loads, and its fill is a compare-and-set
-against its token. Whatever changes the key in between takes the token away, so the fill of
-an old value fails:
+A read asks for the value and the lease at once: a random token, stored where the value will be
+if the key holds nothing. Only the holder loads, and its fill is a compare-and-set against its
+token. Whatever changes the key in between removes the token, so the fill of an old value fails:
 
-    1. reader    SET key L1 NX GET  -> nothing stood; the lease is ours
+    1. reader    SET key L1 NX GET  -> the key held nothing; the lease is ours
     2. reader    SELECT             -> the old row
     3. writer    UPDATE, COMMIT
     4. writer    DEL key            -> L1 is gone
     5. reader    SET key old IFEQ L1 -> refused; the reader returns what it loaded
-    6. anyone    miss, loads the new row
+    6. anyone    misses, loads the new row
 
-Had the writer deleted before it committed, a reader could lease and load between its DEL
-and its COMMIT and fill the old row for good; so a delete follows the commit, always.
+If the writer deleted before it committed, a reader could acquire a lease and load between its
+DEL and its COMMIT, and fill the old row until its timeout; so a delete always follows the commit.
 
-A value that is due to be loaded again is claimed the same way: its record is swapped for
-one that bears our token, and the fill for the new one. Who loses the claim serves what
-stands. A delete takes a claimed record away as it takes a lease.
-
-Tags: the tokens are taken in the scatter that takes the lease, before the load, never
-after it:
-
-    1. reader    takes the lease, and tag token T1
-    2. reader    SELECT             -> the old rows
-    3. writer    COMMIT, DEL tag    -> T1 is gone
-    4. reader    fills the old value under T1
-    5. anyone    finds the value, and the tag without T1: a miss
+A value that is due for a refresh is claimed in the same way: its record is replaced by one that
+bears our token, and the fill replaces that. A reader that loses the claim serves the value as it
+is. A delete removes a claimed record as it removes a lease.
 
 Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI '13, section 3.2.1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
-from cachebackend.codec import Kind, kind_of, tag_record
-from cachebackend.effects import Operation, Reply, Send, Sleep
+from cachebackend.codec import Kind, claimed, kind_of, lease_record
+from cachebackend.effects import Operation, Reply, Request, Script, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
-from cachebackend.protocol.cache.compare_and_set import SetIfAbsent, take
-from cachebackend.protocol.cache.fill import (
-    MISSING,
-    FillOptions,
-    LeaseRequest,
-    Loader,
-    LoaderCall,
-    load_and_fill,
+from cachebackend.protocol.cache.compare_and_set import (
+    KEEP_TTL,
+    CompareAndSet,
+    SetIfAbsent,
+    send_conditional,
 )
-from cachebackend.protocol.cache.get import (
-    NOT_PLAIN,
-    Found,
-    fresh_seconds,
-    is_wrong_type,
-    look,
-    plain_value,
-    records_of,
-    tags_of_replies,
-    token_requests,
-    tokens_of,
-)
-from cachebackend.protocol.cache.near_reads import Copies
-from cachebackend.protocol.cache.set import delete
+from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_type, read_record
+from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.ring_change import warm
 from cachebackend.tracing import begin
 
-__all__ = ["ManyLoader", "get_or_load", "get_or_load_many", "load_again"]
+__all__ = [
+    "Answers",
+    "LeaseRequest",
+    "LeaseWait",
+    "begin_lease",
+    "release",
+    "request_leases",
+    "serves_reads",
+    "sort_answers",
+]
 
+_RELEASE = Script(__package__, "release")
 K = TypeVar("K")
-#: Takes the caller's names of the keys to load and returns the values that there are.
-ManyLoader: TypeAlias = Callable[[list[K]], Any]
-#: The tokens of tags by their keys; None: it cannot be had.
-_Tokens: TypeAlias = dict[bytes, bytes | None]
-#: A waiter looks again after this, doubling up to the second.
+#: A waiter looks again after the first time, and then after twice the last one, up to the longest.
 FIRST_WAIT_SECONDS = 0.005
 LONGEST_WAIT_SECONDS = 0.05
-#: A tag's token lives so long: if it goes, what was loaded under it is loaded again.
-TAG_MS = 7 * 24 * 3600 * 1000
 
 
-class _Waiting:
-    """How a miss waits for another's lease: 5 ms doubling to 50, jittered."""
+@dataclass(slots=True)
+class LeaseRequest:
+    """A request for the right to fill a key: a lease, or a claim on the value that it holds.
+
+    Attributes:
+        node: The index of the key's node. A lease that it grants is filled there and nowhere else.
+        key: The key.
+        token: Our token.
+        current: The record that ours replaces; None: the key holds nothing.
+        served: The value in ``current``, if it may be served when another process has the claim.
+        deadline: When our claim ends, in seconds since 1970.
+        other_lease: The lease of another process that the key holds.
+        waiting_since: When we began to wait for that lease, by the monotonic clock.
+    """
+
+    node: int
+    key: bytes
+    token: bytes
+    current: bytes | None = None
+    served: CachedValue | None = None
+    deadline: float = 0.0
+    other_lease: bytes | None = None
+    waiting_since: float = 0.0
+
+    @property
+    def record(self) -> bytes:
+        """The record that says that we load the key."""
+        if self.current is not None and self.served is not None:
+            return claimed(self.current, self.token, self.deadline)
+        return lease_record(self.token)
+
+    def conditional(self, lease_ms: int) -> SetIfAbsent | CompareAndSet:
+        """Return the write that acquires the lease if the key holds nothing, or the claim if it does."""
+        if self.current is None:
+            return SetIfAbsent(self.node, self.key, self.record, lease_ms)
+        ttl_ms = lease_ms if self.served is None else KEEP_TTL
+        return CompareAndSet(self.node, self.key, self.current, self.record, ttl_ms)
+
+    def claim(self, context: Context, record: bytes, served: CachedValue) -> None:
+        """Ask for a claim on the value that the key holds, instead of a lease."""
+        self.current, self.served = record, served
+        self.deadline = context.clock.now() + context.options.lease_timeout
+
+
+def begin_lease(context: Context, key: bytes) -> tuple[LeaseRequest, Request]:
+    """Return a request for the lease of a key: what remembers it, and what is sent."""
+    lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
+    return lease, SetIfAbsent(lease.node, key, lease.record, context.lease_ms).request(context)
+
+
+def release(context: Context, leases: Sequence[LeaseRequest]) -> Operation[None]:
+    """Let others load: delete a lease, undo a claim; each only if the key still holds our record."""
+    claims = [lease for lease in leases if lease.current is not None and lease.served is not None]
+    if claims:
+        undo = [CompareAndSet(c.node, c.key, c.record, c.current or b"", KEEP_TTL) for c in claims]
+        yield from send_conditional(context, undo)
+    yield from delete_records([lease for lease in leases if lease not in claims])
+
+
+def delete_records(leases: Sequence[LeaseRequest]) -> Operation[None]:
+    """Delete our records, each only if its key still holds it."""
+    if leases:
+        yield Send([(lease.node, _RELEASE.call([lease.key], lease.record)) for lease in leases])
+
+
+class LeaseWait:
+    """The pauses of a miss that waits for another process' lease: 5 ms, doubling to 50, jittered."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -101,316 +142,107 @@ class _Waiting:
         self._next = min(2 * self._next, LONGEST_WAIT_SECONDS)
         return Sleep(seconds)
 
-    def over(self) -> None:
-        """End the span of the pauses so far, if there were any."""
+    def end(self) -> None:
+        """End the trace span of the pauses so far, if there were any."""
         if self._end_span is not None:
             self._end_span()
             self._end_span = None
 
 
 @dataclass(slots=True)
-class _Round(Generic[K]):
-    """What one look at the wanted keys came to.
+class Answers(Generic[K]):
+    """The replies to some lease requests, sorted by what follows.
 
     Attributes:
-        mine: Those that we may load and fill.
-        unleased: Those that we may load and not fill.
-        found: Those whose value stands by now.
-        again: Those to ask for again.
-        wait: Whether to pause before.
+        granted: The keys that we may load and fill.
+        unleased: The keys that we may load but not fill.
+        cached: The values of the keys that hold one by now.
+        retry: The keys to ask for again.
+        must_wait: Whether to pause before that.
     """
 
-    mine: dict[K, LeaseRequest] = field(default_factory=dict)
+    granted: dict[K, LeaseRequest] = field(default_factory=dict)
     unleased: list[K] = field(default_factory=list)
-    found: dict[K, Found] = field(default_factory=dict)
-    again: dict[K, LeaseRequest] = field(default_factory=dict)
-    wait: bool = False
+    cached: dict[K, CachedValue] = field(default_factory=dict)
+    retry: dict[K, LeaseRequest] = field(default_factory=dict)
+    must_wait: bool = False
 
 
-def get_or_load(
+def request_leases(
+    context: Context, leases: Collection[LeaseRequest], tags: Sequence[bytes]
+) -> Operation[tuple[list[Reply], dict[bytes, bytes | None]]]:
+    """Send the request of each lease or claim; return the replies, and the tokens of the tags."""
+    token_requests = new_token_requests(context, tags)
+    writes = [*[lease.conditional(context.lease_ms) for lease in leases], *token_requests]
+    replies = yield from send_conditional(context, writes)
+    return replies[: len(leases)], tokens_taken(token_requests, replies[len(leases) :])
+
+
+def sort_answers(
     context: Context,
-    key: bytes,
-    loader: Loader,
-    fill_options: FillOptions,
-    *,
-    asked: tuple[LeaseRequest, Reply] | None = None,
-) -> Operation[Any]:
-    """Return the value of a key; load and fill it if there is none, or it is due.
-
-    Args:
-        context: The alias.
-        key: The key.
-        loader: Called without arguments, after the lease is held and never before.
-        fill_options: How the loaded value is kept.
-        asked: What is wanted, and the reply to the request for its lease, if that was sent: there
-            are no tags then, and no copies.
-    """
-    copies = Copies(context, {key: key})
-    if copies.found:
-        return copies.found[key]
-    want: LeaseRequest
-    reply: Reply
-    want, reply = asked or (LeaseRequest(context.serving_node(key), key, context.clock.token()), None)
-    tags, replies = _tag_steps(context, fill_options), list[Reply]()
-    try:
-        if asked is None:
-            requests = [step.request(context) for step in (want.step(context.lease_ms), *tags)]
-            begun = context.counters.begin_get()
-            reply, *replies = yield Send([*requests, *copies.begin()])
-            context.counters.end_get(begun)
-        copies.answered(replies[len(tags) :])
-        tokens = _tokens_taken(tags, replies[: len(tags)])
-        value = plain_value(context, reply)
-        if value is not NOT_PLAIN:
-            copies.keep(key, reply, value, math.inf)
-            return value
-        stands = reply
-        if isinstance(reply, RingCacheError) and _serves_reads(reply):
-            [stands] = yield Send([(want.node, (b"GET", key))])
-        if others := [tag for tag in tags_of_replies([stands]) if tag not in tokens]:
-            tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
-        found = _found(context, stands, tokens, fill_options)
-        if found is not None and not found.due:
-            copies.keep(key, stands, found.value, fresh_seconds(context, stands))
-            return found.value
-    finally:
-        copies.end()
-    if reply is None and context.ring_change is None:  # most misses: the lease is ours
-        context.counters.cell.leases_granted += 1
-        work = LoaderCall({key: want}, loader, lambda value: {key: value})
-        return (yield from load_and_fill(context, work, fill_options, tokens))[key]
-    if found is not None:
-        _claim(context, want, stands, found)
-    taken = None if found is not None else ([reply], tokens)
-    values = yield from _resolve(context, {key: want}, lambda _: loader, _the_one, fill_options, asked=taken)
-    return values[key]
-
-
-def get_or_load_many(
-    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], fill_options: FillOptions
-) -> Operation[dict[K, Any]]:
-    """Return the values of many keys; load and fill those that have none, or are due, in one call.
-
-    One scatter reads, one takes the leases, one fills. Keys whose lease another holds are
-    waited for, and loaded in a later call if it lapses.
-
-    Args:
-        context: The alias.
-        keys: The caller's name for each key, and the key.
-        loader: Called with the names to load, after their leases are held; returns a dict
-            of those that there are.
-        fill_options: How the loaded values are kept.
-    """
-    copies = Copies(context, keys)
-    found: dict[K, Any] = copies.found
-    wants: dict[K, LeaseRequest] = {}
-    try:
-        records, tokens = yield from records_of(context, copies)
-        for name, key in copies.left.items():
-            record = records[name]
-            stands = _found(context, record, tokens, fill_options)
-            if stands is not None and not stands.due:
-                found[name] = stands.value
-                copies.keep(name, record, stands.value, fresh_seconds(context, record))
-                continue
-            wants[name] = want = LeaseRequest(context.serving_node(key), key, context.clock.token())
-            if stands is not None:
-                _claim(context, want, record, stands)
-    finally:
-        copies.end()
-    if wants:
-        found.update(
-            (
-                yield from _resolve(
-                    context, wants, lambda names: lambda: loader(names), _those_there_are, fill_options
-                )
-            )
-        )
-    return {name: found[name] for name in keys if found.get(name, MISSING) is not MISSING}
-
-
-def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
-    """Load a key and fill it, whatever value stands; return what was loaded.
-
-    What stood is deleted first, so that a load that began before this one cannot fill
-    after it.
-    """
-    yield from delete(context, key)
-    want = LeaseRequest(context.serving_node(key), key, context.clock.token())
-    values = yield from _resolve(
-        context, {key: want}, lambda _: loader, lambda value, names: dict.fromkeys(names, value), fill_options
-    )
-    return values[key]
-
-
-def _the_one(loaded: Any, names: Sequence[K]) -> dict[K, Any]:
-    return dict.fromkeys(names, loaded)
-
-
-def _those_there_are(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]:
-    return {name: loaded.get(name, MISSING) for name in names}
-
-
-def _found(
-    context: Context, reply: Reply, tokens: Mapping[bytes, bytes | None], fill_options: FillOptions
-) -> Found | None:
-    """Return the value that stands, if it may be served; counts a hit or a miss."""
-    found = look(context, reply, tokens, allow_stale=fill_options.stale_ms > 0)
-    cell = context.counters.cell
-    if found is None:
-        cell.misses += 1
-    else:
-        cell.hits += 1
-        cell.stale_hits += found.stale
-    return found
-
-
-def _claim(context: Context, want: LeaseRequest, record: bytes, found: Found) -> None:
-    """Have a key loaded by a claim on the value that stands."""
-    want.standing, want.served = record, found
-    want.deadline = context.clock.now() + context.options.lease_timeout
-
-
-def _serves_reads(error: RingCacheError) -> bool:
-    """Return whether a node refused a lease that may hold the value all the same: full, or read-only."""
-    if isinstance(error, NodeUnavailableError):
-        return not error.ejects
-    return not is_wrong_type(error)
-
-
-def _tag_steps(context: Context, fill_options: FillOptions) -> list[SetIfAbsent]:
-    """Return the request for each tag's token, made now if there is none."""
-    return [
-        SetIfAbsent(context.serving_node(tag), tag, tag_record(context.clock.token()), TAG_MS)
-        for tag in fill_options.tags
-    ]
-
-
-def _tokens_taken(asked: Sequence[SetIfAbsent], replies: Sequence[Reply]) -> _Tokens:
-    """Return each tag's token: ours where there was none, None where it cannot be had."""
-    if not asked:
-        return {}
-    records = [put.record if reply is None else reply for put, reply in zip(asked, replies, strict=True)]
-    return tokens_of([put.key for put in asked], records)
-
-
-def _resolve(
-    context: Context,
-    wants: dict[K, LeaseRequest],
-    loader_of: Callable[[list[K]], Loader],
-    values_of: Callable[..., dict[K, Any]],
-    fill_options: FillOptions,
-    *,
-    asked: tuple[list[Reply], _Tokens] | None = None,
-) -> Operation[dict[K, Any]]:
-    """Lease, load and fill what is wanted; wait for what others load.
-
-    Args:
-        context: The alias.
-        wants: What to load.
-        loader_of: Returns the loader of some of the names.
-        values_of: Returns the values of some ``names`` in what that loader returned.
-        fill_options: How the loaded values are kept.
-        asked: The replies to the request for each, and the tokens of the tags, if that was done.
-    """
-    values: dict[K, Any] = {}
-    waiting = _Waiting(context)
-    try:
-        while wants:
-            replies, tokens = asked or (yield from _ask(context, wants.values(), fill_options))
-            asked = None
-            looked = _sort(context, wants, replies, tokens, allow_stale=fill_options.stale_ms > 0)
-            values.update({name: found.value for name, found in looked.found.items()})
-            if context.ring_change is not None:
-                for name, record in (yield from warm(context, looked.mine)).items():
-                    values[name] = context.codec.decode(record)
-                    del looked.mine[name]
-            names = [*looked.mine, *looked.unleased]
-            if names:
-                waiting.over()
-                split = partial(values_of, names=names)
-                values.update(
-                    (
-                        yield from load_and_fill(
-                            context, LoaderCall(looked.mine, loader_of(names), split), fill_options, tokens
-                        )
-                    )
-                )
-            wants = looked.again
-            if looked.wait:
-                yield waiting.pause()
-    finally:
-        waiting.over()
-    return values
-
-
-def _ask(
-    context: Context, wants: Collection[LeaseRequest], fill_options: FillOptions
-) -> Operation[tuple[list[Reply], _Tokens]]:
-    """Send each key's request for its lease or claim; return the replies, and the tokens of the tags."""
-    tags = _tag_steps(context, fill_options)
-    replies = yield from take(context, [*[want.step(context.lease_ms) for want in wants], *tags])
-    return replies[: len(wants)], _tokens_taken(tags, replies[len(wants) :])
-
-
-def _sort(
-    context: Context,
-    wants: Mapping[K, LeaseRequest],
+    leases: Mapping[K, LeaseRequest],
     replies: Sequence[Reply],
-    tokens: Mapping[bytes, bytes | None],
+    tokens: Tokens,
     *,
     allow_stale: bool,
-) -> _Round[K]:
-    """Tell apart what we may load and fill, what stands by now, and what to ask for again."""
-    looked: _Round[K] = _Round()
-    for (name, want), reply in zip(wants.items(), replies, strict=True):
-        claims = want.standing is not None
-        if reply == b"OK" if claims else reply is None or reply == want.record:
-            # (our own record: an earlier try whose reply was lost)
+) -> Answers[K]:
+    """Sort the replies to lease requests: load and fill, load only, serve, or ask again."""
+    answers: Answers[K] = Answers()
+    for (name, lease), reply in zip(leases.items(), replies, strict=True):
+        is_claim = lease.current is not None
+        if reply == b"OK" if is_claim else reply is None or reply == lease.record:
+            # (our own record: the reply to an earlier try was lost)
             context.counters.cell.leases_granted += 1
-            looked.mine[name] = want
-        elif claims and want.served is not None:
-            looked.found[name] = want.served
+            answers.granted[name] = lease
+        elif is_claim and lease.served is not None:
+            answers.cached[name] = lease.served
         elif isinstance(reply, RingCacheError):
-            _note_refusal(context, reply)
-            looked.unleased.append(name)
-        elif claims:  # what we would take over has changed: ask again
-            want.standing = None
-            looked.again[name] = want
+            _count_refusal(context, reply)
+            answers.unleased.append(name)
+        elif is_claim:  # the record that we would replace has changed: ask again
+            lease.current = None
+            answers.retry[name] = lease
         elif (kind := _kind(reply)) is Kind.QUARANTINE:
-            looked.unleased.append(name)
+            answers.unleased.append(name)
         elif kind is Kind.LEASE:
-            if _has_waited_long(context, want, reply):
-                looked.unleased.append(name)
+            if _has_waited_long(context, lease, reply):
+                answers.unleased.append(name)
             else:
-                looked.again[name] = want
-                looked.wait = True
-        elif kind is not None and (found := look(context, reply, tokens, allow_stale=allow_stale)):
-            looked.found[name] = found
-        else:  # stale, under other tags, or no record at all: taken over, if it still stands
-            want.standing = reply
-            looked.again[name] = want
-    return looked
+                answers.retry[name] = lease
+                answers.must_wait = True
+        elif kind is not None and (cached := read_record(context, reply, tokens, allow_stale=allow_stale)):
+            answers.cached[name] = cached
+        else:  # stale, under other tags, or not a record at all: replace it, if the key still holds it
+            lease.current = reply
+            answers.retry[name] = lease
+    return answers
 
 
-def _has_waited_long(context: Context, want: LeaseRequest, lease: bytes) -> bool:
-    """Return whether one and the same lease has stood in the way for a whole period.
+def _has_waited_long(context: Context, lease: LeaseRequest, other: bytes) -> bool:
+    """Return whether the key has held one and the same lease of another process for a whole period.
 
-    It should have lapsed by then. Another's lease begins another period: the key was
-    invalidated, or its holder died, and who holds it now is loading.
+    It should have expired by then. A different lease begins another period: the key was
+    invalidated, or the holder died, and the new holder is loading.
     """
     now = context.clock.monotonic()
-    if lease != want.awaited:
-        want.awaited, want.awaited_since = lease, now
-    return now - want.awaited_since >= context.options.lease_timeout
+    if other != lease.other_lease:
+        lease.other_lease, lease.waiting_since = other, now
+    return now - lease.waiting_since >= context.options.lease_timeout
 
 
-def _note_refusal(context: Context, error: RingCacheError) -> None:
-    """Count a node that gives no lease; the value is loaded all the same, unless the settings say raise."""
+def _count_refusal(context: Context, error: RingCacheError) -> None:
+    """Count a node that grants no lease; the value is loaded all the same, unless the settings say raise."""
     context.counters.cell.node_failures += 1
     if context.options.on_node_failure == "raise" and not is_wrong_type(error):
         raise error
-    context.log_limited("lease_failed", "%s; a value is loaded without a lease, and not kept", error)
+    context.log_limited("lease_failed", "%s; the value is loaded without a lease, and not cached", error)
+
+
+def serves_reads(error: RingCacheError) -> bool:
+    """Return whether a node that refused a lease may still hold the value: it is full, or read-only."""
+    if isinstance(error, NodeUnavailableError):
+        return not error.ejects
+    return not is_wrong_type(error)
 
 
 def _kind(record: bytes) -> Kind | None:

@@ -1,9 +1,9 @@
-"""Leases for code that gets, loads and sets by itself: taken by the get, presented by the set.
+"""Leases for code that gets, loads and sets by itself: acquired by the get, presented by the set.
 
-1. reader    get(key)           -> nothing; the lease is taken and remembered
+1. reader    get(key)           -> nothing; the lease is acquired and remembered
 2. reader    loads the old row
 3. writer    COMMIT, DEL key    -> the lease is gone
-4. reader    set(key, old)      -> presented with the lease, and refused
+4. reader    set(key, old)      -> presents the lease, and is refused
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import Any, TypeAlias, TypeVar
 from cachebackend.codec import lease_record
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
-from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, SetIfAbsent, take
+from cachebackend.protocol.cache.compare_and_set import (
+    NO_EXPIRY,
+    CompareAndSet,
+    SetIfAbsent,
+    send_conditional,
+)
+from cachebackend.protocol.cache.freshness import MISS
 from cachebackend.protocol.cache.get import get, get_many
-from cachebackend.protocol.cache.set import delete, delete_many
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.ring_change import tell_entered, tell_left
+from cachebackend.protocol.ring.deletes import delete, delete_many
+from cachebackend.protocol.ring.write import write_by
 
 __all__ = [
     "HIT",
@@ -30,41 +36,40 @@ __all__ = [
     "set_with_lease",
 ]
 
-#: What a miss left the reader with: a record that it may fill over; None: another has it.
+#: What a reader that missed got: a record that it may fill over; None: another process has the lease.
 Lease: TypeAlias = bytes | None
 _RELEASE = Script(__package__, "release")
 K = TypeVar("K")
 
-#: In the place of a lease: there was a value.
+#: Returned instead of a lease: there was a value.
 HIT: Any = object()
-_MISS = object()
 
 
 def get_and_lease(context: Context, key: bytes, missing: Any) -> Operation[tuple[Any, Any]]:
-    """Return the value of a key and HIT; or ``missing`` and the lease, None if it cannot be had."""
-    value = yield from get(context, key, _MISS)
-    if value is not _MISS:
+    """Return the value of a key and HIT; or ``missing`` and the lease, None if it cannot be acquired."""
+    value = yield from get(context, key, MISS)
+    if value is not MISS:
         return value, HIT
-    leases = yield from _take_leases(context, [key])
+    leases = yield from _acquire(context, [key])
     return missing, leases[key]
 
 
 def get_many_and_lease(
     context: Context, keys: Mapping[K, bytes]
 ) -> Operation[tuple[dict[K, Any], dict[bytes, Lease]]]:
-    """Return the values of those keys that have one, by name, and the leases of the others, by key."""
-    found = yield from get_many(context, keys)
-    missed = dict.fromkeys(key for name, key in keys.items() if name not in found)
-    return found, (yield from _take_leases(context, missed)) if missed else {}
+    """Return the values of the keys that have one, by name, and the leases of the others, by key."""
+    values = yield from get_many(context, keys)
+    missed = dict.fromkeys(key for name, key in keys.items() if name not in values)
+    return values, (yield from _acquire(context, missed)) if missed else {}
 
 
-def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
-    """Take the lease of each key where nothing stands, all in one scatter."""
+def _acquire(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
+    """Acquire the lease of each key that holds nothing, in one scatter."""
     leases = {key: lease_record(context.clock.token()) for key in keys}
-    puts = [
+    writes = [
         SetIfAbsent(context.serving_node(key), key, lease, context.lease_ms) for key, lease in leases.items()
     ]
-    replies = yield from take(context, puts)
+    replies = yield from send_conditional(context, writes)
     granted: dict[bytes, Lease] = dict.fromkeys(leases)
     for (key, lease), reply in zip(leases.items(), replies, strict=True):
         if reply is None:
@@ -74,7 +79,7 @@ def _take_leases(context: Context, keys: Iterable[bytes]) -> Operation[dict[byte
 
 
 def release(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
-    """Give back leases that nothing was set by, so that nobody waits for it."""
+    """Release leases that were not used by a set, so that no reader waits for them."""
     held = [(key, lease) for key, lease in leases.items() if lease is not None]
     if held:
         yield Send([(context.serving_node(key), _RELEASE.call([key], lease)) for key, lease in held])
@@ -83,15 +88,15 @@ def release(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
 def set_with_lease(
     context: Context, key: bytes, value: Any, ttl_ms: int | None, lease: Lease
 ) -> Operation[bool]:
-    """Store a value that was missed before, if its lease still stands; return whether it does.
+    """Store a value that was missed before, if the key still holds its lease; return whether it does.
 
-    What would be stale is dropped and counted. Without a lease another was loading, and
-    whether this value is older than a write since cannot be told: it is dropped too.
+    A value that could be stale is dropped and counted. Without a lease another process was loading,
+    and nobody knows whether this value is older than a write since then: it is dropped, too.
     """
     if ttl_ms is not None and ttl_ms <= 0:
-        context.codec.encode(value)  # what cannot be stored raises, whatever its timeout
+        context.codec.encode(value)  # a value that cannot be encoded raises, whatever its timeout
         return (yield from delete(context, key))
-    [reply] = yield from _swap(context, {key: lease}, {key: value}, ttl_ms)
+    [reply] = yield from _fill(context, {key: lease}, {key: value}, ttl_ms)
     if isinstance(reply, RingCacheError):
         context.reply_or(reply, None)
         return False
@@ -105,16 +110,16 @@ def set_many_with_lease(
     ttl_ms: int | None,
     leases: Mapping[bytes, Lease],
 ) -> Operation[list[K]]:
-    """Store values that were missed before, each if its lease still stands, in one scatter.
+    """Store values that were missed before, each if its key still holds its lease, in one scatter.
 
-    Returns the caller's names of those that no node confirmed; what was refused as it would
-    be stale is not among them.
+    Returns the caller's names of the keys that no node confirmed. Values that were refused because
+    they could be stale are not among them.
     """
     named = {key: values[name] for name, key in keys.items()}
     if ttl_ms is not None and ttl_ms <= 0:
-        left = set((yield from delete_many(context, list(named))))
-        return [name for name, key in keys.items() if key in left]
-    replies = dict(zip(named, (yield from _swap(context, leases, named, ttl_ms)), strict=True))
+        unconfirmed = set((yield from delete_many(context, list(named))))
+        return [name for name, key in keys.items() if key in unconfirmed]
+    replies = dict(zip(named, (yield from _fill(context, leases, named, ttl_ms)), strict=True))
     return [
         name
         for name, key in keys.items()
@@ -122,22 +127,22 @@ def set_many_with_lease(
     ]
 
 
-def _swap(
+def _fill(
     context: Context, leases: Mapping[bytes, Lease], values: Mapping[bytes, Any], ttl_ms: int | None
 ) -> Operation[list[Reply]]:
-    """Put values in the places of leases; return a reply for each, None for what was refused."""
-    life = NO_EXPIRY if ttl_ms is None else ttl_ms
+    """Store values in the place of leases; return a reply for each, None for one that was refused."""
+    life_ms = NO_EXPIRY if ttl_ms is None else ttl_ms
     records = {key: context.codec.encode(value) for key, value in values.items()}
-    swaps = {
-        key: CompareAndSet(context.serving_node(key), key, lease, records[key], life)
+    fills = {
+        key: CompareAndSet(context.serving_node(key), key, lease, records[key], life_ms)
         for key in values
         if (lease := leases[key]) is not None
     }
     replies: dict[bytes, Reply] = {}
-    if swaps:
-        yield from tell_left(context, list(swaps))
-        replies = dict(zip(swaps, (yield from take(context, list(swaps.values()))), strict=True))
-        yield from tell_entered(context, list(swaps))
+    if fills:
+        sending = send_conditional(context, list(fills.values()))
+        answers, _ = yield from write_by(context, list(fills), sending, in_gutter=False)
+        replies = dict(zip(fills, answers, strict=True))
     filled = [replies.get(key) for key in values]
     context.fills_refused(filled.count(None))
     return filled

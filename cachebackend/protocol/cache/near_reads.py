@@ -1,7 +1,7 @@
-"""Reads that look among the process's own copies first, and keep copies of what they find.
+"""Reads that look for a copy in this process first, and store copies of what they read.
 
-What is asked of the nodes is announced to the near cache before it is sent, with what remains
-of each key's time asked for along with it; ``near.cache`` says why.
+A read of a node is announced to the near cache before it is sent, and the key's remaining time
+to live is read along with the value; ``near.cache`` explains why.
 """
 
 from __future__ import annotations
@@ -10,72 +10,72 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from cachebackend.effects import Command, Reply
+from cachebackend.effects import Reply, Request
 from cachebackend.near.cache import MISS, Read
 from cachebackend.protocol.context import Context
 
-__all__ = ["Copies"]
+__all__ = ["NearReads"]
 
-#: What PTTL says of a key that is gone, and of one that does not expire.
-_GONE, _FOR_EVER = -2, -1
+#: What PTTL returns for a key that does not exist, and for one that does not expire.
+_NO_KEY, _NO_EXPIRY = -2, -1
 K = TypeVar("K")
 
 
-class Copies(Generic[K]):
-    """The copies that there are of some keys, and the reads of the others, to be ended whatever comes.
+class NearReads(Generic[K]):
+    """The copies of some keys, and the reads of the other keys; ``end`` must be called in any case.
 
     Args:
-        context: The alias; without a near cache there are no copies and none are kept.
+        context: The alias; without a near cache every key is a miss, and nothing is stored.
         keys: The caller's name for each key, and the key.
 
     Attributes:
-        found: The values of those that there are copies of, counted as hits.
-        left: The keys of the others.
+        hits: The values of the keys that have a copy, counted as hits.
+        misses: The other keys.
     """
 
     def __init__(self, context: Context, keys: Mapping[K, bytes]) -> None:
         self._context, self._near = context, context.near
-        self.found: dict[K, Any] = {}
-        self.left: Mapping[K, bytes] = keys
+        self.hits: dict[K, Any] = {}
+        self.misses: Mapping[K, bytes] = keys
         self._reads: dict[K, Read] = {}
         self._ttls: dict[K, Reply] = {}
         if self._near is not None:
             decode = context.codec.decode
             copies = {name: self._near.get(key, decode) for name, key in keys.items()}
-            self.found = {name: copy for name, copy in copies.items() if copy is not MISS}
-            self.left = {name: key for name, key in keys.items() if name not in self.found}
+            self.hits = {name: copy for name, copy in copies.items() if copy is not MISS}
+            self.misses = {name: key for name, key in keys.items() if name not in self.hits}
             cell = context.counters.cell
-            cell.hits += len(self.found)
-            cell.near_hits += len(self.found)
+            cell.hits += len(self.hits)
+            cell.near_hits += len(self.hits)
 
-    def begin(self) -> list[tuple[int, Command]]:
-        """Announce the reads of the keys that are left; return what is to be sent after them."""
+    def begin(self) -> list[Request]:
+        """Announce the reads of the misses; return the requests to send after the reads."""
         if self._near is None:
             return []
-        homes = {name: self._context.serving_node(key) for name, key in self.left.items()}
-        self._reads = {name: self._near.begin(key, homes[name]) for name, key in self.left.items()}
-        return [(homes[name], (b"PTTL", key)) for name, key in self.left.items()]
+        nodes = {name: self._context.serving_node(key) for name, key in self.misses.items()}
+        self._reads = {name: self._near.begin(key, nodes[name]) for name, key in self.misses.items()}
+        return [(nodes[name], (b"PTTL", key)) for name, key in self.misses.items()]
 
-    def answered(self, replies: Sequence[Reply]) -> None:
-        """Take the replies to what ``begin`` returned."""
+    def settle(self, replies: Sequence[Reply]) -> None:
+        """Take the replies to the requests that ``begin`` returned."""
         self._ttls = dict(zip(self._reads, replies, strict=True))
 
     def keep(self, name: K, record: bytes, value: Any, fresh_seconds: float) -> None:
-        """Keep a copy of a value that was read.
+        """Store a copy of a value that was read.
 
         Args:
             name: The caller's name of the key.
-            record: What stands there.
-            value: The value that it holds.
-            fresh_seconds: Seconds that it is good to every reader; 0: it is not.
+            record: The record that the key holds.
+            value: The value in it.
+            fresh_seconds: For how many seconds every reader may be served it; 0: not at all.
         """
         ttl_ms = self._ttls.get(name)
-        if self._near is not None and isinstance(ttl_ms, int) and ttl_ms != _GONE:
-            ttl = math.inf if ttl_ms == _FOR_EVER else ttl_ms / 1000
+        if self._near is not None and isinstance(ttl_ms, int) and ttl_ms != _NO_KEY:
+            ttl = math.inf if ttl_ms == _NO_EXPIRY else ttl_ms / 1000
             self._near.keep(self._reads[name], record, value, min(ttl, fresh_seconds))
 
     def end(self) -> None:
-        """End the reads: a placeholder that is left takes another's room."""
+        """End the reads: a placeholder that is left over takes the room of another read."""
         if self._near is not None:
             for read in self._reads.values():
                 self._near.forget(read)

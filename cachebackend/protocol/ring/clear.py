@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cachebackend.effects import Command, Operation, Reply, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.deletes import delete_command
+from cachebackend.protocol.ring.node_deletes import delete_command
 
 __all__ = ["clear", "clear_owed", "flush", "sweep", "wipe"]
 

@@ -14,7 +14,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.protocol.ring.clear import wipe
-from cachebackend.protocol.ring.deletes import delete_command
+from cachebackend.protocol.ring.node_deletes import delete_command
 
 __all__ = ["replay", "replay_missed"]
 

@@ -1,0 +1,175 @@
+"""What a record means to a reader: a value that may be served, one that is due for a refresh, or a miss.
+
+Only ``V`` records and integers hold a value for a plain reader. A lease, a quarantine, a tag, a
+record that cannot be decoded, a key of another type, and a value whose tags have changed are misses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
+from cachebackend.effects import Reply
+from cachebackend.errors import NodeReplyError, RecordError
+from cachebackend.protocol.context import Context
+
+__all__ = [
+    "MISS",
+    "NOT_PLAIN",
+    "CachedValue",
+    "Tokens",
+    "can_warm",
+    "fresh_seconds",
+    "is_wrong_type",
+    "plain_value",
+    "read_record",
+    "value_of",
+]
+
+#: Returned instead of a value: there is none.
+MISS: Any = object()
+#: Returned instead of a value: the record holds more than its value, or no value.
+NOT_PLAIN: Any = object()
+#: The kinds of records that hold no value and are no error.
+_NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
+#: The tokens that tags have now, by their keys; None: the tag is gone, or its node did not answer.
+Tokens: TypeAlias = Mapping[bytes, bytes | None]
+
+
+class CachedValue(NamedTuple):
+    """A value that may be served.
+
+    Attributes:
+        value: The value.
+        due: Whether it is due for a refresh that nobody has claimed.
+        stale: Whether its time is over, or it was invalidated.
+    """
+
+    value: Any
+    due: bool
+    stale: bool
+
+
+def read_record(context: Context, reply: Reply, tokens: Tokens, *, allow_stale: bool) -> CachedValue | None:
+    """Return the value that a reply to GET holds; None for a miss.
+
+    Args:
+        context: The alias.
+        reply: The record, or the error.
+        tokens: The tokens that the value's tags have now.
+        allow_stale: Whether a value whose time is over may be served.
+
+    Raises:
+        NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
+    """
+    if reply.__class__ is not bytes:
+        if is_wrong_type(reply):
+            context.undecodable(RecordError(str(reply)))
+        else:
+            context.reply_or(reply, None)
+        return None
+    try:
+        kind = kind_of(reply)
+        if kind in _NO_VALUES:
+            return None
+        if kind is Kind.INTEGER:
+            return CachedValue(context.codec.decode(reply), due=False, stale=False)
+        stored = stored_of(reply)
+        if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
+            return CachedValue(context.codec.decode_stored(stored), due=False, stale=False)
+        return _read_refreshable(context, kind, stored, tokens, allow_stale)
+    except RecordError as error:
+        context.undecodable(error)
+        return None
+
+
+def is_wrong_type(reply: Reply) -> bool:
+    """Return whether a key holds another type than a string: not ours, and a miss."""
+    return isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE"
+
+
+def _read_refreshable(
+    context: Context, kind: Kind, stored: Stored, tokens: Tokens, allow_stale: bool
+) -> CachedValue | None:
+    if any(tokens.get(tag) != token for tag, token in stored.tags.items()):
+        return None
+    refresh, now = stored.refresh, context.clock.now()
+    if refresh is None:  # a stale value has one: without it nobody could claim the refresh
+        if kind is not Kind.VALUE:
+            return None
+        return CachedValue(context.codec.decode_stored(stored), due=False, stale=False)
+    stale = kind is Kind.STALE or now >= refresh.fresh_until
+    if stale and not allow_stale:
+        return None
+    due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
+    return CachedValue(context.codec.decode_stored(stored), due, stale)
+
+
+def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
+    """Return whether this reader should load the value again before its time is over.
+
+    The longer a load takes, the earlier. Each reader draws a random number of its own, so one
+    of many comes first, and alone.
+
+    Source: Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015,
+    figure 3 (XFetch).
+    """
+    beta = context.options.early_refresh_beta
+    return (
+        beta > 0
+        and now - refresh.delta * beta * math.log(1.0 - context.clock.random()) >= refresh.fresh_until
+    )
+
+
+def plain_value(context: Context, reply: Reply) -> Any:
+    """Return the value of a record that holds nothing else, and count a hit; or NOT_PLAIN."""
+    if reply.__class__ is bytes:
+        loads = context.codec.plain.get(reply[:HEADER_BYTES])
+        if loads is not None:
+            try:
+                value = loads(reply[HEADER_BYTES:])
+            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+                return NOT_PLAIN
+            context.counters.cell.hits += 1
+            return value
+    return NOT_PLAIN
+
+
+def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
+    """Return the value that a reply to GET holds, or ``missing``; count a hit or a miss."""
+    cell = context.counters.cell
+    cached = read_record(context, reply, tokens or {}, allow_stale=False)
+    if cached is None:
+        cell.misses += 1
+        return missing
+    cell.hits += 1
+    return cached.value
+
+
+def can_warm(context: Context, record: Reply) -> bool:
+    """Return whether a record of the old ring is a value that may be copied to the new ring as it is."""
+    if not isinstance(record, bytes) or has_tags(record):
+        return False
+    try:
+        if kind_of(record) not in {Kind.VALUE, Kind.INTEGER}:
+            return False
+    except RecordError:
+        return False
+    cached = read_record(context, record, {}, allow_stale=False)
+    return cached is not None and not cached.due
+
+
+def fresh_seconds(context: Context, record: Reply) -> float:
+    """Return for how many seconds a record may be served to every reader, by what it says; 0: it may not."""
+    if not isinstance(record, bytes) or has_tags(record):
+        return 0.0
+    try:
+        kind = kind_of(record)
+        if kind is Kind.INTEGER or is_plain(record):
+            return math.inf
+        refresh = stored_of(record).refresh if kind is Kind.VALUE else None
+    except RecordError:
+        return 0.0
+    return 0.0 if refresh is None else refresh.fresh_until - context.clock.now()

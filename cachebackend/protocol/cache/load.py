@@ -1,0 +1,274 @@
+"""Reads that load and fill what they miss: one loader for a key at a time, however many callers ask.
+
+``lease`` explains why a fill never stores a value from before a write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from cachebackend.effects import Continue, Operation, Reply, Send
+from cachebackend.errors import RingCacheError
+from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, LoaderCall, load_and_fill
+from cachebackend.protocol.cache.freshness import (
+    NOT_PLAIN,
+    CachedValue,
+    Tokens,
+    fresh_seconds,
+    plain_value,
+    read_record,
+)
+from cachebackend.protocol.cache.get import records_of
+from cachebackend.protocol.cache.lease import (
+    LeaseRequest,
+    LeaseWait,
+    begin_lease,
+    request_leases,
+    serves_reads,
+    sort_answers,
+)
+from cachebackend.protocol.cache.near_reads import NearReads
+from cachebackend.protocol.cache.tags import (
+    new_token_requests,
+    tags_of,
+    token_requests,
+    tokens_of,
+    tokens_taken,
+)
+from cachebackend.protocol.cache.warm import warm
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.deletes import delete
+
+__all__ = [
+    "GRANTED",
+    "ManyLoader",
+    "get_or_load",
+    "get_or_load_many",
+    "load_again",
+    "settle_load",
+]
+
+K = TypeVar("K")
+#: Takes the caller's names of the keys to load, and returns the values of the keys that have one.
+ManyLoader: TypeAlias = Callable[[list[K]], Any]
+#: Returned by ``settle_load`` instead of a value: the key held nothing, and the lease is ours.
+GRANTED: Any = object()
+
+
+def settle_load(
+    context: Context,
+    lease: LeaseRequest,
+    reply: Reply,
+    loader: Loader,
+    fill_options: FillOptions,
+    *,
+    tokens: dict[bytes, bytes | None] | None = None,
+    near: NearReads[bytes] | None = None,
+) -> Any:
+    """Return the value in the reply to ``begin_lease``, GRANTED, or ``Continue``; count a hit or a miss.
+
+    Args:
+        context: The alias.
+        lease: The lease that was asked for.
+        reply: The reply.
+        loader: Called without arguments if the operation continues, after the lease is held.
+        fill_options: How the loaded value is stored.
+        tokens: The tokens of the tags in ``fill_options``, taken with the lease.
+        near: The read of the key by the near cache, if there is one; it ends before a load.
+    """
+    if reply is None and context.ring_change is None:  # most misses
+        cell = context.counters.cell
+        cell.misses += 1
+        cell.leases_granted += 1
+        return GRANTED
+    value = plain_value(context, reply)
+    if value is not NOT_PLAIN:
+        return value
+    return Continue(_load_after(context, lease, reply, loader, fill_options, tokens=tokens or {}, near=near))
+
+
+def _load_after(
+    context: Context,
+    lease: LeaseRequest,
+    reply: Reply,
+    loader: Loader,
+    fill_options: FillOptions,
+    *,
+    tokens: dict[bytes, bytes | None],
+    near: NearReads[bytes] | None,
+) -> Operation[Any]:
+    """Return the value of a key whose record needs a second look: refresh, tags, a lease, an error."""
+    record = reply
+    if isinstance(reply, RingCacheError) and serves_reads(reply):
+        [record] = yield Send([(lease.node, (b"GET", lease.key))])
+    if others := [tag for tag in tags_of([record]) if tag not in tokens]:
+        tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
+    cached = _read(context, record, tokens, fill_options)
+    if cached is not None and not cached.due:
+        if near is not None:
+            near.keep(lease.key, record, cached.value, fresh_seconds(context, record))
+        return cached.value
+    if near is not None:
+        near.end()
+    if cached is not None:
+        lease.claim(context, record, cached)
+    asked = None if cached is not None else ([reply], tokens)
+    values = yield from _lease_and_load(
+        context, {lease.key: lease}, lambda _: loader, _one_value, fill_options, asked=asked
+    )
+    return values[lease.key]
+
+
+def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
+    """Return the value of a key; load and fill it if there is none, or it is due for a refresh.
+
+    Args:
+        context: The alias.
+        key: The key.
+        loader: Called without arguments, after the lease is held and never before.
+        fill_options: How the loaded value is stored.
+    """
+    near = NearReads(context, {key: key})
+    if near.hits:
+        return near.hits[key]
+    tags = new_token_requests(context, fill_options.tags)
+    try:
+        lease, request = begin_lease(context, key)
+        begun = context.counters.begin_get()
+        reply, *replies = yield Send([request, *[tag.request(context) for tag in tags], *near.begin()])
+        context.counters.end_get(begun)
+        near.settle(replies[len(tags) :])
+        tokens = tokens_taken(tags, replies[: len(tags)])
+        value = settle_load(context, lease, reply, loader, fill_options, tokens=tokens, near=near)
+        if value.__class__ is Continue:
+            return (yield from value.operation)
+        if value is not GRANTED:
+            near.keep(key, reply, value, math.inf)
+            return value
+    finally:
+        near.end()
+    call = LoaderCall({key: lease}, loader, lambda loaded: {key: loaded})
+    return (yield from load_and_fill(context, call, fill_options, tokens))[key]
+
+
+def get_or_load_many(
+    context: Context, keys: Mapping[K, bytes], loader: ManyLoader[K], fill_options: FillOptions
+) -> Operation[dict[K, Any]]:
+    """Return the values of many keys; load and fill the keys that have none, or are due, in one call.
+
+    One scatter reads, one acquires the leases, one fills. Keys whose lease another process holds
+    are waited for, and loaded in a later call if the lease expires.
+
+    Args:
+        context: The alias.
+        keys: The caller's name for each key, and the key.
+        loader: Called with the names to load, after their leases are held; returns a dict of the
+            values that exist.
+        fill_options: How the loaded values are stored.
+    """
+    near = NearReads(context, keys)
+    values: dict[K, Any] = near.hits
+    leases: dict[K, LeaseRequest] = {}
+    try:
+        records, tokens = yield from records_of(context, near)
+        for name, key in near.misses.items():
+            record = records[name]
+            cached = _read(context, record, tokens, fill_options)
+            if cached is not None and not cached.due:
+                values[name] = cached.value
+                near.keep(name, record, cached.value, fresh_seconds(context, record))
+                continue
+            leases[name] = lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
+            if cached is not None:
+                lease.claim(context, record, cached)
+    finally:
+        near.end()
+    if leases:
+        values.update(
+            (
+                yield from _lease_and_load(
+                    context, leases, lambda names: lambda: loader(names), _values_by_name, fill_options
+                )
+            )
+        )
+    return {name: values[name] for name in keys if values.get(name, MISSING) is not MISSING}
+
+
+def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
+    """Load a key and fill it, whatever value it holds; return what was loaded.
+
+    The value is deleted first, so that a load that began before this one cannot fill after it.
+    """
+    yield from delete(context, key)
+    lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
+    values = yield from _lease_and_load(context, {key: lease}, lambda _: loader, _one_value, fill_options)
+    return values[key]
+
+
+def _one_value(loaded: Any, names: Sequence[K]) -> dict[K, Any]:
+    return dict.fromkeys(names, loaded)
+
+
+def _values_by_name(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]:
+    return {name: loaded.get(name, MISSING) for name in names}
+
+
+def _read(context: Context, reply: Reply, tokens: Tokens, fill_options: FillOptions) -> CachedValue | None:
+    """Return the value in a reply, if it may be served; count a hit or a miss."""
+    cached = read_record(context, reply, tokens, allow_stale=fill_options.stale_ms > 0)
+    cell = context.counters.cell
+    if cached is None:
+        cell.misses += 1
+    else:
+        cell.hits += 1
+        cell.stale_hits += cached.stale
+    return cached
+
+
+def _lease_and_load(
+    context: Context,
+    leases: dict[K, LeaseRequest],
+    loader_of: Callable[[list[K]], Loader],
+    values_of: Callable[..., dict[K, Any]],
+    fill_options: FillOptions,
+    *,
+    asked: tuple[list[Reply], dict[bytes, bytes | None]] | None = None,
+) -> Operation[dict[K, Any]]:
+    """Lease, load and fill keys; wait for the keys that other processes load.
+
+    Args:
+        context: The alias.
+        leases: The requests for the leases.
+        loader_of: Returns the loader of some of the names.
+        values_of: Returns the values of some ``names`` in the result of that loader.
+        fill_options: How the loaded values are stored.
+        asked: The replies to the requests, and the tokens of the tags, if they were sent already.
+    """
+    values: dict[K, Any] = {}
+    wait = LeaseWait(context)
+    try:
+        while leases:
+            replies, tokens = asked or (
+                yield from request_leases(context, leases.values(), fill_options.tags)
+            )
+            asked = None
+            answers = sort_answers(context, leases, replies, tokens, allow_stale=fill_options.stale_ms > 0)
+            values.update({name: cached.value for name, cached in answers.cached.items()})
+            if context.ring_change is not None:
+                for name, record in (yield from warm(context, answers.granted)).items():
+                    values[name] = context.codec.decode(record)
+                    del answers.granted[name]
+            names = [*answers.granted, *answers.unleased]
+            if names:
+                wait.end()
+                call = LoaderCall(answers.granted, loader_of(names), partial(values_of, names=names))
+                values.update((yield from load_and_fill(context, call, fill_options, tokens)))
+            leases = answers.retry
+            if answers.must_wait:
+                yield wait.pause()
+    finally:
+        wait.end()
+    return values

@@ -1,0 +1,43 @@
+"""Deletes at named nodes: the command, and what happens when a node does not confirm it.
+
+A delete removes whatever a key holds, except a quarantine: only its writer ends that (see
+``protocol.cache.quarantine``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cachebackend.effects import Operation, Script, ScriptCall, Send
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.protocol.context import Context
+
+__all__ = ["delete_at", "delete_command"]
+
+_DELETE = Script(__package__, "delete")
+
+
+def delete_command(keys: Sequence[bytes]) -> ScriptCall:
+    """Return the command that deletes keys of one node; its reply is the number of keys deleted."""
+    return _DELETE.call(keys)
+
+
+def delete_at(
+    context: Context, groups: Mapping[int, Sequence[bytes]], *, in_outbox: bool
+) -> Operation[list[bytes]]:
+    """Delete keys at nodes; return the keys that a node did not confirm, and record that it missed them.
+
+    Args:
+        context: The alias.
+        groups: The keys for each node.
+        in_outbox: Whether an outbox keeps the keys until they are confirmed.
+    """
+    if not groups:
+        return []
+    replies = yield Send([(node, delete_command(keys)) for node, keys in groups.items()])
+    unconfirmed: list[bytes] = []
+    for (node, keys), reply in zip(groups.items(), replies, strict=True):
+        if isinstance(reply, NodeUnavailableError | NodeReplyError):
+            context.record_missed(node, keys, in_outbox=in_outbox)
+            unconfirmed += keys
+    return unconfirmed

@@ -1,4 +1,4 @@
-"""What every client is: nodes, and how an operation is run on them."""
+"""The base of every client: its nodes, and how an operation runs on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """Nodes, and how an operation is run on them."""
+    """Nodes, and how an operation runs on them."""
 
     def __init__(
         self, nodes: Sequence[NodeAddress], connect_timeout: float, socket_timeout: float, clock: Clock
@@ -40,10 +40,10 @@ class Client:
             node.close()
 
     def after_fork(self) -> None:
-        """Let go of what threads of the parent did, in a forked child."""
+        """Release the parent's locks and threads in a forked child."""
 
 
-#: Those of this process; each puts itself in when it is whole.
+#: The clients of this process. Each adds itself at the end of its constructor.
 CLIENTS: WeakSet[Client] = WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""Where the parts meet: the ring, nodes, codec and counters of one alias, once a process."""
+"""The client of one cache alias: its ring, nodes, codec and counters, one for each process."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ logger = logging.getLogger("cachebackend")
 
 
 class RingClient(SingleKeyClient):
-    """One cache alias: what its threads and tasks share.
+    """One cache alias, shared by all threads and tasks of the process.
 
     Args:
         options: The alias' settings.
-        clock: Where time, chance and tokens come from.
-        secrets: Returns the secrets that values are signed with, the first one, and checked by.
+        clock: The source of time, random numbers and tokens.
+        secrets: Returns the secrets that signed values are checked with; the first one signs.
     """
 
     def __init__(
@@ -69,47 +69,47 @@ class RingClient(SingleKeyClient):
             self._near = NearCache(options.near, clock)
             self._near.on_read = self._track
             self.context.near = self._near
-        #: Where what nodes miss outlives the process; None: nowhere, and it is said once that it is so.
+        #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
-        self._has_said = False
+        self._has_warned = False
         self.context.on_missed = self._on_missed
         for index, node in enumerate(self.nodes):
             node.breaker = Breaker(node.name, clock)
-            node.replay = Replay(self, index)
+            node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
         CLIENTS.add(self)
 
-    def _on_missed(self, node: int, owed: MissedKeys) -> None:
-        """Keep what a node missed, and have it told as soon as it answers."""
-        if owed:
-            DeferredCalls.call(partial(self._keep, node, owed))
+    def _on_missed(self, node: int, missed: MissedKeys) -> None:
+        """Store what a node missed, and start its replay as soon as it answers."""
+        if missed:
+            DeferredCalls.call(partial(self._store_missed, node, missed))
         self.nodes[node].tend()
 
-    def _keep(self, node: int, owed: MissedKeys) -> None:
+    def _store_missed(self, node: int, missed: MissedKeys) -> None:
         since = self.context.clock.monotonic()
         if self.outbox is None:
-            self._say_that_nothing_is_kept()
-        elif self.outbox.keep(self.nodes[node].endpoint, owed):
-            self.context.missed.kept(node, owed, since)
+            self._warn_without_outbox()
+        elif self.outbox.keep(self.nodes[node].endpoint, missed):
+            self.context.missed.kept(node, missed, since)
 
-    def _say_that_nothing_is_kept(self) -> None:
-        if not self._has_said:
-            self._has_said = True
+    def _warn_without_outbox(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
-                "deletes that nodes miss are kept in the memory of each process only, and lost with it; "
+                "missed deletes are stored only in the memory of each process and are lost when it ends; "
                 "add 'cachebackend' to INSTALLED_APPS and migrate"
             )
 
     @property
     def has_near(self) -> bool:
-        """Whether there is a near cache."""
+        """Whether the alias has a near cache."""
         return self._near is not None
 
     def has_near_copy(self, key: bytes) -> bool | None:
-        """Return whether the near cache has a copy of a key; None: there is no near cache."""
+        """Return whether the near cache has a copy of a key; None: the alias has no near cache."""
         return None if self._near is None else self._near.holds(key)
 
     def _track(self) -> None:
-        """Ask the nodes to tell what changes, with the first read of what may be kept."""
+        """Start tracking on the nodes, with the first read that may store a copy."""
         if self._trackings:
             return
         near = self._near
@@ -128,7 +128,7 @@ class RingClient(SingleKeyClient):
             ]
 
     def close(self) -> None:
-        """Close the idle connections and end the tracking; the client can go on being used."""
+        """Close the idle connections and end the tracking. The client can still be used afterwards."""
         super().close()
         for tracking in self._trackings:
             tracking.close()

@@ -13,6 +13,7 @@ from typing import Any
 from cachebackend.client.base import Client
 from cachebackend.drivers import DeferredCalls, load
 from cachebackend.effects import Continue, Reply, Request, ScriptCall, is_unknown_script
+from cachebackend.errors import NodeReplyError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
 from cachebackend.protocol.cache.fill import Loader, begin_fill, count_load, settle_fill
@@ -112,7 +113,7 @@ class SingleKeyClient(Client):
     def _send(self, request: Request) -> Reply:
         node, command = request
         reply = self.nodes[node].call(command)
-        if is_unknown_script(reply) and isinstance(command, ScriptCall):
+        if reply.__class__ is NodeReplyError and is_unknown_script(reply) and isinstance(command, ScriptCall):
             reply = self.nodes[node].call(command.with_source)
         return reply
 

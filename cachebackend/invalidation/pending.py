@@ -111,7 +111,7 @@ def clear_node(alias: str, node: str) -> bool:
     if cache is None:
         return True
     nodes = [at for at, each in enumerate(cache.client.nodes) if each.endpoint == node]
-    return cache.client.run(protocol.clear_owed(cache.client.context, cache.pattern, nodes))
+    return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
 
 
 def nodes_to_clear(alias: str, keys: set[bytes]) -> tuple[list[str], set[bytes]]:

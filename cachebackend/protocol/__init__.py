@@ -27,7 +27,7 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
 from cachebackend.protocol.queue.queue_state import Place, dirty, node_settings, places
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
-from cachebackend.protocol.ring.clear import clear, clear_owed, flush, sweep
+from cachebackend.protocol.ring.clear import clear, clear_missed, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.ring.scan import all_cursors, scan
 from cachebackend.protocol.telemetry.counters import add_counts, counts_of, note_time
@@ -56,12 +56,13 @@ __all__ = [
     "add_counts",
     "all_cursors",
     "clear",
-    "clear_owed",
+    "clear_missed",
     "close",
     "contents",
     "counts_of",
     "delete",
     "delete_many",
+    "delete_misplaced",
     "dirty",
     "flush",
     "fold",
@@ -94,7 +95,6 @@ __all__ = [
     "set_many",
     "set_many_with_lease",
     "set_with_lease",
-    "sweep",
     "sync",
     "sync_fault",
     "touch",

@@ -1,4 +1,4 @@
-"""What every operation works with, and how it takes an answer that is a failure."""
+"""The context of every operation: one alias' ring, codec, options, clock and counters."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """The ring that is being entered or left, as settings that name two rings have it.
+    """The other ring, while settings name two: the old ring or the new one.
 
     Attributes:
         ring: Its table.
-        nodes: The index of each of its nodes among the client's.
-        is_old: Whether it is the one that is left.
-        is_warm: Whether a miss looks there.
+        nodes: The index of each of its nodes among the client's nodes.
+        is_old: Whether it is the old ring (``leaving``); else it is the new one (``joining``).
+        is_warm: Whether a miss reads it.
     """
 
     ring: Ring
@@ -41,28 +41,28 @@ class RingChange:
     is_warm: bool
 
     def owner(self, key: bytes) -> int:
-        """Return the index of the node that owns a key there."""
+        """Return the index of the node that owns a key in this ring."""
         return self.nodes[self.ring.owner(key)]
 
 
 @dataclass(frozen=True, slots=True)
 class Gutter:
-    """The spare ring that takes the keys of nodes that are ejected.
+    """The spare ring that holds the keys of ejected nodes.
 
     Attributes:
         ring: Its table.
-        nodes: The index of each of its nodes among the client's.
-        life_ms: Milliseconds that it keeps anything at most.
-        is_ejected: Returns whether a node (by its index) is.
+        nodes: The index of each of its nodes among the client's nodes.
+        max_ttl_ms: The longest time that it keeps a key, in milliseconds.
+        is_ejected: Returns whether a node (by its index) is ejected.
     """
 
     ring: Ring
     nodes: tuple[int, ...]
-    life_ms: int
+    max_ttl_ms: int
     is_ejected: Callable[[int], bool]
 
     def owner(self, key: bytes) -> int:
-        """Return the index of the node that owns a key there."""
+        """Return the index of the node that owns a key in this ring."""
         return self.nodes[self.ring.owner(key)]
 
 
@@ -75,22 +75,23 @@ class Context:
     options: RingOptions
     clock: Clock
     counters: Counters[Counts]
-    #: The copies in the process, if the settings want any.
+    #: The copies in this process; None: the settings ask for none.
     near: NearCache | None = None
-    #: While the ring is changed: the one that is not LOCATION's.
+    #: The other ring, while the ring changes.
     ring_change: RingChange | None = None
-    #: Where keys of nodes that are down go, if the settings want that.
+    #: Where keys of ejected nodes are stored; None: the settings name no gutter.
     gutter: Gutter | None = None
-    #: What nodes were not told, and what sees to it that they are.
+    #: The deletes that each node missed.
     missed: MissedDeletes = field(init=False)
+    #: Called with each node that missed deletes, and with those that an outbox must store.
     on_missed: Callable[[int, MissedKeys], None] | None = None
-    #: What the keys of the aliases that share the client look like, as Redis patterns.
+    #: The Redis patterns that match the keys of the aliases that share the client.
     patterns: set[bytes] = field(default_factory=set)
     #: Milliseconds that a lease lives.
     lease_ms: int = field(init=False)
-    #: Nodes (by index) that were found not to know ``SET … IFEQ``.
+    #: The nodes (by index) that do not support ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
-    _seldom: dict[str, LogRateLimit] = field(default_factory=dict, init=False)
+    _log_limits: dict[str, LogRateLimit] = field(default_factory=dict, init=False)
     _strict: Context | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -103,14 +104,14 @@ class Context:
         return self.ring_change is None and self.gutter is None
 
     def serving_node(self, key: bytes) -> int:
-        """Return where a key is read and filled: at its owner, or in the gutter while that is ejected."""
+        """Return the node that serves a key: its owner, or the gutter's node while the owner is ejected."""
         node = self.ring.owner(key)
         if self.gutter is None or not self.gutter.is_ejected(node):
             return node
         return self.gutter.owner(key)
 
     def by_serving_node(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
-        """Group what comes with each key by the key's home."""
+        """Group the items that come with keys by the keys' serving nodes."""
         if self.gutter is None:
             return self.ring.by_owner(keys)
         groups: dict[int, list[T]] = {}
@@ -118,22 +119,22 @@ class Context:
             groups.setdefault(self.serving_node(key), []).append(item)
         return groups
 
-    def ttl_at(self, node: int, life_ms: int) -> int:
-        """Return how long a node keeps what should live so long; 0 or less has a meaning of its own."""
+    def ttl_at(self, node: int, ttl_ms: int) -> int:
+        """Return the time to live of a key at a node; the gutter's is limited. 0 or less is special."""
         if self.gutter is None or node not in self.gutter.nodes:
-            return life_ms
-        return self.gutter.life_ms if life_ms <= 0 else min(life_ms, self.gutter.life_ms)
+            return ttl_ms
+        return self.gutter.max_ttl_ms if ttl_ms <= 0 else min(ttl_ms, self.gutter.max_ttl_ms)
 
     def owners(self, key: bytes) -> set[int]:
-        """Return the nodes that may hold a key, but for the gutter's."""
+        """Return the owners of a key: in this ring, and in the other one while the ring changes."""
         return {self.ring.owner(key)} | ({self.ring_change.owner(key)} if self.ring_change else set())
 
     def may_hold(self, node: int, key: bytes) -> bool:
-        """Return whether a node may hold a key, be it the gutter's."""
+        """Return whether a node may hold a key, the gutter's included."""
         return node in self.owners(key) or (self.gutter is not None and node == self.gutter.owner(key))
 
     def for_strict(self) -> Context:
-        """Return the same for strict keys, which are never in the gutter nor copied."""
+        """Return the context of strict keys, which are never stored in the gutter or copied."""
         if self.gutter is None and self.near is None:
             return self
         if self._strict is None:
@@ -142,7 +143,7 @@ class Context:
         return self._strict
 
     def without_near(self) -> Context:
-        """Return the same for reads that neither look at this process's copies nor keep any."""
+        """Return the context of reads that neither use this process's copies nor store new ones."""
         if self.near is None:
             return self
         fresh = copy(self)
@@ -150,28 +151,28 @@ class Context:
         return fresh
 
     def drop_near(self, keys: Iterable[bytes]) -> None:
-        """Drop this process's copies of keys: before a write is sent, and when it was answered."""
+        """Drop this process's copies of keys: before a write is sent, and when its reply has come."""
         if self.near is not None:
             self.near.drop(keys)
 
     def record_missed(self, node: int, keys: Iterable[bytes], *, in_outbox: bool = False) -> None:
-        """Note that a node holds, or may hold, what it should not: it is told before it is read again.
+        """Record that a node missed deletes. They are replayed to it before it serves reads again.
 
         Args:
-            node: The node.
-            keys: What it should delete.
-            in_outbox: Whether an outbox has the keys already.
+            node: The index of the node.
+            keys: The keys that it may still hold.
+            in_outbox: Whether an outbox stores the keys already.
         """
-        owed = MissedKeys(tuple(keys))
-        self.counters.cell.deletes_missed += len(owed.keys)
-        self._note(node, owed, in_outbox)
+        missed = MissedKeys(tuple(keys))
+        self.counters.cell.deletes_missed += len(missed.keys)
+        self._record(node, missed, in_outbox)
 
     def record_missed_clear(self, node: int) -> None:
-        """Note that nothing that a node holds may be read any more."""
-        self._note(node, ALL_KEYS, in_outbox=False)
+        """Record that a node missed a clear: nothing that it holds may be read any more."""
+        self._record(node, ALL_KEYS, in_outbox=False)
 
-    def _note(self, node: int, owed: MissedKeys, in_outbox: bool) -> None:
-        new = self.missed.add(node, owed)
+    def _record(self, node: int, missed: MissedKeys, in_outbox: bool) -> None:
+        new = self.missed.add(node, missed)
         if self.on_missed is not None:
             self.on_missed(node, MissedKeys() if in_outbox else new)
 
@@ -187,27 +188,27 @@ class Context:
         if isinstance(reply, NodeUnavailableError):
             self.counters.cell.node_failures += 1
             if self.options.on_node_failure == "miss":
-                self.log_limited("node_failed", "%s; taken for a miss", reply)
+                self.log_limited("node_failed", "%s; the key is treated as a miss", reply)
                 return missing
         raise reply
 
     def undecodable(self, error: RecordError) -> None:
-        """Count a record that cannot be read."""
+        """Count a record that cannot be decoded."""
         self.counters.cell.undecodable += 1
-        self.log_limited("record_undecodable", "%s; taken for a miss", error)
+        self.log_limited("record_undecodable", "%s; the key is treated as a miss", error)
 
     def fills_refused(self, count: int) -> None:
-        """Count fills that came after their leases were revoked."""
+        """Count fills that were refused because their leases were revoked."""
         self.counters.cell.stale_sets_refused += count
-        if count and (came := self._came("fills_refused", count)):
-            text = "%d fills were refused, for their keys were invalidated while they were loaded"
-            logger.info(text, came, extra={"event": "fills_refused", "count": came})
+        if count and (reported := self._count_event("fills_refused", count)):
+            text = "%d fills were refused: their keys were invalidated during the load"
+            logger.info(text, reported, extra={"event": "fills_refused", "count": reported})
 
     def log_limited(self, event: str, text: str, error: Exception) -> None:
-        """Log an event, and how many there were since it was last logged; at most once a minute."""
-        if came := self._came(event):
-            logger.warning(text, error, extra={"event": event, "count": came, "error": str(error)})
+        """Log an event at most once a minute, with the number of events since the last message."""
+        if reported := self._count_event(event):
+            logger.warning(text, error, extra={"event": event, "count": reported, "error": str(error)})
 
-    def _came(self, event: str, count: int = 1) -> int:
-        seldom = self._seldom.get(event) or self._seldom.setdefault(event, LogRateLimit(self.clock))
-        return seldom.note(count)
+    def _count_event(self, event: str, count: int = 1) -> int:
+        limit = self._log_limits.get(event) or self._log_limits.setdefault(event, LogRateLimit(self.clock))
+        return limit.note(count)

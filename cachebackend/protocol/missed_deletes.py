@@ -1,16 +1,17 @@
-"""What nodes that did not answer were not told: keys that must not be read there when they are back.
+"""Missed deletes: keys that a node may still hold although they were deleted, because it did not answer.
 
-It is noted in this process, which tells the node before it reads it again, and handed to an outbox,
-where a crash does not lose it and every process sees it. A key that was handed over a moment
-ago is not handed over again; later it must be, though it stands here yet:
+They are recorded in this process, which replays them to the node before it reads it again. They
+are also handed to an outbox, where a crash does not lose them and every process sees them. A key
+that was handed over a moment ago is not handed over again. Later it must be, although it is still
+recorded here:
 
     1. process A  has ejected the node, and deletes the key: an outbox row
-    2. relay      has not: deletes the key there, and drops the row
+    2. relay      has not: deletes the key there, and deletes the row
     3. process B  fills the key
     4. process A  deletes the key again
 
-No relay settles a row that is younger than ``SETTLING_SECONDS``; so if 4 comes within half of that
-after 1, 2 comes after 4, and one row is enough for both.
+No relay acts on a row that is younger than ``SETTLING_SECONDS``. So if 4 comes within half of that
+time after 1, then 2 comes after 4, and one row is enough for both.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from cachebackend.clock import Clock
 
 __all__ = ["ALL_KEYS", "SETTLING_SECONDS", "MissedDeletes", "MissedKeys", "Outbox"]
 
-#: A younger outbox row is most likely being settled by who wrote it.
+#: Seconds for which a new outbox row is left to the process that wrote it.
 SETTLING_SECONDS = 1.0
 _NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
 class MissedKeys:
-    """What a node is to delete.
+    """The keys whose delete a node missed.
 
     Attributes:
-        keys: These keys.
-        is_all_keys: Every key of the aliases that share the client.
+        keys: The keys.
+        is_all_keys: Whether it missed the delete of every key of the aliases that share the client.
     """
 
     keys: tuple[bytes, ...] = ()
@@ -49,14 +50,14 @@ ALL_KEYS = MissedKeys(is_all_keys=True)
 
 
 class Outbox(Protocol):
-    """Where what nodes are owed outlives the process that owes it, and all processes see it."""
+    """Stores missed deletes where all processes see them, and where they survive the process."""
 
-    def keep(self, node: str, owed: MissedKeys) -> bool:
-        """Keep what a node, by its place, is owed; return whether that is certain. Raises nothing."""
+    def keep(self, node: str, missed: MissedKeys) -> bool:
+        """Store what a node missed, by its endpoint; return whether it is committed. Never raises."""
         ...
 
     def missed_by(self, node: str, limit: float) -> MissedKeys:
-        """Return what any process owes a node; everything, if that is more than ``limit`` keys."""
+        """Return what a node missed from any process; ALL_KEYS if that is more than ``limit`` keys."""
         ...
 
 
@@ -64,60 +65,61 @@ class MissedDeletes:
     """The deletes that nodes missed, for one alias in one process.
 
     Args:
-        limit: The most keys kept for a node. One that missed more is cleared of all its keys.
-        clock: Where time is taken from.
+        limit: The most keys that are recorded for a node. A node that missed more is cleared of all
+            its keys.
+        clock: The clock.
     """
 
     def __init__(self, limit: float, clock: Clock) -> None:
         self.limit = limit
         self._clock = clock
         self._lock = threading.Lock()
-        #: What each node missed (None: everything), and when it was last known to be in an outbox.
-        self._noted: dict[int, dict[bytes | None, float]] = {}
+        #: By node: each key it missed (None: all keys), and when an outbox was last known to store it.
+        self._recorded: dict[int, dict[bytes | None, float]] = {}
 
-    def add(self, node: int, owed: MissedKeys) -> MissedKeys:
-        """Note what a node is to delete; return what of it an outbox is to be given."""
+    def add(self, node: int, missed: MissedKeys) -> MissedKeys:
+        """Record what a node missed; return the part that an outbox must store."""
         with self._lock:
-            noted = self._noted.setdefault(node, {})
-            names: Sequence[bytes | None] = owed.keys
+            recorded = self._recorded.setdefault(node, {})
+            names: Sequence[bytes | None] = missed.keys
             for name in names:
-                noted.setdefault(name, _NEVER)
-            if owed.is_all_keys or None in noted or len(noted) > self.limit:
-                noted = self._noted[node] = {None: noted.get(None, _NEVER)}
+                recorded.setdefault(name, _NEVER)
+            if missed.is_all_keys or None in recorded or len(recorded) > self.limit:
+                recorded = self._recorded[node] = {None: recorded.get(None, _NEVER)}
                 names = [None]
-            young = self._clock.monotonic() - SETTLING_SECONDS / 2
-            return _owed(name for name in names if noted[name] < young)
+            recent = self._clock.monotonic() - SETTLING_SECONDS / 2
+            return _missed_keys(name for name in names if recorded[name] < recent)
 
-    def kept(self, node: int, owed: MissedKeys, since: float) -> None:
-        """Note that an outbox has what a node is owed, since a (monotonic) time in seconds."""
+    def kept(self, node: int, missed: MissedKeys, since: float) -> None:
+        """Record that an outbox has stored what a node missed, at a (monotonic) time in seconds."""
         with self._lock:
-            noted = self._noted.get(node, {})
-            for name in [None] if owed.is_all_keys else owed.keys:
-                if name in noted:
-                    noted[name] = since
+            recorded = self._recorded.get(node, {})
+            for name in [None] if missed.is_all_keys else missed.keys:
+                if name in recorded:
+                    recorded[name] = since
 
     def take(self, node: int) -> MissedKeys:
-        """Return what a node is to delete, and forget it."""
+        """Return what a node missed, and forget it."""
         with self._lock:
-            return _owed(self._noted.pop(node, ()))
+            return _missed_keys(self._recorded.pop(node, ()))
 
     def count(self, node: int) -> int | None:
-        """Return how many deletes a node missed; None: all keys of it are wrong."""
+        """Return how many deletes a node missed; None: it missed the delete of all its keys."""
         with self._lock:
-            noted = self._noted.get(node, {})
-            return None if None in noted else len(noted)
+            recorded = self._recorded.get(node, {})
+            return None if None in recorded else len(recorded)
 
     def has_missed(self, node: int, key: bytes) -> bool:
         """Return whether a node missed the delete of a key."""
         with self._lock:
-            noted = self._noted.get(node, {})
-            return key in noted or None in noted
+            recorded = self._recorded.get(node, {})
+            return key in recorded or None in recorded
 
     def after_fork(self) -> None:
-        """Take a new lock, in a forked child: another thread may have held the old one."""
+        """Create a new lock in a forked child: another thread of the parent may have held the old one."""
         self._lock = threading.Lock()
 
 
-def _owed(names: Iterable[bytes | None]) -> MissedKeys:
+def _missed_keys(names: Iterable[bytes | None]) -> MissedKeys:
     keys = list(names)
     return ALL_KEYS if None in keys else MissedKeys(tuple(key for key in keys if key is not None))

@@ -311,7 +311,7 @@ def test_without_an_outbox_it_is_said_that_the_memory_alone_has_it(
     eject_at_once(cache)
     for n in range(30):
         cache.delete(f"k{n}")
-    [said] = [record for record in caplog.records if "memory of each process only" in record.message]
+    [said] = [record for record in caplog.records if "only in the memory of each process" in record.message]
     assert "add 'cachebackend' to INSTALLED_APPS" in said.message
 
 

@@ -146,7 +146,10 @@ def test_a_strict_write_whose_node_is_away_fails_and_changes_nothing(
     services.kill(owner)
     try:
         article.title = "New"
-        with pytest.raises(NodeUnavailableError, match="a strict write needs the owner of each of its keys"):
+        with pytest.raises(
+            NodeUnavailableError,
+            match="a strict write needs a confirmation",
+        ):
             if atomic:
                 with transaction.atomic():
                     article.save()

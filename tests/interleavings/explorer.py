@@ -206,7 +206,7 @@ class Process:
     def state(self) -> str:
         noted = [
             sorted((str(name), since > 0) for name, since in keys.items())
-            for keys in self.context.missed._noted.values()
+            for keys in self.context.missed._recorded.values()
         ]
         is_open = [breaker.is_open for breaker in self.breakers]
         return repr((is_open, noted, self.known, self.telling, self.acknowledged))
@@ -307,7 +307,7 @@ class World:
         for kind, whose in sorted(self.outbox.rows):
             if kind == "everything":
                 at = process.order.index(NAMES.index(whose))
-                is_confirmed = process.run(protocol.clear_owed(process.context, b"*", [at]))
+                is_confirmed = process.run(protocol.clear_missed(process.context, b"*", [at]))
                 told = [NAMES.index(whose)]
             else:
                 target = [self.scenario.target]

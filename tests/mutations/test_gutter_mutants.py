@@ -35,7 +35,7 @@ def test_no_delete_in_the_gutter(spared: Spared, monkeypatch: Patch, way: str) -
 
 def test_no_end_to_what_it_keeps(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
     """Values live there for as long as their caller said."""
-    monkeypatch.setattr(Context, "ttl_at", lambda _, __, life_ms: life_ms)
+    monkeypatch.setattr(Context, "ttl_at", lambda _, __, ttl_ms: ttl_ms)
     assert is_caught(test_gutter.test_what_is_loaded_meanwhile_is_kept_for_a_while, spared)
 
 

@@ -42,7 +42,7 @@ def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
 
 def a_breaker_that_closes_without_replay(patch: Patch) -> None:
     """A probe that is answered is enough."""
-    patch.setattr(replay_module, "_tell", nothing)
+    patch.setattr(replay_module, "_replay_keys", nothing)
 
 
 def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
@@ -76,9 +76,9 @@ def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
     """What was warmed from the node meanwhile stays."""
 
     def alone(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[bool]:
-        return not (yield from clear_module.wipe(context, pattern, nodes)).failures
+        return not (yield from clear_module.delete_matching(context, pattern, nodes)).failures
 
-    patch.setattr(protocol, "clear_owed", alone)
+    patch.setattr(protocol, "clear_missed", alone)
 
 
 def a_delete_to_the_current_owner_only(patch: Patch) -> None:

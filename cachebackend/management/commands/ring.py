@@ -222,7 +222,9 @@ class Command(BaseCommand):
                 )
                 raise CommandError(message)
             found = client.run(
-                protocol.sweep(client.context, cache.pattern, delete=options["yes"], tell=self._progress)
+                protocol.delete_misplaced(
+                    client.context, cache.pattern, delete=options["yes"], progress=self._progress
+                )
             )
             told[alias] = {"foreign": found, "deleted": found if options["yes"] else 0}
             done = "deleted" if options["yes"] else "found; --yes deletes them"

@@ -2,8 +2,8 @@
 -- KEYS[1]  the key
 -- ARGV[1]  now, in seconds since 1970
 -- ARGV[2]  the record
--- ARGV[3]  time to live in milliseconds; 0: do not store; -1: for ever
--- returns  1 if there was none (a lease is revoked, a quarantine is left alone), else 0
+-- ARGV[3]  time to live in milliseconds; 0: do not store; -1: no expiry
+-- returns  1 if there was no value, else 0. A lease is revoked; a quarantine stays.
 if readable_value(KEYS[1], ARGV[1]) then
     return 0
 end

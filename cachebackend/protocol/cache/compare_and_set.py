@@ -20,6 +20,7 @@ __all__ = [
     "ConditionalSet",
     "SetIfAbsent",
     "send_conditional",
+    "set_if_absent_command",
 ]
 
 _COMPARE_AND_SET = Script(__package__, "compare_and_set", "store")
@@ -43,6 +44,11 @@ class ConditionalSet(Protocol):
         ...
 
 
+def set_if_absent_command(key: bytes, record: bytes, ttl_ms: int) -> Command:
+    """Return the command that stores a record where the key holds nothing."""
+    return (b"SET", key, record, b"NX", b"GET", b"PX", ttl_ms)
+
+
 class SetIfAbsent(NamedTuple):
     """Store a record where the key holds nothing. The reply is None if it was stored, else the record there.
 
@@ -61,7 +67,7 @@ class SetIfAbsent(NamedTuple):
     def request(self, context: Context) -> Request:
         """Return the request."""
         ttl_ms = self.ttl_ms if context.gutter is None else context.ttl_at(self.node, self.ttl_ms)
-        return self.node, (b"SET", self.key, self.record, b"NX", b"GET", b"PX", ttl_ms)
+        return self.node, set_if_absent_command(self.key, self.record, ttl_ms)
 
 
 class CompareAndSet(NamedTuple):

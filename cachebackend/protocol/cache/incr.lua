@@ -1,4 +1,4 @@
--- Add to an integer that is there.
+-- Add to an integer, if the key holds a value.
 -- KEYS[1]  the key
 -- ARGV[1]  now, in seconds since 1970
 -- ARGV[2]  what to add

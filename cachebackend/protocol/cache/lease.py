@@ -35,6 +35,7 @@ from cachebackend.protocol.cache.compare_and_set import (
     CompareAndSet,
     SetIfAbsent,
     send_conditional,
+    set_if_absent_command,
 )
 from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_type, read_record
 from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
@@ -105,8 +106,9 @@ class LeaseRequest:
 
 def begin_lease(context: Context, key: bytes) -> tuple[LeaseRequest, Request]:
     """Return a request for the lease of a key: what remembers it, and what is sent."""
-    lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
-    return lease, SetIfAbsent(lease.node, key, lease.record, context.lease_ms).request(context)
+    node, token = context.serving_node(key), context.clock.token()
+    ttl_ms = context.lease_ms if context.gutter is None else context.ttl_at(node, context.lease_ms)
+    return LeaseRequest(node, key, token), (node, set_if_absent_command(key, lease_record(token), ttl_ms))
 
 
 def release(context: Context, leases: Sequence[LeaseRequest]) -> Operation[None]:

@@ -1,10 +1,10 @@
--- Make a value stale: wrong from now on, but served for a while by who allows it.
+-- Make a value stale: only callers that allow stale values are served it from now on.
 -- KEYS[1]  the key
--- ARGV[1]  for how long, in milliseconds
--- returns  1 if a stale value stands, 0 if the key is gone
--- A loaded value alone can be claimed to be loaded again (flag 1); anything else is deleted,
--- a lease with it, but a quarantine stays. A claim that was made on the value is void: its
--- loader read too early.
+-- ARGV[1]  for how many milliseconds
+-- returns  1 if the key holds a stale value, 0 if it was deleted
+-- Only a value that a loader made (flag 1) can be claimed for a refresh. Any other record is
+-- deleted, a lease included; a quarantine stays. A claim on the value ends: its loader read too
+-- early.
 local record = redis.pcall('GET', KEYS[1])
 if type(record) == 'string' and string.sub(record, 1, 1) == 'Q' then
     return 0

@@ -1,7 +1,7 @@
--- Keep a key from being filled while a strict write of its row is in flight.
--- KEYS[1]  the key; whatever stands there is replaced
+-- Prevent fills of a key while a strict write of its row is in flight.
+-- KEYS[1]  the key; any record in it is replaced
 -- ARGV[1]  the writer's token, 16 bytes
--- ARGV[2]  how long, in milliseconds
+-- ARGV[2]  for how many milliseconds
 -- returns  OK
 local record = redis.pcall('GET', KEYS[1])
 if type(record) ~= 'string' or string.sub(record, 1, 1) ~= 'Q' then

@@ -1,33 +1,32 @@
-"""Keys of rows that a strict write is changing: read from the source, filled by nobody.
+"""Quarantine: while a strict write changes a row, its keys are read from the source and never filled.
 
     1. writer    quarantines the key; its node confirms, or the write fails
     2. writer    UPDATE, COMMIT
-    3. writer    takes its token out; the last writer's token deletes the key
+    3. writer    removes its token; the last writer's token deletes the key
 
-Between 1 and 3 no reader is given a lease, so nothing from before the commit can be in the
-cache after it, even if the writer dies at any point: what is left is a quarantine, which
-lapses, and which readers go round.
+Between 1 and 3 no reader gets a lease, so no value from before the commit can be cached after it,
+even if the writer dies at any point: then the quarantine expires, and readers bypass it until then.
 
-Nobody but its writer takes a quarantine away before that, whoever owes the key a delete: the
-relay, which acts on the writer's own intent while the statement waits for a lock; a replay;
-a clear; another writer. It would be wrong:
+Only its writer removes a quarantine before that. A delete by another process never does: not the
+relay, which acts on the writer's own intent while the statement waits for a lock; not a replay, a
+clear, or another writer. It would be wrong:
 
     1. writer    quarantines the key; its UPDATE waits
     2. relay     deletes the key, and the quarantine with it
     3. reader    leases the key, loads the old row, fills it
-    4. writer    UPDATE, COMMIT; the node is cut off by now, so it is not told; acknowledged
+    4. writer    UPDATE, COMMIT; its node is cut off by now and gets no delete; acknowledged
     5. reader    is not cut off: hits the old row
 
-Nor is it needed. Where a quarantine stands there is nothing from before, and what is filled after
-its end is loaded after its end, so after the commit that the delete is owed for. A delete that
-meets one is confirmed. Of a writer that died:
+Such a delete is not needed either. A quarantined key holds nothing from before, and a fill after
+the quarantine ends is loaded after that end, so after the commit that the delete follows. A delete
+that meets a quarantine is confirmed. For a writer that died:
 
-    1. writer    owes its intent; quarantines the key; dies, before its COMMIT or after it
-    2. relay     meets the quarantine: confirmed, but an intent is kept, and acted on again
-    3. node      lets the quarantine lapse, ``quarantine_timeout`` after it was placed
+    1. writer    writes its intent; quarantines the key; dies, before its COMMIT or after it
+    2. relay     meets the quarantine: confirmed, but the intent stays, and is acted on again
+    3. node      the quarantine expires, ``quarantine_timeout`` after it was placed
     4. reader    leases the key, and loads what is committed by then
-    5. database  commits the statement, if that went on without its client
-    6. relay     deletes what 4 filled, and drops the intent when no statement can still run
+    5. database  commits the statement, if it continued without its client
+    6. relay     deletes what 4 filled, and deletes the intent when no statement can still run
 
 Source: Ghandeharizadeh et al., "Strong Consistency in Cache Augmented SQL Systems",
 Middleware '14 (the IQ framework), section 3.
@@ -48,25 +47,25 @@ _UNQUARANTINE = Script(__package__, "unquarantine")
 
 
 def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[None]:
-    """Keep keys from being filled until their writer is done, or ``quarantine_timeout`` has passed.
+    """Prevent fills of keys until their writer is done, or ``quarantine_timeout`` has passed.
 
     Raises:
-        NodeUnavailableError: A node did not confirm it; the write must not be made.
+        NodeUnavailableError: A node did not confirm; the row must not be written.
     """
     context.drop_near(keys)
-    life_ms = int(context.options.quarantine_timeout * 1000)
+    ttl_ms = int(context.options.quarantine_timeout * 1000)
     replies = yield Send(
-        [(node, _QUARANTINE.call([key], token, life_ms)) for key in keys for node in context.owners(key)]
+        [(node, _QUARANTINE.call([key], token, ttl_ms)) for key in keys for node in context.owners(key)]
     )
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if failures:
         context.counters.cell.node_failures += len(failures)
-        message = f"a strict write needs the owner of each of its keys: {failures[0]}"
+        message = f"a strict write needs a confirmation from the owner of each of its keys: {failures[0]}"
         raise NodeUnavailableError(message) from failures[0]
 
 
 def unquarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[list[bytes]]:
-    """Take a writer's token out of keys; return those whose node did not confirm it."""
+    """Remove a writer's token from keys; return the keys whose node did not confirm."""
     asked = [(node, key) for key in keys for node in context.owners(key)]
     replies: list[Reply] = yield Send([(node, _UNQUARANTINE.call([key], token)) for node, key in asked])
     failed = {

@@ -1,6 +1,6 @@
--- What the other scripts begin with: the value that a plain reader would be given.
--- No value: nothing, a lease, a quarantine, a stale value, a tag, another type, or a
--- loaded value that is past its time (bytes 4 to 11 when flag 1 is set: fresh_until).
+-- Prepended to other scripts: returns the record whose value a plain reader gets, or nil.
+-- These hold no value: an empty key, a lease, a quarantine, a stale value, a tag, another type, and
+-- a loaded value whose time is over (fresh_until: bytes 4 to 11, when flag 1 is set).
 local function readable_value(key, now)
     local record = redis.pcall('GET', key)
     if type(record) ~= 'string' or string.find(record, '^[LQST]') then

@@ -1,7 +1,7 @@
--- Give a lease back unfilled.
+-- Release a lease without a fill.
 -- KEYS[1]  the key
--- ARGV[1]  the lease record that is given back
--- returns  1 if it stood, else 0
+-- ARGV[1]  the lease record
+-- returns  1 if the key held it, else 0
 if redis.call('GET', KEYS[1]) == ARGV[1] then
     return redis.call('DEL', KEYS[1])
 end

@@ -1,8 +1,8 @@
--- Store a record in the place of a value.
+-- Store a record, if the key holds a value.
 -- KEYS[1]  the key
 -- ARGV[1]  now, in seconds since 1970
 -- ARGV[2]  the record
--- ARGV[3]  time to live in milliseconds; 0: end it; -1: for ever
+-- ARGV[3]  time to live in milliseconds; 0: delete the key; -1: no expiry
 -- returns  1 if there was a value, else 0
 if not readable_value(KEYS[1], ARGV[1]) then
     return 0

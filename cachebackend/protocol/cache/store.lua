@@ -1,5 +1,5 @@
--- What scripts begin with that store a record: the key, the record, and the time to live in
--- milliseconds; -1: for ever; -3: as it was.
+-- Prepended to scripts that store a record: the key, the record, and its time to live in
+-- milliseconds; -1: no expiry; -3: unchanged.
 local function store(key, record, life)
     if life == '-1' then
         return redis.call('SET', key, record)

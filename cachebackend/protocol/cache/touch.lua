@@ -1,8 +1,8 @@
 -- Give a value a new time to live.
 -- KEYS[1]  the key
 -- ARGV[1]  now, in seconds since 1970
--- ARGV[2]  time to live in milliseconds; 0: delete whatever stands; -1: for ever
--- ARGV[3]  until when a loaded value is fresh then; 8 bytes
+-- ARGV[2]  time to live in milliseconds; 0: delete the key; -1: no expiry
+-- ARGV[3]  the new fresh_until of a loaded value; 8 bytes
 -- returns  1 if there is a value, else 0
 local record = readable_value(KEYS[1], ARGV[1])
 if ARGV[2] == '0' then

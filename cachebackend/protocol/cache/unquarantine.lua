@@ -1,9 +1,9 @@
--- End a strict write: take its token out; the last one deletes the key.
+-- End a strict write: remove its token; the last token to go deletes the key.
 -- KEYS[1]  the key
 -- ARGV[1]  the writer's token, 16 bytes
 -- returns  1 if the key is gone, 0 if other writers are in flight
--- A key that is no quarantine lost it (evicted, a restart), and what was filled since may
--- be from before the write: it is deleted.
+-- A key that does not hold a quarantine any more has lost it (evicted, a restart), and a fill since
+-- then may be from before the write: the key is deleted.
 local record = redis.pcall('GET', KEYS[1])
 if type(record) == 'string' and string.sub(record, 1, 1) == 'Q' then
     local others = 'Q'

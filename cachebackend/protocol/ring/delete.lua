@@ -1,6 +1,6 @@
--- Delete keys, whatever they hold but a quarantine: that is its writer's alone to end.
+-- Delete keys, whatever they hold; except a quarantine, which only its writer ends.
 -- KEYS     the keys
--- returns  how many of them were deleted
+-- returns  the number of keys that were deleted
 local deleted = 0
 for _, key in ipairs(KEYS) do
     if redis.pcall('GETRANGE', key, 0, 0) ~= 'Q' then

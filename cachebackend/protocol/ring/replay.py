@@ -1,10 +1,10 @@
-"""A node that answers again is told what it missed, before anybody reads it.
+"""Replay: a node that answers again gets the deletes that it missed, before it serves reads.
 
-    1. what any process owes it, as the outbox knows, and what this process noted, are told;
-    2. what was noted while they were told is told too, until nothing is left;
-    3. the breaker closes, in one step with the look that found nothing (``Breaker.close``).
+    1. replay what it missed from any process, as the outbox knows, and what this process recorded;
+    2. replay what was recorded meanwhile, until nothing is left;
+    3. close the breaker, in one step with the check that found nothing (``Breaker.close``).
 
-What is noted after 3 is told by the next round, which noting it starts.
+A delete that is missed after 3 is replayed by the next round; recording it starts that round.
 """
 
 from __future__ import annotations
@@ -13,50 +13,50 @@ from cachebackend.effects import Operation, Send
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
-from cachebackend.protocol.ring.clear import wipe
+from cachebackend.protocol.ring.clear import delete_matching
 from cachebackend.protocol.ring.node_deletes import delete_command
 
 __all__ = ["replay", "replay_missed"]
 
-#: Keys in one command.
+#: The most keys in one command.
 KEYS_AT_ONCE = 1000
 
 
-def replay(context: Context, node: int, outbox: Outbox | None, place: str) -> Operation[None]:
-    """Tell a node, by its index, what all processes owe it, and then what this one noted.
+def replay(context: Context, node: int, outbox: Outbox | None, endpoint: str) -> Operation[None]:
+    """Replay to a node what it missed from all processes, and then what this process recorded.
 
     Args:
         context: The alias.
-        node: The node.
-        outbox: What knows of other processes, if anything does.
-        place: What the outbox knows the node by.
+        node: The index of the node.
+        outbox: Stores what the node missed from other processes; None: nothing does.
+        endpoint: The name of the node in the outbox.
 
     Raises:
-        RingCacheError: The node did not confirm; what this process noted is noted again.
+        RingCacheError: The node did not confirm; what this process recorded stays recorded.
     """
     if outbox is not None:
-        yield from _tell(context, node, outbox.missed_by(place, context.missed.limit))
+        yield from _replay_keys(context, node, outbox.missed_by(endpoint, context.missed.limit))
     yield from replay_missed(context, node)
 
 
 def replay_missed(context: Context, node: int) -> Operation[None]:
-    """Tell a node what this process noted; raises as ``replay``."""
-    while owed := context.missed.take(node):
+    """Replay to a node what this process recorded; raises as ``replay`` does."""
+    while missed := context.missed.take(node):
         try:
-            yield from _tell(context, node, owed)
+            yield from _replay_keys(context, node, missed)
         except BaseException:
-            context.missed.add(node, owed)
+            context.missed.add(node, missed)
             raise
 
 
-def _tell(context: Context, node: int, owed: MissedKeys) -> Operation[None]:
-    if owed.is_all_keys:
+def _replay_keys(context: Context, node: int, missed: MissedKeys) -> Operation[None]:
+    if missed.is_all_keys:
         for pattern in context.patterns:
-            wiped = yield from wipe(context, pattern, [node])
-            for failure in wiped.failures.values():
+            cleared = yield from delete_matching(context, pattern, [node])
+            for failure in cleared.failures.values():
                 raise failure
-    for at in range(0, len(owed.keys), KEYS_AT_ONCE):
-        [reply] = yield Send([(node, delete_command(owed.keys[at : at + KEYS_AT_ONCE]))])
+    for start in range(0, len(missed.keys), KEYS_AT_ONCE):
+        [reply] = yield Send([(node, delete_command(missed.keys[start : start + KEYS_AT_ONCE]))])
         if isinstance(reply, RingCacheError):
             raise reply
-    context.counters.cell.deletes_replayed += len(owed.keys)
+    context.counters.cell.deletes_replayed += len(missed.keys)

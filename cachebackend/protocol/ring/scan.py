@@ -1,4 +1,4 @@
-"""Which keys of an alias hold values, a page of each node at a time."""
+"""Lists the keys of an alias that hold values, one page of each node at a time."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from cachebackend.protocol.context import Context
 
 __all__ = ["all_cursors", "scan"]
 
-#: How records begin that hold no value.
+#: The first bytes of records that hold no value for a plain reader.
 _NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
 Cursors = Mapping[int, bytes]
 
 
 def all_cursors(context: Context) -> dict[int, bytes]:
-    """Return where a scan of all nodes begins."""
+    """Return the cursors that a scan of all nodes begins with."""
     return dict.fromkeys(range(len(context.ring)), b"0")
 
 
 def scan(
     context: Context, pattern: bytes, cursors: Cursors, count: int
 ) -> Operation[tuple[list[bytes], dict[int, bytes]]]:
-    """Return keys that match a Redis pattern and hold values, and where to go on; no cursors: that was all.
+    """Return keys that match a Redis pattern and hold values, and the next cursors; none at the end.
 
     Args:
         context: The alias.
-        pattern: What the keys look like.
-        cursors: Where each node's scan stands.
-        count: How many keys a node looks at.
+        pattern: Matches the keys.
+        cursors: The cursor of each node's scan.
+        count: How many keys a node examines.
     """
     replies = yield Send(
         [(node, (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", count)) for node, cursor in cursors.items()]

@@ -36,8 +36,10 @@ def settle_write(context: Context, key: bytes, node: int, reply: Reply) -> None:
         node: The node that the write was sent to: the owner, or one of the gutter.
         reply: Its reply.
     """
-    context.drop_near((key,))
-    _record_older(context, key, node, reply)
+    if context.near is not None:
+        context.near.drop((key,))
+    if context.gutter is not None or reply.__class__ is NodeUnavailableError:
+        _record_older(context, key, node, reply)
 
 
 def _record_older(context: Context, key: bytes, node: int, reply: Reply) -> None:

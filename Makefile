@@ -39,12 +39,13 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
 
-lint: $(STAMP)  ## Check style, types, layers and spelling
+lint: $(STAMP)  ## Check style, types, layers, spelling and plain language
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/typos
+	@$(BIN)/python -m docs.plain_language
 
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)

@@ -64,7 +64,8 @@ bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmark
 	@$(BIN)/python -m benchmarks.outage; missed=$$?; \
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) && exit $$missed
 
-docs: $(STAMP)  ## Build the documentation; warnings are errors
+docs: $(STAMP)  ## Write the generated parts of the pages and build the site; warnings are errors
+	@$(BIN)/python -m docs.generated
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d .cache/doctrees docs docs/_build
 	@echo docs/_build/index.html
 

@@ -1,24 +1,15 @@
-"""How the pages in this folder become a site."""
+"""The Sphinx configuration of the site."""
 
-import os
-import sys
-from pathlib import Path
+import re
 
-DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
-
-import django  # noqa: E402
-
-django.setup()
-
-import generated  # noqa: E402
+#: Marks the parts of a page that ``docs/generated.py`` writes; a reader of the site does not see them.
+_MARK = re.compile(r"^<!-- (?:generated: .*|end generated) -->\n", re.MULTILINE)
 
 project = "django-ringcache"
 author = "the authors of django-ringcache"
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
-smartquotes = False  # which would make one dash of the two before an option
+smartquotes = False  # it would make one dash of the two in front of an option
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -29,5 +20,9 @@ templates_path: list[str] = []
 
 
 def setup(app: object) -> None:
-    """Have pages filled in from the code as they are read."""
-    app.connect("source-read", generated.fill_in)  # type: ignore[attr-defined]
+    """Register what happens when a page is read."""
+    app.connect("source-read", _without_marks)  # type: ignore[attr-defined]
+
+
+def _without_marks(app: object, name: str, source: list[str]) -> None:
+    source[0] = _MARK.sub("", source[0])

@@ -1,55 +1,117 @@
 """Parts of pages that are made from the code, so that they cannot differ from it.
 
-A line ``<!-- generated: WHAT NAME -->`` in a page is replaced as the page is read.
+    python -m docs.generated          # writes them into the pages
+    python -m docs.generated --check  # exits with 1 if a page is out of date
+
+A page marks such a part by two lines, between which everything is replaced:
+
+    <!-- generated: options cachebackend.options.ring.RingOptions -->
+    <!-- end generated -->
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from django.core.management import load_command_class
+import django
 
-from cachebackend import checks, errors
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
+django.setup()
 
-__all__ = ["fill_in"]
+from django.core.management import load_command_class  # noqa: E402  # needs the settings
+
+from cachebackend import checks, errors  # noqa: E402  # needs the apps
+from docs.docstrings import attributes_of, class_entry, function_entry  # noqa: E402
+
+__all__ = ["filled", "main", "stale_pages"]
 
 DOCS = Path(__file__).resolve().parent
-_MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
-_ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+END = "<!-- end generated -->"
+_PART = re.compile(rf"^(<!-- generated: (\w+)(?: (\S+))? -->)\n(?:.*?\n)??{END}$", re.MULTILINE | re.DOTALL)
+#: Public by name, but called by the library alone.
+_INTERNAL = frozenset(
+    {
+        "cached_rows",
+        "caches_absence",
+        "close",
+        "collect",
+        "contribute_to_class",
+        "differing",
+        "escaped",
+        "fill_options",
+        "keep",
+        "keys_of",
+        "many_key_bytes",
+        "many_tag_bytes",
+        "record",
+        "refill",
+        "tag_bytes",
+        "ttl_ms",
+    }
+)
+#: Arguments that every management command has.
+_DJANGOS = frozenset(
+    {
+        "--force-color",
+        "--help",
+        "--no-color",
+        "--pythonpath",
+        "--settings",
+        "--skip-checks",
+        "--traceback",
+        "--verbosity",
+        "--version",
+    }
+)
 
 
-def fill_in(app: Any, name: str, source: list[str]) -> None:
-    """Replace the marks of a page."""
-    source[0] = _MARK.sub(lambda mark: _KINDS[mark[1]](mark[2]), source[0])
+def filled(text: str) -> str:
+    """Return the text of a page with every generated part as the code has it now."""
+    return _PART.sub(lambda part: f"{part[1]}\n\n{_KINDS[part[2]](part[3]).strip()}\n\n{END}", text)
 
 
-def attributes_of(docstring: str) -> dict[str, str]:
-    """Return what the section ``Attributes:`` of a docstring says of each, in one line."""
-    found: dict[str, str] = {}
-    name = ""
-    _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
-    for line in section.splitlines():
-        if match := _ATTRIBUTE.match(line):
-            name, found[match[1]] = match[1], match[2]
-        elif line.startswith("     ") and name:
-            found[name] += " " + line.strip()
-    return found
+def stale_pages() -> dict[Path, str]:
+    """Return the pages that are out of date, with the text that they should have."""
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+    return {page: new for page, text in texts.items() if (new := filled(text)) != text}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the generated parts of all pages, or check them; return the exit code."""
+    parser = argparse.ArgumentParser(description="Write the parts of pages that are made from the code.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a page is out of date"
+    )
+    given = parser.parse_args(arguments)
+    stale = stale_pages()
+    for page, text in stale.items():
+        if not given.check:
+            page.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{page.name} {'is out of date' if given.check else 'is written'}\n")
+    return 1 if stale and given.check else 0
 
 
 def _options(name: str) -> str:
     """Return a table of the fields of an options class, with their defaults."""
-    module, _, word = name.rpartition(".")
-    cls = getattr(import_module(module), word)
+    cls = _named(name)
     texts = attributes_of(cls.__doc__)
     rows = [(f"`{field.name}`", _default(field), texts[field.name]) for field in fields(cls)]
-    return _table(("option", "default", ""), rows)
+    return _table(("option", "default", "meaning"), rows)
+
+
+def _named(path: str) -> Any:
+    """Return the object with a dotted path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _default(field: Any) -> str:
@@ -60,22 +122,22 @@ def _default(field: Any) -> str:
 
 def _counters(name: str) -> str:
     """Return a table of the counters of a class."""
-    counts = getattr(import_module("cachebackend.counters"), name)
+    counts = _named(f"cachebackend.counters.{name}")
     texts = attributes_of(counts.__doc__)
     return _table(
-        ("counter", "what counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(counts)]
+        ("counter", "what it counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(counts)]
     )
 
 
 def _errors(_: str) -> str:
-    """Return a table of the errors, each with its base and what its docstring says."""
+    """Return a table of the errors, each with its base class and its docstring."""
     rows = []
     for name in errors.__all__:
         cls = getattr(errors, name)
         meaning = inspect.cleandoc(cls.__doc__).partition("\n")[0]
         extra = ", ".join(f"`{word}`: {text}" for word, text in attributes_of(cls.__doc__).items())
         rows.append((f"`{name}`", f"`{cls.__bases__[0].__name__}`", f"{meaning} {extra}".strip()))
-    return _table(("error", "is a", "meaning"), rows)
+    return _table(("error", "base class", "meaning"), rows)
 
 
 def _checks(_: str) -> str:
@@ -85,60 +147,67 @@ def _checks(_: str) -> str:
         number, colon, text = (inspect.getdoc(getattr(checks, name)) or "").partition(":")
         if colon and number.startswith("ringcache."):
             rows.append((f"`{number}`", " ".join(text.split())))
-    return _table(("check", "what it says"), sorted(rows))
+    return _table(("check", "what it reports"), sorted(rows))
 
 
 def _command(name: str) -> str:
-    """Return what ``--help`` says of a command and of each of its actions."""
+    """Return the description of a command and of each of its actions, with their arguments."""
     app = "cacheproject.demo" if name in {"demo", "replay", "services"} else "cachebackend"
     parser = load_command_class(app, name).create_parser("manage.py", name)
-    djangos = {"--version", "-v", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color"}
-    djangos |= {"--skip-checks", "-h", "--help"}
-    lines = [f"{parser.description}", ""]
-    lines += _arguments(parser, djangos)
+    lines = [f"{parser.description}", "", *_arguments(parser)]
     for action in parser._actions:
         if not isinstance(action, argparse._SubParsersAction):
             continue
         for pseudo in action._choices_actions:
-            lines += ["", f"`manage.py {name} {pseudo.dest}`", f": {pseudo.help}", ""]
-            lines += ["  " + line for line in _arguments(action.choices[pseudo.dest], djangos)]
-    return "\n".join(lines) + "\n"
+            lines += ["", f"**`manage.py {name} {pseudo.dest}`**: {pseudo.help}", ""]
+            lines += _arguments(action.choices[pseudo.dest])
+    return "\n".join(lines)
 
 
-def _arguments(parser: argparse.ArgumentParser, hidden: set[str]) -> list[str]:
+def _arguments(parser: argparse.ArgumentParser) -> list[str]:
     """Return a list of a parser's arguments, without those that every command has."""
     shown = []
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction) or hidden.intersection(action.option_strings):
+        if isinstance(action, argparse._SubParsersAction) or _DJANGOS.intersection(action.option_strings):
             continue
         words = (
             " / ".join(f"`{word}`" for word in action.option_strings) or f"`{action.metavar or action.dest}`"
         )
         if action.choices is not None:
             words += " (" + ", ".join(f"`{choice}`" for choice in action.choices) + ")"
-        shown.append(f"- {words}: {action.help or ''}".rstrip(": "))
+        shown.append(f"- {words}: {action.help or ''}".replace("%%", "%").rstrip(": "))
     return shown
 
 
-def _others(_: str) -> str:
-    """Return the pages that the index does not name."""
-    named = (DOCS / "index.md").read_text(encoding="utf-8").split()
-    return "\n".join(sorted({page.stem for page in DOCS.glob("*.md")} - {*named, "index"}))
+def _class(name: str) -> str:
+    """Return the reference of a class and its methods."""
+    return class_entry(_named(name), name, _INTERNAL)
+
+
+def _function(name: str) -> str:
+    """Return the reference of a function, or of a Celery task."""
+    function = _named(name)
+    return function_entry(getattr(function, "run", function), name, level=3)
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [heads, ("---",) * len(heads), *rows]
-    return (
-        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        + "\n"
+    return "\n".join(
+        "| " + " | ".join(cell.replace("``", "`").replace("|", "\\|") for cell in line) + " |"
+        for line in lines
     )
 
 
 _KINDS: dict[str, Callable[[str], str]] = {
     "checks": _checks,
+    "class": _class,
     "command": _command,
     "counters": _counters,
     "errors": _errors,
+    "function": _function,
     "options": _options,
-    "others": _others,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,10 +22,12 @@ from django.test.utils import isolate_apps
 from django.utils import timezone
 
 import cachebackend
+from cachebackend import tasks, testing
 from cachebackend.invalidation import watched
 from cachebackend.options import RingOptions, WriteBehindOptions
 from cachebackend.schedule import beat_schedule
 from cacheproject.demo.models import Article
+from docs import docstrings, generated
 
 ROOT = Path(settings.BASE_DIR)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -124,6 +126,52 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert "lease_timeout" in (tmp_path / "settings.html").read_text(encoding="utf-8")
     assert "generated:" not in "".join(page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html"))
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    """Settings, counters, errors, checks, commands and the API are in the pages as the code has them.
+
+    If this fails: ``python -m docs.generated`` writes them.
+    """
+    assert [page.name for page in generated.stale_pages()] == []
+
+
+def test_a_generated_part_is_replaced_between_its_marks() -> None:
+    """The text around it stays, and a second run changes nothing."""
+    page = "before\n<!-- generated: errors -->\nold\n<!-- end generated -->\nafter\n"
+    filled = generated.filled(page)
+    assert filled.startswith("before\n<!-- generated: errors -->\n\n| error |")
+    assert filled.endswith(" |\n\n<!-- end generated -->\nafter\n")
+    assert "old\n" not in filled
+    assert generated.filled(filled) == filled
+
+
+def test_the_reference_names_all_that_is_public() -> None:
+    """Every public name of the package, every method of the cache's, and each task."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    heads = set(re.findall(r"^#+ `(?:cachebackend\.)?([\w.]+)`$", page, re.MULTILINE))
+    assert heads >= set(cachebackend.__all__)
+    assert heads >= {f"tasks.{name}" for name in tasks.__all__} | {"schedule.beat_schedule"}
+    assert heads >= {f"testing.{name}" for name in testing.__all__}
+    assert heads >= {"get", "set", "get_or_set", "invalidate_tags", "lock", "in_bulk", "update_many"}
+
+
+def test_a_docstring_becomes_markdown() -> None:
+    """Sections become lists, code keeps one backtick, and nothing is taken for HTML."""
+    text = """Store ``{"a": 1}`` for <key>.
+
+    Args:
+        key: The key,
+            of any length.
+
+    More of it.
+
+    Source: the manual.
+    """
+    assert docstrings.markdown_of(text) == (
+        'Store `{"a": 1}` for &lt;key>.\n\nArguments:\n\n- `key`: The key, of any length.\n\n'
+        "More of it.\n\nSource: the manual."
+    )
 
 
 @pytest.mark.django_db(transaction=True)

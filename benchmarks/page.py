@@ -69,18 +69,19 @@ def page(told: Mapping[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; the figures are in `benchmarks/results.json`. All are taken on the same",
-        "servers in one run, in rounds that take turns: medians, and the range of a ratio over the",
-        "quartiles. Client and servers share one core, but where it says otherwise, and for processes and",
-        "for drains, which have all: else it is chance who wakes whom. Absolute figures are this machine's;",
-        "look at the ratios. A row has twelve fields, with a Decimal and two aware datetimes.",
-        "A bare socket sends by hiredis and pickles the row, as the peers do.",
+        "Written by `make bench`; the figures are in `benchmarks/results.json`. All figures are from one run",
+        "on the same servers, in rounds that take turns: medians, and the range of a ratio over the",
+        "quartiles. Client and servers share one core, because otherwise the scheduler decides the result;",
+        "where the page says so, and for processes and drains, they have all cores. Absolute figures depend",
+        "on the machine; look at the ratios. A row has twelve fields, among them a Decimal and two aware",
+        "datetimes.",
+        "A bare socket packs commands with hiredis and pickles the row, as the other libraries do.",
         "",
         f"Machine: {told['machine']}.",
         "",
         "## What is required",
         "",
-        "| work | beside | times | range | required | |",
+        "| work | compared with | times | range | required | |",
         "|---|---|---|---|---|---|",
     ]
     for row in told["ratios"]:
@@ -90,7 +91,7 @@ def page(told: Mapping[str, Any]) -> str:
             f"| {row['work']} | {row['beside']} | {row['times']:.2f} | {low:.2f} to {high:.2f} "
             f"| {row['required']} | {met} |"
         )
-    lines += ["", "`≥`: so many times faster. `≤`: at most so many times what that takes.", ""]
+    lines += ["", "`≥ n`: at least `n` times faster. `≤ n`: at most `n` times the duration.", ""]
     lines += ["## Microseconds a call", ""]
     for work, each in told["microseconds"].items():
         lines += [f"### {work}", ""]
@@ -111,21 +112,21 @@ def _near(told: Mapping[str, Any]) -> list[str]:
     return [
         "## The near cache",
         "",
-        f"How long after a write was acknowledged its copies in {told['readers']} other processes were gone,",
-        f"over {told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
-        f"Of its own writes the writer missed {told['own_writes_not_seen']}. Readers that never wait, and so",
-        "keep their other threads waiting, add up to 5 ms.",
+        f"Time from the acknowledgement of a write until its copies in {told['readers']} other processes",
+        f"were gone, over {told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
+        f"The writer missed {told['own_writes_not_seen']} of its own writes. Readers that never wait, and so",
+        "block the other threads of their process, add up to 5 ms.",
         "",
     ]
 
 
 def _scaling(told: Mapping[str, Any]) -> list[str]:
-    lines = ["## What grows, and what does not", ""]
-    lines += ["Nodes that are databases of four servers, so that only the client has more of them:", ""]
+    lines = ["## What grows with nodes, keys and processes", ""]
+    lines += ["The nodes are databases of four servers, so that only the client's part grows:", ""]
     lines += _nodes(told["nodes"])
     few, most = told["growth"].values()
     grown = {way: most[way] / few[way] - 1 for way in ("get", "bare socket")}
-    lines += ["", "By turns of these two alone, for what is looked for is small: a get on"]
+    lines += ["", "These two alone, in turns, because the difference is small: a get on"]
     lines.append(
         f"{' and '.join(told['growth'])} nodes {few['get']:.1f} and {most['get']:.1f} µs, {grown['get']:.1%} "
         f"more; on bare sockets {few['bare socket']:.1f} and {most['bare socket']:.1f}, "
@@ -133,9 +134,9 @@ def _scaling(told: Mapping[str, Any]) -> list[str]:
     )
     lines += [
         "",
-        "Each node a server, all on one core with the client, which so many processes take from each",
+        "Each node is a server, and all of them share one core with the client. The processes evict each",
     ]
-    lines += ["other's caches; the bare sockets, which the same keys are read on, pay that too:", ""]
+    lines += ["other's data from the CPU's caches; reads of the same keys on bare sockets slow down too:", ""]
     lines += _nodes(told["servers"])
     lines += ["", "| keys on three nodes | get, µs |", "|---|---|"]
     lines += [f"| {int(count):,} | {taken:.1f} |" for count, taken in told["keys"].items()]
@@ -150,7 +151,7 @@ def _scaling(told: Mapping[str, Any]) -> list[str]:
 
 def _nodes(told: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| nodes | get, µs | on bare sockets | beyond them | get_many(100), µs |",
+        "| nodes | get, µs | on bare sockets | difference | get_many(100), µs |",
         "|---|---|---|---|---|",
     ]
     return lines + [
@@ -164,7 +165,7 @@ def _behind(told: Mapping[str, Any]) -> list[str]:
     one, many = told["enqueue"], told["behind"]
     lines = ["## Write-behind", "", "| one write of one row | µs |", "|---|---|"]
     lines += [f"| {way} | {taken:,.1f} |" for way, taken in one["enqueue_us"].items()]
-    lines += ["", "| landing | a second |", "|---|---|"]
+    lines += ["", "| rows written to Postgres by | a second |", "|---|---|"]
     lines += [f"| {way} | {rate:,} |" for way, rate in many["drain_per_second"].items()]
     times = one["times_faster_than"] | many["times_faster_than"]
     lines += ["", f"Times faster than {', '.join(f'{way} {each}' for way, each in times.items())}."]
@@ -176,28 +177,28 @@ def _file(work: str) -> str:
 
 
 _FLOOR = [
-    "## What is left between a get and the floor",
+    "## What a get costs beyond a bare GET",
     "",
-    "By profile, of a `get` of a row over a bare `GET` on the same socket: decoding the row is the most",
-    "(MessagePack calls back for the Decimal), then the making and checking of the key (Django lets",
-    "`make_key` and `KEY_FUNCTION` be replaced), taking a connection and giving it back (a connection is",
-    "nobody's between two calls, so that threads that end leave none behind), and the breaker, the",
-    "counters and the look at how the record begins.",
+    "From a profile of a `get` of a row, compared with a bare `GET` on the same socket, largest part first:",
+    "decoding the row (MessagePack calls back for the Decimal); making and checking the key (Django allows",
+    "`make_key` and `KEY_FUNCTION` to be replaced); taking a connection and returning it (a connection",
+    "belongs to no thread between two calls, so that a thread that ends leaves none open); the breaker, the",
+    "counters and reading the first bytes of the record.",
     "",
     "## Where the time goes",
     "",
-    "- `get_many(100)`: a third is the decoding of the rows, a quarter the three sockets; on one node, as",
-    "  the peer has it, it takes a quarter less. Decoding all rows in one call would save a tenth, but a",
-    "  row that is damaged could then change its neighbour.",
-    "- A miss with its delete is three round trips (`DEL`, `SET NX GET`, `SET IFEQ`), the peer's four, and",
-    "  they are most of it: our own code takes 13 µs when it has a core to itself. The delete is a script,",
-    "  so that it takes no other writer's quarantine away: 7 µs more than a `DEL`.",
-    "- A write behind: half is the node's script and the write to its file, and of our own 10 µs two are",
+    "- `get_many(100)`: a third is decoding the rows, a quarter the three sockets; on one node, like the",
+    "  other library, it takes a quarter less. Decoding all rows in one call would save a tenth, but then a",
+    "  damaged row could change its neighbour.",
+    "- A miss with its delete is three round trips (`DEL`, `SET NX GET`, `SET IFEQ`), four in the other",
+    "  library, and they are most of it: our own code takes 13 µs on a core of its own. The delete is a",
+    "  script, so that it does not remove another writer's quarantine: 7 µs more than a `DEL`.",
+    "- A write-behind write: half is the node's script and the write to its file; of our own 10 µs two are",
     "  Django's, for `F(x) + 1`.",
-    "- A drain: more than half is Postgres' own work, in one transaction, synced, for each of eight",
-    "  partitions. Before each turn of any way the table is vacuumed, as autovacuum does in time: else",
-    "  each would find more dead rows than the one before, and `UPDATE … FROM` more than `ON CONFLICT`.",
-    "- A get, by nodes: nothing in it is done for each node, but each has a socket, a connection and a",
-    "  handful of objects of its own, which are colder the more there are. Bare sockets grow by as much, in",
-    "  percent: a mark that we miss there, they miss too.",
+    "- A drain: more than half is Postgres, in one synchronous transaction for each of eight partitions.",
+    "  The table is vacuumed before each round, as autovacuum does in time: otherwise each round would find",
+    "  more dead rows than the one before, and `UPDATE … FROM` more than `ON CONFLICT`.",
+    "- A get, by nodes: nothing in it is done for each node, but each node has a socket, a connection and a",
+    "  few objects, and with more of them fewer are in the CPU's caches. Bare sockets slow down by the same",
+    "  percentage, so where we miss that goal, they miss it too.",
 ]

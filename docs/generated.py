@@ -30,6 +30,7 @@ django.setup()
 from django.core.management import load_command_class  # noqa: E402  # needs the settings
 
 from cachebackend import checks, errors  # noqa: E402  # needs the apps
+from cachebackend.options.faults import Choice  # noqa: E402
 from docs.docstrings import attributes_of, class_entry, function_entry  # noqa: E402
 
 __all__ = ["filled", "main", "stale_pages"]
@@ -104,8 +105,19 @@ def _options(name: str) -> str:
     """Return a table of the fields of an options class, with their defaults."""
     cls = _named(name)
     texts = attributes_of(cls.__doc__)
-    rows = [(f"`{field.name}`", _default(field), texts[field.name]) for field in fields(cls)]
+    rows = [
+        (f"`{field.name}`", _default(field), texts[field.name] + _choices(field)) for field in fields(cls)
+    ]
     return _table(("option", "default", "meaning"), rows)
+
+
+def _choices(field: Any) -> str:
+    """Return the values that an option may have, if there are only a few."""
+    rule = field.metadata.get("rule")
+    rule = getattr(rule, "rule", rule)  # of an optional one
+    if not isinstance(rule, Choice):
+        return ""
+    return " One of " + ", ".join(f'`"{word}"`' for word in rule.words) + "."
 
 
 def _named(path: str) -> Any:

@@ -198,9 +198,9 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
         "",
         "Each Python runs " + ", ".join(f"`{each}`" for each in LIBRARY) + ";",
         "other nodes run " + " and ".join(f"`{each}`" for each in NODES) + ", the queue nodes and the broker",
-        "staying what they are; another Postgres runs `tests/integration`, and so does SQLite but for",
-        "write-behind and triggers, which need Postgres. Everything else steps, kills and mutates what",
-        "does not depend on any of these, and runs in `make test`.",
+        "staying the same; another Postgres runs `tests/integration`, and so does SQLite, except for",
+        "write-behind and triggers, which need Postgres. All other tests exercise code that does not depend",
+        "on any of these; `make test` runs them.",
         "",
     ]
     reasons: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, and its examples run."""
+"""The documentation: it builds without a warning, its examples run, and its generated parts are current."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ from cacheproject.demo.models import Article
 from docs import docstrings, generated
 
 ROOT = Path(settings.BASE_DIR)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+#: Files of the reader's project that pages name.
+THEIRS = {"celery.py", "conftest.py", "models.py", "settings.py", "urls.py"}
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMANDS = re.compile(r"manage\.py (\w+)(?: (\w+))?")
-#: What is between quotes, and comments: a shell looks for no files in them.
+#: Quoted text and comments: a shell expands no file names in them.
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(^|\s)#.*")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [text for word, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if word == language]
+    return [text for found, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
 def lines_for_a_shell(page: Path) -> list[str]:
-    """Return the lines of a page's shell blocks, and of those that are merely indented."""
+    """Return the lines of a page's shell blocks, and of its indented commands."""
     indented = re.findall(
         r"^ {4}((?:make|python|celery) .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -50,8 +55,8 @@ def lines_for_a_shell(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What examples may name without saying where it is from; models of examples are forgotten afterwards."""
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Names that examples may use without an import; models of examples are unregistered afterwards."""
     monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
     for number in (1, 2, 3):
         Article.objects.create(pk=number, slug="xyz"[number - 1], title=f"Title {number}")
@@ -72,12 +77,12 @@ def words(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     } | {name: getattr(cachebackend, name) for name in cachebackend.__all__}
 
 
-def run_block(text: str, words: dict[str, Any]) -> None:
-    """Run an example, statement by statement: those that await in an event loop, the others as they are."""
+def run_block(text: str, names: dict[str, Any]) -> None:
+    """Run an example, statement by statement; a statement that awaits runs in an event loop."""
     if "(models.Model)" in text:
-        words = words | {"__name__": "cacheproject.demo.models"}
+        names = names | {"__name__": "cacheproject.demo.models"}
         with isolate_apps("cacheproject.demo"):
-            exec(text, words)
+            exec(text, names)
         return
     for statement in ast.parse(text).body:
         awaits = any(isinstance(node, ast.Await) for node in ast.walk(statement))
@@ -89,20 +94,20 @@ def run_block(text: str, words: dict[str, Any]) -> None:
             flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if awaits and not is_definition else 0,
         )
         if code.co_flags & inspect.CO_COROUTINE:
-            async_to_sync(_awaited)(code, words)
+            async_to_sync(_awaited)(code, names)
         else:
-            exec(code, words)
-    for alias, given in words.pop("CACHES", {}).items():
+            exec(code, names)
+    for alias, given in names.pop("CACHES", {}).items():
         RingOptions.read(given["LOCATION"], given.get("OPTIONS", {}), f"CACHES[{alias!r}]")
-    WriteBehindOptions.read(words.pop("WRITE_BEHIND", {}))
+    WriteBehindOptions.read(names.pop("WRITE_BEHIND", {}))
 
 
-async def _awaited(code: Any, words: dict[str, Any]) -> None:
-    await eval(code, words)
+async def _awaited(code: Any, names: dict[str, Any]) -> None:
+    await eval(code, names)
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """``make docs`` finds every link, and every part that is made from the code."""
+    """Every link and every picture of a page exists."""
     built = subprocess.run(
         [
             sys.executable,
@@ -174,24 +179,35 @@ def test_a_docstring_becomes_markdown() -> None:
     )
 
 
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.stem)
+def test_links_between_files_of_the_repository_lead_somewhere(page: Path) -> None:
+    """Those of the pages that are not part of the site, whose links Sphinx does not check."""
+    targets = re.findall(r"\]\(([\w./-]+)\)", page.read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("empty_nodes")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+    "page",
+    # tests/project/test_quickstart.py runs the other page
+    [page for page in PAGES if blocks(page, "python") and page.stem != "quickstart"],
+    ids=lambda page: page.stem,
 )
-def test_examples_run(page: Path, words: dict[str, Any]) -> None:
-    """The Python of a page runs from top to bottom on the ring; settings in it are without fault."""
+def test_examples_run(page: Path, names: dict[str, Any]) -> None:
+    """The Python of a page runs from top to bottom on the ring; its settings are valid."""
     for text in blocks(page, "python"):
         try:
-            run_block(text, words)
+            run_block(text, names)
         except Exception as error:
             error.add_note(f"in {page.name}:\n{text}")
             raise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_has_one_type_exists(page: Path) -> None:
-    """Every ``make`` target and every management command with its action that a page shows is there."""
+def test_commands_of_a_page_exist(page: Path) -> None:
+    """Every ``make`` target, and every management command with its action."""
     from django.core.management import get_commands, load_command_class
 
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -208,8 +224,8 @@ def test_what_a_page_has_one_type_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_shell_takes_what_a_page_has_one_type(page: Path) -> None:
-    """As it stands: zsh refuses a ``?``, ``*`` or ``[`` outside quotes that matches no file."""
+def test_a_shell_accepts_the_commands_of_a_page(page: Path) -> None:
+    """As they are written: zsh refuses a ``?``, ``*`` or ``[`` outside quotes that matches no file."""
     inline = re.findall(r"`((?:pip|python|make|celery) [^`]*)`", page.read_text(encoding="utf-8"))
     for line in [*lines_for_a_shell(page), *inline]:
         assert not re.search(r"[?*\[]", _QUOTED.sub("", line)), line
@@ -217,18 +233,19 @@ def test_a_shell_takes_what_a_page_has_one_type(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """A stranger who follows the map finds what it says: each module, script and folder of tests is there."""
+    """Each module, script and folder of tests, so that a newcomer who follows a page finds them."""
     named = re.findall(r"`([\w./]+(?:\.py|\.lua)|tests/\w+|\w+/)`", page.read_text(encoding="utf-8"))
-    names = [name for name in named if name not in {"settings.py", "models.py"}]
     assert [
         name
-        for name in names
-        if not (ROOT / name).exists() and not any((ROOT / "cachebackend").rglob(name.rstrip("/")))
+        for name in named
+        if name not in THEIRS
+        and not (ROOT / name).exists()
+        and not any((ROOT / "cachebackend").rglob(name.rstrip("/")))
     ] == []
 
 
-def test_the_map_has_the_layers_that_are_enforced() -> None:
-    """In the order of the contract, each with all that stands beside it."""
+def test_the_architecture_page_has_the_layers_that_are_enforced() -> None:
+    """In the order of the contract, each with every package of that layer."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     enforced = [re.findall(r"\w+", layer) for layer in linter["contracts"][0]["layers"]]
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -237,9 +254,24 @@ def test_the_map_has_the_layers_that_are_enforced() -> None:
     assert list(map(sorted, rows)) == list(map(sorted, enforced))
 
 
-def test_every_event_of_the_log_is_told_of() -> None:
-    """And no other."""
+def test_every_log_event_is_documented() -> None:
+    """With its level and its fields, and what to do about it; and no event that does not exist."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cachebackend").rglob("*.py"))
     logged = set(re.findall(r'"event": "(\w+)"|log_limited\(\s*"(\w+)"', source))
+    events = {one or other for one, other in logged}
     table = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
-    assert {one or other for one, other in logged} == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == events
+    assert documented("## Log events") == events
+
+
+def test_every_system_check_is_documented() -> None:
+    """With what to do about it; and no check that does not exist."""
+    source = (ROOT / "cachebackend" / "checks.py").read_text(encoding="utf-8")
+    assert documented("## System checks") == set(re.findall(r"ringcache\.[EW]\d{3}", source))
+
+
+def documented(section: str) -> set[str]:
+    """Return the names in the first column of a section's table in the page on troubleshooting."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    text = page.partition(f"{section}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `([\w.]+)`", text, re.MULTILINE))

@@ -30,7 +30,6 @@ django.setup()
 from django.core.management import load_command_class  # noqa: E402  # needs the settings
 
 from cachebackend import checks, errors  # noqa: E402  # needs the apps
-from cachebackend.options.faults import Choice  # noqa: E402
 from docs.docstrings import attributes_of, class_entry, function_entry  # noqa: E402
 
 __all__ = ["filled", "main", "stale_pages"]
@@ -115,9 +114,8 @@ def _choices(field: Any) -> str:
     """Return the values that an option may have, if there are only a few."""
     rule = field.metadata.get("rule")
     rule = getattr(rule, "rule", rule)  # of an optional one
-    if not isinstance(rule, Choice):
-        return ""
-    return " One of " + ", ".join(f'`"{word}"`' for word in rule.words) + "."
+    words = getattr(rule, "words", ())
+    return " One of " + ", ".join(f'`"{word}"`' for word in words) + "." if words else ""
 
 
 def _named(path: str) -> Any:

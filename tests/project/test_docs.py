@@ -210,7 +210,7 @@ def test_commands_of_a_page_exist(page: Path) -> None:
     """Every ``make`` target, and every management command with its action."""
     from django.core.management import get_commands, load_command_class
 
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     apps = get_commands()
     for line in lines_for_a_shell(page):
         if line.startswith("make "):

@@ -69,7 +69,6 @@ _DJANGOS = frozenset(
         "--skip-checks",
         "--traceback",
         "--verbosity",
-        "--version",
     }
 )
 
@@ -178,7 +177,9 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
     """Return a list of a parser's arguments, without those that every command has."""
     shown = []
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction) or _DJANGOS.intersection(action.option_strings):
+        if isinstance(action, argparse._SubParsersAction | argparse._VersionAction):
+            continue
+        if _DJANGOS.intersection(action.option_strings):
             continue
         words = (
             " / ".join(f"`{word}`" for word in action.option_strings) or f"`{action.metavar or action.dest}`"

@@ -84,6 +84,7 @@ PHRASES = (
     Phrase("once in a while", "name the interval: 'at most once a minute'"),  # plain: ok
     Phrase(r"vouch\w*", "write 'prove', 'check'"),  # plain: ok
     Phrase("(?:is|are|be) (?:of )?no use", "write 'is useless', or what happens instead"),  # plain: ok
+    Phrase("(?:is|are|was|were) to be", "write 'must be', 'will be'"),  # plain: ok
     Phrase("where that must not be", "write 'if that is not acceptable'"),  # plain: ok
     Phrase("in the place of", "write 'instead of'"),  # plain: ok
     Phrase(r"as (?:(?:the|its|their|an?) )?[\w.`']+ says?", "write 'according to …'"),  # plain: ok

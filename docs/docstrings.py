@@ -143,8 +143,8 @@ def _signature(function: Callable[..., Any], name: str) -> str:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    text = stars.get(parameter.kind, "") + parameter.name
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}
+    text = stars.get(parameter.kind.name, "") + parameter.name
     typed = parameter.annotation is not inspect.Parameter.empty
     if typed:
         text += f": {_annotation(parameter.annotation)}"
@@ -156,5 +156,5 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    text = annotation if isinstance(annotation, str) else str(getattr(annotation, "__name__", annotation))
     return text.replace("protocol.", "").replace("reads.", "")

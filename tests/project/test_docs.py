@@ -270,8 +270,23 @@ def test_every_system_check_is_documented() -> None:
     assert documented("## System checks") == set(re.findall(r"ringcache\.[EW]\d{3}", source))
 
 
+def test_log_messages_that_a_page_quotes_exist() -> None:
+    """A reader finds a message of the log by the words that the page quotes."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cachebackend").rglob("*.py"))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    text = page.partition("### Messages without an event\n")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    assert quoted
+    assert [message for message in quoted if message not in source] == []
+
+
+def test_the_readme_is_short() -> None:
+    """A newcomer reads it in one go: at most 180 lines."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
 def documented(section: str) -> set[str]:
     """Return the names in the first column of a section's table in the page on troubleshooting."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    text = page.partition(f"{section}\n")[2].partition("\n## ")[0]
+    text = page.partition(f"\n{section}\n")[2].partition("\n#")[0]
     return set(re.findall(r"^\| `([\w.]+)`", text, re.MULTILINE))

@@ -57,10 +57,10 @@ def empty_nodes(services: Services) -> Iterator[None]:
 
 def restart_queue(services: Services) -> None:
     """Restart the queue node, and have this process find it at once and not by its next probe."""
-    from cachebackend.writebehind.queue import project_queue, watched_queue
+    from cachebackend.writebehind.queue import monitoring_queue, project_queue
 
     services.restart("queue-a")
-    for node in (*project_queue().nodes, *watched_queue().nodes):
+    for node in (*project_queue().nodes, *monitoring_queue().nodes):
         if node.breaker is not None:
             node.breaker.close()
 

@@ -16,7 +16,7 @@ from cachebackend.admin.actions import log_action
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reads import words_of
+from cachebackend.writebehind.reads import describe_row
 
 __all__ = ["ParkedWriteAdmin"]
 
@@ -36,7 +36,7 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
     def changes_in_words(self, parked: ParkedWrite) -> str:
         """Return what the write was to do."""
         model = model_named(parked.label)
-        return words_of(model, row_of(parked, model)) if model else "of a model that is gone"
+        return describe_row(model, row_of(parked, model)) if model else "of a model that is gone"
 
     @admin.action(description="Try the selected parked writes again", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse | None:
@@ -45,9 +45,11 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
             return self._ask(request, queryset)
         asked = f"try {queryset.count()} parked writes again"
         retried = writebehind.retry(queryset, queryset.db)
-        log_action(request, ParkedWrite, f"{asked}: {retried.landed} landed, {len(retried.left)} did not")
-        self.message_user(request, f"{retried.landed} writes landed.")
-        for parked in retried.left[:10]:
+        log_action(
+            request, ParkedWrite, f"{asked}: {retried.applied} landed, {len(retried.remaining)} did not"
+        )
+        self.message_user(request, f"{retried.applied} writes landed.")
+        for parked in retried.remaining[:10]:
             self.message_user(request, f"{parked}: {parked.error}", messages.WARNING)
         return None
 

@@ -1,4 +1,4 @@
-"""The write-behind queue: its nodes and counters, once a process."""
+"""The client of the write-behind queue: its nodes and counters, one for each process."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import QueueContext
-from cachebackend.protocol.queue.fold import FSYNC_MS, Folded, RowWrite, fold, fold_requests, found_of
+from cachebackend.protocol.queue.fold import FSYNC_MS, Folded, RowWrite, fold, fold_requests, fold_result
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.ring import Ring
 
 __all__ = ["QueueClient"]
 
-#: At most between two probes of a queue node: nothing stands in for one.
+#: The most seconds between two probes of a queue node that is down; no other node takes its writes.
 _PROBE_SECONDS = 5.0
 
 
 class QueueClient(Client):
-    """The write-behind queue nodes.
+    """The client of the write-behind queue nodes.
 
     Args:
-        options: The project's settings; they name at least one node.
-        clock: Where time comes from.
+        options: The project's settings, with at least one node.
+        clock: The source of time.
     """
 
     def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -39,19 +39,19 @@ class QueueClient(Client):
         CLIENTS.add(self)
 
     def after_fork(self) -> None:
-        """Let go of what threads of the parent counted, in a forked child."""
+        """Reset, in a forked child, the counters of the parent's threads."""
         self.counters.after_fork()
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
-        """Fold one row's write: ``protocol.fold`` without its generator where one reply is all of it."""
+        """Fold one row's write. Like ``protocol.fold``, but without its generator if one reply is enough."""
         requests = fold_requests(self.context, partition, [write])
         if len(requests) == 1:
             [(node, command)] = requests
             reply = self.nodes[node].call(command)
             if (
                 not is_unknown_script(reply)
-                and (found := found_of(self.context, partition, 1, [reply])) is not None
+                and (result := fold_result(self.context, partition, 1, [reply])) is not None
             ):
-                return found
-        [found] = self.run(fold(self.context, [(partition, [write])]))
-        return found
+                return result
+        [result] = self.run(fold(self.context, [(partition, [write])]))
+        return result

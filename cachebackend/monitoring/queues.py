@@ -22,7 +22,7 @@ from cachebackend.monitoring.ring import MINUTES, RECENT_MINUTES
 from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.telemetry.publisher import drains_by_minute
-from cachebackend.writebehind.queue import watched_queue
+from cachebackend.writebehind.queue import monitoring_queue
 
 __all__ = ["QueueFigures", "queue_figures"]
 
@@ -134,7 +134,7 @@ def _with_queues(figures: QueueFigures, options: WriteBehindOptions) -> QueueFig
     )
     faults = list(figures.faults)
     if away:
-        states = {node.name: node.breaker.state for node in watched_queue().nodes if node.breaker}
+        states = {node.name: node.breaker.state for node in monitoring_queue().nodes if node.breaker}
         faults += [
             Fault(
                 "waiting",

@@ -25,12 +25,12 @@ from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
-from cachebackend.protocol.queue.queue_state import Place, dirty, node_settings, places
+from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_settings, queue_states
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.ring.scan import all_cursors, scan
-from cachebackend.protocol.telemetry.counters import add_counts, counts_of, note_time
+from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
 from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_of, node_infos
 
 __all__ = [
@@ -49,8 +49,8 @@ __all__ = [
     "Operation",
     "Partition",
     "Pending",
-    "Place",
     "QueueContext",
+    "QueueState",
     "RowWrite",
     "add",
     "add_counts",
@@ -59,7 +59,6 @@ __all__ = [
     "clear_missed",
     "close",
     "contents",
-    "counts_of",
     "delete",
     "delete_many",
     "delete_misplaced",
@@ -81,10 +80,11 @@ __all__ = [
     "memory_of",
     "node_infos",
     "node_settings",
-    "note_time",
     "pending",
-    "places",
     "quarantine",
+    "queue_states",
+    "read_counts",
+    "record_time",
     "release",
     "renumber",
     "replace",

@@ -27,7 +27,7 @@ def record_run(task: str) -> None:
     try:
         for cache in _keepers():
             at = int(time.time() * 1000)
-            cache.client.run(protocol.note_time(cache.client.context, _key(cache), task, at, KEEP_SECONDS))
+            cache.client.run(protocol.record_time(cache.client.context, _key(cache), task, at, KEEP_SECONDS))
     except Exception:
         logger.exception("it could not be noted that %s ran", task)
 
@@ -43,7 +43,7 @@ def last_runs() -> dict[str, float]:
     found_runs: dict[str, float] = {}
     latest = (time.time() + _AHEAD_SECONDS) * 1000
     for cache in _keepers():
-        [found] = cache.client.run(protocol.counts_of(cache.client.context, [_key(cache)]))
+        [found] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
         if isinstance(found, RingCacheError):
             raise found
         found_runs.update({task: at / 1000 for task, at in found.items() if 0 < at <= latest})

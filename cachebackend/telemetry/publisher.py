@@ -81,7 +81,7 @@ class _Kept(Generic[C]):
         now = int(time.time()) // MINUTE
         wanted = range(now - minutes + 1, now + 1)
         keys = [self._key(str(minute)) for minute in wanted]
-        found = self.client.run(protocol.counts_of(self.client.context, keys))
+        found = self.client.run(protocol.read_counts(self.client.context, keys))
         return {minute: self._read(told) for minute, told in zip(wanted, found, strict=True)}
 
     def _read(self, told: Mapping[str, int] | RingCacheError) -> C | None:
@@ -89,7 +89,7 @@ class _Kept(Generic[C]):
 
     def in_all(self) -> C:
         """Return what was counted in all; raises what its node failed with."""
-        [found] = self.client.run(protocol.counts_of(self.client.context, [self._key(ALL)], copies=1))
+        [found] = self.client.run(protocol.read_counts(self.client.context, [self._key(ALL)], copies=1))
         if isinstance(found, RingCacheError):
             raise found
         return self.kind.read(found)

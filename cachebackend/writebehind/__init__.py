@@ -1,10 +1,10 @@
-"""Writes that are taken in the queue's memory and land in Postgres, each exactly once.
+"""Write-behind: writes are queued in Redis and drained to Postgres, each exactly once.
 
-``wire`` says how values travel, ``expressions`` what may be written, ``changes`` what a call
-asks for; ``manager`` queues it and ``reading`` reads rows with what is queued. ``drains``
-lands a partition's batches, ``checkpoints`` says which queues it may trust, ``apply`` is the
-SQL of one batch, and ``parking`` sets aside what Postgres refuses. ``status`` tells how all
-is, ``repairing`` lets go on what stopped. Celery tasks over these are in ``workers``.
+``encoding``, ``expressions`` and ``changes`` turn a call into bytes; ``manager`` queues them and
+``reads`` merges rows with queued writes. ``drains`` writes batches to the database with ``apply``
+and ``checkpoints``; ``parked`` sets refused rows aside; ``status`` and ``repair`` serve people.
+May import Django, the client and ``invalidation``. Never imports Celery (the tasks are in
+``cachebackend.tasks``), and never writes to a cached value.
 """
 
 from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, seal_dirty

@@ -1,4 +1,4 @@
-"""A database that is away is asked less and less often, and at once again when it is back."""
+"""Exponential backoff: an unreachable database is tried less and less often until it answers."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from cachebackend.clock import Clock
 __all__ = ["Backoff"]
 
 logger = logging.getLogger("cachebackend")
-#: Seconds until a database that failed is tried again, the first time and at most.
-FIRST_SECONDS, MOST_SECONDS = 1.0, 30.0
+#: Seconds until an unreachable database is tried again: after the first failure, and at most.
+FIRST_SECONDS, MAX_SECONDS = 1.0, 30.0
 
 
 @dataclass(slots=True)
-class _Away:
+class _Outage:
     until: float
     seconds: float
 
 
 class Backoff:
-    """Which databases are away, for one process.
+    """The databases that this process cannot reach.
 
     Args:
-        clock: Where time comes from.
+        clock: The source of time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._away: dict[str, _Away] = {}
+        self._outages: dict[str, _Outage] = {}
 
-    def waits(self, using: str) -> float:
-        """Return the seconds for which a database is not to be asked; 0 if it may."""
-        away = self._away.get(using)
-        return 0.0 if away is None else max(away.until - self._clock.monotonic(), 0.0)
+    def wait_seconds(self, using: str) -> float:
+        """Return the seconds until a database may be tried again; 0 if it may be tried now."""
+        outage = self._outages.get(using)
+        return 0.0 if outage is None else max(outage.until - self._clock.monotonic(), 0.0)
 
     def failed(self, using: str, error: Exception) -> None:
-        """Note that a database did not answer."""
-        before = self._away.get(using)
-        seconds = FIRST_SECONDS if before is None else min(2 * before.seconds, MOST_SECONDS)
-        self._away[using] = _Away(self._clock.monotonic() + seconds, seconds)
-        if before is None:
+        """Record that a database did not answer."""
+        previous = self._outages.get(using)
+        seconds = FIRST_SECONDS if previous is None else min(2 * previous.seconds, MAX_SECONDS)
+        self._outages[using] = _Outage(self._clock.monotonic() + seconds, seconds)
+        if previous is None:
             extra = {"event": "database_away", "database": using, "error": str(error)}
             logger.warning(
-                "the database %r is away, and writes wait in the queue: %s", using, error, extra=extra
+                "the database %r is unreachable; writes stay in the queue: %s", using, error, extra=extra
             )
 
     def answered(self, using: str) -> None:
-        """Note that a database is there."""
-        if self._away.pop(using, None):
+        """Record that a database answered."""
+        if self._outages.pop(using, None):
             extra = {"event": "database_returned", "database": using}
-            logger.warning("the database %r is back", using, extra=extra)
+            logger.warning("the database %r is reachable again", using, extra=extra)

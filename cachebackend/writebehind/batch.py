@@ -1,7 +1,7 @@
-"""A batch as it is read from the queue: what is done to which rows.
+"""A batch as it is read from the queue: rows grouped by what is done to them.
 
-It has many rows and few columns, and most rows are alike, so it is taken apart by columns:
-a list of values for each, and no object for any row, until a row must be looked at alone.
+A batch has many rows and few columns, and most rows change the same columns. So it is stored by
+column: one list of values for each, and no object for a row until a single row is needed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,37 @@ from django.db import models
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
-from cachebackend.writebehind.wire import Wire, wire_of
+from cachebackend.writebehind.encoding import Encoding, encoding_of
 
-__all__ = ["CREATED", "DELETED", "Alike", "BatchRow", "Change", "Shape", "alike", "read_batch", "rows_of"]
+__all__ = [
+    "CREATED",
+    "DELETED",
+    "BatchRow",
+    "Change",
+    "RowGroup",
+    "Shape",
+    "group_rows",
+    "read_batch",
+    "rows_of",
+]
 
-#: A column and the kind of what is done to it.
+#: A column and the kind of its change.
 Change: TypeAlias = tuple[str, bytes]
-#: All that is done to a row's columns, sorted.
+#: All changes of a row, sorted.
 Shape: TypeAlias = tuple[Change, ...]
-#: The markers of rows that are deleted, and of those that are created.
+#: The markers of rows that are deleted, and of rows that are created.
 DELETED, CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
 _MARKERS = DELETED | CREATED
-_MARKED: Change = ("", MARKER)
+_MARKER_CHANGE: Change = ("", MARKER)
 
 
 class BatchRow(NamedTuple):
     """What a batch does to one row.
 
     Attributes:
-        pk: Its primary key.
-        marker: ``c``: it is created; ``x``: deleted; ``r``: both; empty: changed.
-        changes: For each column and kind the value as the queue has it.
+        pk: The row's primary key.
+        marker: ``c``: it is created; ``x``: deleted; ``r``: deleted and created; empty: changed.
+        changes: For each column and kind the encoded value.
     """
 
     pk: Any
@@ -45,14 +55,14 @@ class BatchRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
-    """Rows to which the same is done, ordered by their keys.
+class RowGroup:
+    """Rows with the same marker and shape, ordered by their keys.
 
     Attributes:
         marker: As of a ``BatchRow``.
         shape: The columns that change, and how.
         pks: The rows' primary keys.
-        columns: For each change of the shape the rows' values as the queue has them.
+        columns: For each change of the shape the rows' encoded values.
     """
 
     marker: bytes
@@ -60,65 +70,71 @@ class Alike:
     pks: Sequence[Any]
     columns: Sequence[Sequence[bytes]]
 
-    def chunks(self, size: int) -> Iterator[Alike]:
-        """Yield the same rows, so many at a time."""
-        for at in range(0, len(self.pks), size):
-            end = at + size
-            yield Alike(
-                self.marker, self.shape, self.pks[at:end], [column[at:end] for column in self.columns]
+    def chunks(self, size: int) -> Iterator[RowGroup]:
+        """Yield the same rows, ``size`` at a time."""
+        for start in range(0, len(self.pks), size):
+            end = start + size
+            yield RowGroup(
+                self.marker,
+                self.shape,
+                self.pks[start:end],
+                [column[start:end] for column in self.columns],
             )
 
 
-def read_batch(model: type[models.Model], fields: Mapping[bytes, bytes]) -> list[Alike]:
+def read_batch(model: type[models.Model], fields: Mapping[bytes, bytes]) -> list[RowGroup]:
     """Return the rows of a batch.
 
     Args:
         model: The rows' model.
-        fields: The hash that the batch is.
+        fields: The fields of the batch's hash.
 
     Raises:
-        WriteBehindDamagedError: A field names no row of the model, or nothing to be done to one.
+        WriteBehindDamagedError: The name of a field or a marker is not valid.
     """
     by_name: dict[bytes, dict[bytes, bytes]] = {}
     for name, value in fields.items():
-        key, _, named = name.partition(SEPARATOR)
-        column = by_name.get(named)
+        key, _, rest = name.partition(SEPARATOR)
+        column = by_name.get(rest)
         if column is None:
-            split_field(name)  # refuses what is none
-            column = by_name[named] = {}
+            split_field(name)  # raises if the name is not valid
+            column = by_name[rest] = {}
         column[key] = value
     columns: dict[Change, dict[bytes, bytes]] = {}
-    for named, column in by_name.items():  # names that are damaged may be read alike
-        columns.setdefault(split_field(SEPARATOR + named)[1:], {}).update(column)
-    markers = columns.pop(_MARKED, {})
+    for rest, column in by_name.items():  # several damaged names may decode to the same column
+        columns.setdefault(split_field(SEPARATOR + rest)[1:], {}).update(column)
+    markers = columns.pop(_MARKER_CHANGE, {})
     for marker in markers.values():
         if marker not in _MARKERS:
-            message = f"{marker!r} is nothing to be done to a row"
+            message = f"{marker!r} is not a valid marker of a row"
             raise WriteBehindDamagedError(message)
-    wire = wire_of(model._meta.pk)
+    encoding = encoding_of(model._meta.pk)
     return [
         _ordered(
-            marker, shape, _pks(wire, keys), [[columns[change][key] for key in keys] for change in shape]
+            marker,
+            shape,
+            _pks(encoding, keys),
+            [[columns[change][key] for key in keys] for change in shape],
         )
-        for (marker, shape), keys in _keys_alike(columns, markers).items()
+        for (marker, shape), keys in _keys_by_shape(columns, markers).items()
     ]
 
 
-def rows_of(batch: Iterable[Alike]) -> list[BatchRow]:
-    """Return each row of a batch, ordered by their keys."""
+def rows_of(batch: Iterable[RowGroup]) -> list[BatchRow]:
+    """Return the rows of a batch one by one, ordered by their keys."""
     rows: list[BatchRow] = []
-    for same in batch:
-        values = zip(*same.columns, strict=True) if same.shape else iter(() for _ in same.pks)
+    for group in batch:
+        values = zip(*group.columns, strict=True) if group.shape else iter(() for _ in group.pks)
         rows += [
-            BatchRow(pk, same.marker, dict(zip(same.shape, own, strict=True)))
-            for pk, own in zip(same.pks, values, strict=True)
+            BatchRow(pk, group.marker, dict(zip(group.shape, own, strict=True)))
+            for pk, own in zip(group.pks, values, strict=True)
         ]
     rows.sort(key=itemgetter(0))
     return rows
 
 
-def alike(rows: Iterable[BatchRow]) -> list[Alike]:
-    """Return a batch of some rows."""
+def group_rows(rows: Iterable[BatchRow]) -> list[RowGroup]:
+    """Return rows as a batch."""
     found: dict[tuple[bytes, Shape], list[BatchRow]] = {}
     for row in rows:
         found.setdefault((row.marker, tuple(sorted(row.changes))), []).append(row)
@@ -126,25 +142,28 @@ def alike(rows: Iterable[BatchRow]) -> list[Alike]:
         _ordered(
             marker,
             shape,
-            [row.pk for row in same],
-            [[row.changes[change] for row in same] for change in shape],
+            [row.pk for row in group],
+            [[row.changes[change] for row in group] for change in shape],
         )
-        for (marker, shape), same in found.items()
+        for (marker, shape), group in found.items()
     ]
 
 
-def _ordered(marker: bytes, shape: Shape, pks: list[Any], columns: list[list[bytes]]) -> Alike:
-    """Return rows, put in the order of their keys."""
+def _ordered(marker: bytes, shape: Shape, pks: list[Any], columns: list[list[bytes]]) -> RowGroup:
+    """Return a group with its rows in the order of their keys."""
     order = sorted(range(len(pks)), key=pks.__getitem__)
-    return Alike(
-        marker, shape, [pks[at] for at in order], [[column[at] for at in order] for column in columns]
+    return RowGroup(
+        marker,
+        shape,
+        [pks[index] for index in order],
+        [[column[index] for index in order] for column in columns],
     )
 
 
-def _keys_alike(
+def _keys_by_shape(
     columns: Mapping[Change, Mapping[bytes, bytes]], markers: Mapping[bytes, bytes]
 ) -> dict[tuple[bytes, Shape], list[bytes]]:
-    """Return the names of the rows by what is done to them."""
+    """Return the encoded keys of the rows, by marker and shape."""
     keys = list(dict.fromkeys(chain(markers, *columns.values())))
     changes = tuple(sorted(columns))
     if keys and not markers and all(len(column) == len(keys) for column in columns.values()):
@@ -156,16 +175,16 @@ def _keys_alike(
     return found
 
 
-def _pks(wire: Wire, keys: list[bytes]) -> list[Any]:
-    """Return the primary keys that are named so."""
+def _pks(encoding: Encoding, keys: list[bytes]) -> list[Any]:
+    """Return the primary keys that are encoded so."""
     try:
-        pks = [wire.load(key) for key in keys]
-        named = [wire.dump(pk) for pk in pks]
+        pks = [encoding.decode(key) for key in keys]
+        encoded = [encoding.encode(pk) for pk in pks]
     except (ValueError, ArithmeticError):
-        named = []
-    if named == keys:
+        encoded = []
+    if encoded == keys:
         return pks
     if len(keys) > 1:
-        return [pk for key in keys for pk in _pks(wire, [key])]
-    message = f"{keys[0]!r} is no primary key"  # Python reads "+1" and "1_0" too
+        return [pk for key in keys for pk in _pks(encoding, [key])]
+    message = f"{keys[0]!r} is not an encoded primary key"  # Python's int() also accepts "+1" and "1_0"
     raise WriteBehindDamagedError(message)

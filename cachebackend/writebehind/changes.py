@@ -1,4 +1,4 @@
-"""What a call asks for, checked and turned into what the queue folds."""
+"""Writes as the manager takes them, validated and encoded as the queue folds them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from xxhash import xxh3_64_intdigest
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
-from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, write_of
-from cachebackend.writebehind.wire import checked_value, wire_of
+from cachebackend.writebehind.encoding import clean_value, encoding_of
+from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, encode_change
 
 __all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "SEPARATOR", "Rows", "split_field"]
 
-#: What stands between the parts of a field's name.
+#: What separates the parts of a field's name in a batch.
 SEPARATOR = b"\0"
-#: The operations, as the fold script has them.
+#: The operations of ``fold.lua``.
 CHANGE, CREATE, DELETE = b"u", b"c", b"x"
-#: The kind of the field, with no column, that says what is done to a row before its changes.
+#: The kind of the field, without a column, that creates or deletes a row before its changes.
 MARKER = b"m"
-_NAMED_KINDS = frozenset({*KINDS, MARKER})
+_ALL_KINDS = frozenset({*KINDS, MARKER})
 
 
 class Rows:
-    """The rows of a model, as the queue names them.
+    """The rows of a model in the queue: their names, their partitions, and their encoded writes.
 
     Args:
-        model: Their model.
+        model: The rows' model.
         fields: The fields that may be changed.
         counters: Those of them that are only ever added to.
     """
@@ -43,20 +43,20 @@ class Rows:
         self._counters = tuple(counters)
         self._partitions: dict[int, Partition] = {}
         if unknown := set(counters) - set(fields):
-            message = f"{model.__name__}: counters are fields too, and {sorted(unknown)} are not among them"
+            message = f"{model.__name__}: counters must be among fields, and {sorted(unknown)} are not"
             raise ImproperlyConfigured(message)
 
     def change(self, pk: Any, changes: Mapping[str, Any]) -> RowWrite:
-        """Return what changes a row.
+        """Return the write that changes a row.
 
         Raises:
-            WriteBehindRefusedError: A change cannot be taken.
+            WriteBehindRefusedError: A change is not supported or not valid.
         """
         if not changes:
             message = f"{self.model.__name__}.behind.update() was given nothing to change"
             raise WriteBehindRefusedError(message)
         row = self.row(pk)
-        travels: dict[str, Change] = {}
+        encoded: dict[str, Change] = {}
         for name, change in changes.items():
             field = self.fields.get(name)
             if field is None:
@@ -65,29 +65,29 @@ class Rows:
                     f"WriteBehindManager(fields=[…]), which has {', '.join(self._names)}"
                 )
                 raise WriteBehindRefusedError(message)
-            if field.attname in travels:
+            if field.attname in encoded:
                 message = f"{self.model.__name__}.{name} is given twice, once by its column's name"
                 raise WriteBehindRefusedError(message)
-            kind, value = write_of(field, change)
+            kind, value = encode_change(field, change)
             if kind != DELTA and field.name in self._counters:
-                message = f"{self.model.__name__}.{name} is a counter: F({name!r}) ± n is all that it takes"
+                message = f"{self.model.__name__}.{name} is a counter: it takes only F({name!r}) ± n"
                 raise WriteBehindRefusedError(message)
-            travels[field.attname] = (column_of(row, field), kind, value)
-        return RowWrite(CHANGE, row, tuple(travels.values()))
+            encoded[field.attname] = (column_prefix(row, field), kind, value)
+        return RowWrite(CHANGE, row, tuple(encoded.values()))
 
     def create(self, values: Mapping[str, Any]) -> tuple[RowWrite, models.Model]:
-        """Return what creates a row with these values and the fields' defaults, and the row as it will be.
+        """Return the write that creates a row with values and the fields' defaults, and the row itself.
 
         Raises:
-            WriteBehindRefusedError: A value cannot be taken, or the model has parents.
+            WriteBehindRefusedError: A value is not valid, or the model has parents.
         """
         self._refuse_parents("create")
         key = self.model._meta.pk
         pk = next((values[name] for name in ("pk", key.name, key.attname) if name in values), None)
         if pk is None and not key.has_default():
             message = (
-                f"{self.model.__name__}.behind.create() needs the primary key, for the database is asked "
-                "only later: give pk=…, or the key field a default such as cachebackend.uuid7"
+                f"{self.model.__name__}.behind.create() needs the primary key, because the database sees the "
+                "row only later: give pk=…, or give the key field a default such as cachebackend.uuid7"
             )
             raise WriteBehindRefusedError(message)
         try:
@@ -96,37 +96,37 @@ class Rows:
             message = f"{self.model.__name__}.behind.create(): {error}"
             raise WriteBehindRefusedError(message) from error
         row = self.row(instance.pk)
-        instance.pk = wire_of(key).load(row[:-1])
+        instance.pk = encoding_of(key).decode(row[:-1])
         changes: list[Change] = []
         for field in self.columns:
             if not field.primary_key:
-                travels = _created(field, instance)
-                setattr(instance, field.attname, wire_of(field).put(travels))
-                changes.append((column_of(row, field), PUT, travels))
+                encoded = _created(field, instance)
+                setattr(instance, field.attname, encoding_of(field).decode_put(encoded))
+                changes.append((column_prefix(row, field), PUT, encoded))
         instance._state.adding = False
         instance._state.db = router.db_for_write(self.model)
         return RowWrite(CREATE, row, tuple(changes)), instance
 
     def delete(self, pk: Any) -> RowWrite:
-        """Return what deletes a row.
+        """Return the write that deletes a row.
 
         Raises:
-            WriteBehindRefusedError: The key cannot be one, or the model has parents.
+            WriteBehindRefusedError: The value is not a valid key, or the model has parents.
         """
         self._refuse_parents("delete")
         row = self.row(pk)
-        every = tuple((column_of(row, f), b"", b"") for f in self.columns if not f.primary_key)
-        return RowWrite(DELETE, row, every)
+        columns = tuple((column_prefix(row, f), b"", b"") for f in self.columns if not f.primary_key)
+        return RowWrite(DELETE, row, columns)
 
     def row(self, pk: Any) -> bytes:
-        """Return what a row's fields are named by: its key and a separator.
+        """Return the prefix of a row's field names: its encoded key and a separator.
 
         Raises:
-            WriteBehindRefusedError: The model has no such keys.
+            WriteBehindRefusedError: The value is not a valid primary key of the model.
         """
         field = self.model._meta.pk
         try:
-            key = wire_of(field).dump(checked_value(field, pk)) if pk is not None else SEPARATOR
+            key = encoding_of(field).encode(clean_value(field, pk)) if pk is not None else SEPARATOR
         except (ValidationError, ArithmeticError, AttributeError, TypeError, ValueError):
             key = SEPARATOR
         if SEPARATOR in key:
@@ -135,7 +135,7 @@ class Rows:
         return key + SEPARATOR
 
     def partition(self, row: bytes) -> Partition:
-        """Return where a row's writes belong: always the same place, so they stay in order."""
+        """Return the partition of a row; it is always the same, so the row's writes stay in order."""
         number = xxh3_64_intdigest(row[:-1]) % write_behind_options().partitions
         partition = self._partitions.get(number)
         if partition is None:
@@ -143,12 +143,12 @@ class Rows:
         return partition
 
     def names(self, row: bytes) -> list[bytes]:
-        """Return every field that a batch may hold of a row."""
-        columns = [column_of(row, field) for field in self.columns if not field.primary_key]
+        """Return the names of all fields that a batch may hold of a row."""
+        columns = [column_prefix(row, field) for field in self.columns if not field.primary_key]
         return [row + SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong with the fields that were named, a sentence each; the first use raises it."""
+        """Yield a sentence for each named field that cannot be written behind; the first use raises it."""
         for name in self._names:
             try:
                 _managed_field(self.model, name)
@@ -156,7 +156,7 @@ class Rows:
                 yield str(error)
 
     def are_counters(self, changes: Iterable[str]) -> bool:
-        """Return whether these fields are only ever added to, so that no write of them can come too early."""
+        """Return whether all these fields are counters, whose changes may be applied in any order."""
         return all(name in self._counters for name in changes)
 
     @cached_property
@@ -173,17 +173,17 @@ class Rows:
     def _refuse_parents(self, verb: str) -> None:
         if self.model._meta.parents:
             message = (
-                f"{self.model.__name__}.behind.{verb}(): its rows are parts of "
-                f"{', '.join(parent.__name__ for parent in self.model._meta.parents)} too; use the ORM"
+                f"{self.model.__name__}.behind.{verb}(): its rows are also rows of "
+                f"{', '.join(parent.__name__ for parent in self.model._meta.parents)}; use the ORM"
             )
             raise WriteBehindRefusedError(message)
 
 
 def _managed_field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
-    """Return a model's column by its field's name.
+    """Return the field of a model's own column that can be written behind.
 
     Raises:
-        ImproperlyConfigured: There is none, or it cannot be written behind.
+        ImproperlyConfigured: There is no such field, or it cannot be written behind.
     """
     try:
         field = model._meta.get_field(name)
@@ -194,41 +194,41 @@ def _managed_field(model: type[models.Model], name: str) -> models.Field[Any, An
     if not own or not isinstance(field, models.Field) or field.primary_key or generated:
         message = f"{model.__name__}: {name!r} is not a column that can be written behind"
         raise ImproperlyConfigured(message)
-    wire_of(field)
+    encoding_of(field)
     return field
 
 
 def _created(field: models.Field[Any, Any], instance: models.Model) -> bytes:
-    """Return what travels of a new row's field."""
+    """Return the encoded value of a field of a new row."""
     value = field.pre_save(instance, True)
     if isinstance(value, DatabaseDefault):
-        [made] = value.get_source_expressions()
-        if not isinstance(made, Value):
+        [default] = value.get_source_expressions()
+        if not isinstance(default, Value):
             message = (
                 f"{field}: its default is made by the database, which is asked only later; give it a value"
             )
             raise WriteBehindRefusedError(message)
-        value = made.value
-    kind, travels = write_of(field, value)
-    if kind != PUT or not isinstance(travels, bytes):
+        value = default.value
+    kind, encoded = encode_change(field, value)
+    if kind != PUT or not isinstance(encoded, bytes):
         message = f"{field}: a row is created with values, not {value}"
         raise WriteBehindRefusedError(message)
-    return travels
+    return encoded
 
 
-def column_of(row: bytes, field: models.Field[Any, Any]) -> bytes:
-    """Return what the batch's fields of a row's column begin with."""
+def column_prefix(row: bytes, field: models.Field[Any, Any]) -> bytes:
+    """Return the prefix of a column's field names in a batch: row and column."""
     return b"%b%b\0" % (row, str(field.column).encode())
 
 
 def split_field(field: bytes) -> tuple[bytes, str, bytes]:
-    """Return the row's key, the column and the kind of write that a batch's field is named by.
+    """Return the row's key, the column and the kind of write from a field's name in a batch.
 
     Raises:
-        WriteBehindDamagedError: It names no such thing.
+        WriteBehindDamagedError: The name is not valid.
     """
     key, *rest = field.split(SEPARATOR)
-    if len(rest) != 2 or rest[1] not in _NAMED_KINDS or (rest[1] == MARKER) == bool(rest[0]):
+    if len(rest) != 2 or rest[1] not in _ALL_KINDS or (rest[1] == MARKER) == bool(rest[0]):
         message = f"{field!r} names no row, column and kind of write"
         raise WriteBehindDamagedError(message)
     return key, rest[0].decode(errors="replace"), rest[1]

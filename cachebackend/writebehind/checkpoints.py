@@ -1,4 +1,4 @@
-"""Where a partition's queues stand, and whether they are those that the checkpoints know."""
+"""The queues of a partition compared with their checkpoints in the database."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, Place
+from cachebackend.protocol import Partition, QueueState
 from cachebackend.protocol.queue.seal import Sealed
 
-__all__ = ["Queues", "Trouble", "refuse_other_times", "trouble_of"]
+__all__ = ["Mismatch", "Queues", "mismatch_of", "require_match"]
 
 logger = logging.getLogger("cachebackend")
 
 
-class Trouble(StrEnum):
-    """What is wrong with a partition."""
+class Mismatch(StrEnum):
+    """How a partition's queue and its checkpoint contradict each other."""
 
     QUEUE_IS_OLDER = "the queue node came back with an older file"
-    QUEUE_IS_GONE = "the node was emptied, or is another"
+    QUEUE_IS_GONE = "the queue node was emptied or replaced"
     DATABASE_IS_OLDER = "the database came back with an older state"
 
 
 class Queues:
-    """The queues of a partition: one on its owner, and one on each node that held it before.
+    """The queues of a partition: one on its owner, and one on each node that owned it before.
 
     Args:
         client: The project's queue.
@@ -38,102 +38,102 @@ class Queues:
     def __init__(self, client: QueueClient, partition: Partition) -> None:
         self._client = client
         self._partition = partition
-        self._found = client.run(protocol.places(client.context, [partition]))[partition]
+        self._states = client.run(protocol.queue_states(client.context, [partition]))[partition]
 
-    def in_order(self) -> list[Place]:
-        """Return the queues in the order in which they land: the owner's last.
+    def in_order(self) -> list[QueueState]:
+        """Return the queues in the order in which they are drained: the owner's last.
 
         Raises:
-            NodeUnavailableError: One that must land before others cannot be seen.
+            NodeUnavailableError: A node that may hold writes to drain first does not answer.
         """
         owner = self._client.context.ring.owner(self._partition.name)
-        awaited = set(self._client.context.places(self._partition))
-        order = sorted(self._found, key=lambda node: node == owner)
+        required = set(self._client.context.nodes_of(self._partition))
+        order = sorted(self._states, key=lambda node: node == owner)
         for node in order:
-            if isinstance(error := self._found[node], RingCacheError) and node in awaited:
+            if isinstance(error := self._states[node], RingCacheError) and node in required:
                 raise error
-        return [place for node in order if isinstance(place := self._found[node], Place)]
+        return [state for node in order if isinstance(state := self._states[node], QueueState)]
 
-    def lock_checkpoint(self, place: Place, using: str) -> WriteBehindCheckpoint | None:
-        """Return the checkpoint of a queue, locked; None if another worker has it.
+    def lock_checkpoint(self, state: QueueState, using: str) -> WriteBehindCheckpoint | None:
+        """Return the checkpoint of a queue, locked; None if another worker holds the lock.
 
         Raises:
-            WriteBehindStoppedError: The queue is new, and one that was before is gone.
+            WriteBehindStoppedError: The queue is new, and a queue with a checkpoint is gone.
         """
-        every = WriteBehindCheckpoint.objects.using(using).filter(
+        all_checkpoints = WriteBehindCheckpoint.objects.using(using).filter(
             label=self._partition.label, partition=self._partition.number
         )
-        mine = every.filter(incarnation=place.born)
+        own = all_checkpoints.filter(incarnation=state.incarnation)
         skip_locked = connections[using].features.has_select_for_update_skip_locked
-        for is_made in (False, True):
-            if (checkpoint := mine.select_for_update(skip_locked=skip_locked).first()) is not None:
+        for is_created in (False, True):
+            if (checkpoint := own.select_for_update(skip_locked=skip_locked).first()) is not None:
                 return checkpoint
-            if is_made or mine.exists():
+            if is_created or own.exists():
                 return None
-            self._accept(place, list(every.filter(is_ended=False)))
+            self._accept(state, list(all_checkpoints.filter(is_ended=False)))
             new = WriteBehindCheckpoint(
-                label=self._partition.label, partition=self._partition.number, incarnation=place.born
+                label=self._partition.label, partition=self._partition.number, incarnation=state.incarnation
             )
             WriteBehindCheckpoint.objects.using(using).bulk_create([new], ignore_conflicts=True)
         return None
 
-    def _accept(self, place: Place, others: list[WriteBehindCheckpoint]) -> None:
-        """Let a queue in that was never seen, if all that were are accounted for."""
-        standing = {other.born for other in self._found.values() if isinstance(other, Place)}
-        gone = [other for other in others if other.incarnation not in standing]
+    def _accept(self, state: QueueState, checkpoints: list[WriteBehindCheckpoint]) -> None:
+        """Accept a queue without a checkpoint, if the queue of every other checkpoint still exists."""
+        existing = {queue.incarnation for queue in self._states.values() if isinstance(queue, QueueState)}
+        gone = [checkpoint for checkpoint in checkpoints if checkpoint.incarnation not in existing]
         if not gone:
             return
-        for error in self._found.values():
+        for error in self._states.values():
             if isinstance(error, RingCacheError):
                 raise error
         if self._client.options.durability == "memory":
             logger.warning(
-                "the queue of %s was emptied; write-behind goes on with a new one", self._partition
+                "the queue of %s was emptied; write-behind continues with a new queue", self._partition
             )
-            for other in gone:
-                other.is_ended = True
-                other.save(update_fields=["is_ended"])
+            for checkpoint in gone:
+                checkpoint.is_ended = True
+                checkpoint.save(update_fields=["is_ended"])
             return
-        name = self._client.options.all_nodes[place.node].name
+        name = self._client.options.all_nodes[state.node].name
         message = (
-            f"the queue of {self._partition} on node {name!r} is not the one whose batch {gone[0].batch} has "
-            "landed: the node was emptied, or is another; `manage.py writebehind repair` shows what differs"
+            f"the queue of {self._partition} on node {name!r} is not the one whose batch {gone[0].batch} was "
+            "drained: the node was emptied or replaced; `manage.py writebehind repair` shows the difference"
         )
         raise WriteBehindStoppedError(message)
 
 
-def trouble_of(checkpoint: WriteBehindCheckpoint, opened: int, done: int, seal: str) -> Trouble | None:
-    """Return what is wrong between a queue and its checkpoint; None if they fit.
+def mismatch_of(checkpoint: WriteBehindCheckpoint, open_batch: int, done: int, seal: str) -> Mismatch | None:
+    """Return how a queue and its checkpoint contradict each other; None if they agree.
 
     Args:
-        checkpoint: What has landed.
-        opened: The number of the queue's open batch.
-        done: The last batch that the queue dropped.
-        seal: The seal that the queue has of the checkpoint's batch. A queue that came back
-            with an older file comes to that number again, but not to that seal.
+        checkpoint: The checkpoint of the queue.
+        open_batch: The number of the queue's open batch.
+        done: The number of the last batch that the queue deleted.
+        seal: The queue's seal of the checkpoint's batch. A queue that came back with an older
+            file reaches that number again, but not with that seal.
     """
     if done > checkpoint.batch:
-        return Trouble.DATABASE_IS_OLDER
-    if opened <= checkpoint.batch or (checkpoint.batch and seal != checkpoint.seal):
-        return Trouble.QUEUE_IS_OLDER
+        return Mismatch.DATABASE_IS_OLDER
+    if open_batch <= checkpoint.batch or (checkpoint.batch and seal != checkpoint.seal):
+        return Mismatch.QUEUE_IS_OLDER
     return None
 
 
-def refuse_other_times(checkpoint: WriteBehindCheckpoint, sealed: Sealed) -> None:
-    """Stop at a queue or a database that is not where the other left it.
+def require_match(checkpoint: WriteBehindCheckpoint, sealed: Sealed) -> None:
+    """Raise if the queue or the database came back with an older state.
 
     Args:
-        checkpoint: What has landed.
-        sealed: How the queue stands, asked for the batch after it.
+        checkpoint: The checkpoint of the queue.
+        sealed: The queue's state after the request to seal the batch after the checkpoint.
 
     Raises:
-        WriteBehindStoppedError: Either came back with an older state.
+        WriteBehindStoppedError: The queue and the checkpoint contradict each other.
     """
-    trouble = trouble_of(checkpoint, sealed.opened, sealed.done, sealed.before)
-    if trouble is not None:
+    mismatch = mismatch_of(checkpoint, sealed.open_batch, sealed.done, sealed.previous_seal)
+    if mismatch is not None:
         message = (
-            f"the queue of {checkpoint.label}:{checkpoint.partition} has batch {sealed.opened} open and "
-            f"dropped {sealed.done}, which does not fit batch {checkpoint.batch}, the last that has landed: "
-            f"{trouble}; `manage.py writebehind repair` shows what differs"
+            f"the queue of {checkpoint.label}:{checkpoint.partition} has batch {sealed.open_batch} open and "
+            f"has deleted batch {sealed.done}, but the last drained batch is {checkpoint.batch}: {mismatch}; "
+            "`manage.py writebehind repair` shows the difference"
         )
         raise WriteBehindStoppedError(message)

@@ -1,14 +1,15 @@
-"""A drain lands a partition's batches, each in one transaction with its number.
+"""A drain writes a partition's batches to the database, each in one transaction with its number.
 
-    1. lock the partition's checkpoint row, or leave it to the worker that has it;
-    2. take the batch after the checkpoint, sealing it first if it is still open, and wait
-       until the seal is on the queue node's disk;
-    3. read it, apply it, set the checkpoint to its number;
-    4. commit: the batch has landed if and only if its number stands;
-    5. delete its hash and set ``done``.
+    1. lock the partition's checkpoint row; if another worker holds the lock, stop;
+    2. take the batch after the checkpoint; if it is still open, seal it, and wait until the
+       seal is on the queue node's disk;
+    3. read the batch, apply it, set the checkpoint to its number;
+    4. commit: the batch is drained if and only if the checkpoint has its number;
+    5. delete the batch's hash and set ``done``.
 
-Killed before 4, nothing happened and the batch is taken again. Killed between 4 and 5,
-the number says that it landed, and the next drain begins by deleting what is left.
+If the worker is killed before step 4, the database is unchanged and the batch is drained again.
+If it is killed between steps 4 and 5, the checkpoint shows that the batch was drained, and the
+next drain starts by deleting its hash.
 """
 
 from __future__ import annotations
@@ -24,38 +25,38 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, Place
+from cachebackend.protocol import Partition, QueueState
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
-from cachebackend.writebehind.checkpoints import Queues, refuse_other_times
+from cachebackend.writebehind.checkpoints import Queues, require_match
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
 
 __all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
 
 logger = logging.getLogger("cachebackend")
-#: Milliseconds that a statement may take, a lock it waits for included; its batch is taken again later.
+#: Milliseconds that a statement may take, with its wait for locks; after that the batch is retried later.
 STATEMENT_MS = 60_000
-#: How often a transaction is tried that others' locks broke off.
+#: How many times a transaction is tried that fails because of concurrent transactions.
 _TRIES = 5
-#: What Postgres says then: a serialization failure, a deadlock.
-_BROKEN_OFF = frozenset({"40001", "40P01"})
+#: The SQLSTATEs of these failures: a serialization failure, a deadlock.
+_CONFLICTS = frozenset({"40001", "40P01"})
 
 _backoff = Backoff(SYSTEM_CLOCK)
 
 
 @dataclass(slots=True)
 class Drained:
-    """What a drain did.
+    """The result of a drain.
 
     Attributes:
-        batches: How many batches landed.
-        rows: How many rows they changed.
-        missing: How many rows they named that were not there.
-        parked: How many rows were parked.
-        more: True if writes wait that it did not come to.
+        batches: The number of drained batches.
+        rows: The number of rows that they changed.
+        missing: The number of rows that they name and that do not exist.
+        parked: The number of parked rows.
+        more: Whether writes are still queued that this drain did not handle.
     """
 
     batches: int = 0
@@ -66,68 +67,71 @@ class Drained:
 
 
 def dirty_partitions() -> list[tuple[Partition, float]]:
-    """Return the partitions that hold writes, and when each one's oldest came (seconds since 1970)."""
+    """Return the partitions with queued writes, and the time of each one's oldest (seconds since 1970)."""
     client = project_queue()
     return list(client.run(protocol.dirty(client.context)).items())
 
 
 def seal_dirty() -> list[Partition]:
-    """Seal what is open in each partition that holds writes, so that it can land; return these partitions.
+    """Seal the open batch of each partition with queued writes, so that it can be drained.
 
-    All seals of a node are brought to its disk together, before anything lands. The partitions
-    of a node that fails are left out, and the log says why.
+    All seals of a node are synced to its disk together, before any drain starts. If a node fails,
+    its partitions are left out and the error is logged.
+
+    Returns:
+        The partitions to drain.
 
     Raises:
         NodeUnavailableError: No queue node answered.
     """
     client = project_queue()
-    found = client.run(protocol.dirty(client.context))
-    if not found or client.options.durability == "memory":
-        return list(found)
-    waiting: dict[int, dict[Partition, Place]] = {}
-    for partition, queues in client.run(protocol.places(client.context, list(found))).items():
-        for node, place in queues.items():
-            if isinstance(place, Place) and place.fields:
-                waiting.setdefault(node, {})[partition] = place
-    for places in waiting.values():
+    dirty = client.run(protocol.dirty(client.context))
+    if not dirty or client.options.durability == "memory":
+        return list(dirty)
+    by_node: dict[int, dict[Partition, QueueState]] = {}
+    for partition, queues in client.run(protocol.queue_states(client.context, list(dirty))).items():
+        for node, state in queues.items():
+            if isinstance(state, QueueState) and state.fields:
+                by_node.setdefault(node, {})[partition] = state
+    for states in by_node.values():
         try:
-            client.run(protocol.seal_many(client.context, places))
+            client.run(protocol.seal_many(client.context, states))
         except RingCacheError as error:
-            logger.error("write-behind: %s; what waits there is not drained", error)
-            for partition in places:
-                found.pop(partition, None)
-    return list(found)
+            logger.error("write-behind: %s; the writes queued there are not drained", error)
+            for partition in states:
+                dirty.pop(partition, None)
+    return list(dirty)
 
 
-def drain(partition: Partition, most_batches: int = 100) -> Drained:
-    """Land what stands in a partition; may run anywhere, any number at once.
+def drain(partition: Partition, max_batches: int = 100) -> Drained:
+    """Drain the queued writes of a partition. Safe to run anywhere, any number of times at once.
 
     Args:
         partition: The partition.
-        most_batches: After so many it stops, so that no task is endless.
+        max_batches: The number of batches after which it stops, so that every task ends.
 
     Raises:
-        WriteBehindStoppedError: The queue is behind the checkpoint, or is another. Nothing
+        WriteBehindStoppedError: The queue is behind the checkpoint, or is a different queue. Nothing
             was written.
-        WriteBehindDamagedError: The queue holds what no write puts there. Nothing was written of
-            that batch.
-        WriteBehindError: Its model is unknown here, or a queue node has no file to keep it in.
-        NodeUnavailableError: A queue node did not answer. What had landed stays so.
-        django.db.Error: The database is away; it is left alone for a while.
+        WriteBehindDamagedError: The queue holds bytes that no write puts there. Nothing of that
+            batch was written.
+        WriteBehindError: The partition's model is unknown here, or a queue node has no append-only file.
+        NodeUnavailableError: A queue node did not answer. Batches that were drained stay drained.
+        django.db.Error: The database failed. If it is unreachable, it is not tried again for a while.
     """
-    work = _Drain(partition)
-    if _backoff.waits(work.using):
-        work.drained.more = True
-        return work.drained
+    drain_ = _Drain(partition)
+    if _backoff.wait_seconds(drain_.using):
+        drain_.drained.more = True
+        return drain_.drained
     try:
         with span("ringcache.drain", model=partition.label, partition=partition.number):
-            work.run(most_batches)
+            drain_.run(max_batches)
     except (OperationalError, InterfaceError) as error:
-        if not connections[work.using].is_usable():
-            _backoff.failed(work.using, error)
+        if not connections[drain_.using].is_usable():
+            _backoff.failed(drain_.using, error)
         raise
-    _backoff.answered(work.using)
-    return work.drained
+    _backoff.answered(drain_.using)
+    return drain_.drained
 
 
 class _Drain:
@@ -142,61 +146,65 @@ class _Drain:
         self.using = router.db_for_write(self._model)
         self.drained = Drained()
 
-    def run(self, most_batches: int) -> None:
-        """Land the partition's queues, the owner's last."""
+    def run(self, max_batches: int) -> None:
+        """Drain the partition's queues, the owner's last."""
         queues = Queues(self._client, self._partition)
-        for place in queues.in_order():
+        for state in queues.in_order():
             while True:
-                if self.drained.batches == most_batches:
+                if self.drained.batches == max_batches:
                     self.drained.more = True
                     return
-                landed = self._land_next(place, queues)
-                if landed is None:
+                number = self._drain_next(state, queues)
+                if number is None:
                     self.drained.more = True
                     return
-                self.drained.more = landed > 0 and self._close(place, range(landed, landed + 1))
-                if not landed or (not self.drained.more and place.node == self._owner):
+                self.drained.more = number > 0 and self._close(state, range(number, number + 1))
+                if not number or (not self.drained.more and state.node == self._owner):
                     break
-                # What came since this drain began is the next one's: under load there is always more
-                if self.drained.more and landed >= place.opened:
+                # Writes that arrived after this drain began are left to the next: under load they never end
+                if self.drained.more and number >= state.open_batch:
                     break
             if self.drained.more:
                 return
 
-    def _close(self, place: Place, numbers: range) -> bool:
-        return self._client.run(protocol.close(self._context, place, self._partition, numbers))
+    def _close(self, state: QueueState, numbers: range) -> bool:
+        return self._client.run(protocol.close(self._context, state, self._partition, numbers))
 
-    def _land_next(self, place: Place, queues: Queues) -> int | None:
-        """Land the batch after the checkpoint and return its number; 0: there is none; None: another does."""
-        for turn in range(_TRIES):
+    def _drain_next(self, state: QueueState, queues: Queues) -> int | None:
+        """Drain the batch after the checkpoint in its own transaction; retry if others break it off.
+
+        Returns:
+            The batch's number; 0 if there is no batch; None if another worker drains it.
+        """
+        for attempt in range(_TRIES):
             try:
-                # durable: the hash is deleted after this commit, which must be the last word
+                # durable: the hash is deleted after this commit, so no outer transaction may roll it back
                 with transaction.atomic(using=self.using, durable=True):
-                    return self._land(place, queues)
+                    return self._drain_batch(state, queues)
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in _BROKEN_OFF or turn == _TRIES - 1:
+                if getattr(error.__cause__, "sqlstate", None) not in _CONFLICTS or attempt == _TRIES - 1:
                     raise
         return None
 
-    def _land(self, place: Place, queues: Queues) -> int | None:
-        """Land the batch after the checkpoint, in the transaction that is open."""
-        begun = SYSTEM_CLOCK.monotonic()
+    def _drain_batch(self, state: QueueState, queues: Queues) -> int | None:
+        """Drain the batch after the checkpoint inside the open transaction; return as ``_drain_next``."""
+        started = SYSTEM_CLOCK.monotonic()
         _limit_statements(self.using)
-        checkpoint = queues.lock_checkpoint(place, self.using)
+        checkpoint = queues.lock_checkpoint(state, self.using)
         if checkpoint is None:
             return None
         number = checkpoint.batch + 1
-        taken = self._take(place, checkpoint, number)
-        if taken is None:
-            if place.node != self._owner and not checkpoint.is_ended:
+        sealed_batch = self._read_sealed(state, checkpoint, number)
+        if sealed_batch is None:
+            if state.node != self._owner and not checkpoint.is_ended:
                 checkpoint.is_ended = True
                 checkpoint.save(update_fields=["is_ended"])
             return 0
-        batch, seal = taken
+        batch, seal = sealed_batch
         try:
             rows = read_batch(self._model, batch)
         except WriteBehindDamagedError as error:
-            raise self._damaged(place, number, error) from error
+            raise self._damaged(state, number, error) from error
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, seal
@@ -205,37 +213,39 @@ class _Drain:
         checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
         checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
-        transaction.on_commit(lambda: self._count(number, applied, parked, begun), using=self.using)
+        transaction.on_commit(lambda: self._count(number, applied, parked, started), using=self.using)
         return number
 
-    def _take(
-        self, place: Place, checkpoint: WriteBehindCheckpoint, number: int
+    def _read_sealed(
+        self, state: QueueState, checkpoint: WriteBehindCheckpoint, number: int
     ) -> tuple[dict[bytes, bytes], str] | None:
-        """Return what the batch holds, sealed on the disk, and its seal; None if there is no such batch."""
-        sealed = self._client.run(protocol.seal(self._context, place, self._partition, number))
-        refuse_other_times(checkpoint, sealed)
+        """Return the batch's fields and its seal, once the seal is on disk; None if there is no batch."""
+        sealed = self._client.run(protocol.seal(self._context, state, self._partition, number))
+        require_match(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
-            self._close(place, range(sealed.done + 1, number))
-        if sealed.opened == number:
+            self._close(state, range(sealed.done + 1, number))
+        if sealed.open_batch == number:
             return None
         if self._client.options.durability != "memory" and sealed.synced < number:
-            seals = {self._partition: sealed.opened - 1}
-            self._client.run(protocol.sync(self._context, place.node, seals))
-        batch = self._client.run(protocol.contents(self._context, place.node, self._partition, number))
+            seals = {self._partition: sealed.open_batch - 1}
+            self._client.run(protocol.sync(self._context, state.node, seals))
+        batch = self._client.run(protocol.contents(self._context, state.node, self._partition, number))
         if not batch:
-            message = f"batch {number} of {self._partition} is sealed but gone from its node"
+            message = f"batch {number} of {self._partition} is sealed but missing on its node"
             raise WriteBehindStoppedError(message)
         return batch, sealed.seal
 
-    def _damaged(self, place: Place, number: int, error: WriteBehindDamagedError) -> WriteBehindDamagedError:
-        name = self._client.options.all_nodes[place.node].name
+    def _damaged(
+        self, state: QueueState, number: int, error: WriteBehindDamagedError
+    ) -> WriteBehindDamagedError:
+        name = self._client.options.all_nodes[state.node].name
         message = (
-            f"batch {number} of {self._partition} on node {name!r} is damaged and cannot land: {error}; "
-            f"to give up what that field was, HDEL it from {self._partition.batch(number).decode()}"
+            f"batch {number} of {self._partition} on node {name!r} is damaged and cannot be drained: "
+            f"{error}; to give up that field's write, HDEL it from {self._partition.batch(number).decode()}"
         )
         return WriteBehindDamagedError(message)
 
-    def _count(self, number: int, applied: Applied, parked: int, begun: float) -> None:
+    def _count(self, number: int, applied: Applied, parked: int, started: float) -> None:
         self.drained.batches += 1
         self.drained.rows += applied.rows
         self.drained.missing += applied.missing
@@ -243,10 +253,10 @@ class _Drain:
         cell = self._client.counters.cell
         cell.rows += applied.rows
         cell.parked += parked
-        cell.drain_times.add(SYSTEM_CLOCK.monotonic() - begun)
+        cell.drain_times.add(SYSTEM_CLOCK.monotonic() - started)
         if parked:
             logger.error(
-                "write-behind: %d rows of batch %d of %s parked",
+                "write-behind: parked %d rows of batch %d of %s",
                 parked,
                 number,
                 self._partition,

@@ -1,4 +1,4 @@
-"""What may be written behind: a value, ``F(field) ± n``, ``Greatest`` or ``Least`` of the field itself."""
+"""What can be written behind: a value, ``F(field) ± n``, ``Greatest`` or ``Least`` of the field."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from django.db.models.functions import Greatest, Least
 
 from cachebackend.effects import Argument
 from cachebackend.errors import WriteBehindRefusedError
-from cachebackend.writebehind.wire import NULL, checked_value, wire_of
+from cachebackend.writebehind.encoding import NULL, clean_value, encoding_of
 
-__all__ = ["AT_LEAST", "AT_MOST", "DELTA", "KINDS", "PUT", "write_of"]
+__all__ = ["AT_LEAST", "AT_MOST", "DELTA", "KINDS", "PUT", "encode_change"]
 
-#: The kinds of write, as the fold script and the batch's fields have them.
+#: The kinds of write, as ``fold.lua`` and the names of a batch's fields have them.
 PUT = b"p"
 DELTA = b"d"
 AT_LEAST = b"g"
 AT_MOST = b"l"
 KINDS = (PUT, DELTA, AT_LEAST, AT_MOST)
-#: What a node's counter holds.
+#: The largest integer that Redis adds to.
 _INT64 = 2**63 - 1
 
 
-def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argument]:
-    """Return the kind of a write and what travels.
+def encode_change(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argument]:
+    """Return the kind of a change, and its encoded value.
 
     Args:
-        field: The column that is written.
+        field: The column that is changed.
         change: A value, or an expression of the column itself.
 
     Raises:
-        WriteBehindRefusedError: It is neither, or the field does not take it.
+        WriteBehindRefusedError: The change is neither, or the field does not accept it.
     """
     if not hasattr(change, "resolve_expression"):
         return PUT, _put(field, change)
     match change:
         case CombinedExpression(connector=Combinable.ADD, lhs=F() as own, rhs=Value(value=addend)) | (
             CombinedExpression(connector=Combinable.ADD, lhs=Value(value=addend), rhs=F() as own)
-        ) if _names(own, field):
+        ) if _refers_to(own, field):
             return DELTA, _delta(field, addend)
-        case CombinedExpression(connector=Combinable.SUB, lhs=F() as own, rhs=Value(value=addend)) if _names(
-            own, field
+        case CombinedExpression(connector=Combinable.SUB, lhs=F() as own, rhs=Value(value=addend)) if (
+            _refers_to(own, field)
         ):
             return DELTA, -_delta(field, addend)
         case Greatest() | Least() if (bound := _bound(field, change)) is not None:
@@ -56,30 +56,30 @@ def write_of(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argumen
     raise WriteBehindRefusedError(message)
 
 
-def _names(own: Any, field: models.Field[Any, Any]) -> bool:
+def _refers_to(own: Any, field: models.Field[Any, Any]) -> bool:
     return own.name in {field.name, field.attname}
 
 
 def _bound(field: models.Field[Any, Any], change: Greatest | Least) -> Any:
-    """Return the value that the field itself is compared with; None if it is none, or something else is."""
+    """Return the value that is compared with the field itself; None if the comparison is another."""
     match change.get_source_expressions():
-        case [F() as own, Value(value=bound)] | [Value(value=bound), F() as own] if _names(own, field):
+        case [F() as own, Value(value=bound)] | [Value(value=bound), F() as own] if _refers_to(own, field):
             return bound
     return None
 
 
 def _clamp(field: models.Field[Any, Any], bound: Any) -> bytes:
-    if not wire_of(field).is_integer:
+    if not encoding_of(field).is_integer:
         message = (
-            f"{field}: a {type(field).__name__} has no Greatest or Least behind, for the queue knows the "
-            "order of numbers and times only; write it with QuerySet.update()"
+            f"{field}: write-behind has no Greatest or Least of a {type(field).__name__}, because the queue "
+            "compares only numbers and times; write it with QuerySet.update()"
         )
         raise WriteBehindRefusedError(message)
-    wire = _put(field, bound)[1:]
-    if abs(int(wire)) > _INT64:
-        message = f"{field}: to compare with {bound} is beyond 64 bits"
+    encoded = _put(field, bound)[1:]
+    if abs(int(encoded)) > _INT64:
+        message = f"{field}: the bound {bound} is beyond 64 bits"
         raise WriteBehindRefusedError(message)
-    return wire
+    return encoded
 
 
 def _put(field: models.Field[Any, Any], value: Any) -> bytes:
@@ -89,9 +89,9 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
             raise WriteBehindRefusedError(message)
         return NULL
     if isinstance(field, models.ForeignKey) and isinstance(value, models.Model):
-        value = _referred(field, value)
+        value = _referred_value(field, value)
     try:
-        return b"=" + wire_of(field).dump(checked_value(field, value))
+        return b"=" + encoding_of(field).encode(clean_value(field, value))
     except ValidationError as error:
         message = f"{field}: {' '.join(error.messages)}"
         raise WriteBehindRefusedError(message) from error
@@ -100,8 +100,8 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
         raise WriteBehindRefusedError(message) from error
 
 
-def _referred(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:
-    """Return the value of a row that a foreign key refers to it by."""
+def _referred_value(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:
+    """Return the value by which a foreign key refers to a row."""
     model = field.target_field.model
     if not isinstance(row, model):
         message = f"{field}: refers to a {model.__name__}, not to {row!r}"
@@ -110,17 +110,16 @@ def _referred(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:
 
 
 def _delta(field: models.Field[Any, Any], addend: Any) -> int:
-    wire = wire_of(field)
-    delta = wire.delta
-    if delta is None:
+    encoding = encoding_of(field)
+    if encoding.encode_delta is None:
         message = f"{field}: nothing can be added to a {type(field).__name__} behind; write a value"
         raise WriteBehindRefusedError(message)
     try:
-        whole = delta(addend)
+        delta = encoding.encode_delta(addend)
     except (ArithmeticError, TypeError, ValueError) as error:
         message = f"{field}: {short(addend)} cannot be added: {error}"
         raise WriteBehindRefusedError(message) from error
-    if abs(whole) > wire.largest_delta:
+    if abs(delta) > encoding.largest_delta:
         message = f"{field}: to add {addend} is beyond what the column, or 64 bits, can hold"
         raise WriteBehindRefusedError(message)
-    return whole
+    return delta

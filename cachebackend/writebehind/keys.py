@@ -1,4 +1,4 @@
-"""Keys that a client makes, for rows that are created before the database hears of them."""
+"""Primary keys that the client makes, for rows that are created before the database sees them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from uuid import UUID
 __all__ = ["uuid7"]
 
 _lock = threading.Lock()
-#: The last key's time, in units of 2 ** -12 ms, so that no two keys of a process are in the wrong order.
+#: The last key's time, in units of 2 ** -12 ms; it keeps the keys of a process in order.
 _last = 0
 
 
 def uuid7() -> UUID:
-    """Return a UUID of version 7: the keys of a process are in the order of their making.
+    """Return a UUID of version 7. The keys of one process ascend in the order of the calls.
 
-    So an index of them grows at its end, as one of serial numbers does.
-
+    So an index over them grows at its end, like that of an integer sequence.
     Source: RFC 9562, section 5.7, and method 3 of section 6.2 (more of the clock in rand_a).
     """
     global _last  # noqa: PLW0603  # one order for the whole process
@@ -26,8 +25,8 @@ def uuid7() -> UUID:
     with _lock:
         now = _last = max(now, _last + 1)
     milliseconds, fraction = now >> 12, now & 0xFFF
-    chance = int.from_bytes(os.urandom(8)) >> 2
-    return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | chance)
+    random_bits = int.from_bytes(os.urandom(8)) >> 2
+    return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random_bits)
 
 
 def _new_lock() -> None:

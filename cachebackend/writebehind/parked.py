@@ -1,8 +1,8 @@
-"""Rows that Postgres refuses, or that cannot be read, are found by bisection and set aside.
+"""Parked writes: rows that Postgres refuses or that cannot be decoded, found by bisection and set aside.
 
-The rest of their batch lands. DeferredCalls writes of a parked row park behind it, so that their order is
-kept. A parked write is tried again or discarded by hand, under the partition's lock, so that no
-drain comes in between.
+The rest of their batch is applied. Later writes of a parked row are parked behind it, so that
+their order is kept. A person retries or discards a parked write; both hold the partition's lock,
+so that no drain runs at the same time.
 """
 
 from __future__ import annotations
@@ -21,63 +21,68 @@ from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.apply import Applied, apply_batch
-from cachebackend.writebehind.batch import Alike, BatchRow, alike, rows_of
+from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.wire import wire_of
 
 __all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
 
-#: How an SQLSTATE begins that says a value is refused, whoever writes it whenever: bad data, a
-#: constraint, a view's check, a trigger's own exception, a value too large for a row or an index.
+#: SQLSTATE prefixes of errors that a retry cannot avoid: bad data, a constraint, a view's check, a
+#: trigger's own exception, a value too large for a row or an index.
 _REFUSALS = ("22", "23", "44", "P0", "54000")
-#: Seconds for which the rows that are at fault are told from the others, of those that a drain may take.
-HALVING_SECONDS = 30.0
+#: Seconds, of those that a drain may take, that bisection may take to find the refused rows.
+BISECTION_SECONDS = 30.0
 
 
 @dataclass(slots=True)
 class Retried:
-    """What became of parked writes that were tried again.
+    """The result of retrying parked writes.
 
     Attributes:
-        landed: How many landed.
-        left: Those that Postgres refused again, with the new error, and those behind them; those
-            of a model that is gone.
+        applied: The number of writes that were applied.
+        remaining: The writes that are still parked: those that Postgres refused again, with the new
+            error; those behind them; and those of a model that the project no longer has.
     """
 
-    landed: int = 0
-    left: list[ParkedWrite] = field(default_factory=list)
+    applied: int = 0
+    remaining: list[ParkedWrite] = field(default_factory=list)
 
 
 def apply_or_park(
-    model: type[models.Model], using: str, partition: Partition, number: int, batch: Sequence[Alike]
+    model: type[models.Model], using: str, partition: Partition, number: int, batch: Sequence[RowGroup]
 ) -> tuple[Applied, int]:
-    """Write a batch's rows inside the caller's transaction; return what was done and how many were parked."""
+    """Write a batch's rows inside the caller's transaction; park the rows that are refused.
+
+    Returns:
+        What was applied, and the number of parked rows.
+    """
     parked = ParkedWrite.objects.using(using).filter(label=partition.label, partition=partition.number)
-    behind = set(parked.values_list("key", flat=True))
-    work = _Work(model, using)
-    held: list[BatchRow] = []
-    if behind:
+    parked_keys = set(parked.values_list("key", flat=True))
+    bisection = _Bisection(model, using)
+    held_back: list[BatchRow] = []
+    if parked_keys:
         rows = rows_of(batch)
-        held = [row for row in rows if _key_text(model, row.pk) in behind]
-        batch = alike(row for row in rows if _key_text(model, row.pk) not in behind)
-    work.apply(batch)
-    if work.refused and len(work.refused) < sum(len(same.pks) for same in batch):
-        # What they need, a parent or a unique value that is free again, may have come after them
-        work.apply_refused_again()
-    refused = list(work.refused)
-    if left := work.applied.refused:
-        refused += [(row, left[row.pk]) for row in rows_of(batch) if row.pk in left]
-    refused += [(row, "Parked behind an earlier write of the row.") for row in held]
+        held_back = [row for row in rows if _key_text(model, row.pk) in parked_keys]
+        batch = group_rows(row for row in rows if _key_text(model, row.pk) not in parked_keys)
+    bisection.apply(batch)
+    if bisection.refused and len(bisection.refused) < sum(len(group.pks) for group in batch):
+        # What they depend on, such as a parent row or a unique value that becomes free, may have been
+        # applied after them
+        bisection.apply_refused_again()
+    refused = list(bisection.refused)
+    if errors := bisection.applied.refused:
+        refused += [(row, errors[row.pk]) for row in rows_of(batch) if row.pk in errors]
+    refused += [(row, "Parked behind an earlier write of the row.") for row in held_back]
     if refused:
         parked.bulk_create(_parked(model, partition, number, row, error) for row, error in refused)
-    return work.applied, len(refused)
+    return bisection.applied, len(refused)
 
 
 def retry(parked: Iterable[ParkedWrite], using: str) -> Retried:
-    """Try parked writes again, each row's from its oldest on, for they must keep their order.
+    """Retry parked writes. The writes of a row are retried from the oldest on, to keep their order.
 
     Args:
-        parked: Some writes; those of their rows that came before and after are tried too.
+        parked: Some parked writes; all other parked writes of their rows are retried too.
         using: The database alias that they were read from.
     """
     retried = Retried()
@@ -87,74 +92,79 @@ def retry(parked: Iterable[ParkedWrite], using: str) -> Retried:
 
 
 def discard(parked: Iterable[ParkedWrite], using: str) -> int:
-    """Give parked writes up; return how many. What was parked behind them waits on, to be tried again."""
+    """Delete parked writes without applying them; return their number.
+
+    Writes that are parked behind a discarded one stay parked, and can be retried.
+    """
     count = 0
-    wanted = list(parked)
-    for label, number in sorted({(p.label, p.partition) for p in wanted}):
+    parked = list(parked)
+    for label, number in sorted({(p.label, p.partition) for p in parked}):
         with transaction.atomic(using=using):
             _lock_partition(Partition(label, number), using)
-            pks = [p.pk for p in wanted if (p.label, p.partition) == (label, number)]
+            pks = [p.pk for p in parked if (p.label, p.partition) == (label, number)]
             count += ParkedWrite.objects.using(using).filter(pk__in=pks).delete()[0]
     return count
 
 
 def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
-    """Return what a parked write was to do."""
-    held = ormsgpack.unpackb(bytes(parked.changes))
-    changes = {(column, kind): value for column, kind, value in held["changes"]}
-    return BatchRow(wire_of(model._meta.pk).load(parked.key.encode()), held["marker"], changes)
+    """Return the row of a parked write, as its batch had it."""
+    stored = ormsgpack.unpackb(bytes(parked.changes))
+    changes = {(column, kind): value for column, kind, value in stored["changes"]}
+    return BatchRow(encoding_of(model._meta.pk).decode(parked.key.encode()), stored["marker"], changes)
 
 
 def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> None:
     model = model_named(partition.label)
     with transaction.atomic(using=using):
         _lock_partition(partition, using)
-        mine = ParkedWrite.objects.using(using).filter(
+        of_row = ParkedWrite.objects.using(using).filter(
             label=partition.label, partition=partition.number, key=key
         )
-        waiting = list(mine.order_by("pk"))
-        while waiting:
+        remaining = list(of_row.order_by("pk"))
+        while remaining:
             if model is None:
-                waiting[0].error = f"{partition.label!r} is no model of this project; discard what it left."
+                remaining[
+                    0
+                ].error = f"{partition.label!r} is not a model of this project; discard its writes."
                 break
-            work = _Work(model, using)
-            row = row_of(waiting[0], model)
-            work.apply(alike([row]))
-            if errors := [*(error for _, error in work.refused), *work.applied.refused.values()]:
-                [waiting[0].error] = errors
-                waiting[0].save(using=using, update_fields=["error"])
+            bisection = _Bisection(model, using)
+            row = row_of(remaining[0], model)
+            bisection.apply(group_rows([row]))
+            if errors := [*(error for _, error in bisection.refused), *bisection.applied.refused.values()]:
+                [remaining[0].error] = errors
+                remaining[0].save(using=using, update_fields=["error"])
                 break
-            invalidate_rows(model, work.applied.touched, using)
-            waiting.pop(0).delete(using=using)
-            retried.landed += 1
-        retried.left += waiting
+            invalidate_rows(model, bisection.applied.touched, using)
+            remaining.pop(0).delete(using=using)
+            retried.applied += 1
+        retried.remaining += remaining
 
 
 def _lock_partition(partition: Partition, using: str) -> None:
-    """Wait for the drain that is under way, and keep others out until the transaction's end."""
+    """Wait for the drain that is running, and block other drains until the end of the transaction."""
     checkpoints = WriteBehindCheckpoint.objects.using(using).filter(
         label=partition.label, partition=partition.number
     )
     list(checkpoints.select_for_update().order_by("pk").values_list("pk"))
 
 
-class _Work:
-    """Rows on their way into the database."""
+class _Bisection:
+    """Applies rows, and finds those that the database refuses by halving the batch."""
 
     def __init__(self, model: type[models.Model], using: str) -> None:
         self._model = model
         self._using = using
         self._chunk_rows = write_behind_options().batch_rows
-        self._deadline = SYSTEM_CLOCK.monotonic() + HALVING_SECONDS
+        self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
         self.applied = Applied()
-        #: What was refused, and why.
+        #: The refused rows, each with its error.
         self.refused: list[tuple[BatchRow, str]] = []
 
-    def apply(self, batch: Sequence[Alike]) -> None:
-        """Write rows; halve what is refused until the rows that are at fault stand alone.
+    def apply(self, batch: Sequence[RowGroup]) -> None:
+        """Write rows; while the database refuses some, halve them until each refused row is found.
 
-        If they are too many for the time that there is, those that are left are refused as
-        they stand, the good with the bad: a batch that never landed would be worse.
+        If the time is over before that, the rows that are not told apart are all refused, good and
+        bad. A batch that can never be drained would be worse.
         """
         if not batch:
             return
@@ -166,31 +176,32 @@ class _Work:
             text, rows = str(error).strip(), rows_of(batch)
             if len(rows) > 1 and self._has_time():
                 middle = len(rows) // 2
-                self.apply(alike(rows[:middle]))
-                self.apply(alike(rows[middle:]))
+                self.apply(group_rows(rows[:middle]))
+                self.apply(group_rows(rows[middle:]))
                 return
             if len(rows) > 1:
-                text = f"One of {len(rows)} rows, too many to find it in time, and maybe not this one: {text}"
+                text = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: {text}"
             self.refused += [(row, text) for row in rows]
         else:
             self.applied.add(applied)
 
     def apply_refused_again(self) -> None:
-        """Try each refused row once more, as long as there is time."""
+        """Apply each refused row once more, until the time is over."""
         refused, self.refused = self.refused, []
         for row, error in refused:
             if self._has_time():
-                self.apply(alike([row]))
+                self.apply(group_rows([row]))
             else:
                 self.refused.append((row, error))
 
     def _has_time(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._deadline
 
-    def _apply(self, batch: Sequence[Alike]) -> Applied:
+    def _apply(self, batch: Sequence[RowGroup]) -> Applied:
         with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
-            # What rows of one batch need of each other may come in any order, but is due here; and
-            # any join but this keeps to the order of the keys, in which rows are then locked
+            # Rows of one batch may depend on each other in any order, but constraints are checked at the
+            # end of this batch. And every join except a hash join reads rows in the order of their keys,
+            # so rows are locked in that order
             cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
             applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -198,13 +209,13 @@ class _Work:
 
 
 def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, WriteBehindDamagedError | DataError):  # what psycopg itself refuses has no SQLSTATE
+    if isinstance(error, WriteBehindDamagedError | DataError):  # errors of psycopg itself have no SQLSTATE
         return True
     return str(getattr(error.__cause__, "sqlstate", None) or "").startswith(_REFUSALS)
 
 
 def _key_text(model: type[models.Model], pk: Any) -> str:
-    return wire_of(model._meta.pk).dump(pk).decode()
+    return encoding_of(model._meta.pk).encode(pk).decode()
 
 
 def _parked(

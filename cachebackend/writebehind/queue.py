@@ -1,4 +1,4 @@
-"""The project's queue, as the settings name it, and the models whose rows it holds."""
+"""The project's queue client, as the settings configure it, and the models whose rows are written behind."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["behind_models", "model_named", "model_of", "note_model", "project_queue", "watched_queue"]
+__all__ = ["behind_models", "model_named", "model_of", "monitoring_queue", "project_queue", "register_model"]
 
 _models: list[type[models.Model]] = []
 
 
-def note_model(model: type[models.Model]) -> None:
-    """Note that a model's rows are written behind."""
+def register_model(model: type[models.Model]) -> None:
+    """Register a model that has a ``WriteBehindManager``."""
     _models.append(model)
 
 
 def behind_models() -> list[type[models.Model]]:
-    """Return the models whose rows are written behind, each once."""
+    """Return the registered models, each once."""
     return list(dict.fromkeys(_models))
 
 
 def project_queue() -> QueueClient:
-    """Return the client of the queue nodes that ``WRITE_BEHIND`` names.
+    """Return the client of the queue nodes in ``WRITE_BEHIND``.
 
     Raises:
-        ConfigurationError: The setting has faults, or names none.
+        ConfigurationError: The setting has faults, or has no nodes.
     """
     return queue_client(write_behind_options())
 
 
-def watched_queue() -> QueueClient:
-    """Return a client of the same nodes for who only looks.
+def monitoring_queue() -> QueueClient:
+    """Return a client of the same nodes for monitoring, which never blocks for long.
 
-    It waits for no disk, nor for longer than for a connection, so a node that hangs costs little.
+    It does not wait for a disk, and waits for a reply no longer than for a connection, so a node
+    that hangs costs little.
 
     Raises:
-        ConfigurationError: The setting has faults, or names none.
+        ConfigurationError: The setting has faults, or has no nodes.
     """
     options = write_behind_options()
     timeout = min(options.connect_timeout, options.socket_timeout)
@@ -51,20 +52,20 @@ def watched_queue() -> QueueClient:
 
 
 def model_of(partition: Partition) -> type[models.Model]:
-    """Return the model whose rows a partition holds writes of.
+    """Return the model whose writes a partition holds.
 
     Raises:
-        WriteBehindError: There is none.
+        WriteBehindError: The project has no such model.
     """
     model = model_named(partition.label)
     if model is None:
-        message = f"the queue holds writes of {partition.label!r}, which is no model of this project"
+        message = f"the queue holds writes of {partition.label!r}, but this project has no such model"
         raise WriteBehindError(message)
     return model
 
 
 def model_named(label: str) -> type[models.Model] | None:
-    """Return the model of a label; None if there is none, for it was removed."""
+    """Return the model of a label; None if the project has no such model any more."""
     try:
         return apps.get_model(label)
     except (LookupError, ValueError):

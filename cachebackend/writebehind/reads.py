@@ -1,21 +1,21 @@
-"""Rows as they will be when what is queued has landed: exact at every instant of a drain.
+"""Reading rows merged with their queued writes: exact at every instant of a drain.
 
-A row is read in one statement with the checkpoints of its partition: the numbers of the
-last batches that it contains. The queue is read at one instant too: what its batches hold
-of the row, and ``done``, the last batch that it forgot. Then, whatever happened between
-the two readings:
+A row is read in one SQL statement with the checkpoints of its partition: the numbers of the
+last batches that the row contains. The queue is read at one instant too: what its batches hold
+of the row, and ``done``, the last batch that it deleted. Then, whatever happens between the two
+reads:
 
     1. the row is read, the checkpoint is c;
-    2. a batch n lands and is dropped, or does not, or lands and is not dropped yet;
+    2. a batch n is drained and deleted, or drained and not yet deleted, or neither;
     3. the queue is read.
 
-A batch ``n <= c`` that stands is in the row already and is left out: no delta counts
-twice. If ``c < done``, a batch is gone that the row does not have, and the row is read
-again: no write is lost. Read in the other order the same two rules hold. What the queue
-holds of a row that has a write parked, as of the same statement, will park behind it.
+A batch ``n <= c`` that still exists is in the row already and is left out: no delta counts
+twice. If ``c < done``, a batch was deleted that the row does not contain, and the row is read
+again: no write is lost. If the queue is read first, the same two rules hold. If the row has a
+parked write, as of the same statement, its queued writes will be parked behind it.
 
-In a transaction that sees one snapshot only (REPEATABLE READ), reading again shows the
-same row; if a batch landed since it began, there is no exact answer, and that is said.
+In a transaction with a fixed snapshot (REPEATABLE READ), reading again returns the same row. If
+a batch was drained since the snapshot, there is no exact answer, and WriteBehindError is raised.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queue.pending import PENDING_FIELDS
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
+from cachebackend.writebehind.encoding import Encoding, encoding_of
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.wire import Wire, wire_of
 
-__all__ = ["PendingBatch", "merged", "pending", "words_of"]
+__all__ = ["PendingBatch", "describe_row", "merged_rows", "pending"]
 
 M = TypeVar("M", bound=models.Model)
-#: How often a row is read again that a batch has left behind. Each time a drain was faster.
+#: How many times a row is read again because a drain deleted a batch between the two reads.
 _TRIES = 20
-#: The last landed batch of each incarnation of a partition's queue.
+#: The number of the last drained batch, by partition number and incarnation of its queue.
 Checkpoints = Mapping[tuple[int, str], int]
-#: The kinds of change, for people.
-_WORDS = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
-#: What is done to a column: for each kind its value.
+#: The names of the kinds of change in ``PendingBatch`` and in descriptions.
+_KIND_NAMES = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
+#: The changes of one column: for each kind its encoded value.
 Kinds = dict[bytes, bytes]
 
 
 class Snapshot(NamedTuple):
-    """What the database says beside a row, in the same statement.
+    """What the database holds besides a row, read in the same statement.
 
     Attributes:
-        checkpoints: The last batches that it contains.
-        parked: The keys of those rows that were asked for and have a write parked.
+        checkpoints: The last batches that the row contains.
+        parked: Those keys, of the rows that are read, that have a parked write.
     """
 
     checkpoints: Checkpoints
@@ -71,9 +71,9 @@ class PendingBatch:
     """What one batch holds of a row.
 
     Attributes:
-        number: The batch's.
-        is_created: Whether it creates the row.
-        is_deleted: Whether it deletes it, before it creates it if it does that too.
+        number: The batch's number.
+        is_created: Whether the batch creates the row.
+        is_deleted: Whether the batch deletes the row; if it does both, it deletes first.
         changes: For each field its kinds of change (``put``, ``add``, ``at_least``,
             ``at_most``) and their values.
     """
@@ -84,103 +84,103 @@ class PendingBatch:
     changes: dict[str, dict[str, Any]]
 
 
-def merged(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
-    """Return the rows that there are of these, by primary key, with all that is queued.
+def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
+    """Return the rows that exist or will exist, by primary key, merged with their queued writes.
 
     Raises:
         NodeUnavailableError: A queue node did not answer.
-        WriteBehindError: In this transaction the database shows only what was.
-        WriteBehindDamagedError: A queue holds what no write puts there.
+        WriteBehindError: The transaction's snapshot is too old for an exact answer.
+        WriteBehindDamagedError: A queue holds bytes that no write puts there.
     """
-    named = {rows.row(pk): rows.model._meta.pk.to_python(pk) for pk in pks}
-    found: dict[bytes, models.Model | None] = {}
+    pk_of = {rows.row(pk): rows.model._meta.pk.to_python(pk) for pk in pks}
+    merged: dict[bytes, models.Model | None] = {}
     for _ in range(_TRIES):
-        left = {row: pk for row, pk in named.items() if row not in found}
-        if not left:
+        missing = {row: pk for row, pk in pk_of.items() if row not in merged}
+        if not missing:
             break
-        read = _read_rows(rows, left)
-        waiting = _read_queue(rows, list(left))
+        read = _read_rows(rows, missing)
+        queued = _read_queue(rows, list(missing))
         for row, (instance, (checkpoints, parked)) in read.items():
             number = rows.partition(row).number
-            queues = waiting[row]
-            if all(checkpoints.get((number, queue.born), 0) >= queue.done for queue in queues):
-                batches = [] if row[:-1] in parked else _left_to_land(queues, number, checkpoints)
-                found[row] = _merge(rows, row, named[row], instance, batches)
+            queues = queued[row]
+            if all(checkpoints.get((number, queue.incarnation), 0) >= queue.done for queue in queues):
+                batches = [] if row[:-1] in parked else _not_drained(queues, number, checkpoints)
+                merged[row] = _merge(rows, row, pk_of[row], instance, batches)
     else:
         message = (
-            f"{rows.model.__name__}: batches landed that the database does not show here; "
+            f"{rows.model.__name__}: batches were drained after this transaction's snapshot; "
             "read outside of a REPEATABLE READ or SERIALIZABLE transaction"
         )
         raise WriteBehindError(message)
-    return {named[row]: instance for row, instance in found.items() if instance is not None}
+    return {pk_of[row]: instance for row, instance in merged.items() if instance is not None}
 
 
 def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
-    """Return what is queued of a row and has not landed, oldest first.
+    """Return the queued writes of a row that are not drained, oldest batch first.
 
     Raises:
         NodeUnavailableError: A queue node did not answer.
     """
     row = rows.row(pk)
     queues = _read_queue(rows, [row])[row]
-    checkpoints, _ = _snapshot(rows, [row])  # read after the queue: what landed since is left out
-    batches = _left_to_land(queues, rows.partition(row).number, checkpoints)
-    return [_told(rows, number, fields) for number, fields in batches]
+    checkpoints, _ = _snapshot(rows, [row])  # read after the queue, so batches drained since are left out
+    batches = _not_drained(queues, rows.partition(row).number, checkpoints)
+    return [_pending_batch(rows, number, fields) for number, fields in batches]
 
 
-def words_of(model: type[models.Model], row: BatchRow) -> str:
-    """Return in a line what a batch does to a row."""
-    told = {b"c": ["create"], b"x": ["delete"], b"r": ["delete, create"]}.get(row.marker, [])
+def describe_row(model: type[models.Model], row: BatchRow) -> str:
+    """Return what a batch does to a row, in one line."""
+    parts = {b"c": ["create"], b"x": ["delete"], b"r": ["delete, create"]}.get(row.marker, [])
     for name, kinds in _changes_of(model, row.changes).items():
-        told += [f"{name} {word} {value!r}" for word, value in kinds.items()]
-    return "; ".join(told)
+        parts += [f"{name} {kind} {value!r}" for kind, value in kinds.items()]
+    return "; ".join(parts)
 
 
 def _changes_of(
     model: type[models.Model], changes: Mapping[tuple[str, bytes], bytes]
 ) -> dict[str, dict[str, Any]]:
     columns = {field.column: field for field in model._meta.local_concrete_fields}
-    told: dict[str, dict[str, Any]] = {}
-    for (column, kind), value in sorted(changes.items()):
+    named: dict[str, dict[str, Any]] = {}
+    for (column, kind), encoded in sorted(changes.items()):
         field = columns.get(column)
-        what: Any = value
+        value: Any = encoded
         if field is not None:
-            with suppress(Exception):  # what cannot be read is told as it stands
-                what = _value(wire_of(field), kind, value)
-        told.setdefault(column if field is None else field.name, {})[_WORDS[kind]] = what
-    return told
+            with suppress(Exception):  # a value that cannot be decoded is shown as the stored bytes
+                value = _value(encoding_of(field), kind, encoded)
+        named.setdefault(column if field is None else field.name, {})[_KIND_NAMES[kind]] = value
+    return named
 
 
-def _told(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatch:
+def _pending_batch(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatch:
     [row] = rows_of(read_batch(rows.model, fields))
     is_created, is_deleted = row.marker in {b"c", b"r"}, row.marker in {b"x", b"r"}
     return PendingBatch(number, is_created, is_deleted, _changes_of(rows.model, row.changes))
 
 
-def _read_rows(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
-    """Return each row, or that there is none, and a snapshot that what it contains is not behind of.
+def _read_rows(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
+    """Return each row, or None, with a snapshot that is not newer than the row.
 
-    A row that is not there has no snapshot of its own; one is taken before the row is
-    looked for again. Batches that land in between are then merged into nothing: only one
-    that creates the row counts, whole, and so once is as twice.
+    A row that does not exist cannot carry a snapshot, so one is taken, and then the row is looked
+    up again. Batches that are drained in between are then merged into nothing: only one that
+    creates the row has an effect, with the whole row, so applying it twice does no harm.
     """
-    found = _query(rows, wanted)
-    if missing := {row: pk for row, pk in wanted.items() if row not in found}:
+    found = _query(rows, pks)
+    if missing := {row: pk for row, pk in pks.items() if row not in found}:
         before = _snapshot(rows, list(missing))
         found |= _query(rows, missing)
         found |= {row: (None, before) for row in missing if row not in found}
     return found
 
 
-def _query(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
+def _query(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
     from django.contrib.postgres.expressions import ArraySubquery
 
     using = router.db_for_write(rows.model)
-    queryset = rows.model._base_manager.using(using).filter(pk__in=list(wanted.values()))
+    queryset = rows.model._base_manager.using(using).filter(pk__in=list(pks.values()))
     found: dict[bytes, tuple[models.Model | None, Snapshot]] = {}
     for instance in queryset.annotate(
         _writebehind=ArraySubquery(_checkpoint_texts(rows)),
-        _writebehind_parked=ArraySubquery(_parked_keys(rows, list(wanted))),
+        _writebehind_parked=ArraySubquery(_parked_keys(rows, list(pks))),
     ):
         checkpoints = _parsed(instance.__dict__.pop("_writebehind"))
         parked = frozenset(key.encode() for key in instance.__dict__.pop("_writebehind_parked"))
@@ -188,29 +188,29 @@ def _query(rows: Rows, wanted: Mapping[bytes, Any]) -> dict[bytes, tuple[models.
     return found
 
 
-def _snapshot(rows: Rows, wanted: Sequence[bytes]) -> Snapshot:
-    """Return the snapshot that goes with some rows, without them."""
+def _snapshot(rows: Rows, keys: Sequence[bytes]) -> Snapshot:
+    """Return the snapshot of some rows, without the rows."""
     from django.contrib.postgres.expressions import ArraySubquery
 
     texts = _checkpoint_texts(rows).using(router.db_for_write(rows.model))
-    # Where there is no checkpoint nothing landed, and nothing can have been parked
-    read = list(texts.values_list("text", ArraySubquery(_parked_keys(rows, wanted))))
+    # Without a checkpoint no batch was drained, so no write can be parked
+    read = list(texts.values_list("text", ArraySubquery(_parked_keys(rows, keys))))
     parked = frozenset(key.encode() for _, keys in read[:1] for key in keys)
     return Snapshot(_parsed(text for text, _ in read), parked)
 
 
 def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, Any]:
-    """Return the checkpoints of a model's partitions, as one text each."""
+    """Return the checkpoints of a model's partitions, each as one text."""
     parts = [Cast(F(name), models.CharField()) for name in ("partition", "incarnation", "batch")]
     text = Concat(parts[0], Value(" "), parts[1], Value(" "), parts[2])
     of_model = WriteBehindCheckpoint.objects.filter(label=rows.model._meta.label_lower)
     return of_model.annotate(text=text).values_list("text", flat=True)
 
 
-def _parked_keys(rows: Rows, wanted: Sequence[bytes]) -> models.QuerySet[Any, Any]:
-    """Return the keys of those of some rows that have a write parked."""
-    partitions = {rows.partition(row).number for row in wanted}
-    keys = [row[:-1].decode() for row in wanted]
+def _parked_keys(rows: Rows, row_keys: Sequence[bytes]) -> models.QuerySet[Any, Any]:
+    """Return those keys, of some rows, that have a parked write."""
+    partitions = {rows.partition(row).number for row in row_keys}
+    keys = [row[:-1].decode() for row in row_keys]
     parked = ParkedWrite.objects.order_by().filter(label=rows.model._meta.label_lower)
     return parked.filter(partition__in=partitions, key__in=keys).values_list("key", flat=True)
 
@@ -220,52 +220,52 @@ def _parsed(texts: Iterable[str]) -> Checkpoints:
     return {(int(partition), incarnation): int(batch) for partition, incarnation, batch in split}
 
 
-def _read_queue(rows: Rows, wanted: Sequence[bytes]) -> dict[bytes, list[Pending]]:
-    """Return what the queues hold of each row, the one that lands first first."""
+def _read_queue(rows: Rows, keys: Sequence[bytes]) -> dict[bytes, list[Pending]]:
+    """Return what the queues hold of each row; the queue that is drained first comes first."""
     groups: dict[Partition, list[bytes]] = {}
-    for row in wanted:
+    for row in keys:
         groups.setdefault(rows.partition(row), []).append(row)
     client = project_queue()
-    at_once = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # rows whole: each is read at one instant
-    found: dict[bytes, list[Pending]] = {row: [] for row in wanted}
+    chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
+    found: dict[bytes, list[Pending]] = {row: [] for row in keys}
     for partition, members in groups.items():
-        for at in range(0, len(members), at_once):
-            some = members[at : at + at_once]
-            for queue in client.run(_read_places(rows, partition, some)):
-                for row, own in _by_row(queue, some).items():
-                    found[row].append(own)
+        for start in range(0, len(members), chunk_rows):
+            chunk = members[start : start + chunk_rows]
+            for queue in client.run(_read_queues(rows, partition, chunk)):
+                for row, pending in _by_row(queue, chunk).items():
+                    found[row].append(pending)
     return found
 
 
 def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
-    """Return what one place holds of each row, from what it holds of all."""
+    """Split what one queue holds of several rows by row."""
     found = {row: queue._replace(batches=[(number, {}) for number, _ in queue.batches]) for row in members}
-    for at, (_, fields) in enumerate(queue.batches):
+    for index, (_, fields) in enumerate(queue.batches):
         for name, value in fields.items():
             row = name[: name.index(b"\0") + 1]
-            found[row].batches[at][1][name] = value
+            found[row].batches[index][1][name] = value
     return found
 
 
-def _read_places(rows: Rows, partition: Partition, members: Sequence[bytes]) -> Operation[list[Pending]]:
+def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> Operation[list[Pending]]:
     context = project_queue().context
     names = [name for row in members for name in rows.names(row)]
     queues = []
-    for node in context.places(partition):
+    for node in context.nodes_of(partition):
         queue = yield from protocol.pending(context, node, partition, names)
         if queue is not None:
             queues.append(queue)
     return queues
 
 
-def _left_to_land(
+def _not_drained(
     queues: Sequence[Pending], number: int, checkpoints: Checkpoints
 ) -> list[tuple[int, dict[bytes, bytes]]]:
     return [
         (batch, fields)
         for queue in queues
         for batch, fields in queue.batches
-        if fields and batch > checkpoints.get((number, queue.born), 0)
+        if fields and batch > checkpoints.get((number, queue.incarnation), 0)
     ]
 
 
@@ -282,7 +282,7 @@ def _merge(
         if marker in {b"x", b"r"}:
             instance = None
         if marker in {b"c", b"r"}:
-            if instance is not None:  # it will be parked, and all that follows with it
+            if instance is not None:  # the creation will be parked, and all later writes behind it
                 return instance
             instance = rows.model(pk=pk)
             instance._state.adding = False
@@ -292,8 +292,8 @@ def _merge(
                 attribute = columns[column].attname
                 value = getattr(instance, attribute)
                 try:
-                    setattr(instance, attribute, _changed(wire_of(columns[column]), value, kinds))
-                except Exception as error:  # what stands in a queue is foreign bytes
+                    setattr(instance, attribute, _changed(encoding_of(columns[column]), value, kinds))
+                except Exception as error:  # a queue may hold any bytes, which decode to any error
                     message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
                     raise WriteBehindDamagedError(message) from error
     return instance
@@ -308,22 +308,22 @@ def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:
     return found
 
 
-def _changed(wire: Wire, value: Any, kinds: Kinds) -> Any:
-    """Return what a batch makes of a value, as Postgres does: nothing added to NULL is NULL."""
+def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:
+    """Return a value after a batch's changes, as Postgres computes it: NULL plus anything is NULL."""
     if PUT in kinds:
-        value = _value(wire, PUT, kinds[PUT])
+        value = _value(encoding, PUT, kinds[PUT])
     if DELTA in kinds and value is not None:
-        value = wire.plus(value, _value(wire, DELTA, kinds[DELTA]))
+        value = encoding.add(value, _value(encoding, DELTA, kinds[DELTA]))
     for kind, choose in ((AT_LEAST, max), (AT_MOST, min)):
         if kind in kinds:
-            bound = _value(wire, kind, kinds[kind])
+            bound = _value(encoding, kind, kinds[kind])
             value = bound if value is None else choose(value, bound)
     return value
 
 
-def _value(wire: Wire, kind: bytes, travels: bytes) -> Any:
+def _value(encoding: Encoding, kind: bytes, encoded: bytes) -> Any:
     if kind == PUT:
-        return wire.put(travels)
+        return encoding.decode_put(encoded)
     if kind == DELTA:
-        return wire.undelta(int(travels))  # type: ignore[misc]  # only such fields are given deltas
-    return wire.load(travels)
+        return encoding.decode_delta(int(encoded))  # type: ignore[misc]  # only such fields are given deltas
+    return encoding.decode(encoded)

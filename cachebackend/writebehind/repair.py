@@ -1,8 +1,9 @@
-"""Queues that stopped because they, or the database, came back with an older state.
+"""Repair of partitions that stopped because the queue or the database came back with an older state.
 
-Neither side can tell what the other lost, so a person decides. A queue that is older: what
-stands in it is landed, and what had landed of it before counts twice, or is dropped, and what
-had not is lost. A database that is older: what stands is newer than all that it has, and lands.
+Neither side can see what the other lost, so a person decides. If the queue is older, its batches
+are kept or deleted: when they are kept, writes that were drained before count twice; when they are
+deleted, writes that were not drained are lost. If the database is older, the queued batches are
+newer than everything in it, and they are drained.
 """
 
 from __future__ import annotations
@@ -14,76 +15,76 @@ from django.db import router, transaction
 from cachebackend import protocol
 from cachebackend.errors import RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, Place
-from cachebackend.writebehind.checkpoints import Trouble, trouble_of
+from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of
 from cachebackend.writebehind.queue import behind_models, model_of, project_queue
 
-__all__ = ["Fault", "Trouble", "find_faults", "repair"]
+__all__ = ["Fault", "Mismatch", "find_faults", "repair"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a partition stopped.
+    """A partition that stopped.
 
     Attributes:
         partition: The partition.
-        trouble: What is wrong.
-        landed: The last batch that landed, by the database.
-        place: The queue as it stands; None if there is none.
-        standing: The numbers of the batches that stand in it.
-        incarnation: The queue that the checkpoint is of.
+        mismatch: How the queue and the checkpoint contradict each other.
+        drained_batch: The number of the last drained batch, as the database has it.
+        state: The queue's state; None if there is no queue.
+        queued_batches: The numbers of the batches that exist in the queue.
+        incarnation: The incarnation of the checkpoint's queue.
     """
 
     partition: Partition
-    trouble: Trouble
-    landed: int
-    place: Place | None
-    standing: tuple[int, ...]
+    mismatch: Mismatch
+    drained_batch: int
+    state: QueueState | None
+    queued_batches: tuple[int, ...]
     incarnation: str
 
 
 def find_faults() -> list[Fault]:
-    """Return the partitions whose queue and checkpoint do not fit, of all databases that have landed any.
+    """Return the partitions whose queue and checkpoint contradict each other, in all databases.
 
     Raises:
-        NodeUnavailableError: A queue node did not answer: what it holds is not known.
+        NodeUnavailableError: A queue node did not answer, so its queues are unknown.
     """
     client = project_queue()
-    found: list[Fault] = []
+    faults: list[Fault] = []
     for partition, checkpoints in _checkpoints().items():
-        standing: dict[str, Place] = {}
-        for queue in client.run(protocol.places(client.context, [partition]))[partition].values():
+        existing: dict[str, QueueState] = {}
+        for queue in client.run(protocol.queue_states(client.context, [partition]))[partition].values():
             if isinstance(queue, RingCacheError):
                 raise queue
-            standing[queue.born] = queue
+            existing[queue.incarnation] = queue
         for checkpoint in checkpoints:
-            place = standing.get(checkpoint.incarnation)
-            trouble = _trouble(checkpoint, place)
-            if trouble is not None and _stands(checkpoint):
-                batches = _standing(partition, place) if place else ()
-                found.append(
-                    Fault(partition, trouble, checkpoint.batch, place, batches, checkpoint.incarnation)
+            state = existing.get(checkpoint.incarnation)
+            mismatch = _mismatch(checkpoint, state)
+            if mismatch is not None and _is_current(checkpoint):
+                batches = _queued_batches(partition, state) if state else ()
+                faults.append(
+                    Fault(partition, mismatch, checkpoint.batch, state, batches, checkpoint.incarnation)
                 )
-    return found
+    return faults
 
 
 def repair(fault: Fault, *, keep: bool) -> None:
-    """Let a partition go on.
+    """Make a stopped partition drain again.
 
     Args:
-        fault: What was found.
-        keep: Whether what stands in the queue is to land, or to be dropped. Of a queue that
-            is gone nothing stands.
+        fault: The fault, as ``find_faults`` returned it.
+        keep: Whether the queued batches are kept, so that they are drained. Otherwise they are
+            deleted. A queue that is gone has none.
 
     Raises:
-        WriteBehindError: The queue has changed since; look again. Or what stands was to be
-            dropped for a database that is older.
-        NodeUnavailableError: Its node did not answer.
+        WriteBehindError: The queue has changed since ``find_faults``; call it again. Or the
+            database is older and the batches were to be deleted.
+        NodeUnavailableError: The queue node did not answer.
     """
-    if fault.trouble is Trouble.DATABASE_IS_OLDER and not keep:
+    if fault.mismatch is Mismatch.DATABASE_IS_OLDER and not keep:
         message = (
-            f"what stands in the queue of {fault.partition} has never landed, and is not to blame for a "
-            "database that came back with an older state; keep it"
+            f"the queued writes of {fault.partition} were never drained, and only the database came back "
+            "with an older state; keep them"
         )
         raise WriteBehindError(message)
     client = project_queue()
@@ -98,22 +99,22 @@ def repair(fault: Fault, *, keep: bool) -> None:
                 incarnation=fault.incarnation,
             )
         )
-        if fault.place is None:
+        if fault.state is None:
             checkpoint.is_ended = True
-        elif fault.trouble is Trouble.DATABASE_IS_OLDER:
-            checkpoint.batch = fault.place.done
-            checkpoint.seal = fault.place.seals[fault.place.done]
+        elif fault.mismatch is Mismatch.DATABASE_IS_OLDER:
+            checkpoint.batch = fault.state.done
+            checkpoint.seal = fault.state.seals[fault.state.done]
         elif not client.run(
             protocol.renumber(
                 client.context,
-                fault.place,
+                fault.state,
                 fault.partition,
                 (checkpoint.batch, checkpoint.seal),
-                fault.standing,
+                fault.queued_batches,
                 keep=keep,
             )
         ):
-            message = f"the queue of {fault.partition} has changed since it was looked at; look again"
+            message = f"the queue of {fault.partition} has changed since it was inspected; run repair again"
             raise WriteBehindError(message)
         checkpoint.save(update_fields=["batch", "seal", "is_ended"])
 
@@ -126,23 +127,23 @@ def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
     return found
 
 
-def _trouble(checkpoint: WriteBehindCheckpoint, place: Place | None) -> Trouble | None:
-    if place is None:
-        return Trouble.QUEUE_IS_GONE
-    return trouble_of(checkpoint, place.opened, place.done, place.seals.get(checkpoint.batch, ""))
+def _mismatch(checkpoint: WriteBehindCheckpoint, state: QueueState | None) -> Mismatch | None:
+    if state is None:
+        return Mismatch.QUEUE_IS_GONE
+    return mismatch_of(checkpoint, state.open_batch, state.done, state.seals.get(checkpoint.batch, ""))
 
 
-def _stands(checkpoint: WriteBehindCheckpoint) -> bool:
-    """Return whether no batch has landed since a checkpoint was read: then the queue was read beside it."""
+def _is_current(checkpoint: WriteBehindCheckpoint) -> bool:
+    """Return whether no batch was drained since a checkpoint was read, so queue and checkpoint compare."""
     now = WriteBehindCheckpoint.objects.using(checkpoint._state.db).filter(pk=checkpoint.pk)
     return now.filter(batch=checkpoint.batch, is_ended=False).exists()
 
 
-def _standing(partition: Partition, place: Place) -> tuple[int, ...]:
+def _queued_batches(partition: Partition, state: QueueState) -> tuple[int, ...]:
     client = project_queue()
-    numbers = range(place.done + 1, place.opened + 1)
+    numbers = range(state.done + 1, state.open_batch + 1)
     return tuple(
         number
         for number in numbers
-        if client.run(protocol.contents(client.context, place.node, partition, number))
+        if client.run(protocol.contents(client.context, state.node, partition, number))
     )

@@ -1,4 +1,4 @@
-"""How write-behind is: what waits, since when, what was parked, and whether its nodes are set up for it."""
+"""The status of write-behind: queued and parked writes, and whether the queue nodes are configured for it."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from django.db.models import Count, Min
 from cachebackend import protocol
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition, Place
-from cachebackend.writebehind.queue import behind_models, project_queue, watched_queue
+from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.queue import behind_models, monitoring_queue, project_queue
 
 __all__ = ["PartitionStatus", "databases", "node_faults", "partition_statuses"]
 
-#: The settings of a server that write-behind rests on.
+#: The server settings that write-behind depends on.
 _SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """One partition's queue on one node.
+    """The queue of one partition on one node. The attributes are keys of ``writebehind status --json``.
 
     Attributes:
         partition: The partition.
         node: The node's name.
-        fields: How much waits: columns of rows.
-        sealed: How many batches are sealed and have not landed.
-        oldest_seconds: For how long the oldest write has waited; 0 if none does.
-        landed: The last batch that landed.
-        landed_at: When, in seconds since 1970; None if none has.
-        rows: How many rows its batches have changed.
-        missing: How many rows they named that were not there.
-        parked: How many writes are parked.
-        parked_since: When the first of them was, in seconds since 1970; None if none is.
-        is_queue_seen: Whether its node answered; if not, what waits is not known, nor what landed.
-        is_database_seen: Whether the database did; if not, what landed and is parked is not known.
-        error: Why nothing more is known; None if all is.
+        fields: The number of queued fields: columns of rows.
+        sealed: The number of sealed batches that are not drained.
+        oldest_seconds: The age of the oldest queued write, in seconds; 0 if none is queued.
+        landed: The number of the last drained batch.
+        landed_at: When it was drained, in seconds since 1970; None if no batch was.
+        rows: The number of rows that drained batches have changed.
+        missing: The number of rows that they name and that do not exist.
+        parked: The number of parked writes.
+        parked_since: When the first of them was parked, in seconds since 1970; None if none is.
+        is_queue_seen: Whether the node answered; if not, what is queued and drained is unknown.
+        is_database_seen: Whether the database answered; if not, what is drained and parked is unknown.
+        error: Why a part is unknown; None if everything is known.
     """
 
     partition: Partition
@@ -60,25 +60,25 @@ class PartitionStatus:
 
 
 def databases() -> list[str]:
-    """Return the aliases of the databases that writes land in."""
+    """Return the aliases of the databases that batches are drained to."""
     return sorted({router.db_for_write(model) for model in behind_models()})
 
 
 def partition_statuses() -> list[PartitionStatus]:
-    """Return every partition that was ever written to, of the project's models.
+    """Return the status of every partition that was ever written to, of the project's models.
 
-    A node, or the database, that does not answer leaves its part out and is told in ``error``.
+    If a node or the database does not answer, its part is left out and ``error`` says why.
     """
-    client = watched_queue()
+    client = monitoring_queue()
     numbers = range(client.options.partitions)
     partitions = [Partition(m._meta.label_lower, number) for m in behind_models() for number in numbers]
-    found = client.run(protocol.places(client.context, partitions))
+    states = client.run(protocol.queue_states(client.context, partitions))
     checkpoints, parked, error = _stored()
     statuses = []
-    for partition, places in found.items():
-        for node, place in places.items():
+    for partition, queues in states.items():
+        for node, state in queues.items():
             name = client.options.all_nodes[node].name
-            if not isinstance(place, Place):
+            if not isinstance(state, QueueState):
                 if node == client.context.ring.owner(partition.name):
                     statuses.append(
                         PartitionStatus(
@@ -87,21 +87,21 @@ def partition_statuses() -> list[PartitionStatus]:
                             **parked.get(partition, {}),
                             is_queue_seen=False,
                             is_database_seen=error is None,
-                            error=str(place),
+                            error=str(state),
                         )
                     )
                 continue
-            checkpoint = checkpoints.get((partition, place.born))
-            at = checkpoint and checkpoint.landed_at
+            checkpoint = checkpoints.get((partition, state.incarnation))
+            drained_at = checkpoint and checkpoint.landed_at
             statuses.append(
                 PartitionStatus(
                     partition,
                     name,
-                    fields=place.fields,
-                    sealed=place.opened - place.done - 1,
-                    oldest_seconds=0.0 if place.since is None else max(time.time() - place.since, 0.0),
+                    fields=state.fields,
+                    sealed=state.open_batch - state.done - 1,
+                    oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
                     landed=checkpoint.batch if checkpoint else 0,
-                    landed_at=at.timestamp() if at else None,
+                    landed_at=drained_at.timestamp() if drained_at else None,
                     rows=checkpoint.rows if checkpoint else 0,
                     missing=checkpoint.missing if checkpoint else 0,
                     **parked.get(partition, {}),
@@ -113,42 +113,42 @@ def partition_statuses() -> list[PartitionStatus]:
 
 
 def node_faults() -> list[str]:
-    """Return what is wrong with the queue nodes, a sentence each with what to do about it."""
+    """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
     client = project_queue()
     durability = client.options.durability
-    faults = []
+    sentences = []
     for index, node in enumerate(client.options.all_nodes):
         try:
             settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
-            found = list(_faults(settings, durability))
+            faults = list(_faults(settings, durability))
             if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
-                found.append(fault)
+                faults.append(fault)
         except RingCacheError as error:
-            faults.append(str(error))
+            sentences.append(str(error))
             continue
-        faults += [f"queue node {node.name!r} {fault}" for fault in found]
-    return faults
+        sentences += [f"queue node {node.name!r} {fault}" for fault in faults]
+    return sentences
 
 
 def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
     policy = settings.get(b"maxmemory-policy", "noeviction")
     if policy != "noeviction":
-        yield f"may evict what waits (maxmemory-policy {policy}); set maxmemory-policy noeviction"
+        yield f"may evict queued writes (maxmemory-policy {policy}); set maxmemory-policy noeviction"
     if durability == "memory":
         return
     appendfsync = settings.get(b"appendfsync", "everysec")
     if settings.get(b"appendonly", "yes") == "no":
         yield "has no append-only file; set appendonly yes, or WRITE_BEHIND['durability'] to 'memory'"
     elif appendfsync == "no":
-        yield "leaves it to its system when to write its file; set appendfsync everysec"
+        yield "lets its operating system decide when its file is on disk; set appendfsync everysec"
     elif durability == "fsync" and appendfsync != "always":
-        yield "writes its file once a second, for which each write waits; set appendfsync always"
+        yield "syncs its file once a second, and each write waits for that; set appendfsync always"
 
 
 def _stored() -> tuple[
     dict[tuple[Partition, str], WriteBehindCheckpoint], dict[Partition, dict[str, Any]], str | None
 ]:
-    """Return the checkpoints, what is parked of each partition, and why the databases do not tell more."""
+    """Return the checkpoints, the parked writes of each partition, and the error if a database failed."""
     checkpoints: dict[tuple[Partition, str], WriteBehindCheckpoint] = {}
     parked: dict[Partition, dict[str, Any]] = {}
     try:
@@ -158,8 +158,8 @@ def _stored() -> tuple[
                 checkpoints[partition, checkpoint.incarnation] = checkpoint
             counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
             for row in counted.annotate(count=Count("pk"), first=Min("created")):
-                held = {"parked": row["count"], "parked_since": row["first"].timestamp()}
-                parked[Partition(row["label"], row["partition"])] = held
+                values = {"parked": row["count"], "parked_since": row["first"].timestamp()}
+                parked[Partition(row["label"], row["partition"])] = values
     except Error as error:
         return checkpoints, parked, f"the database does not answer: {error}"
     return checkpoints, parked, None

@@ -17,7 +17,7 @@ from cachebackend.protocol import Partition
 from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reads import words_of
+from cachebackend.writebehind.reads import describe_row
 from tests.fuzz.mutants import count, mutant
 from tests.integration.test_writebehind_rows import one_partition
 from tests.shop.models import Meter
@@ -79,7 +79,7 @@ def test_no_queue_harms_its_reader() -> None:
     with one_partition(durability="memory"):
         for _ in tried:
             node.call((b"FLUSHALL",))
-            project_queue().context.opened.clear()
+            project_queue().context.open_batches.clear()
             write(meter)
             done = damage(chance)
             for name, read in READERS.items():
@@ -90,7 +90,7 @@ def test_no_queue_harms_its_reader() -> None:
                 except Exception as error:
                     raise AssertionError(f"{name} of {done}: {type(error).__name__}: {error}") from error
             for each in ParkedWrite.objects.all():
-                assert words_of(Meter, row_of(each, Meter))
+                assert describe_row(Meter, row_of(each, Meter))
                 parked += 1
             ParkedWrite.objects.all().delete()
             WriteBehindCheckpoint.objects.all().delete()

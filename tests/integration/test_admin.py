@@ -371,7 +371,7 @@ def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
     assert not LogEntry.objects.exists()
     answer = client.post(where, asked | {"confirmed": "on"}, follow=True).content.decode()
     assert "0 writes landed" in answer
-    assert "&#x27;shop.gone&#x27; is no model of this project" in answer
+    assert "&#x27;shop.gone&#x27; is not a model of this project" in answer
     assert LogEntry.objects.get().change_message == "try 2 parked writes again: 0 landed, 2 did not"
     client.post(
         reverse("admin:cachebackend_parkedwrite_changelist"),

@@ -233,9 +233,9 @@ def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
         [(partition, _)] = writebehind.dirty_partitions()
         writebehind.drain(partition)
     Meter.behind.update(meter.pk, count=F("count") + 1)
-    [place] = client.run(protocol.places(client.context, [partition]))[partition].values()
-    assert isinstance(place, protocol.Place)
-    client.run(protocol.close(client.context, place, partition, range(1, 2)))
+    [state] = client.run(protocol.queue_states(client.context, [partition]))[partition].values()
+    assert isinstance(state, protocol.QueueState)
+    client.run(protocol.close(client.context, state, partition, range(1, 2)))
     assert [found for found, _ in writebehind.dirty_partitions()] == [partition]
     land()
     meter.refresh_from_db()

@@ -21,7 +21,7 @@ from cachebackend.protocol import Partition
 from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reads import words_of
+from cachebackend.writebehind.reads import describe_row
 from cacheproject.services import Services
 from tests.integration.test_writebehind_rows import command, land, one_partition
 from tests.shop.models import Meter
@@ -49,16 +49,18 @@ def old_node(own_services: Services) -> Iterator[str]:
 
 def test_a_node_without_waitaof_is_told_of(meter: Meter, old_node: str) -> None:
     """By the checks of the nodes before, and by the drain; with ``memory`` it is not needed."""
-    told = "'old' cannot tell when its file is on its disk .*must be Redis 7.2 or later, or Valkey"
+    cannot_sync = (
+        "'old' cannot report that its append-only file is on disk .*must be Redis 7.2 or later, or Valkey"
+    )
     with override_settings(WRITE_BEHIND={"nodes": [old_node]}):
         add_one(meter)
-        with pytest.raises(WriteBehindError, match=told):
+        with pytest.raises(WriteBehindError, match=cannot_sync):
             land()
         [fault] = writebehind.node_faults()
         assert "7.2" in fault
         assert command("status", code=1)["faults"] == [fault]
-    untold = pytest.raises(WriteBehindUnknownError, match="took the write, but did not tell")
-    with override_settings(WRITE_BEHIND={"nodes": [old_node], "durability": "fsync"}), untold:
+    unconfirmed = pytest.raises(WriteBehindUnknownError, match="took the write, but did not confirm")
+    with override_settings(WRITE_BEHIND={"nodes": [old_node], "durability": "fsync"}), unconfirmed:
         add_one(meter)
     with override_settings(WRITE_BEHIND={"nodes": [old_node], "durability": "memory"}):
         assert writebehind.node_faults() == []
@@ -145,7 +147,7 @@ def test_a_value_that_cannot_be_read_parks_its_row(
     assert Meter.objects.get(pk=other.pk).count == 1
     [parked] = ParkedWrite.objects.all()
     assert "cannot be read" in parked.error
-    assert repr(value) in words_of(Meter, row_of(parked, Meter))
+    assert repr(value) in describe_row(Meter, row_of(parked, Meter))
     command("retry", "--all", code=1)
     assert ParkedWrite.objects.count() == 1
 

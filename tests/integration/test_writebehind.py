@@ -145,7 +145,7 @@ def test_writes_go_on_into_the_next_batch_while_one_lands(
 
     monkeypatch.setattr(drains, "apply_or_park", write_meanwhile)
     [(partition, _)] = writebehind.dirty_partitions()
-    assert writebehind.drain(partition, most_batches=1).more
+    assert writebehind.drain(partition, max_batches=1).more
     assert views()[pk] == 1
     monkeypatch.undo()
     writebehind.drain(partition)
@@ -251,7 +251,7 @@ def test_a_queue_that_lost_its_batches_stops_and_says_so(articles: list[Article]
     [node] = project_queue().nodes
     node.call((b"FLUSHALL",))
     Article.behind.update(articles[0].pk, views=F("views") + 1)
-    with pytest.raises(WriteBehindError, match=r"is not the one whose batch 2 has landed"):
+    with pytest.raises(WriteBehindError, match=r"is not the one whose batch 2 was drained"):
         drain_all()
     assert views()[articles[0].pk] == 2
 
@@ -286,7 +286,7 @@ def test_without_queue_nodes_write_behind_says_that_it_is_off() -> None:
 
 def test_a_queue_of_an_unknown_model_is_told() -> None:
     """A model was removed while its writes waited."""
-    with pytest.raises(WriteBehindError, match="'shop.gone', which is no model"):
+    with pytest.raises(WriteBehindError, match="'shop.gone', but this project has no such model"):
         writebehind.drain(Partition("shop.gone", 0))
 
 

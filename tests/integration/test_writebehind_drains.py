@@ -162,7 +162,7 @@ def test_closes_that_were_lost_are_all_made_up_for(meter: Meter) -> None:
         for other in others:
             add_one(other)
         before = saved_keys()
-        writebehind.drain(PARTITION, most_batches=3)
+        writebehind.drain(PARTITION, max_batches=3)
         restore_keys(before)
         add_one(meter)
         tick()
@@ -177,8 +177,8 @@ def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
     client = project_queue()
     with one_partition(durability="memory"):
         add_one(meter)
-        [old] = client.run(protocol.places(client.context, [PARTITION]))[PARTITION].values()
-        assert isinstance(old, protocol.Place)
+        [old] = client.run(protocol.queue_states(client.context, [PARTITION]))[PARTITION].values()
+        assert isinstance(old, protocol.QueueState)
         client.nodes[0].call((b"FLUSHALL",))
         add_one(meter)
         assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2))) is False
@@ -258,15 +258,15 @@ def test_the_limits_hold_within_one_call() -> None:
 def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that takes several turns may fail in the second: the first stands."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
-    found_of = fold_module.found_of
+    fold_result = fold_module.fold_result
     turns: list[int] = []
 
     def fail_later(*arguments: Any) -> Folded | None:
-        found = found_of(*arguments)
+        found = fold_result(*arguments)
         turns.append(1)
         return found if len(turns) == 1 else Folded(error=WriteBehindUnknownError("lost"))
 
-    monkeypatch.setattr(fold_module, "found_of", fail_later)
+    monkeypatch.setattr(fold_module, "fold_result", fail_later)
     with one_partition(batch_rows=10), pytest.raises(WriteBehindPartialError) as caught:
         add_one(*meters)
     assert list(caught.value.errors) == [meter.pk for meter in meters[20:]]
@@ -292,7 +292,7 @@ def test_more_bad_rows_than_there_is_time_for_are_parked_together(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch lands in any case; a retry lands the rows that were not at fault."""
-    monkeypatch.setattr(parked, "HALVING_SECONDS", 0.0)
+    monkeypatch.setattr(parked, "BISECTION_SECONDS", 0.0)
     others = Meter.objects.bulk_create([Meter() for _ in range(9)])
     with one_partition():
         add_one(meter, *others)

@@ -368,7 +368,7 @@ def test_a_row_that_is_there_is_not_made_again(meter: Meter) -> None:
     assert drained.parked == 1
     meter.refresh_from_db()
     assert (meter.level, meter.count) == (5, 0)
-    assert ParkedWrite.objects.get().error == "A row with this key is there already."
+    assert ParkedWrite.objects.get().error == "A row with this key exists already."
 
 
 def test_a_transaction_that_others_break_off_is_tried_again(
@@ -417,7 +417,7 @@ def test_a_database_that_is_away_is_left_alone_for_a_while(
         patch.setattr(connections["default"], "is_usable", lambda: False)
         with pytest.raises(OperationalError):
             writebehind.drain(partition)
-    assert backoff.waits("default") > 0
+    assert backoff.wait_seconds("default") > 0
     assert writebehind.drain(partition).more
     assert Meter.objects.get(pk=meter.pk).count == 0
     backoff.answered("default")
@@ -471,7 +471,7 @@ def test_a_queue_that_is_gone_is_given_up_by_a_person(meter: Meter) -> None:
         land()
         project_queue().nodes[0].call((b"FLUSHALL",))
         Meter.behind.update(meter.pk, count=F("count") + 1)
-        with pytest.raises(WriteBehindStoppedError, match="was emptied, or is another"):
+        with pytest.raises(WriteBehindStoppedError, match="was emptied or replaced"):
             land()
         assert command("repair", "--keep")["faults"][0]["repaired"]
         land()
@@ -490,7 +490,7 @@ def test_a_database_that_is_older_goes_on_after_what_was_dropped(meter: Meter) -
             land()
         [told] = command("repair", "--drop", code=1)["faults"]
         assert not told["repaired"]
-        assert "has never landed, and is not to blame" in told["error"]
+        assert "were never drained, and only the database came back" in told["error"]
         [told] = command("repair", "--keep")["faults"]
         assert (told["repaired"], told["error"]) == (True, None)
         land()

@@ -125,14 +125,14 @@ def _drain_until_killed() -> None:
         steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
         _die_at(*chance.choice(steps), chance.randrange(1, 6), after=chance.random() < 0.5)
-    drains._backoff._away.clear()
+    drains._backoff._outages.clear()
     while True:
         try:
             for partition in writebehind.seal_dirty():
                 writebehind.drain(partition)
         except (NodeUnavailableError, OperationalError, InterfaceError):
             connection.close()
-            drains._backoff._away.clear()
+            drains._backoff._outages.clear()
             time.sleep(0.02)
 
 

@@ -41,10 +41,10 @@ def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> 
     """The next batch is the one after what the queue has dropped."""
     lock = checkpoints.Queues.lock_checkpoint
 
-    def trusting(self: Any, place: Any, using: str) -> Any:
-        checkpoint = lock(self, place, using)
+    def trusting(self: Any, state: Any, using: str) -> Any:
+        checkpoint = lock(self, state, using)
         if checkpoint is not None:
-            checkpoint.batch = place.done
+            checkpoint.batch = state.done
         return checkpoint
 
     monkeypatch.setattr(checkpoints.Queues, "lock_checkpoint", trusting)
@@ -68,15 +68,15 @@ def test_checkpoint_set_outside_of_the_transaction(articles: list[Article], monk
 
 def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Patch) -> None:
     """The queue forgets what may yet be rolled back."""
-    take = drains._Drain._take
+    take = drains._Drain._read_sealed
 
-    def forgetful(self: Any, place: Any, checkpoint: Any, number: int) -> Any:
-        batch = take(self, place, checkpoint, number)
+    def forgetful(self: Any, state: Any, checkpoint: Any, number: int) -> Any:
+        batch = take(self, state, checkpoint, number)
         if batch:
-            self._close(place, range(number, number + 1))
+            self._close(state, range(number, number + 1))
         return batch
 
-    monkeypatch.setattr(drains._Drain, "_take", forgetful)
+    monkeypatch.setattr(drains._Drain, "_read_sealed", forgetful)
     with pytest.raises(Exception, match="came back with an older state"):
         test_writebehind.test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
             articles, monkeypatch, "_commit"
@@ -87,7 +87,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
 def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
     """A batch lands while it still takes writes."""
 
-    def unsealed(context: Any, place: Any, partition: Any, number: int) -> Any:
+    def unsealed(context: Any, state: Any, partition: Any, number: int) -> Any:
         return Sealed(number + 1, number - 1, number, "", "")
         yield
 
@@ -99,11 +99,11 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
 
 def test_seals_not_compared(meter: Meter, monkeypatch: Patch) -> None:
     """A queue that came back with an older file is known by its numbers only."""
-    trouble_of = checkpoints.trouble_of
+    mismatch_of = checkpoints.mismatch_of
     monkeypatch.setattr(
         checkpoints,
-        "trouble_of",
-        lambda checkpoint, opened, done, _: trouble_of(checkpoint, opened, done, checkpoint.seal),
+        "mismatch_of",
+        lambda checkpoint, open_batch, done, _: mismatch_of(checkpoint, open_batch, done, checkpoint.seal),
     )
     assert is_caught(
         test_writebehind_drains.test_an_older_queue_stays_stopped_however_much_is_written_to_it,
@@ -137,8 +137,8 @@ def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> 
 
 def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
     """A batch that the row has counts again until its hash is gone."""
-    real = reads._left_to_land
-    monkeypatch.setattr(reads, "_left_to_land", lambda queues, number, _: real(queues, number, {}))
+    real = reads._not_drained
+    monkeypatch.setattr(reads, "_not_drained", lambda queues, number, _: real(queues, number, {}))
     assert is_caught(
         test_writebehind_rows.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
     )

@@ -112,11 +112,11 @@ class Fleet:
         client = project_queue()
         for partition, _ in writebehind.dirty_partitions():
             if name == "drain":
-                writebehind.drain(partition, most_batches=1)
+                writebehind.drain(partition, max_batches=1)
             elif name == "seal":
-                [place] = client.run(protocol.places(client.context, [partition]))[partition].values()
-                assert isinstance(place, protocol.Place)
-                client.run(protocol.seal(client.context, place, partition, place.opened))
+                [state] = client.run(protocol.queue_states(client.context, [partition]))[partition].values()
+                assert isinstance(state, protocol.QueueState)
+                client.run(protocol.seal(client.context, state, partition, state.open_batch))
             else:
                 close = protocol.close
                 protocol.close = die  # type: ignore[assignment]

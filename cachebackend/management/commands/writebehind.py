@@ -22,8 +22,8 @@ from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reads import words_of
-from cachebackend.writebehind.repair import Trouble
+from cachebackend.writebehind.reads import describe_row
+from cachebackend.writebehind.repair import Mismatch
 
 __all__ = ["Command"]
 
@@ -197,9 +197,9 @@ class Command(BaseCommand):
         landed, left = 0, 0
         for using, writes in _by_database(self._chosen(options)).items():
             retried = writebehind.retry(writes, using)
-            landed += retried.landed
-            left += len(retried.left)
-            for write in retried.left:
+            landed += retried.applied
+            left += len(retried.remaining)
+            for write in retried.remaining:
                 self._say(f"{write}: {write.error}")
         self._say(f"{landed} writes landed, {left} are still parked")
         return {"landed": landed, "left": left}, not left
@@ -217,10 +217,15 @@ class Command(BaseCommand):
     def _repair(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         told = []
         for fault in writebehind.find_faults():
-            opened = fault.place.opened if fault.place else None
+            opened = fault.state.open_batch if fault.state else None
             self._say(
-                f"{fault.partition}: {fault.trouble}. The database has batch {fault.landed}; the queue "
-                + (f"has {opened} open, and holds batches {list(fault.standing)}" if opened else "is gone")
+                f"{fault.partition}: {fault.mismatch}. The database has batch {fault.drained_batch}; "
+                "the queue "
+                + (
+                    f"has {opened} open, and holds batches {list(fault.queued_batches)}"
+                    if opened
+                    else "is gone"
+                )
             )
             keep, problem = self._keep(fault, options), None
             if keep is not None:
@@ -230,8 +235,12 @@ class Command(BaseCommand):
                     keep, problem = None, str(error)
                     self._say(problem)
             told.append(
-                {"partition": str(fault.partition), "trouble": str(fault.trouble), "landed": fault.landed}
-                | {"open": opened, "standing": list(fault.standing), "repaired": keep is not None}
+                {
+                    "partition": str(fault.partition),
+                    "trouble": str(fault.mismatch),
+                    "landed": fault.drained_batch,
+                }
+                | {"open": opened, "standing": list(fault.queued_batches), "repaired": keep is not None}
                 | {"error": problem}
             )
         if not told:
@@ -242,13 +251,13 @@ class Command(BaseCommand):
         """Return whether to land what stands, or to drop it; None: leave the queue stopped."""
         if options["keep"] or options["drop"]:
             return bool(options["keep"])
-        if fault.trouble is Trouble.DATABASE_IS_OLDER:
+        if fault.mismatch is Mismatch.DATABASE_IS_OLDER:
             agrees = self._agrees(
                 "What the database lacks, the queue has dropped as landed: it is lost, unless you restore "
                 "the database to a later state. Land what stands in the queue on what there is?"
             )
             return True if agrees else None
-        if not fault.standing:
+        if not fault.queued_batches:
             agrees = self._agrees("Nothing stands in it: what it held and had not landed is lost. Go on?")
             return True if agrees else None
         self._say("Land what stands (what had landed of it counts twice), or drop it (what had not is lost)?")
@@ -277,7 +286,7 @@ class Command(BaseCommand):
     @staticmethod
     def _changes(parked: ParkedWrite) -> str:
         model = model_named(parked.label)
-        return words_of(model, row_of(parked, model)) if model else "of a model that is gone"
+        return describe_row(model, row_of(parked, model)) if model else "of a model that is gone"
 
     def _agrees(self, question: str) -> bool:
         return self._ask(f"{question} [y/N] ").strip().lower() in {"y", "yes"}

@@ -1,13 +1,13 @@
--- Drop batches that the database holds.
+-- Delete drained batches: the database has their writes.
 -- KEYS[1]  the partition's meta hash
--- KEYS[2]  the node's sorted set of partitions with writes
+-- KEYS[2]  the node's sorted set of partitions with queued writes
 -- KEYS[3 ...]  the batch hashes of the numbers from ARGV[1] to ARGV[2], then that of the next number
 -- ARGV[1]  the first number
 -- ARGV[2]  the last number
 -- ARGV[3]  now, in milliseconds since 1970
 -- ARGV[4]  the partition's name in KEYS[2]
--- ARGV[5]  the incarnation of the queue; nothing is done to another
--- returns  1 if more writes wait, else 0
+-- ARGV[5]  the expected incarnation of the queue; if it has another, nothing is done
+-- returns  1 if more writes are queued, else 0
 local meta = KEYS[1]
 if redis.call('HGET', meta, 'born') ~= ARGV[5] then
     return 0
@@ -17,14 +17,15 @@ for number = first, last do
     local batch = KEYS[3 + number - first]
     redis.call('HINCRBY', meta, 'sealed', -redis.call('HLEN', batch))
     redis.call('UNLINK', batch)
-    -- The last seal stays: by it the next drain knows the queue again.
+    -- The last seal is kept: the next drain compares it with the seal in the checkpoint.
     redis.call('HDEL', meta, string.format('since:%d', number), string.format('seal:%d', number - 1))
 end
--- The hashes and done change together: a reader that sees no hash sees done.
+-- The hashes and done change in one script: a reader that misses a hash sees the new done.
 if tonumber(redis.call('HGET', meta, 'done') or '0') < last then
     redis.call('HSET', meta, 'done', ARGV[2])
 end
--- Called late, by a worker that another has overtaken, more than the next may wait.
+-- A slow worker may call this after another worker has drained later batches. Then more than one batch
+-- may exist after ARGV[2].
 local open = tonumber(redis.call('HGET', meta, 'open') or '1')
 if open > last + 1 or redis.call('EXISTS', KEYS[#KEYS]) == 1 then
     local since = redis.call('HGET', meta, string.format('since:%d', last + 1))

@@ -1,29 +1,30 @@
--- Fold writes into the open batch of a partition, each row's wholly or not at all.
--- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the
---          open batch), done, sealed (fields in sealed batches), since:N (first write of N),
---          seal:N (what tells the sealed batch N from any other that had this number)
+-- Fold writes into the open batch of a partition. Each row is folded entirely or not at all.
+-- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the open
+--          batch), done, sealed (fields in sealed batches), since:N (time of the first write of
+--          batch N), seal:N (a random value that identifies the sealed batch N among all batches
+--          that ever had this number)
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
--- KEYS[4]  the node's sorted set of partitions with writes, by the time of the oldest
--- ARGV[1]  the number that the caller takes for the open one
+-- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
+-- ARGV[1]  the number of the open batch, as the caller expects it
 -- ARGV[2]  now, in milliseconds since 1970
 -- ARGV[3]  the partition's name in KEYS[4]
--- ARGV[4]  a name that nothing else has: the incarnation of a queue that has none, and the
---          seal of a batch that is sealed
--- ARGV[5]  the most fields in a batch; it is sealed then
+-- ARGV[4]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
+--          of a batch that this call seals
+-- ARGV[5]  the number of fields at which a batch is sealed
 -- ARGV[6]  the most fields in all of the partition's batches
 -- ARGV[7 ...]  for each row: operation, row (key, NUL), number of changes, and for each
 --          change: column (key, NUL, column, NUL), kind, value
---          operation u changes a row, c creates it, x deletes it (all its columns named)
---          kind p puts a value: what stood before is void
---          kind d adds to the value, kinds g and l are the least and the most it may be
--- returns  the number now open if all rows were folded; minus the number that is open if
---          ARGV[1] is another, and nothing was done; else a table of the number now open
---          and for each row ok, overflow, full or exists. Only rows that are ok were folded.
---          Rows at the end that are left out were not come to, for both batches are sealed.
--- A batch's fields are named column and kind; row, NUL, m says that the row is created (c),
--- deleted (x) or deleted and created anew (r) before its changes.
--- Numbers stay text: Lua's own lose the last digits.
+--          operation u changes a row, c creates it, x deletes it (with all its columns as changes)
+--          kind p puts a value and replaces what was queued for the column before
+--          kind d adds to the value; kinds g and l are its lower and upper bound
+-- returns  the number of the open batch if all rows were folded; minus that number if it is not
+--          ARGV[1], and nothing was done; else a table of the number of the open batch and for
+--          each row ok, overflow, full or exists. Only rows with ok were folded. Rows at the end
+--          that have no code were not tried, because both batches are sealed.
+-- A field of a batch is named row, column and kind; the field row, NUL, m marks that the row is
+-- created (c), deleted (x), or deleted and created again (r) before its changes.
+-- Numbers stay text: Lua's own numbers lose the last digits.
 
 local function negated(digits)
     if string.sub(digits, 1, 1) == '-' then
@@ -56,12 +57,12 @@ if open ~= ARGV[1] then
 end
 local batch = KEYS[2]
 
--- One more onto a sum that stands, the most frequent write of all, takes no room and begins nothing.
--- What is said of it below holds here: nothing else stands of the column, and the row is marked as nothing.
+-- Fast path for the most frequent write: adding to a sum that is queued already. It needs no new field
+-- and starts no batch. The column must have no bound queued, and the row no marker.
 if #ARGV == 12 and ARGV[7] == 'u' and ARGV[11] == 'd' then
     local field = ARGV[10]
-    local stands = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[8] .. '\0m')
-    if stands[1] and not (stands[2] or stands[3] or stands[4]) then
+    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[8] .. '\0m')
+    if queued[1] and not (queued[2] or queued[3] or queued[4]) then
         if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[12])) == 'number' then
             return tonumber(open)
         end
@@ -69,7 +70,7 @@ if #ARGV == 12 and ARGV[7] == 'u' and ARGV[11] == 'd' then
 end
 
 local sealed = tonumber(redis.call('HGET', KEYS[1], 'sealed') or '0')
-local most_in_batch, most = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_in_batch, max_fields = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local function seal()
     sealed = redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
@@ -86,14 +87,14 @@ local function begin()
 end
 
 local function is_full()
-    return sealed + redis.call('HLEN', batch) >= most
+    return sealed + redis.call('HLEN', batch) >= max_fields
 end
 
--- Each takes the place of the row's first change in ARGV and how many there are.
+-- Each operation gets the index in ARGV of the row's first change, and the number of changes.
 local operations = {}
 
-local function standing(at, count, kinds)
-    for i = at, at + 3 * (count - 1), 3 do
+local function has_any(first, count, kinds)
+    for i = first, first + 3 * (count - 1), 3 do
         for kind in string.gmatch(kinds, '.') do
             if redis.call('HEXISTS', batch, ARGV[i] .. kind) == 1 then
                 return true
@@ -103,9 +104,9 @@ local function standing(at, count, kinds)
     return false
 end
 
--- Whether the changes take no more room: each is of a field that stands, or is void.
-local function fits(at, count)
-    for i = at, at + 3 * (count - 1), 3 do
+-- Whether the changes need no new field.
+local function fits(first, count)
+    for i = first, first + 3 * (count - 1), 3 do
         if redis.call('HEXISTS', batch, ARGV[i] .. ARGV[i + 1]) == 0 then
             return false
         end
@@ -113,10 +114,11 @@ local function fits(at, count)
     return true
 end
 
-local function add(field, delta, made)
-    local stands = redis.call('HMGET', batch, field .. 'g', field .. 'l')
+-- Adds to the sum of a field and to its bounds, and appends how to undo each; false: a sum overflowed.
+local function add(field, delta, undo)
+    local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l')
     for i, kind in ipairs({'d', 'g', 'l'}) do
-        if i == 1 or stands[i - 1] then
+        if i == 1 or bounds[i - 1] then
             local sum = redis.pcall('HINCRBY', batch, field .. kind, delta)
             if type(sum) == 'table' then
                 if not string.find(sum.err, 'overflow', 1, true) then
@@ -124,48 +126,49 @@ local function add(field, delta, made)
                 end
                 return false
             end
-            made[#made + 1] = {field .. kind, negated(delta)}
+            undo[#undo + 1] = {field .. kind, negated(delta)}
         end
     end
     return true
 end
 
 local function clamp(field, kind, value)
-    local stands = redis.call('HGET', batch, field .. kind)
-    if not stands or (kind == 'g') == less(stands, value) then
+    local bound = redis.call('HGET', batch, field .. kind)
+    if not bound or (kind == 'g') == less(bound, value) then
         redis.call('HSET', batch, field .. kind, value)
     end
 end
 
-function operations.u(row, at, count)
+function operations.u(row, first, count)
     local marker = redis.call('HGET', batch, row .. '\0m')
     if marker == 'x' then
         return 'ok'
     end
-    if is_full() and not fits(at, count) then
+    if is_full() and not fits(first, count) then
         return 'full'
     end
-    local last = at + 3 * (count - 1)
-    -- A least after a most, or the other way round, is no clamp: NULL tells them apart.
-    for i = at, last, 3 do
-        local other = ({g = 'l', l = 'g'})[ARGV[i + 1]]
-        if other and redis.call('HEXISTS', batch, ARGV[i] .. other) == 1 then
+    local last = first + 3 * (count - 1)
+    -- A batch does not store in which order a lower and an upper bound came, and for NULL the order matters.
+    -- So the second kind of bound goes into the next batch.
+    for i = first, last, 3 do
+        local opposite = ({g = 'l', l = 'g'})[ARGV[i + 1]]
+        if opposite and redis.call('HEXISTS', batch, ARGV[i] .. opposite) == 1 then
             seal()
             break
         end
     end
     begin()
-    -- Deltas first, for a sum may be refused; each column comes once, so their order is free.
-    local made = {}
-    for i = at, last, 3 do
-        if ARGV[i + 1] == 'd' and not add(ARGV[i], ARGV[i + 2], made) then
-            for _, sum in ipairs(made) do
+    -- Deltas first, because a sum may overflow; each column comes once, so the order is free.
+    local undo = {}
+    for i = first, last, 3 do
+        if ARGV[i + 1] == 'd' and not add(ARGV[i], ARGV[i + 2], undo) then
+            for _, sum in ipairs(undo) do
                 redis.call('HINCRBY', batch, sum[1], sum[2])
             end
             return 'overflow'
         end
     end
-    for i = at, last, 3 do
+    for i = first, last, 3 do
         local field, kind, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
         if kind == 'p' then
             redis.call('HSET', batch, field .. 'p', value)
@@ -177,7 +180,7 @@ function operations.u(row, at, count)
     return 'ok'
 end
 
-function operations.c(row, at, count)
+function operations.c(row, first, count)
     local marker = redis.call('HGET', batch, row .. '\0m')
     if marker == 'c' or marker == 'r' then
         return 'exists'
@@ -185,24 +188,24 @@ function operations.c(row, at, count)
     if is_full() then
         return 'full'
     end
-    -- What changes a row that is not there yet is void: it must land before.
-    if not marker and standing(at, count, 'pdgl') then
+    -- Changes that are queued before the creation have no effect: they must be drained before it.
+    if not marker and has_any(first, count, 'pdgl') then
         seal()
     end
     begin()
     redis.call('HSET', batch, row .. '\0m', marker == 'x' and 'r' or 'c')
-    for i = at, at + 3 * (count - 1), 3 do
+    for i = first, first + 3 * (count - 1), 3 do
         redis.call('HSET', batch, ARGV[i] .. 'p', ARGV[i + 2])
     end
     return 'ok'
 end
 
-function operations.x(row, at, count)
+function operations.x(row, first, count)
     if is_full() and redis.call('HEXISTS', batch, row .. '\0m') == 0 then
         return 'full'
     end
     begin()
-    for i = at, at + 3 * (count - 1), 3 do
+    for i = first, first + 3 * (count - 1), 3 do
         redis.call('HDEL', batch, ARGV[i] .. 'p', ARGV[i] .. 'd', ARGV[i] .. 'g', ARGV[i] .. 'l')
     end
     redis.call('HSET', batch, row .. '\0m', 'x')
@@ -211,19 +214,19 @@ end
 
 local codes = {}
 local refused = false
-local at = 7
-while at <= #ARGV do
-    if redis.call('HLEN', batch) >= most_in_batch then
+local index = 7
+while index <= #ARGV do
+    if redis.call('HLEN', batch) >= max_in_batch then
         if batch == KEYS[3] then
             return {tonumber(open), unpack(codes)}
         end
         seal()
     end
-    local count = tonumber(ARGV[at + 2])
-    local code = operations[ARGV[at]](ARGV[at + 1], at + 3, count)
+    local count = tonumber(ARGV[index + 2])
+    local code = operations[ARGV[index]](ARGV[index + 1], index + 3, count)
     codes[#codes + 1] = code
     refused = refused or code ~= 'ok'
-    at = at + 3 + 3 * count
+    index = index + 3 + 3 * count
 end
 if not refused then
     return tonumber(open)

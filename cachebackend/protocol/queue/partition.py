@@ -1,4 +1,4 @@
-"""Where the writes of a model's rows are queued: partitions, their keys, and the nodes they are on."""
+"""Partitions of the write-behind queue: their keys, and the nodes that hold them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cachebackend.ring import Ring
 
 __all__ = ["DIRTY", "Partition", "QueueContext", "checked"]
 
-#: Each node's sorted set of partitions that hold writes, by the time of the oldest.
+#: Each node's sorted set of partitions with queued writes, scored by the time of the oldest write.
 DIRTY = b"wb:dirty"
 _NAME = re.compile(r"([\w.]+):([0-9]{1,4})")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One of the parts that a model's rows are queued in.
+    """One of the ``WRITE_BEHIND["partitions"]`` parts in which a model's rows are queued.
 
     Attributes:
         label: The model, as ``app_label.model_name``.
-        number: From 0.
+        number: The partition's number, from 0.
     """
 
     label: str
@@ -33,18 +33,18 @@ class Partition:
 
     @cached_property
     def name(self) -> bytes:
-        """What the partition is called on its node, and what decides which node that is."""
+        """The partition's name on its node, as bytes; the ring hashes it to find that node."""
         return f"{self.label}:{self.number}".encode()
 
     @classmethod
-    def named(cls, name: bytes) -> Partition | None:
-        """Return the partition that a node calls by this name; None if it is no such name."""
+    def parse(cls, name: bytes) -> Partition | None:
+        """Return the partition of a name that a node returned; None if the name is not valid."""
         parts = _NAME.fullmatch(name.decode(errors="replace"))
         return cls(parts[1], int(parts[2])) if parts else None
 
     @cached_property
     def meta(self) -> bytes:
-        """The key of the hash that holds ``born``, ``open`` and ``done``."""
+        """The key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``."""
         return b"wb:{%b}:meta" % self.name
 
     def batch(self, number: int) -> bytes:
@@ -55,7 +55,7 @@ class Partition:
         return f"{self.label}:{self.number}"
 
 
-@lru_cache(4096)  # each write names two of them, mostly the same
+@lru_cache(4096)  # each write needs two of these keys, nearly always the same two
 def _batch(partition: bytes, number: int) -> bytes:
     return b"wb:{%b}:%d" % (partition, number)
 
@@ -65,41 +65,41 @@ class QueueContext:
 
     Args:
         options: The project's settings.
-        ring: The ring of the nodes that take writes. Nodes that take none any more have the
+        ring: The ring of the nodes that take writes. Nodes that are being retired have the
             indices after these.
-        clock: Where time and tokens come from.
+        clock: The source of time and of tokens.
 
     Attributes:
         nodes: The indices of all nodes.
-        opened: The number last known to be open, by node and the partition's name; a wrong one
-            costs a round trip.
+        open_batches: The number of the open batch as last seen, by node and partition name. A
+            number that is out of date costs one round trip.
     """
 
     def __init__(self, options: WriteBehindOptions, ring: Ring, clock: Clock) -> None:
         self.options = options
         self.ring = ring
         self.clock = clock
-        self.opened: dict[tuple[int, bytes], int] = {}
+        self.open_batches: dict[tuple[int, bytes], int] = {}
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
         self._retiring = [names.index(node.name) for node in options.retiring]
-        #: Fields that a batch holds when it is sealed.
+        #: Fields in a batch at which it is sealed.
         self.batch_fields = options.batch_rows
-        #: Fields that a partition's batches hold together when it takes no more.
+        #: Fields in all batches of a partition together at which it refuses writes.
         self.most_fields = max(options.high_water // options.partitions, 1)
 
-    def places(self, partition: Partition) -> list[int]:
+    def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""
         owner = self.ring.owner(partition.name)
         return [*(node for node in self._retiring if node != owner), owner]
 
     def now_ms(self) -> int:
-        """Return the wall time in milliseconds."""
+        """Return the wall-clock time in milliseconds since 1970."""
         return int(self.clock.now() * 1000)
 
 
 def checked(reply: Reply) -> Reply:
-    """Return a reply; a queue takes no failure for an answer."""
+    """Return a reply; raise it if it is an error. No operation of the queue may ignore one."""
     if isinstance(reply, RingCacheError):
         raise reply
     return reply

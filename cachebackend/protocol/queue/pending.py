@@ -1,14 +1,15 @@
-"""The write-behind queue: writes folded into numbered batches, a Redis hash each.
+"""Reading batches: all fields of one, or some fields of every batch at one instant.
 
-A partition has one open batch, which takes writes, and sealed ones, which never change
-again. Batches are numbered from 1 without gaps, for an empty one is never sealed. The
-number of the last batch that landed stands in the database, in the transaction that
-landed it; the queue only ever forgets what that number covers.
+Writes are folded into numbered batches, one Redis hash each. A partition has one open batch,
+which takes writes, and sealed ones, which never change again. Batches are numbered from 1
+without gaps, because an empty batch is never sealed. The number of the last drained batch is
+stored in the database, in the transaction that applied the batch; the queue deletes only
+batches up to that number.
 
-A queue is born once, with a name of its own: a node that was emptied, or is another, bears
-another incarnation, and its numbers mean nothing to the checkpoint of the first. So is a
-seal: a node that came back with an older file comes to the same numbers again, but not to
-the same seals. The seal of the last batch that landed stands until the next one is dropped.
+A queue gets a random incarnation when it is created. A node that was emptied or replaced has
+another incarnation, so its numbers are never compared with the checkpoint of the first. A seal
+is random too: a node that came back with an older file reaches the same numbers again, but not
+the same seals. The seal of the last drained batch is kept until the next batch is deleted.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from typing import NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
-from cachebackend.protocol.queue.queue_state import Place, numbers_of, pairs_of
+from cachebackend.protocol.queue.queue_state import QueueState, pairs_of, parse_numbers
 
 __all__ = ["Pending", "contents", "pending", "renumber"]
 
 _PENDING = Script(__package__, "pending")
 _RENUMBER = Script(__package__, "renumber")
 
-#: Fields that a node hands over at once, so that it stays responsive.
+#: Fields that a node returns in one reply, so that it stays responsive.
 SCAN_COUNT = 5000
-#: Fields that one script reads; Lua's stack has room for 8000.
+#: Fields that one script call reads; Lua's stack has room for 8000.
 PENDING_FIELDS = 4000
 
 
 class Pending(NamedTuple):
-    """What the batches of one place hold of some rows.
+    """What the batches of one queue hold of some rows.
 
     Attributes:
-        born: The queue's incarnation.
-        done: The last batch that was dropped.
-        batches: Each batch that stands, in order: its number and the fields that it holds.
+        incarnation: The queue's incarnation.
+        done: The number of the last batch that was deleted.
+        batches: The number of each existing batch, in order, and the requested fields that it holds.
     """
 
-    born: str
+    incarnation: str
     done: int
     batches: list[tuple[int, dict[bytes, bytes]]]
 
@@ -48,7 +49,7 @@ class Pending(NamedTuple):
 def contents(
     queue: QueueContext, node: int, partition: Partition, number: int
 ) -> Operation[dict[bytes, bytes]]:
-    """Return the fields of a sealed batch: row, column and kind to value; empty if it is gone."""
+    """Return the fields of a sealed batch: row, column and kind to value; empty if it was deleted."""
     key = partition.batch(number)
     fields: dict[bytes, bytes] = {}
     cursor = b"0"
@@ -63,72 +64,75 @@ def contents(
 def pending(
     queue: QueueContext, node: int, partition: Partition, fields: Sequence[bytes]
 ) -> Operation[Pending | None]:
-    """Return what the batches on one node hold of some fields, at one instant; None if it has no queue.
+    """Return some fields of all batches on one node, read at one instant; None if it has no queue.
 
     Raises:
         NodeUnavailableError: The node did not answer.
-        WriteBehindDamagedError: What it holds is no queue.
+        WriteBehindDamagedError: The node holds something that is not a valid queue.
     """
-    opened = queue.opened.get((node, partition.name), 1)
-    first, last = max(opened - 1, 1), opened + 1
+    open_batch = queue.open_batches.get((node, partition.name), 1)
+    first, last = max(open_batch - 1, 1), open_batch + 1
     while True:
         keys = [partition.batch(number) for number in range(first, last + 1)]
         calls = [
-            (node, _PENDING.call([partition.meta, *keys], first, *fields[at : at + PENDING_FIELDS]))
-            for at in range(0, len(fields), PENDING_FIELDS)
+            (node, _PENDING.call([partition.meta, *keys], first, *fields[start : start + PENDING_FIELDS]))
+            for start in range(0, len(fields), PENDING_FIELDS)
         ]
         replies: list[Reply] = yield Send(calls)
         for reply in replies:
             checked(reply)
         if not replies[0]:
             return None
-        born, now_open, done = numbers_of(partition, *replies[0][0])
-        queue.opened[node, partition.name] = now_open
+        incarnation, open_batch, done = parse_numbers(partition, *replies[0][0])
+        queue.open_batches[node, partition.name] = open_batch
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
-            first, last = done + 1, now_open + 1
+            first, last = done + 1, open_batch + 1
             continue
         batches: dict[int, dict[bytes, bytes]] = {}
-        for at, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
+        for start, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
             for number, values in reply[1:]:
                 batches.setdefault(number, {}).update(
                     (name, value)
-                    for name, value in zip(fields[at : at + PENDING_FIELDS], values, strict=True)
+                    for name, value in zip(fields[start : start + PENDING_FIELDS], values, strict=True)
                     if value is not None
                 )
-        return Pending(born, done, sorted(batches.items()))
+        return Pending(incarnation, done, sorted(batches.items()))
 
 
 def renumber(
     queue: QueueContext,
-    place: Place,
+    state: QueueState,
     partition: Partition,
-    landed: tuple[int, str],
-    standing: Sequence[int],
+    drained: tuple[int, str],
+    queued: Sequence[int],
     *,
     keep: bool,
 ) -> Operation[int]:
-    """Put a queue that is behind its checkpoint after it again; return the number then open.
+    """Renumber the batches of a queue that is behind its checkpoint; return the number of the open batch.
 
     Args:
         queue: The queue.
-        place: The queue as it was last seen.
+        state: The queue as it was last seen.
         partition: The partition.
-        landed: The number of the last batch that landed, and its seal.
-        standing: The numbers of the batches that stand, in order, without a gap.
-        keep: Whether what they hold is to land, or to be dropped.
+        drained: The number of the last drained batch, and its seal.
+        queued: The numbers of the batches that exist, in order, without a gap.
+        keep: Whether to keep the batches, so that they are drained. Otherwise they are deleted.
+
+    Returns:
+        The number of the open batch; 0 if the queue changed since ``state`` and nothing was done.
     """
-    number, seal = landed
-    old = [partition.batch(each) for each in standing]
-    new = [partition.batch(number + 1 + at) for at in range(len(standing))]
+    number, seal = drained
+    old = [partition.batch(each) for each in queued]
+    new = [partition.batch(number + 1 + index) for index in range(len(queued))]
     call = _RENUMBER.call(
         [partition.meta, DIRTY, *old, *new],
         number,
         partition.name,
         "keep" if keep else "drop",
-        place.opened,
+        state.open_batch,
         seal,
         queue.clock.token().hex(),
     )
-    [reply] = yield Send([(place.node, call)])
-    queue.opened.pop((place.node, partition.name), None)
+    [reply] = yield Send([(state.node, call)])
+    queue.open_batches.pop((state.node, partition.name), None)
     return int(checked(reply))

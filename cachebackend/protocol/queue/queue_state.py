@@ -1,7 +1,7 @@
-"""Where a partition's queue stands: which batches there are, on which node, of which incarnation.
+"""The state of a partition's queue on each node: its batches and its incarnation.
 
-What a node says of itself is looked at here, once: a queue that holds what no write puts there is
-told as damaged, and nobody acts on its numbers.
+What a node returns is validated here, in one place. A queue that holds bytes which no write puts
+there is reported as damaged, and its numbers are not used.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 
-__all__ = ["Place", "dirty", "node_settings", "numbers_of", "pairs_of", "places"]
+__all__ = ["QueueState", "dirty", "node_settings", "pairs_of", "parse_numbers", "queue_states"]
 
-#: Batches that may stand at once: more than any queue has fields for.
+#: The most batches that may exist at once; no queue has room for the fields of so many.
 MOST_BATCHES = 1_000_000
-_BORN = re.compile(rb"[0-9a-f]{1,32}")
-#: A number that Lua has whole.
+_INCARNATION = re.compile(rb"[0-9a-f]{1,32}")
+#: An integer that a Lua number holds exactly.
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,14}")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueueState:
     """The queue of a partition on one node.
 
     Attributes:
         node: The node's index.
-        born: The queue's incarnation.
-        opened: The number of the open batch.
-        done: The last batch that was dropped because it had landed.
-        fields: How many fields all batches hold.
-        since: When the oldest write that waits came, in seconds since 1970; None if none waits.
-        seals: The seals of sealed batches, the last one that was dropped included.
+        incarnation: The queue's incarnation; a queue that was emptied gets another one.
+        open_batch: The number of the open batch.
+        done: The number of the last batch that was deleted because it was drained.
+        fields: The number of fields in all batches.
+        since: When the oldest queued write arrived, in seconds since 1970; None if none is queued.
+        seals: The seals of sealed batches by batch number, with that of batch ``done``.
     """
 
     node: int
-    born: str
-    opened: int
+    incarnation: str
+    open_batch: int
     done: int
     fields: int
     since: float | None
@@ -47,10 +47,11 @@ class Place:
 
 
 def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
-    """Return the partitions that hold writes and the time of each one's oldest, in one round trip.
+    """Return the partitions with queued writes and the time of each one's oldest, in one round trip.
 
     Raises:
-        NodeUnavailableError: No queue node answered; one that answers is enough to go on.
+        NodeUnavailableError: No queue node answered. If at least one answered, its partitions
+            are returned.
     """
     replies = yield Send([(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in queue.nodes])
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
@@ -60,57 +61,59 @@ def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
     for reply in replies:
         if not isinstance(reply, RingCacheError):
             for name, score in pairs_of(reply):
-                partition, since = Partition.named(name), float(score) / 1000
+                partition, since = Partition.parse(name), float(score) / 1000
                 if partition is not None:
                     found[partition] = min(since, found.get(partition, since))
     return found
 
 
-def places(
+def queue_states(
     queue: QueueContext, partitions: Sequence[Partition]
-) -> Operation[dict[Partition, dict[int, Place | RingCacheError]]]:
-    """Return where each partition's queues stand, by node, in two round trips.
+) -> Operation[dict[Partition, dict[int, QueueState | RingCacheError]]]:
+    """Return the state of each partition's queues, by node, in two round trips.
 
-    A node that does not answer, and may hold one, has its error in the place's stead.
+    A node that may hold a queue and does not answer has its error as the state.
     """
     asked = [(node, partition) for partition in partitions for node in queue.nodes]
     metas = yield Send([(node, (b"HGETALL", partition.meta)) for node, partition in asked])
-    found: dict[Partition, dict[int, Place | RingCacheError]] = {partition: {} for partition in partitions}
-    standing: list[tuple[int, Partition, dict[bytes, bytes]]] = []
+    found: dict[Partition, dict[int, QueueState | RingCacheError]] = {
+        partition: {} for partition in partitions
+    }
+    existing: list[tuple[int, Partition, dict[bytes, bytes]]] = []
     for (node, partition), meta in zip(asked, metas, strict=True):
         if isinstance(meta, RingCacheError):
             found[partition][node] = meta
         elif meta:
-            standing.append((node, partition, dict(pairs_of(meta))))
-    known: list[tuple[int, Partition, Place]] = []
-    for node, partition, meta in standing:
+            existing.append((node, partition, dict(pairs_of(meta))))
+    known: list[tuple[int, Partition, QueueState]] = []
+    for node, partition, meta in existing:
         try:
-            known.append((node, partition, _place(node, partition, meta)))
+            known.append((node, partition, _state(node, partition, meta)))
         except WriteBehindDamagedError as error:
             found[partition][node] = error
-    sizes = [(node, (b"HLEN", partition.batch(place.opened))) for node, partition, place in known]
+    sizes = [(node, (b"HLEN", partition.batch(state.open_batch))) for node, partition, state in known]
     replies = (yield Send(sizes)) if sizes else []
-    for (node, partition, place), size in zip(known, replies, strict=True):
+    for (node, partition, state), size in zip(known, replies, strict=True):
         is_known = not isinstance(size, RingCacheError)
-        found[partition][node] = replace(place, fields=place.fields + size) if is_known else size
+        found[partition][node] = replace(state, fields=state.fields + size) if is_known else size
     return found
 
 
-def _place(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Place:
-    """Return a queue by its meta hash; its fields are those of the sealed batches.
+def _state(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> QueueState:
+    """Return a queue's state from its meta hash; ``fields`` counts the sealed batches only.
 
     Raises:
-        WriteBehindDamagedError: Something in it is none of ours.
+        WriteBehindDamagedError: The hash holds a value that this package does not write.
     """
-    born, opened, done = numbers_of(
+    incarnation, open_batch, done = parse_numbers(
         partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
     )
     since = meta.get(b"since:%d" % (done + 1))
     try:
-        return Place(
+        return QueueState(
             node,
-            born,
-            opened,
+            incarnation,
+            open_batch,
             done,
             fields=_whole(meta.get(b"sealed", b"0")),
             since=None if since is None else _whole(since) / 1000,
@@ -123,30 +126,33 @@ def _place(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Plac
 
 def _whole(text: bytes) -> int:
     if not _NUMBER.fullmatch(text):
-        message = f"{text[:40]!r} is no number"
+        message = f"{text[:40]!r} is not an integer"
         raise ValueError(message)
     return int(text)
 
 
-def numbers_of(partition: Partition, born: bytes, opened: bytes, done: bytes) -> tuple[str, int, int]:
-    """Return a queue's incarnation, its open batch and the last that it dropped, from what stands there.
+def parse_numbers(
+    partition: Partition, incarnation: bytes, open_batch: bytes, done: bytes
+) -> tuple[str, int, int]:
+    """Return a queue's incarnation, open batch and last deleted batch, as integers where they are.
 
     Raises:
-        WriteBehindDamagedError: They are none.
+        WriteBehindDamagedError: One of them is not valid.
     """
-    if _BORN.fullmatch(born) and _NUMBER.fullmatch(opened) and _NUMBER.fullmatch(done):
-        found = born.decode(), int(opened), int(done)
+    if _INCARNATION.fullmatch(incarnation) and _NUMBER.fullmatch(open_batch) and _NUMBER.fullmatch(done):
+        found = incarnation.decode(), int(open_batch), int(done)
         if 0 <= found[2] < found[1] <= found[2] + MOST_BATCHES:
             return found
     message = (
-        f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has born {born[:40]!r}, "
-        f"open {opened[:40]!r} and done {done[:40]!r}"
+        f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has "
+        f"born {incarnation[:40]!r}, "
+        f"open {open_batch[:40]!r} and done {done[:40]!r}"
     )
     raise WriteBehindDamagedError(message)
 
 
 def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Operation[dict[bytes, str]]:
-    """Return settings of a queue node's server; those that it does not tell are left out.
+    """Return settings of a queue node's server; those that the node does not report are left out.
 
     Raises:
         NodeUnavailableError: The node did not answer.
@@ -154,7 +160,7 @@ def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Ope
     replies = yield Send([(node, (b"CONFIG", b"GET", name)) for name in names])
     found: dict[bytes, str] = {}
     for reply in replies:
-        if isinstance(reply, NodeReplyError):  # a managed server may keep it to itself
+        if isinstance(reply, NodeReplyError):  # a managed service may not allow CONFIG
             continue
         pairs = checked(reply)
         found.update((name, value.decode()) for name, value in pairs_of(pairs))
@@ -162,5 +168,5 @@ def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Ope
 
 
 def pairs_of(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the fields and values of a hash, as a script hands them over."""
+    """Return the fields and values of a hash from the flat list that a node returns."""
     return zip(flat[::2], flat[1::2], strict=True)

@@ -1,7 +1,7 @@
-"""Batches sealed so that they never change again, brought to the disk, and dropped once they landed.
+"""Sealing batches so that they never change again, syncing the seals to disk, and deleting drained batches.
 
-A seal is on its node's disk before its batch lands: else a crash of the node could take it back,
-and what is written then would be folded into a batch that the database has.
+A seal is on its node's disk before its batch is drained. Otherwise a crash of the node could undo
+the seal, and later writes would be folded into a batch that the database already has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cachebackend.effects import Command, Operation, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
 from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
-from cachebackend.protocol.queue.queue_state import Place
+from cachebackend.protocol.queue.queue_state import QueueState
 
 __all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
 
@@ -22,83 +22,87 @@ _CLOSE = Script(__package__, "close")
 
 
 class Sealed(NamedTuple):
-    """How a partition stands after a batch was to be sealed.
+    """The state of a partition after a request to seal a batch.
 
     Attributes:
-        opened: The number of the open batch.
-        done: The last batch that was dropped.
-        synced: The last batch known to be sealed on the disk.
-        before: The seal of the batch before; empty if it has none.
+        open_batch: The number of the open batch.
+        done: The number of the last batch that was deleted.
+        synced: The number of the last batch whose seal is known to be on disk.
+        previous_seal: The seal of the batch before; empty if it has none.
         seal: The seal of the batch; empty if it is not sealed.
     """
 
-    opened: int
+    open_batch: int
     done: int
     synced: int
-    before: str
+    previous_seal: str
     seal: str
 
 
-def seal(queue: QueueContext, place: Place, partition: Partition, number: int) -> Operation[Sealed]:
-    """Seal a batch if it is the open one and not empty; return how the partition stands after it.
+def seal(queue: QueueContext, state: QueueState, partition: Partition, number: int) -> Operation[Sealed]:
+    """Seal a batch if it is the open one and not empty; return the partition's state afterwards.
 
     Raises:
         NodeUnavailableError: The node did not answer.
-        WriteBehindError: It holds another queue by now.
+        WriteBehindError: The node holds another incarnation of the queue by now.
     """
-    [reply] = yield Send([_seal_request(queue, place, partition, number)])
+    [reply] = yield Send([_seal_request(queue, state, partition, number)])
     if not checked(reply):
-        name = queue.options.all_nodes[place.node].name
+        name = queue.options.all_nodes[state.node].name
         message = f"the queue of {partition} on node {name!r} was emptied while it was drained; drain again"
         raise WriteBehindError(message)
-    opened, done, synced, before, seal = reply
-    return Sealed(opened, done, synced, before.decode(), seal.decode())
+    open_batch, done, synced, previous_seal, seal = reply
+    return Sealed(open_batch, done, synced, previous_seal.decode(), seal.decode())
 
 
-def seal_many(queue: QueueContext, places: Mapping[Partition, Place]) -> Operation[None]:
-    """Seal the open batches on one node where no other is sealed, and bring all seals to its disk.
+def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Operation[None]:
+    """Seal the open batches on one node where no other batch is sealed, and sync all seals to its disk.
 
-    While a sealed batch waits to land, writes fold into the open one: else the queue would
-    grow with every call, and not with the rows that are written.
+    While a sealed batch waits for its drain, writes fold into the open one. With more than one
+    sealed batch, the queue would grow with every call instead of with the number of rows.
+
+    Args:
+        queue: The queue.
+        states: The partitions to seal, and their queues on the node.
 
     Raises:
         NodeUnavailableError, WriteBehindError: As ``sync``.
     """
-    asked = places.items()
-    replies = yield Send([_seal_request(queue, place, part, place.done + 1) for part, place in asked])
+    asked = states.items()
+    replies = yield Send([_seal_request(queue, state, part, state.done + 1) for part, state in asked])
     unsynced: dict[int, dict[Partition, int]] = {}
-    for (partition, place), reply in zip(asked, replies, strict=True):
-        if checked(reply):  # else another queue stands there by now
-            opened, _, synced, *_ = reply
-            if synced < opened - 1:
-                unsynced.setdefault(place.node, {})[partition] = opened - 1
+    for (partition, state), reply in zip(asked, replies, strict=True):
+        if checked(reply):  # empty if the node holds another incarnation by now
+            open_batch, _, synced, *_ = reply
+            if synced < open_batch - 1:
+                unsynced.setdefault(state.node, {})[partition] = open_batch - 1
     for node, sealed in unsynced.items():
         yield from sync(queue, node, sealed)
 
 
 def _seal_request(
-    queue: QueueContext, place: Place, partition: Partition, number: int
+    queue: QueueContext, state: QueueState, partition: Partition, number: int
 ) -> tuple[int, Command]:
     keys = [partition.meta, partition.batch(number)]
-    return place.node, _SEAL.call(keys, number, queue.clock.token().hex(), place.born)
+    return state.node, _SEAL.call(keys, number, queue.clock.token().hex(), state.incarnation)
 
 
 def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
-    """See to it that what is sealed stays so: return once the node's disk has it.
+    """Return once the seals of some batches are on the node's disk, so that a crash cannot undo them.
 
-    1. a batch is sealed, in memory;  2. it lands, the database has its number;  3. the node
-    dies before its file has the seal;  4. it comes back with the batch open, and takes
-    writes into it that will never land. So 2 waits for the file.
+    1. a batch is sealed, in memory;  2. it is drained, and the database stores its number;
+    3. the node dies before its file holds the seal;  4. it comes back with the batch still open
+    and takes writes into it that are never drained. So step 2 waits for the file.
 
     Args:
         queue: The queue.
         node: The node.
-        sealed: For each partition the last batch that is sealed.
+        sealed: For each partition the number of its last sealed batch.
 
     Raises:
-        WriteBehindError: The node writes no append-only file, or not in time.
+        WriteBehindError: The node writes no append-only file, or did not sync it in time.
     """
-    # A write of this connection, for what WAITAOF waits for is the connection's own last one
+    # WAITAOF waits for the last write of its own connection, so the connection has to make one
     touches: list[tuple[int, Command]] = [
         (node, (b"HINCRBY", partition.meta, b"syncs", 1)) for partition in sealed
     ]
@@ -111,18 +115,18 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
         )
         raise WriteBehindError(message) from replies[-1]
     if checked(replies[-1])[0] < 1:
-        message = f"queue node {name!r} did not get its file to the disk within {FSYNC_MS} ms"
+        message = f"queue node {name!r} did not sync its append-only file within {FSYNC_MS} ms"
         raise WriteBehindError(message)
     yield Send([(node, (b"HSET", partition.meta, b"synced", number)) for partition, number in sealed.items()])
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
-    """Return why a node could not tell when its file is on its disk; None if it can.
+    """Return why a node cannot report that its append-only file is on disk; None if it can.
 
     Raises:
         NodeUnavailableError: The node did not answer.
     """
-    [reply] = yield Send([(node, (b"WAITAOF", 0, 0, 1))])  # asks for nothing, so nothing is waited for
+    [reply] = yield Send([(node, (b"WAITAOF", 0, 0, 1))])  # waits for 0 copies, so it returns at once
     if isinstance(reply, NodeReplyError):
         return _no_sync(reply)
     checked(reply)
@@ -130,20 +134,20 @@ def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
 
 
 def _no_sync(error: NodeReplyError) -> str:
-    """Return what a node cannot do that answered WAITAOF so, and what to do about it."""
+    """Return what a node lacks that answered WAITAOF with this error, and what to do about it."""
     if "unknown command" in str(error):
         way_out = "a queue node must be Redis 7.2 or later, or Valkey"
     elif error.code == "NOPERM":
         way_out = "let its user call WAITAOF"
     else:
         way_out = "turn its append-only file on"
-    return f"cannot tell when its file is on its disk ({error}); {way_out}"
+    return f"cannot report that its append-only file is on disk ({error}); {way_out}"
 
 
-def close(queue: QueueContext, place: Place, partition: Partition, numbers: range) -> Operation[bool]:
-    """Drop batches that the database holds; return whether more writes wait. May be repeated."""
+def close(queue: QueueContext, state: QueueState, partition: Partition, numbers: range) -> Operation[bool]:
+    """Delete batches that are in the database; return whether more writes are queued. Idempotent."""
     batches = [partition.batch(number) for number in (*numbers, numbers[-1] + 1)]
     keys = [partition.meta, DIRTY, *batches]
-    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, place.born)
-    [reply] = yield Send([(place.node, call)])
+    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, state.incarnation)
+    [reply] = yield Send([(state.node, call)])
     return bool(checked(reply))

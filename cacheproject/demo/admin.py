@@ -1,4 +1,4 @@
-"""Articles in the admin: saving one there invalidates it on the ring."""
+"""Articles in the admin. Saving one there invalidates it on the ring."""
 
 from django.contrib import admin
 

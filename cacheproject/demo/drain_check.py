@@ -1,4 +1,4 @@
-"""Waits for the worker to land what was written, and holds Postgres against it."""
+"""Waits until the workers have drained the queue, and compares Postgres with what was written."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from cachebackend import writebehind
 from cachebackend.models import WriteBehindCheckpoint
 from cacheproject.demo.models import Article
 
-__all__ = ["LandingError", "await_landing", "differing_rows", "landed_rows"]
+__all__ = ["NotDrainedError", "differing_rows", "drained_rows", "wait_until_drained"]
 
-LOOK_SECONDS = 0.1
-#: Without any row landing for so long, the worker is taken for dead.
+POLL_SECONDS = 0.1
+#: If no row is drained for this many seconds, no worker is running.
 STUCK_SECONDS = 60.0
 
 
-class LandingError(Exception):
-    """Writes wait in the queue and no worker lands them."""
+class NotDrainedError(Exception):
+    """Writes are queued and no worker drains them."""
 
 
-def landed_rows() -> int:
-    """Return how many rows the drains have changed since the tables were made."""
+def drained_rows() -> int:
+    """Return the number of rows that drains have changed since the tables were created."""
     return WriteBehindCheckpoint.objects.aggregate(rows=Sum("rows"))["rows"] or 0
 
 
-def await_landing(tell: Callable[[int], None]) -> None:
-    """Return once no write waits in the queue.
+def wait_until_drained(on_progress: Callable[[int], None]) -> None:
+    """Return once no write is queued.
 
     Args:
-        tell: Called now and then with how many partitions still hold writes.
+        on_progress: Called regularly with the number of partitions that still hold writes.
 
     Raises:
-        LandingError: Nothing landed for a minute.
+        NotDrainedError: No row was drained for a minute.
     """
-    landed, since = landed_rows(), time.monotonic()
-    while waiting := len(writebehind.dirty_partitions()):
-        tell(waiting)
-        time.sleep(LOOK_SECONDS)
-        if (now_landed := landed_rows()) != landed:
-            landed, since = now_landed, time.monotonic()
+    rows, since = drained_rows(), time.monotonic()
+    while dirty := len(writebehind.dirty_partitions()):
+        on_progress(dirty)
+        time.sleep(POLL_SECONDS)
+        if (rows_now := drained_rows()) != rows:
+            rows, since = rows_now, time.monotonic()
         elif time.monotonic() - since > STUCK_SECONDS:
             message = (
-                f"{waiting} partitions hold writes and none landed in {STUCK_SECONDS:g} s; is a worker up?"
+                f"{dirty} partitions hold writes and no row was drained in {STUCK_SECONDS:g} s; "
+                "check that a worker is running"
             )
-            raise LandingError(message)
+            raise NotDrainedError(message)
 
 
-def differing_rows(views: Mapping[int, int], slugs: str) -> int:
-    """Return how many articles do not have exactly the views that were counted.
+def differing_rows(views: Mapping[int, int], slug_prefix: str) -> int:
+    """Return the number of articles whose stored views differ from those that were counted.
 
     Args:
-        views: What was acknowledged, by primary key; 0 for those that are not named.
-        slugs: How the slugs of the articles that are looked at begin.
+        views: The acknowledged views by primary key; articles that are not in it have 0.
+        slug_prefix: The prefix of the slugs of the articles to compare.
     """
-    rows = Article.objects.filter(slug__startswith=slugs).values_list("pk", "views")
+    rows = Article.objects.filter(slug__startswith=slug_prefix).values_list("pk", "views")
     return sum(views.get(pk, 0) != stored for pk, stored in rows.iterator())

@@ -1,12 +1,12 @@
-"""Figures as a person reads them."""
+"""Values formatted for people."""
 
-__all__ = ["in_words"]
+__all__ = ["format_value"]
 
 
-def in_words(figure: object) -> str:
-    """Return a figure with its thousands apart, a truth as yes or no, and nothing as a dash."""
-    if figure is None:
+def format_value(value: object) -> str:
+    """Return a number with thousands separators, a bool as yes or no, and None as a dash."""
+    if value is None:
         return "-"
-    if isinstance(figure, bool):
-        return "yes" if figure else "no"
-    return f"{figure:,}" if isinstance(figure, int | float) else str(figure)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -1,4 +1,4 @@
-"""A load of readers and writers on the demo's articles, in threads, counted exactly."""
+"""A load of readers and writers on the demo's articles, in threads, with exact counts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from django.utils import timezone
 from cachebackend.errors import RingCacheError
 from cacheproject.demo.models import Article
 
-__all__ = ["LOGIN", "SLUG", "Figures", "Load", "seed"]
+__all__ = ["LOGIN", "SLUG", "Counts", "Load", "seed"]
 
-#: How the slugs of the load's own articles begin; visitors are shown the others.
+#: The prefix of the slugs of the load's own articles; visitors see the others.
 SLUG = "load-"
 ARTICLES = 500
 VISITORS_ARTICLES = 60
 LOGIN = "demo"
 READERS, WRITERS = 3, 1
-#: Of a writer's turns, so many save the article instead of counting a view.
+#: The share of a writer's turns that save the article instead of counting a view.
 SAVE_SHARE = 0.05
-#: The k-th article is asked for 1/k as often as the first, as readers do (Zipf's law).
+#: Article k is read 1/k times as often as the first, as readers do (Zipf's law).
 _WEIGHTS = [1 / (rank + 1) for rank in range(ARTICLES)]
 
 
 def seed() -> None:
-    """Make the articles anew, and a login for the admin: user and password are ``demo``."""
+    """Create the articles again, and a login for the admin: user and password are ``demo``."""
     Article.objects.filter(slug__startswith=SLUG).delete()
-    body = "A cache keeps what was read near who reads it.\n\n" * 5
+    body = "A cache stores what was read close to its readers.\n\n" * 5
     Article.objects.bulk_create(
         [Article(slug=f"{SLUG}{n}", title=f"Load {n}", body=body, price=n) for n in range(ARTICLES)]
     )
@@ -51,8 +51,8 @@ def seed() -> None:
 
 
 @dataclass
-class Figures:
-    """What the load has done so far.
+class Counts:
+    """Counts of what the load has done so far.
 
     Attributes:
         reads: Articles read.
@@ -70,17 +70,17 @@ class Figures:
 
 
 class Load:
-    """Threads that read and write until they are told to stop."""
+    """Threads that read and write until the block ends."""
 
     def __init__(self) -> None:
         self._keys = list(
             Article.objects.filter(slug__startswith=SLUG).order_by("pk").values_list("pk", "slug")
         )
-        self._end = threading.Event()
-        self._own = [Figures() for _ in range(READERS + WRITERS)]
+        self._stop = threading.Event()
+        self._by_thread = [Counts() for _ in range(READERS + WRITERS)]
         self._threads = [
-            threading.Thread(target=self._run, args=(figures, number >= READERS, number))
-            for number, figures in enumerate(self._own)
+            threading.Thread(target=self._run, args=(counts, number >= READERS, number))
+            for number, counts in enumerate(self._by_thread)
         ]
 
     def __enter__(self) -> Load:
@@ -89,48 +89,48 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
+        self._stop.set()
         for thread in self._threads:
             thread.join()
 
-    def figures(self) -> Figures:
-        """Return what all threads have done so far."""
-        total = Figures()
-        for own in self._own:
-            total.reads += own.reads
-            total.saves += own.saves
-            total.writes += own.writes
-            total.errors += own.errors
+    def counts(self) -> Counts:
+        """Return the counts of all threads so far."""
+        total = Counts()
+        for counts in self._by_thread:
+            total.reads += counts.reads
+            total.saves += counts.saves
+            total.writes += counts.writes
+            total.errors += counts.errors
         return total
 
     def views(self) -> Counter[int]:
-        """Return the acknowledged views by primary key; to be called when the threads have ended."""
-        return sum((own.views for own in self._own), Counter())
+        """Return the acknowledged views by primary key. Call it after the threads have ended."""
+        return sum((counts.views for counts in self._by_thread), Counter())
 
-    def _run(self, figures: Figures, writes: bool, seed_: int) -> None:
-        chance = random.Random(seed_)  # noqa: S311  # a workload, not a secret
+    def _run(self, counts: Counts, writes: bool, seed_: int) -> None:
+        generator = random.Random(seed_)  # noqa: S311  # a workload, not a secret
         try:
-            for pk, slug in self._turns(chance):
+            for pk, slug in self._turns(generator):
                 try:
                     if not writes:
                         Article.cached.get(slug=slug)
-                        figures.reads += 1
-                    elif chance.random() < SAVE_SHARE:
-                        # update_fields: the views are the worker's to write
+                        counts.reads += 1
+                    elif generator.random() < SAVE_SHARE:
+                        # update_fields: only the worker writes the views
                         Article(pk=pk, title=f"Load, revised {timezone.now():%H:%M:%S}").save(
                             update_fields=["title"]
                         )
-                        figures.saves += 1
+                        counts.saves += 1
                     else:
                         Article.behind.update(pk, views=F("views") + 1, last_viewed=timezone.now())
-                        figures.views[pk] += 1
-                        figures.writes += 1
+                        counts.views[pk] += 1
+                        counts.writes += 1
                 except RingCacheError:
-                    figures.errors += 1
+                    counts.errors += 1
         finally:
             connection.close()
 
-    def _turns(self, chance: random.Random) -> Iterator[tuple[int, str]]:
-        while not self._end.is_set():
-            yield from chance.choices(self._keys, _WEIGHTS, k=50)
-            time.sleep(0)  # lets the thread that draws the figures have its turn
+    def _turns(self, generator: random.Random) -> Iterator[tuple[int, str]]:
+        while not self._stop.is_set():
+            yield from generator.choices(self._keys, _WEIGHTS, k=50)
+            time.sleep(0)  # lets the thread that shows the counts run

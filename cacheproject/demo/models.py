@@ -1,4 +1,4 @@
-"""The one model of the demo; its three managers are all that the ring cache asks of a model."""
+"""The demo's only model. Its three managers are all that the ring cache needs in a model."""
 
 from __future__ import annotations
 

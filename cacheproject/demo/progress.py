@@ -1,4 +1,4 @@
-"""How far long work is: bars on a terminal, a line now and then elsewhere."""
+"""The progress of a long command: bars on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-__all__ = ["Steps"]
+__all__ = ["Progress"]
 
-#: Without a terminal, a line at most this often.
+#: Seconds between two lines, where there is no terminal.
 LINE_SECONDS = 10.0
 
 
-class Steps(AbstractContextManager["Steps"]):
-    """The steps of a command, told on the error stream."""
+class Progress(AbstractContextManager["Progress"]):
+    """The progress of a command's steps, shown on the error stream."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._next_line = 0.0
 
@@ -32,8 +33,8 @@ class Steps(AbstractContextManager["Steps"]):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def tell(self, step: str, done: int, total: int | None = None) -> None:
-        """Tell how much of a step is done, and of how much if that is known."""
+    def show(self, step: str, done: int, total: int | None = None) -> None:
+        """Show how much of a step is done, and the total if it is known."""
         if self._console.is_terminal:
             if step not in self._tasks:
                 self._tasks[step] = self._bars.add_task(step, total=total)

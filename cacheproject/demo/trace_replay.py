@@ -1,4 +1,4 @@
-"""Plays a trace through the whole stack: each block a row, each request a read or a write of it."""
+"""Plays a trace through the whole stack: each block is a row, each request reads or writes it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cacheproject.processes import call_after_setup
 
 __all__ = ["SLUG", "ReplayError", "Tally", "make_rows", "play", "replay"]
 
-#: How the slug of a block's row begins; its number follows.
+#: The prefix of the slug of a block's row; the block's number follows.
 SLUG = "block-"
-ROWS_AT_ONCE = 5000
-TELL_EVERY = 500
+CHUNK_ROWS = 5000
+PROGRESS_EVERY = 500
 
 
 class ReplayError(Exception):
@@ -35,10 +35,10 @@ class Tally:
 
     Attributes:
         reads: Requests that read.
-        hits: Reads that asked the database nothing.
-        misses: Reads that asked it something.
+        hits: Reads without a database query.
+        misses: Reads with at least one.
         writes: Requests that wrote; all were acknowledged.
-        queries: What the reads asked the database.
+        queries: Database queries of the reads.
         stale_sets_refused: Fills that leases refused.
         views: Writes by the row's primary key.
     """
@@ -62,48 +62,48 @@ class Tally:
         self.views.update(other.views)
 
 
-def make_rows(trace: Trace, tell: Callable[[int], None]) -> dict[int, int]:
-    """Make a row for each block, anew; return the rows' primary keys by block number.
+def make_rows(trace: Trace, on_progress: Callable[[int], None]) -> dict[int, int]:
+    """Create a row for each block and delete those of an earlier replay; return primary keys by block number.
 
     Args:
         trace: The trace.
-        tell: Called with how many rows there are, as they are made.
+        on_progress: Called with the number of rows created so far.
     """
     old = Article.objects.filter(slug__startswith=SLUG)
-    old._raw_delete(old.db)  # nothing refers to them: one statement
+    old._raw_delete(old.db)  # nothing refers to the rows, so one statement is enough
     keys: dict[int, int] = {}
-    for start in range(0, len(trace.names), ROWS_AT_ONCE):
-        names = trace.names[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(trace.names), CHUNK_ROWS):
+        names = trace.names[start : start + CHUNK_ROWS]
         made = Article.objects.bulk_create(
             [Article(slug=f"{SLUG}{name}", title=f"Block {name}", body="x" * 200) for name in names]
         )
         keys.update((name, article.pk) for name, article in zip(names, made, strict=True))
-        tell(len(keys))
+        on_progress(len(keys))
     return keys
 
 
 def replay(
-    trace: Trace, keys: dict[int, int], processes: int, tell: Callable[[int], None]
+    trace: Trace, keys: dict[int, int], processes: int, on_progress: Callable[[int], None]
 ) -> tuple[Tally, float]:
-    """Play every request, dealt out over so many client processes; return the counts and the seconds.
+    """Play every request, divided among ``processes`` clients; return the counts and the seconds.
 
     Args:
         trace: The requests.
         keys: Primary keys by block number.
         processes: How many clients; with one, this process is the client.
-        tell: Called with how many requests are done.
+        on_progress: Called with the number of requests done so far.
 
     Raises:
         ReplayError: A client failed.
     """
     if processes == 1:
-        begun = time.perf_counter()
-        tally = _client(trace, keys, range(len(trace)), tell)
-        return tally, time.perf_counter() - begun
-    return _with_clients(trace, keys, processes, tell)
+        started = time.perf_counter()
+        tally = _client(trace, keys, range(len(trace)), on_progress)
+        return tally, time.perf_counter() - started
+    return _with_clients(trace, keys, processes, on_progress)
 
 
-def _client(trace: Trace, keys: dict[int, int], share: range, tell: Callable[[int], None]) -> Tally:
+def _client(trace: Trace, keys: dict[int, int], share: range, on_progress: Callable[[int], None]) -> Tally:
     """Play a share of the requests in this process."""
     tally = Tally()
 
@@ -111,12 +111,12 @@ def _client(trace: Trace, keys: dict[int, int], share: range, tell: Callable[[in
         tally.queries += 1
         return execute(*arguments)
 
-    stats = Article.cached.cache.client.counters
-    refused_before = stats.total().stale_sets_refused
+    counters = Article.cached.cache.client.counters
+    refused_before = counters.total().stale_sets_refused
     with connection.execute_wrapper(count):
-        for done, at in enumerate(share, 1):
-            name = trace.names[trace.blocks[at]]
-            if trace.writes[at]:
+        for done, index in enumerate(share, 1):
+            name = trace.names[trace.blocks[index]]
+            if trace.writes[index]:
                 pk = keys[name]
                 Article.behind.update(pk, views=F("views") + 1)
                 tally.views[pk] += 1
@@ -129,70 +129,70 @@ def _client(trace: Trace, keys: dict[int, int], share: range, tell: Callable[[in
                     tally.hits += 1
                 else:
                     tally.misses += 1
-            if done % TELL_EVERY == 0:
-                tell(done)
-    tally.stale_sets_refused = stats.total().stale_sets_refused - refused_before
+            if done % PROGRESS_EVERY == 0:
+                on_progress(done)
+    tally.stale_sets_refused = counters.total().stale_sets_refused - refused_before
     return tally
 
 
 def _with_clients(
-    trace: Trace, keys: dict[int, int], processes: int, tell: Callable[[int], None]
+    trace: Trace, keys: dict[int, int], processes: int, on_progress: Callable[[int], None]
 ) -> tuple[Tally, float]:
     context = multiprocessing.get_context("spawn")
-    ours: dict[Connection, int] = {}
+    done_by_pipe: dict[Connection, int] = {}
     clients = []
     try:
         for number in range(processes):
-            mine, theirs = context.Pipe()
-            arguments = (f"{__name__}.play", theirs, trace, keys, number, processes)
+            own_end, child_end = context.Pipe()
+            arguments = (f"{__name__}.play", child_end, trace, keys, number, processes)
             clients.append(context.Process(target=call_after_setup, args=arguments, daemon=True))
             clients[-1].start()
-            theirs.close()
-            ours[mine] = 0
-        for pipe in ours:
-            _received(pipe)  # each says that it is ready
-        begun = time.perf_counter()
-        for pipe in ours:
+            child_end.close()
+            done_by_pipe[own_end] = 0
+        for pipe in done_by_pipe:
+            _received(pipe)  # each client sends that it is ready
+        started = time.perf_counter()
+        for pipe in done_by_pipe:
             pipe.send("go")
         tally = Tally()
-        for pipe, told in _told(ours):
-            if isinstance(told, Tally):
-                tally.add(told)
+        for pipe, message in _messages(done_by_pipe):
+            if isinstance(message, Tally):
+                tally.add(message)
             else:
-                ours[pipe] = told
-                tell(sum(ours.values()))
-        return tally, time.perf_counter() - begun
+                done_by_pipe[pipe] = message
+                on_progress(sum(done_by_pipe.values()))
+        return tally, time.perf_counter() - started
     finally:
         for client in clients:
             client.terminate()
             client.join()
 
 
-def _told(pipes: dict[Connection, int]) -> Iterator[tuple[Connection, Any]]:
-    """Yield what the clients tell, until each has handed in its tally."""
+def _messages(pipes: dict[Connection, int]) -> Iterator[tuple[Connection, Any]]:
+    """Yield the clients' messages until each has sent its tally."""
     open_pipes = list(pipes)
     while open_pipes:
         for ready in wait(open_pipes):
             pipe = next(each for each in open_pipes if each is ready)
-            told = _received(pipe)
-            if isinstance(told, Tally):
+            message = _received(pipe)
+            if isinstance(message, Tally):
                 open_pipes.remove(pipe)
-            yield pipe, told
+            yield pipe, message
 
 
 def _received(pipe: Connection) -> Any:
     try:
-        told = pipe.recv()
+        message = pipe.recv()
     except EOFError:
-        told = "it ended without a word"
-    if isinstance(told, str) and told != "ready":
-        message = f"a client failed: {told}"
-        raise ReplayError(message)
-    return told
+        message = "it ended without a message"
+    if isinstance(message, str) and message != "ready":
+        error = f"a client failed: {message}"
+        raise ReplayError(error)
+    return message
 
 
 def play(pipe: Connection, trace: Trace, keys: dict[int, int], number: int, processes: int) -> None:
-    """Play every so many-th request and tell the parent. Runs in a client process."""
+    """Play every ``processes``-th request and send counts to the parent. Runs in a client process."""
     try:
         connection.ensure_connection()
         pipe.send("ready")

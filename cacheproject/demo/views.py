@@ -28,13 +28,13 @@ def article_list(request: HttpRequest) -> HttpResponse:
 
 
 def article_detail(request: HttpRequest, slug: str) -> HttpResponse:
-    """One article, read through the ring; the view of it is counted behind."""
+    """One article, read through the ring; its view is counted by write-behind."""
     try:
         article = Article.cached.get(slug=slug)
     except Article.DoesNotExist as error:
         raise Http404(str(error)) from error
     try:
         Article.behind.update(article.pk, views=F("views") + 1, last_viewed=timezone.now())
-    except (NodeUnavailableError, WriteBehindFullError) as error:  # a page is worth more than its count
+    except (NodeUnavailableError, WriteBehindFullError) as error:  # the page matters more than its count
         logger.warning("a view of %r was not counted: %s", slug, error)
     return render(request, "demo/article_detail.html", {"article": article})

@@ -1,4 +1,4 @@
-"""``manage.py demo``: the whole system at work, for a look."""
+"""``manage.py demo``: the whole system at work, for a first look."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from cachebackend import writebehind
 from cachebackend.conf import ring_options
 from cachebackend.errors import RingCacheError
 from cachebackend.registry import ring_client
-from cacheproject.demo.drained import LandingError, await_landing, differing_rows, landed_rows
-from cacheproject.demo.formatting import in_words
+from cacheproject.demo.drain_check import NotDrainedError, differing_rows, drained_rows, wait_until_drained
+from cacheproject.demo.formatting import format_value
 from cacheproject.demo.load import LOGIN, SLUG, Load, seed
 from cacheproject.processes import (
     celery_worker,
-    end_by_interrupt,
     free_port,
+    interrupt_on_signals,
     missing_broker,
+    missing_services,
     run_with_services,
     site,
-    unnamed_services,
     wait_for_interrupt,
 )
 
 __all__ = ["Command"]
 
-LOOK_SECONDS = 0.5
-#: Without a terminal, a line of figures this often.
+REFRESH_SECONDS = 0.5
+#: Seconds between two lines of counts, where there is no terminal.
 LINE_SECONDS = 5.0
 EXAMPLES = """examples:
   manage.py demo
@@ -48,50 +48,53 @@ Exits with 1 when Postgres does not hold exactly what was written.
 
 
 class Command(BaseCommand):
-    """Services, migrations, articles, worker, site, load, summary."""
+    """Run services, worker and site, put a load on them, and print a summary."""
 
     help = (
-        "Starts services (those the environment does not name), a worker and the site, puts a load on them "
-        "with live figures, and checks at the end that Postgres holds exactly what was written. On a "
-        "terminal the site then stays up until Ctrl-C."
+        "Starts the services that the environment does not name, a worker and the site; runs a load of "
+        "readers and writers with live counts; and checks at the end that Postgres holds exactly what was "
+        "written. On a terminal the site then stays up until Ctrl-C."
     )
     requires_system_checks = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the lines of the examples."""
+        """Keep the line breaks of the examples."""
         return super().create_parser(
             prog_name, subcommand, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs
         )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take how long and where."""
+        """Add the options of the command."""
         parser.add_argument(
             "--seconds", type=float, default=20.0, help="how long the load runs (default: 20)"
         )
         parser.add_argument(
-            "--port", type=int, default=8000, help="the site's; another if it is taken (default: 8000)"
+            "--port",
+            type=int,
+            default=8000,
+            help="the site's port; if taken, another is used (default: 8000)",
         )
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object as the last line, and end"
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
-        """Run here, or on services of its own."""
+        """Run with the services of the environment, or start services and run there."""
         if options["seconds"] <= 0:
             message = f"--seconds must be above 0, not {options['seconds']:g}"
             raise CommandError(message)
         if missing := missing_broker():
             raise CommandError(missing)
-        if any(unnamed_services().values()):
+        if any(missing_services().values()):
             sys.exit(run_with_services(sys.argv[1:]))
-        end_by_interrupt()
+        interrupt_on_signals()
         console = Console(stderr=options["json"])
         try:
             result = self._show(console, options)
-        except (LandingError, RingCacheError, DatabaseError) as error:
+        except (NotDrainedError, RingCacheError, DatabaseError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
-            console.print("Ended before its time; nothing was checked.")
+            console.print("Interrupted; nothing was checked.")
             sys.exit(130)
         if options["json"]:
             self.stdout.write(json.dumps(result))
@@ -126,48 +129,48 @@ class Command(BaseCommand):
         return result
 
     def _load(self, console: Console, seconds: float) -> dict[str, Any]:
-        counts = ring_client(ring_options("default")).counters
-        landed_before, before, begun = landed_rows(), counts.total(), time.monotonic()
-        next_line = begun + LINE_SECONDS
+        counters = ring_client(ring_options("default")).counters
+        drained_before, before, started = drained_rows(), counters.total(), time.monotonic()
+        next_line = started + LINE_SECONDS
         with Load() as load, Live(console=console, auto_refresh=False, transient=True) as live:
-            while (passed := time.monotonic() - begun) < seconds:
-                time.sleep(min(LOOK_SECONDS, seconds - passed))
-                figures = self._figures(load, before, landed_before, time.monotonic() - begun)
+            while (elapsed := time.monotonic() - started) < seconds:
+                time.sleep(min(REFRESH_SECONDS, seconds - elapsed))
+                counts = self._counts(load, before, drained_before, time.monotonic() - started)
                 if console.is_terminal:
-                    live.update(_table("Under load", figures), refresh=True)
+                    live.update(_table("Under load", counts), refresh=True)
                 elif time.monotonic() >= next_line:
                     next_line += LINE_SECONDS
                     console.print(
-                        "  ".join(f"{name} {value}" for name, value in figures.items()), soft_wrap=True
+                        "  ".join(f"{name} {value}" for name, value in counts.items()), soft_wrap=True
                     )
-        figures = self._figures(load, before, landed_before, time.monotonic() - begun)
-        await_landing(lambda _: None)
-        figures["rows_landed"] = landed_rows() - landed_before
-        figures["partitions_waiting"] = 0
-        figures["exact"] = differing_rows(load.views(), SLUG) == 0
-        return figures
+        counts = self._counts(load, before, drained_before, time.monotonic() - started)
+        wait_until_drained(lambda _: None)
+        counts["rows_landed"] = drained_rows() - drained_before
+        counts["partitions_waiting"] = 0
+        counts["exact"] = differing_rows(load.views(), SLUG) == 0
+        return counts
 
-    def _figures(self, load: Load, before: Any, landed_before: int, passed: float) -> dict[str, Any]:
-        done = load.figures()
+    def _counts(self, load: Load, before: Any, drained_before: int, elapsed: float) -> dict[str, Any]:
+        done = load.counts()
         now = ring_client(ring_options("default")).counters.total()
         hits, misses = now.hits - before.hits, now.misses - before.misses
         return {
-            "seconds": round(passed, 1),
+            "seconds": round(elapsed, 1),
             "reads": done.reads,
-            "reads_per_second": round(done.reads / passed),
+            "reads_per_second": round(done.reads / elapsed),
             "hit_ratio": round(hits / (hits + misses), 4) if hits + misses else None,
             "loads": now.loads - before.loads,
             "saves": done.saves,
             "stale_sets_refused": now.stale_sets_refused - before.stale_sets_refused,
             "writes_behind": done.writes,
-            "rows_landed": landed_rows() - landed_before,
+            "rows_landed": drained_rows() - drained_before,
             "partitions_waiting": len(writebehind.dirty_partitions()),
             "errors": done.errors,
         }
 
 
-def _table(title: str, figures: dict[str, Any]) -> Table:
+def _table(title: str, counts: dict[str, Any]) -> Table:
     table = Table(title=title, show_header=False)
-    for name, value in figures.items():
-        table.add_row(name.replace("_", " "), in_words(value))
+    for name, value in counts.items():
+        table.add_row(name.replace("_", " "), format_value(value))
     return table

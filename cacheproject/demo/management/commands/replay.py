@@ -1,4 +1,4 @@
-"""``manage.py replay``: a real trace through the ring, the queue and the worker."""
+"""``manage.py replay``: plays a recorded trace against the ring, the queue and the worker."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rich.table import Table
 
 from cachebackend.errors import RingCacheError
 from cachebackend.management.traces import Trace, TraceError, read_trace
-from cacheproject.demo.drained import LandingError, await_landing, differing_rows, landed_rows
-from cacheproject.demo.formatting import in_words
-from cacheproject.demo.progress import Steps
+from cacheproject.demo.drain_check import NotDrainedError, differing_rows, drained_rows, wait_until_drained
+from cacheproject.demo.formatting import format_value
+from cacheproject.demo.progress import Progress
 from cacheproject.demo.trace_replay import SLUG, ReplayError, make_rows, replay
 from cacheproject.processes import (
     celery_worker,
-    end_by_interrupt,
+    interrupt_on_signals,
     missing_broker,
+    missing_services,
     run_with_services,
-    unnamed_services,
 )
 
 __all__ = ["Command"]
@@ -50,19 +50,20 @@ def _count(text: str) -> int:
 
 
 class Command(BaseCommand):
-    """Play a trace; check at the end that Postgres holds exactly what was written."""
+    """Play a trace, and check at the end that Postgres holds exactly what was written."""
 
     help = (
-        "Plays a trace of block reads and writes: each block a row, reads through Article.cached, writes by "
-        "Article.behind, a Celery worker draining. Uses the services that RING_NODES, WRITE_BEHIND_NODES, "
-        "CELERY_BROKER_URL and DATABASE_URL name, or starts its own. Replaces the rows of an earlier replay. "
+        "Plays a trace of block reads and writes. Each block is a row; a read is Article.cached.get, a write "
+        "is Article.behind.update, and a Celery worker drains. Uses the services that RING_NODES, "
+        "WRITE_BEHIND_NODES, CELERY_BROKER_URL and DATABASE_URL name, or starts its own. Replaces the rows "
+        "of an earlier replay. "
         "Example: manage.py replay OLTP.lis.gz --writes 0.1 --requests 100000 --json"
     )
     requires_system_checks = ()
     _done = 0
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the trace and how to play it."""
+        """Add the options of the command."""
         parser.add_argument(
             "trace", type=Path, help="ARC .lis, CloudPhysics .csv or Twitter .csv; plain, .gz or .zst"
         )
@@ -72,16 +73,18 @@ class Command(BaseCommand):
             type=_share,
             default=0.0,
             metavar="SHARE",
-            help="make this share of a read-only trace writes",
+            help="turn this share of a read-only trace into writes",
         )
-        parser.add_argument("--seed", type=int, default=0, help="which requests become writes (default: 0)")
+        parser.add_argument(
+            "--seed", type=int, default=0, help="selects which requests become writes (default: 0)"
+        )
         parser.add_argument(
             "--processes", type=_count, default=1, metavar="N", help="client processes (default: 1)"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
     def handle(self, *_: Any, **options: Any) -> None:
-        """Read the trace, and play it: here, or on services of its own."""
+        """Read the trace and play it: on the services of the environment, or on services started for it."""
         try:
             trace = read_trace(options["trace"], options["requests"])
             if options["writes"]:
@@ -91,12 +94,12 @@ class Command(BaseCommand):
             raise CommandError(message) from error
         if missing := missing_broker():
             raise CommandError(missing)
-        if any(unnamed_services().values()):
+        if any(missing_services().values()):
             sys.exit(run_with_services(sys.argv[1:]))
-        end_by_interrupt()
+        interrupt_on_signals()
         try:
             result = self._play(trace, options)
-        except (LandingError, ReplayError, RingCacheError, DatabaseError) as error:
+        except (NotDrainedError, ReplayError, RingCacheError, DatabaseError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             self.stderr.write(
@@ -110,16 +113,16 @@ class Command(BaseCommand):
     def _play(self, trace: Trace, options: dict[str, Any]) -> dict[str, Any]:
         def played(done: int) -> None:
             self._done = done
-            steps.tell("requests", done, len(trace))
+            progress.show("requests", done, len(trace))
 
         call_command("migrate", verbosity=0, interactive=False)
-        with Steps() as steps, celery_worker():
-            keys = make_rows(trace, lambda done: steps.tell("rows", done, len(trace.names)))
-            landed_before = landed_rows()
+        with Progress() as progress, celery_worker():
+            keys = make_rows(trace, lambda done: progress.show("rows", done, len(trace.names)))
+            drained_before = drained_rows()
             tally, seconds = replay(trace, keys, options["processes"], played)
             played(len(trace))
-            await_landing(lambda left: steps.tell("partitions left to drain", left))
-            drained = landed_rows() - landed_before
+            wait_until_drained(lambda dirty: progress.show("partitions with queued writes", dirty))
+            drained = drained_rows() - drained_before
         return {
             "trace": str(options["trace"]),
             "requests": len(trace),
@@ -142,7 +145,7 @@ class Command(BaseCommand):
             return
         table = Table(title="Replay", show_header=False)
         for name, value in result.items():
-            table.add_row(name.replace("_", " "), in_words(value))
+            table.add_row(name.replace("_", " "), format_value(value))
         saved = result["reads"] - result["queries"]
         table.add_row("queries saved", f"{saved:,}")
         Console().print(table)

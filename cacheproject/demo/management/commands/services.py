@@ -1,4 +1,4 @@
-"""``manage.py services``: real servers until Ctrl-C."""
+"""``manage.py services``: runs real servers until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cachebackend.testing.embedded import MissingBinaryError
-from cacheproject.processes import end_by_interrupt, wait_for_interrupt
+from cacheproject.processes import interrupt_on_signals, wait_for_interrupt
 from cacheproject.services import ServiceError, Services
 
 __all__ = ["Command"]
 
-#: More than anybody needs on one machine.
-MOST_NODES = 50
+#: The most nodes of a kind: more than anyone needs on one machine.
+MAX_NODES = 50
 
 
 class Command(BaseCommand):
-    """Start ring nodes, a queue node, a broker and Postgres; print where they are; wait."""
+    """Start ring nodes, a queue node, a broker and Postgres; print their addresses; wait."""
 
     help = "Starts real services on free ports, prints the environment that names them, and waits for Ctrl-C."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take what to start."""
+        """Add the options of the command."""
         parser.add_argument("--ring", type=int, default=3, help="ring nodes (default: 3)")
         parser.add_argument(
             "--queue", type=int, default=1, help="queue nodes, and a broker with them (default: 1)"
@@ -37,11 +37,11 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until interrupted."""
-        for name, most in (("ring", MOST_NODES), ("queue", MOST_NODES)):
-            if not 0 <= options[name] <= most:
-                message = f"--{name} must be from 0 to {most}, not {options[name]}"
+        for name, maximum in (("ring", MAX_NODES), ("queue", MAX_NODES)):
+            if not 0 <= options[name] <= maximum:
+                message = f"--{name} must be from 0 to {maximum}, not {options[name]}"
                 raise CommandError(message)
-        end_by_interrupt()
+        interrupt_on_signals()
         try:
             with Services(options["ring"], options["queue"], not options["no_postgres"]) as services:
                 if options["json"]:

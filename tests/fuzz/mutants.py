@@ -1,4 +1,4 @@
-"""Hostile bytes: what is right, changed by chance; and a pickle that tells when it is loaded."""
+"""Damaged bytes: valid bytes changed at random; and a pickle that records when it is loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 __all__ = ["LOADED", "Bomb", "count", "mutant"]
 
-#: How many times as many records each test makes; ``make soak`` asks for more.
+#: The factor by which each test makes more records; ``make soak`` sets it.
 _TIMES = int(os.environ.get("FUZZ", "1"))
-#: Numbers that lengths and flags are not made for.
+#: Unusual values of lengths and flags.
 _ODD_NUMBERS = [0, 1, 300, 0x7FFF, 0xFFFF]
 
-#: A line for each Bomb that was unpickled.
+#: One item for each Bomb that was unpickled.
 LOADED: list[str] = []
 
 
@@ -25,33 +25,33 @@ def _explode(where: str) -> str:
 
 
 class Bomb:
-    """What notes in LOADED that it was unpickled."""
+    """An object whose unpickling is recorded in LOADED."""
 
     def __reduce__(self) -> Any:
         return (_explode, ("unpickled",))
 
 
-#: The pickle of one.
+#: A pickled Bomb.
 BOMB = pickle.dumps(Bomb(), 5)
 
 
 def count(records: int) -> range:
-    """Return a range of as many records as a test is to make that makes so many in a hurry."""
+    """Return a range over the records that a test makes: ``records``, or more in ``make soak``."""
     return range(records * _TIMES)
 
 
-def mutant(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Return one of the seeds after some changes: bytes replaced, cut off, put in, numbers that are odd."""
-    made = bytearray(chance.choice(seeds))
-    for _ in range(chance.choice([0, 1, 1, 1, 2, 5])):
-        at = chance.randrange(len(made) + 1)
-        match chance.randrange(4):
-            case 0 if made:
-                made[at % len(made)] = chance.randrange(256)
+def mutant(generator: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Return one of the seeds after random changes: bytes replaced, cut off, inserted, unusual numbers."""
+    mutated = bytearray(generator.choice(seeds))
+    for _ in range(generator.choice([0, 1, 1, 1, 2, 5])):
+        index = generator.randrange(len(mutated) + 1)
+        match generator.randrange(4):
+            case 0 if mutated:
+                mutated[index % len(mutated)] = generator.randrange(256)
             case 1:
-                del made[at:]
+                del mutated[index:]
             case 2:
-                made[at:at] = chance.randbytes(chance.randrange(1, 9))
+                mutated[index:index] = generator.randbytes(generator.randrange(1, 9))
             case _:
-                made[at : at + 1] = chance.choice(_ODD_NUMBERS).to_bytes(2, "big")
-    return bytes(made)
+                mutated[index : index + 1] = generator.choice(_ODD_NUMBERS).to_bytes(2, "big")
+    return bytes(mutated)

@@ -1,4 +1,4 @@
-"""Hashes of counts with fields that are mutated or made up, before the page and the metrics."""
+"""Hashes of counters with damaged or invented fields, as the page and the metrics read them."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ NAMES = [b"__class__", b"add", b"get_times.999999999", b"get_times.x", b"get_tim
 COUNTS = [b"abc", b"", b"9" * 5000, b"9" * 18, b"-1", b"nan", b"1_0", b"\xff"]
 
 
-def damage(chance: random.Random, ring_cache: RingCache) -> str:
-    """Change a field of a hash of counts, or add one; return what was done."""
-    node = chance.choice(ring_cache.client.nodes)
+def damage(generator: random.Random, ring_cache: RingCache) -> str:
+    """Change a field of a hash of counters, or add one; return a description of the change."""
+    node = generator.choice(ring_cache.client.nodes)
     keys: list[bytes] = node.call((b"KEYS", b"ringcache:*"))
-    key = chance.choice(keys or [b"ringcache:none"])
+    key = generator.choice(keys or [b"ringcache:none"])
     names: list[bytes] = node.call((b"HKEYS", key)) or [b"hits"]
-    name = chance.choice([*names, *NAMES]) if chance.random() < 0.7 else mutant(chance, names)
-    value = chance.choice(COUNTS) if chance.random() < 0.7 else mutant(chance, [b"12", b"-7"])
+    name = generator.choice([*names, *NAMES]) if generator.random() < 0.7 else mutant(generator, names)
+    value = generator.choice(COUNTS) if generator.random() < 0.7 else mutant(generator, [b"12", b"-7"])
     node.call((b"HSET", key, name, value))
     return f"{key!r} {name!r} {value[:40]!r}"
 
 
-def test_no_count_harms_its_reader(ring_cache: RingCache) -> None:
-    """What is no count is left out; the page and the figures stand, and this process still counts."""
+def test_no_damaged_counter_harms_its_reader(ring_cache: RingCache) -> None:
+    """A value that is not a count is left out; page and metrics still work, and the process still counts."""
     client, url = Client(), reverse("admin:cachebackend_ring_changelist")
     client.force_login(User.objects.create_superuser("root"))
-    chance, tried = random.Random(random.getrandbits(32)), count(60)
+    generator, tried = random.Random(random.getrandbits(32)), count(60)
     for turn in tried:
         ring_cache.get("k")
         publish_counts("default")
         record_run("tick")
-        done = damage(chance, ring_cache)
+        done = damage(generator, ring_cache)
         try:
             counts_by_minute("default", 3)
             counts_in_all("default")

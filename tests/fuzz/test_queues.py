@@ -1,4 +1,4 @@
-"""Queue hashes with fields that are mutated or made up, before everybody who reads them."""
+"""Queue hashes with damaged or invented fields, as everything that reads them sees them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reads import describe_row
 from tests.fuzz.mutants import count, mutant
-from tests.integration.test_writebehind_rows import one_partition
+from tests.integration.write_behind import one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -46,47 +46,47 @@ def write(meter: Meter) -> None:
     )
 
 
-def damage(chance: random.Random) -> str:
-    """Change a field, or a name, or add one, in a hash of the queue; return what was done."""
+def damage(generator: random.Random) -> str:
+    """Change a field or its name, or add one, in a hash of the queue; return a description of the change."""
     node = project_queue().nodes[0]
-    key = chance.choice([PARTITION.meta, PARTITION.batch(1), PARTITION.batch(1), PARTITION.batch(1)])
+    key = generator.choice([PARTITION.meta, PARTITION.batch(1), PARTITION.batch(1), PARTITION.batch(1)])
     flat = node.call((b"HGETALL", key))
     names, values = flat[::2], flat[1::2]  # type: ignore[index]  # a list of them
-    at = chance.randrange(len(names))
+    at = generator.randrange(len(names))
     name, value = names[at], values[at]
-    match chance.randrange(5):
+    match generator.randrange(5):
         case 0:
-            value = mutant(chance, values)
+            value = mutant(generator, values)
         case 1:
-            name = mutant(chance, names)
+            name = mutant(generator, names)
         case 2:
-            name, value = mutant(chance, names), mutant(chance, values)
+            name, value = mutant(generator, names), mutant(generator, values)
         case 3:
-            value = chance.choice([b"", b"9" * 400, b"9" * 5000, b"-1", b"nan", b"1e400", b"\xff"])
+            value = generator.choice([b"", b"9" * 400, b"9" * 5000, b"-1", b"nan", b"1e400", b"\xff"])
         case _:
-            key, name = DIRTY, mutant(chance, [PARTITION.name])
+            key, name = DIRTY, mutant(generator, [PARTITION.name])
             node.call((b"ZADD", DIRTY, 1, name))
             return f"{DIRTY!r} {name!r}"
     node.call((b"HSET", key, name, value))
     return f"{key!r} {name!r} {value[:40]!r}"
 
 
-def test_no_queue_harms_its_reader() -> None:
-    """It is read, parked, or told to be damaged; nothing else is raised, and the table stands."""
-    chance = random.Random(random.getrandbits(32))
+def test_no_damaged_queue_harms_its_reader() -> None:
+    """It is read, parked, or reported as damaged; no other error is raised, and the table is intact."""
+    generator = random.Random(random.getrandbits(32))
     meter = Meter.objects.create(level=5)
-    node, tried, told, parked = project_queue().nodes[0], count(25), 0, 0
+    node, tried, refused, parked = project_queue().nodes[0], count(25), 0, 0
     with one_partition(durability="memory"):
         for _ in tried:
             node.call((b"FLUSHALL",))
             project_queue().context.open_batches.clear()
             write(meter)
-            done = damage(chance)
+            done = damage(generator)
             for name, read in READERS.items():
                 try:
                     read(meter)
                 except RingCacheError:
-                    told += 1
+                    refused += 1
                 except Exception as error:
                     raise AssertionError(f"{name} of {done}: {type(error).__name__}: {error}") from error
             for each in ParkedWrite.objects.all():
@@ -95,6 +95,6 @@ def test_no_queue_harms_its_reader() -> None:
             ParkedWrite.objects.all().delete()
             WriteBehindCheckpoint.objects.all().delete()
             assert connection.connection is None or not connection.connection.broken
-    print(f"{len(tried)} damaged queues: {parked} rows parked, {told} readers told")
+    print(f"{len(tried)} damaged queues: {parked} rows parked, {refused} reads refused")
     assert parked
-    assert told
+    assert refused

@@ -1,4 +1,4 @@
-"""Records from random and mutated bytes through every operation that reads one, in every codec's mode."""
+"""Records of random and mutated bytes, read by every operation that reads one, with every codec."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPECTED: dict[str, tuple[type[Exception], ...]] = {
 }
 #: Those that load no pickle which this project did not sign.
 DISTRUSTFUL = {"signed-pickle", "json", "msgpack"}
-#: The second one's record is made by chance, too.
+#: The second one's record is made at random too.
 TAGS = ("x", "hostile")
 
 
@@ -68,7 +68,7 @@ OPERATIONS: dict[str, Callable[[RingCache, str], object]] = {
 
 
 def seeds(cache: RingCache) -> list[bytes]:
-    """Return records of each kind, codec and compressor, and pickles that tell when they are loaded."""
+    """Return records of each kind, codec and compressor, and pickles that record when they are loaded."""
     found = [b"L" + bytes(16), b"Q" + bytes(32), b"T" + bytes(16), b"5", b"-", b"", b"V", b"9" * 400]
     for name in ("auto", "pickle", "signed-pickle", "json", "msgpack"):
         for compressor in ("none", "zlib", "lz4", "zstd"):
@@ -78,12 +78,12 @@ def seeds(cache: RingCache) -> list[bytes]:
     made = protocol.inspect(cache.client.context, cache.key_bytes("made"))
     found.append(cache.client.run(made).record)
     found += [b"S" + record[1:] for record in found if record[:1] == b"V"]
-    # As they are and signed by nobody; weighted, for they are what must not be loaded
+    # The unsigned pickles several times, because these are the ones that must not be loaded
     return found + [b"Vp\0" + BOMB, b"Vs\0" + bytes(32) + BOMB, b"Sp\0" + BOMB] * 30
 
 
 def put(cache: RingCache, key: bytes, record: bytes) -> None:
-    life_ms = 20 if record[:1] == b"L" else 100_000  # whoever loads waits for a lease's end
+    life_ms = 20 if record[:1] == b"L" else 100_000  # a loader waits for the end of a lease
     cache.client.nodes[cache.client.ring.owner(key)].call((b"SET", key, record, b"PX", life_ms))
 
 
@@ -104,41 +104,41 @@ def cache(request: pytest.FixtureRequest) -> Iterator[RingCache]:
         yield ring
 
 
-def test_no_record_harms_its_reader(cache: RingCache, request: pytest.FixtureRequest) -> None:
-    """Any bytes are a value, or a miss; what this project did not sign is unpickled only if so set."""
-    chance = random.Random(random.getrandbits(32))
+def test_no_damaged_record_harms_its_reader(cache: RingCache, request: pytest.FixtureRequest) -> None:
+    """Any bytes are a value or a miss; unsigned bytes are unpickled only if the settings allow it."""
+    generator = random.Random(random.getrandbits(32))
     found, tag = seeds(cache), cache.tag_bytes("hostile")
     LOADED.clear()
     tried = count(150)
     for turn in tried:
-        name = chance.choice(list(OPERATIONS))
-        record, key = mutant(chance, found), f"k{turn % 50}"
+        name = generator.choice(list(OPERATIONS))
+        record, key = mutant(generator, found), f"k{turn % 50}"
         put(cache, cache.key_bytes(key), record)
-        if chance.random() < 0.3:
-            put(cache, tag, mutant(chance, found))
+        if generator.random() < 0.3:
+            put(cache, tag, mutant(generator, found))
         try:
             OPERATIONS[name](cache, key)
         except EXPECTED.get(name, ()):
             pass
         except Exception as error:
             raise AssertionError(f"{name} of {record!r}: {type(error).__name__}: {error}") from error
-        cache.close()  # what a request leased ends with it
+        cache.close()  # ends the leases of the request
     print(f"{len(tried)} records in mode {request.node.callspec.id}, {len(LOADED)} unsigned pickles loaded")
-    # Where unsigned pickles are trusted this one is loaded: so it would have been noticed elsewhere, too
+    # Where unsigned pickles are allowed this one is loaded, which proves that loading is recorded
     put(cache, cache.key_bytes("bomb"), b"Vp\0" + BOMB)
     cache.get("bomb")
     assert bool(LOADED) is (cache.client.context.options.codec not in DISTRUSTFUL)
 
 
 def test_the_page_shows_any_record(ring_cache: RingCache) -> None:
-    """Of a key that is looked for in the admin, whatever stands there; no pickle is loaded."""
+    """The admin shows a key whatever bytes it holds; no pickle is loaded."""
     client, url = Client(), reverse("admin:cachebackend_ring_changelist")
     client.force_login(User.objects.create_superuser("root"))
-    chance = random.Random(random.getrandbits(32))
+    generator = random.Random(random.getrandbits(32))
     found, tried = seeds(ring_cache), count(10)
     LOADED.clear()
     for _ in tried:
-        record = mutant(chance, found)
+        record = mutant(generator, found)
         put(ring_cache, ring_cache.key_bytes("k"), record)
         assert client.get(url, {"alias": "default", "key": "k"}).status_code == 200, record
     print(f"{len(tried)} records on the page")

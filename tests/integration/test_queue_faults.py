@@ -1,4 +1,4 @@
-"""Queue nodes that cannot do what write-behind needs, and queues that hold what nobody writes there."""
+"""Queue nodes that lack what write-behind needs, and queues that hold bytes which no write puts there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reads import describe_row
 from cacheproject.services import Services
-from tests.integration.test_writebehind_rows import command, land, one_partition
+from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -47,15 +47,15 @@ def old_node(own_services: Services) -> Iterator[str]:
     own_services.kill("old")
 
 
-def test_a_node_without_waitaof_is_told_of(meter: Meter, old_node: str) -> None:
-    """By the checks of the nodes before, and by the drain; with ``memory`` it is not needed."""
+def test_a_node_without_waitaof_is_reported(meter: Meter, old_node: str) -> None:
+    """The checks of the nodes report it, and so does the drain; with ``memory`` it is not needed."""
     cannot_sync = (
         "'old' cannot report that its append-only file is on disk .*must be Redis 7.2 or later, or Valkey"
     )
     with override_settings(WRITE_BEHIND={"nodes": [old_node]}):
         add_one(meter)
         with pytest.raises(WriteBehindError, match=cannot_sync):
-            land()
+            drain_all()
         [fault] = writebehind.node_faults()
         assert "7.2" in fault
         assert command("status", code=1)["faults"] == [fault]
@@ -64,11 +64,11 @@ def test_a_node_without_waitaof_is_told_of(meter: Meter, old_node: str) -> None:
         add_one(meter)
     with override_settings(WRITE_BEHIND={"nodes": [old_node], "durability": "memory"}):
         assert writebehind.node_faults() == []
-        land()
+        drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 2
 
 
-# Queues that hold what nobody writes there
+# Queues with bytes that no write puts there
 
 
 PARTITION = Partition("shop.meter", 0)
@@ -84,7 +84,7 @@ def row_name(meter: Meter) -> bytes:
 
 @pytest.fixture
 def batch(meter: Meter) -> Iterator[bytes]:
-    """The key of the open batch, in which the row has one write."""
+    """The key of the open batch, which holds one write of the row."""
     with one_partition():
         add_one(meter)
         yield PARTITION.batch(1)
@@ -103,20 +103,20 @@ def batch(meter: Meter) -> Iterator[bytes]:
         (b"1\0count\0d", b"1"),
     ],
 )
-def test_a_field_that_names_nothing_stops_its_batch(
+def test_a_field_with_an_invalid_name_stops_its_batch(
     meter: Meter, batch: bytes, name: bytes, value: bytes
 ) -> None:
-    """Whose it was cannot be known: batch, node, field and the way out are told, and nothing lands."""
+    """Its row is unknown, so the error names batch, node, field and the way out, and nothing is applied."""
     name = name.replace(b"%b\0", row_name(meter))
     put(batch, name, value)
     with pytest.raises(WriteBehindDamagedError) as raised:
-        land()
-    told = str(raised.value)
-    assert told.startswith("batch 1 of shop.meter:0 on node 'queue-a' is damaged")
-    assert f"HDEL it from {batch.decode()}" in told
+        drain_all()
+    error = str(raised.value)
+    assert error.startswith("batch 1 of shop.meter:0 on node 'queue-a' is damaged")
+    assert f"HDEL it from {batch.decode()}" in error
     assert Meter.behind.get(meter.pk).count == 1
     project_queue().nodes[0].call((b"HDEL", batch, name))
-    land()
+    drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 1
 
 
@@ -130,10 +130,10 @@ def test_a_field_that_names_nothing_stops_its_batch(
         (b"total\0g", b""),
     ],
 )
-def test_a_value_that_cannot_be_read_parks_its_row(
+def test_a_value_that_cannot_be_decoded_parks_its_row(
     meter: Meter, batch: bytes, column: bytes, value: bytes
 ) -> None:
-    """The others of the batch land; who reads the row is told, and who looks at the parked write sees it."""
+    """The batch's other rows are applied; a read of the row raises, and the parked write shows the bytes."""
     other = Meter.objects.create(level=5)
     add_one(other)
     put(batch, row_name(meter) + column, value)
@@ -142,7 +142,7 @@ def test_a_value_that_cannot_be_read_parks_its_row(
     ):
         Meter.behind.get(meter.pk)
     assert Meter.behind.pending(meter.pk)
-    [drained] = land()
+    [drained] = drain_all()
     assert (drained.rows, drained.parked) == (1, 1)
     assert Meter.objects.get(pk=other.pk).count == 1
     [parked] = ParkedWrite.objects.all()
@@ -168,11 +168,13 @@ def test_a_value_that_cannot_be_read_parks_its_row(
         (b"sealed", b"1.5"),
     ],
 )
-def test_numbers_that_are_none_are_told(meter: Meter, batch: bytes, name: bytes, value: bytes) -> None:
-    """To who reads, writes, drains or looks, and nobody waits for ever."""
+def test_invalid_numbers_are_reported_as_damage(
+    meter: Meter, batch: bytes, name: bytes, value: bytes
+) -> None:
+    """Every reader, writer, drain and status gets an error, and none waits forever."""
     put(PARTITION.meta, name, value)
     with pytest.raises(WriteBehindDamagedError, match=r"the queue of shop.meter:0 is damaged"):
-        land()
+        drain_all()
     [status] = [each for each in writebehind.partition_statuses() if each.partition == PARTITION]
     assert "is damaged" in (status.error or "")
     with suppress(RingCacheError):
@@ -182,10 +184,10 @@ def test_numbers_that_are_none_are_told(meter: Meter, batch: bytes, name: bytes,
     assert Meter.objects.get(pk=meter.pk).count == 0
 
 
-def test_what_is_no_partition_is_not_drained(meter: Meter, batch: bytes) -> None:
-    """A name that nobody writes among those that hold writes stands in nobody's way."""
+def test_an_invalid_partition_name_is_ignored(meter: Meter, batch: bytes) -> None:
+    """An invalid name in the set of partitions with writes is ignored."""
     for name in (b"\xff", b"x", b"shop.meter:", b"shop.meter:" + b"9" * 5000):
         project_queue().nodes[0].call((b"ZADD", DIRTY, 1, name))
     assert writebehind.seal_dirty() == [PARTITION]
-    land()
+    drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 1

@@ -27,6 +27,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
+from tests.integration.write_behind import drain_all
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -38,10 +39,6 @@ def articles() -> list[Article]:
     return Article.objects.bulk_create([Article(slug=f"a{n}", title=f"A {n}") for n in range(20)])
 
 
-def drain_all() -> list[writebehind.Drained]:
-    return [writebehind.drain(partition) for partition, _ in writebehind.dirty_partitions()]
-
-
 def views() -> dict[int, int]:
     return dict(Article.objects.values_list("pk", "views"))
 
@@ -51,7 +48,7 @@ def batch_of(partition: Partition, number: int) -> dict[bytes, bytes]:
     return client.run(protocol.contents(client.context, 0, partition, number))
 
 
-def test_increments_land_exactly(articles: list[Article]) -> None:
+def test_increments_are_applied_exactly(articles: list[Article]) -> None:
     """Many writes of a row are one number in the queue and one change of the row."""
     for turn in range(500):
         Article.behind.update(articles[turn % 20].pk, views=F("views") + 1)
@@ -63,7 +60,7 @@ def test_increments_land_exactly(articles: list[Article]) -> None:
     assert WriteBehindCheckpoint.objects.count() == len(drained)
 
 
-def test_async_writes_land_too(articles: list[Article]) -> None:
+def test_async_writes_are_applied(articles: list[Article]) -> None:
     """From many tasks at once."""
 
     async def main() -> None:
@@ -76,8 +73,8 @@ def test_async_writes_land_too(articles: list[Article]) -> None:
     assert set(views().values()) == {10}
 
 
-def test_a_put_wins_over_what_came_before_and_takes_what_comes_after(articles: list[Article]) -> None:
-    """Delta, put, delta: the put and the second delta."""
+def test_a_put_replaces_earlier_changes_and_later_ones_are_added(articles: list[Article]) -> None:
+    """Delta, put, delta: the result is the put plus the second delta."""
     pk = articles[0].pk
     Article.behind.update(pk, views=F("views") + 100)
     Article.behind.update(pk, views=7, last_viewed=MOMENT)
@@ -91,8 +88,8 @@ def test_a_put_wins_over_what_came_before_and_takes_what_comes_after(articles: l
     assert (row.views, row.last_viewed) == (5, None)
 
 
-def test_rows_of_several_shapes_land_in_one_batch(articles: list[Article]) -> None:
-    """Each shape has its own statement; the columns it does not name are left alone."""
+def test_rows_of_several_shapes_are_applied_in_one_batch(articles: list[Article]) -> None:
+    """Each shape has its own statement; columns that a row does not change stay as they are."""
     Article.behind.update(articles[0].pk, views=1)
     Article.behind.update(articles[1].pk, last_viewed=MOMENT)
     Article.behind.update(articles[2].pk, views=F("views") + 3, last_viewed=MOMENT)
@@ -101,16 +98,16 @@ def test_rows_of_several_shapes_land_in_one_batch(articles: list[Article]) -> No
     assert list(rows) == [(1, None), (0, MOMENT), (3, MOMENT), (0, None)]
 
 
-def test_a_row_that_is_not_there_is_counted_and_not_made(articles: list[Article]) -> None:
-    """A delta of nothing is nothing."""
+def test_a_missing_row_is_counted_and_not_created(articles: list[Article]) -> None:
+    """A delta of a missing row has no effect."""
     Article.behind.update(999_999, views=F("views") + 1)
     [drained] = drain_all()
     assert (drained.rows, drained.missing) == (0, 1)
     assert not Article.objects.filter(pk=999_999).exists()
 
 
-def test_a_drain_invalidates_what_it_changed(articles: list[Article]) -> None:
-    """A cached row shows what landed."""
+def test_a_drain_invalidates_the_rows_it_changed(articles: list[Article]) -> None:
+    """A cached row shows the drained value."""
     pk = articles[0].pk
     assert Article.cached.get(pk=pk).views == 0
     Article.behind.update(pk, views=F("views") + 1)
@@ -119,7 +116,7 @@ def test_a_drain_invalidates_what_it_changed(articles: list[Article]) -> None:
 
 
 def test_a_refused_write_queues_nothing(articles: list[Article]) -> None:
-    """Not even the fields that were fine."""
+    """Not even the valid fields of the call."""
     with pytest.raises(WriteBehindRefusedError):
         Article.behind.update(articles[0].pk, views=F("views") + 1, last_viewed="never")
     with pytest.raises(WriteBehindRefusedError, match="Article.title is not written behind"):
@@ -131,10 +128,10 @@ def test_a_refused_write_queues_nothing(articles: list[Article]) -> None:
     assert writebehind.dirty_partitions() == []
 
 
-def test_writes_go_on_into_the_next_batch_while_one_lands(
+def test_writes_during_a_drain_go_into_the_next_batch(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sealed batch never changes; what comes during the drain is the next one's."""
+    """A sealed batch never changes; writes during the drain go to the next batch."""
     pk = articles[0].pk
     Article.behind.update(pk, views=F("views") + 1)
     apply_or_park = drains.apply_or_park
@@ -153,21 +150,21 @@ def test_writes_go_on_into_the_next_batch_while_one_lands(
 
 
 class Killed(BaseException):
-    """Stands for the end of a worker's process."""
+    """Raised where a worker's process would end."""
 
 
 @pytest.mark.parametrize("step", ["seal", "contents", "apply_or_park", "invalidate_rows", "_commit", "close"])
-def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
+def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The next drain takes up where the checkpoint says."""
+    """The next drain continues after the checkpoint."""
     pk = articles[0].pk
     Article.behind.update(pk, views=F("views") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
 
     def die(*_: Any) -> None:
         if step == "_commit":
-            connection.rollback()  # what Postgres does when it hears no more
+            connection.rollback()  # as Postgres does when the connection is lost
         raise Killed
 
     owner = {"seal": protocol, "contents": protocol, "close": protocol, "_commit": BaseDatabaseWrapper}.get(
@@ -186,7 +183,7 @@ def test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
 def test_the_number_is_committed_with_the_rows(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right after the commit, whoever looks sees both."""
+    """Right after the commit, every reader sees both."""
     pk = articles[0].pk
     commit, seen = BaseDatabaseWrapper._commit, []  # type: ignore[attr-defined]  # Django's own
 
@@ -209,10 +206,10 @@ def test_the_number_is_committed_with_the_rows(
     assert seen[-1] == (1, 1)
 
 
-def test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again(
+def test_a_drained_batch_that_was_not_closed_is_deleted_and_not_applied_again(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the commit: the number says that it landed, the next drain deletes what is left."""
+    """The worker was killed after the commit: the checkpoint has the number, so the next drain deletes it."""
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -225,8 +222,8 @@ def test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again(
     assert writebehind.dirty_partitions() == []
 
 
-def test_a_partition_that_another_worker_drains_is_left_to_it(articles: list[Article]) -> None:
-    """The checkpoint's row lock is the mutex."""
+def test_a_partition_that_another_worker_drains_is_skipped(articles: list[Article]) -> None:
+    """The lock of the checkpoint's row is the mutex."""
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
     writebehind.drain(partition)
@@ -243,8 +240,8 @@ def test_a_partition_that_another_worker_drains_is_left_to_it(articles: list[Art
     assert writebehind.drain(partition).batches == 1
 
 
-def test_a_queue_that_lost_its_batches_stops_and_says_so(articles: list[Article], services: Services) -> None:
-    """Rather than take a new batch 1 for one that landed."""
+def test_a_queue_that_lost_its_batches_stops(articles: list[Article], services: Services) -> None:
+    """It does not take a new batch 1 for one that was drained."""
     for _ in range(2):
         Article.behind.update(articles[0].pk, views=F("views") + 1)
         drain_all()
@@ -256,10 +253,8 @@ def test_a_queue_that_lost_its_batches_stops_and_says_so(articles: list[Article]
     assert views()[articles[0].pk] == 2
 
 
-def test_a_queue_node_that_comes_back_has_kept_its_writes(
-    articles: list[Article], services: Services
-) -> None:
-    """Killed, it answers nothing; restarted, it has read its file."""
+def test_a_restarted_queue_node_has_its_writes(articles: list[Article], services: Services) -> None:
+    """While killed, it answers nothing; restarted, it has read its file."""
     services_queue = project_queue().nodes[0]
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     services_queue.call((b"WAITAOF", 1, 0, 1000))
@@ -268,7 +263,7 @@ def test_a_queue_node_that_comes_back_has_kept_its_writes(
         "is not reachable",
         "is not reachable",
         "is ejected",
-    ):  # its connection, it itself, its breaker
+    ):  # the connection's error, the node's own, the breaker's
         with pytest.raises(NodeUnavailableError, match=f"node 'queue-a' {says}"):
             Article.behind.update(articles[0].pk, views=F("views") + 1)
     restart_queue(services)
@@ -278,20 +273,20 @@ def test_a_queue_node_that_comes_back_has_kept_its_writes(
 
 
 @override_settings(WRITE_BEHIND={})
-def test_without_queue_nodes_write_behind_says_that_it_is_off() -> None:
-    """And what to set."""
+def test_without_queue_nodes_write_behind_raises() -> None:
+    """The error says what to set."""
     with pytest.raises(ConfigurationError, match=r"WRITE_BEHIND\['nodes'\]: names no node"):
         Article.behind.update(1, views=1)
 
 
-def test_a_queue_of_an_unknown_model_is_told() -> None:
-    """A model was removed while its writes waited."""
+def test_a_queue_of_an_unknown_model_raises() -> None:
+    """The model was removed while its writes were queued."""
     with pytest.raises(WriteBehindError, match="'shop.gone', but this project has no such model"):
         writebehind.drain(Partition("shop.gone", 0))
 
 
-def test_a_batch_is_sealed_when_it_is_large(articles: list[Article]) -> None:
-    """Each field of a row counts; the batches land in their order, one transaction each."""
+def test_a_large_batch_is_sealed(articles: list[Article]) -> None:
+    """Each field of a row counts; the batches are drained in order, one transaction each."""
     with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1, "batch_rows": 7}):
         for article in articles:
             Article.behind.update(article.pk, views=F("views") + 1)
@@ -308,7 +303,7 @@ def project_urls() -> list[str]:
 
 
 def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article], settings: Any) -> None:
-    """And the tasks, run in place, land everything."""
+    """And the tasks, run in the same process, drain everything."""
     from celery import current_app
 
     from cachebackend.tasks import tick
@@ -325,8 +320,8 @@ def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article]
     assert set(views().values()) == {1}
 
 
-def test_the_tick_lives_through_a_dead_queue(services: Services) -> None:
-    """It says so in the log and sends nothing."""
+def test_the_tick_survives_a_dead_queue_node(services: Services) -> None:
+    """It logs the error and sends nothing."""
     from cachebackend.tasks import tick
 
     services.kill("queue-a")
@@ -337,7 +332,7 @@ def test_the_tick_lives_through_a_dead_queue(services: Services) -> None:
 
 
 def test_drains_use_one_statement_for_each_shape(articles: list[Article]) -> None:
-    """However many rows: a batch of a counter is one UPDATE."""
+    """Whatever the number of rows, a batch of counter increments is one UPDATE."""
     from django.test.utils import CaptureQueriesContext
 
     with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1}):

@@ -1,4 +1,4 @@
-"""Drains that meet queues from another time, lost messages, bad rows and nodes that fail."""
+"""Drains that meet older queues, lost replies, rows that are refused, and nodes that fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cachebackend.protocol.queue import fold as fold_module
 from cachebackend.writebehind import parked
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
-from tests.integration.test_writebehind_rows import command, land, one_partition
+from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -50,12 +50,12 @@ def count_of(meter: Meter) -> int:
 
 
 def tick() -> list[writebehind.Drained]:
-    """What the workers do every second."""
+    """Seal and drain, as the workers do every second."""
     return [writebehind.drain(partition) for partition in writebehind.seal_dirty()]
 
 
 def saved_keys() -> dict[bytes, bytes]:
-    """What the queue node holds, as a file of it would."""
+    """The queue node's data, as its file would hold it."""
     node = project_queue().nodes[0]
     return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
 
@@ -72,21 +72,21 @@ def meta() -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-# Queues from another time
+# Queues with older data
 
 
 @pytest.mark.parametrize(("choice", "total"), [("--keep", 13), ("--drop", 4)])
-def test_an_older_queue_stays_stopped_however_much_is_written_to_it(
+def test_an_older_queue_stays_stopped_after_any_number_of_writes(
     meter: Meter, choice: str, total: int
 ) -> None:
-    """Its numbers pass the checkpoint's; the seals tell it apart, and a person decides on all of it."""
+    """Its numbers pass the checkpoint's, but its seals differ, and a person decides about all of it."""
     with one_partition(batch_rows=1):
         add_one(meter)
         older = saved_keys()
-        land()
+        drain_all()
         for _ in range(3):
             add_one(meter)
-            land()
+            drain_all()
         restore_keys(older)
         others = Meter.objects.bulk_create([Meter() for _ in range(8)])
         for other in others:
@@ -103,11 +103,11 @@ def test_an_older_queue_stays_stopped_however_much_is_written_to_it(
         assert command("repair") == {"faults": []}
 
 
-# Rows that cannot land
+# Rows that cannot be applied
 
 
 def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
-    """Put into the open batch what no call takes, as an older version of the project may have."""
+    """Put a field into the open batch that no call queues, as an older version of the project may have."""
     field = b"%b\0%b" % (row.pk.hex.encode(), name)
     project_queue().nodes[0].call((b"HSET", PARTITION.batch(1), field, value))
 
@@ -123,12 +123,12 @@ def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
 def test_a_value_that_cannot_be_copied_parks_its_row_alone(
     meter: Meter, name: bytes, value: bytes, error: str
 ) -> None:
-    """Whatever says so: the copy, the statement, or the model, which has lost the column."""
+    """Whether COPY, the statement, or the model (which has lost the column) refuses it."""
     other = Meter.objects.create()
     with one_partition():
         add_one(meter, other)
         queue_raw(meter, name, value)
-        assert [(each.rows, each.parked) for each in land()] == [(1, 1)]
+        assert [(each.rows, each.parked) for each in drain_all()] == [(1, 1)]
         [parked] = ParkedWrite.objects.all()
         assert error in parked.error
         assert command("retry", "--all", code=1) == {"landed": 0, "left": 1}
@@ -136,7 +136,7 @@ def test_a_value_that_cannot_be_copied_parks_its_row_alone(
 
 
 def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> None:
-    """Postgres calls that a limit of the program."""
+    """Postgres reports it as a program limit, not as bad data."""
     other = Meter.objects.create()
     with connection.cursor() as cursor:
         cursor.execute("CREATE INDEX large ON shop_meter ((data::text))")
@@ -145,18 +145,18 @@ def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> Non
         with one_partition():
             Meter.behind.update(meter.pk, data="".join(chr(noise.randrange(35, 91)) for _ in range(20_000)))
             add_one(other)
-            assert [(each.rows, each.parked) for each in land()] == [(1, 1)]
+            assert [(each.rows, each.parked) for each in drain_all()] == [(1, 1)]
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP INDEX large")
     assert "maximum size" in ParkedWrite.objects.get().error
 
 
-# Lost messages, and queues that grow
+# Lost replies, and queues that grow
 
 
-def test_closes_that_were_lost_are_all_made_up_for(meter: Meter) -> None:
-    """A node that lost its last second holds batches that landed: they go, and count no more."""
+def test_lost_closes_are_repeated(meter: Meter) -> None:
+    """A node that lost its last second holds drained batches again: they are deleted and not applied."""
     others = Meter.objects.bulk_create([Meter() for _ in range(4)])
     with one_partition(batch_rows=1):
         for other in others:
@@ -173,7 +173,7 @@ def test_closes_that_were_lost_are_all_made_up_for(meter: Meter) -> None:
 
 
 def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
-    """A worker that stood still meanwhile closes a number that a new queue has come to."""
+    """A slow worker closes a batch number that a new queue has reached meanwhile: nothing is deleted."""
     client = project_queue()
     with one_partition(durability="memory"):
         add_one(meter)
@@ -184,12 +184,12 @@ def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
         assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2))) is False
         with pytest.raises(WriteBehindError, match="was emptied while it was drained"):
             client.run(protocol.seal(client.context, old, PARTITION, 1))
-        land()
+        drain_all()
     assert count_of(meter) == 1
 
 
-def test_while_nothing_lands_the_queue_grows_with_rows_and_not_with_ticks() -> None:
-    """One batch is sealed and waits; all else folds into the open one."""
+def test_without_drains_the_queue_grows_with_rows_and_not_with_ticks() -> None:
+    """One batch is sealed and waits; all later writes fold into the open one."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(20)])
     with one_partition():
         for _ in range(30):
@@ -207,14 +207,14 @@ NO_FILE = re.compile(r"turn its append-only file on|must be Redis 7\.2 or later"
 
 @pytest.fixture
 def second_node(services: Services) -> str:
-    """A node without an append-only file, beside the queue node."""
+    """A node without an append-only file, besides the queue node."""
     return f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"
 
 
 def test_a_node_without_a_file_stops_its_own_partitions_only(
     second_node: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are sealed and land; the log says what is wrong."""
+    """The others are sealed and drained; the log says what is wrong."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
     with override_settings(WRITE_BEHIND={"nodes": [*settings.WRITE_BEHIND["nodes"], second_node]}):
         add_one(*meters)
@@ -228,8 +228,8 @@ def test_a_node_without_a_file_stops_its_own_partitions_only(
     assert NO_FILE.search(caplog.text)
 
 
-def test_a_batch_lands_only_when_its_seal_is_on_the_disk(meter: Meter, second_node: str) -> None:
-    """Else the node could come back with the batch open, and take writes into it that never land."""
+def test_a_batch_is_drained_only_when_its_seal_is_on_disk(meter: Meter, second_node: str) -> None:
+    """Otherwise the node could come back with the batch open, and take writes that are never drained."""
     with override_settings(WRITE_BEHIND={"nodes": [second_node], "partitions": 1}):
         add_one(meter)
         with pytest.raises(WriteBehindError, match=NO_FILE):
@@ -241,7 +241,7 @@ def test_a_batch_lands_only_when_its_seal_is_on_the_disk(meter: Meter, second_no
 
 
 def test_the_limits_hold_within_one_call() -> None:
-    """However many rows it brings: batches are sealed at their size, and what is too much is refused."""
+    """Whatever its number of rows: batches are sealed at their size, and rows above the limit are refused."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
     with one_partition(batch_rows=10, high_water=40):
         with pytest.raises(WriteBehindPartialError) as caught:
@@ -255,8 +255,8 @@ def test_the_limits_hold_within_one_call() -> None:
     }
 
 
-def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that takes several turns may fail in the second: the first stands."""
+def test_rows_queued_before_a_node_failed_are_not_reported_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that takes several round trips may fail in the second; the rows of the first stay queued."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
     fold_result = fold_module.fold_result
     turns: list[int] = []
@@ -272,8 +272,8 @@ def test_what_was_taken_before_a_node_failed_is_not_told_as_failed(monkeypatch: 
     assert list(caught.value.errors) == [meter.pk for meter in meters[20:]]
 
 
-def test_a_node_without_memory_cannot_serve(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is what is told, of a sum too, and not that the sum is too large; the policy applies."""
+def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so, for an addition too, and not that the sum is too large; the policy applies."""
     monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
     node = project_queue().nodes[0]
     add_one(meter)
@@ -288,16 +288,16 @@ def test_a_node_without_memory_cannot_serve(meter: Meter, monkeypatch: pytest.Mo
     assert count_of(meter) == 5
 
 
-def test_more_bad_rows_than_there_is_time_for_are_parked_together(
+def test_bad_rows_that_bisection_has_no_time_for_are_parked_together(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch lands in any case; a retry lands the rows that were not at fault."""
+    """The batch is drained in any case; a retry applies the rows that were fine."""
     monkeypatch.setattr(parked, "BISECTION_SECONDS", 0.0)
     others = Meter.objects.bulk_create([Meter() for _ in range(9)])
     with one_partition():
         add_one(meter, *others)
         queue_raw(meter, b"label\0p", b"=%b" % (b"x" * 51))
-        assert [(each.rows, each.parked) for each in land()] == [(0, 10)]
+        assert [(each.rows, each.parked) for each in drain_all()] == [(0, 10)]
         assert "One of 10 rows" in ParkedWrite.objects.all()[0].error
         assert command("retry", "--all", code=1) == {"landed": 9, "left": 1}
         assert command("status", code=1)["waiting"] == 0
@@ -306,7 +306,7 @@ def test_more_bad_rows_than_there_is_time_for_are_parked_together(
 
 @pytest.fixture
 def order_of_updates() -> Iterator[Callable[[], list[uuid.UUID]]]:
-    """Tells the keys of meters in the order in which Postgres came to them."""
+    """Return the keys of meters in the order in which Postgres updated them."""
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TABLE came (at serial, pk uuid);"
@@ -315,12 +315,12 @@ def order_of_updates() -> Iterator[Callable[[], list[uuid.UUID]]]:
             "CREATE TRIGGER came BEFORE UPDATE ON shop_meter FOR EACH ROW EXECUTE FUNCTION came()"
         )
 
-    def told() -> list[uuid.UUID]:
+    def updated() -> list[uuid.UUID]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pk FROM came ORDER BY at")
             return [pk for (pk,) in cursor.fetchall()]
 
-    yield told
+    yield updated
     with connection.cursor() as cursor:
         cursor.execute("DROP TRIGGER came ON shop_meter; DROP FUNCTION came; DROP TABLE came")
 
@@ -328,7 +328,7 @@ def order_of_updates() -> Iterator[Callable[[], list[uuid.UUID]]]:
 def test_rows_are_locked_in_the_order_of_their_keys(
     order_of_updates: Callable[[], list[uuid.UUID]],
 ) -> None:
-    """So two writers that keep to it do not deadlock, however the table lies on the disk."""
+    """So two writers that use this order do not deadlock, whatever the order of the table on disk."""
     with connection.cursor() as cursor:
         cursor.execute(
             'INSERT INTO shop_meter (id, "Odd Name", total, label) '
@@ -338,5 +338,5 @@ def test_rows_are_locked_in_the_order_of_their_keys(
     meters = list(Meter.objects.order_by("?")[:500])
     with one_partition():
         add_one(*meters)
-        land()
+        drain_all()
     assert order_of_updates() == sorted(meter.pk for meter in meters)

@@ -1,4 +1,4 @@
-"""Of each kind of field: what is written behind lands as the ORM would write it, and reads so before."""
+"""Each kind of field: a value is drained, and read before that, as the ORM would write it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import queue
 from cacheproject.demo.models import Article
-from tests.integration.test_writebehind_rows import land, one_partition
+from tests.integration.write_behind import drain_all, one_partition
 from tests.shop.models import Everything, Meter, Photo, Stamped, Tag, Target
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -58,14 +58,14 @@ class LowerCaseField(models.TextField):  # type: ignore[type-arg]  # generic to 
         return value and value.lower()
 
 
-def told(row: Any, name: str) -> str:
-    """A column of a row so that what differs in type, sign or zone differs."""
+def text_of(row: Any, name: str) -> str:
+    """Return a column's value as text, so that types, signs and time zones are compared too."""
     value = getattr(row, name)
     return repr(bytes(value) if isinstance(value, memoryview) else value)
 
 
-def test_every_kind_of_field_lands_as_the_orm_writes_it() -> None:
-    """The least, the greatest and the awkward; ``behind.get`` has them before they land."""
+def test_every_kind_of_field_is_stored_as_the_orm_stores_it() -> None:
+    """Smallest, largest and awkward values; ``behind.get`` returns them before the drain."""
     Target.objects.create(code="t\\1")
     asked = [(name, value) for name, values in VALUES.items() for value in values]
     ours = Everything.objects.bulk_create([Everything() for _ in asked])
@@ -74,16 +74,17 @@ def test_every_kind_of_field_lands_as_the_orm_writes_it() -> None:
         for (name, value), our, their in zip(asked, ours, theirs, strict=True):
             Everything.behind.update(our.pk, **{name: value})
             Everything.objects.filter(pk=their.pk).update(**{name: value})
-        waiting = Everything.behind.in_bulk([row.pk for row in ours])
-        [drained] = land()
+        before_drain = Everything.behind.in_bulk([row.pk for row in ours])
+        [drained] = drain_all()
     assert (drained.rows, drained.parked) == (len(asked), 0)
-    landed = Everything.objects.in_bulk()
+    stored = Everything.objects.in_bulk()
     for (name, _), our, their in zip(asked, ours, theirs, strict=True):
-        assert told(landed[our.pk], name) == told(waiting[our.pk], name) == told(landed[their.pk], name)
+        expected = text_of(stored[their.pk], name)
+        assert text_of(stored[our.pk], name) == text_of(before_drain[our.pk], name) == expected
 
 
-def test_a_created_row_is_returned_as_it_will_be() -> None:
-    """With the key that was queued, values as the columns have them, and the database's plain defaults."""
+def test_create_returns_the_row_as_it_will_be_stored() -> None:
+    """With the key that was queued, values as the columns store them, and plain database defaults."""
     made = Meter.behind.create(level="7", total="1.5", tag=Tag.objects.create(name="x"))
     assert (made.level, made.total) == (7, Decimal("1.50"))
     assert made == Meter.behind.get(made.pk)
@@ -91,7 +92,7 @@ def test_a_created_row_is_returned_as_it_will_be() -> None:
     assert (plain.made, plain.small) == (7, 3)
     Everything.behind.update(1, made=F("made") + 1)
     assert Everything.behind.get(1).made == 8
-    land()
+    drain_all()
     assert Meter.objects.get() == made
     assert Everything.objects.get().made == 8
     with pytest.raises(WriteBehindRefusedError, match="made by the database, which is asked only later"):
@@ -99,7 +100,7 @@ def test_a_created_row_is_returned_as_it_will_be() -> None:
 
 
 def test_a_key_that_the_column_cannot_hold_is_refused_at_the_call() -> None:
-    """Of the row itself and of one it refers to; the worker never meets it."""
+    """For the row itself and for one it refers to; the worker never gets it."""
     with pytest.raises(WriteBehindRefusedError, match=f"Article has no primary key like {2**70}"):
         Article.behind.update(2**70, views=F("views") + 1)
     with pytest.raises(WriteBehindRefusedError, match="no primary key like inf"):
@@ -110,17 +111,17 @@ def test_a_key_that_the_column_cannot_hold_is_refused_at_the_call() -> None:
     assert not ParkedWrite.objects.exists()
 
 
-def test_long_decimals_read_as_they_land() -> None:
-    """To the last digit, though Python's own sums are rounded to 28."""
+def test_long_decimals_are_read_and_stored_exactly() -> None:
+    """To the last digit, although Python's own sums are rounded to 28."""
     meter = Meter.objects.create(total=Decimal("12345678901234567890123456789012345.67"))
     Meter.behind.update(meter.pk, total=F("total") + Decimal("0.01"))
     assert Meter.behind.get(meter.pk).total == Decimal("12345678901234567890123456789012345.68")
-    land()
+    drain_all()
     assert Meter.objects.get().total == Decimal("12345678901234567890123456789012345.68")
 
 
-def test_a_misspelt_field_is_told_by_the_system_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that cannot travel; not only when somebody first writes."""
+def test_the_system_check_reports_a_misspelt_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a field that cannot be encoded; not only when it is first written."""
     monkeypatch.setattr(queue, "_models", list(queue._models))
     assert checks.check_write_behind_fields() == []
     with isolate_apps("tests.shop"):
@@ -142,19 +143,19 @@ def test_a_misspelt_field_is_told_by_the_system_check(monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_column_that_cannot_travel_keeps_no_other_from_it() -> None:
-    """It is not asked for: not by a write, nor by a read, nor by a delete."""
+def test_a_column_that_cannot_be_encoded_does_not_affect_the_others() -> None:
+    """It is not needed: not by a write, nor by a read, nor by a delete."""
     photo = Photo.objects.create(file="a.jpg")
     Photo.behind.update(photo.pk, views=F("views") + 2)
     assert Photo.behind.get(photo.pk).views == 2
     assert [batch.changes for batch in Photo.behind.pending(photo.pk)] == [{"views": {"add": 2}}]
     Photo.behind.delete(photo.pk)
-    land()
+    drain_all()
     assert not Photo.objects.exists()
 
 
 class EvenField(models.IntegerField):  # type: ignore[type-arg]  # generic to mypy only
-    """A field that asks for more than its validators do."""
+    """A field that validates more than its validators do."""
 
     def run_validators(self, value: Any) -> None:
         super().run_validators(value)
@@ -172,10 +173,10 @@ class EvenField(models.IntegerField):  # type: ignore[type-arg]  # generic to my
         (models.IntegerField(), 2**40),
     ],
 )
-def test_an_integer_is_taken_only_as_its_field_takes_it(
+def test_an_integer_is_validated_by_its_field(
     field: Any, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the field asks of it beside a least and a most."""
+    """Also if the field validates more than a minimum and a maximum."""
     monkeypatch.setattr(queue, "_models", list(queue._models))
     with isolate_apps("tests.shop"):
 
@@ -191,8 +192,8 @@ def test_an_integer_is_taken_only_as_its_field_takes_it(
         assert Strict.behind.rows.change(1, {"number": 2})
 
 
-def test_what_stands_for_an_integer_is_none() -> None:
-    """And is found out at once, though it says that it is of that class."""
+def test_a_lazy_integer_is_refused() -> None:
+    """It is refused at once, although its class claims to be int."""
     with pytest.raises(WriteBehindRefusedError, match="no primary key like"):
         Photo.behind.update(SimpleLazyObject(lambda: 5), views=1)
     with pytest.raises(WriteBehindRefusedError, match="must be an integer"):

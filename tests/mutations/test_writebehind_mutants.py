@@ -13,7 +13,7 @@ from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import apply, checkpoints, drains, reads
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article
-from tests.integration import test_writebehind, test_writebehind_drains, test_writebehind_rows
+from tests.integration import test_writebehind, test_writebehind_drains, test_writebehind_reads
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Meter
 
@@ -49,7 +49,7 @@ def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> 
 
     monkeypatch.setattr(checkpoints.Queues, "lock_checkpoint", trusting)
     assert is_caught(
-        test_writebehind.test_a_landed_batch_that_was_not_closed_is_dropped_and_not_applied_again,
+        test_writebehind.test_a_drained_batch_that_was_not_closed_is_deleted_and_not_applied_again,
         articles,
         monkeypatch,
     )
@@ -78,7 +78,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
 
     monkeypatch.setattr(drains._Drain, "_read_sealed", forgetful)
     with pytest.raises(Exception, match="came back with an older state"):
-        test_writebehind.test_a_worker_that_dies_at_any_step_loses_and_doubles_nothing(
+        test_writebehind.test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
             articles, monkeypatch, "_commit"
         )
     connection.close()
@@ -93,7 +93,7 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(protocol, "seal", unsealed)
     assert is_caught(
-        test_writebehind.test_writes_go_on_into_the_next_batch_while_one_lands, articles, monkeypatch
+        test_writebehind.test_writes_during_a_drain_go_into_the_next_batch, articles, monkeypatch
     )
 
 
@@ -106,7 +106,7 @@ def test_seals_not_compared(meter: Meter, monkeypatch: Patch) -> None:
         lambda checkpoint, open_batch, done, _: mismatch_of(checkpoint, open_batch, done, checkpoint.seal),
     )
     assert is_caught(
-        test_writebehind_drains.test_an_older_queue_stays_stopped_however_much_is_written_to_it,
+        test_writebehind_drains.test_an_older_queue_stays_stopped_after_any_number_of_writes,
         meter,
         "--drop",
         4,
@@ -122,7 +122,7 @@ def test_seal_not_on_the_disk(meter: Meter, second_node: str, monkeypatch: Patch
 
     monkeypatch.setattr(protocol, "sync", unsynced)
     assert is_caught(
-        test_writebehind_drains.test_a_batch_lands_only_when_its_seal_is_on_the_disk, meter, second_node
+        test_writebehind_drains.test_a_batch_is_drained_only_when_its_seal_is_on_disk, meter, second_node
     )
 
 
@@ -130,9 +130,7 @@ def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> 
     """What was added replaces what stood."""
     new = apply._new
     monkeypatch.setattr(apply, "_new", lambda current, staged: staged.get(DELTA) or new(current, staged))
-    assert is_caught(
-        test_writebehind.test_a_put_wins_over_what_came_before_and_takes_what_comes_after, articles
-    )
+    assert is_caught(test_writebehind.test_a_put_replaces_earlier_changes_and_later_ones_are_added, articles)
 
 
 def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
@@ -140,7 +138,7 @@ def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> No
     real = reads._not_drained
     monkeypatch.setattr(reads, "_not_drained", lambda queues, number, _: real(queues, number, {}))
     assert is_caught(
-        test_writebehind_rows.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
+        test_writebehind_reads.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
     )
 
 
@@ -154,5 +152,5 @@ def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(reads, "_read_queue", undone)
     assert is_caught(
-        test_writebehind_rows.test_a_batch_that_lands_between_the_two_readings_is_not_lost, meter, monkeypatch
+        test_writebehind_reads.test_a_batch_drained_between_the_two_reads_is_not_lost, meter, monkeypatch
     )

@@ -1,4 +1,4 @@
-"""Write-behind against a plain dict that the same writes are made to, one by one."""
+"""Write-behind compared with a plain dict that gets the same writes, one by one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def value_of(field: str, number: int) -> Any:
 
 
 def change_of(field: str, kind: str, number: int) -> tuple[Any, Any]:
-    """The change as ``behind`` takes it, and as a function of what stood there."""
+    """The change as ``behind`` takes it, and as a function of the value before."""
     value = value_of(field, number)
     if kind == "null" and field in NULLABLE:
         return None, lambda _: None
@@ -77,7 +77,7 @@ Asked = list[tuple[str, str, int]]
 
 
 class Fleet:
-    """Three rows behind, and the dict that they must equal."""
+    """Three rows written behind, and the dict that they must equal."""
 
     def __init__(self) -> None:
         self.keys = [uuid.uuid4() for _ in range(3)]
@@ -93,7 +93,7 @@ class Fleet:
         )
 
     def changes(self, number: int, asked: Asked) -> dict[str, Any]:
-        """Change the dict; return what is to be asked of ``behind``."""
+        """Change the dict; return the arguments for ``behind``."""
         given = {field: change_of(field, kind, value) for field, kind, value in asked}
         if row := self.rows.get(number):
             row.update({field: after(row[field]) for field, (_, after) in given.items()})
@@ -150,7 +150,7 @@ def die(*_: Any) -> Any:
 )
 @given(st.lists(steps, max_size=20))
 def test_folding_and_reading_equal_a_dict(walk: list[tuple[str, Any, Any]]) -> None:
-    """Whatever is written in whatever order, drained or not, a read has it, and in the end the database."""
+    """For any writes in any order, drained or not, a read equals the dict, and finally the database does."""
     fleet = Fleet()
     for name, number, argument in walk:
         if name in {"update", "update_many", "create", "delete"}:

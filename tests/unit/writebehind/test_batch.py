@@ -1,4 +1,4 @@
-"""A batch taken apart by columns, against the rows that it was made of."""
+"""A batch grouped by shape, compared with the rows that it was made of."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fields_of(pk: int, marker: bytes, changes: dict[tuple[str, bytes], bytes]) -
 
 @given(batches, st.randoms(use_true_random=False))
 def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> None:  # type: ignore[no-untyped-def]
-    """And the same rows make the same batch."""
+    """Grouping the same rows makes the same batch."""
     fields = [item for pk, (marker, each) in batch.items() for item in fields_of(pk, marker, each).items()]
     random.shuffle(fields)
     read = read_batch(Tag, dict(fields))
@@ -42,14 +42,14 @@ def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> N
     assert all(list(group.pks) == sorted(group.pks) for group in read)
 
 
-def test_columns_whose_names_are_damaged_alike_lose_no_row() -> None:
-    """What cannot be read of them is parked, not dropped."""
+def test_columns_with_equally_damaged_names_lose_no_row() -> None:
+    """A value that cannot be decoded is parked, not lost."""
     rows = rows_of(read_batch(Tag, {b"1\0\xff\0p": b"=1", b"2\0\xfe\0p": b"=2"}))
     assert [row.pk for row in rows] == [1, 2]
 
 
-def test_rows_come_a_chunk_at_a_time() -> None:
-    """Each with its own values, the last chunk shorter."""
+def test_rows_are_yielded_in_chunks() -> None:
+    """Each row keeps its values; the last chunk is shorter."""
     [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})
     chunks = list(group.chunks(2))
     assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
@@ -68,7 +68,7 @@ def test_rows_come_a_chunk_at_a_time() -> None:
     ],
 )
 def test_a_damaged_field_is_named(field: bytes, value: bytes, says: str) -> None:
-    """Among others that are well."""
+    """Among fields that are valid."""
     fields = {b"2\0count\0d": b"1", field: value, b"3\0level\0p": b"=1"}
     with pytest.raises(WriteBehindDamagedError, match=says):
         read_batch(Tag, fields)

@@ -39,7 +39,7 @@ REFERENCE, BY_SLUG = reference("id"), reference("slug")
 
 
 @pytest.mark.parametrize(
-    ("column", "change", "travels"),
+    ("column", "change", "encoded"),
     [
         (INTEGER, F("x") + 3, 3),
         (INTEGER, F("x") - 3, -3),
@@ -50,13 +50,13 @@ REFERENCE, BY_SLUG = reference("id"), reference("slug")
         (MOMENT, F("x") + timedelta(seconds=1.5), 1_500_000),
     ],
 )
-def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, travels: int) -> None:
-    """As an integer, so that nothing is rounded on the way."""
-    assert encode_change(column, change) == (DELTA, travels)
+def test_an_addition_to_the_column_itself_is_a_delta(column: Any, change: Any, encoded: int) -> None:
+    """As an integer, so that nothing is rounded."""
+    assert encode_change(column, change) == (DELTA, encoded)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "travels"),
+    ("column", "value", "encoded"),
     [
         (INTEGER, 7, b"=7"),
         (INTEGER, "7", b"=7"),
@@ -72,9 +72,9 @@ def test_a_sum_with_the_column_itself_is_a_delta(column: Any, change: Any, trave
         (BY_SLUG, Article(pk=9, slug="nine"), b"=nine"),
     ],
 )
-def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
-    """A value, cleaned as the field cleans it; None apart from every value."""
-    assert encode_change(column, value) == (PUT, travels)
+def test_anything_else_is_put(column: Any, value: Any, encoded: bytes) -> None:
+    """A value, cleaned by the field; None differs from every value."""
+    assert encode_change(column, value) == (PUT, encoded)
 
 
 @pytest.mark.parametrize(
@@ -125,24 +125,24 @@ def test_anything_else_is_put(column: Any, value: Any, travels: bytes) -> None:
         (field(models.FloatField), F("x") + 1.0, "nothing can be added to a FloatField"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_when_it_is_asked(column: Any, change: Any, says: str) -> None:
-    """With what is wrong, at the call and not in the worker."""
+def test_an_unsupported_change_is_refused_at_the_call(column: Any, change: Any, says: str) -> None:
+    """With the reason, at the call and not in the worker."""
     with pytest.raises(WriteBehindRefusedError, match=says.replace("(", r"\(").replace(")", r"\)")):
         encode_change(column, change)
 
 
-def test_wide_decimals_come_back_to_the_last_digit() -> None:
+def test_wide_decimals_are_decoded_exactly() -> None:
     """Python's own context would round them to 28."""
     value = Decimal("-12345678901234567890123456789012.34")
     assert encoding_of(WIDE).decode(encoding_of(WIDE).encode(value)) == value
 
 
-def test_nothing_is_added_to_a_reference() -> None:
+def test_a_foreign_key_has_no_delta() -> None:
     """A foreign key is a value."""
     assert encoding_of(REFERENCE).encode_delta is None
 
 
-def test_a_kind_of_field_that_is_not_known_is_refused() -> None:
-    """A field that nobody taught to travel is not guessed at."""
+def test_an_unknown_kind_of_field_is_refused() -> None:
+    """Its encoding is not guessed."""
     with pytest.raises(WriteBehindRefusedError, match="write-behind cannot encode a Field"):
         encoding_of(field(models.Field))

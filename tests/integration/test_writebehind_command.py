@@ -1,0 +1,120 @@
+"""``manage.py writebehind status`` and ``drain``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+from django.db.models import F
+
+from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.writebehind.queue import project_queue
+from cacheproject.services import Services
+from tests.fix_services import restart_queue
+from tests.integration.write_behind import command, drain_all
+from tests.shop.models import Meter
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """A row."""
+    return Meter.objects.create(level=5, seen=MOMENT)
+
+
+def test_status_reports_and_drain_drains(meter: Meter) -> None:
+    """``status`` and ``drain`` print text for people and JSON for scripts."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    report = command("status")
+    assert (report["waiting"], report["well"], report["faults"]) == (1, True, [])
+    out = StringIO()
+    call_command("writebehind", "status", stdout=out)
+    assert "1 changes wait" in out.getvalue()
+    assert command("drain") == {
+        "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
+    }  # fmt: skip
+    assert command("status")["waiting"] == 0
+
+
+def test_a_stopped_partition_does_not_stop_the_others(meter: Meter) -> None:
+    """``drain`` drains the others, says why the one is stopped, and does not wait for it."""
+    rows = Meter.objects.bulk_create([Meter() for _ in range(40)])
+    Meter.behind.update_many({row.pk: {"count": F("count") + 1} for row in rows})
+    drain_all()
+    stopped = WriteBehindCheckpoint.objects.first()
+    assert stopped is not None
+    WriteBehindCheckpoint.objects.filter(pk=stopped.pk).update(batch=50)
+    Meter.behind.update_many({row.pk: {"count": F("count") + 1} for row in rows})
+    report = command("drain", code=1)
+    [(name, error)] = report["partitions"].items()
+    assert name == f"shop.meter:{stopped.partition}"
+    assert "came back with an older file" in error
+    assert report["rows"] == Meter.objects.filter(count=2).count() > 20
+
+
+def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``drain`` waits as long as the backoff says, and continues."""
+    from cachebackend.management.commands import writebehind as commands
+    from cachebackend.writebehind import drains
+    from cachebackend.writebehind.backoff import Backoff
+    from tests.interleavings.explorer import StepClock
+
+    clock = StepClock("drain")
+    monkeypatch.setattr(drains, "_backoff", Backoff(clock))
+    monkeypatch.setattr(
+        commands.time, "sleep", lambda seconds: setattr(clock, "waited", clock.waited + seconds)
+    )
+    limit, broken = drains._limit_statements, []
+
+    def break_off(using: str) -> None:
+        limit(using)
+        if not broken:
+            broken.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(drains, "_limit_statements", break_off)
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    report = command("drain")
+    assert (broken, report["rows"], report["left"]) == ([1], 1, 0)
+    assert Meter.objects.get(pk=meter.pk).count == 2
+
+
+@pytest.mark.parametrize("dead", ["postgres", "queue-a"])
+def test_status_reports_the_lag_while_a_server_is_down(meter: Meter, services: Services, dead: str) -> None:
+    """It reports the part that answers, and that the rest is unknown."""
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    drain_all()
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    services.kill(dead)
+    try:
+        report = command("status", code=1)
+        out = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("writebehind", "status", stdout=out)
+    finally:
+        restart_queue(services) if dead == "queue-a" else services.restart(dead)
+        connections.close_all()
+    assert report["well"] is False
+    assert any("which partitions have stopped is not known" in fault for fault in report["faults"])
+    assert "not well: " in out.getvalue()
+    if dead == "postgres":
+        assert (report["waiting"], report["oldest_seconds"] > 0) == (1, True)
+    assert command("status")["waiting"] == 1
+
+
+def test_status_reports_a_queue_node_that_may_lose_writes(meter: Meter) -> None:
+    """By its settings, with what to set instead."""
+    node = project_queue().nodes[0]
+    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru", b"appendonly", b"no"))
+    try:
+        [first, second] = command("status", code=1)["faults"]
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction", b"appendonly", b"yes"))
+    assert "set maxmemory-policy noeviction" in first
+    assert "set appendonly yes" in second

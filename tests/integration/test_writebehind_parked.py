@@ -1,0 +1,143 @@
+"""Rows that Postgres refuses: they are parked, and a person retries or discards them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.db.models import F
+
+from cachebackend import uuid7
+from cachebackend.models import ParkedWrite
+from tests.integration.write_behind import command, drain_all, one_partition
+from tests.shop.models import Meter, Tag
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """A row."""
+    return Meter.objects.create(level=5, seen=MOMENT)
+
+
+@pytest.fixture
+def unique_tags() -> Iterator[list[Meter]]:
+    """Eight rows of a table with a unique index on labels and a limit on levels."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE UNIQUE INDEX one_label ON shop_meter (label) WHERE label <> ''")
+        cursor.execute("ALTER TABLE shop_meter ADD CONSTRAINT low CHECK (level < 100)")
+    yield Meter.objects.bulk_create([Meter() for _ in range(8)])
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
+        cursor.execute("DROP INDEX one_label")
+
+
+def test_a_refused_row_is_parked_and_the_rest_is_applied(
+    unique_tags: list[Meter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is parked with its error; later writes of the row are parked behind it; a retry keeps the order."""
+    rows = unique_tags
+    with one_partition():
+        Meter.behind.update_many(
+            {row.pk: {"level": n, "count": F("count") + 1} for n, row in enumerate(rows)}
+        )
+        Meter.behind.update(rows[3].pk, level=200)
+        [drained] = drain_all()
+        assert (drained.rows, drained.parked) == (7, 1)
+        [record] = [each for each in caplog.records if getattr(each, "event", "") == "writes_parked"]
+        assert (record.partition, record.count) == ("shop.meter:0", 1)  # type: ignore[attr-defined]
+        assert Meter.objects.filter(count=1).count() == 7
+        Meter.behind.update(rows[3].pk, level=50)
+        Meter.behind.update(rows[4].pk, level=44)
+        [drained] = drain_all()
+        assert (drained.rows, drained.parked) == (1, 1)
+        first, second = ParkedWrite.objects.all()
+        assert 'violates check constraint "low"' in first.error
+        assert second.error == "Parked behind an earlier write of the row."
+        report = command("parked", code=1)
+        assert report["parked"] == 2
+        assert report["writes"][0]["changes"] == "count add 1; level put 200"
+        assert command("retry", "--all", code=1) == {"landed": 0, "left": 2}
+        assert command("status", code=1)["parked"] == 2
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
+            cursor.execute("ALTER TABLE shop_meter ADD CONSTRAINT low CHECK (level < 1000)")
+        assert command("retry", str(second.pk)) == {"landed": 2, "left": 0}
+    row = Meter.objects.get(pk=rows[3].pk)
+    assert (row.level, row.count) == (50, 1)
+    assert command("status")["well"] is True
+
+
+def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: list[Meter]) -> None:
+    """It is discarded by its number."""
+    row = unique_tags[0]
+    Meter.behind.update(row.pk, level=500)
+    drain_all()
+    [parked] = ParkedWrite.objects.all()
+    with pytest.raises(CommandError, match="no write is parked as 0"):
+        call_command("writebehind", "discard", "0", "--yes")
+    with pytest.raises(CommandError, match="say which"):
+        call_command("writebehind", "discard")
+    assert command("discard", str(parked.pk), "--yes") == {"discarded": 1}
+    Meter.behind.update(row.pk, level=5)
+    [drained] = drain_all()
+    assert drained.parked == 0
+    assert Meter.objects.get(pk=row.pk).level == 5
+
+
+def test_rows_of_a_batch_may_depend_on_each_other_in_any_order(unique_tags: list[Meter]) -> None:
+    """If one row gives up a unique value and another takes it, neither is parked."""
+    first, second = sorted(unique_tags, key=lambda row: row.pk)[:2]
+    Meter.objects.filter(pk=second.pk).update(label="taken")
+    with one_partition():
+        Meter.behind.update_many({first.pk: {"label": "taken"}, second.pk: {"label": "other"}})
+        [drained] = drain_all()
+    assert drained.parked == 0
+    assert {row.label for row in Meter.objects.filter(pk__in=[first.pk, second.pk])} == {"taken", "other"}
+
+
+def test_a_reference_to_a_missing_row_is_parked(meter: Meter) -> None:
+    """Although Postgres checks the constraint only at commit, and would refuse the whole batch."""
+    other = Meter.objects.create()
+    with one_partition():
+        Meter.behind.update(meter.pk, tag=404)
+        Meter.behind.update(other.pk, tag=Tag.objects.create(name="here"))
+        [drained] = drain_all()
+    assert (drained.rows, drained.parked) == (1, 1)
+    assert Meter.objects.get(pk=other.pk).tag is not None
+
+
+def test_the_creation_of_an_existing_row_is_parked(meter: Meter) -> None:
+    """The creation is parked, and the row's later writes behind it."""
+    Meter.behind.create(pk=meter.pk, level=1)
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    [drained] = drain_all()
+    assert drained.parked == 1
+    meter.refresh_from_db()
+    assert (meter.level, meter.count) == (5, 0)
+    assert ParkedWrite.objects.get().error == "A row with this key exists already."
+
+
+def test_writes_behind_a_parked_write_are_not_read(unique_tags: list[Meter]) -> None:
+    """Those writes will be parked too; a read before and after that returns the same row."""
+    row = unique_tags[0]
+    with one_partition():
+        Meter.behind.update(row.pk, level=200)
+        assert Meter.behind.get(row.pk).level == 200
+        drain_all()
+        Meter.behind.update(row.pk, level=7)
+        assert Meter.behind.get(row.pk).level is None
+        drain_all()
+        assert Meter.behind.get(row.pk).level is None
+        made = Meter.behind.create(pk=uuid7(), label="x")
+        Meter.behind.create(pk=(taken := uuid7()), label="x")
+        assert Meter.behind.get(taken).label == "x"
+        drain_all()
+        Meter.behind.delete(taken)
+        Meter.behind.create(pk=taken, label="y")
+        assert list(Meter.behind.in_bulk([made.pk, taken])) == [made.pk]

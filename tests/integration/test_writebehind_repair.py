@@ -1,0 +1,175 @@
+"""Databases that fail, and queues or databases that come back with older data."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import OperationalError, connection, connections
+from django.db.models import F
+from django.test import override_settings
+
+from cachebackend import writebehind
+from cachebackend.errors import (
+    WriteBehindStoppedError,
+)
+from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.writebehind.queue import project_queue
+from cacheproject.services import Services
+from tests.integration.write_behind import command, drain_all, one_partition
+from tests.shop.models import Meter
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def meter() -> Meter:
+    """A row."""
+    return Meter.objects.create(level=5, seen=MOMENT)
+
+
+def test_a_transaction_with_a_deadlock_is_tried_again(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loser of a deadlock is tried again at once, and the batch is applied once."""
+    from cachebackend.writebehind import drains
+
+    apply_or_park = drains.apply_or_park
+    broken = []
+
+    def break_off(*arguments: Any) -> Any:
+        done = apply_or_park(*arguments)
+        if len(broken) < 2:
+            broken.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$")
+        return done
+
+    monkeypatch.setattr(drains, "apply_or_park", break_off)
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    [drained] = drain_all()
+    assert (drained.rows, len(broken)) == (1, 2)
+    assert Meter.objects.get(pk=meter.pk).count == 1
+
+
+def test_an_unreachable_database_is_not_tried_for_a_while(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait doubles with each failure, and ends when the database answers."""
+    from cachebackend.writebehind import drains
+    from cachebackend.writebehind.backoff import Backoff
+    from tests.interleavings.explorer import StepClock
+
+    clock = StepClock("worker")
+    backoff = Backoff(clock)
+    monkeypatch.setattr(drains, "_backoff", backoff)
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    [(partition, _)] = writebehind.dirty_partitions()
+
+    def away(*_: Any) -> Any:
+        raise OperationalError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drains, "_limit_statements", away)
+        patch.setattr(connections["default"], "is_usable", lambda: False)
+        with pytest.raises(OperationalError):
+            writebehind.drain(partition)
+    assert backoff.wait_seconds("default") > 0
+    assert writebehind.drain(partition).more
+    assert Meter.objects.get(pk=meter.pk).count == 0
+    backoff.answered("default")
+    writebehind.drain(partition)
+    assert Meter.objects.get(pk=meter.pk).count == 1
+
+
+def restored(services: Services, meter: Meter) -> None:
+    """Restore the queue node's data from before its last batch was drained."""
+    node = project_queue().nodes[0]
+    [(partition, _)] = writebehind.dirty_partitions()
+    keys = [partition.meta, partition.batch(1), b"wb:dirty"]
+    dumps = [node.call((b"DUMP", key)) for key in keys]
+    drain_all()
+    for key, dump in zip(keys, dumps, strict=True):
+        node.call((b"RESTORE", key, 0, dump, b"REPLACE"))
+
+
+@pytest.mark.parametrize(("choice", "count"), [("--keep", 3), ("--drop", 1)])
+def test_a_queue_older_than_its_checkpoint_waits_for_a_person(
+    meter: Meter, services: Services, choice: str, count: int
+) -> None:
+    """The person keeps its batches, drained before or not, or drops them."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        restored(services, meter)
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindStoppedError, match="came back with an older file"):
+            drain_all()
+        report = command("repair", code=1)["faults"]
+        assert [(f["trouble"], f["landed"], f["open"]) for f in report] == [
+            ("the queue node came back with an older file", 1, 1)
+        ]
+        assert command("status", code=1)["stopped"] == ["shop.meter:0"]
+        command("repair", choice)
+        drain_all()
+        assert Meter.objects.get(pk=meter.pk).count == count
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        assert Meter.objects.get(pk=meter.pk).count == count + 1
+        assert command("repair") == {"faults": []}
+
+
+def test_a_person_gives_up_a_queue_that_is_gone(meter: Meter) -> None:
+    """Then its partition continues with the new queue."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        project_queue().nodes[0].call((b"FLUSHALL",))
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindStoppedError, match="was emptied or replaced"):
+            drain_all()
+        assert command("repair", "--keep")["faults"][0]["repaired"]
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 2
+
+
+def test_an_older_database_continues_after_the_deleted_batches(meter: Meter) -> None:
+    """Restored from a backup, it lacks batches that the queue has deleted."""
+    with one_partition():
+        for _ in range(3):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            drain_all()
+        WriteBehindCheckpoint.objects.update(batch=1)
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindStoppedError, match="database came back with an older state"):
+            drain_all()
+        [report] = command("repair", "--drop", code=1)["faults"]
+        assert not report["repaired"]
+        assert "were never drained, and only the database came back" in report["error"]
+        [report] = command("repair", "--keep")["faults"]
+        assert (report["repaired"], report["error"]) == (True, None)
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 4
+
+
+def test_queues_on_retiring_nodes_are_drained_first(meter: Meter, services: Services) -> None:
+    """Their writes are older; reads merge both queues; afterwards the old checkpoint is ended."""
+    old = settings.WRITE_BEHIND["nodes"]
+    new = [f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"]
+    rest = {"partitions": 1, "durability": "memory"}
+    with override_settings(WRITE_BEHIND={"nodes": old} | rest):
+        Meter.behind.update(meter.pk, level=1, count=F("count") + 1)
+        drain_all()
+        Meter.behind.update(meter.pk, level=2, count=F("count") + 1)
+    with override_settings(WRITE_BEHIND={"nodes": new, "retiring": old} | rest):
+        Meter.behind.update(meter.pk, level=3, count=F("count") + 1)
+        row = Meter.behind.get(meter.pk)
+        assert (row.level, row.count) == (3, 3)
+        drain_all()
+        row = Meter.objects.get(pk=meter.pk)
+        assert (row.level, row.count) == (3, 3)
+    with override_settings(WRITE_BEHIND={"nodes": new} | rest):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 4
+    assert WriteBehindCheckpoint.objects.filter(is_ended=True).count() == 1

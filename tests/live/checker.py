@@ -1,18 +1,19 @@
 """Processes read and write real rows through a real ring while it is broken; every read is checked.
 
-Writers are killed. Nodes are held still and go on with the memory that they had, are killed and
+Writers are killed. Nodes are suspended and continue with the memory that they had, are killed and
 come back empty, and are cut off from the writers alone, in one direction or the other; so
-processes differ in what they think of a node. Rows are written and read in all modes, and but for
-``strict`` keys that are set, deleted and cleared with no model behind them; in ``near`` the readers
-keep copies of them all. Their writer is not
-cut off: a set that a network holds up arrives when it is mended, however late, and is no fill that
-a lease would refuse. In ``cleared`` each outage is longer than ``replay_limit``; in ``flap`` a node
-goes and comes a hundred times, for long enough that some processes eject it and some do not.
+processes differ in their view of a node. Rows are written and read in all modes, and in all but
+``strict`` also keys that are set, deleted and cleared without a model; in ``near`` the readers keep
+copies of them all. The writer of these keys is not cut off: a set that a network holds back arrives
+when the network is mended, however late, and it is not a fill that a lease would refuse. In
+``cleared`` each outage is longer than ``replay_limit``; in ``flap`` a node goes down and comes back a
+hundred times, for long enough that some processes eject it and some do not.
 
 ``python -m tests.live.checker --seconds 60`` (``make soak``) prints what was read, written and
 broken. It exits with 1 if, in strict mode, a read returned something older than what was
-acknowledged before it began; in the others, if one did longer after than the relay may
-take to tell a node that is back; or if what a killed writer left stood longer than that.
+acknowledged before it began; in the other modes, if one did so later than the relay may take to
+replay missed deletes to a node that is back; or if readers saw the difference that a killed writer
+left for longer than that.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PLAIN = 40
 RELAY_SECONDS = 0.5
 #: A writer takes a second or two to start, and should then write for a while.
 KILL_EVERY_SECONDS = 2.5
-#: Long enough for every process to eject the node, or to be about to.
+#: Long enough that every process ejects the node, or is about to.
 STOP_SECONDS = 1.0
 FLAPS = 100
-#: Between two of them, with the node up; and, of which a part, with it held still.
+#: Seconds between two flaps with the node up; and the scale of the time that it is suspended.
 FLAP_SECONDS = 0.5
-#: The longest wait between two probes of a node that was away for so long.
+#: The longest wait between two probes of a node that was down for that time.
 PROBE_SECONDS = 2.0
 
 
@@ -55,8 +56,8 @@ class Mode:
 
     Attributes:
         strict: Whether rows are cached strictly; keys without a model cannot be.
-        options: ``OPTIONS`` of the alias.
-        flaps: How often a node is held still for a moment; 0: accidents of every kind, and writers killed.
+        options: ``OPTIONS`` of the alias, as JSON.
+        flaps: How many times a node is suspended for a moment; 0: all kinds of outages, and killed writers.
     """
 
     strict: bool = False
@@ -75,22 +76,22 @@ MODES = {
 
 @dataclass
 class Checked:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         mode: Its name in ``MODES``.
         reads: Reads that were checked.
-        near_hits: Those of them that a copy in the process answered.
+        near_hits: Reads that a copy in the process answered.
         writes: Writes that were acknowledged.
-        kills: Writers that were killed by SIGKILL, wherever they were.
-        accidents: What nodes met with, by kind.
+        kills: Writers that were killed by SIGKILL, at any point.
+        accidents: Outages of nodes, by kind.
         stale: Reads that returned something older than what was acknowledged before them.
-        worst_stale_seconds: The longest that such a read came after the acknowledgement, and
-            after the node was back.
-        worst_crash_seconds: The longest that what a killed writer left was not what is read.
-        lag_seconds: The age of the oldest delete that the relay was still owing.
-        bound_seconds: What both may be: two rounds of the relay, after it has let the writer have
-            the first try, and the wait for a node's next probe.
+        worst_stale_seconds: The longest time between the acknowledgement (and the end of the node's
+            outage) and a stale read.
+        worst_crash_seconds: The longest time for which reads differed from what a killed writer stored.
+        lag_seconds: The age of the oldest delete that the relay results pending.
+        bound_seconds: The limit of both: two rounds of the relay, after the time that it leaves to the
+            writer for the first try, and the wait for a node's next probe.
     """
 
     mode: str
@@ -107,7 +108,7 @@ class Checked:
 
     @property
     def is_well(self) -> bool:
-        """True if nothing stale was read, and crashes were mended in time."""
+        """True if no stale value was read, and the effects of crashes ended in time."""
         if not self.reads or (self.stale and self.mode == "strict"):
             return False
         if self.mode == "near" and not self.near_hits:
@@ -116,7 +117,7 @@ class Checked:
 
 
 class Ring:
-    """The ring's nodes, the writers' ways to them, and what happens to both."""
+    """The ring's nodes, the writers' proxies to them, and the outages of both."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -126,17 +127,17 @@ class Ring:
         self.writers_urls = ",".join(
             f"redis://127.0.0.1:{proxy.port}/0?name={name}" for name, proxy in self._proxies.items()
         )
-        #: What the processes that run now note.
+        #: The ledger of the processes that run now.
         self.ledger = Ledger(0, 0)
         kinds = ("held still", "restarted empty", "requests cut", "replies cut")
         self._turns = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
         self.accidents = dict.fromkeys(kinds, 0)
 
-    def have_accident(self) -> None:
-        """Have the next accident happen to the next node, for long enough to be noticed."""
+    def cause_outage(self) -> None:
+        """Cause the next outage of the next node, for long enough to be noticed."""
         kind, name = next(self._turns)
         if kind == "held still":
-            self.hold_still(name, STOP_SECONDS)
+            self.suspend(name, STOP_SECONDS)
             return
         self.accidents[kind] += 1
         self.ledger.back_since.value = 0.0
@@ -151,8 +152,8 @@ class Ring:
             self._proxies[name].mend()
         self.ledger.back_since.value = time.monotonic()
 
-    def hold_still(self, name: str, seconds: float) -> None:
-        """Hold a node still for so long; it has then what it had."""
+    def suspend(self, name: str, seconds: float) -> None:
+        """Suspend a node for ``seconds``; it loses nothing."""
         self.accidents["held still"] += 1
         self.ledger.back_since.value = 0.0
         self._services.stop(name)
@@ -162,7 +163,7 @@ class Ring:
 
 
 class Site:
-    """The processes of a run: writers, which may be killed, and those that may not end."""
+    """The processes of a run: writers, which may be killed, and others, which must not end."""
 
     def __init__(self, mode: Mode, ring: Ring, keys: list[int], ledger: Ledger) -> None:
         self._mode, self._ring, self._keys, self._ledger = mode, ring, keys, ledger
@@ -183,23 +184,23 @@ class Site:
         urls = self._ring.writers_urls
         return self._spawn("write", rows, self._ledger, self._mode.strict, RING_NODES=urls)
 
-    def await_work(self) -> None:
-        """Return when everybody has begun."""
+    def wait_for_work(self) -> None:
+        """Return when every process has started to work."""
         readers = READERS if self._mode.strict else 2 * READERS
         while not (all(list(self._ledger.read)[:readers]) and self._ledger.writes):
             stop_if_dead(self.writers + self.others)
             time.sleep(0.05)
 
     def kill_writer(self, share: int) -> float:
-        """Kill a writer, and start another; return for how many seconds what it left was not what is read."""
+        """Kill a writer and start another; return for how many seconds reads differed from its writes."""
         self.writers[share].kill()
         self.writers[share].join()
-        left = _seconds_until_mended(self._keys[share::WRITERS])
+        seconds_wrong = _seconds_until_equal(self._keys[share::WRITERS])
         self.writers[share] = self._write(share)
-        return left
+        return seconds_wrong
 
     def end(self) -> None:
-        """Kill all."""
+        """Kill all processes."""
         for process in self.writers + self.others:
             process.kill()
             process.join()
@@ -219,12 +220,12 @@ def check(name: str, seconds: float, ring: Ring) -> Checked:
     before = dict(ring.accidents)
     site = Site(mode, ring, keys, ledger)
     try:
-        site.await_work()
+        site.wait_for_work()
         if mode.flaps:
             _flap(mode.flaps, ring, site)
         else:
             _break(seconds, ring, site, checked)
-        time.sleep(checked.bound_seconds + RELAY_SECONDS)  # what is stale for longer than that shows now
+        time.sleep(checked.bound_seconds + RELAY_SECONDS)  # a value that is stale for longer shows now
         stop_if_dead(site.others)
     finally:
         site.end()
@@ -241,35 +242,35 @@ def _break(seconds: float, ring: Ring, site: Site, checked: Checked) -> None:
     while time.monotonic() < end:
         time.sleep(KILL_EVERY_SECONDS)
         stop_if_dead(site.others)
-        left = site.kill_writer(checked.kills % WRITERS)
+        seconds_wrong = site.kill_writer(checked.kills % WRITERS)
         checked.kills += 1
-        checked.worst_crash_seconds = max(checked.worst_crash_seconds, left)
-        ring.have_accident()
+        checked.worst_crash_seconds = max(checked.worst_crash_seconds, seconds_wrong)
+        ring.cause_outage()
 
 
 def _flap(times: int, ring: Ring, site: Site) -> None:
-    chance = random.Random(times)
+    generator = random.Random(times)
     for _ in range(times):
-        ring.hold_still(ring.names[0], chance.uniform(0.1, 2 * FLAP_SECONDS))
+        ring.suspend(ring.names[0], generator.uniform(0.1, 2 * FLAP_SECONDS))
         time.sleep(FLAP_SECONDS)
         stop_if_dead(site.writers + site.others)
 
 
-def _seconds_until_mended(keys: list[int]) -> float:
-    """Return how long it takes until the rows of a killed writer are read as the database has them."""
+def _seconds_until_equal(keys: list[int]) -> float:
+    """Return how long it takes until reads of a killed writer's rows equal the database."""
     from cacheproject.demo.models import Article
 
-    begun = time.monotonic()
+    started = time.monotonic()
     pks = [key % 1_000_000 for key in keys]
     while True:
         stored = dict(Article.objects.filter(pk__in=pks).values_list("pk", "views"))
         if {pk: row.views for pk, row in Article.cached.in_bulk(pks).items()} == stored:
-            return time.monotonic() - begun
+            return time.monotonic() - started
         time.sleep(0.01)
 
 
 def main() -> None:
-    """Check each mode, and print what came of it."""
+    """Check each mode, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="how long each mode is checked (default: 30)"
@@ -281,14 +282,14 @@ def main() -> None:
         set_up(services)
         logging.disable()
         ring = Ring(services)
-        found = []
+        results = []
         for mode in options.modes:
             checked = check(mode, options.seconds, ring)
-            found.append(checked)
-            told = asdict(checked)
-            line = json.dumps(told) if options.json else "  ".join(f"{k} {v}" for k, v in told.items())
+            results.append(checked)
+            report = asdict(checked)
+            line = json.dumps(report) if options.json else "  ".join(f"{k} {v}" for k, v in report.items())
             print(line, flush=True)
-    sys.exit(not all(checked.is_well for checked in found))
+    sys.exit(not all(checked.is_well for checked in results))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Processes write behind and drain while they, the queue node and Postgres are killed; all must balance.
 
-``python -m tests.live.drain_checker --seconds 60`` (``make soak``) prints what was acknowledged, what
-landed, and whether anything was lost, doubled or out of order. Writers note what they are
-about to send and what was acknowledged in memory that outlives them. A sum that stands in
-Postgres in the end lies between the two; so do last values, and rows that were made and removed.
-A writer that does not know what became of a sum goes on with a fresh row, so the two stay close.
-In the end the queue node comes back with older files: see ``older``.
+``python -m tests.live.drain_checker --seconds 60`` (``make soak``) prints what was acknowledged,
+what was applied, and whether anything was lost, doubled or out of order. Writers record in shared
+memory, which outlives them, what they are about to send and what was acknowledged. The sum in
+Postgres at the end must lie between the two; so must last values, and rows that were created and
+deleted. A writer that does not know whether an addition was taken continues with a new row, so
+that the two stay close. At the end the queue node comes back with older files: see ``old_servers``.
 """
 
 from __future__ import annotations
@@ -48,32 +48,33 @@ OLDER_FILES = 2
 _context = multiprocessing.get_context("spawn")
 
 
-# The processes; each is forked anew from a warm one whenever it dies
+# The processes; each one is forked again from a warm parent whenever it is killed
 
 
 def writers(number: int, ledger: Ledger) -> None:
-    """Write, be killed at a moment of chance, and be born again."""
-    _reborn(ledger, 0, lambda: _write(number, ledger))
+    """Write, be killed at a random moment, and start again."""
+    _restart_forever(ledger, 0, lambda: _write(number, ledger))
 
 
 def drainers(_: int, ledger: Ledger) -> None:
-    """Drain, be killed at a numbered step or at a moment of chance, and be born again."""
-    _reborn(ledger, 1, _drain_until_killed)
+    """Drain, be killed at a numbered step or at a random moment, and start again."""
+    _restart_forever(ledger, 1, _drain_until_killed)
 
 
-def _reborn(ledger: Ledger, kind: int, work: Any) -> None:
+def _restart_forever(ledger: Ledger, kind: int, run: Any) -> None:
     while True:
         pid = os.fork()
         if not pid:
-            chance = random.Random(os.getpid() ^ time.time_ns())
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.02, 0.7))  # the default of SIGALRM: the end
+            generator = random.Random(os.getpid() ^ time.time_ns())
+            # SIGALRM ends the process by default
+            signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.02, 0.7))
             try:
-                work()
+                run()
             finally:
                 os._exit(3)
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status):
-            os._exit(4)  # it may end by a signal only
+            os._exit(4)  # only a signal may end it
         ledger.kills[kind] += 1
 
 
@@ -83,27 +84,29 @@ def _write(number: int, ledger: Ledger) -> None:
     from cachebackend.errors import NodeUnavailableError
     from cacheproject.demo.models import Article
 
-    chance = random.Random(os.getpid() ^ time.time_ns())
+    generator = random.Random(os.getpid() ^ time.time_ns())
     while True:
-        at = chance.randrange(SUMS + PUTS + LIVES)
-        is_sum = at < SUMS
-        at = ledger.row_to_add_to(number, at) if is_sum else at - SUMS + ledger.sums
-        slot = ledger.slot(number, at)
-        # A sum counts ones; puts and lives are numbered on from what was last tried
+        index = generator.randrange(SUMS + PUTS + LIVES)
+        is_sum = index < SUMS
+        index = ledger.row_to_add_to(number, index) if is_sum else index - SUMS + ledger.sums
+        slot = ledger.slot(number, index)
+        # A sum counts its additions; puts and rows are numbered after the last attempt
         ledger.attempted[slot] += 1
         turn = ledger.attempted[slot]
         try:
             if is_sum:
-                Article.behind.update(FIRST_KEY + at, views=F("views") + 1)
-            elif at < ledger.sums + PUTS:
+                Article.behind.update(FIRST_KEY + index, views=F("views") + 1)
+            elif index < ledger.sums + PUTS:
                 moment = START + timedelta(microseconds=turn)
-                Article.behind.update(put_key(number, at), last_viewed=moment)
+                Article.behind.update(put_key(number, index), last_viewed=moment)
             elif turn % 2:
-                # Whatever the last turns came to: first there is none
-                Article.behind.delete(put_key(number, at))
-                Article.behind.create(pk=put_key(number, at), slug=f"life-{number}-{at}", title=str(turn))
+                # Whatever came of the last attempts, the row does not exist after the delete
+                Article.behind.delete(put_key(number, index))
+                Article.behind.create(
+                    pk=put_key(number, index), slug=f"life-{number}-{index}", title=str(turn)
+                )
             else:
-                Article.behind.delete(put_key(number, at))
+                Article.behind.delete(put_key(number, index))
         except NodeUnavailableError:
             time.sleep(0.02)
             continue
@@ -120,11 +123,11 @@ def _drain_until_killed() -> None:
     from cachebackend.errors import NodeUnavailableError
     from cachebackend.writebehind import drains
 
-    chance = random.Random(os.getpid() ^ time.time_ns())
-    if chance.random() < 0.7:
+    generator = random.Random(os.getpid() ^ time.time_ns())
+    if generator.random() < 0.7:
         steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
-        _die_at(*chance.choice(steps), chance.randrange(1, 6), after=chance.random() < 0.5)
+        _die_at(*generator.choice(steps), generator.randrange(1, 6), after=generator.random() < 0.5)
     drains._backoff._outages.clear()
     while True:
         try:
@@ -137,7 +140,7 @@ def _drain_until_killed() -> None:
 
 
 def _die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
-    """Have this process killed when it comes to a step for the so-manieth time, or right after it."""
+    """Kill this process at the ``turn``-th call of a step, before or after the call."""
     real = getattr(owner, name)
     left = [turn]
 
@@ -154,16 +157,16 @@ def _die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
 
 
 def readers(number: int, ledger: Ledger) -> None:
-    """Read sums; none may go back, lack what was acknowledged before, or have what was not sent by then."""
+    """Read sums. A sum must not decrease, nor lack acknowledged additions, nor have ones not yet sent."""
     from django.db import DatabaseError, connection
 
     from cachebackend.errors import NodeUnavailableError
     from cacheproject.demo.models import Article
 
-    chance = random.Random(number)
+    generator = random.Random(number)
     seen = [0] * ledger.sums
     while True:
-        row = ledger.current[chance.randrange(SUMS)]
+        row = ledger.current[generator.randrange(SUMS)]
         before = max(ledger.sum_of(ledger.acknowledged, row), seen[row])
         try:
             value = Article.behind.get(FIRST_KEY + row).views
@@ -189,7 +192,7 @@ def check(
     reading: int = READERS,
     kill_servers: bool = True,
 ) -> Balance:
-    """Run so many of them for so long, land what is left and balance; Django and the tables are ready."""
+    """Run the processes for ``seconds``, drain what is queued, and compare. Django and tables are ready."""
     from django.db import connections
 
     from cacheproject.demo.models import Article
@@ -197,7 +200,7 @@ def check(
     Article.objects.filter(pk__gte=FIRST_KEY).delete()
     ledger, balance = Ledger(writing, reading, FRESH + int(FRESH_A_SECOND * seconds)), Balance()
     keys = [FIRST_KEY + row for row in range(ledger.sums)]
-    keys += [put_key(w, ledger.sums + at) for w in range(writing) for at in range(PUTS)]
+    keys += [put_key(w, ledger.sums + index) for w in range(writing) for index in range(PUTS)]
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)
     connections.close_all()
     servers = {"queue-a": 0, "postgres": 0}
@@ -222,7 +225,7 @@ def check(
             if process.pid:
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
-    land_all()
+    drain_all()
     weigh(ledger, balance)
     if kill_servers:
         balance.older_files = OLDER_FILES
@@ -240,13 +243,13 @@ def _spawn(name: str, number: int, ledger: Ledger) -> BaseProcess:
 
 
 def _lead(name: str, number: int, ledger: Ledger) -> None:
-    os.setpgid(0, 0)  # so that it can be ended with all its children
-    logging.disable()  # that servers are away is what is done to them here
+    os.setpgid(0, 0)  # so that one signal ends it and all its children
+    logging.disable()  # servers are killed on purpose here
     call_after_setup(f"tests.live.drain_checker.{name}", number, ledger)
 
 
-def land_all() -> None:
-    """Land all that waits, waiting for servers that are on their way back."""
+def drain_all() -> None:
+    """Drain everything, waiting for servers that are restarting."""
     from django.db import InterfaceError, OperationalError, connections
 
     from cachebackend import writebehind
@@ -269,9 +272,9 @@ def land_all() -> None:
 
 
 def main() -> None:
-    """Check for so long, and print what came of it."""
+    """Run the check and print its result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long (default: 30)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of the run (default: 30)")
     parser.add_argument("--writers", type=int, default=WRITERS, help=f"processes (default: {WRITERS})")
     parser.add_argument("--drainers", type=int, default=DRAINERS, help=f"processes (default: {DRAINERS})")
     parser.add_argument("--readers", type=int, default=READERS, help=f"processes (default: {READERS})")
@@ -288,8 +291,12 @@ def main() -> None:
             reading=options.readers,
             kill_servers=not options.keep_servers,
         )
-    told = asdict(balance)
-    print(json.dumps(told) if options.json else "\n".join(f"{name}: {value}" for name, value in told.items()))
+    report = asdict(balance)
+    print(
+        json.dumps(report)
+        if options.json
+        else "\n".join(f"{name}: {value}" for name, value in report.items())
+    )
     sys.exit(not balance.is_well)
 
 

@@ -1,4 +1,4 @@
-"""What the processes of the live checker note in memory that they share."""
+"""What the processes of the live checker record in shared memory."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ __all__ = ["Ledger"]
 
 
 class Ledger:
-    """What was written and read; it outlives the processes.
+    """What was written and read, in shared memory that outlives the processes.
 
-    Nothing in it is locked, for a process that is killed would keep the lock: each number has
-    one process that writes it.
+    Nothing in it is locked, because a killed process would hold the lock forever: each number is
+    written by one process only.
 
     Args:
-        rows: How many rows are written.
-        readers: How many processes read them.
+        rows: The number of rows that are written.
+        readers: The number of processes that read them.
 
     Attributes:
         acknowledged: For each row the version that was acknowledged last.
-        acknowledged_at: When, by the monotonic clock.
-        written: How many writes of it were acknowledged.
-        read: For each reader, how many reads were checked.
-        near: For each reader, how many of its reads were answered by a copy in its process.
-        stale: How many of them returned something older than what was acknowledged before them.
-        worst_stale: The most seconds that such a read came after the acknowledgement, and after
-            the last accident was over.
-        back_since: When the last accident of a node was over; 0: it is not.
-        lag: The worst lag that the relay found, in seconds.
+        acknowledged_at: When it was acknowledged, by the monotonic clock.
+        written: For each row the number of acknowledged writes.
+        read: For each reader the number of checked reads.
+        near: For each reader the number of its reads that a copy in its process answered.
+        stale: For each reader the number of reads older than what was acknowledged before them.
+        worst_stale: For each reader the most seconds between the acknowledgement (and the end of the
+            last outage) and a stale read.
+        back_since: When the last outage of a node ended; 0 during an outage.
+        lag: The longest lag that the relay found, in seconds.
     """
 
     def __init__(self, rows: int, readers: int) -> None:
@@ -42,23 +42,23 @@ class Ledger:
         self.back_since = context.Value("d", time.monotonic(), lock=False)
         self.lag = context.Value("d", 0.0, lock=False)
 
-    def note_read(self, reader: int, near_hits: int) -> None:
-        """Note a read, and how many its process has found in copies so far."""
+    def record_read(self, reader: int, near_hits: int) -> None:
+        """Record a read, and the number of near hits of its process so far."""
         self.read[reader] += 1
         self.near[reader] = near_hits
 
-    def note_stale(self, reader: int, since: float) -> None:
-        """Note a read that returned something older than what was acknowledged at a (monotonic) time."""
+    def record_stale(self, reader: int, since: float) -> None:
+        """Record a read older than what was acknowledged at a (monotonic) time."""
         late = time.monotonic() - max(since, self.back_since.value or math.inf)
         self.stale[reader] += 1
         self.worst_stale[reader] = max(self.worst_stale[reader], late)
 
     @property
     def writes(self) -> int:
-        """How many writes were acknowledged."""
+        """The number of acknowledged writes."""
         return sum(self.written)
 
     @property
     def reads(self) -> int:
-        """How many reads were checked."""
+        """The number of checked reads."""
         return sum(self.read)

@@ -11,15 +11,15 @@ __all__ = ["bring_back_older_files"]
 
 ROWS = 40
 FIRST_KEY = 60_000_000
-#: How often each row is added to with the file that is kept, after it, and after it is back.
+#: How many times each row is added to before the file is copied, after that, and after it is restored.
 KEPT, LATER, BACK = 1, 3, 5
 
 
 def bring_back_older_files(services: Services, times: int) -> tuple[int, list[str]]:
-    """Take a copy of the node's files, write and land on, and bring the copy back; so many times.
+    """Copy the node's files, write and drain more, and restore the copy; ``times`` times.
 
     Returns:
-        How many partitions stopped, and in words what was not as it must be.
+        The number of partitions that stopped, and descriptions of what is wrong.
     """
     from cachebackend import writebehind
     from cacheproject.demo.models import Article
@@ -27,32 +27,33 @@ def bring_back_older_files(services: Services, times: int) -> tuple[int, list[st
     keys = range(FIRST_KEY, FIRST_KEY + ROWS)
     Article.objects.bulk_create(Article(pk=key, slug=f"older-{key}", title="x") for key in keys)
     _add(keys, 1)
-    _land()
-    landed, stopped, wrong = 1, 0, []
+    _drain_all()
+    expected, stopped, wrong = 1, 0, []
     for _ in range(times):
         _add(keys, KEPT)
         copy = _copy_files(services)
         for _ in range(LATER):
             _add(keys, 1)
-            _land()
-        landed += KEPT + LATER
+            _drain_all()
+        expected += KEPT + LATER
         copy()
-        held: set[str] = set()
+        stopped_now: set[str] = set()
         for _ in range(BACK):
             _add(keys, 1)
-            held |= _land()
-        stopped += len(held)
+            stopped_now |= _drain_all()
+        stopped += len(stopped_now)
         faults = writebehind.find_faults()
-        if held != {str(fault.partition) for fault in faults}:
-            wrong.append(f"{sorted(held)} stopped, and {[str(fault.partition) for fault in faults]} are told")
+        if stopped_now != {str(fault.partition) for fault in faults}:
+            found = [str(fault.partition) for fault in faults]
+            wrong.append(f"{sorted(stopped_now)} stopped, but find_faults() returned {found}")
         for fault in faults:
             writebehind.repair(fault, keep=False)
         _add(keys, 1)
-        wrong += [f"{partition} is stopped though it was repaired" for partition in _land()]
-        landed += 1
-        stand = set(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
-        if stand != {landed}:
-            wrong.append(f"after an older file {stand} stand, not {landed}")
+        wrong += [f"{partition} is stopped after its repair" for partition in _drain_all()]
+        expected += 1
+        stored = set(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
+        if stored != {expected}:
+            wrong.append(f"after an older file {stored} are stored, not {expected}")
     return stopped, wrong
 
 
@@ -65,8 +66,8 @@ def _add(keys: range, times: int) -> None:
         Article.behind.update_many({key: {"views": F("views") + 1} for key in keys})
 
 
-def _land() -> set[str]:
-    """Land all as the workers do; return the partitions that stopped."""
+def _drain_all() -> set[str]:
+    """Drain everything as the workers do; return the partitions that stopped."""
     from cachebackend import writebehind
     from cachebackend.errors import WriteBehindStoppedError
 
@@ -80,7 +81,7 @@ def _land() -> set[str]:
 
 
 def _copy_files(services: Services) -> Callable[[], None]:
-    """Take a copy of what the queue node has on its disk; return what brings it back."""
+    """Copy the files of the queue node; return the function that restores them."""
     folder, copy = services.folder / "queue-a", services.folder / "older"
 
     def put_back() -> None:
@@ -100,4 +101,4 @@ def _restart(services: Services) -> None:
     from tests.fix_services import restart_queue
 
     restart_queue(services)
-    project_queue().close()  # its connections ended with the node
+    project_queue().close()  # its connections ended with the node's process

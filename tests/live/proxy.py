@@ -1,4 +1,4 @@
-"""A way to a server that can be cut, in one direction or both, as networks are."""
+"""A proxy to a server that can be cut off, in one direction or both, as networks can."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ __all__ = ["Proxy"]
 
 
 class Proxy:
-    """Carries bytes to a server on this machine and back, on a port of its own.
+    """Forwards bytes to a server on this machine and back, on its own port.
 
-    What is held up while a direction is cut arrives when it is mended, as TCP has it: a
-    request whose caller gave it up long ago, too.
+    Bytes that are sent while a direction is cut arrive when it is mended, as with TCP: even a
+    request whose caller gave up long ago.
 
     Args:
-        port: The server's.
+        port: The server's port.
 
     Attributes:
-        port: Where it listens.
+        port: The port that it listens on.
     """
 
     def __init__(self, port: int) -> None:
         self._server = port
-        self._ways = {"requests": threading.Event(), "replies": threading.Event()}
+        self._directions = {"requests": threading.Event(), "replies": threading.Event()}
         self.mend()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, way: str) -> None:
-        """Hold up ``requests`` or ``replies``."""
-        self._ways[way].clear()
+    def cut(self, direction: str) -> None:
+        """Hold back ``requests`` or ``replies``."""
+        self._directions[direction].clear()
 
     def mend(self) -> None:
-        """Let all through again."""
-        for way in self._ways.values():
-            way.set()
+        """Forward both again."""
+        for direction in self._directions.values():
+            direction.set()
 
     def _accept(self) -> None:
         while True:
@@ -47,13 +47,13 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            for source, target, way in ((client, server, "requests"), (server, client, "replies")):
-                threading.Thread(target=self._carry, args=(source, target, way), daemon=True).start()
+            for source, target, direction in ((client, server, "requests"), (server, client, "replies")):
+                threading.Thread(target=self._forward, args=(source, target, direction), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, way: str) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
-                self._ways[way].wait()
+                self._directions[direction].wait()
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)

@@ -21,12 +21,12 @@ from tests.live.ledger import Ledger
 from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS, RELAY_SECONDS = 200, 2, 2, 0.5
-#: How many reads and writes of a process that was started anew are waited for before the next is.
+#: How many reads and writes are made, after a process was replaced, before the next one is.
 READS, WRITES = 200, 20
 
 
 def deploys(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the name and the settings, as the environment has them, of each deploy of a change."""
+    """Yield the name and the environment variables of each deploy of a change."""
     for name, nodes, options in (
         ("joining", old, {"joining": new}),
         ("leaving", new, {"leaving": old}),
@@ -37,7 +37,7 @@ def deploys(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[str, dict[
 
 
 class Site:
-    """The processes, each replaced by the next deploy's in its turn."""
+    """The processes of the site; each deploy replaces them one after another."""
 
     def __init__(self, keys: list[int], environment: dict[str, str]) -> None:
         self.ledger = Ledger(len(keys), READERS)
@@ -48,22 +48,22 @@ class Site:
         self._processes = [self._start(role, environment) for role in self._roles]
 
     def deploy(self, environment: dict[str, str]) -> None:
-        """Replace one process after another; each has some work done before the next is replaced."""
-        for at, role in enumerate(self._roles):
-            self._processes[at].kill()
-            self._processes[at].join()
-            self._processes[at] = self._start(role, environment)
+        """Replace one process after another; each reads and writes before the next is replaced."""
+        for index, role in enumerate(self._roles):
+            self._processes[index].kill()
+            self._processes[index].join()
+            self._processes[index] = self._start(role, environment)
             self.work()
 
     def work(self) -> None:
-        """Return when all together have read and written some more."""
+        """Return when all processes together have read and written some more."""
         reads, writes = self.ledger.reads + READS, self.ledger.writes + WRITES
         while self.ledger.reads < reads or self.ledger.writes < writes:
             stop_if_dead(self._processes)
             time.sleep(0.02)
 
     def end(self) -> None:
-        """Kill all."""
+        """Kill all processes."""
         for process in self._processes:
             process.kill()
             process.join()
@@ -74,8 +74,8 @@ class Site:
         return spawn(f"tests.live.actors.{name}", *arguments, **environment)
 
 
-def change(services: Services, tell: Any = print) -> Ledger:
-    """Grow the ring and shrink it again; return what was written and read. Django and tables are ready."""
+def change(services: Services, report_line: Any = print) -> Ledger:
+    """Grow the ring and shrink it again; return the ledger of reads and writes. Django is ready."""
     from django.db import connections
 
     from tests.live.actors import make_rows
@@ -91,23 +91,25 @@ def change(services: Services, tell: Any = print) -> Ledger:
             for name, environment in deploys(old, new):
                 site.deploy(environment)
                 ledger = site.ledger
-                tell(f"{title}, {name}: {ledger.reads} reads, {sum(ledger.stale)} stale")
+                report_line(f"{title}, {name}: {ledger.reads} reads, {sum(ledger.stale)} stale")
     finally:
         site.end()
     return site.ledger
 
 
 def main() -> None:
-    """Do both changes, and print what came of it."""
+    """Make both changes, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     with Services(ring=4, queue=0) as services:
         set_up(services)
         ledger = change(services, lambda line: print(line, file=sys.stderr if options.json else sys.stdout))
-    told = {"reads": ledger.reads, "writes": ledger.writes, "stale": sum(ledger.stale)}
-    print(json.dumps(told) if options.json else "  ".join(f"{name} {value}" for name, value in told.items()))
-    sys.exit(bool(told["stale"]) or not told["reads"])
+    report = {"reads": ledger.reads, "writes": ledger.writes, "stale": sum(ledger.stale)}
+    print(
+        json.dumps(report) if options.json else "  ".join(f"{name} {value}" for name, value in report.items())
+    )
+    sys.exit(bool(report["stale"]) or not report["reads"])
 
 
 if __name__ == "__main__":

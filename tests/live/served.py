@@ -1,7 +1,7 @@
-"""A site of two pages and one task, as servers and workers load it; both ask the ring in several ways.
+"""A site of two pages and one task, loaded by web servers and workers; each uses the ring in several ways.
 
 The cache is used while the module is loaded, so a server that loads it before it forks
-(``gunicorn --preload``, ``celery -P prefork``) forks with connections open.
+(``gunicorn --preload``, ``celery -P prefork``) forks with open connections.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes of the live checkers: each sets Django up by itself, as those of a site do."""
+"""The processes of the live checkers: each sets Django up by itself, like those of a site."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def spawn(name: str, *arguments: Any, **environment: str) -> BaseProcess:
     """Start a process that runs a function by its dotted name.
 
     Args:
-        name: The function's.
-        arguments: What it is given.
-        environment: What it finds otherwise in its environment.
+        name: The function's name.
+        arguments: Its arguments.
+        environment: Environment variables that differ from those of this process.
     """
     process = _context.Process(target=_lead, args=(name, *arguments), daemon=True)
     before = dict(os.environ)
@@ -39,12 +39,12 @@ def spawn(name: str, *arguments: Any, **environment: str) -> BaseProcess:
 
 
 def _lead(name: str, *arguments: Any) -> None:
-    logging.disable()  # that servers are away is what is done to them here
+    logging.disable()  # servers are killed on purpose here
     call_after_setup(name, *arguments)
 
 
 def set_up(services: Services) -> None:
-    """Set Django up in this process for these services, and make the tables."""
+    """Set Django up in this process for these services, and create the tables."""
     from django.core.management import call_command
 
     os.environ.update(services.env())
@@ -54,10 +54,10 @@ def set_up(services: Services) -> None:
 
 
 def stop_if_dead(processes: Iterable[BaseProcess]) -> None:
-    """Raise if one of the processes, which are to be ended by others only, has ended.
+    """Raise if one of the processes has ended; only the checker may end them.
 
     Raises:
-        RuntimeError: One has.
+        RuntimeError: A process has ended.
     """
     for process in processes:
         if not process.is_alive():

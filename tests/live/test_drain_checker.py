@@ -1,4 +1,4 @@
-"""Write-behind under kills, for a few seconds; `make soak` does it for longer."""
+"""Write-behind under kills, for a few seconds; `make soak` runs longer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from cacheproject.processes import MANAGE
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
-    """Whatever is killed: writers, workers at each step of a drain, the queue node, Postgres."""
+def test_nothing_acknowledged_is_lost_and_nothing_is_applied_twice() -> None:
+    """Writers are killed, workers at each step of a drain, the queue node, and Postgres."""
     finished = subprocess.run(
         [
             sys.executable,
@@ -31,10 +31,10 @@ def test_nothing_acknowledged_is_lost_and_nothing_lands_twice() -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    told = json.loads(finished.stdout.splitlines()[-1])
-    figures = ("lost", "doubled", "out_of_order", "parked", "wrong_reads")
-    assert {name: told[name] for name in figures} == dict.fromkeys(figures, 0)
-    assert min(told["acknowledged"], told["reads"]) > 100
-    assert min(told["kills"]["writers"], told["kills"]["workers"]) >= 10
-    assert min(told["kills"]["queue-a"], told["kills"]["postgres"]) >= 1
-    assert told["stopped"] == 8 * told["older_files"] > 0
+    report = json.loads(finished.stdout.splitlines()[-1])
+    counts = ("lost", "doubled", "out_of_order", "parked", "wrong_reads")
+    assert {name: report[name] for name in counts} == dict.fromkeys(counts, 0)
+    assert min(report["acknowledged"], report["reads"]) > 100
+    assert min(report["kills"]["writers"], report["kills"]["workers"]) >= 10
+    assert min(report["kills"]["queue-a"], report["kills"]["postgres"]) >= 1
+    assert report["stopped"] == 8 * report["older_files"] > 0

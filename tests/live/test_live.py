@@ -11,9 +11,9 @@ MODES = ("--modes", "commit", "strict")
 
 
 def test_no_read_is_older_than_what_was_acknowledged_before_it() -> None:
-    """Writers are killed and nodes meet with accidents; in the default mode it may be, for a moment.
+    """While writers are killed and nodes fail; in the default mode a stale read is allowed for a moment.
 
-    `make soak` does it for longer.
+    `make soak` runs longer.
     """
     finished = subprocess.run(
         [sys.executable, "-m", "tests.live.checker", "--seconds", SECONDS, *MODES, "--json"],
@@ -25,9 +25,9 @@ def test_no_read_is_older_than_what_was_acknowledged_before_it() -> None:
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     for line in finished.stdout.splitlines():
-        told = json.loads(line)
-        assert told["stale"] == 0 or told["mode"] == "commit"
-        assert told["reads"] > 100
-        assert told["writes"] > 10
-        assert told["kills"] > 1
-        assert sum(told["accidents"].values()) > 1
+        report = json.loads(line)
+        assert report["stale"] == 0 or report["mode"] == "commit"
+        assert report["reads"] > 100
+        assert report["writes"] > 10
+        assert report["kills"] > 1
+        assert sum(report["accidents"].values()) > 1

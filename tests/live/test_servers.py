@@ -1,4 +1,4 @@
-"""Under the servers that people run: no error and no connection left at fork, reload and stop."""
+"""Real web servers and workers: no error and no open connection after fork, reload and stop."""
 
 from __future__ import annotations
 
@@ -56,41 +56,41 @@ POOLS = {
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Services]:
-    """Ring nodes that nobody else is connected to, and a broker."""
+    """Ring nodes that no other process is connected to, and a broker."""
     with Services(ring=2, queue=1, postgres=False) as services:
         yield services
 
 
 class Served:
-    """A server, or a worker, of the site: its process, and what it logs."""
+    """A web server or worker of the site: its process and its log."""
 
-    def __init__(self, services: Services, words: Sequence[str], log: Path) -> None:
+    def __init__(self, services: Services, arguments: Sequence[str], log: Path) -> None:
         self.services = services
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
+                [sys.executable, "-m", *arguments],
                 cwd=MANAGE.parent,
                 env=os.environ | services.env(),
                 stdout=output,
                 stderr=output,
             )
 
-    def waits_for(self, what: Callable[[], bool]) -> None:
-        """Return once it is so; it fails if that takes half a minute, or the server ends."""
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Return once the condition is true; fail after half a minute, or if the server ends."""
         for _ in range(600):
-            if what():
+            if condition():
                 return
             assert self.process.poll() is None, self._log.read_text()
             threading.Event().wait(0.05)
-        pytest.fail(f"{what} is never true:\n{self._log.read_text()}")
+        pytest.fail(f"{condition} is never true:\n{self._log.read_text()}")
 
     def children(self) -> set[int]:
         pid = self.process.pid
         return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
     def stop(self) -> None:
-        """End it as a deploy does; nothing is left on the nodes, and nothing went wrong."""
+        """End it as a deploy does; no connection and no error may remain."""
         self.process.terminate()
         assert self.process.wait(30) in {0, -signal.SIGTERM}
         for _ in range(100):
@@ -102,8 +102,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def running(services: Services, words: Sequence[str], log: Path) -> Iterator[Served]:
-    served = Served(services, words, log)
+def running(services: Services, arguments: Sequence[str], log: Path) -> Iterator[Served]:
+    served = Served(services, arguments, log)
     try:
         yield served
     finally:
@@ -124,44 +124,47 @@ def answers(port: int, page: str) -> bool:
 
 
 def asked(url: str) -> int:
-    """Return how often the site has counted, on the node of this URL, that it was asked."""
+    """Return how many requests the site has counted on the node of this URL."""
     with redis.Redis.from_url(url.partition("?")[0]) as node:
         return int(node.get(":1:asked") or 0)
 
 
 @pytest.mark.parametrize("name", [*SERVERS, *(OTHER_SERVERS if TRIES_ALL else ())])
 def test_a_server_leaves_no_connection(name: str, servers: Services, tmp_path: Path) -> None:
-    """Under load, after reloads, and when it has ended; each page is answered."""
-    words, page, processes, at_once = (SERVERS | OTHER_SERVERS)[name]
-    # Each process has at most as many as it asks things at once, and one that tells its near cache
-    most = processes * (at_once + 1) * len(servers.ring_urls)
+    """Under load, after reloads, and after the end; each page is answered."""
+    arguments, page, processes, at_once = (SERVERS | OTHER_SERVERS)[name]
+    # Each process has at most one connection for each concurrent request, and one for its near cache
+    maximum = processes * (at_once + 1) * len(servers.ring_urls)
     port = free_port(0)
-    bound = ("--bind", f"127.0.0.1:{port}") if words[0] == "gunicorn" else ("--port", str(port))
+    bound = ("--bind", f"127.0.0.1:{port}") if arguments[0] == "gunicorn" else ("--port", str(port))
 
     def load() -> set[bytes]:
         return set(users.map(lambda number: get(port, page, number), range(REQUESTS)))
 
-    with running(servers, (*words, *bound), tmp_path / "log") as served, ThreadPoolExecutor(AT_ONCE) as users:
-        served.waits_for(lambda: answers(port, page))
+    with (
+        running(servers, (*arguments, *bound), tmp_path / "log") as served,
+        ThreadPoolExecutor(AT_ONCE) as users,
+    ):
+        served.wait_for(lambda: answers(port, page))
         for _ in range(2):
             assert load() == {b"a page"}
-            assert connections_of(servers) <= most
-        if words[0] == "gunicorn":
+            assert connections_of(servers) <= maximum
+        if arguments[0] == "gunicorn":
             before = served.children()
             served.process.send_signal(signal.SIGHUP)
-            served.waits_for(lambda: not before & served.children() and bool(served.children()))
+            served.wait_for(lambda: not before & served.children() and bool(served.children()))
             assert load() == {b"a page"}
-            assert connections_of(servers) <= most
+            assert connections_of(servers) <= maximum
         served.stop()
 
 
 def test_a_greenlet_waits_for_a_node_no_longer_than_a_thread(servers: Services, tmp_path: Path) -> None:
-    """A node that is held still is a miss after the timeout: gevent's sockets know of no other."""
+    """A suspended node is a miss after the timeout: gevent's sockets must have the same timeout."""
     port = free_port(0)
-    words = (*GUNICORN, "-k", "gevent", "--bind", f"127.0.0.1:{port}")
-    with running(servers, words, tmp_path / "log") as served:
-        served.waits_for(lambda: answers(port, "blocking"))
-        # Not the one that counts: of a node that is away no page can be told that it has counted
+    arguments = (*GUNICORN, "-k", "gevent", "--bind", f"127.0.0.1:{port}")
+    with running(servers, arguments, tmp_path / "log") as served:
+        served.wait_for(lambda: answers(port, "blocking"))
+        # Not the node of the counter: while it is down, no request can be counted
         away = "ring-b" if asked(servers.ring_urls[0]) else "ring-a"
         servers.stop(away)
         try:
@@ -174,19 +177,19 @@ def test_a_greenlet_waits_for_a_node_no_longer_than_a_thread(servers: Services, 
 def test_a_worker_leaves_no_connection(
     pool: str, servers: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where its children are replaced after so many tasks."""
-    monkeypatch.setenv("CELERY_BROKER_URL", str(servers.broker_url))  # which Celery believes before all else
+    """Also if its children are replaced after some tasks."""
+    monkeypatch.setenv("CELERY_BROKER_URL", str(servers.broker_url))  # Celery prefers it to all settings
     alone = ("--without-mingle", "--without-gossip")
-    words = ("celery", "-A", "tests.live.served", "worker", "-l", "warning", *alone, *POOLS[pool])
-    with running(servers, words, tmp_path / "log") as served:
+    arguments = ("celery", "-A", "tests.live.served", "worker", "-l", "warning", *alone, *POOLS[pool])
+    with running(servers, arguments, tmp_path / "log") as served:
         from celery import Celery
 
         before = sum(map(asked, servers.ring_urls))
         with Celery("served") as sender:
             for number in range(REQUESTS):
                 sender.send_task("tests.live.served.ask", (number,))
-        served.waits_for(lambda: sum(map(asked, servers.ring_urls)) >= before + REQUESTS)
-        # The parent, and either children that do one thing or threads, each with what tells its near cache
-        most = {"prefork": 3 * 2, "threads": 4 + 1 + 1}[pool] * len(servers.ring_urls)
-        assert connections_of(servers) <= most
+        served.wait_for(lambda: sum(map(asked, servers.ring_urls)) >= before + REQUESTS)
+        # The parent, and children with one task at a time or threads, each with a near cache's connection
+        maximum = {"prefork": 3 * 2, "threads": 4 + 1 + 1}[pool] * len(servers.ring_urls)
+        assert connections_of(servers) <= maximum
         served.stop()

@@ -1,4 +1,4 @@
-"""Each line that write-behind rests on, taken out: a named test must notice."""
+"""Mutants of write-behind: each removes one line that a guarantee depends on, and a named test must fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def meter() -> Meter:
 
 
 def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> None:
-    """The next batch is the one after what the queue has dropped."""
+    """The next batch is the one after the last deleted one."""
     lock = checkpoints.Queues.lock_checkpoint
 
     def trusting(self: Any, state: Any, using: str) -> Any:
@@ -56,7 +56,7 @@ def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> 
 
 
 def test_checkpoint_set_outside_of_the_transaction(articles: list[Article], monkeypatch: Patch) -> None:
-    """It is saved once the rows are committed."""
+    """It is saved after the rows are committed."""
     save = WriteBehindCheckpoint.save
 
     def later(self: Any, *arguments: Any, **named: Any) -> None:
@@ -67,7 +67,7 @@ def test_checkpoint_set_outside_of_the_transaction(articles: list[Article], monk
 
 
 def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Patch) -> None:
-    """The queue forgets what may yet be rolled back."""
+    """The queue deletes a batch whose rows may still be rolled back."""
     take = drains._Drain._read_sealed
 
     def forgetful(self: Any, state: Any, checkpoint: Any, number: int) -> Any:
@@ -85,7 +85,7 @@ def test_hash_deleted_before_the_commit(articles: list[Article], monkeypatch: Pa
 
 
 def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
-    """A batch lands while it still takes writes."""
+    """A batch is drained while it still takes writes."""
 
     def unsealed(context: Any, state: Any, partition: Any, number: int) -> Any:
         return Sealed(number + 1, number - 1, number, "", "")
@@ -98,7 +98,7 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
 
 
 def test_seals_not_compared(meter: Meter, monkeypatch: Patch) -> None:
-    """A queue that came back with an older file is known by its numbers only."""
+    """A queue that came back with an older file is recognized only by its numbers."""
     mismatch_of = checkpoints.mismatch_of
     monkeypatch.setattr(
         checkpoints,
@@ -114,7 +114,7 @@ def test_seals_not_compared(meter: Meter, monkeypatch: Patch) -> None:
 
 
 def test_seal_not_on_the_disk(meter: Meter, second_node: str, monkeypatch: Patch) -> None:
-    """A batch lands though its node may forget that it is sealed."""
+    """A batch is drained although its node may lose the seal."""
 
     def unsynced(*_: Any) -> Any:
         return
@@ -127,14 +127,14 @@ def test_seal_not_on_the_disk(meter: Meter, second_node: str, monkeypatch: Patch
 
 
 def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> None:
-    """What was added replaces what stood."""
+    """A delta replaces the value."""
     new = apply._new
     monkeypatch.setattr(apply, "_new", lambda current, staged: staged.get(DELTA) or new(current, staged))
     assert is_caught(test_writebehind.test_a_put_replaces_earlier_changes_and_later_ones_are_added, articles)
 
 
 def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
-    """A batch that the row has counts again until its hash is gone."""
+    """A batch that the row contains counts again until its hash is deleted."""
     real = reads._not_drained
     monkeypatch.setattr(reads, "_not_drained", lambda queues, number, _: real(queues, number, {}))
     assert is_caught(
@@ -143,7 +143,7 @@ def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> No
 
 
 def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
-    """A row is taken though a batch that it lacks is gone."""
+    """A row is returned although a deleted batch is not in it."""
     read_queue = reads._read_queue
 
     def undone(*arguments: Any) -> Any:

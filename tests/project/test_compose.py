@@ -1,4 +1,4 @@
-"""``compose.yaml``: valid, and careful."""
+"""``compose.yaml`` is valid, and follows the rules of production."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNWATCHED = {"migrate", "worker", "beat"}
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """What the file says."""
+    """The parsed file."""
     found: dict[str, Any] = YAML(typ="safe").load(COMPOSE)
     return found
 
@@ -32,7 +32,7 @@ def test_it_is_valid() -> None:
 
 
 def test_each_service_is_pinned_bounded_and_watched(compose: dict[str, Any]) -> None:
-    """A patch version of its image, limits, a health check where it serves, and never root."""
+    """Pinned images, limits, a health check where it serves, and never root."""
     for name, service in compose["services"].items():
         base = re.findall(r"^FROM (.*)$", service.get("build", {}).get("dockerfile_inline", ""), re.MULTILINE)
         for image in [service["image"], *base]:
@@ -44,7 +44,7 @@ def test_each_service_is_pinned_bounded_and_watched(compose: dict[str, Any]) -> 
 
 
 def test_the_image_holds_what_the_site_is_made_of(compose: dict[str, Any]) -> None:
-    """Each file that is copied is there, and no secret is among them."""
+    """Each copied file exists, and none is a secret."""
     recipe = compose["services"]["web"]["build"]["dockerfile_inline"]
     copied = {words.split()[1] for words in recipe.splitlines() if words.startswith("COPY ")}
     ours = {"manage.py", "templates", "cachebackend", "workers", "cacheproject"}
@@ -53,7 +53,7 @@ def test_the_image_holds_what_the_site_is_made_of(compose: dict[str, Any]) -> No
 
 
 def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:
-    """Its words are without fault, and it finds the site."""
+    """Its arguments are valid, and it finds the site."""
     command = compose["services"]["web"]["command"]
     assert command[0] == "gunicorn"
     checked = subprocess.run(
@@ -67,7 +67,7 @@ def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:
 
 
 def test_what_must_last_has_a_volume_and_nothing_is_published_but_the_site(compose: dict[str, Any]) -> None:
-    """The site on the loopback address alone."""
+    """Only the site is published, on the loopback address."""
     for name in ("queue-a", "broker", "postgres"):
         assert service_volumes(compose, name) & compose["volumes"].keys()
     published = {
@@ -77,7 +77,7 @@ def test_what_must_last_has_a_volume_and_nothing_is_published_but_the_site(compo
 
 
 def test_secrets_have_no_defaults() -> None:
-    """Each variable that must be given is in .env.example, empty."""
+    """Each required variable is in .env.example, empty."""
     wanted = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
     example = (MANAGE.parent / ".env.example").read_text()
     assert wanted == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))

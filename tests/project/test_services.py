@@ -1,4 +1,4 @@
-"""Real servers as children: named, restartable, and gone with their parent."""
+"""Real servers as children: named, restartable, and ended with their parent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended(watched: list[int]) -> bool:
 
 
 def test_any_part_may_be_left_out() -> None:
-    """And the environment names only what there is."""
+    """The environment has only the services that were started."""
     with Services(ring=2, queue=0, postgres=False) as services:
         assert [url.partition("?")[2] for url in services.ring_urls] == ["name=ring-a", "name=ring-b"]
         assert services.queue_urls == []
@@ -49,7 +49,7 @@ def test_any_part_may_be_left_out() -> None:
 
 
 def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None:
-    """At the same address."""
+    """Its address stays the same."""
     with Services(ring=1, queue=0, postgres=False) as services:
         [url] = services.ring_urls
         services.kill("ring-a")
@@ -66,7 +66,7 @@ def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_when_the_parent_ends(number: signal.Signals) -> None:
-    """Neither a process nor a file, even after SIGKILL."""
+    """No process and no file remains, even after SIGKILL."""
     command = [sys.executable, str(MANAGE), "services", "--json", "--ring", "1"]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -75,7 +75,7 @@ def test_nothing_is_left_when_the_parent_ends(number: signal.Signals) -> None:
         environment = json.loads(stdout.readline())
         assert set(environment) == {"RING_NODES", "WRITE_BEHIND_NODES", "CELERY_BROKER_URL", "DATABASE_URL"}
         assert ping(environment["RING_NODES"].partition("?")[0])
-        stderr.readline()  # it waits from here on
+        stderr.readline()  # from here on it waits
         children = children_of(parent.pid)
         folders = {
             Path(argument)

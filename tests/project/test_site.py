@@ -1,4 +1,4 @@
-"""The demo site: pages through the cache, sessions in it, views counted behind."""
+"""The demo site: pages through the cache, sessions in it, views counted by write-behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def article() -> Article:
 def test_an_articles_page_is_read_through_the_cache_and_its_view_counted(
     article: Article, client: Client
 ) -> None:
-    """The second request asks the database nothing; both views land."""
+    """The second request makes no database query; both views are stored."""
     assert client.get("/articles/first/").status_code == 200
     with CaptureQueriesContext(connection) as captured:
         page = client.get("/articles/first/").content.decode()
@@ -45,7 +45,7 @@ def test_an_articles_page_is_read_through_the_cache_and_its_view_counted(
 
 
 def test_a_saved_article_shows_at_once(article: Article, client: Client) -> None:
-    """The page after the save is the new one, the template's cached fragment included."""
+    """The page after the save is the new one, with the template's cached fragment."""
     client.get("/articles/first/")
     article.body = "Rewritten."
     article.save()
@@ -53,13 +53,13 @@ def test_a_saved_article_shows_at_once(article: Article, client: Client) -> None
 
 
 def test_an_article_that_is_not_there_is_not_found(client: Client) -> None:
-    """As 404, and no view is counted."""
+    """It is a 404, and no view is counted."""
     assert client.get("/articles/none/").status_code == 404
     assert writebehind.dirty_partitions() == []
 
 
 def test_the_list_is_a_cached_page(article: Article, client: Client) -> None:
-    """``cache_page`` on the ring: the second time the database is not asked."""
+    """``cache_page`` on the ring: the second request makes no database query."""
     first = client.get("/").content
     with CaptureQueriesContext(connection) as captured:
         second = client.get("/").content
@@ -70,7 +70,7 @@ def test_the_list_is_a_cached_page(article: Article, client: Client) -> None:
 
 @override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache")
 def test_sessions_live_on_the_ring(client: Client, ring_cache: RingCache) -> None:
-    """Logging in needs no session table, and the session ends when the ring forgets it."""
+    """Logging in needs no session table, and the session ends when the ring deletes it."""
     client.force_login(get_user_model().objects.create_superuser("root"))
     assert client.get("/admin/").status_code == 200
     ring_cache.clear()
@@ -79,13 +79,13 @@ def test_sessions_live_on_the_ring(client: Client, ring_cache: RingCache) -> Non
 
 @pytest.mark.parametrize("dead", [["ring-a", "ring-b", "ring-c"], ["queue-a"], ["postgres"]], ids=str)
 def test_the_site_stays_up(article: Article, client: Client, services: Services, dead: list[str]) -> None:
-    """Without the ring it asks the database, without the queue it counts no view, hits need no database."""
+    """Without the ring it reads the database, without the queue it counts no view, hits need no database."""
     for address in ("/", "/articles/first/"):
         assert client.get(address).status_code == 200
     for name in dead:
         services.kill(name)
     try:
-        for _ in range(5):  # until each breaker is open, and after
+        for _ in range(5):  # until each breaker is open, and after that
             for address in ("/", "/articles/first/"):
                 response = client.get(address)
                 assert response.status_code == 200
@@ -99,7 +99,7 @@ def test_the_site_stays_up(article: Article, client: Client, services: Services,
 def test_the_site_stays_up_with_the_worker_dead(
     article: Article, client: Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at its work: pages are served and saved, views wait, and land when there is another."""
+    """While the worker is dead, pages are served and saved; a new worker drains the queued views."""
     database = f"{os.environ['DATABASE_URL'].rpartition('/')[0]}/{connection.settings_dict['NAME']}"
     monkeypatch.setenv("DATABASE_URL", database)
     monkeypatch.setenv("WRITE_BEHIND_FLUSH_INTERVAL", "0.2")
@@ -125,11 +125,11 @@ def test_the_site_stays_up_with_the_worker_dead(
     assert article.views == views + 2
     assert services.broker_url is not None
     with redis.Redis.from_url(services.broker_url) as broker:
-        broker.flushall()  # what the worker was sent and did not take
+        broker.flushall()  # tasks that the dead worker did not take
 
 
 def test_static_files_are_served_without_a_server_of_their_own(client: Client) -> None:
-    """Also where ``DEBUG`` is off: those of the ring page, and of the admin."""
+    """Also with ``DEBUG`` off: those of the ring page and of the admin."""
     for name in ("cachebackend/ring.css", "admin/css/base.css"):
         found = client.get(f"/static/{name}")
         assert found.status_code == 200

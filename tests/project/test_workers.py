@@ -1,4 +1,4 @@
-"""Workers as they are run: a process of Celery's with beat, a real broker, and a drain that is held up."""
+"""Real workers: a Celery process with beat, a real broker, and a drain that a lock delays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def article() -> Article:
 
 @pytest.fixture
 def broker(services: Services) -> Iterator[redis.Redis]:
-    """The broker, with nothing in it before and after."""
+    """The broker, empty before and after the test."""
     with redis.Redis.from_url(str(services.broker_url)) as client:
         client.delete("celery", "drains")
         yield client
@@ -48,7 +48,7 @@ def broker(services: Services) -> Iterator[redis.Redis]:
 
 
 class Worker:
-    """A worker with one slot, and beat, on the test's own database."""
+    """A worker with one slot, and beat, on the test database."""
 
     def __init__(self, pool: str, log: Path) -> None:
         self._log = log
@@ -71,11 +71,11 @@ class Worker:
             )
 
     def said(self, words: str) -> int:
-        """Return how often its log says something."""
+        """Return how many times its log contains some words."""
         return self._log.read_text().count(words)
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+        """Wait until a condition is true."""
         waits = threading.Event()
         for _ in range(int(PATIENCE / INTERVAL)):
             if is_so():
@@ -91,13 +91,13 @@ def running(pool: str, log: Path) -> Iterator[Worker]:
     try:
         yield worker
     finally:
-        os.killpg(worker.process.pid, signal.SIGKILL)  # its beat, which is a process of its own, too
+        os.killpg(worker.process.pid, signal.SIGKILL)  # with its beat, which is another process
         worker.process.wait()
 
 
 @contextlib.contextmanager
 def held(article: Article) -> Iterator[Callable[[], None]]:
-    """Lock a row, so that the drain that changes it waits; what is yielded lets it go."""
+    """Lock a row, so that the drain that changes it waits; yield the function that unlocks it."""
     other = connections.create_connection("default")
     try:
         other.set_autocommit(False)
@@ -109,7 +109,7 @@ def held(article: Article) -> Iterator[Callable[[], None]]:
 
 
 def is_held() -> bool:
-    """Whether a drain waits for the row."""
+    """Return whether a drain waits for the row."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity "
@@ -124,10 +124,10 @@ def views(article: Article) -> int:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_that_is_told_to_stop_finishes_its_batch(
+def test_a_stopping_worker_finishes_its_batch(
     article: Article, broker: redis.Redis, tmp_path: Path, pool: str
 ) -> None:
-    """Its drain is under way: it lands, and then the worker ends of itself."""
+    """Its current drain commits, and then the worker ends."""
     Article.behind.update(article.pk, views=F("views") + 1)
     with held(article) as let_go, running(pool, tmp_path / "log") as worker:
         worker.until(is_held)
@@ -143,7 +143,7 @@ def test_a_worker_that_is_told_to_stop_finishes_its_batch(
 def test_drains_that_are_slower_than_ticks_do_not_pile_up(
     article: Article, broker: redis.Redis, tmp_path: Path
 ) -> None:
-    """What could not start in its time is thrown away by the worker, and not run when it is free again."""
+    """The worker discards a task that did not start in time, and does not run it later."""
     Article.behind.update(article.pk, views=F("views") + 1)
     with held(article) as let_go, running("prefork", tmp_path / "log") as worker:
         worker.until(is_held)
@@ -160,7 +160,7 @@ def test_drains_that_are_slower_than_ticks_do_not_pile_up(
 def test_celery_carries_a_drain_for_a_partition_and_not_one_for_a_write(
     article: Article, broker: redis.Redis
 ) -> None:
-    """It expires after two intervals: by then others were sent."""
+    """It expires after two intervals, because newer tasks were sent by then."""
     from cachebackend.tasks import tick
 
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""The floor: commands on a socket, with hiredis and nothing else."""
+"""The lower bound: commands on a socket, with hiredis and nothing else."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["BareSocket"]
 
 
 class BareSocket:
-    """Commands on a socket with hiredis, and nothing else.
+    """A socket to a node that sends commands with hiredis.
 
     Args:
-        url: The node's; of what follows its port only the database counts.
+        url: The node's URL; of the part after the port only the database is used.
     """
 
     def __init__(self, url: str) -> None:
-        place, _, database = url.removeprefix("redis://").partition("?")[0].partition("/")
-        host, _, port = place.partition(":")
+        endpoint, _, database = url.removeprefix("redis://").partition("?")[0].partition("/")
+        host, _, port = endpoint.partition(":")
         self._socket = socket.create_connection((host, int(port)))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()

@@ -1,9 +1,9 @@
-"""How fast what was written behind lands, beside what people do today, in one run.
+"""How fast queued writes are drained, compared with other ways to write, in one run.
 
-``python -m benchmarks.behind`` prints a table; ``--json`` one object; ``--outage SECONDS``
-stops Postgres for so long instead, under load and with a worker that ticks, as
-``manage.py writebehind status`` tells it. Exits with 1 if a ratio is below what is required,
-or a write was lost.
+``python -m benchmarks.behind`` prints a table; ``--json`` one object. ``--outage SECONDS`` stops
+Postgres for that time instead, under load and with a worker that ticks, and reports what
+``manage.py writebehind status`` prints. Exits with 1 if a ratio is below what is required, or a
+write was lost.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from cacheproject.processes import MANAGE, celery_worker
 from cacheproject.services import Services
 
 ROUNDS, ROWS = 5, 20_000
-#: Partitions that are drained at a time, by threads of a process: as many as a small worker has.
+#: The number of threads that drain partitions: as many as a small worker has.
 THREADS = 2
 MILLION, HOT_ROWS = 1_000_000, 1_000
-#: How many times faster than these it must be.
+#: How many times faster a drain must be than each of these.
 REQUIRED = {"bulk_create": 4.0}
-#: Writes a second that land when each of 20,000 rows is written five times.
+#: Writes a second that must be drained when each of 20,000 rows is written five times.
 REQUIRED_COALESCED = 400_000
-#: For so long the load and the worker run before Postgres is stopped; between two looks at the queue.
-WARM_SECONDS, LOOK_SECONDS = 5.0, 0.05
+#: Seconds of load and worker before Postgres is stopped; seconds between two polls of the queue.
+WARM_SECONDS, POLL_SECONDS = 5.0, 0.05
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Return how long something takes."""
-    begun = time.perf_counter()
+    """Return the seconds that a call takes."""
+    started = time.perf_counter()
     run()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def drain_all() -> None:
-    """Land everything that waits."""
+    """Drain everything that is queued."""
     from cachebackend import writebehind
 
     while partitions := writebehind.seal_dirty():
@@ -53,7 +53,7 @@ def drain_all() -> None:
 
 
 def drains(plain: Any, keys: list[int]) -> dict[str, float]:
-    """Return rows a second for distinct rows, by way, and writes a second for repeated ones."""
+    """Return rows a second for each way to write distinct rows, and writes a second for repeated rows."""
     from django.db import connection
 
     from cachebackend import writebehind
@@ -69,7 +69,7 @@ def drains(plain: Any, keys: list[int]) -> dict[str, float]:
     pool, sealed = ThreadPoolExecutor(THREADS), list[Any]()
 
     def prepare(model: Any, times: int) -> None:
-        """Do what writers and the tick do: what is measured is the drains that the tick sends."""
+        """Write and seal, as writers and the tick do; only the drains that the tick sends are measured."""
         queue(model, keys, times)
         sealed[:] = writebehind.seal_dirty()
 
@@ -89,19 +89,19 @@ def drains(plain: Any, keys: list[int]) -> dict[str, float]:
         "coalesced": (lambda: prepare(plain, 5), by_threads, 5),
         "coalesced, one thread": (lambda: prepare(plain, 5), by_one, 5),
     }
-    taken: dict[str, list[float]] = {way: [] for way in ways}
+    measured: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, (make_ready, run, times) in ways.items():
             make_ready()
-            with connection.cursor() as cursor:  # as autovacuum does in time; else each finds more dead rows
+            with connection.cursor() as cursor:  # as autovacuum would; otherwise dead rows slow later rounds
                 cursor.execute(f"VACUUM {plain._meta.db_table}")
-            taken[way].append(times * len(keys) / seconds(run))
+            measured[way].append(times * len(keys) / seconds(run))
     pool.shutdown()
-    return {way: statistics.median(each) for way, each in taken.items()}
+    return {way: statistics.median(each) for way, each in measured.items()}
 
 
 def queue(model: Any, keys: list[int], times: int) -> None:
-    """Add one to each row, so many times."""
+    """Add one to each row, ``times`` times."""
     from django.db.models import F
 
     for _ in range(times):
@@ -110,7 +110,7 @@ def queue(model: Any, keys: list[int], times: int) -> None:
 
 
 def million(keys: list[int]) -> dict[str, Any]:
-    """Return what a million increments of a thousand rows take: bytes in the queue, rows written, seconds."""
+    """Queue a million increments of a thousand rows; return bytes queued, writes applied and seconds."""
     from cachebackend.writebehind.queue import project_queue
     from cacheproject.demo.models import Article
 
@@ -139,7 +139,7 @@ def million(keys: list[int]) -> dict[str, Any]:
 
 
 def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]:
-    """Stop Postgres under load and start it again; return what waited, for how long, and what was lost."""
+    """Stop Postgres under load and start it again; return what was queued, for how long, what was lost."""
     from django.db import connections
     from django.db.models import F
 
@@ -153,12 +153,12 @@ def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]
             Article.behind.update(keys[sent[0] % len(keys)], views=F("views") + 1)
             sent[0] += 1
 
-    def wait_for_landing(since: float) -> float:
-        """Return the seconds until nothing waits that came before a moment."""
-        begun = time.perf_counter()
+    def wait_for_drains(since: float) -> float:
+        """Return the seconds until no write is queued that arrived before a moment."""
+        started = time.perf_counter()
         while any(oldest < since for _, oldest in writebehind.dirty_partitions()):
-            time.sleep(LOOK_SECONDS)
-        return time.perf_counter() - begun
+            time.sleep(POLL_SECONDS)
+        return time.perf_counter() - started
 
     before = sum(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
     with celery_worker():
@@ -169,10 +169,10 @@ def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]
         time.sleep(length)
         away = status()
         services.restart("postgres")
-        catching_up = wait_for_landing(time.time())
+        catch_up = wait_for_drains(time.time())
         done.set()
         writer.join()
-        wait_for_landing(time.time())
+        wait_for_drains(time.time())
     connections.close_all()
     after = sum(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
     return {
@@ -181,44 +181,44 @@ def outage(services: Services, keys: list[int], length: float) -> dict[str, Any]
         "status_afterwards": {name: status()[name] for name in ("waiting", "parked", "well")},
         "acknowledged": sent[0],
         "landed": after - before,
-        "catching_up_seconds": round(catching_up, 3),
+        "catching_up_seconds": round(catch_up, 3),
     }
 
 
 def status() -> dict[str, Any]:
-    """Return what ``manage.py writebehind status`` tells."""
-    told = subprocess.run(
+    """Return the report of ``manage.py writebehind status``."""
+    results = subprocess.run(
         [sys.executable, str(MANAGE), "writebehind", "status", "--json"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if not told.stdout:
-        raise RuntimeError(told.stderr)
-    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    if not results.stdout:
+        raise RuntimeError(results.stderr)
+    found: dict[str, Any] = json.loads(results.stdout.splitlines()[-1])
     return found
 
 
 def main() -> None:
-    """Measure, print, and exit with 0 if the ratios are what is required."""
+    """Measure, print, and exit with 0 if the ratios meet the requirements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--outage", type=float, metavar="SECONDS", help="stop Postgres for so long under load"
+        "--outage", type=float, metavar="SECONDS", help="stop Postgres for SECONDS under load instead"
     )
     options = parser.parse_args()
     with Services(ring=3, queue=1, durable=True) as services:
         set_up(services)
         keys = make_rows(ROWS)
         if options.outage:
-            told: dict[str, Any] = outage(services, keys, options.outage)
-            missed = [] if told["landed"] == told["acknowledged"] else ["writes were lost or doubled"]
+            results: dict[str, Any] = outage(services, keys, options.outage)
+            missed = [] if results["landed"] == results["acknowledged"] else ["writes were lost or doubled"]
         else:
-            told, missed = measure(keys)
+            results, missed = measure(keys)
     if options.json:
-        print(json.dumps(told | {"missed": missed}))
+        print(json.dumps(results | {"missed": missed}))
     else:
-        for name, value in told.items():
+        for name, value in results.items():
             print(f"{name:24} {value}")
         for text in missed:
             print(f"missed: {text}")
@@ -226,10 +226,10 @@ def main() -> None:
 
 
 def measure(keys: list[int]) -> tuple[dict[str, Any], list[str]]:
-    """Return all figures, and which are less than is required."""
+    """Return all results, and descriptions of those below the requirements."""
     many = drains(plain_rows(), keys)
     ratios = {"bulk_create": many["drain"] / many["bulk_create"]}
-    told = {
+    results = {
         "drain_per_second": {way: round(each) for way, each in many.items()},
         "times_faster_than": {way: round(each, 1) for way, each in ratios.items()},
         "a_million_increments": million(keys),
@@ -241,7 +241,7 @@ def measure(keys: list[int]) -> tuple[dict[str, Any], list[str]]:
     ]
     if many["coalesced"] < REQUIRED_COALESCED:
         missed.append(f"coalesced: {many['coalesced']:.0f} writes/s, not {REQUIRED_COALESCED}")
-    return told, missed
+    return results, missed
 
 
 if __name__ == "__main__":

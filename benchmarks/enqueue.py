@@ -1,4 +1,4 @@
-"""What one write costs when it is queued, beside what people do today, in one run.
+"""The cost of queueing one write, compared with other ways to write, in one run.
 
 ``python -m benchmarks.enqueue`` prints a table; ``--json`` one object. Exits with 1 if a ratio is
 below what is required.
@@ -21,7 +21,7 @@ from cacheproject.services import Services
 __all__ = ["make_rows", "plain_rows"]
 
 ROUNDS, CALLS = 9, 400
-#: How many times faster than these it must be.
+#: How many times faster queueing must be than each of these.
 REQUIRED = {"save": 8.0, "upsert": 4.0}
 UPSERT = (
     "INSERT INTO demo_article (id, slug, title, body, price, views, updated) "
@@ -31,24 +31,24 @@ UPSERT = (
 
 
 def make_rows(count: int) -> list[int]:
-    """Make the tables and so many articles; return their keys."""
+    """Create the tables and ``count`` articles; return their keys."""
     from django.core.management import call_command
 
     from cacheproject.demo.models import Article
 
     call_command("migrate", verbosity=0, interactive=False)
-    made = Article.objects.bulk_create(Article(slug=f"b{n}", title="t") for n in range(count))
-    return [row.pk for row in made]
+    created = Article.objects.bulk_create(Article(slug=f"b{n}", title="t") for n in range(count))
+    return [row.pk for row in created]
 
 
 def plain_rows() -> Any:
-    """Return a model of the articles' table that nothing is cached of: the peers do not invalidate."""
+    """Return a model of the articles' table without cached managers, because the peers do not invalidate."""
     from django.db import models
 
     from cachebackend import WriteBehindManager
 
     class PlainArticle(models.Model):  # noqa: DJ008  # never printed
-        """An article, as a project without this package has it."""
+        """An article as a project without this package defines it."""
 
         slug = models.SlugField(max_length=100, unique=True)
         title = models.CharField(max_length=200)
@@ -70,7 +70,7 @@ def plain_rows() -> Any:
 
 
 def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
-    """Return microseconds for one write of one row, by way; the ways take turns."""
+    """Return microseconds for one write of one row, for each way to write; they are measured in turns."""
     import psycopg
     from django.conf import settings
     from django.db.models import F
@@ -97,39 +97,39 @@ def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
             "save, invalidating": lambda: [cached[pk].save() for pk in some],
             "upsert": lambda: [cursor.execute(UPSERT, (pk, f"a{pk}")) for pk in some],
         }
-        taken: dict[str, list[float]] = {way: [] for way in ways}
+        measured: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(ROUNDS):
             for way, run in ways.items():
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 run()
-                taken[way].append((time.perf_counter() - begun) / len(some) * 1e6)
-    return {way: statistics.median(each) for way, each in taken.items()}
+                measured[way].append((time.perf_counter() - started) / len(some) * 1e6)
+    return {way: statistics.median(each) for way, each in measured.items()}
 
 
 def main() -> None:
-    """Measure, print, and exit with 0 if the ratios are what is required."""
+    """Measure, print, and exit with 0 if the ratios meet the requirements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with one_core(), Services(ring=3, queue=1, durable=True) as services:
         set_up(services)
         keys = make_rows(CALLS)
-        taken = enqueue(plain_rows(), keys)
-    times = {way: taken[way] / taken["behind"] for way in REQUIRED}
+        measured = enqueue(plain_rows(), keys)
+    times = {way: measured[way] / measured["behind"] for way in REQUIRED}
     missed = [
         f"{way}: {times[way]:.1f} times, not {least:g}"
         for way, least in REQUIRED.items()
         if times[way] < least
     ]
-    told = {
-        "enqueue_us": {way: round(each, 1) for way, each in taken.items()},
+    results = {
+        "enqueue_us": {way: round(each, 1) for way, each in measured.items()},
         "times_faster_than": {way: round(each, 1) for way, each in times.items()},
         "missed": missed,
     }
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(results))
     else:
-        for name, value in told.items():
+        for name, value in results.items():
             print(f"{name:24} {value}")
     sys.exit(bool(missed))
 

@@ -1,8 +1,8 @@
-"""What a herd does to the source: many processes and threads that miss one key at once.
+"""The load of a herd on the source: many processes and threads that miss one key at once.
 
-``python -m benchmarks.herd`` prints loads a second on a hot key under continuous
-invalidation, with leases and without, side by side (Facebook's own figures are a peak of
-17 K/s without and 1.3 K/s with: Nishtala et al., NSDI '13, section 3.2.1).
+``python -m benchmarks.herd`` prints loads a second of a hot key under continuous invalidation,
+with leases and without, side by side (Facebook reports a peak of 17 K/s without and 1.3 K/s with
+leases: Nishtala et al., NSDI '13, section 3.2.1).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cacheproject.services import Services
 
 PROCESSES, THREADS = 8, 25
 KEY, TIMEOUT, STALE_FOR = "hot", 300, 60
-#: What a load of the source takes.
+#: Seconds that one load of the source takes.
 LOAD_SECONDS = 0.02
 INVALIDATE_EVERY_SECONDS = 0.01
 SECONDS = 5.0
@@ -31,13 +31,13 @@ _context = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Herd:
-    """What came of one herd.
+    """The result of one herd.
 
     Attributes:
         reads: Calls that returned a value.
-        loads: Times that the source was asked.
-        waits: Calls that waited for another's load.
-        seconds: How long it took.
+        loads: Loads of the source.
+        waits: Calls that waited for another caller's load.
+        seconds: The length of the run.
     """
 
     reads: int
@@ -49,14 +49,14 @@ class Herd:
 def herd(
     how: str, *, invalidations: int | None = None, seconds: float | None = None, stale: bool = False
 ) -> Herd:
-    """Let the herd loose on one key. Django is set up, and the environment names the services.
+    """Run a herd on one key. Django is set up, and the environment names the services.
 
     Args:
         how: ``"lease"``: ``get_or_set``; ``"plain"``: get, load and set by hand.
-        invalidations: How often the key is deleted while they read; None with no seconds:
-            each thread reads once.
-        seconds: Delete it for so long instead.
-        stale: A value stands, stale, and may be served.
+        invalidations: How many times the key is deleted during the reads; if this and ``seconds``
+            are None, each thread reads once.
+        seconds: Delete the key for this time instead.
+        stale: Whether a stale value is cached and may be served.
     """
     from django.core.cache import cache
 
@@ -77,26 +77,26 @@ def herd(
     for child in children:
         child.start()
     ready.wait(120)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     go.set()
     if invalidations is not None:
         for _ in range(invalidations):
             time.sleep(INVALIDATE_EVERY_SECONDS)
             cache.delete(KEY)
     elif seconds is not None:
-        while time.perf_counter() - begun < seconds:
+        while time.perf_counter() - started < seconds:
             time.sleep(INVALIDATE_EVERY_SECONDS)
             cache.delete(KEY)
     stop.set()
     for child in children:
         child.join()
-    return Herd(reads.value, loads.value, waits.value, time.perf_counter() - begun)
+    return Herd(reads.value, loads.value, waits.value, time.perf_counter() - started)
 
 
 def run_readers(
     manner: tuple[str, bool, bool], signals: tuple[Any, Any, Any], counts: tuple[Any, Any, Any]
 ) -> None:
-    """Read from many threads, in a process of its own."""
+    """Read from many threads, in one of the processes."""
     from django.core.cache import caches
 
     (how, loops, stale), (ready, go, stop), (reads, loads, waits) = manner, signals, counts
@@ -151,23 +151,23 @@ def set_up(services: Services) -> None:
 
 
 def main() -> None:
-    """Print both, side by side."""
+    """Run both kinds of herd, and print the results side by side."""
     with Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
         found = {how: herd(how, seconds=SECONDS) for how in ("plain", "lease")}
     rates = {how: each.loads / each.seconds for how, each in found.items()}
-    told = {
+    results = {
         how: {"reads": each.reads, "loads": each.loads, "loads_per_second": round(rates[how], 1)}
         for how, each in found.items()
     }
     if "--json" in sys.argv:
-        print(json.dumps(told | {"ratio": round(rates["plain"] / rates["lease"], 1)}))
+        print(json.dumps(results | {"ratio": round(rates["plain"] / rates["lease"], 1)}))
         return
     print(
         f"One hot key, deleted every {INVALIDATE_EVERY_SECONDS * 1e3:g} ms, {PROCESSES} x {THREADS} readers"
     )
-    for how, figures in told.items():
-        print(f"  {how:6} {figures['loads_per_second']:8,} loads/s  {figures['reads']:9,} reads")
+    for how, counts in results.items():
+        print(f"  {how:6} {counts['loads_per_second']:8,} loads/s  {counts['reads']:9,} reads")
     print(f"  {rates['plain'] / rates['lease']:.1f} times fewer loads with leases")
 
 

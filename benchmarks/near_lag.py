@@ -1,9 +1,9 @@
-"""How soon a copy in another process is gone after a write, and that a process sees its own at once.
+"""How soon a near copy in another process is dropped after a write, and that a process reads its own writes.
 
-``python -m benchmarks.near_lag`` prints it; ``--json`` one object. A writer sets a key, reads it
-back, and notes when the node had confirmed; other processes read the key from their near caches
-all the while. What is measured ends with the first read that finds the new value. Exits with 1
-if a process did not see its own write, or a copy outlived ``max_age``.
+``python -m benchmarks.near_lag`` prints a table; ``--json`` one object. A writer sets a key, reads it
+back, and records when the node confirmed the set; other processes read the key from their near
+caches all the time. The lag ends with the first read that returns the new value. Exits with 1 if
+the writer did not read its own write, or a copy outlived ``max_age``.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ KEY = "watched"
 
 
 def near_cache(urls: list[str]) -> Any:
-    """Return a cache with copies."""
+    """Return a cache with a near cache."""
     from cachebackend import RingCache
 
     return RingCache(urls, {"KEY_PREFIX": "lag", "OPTIONS": {"near": {"max_age": MAX_AGE}}})
 
 
 def watch(urls: list[str], confirmed: Any, seen: Any, found: Any) -> None:
-    """Read the key until the last write was seen; put how late each was, and how many reads were copies."""
+    """Read the key until the last write was seen; put the lags and the numbers of reads and near hits."""
     cache = near_cache(urls)
     lags: list[float] = []
     version = reads = 0
     while version < WRITES:
         value, now = cache.get(KEY) or 0, time.monotonic()
         reads += 1
-        time.sleep(0)  # a thread that never waits keeps the one that is told of changes waiting for 5 ms
+        time.sleep(0)  # without it, this thread makes the one that gets invalidations wait for 5 ms
         if value > version:
-            # The writer waits for every reader, so this is the write that it noted last
+            # The writer waits for every reader, so this is the write that it recorded last
             while not confirmed[0] >= value:
                 pass
             lags.append(max(0.0, now - confirmed[1]))
             version = value
-            # A copy of the new value must be kept before the next write can find one to take back
+            # A copy of the new value must be stored before the next write can invalidate it
             copies = cache.client.counters.total().near_hits
             while cache.client.counters.total().near_hits == copies:
                 cache.get(KEY)
@@ -57,7 +57,7 @@ def watch(urls: list[str], confirmed: Any, seen: Any, found: Any) -> None:
 
 
 def measure(urls: list[str]) -> dict[str, Any]:
-    """Return the figures; times in milliseconds."""
+    """Return the results; times in milliseconds."""
     fork = multiprocessing.get_context("fork")
     confirmed, seen, found = fork.Array("d", 2, lock=False), fork.Value("l", 0), fork.Queue()
     readers = [fork.Process(target=watch, args=(urls, confirmed, seen, found)) for _ in range(READERS)]
@@ -71,15 +71,15 @@ def measure(urls: list[str]) -> dict[str, Any]:
         unseen += cache.get(KEY) != version
         while seen.value < READERS * version:
             time.sleep(0)
-    told = [found.get() for _ in readers]
+    results = [found.get() for _ in readers]
     for reader in readers:
         reader.join()
     cache.client.close()
-    lags = sorted(1000 * lag for each, _, _ in told for lag in each)
+    lags = sorted(1000 * lag for each, _, _ in results for lag in each)
     return {
         "writes": WRITES,
         "readers": READERS,
-        "reads": sum(reads for _, reads, _ in told),
+        "reads": sum(reads for _, reads, _ in results),
         "own_writes_not_seen": unseen,
         "median_ms": round(statistics.median(lags), 3),
         "p99_ms": round(lags[int(len(lags) * 0.99)], 3),
@@ -88,19 +88,19 @@ def measure(urls: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and exit with 0 if nothing outlived what is promised."""
+    """Measure, print, and exit with 0 if no copy outlived its limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
-        told = measure(services.ring_urls)
+        results = measure(services.ring_urls)
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(results))
     else:
-        for name, value in told.items():
+        for name, value in results.items():
             print(f"{name:24} {value}")
-    sys.exit(bool(told["own_writes_not_seen"]) or told["worst_ms"] > MAX_AGE * 1000)
+    sys.exit(bool(results["own_writes_not_seen"]) or results["worst_ms"] > MAX_AGE * 1000)
 
 
 if __name__ == "__main__":

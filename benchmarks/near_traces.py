@@ -1,8 +1,7 @@
-"""Hit ratios of the near cache's policies on the ARC paper's OLTP trace, beside what is published.
+"""Hit ratios of the near cache's policies on the ARC paper's OLTP trace, compared with published ones.
 
-``python -m benchmarks.near_traces TRACE`` prints a table and exits with 1 if a policy is not
-where it must be. Source of the figures: Megiddo and Modha, "ARC", FAST '03, table IV; S3-FIFO
-by libcachesim.
+``python -m benchmarks.near_traces TRACE`` prints a table and exits with 1 if a policy is outside its
+tolerance. Source: Megiddo and Modha, "ARC", FAST '03, table IV; S3-FIFO by libcachesim.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ PUBLISHED = {
     "lru": (32.83, 42.47, 53.65, 60.70, 64.63),
     "s3fifo": (40.86, 47.03, 55.75, 62.69, 65.98),
 }
-#: How far from the published figure a policy may be, in percent of all requests.
+#: How far a policy's hit ratio may be from the published one, in percent of all requests.
 TOLERANCE = {"lru": 0.01, "s3fifo": 0.5}
 
 
@@ -33,7 +32,7 @@ def main() -> None:
         bad = [abs(a - b) > TOLERANCE[policy] for a, b in zip(found, published, strict=True)]
         missed |= any(bad)
         print(f"{policy:8} " + " ".join(f"{value:6.2f}" for value in found))
-        print(f"{'wanted':8} " + " ".join(f"{value:6.2f}" for value in published))
+        print(f"{'expected':8} " + " ".join(f"{value:6.2f}" for value in published))
     sys.exit(missed)
 
 

@@ -1,7 +1,7 @@
-"""What a dead node costs, with a gutter and without, and what a ring that grows keeps of its hits.
+"""The cost of a dead node, with a gutter and without, and the hit ratio of a ring that grows.
 
 ``python -m benchmarks.outage`` prints a table; ``--json`` one object. Exits with 1 if a read
-failed, if the slowest of a hundred reads became more than twice as slow once the node was
+failed, if the 99th percentile of reads became more than twice as slow after the node was
 ejected, or if the hit ratio fell by more than the node's share.
 """
 
@@ -21,20 +21,21 @@ from benchmarks.herd import set_up
 from cacheproject.services import Services
 
 KEYS, THREADS, PHASE_SECONDS = 3000, 4, 4.0
-#: A node that is ejected may have cost that much by then.
+#: Seconds within which a dead node must be ejected.
 EJECTING_SECONDS = 1.0
-#: What the slowest of a hundred reads may become; and how far the hit ratio may fall below the node's share.
-MOST_SLOWER, SLACK = 2.0, 0.05
+#: How many times slower the 99th percentile may become; how far the hit ratio may fall beyond the node's
+#: share.
+MAX_SLOWER, SLACK = 2.0, 0.05
 NODE = "ring-b"
 
 
 @dataclass
 class Phase:
-    """What came of some seconds of reads.
+    """The reads of one phase.
 
     Attributes:
-        seconds: What each read took.
-        loads: Reads that found nothing, and asked the source.
+        seconds: The seconds of each read.
+        loads: Reads that missed, and loaded from the source.
         errors: Reads that raised.
     """
 
@@ -42,8 +43,8 @@ class Phase:
     loads: int = 0
     errors: int = 0
 
-    def told(self) -> dict[str, float]:
-        """Return reads, hit ratio, errors, and milliseconds of the median and of the slowest 1 %."""
+    def summary(self) -> dict[str, float]:
+        """Return reads, hit ratio, errors, and milliseconds of the median and the 99th percentile."""
         cuts = statistics.quantiles(self.seconds, n=100)
         return {
             "reads": len(self.seconds),
@@ -55,29 +56,29 @@ class Phase:
 
 
 def reads(cache: Any, seconds: float) -> Phase:
-    """Read keys for so long from several threads, some much more often than others."""
+    """Read keys for ``seconds`` from several threads, some keys much more often than others."""
     phase, lock = Phase(), threading.Lock()
     end = time.monotonic() + seconds
 
     def run(number: int) -> None:
-        chance, mine = random.Random(number ^ time.time_ns()), Phase()
+        generator, own = random.Random(number ^ time.time_ns()), Phase()
 
         def load() -> str:
-            mine.loads += 1
+            own.loads += 1
             return "value"
 
         while time.monotonic() < end:
-            key = f"k{int(KEYS * chance.random() ** 2)}"
-            begun = time.perf_counter()
+            key = f"k{int(KEYS * generator.random() ** 2)}"
+            started = time.perf_counter()
             try:
                 cache.get_or_set(key, load, 300)
-            except Exception:  # noqa: BLE001  # what it was is told by the log
-                mine.errors += 1
-            mine.seconds.append(time.perf_counter() - begun)
+            except Exception:  # noqa: BLE001  # the log has the error
+                own.errors += 1
+            own.seconds.append(time.perf_counter() - started)
         with lock:
-            phase.seconds += mine.seconds
-            phase.loads += mine.loads
-            phase.errors += mine.errors
+            phase.seconds += own.seconds
+            phase.loads += own.loads
+            phase.errors += own.errors
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
     for thread in threads:
@@ -88,14 +89,14 @@ def reads(cache: Any, seconds: float) -> Phase:
 
 
 def ring_cache(urls: list[str], **options: Any) -> Any:
-    """Return a cache over these nodes."""
+    """Return a cache over some nodes."""
     from cachebackend import RingCache
 
     return RingCache(urls, {"KEY_PREFIX": "outage", "OPTIONS": options})
 
 
 def outage(services: Services, gutter: list[str]) -> dict[str, dict[str, float]]:
-    """Kill a node under load and bring it back; return the figures of each phase."""
+    """Kill a node under load and bring it back; return the summary of each phase."""
     cache = ring_cache(services.ring_urls[:3], gutter=gutter)
     for node in cache.client.nodes:
         node.call((b"FLUSHALL",))
@@ -105,13 +106,13 @@ def outage(services: Services, gutter: list[str]) -> dict[str, dict[str, float]]
     phases["first second"] = reads(cache, EJECTING_SECONDS)
     phases["away"] = reads(cache, PHASE_SECONDS)
     services.restart(NODE)
-    reads(cache, PHASE_SECONDS)  # until it is probed, and filled again
+    reads(cache, PHASE_SECONDS)  # until the node is probed and filled again
     phases["back"] = reads(cache, PHASE_SECONDS)
-    return {name: phase.told() for name, phase in phases.items()}
+    return {name: phase.summary() for name, phase in phases.items()}
 
 
 def growth(four: list[str]) -> dict[str, float]:
-    """Grow three nodes to four, warm and at once; return what moved, and the hit ratio of each key once."""
+    """Grow a ring from three nodes to four, warm and at once; return the moved share and the hit ratios."""
     three = four[:3]
     before = ring_cache(three)
 
@@ -132,27 +133,29 @@ def growth(four: list[str]) -> dict[str, float]:
     return found
 
 
-def missed(told: dict[str, dict[str, float]], share: float) -> list[str]:
-    """Return what is not as it should be."""
-    found = [f"{name}: {each['errors']} reads failed" for name, each in told.items() if each["errors"]]
-    slower = told["away"]["p99_ms"] / told["before"]["p99_ms"]
-    if slower > MOST_SLOWER:
-        found.append(f"the slowest of a hundred reads took {slower:.1f} times as long with the node ejected")
-    if told["away"]["hit_ratio"] < told["before"]["hit_ratio"] - share - SLACK:
-        found.append(f"the hit ratio fell to {told['away']['hit_ratio']:.2f}, by more than the node's share")
-    if told["back"]["hit_ratio"] < told["before"]["hit_ratio"] - SLACK:
+def missed(results: dict[str, dict[str, float]], share: float) -> list[str]:
+    """Return descriptions of the results outside the limits."""
+    found = [f"{name}: {each['errors']} reads failed" for name, each in results.items() if each["errors"]]
+    slower = results["away"]["p99_ms"] / results["before"]["p99_ms"]
+    if slower > MAX_SLOWER:
+        found.append(f"the 99th percentile became {slower:.1f} times as slow with the node ejected")
+    if results["away"]["hit_ratio"] < results["before"]["hit_ratio"] - share - SLACK:
         found.append(
-            f"the hit ratio is {told['back']['hit_ratio']:.2f} with the node back: it was not let in"
+            f"the hit ratio fell to {results['away']['hit_ratio']:.2f}, by more than the node's share"
+        )
+    if results["back"]["hit_ratio"] < results["before"]["hit_ratio"] - SLACK:
+        found.append(
+            f"the hit ratio is {results['back']['hit_ratio']:.2f} with the node back: it is not used again"
         )
     return found
 
 
 def main() -> None:
-    """Measure, print, and exit with 0 if all is as it should be."""
+    """Measure, print, and exit with 0 if all results are within the limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
-    # With the database: without it a node is not let in again, for it could not be told what it missed
+    # With a database: without it the missed deletes cannot be replayed, and the node is not used again
     with Services(ring=5, queue=0) as services:
         set_up(services)
         from django.core.management import call_command
@@ -161,19 +164,19 @@ def main() -> None:
         *nodes, spare = services.ring_urls
         shares = ring_cache(nodes[:3]).client.ring.shares()
         share = shares[1] / sum(shares)
-        told: dict[str, Any] = {"share": round(share, 4)}
+        results: dict[str, Any] = {"share": round(share, 4)}
         for name, gutter in (("without a gutter", []), ("with a gutter", [spare])):
-            told[name] = outage(services, gutter)
-        told["growth"] = growth(nodes)
-    faults = [f for name in ("without a gutter", "with a gutter") for f in missed(told[name], share)]
+            results[name] = outage(services, gutter)
+        results["growth"] = growth(nodes)
+    faults = [f for name in ("without a gutter", "with a gutter") for f in missed(results[name], share)]
     if options.json:
-        print(json.dumps(told | {"missed": faults}))
+        print(json.dumps(results | {"missed": faults}))
     else:
         print(f"{NODE} has {share:.1%} of the keys")
         for name in ("without a gutter", "with a gutter"):
-            for phase, figures in told[name].items():
-                print(f"{name:18} {phase:14} " + "  ".join(f"{n} {v}" for n, v in figures.items()))
-        print(f"three nodes to four: {told['growth']}")
+            for phase, counts in results[name].items():
+                print(f"{name:18} {phase:14} " + "  ".join(f"{n} {v}" for n, v in counts.items()))
+        print(f"three nodes to four: {results['growth']}")
         for fault in faults:
             print(f"missed: {fault}")
     sys.exit(bool(faults))

@@ -1,4 +1,4 @@
-"""The page of the documentation: tables, and charts that can be read on light and on dark."""
+"""The page ``docs/benchmarks.md``: tables, and charts that are readable in light and dark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 __all__ = ["machine", "write"]
 
-#: What has a chart.
+#: The operations that have a chart.
 CHARTS = ("get, a row", "set, a row", "get_many(100)", "set_many(100)", "miss, lease, fill")
 _BAR, _GAP, _LEFT, _WIDTH = 18, 8, 210, 720
 _STYLE = (
@@ -23,7 +23,7 @@ _STYLE = (
 
 
 def machine(peers: Path) -> str:
-    """Return what the figures were measured on."""
+    """Return the machine and the versions that were measured."""
     names = ("Django", "redis", "hiredis", "ormsgpack")
     versions = [f"{name} {version(name)}" for name in names]
     dists = sorted(path.name.removesuffix(".dist-info").rpartition("-") for path in peers.glob("*.dist-info"))
@@ -32,18 +32,18 @@ def machine(peers: Path) -> str:
     return f"{cores}, Python {platform.python_version()}; {', '.join(versions)}"
 
 
-def write(told: Mapping[str, Any], root: Path) -> None:
-    """Write the figures, the page and its charts."""
-    (root / "benchmarks" / "results.json").write_text(json.dumps(told, indent=1) + "\n")
+def write(results: Mapping[str, Any], root: Path) -> None:
+    """Write the results, the page and its charts."""
+    (root / "benchmarks" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     folder = root / "docs" / "charts"
     folder.mkdir(exist_ok=True)
-    for work in CHARTS:
-        (folder / f"{_file(work)}.svg").write_text(chart(work, told["microseconds"][work]))
-    (root / "docs" / "benchmarks.md").write_text(page(told))
+    for operation in CHARTS:
+        (folder / f"{_file(operation)}.svg").write_text(chart(operation, results["microseconds"][operation]))
+    (root / "docs" / "benchmarks.md").write_text(page(results))
 
 
 def chart(title: str, each: Mapping[str, Mapping[str, float]]) -> str:
-    """Return bars of the medians, the quickest first, as SVG."""
+    """Return a bar chart of the medians as SVG, the fastest first."""
     rows = sorted(each.items(), key=lambda item: item[1]["median"])
     longest = rows[-1][1]["median"]
     height = len(rows) * (_BAR + _GAP) + 30
@@ -52,20 +52,20 @@ def chart(title: str, each: Mapping[str, Mapping[str, float]]) -> str:
         f"<title>{escape(title)}: microseconds a call</title><style>{_STYLE}</style>",
         f'<text x="0" y="14">{escape(title)}, µs (less is better)</text>',
     ]
-    for number, (name, taken) in enumerate(rows):
+    for number, (name, timing) in enumerate(rows):
         y = 26 + number * (_BAR + _GAP)
-        width = max(2, (_WIDTH - _LEFT - 80) * taken["median"] / longest)
+        width = max(2, (_WIDTH - _LEFT - 80) * timing["median"] / longest)
         kind = "ours" if name.startswith("ringcache") else "peer"
         parts += [
             f'<text x="0" y="{y + 14}">{escape(name)}</text>',
             f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2"/>',
-            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{taken["median"]:,.1f}</text>',
+            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{timing["median"]:,.1f}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def page(told: Mapping[str, Any]) -> str:
-    """Return the page."""
+def page(results: Mapping[str, Any]) -> str:
+    """Return the page as Markdown."""
     lines = [
         "# Benchmarks",
         "",
@@ -77,14 +77,14 @@ def page(told: Mapping[str, Any]) -> str:
         "datetimes.",
         "A bare socket packs commands with hiredis and pickles the row, as the other libraries do.",
         "",
-        f"Machine: {told['machine']}.",
+        f"Machine: {results['machine']}.",
         "",
         "## What is required",
         "",
         "| work | compared with | times | range | required | |",
         "|---|---|---|---|---|---|",
     ]
-    for row in told["ratios"]:
+    for row in results["ratios"]:
         low, high = row["spread"]
         met = "met" if row["met"] else "**missed**"
         lines.append(
@@ -93,43 +93,46 @@ def page(told: Mapping[str, Any]) -> str:
         )
     lines += ["", "`≥ n`: at least `n` times faster. `≤ n`: at most `n` times the duration.", ""]
     lines += ["## Microseconds a call", ""]
-    for work, each in told["microseconds"].items():
-        lines += [f"### {work}", ""]
-        if work in CHARTS:
-            lines += [f"![{work}](charts/{_file(work)}.svg)", ""]
+    for operation, each in results["microseconds"].items():
+        lines += [f"### {operation}", ""]
+        if operation in CHARTS:
+            lines += [f"![{operation}](charts/{_file(operation)}.svg)", ""]
         lines += ["| | median | quartiles |", "|---|---|---|"]
         lines += [
-            f"| {name} | {taken['median']:,.1f} | {taken['low']:,.1f} to {taken['high']:,.1f} |"
-            for name, taken in sorted(each.items(), key=lambda item: item[1]["median"])
+            f"| {name} | {timing['median']:,.1f} | {timing['low']:,.1f} to {timing['high']:,.1f} |"
+            for name, timing in sorted(each.items(), key=lambda item: item[1]["median"])
         ]
         lines.append("")
-    lines += _near(told["near_lag"])
-    return "\n".join([*lines, *_scaling(told["scaling"]), *_behind(told), *_FLOOR, ""])
+    lines += _near(results["near_lag"])
+    return "\n".join([*lines, *_scaling(results["scaling"]), *_behind(results), *_FLOOR, ""])
 
 
-def _near(told: Mapping[str, Any]) -> list[str]:
-    lags = f"{told['median_ms']} ms (median), {told['p99_ms']} ms (p99), {told['worst_ms']} ms (worst)"
+def _near(results: Mapping[str, Any]) -> list[str]:
+    lags = (
+        f"{results['median_ms']} ms (median), {results['p99_ms']} ms (p99), {results['worst_ms']} ms (worst)"
+    )
     return [
         "## The near cache",
         "",
-        f"Time from the acknowledgement of a write until its copies in {told['readers']} other processes",
-        f"were gone, over {told['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
-        f"The writer missed {told['own_writes_not_seen']} of its own writes. Readers that never wait, and so",
+        f"Time from the acknowledgement of a write until its copies in {results['readers']} other processes",
+        f"were gone, over {results['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
+        f"The writer missed {results['own_writes_not_seen']} of its own writes. "
+        "Readers that never wait, and so",
         "block the other threads of their process, add up to 5 ms.",
         "",
     ]
 
 
-def _scaling(told: Mapping[str, Any]) -> list[str]:
+def _scaling(results: Mapping[str, Any]) -> list[str]:
     lines = ["## What grows with nodes, keys and processes", ""]
     lines += ["The nodes are databases of four servers, so that only the client's part grows:", ""]
-    lines += _nodes(told["nodes"])
-    few, most = told["growth"].values()
-    grown = {way: most[way] / few[way] - 1 for way in ("get", "bare socket")}
+    lines += _nodes(results["nodes"])
+    few, many = results["growth"].values()
+    grown = {way: many[way] / few[way] - 1 for way in ("get", "bare socket")}
     lines += ["", "These two alone, in turns, because the difference is small: a get on"]
     lines.append(
-        f"{' and '.join(told['growth'])} nodes {few['get']:.1f} and {most['get']:.1f} µs, {grown['get']:.1%} "
-        f"more; on bare sockets {few['bare socket']:.1f} and {most['bare socket']:.1f}, "
+        f"{' and '.join(results['growth'])} nodes {few['get']:.1f} and {many['get']:.1f} µs, "
+        f"{grown['get']:.1%} more; on bare sockets {few['bare socket']:.1f} and {many['bare socket']:.1f}, "
         f"{grown['bare socket']:.1%} more."
     )
     lines += [
@@ -137,19 +140,19 @@ def _scaling(told: Mapping[str, Any]) -> list[str]:
         "Each node is a server, and all of them share one core with the client. The processes evict each",
     ]
     lines += ["other's data from the CPU's caches; reads of the same keys on bare sockets slow down too:", ""]
-    lines += _nodes(told["servers"])
+    lines += _nodes(results["servers"])
     lines += ["", "| keys on three nodes | get, µs |", "|---|---|"]
-    lines += [f"| {int(count):,} | {taken:.1f} |" for count, taken in told["keys"].items()]
+    lines += [f"| {int(count):,} | {timing:.1f} |" for count, timing in results["keys"].items()]
     lines += ["", "| processes | gets a second, together |", "|---|---|"]
-    lines += [f"| {count} | {rate:,} |" for count, rate in told["processes"].items()]
-    names = list(next(iter(told["bytes_a_key"].values())))
+    lines += [f"| {count} | {rate:,} |" for count, rate in results["processes"].items()]
+    names = list(next(iter(results["bytes_a_key"].values())))
     lines += ["", f"| bytes a key | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
-    for label, each in told["bytes_a_key"].items():
+    for label, each in results["bytes_a_key"].items():
         lines.append(f"| {label} | {' | '.join(f'{each[name]:,.0f}' for name in names)} |")
     return [*lines, ""]
 
 
-def _nodes(told: Mapping[str, Any]) -> list[str]:
+def _nodes(results: Mapping[str, Any]) -> list[str]:
     lines = [
         "| nodes | get, µs | on bare sockets | difference | get_many(100), µs |",
         "|---|---|---|---|---|",
@@ -157,14 +160,14 @@ def _nodes(told: Mapping[str, Any]) -> list[str]:
     return lines + [
         f"| {count} | {t['get']:.1f} | {t['bare socket']:.1f} | {t['get'] - t['bare socket']:.1f} "
         f"| {t['get_many(100)']:.1f} |"
-        for count, t in told.items()
+        for count, t in results.items()
     ]
 
 
-def _behind(told: Mapping[str, Any]) -> list[str]:
-    one, many = told["enqueue"], told["behind"]
+def _behind(results: Mapping[str, Any]) -> list[str]:
+    one, many = results["enqueue"], results["behind"]
     lines = ["## Write-behind", "", "| one write of one row | µs |", "|---|---|"]
-    lines += [f"| {way} | {taken:,.1f} |" for way, taken in one["enqueue_us"].items()]
+    lines += [f"| {way} | {timing:,.1f} |" for way, timing in one["enqueue_us"].items()]
     lines += ["", "| rows written to Postgres by | a second |", "|---|---|"]
     lines += [f"| {way} | {rate:,} |" for way, rate in many["drain_per_second"].items()]
     times = one["times_faster_than"] | many["times_faster_than"]
@@ -172,8 +175,8 @@ def _behind(told: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *[f"- missed: {text}" for text in one["missed"] + many["missed"]], ""]
 
 
-def _file(work: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in work).strip("-").replace("--", "-")
+def _file(operation: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in operation).strip("-").replace("--", "-")
 
 
 _FLOOR = [

@@ -1,7 +1,7 @@
-"""What the ring costs and how evenly it spreads: build, route, load, movement.
+"""The cost of the ring and how evenly it spreads keys: build, route, load, movement.
 
-``python -m benchmarks.ring`` prints a table; ``--json`` one object. Exits with 1 if a
-figure is outside what the design requires.
+``python -m benchmarks.ring`` prints a table; ``--json`` one object. Exits with 1 if a result is
+outside the requirements.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WEIGHTS: dict[str, Callable[[int], float]] = {
     "uneven": lambda number: (0.5, 1.0, 2.0, 3.0)[number % 4],
 }
 ROUNDS = 7
-#: What the design requires; times in milliseconds and nanoseconds, moves in percent of all slots.
+#: The requirements; times in milliseconds and nanoseconds, moved slots in percent of all slots.
 REQUIRED = {"build_ms": 100.0, "route_ns": 200.0, "load": 1.03, "leave_extra": 1.0, "join_extra": 1.0}
 
 
-def figures(count: int, weigh: Callable[[int], float]) -> dict[str, float]:
-    """Measure a ring of so many nodes."""
+def measure(count: int, weigh: Callable[[int], float]) -> dict[str, float]:
+    """Measure a ring of ``count`` nodes."""
     nodes = [(f"10.0.0.{number}:6379", weigh(number)) for number in range(count)]
     ring = Ring(nodes)
     smaller, larger = Ring(nodes[1:]), Ring([*nodes, ("10.0.1.1:6379", 1.0)])
@@ -51,27 +51,27 @@ def route(ring: Ring) -> None:
 
 
 def least(run: Callable[[], Any]) -> float:
-    """Return the least seconds of some runs: what else the machine does only adds."""
-    taken = []
+    """Return the shortest of some runs, in seconds: other processes can only make a run longer."""
+    measured = []
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run()
-        taken.append(time.perf_counter() - begun)
-    return min(taken)
+        measured.append(time.perf_counter() - started)
+    return min(measured)
 
 
 def main() -> None:
-    """Print the figures and exit with 0 if they are what is required."""
+    """Print the results and exit with 0 if they meet the requirements."""
     measured = [
-        {"nodes": count, "weights": name, **figures(count, weigh)}
+        {"nodes": count, "weights": name, **measure(count, weigh)}
         for count in SIZES
         for name, weigh in WEIGHTS.items()
     ]
     missed = [
-        f"{row['nodes']} nodes, {row['weights']}: {name} {row[name]:.3f} > {most}"
+        f"{row['nodes']} nodes, {row['weights']}: {name} {row[name]:.3f} > {maximum}"
         for row in measured
-        for name, most in REQUIRED.items()
-        if row[name] > most
+        for name, maximum in REQUIRED.items()
+        if row[name] > maximum
     ]
     if "--json" in sys.argv:
         print(json.dumps({"rows": measured, "missed": missed}))
@@ -83,7 +83,7 @@ def main() -> None:
                 f"{row['nodes']:5} {row['weights']:8} {row['build_ms']:9.1f} {row['route_ns']:9.0f} "
                 f"{row['load']:9.3f} {row['leave_extra']:9.2f} {row['join_extra']:9.2f}"
             )
-        print("\n".join(missed) or "All within what is required.")
+        print("\n".join(missed) or "All requirements are met.")
     sys.exit(bool(missed))
 
 

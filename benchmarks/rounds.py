@@ -1,4 +1,4 @@
-"""Rounds that take turns, so that what else the machine does falls on all alike."""
+"""Rounds that take turns, so that other processes of the machine slow all contenders alike."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Taken", "another_core", "one_core", "take_turns"]
+__all__ = ["Timing", "another_core", "one_core", "take_turns"]
 
-#: Seconds that one way has in one round, about.
+#: The approximate seconds of one contender in one round.
 ROUND_SECONDS = 0.02
-MOST_CALLS = 20_000
+MAX_CALLS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Timing:
     """Microseconds a call: the median of the rounds, and the quartiles around it."""
 
     median: float
@@ -28,7 +28,7 @@ class Taken:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this process and the servers that it starts on one core: who wakes whom is not left to chance."""
+    """Keep this process and the servers that it starts on one core, so that the scheduler has no choice."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
@@ -39,7 +39,7 @@ def one_core() -> Iterator[None]:
 
 @contextmanager
 def another_core() -> Iterator[bool]:
-    """Move this process away from the servers that it started on one core; yield whether there is another."""
+    """Move this process to another core than its servers; yield whether there is another core."""
     before = os.sched_getaffinity(0)
     others = set(range(os.cpu_count() or 1)) - before
     try:
@@ -50,33 +50,33 @@ def another_core() -> Iterator[bool]:
         os.sched_setaffinity(0, before)
 
 
-def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: int = 1) -> dict[str, Taken]:
-    """Return what a call takes, by way.
+def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: int = 1) -> dict[str, Timing]:
+    """Return the time of a call, for each contender.
 
     Args:
-        ways: What each way does once.
-        rounds: How often each has its turn.
-        per_call: How many operations one call is.
+        ways: The call of each contender, by name.
+        rounds: The number of rounds of each contender.
+        per_call: The number of operations in one call.
     """
     calls = {way: _calls(run) for way, run in ways.items()}
-    taken: dict[str, list[float]] = {way: [] for way in ways}
+    measured: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, run in ways.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(calls[way]):
                 run()
-            taken[way].append((time.perf_counter() - begun) / calls[way] / per_call * 1e6)
+            measured[way].append((time.perf_counter() - started) / calls[way] / per_call * 1e6)
     found = {}
-    for way, each in taken.items():
+    for way, each in measured.items():
         low, median, high = statistics.quantiles(each, n=4, method="inclusive")
-        found[way] = Taken(round(median, 2), round(low, 2), round(high, 2))
+        found[way] = Timing(round(median, 2), round(low, 2), round(high, 2))
     return found
 
 
 def _calls(run: Callable[[], Any]) -> int:
-    """Return how many calls fill a round; warms up by the way."""
+    """Return the number of calls that fill a round; this also warms up."""
     run()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(3):
         run()
-    return max(1, min(MOST_CALLS, int(ROUND_SECONDS * 3 / (time.perf_counter() - begun))))
+    return max(1, min(MAX_CALLS, int(ROUND_SECONDS * 3 / (time.perf_counter() - started))))

@@ -1,4 +1,4 @@
-"""What grows with nodes, processes and keys, and what must not; what a key takes of a node's memory."""
+"""Costs that grow with nodes, processes and keys, and costs that must not; and the memory of a key."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cacheproject.services import Services
 __all__ = ["FEW", "scaling"]
 
 NODES, QUICK_NODES = (1, 3, 10, 25, 50), (1, 3, 10)
-#: How many nodes are few, beside which many must not cost more.
+#: The number of nodes with which many nodes are compared.
 FEW = 3
-#: The servers that nodes are databases of, so that only nodes grow more; and how many each has.
+#: The servers whose databases are the nodes, so that only nodes grow more; and the databases of each.
 SERVERS, DATABASES = 4, 16
 PROCESSES, QUICK_PROCESSES = (1, 2, 4, 8), (1, 2)
 KEYS, QUICK_KEYS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000)
@@ -33,31 +33,33 @@ def scaling(row: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     with one_core():
         with Services(ring=SERVERS, queue=0, postgres=False) as services:
             nodes = _databases(services.ring_urls)
-            told = {"nodes": by_nodes(nodes, sizes, row, rounds)}
-            # The two that are compared, by turns of their own: what is looked for is small
-            told["growth"] = by_nodes(nodes, (FEW, max(sizes)), row, 3 * rounds)
+            results = {"nodes": by_nodes(nodes, sizes, row, rounds)}
+            # The two that are compared are measured in turns of their own, because the difference is small
+            results["growth"] = by_nodes(nodes, (FEW, max(sizes)), row, 3 * rounds)
         with Services(ring=max(sizes), queue=0, postgres=False) as services:
-            told["servers"] = by_nodes(services.ring_urls, sizes, row, rounds)
+            results["servers"] = by_nodes(services.ring_urls, sizes, row, rounds)
         with Services(ring=3, queue=0, postgres=False) as services:
-            told["bytes_a_key"] = memory(services.ring_urls, row)
-            told["keys"] = by_keys(services.ring_urls, QUICK_KEYS if quick else KEYS, rounds)
+            results["bytes_a_key"] = memory(services.ring_urls, row)
+            results["keys"] = by_keys(services.ring_urls, QUICK_KEYS if quick else KEYS, rounds)
     with Services(ring=3, queue=0, postgres=False) as services:
         seconds = QUICK_PROCESS_SECONDS if quick else PROCESS_SECONDS
         processes = QUICK_PROCESSES if quick else PROCESSES
-        told["processes"] = by_processes(services.ring_urls, processes, row, seconds)
-    return told
+        results["processes"] = by_processes(services.ring_urls, processes, row, seconds)
+    return results
 
 
 def _databases(urls: list[str]) -> list[str]:
-    """Return the URLs of the databases of some servers, each a node, on the servers in turn."""
-    places = [url.partition("/0?")[0] for url in urls]
-    return [f"{place}/{db}?name=n{at}-{db}" for db in range(DATABASES) for at, place in enumerate(places)]
+    """Return the URLs of the servers' databases, each one a node, alternating between the servers."""
+    endpoints = [url.partition("/0?")[0] for url in urls]
+    return [
+        f"{endpoint}/{db}?name=n{at}-{db}" for db in range(DATABASES) for at, endpoint in enumerate(endpoints)
+    ]
 
 
 def by_nodes(
     urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return what a get and a get_many(100) take, by how many nodes the ring has; and on bare sockets."""
+    """Return the times of a get and a get_many(100), by number of nodes; and of a get on bare sockets."""
     from cachebackend import RingCache
 
     names = [f"key:{number}" for number in range(100)]
@@ -101,7 +103,7 @@ def by_nodes(
 
 
 def by_keys(urls: list[str], sizes: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """Return what a get of one key among so many takes, over three nodes."""
+    """Return the time of a get of one key, by number of keys on three nodes."""
     from cachebackend import RingCache
 
     cache = RingCache(urls, {"KEY_PREFIX": "k"})
@@ -121,7 +123,7 @@ def by_keys(urls: list[str], sizes: tuple[int, ...], rounds: int) -> dict[str, f
 def by_processes(
     urls: list[str], sizes: tuple[int, ...], row: dict[str, Any], seconds: float
 ) -> dict[str, int]:
-    """Return how many gets a second so many processes do together, over three nodes."""
+    """Return the gets a second of several processes together, by number of processes, on three nodes."""
     from cachebackend import RingCache
 
     cache = RingCache(urls, {"KEY_PREFIX": "p"})
@@ -131,7 +133,7 @@ def by_processes(
     for size in sizes:
         gate, done = fork.Barrier(size), fork.Value("l", 0)
 
-        def work(gate: Any = gate, done: Any = done) -> None:
+        def operation(gate: Any = gate, done: Any = done) -> None:
             count = 0
             gate.wait()
             end = time.perf_counter() + seconds
@@ -141,7 +143,7 @@ def by_processes(
             with done.get_lock():
                 done.value += count
 
-        processes = [fork.Process(target=work) for _ in range(size)]
+        processes = [fork.Process(target=operation) for _ in range(size)]
         for process in processes:
             process.start()
         for process in processes:
@@ -151,7 +153,7 @@ def by_processes(
 
 
 def memory(urls: list[str], row: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the bytes that a key takes of the nodes' memory, its value included, by what wrote it."""
+    """Return the bytes of a node's memory that a key takes, with its value, by the cache that wrote it."""
     from django.core.cache.backends.redis import RedisCache
     from django_redis.cache import RedisCache as DjangoRedis
 

@@ -80,12 +80,12 @@ Runs = dict[str, Callable[[], Any]]
 
 def install_peers() -> None:
     """Install the peers into their own folder, on first use."""
-    wanted = ROOT / "benchmarks" / "peers.txt"
-    created = PEERS / ".created"
-    if not created.exists() or created.read_text() != wanted.read_text():
+    requirements_file = ROOT / "benchmarks" / "peers.txt"
+    installed = PEERS / ".installed"
+    if not installed.exists() or installed.read_text() != requirements_file.read_text():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-        subprocess.run([*command, "--target", str(PEERS), "-r", str(wanted)], check=True)
-        created.write_text(wanted.read_text())
+        subprocess.run([*command, "--target", str(PEERS), "-r", str(requirements_file)], check=True)
+        installed.write_text(requirements_file.read_text())
     sys.path.insert(0, str(PEERS))
 
 

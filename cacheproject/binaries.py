@@ -33,9 +33,9 @@ def postgres_folder() -> Path:
     if in_wheel is not None:
         return in_wheel
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    found = shutil.which("initdb") or (str(installed[0]) if installed else None)
-    if found:
-        return Path(found).parent
+    initdb = shutil.which("initdb") or (str(installed[0]) if installed else None)
+    if initdb:
+        return Path(initdb).parent
     message = (
         "Postgres is not installed: pip install 'django-ringcache[demo]', or set POSTGRES_BIN to its folder"
     )

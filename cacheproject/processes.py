@@ -131,8 +131,8 @@ def free_port(preferred: int) -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            found: int = probe.getsockname()[1]
-            return found
+            bound: int = probe.getsockname()[1]
+            return bound
     message = "no free port"
     raise OSError(message)
 

@@ -1,6 +1,6 @@
 """Ends the servers of ``services`` when the process that started them is gone, even if it was killed.
 
-Runs as a process of its own, in its own session. Reads lines ``pid signal`` until the end of its
+Runs as a separate process in its own session. Reads lines ``pid signal`` until the end of its
 input, which comes when the parent closes the pipe or dies. Then it ends each process and removes
 the folder in its argument. Standard library only, because it runs without site-packages.
 """

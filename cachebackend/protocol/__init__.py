@@ -31,7 +31,7 @@ from cachebackend.protocol.ring.clear import clear, clear_missed, delete_misplac
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.ring.scan import all_cursors, scan
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
-from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_of, node_infos
+from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos
 
 __all__ = [
     "HIT",
@@ -77,7 +77,7 @@ __all__ = [
     "inspect",
     "load_again",
     "make_stale",
-    "memory_of",
+    "memory_usage",
     "node_infos",
     "node_settings",
     "pending",

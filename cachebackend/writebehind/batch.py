@@ -135,9 +135,9 @@ def rows_of(batch: Iterable[RowGroup]) -> list[BatchRow]:
 
 def group_rows(rows: Iterable[BatchRow]) -> list[RowGroup]:
     """Return rows as a batch."""
-    found: dict[tuple[bytes, Shape], list[BatchRow]] = {}
+    groups: dict[tuple[bytes, Shape], list[BatchRow]] = {}
     for row in rows:
-        found.setdefault((row.marker, tuple(sorted(row.changes))), []).append(row)
+        groups.setdefault((row.marker, tuple(sorted(row.changes))), []).append(row)
     return [
         _ordered(
             marker,
@@ -145,7 +145,7 @@ def group_rows(rows: Iterable[BatchRow]) -> list[RowGroup]:
             [row.pk for row in group],
             [[row.changes[change] for row in group] for change in shape],
         )
-        for (marker, shape), group in found.items()
+        for (marker, shape), group in groups.items()
     ]
 
 
@@ -168,11 +168,11 @@ def _keys_by_shape(
     changes = tuple(sorted(columns))
     if keys and not markers and all(len(column) == len(keys) for column in columns.values()):
         return {(b"", changes): keys}
-    found: dict[tuple[bytes, Shape], list[bytes]] = {}
+    keys_by_shape: dict[tuple[bytes, Shape], list[bytes]] = {}
     for key in keys:
         shape = tuple(change for change in changes if key in columns[change])
-        found.setdefault((markers.get(key, b""), shape), []).append(key)
-    return found
+        keys_by_shape.setdefault((markers.get(key, b""), shape), []).append(key)
+    return keys_by_shape
 
 
 def _pks(encoding: Encoding, keys: list[bytes]) -> list[Any]:

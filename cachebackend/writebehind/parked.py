@@ -163,7 +163,7 @@ class _Bisection:
     def apply(self, batch: Sequence[RowGroup]) -> None:
         """Write rows; while the database refuses some, halve them until each refused row is found.
 
-        If the time is over before that, the rows that are not told apart are all refused, good and
+        If the time is over before that, all rows that are not separated yet are refused, good and
         bad. A batch that can never be drained would be worse.
         """
         if not batch:

@@ -164,12 +164,12 @@ def _read_rows(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models
     up again. Batches that are drained in between are then merged into nothing: only one that
     creates the row has an effect, with the whole row, so applying it twice does no harm.
     """
-    found = _query(rows, pks)
-    if missing := {row: pk for row, pk in pks.items() if row not in found}:
+    read = _query(rows, pks)
+    if missing := {row: pk for row, pk in pks.items() if row not in read}:
         before = _snapshot(rows, list(missing))
-        found |= _query(rows, missing)
-        found |= {row: (None, before) for row in missing if row not in found}
-    return found
+        read |= _query(rows, missing)
+        read |= {row: (None, before) for row in missing if row not in read}
+    return read
 
 
 def _query(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
@@ -177,15 +177,15 @@ def _query(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Mod
 
     using = router.db_for_write(rows.model)
     queryset = rows.model._base_manager.using(using).filter(pk__in=list(pks.values()))
-    found: dict[bytes, tuple[models.Model | None, Snapshot]] = {}
+    read: dict[bytes, tuple[models.Model | None, Snapshot]] = {}
     for instance in queryset.annotate(
         _writebehind=ArraySubquery(_checkpoint_texts(rows)),
         _writebehind_parked=ArraySubquery(_parked_keys(rows, list(pks))),
     ):
         checkpoints = _parsed(instance.__dict__.pop("_writebehind"))
         parked = frozenset(key.encode() for key in instance.__dict__.pop("_writebehind_parked"))
-        found[rows.row(instance.pk)] = instance, Snapshot(checkpoints, parked)
-    return found
+        read[rows.row(instance.pk)] = instance, Snapshot(checkpoints, parked)
+    return read
 
 
 def _snapshot(rows: Rows, keys: Sequence[bytes]) -> Snapshot:
@@ -227,24 +227,24 @@ def _read_queue(rows: Rows, keys: Sequence[bytes]) -> dict[bytes, list[Pending]]
         groups.setdefault(rows.partition(row), []).append(row)
     client = project_queue()
     chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
-    found: dict[bytes, list[Pending]] = {row: [] for row in keys}
+    queued: dict[bytes, list[Pending]] = {row: [] for row in keys}
     for partition, members in groups.items():
         for start in range(0, len(members), chunk_rows):
             chunk = members[start : start + chunk_rows]
             for queue in client.run(_read_queues(rows, partition, chunk)):
                 for row, pending in _by_row(queue, chunk).items():
-                    found[row].append(pending)
-    return found
+                    queued[row].append(pending)
+    return queued
 
 
 def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
     """Split what one queue holds of several rows by row."""
-    found = {row: queue._replace(batches=[(number, {}) for number, _ in queue.batches]) for row in members}
+    by_row = {row: queue._replace(batches=[(number, {}) for number, _ in queue.batches]) for row in members}
     for index, (_, fields) in enumerate(queue.batches):
         for name, value in fields.items():
             row = name[: name.index(b"\0") + 1]
-            found[row].batches[index][1][name] = value
-    return found
+            by_row[row].batches[index][1][name] = value
+    return by_row
 
 
 def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> Operation[list[Pending]]:
@@ -300,12 +300,12 @@ def _merge(
 
 
 def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:
-    found: dict[str, Kinds] = {}
+    by_column: dict[str, Kinds] = {}
     for name, value in fields.items():
         _, column, kind = split_field(name)
         if kind != MARKER:
-            found.setdefault(column, {})[kind] = value
-    return found
+            by_column.setdefault(column, {})[kind] = value
+    return by_column
 
 
 def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:

@@ -120,11 +120,11 @@ def repair(fault: Fault, *, keep: bool) -> None:
 
 
 def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
-    found: dict[Partition, list[WriteBehindCheckpoint]] = {}
+    by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
     for using in sorted({router.db_for_write(model) for model in behind_models()}):
         for checkpoint in WriteBehindCheckpoint.objects.using(using).filter(is_ended=False).order_by("pk"):
-            found.setdefault(Partition(checkpoint.label, checkpoint.partition), []).append(checkpoint)
-    return found
+            by_partition.setdefault(Partition(checkpoint.label, checkpoint.partition), []).append(checkpoint)
+    return by_partition
 
 
 def _mismatch(checkpoint: WriteBehindCheckpoint, state: QueueState | None) -> Mismatch | None:

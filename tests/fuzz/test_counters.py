@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
-#: Names that are attributes or look like a bucket's, and counts that are no numbers or too long.
+#: Names that are attributes or look like a bucket's, and counts that are too long or not numbers.
 NAMES = [b"__class__", b"add", b"get_times.999999999", b"get_times.x", b"get_times", b"\xff", b"hits.", b""]
 COUNTS = [b"abc", b"", b"9" * 5000, b"9" * 18, b"-1", b"nan", b"1_0", b"\xff"]
 

@@ -201,7 +201,7 @@ def test_without_drains_the_queue_grows_with_rows_and_not_with_ticks() -> None:
     assert set(Meter.objects.values_list("count", flat=True)) == {30}
 
 
-#: What is said of such a node; one that cannot tell of its file is said that instead.
+#: The error of a node without an append-only file, and of a node that cannot report its file.
 NO_FILE = re.compile(r"turn its append-only file on|must be Redis 7\.2 or later")
 
 

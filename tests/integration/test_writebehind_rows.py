@@ -89,7 +89,7 @@ def test_a_row_is_created_changed_and_deleted_behind() -> None:
 
 
 def test_a_change_before_the_creation_has_no_effect() -> None:
-    """The change is drained first, in a batch of its own, and finds no row."""
+    """The change is drained first, in a separate batch, and finds no row."""
     key = uuid7()
     Meter.behind.update(key, level=9)
     Meter.behind.create(pk=key, count=1)

@@ -142,14 +142,14 @@ def _drain_until_killed() -> None:
 def _die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
     """Kill this process at the ``turn``-th call of a step, before or after the call."""
     real = getattr(owner, name)
-    left = [turn]
+    remaining = [turn]
 
     def step(*arguments: Any, **named: Any) -> Any:
-        left[0] -= 1
-        if not left[0] and not after:
+        remaining[0] -= 1
+        if not remaining[0] and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         done = real(*arguments, **named)
-        if not left[0]:
+        if not remaining[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 

@@ -53,9 +53,9 @@ class Site:
             self._processes[index].kill()
             self._processes[index].join()
             self._processes[index] = self._start(role, environment)
-            self.work()
+            self.wait_for_work()
 
-    def work(self) -> None:
+    def wait_for_work(self) -> None:
         """Return when all processes together have read and written some more."""
         reads, writes = self.ledger.reads + READS, self.ledger.writes + WRITES
         while self.ledger.reads < reads or self.ledger.writes < writes:
@@ -86,7 +86,7 @@ def change(services: Services, report_line: Any = print) -> Ledger:
     connections.close_all()
     site = Site(keys, {"RING_NODES": ",".join(three), "RING_OPTIONS": "{}"})
     try:
-        site.work()
+        site.wait_for_work()
         for title, old, new in (("three to four", three, four), ("four to three", four, three)):
             for name, environment in deploys(old, new):
                 site.deploy(environment)

@@ -36,17 +36,17 @@ from django.urls import path  # noqa: E402
 
 from cachebackend import tasks  # noqa: E402, F401  # its signals are what a worker of a project has
 
-cache.add("asked", 0)
+cache.add("requests", 0)
 
 
 def blocking(request: HttpRequest, number: int) -> HttpResponse:
-    cache.incr("asked")
+    cache.incr("requests")
     cache.get_many([f"page-{number}", "none"])
     return HttpResponse(cache.get_or_set(f"page-{number}", "a page", 60))
 
 
 async def awaiting(request: HttpRequest, number: int) -> HttpResponse:
-    await cache.aincr("asked")
+    await cache.aincr("requests")
     await cache.aget_many([f"page-{number}", "none"])
     return HttpResponse(await cache.aget_or_set(f"page-{number}", "a page", 60))
 
@@ -61,4 +61,4 @@ celery.conf.broker_connection_retry_on_startup = True
 @celery.task(ignore_result=True)
 def ask(number: int) -> None:
     cache.get_or_set(f"page-{number}", "a page", 60)
-    cache.incr("asked")
+    cache.incr("requests")

@@ -21,7 +21,7 @@ from cacheproject.processes import MANAGE, free_port
 from cacheproject.services import Services
 from tests.fix_services import connections_of
 
-#: What goes wrong in a log, but for Celery's warning of root.
+#: What must not be in a log; Celery's warning about root is allowed.
 WRONG = re.compile(r"^.*(Traceback|ERROR|CRITICAL|ejected|(?<!Security)Warning).*$", re.MULTILINE)
 AT_ONCE = 6
 REQUESTS = 80
@@ -123,10 +123,10 @@ def answers(port: int, page: str) -> bool:
     return False
 
 
-def asked(url: str) -> int:
+def requests_counted(url: str) -> int:
     """Return how many requests the site has counted on the node of this URL."""
     with redis.Redis.from_url(url.partition("?")[0]) as node:
-        return int(node.get(":1:asked") or 0)
+        return int(node.get(":1:requests") or 0)
 
 
 @pytest.mark.parametrize("name", [*SERVERS, *(OTHER_SERVERS if TRIES_ALL else ())])
@@ -165,7 +165,7 @@ def test_a_greenlet_waits_for_a_node_no_longer_than_a_thread(servers: Services, 
     with running(servers, arguments, tmp_path / "log") as served:
         served.wait_for(lambda: answers(port, "blocking"))
         # Not the node of the counter: while it is down, no request can be counted
-        away = "ring-b" if asked(servers.ring_urls[0]) else "ring-a"
+        away = "ring-b" if requests_counted(servers.ring_urls[0]) else "ring-a"
         servers.stop(away)
         try:
             assert {get(port, "blocking", number) for number in range(AT_ONCE)} == {b"a page"}
@@ -184,11 +184,11 @@ def test_a_worker_leaves_no_connection(
     with running(servers, arguments, tmp_path / "log") as served:
         from celery import Celery
 
-        before = sum(map(asked, servers.ring_urls))
+        before = sum(map(requests_counted, servers.ring_urls))
         with Celery("served") as sender:
             for number in range(REQUESTS):
                 sender.send_task("tests.live.served.ask", (number,))
-        served.wait_for(lambda: sum(map(asked, servers.ring_urls)) >= before + REQUESTS)
+        served.wait_for(lambda: sum(map(requests_counted, servers.ring_urls)) >= before + REQUESTS)
         # The parent, and children with one task at a time or threads, each with a near cache's connection
         maximum = {"prefork": 3 * 2, "threads": 4 + 1 + 1}[pool] * len(servers.ring_urls)
         assert connections_of(servers) <= maximum

@@ -26,8 +26,8 @@ def compose() -> dict[str, Any]:
 
 def test_it_is_valid() -> None:
     """By the schema of the compose specification."""
-    words = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
-    finished = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    arguments = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    finished = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
@@ -46,7 +46,7 @@ def test_each_service_is_pinned_bounded_and_watched(compose: dict[str, Any]) -> 
 def test_the_image_holds_what_the_site_is_made_of(compose: dict[str, Any]) -> None:
     """Each copied file exists, and none is a secret."""
     recipe = compose["services"]["web"]["build"]["dockerfile_inline"]
-    copied = {words.split()[1] for words in recipe.splitlines() if words.startswith("COPY ")}
+    copied = {line.split()[1] for line in recipe.splitlines() if line.startswith("COPY ")}
     ours = {"manage.py", "templates", "cachebackend", "workers", "cacheproject"}
     assert copied == {"requirements.lock", *ours}
     assert all((MANAGE.parent / name).exists() for name in copied)
@@ -78,9 +78,9 @@ def test_what_must_last_has_a_volume_and_nothing_is_published_but_the_site(compo
 
 def test_secrets_have_no_defaults() -> None:
     """Each required variable is in .env.example, empty."""
-    wanted = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
+    required = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
     example = (MANAGE.parent / ".env.example").read_text()
-    assert wanted == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
+    assert required == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
 
 
 def service_volumes(compose: dict[str, Any], name: str) -> set[str]:

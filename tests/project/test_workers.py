@@ -70,9 +70,9 @@ class Worker:
                 preexec_fn=die_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509  # it only makes a system call
             )
 
-    def said(self, words: str) -> int:
+    def log_count(self, text: str) -> int:
         """Return how many times its log contains some words."""
-        return self._log.read_text().count(words)
+        return self._log.read_text().count(text)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until a condition is true."""
@@ -98,14 +98,14 @@ def running(pool: str, log: Path) -> Iterator[Worker]:
 @contextlib.contextmanager
 def held(article: Article) -> Iterator[Callable[[], None]]:
     """Lock a row, so that the drain that changes it waits; yield the function that unlocks it."""
-    other = connections.create_connection("default")
+    blocker = connections.create_connection("default")
     try:
-        other.set_autocommit(False)
-        with other.cursor() as cursor:
+        blocker.set_autocommit(False)
+        with blocker.cursor() as cursor:
             cursor.execute("SELECT 1 FROM demo_article WHERE id = %s FOR UPDATE", [article.pk])
-        yield other.rollback
+        yield blocker.rollback
     finally:
-        other.close()
+        blocker.close()
 
 
 def is_held() -> bool:
@@ -132,7 +132,7 @@ def test_a_stopping_worker_finishes_its_batch(
     with held(article) as let_go, running(pool, tmp_path / "log") as worker:
         worker.until(is_held)
         worker.process.terminate()
-        worker.until(lambda: worker.said("Warm shutdown") > 0)
+        worker.until(lambda: worker.log_count("Warm shutdown") > 0)
         assert views(article) == 0
         let_go()
         assert worker.process.wait(PATIENCE) == 0
@@ -147,12 +147,12 @@ def test_drains_that_are_slower_than_ticks_do_not_pile_up(
     Article.behind.update(article.pk, views=F("views") + 1)
     with held(article) as let_go, running("prefork", tmp_path / "log") as worker:
         worker.until(is_held)
-        before = worker.said("Sending due task ringcache.tick")
-        worker.until(lambda: worker.said("Sending due task ringcache.tick") > before + 30)
+        before = worker.log_count("Sending due task ringcache.tick")
+        worker.until(lambda: worker.log_count("Sending due task ringcache.tick") > before + 30)
         let_go()
-        worker.until(lambda: worker.said("Discarding revoked task: cachebackend.tasks.tick") >= 20)
+        worker.until(lambda: worker.log_count("Discarding revoked task: cachebackend.tasks.tick") >= 20)
         worker.until(lambda: int(broker.llen("drains")) <= 2)  # type: ignore[arg-type]  # blocking, so an int
-        ran = worker.said("Task cachebackend.tasks.drain[")
+        ran = worker.log_count("Task cachebackend.tasks.drain[")
     assert views(article) == 1
     assert ran < 20
 

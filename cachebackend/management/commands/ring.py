@@ -301,7 +301,7 @@ class Command(BaseCommand):
         nodes = cache.client.nodes[: len(cache.client.ring)]
         keys = read_keys(nodes, cache.pattern, options["live"])
         some = list(dict.fromkeys(keys))[:WEIGHED_KEYS]
-        taken = cache.client.run(protocol.memory_of(cache.client.context, some))
+        taken = cache.client.run(protocol.memory_usage(cache.client.context, some))
         return Trace.of_reads(keys), round(sum(taken) / len(taken), 1) if taken else None
 
     def _progress(self, looked: int) -> None:

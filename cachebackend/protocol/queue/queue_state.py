@@ -57,14 +57,14 @@ def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if len(failures) == len(replies):
         raise failures[0]
-    found: dict[Partition, float] = {}
+    oldest: dict[Partition, float] = {}
     for reply in replies:
         if not isinstance(reply, RingCacheError):
             for name, score in pairs_of(reply):
                 partition, since = Partition.parse(name), float(score) / 1000
                 if partition is not None:
-                    found[partition] = min(since, found.get(partition, since))
-    return found
+                    oldest[partition] = min(since, oldest.get(partition, since))
+    return oldest
 
 
 def queue_states(
@@ -74,15 +74,15 @@ def queue_states(
 
     A node that may hold a queue and does not answer has its error as the state.
     """
-    asked = [(node, partition) for partition in partitions for node in queue.nodes]
-    metas = yield Send([(node, (b"HGETALL", partition.meta)) for node, partition in asked])
-    found: dict[Partition, dict[int, QueueState | RingCacheError]] = {
+    pairs = [(node, partition) for partition in partitions for node in queue.nodes]
+    metas = yield Send([(node, (b"HGETALL", partition.meta)) for node, partition in pairs])
+    states: dict[Partition, dict[int, QueueState | RingCacheError]] = {
         partition: {} for partition in partitions
     }
     existing: list[tuple[int, Partition, dict[bytes, bytes]]] = []
-    for (node, partition), meta in zip(asked, metas, strict=True):
+    for (node, partition), meta in zip(pairs, metas, strict=True):
         if isinstance(meta, RingCacheError):
-            found[partition][node] = meta
+            states[partition][node] = meta
         elif meta:
             existing.append((node, partition, dict(pairs_of(meta))))
     known: list[tuple[int, Partition, QueueState]] = []
@@ -90,13 +90,13 @@ def queue_states(
         try:
             known.append((node, partition, _state(node, partition, meta)))
         except WriteBehindDamagedError as error:
-            found[partition][node] = error
+            states[partition][node] = error
     sizes = [(node, (b"HLEN", partition.batch(state.open_batch))) for node, partition, state in known]
     replies = (yield Send(sizes)) if sizes else []
     for (node, partition, state), size in zip(known, replies, strict=True):
         is_known = not isinstance(size, RingCacheError)
-        found[partition][node] = replace(state, fields=state.fields + size) if is_known else size
-    return found
+        states[partition][node] = replace(state, fields=state.fields + size) if is_known else size
+    return states
 
 
 def _state(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> QueueState:
@@ -140,9 +140,9 @@ def parse_numbers(
         WriteBehindDamagedError: One of them is not valid.
     """
     if _INCARNATION.fullmatch(incarnation) and _NUMBER.fullmatch(open_batch) and _NUMBER.fullmatch(done):
-        found = incarnation.decode(), int(open_batch), int(done)
-        if 0 <= found[2] < found[1] <= found[2] + MOST_BATCHES:
-            return found
+        numbers = incarnation.decode(), int(open_batch), int(done)
+        if 0 <= numbers[2] < numbers[1] <= numbers[2] + MOST_BATCHES:
+            return numbers
     message = (
         f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has "
         f"born {incarnation[:40]!r}, "
@@ -158,13 +158,13 @@ def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Ope
         NodeUnavailableError: The node did not answer.
     """
     replies = yield Send([(node, (b"CONFIG", b"GET", name)) for name in names])
-    found: dict[bytes, str] = {}
+    settings: dict[bytes, str] = {}
     for reply in replies:
         if isinstance(reply, NodeReplyError):  # a managed service may not allow CONFIG
             continue
-        pairs = checked(reply)
-        found.update((name, value.decode()) for name, value in pairs_of(pairs))
-    return found
+        reply_pairs = checked(reply)
+        settings.update((name, value.decode()) for name, value in pairs_of(reply_pairs))
+    return settings
 
 
 def pairs_of(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

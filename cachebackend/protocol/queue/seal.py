@@ -68,10 +68,10 @@ def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Op
     Raises:
         NodeUnavailableError, WriteBehindError: As ``sync``.
     """
-    asked = states.items()
-    replies = yield Send([_seal_request(queue, state, part, state.done + 1) for part, state in asked])
+    queues = states.items()
+    replies = yield Send([_seal_request(queue, state, part, state.done + 1) for part, state in queues])
     unsynced: dict[int, dict[Partition, int]] = {}
-    for (partition, state), reply in zip(asked, replies, strict=True):
+    for (partition, state), reply in zip(queues, replies, strict=True):
         if checked(reply):  # empty if the node holds another incarnation by now
             open_batch, _, synced, *_ = reply
             if synced < open_batch - 1:

@@ -76,9 +76,9 @@ def read_counts(
     context: _Context, keys: Sequence[bytes], copies: int = COPIES
 ) -> Operation[list[dict[str, int] | RingCacheError]]:
     """Return the counters of each hash, or the error if none of its nodes answered."""
-    asked = [[(node, (b"HGETALL", key)) for node in _nodes_of(context, key, copies)] for key in keys]
-    replies = iter((yield Send([*chain.from_iterable(asked)])))
-    return [_merged([next(replies) for _ in nodes]) for nodes in asked]
+    requests = [[(node, (b"HGETALL", key)) for node in _nodes_of(context, key, copies)] for key in keys]
+    replies = iter((yield Send([*chain.from_iterable(requests)])))
+    return [_merged([next(replies) for _ in nodes]) for nodes in requests]
 
 
 def _merged(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:

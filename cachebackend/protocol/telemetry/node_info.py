@@ -1,4 +1,4 @@
-"""What is seen of an alias: its nodes' own figures, and what a key holds."""
+"""What nodes report about themselves (INFO), and what one key holds."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["Inspected", "inspect", "memory_of", "node_infos"]
+__all__ = ["Inspected", "inspect", "memory_usage", "node_infos"]
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What stands at a key.
+    """What a key holds.
 
     Attributes:
-        node: The index of its owner.
+        node: The index of the key's owner.
         kind: ``value``, ``stale``, ``lease``, ``quarantine``, ``integer``, ``tag``, ``nothing``,
             or ``unreadable``.
-        ttl: Seconds that it lives yet; None: for ever, or nothing stands.
+        ttl: Seconds until it expires; None if it never expires or does not exist.
         size: Bytes of the record.
-        codec: The number of the codec that its payload was written by; None: it has none.
-        refresh: When it should be loaded again, and what that took.
-        tags: The keys of the tags that vouch for it.
-        token: Who holds the lease, in hexadecimal; None: nobody.
+        codec: The number of the codec that encoded its payload; None if it has none.
+        refresh: When the value should be loaded again, and how long the last load took.
+        tags: The keys of the tags that the value depends on.
+        token: The token of the lease or the quarantine, in hexadecimal; None if it is neither.
         record: The record itself.
     """
 
@@ -44,14 +44,14 @@ class Inspected:
 def node_infos(
     context: Context, nodes: Sequence[int] | None = None
 ) -> Operation[list[dict[str, str] | RingCacheError]]:
-    """Return what each node of the ring, or each of some nodes, says of itself, or why it does not."""
-    asked = range(len(context.ring)) if nodes is None else nodes
-    replies = yield Send([(node, (b"INFO",)) for node in asked])
+    """Return the INFO of each node of the ring, or of the given nodes; an error for a node that failed."""
+    indices = range(len(context.ring)) if nodes is None else nodes
+    replies = yield Send([(node, (b"INFO",)) for node in indices])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
 
 
-def memory_of(context: Context, keys: Sequence[bytes]) -> Operation[list[int]]:
-    """Return how many bytes each key takes at its owner, all in all; what is gone or not told is left out."""
+def memory_usage(context: Context, keys: Sequence[bytes]) -> Operation[list[int]]:
+    """Return the bytes that each key takes on its owner; keys that are gone or not reported are left out."""
     replies = yield Send([(context.ring.owner(key), (b"MEMORY", b"USAGE", key)) for key in keys])
     return [reply for reply in replies if isinstance(reply, int)]
 
@@ -62,21 +62,21 @@ def _info(text: bytes) -> dict[str, str]:
 
 
 def inspect(context: Context, key: bytes) -> Operation[Inspected]:
-    """Return what stands at a key, without loading any value.
+    """Return what a key holds, without decoding any value.
 
     Raises:
-        NodeUnavailableError: Its node did not answer.
+        NodeUnavailableError: The key's node did not answer.
     """
     node = context.ring.owner(key)
-    record, life = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
-    if isinstance(record, NodeReplyError):  # of another type: not ours
+    record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
+    if isinstance(record, NodeReplyError):  # the key holds another type, so it is not ours
         return Inspected(node, "unreadable")
-    for reply in (record, life):
+    for reply in (record, ttl_ms):
         if isinstance(reply, RingCacheError):
             raise reply
     if record is None:
         return Inspected(node, "nothing")
-    ttl = life / 1000 if life >= 0 else None
+    ttl = ttl_ms / 1000 if ttl_ms >= 0 else None
     try:
         kind = kind_of(record)
         name = kind.name.lower()

@@ -111,13 +111,13 @@ def _near(results: Mapping[str, Any]) -> list[str]:
     lags = (
         f"{results['median_ms']} ms (median), {results['p99_ms']} ms (p99), {results['worst_ms']} ms (worst)"
     )
+    unseen = results["own_writes_not_seen"]
     return [
         "## The near cache",
         "",
         f"Time from the acknowledgement of a write until its copies in {results['readers']} other processes",
         f"were gone, over {results['writes']:,} writes (`python -m benchmarks.near_lag`): {lags}.",
-        f"The writer missed {results['own_writes_not_seen']} of its own writes. "
-        "Readers that never wait, and so",
+        f"The writer missed {unseen} of its own writes. Readers that never wait, and so",
         "block the other threads of their process, add up to 5 ms.",
         "",
     ]

@@ -2,7 +2,7 @@
 
 A shape is what is done to a row: whether it is created or deleted, and the set of columns
 that it changes and how. Rows of one shape share a statement; a batch of counter increments has
-one shape, whatever its number of rows. Deletes come first and inserts last, each in the order of
+one shape, for any number of rows. Deletes come first and inserts last, each in the order of
 the keys.
 """
 

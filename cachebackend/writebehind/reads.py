@@ -2,8 +2,7 @@
 
 A row is read in one SQL statement with the checkpoints of its partition: the numbers of the
 last batches that the row contains. The queue is read at one instant too: what its batches hold
-of the row, and ``done``, the last batch that it deleted. Then, whatever happens between the two
-reads:
+of the row, and ``done``, the last batch that it deleted. Between the two reads a drain may run:
 
     1. the row is read, the checkpoint is c;
     2. a batch n is drained and deleted, or drained and not yet deleted, or neither;

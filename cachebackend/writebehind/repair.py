@@ -78,7 +78,7 @@ def repair(fault: Fault, *, keep: bool) -> None:
 
     Raises:
         WriteBehindError: The queue has changed since ``find_faults``; call it again. Or the
-            database is older and the batches were to be deleted.
+            database is older and ``keep`` is False.
         NodeUnavailableError: The queue node did not answer.
     """
     if fault.mismatch is Mismatch.DATABASE_IS_OLDER and not keep:

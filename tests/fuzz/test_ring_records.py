@@ -131,7 +131,7 @@ def test_no_damaged_record_harms_its_reader(cache: RingCache, request: pytest.Fi
 
 
 def test_the_page_shows_any_record(ring_cache: RingCache) -> None:
-    """The admin shows a key whatever bytes it holds; no pickle is loaded."""
+    """The admin shows a key with any bytes; no pickle is loaded."""
     client, url = Client(), reverse("admin:cachebackend_ring_changelist")
     client.force_login(User.objects.create_superuser("root"))
     generator = random.Random(random.getrandbits(32))

@@ -332,7 +332,7 @@ def test_the_tick_survives_a_dead_queue_node(services: Services) -> None:
 
 
 def test_drains_use_one_statement_for_each_shape(articles: list[Article]) -> None:
-    """Whatever the number of rows, a batch of counter increments is one UPDATE."""
+    """A batch of counter increments is one UPDATE, for any number of rows."""
     from django.test.utils import CaptureQueriesContext
 
     with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1}):

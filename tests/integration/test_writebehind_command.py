@@ -58,7 +58,7 @@ def test_a_stopped_partition_does_not_stop_the_others(meter: Meter) -> None:
 
 
 def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``drain`` waits as long as the backoff says, and continues."""
+    """``drain`` waits until the backoff ends, and continues."""
     from cachebackend.management.commands import writebehind as commands
     from cachebackend.writebehind import drains
     from cachebackend.writebehind.backoff import Backoff

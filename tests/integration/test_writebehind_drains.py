@@ -241,7 +241,7 @@ def test_a_batch_is_drained_only_when_its_seal_is_on_disk(meter: Meter, second_n
 
 
 def test_the_limits_hold_within_one_call() -> None:
-    """Whatever its number of rows: batches are sealed at their size, and rows above the limit are refused."""
+    """For any number of rows: batches are sealed at their size, and rows above the limit are refused."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
     with one_partition(batch_rows=10, high_water=40):
         with pytest.raises(WriteBehindPartialError) as caught:
@@ -328,7 +328,7 @@ def order_of_updates() -> Iterator[Callable[[], list[uuid.UUID]]]:
 def test_rows_are_locked_in_the_order_of_their_keys(
     order_of_updates: Callable[[], list[uuid.UUID]],
 ) -> None:
-    """So two writers that use this order do not deadlock, whatever the order of the table on disk."""
+    """So two writers that use this order do not deadlock, for any order of the table on disk."""
     with connection.cursor() as cursor:
         cursor.execute(
             'INSERT INTO shop_meter (id, "Odd Name", total, label) '

@@ -100,7 +100,7 @@ def _write(number: int, ledger: Ledger) -> None:
                 moment = START + timedelta(microseconds=turn)
                 Article.behind.update(put_key(number, index), last_viewed=moment)
             elif turn % 2:
-                # Whatever came of the last attempts, the row does not exist after the delete
+                # In every outcome of the last attempts, the row does not exist after the delete
                 Article.behind.delete(put_key(number, index))
                 Article.behind.create(
                     pk=put_key(number, index), slug=f"life-{number}-{index}", title=str(turn)

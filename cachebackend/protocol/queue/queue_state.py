@@ -16,7 +16,7 @@ from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext
 
 __all__ = ["QueueState", "dirty", "node_settings", "pairs_of", "parse_numbers", "queue_states"]
 
-#: The most batches that may exist at once; no queue has room for the fields of so many.
+#: The most batches that may exist at once; no queue has room for the fields of more.
 MOST_BATCHES = 1_000_000
 _INCARNATION = re.compile(rb"[0-9a-f]{1,32}")
 #: An integer that a Lua number holds exactly.

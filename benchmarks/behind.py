@@ -105,8 +105,8 @@ def queue(model: Any, keys: list[int], times: int) -> None:
     from django.db.models import F
 
     for _ in range(times):
-        for at in range(0, len(keys), 5000):
-            model.behind.update_many({pk: {"views": F("views") + 1} for pk in keys[at : at + 5000]})
+        for start in range(0, len(keys), 5000):
+            model.behind.update_many({pk: {"views": F("views") + 1} for pk in keys[start : start + 5000]})
 
 
 def million(keys: list[int]) -> dict[str, Any]:

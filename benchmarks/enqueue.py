@@ -80,12 +80,12 @@ def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
     rows = {row.pk: row for row in plain.objects.filter(pk__in=keys)}
     cached = {row.pk: row for row in Article.objects.filter(pk__in=keys)}
     some = list(rows)
-    at = settings.DATABASES["default"]
+    database = settings.DATABASES["default"]
     with psycopg.connect(
-        host=at["HOST"],
-        port=at["PORT"],
-        user=at["USER"],
-        dbname=at["NAME"],
+        host=database["HOST"],
+        port=database["PORT"],
+        user=database["USER"],
+        dbname=database["NAME"],
         autocommit=True,
         prepare_threshold=1,
     ) as connection:

@@ -52,7 +52,9 @@ def _databases(urls: list[str]) -> list[str]:
     """Return the URLs of the servers' databases, each one a node, alternating between the servers."""
     endpoints = [url.partition("/0?")[0] for url in urls]
     return [
-        f"{endpoint}/{db}?name=n{at}-{db}" for db in range(DATABASES) for at, endpoint in enumerate(endpoints)
+        f"{endpoint}/{db}?name=n{server}-{db}"
+        for db in range(DATABASES)
+        for server, endpoint in enumerate(endpoints)
     ]
 
 
@@ -178,8 +180,8 @@ def memory(urls: list[str], row: dict[str, Any]) -> dict[str, dict[str, float]]:
             for node in ring.client.nodes:
                 node.call((b"FLUSHALL", b"SYNC"))
             empty = used()
-            for at in range(0, MEMORY_KEYS, BATCH):
-                cache.set_many({f"key:{number}": value for number in range(at, at + BATCH)}, 3600)
+            for start in range(0, MEMORY_KEYS, BATCH):
+                cache.set_many({f"key:{number}": value for number in range(start, start + BATCH)}, 3600)
             found[label][name] = round((used() - empty) / MEMORY_KEYS, 1)
     ring.client.close()
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import Error, router
@@ -77,39 +77,41 @@ def partition_statuses() -> list[PartitionStatus]:
     statuses = []
     for partition, queues in states.items():
         for node, state in queues.items():
-            name = client.options.all_nodes[node].name
-            if not isinstance(state, QueueState):
-                if node == client.context.ring.owner(partition.name):
-                    statuses.append(
-                        PartitionStatus(
-                            partition,
-                            name,
-                            **parked.get(partition, {}),
-                            is_queue_seen=False,
-                            is_database_seen=error is None,
-                            error=str(state),
-                        )
-                    )
-                continue
-            checkpoint = checkpoints.get((partition, state.incarnation))
-            drained_at = checkpoint and checkpoint.landed_at
-            statuses.append(
-                PartitionStatus(
-                    partition,
-                    name,
-                    fields=state.fields,
-                    sealed=state.open_batch - state.done - 1,
-                    oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
-                    landed=checkpoint.batch if checkpoint else 0,
-                    landed_at=drained_at.timestamp() if drained_at else None,
-                    rows=checkpoint.rows if checkpoint else 0,
-                    missing=checkpoint.missing if checkpoint else 0,
-                    **parked.get(partition, {}),
-                    is_database_seen=error is None,
-                    error=error,
-                )
+            status = PartitionStatus(
+                partition,
+                client.options.all_nodes[node].name,
+                **parked.get(partition, {}),
+                is_database_seen=error is None,
+                error=error,
             )
+            if isinstance(state, QueueState):
+                checkpoint = checkpoints.get((partition, state.incarnation))
+                statuses.append(_with_queue(status, state, checkpoint))
+            elif node == client.context.ring.owner(partition.name):
+                statuses.append(replace(status, is_queue_seen=False, error=str(state)))
     return statuses
+
+
+def _with_queue(
+    status: PartitionStatus, state: QueueState, checkpoint: WriteBehindCheckpoint | None
+) -> PartitionStatus:
+    """Return a status with the numbers of its queue and its checkpoint."""
+    status = replace(
+        status,
+        fields=state.fields,
+        sealed=state.open_batch - state.done - 1,
+        oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
+    )
+    if checkpoint is None:
+        return status
+    drained_at = checkpoint.landed_at
+    return replace(
+        status,
+        landed=checkpoint.batch,
+        landed_at=drained_at.timestamp() if drained_at else None,
+        rows=checkpoint.rows,
+        missing=checkpoint.missing,
+    )
 
 
 def node_faults() -> list[str]:

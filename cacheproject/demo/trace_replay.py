@@ -74,10 +74,10 @@ def make_rows(trace: Trace, on_progress: Callable[[int], None]) -> dict[int, int
     keys: dict[int, int] = {}
     for start in range(0, len(trace.names), CHUNK_ROWS):
         names = trace.names[start : start + CHUNK_ROWS]
-        made = Article.objects.bulk_create(
+        articles = Article.objects.bulk_create(
             [Article(slug=f"{SLUG}{name}", title=f"Block {name}", body="x" * 200) for name in names]
         )
-        keys.update((name, article.pk) for name, article in zip(names, made, strict=True))
+        keys.update((name, article.pk) for name, article in zip(names, articles, strict=True))
         on_progress(len(keys))
     return keys
 

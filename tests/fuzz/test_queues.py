@@ -52,8 +52,8 @@ def damage(generator: random.Random) -> str:
     key = generator.choice([PARTITION.meta, PARTITION.batch(1), PARTITION.batch(1), PARTITION.batch(1)])
     flat = node.call((b"HGETALL", key))
     names, values = flat[::2], flat[1::2]  # type: ignore[index]  # a list of them
-    at = generator.randrange(len(names))
-    name, value = names[at], values[at]
+    index = generator.randrange(len(names))
+    name, value = names[index], values[index]
     match generator.randrange(5):
         case 0:
             value = mutant(generator, values)

@@ -259,12 +259,12 @@ def test_a_restarted_queue_node_has_its_writes(articles: list[Article], services
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     services_queue.call((b"WAITAOF", 1, 0, 1000))
     services.kill("queue-a")
-    for says in (
+    for message in (
         "is not reachable",
         "is not reachable",
         "is ejected",
     ):  # the connection's error, the node's own, the breaker's
-        with pytest.raises(NodeUnavailableError, match=f"node 'queue-a' {says}"):
+        with pytest.raises(NodeUnavailableError, match=f"node 'queue-a' {message}"):
             Article.behind.update(articles[0].pk, views=F("views") + 1)
     restart_queue(services)
     Article.behind.update(articles[0].pk, views=F("views") + 1)

@@ -85,15 +85,15 @@ def test_every_kind_of_field_is_stored_as_the_orm_stores_it() -> None:
 
 def test_create_returns_the_row_as_it_will_be_stored() -> None:
     """With the key that was queued, values as the columns store them, and plain database defaults."""
-    made = Meter.behind.create(level="7", total="1.5", tag=Tag.objects.create(name="x"))
-    assert (made.level, made.total) == (7, Decimal("1.50"))
-    assert made == Meter.behind.get(made.pk)
+    created = Meter.behind.create(level="7", total="1.5", tag=Tag.objects.create(name="x"))
+    assert (created.level, created.total) == (7, Decimal("1.50"))
+    assert created == Meter.behind.get(created.pk)
     plain = Everything.behind.create(pk=1, small="3")
     assert (plain.made, plain.small) == (7, 3)
     Everything.behind.update(1, made=F("made") + 1)
     assert Everything.behind.get(1).made == 8
     drain_all()
-    assert Meter.objects.get() == made
+    assert Meter.objects.get() == created
     assert Everything.objects.get().made == 8
     with pytest.raises(WriteBehindRefusedError, match="made by the database, which is asked only later"):
         Stamped.behind.create(pk=1)

@@ -134,10 +134,10 @@ def test_writes_behind_a_parked_write_are_not_read(unique_tags: list[Meter]) -> 
         assert Meter.behind.get(row.pk).level is None
         drain_all()
         assert Meter.behind.get(row.pk).level is None
-        made = Meter.behind.create(pk=uuid7(), label="x")
+        created = Meter.behind.create(pk=uuid7(), label="x")
         Meter.behind.create(pk=(taken := uuid7()), label="x")
         assert Meter.behind.get(taken).label == "x"
         drain_all()
         Meter.behind.delete(taken)
         Meter.behind.create(pk=taken, label="y")
-        assert list(Meter.behind.in_bulk([made.pk, taken])) == [made.pk]
+        assert list(Meter.behind.in_bulk([created.pk, taken])) == [created.pk]

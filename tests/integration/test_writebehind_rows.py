@@ -67,8 +67,8 @@ def test_least_after_greatest_goes_into_the_next_batch(meter: Meter) -> None:
 def test_a_row_is_created_changed_and_deleted_behind() -> None:
     """In one batch or in several; defaults come from the model, and the key from the caller."""
     key = uuid7()
-    made = Meter.behind.create(pk=key, level=3, label="new")
-    assert (made.pk, made.count, made.level) == (key, 0, 3)
+    created = Meter.behind.create(pk=key, level=3, label="new")
+    assert (created.pk, created.count, created.level) == (key, 0, 3)
     Meter.behind.update(key, level=F("level") + 1)
     assert Meter.behind.get(key).level == 4
     with pytest.raises(WriteBehindRefusedError, match="creation is queued already"):

@@ -117,7 +117,7 @@ def fold_requests(
         partition.name,
         queue.clock.token().hex(),
         queue.batch_fields,
-        queue.most_fields,
+        queue.max_fields,
         *flat,
     )
     if queue.options.durability != "fsync":

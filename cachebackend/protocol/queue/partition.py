@@ -86,7 +86,7 @@ class QueueContext:
         #: Fields in a batch at which it is sealed.
         self.batch_fields = options.batch_rows
         #: Fields in all batches of a partition together at which it refuses writes.
-        self.most_fields = max(options.high_water // options.partitions, 1)
+        self.max_fields = max(options.high_water // options.partitions, 1)
 
     def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""

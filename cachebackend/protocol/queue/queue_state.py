@@ -17,7 +17,7 @@ from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext
 __all__ = ["QueueState", "dirty", "node_settings", "pairs_of", "parse_numbers", "queue_states"]
 
 #: The most batches that may exist at once; no queue has room for the fields of more.
-MOST_BATCHES = 1_000_000
+MAX_BATCHES = 1_000_000
 _INCARNATION = re.compile(rb"[0-9a-f]{1,32}")
 #: An integer that a Lua number holds exactly.
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,14}")
@@ -141,7 +141,7 @@ def parse_numbers(
     """
     if _INCARNATION.fullmatch(incarnation) and _NUMBER.fullmatch(open_batch) and _NUMBER.fullmatch(done):
         numbers = incarnation.decode(), int(open_batch), int(done)
-        if 0 <= numbers[2] < numbers[1] <= numbers[2] + MOST_BATCHES:
+        if 0 <= numbers[2] < numbers[1] <= numbers[2] + MAX_BATCHES:
             return numbers
     message = (
         f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has "

@@ -57,7 +57,7 @@ def test_rows_are_yielded_in_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "message"),
     [
         (b"+1\0count\0d", b"1", r"b'\+1' is not an encoded primary key"),
         (b"1_0\0count\0d", b"1", "b'1_0' is not an encoded primary key"),
@@ -67,8 +67,8 @@ def test_rows_are_yielded_in_chunks() -> None:
         (b"1\0\0m", b"?", r"b'\?' is not a valid marker of a row"),
     ],
 )
-def test_a_damaged_field_is_named(field: bytes, value: bytes, says: str) -> None:
+def test_a_damaged_field_is_named(field: bytes, value: bytes, message: str) -> None:
     """Among fields that are valid."""
     fields = {b"2\0count\0d": b"1", field: value, b"3\0level\0p": b"=1"}
-    with pytest.raises(WriteBehindDamagedError, match=says):
+    with pytest.raises(WriteBehindDamagedError, match=message):
         read_batch(Tag, fields)

@@ -17,9 +17,9 @@ from cacheproject.demo.models import Article
 
 
 def field(kind: type[models.Field[Any, Any]], **options: Any) -> models.Field[Any, Any]:
-    made = kind(**options)
-    made.set_attributes_from_name("x")
-    return made
+    column = kind(**options)
+    column.set_attributes_from_name("x")
+    return column
 
 
 INTEGER = field(models.IntegerField)
@@ -29,10 +29,10 @@ MOMENT = field(models.DateTimeField, null=True)
 
 
 def reference(to_field: str) -> models.ForeignKey[Any, Any]:
-    made = field(models.ForeignKey, to="demo.Article", on_delete=models.CASCADE, to_field=to_field)
-    made.remote_field.model = Article
-    made.opts = Article._meta
-    return made
+    column = field(models.ForeignKey, to="demo.Article", on_delete=models.CASCADE, to_field=to_field)
+    column.remote_field.model = Article
+    column.opts = Article._meta
+    return column
 
 
 REFERENCE, BY_SLUG = reference("id"), reference("slug")
@@ -78,7 +78,7 @@ def test_anything_else_is_put(column: Any, value: Any, encoded: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "change", "says"),
+    ("column", "change", "message"),
     [
         (INTEGER, F("y") + 1, "takes a value, F('x') ± n"),
         (INTEGER, F("x") * 2, "takes a value, F('x') ± n"),
@@ -125,9 +125,9 @@ def test_anything_else_is_put(column: Any, value: Any, encoded: bytes) -> None:
         (field(models.FloatField), F("x") + 1.0, "nothing can be added to a FloatField"),
     ],
 )
-def test_an_unsupported_change_is_refused_at_the_call(column: Any, change: Any, says: str) -> None:
+def test_an_unsupported_change_is_refused_at_the_call(column: Any, change: Any, message: str) -> None:
     """With the reason, at the call and not in the worker."""
-    with pytest.raises(WriteBehindRefusedError, match=says.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(WriteBehindRefusedError, match=message.replace("(", r"\(").replace(")", r"\)")):
         encode_change(column, change)
 
 

@@ -5,25 +5,18 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, ClassVar
 
 from xxhash import xxh3_64_intdigest
 
 from cachebackend.management.traces import Trace
-from cachebackend.policies import LFU, LRU, S3FIFO, TinyLFU, hit_ratio
+from cachebackend.policies import POLICIES, SimulatedPolicy, hit_ratio
 from cachebackend.policies.sampled import SampledLFU, SampledLRU
 
 __all__ = ["SIMULATED", "advice", "curves", "default_sizes", "miss_ratio_chart", "sampled"]
 
-#: The policies by the names that people know them by; each takes the most entries.
-SIMULATED: dict[str, Callable[[int], Any]] = {
-    "LRU": LRU,
-    "LFU": LFU,
-    "W-TinyLFU": TinyLFU,
-    "S3-FIFO": S3FIFO,
-    "Redis LRU": SampledLRU,
-    "Redis LFU": SampledLFU,
-}
+#: The policies that are compared, without those that need another package: the near cache's and the nodes'.
+SIMULATED: list[type[SimulatedPolicy[Any, bool]]] = [*POLICIES.values(), SampledLRU, SampledLFU]
 #: Shares of all keys that sizes are tried at.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 #: More requests than these are thinned out by key.
@@ -65,18 +58,22 @@ def curves(
         rate: What share of the keys the requests are of.
         tell: Called with what is done next.
     """
-    policies = SIMULATED | ({"ARC": _Arc} if _has_libcachesim() else {})
+    policies = SIMULATED.copy()
+    if _has_libcachesim():
+        policies.append(_Arc)
     found: dict[str, list[float]] = {}
-    for name, make in policies.items():
-        tell(f"{name}: {len(sizes)} sizes, {len(trace):,} requests each")
-        found[name] = [
-            hit_ratio(make(max(1, round(size * rate))), trace.blocks, trace.writes) for size in sizes
+    for policy in policies:
+        tell(f"{policy.title}: {len(sizes)} sizes, {len(trace):,} requests each")
+        found[policy.title] = [
+            hit_ratio(policy(max(1, round(size * rate))), trace.blocks, trace.writes) for size in sizes
         ]
     return found
 
 
 class _Arc:
-    """libcachesim's ARC, asked as our policies are."""
+    """libcachesim's ARC, with the interface of our policies."""
+
+    title: ClassVar[str] = "ARC"
 
     def __init__(self, capacity: int) -> None:
         import libcachesim  # type: ignore[import-untyped]

@@ -1,40 +1,46 @@
-"""Which entry of a bounded memory gives way to another: eviction policies, as plain mappings.
+"""Eviction policies: which entry of a bounded mapping is removed to make room for another.
 
-A policy keeps at most so many entries and decides alone which. It knows nothing of time,
-nodes or threads, but a ``get`` may run beside another or a ``put``: what it notes of a use may be
-lost, and nothing else. ``s3fifo`` and ``tinylfu`` find more than ``lru`` where many keys are asked for
-once; ``lfu`` never forgets.
+The near cache stores its copies in one of them, and ``ring simulate`` compares them on a trace.
+``s3fifo`` and ``tinylfu`` have more hits than ``lru`` where many keys are requested only once;
+``lfu`` never lowers an entry's count of accesses. The package imports nothing of this project. It
+never looks at the time, locks or connects.
+
+To add a policy, write a class that implements ``Policy`` and add it to ``POLICIES``; settings,
+simulation, tests and benchmarks read that table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import repeat
 from typing import Any
 
 from cachebackend.policies.lfu import LFU
 from cachebackend.policies.lru import LRU
+from cachebackend.policies.policy import Policy, SimulatedPolicy
 from cachebackend.policies.s3fifo import S3FIFO
 from cachebackend.policies.tinylfu import TinyLFU
 
-__all__ = ["LFU", "LRU", "POLICIES", "S3FIFO", "TinyLFU", "hit_ratio"]
+__all__ = ["LFU", "LRU", "POLICIES", "S3FIFO", "Policy", "SimulatedPolicy", "TinyLFU", "hit_ratio"]
 
-#: The policies by the names that settings have for them; each takes the most entries.
-POLICIES: dict[str, Callable[[int], Any]] = {
-    "lfu": LFU,
+#: The policies that ``OPTIONS["near"]["policy"]`` may name.
+POLICIES: dict[str, type[Policy[Any, Any]]] = {
     "lru": LRU,
-    "s3fifo": S3FIFO,
+    "lfu": LFU,
     "tinylfu": TinyLFU,
+    "s3fifo": S3FIFO,
 }
 
 
-def hit_ratio(policy: Any, keys: Iterable[Any], writes: Iterable[Any] = repeat(False)) -> float:
-    """Return the share of reads, 0 to 1, that find their key, when each that does not puts it.
+def hit_ratio(
+    policy: SimulatedPolicy[Any, bool], keys: Iterable[Any], writes: Iterable[Any] = repeat(False)
+) -> float:
+    """Return the share of reads, 0 to 1, that hit; a read that misses stores its key.
 
     Args:
-        policy: What keeps the keys.
+        policy: An empty policy.
         keys: The key of each request.
-        writes: Whether each request writes: puts its key, and reads nothing.
+        writes: Whether each request is a write. A write stores its key and is not a read.
     """
     hits = reads = 0
     for key, is_write in zip(keys, writes):  # noqa: B905  # the writes may have no end

@@ -1,8 +1,9 @@
-"""LFU: the entry that was used least often gives way; of several, the one that came first.
+"""LFU: evicts the least frequently used entry; of several, the one that was stored first.
 
-A use adds one to a count and moves nothing. A heap has each entry by the count that it had when
-it was last looked at; one that turns out to have been used since goes back under its new count.
-Nothing is ever forgotten of an entry that stays: what was asked for often long ago stays long.
+An access adds one to the entry's count and moves nothing. A heap orders the entries by the count
+that they had when the heap last looked at them. An entry at the top that was accessed since is
+pushed back with its present count. Counts never fall: an entry that was accessed often long ago is
+stored for a long time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from itertools import count
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 __all__ = ["LFU"]
 
@@ -20,7 +21,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class _Cell(Generic[V]):
-    """An entry, how often it was used, and the number that it was put under."""
+    """An entry, its count of accesses, and a number that grows with each key that is stored."""
 
     entry: V
     uses: int
@@ -28,69 +29,74 @@ class _Cell(Generic[V]):
 
 
 class LFU(Generic[K, V]):
-    """At most so many entries.
+    """At most ``capacity`` entries, each with its count of accesses.
 
     Args:
         capacity: The most entries.
     """
 
-    __slots__ = ("_capacity", "_entries", "_heap", "_numbers")
+    title: ClassVar[str] = "LFU"
+    __slots__ = ("_capacity", "_cells", "_heap", "_numbers")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: dict[K, _Cell[V]] = {}
+        self._cells: dict[K, _Cell[V]] = {}
         self._heap: list[tuple[int, int, K]] = []
         self._numbers = count()
 
     def get(self, key: K) -> V | None:
-        """Return an entry, as used once more; None if there is none."""
-        cell = self._entries.get(key)
+        """Return a key's entry and count an access; None if there is none."""
+        cell = self._cells.get(key)
         if cell is None:
             return None
         cell.uses += 1
         return cell.entry
 
     def put(self, key: K, entry: V) -> list[V]:
-        """Keep an entry; return what gave way, an older one of the key too."""
-        cell = self._entries.get(key)
+        """Store an entry; return the entries removed: the key's previous one, and those evicted."""
+        cell = self._cells.get(key)
         if cell is not None:
-            gone, cell.entry = [cell.entry], entry
-            return gone
-        gone = []
-        while len(self._entries) >= self._capacity:
-            gone.append(self.evict())
+            removed, cell.entry = [cell.entry], entry
+            return removed
+        removed = []
+        while len(self._cells) >= self._capacity:
+            removed.append(self.evict())
         number = next(self._numbers)
-        self._entries[key] = _Cell(entry, 0, number)
+        self._cells[key] = _Cell(entry, 0, number)
         heapq.heappush(self._heap, (0, number, key))
-        return gone
+        return removed
 
     def drop(self, key: K) -> V | None:
-        """Forget an entry, which the heap finds out later; return it if there was one."""
-        cell = self._entries.pop(key, None)
+        """Remove a key's entry and return it; None if there is none.
+
+        The heap still has the key until it reaches the top, or until the heap is rebuilt because it
+        has grown to twice the capacity.
+        """
+        cell = self._cells.pop(key, None)
         if len(self._heap) > 2 * self._capacity + 16:
-            self._heap = [(each.uses, each.number, key) for key, each in self._entries.items()]
+            self._heap = [(each.uses, each.number, key) for key, each in self._cells.items()]
             heapq.heapify(self._heap)
         return None if cell is None else cell.entry
 
     def clear(self) -> None:
-        """Forget all."""
-        self._entries.clear()
+        """Remove all entries."""
+        self._cells.clear()
         self._heap.clear()
 
     def items(self) -> list[tuple[K, V]]:
-        """Return all entries, as they stand."""
-        return [(key, cell.entry) for key, cell in list(self._entries.items())]
+        """Return a copy of all keys and entries, without counting accesses."""
+        return [(key, cell.entry) for key, cell in list(self._cells.items())]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._cells)
 
     def evict(self) -> V:
-        """Let the entry go whose turn it is, and return it; there is one."""
+        """Remove the least frequently used entry, and return it; there must be one."""
         while True:
             uses, number, key = heapq.heappop(self._heap)
-            cell = self._entries.get(key)
+            cell = self._cells.get(key)
             if cell is None or cell.number != number:
-                continue  # it was dropped
+                continue  # the key was dropped
             if cell.uses == uses:
-                return self._entries.pop(key).entry
+                return self._cells.pop(key).entry
             heapq.heappush(self._heap, (cell.uses, number, key))

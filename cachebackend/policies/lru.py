@@ -1,9 +1,9 @@
-"""Least recently used: what was not asked for the longest gives way."""
+"""LRU: evicts the least recently used entry."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 __all__ = ["LRU"]
 
@@ -12,12 +12,13 @@ V = TypeVar("V")
 
 
 class LRU(Generic[K, V]):
-    """At most so many entries, ordered by their last use.
+    """At most ``capacity`` entries, ordered by their last access.
 
     Args:
         capacity: The most entries.
     """
 
+    title: ClassVar[str] = "LRU"
     __slots__ = ("_capacity", "_entries")
 
     def __init__(self, capacity: int) -> None:
@@ -25,7 +26,7 @@ class LRU(Generic[K, V]):
         self._entries: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        """Return an entry, as used now; None if there is none."""
+        """Return a key's entry and count an access; None if there is none."""
         entry = self._entries.get(key)
         if entry is not None:
             try:
@@ -35,28 +36,28 @@ class LRU(Generic[K, V]):
         return entry
 
     def put(self, key: K, entry: V) -> list[V]:
-        """Keep an entry; return what gave way, an older one of the key too."""
-        gone = [self._entries[key]] if key in self._entries else []
+        """Store an entry; return the entries removed: the key's previous one, and those evicted."""
+        removed = [self._entries[key]] if key in self._entries else []
         self._entries[key] = entry
         self._entries.move_to_end(key)
         if len(self._entries) > self._capacity:
-            gone.append(self.evict())
-        return gone
+            removed.append(self.evict())
+        return removed
 
     def evict(self) -> V:
-        """Let the entry go whose turn it is, and return it; there is one."""
+        """Remove the least recently used entry, and return it; there must be one."""
         return self._entries.popitem(last=False)[1]
 
     def drop(self, key: K) -> V | None:
-        """Forget an entry; return it if there was one."""
+        """Remove a key's entry and return it; None if there is none."""
         return self._entries.pop(key, None)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._entries.clear()
 
     def items(self) -> list[tuple[K, V]]:
-        """Return all entries, as they stand."""
+        """Return a copy of all keys and entries, without counting accesses."""
         return list(self._entries.items())
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What each policy keeps, and that it never keeps more than it may."""
+"""Which entries each policy stores, and that it never stores more than its capacity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cachebackend.policies import LFU, LRU, POLICIES, S3FIFO, TinyLFU, hit_ratio
 
-STEPS = ("ask", "drop", "evict", "clear")
+STEPS = ("request", "drop", "evict", "clear")
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -18,46 +18,51 @@ STEPS = ("ask", "drop", "evict", "clear")
     capacity=st.integers(1, 12),
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 30)), max_size=200),
 )
-def test_it_holds_at_most_its_capacity_and_what_was_put_last(
+def test_a_policy_stores_at_most_its_capacity_and_always_the_last_entry(
     name: str, capacity: int, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever is asked for and dropped; what it returns is what was put, and what gives way is told."""
+    """In any order of requests, drops, evictions and clears; `put` returns exactly the entries removed."""
     policy = POLICIES[name](capacity)
-    standing: set[tuple[int, int]] = set()
-    for at, (step, key) in enumerate(steps):
+    stored: set[tuple[int, int]] = set()
+    for number, (step, key) in enumerate(steps):
         if step == "drop":
-            standing -= {policy.drop(key)}
+            stored -= {policy.drop(key)}
             assert policy.get(key) is None
         elif step == "evict":
-            if standing:
-                standing.remove(policy.evict())
+            if stored:
+                stored.remove(policy.evict())
         elif step == "clear":
             policy.clear()
-            standing.clear()
+            stored.clear()
             assert len(policy) == 0
         else:
-            held = policy.get(key)
-            assert held is None or held[0] == key
-            gone = policy.put(key, (key, at))
-            standing.add((key, at))
-            assert standing.issuperset(gone)
-            standing.difference_update(gone)
-            assert policy.get(key) in {(key, at), None} if capacity == 1 else policy.get(key) == (key, at)
+            entry = policy.get(key)
+            assert entry is None or entry[0] == key
+            removed = policy.put(key, (key, number))
+            stored.add((key, number))
+            assert stored.issuperset(removed)
+            stored.difference_update(removed)
+            if capacity == 1:
+                assert policy.get(key) in {(key, number), None}
+            else:
+                assert policy.get(key) == (key, number)
         assert len(policy) <= capacity
-        assert {entry for _, entry in policy.items()} == standing
-        assert len(policy) == len(standing)
+        assert {entry for _, entry in policy.items()} == stored
+        assert len(policy) == len(stored)
 
 
 @pytest.mark.parametrize("name", ["s3fifo", "tinylfu"])
-def test_it_keeps_as_much_where_another_bound_is_nearer(name: str) -> None:
-    """Of bytes, say: it is little worse than one that may hold just so many."""
-    keys = random.Random(0).choices(range(5000), [1 / at**0.9 for at in range(1, 5001)], k=30_000)
+def test_a_policy_hits_as_often_when_its_caller_limits_the_entries(name: str) -> None:
+    """By bytes, say: a caller that evicts down to 100 entries hits almost as often as a capacity of 100."""
+    keys = random.Random(0).choices(range(5000), [1 / rank**0.9 for rank in range(1, 5001)], k=30_000)
 
     class Bounded:
-        """At most a hundred entries of ten thousand."""
+        """A policy of 10,000 entries whose caller allows 100."""
 
-        def __init__(self) -> None:
-            self.policy = POLICIES[name](10_000)
+        title = "bounded"
+
+        def __init__(self, capacity: int) -> None:
+            self.policy = POLICIES[name](capacity)
             self.get = self.policy.get
 
         def put(self, key: int, entry: bool) -> None:
@@ -65,13 +70,13 @@ def test_it_keeps_as_much_where_another_bound_is_nearer(name: str) -> None:
             while len(self.policy) > 100:
                 self.policy.evict()
 
-    found = hit_ratio(Bounded(), keys)
-    assert found > 1.1 * hit_ratio(POLICIES["lru"](100), keys)
-    assert found > 0.9 * hit_ratio(POLICIES[name](100), keys)
+    bounded = hit_ratio(Bounded(10_000), keys)
+    assert bounded > 1.1 * hit_ratio(POLICIES["lru"](100), keys)
+    assert bounded > 0.9 * hit_ratio(POLICIES[name](100), keys)
 
 
-def test_lru_lets_the_least_recently_used_go() -> None:
-    """A get is a use."""
+def test_lru_evicts_the_least_recently_used() -> None:
+    """A get is an access."""
     lru: LRU[str, int] = LRU(2)
     lru.put("a", 1)
     lru.put("b", 2)
@@ -80,8 +85,8 @@ def test_lru_lets_the_least_recently_used_go() -> None:
     assert [key for key, _ in lru.items()] == ["a", "c"]
 
 
-def test_s3fifo_keeps_what_is_asked_for_again_through_a_scan() -> None:
-    """A thousand keys that are asked for once push nothing out."""
+def test_s3fifo_keeps_repeated_keys_through_a_scan() -> None:
+    """A thousand keys that are requested once evict at most a tenth of the keys requested again."""
     cache: S3FIFO[int, int] = S3FIFO(100)
     for _ in range(4):
         for key in range(50):
@@ -92,8 +97,8 @@ def test_s3fifo_keeps_what_is_asked_for_again_through_a_scan() -> None:
     assert sum(cache.get(key) is not None for key in range(50)) >= 45
 
 
-def test_s3fifo_finds_more_than_lru_where_many_keys_come_once() -> None:
-    """As on real traces; `benchmarks/near_traces.py` has those."""
+def test_s3fifo_hits_more_than_lru_where_many_keys_come_once() -> None:
+    """As in real traces, which `benchmarks/near_traces.py` reads."""
     chance = random.Random(1)
     keys = [chance.randrange(200) if chance.random() < 0.5 else 10_000 + n for n in range(20_000)]
     hits = {}
@@ -108,8 +113,8 @@ def test_s3fifo_finds_more_than_lru_where_many_keys_come_once() -> None:
     assert hits["s3fifo"] > hits["lru"] * 1.2
 
 
-def test_lfu_lets_the_least_often_used_go() -> None:
-    """Of several that were used as often, the one that came first."""
+def test_lfu_evicts_the_least_frequently_used() -> None:
+    """Of several with the same count, the one that was stored first."""
     lfu: LFU[str, int] = LFU(3)
     for key in "abc":
         lfu.put(key, 1)
@@ -121,8 +126,8 @@ def test_lfu_lets_the_least_often_used_go() -> None:
     assert {key for key, _ in lfu.items()} == {"a", "b", "e"}
 
 
-def test_lfu_forgets_what_was_dropped() -> None:
-    """However often, and whatever comes in its place."""
+def test_lfu_stores_nothing_of_dropped_keys() -> None:
+    """However often keys are dropped and stored again."""
     lfu: LFU[int, int] = LFU(2)
     for turn in range(100):
         lfu.put(turn % 3, turn)
@@ -132,8 +137,8 @@ def test_lfu_forgets_what_was_dropped() -> None:
     assert lfu.items() == [(1, 1)]
 
 
-def test_tinylfu_keeps_what_is_asked_for_again_through_a_scan() -> None:
-    """Ten thousand keys that are asked for once push hardly anything out."""
+def test_tinylfu_keeps_repeated_keys_through_a_scan() -> None:
+    """Ten thousand keys that are requested once evict at most a quarter of the keys requested again."""
     cache: TinyLFU[int, int] = TinyLFU(100)
     for _ in range(10):
         for key in range(80):
@@ -145,10 +150,10 @@ def test_tinylfu_keeps_what_is_asked_for_again_through_a_scan() -> None:
     assert sum(cache.get(key) is not None for key in range(80)) >= 60
 
 
-def test_tinylfu_finds_its_window() -> None:
-    """Where only what was asked for lately counts, it comes to find more than frequency would."""
+def test_tinylfu_adapts_its_window() -> None:
+    """Where recent requests matter more than frequent ones, it grows the window and hits more than LFU."""
     chance = random.Random(1)
-    recent = [at // 4 + chance.randrange(60) for at in range(40_000)]
+    recent = [n // 4 + chance.randrange(60) for n in range(40_000)]
     skewed = [int(5000 * chance.random() ** 4) for _ in range(40_000)]
     assert hit_ratio(POLICIES["tinylfu"](100), recent) > 2 * hit_ratio(POLICIES["lfu"](100), recent)
     assert hit_ratio(POLICIES["tinylfu"](100), skewed) > hit_ratio(POLICIES["lru"](100), skewed)

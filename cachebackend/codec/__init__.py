@@ -1,12 +1,15 @@
-"""Values to the bytes of one key, and back.
+"""Values to records (the bytes of one key), and back.
 
-``record`` has the layout of those bytes; ``msgpack`` and ``codec`` turn values into
-payloads. A writer uses the codec that the settings name; a reader understands every
-codec, whatever the settings say. Knows nothing of nodes, keys or time.
+``record`` has the layout of a record, and ``payload`` the codecs that turn a value into its payload;
+``msgpack`` and ``compression`` serve them. ``Codec`` writes by the codec that the settings name, and
+reads what any codec wrote. The package imports ``clock`` and ``errors`` only. It never connects to a
+node, reads the time or knows a key.
 """
 
 from cachebackend.codec import msgpack
-from cachebackend.codec.codec import CODECS, Codec
+from cachebackend.codec.codec import Codec
+from cachebackend.codec.compression import COMPRESSORS
+from cachebackend.codec.payload import CODECS
 from cachebackend.codec.record import (
     HEADER_BYTES,
     Kind,
@@ -24,11 +27,12 @@ from cachebackend.codec.record import (
 )
 
 EncodeError = msgpack.EncodeError
-#: The bytes of plain data, the same in every process; raises EncodeError for other.
+#: Returns the bytes of plain data, the same in every process; raises EncodeError for other values.
 pack_plain = msgpack.dumps
 
 __all__ = [
     "CODECS",
+    "COMPRESSORS",
     "HEADER_BYTES",
     "Codec",
     "EncodeError",

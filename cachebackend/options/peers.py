@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from cachebackend.codec import CODECS, COMPRESSORS
+
 __all__ = ["BLOCK_SETTINGS", "GLOBAL_SETTINGS", "peer_option"]
 
 _IN_THE_URL = "it is part of the node's URL in LOCATION"
 _NO_POOL = "each thread holds a connection of its own; leave it out"
-_CODEC = "it is 'codec': 'auto', 'msgpack', 'json', 'pickle' or 'signed-pickle'"
+_CODEC = f"use 'codec': one of {', '.join(map(repr, CODECS))}"
 _DJANGO_REDIS = {
     "CLIENT_CLASS": "every alias is a ring; leave it out",
     "CLIENT_CLASS_KWARGS": "every alias is a ring; leave it out",
     "CLOSE_CONNECTION": "connections stay with their threads; leave it out",
-    "COMPRESSOR": "it is 'compressor': 'zlib', 'lz4' or 'zstd'",
+    "COMPRESSOR": f"use 'compressor': one of {', '.join(map(repr, COMPRESSORS))}",
     "CONNECTION_FACTORY": "Sentinel is a URL: redis+sentinel://host1,host2/service; leave it out",
     "CONNECTION_POOL_CLASS": _NO_POOL,
     "CONNECTION_POOL_KWARGS": _NO_POOL,

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from cachebackend.codec import CODECS, COMPRESSORS
 from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
 from cachebackend.options.peers import peer_option
 from cachebackend.options.url import NodeAddress, parse_nodes
+from cachebackend.policies import POLICIES
 
 __all__ = ["RingOptions", "change_faults"]
 
 _Block = TypeVar("_Block")
 _SECONDS = Number(0, above=True, unit=" seconds")
-_CODECS = ("auto", "pickle", "signed-pickle", "json", "msgpack")
 #: What a cache's nodes may do when they are full; the volatile ones never evict what has no timeout.
 _EVICTIONS = ("allkeys-lfu", "allkeys-lru", "allkeys-random")
 _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
@@ -34,14 +35,14 @@ class NearOptions:
     Attributes:
         max_entries: The most copies in a process.
         max_age: Seconds that a copy is good at most, whatever its node tells.
-        policy: Which copy gives way to another.
+        policy: Which copy is evicted to make room for another.
         max_bytes: The most bytes of all copies' keys and records together; None: any.
         max_record_bytes: Longer records are not copied; None: all are.
     """
 
     max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
     max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
-    policy: str = field(default="s3fifo", metadata={"rule": Choice(("s3fifo", "lru", "lfu", "tinylfu"))})
+    policy: str = field(default="s3fifo", metadata={"rule": Choice(tuple(POLICIES))})
     max_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**60))})
     max_record_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**31))})
 
@@ -93,17 +94,17 @@ class RingOptions:
         early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
             optimal for most, more is earlier, 0 is never.
         near: The near cache: copies in the process of what was read. A dict of
-            ``max_entries`` (10000), ``max_age`` in seconds (5.0), ``policy`` (``"s3fifo"``,
-            ``"tinylfu"``, ``"lru"`` or ``"lfu"``) and ``max_record_bytes`` (None); None: none.
-        eviction: How the nodes should evict: a dict of ``maxmemory`` (bytes, or ``"256mb"``) and
-            ``policy`` (``"allkeys-lfu"``, ``"allkeys-lru"`` or ``"allkeys-random"``). ``ring doctor``
-            compares it with the nodes, ``ring configure`` applies it; None: it is theirs to know.
-        codec: How values become bytes: ``"auto"``; ``"msgpack"`` and ``"json"``, which never
-            pickle and refuse what they cannot hold; ``"pickle"``; ``"signed-pickle"``, which
-            loads no pickle that bears no signature by ``SECRET_KEY`` or its fallbacks.
-        compressor: What long values are compressed by: ``"none"``, ``"zlib"``, ``"lz4"`` or
-            ``"zstd"``.
-        compress_over_bytes: Values that are longer are compressed.
+            ``max_entries``, ``max_age``, ``policy``, ``max_bytes`` and ``max_record_bytes``, all
+            optional; None: no near cache.
+        eviction: How the nodes should evict: a dict of ``maxmemory`` and ``policy``. ``ring doctor``
+            compares it with the nodes' configuration, ``ring configure`` applies it; None: the nodes
+            keep the configuration that they have.
+        codec: How values become bytes. ``"auto"`` writes MessagePack, or pickle where MessagePack
+            cannot hold the value. ``"signed-pickle"`` does the same, and loads only pickles that are
+            signed with ``SECRET_KEY`` or one of its fallbacks. ``"msgpack"`` and ``"json"`` never
+            pickle, and refuse values that they cannot hold.
+        compressor: What compresses long values.
+        compress_over_bytes: Values whose bytes are more than this are compressed.
     """
 
     nodes: tuple[NodeAddress, ...]
@@ -125,8 +126,8 @@ class RingOptions:
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
     near: NearOptions | None = None
     eviction: EvictionOptions | None = None
-    codec: str = field(default="auto", metadata={"rule": Choice(_CODECS)})
-    compressor: str = field(default="none", metadata={"rule": Choice(("none", "zlib", "lz4", "zstd"))})
+    codec: str = field(default="auto", metadata={"rule": Choice(tuple(CODECS))})
+    compressor: str = field(default="none", metadata={"rule": Choice(("none", *COMPRESSORS))})
     compress_over_bytes: int = field(default=1024, metadata={"rule": Whole(0, 2**31)})
 
     @classmethod

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache, protocol
-from cachebackend.codec import Codec
+from cachebackend.codec import CODECS, COMPRESSORS, Codec
 from cachebackend.errors import CodecError
 from cachebackend.monitoring import key_figures
 from cachebackend.testing import empty_ring
@@ -70,8 +70,8 @@ OPERATIONS: dict[str, Callable[[RingCache, str], object]] = {
 def seeds(cache: RingCache) -> list[bytes]:
     """Return records of each kind, codec and compressor, and pickles that record when they are loaded."""
     found = [b"L" + bytes(16), b"Q" + bytes(32), b"T" + bytes(16), b"5", b"-", b"", b"V", b"9" * 400]
-    for name in ("auto", "pickle", "signed-pickle", "json", "msgpack"):
-        for compressor in ("none", "zlib", "lz4", "zstd"):
+    for name in CODECS:
+        for compressor in ("none", *COMPRESSORS):
             codec = Codec(name, compressor, 5, lambda: (b"another project's",))
             found += [codec.encode(value) for value in ("a" * 50, {"a": [1, 2, 3]}, None, [1.5] * 40)]
     cache.get_or_set("made", lambda: [1, 2], 60, stale_for=30, tags=TAGS)

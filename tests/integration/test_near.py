@@ -396,7 +396,7 @@ def test_a_forked_child_begins_anew(cache: RingCache) -> None:
     ("near", "says"),
     [
         ({"max_entries": 0}, r"\['near'\]\['max_entries'\]"),
-        ({"policy": "fifo"}, "one of s3fifo, lru"),
+        ({"policy": "fifo"}, "one of lru, lfu"),
         ({"size": 1}, "unknown"),
         (5, "must be a dict or None"),
     ],

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils.safestring import SafeString, mark_safe
 
-from cachebackend.codec import Codec, Kind, kind_of, lease_record, lease_token
+from cachebackend.codec import COMPRESSORS, Codec, Kind, kind_of, lease_record, lease_token
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import CodecError, RecordError
 
@@ -158,7 +158,7 @@ def test_a_signature_by_a_former_secret_will_do() -> None:
     record = Codec("signed-pickle", secrets=lambda: [b"old"]).encode(Colour.RED)
     assert record[1] == CodecId.SIGNED_PICKLE
     assert Codec("signed-pickle", secrets=SECRETS).decode(record) is Colour.RED
-    with pytest.raises(RecordError, match="no signature"):
+    with pytest.raises(RecordError, match="no valid signature"):
         Codec("signed-pickle", secrets=lambda: [b"another"]).decode(record)
 
 
@@ -170,8 +170,8 @@ def test_a_signature_by_a_former_secret_will_do() -> None:
         ("json", {1: 2}, "keys are str"),
         ("json", [float("nan")], "cannot hold this list"),
         ("json", [Colour.RED], "cannot hold a Colour"),
-        ("msgpack", Point(1, 2), "cannot hold a Point"),
-        ("msgpack", {"a": Person("x")}, "cannot hold a dict as this one"),
+        ("msgpack", Point(1, 2), "cannot hold this Point"),
+        ("msgpack", {"a": Person("x")}, "cannot hold this dict"),
     ],
 )
 def test_a_codec_without_pickle_says_what_it_cannot_hold(name: str, value: Any, says: str) -> None:
@@ -180,7 +180,7 @@ def test_a_codec_without_pickle_says_what_it_cannot_hold(name: str, value: Any, 
         Codec(name).encode(value)
 
 
-@pytest.mark.parametrize("compressor", ["zlib", "lz4", "zstd"])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
 def test_long_values_are_compressed_and_short_ones_are_not(compressor: str) -> None:
     """Nor is what would only grow."""
     codec = Codec("auto", compressor, 100)

@@ -18,7 +18,7 @@ from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import dependents_of, watched_models
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
-from cachebackend.options.peers import GLOBAL_SETTINGS
+from cachebackend.options.other_backends import GLOBAL_SETTINGS
 from cachebackend.writebehind import WriteBehindManager
 from cachebackend.writebehind.queue import behind_models
 

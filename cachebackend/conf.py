@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from cachebackend.options import Faults, RingOptions, WriteBehindOptions
-from cachebackend.options.faults import Number, Optional, Rule, Whole
-from cachebackend.options.peers import BLOCK_SETTINGS
+from cachebackend.options.other_backends import ALIAS_SETTINGS
+from cachebackend.options.rules import Integer, Number, Optional, Rule
 
 __all__ = ["BACKENDS", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
 
@@ -23,7 +23,7 @@ BACKENDS = ("cachebackend.RingCache", "cachebackend.backend.RingCache")
 _BLOCK: dict[str, Rule | None] = {
     **dict.fromkeys(("BACKEND", "KEY_FUNCTION", "KEY_PREFIX", "LOCATION", "OPTIONS")),
     "TIMEOUT": Optional(Number(float("-inf"), unit=" seconds")),
-    "VERSION": Whole(0, 2**31),
+    "VERSION": Integer(0, 2**31),
 }
 
 
@@ -49,8 +49,8 @@ def ring_options(alias: str) -> RingOptions:
     block: Mapping[str, Any] = settings.CACHES[alias]
     faults = Faults(f"CACHES[{alias!r}]")
     for name, value in block.items():
-        if name in BLOCK_SETTINGS:
-            faults.add(name, f"is a setting of django-redis; here {BLOCK_SETTINGS[name]}")
+        if name in ALIAS_SETTINGS:
+            faults.add(name, f"is a setting of django-redis; here {ALIAS_SETTINGS[name]}")
         elif name not in _BLOCK:
             faults.add(name, f"unknown setting; known are {', '.join(sorted(_BLOCK))}")
         elif (rule := _BLOCK[name]) and (text := rule.fault(value)):

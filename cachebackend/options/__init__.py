@@ -1,8 +1,9 @@
-"""What the settings say, read once and validated whole.
+"""The settings, validated as a whole, as frozen values.
 
-Plain frozen values: nothing here reads Django's settings (``conf`` does), opens a
-connection, or has a default that another module repeats. Every fault is collected
-and named by the path of its setting before anything is built.
+A settings block is read once, before anything is built from it. Every fault is collected and begins
+with the path of its setting; one ConfigurationError holds them all. Defaults and limits are written
+here and nowhere else. The package imports ``policies``, ``codec`` and ``errors``. It never reads
+Django's settings (``conf`` does), and never connects.
 """
 
 from cachebackend.options.faults import Faults

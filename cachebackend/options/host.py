@@ -1,14 +1,17 @@
-"""What a host may be called."""
+"""Whether a host name can be looked up."""
 
 from __future__ import annotations
 
-__all__ = ["is_host"]
+__all__ = ["MAX_PART", "is_host"]
+
+#: The most characters between two dots of a host name.
+MAX_PART = 63
 
 
 def is_host(text: str) -> bool:
-    """Return whether an address can be looked up for a host: no part of its name is empty or too long.
+    """Return whether ``getaddrinfo`` can look up a host: no part between dots is empty or too long.
 
-    Where it cannot be encoded, ``getaddrinfo`` raises UnicodeError, which says nothing of a node.
+    For any other text ``getaddrinfo`` raises UnicodeError, whose message does not name the node.
     """
     try:
         text.encode("idna")

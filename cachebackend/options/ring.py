@@ -1,4 +1,4 @@
-"""The options of one cache alias."""
+"""The settings of one cache alias."""
 
 from __future__ import annotations
 
@@ -8,92 +8,94 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cachebackend.codec import CODECS, COMPRESSORS
-from cachebackend.options.faults import Choice, Faults, Flag, Number, Optional, Whole, check_fields
-from cachebackend.options.peers import peer_option
+from cachebackend.options.faults import Faults
+from cachebackend.options.other_backends import other_backend_option
+from cachebackend.options.rules import Boolean, Choice, Integer, Number, Optional, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 from cachebackend.policies import POLICIES
 
 __all__ = ["RingOptions", "change_faults"]
 
 _Block = TypeVar("_Block")
-_SECONDS = Number(0, above=True, unit=" seconds")
-#: What a cache's nodes may do when they are full; the volatile ones never evict what has no timeout.
+_SECONDS = Number(0, exclusive=True, unit=" seconds")
+#: The allowed values of ``maxmemory-policy``. With ``volatile-*``, keys without a TTL are never evicted.
 _EVICTIONS = ("allkeys-lfu", "allkeys-lru", "allkeys-random")
 _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
-#: The options that name the ring that is entered, or left.
+#: The options that list the other ring while a ring changes.
 _CHANGES = ("joining", "leaving")
-_OTHER_RINGS = (*_CHANGES, "gutter")
-#: Django gives every backend these two; how much a node keeps is the node's own affair.
-_DJANGOS_OWN = ("MAX_ENTRIES", "CULL_FREQUENCY")
+#: The options that list nodes, beside ``LOCATION``.
+_NODE_LISTS = (*_CHANGES, "gutter")
+#: Options that Django gives to every backend. They are ignored: a node evicts by its own settings.
+_IGNORED = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
 
 @dataclass(frozen=True, slots=True)
 class NearOptions:
-    """What ``OPTIONS["near"]`` says.
+    """The options of ``OPTIONS["near"]``.
 
     Attributes:
         max_entries: The most copies in a process.
-        max_age: Seconds that a copy is good at most, whatever its node tells.
+        max_age: The most seconds that a copy is used, even if its node sends no invalidation message.
         policy: Which copy is evicted to make room for another.
-        max_bytes: The most bytes of all copies' keys and records together; None: any.
-        max_record_bytes: Longer records are not copied; None: all are.
+        max_bytes: The most bytes that the keys and records of all copies have together; None: no limit.
+        max_record_bytes: Longer records are not copied; None: no limit.
     """
 
-    max_entries: int = field(default=10_000, metadata={"rule": Whole(1, 100_000_000)})
+    max_entries: int = field(default=10_000, metadata={"rule": Integer(1, 100_000_000)})
     max_age: float = field(default=5.0, metadata={"rule": _SECONDS})
     policy: str = field(default="s3fifo", metadata={"rule": Choice(tuple(POLICIES))})
-    max_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**60))})
-    max_record_bytes: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**31))})
+    max_bytes: int | None = field(default=None, metadata={"rule": Optional(Integer(1, 2**60))})
+    max_record_bytes: int | None = field(default=None, metadata={"rule": Optional(Integer(1, 2**31))})
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionOptions:
-    """What ``OPTIONS["eviction"]`` says: how the nodes should evict, which is theirs to do.
+    """The options of ``OPTIONS["eviction"]``: how the nodes, which do the eviction, should be configured.
 
     Attributes:
-        maxmemory: Bytes that each node may use; as text such as ``"256mb"``, too.
-        policy: What ``maxmemory-policy`` should be.
+        maxmemory: The ``maxmemory`` of each node in bytes, or as text such as ``"256mb"``; None: any.
+        policy: The ``maxmemory-policy`` of each node; None: any.
     """
 
-    maxmemory: int | None = field(default=None, metadata={"rule": Optional(Whole(1, 2**60))})
+    maxmemory: int | None = field(default=None, metadata={"rule": Optional(Integer(1, 2**60))})
     policy: str | None = field(default=None, metadata={"rule": Optional(Choice(_EVICTIONS))})
 
 
 @dataclass(frozen=True, slots=True)
 class RingOptions:
-    """What ``LOCATION`` and ``OPTIONS`` of a cache alias say; times in seconds, sizes in bytes.
+    """The options of ``LOCATION`` and ``OPTIONS`` of a cache alias; times in seconds, sizes in bytes.
 
     Attributes:
         nodes: The nodes of the ring, in the order of ``LOCATION``.
-        connect_timeout: How long a connection may take to stand.
-        socket_timeout: How long a node may take to answer.
-        on_node_failure: ``"miss"``: what a dead node holds is a miss; ``"raise"``:
-            NodeUnavailableError.
-        replay_limit: The most keys that a node is told of one by one when it is back; one
-            that missed more deletes is cleared of this alias' keys.
-        joining: The nodes of the ring that is to be entered, as ``LOCATION`` will name them;
-            deletes go there too.
-        leaving: The nodes of the ring that was left, as ``LOCATION`` named them; deletes go
-            there first, and a miss looks there.
-        warm: Whether a miss looks at the ring that was left.
-        gutter: Spare nodes that take the keys of a node that is ejected.
-        gutter_timeout: How long they keep anything at most.
-        lease_timeout: How long the holder of a lease may take to fill.
-        quarantine_timeout: How long a strict write keeps its keys from being filled; its
-            transaction must be shorter, and on Postgres 17 and later is made to be.
-        fill: How a lease is filled: ``"native"`` (``SET … IFEQ``), ``"script"``, or
-            ``"auto"``: native where the server has it.
-        lease_on_get: A ``get`` that finds nothing takes the lease, and the ``set`` of the
-            same key in the same request fills by it; so code that gets, loads and sets by
-            itself cannot set what is stale.
-        stale_for: For how long a loaded value may be served past its timeout, while one
-            caller loads it again; 0: not at all. A call or manager may say otherwise.
-        jitter: Up to what share a loaded value's timeout is shortened, at random, so that
-            what was filled together does not expire together; 0 to below 1.
-        early_refresh_beta: How eagerly a value is loaded again before its time: 1.0 is
-            optimal for most, more is earlier, 0 is never.
-        near: The near cache: copies in the process of what was read. A dict of
+        connect_timeout: The most time that connecting to a node may take.
+        socket_timeout: The most time that a reply of a node may take.
+        on_node_failure: What a read does while a node is down. ``"miss"``: the node's keys miss;
+            ``"raise"``: the read raises NodeUnavailableError.
+        replay_limit: The most missed deletes that are replayed to a returning node one by one. A
+            node that missed more is cleared of this alias' keys.
+        joining: The nodes of the new ring, as ``LOCATION`` will list them; deletes go to the new ring
+            too.
+        leaving: The nodes of the old ring, as ``LOCATION`` listed them; deletes go to the old ring
+            first, and a miss reads from it.
+        warm: Whether a miss reads from the old ring.
+        gutter: Spare nodes that serve the keys of an ejected node.
+        gutter_timeout: The most time that a gutter node stores a key.
+        lease_timeout: The time that the holder of a lease has to fill.
+        quarantine_timeout: The time for which a strict write prevents its keys from being filled. Its
+            transaction must be shorter; on Postgres 17 and later the transaction's timeout is set.
+        fill: How a lease is filled. ``"native"``: by ``SET … IFEQ``; ``"script"``: by a Lua script;
+            ``"auto"``: native if the server has it.
+        lease_on_get: Whether a ``get`` that misses takes the lease, and the ``set`` of the same key
+            in the same request fills by it. Code that calls get, loads, and calls set is then safe
+            from stale sets.
+        stale_for: The time for which a loaded value may be served after its timeout, while one
+            caller loads it again; 0: none. A call or a manager may set its own.
+        jitter: The largest share, 0 to below 1, by which a loaded value's timeout is shortened at
+            random, so that values which were filled together do not expire together.
+        early_refresh_beta: How eagerly a value is loaded again before its timeout (XFetch). 1.0 is
+            optimal for most sites; more is earlier; 0 turns it off.
+        near: The near cache: copies, in the process, of values that were read. A dict of
             ``max_entries``, ``max_age``, ``policy``, ``max_bytes`` and ``max_record_bytes``, all
             optional; None: no near cache.
         eviction: How the nodes should evict: a dict of ``maxmemory`` and ``policy``. ``ring doctor``
@@ -111,16 +113,16 @@ class RingOptions:
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
-    replay_limit: int = field(default=10_000, metadata={"rule": Whole(1, 10_000_000)})
+    replay_limit: int = field(default=10_000, metadata={"rule": Integer(1, 10_000_000)})
     joining: tuple[NodeAddress, ...] = ()
     leaving: tuple[NodeAddress, ...] = ()
     gutter: tuple[NodeAddress, ...] = ()
     gutter_timeout: float = field(default=10.0, metadata={"rule": _SECONDS})
-    warm: bool = field(default=True, metadata={"rule": Flag()})
+    warm: bool = field(default=True, metadata={"rule": Boolean()})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
     fill: str = field(default="auto", metadata={"rule": Choice(("auto", "native", "script"))})
-    lease_on_get: bool = field(default=False, metadata={"rule": Flag()})
+    lease_on_get: bool = field(default=False, metadata={"rule": Boolean()})
     stale_for: float = field(default=0.0, metadata={"rule": Number(0, unit=" seconds")})
     jitter: float = field(default=0.0, metadata={"rule": Number(0, below=1)})
     early_refresh_beta: float = field(default=1.0, metadata={"rule": Number(0)})
@@ -128,40 +130,40 @@ class RingOptions:
     eviction: EvictionOptions | None = None
     codec: str = field(default="auto", metadata={"rule": Choice(tuple(CODECS))})
     compressor: str = field(default="none", metadata={"rule": Choice(("none", *COMPRESSORS))})
-    compress_over_bytes: int = field(default=1024, metadata={"rule": Whole(0, 2**31)})
+    compress_over_bytes: int = field(default=1024, metadata={"rule": Integer(0, 2**31)})
 
     @classmethod
     def read(cls, location: object, options: object, path: str) -> RingOptions:
-        """Validate a settings block whole.
+        """Return the options of a settings block, validated as a whole.
 
         Args:
-            location: A URL, several in one string, or a list of them.
-            options: The alias' ``OPTIONS``, lower case.
-            path: What the block is called, such as ``CACHES['default']``.
+            location: A URL, several URLs in one string, or a list of URLs.
+            options: The alias' ``OPTIONS``, names in lower case.
+            path: The path of the block, such as ``CACHES['default']``.
 
         Raises:
-            ConfigurationError: With every fault found.
+            ConfigurationError: The block has faults; the error lists all of them.
         """
         faults = Faults(path)
-        nodes = parse_nodes(location, faults.at("LOCATION"))
-        if not nodes and not faults.found:
-            faults.add(
-                "LOCATION", "names no node; give at least one URL such as 'redis://host:6379/0?name=a'"
-            )
+        nodes = parse_nodes(location, faults.below("LOCATION"))
+        if not nodes and not faults.messages:
+            faults.add("LOCATION", "has no node; give at least one URL such as 'redis://host:6379/0?name=a'")
         ours: dict[str, Any] = {}
         if isinstance(options, Mapping):
-            ours = {name: value for name, value in options.items() if name not in _DJANGOS_OWN}
-            near = _block(NearOptions, ours.pop("near", None), faults.at("OPTIONS").at("near"))
+            ours = {name: value for name, value in options.items() if name not in _IGNORED}
+            near = _block(NearOptions, ours.pop("near", None), faults.below("OPTIONS").below("near"))
             eviction = _block(
-                EvictionOptions, _in_bytes(ours.pop("eviction", None)), faults.at("OPTIONS").at("eviction")
+                EvictionOptions,
+                _in_bytes(ours.pop("eviction", None)),
+                faults.below("OPTIONS").below("eviction"),
             )
-            others: dict[str, object] = {name: ours.pop(name) for name in _OTHER_RINGS if name in ours}
+            lists: dict[str, object] = {name: ours.pop(name) for name in _NODE_LISTS if name in ours}
             for name in list(ours):
-                if text := peer_option(name):
-                    faults.at("OPTIONS").add(name, text)
+                if text := other_backend_option(name):
+                    faults.below("OPTIONS").add(name, text)
                     del ours[name]
-            check_fields(cls, ours, faults.at("OPTIONS"), others=(*_OTHER_RINGS, "near", "eviction"))
-            ours |= _other_rings(others, nodes, faults.at("OPTIONS"))
+            check_fields(cls, ours, faults.below("OPTIONS"), also_known=(*_NODE_LISTS, "near", "eviction"))
+            ours |= _node_lists(lists, nodes, faults.below("OPTIONS"))
             ours |= {"near": near, "eviction": eviction}
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
@@ -170,10 +172,10 @@ class RingOptions:
 
     @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
-        """The nodes of the ring, after them those of the ring that is entered or left, and the gutter's.
+        """The nodes of the ring, then those of the other ring while the ring changes, then the gutter's.
 
-        Each once, by its place. Of two under one name the other ring's is called so, that errors
-        tell them apart.
+        Each endpoint is there once. If a node of the other ring has the name of another server in this
+        ring, "(joining)" or "(leaving)" is added to its name, so that errors name one node.
         """
         names, endpoints = {node.name for node in self.nodes}, {node.endpoint for node in self.nodes}
         others = tuple(
@@ -186,56 +188,63 @@ class RingOptions:
 
 
 def _block(kind: type[_Block], given: object, faults: Faults) -> _Block | None:
-    """Return the options of a dict of their own; None if there is none, or it has faults."""
+    """Return the options of a nested dict; None: there is none, or it has faults."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         faults.add(None, f"must be a dict or None, got a {type(given).__name__}")
         return None
-    before = len(faults.found)
+    before = len(faults.messages)
     check_fields(kind, given, faults)  # type: ignore[arg-type]  # each is a dataclass
-    return kind(**given) if len(faults.found) == before else None
+    return kind(**given) if len(faults.messages) == before else None
 
 
 def _in_bytes(given: object) -> object:
-    """Return the block with ``maxmemory`` as a number, where it is text that says one."""
+    """Return the block of ``eviction`` with a ``maxmemory`` that is text such as "256mb" as a number."""
     if not isinstance(given, Mapping) or not isinstance(given.get("maxmemory"), str):
         return given
-    found = _BYTES.fullmatch(given["maxmemory"].strip())
-    if found is None:
+    match = _BYTES.fullmatch(given["maxmemory"].strip())
+    if match is None:
         return given
-    return {**given, "maxmemory": int(found[1]) * _UNITS[(found[2] or "").lower()]}
+    return {**given, "maxmemory": int(match[1]) * _UNITS[(match[2] or "").lower()]}
 
 
-def _other_rings(
+def _node_lists(
     given: Mapping[str, object], nodes: tuple[NodeAddress, ...], faults: Faults
 ) -> dict[str, tuple[NodeAddress, ...]]:
-    """Return the nodes of ``joining`` or ``leaving``, and of ``gutter``.
+    """Return the nodes of ``joining``, ``leaving`` and ``gutter``, as far as they are given.
 
-    It is a fault to say both of the former, or what stands already.
+    Faults are: both ``joining`` and ``leaving``, a change that changes nothing, and a gutter's node
+    that is a node of a ring.
     """
-    found = {name: parse_nodes(urls, faults.at(name)) for name, urls in given.items()}
-    changes = {name: found[name] for name in _CHANGES if found.get(name)}
+    parsed = {name: parse_nodes(urls, faults.below(name)) for name, urls in given.items()}
+    changes = {name: parsed[name] for name in _CHANGES if parsed.get(name)}
     if len(changes) > 1:
-        faults.add("leaving", "a ring is entered or left, not both at once; end the one change first")
-    for name, others in changes.items():
-        for text in change_faults(nodes, others):
+        faults.add("leaving", "cannot be set together with 'joining'; end one change of the ring first")
+    for name, other_ring in changes.items():
+        for text in change_faults(nodes, other_ring):
             faults.add(name, text)
     members = [node for ring in (nodes, *changes.values()) for node in ring]
-    for spare in found.get("gutter", ()):
+    for spare in parsed.get("gutter", ()):
         if any(spare.name == node.name or spare.endpoint == node.endpoint for node in members):
-            faults.add("gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes are spare ones")
-    return found
+            faults.add(
+                "gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes must be spare ones"
+            )
+    return parsed
 
 
-def change_faults(nodes: Sequence[NodeAddress], others: Sequence[NodeAddress]) -> list[str]:
-    """Return why the ring of ``LOCATION`` cannot be changed to, or from, the ring of other nodes."""
-    if {(n.name, n.weight, n.endpoint) for n in others} == {(n.name, n.weight, n.endpoint) for n in nodes}:
-        return ["names the nodes that LOCATION has: nothing would move; leave it out"]
+def change_faults(nodes: Sequence[NodeAddress], other_ring: Sequence[NodeAddress]) -> list[str]:
+    """Return why the ring of ``LOCATION`` cannot change to the other ring, or from it."""
+    if _identities(nodes) == _identities(other_ring):
+        return ["has the same nodes as LOCATION, so no key would move; leave it out"]
     names = {node.endpoint: node.name for node in nodes}
     return [
         f"has as {node.name!r} the server that LOCATION has as {names[node.endpoint]!r}; "
-        "a server keeps its name while the ring is changed"
-        for node in others
+        "use one name for a server while the ring changes"
+        for node in other_ring
         if names.get(node.endpoint, node.name) != node.name
     ]
+
+
+def _identities(nodes: Sequence[NodeAddress]) -> set[tuple[str, float, str]]:
+    return {(node.name, node.weight, node.endpoint) for node in nodes}

@@ -1,4 +1,4 @@
-"""The URL of a node that Sentinel keeps alive: ``redis+sentinel://h1,h2:26380/service/0``."""
+"""The URL of a node behind Sentinel: ``redis+sentinel://host1,host2:26380/service/0``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["SENTINEL_PARAMETERS", "SENTINEL_SCHEME", "SentinelAddress", "sentine
 
 SENTINEL_SCHEME = "redis+sentinel"
 SENTINEL_PORT = 26379
-#: What the query may say beside what any node's may.
+#: Parameters of the URL's query, beside those of every node's URL.
 SENTINEL_PARAMETERS = frozenset({"sentinel_password", "sentinel_username"})
-#: One of the hosts: a name, an IPv4 address or a bracketed IPv6 one, and perhaps a port.
+#: One host: a name, an IPv4 address or an IPv6 address in brackets; and a port, which may be left out.
 _HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:,]+)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """Where the sentinels are, and what they are asked for.
+    """The sentinels of a node, and the name of the service that they watch.
 
     Attributes:
-        hosts: The sentinels, each a host and a port.
-        service: The name under which they know the primary.
-        node_url: The primary's URL but for its address: user, password and database.
-        username: The user that the sentinels ask for, if any.
-        password: Its password. Never printed.
+        hosts: Host and port of each sentinel.
+        service: The name under which the sentinels know the primary.
+        node_url: The primary's URL, with user, password and database; its host is a placeholder.
+        username: The user that the sentinels ask for, if they do.
+        password: The password of this user. Never printed.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -38,7 +38,7 @@ class SentinelAddress:
 
     @property
     def endpoint(self) -> str:
-        """The service and the database."""
+        """The sentinels, the service and the database."""
         hosts = ",".join(sorted(f"{host}:{port}" for host, port in self.hosts))
         return f"{hosts}/{self.service}/{self.node_url.rpartition('/')[2]}"
 
@@ -47,17 +47,18 @@ class SentinelAddress:
 
 
 def sentinel_address(url: str) -> SentinelAddress:
-    """Take the URL of a node behind sentinels apart.
+    """Return the parts of the URL of a node behind Sentinel.
 
     Raises:
-        ValueError: It cannot be; says why, and repeats nothing that may be a password.
+        ValueError: The URL is not valid. The message says why, and repeats no part of the URL that may
+            be a password.
     """
     rest, _, query = url.partition("://")[2].partition("?")
     netloc, _, path = rest.partition("/")
-    account, at, hosts = netloc.rpartition("@")
+    account, separator, hosts = netloc.rpartition("@")
     service, _, database = path.rstrip("/").partition("/")
     if not service:
-        message = "names no service; write redis+sentinel://host1,host2/service"
+        message = "has no service; write redis+sentinel://host1,host2/service"
         raise ValueError(message)
     if not (database or "0").isdigit():
         message = f"the database must be a number, got {database!r}"
@@ -66,16 +67,16 @@ def sentinel_address(url: str) -> SentinelAddress:
     return SentinelAddress(
         tuple(_host_and_port(text) for text in hosts.split(",")),
         unquote(service),
-        f"redis://{account}{at}behind.sentinel/{given.get('db', database) or 0}",
+        f"redis://{account}{separator}behind.sentinel/{given.get('db', database) or 0}",
         given.get("sentinel_username"),
         given.get("sentinel_password"),
     )
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    found = _HOST.fullmatch(text)
-    host, port = (found[1].strip("[]"), int(found[2] or SENTINEL_PORT)) if found else ("", 0)
+    match = _HOST.fullmatch(text)
+    host, port = (match[1].strip("[]"), int(match[2] or SENTINEL_PORT)) if match else ("", 0)
     if not is_host(host) or not 0 < port < 65_536:
-        message = "each sentinel must be a host, or host:port; an IPv6 address stands in brackets"
+        message = "each sentinel must be host or host:port; write an IPv6 address in brackets"
         raise ValueError(message)
     return host, port

@@ -1,4 +1,4 @@
-"""A node's URL, taken apart: its name and weight for the ring, the rest for the connection."""
+"""The URL of a node: name and weight are for the ring, the rest for the connection."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
-from cachebackend.options.host import is_host
+from cachebackend.options.host import MAX_PART, is_host
 from cachebackend.options.sentinel import SENTINEL_PARAMETERS, SENTINEL_SCHEME, sentinel_address
 
 __all__ = ["NodeAddress", "parse_node", "parse_nodes"]
 
-#: A node owns 1000 points a unit of weight; this keeps a ring of 50 nodes quick to build.
+#: The ring gives a node 1000 points for each unit of weight; this range keeps a ring of 50 nodes quick
+#: to build.
 WEIGHT_RANGE = (0.1, 10.0)
-#: Owners are kept as one byte a slot.
-MOST_NODES = 255
+#: The ring's table has one byte for each owner.
+MAX_NODES = 255
 _NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
 _SCHEMES = ("redis", "rediss", "unix", SENTINEL_SCHEME)
-#: Between URLs in one string; the comma between two sentinels is not followed by a scheme.
+#: What separates URLs in one string. A comma between two sentinels is not followed by a scheme.
 _BETWEEN_URLS = re.compile(r"[;\s]+|,\s*(?=[a-z+]+://|$)")
-#: What the query of a URL may say; TLS' own for rediss:// alone.
+#: Parameters that the query of every node's URL may have.
 _PARAMETERS = frozenset({"db", "name", "weight"})
 _TLS_PARAMETERS = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
     | {"ssl_password"}
 )
-_MORE_PARAMETERS = {"rediss": _TLS_PARAMETERS, SENTINEL_SCHEME: SENTINEL_PARAMETERS}
+#: Parameters that only URLs of this scheme may have.
+_PARAMETERS_OF_SCHEME = {"rediss": _TLS_PARAMETERS, SENTINEL_SCHEME: SENTINEL_PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """Where a node is and what it is called.
+    """The name, weight and URL of a node.
 
     Attributes:
-        name: What enters the ring's hash: ``?name=``, else host:port or the socket's path.
-        weight: Share of the keys, relative to the other nodes; 1.0 unless ``?weight=`` says so.
-        url: What to connect to, without name and weight. May hold a password: never printed.
+        name: What the ring hashes: ``?name=``; without it host:port, the socket's path, or the service.
+        weight: Share of the keys, relative to the other nodes; 1.0 unless ``?weight=`` says otherwise.
+        url: The URL to connect to, without name and weight. May hold a password: never printed.
     """
 
     name: str
@@ -46,7 +48,7 @@ class NodeAddress:
 
     @property
     def endpoint(self) -> str:
-        """The server and the database, whoever logs in there and how: no two nodes share it."""
+        """The server and the database, without user or password; no two nodes have the same."""
         parts = urlsplit(self.url)
         path, database = unquote(parts.path), dict(parse_qsl(parts.query)).get("db", "")
         if parts.scheme == "unix":
@@ -57,14 +59,14 @@ class NodeAddress:
 
     @property
     def public_url(self) -> str:
-        """The URL without its user and password, fit for logs and pages."""
-        where, mark, query = self.url.partition("?")
+        """The URL for logs and pages: user and passwords are masked."""
+        base, separator, query = self.url.partition("?")
         masked = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(query)])
-        return re.sub(r"//[^/]*@", "//***@", where) + mark + masked
+        return re.sub(r"//[^/]*@", "//***@", base) + separator + masked
 
     @property
     def setting(self) -> str:
-        """The URL as a setting has it, with its name and weight, but without user and password."""
+        """The URL as settings have it, with name and weight; user and passwords are masked."""
         given = {"name": self.name} | ({} if self.weight == 1 else {"weight": f"{self.weight:g}"})
         url = self.public_url
         return f"{url}{'&' if '?' in url else '?'}{urlencode(given, safe='/:@[]')}"
@@ -74,9 +76,9 @@ class NodeAddress:
 
 
 def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
-    """Take one URL apart; None, and a fault under ``key``, where it cannot be used.
+    """Return the address that a URL has; if the URL is not valid, add a fault under ``key`` and return None.
 
-    No message repeats the URL, for it may hold a password.
+    No message repeats the URL, because it may hold a password.
     """
     if not isinstance(url, str):
         faults.add(key, f"must be a URL such as 'redis://host:6379/0?name=a', got a {type(url).__name__}")
@@ -100,9 +102,9 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         )
         return None
     if parts.scheme == "unix":
-        address = unquote(parts.path)
-        if not address or parts.netloc.rpartition("@")[2]:
-            faults.add(key, "names no socket; write unix:///path/to/socket")
+        default_name = unquote(parts.path)
+        if not default_name or parts.netloc.rpartition("@")[2]:
+            faults.add(key, "has no path of a socket; write unix:///path/to/socket")
             return None
     else:
         if fault := _host_fault(host):
@@ -114,25 +116,27 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             faults.add(key, f"the database must be a number, got {parts.path.strip('/')!r}")
             return None
-        address = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
-    return _named(url, parts.scheme, address, key, faults)
+        default_name = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
+    return _named(url, parts.scheme, default_name, key, faults)
 
 
 def _host_fault(host: str) -> str | None:
-    """Return what is wrong with the host of a URL, or None."""
+    """Return what is wrong with the host of a URL; None: nothing is."""
     if not host:
-        return "names no host"
+        return "has no host; write redis://host:6379/0"
     if "," in host:
-        return "names several hosts; write a URL for each, or redis+sentinel://"
-    return None if is_host(host) else "names a host with a part that is empty or too long"
+        return "has several hosts; write one URL for each node, or redis+sentinel://"
+    return (
+        None if is_host(host) else f"the host has a part that is empty or longer than {MAX_PART} characters"
+    )
 
 
-def _named(url: str, scheme: str, address: str, key: object, faults: Faults) -> NodeAddress | None:
-    """Take the query of a URL apart, by which a node is told from others."""
-    where, _, query_text = url.partition("#")[0].partition("?")
+def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults) -> NodeAddress | None:
+    """Return the address of a URL whose host is valid, with the name and weight of its query."""
+    base, _, query_text = url.partition("#")[0].partition("?")
     query = parse_qsl(query_text, keep_blank_values=True)
     given = dict(query)
-    name, weight = given.get("name", address), _weight(given.get("weight", "1"))
+    name, weight = given.get("name", default_name), _weight(given.get("weight", "1"))
     if not _NAME.fullmatch(name):
         faults.add(key, f"the name must be 1 to 100 letters, digits or ._:-/@, got {name!r}")
         return None
@@ -144,12 +148,12 @@ def _named(url: str, scheme: str, address: str, key: object, faults: Faults) -> 
         faults.add(key, fault)
         return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
-    return NodeAddress(name, weight, where + (f"?{rest}" if rest else ""))
+    return NodeAddress(name, weight, base + (f"?{rest}" if rest else ""))
 
 
 def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
-    """Return what is wrong with the query of a URL, or None."""
-    known = _PARAMETERS | _MORE_PARAMETERS.get(scheme, frozenset())
+    """Return what is wrong with the query of a URL; None: nothing is."""
+    known = _PARAMETERS | _PARAMETERS_OF_SCHEME.get(scheme, frozenset())
     if unknown := sorted(set(given) - known):
         return f"the parameter {unknown[0]!r} is not known; known are {', '.join(sorted(known))}"
     if not given.get("db", "0").isdigit():
@@ -158,7 +162,10 @@ def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
 
 
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
-    """Take a list of URLs apart; two of one name are a fault, and two of one place."""
+    """Return the addresses of a list of URLs, or of one string that holds several.
+
+    Two nodes of the same name are a fault, and so are two of the same endpoint.
+    """
     if isinstance(urls, str):
         urls = [part for part in _BETWEEN_URLS.split(urls) if part]
     if not isinstance(urls, Sequence):
@@ -171,11 +178,11 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
             continue
         if node.name in nodes:
             faults.add(index, f"a second node is named {node.name!r}; give each its own ?name=")
-        elif twin := next((other.name for other in nodes.values() if other.endpoint == node.endpoint), None):
-            faults.add(index, f"is where {twin!r} is: a server's database is one node, under one name")
+        elif twin := next((each.name for each in nodes.values() if each.endpoint == node.endpoint), None):
+            faults.add(index, f"is the same server and database as node {twin!r}; list it once")
         nodes[node.name] = node
-    if len(urls) > MOST_NODES:
-        faults.add(None, f"names {len(urls)} nodes; a ring holds at most {MOST_NODES}")
+    if len(urls) > MAX_NODES:
+        faults.add(None, f"has {len(urls)} nodes; a ring may have at most {MAX_NODES}")
     return tuple(nodes.values())
 
 
@@ -188,5 +195,5 @@ def _weight(text: str) -> float | None:
 
 
 def _without_quotes(error: ValueError) -> str:
-    """Drop what urllib quotes from the URL: it may be a piece of a password."""
-    return re.sub(r"['\"].*", "", str(error)).strip() or "it cannot be taken apart"
+    """Return urllib's message without the part of the URL that it quotes, which may be a password."""
+    return re.sub(r"['\"].*", "", str(error)).strip() or "it cannot be parsed"

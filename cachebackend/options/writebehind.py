@@ -1,4 +1,4 @@
-"""The options of write-behind, project wide."""
+"""The setting ``WRITE_BEHIND``, one for the project."""
 
 from __future__ import annotations
 
@@ -6,45 +6,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachebackend.options.faults import Choice, Faults, Number, Whole, check_fields
+from cachebackend.options.faults import Faults
+from cachebackend.options.rules import Choice, Integer, Number, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["WriteBehindOptions"]
 
-_SECONDS = Number(0, above=True, unit=" seconds")
+_SECONDS = Number(0, exclusive=True, unit=" seconds")
 _POLICY = Choice(("raise", "write_through"))
 
 
 @dataclass(frozen=True, slots=True)
 class WriteBehindOptions:
-    """What ``WRITE_BEHIND`` says; times in seconds.
+    """The options of ``WRITE_BEHIND``; times in seconds.
 
     Attributes:
         nodes: The queue nodes. None: write-behind is off.
-        partitions: In how many parts each model's rows are queued and drained. A part
-            is drained by one worker at a time.
-        flush_interval: How often queued writes are drained.
-        batch_rows: The most rows that one statement of a drain handles. A batch is sealed
-            when it holds so many; a row counts once for each of its columns.
-        high_water: How much may wait for each model, counted as for ``batch_rows`` and
-            shared evenly by its partitions.
-        durability: What an acknowledgement means: the queue node has the write in
-            ``"memory"``, will have it on its disk within a second (``"everysec"``), or has
-            it there (``"fsync"``).
-        on_full: What a write gets that finds its partition full: an error (``"raise"``), or
-            it goes to the database at once (``"write_through"``) if it may overtake the rest.
+        partitions: The number of partitions of each model's queue. One worker at a time drains
+            a partition.
+        flush_interval: The time between two drains of a partition.
+        batch_rows: The most rows that one statement of a drain handles. A batch is sealed when it
+            holds this many rows; a row counts once for each of its columns.
+        high_water: The most rows that may be pending for each model, counted as for ``batch_rows``
+            and divided evenly among its partitions.
+        durability: When a write is acknowledged. ``"memory"``: the queue node has it in memory;
+            ``"everysec"``: it has it in memory, and on its disk within a second; ``"fsync"``: it has
+            it on its disk.
+        on_full: What happens to a write when its partition is full. ``"raise"``: it raises
+            WriteBehindFullError. ``"write_through"``: it goes to the database at once, if it may
+            overtake the pending writes; else it raises.
         on_unavailable: The same when the queue node does not answer.
-        retiring: Nodes that held queues before ``nodes`` was changed, the same or others.
-            Their batches land before those of ``nodes``.
-        connect_timeout: How long a connection may take to stand.
-        socket_timeout: How long a queue node may take to answer.
+        retiring: The nodes that held the queues before ``nodes`` was changed, in whole or in part.
+            Their batches are drained before those of ``nodes``.
+        connect_timeout: The most time that connecting may take.
+        socket_timeout: The most time that a reply of a queue node may take.
     """
 
     nodes: tuple[NodeAddress, ...] = ()
-    partitions: int = field(default=8, metadata={"rule": Whole(1, 1024)})
+    partitions: int = field(default=8, metadata={"rule": Integer(1, 1024)})
     flush_interval: float = field(default=1.0, metadata={"rule": _SECONDS})
-    batch_rows: int = field(default=10_000, metadata={"rule": Whole(1, 1_000_000)})
-    high_water: int = field(default=1_000_000, metadata={"rule": Whole(1, 2**31)})
+    batch_rows: int = field(default=10_000, metadata={"rule": Integer(1, 1_000_000)})
+    high_water: int = field(default=1_000_000, metadata={"rule": Integer(1, 2**31)})
     durability: str = field(default="everysec", metadata={"rule": Choice(("memory", "everysec", "fsync"))})
     on_full: str = field(default="raise", metadata={"rule": _POLICY})
     on_unavailable: str = field(default="raise", metadata={"rule": _POLICY})
@@ -54,10 +56,10 @@ class WriteBehindOptions:
 
     @classmethod
     def read(cls, given: object) -> WriteBehindOptions:
-        """Validate the ``WRITE_BEHIND`` setting whole.
+        """Return the options of the setting, validated as a whole.
 
         Raises:
-            ConfigurationError: With every fault found.
+            ConfigurationError: The setting has faults; the error lists all of them.
         """
         faults = Faults("WRITE_BEHIND")
         if not isinstance(given, Mapping):
@@ -65,16 +67,18 @@ class WriteBehindOptions:
             faults.raise_any()
             return cls()
         rest: dict[str, Any] = {k: v for k, v in given.items() if k not in {"nodes", "retiring"}}
-        nodes = parse_nodes(given.get("nodes", ()), faults.at("nodes"))
-        retiring = parse_nodes(given.get("retiring", ()), faults.at("retiring"))
+        nodes = parse_nodes(given.get("nodes", ()), faults.below("nodes"))
+        retiring = parse_nodes(given.get("retiring", ()), faults.below("retiring"))
         if retiring and not nodes:
-            faults.add("retiring", "there are no nodes to take their place; name them in 'nodes'")
-        check_fields(cls, rest, faults, others=("nodes", "retiring"))
+            faults.add(
+                "retiring", "has nodes, but 'nodes' has none; list the nodes that replace them in 'nodes'"
+            )
+        check_fields(cls, rest, faults, also_known=("nodes", "retiring"))
         faults.raise_any()
         return cls(nodes=nodes, retiring=retiring, **rest)
 
     @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
-        """The nodes, and after them those being retired that are not among them."""
+        """The nodes, then the retiring nodes that are not among them."""
         names = {node.name for node in self.nodes}
         return self.nodes + tuple(node for node in self.retiring if node.name not in names)

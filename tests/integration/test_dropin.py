@@ -179,8 +179,8 @@ def test_options_of_django_redis_are_recognized() -> None:
         RingOptions.read("redis://h:1?name=a", given, "CACHES['default']")
     told = str(raised.value)
     assert "['CLIENT_CLASS']: is an option of django-redis; here every alias is a ring" in told
-    assert "it is 'on_node_failure'" in told
-    assert "it is 'socket_timeout'" in told
+    assert "use 'on_node_failure'" in told
+    assert "use 'socket_timeout'" in told
 
 
 def test_options_of_djangos_own_backend_are_recognized(settings: Any) -> None:
@@ -189,7 +189,7 @@ def test_options_of_djangos_own_backend_are_recognized(settings: Any) -> None:
     with pytest.raises(ConfigurationError) as raised:
         RingOptions.read("redis://h:1?name=a", options, "CACHES['default']")
     told = str(raised.value)
-    assert "['pool_class']: is an option of Django's RedisCache; here each thread" in told
+    assert "['pool_class']: is an option of Django's RedisCache; here connections are opened" in told
     assert "['password']: is an option of Django's RedisCache; here it is part of the node's URL" in told
     assert "s3cret" not in told
     assert "pickle 5 is written" in told

@@ -181,5 +181,7 @@ def test_a_gutter_that_is_away_too_costs_only_hits(spared: Spared) -> None:
 def test_a_node_of_the_ring_is_no_spare_one(spare: str) -> None:
     """Neither by its name nor by its address, nor one of a ring that is being entered."""
     options = {"gutter": [spare], "joining": ["redis://a:1?name=a", "redis://b:1?name=b"]}
-    with pytest.raises(ConfigurationError, match="is a node of the ring; the gutter's nodes are spare ones"):
+    with pytest.raises(
+        ConfigurationError, match="is a node of the ring; the gutter's nodes must be spare ones"
+    ):
         RingOptions.read("redis://a:1?name=a", options, "CACHES['default']")

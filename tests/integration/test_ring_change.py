@@ -206,10 +206,16 @@ def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"joining": ["redis://h:1?name=x"], "leaving": ["redis://h:2?name=y"]}, "not both at once"),
+        (
+            {"joining": ["redis://h:1?name=x"], "leaving": ["redis://h:2?name=y"]},
+            "cannot be set together with",
+        ),
         ({"joining": ["redis://h:1?name=b"]}, "has as 'b' the server that LOCATION has as 'a'"),
-        ({"leaving": ["redis://h:1?name=a"]}, "nothing would move"),
-        ({"leaving": ["redis://:new@H/0?name=a&weight=1", "redis://h:6379?name=c"]}, "is where 'a' is"),
+        ({"leaving": ["redis://h:1?name=a"]}, "no key would move"),
+        (
+            {"leaving": ["redis://:new@H/0?name=a&weight=1", "redis://h:6379?name=c"]},
+            "is the same server and database as node 'a'",
+        ),
         ({"leaving": ["nonsense"]}, r"\['leaving'\]"),
     ],
 )

@@ -15,15 +15,15 @@ def faults_of(location: object, **options: object) -> tuple[str, ...]:
     return raised.value.faults
 
 
-def test_defaults_stand_where_nothing_is_said() -> None:
-    """A block with one URL is whole."""
+def test_options_that_are_left_out_have_their_defaults() -> None:
+    """A block with one URL is complete."""
     options = RingOptions.read(URL, {}, PATH)
     assert (options.connect_timeout, options.socket_timeout, options.lease_timeout) == (0.25, 0.25, 5.0)
     assert options.on_node_failure == "miss"
 
 
-def test_every_fault_is_told_with_its_path() -> None:
-    """Two faults in two places are two lines, each opening with the path of its setting."""
+def test_every_fault_is_reported_with_its_path() -> None:
+    """Each fault is one message, which begins with the path of its setting."""
     faults = faults_of([URL, "http://x"], lease_timeout=-1, codec="xml")
     assert faults == (
         (
@@ -38,8 +38,8 @@ def test_every_fault_is_told_with_its_path() -> None:
     )
 
 
-def test_an_unknown_option_is_a_fault_that_names_the_nearest() -> None:
-    """A misspelt option is not silently ignored."""
+def test_an_unknown_option_is_a_fault_that_suggests_a_similar_one() -> None:
+    """A misspelt option is not ignored."""
     [fault] = faults_of(URL, lease_timeoot=3)
     assert (
         fault
@@ -47,8 +47,8 @@ def test_an_unknown_option_is_a_fault_that_names_the_nearest() -> None:
     )
 
 
-def test_two_nodes_of_one_name_are_a_fault() -> None:
-    """The name decides what a node owns, so it must be its own."""
+def test_two_nodes_of_the_same_name_are_a_fault() -> None:
+    """The name decides which keys a node owns, so it must be unique."""
     [fault] = faults_of([URL, "redis://10.0.0.2:6379/0?name=a"])
     assert fault == "CACHES['default']['LOCATION'][1]: a second node is named 'a'; give each its own ?name="
 
@@ -63,14 +63,14 @@ def test_two_nodes_of_one_name_are_a_fault() -> None:
         ("redis+sentinel://h1,h2/shop", "redis+sentinel://:secret@h2,h1:26379/shop/0"),
     ],
 )
-def test_two_nodes_of_one_place_are_a_fault(one: str, same: str) -> None:
-    """A set of the one would be the delete of the other; another database is another place."""
+def test_two_nodes_of_the_same_endpoint_are_a_fault(one: str, same: str) -> None:
+    """A set at one node would overwrite the keys of the other; another database is another endpoint."""
 
     def named(url: str, name: str) -> str:
         return f"{url}{'&' if '?' in url else '?'}name={name}"
 
     [fault] = faults_of([named(one, "a"), named(same, "b")])
-    assert fault.startswith("CACHES['default']['LOCATION'][1]: is where 'a' is: a server's database is one")
+    assert fault.startswith("CACHES['default']['LOCATION'][1]: is the same server and database as node 'a'")
     assert "secret" not in fault
     RingOptions.read(["redis://h/0?name=a", "redis://h/1?name=b"], {}, PATH)
 
@@ -79,33 +79,33 @@ def test_two_nodes_of_one_place_are_a_fault(one: str, same: str) -> None:
 def test_no_node_is_a_fault(location: object) -> None:
     """A ring has at least one node."""
     [fault] = faults_of(location)
-    assert fault.startswith("CACHES['default']['LOCATION']: names no node")
+    assert fault.startswith("CACHES['default']['LOCATION']: has no node")
 
 
-def test_djangos_own_options_are_taken() -> None:
-    """MAX_ENTRIES and CULL_FREQUENCY, which Django gives to any backend, are no faults."""
+def test_options_of_every_django_backend_are_ignored() -> None:
+    """MAX_ENTRIES and CULL_FREQUENCY are not faults."""
     RingOptions.read(URL, {"MAX_ENTRIES": 30, "CULL_FREQUENCY": 0}, PATH)
 
 
 @pytest.mark.parametrize("value", [True, "3", None, float("nan"), float("inf")])
 def test_a_timeout_is_a_finite_number(value: object) -> None:
-    """What only looks like a number is told apart."""
+    """A bool, a text, None, NaN and infinity are faults."""
     [fault] = faults_of(URL, socket_timeout=value)
     assert fault.startswith("CACHES['default']['OPTIONS']['socket_timeout']: must be ")
 
 
 def test_write_behind_faults_have_their_path() -> None:
-    """The project-wide setting is checked the same way."""
+    """WRITE_BEHIND is checked in the same way."""
     with pytest.raises(ConfigurationError) as raised:
         WriteBehindOptions.read({"nodes": ["redis://"], "partitions": 0, "batchrows": 1})
     assert raised.value.faults == (
-        "WRITE_BEHIND['nodes'][0]: names no host",
+        "WRITE_BEHIND['nodes'][0]: has no host; write redis://host:6379/0",
         "WRITE_BEHIND['partitions']: must be a whole number from 1 to 1024, got 0",
         "WRITE_BEHIND['batchrows']: unknown option; did you mean 'batch_rows'?",
     )
 
 
 def test_write_behind_must_be_a_dict() -> None:
-    """A list where a dict belongs is told, not tripped over."""
+    """A list is reported as a fault; it does not raise an AttributeError."""
     with pytest.raises(ConfigurationError, match="WRITE_BEHIND: must be a dict, got a list"):
         WriteBehindOptions.read([])

@@ -8,14 +8,14 @@ from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes, s
 def parsed(url: object) -> NodeAddress:
     faults = Faults("NODES")
     node = parse_node(url, 0, faults)
-    assert node is not None, faults.found
+    assert node is not None, faults.messages
     return node
 
 
 def fault_of(url: object) -> str:
     faults = Faults("NODES")
     assert parse_node(url, 0, faults) is None
-    [fault] = faults.found
+    [fault] = faults.messages
     return fault
 
 
@@ -29,8 +29,8 @@ def fault_of(url: object) -> str:
         ("redis+sentinel://h1,h2:1/shop/2?weight=2", "shop", 2.0, "redis+sentinel://h1,h2:1/shop/2"),
     ],
 )
-def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, rest: str) -> None:
-    """Name and weight are the ring's; the rest is the connection's."""
+def test_a_url_has_name_weight_and_address(url: str, name: str, weight: float, rest: str) -> None:
+    """Name and weight are for the ring; the rest is for the connection."""
     node = parsed(url)
     assert (node.name, node.weight, node.url) == (name, weight, rest)
 
@@ -40,8 +40,8 @@ def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, re
     [
         ("redis://h:99999", "is not a URL"),
         ("memcached://h", "must begin with one of"),
-        ("redis:///0", "names no host"),
-        ("unix://", "names no socket"),
+        ("redis:///0", "has no host"),
+        ("unix://", "has no path of a socket"),
         ("redis://h/zero", "the database must be a number"),
         ("redis://h?weight=0", "the weight must be a number from 0.1 to 10, got '0'"),
         ("redis://h?weight=heavy", "the weight must be a number"),
@@ -51,33 +51,33 @@ def test_a_url_is_name_weight_and_address(url: str, name: str, weight: float, re
         ("redis://h?ssl_cert_reqs=none", "the parameter 'ssl_cert_reqs' is not known"),
         ("redis://h?db=abc", "the database must be a number, got 'abc'"),
         ("redis://h:0", "the port must be from 1 to 65535"),
-        ("unix://foo/bar", "names no socket"),
-        ("redis://h1,h2", "names several hosts"),
-        ("redis://redis..internal", "names a host with a part that is empty or too long"),
-        (f"redis://{'h' * 64}", "names a host with a part that is empty or too long"),
-        ("redis+sentinel://h1,redis..internal/shop", "each sentinel must be a host"),
-        ("redis+sentinel://h1,h2", "names no service"),
-        ("redis+sentinel://h1,/shop", "each sentinel must be a host"),
-        ("redis+sentinel://::1/shop", "an IPv6 address stands in brackets"),
+        ("unix://foo/bar", "has no path of a socket"),
+        ("redis://h1,h2", "has several hosts"),
+        ("redis://redis..internal", "the host has a part that is empty or longer than 63 characters"),
+        (f"redis://{'h' * 64}", "the host has a part that is empty or longer than 63 characters"),
+        ("redis+sentinel://h1,redis..internal/shop", "each sentinel must be host or host:port"),
+        ("redis+sentinel://h1,h2", "has no service"),
+        ("redis+sentinel://h1,/shop", "each sentinel must be host or host:port"),
+        ("redis+sentinel://::1/shop", "write an IPv6 address in brackets"),
         ("redis+sentinel://h1/shop/zero", "the database must be a number"),
         ("redis+sentinel://h1/shop?ssl_keyfile=f", "the parameter 'ssl_keyfile' is not known"),
     ],
 )
-def test_a_bad_url_is_told_clearly(url: object, says: str) -> None:
-    """Each fault says what is wrong with the URL."""
+def test_a_url_that_is_not_valid_is_a_fault(url: object, says: str) -> None:
+    """The message says what is wrong with the URL."""
     assert says in fault_of(url)
 
 
 @pytest.mark.parametrize(
     "url", ["redis://u:hun%3Ater2@h:99999", "redis://u:hunter2@h/zero", "x://u:hunter2@h"]
 )
-def test_a_fault_never_tells_a_password(url: str) -> None:
-    """A URL that cannot be used is not repeated."""
+def test_a_fault_never_shows_a_password(url: str) -> None:
+    """The message does not repeat a URL that is not valid."""
     assert "hun" not in fault_of(url)
 
 
 def test_a_node_never_shows_its_password() -> None:
-    """Neither the representation nor the public URL holds user or password."""
+    """Neither its repr() nor its public URL holds the user or the password."""
     node = parsed("rediss://me:p%40ss@h:1/0?ssl_password=hunter2&name=a")
     assert node.public_url == "rediss://***@h:1/0?ssl_password=%2A%2A%2A"
     assert "p%40ss" not in repr(node)
@@ -88,16 +88,16 @@ def test_a_node_never_shows_its_password() -> None:
     "url",
     ["redis://h", "rediss://u:p@h:1/2?weight=0.5", "unix:///run/s?db=1", "redis+sentinel://:p@h1,h2/shop/2"],
 )
-def test_a_setting_is_the_same_node_without_its_password(url: str) -> None:
-    """By name, weight and place."""
+def test_the_setting_of_a_node_is_the_same_node_without_its_password(url: str) -> None:
+    """It has the same name, weight and endpoint."""
     node = parsed(url)
-    again = parsed(node.setting)
-    assert (again.name, again.weight, again.endpoint) == (node.name, node.weight, node.endpoint)
+    copy = parsed(node.setting)
+    assert (copy.name, copy.weight, copy.endpoint) == (node.name, node.weight, node.endpoint)
     assert ":p@" not in node.setting
 
 
-def test_sentinels_are_taken_apart() -> None:
-    """Hosts of every kind; the account is the node's, the sentinels have their own."""
+def test_a_sentinel_url_has_hosts_service_and_logins() -> None:
+    """Hosts of every kind; user and password are the node's, and the sentinels have their own."""
     address = sentinel_address(
         "redis+sentinel://me:p%40ss@h1,[::1]:7,10.0.0.1:8/my%20shop/3?sentinel_username=s&sentinel_password=hun%26ter2"
     )
@@ -108,8 +108,8 @@ def test_sentinels_are_taken_apart() -> None:
     assert "p%40ss" not in repr(address)
 
 
-def test_sentinels_of_one_url_are_not_several_urls() -> None:
-    """In one string, a comma parts URLs only before a scheme; passwords are masked."""
+def test_a_comma_between_sentinels_does_not_separate_urls() -> None:
+    """In one string, a comma separates URLs only before a scheme. Passwords are masked."""
     text = "redis+sentinel://:hunter2@h1,h2/shop?sentinel_password=hunter2,redis://b"
     nodes = parse_nodes(text, Faults("NODES"))
     assert [node.name for node in nodes] == ["shop", "b:6379"]
@@ -117,6 +117,6 @@ def test_sentinels_of_one_url_are_not_several_urls() -> None:
 
 
 @pytest.mark.parametrize("text", ["redis://a,redis://b", "redis://a; redis://b", "redis://a redis://b"])
-def test_urls_may_come_in_one_string(text: str) -> None:
-    """As from an environment variable."""
+def test_one_string_may_hold_several_urls(text: str) -> None:
+    """As an environment variable does."""
     assert [node.name for node in parse_nodes(text, Faults("NODES"))] == ["a:6379", "b:6379"]

@@ -1,0 +1,117 @@
+"""The rules that the values of settings must follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, Protocol
+
+from cachebackend.options.faults import Faults
+
+__all__ = ["Boolean", "Choice", "Integer", "Number", "Optional", "Rule", "check_fields"]
+
+
+class Rule(Protocol):
+    """A condition on the value of a setting."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in a range.
+
+    Attributes:
+        low: The least number.
+        exclusive: Whether the number must be more than ``low``.
+        unit: The unit for the message, with a blank before it.
+        below: The number must be less than this.
+    """
+
+    low: float
+    exclusive: bool = False
+    unit: str = ""
+    below: float = 1e9
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"must be a number{self.unit}, got {value!r}"
+        is_enough = value > self.low if self.exclusive else value >= self.low
+        bound = f"{'>' if self.exclusive else '>='} {self.low:g}"
+        if value >= self.below:
+            bound += f" and < {self.below:g}"
+        return None if is_enough and value < self.below else f"must be {bound}{self.unit}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Optional:
+    """None, or a value that another rule allows."""
+
+    rule: Rule
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        return None if value is None else self.rule.fault(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number from ``low`` to ``high``, both included."""
+
+    low: int
+    high: int
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        is_valid = isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+        return None if is_valid else f"must be a whole number from {self.low} to {self.high}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        return None if value in self.words else f"must be one of {', '.join(self.words)}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean:
+    """True or False."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        return None if isinstance(value, bool) else f"must be True or False, got {value!r}"
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def check_fields(
+    kind: type[_Dataclass], given: Mapping[str, Any], faults: Faults, also_known: Iterable[str] = ()
+) -> None:
+    """Check each given setting by the ``rule`` in its field's metadata; an unknown name is a fault.
+
+    Args:
+        kind: The options' dataclass; a field with ``metadata["rule"]`` is a setting.
+        given: Setting names and values.
+        faults: Where faults are added.
+        also_known: The names of settings that the caller reads itself.
+    """
+    known = {f.name: f for f in fields(kind) if "rule" in f.metadata}
+    for name, value in given.items():
+        if name not in known:
+            names = sorted((*known, *also_known))
+            similar = get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else f"; known are {', '.join(names)}"
+            faults.add(name, f"unknown option{hint}")
+        elif text := known[name].metadata["rule"].fault(value):
+            faults.add(name, text)

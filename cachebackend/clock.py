@@ -1,4 +1,4 @@
-"""Time and chance, as one object that a test can hold still."""
+"""Time and randomness, as one object that a test can replace."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "LogRateLimit", "SystemClock"]
 
-#: Bytes in a token: 128 random bits, so two tokens never meet.
+#: Bytes in a token: with 128 random bits no two tokens are equal.
 TOKEN_BYTES = 16
 
 
 class Clock(Protocol):
-    """Where every module takes time, randomness and tokens from."""
+    """The source of time, randomness and tokens for every module."""
 
     def now(self) -> float:
-        """Return the wall time, in seconds since 1970."""
+        """Return the time of day, in seconds since 1970."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, from an unnamed start."""
+        """Return seconds since an unspecified moment; they never go backwards."""
         ...
 
     def random(self) -> float:
@@ -29,7 +29,7 @@ class Clock(Protocol):
         ...
 
     def token(self) -> bytes:
-        """Return 16 bytes that were never returned before."""
+        """Return 16 bytes that no call returned before, in any process."""
         ...
 
 
@@ -42,7 +42,7 @@ class SystemClock:
 
     @staticmethod
     def token() -> bytes:
-        """Return 16 random bytes; never made from the time, which two processes may share."""
+        """Return 16 random bytes; a token made from the time could be equal in two processes."""
         return os.urandom(TOKEN_BYTES)
 
 
@@ -50,25 +50,31 @@ SYSTEM_CLOCK = SystemClock()
 
 
 class LogRateLimit:
-    """Tells of what comes in crowds: at once, and then once in a while how many came.
+    """Rate-limits a repeated log message, and counts the events that it suppressed.
+
+    The first event is logged at once, and later ones at most once in ``seconds`` seconds.
 
     Args:
-        clock: Where time is taken from.
-        seconds: How long to keep silent after each time.
+        clock: The source of time.
+        seconds: The least time between two log messages.
     """
 
     def __init__(self, clock: Clock, seconds: float = 60.0) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._told_at = float("-inf")
-        self._came = 0
+        self._logged_at = float("-inf")
+        self._unlogged = 0
 
-    def note(self, count: int = 1) -> int:
-        """Note that some came; return how many did since it was last told, or 0 if it is not to be told."""
-        self._came += count
+    def to_log(self, count: int = 1) -> int:
+        """Count events.
+
+        Returns:
+            The number of events since the last log message, if one is to be logged now; else 0.
+        """
+        self._unlogged += count
         now = self._clock.monotonic()
-        if now - self._told_at < self._seconds:
+        if now - self._logged_at < self._seconds:
             return 0
-        self._told_at = now
-        came, self._came = self._came, 0
-        return came
+        self._logged_at = now
+        unlogged, self._unlogged = self._unlogged, 0
+        return unlogged

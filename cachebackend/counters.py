@@ -1,4 +1,4 @@
-"""Counters of what a process did; each thread counts in its own cell, so a count costs no lock."""
+"""The counters of a process. Each thread counts in its own cell, so counting takes no lock."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from cachebackend.histogram import Histogram
 
 __all__ = ["TIMED_ONE_IN", "Counters", "Counts", "DrainCounts"]
 
-#: Of so many gets one is timed, for to read the time twice costs more than to count.
+#: One get in this many is timed, because reading the clock twice costs more than counting.
 TIMED_ONE_IN = 64
 
 
 @dataclass(slots=True)
 class _Counted:
-    """Counts and histograms, each a field."""
+    """A group of counters; each field is a count or a histogram."""
 
-    def add(self, other: Self) -> None:
-        """Add another's counts to these."""
+    def add(self, counts: Self) -> None:
+        """Add other counts to these."""
         for each in fields(self):
-            mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            if isinstance(mine, Histogram):
-                mine.merge(theirs)
+            total, added = getattr(self, each.name), getattr(counts, each.name)
+            if isinstance(total, Histogram):
+                total.merge(added)
             else:
-                setattr(self, each.name, mine + theirs)
+                setattr(self, each.name, total + added)
 
     def as_dict(self) -> dict[str, int]:
-        """Return the counts by name, those of a histogram as ``name.bucket``."""
+        """Return the counts by name; those of a histogram have the names ``name.bucket``."""
         named: dict[str, int] = {}
         for each in fields(self):
             value = getattr(self, each.name)
@@ -43,42 +43,45 @@ class _Counted:
         return named
 
     @classmethod
-    def read(cls, named: Mapping[str, int]) -> Self:
-        """Return what ``as_dict`` told; names of another version are left out."""
+    def from_dict(cls, named: Mapping[str, int]) -> Self:
+        """Return the counts that ``as_dict`` was called on; names of another version are ignored."""
         counts = cls()
         parts: dict[str, dict[str, int]] = {}
         for name, count in named.items():
             field_name, _, part = name.partition(".")
             parts.setdefault(field_name, {})[part] = count
         for each in fields(cls):
-            found = parts.get(each.name, {})
+            values = parts.get(each.name, {})
             is_histogram = isinstance(getattr(counts, each.name), Histogram)
-            setattr(counts, each.name, Histogram.read(found) if is_histogram else found.get("", 0))
+            setattr(counts, each.name, Histogram.from_dict(values) if is_histogram else values.get("", 0))
         return counts
 
 
 @dataclass(slots=True)
 class Counts(_Counted):
-    """What a cache alias counted.
+    """The counters of a cache alias.
 
     Attributes:
-        hits: Keys asked for and found, many-key reads included. A lease or quarantine is
-            not a hit; neither is ``has_key``, ``add`` or ``touch``.
-        misses: Keys asked for and not found, a dead node's keys included.
-        stale_hits: Hits, counted as such too, on values past their time or invalidated, for
-            callers that allow it.
-        near_hits: Hits, counted as such too, on copies in the process.
-        loads: Times a caller's loader ran, for a miss or for a value that was due.
-        leases_granted: Misses, and values that were due, whose reader was given the right to fill.
-        lease_waits: Misses that found another's lease and waited, counted once a miss.
-        stale_sets_refused: Fills that came after their lease was revoked, and were not written.
-        undecodable: Records that could not be read, each also a miss.
-        invalidations: Keys deleted because a model's row changed.
-        deletes_missed: Deletes, and writes over what may stand, that a node did not confirm.
-        deletes_replayed: Keys that a node was told to delete when it was back.
+        hits: Keys that were requested and found, those of many-key reads included. A lease or a
+            quarantine is not a hit; neither is ``has_key``, ``add`` or ``touch``.
+        misses: Keys that were requested and not found, the keys of a node that is down included.
+        stale_hits: Hits on values past their timeout or invalidated, for callers that allow stale
+            values. They are counted in ``hits`` too.
+        near_hits: Hits on copies in the process. They are counted in ``hits`` too.
+        loads: Calls of a caller's loader, after a miss or to refresh a value.
+        leases_granted: Leases that readers acquired, after a miss or to refresh a value.
+        lease_waits: Misses that waited because another caller held the key's lease. Each miss is
+            counted once, however long it waited.
+        stale_sets_refused: Fills that were refused because their lease had been revoked.
+        undecodable: Records that could not be decoded. Each of them is counted in ``misses`` too.
+        invalidations: Keys that were deleted because a row of a model changed.
+        deletes_missed: Deletes that a node did not confirm, and writes that it did not confirm and
+            that may have had to replace a value.
+        deletes_replayed: Keys that were deleted on a node when it was back, because it had missed
+            their deletes.
         node_failures: Commands that a node did not answer.
-        get_times: What a node took to answer a ``get`` of one key; one in 64 of them is timed.
-        load_times: What each of the loads took, those that raised included.
+        get_times: The time that a node took to answer a ``get`` of one key. One get in 64 is timed.
+        load_times: The time that each load took, loads that raised an error included.
     """
 
     hits: int = 0
@@ -100,12 +103,12 @@ class Counts(_Counted):
 
 @dataclass(slots=True)
 class DrainCounts(_Counted):
-    """What the drains of write-behind counted.
+    """The counters of write-behind's drains.
 
     Attributes:
-        rows: Rows that batches which landed changed.
-        parked: Rows that were set aside because Postgres refused them.
-        drain_times: What each batch that landed took: one Postgres transaction.
+        rows: Rows of the database that drained batches changed.
+        parked: Rows that were parked because Postgres refused them.
+        drain_times: The time that each drained batch took: one Postgres transaction.
     """
 
     rows: int = 0
@@ -119,15 +122,15 @@ C = TypeVar("C", bound=_Counted)
 class Counters(Generic[C]):
     """The counters of one client in one process.
 
-    ``counters.cell.hits += 1`` counts in the calling thread's own cell; ``total()`` adds
-    the cells up. The cell of a thread that ended is folded into a common one, so a
-    server that makes a thread a request does not collect cells.
+    ``counters.cell.hits += 1`` counts in the calling thread's own cell, and ``total()`` returns the
+    sum of all cells. The cell of a thread that has ended is added to one common cell, so a server
+    that starts a thread for each request does not collect cells.
 
     Args:
-        kind: What is counted.
+        kind: The group of counters.
 
     Attributes:
-        on_thread: Called when a thread counts for the first time, whatever it counts.
+        on_thread: Called when a thread counts for the first time, in any counters.
     """
 
     on_thread: ClassVar[Callable[[], None] | None] = None
@@ -138,38 +141,48 @@ class Counters(Generic[C]):
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Begin at nought, as in a forked child: what the parent did is the parent's to tell."""
+        """Set all counters to 0, in a forked child: the parent publishes what the parent counted."""
         self._local = threading.local()
-        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self._lock = threading.Lock()  # another thread of the parent may have held the parent's lock
+        #: The counts of threads that have ended.
         self._ended = self._kind()
         self._cells: list[tuple[weakref.ref[threading.Thread], C]] = []
+        #: For each ledger, all counts that it has taken so far.
         self._taken: dict[str, dict[str, int]] = {}
 
     def begin_get(self) -> float | None:
-        """Return the time, for ``end_get``, if the get that begins now is one that is timed."""
+        """Return the time, for ``end_get``, if the get that begins now is to be timed; else None."""
         return monotonic() if self._is_timed() else None
 
     def end_get(self: Counters[Counts], begun: float | None) -> None:
-        """Count what a get took until now, if it is one that is timed."""
+        """Count the time that a get took, if it is timed.
+
+        Args:
+            begun: What ``begin_get`` returned.
+        """
         if begun is not None:
             self.cell.get_times.add(monotonic() - begun)
 
     def take_new(self, ledger: str) -> dict[str, int]:
-        """Return what was counted since a ledger last took it, by name; what is 0 is left out."""
+        """Return what was counted since a ledger last took the counts, by name, without zeros.
+
+        Args:
+            ledger: The name of a place where the counts are added up, such as "minutes".
+        """
         with self._lock:
             taken, total = self._taken.get(ledger, {}), self._sum().as_dict()
             self._taken[ledger] = total
         return {name: new for name, count in total.items() if (new := count - taken.get(name, 0))}
 
     def put_back(self, ledger: str, counts: Mapping[str, int]) -> None:
-        """Count as new again what a ledger took and came to nothing."""
+        """Return counts that a ledger took but could not publish: the next ``take_new`` includes them."""
         with self._lock:
             taken = self._taken[ledger]
             self._taken[ledger] = taken | {name: taken[name] - count for name, count in counts.items()}
 
     @property
     def cell(self) -> C:
-        """The calling thread's own counts, to be added to."""
+        """The counters of the calling thread."""
         try:
             cell: C = self._local.cell
         except AttributeError:
@@ -177,29 +190,29 @@ class Counters(Generic[C]):
                 Counters.on_thread()
             cell = self._local.cell = self._kind()
             with self._lock:
-                self._fold()
+                self._merge_ended_threads()
                 self._cells.append((weakref.ref(threading.current_thread()), cell))
         return cell
 
     def total(self) -> C:
-        """Return the sum over all threads, as it stands now."""
+        """Return the present sum over all threads."""
         with self._lock:
             return self._sum()
 
     def _sum(self) -> C:
-        self._fold()
+        self._merge_ended_threads()
         total = self._kind()
         total.add(self._ended)
         for _, cell in self._cells:
             total.add(cell)
         return total
 
-    def _fold(self) -> None:
-        living = []
+    def _merge_ended_threads(self) -> None:
+        alive = []
         for thread, cell in self._cells:
             owner = thread()
             if owner is not None and owner.is_alive():
-                living.append((thread, cell))
+                alive.append((thread, cell))
             else:
                 self._ended.add(cell)
-        self._cells = living
+        self._cells = alive

@@ -1,9 +1,9 @@
-"""Run an operation to its end: ``drive`` in blocking code, ``adrive`` in asyncio.
+"""The drivers, which run an operation to its end: ``drive`` in blocking code, ``adrive`` in asyncio.
 
-Both perform the same effects on the same nodes. What an effect raises (a loader's
-error, a cancellation) is thrown into the operation, which cleans up by further effects
-and lets it pass. A node that did not answer is not asked again by the same operation, so
-that nobody waits for it twice.
+Both perform the same effects on the same nodes. An error that an effect raises (a loader's error, a
+cancellation) is thrown into the operation, which cleans up by further effects and raises it again. If
+a node does not answer, the driver sends it no further command of the same operation, so the caller
+waits for the node only once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -33,85 +33,88 @@ from cachebackend.tracing import span
 __all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
 
 T = TypeVar("T")
-#: The nodes that did not answer an operation, and what it is told when it asks them again.
-_Lost: TypeAlias = dict[int, NodeUnavailableError]
+#: The nodes that did not answer the operation, and the reply to each later command to them.
+_FailedNodes: TypeAlias = dict[int, NodeUnavailableError]
+#: The node, by index, and the command of each request.
+Requests: TypeAlias = Sequence[tuple[int, Command]]
 
 
 class Pending(Protocol):
-    """Commands that were sent, whose replies were not yet read."""
+    """Commands that were sent, and whose replies were not read yet."""
 
     def receive(self) -> list[Reply]:
-        """Return a reply for each command; a failure stands in its place and is not raised."""
+        """Return the reply to each command; a failure is a reply and is not raised."""
         ...
 
     def abandon(self) -> None:
-        """Give the replies up."""
+        """Give up the replies: they will not be read."""
         ...
 
 
 class NodePort(Protocol):
-    """What a driver needs of a node."""
+    """The part of a node that a driver uses."""
 
     def call(self, command: Command) -> Reply:
-        """Send one command and return its reply; a failure is returned in its place."""
+        """Send one command and return its reply; a failure is returned as the reply."""
         ...
 
     def send(self, commands: Sequence[Command]) -> Pending:
-        """Send the commands; a failure shows in the replies."""
+        """Send the commands; a failure is a reply of what is returned."""
         ...
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
-        """Send the commands now where the connection stands, and return what awaits their replies."""
+        """Return an awaitable of the replies; the commands are sent at once if the connection is open."""
         ...
 
 
 class DeferredCalls:
-    """A block of an event loop at whose end other threads do what would have kept the loop waiting.
+    """A block in an event loop that collects blocking calls, and makes them in other threads at its end.
 
-    What nodes miss is kept by a database. What threads, or tasks that outlive the block, have to
-    keep, they keep at once.
+    Missed deletes are written to a database, which would block the event loop. Only calls of the task
+    that entered the block are collected: other threads, and tasks that outlive the block, make their
+    calls at once.
 
     Attributes:
-        calls: What ``make_calls`` is to be awaited for; None: the block has ended.
+        calls: The collected calls, which ``make_calls`` makes; None: the block has ended.
     """
 
     __slots__ = ("_thread", "_token", "calls")
-    _mine: ContextVar[DeferredCalls | None] = ContextVar("later", default=None)
+    _current: ContextVar[DeferredCalls | None] = ContextVar("deferred_calls", default=None)
 
     def __enter__(self) -> DeferredCalls:
         self._thread = threading.get_ident()
         self.calls: list[Callable[[], None]] | None = []
-        self._token = self._mine.set(self)
+        self._token = self._current.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mine.reset(self._token)
+        self._current.reset(self._token)
         self.calls = None
 
     async def make_calls(self) -> None:
-        """Have everything called, and return when it was."""
+        """Make the collected calls in other threads, and return when all have ended."""
         calls, self.calls = self.calls or [], None
         await asyncio.gather(*[asyncio.to_thread(call) for call in calls])
 
     @classmethod
-    def call(cls, work: Callable[[], None]) -> None:
-        """Call a function: at once, or in such a block when it ends."""
-        mine = cls._mine.get()
-        if mine is None or mine.calls is None or mine._thread != threading.get_ident():
-            work()
+    def call(cls, function: Callable[[], None]) -> None:
+        """Call a function: at the end of the current block, or at once if there is none."""
+        block = cls._current.get()
+        if block is None or block.calls is None or block._thread != threading.get_ident():
+            function()
         else:
-            mine.calls.append(work)
+            block.calls.append(function)
 
 
 def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the calling thread and return its result."""
-    lost: _Lost = {}
+    failed: _FailedNodes = {}
     try:
         effect = next(operation)
         while True:
             try:
-                outcome = _perform(effect, nodes, lost)
-            except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                outcome = _perform(effect, nodes, failed)
+            except BaseException as error:  # noqa: BLE001  # the operation handles it or raises it again
                 effect = operation.throw(error)
             else:
                 effect = operation.send(outcome)
@@ -122,14 +125,14 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
-    lost: _Lost = {}
+    failed: _FailedNodes = {}
     with DeferredCalls() as deferred:
         try:
             effect = next(operation)
             while True:
                 try:
-                    outcome = await _aperform(effect, nodes, lost)
-                except BaseException as error:  # noqa: BLE001  # the operation's to handle or let pass
+                    outcome = await _aperform(effect, nodes, failed)
+                except BaseException as error:  # noqa: BLE001  # the operation handles it or raises it again
                     effect = operation.throw(error)
                 else:
                     effect = operation.send(outcome)
@@ -141,12 +144,11 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
                 await deferred.make_calls()
 
 
-def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
-    if effect.__class__ is Send:  # most are
-        replies = _scatter(effect.requests, nodes, lost)
-        if lacking := _lacking_scripts(effect.requests, replies):
-            again = _scatter([request for _, request in lacking], nodes, lost)
-            _put(replies, lacking, again)
+def _perform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) -> Any:
+    if effect.__class__ is Send:  # the most frequent effect
+        replies = _scatter(effect.requests, nodes, failed)
+        if unknown := _unknown_scripts(effect.requests, replies):
+            _replace(replies, unknown, _scatter(list(unknown.values()), nodes, failed))
         return replies
     match effect:
         case Sleep(seconds):
@@ -156,17 +158,16 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
 
 
 def load(loader: Callable[[], Any]) -> Any:
-    """Return what a caller's loader returns."""
+    """Call a caller's loader and return its value."""
     with span("ringcache.load"):
         return loader()
 
 
-async def _aperform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> Any:
-    if effect.__class__ is Send:  # most are
-        replies = await _ascatter(effect.requests, nodes, lost)
-        if lacking := _lacking_scripts(effect.requests, replies):
-            again = await _ascatter([request for _, request in lacking], nodes, lost)
-            _put(replies, lacking, again)
+async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) -> Any:
+    if effect.__class__ is Send:  # the most frequent effect
+        replies = await _ascatter(effect.requests, nodes, failed)
+        if unknown := _unknown_scripts(effect.requests, replies):
+            _replace(replies, unknown, await _ascatter(list(unknown.values()), nodes, failed))
         return replies
     match effect:
         case Sleep(seconds):
@@ -177,82 +178,82 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], lost: _Lost) -> A
                 return await value if inspect.isawaitable(value) else value
 
 
-Requests = Sequence[tuple[int, Command]]
-
-
-def _scatter(requests: Requests, nodes: Sequence[NodePort], lost: _Lost) -> list[Reply]:
+def _scatter(requests: Requests, nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
     """Send every node its commands, then read every node's replies."""
     if len(requests) == 1:
         [(node, command)] = requests
-        reply = nodes[node].call(command) if node not in lost else lost[node]
-        _look(node, reply, lost)
+        reply = nodes[node].call(command) if node not in failed else failed[node]
+        _note_failure(node, reply, failed)
         return [reply]
     groups = _by_node(requests)
-    replies = _of_lost(requests, groups, lost)
+    replies = _replies_of_failed(requests, groups, failed)
     pending: list[tuple[int, list[int], Pending]] = []
     try:
         for node, positions in groups.items():
-            pending.append((node, positions, nodes[node].send([requests[at][1] for at in positions])))
+            commands = [requests[position][1] for position in positions]
+            pending.append((node, positions, nodes[node].send(commands)))
         while pending:
-            node, positions, waiting = pending.pop()
-            for at, reply in zip(positions, waiting.receive(), strict=True):
-                replies[at] = reply
-            _look(node, replies[positions[-1]], lost)
+            node, positions, sent = pending.pop()
+            for position, reply in zip(positions, sent.receive(), strict=True):
+                replies[position] = reply
+            _note_failure(node, replies[positions[-1]], failed)
     finally:
-        for _, _, waiting in pending:
-            waiting.abandon()
+        for _, _, sent in pending:
+            sent.abandon()
     return replies
 
 
-async def _ascatter(requests: Requests, nodes: Sequence[NodePort], lost: _Lost) -> list[Reply]:
+async def _ascatter(requests: Requests, nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
     groups = _by_node(requests)
-    replies = _of_lost(requests, groups, lost)
-    waiting = [
-        nodes[node].submit([requests[at][1] for at in positions]) for node, positions in groups.items()
+    replies = _replies_of_failed(requests, groups, failed)
+    sent = [
+        nodes[node].submit([requests[position][1] for position in positions])
+        for node, positions in groups.items()
     ]
-    answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
+    answers = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
     for (node, positions), answer in zip(groups.items(), answers, strict=True):
-        for at, reply in zip(positions, answer, strict=True):
-            replies[at] = reply
-        _look(node, answer[-1], lost)
+        for position, reply in zip(positions, answer, strict=True):
+            replies[position] = reply
+        _note_failure(node, answer[-1], failed)
     return replies
-
-
-def _of_lost(requests: Requests, groups: dict[int, list[int]], lost: _Lost) -> list[Reply]:
-    """Return room for the replies, with those of nodes that are not asked again, who leave the groups."""
-    replies: list[Reply] = [None] * len(requests)
-    for node in lost.keys() & groups.keys() if lost else ():
-        for at in groups.pop(node):
-            replies[at] = lost[node]
-    return replies
-
-
-def _look(node: int, last: Reply, lost: _Lost) -> None:
-    """Note a node that did not answer; one that only refuses writes is asked again."""
-    if last.__class__ is NodeUnavailableError and last.ejects and node not in lost:
-        lost[node] = told = NodeUnavailableError(str(last))  # of what was not sent
-        told.__cause__ = last
 
 
 def _by_node(requests: Requests) -> dict[int, list[int]]:
+    """Return the positions of each node's requests."""
     groups: dict[int, list[int]] = {}
-    for at, (node, _) in enumerate(requests):
-        groups.setdefault(node, []).append(at)
+    for position, (node, _) in enumerate(requests):
+        groups.setdefault(node, []).append(position)
     return groups
 
 
-def _lacking_scripts(requests: Requests, replies: Sequence[Reply]) -> list[tuple[int, tuple[int, Command]]]:
-    """Return position and request, with its source, of each script call that its node did not know.
+def _replies_of_failed(requests: Requests, groups: dict[int, list[int]], failed: _FailedNodes) -> list[Reply]:
+    """Remove failed nodes from the groups; return all replies, of which only the failed nodes' are set."""
+    replies: list[Reply] = [None] * len(requests)
+    for node in failed.keys() & groups.keys() if failed else ():
+        for position in groups.pop(node):
+            replies[position] = failed[node]
+    return replies
 
-    NOSCRIPT says that nothing ran, so sending it again cannot run it twice.
+
+def _note_failure(node: int, last: Reply, failed: _FailedNodes) -> None:
+    """Add a node that did not answer to the failed ones; a node that only refuses writes is not added."""
+    if last.__class__ is NodeUnavailableError and last.ejects and node not in failed:
+        failed[node] = error = NodeUnavailableError(str(last))  # later commands are not sent: was_sent False
+        error.__cause__ = last
+
+
+def _unknown_scripts(requests: Requests, replies: Sequence[Reply]) -> dict[int, tuple[int, Command]]:
+    """Return position and request, with the source, of each script call whose node did not know the script.
+
+    NOSCRIPT means that the node ran nothing, so a second call cannot run the script twice.
     """
-    return [
-        (at, (requests[at][0], command.with_source))
-        for at, reply in enumerate(replies)
-        if is_unknown_script(reply) and isinstance(command := requests[at][1], ScriptCall)
-    ]
+    return {
+        position: (requests[position][0], command.with_source)
+        for position, reply in enumerate(replies)
+        if is_unknown_script(reply) and isinstance(command := requests[position][1], ScriptCall)
+    }
 
 
-def _put(replies: list[Reply], lacking: list[tuple[int, tuple[int, Command]]], again: list[Reply]) -> None:
-    for (at, _), reply in zip(lacking, again, strict=True):
-        replies[at] = reply
+def _replace(replies: list[Reply], positions: Iterable[int], new: list[Reply]) -> None:
+    for position, reply in zip(positions, new, strict=True):
+        replies[position] = reply

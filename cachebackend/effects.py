@@ -1,8 +1,8 @@
-"""What an operation asks of the world: commands to nodes, a pause, the caller's loader.
+"""The effects that an operation yields: commands to nodes, a pause, a call of the caller's loader.
 
-An operation is a generator that yields these and is sent what came of them. It never
-waits itself, so a driver can run it blocking or in asyncio, and a test can step two of
-them against each other in any order.
+An operation is a generator. It yields an effect, a driver performs it, and sends the result back into
+the generator. The operation itself never waits, so a driver can run it in blocking code or in
+asyncio, and a test can step two operations against each other in any order.
 """
 
 from __future__ import annotations
@@ -35,28 +35,31 @@ Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]
 #: A node, by its index, and the command for it.
 Request: TypeAlias = tuple[int, Command]
-#: What a node said to one command: None, an integer, bytes, a list of these, or, not
-#: raised but in its place, the RingCacheError that the command ended in.
+#: A node's reply to one command: None, an integer, bytes, or a list of these. If the command failed,
+#: the RingCacheError is the reply; it is not raised.
 Reply: TypeAlias = Any
 
 
 class Send(NamedTuple):
-    """Send each command to its node (by index), all before any reply is read.
+    """Send each command to its node, given by index; all are sent before any reply is read.
 
-    Sent back: a list with the reply to each command, in the order of the requests.
+    Result: a list with the reply to each command, in the order of the requests.
     """
 
     requests: Sequence[Request]
 
 
 class Sleep(NamedTuple):
-    """Wait for so many seconds."""
+    """Wait for ``seconds`` seconds."""
 
     seconds: float
 
 
 class Load(NamedTuple):
-    """Call the caller's loader and send back what it returns; in asyncio it may be a coroutine."""
+    """Call the caller's loader.
+
+    Result: the value that it returns. In asyncio the loader may return an awaitable.
+    """
 
     loader: Callable[[], Any]
 
@@ -67,23 +70,23 @@ Operation: TypeAlias = Generator[Effect, Any, T]
 
 
 class Continue(NamedTuple):
-    """What ``settle`` returns where one reply is not enough: the operation that does the rest.
+    """The result of a ``settle`` that needs more than one reply: the operation that does the rest.
 
-    An operation of one key is a pair of pure functions, ``begin``, which makes its request, and
-    ``settle``, which reads the reply and returns the result, or this. A generator calls both, and
-    so does a client that needs no generator for one command and one reply.
+    An operation on one key is a pair of pure functions: ``begin`` makes its request, and ``settle``
+    reads the reply and returns the result, or a ``Continue``. A generator calls both; so does the
+    client's path without a generator, for one command and one reply.
     """
 
     operation: Operation[Any]
 
 
 class Script:
-    """A Lua script, called by its SHA-1; a driver sends the source where a node lacks it.
+    """A Lua script, called by its SHA-1; a driver sends the source to a node that does not know it.
 
     Args:
-        package: The package that holds the file.
+        package: The package that contains the file.
         name: The file's name without ``.lua``.
-        preludes: The names of files that it begins with.
+        preludes: The names of files that are put before it.
     """
 
     def __init__(self, package: str, name: str, *preludes: str) -> None:
@@ -93,7 +96,7 @@ class Script:
 
     @cached_property
     def sha(self) -> str:
-        """The name that the node knows the script by."""
+        """The SHA-1 by which a node knows the script."""
         return sha1(self.source, usedforsecurity=False).hexdigest()
 
     def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
@@ -104,7 +107,7 @@ class Script:
 
 
 def is_unknown_script(reply: Reply) -> bool:
-    """Return whether a node says that it does not know a script: it ran nothing."""
+    """Return whether a reply says that the node does not know the script, and so ran nothing."""
     return reply.__class__ is NodeReplyError and reply.code == "NOSCRIPT"
 
 
@@ -115,5 +118,5 @@ class ScriptCall(tuple[Argument, ...]):
 
     @property
     def with_source(self) -> Command:
-        """The same call, with the script itself instead of its name."""
+        """The same call, with the script's source instead of its SHA-1."""
         return (b"EVAL", self.script.source, *self[2:])

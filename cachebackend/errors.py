@@ -1,4 +1,4 @@
-"""What can go wrong, one class each; the docstring is the default message."""
+"""The errors that this package raises; the docstring of a class is its default message."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class RingCacheError(Exception):
 
 
 class ConfigurationError(RingCacheError):
-    """The settings of the ring are wrong.
+    """The settings of the ring are not valid.
 
     Attributes:
-        faults: Every fault found, each opening with the path of the setting.
+        faults: All faults; each begins with the path of its setting.
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
@@ -42,12 +42,12 @@ class ConfigurationError(RingCacheError):
 
 
 class NodeUnavailableError(RingCacheError):
-    """A node of the ring could not be reached, or broke off before it answered.
+    """A node of the ring could not be reached, or did not answer.
 
     Attributes:
         was_sent: Whether the commands were sent, so that the node may have run them.
-        ejects: Whether it says that the node will not serve others either. Not so of a full
-            or a read-only one: it serves reads.
+        ejects: Whether the error counts towards ejecting the node. The error of a node that is full
+            or read-only does not, because the node still serves reads.
     """
 
     was_sent = False
@@ -58,7 +58,7 @@ class NodeReplyError(RingCacheError):
     """A node answered a command with an error.
 
     Attributes:
-        code: The first word of the answer, such as ``NOSCRIPT`` or ``OOM``.
+        code: The first word of the node's error, such as ``WRONGTYPE`` or ``NOSCRIPT``.
     """
 
     def __init__(self, message: str) -> None:
@@ -71,7 +71,7 @@ class RecordError(RingCacheError):
 
 
 class CodecError(RingCacheError):
-    """The value cannot be held by the codec that the settings name."""
+    """The codec of the settings cannot hold the value."""
 
 
 class WriteBehindError(RingCacheError):
@@ -79,35 +79,35 @@ class WriteBehindError(RingCacheError):
 
 
 class WriteBehindDamagedError(WriteBehindError):
-    """A queue holds what no write puts there."""
+    """A write-behind queue holds data that no write of this package makes."""
 
 
 class WriteBehindRefusedError(WriteBehindError):
-    """The write cannot be taken by write-behind; nothing was written."""
+    """Write-behind does not support this write; nothing was written."""
 
 
 class WriteBehindFullError(WriteBehindError):
-    """The queue holds as much as ``WRITE_BEHIND['high_water']`` allows; nothing was written."""
+    """The queue has reached ``WRITE_BEHIND['high_water']``; nothing was written."""
 
 
 class WriteBehindStoppedError(WriteBehindError):
-    """A partition's queue is not the one that its checkpoint knows; ``writebehind repair`` goes on."""
+    """A partition's queue does not match its checkpoint; run ``manage.py writebehind repair``."""
 
 
 class WriteBehindUnknownError(WriteBehindError, NodeUnavailableError):
-    """The queue node did not answer, and whether it took the write is not known."""
+    """The queue node did not answer; it may or may not have queued the write."""
 
     was_sent = True
 
 
 class WriteBehindPartialError(WriteBehindError):
-    """Some rows of a call were not taken.
+    """Some rows of a call were not queued.
 
     Attributes:
-        errors: Why, for each of these rows, by its primary key. All others were taken.
+        errors: For the primary key of each of these rows, the reason. All other rows were queued.
     """
 
     def __init__(self, errors: Mapping[Any, Exception]) -> None:
         self.errors = dict(errors)
         pk, error = next(iter(self.errors.items()))
-        super().__init__(f"{len(self.errors)} rows were not taken; {pk!r}: {error}")
+        super().__init__(f"{len(self.errors)} rows were not queued; the first is {pk!r}: {error}")

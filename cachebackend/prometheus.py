@@ -133,7 +133,7 @@ def _histogram(name: str, meaning: str, found: Mapping[str, Histogram]) -> Metri
     labels = [] if "" in found else ["alias"]
     metric = HistogramMetricFamily(f"ringcache_{name.removesuffix('_times')}_seconds", meaning, labels=labels)
     for alias, times in found.items():
-        buckets = [(str(bound / 1_000_000), times.below(bound)) for bound in _BOUNDS_MICROS]
+        buckets = [(str(bound / 1_000_000), times.count_below(bound)) for bound in _BOUNDS_MICROS]
         buckets.append(("+Inf", times.count))
         metric.add_metric([alias] if alias else [], buckets, times.seconds)
     return metric

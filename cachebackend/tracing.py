@@ -1,11 +1,11 @@
-"""OpenTelemetry spans, where its API is installed (extra ``opentelemetry``): else nothing.
+"""OpenTelemetry spans, if its API is installed (extra ``opentelemetry``); otherwise they do nothing.
 
 =======================  =====================================================================
-span                     what it spans
+span                     duration
 =======================  =====================================================================
-``ringcache.load``       a caller's loader, for a miss or for a value that was due
-``ringcache.fill_wait``  the wait of a miss for the value that another is loading
-``ringcache.drain``      the landing of a write-behind partition's batches
+``ringcache.load``       a call of a caller's loader, after a miss or to refresh a value
+``ringcache.fill_wait``  the wait of a miss for the value that another caller is loading
+``ringcache.drain``      the drain of a write-behind partition
 =======================  =====================================================================
 """
 
@@ -17,39 +17,39 @@ from contextlib import AbstractContextManager, nullcontext
 __all__ = ["begin", "span"]
 
 
-def _nothing() -> None: ...
+def _end_nothing() -> None: ...
 
 
 try:
     from opentelemetry import trace
 except ImportError:
 
-    def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:  # as the other
-        """Return nothing to enter."""
+    def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:  # the same signature
+        """Return a context that does nothing."""
         return nullcontext()
 
     def begin(name: str) -> Callable[[], None]:
-        """Begin nothing; return what ends it."""
-        return _nothing
+        """Return a function that does nothing."""
+        return _end_nothing
 
 else:
     _tracer = trace.get_tracer("cachebackend")
 
-    def _is_listened_to() -> bool:
-        """Return whether the site has set a provider."""
-        # The public way to ask reads the environment each time
+    def _has_provider() -> bool:
+        """Return whether the site has set a tracer provider."""
+        # The public function to get the provider reads the environment each time
         return getattr(trace, "_TRACER_PROVIDER", True) is not None
 
     def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
-        """Return a span to enter; it is a child of the one that is current."""
+        """Return a context that makes a span: a child of the current span."""
         return (
-            _tracer.start_as_current_span(name, attributes=attributes) if _is_listened_to() else nullcontext()
+            _tracer.start_as_current_span(name, attributes=attributes) if _has_provider() else nullcontext()
         )
 
     def begin(name: str) -> Callable[[], None]:
-        """Begin a span; return what ends it.
+        """Start a span, and return the function that ends it.
 
-        It is never the current one, for the steps of an operation may take turns with another's,
-        and then the one would end what the other has begun.
+        The span never becomes the current span. In one thread the steps of two operations may
+        alternate, and one operation would end the span that the other has started.
         """
-        return _tracer.start_span(name).end if _is_listened_to() else _nothing
+        return _tracer.start_span(name).end if _has_provider() else _end_nothing

@@ -151,7 +151,7 @@ def _settle(
 
 def _log_left(count: int, *, in_outbox: bool) -> None:
     """Say that keys could not be invalidated: while a node is down that is so of many a write."""
-    if came := _left.note(count):
+    if came := _left.to_log(count):
         fate = "the relay goes on trying" if in_outbox else "they stand until they expire"
         extra = {"event": "deletes_left", "count": came}
         logger.error("%d keys could not be invalidated; %s", came, fate, extra=extra)

@@ -211,4 +211,4 @@ class Context:
 
     def _count_event(self, event: str, count: int = 1) -> int:
         limit = self._log_limits.get(event) or self._log_limits.setdefault(event, LogRateLimit(self.clock))
-        return limit.note(count)
+        return limit.to_log(count)

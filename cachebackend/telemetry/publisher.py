@@ -71,7 +71,7 @@ class _Kept(Generic[C]):
         if refused is not None:
             self.counters.put_back(ledger, counts)
             if (
-                isinstance(refused, NodeReplyError) and _publish_failures.note()
+                isinstance(refused, NodeReplyError) and _publish_failures.to_log()
             ):  # the others, a breaker tells
                 extra = {"event": "fold_refused", "error": str(refused)}
                 logger.warning("%s; counts of %s wait to be folded", refused, self.stem, extra=extra)
@@ -85,14 +85,14 @@ class _Kept(Generic[C]):
         return {minute: self._read(told) for minute, told in zip(wanted, found, strict=True)}
 
     def _read(self, told: Mapping[str, int] | RingCacheError) -> C | None:
-        return None if isinstance(told, RingCacheError) else self.kind.read(told)
+        return None if isinstance(told, RingCacheError) else self.kind.from_dict(told)
 
     def in_all(self) -> C:
         """Return what was counted in all; raises what its node failed with."""
         [found] = self.client.run(protocol.read_counts(self.client.context, [self._key(ALL)], copies=1))
         if isinstance(found, RingCacheError):
             raise found
-        return self.kind.read(found)
+        return self.kind.from_dict(found)
 
     def _key(self, name: str) -> bytes:
         """Return the key of a minute, or of ALL; no alias' own keys look like it."""

@@ -14,7 +14,7 @@ Drive = Callable[..., Any]
 
 
 class FakeNode:
-    """Notes what it is sent and when it is read; answers each command with its own arguments."""
+    """Records when it is sent to and read from; replies to each command with its arguments."""
 
     def __init__(self, name: str, journal: list[str]) -> None:
         self.name, self.journal = name, journal
@@ -53,14 +53,14 @@ class FakePending:
 
 @pytest.fixture(params=["drive", "adrive"])
 def run(request: pytest.FixtureRequest) -> Drive:
-    """Either driver, called the same way."""
+    """Each driver, called in the same way."""
     if request.param == "drive":
         return drive
     return lambda operation, nodes: asyncio.run(adrive(operation, nodes))
 
 
 def test_replies_come_in_the_order_of_the_requests(run: Drive) -> None:
-    """However the requests are spread over the nodes."""
+    """In whatever order the nodes occur in them."""
     nodes = [FakeNode("a", []), FakeNode("b", [])]
 
     def operation() -> Operation[list[Reply]]:
@@ -69,8 +69,8 @@ def test_replies_come_in_the_order_of_the_requests(run: Drive) -> None:
     assert run(operation(), nodes) == [("b", b"X"), ("a", b"Y"), ("b", b"Z")]
 
 
-def test_every_node_is_sent_to_before_any_is_read() -> None:
-    """One round trip, however many nodes."""
+def test_commands_are_sent_to_all_nodes_before_any_reply_is_read() -> None:
+    """Any number of nodes costs one round trip."""
     journal: list[str] = []
     nodes = [FakeNode(name, journal) for name in "abc"]
 
@@ -81,8 +81,8 @@ def test_every_node_is_sent_to_before_any_is_read() -> None:
     assert [entry.split()[0] for entry in journal] == ["send"] * 3 + ["read"] * 3
 
 
-def test_a_script_that_a_node_lacks_is_sent_whole(run: Drive) -> None:
-    """NOSCRIPT says that nothing ran; only that call is sent again, with its source."""
+def test_a_script_that_a_node_does_not_know_is_sent_with_its_source(run: Drive) -> None:
+    """NOSCRIPT means that nothing ran; only this call is sent again."""
     script = Script("cachebackend.protocol.cache", "ttl")
 
     def operation() -> Operation[list[Reply]]:
@@ -92,30 +92,30 @@ def test_a_script_that_a_node_lacks_is_sent_whole(run: Drive) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_node_that_did_not_answer_is_not_asked_again(run: Drive, count: int) -> None:
-    """By the same operation, of which a first command may have arrived; one that refuses writes is."""
+def test_a_node_that_did_not_answer_gets_no_more_commands(run: Drive, count: int) -> None:
+    """From the same operation. Its first command may have arrived. A node that refuses writes gets more."""
     nodes = [FakeNode(name, []) for name in ("gone", "full", "well")]
     failures = [NodeUnavailableError("gone"), NodeUnavailableError("full")]
     failures[0].was_sent, failures[1].ejects = True, False
     for node, failure in zip(nodes, failures, strict=False):
         node.answer = lambda _, failure=failure: failure  # type: ignore[method-assign,misc]
-    found: list[list[Reply]] = []
+    all_replies: list[list[Reply]] = []
 
     def operation() -> Operation[None]:
-        for asked in ([0], [1], [2], [0], [1], [2], [0, 1, 2]):
-            replies = yield Send([(node, (b"X",)) for node in asked for _ in range(count)])
-            found.append(replies)
+        for targets in ([0], [1], [2], [0], [1], [2], [0, 1, 2]):
+            replies = yield Send([(node, (b"X",)) for node in targets for _ in range(count)])
+            all_replies.append(replies)
 
     run(operation(), nodes)
     assert [sum(entry.startswith("send") for entry in node.journal) for node in nodes] == [1, 3, 3]
-    assert [str(reply) for reply in found[3]] == ["gone"] * count
-    assert (found[0][0].was_sent, found[3][0].was_sent) == (True, False)
-    assert [*map(str, found[6][::count])][:2] == ["gone", "full"]
-    assert found[6][-1] == ("well", b"X")
+    assert [str(reply) for reply in all_replies[3]] == ["gone"] * count
+    assert (all_replies[0][0].was_sent, all_replies[3][0].was_sent) == (True, False)
+    assert [*map(str, all_replies[6][::count])][:2] == ["gone", "full"]
+    assert all_replies[6][-1] == ("well", b"X")
 
 
-def test_what_a_loader_raises_reaches_the_operation_and_then_the_caller(run: Drive) -> None:
-    """The operation may clean up by further effects before it lets the error pass."""
+def test_an_error_of_a_loader_is_raised_in_the_operation_and_then_to_the_caller(run: Drive) -> None:
+    """The operation can clean up by further effects before it raises the error again."""
     journal: list[str] = []
 
     def operation() -> Operation[None]:
@@ -130,8 +130,8 @@ def test_what_a_loader_raises_reaches_the_operation_and_then_the_caller(run: Dri
     assert journal[0] == "send a"
 
 
-def test_adrive_awaits_what_a_loader_returns() -> None:
-    """A coroutine function is a loader too."""
+def test_adrive_awaits_the_result_of_a_loader() -> None:
+    """A loader may be a coroutine function."""
 
     async def loader() -> int:
         return 7
@@ -142,8 +142,8 @@ def test_adrive_awaits_what_a_loader_returns() -> None:
     assert asyncio.run(adrive(operation(), [])) == 7
 
 
-def test_a_cancelled_task_lets_its_operation_clean_up() -> None:
-    """A lease is given back when the task that holds it is cancelled."""
+def test_the_operation_of_a_cancelled_task_cleans_up() -> None:
+    """So a lease is released when the task that holds it is cancelled."""
     journal: list[str] = []
 
     def operation() -> Operation[None]:
@@ -163,7 +163,7 @@ def test_a_cancelled_task_lets_its_operation_clean_up() -> None:
     assert journal == ["send a"]
 
 
-def test_what_was_sent_is_abandoned_if_reading_breaks_off() -> None:
+def test_replies_are_abandoned_if_reading_fails() -> None:
     """A connection with unread replies must not be used again."""
     journal: list[str] = []
     nodes = [FakeNode(name, journal) for name in "ab"]

@@ -82,7 +82,7 @@ class RingClient(SingleKeyClient):
         """Store what a node missed, and start its replay as soon as it answers."""
         if missed:
             DeferredCalls.call(partial(self._store_missed, node, missed))
-        self.nodes[node].tend()
+        self.nodes[node].request_replay()
 
     def _store_missed(self, node: int, missed: MissedKeys) -> None:
         since = self.context.clock.monotonic()

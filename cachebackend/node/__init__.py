@@ -1,9 +1,9 @@
-"""One Redis or Valkey server, and the connections this process holds to it.
+"""A node: one Redis or Valkey server, the connections of this process to it, and its breaker.
 
-redis-py connects, authenticates and does TLS; from then on requests are packed and
-replies parsed by hiredis on the bare socket. This is the only package that imports
-either; their errors become ours in ``translate``, once. A failure to answer is a reply
-(NodeUnavailableError in the reply's place), never an exception.
+redis-py connects, authenticates and does TLS. After that, hiredis packs the commands and parses the
+replies on the socket itself. No other package imports redis-py or hiredis; ``translate`` turns their
+errors into ours. A node that does not answer never raises: the reply is a NodeUnavailableError. The
+package imports ``effects``, ``options``, ``clock`` and ``errors``, and never knows a key or a ring.
 """
 
 from cachebackend.node.breaker import Breaker, NodeState

@@ -1,8 +1,8 @@
-"""Blocking connections to a node, and the stack that idle ones wait on.
+"""Blocking connections to a node, and the pool of idle ones.
 
-A connection is taken for one exchange and given back, last in first out, so a process
-holds as many as it ever used at once, whatever its threads come and go like. Taking
-and giving back are single steps of a deque: no lock.
+A thread takes a connection from the pool for one exchange and puts it back; the last one in is the
+first one out. So a process opens as many connections as it uses at the same time, however many
+threads it starts and ends. Taking and putting back are atomic operations of a deque, without a lock.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["BlockingPool", "Connection"]
 
-#: The server may have closed a connection that was idle for longer; it is looked at before use.
-LOOK_AFTER_SECONDS = 1.0
-#: An idle connection is closed after this.
+#: Seconds idle after which a connection is checked before use, because the server may have closed it.
+CHECK_AFTER_SECONDS = 1.0
+#: Seconds idle after which a connection is closed.
 IDLE_SECONDS = 60.0
 _READ_BYTES = 65_536
 
 
 class Connection:
-    """A ready connection, written and read directly.
+    """A connection that is ready for commands, and is written and read directly.
 
-    The kernel keeps the timeout (``SO_RCVTIMEO``): Python's own costs a ``poll`` for
-    each call. A read that times out raises BlockingIOError; under TLS and under gevent,
-    where Python keeps it, TimeoutError.
+    The kernel measures the timeout (``SO_RCVTIMEO``), because a timeout of Python costs a ``poll`` for
+    each call. A read that times out raises BlockingIOError. Under TLS and under gevent Python measures
+    the timeout, and the read raises TimeoutError.
     """
 
     __slots__ = ("_feed", "_gets", "_recv", "_redis", "_sendall", "_socket", "idle_since")
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
         self._redis: Any = handshake.connection()
-        # redis-py has no public way to its socket; the handshake is worth the private one
-        held: Any = self._redis._sock
-        self._socket: socket.socket = held
-        # TLS would try again for ever when the kernel gives up; gevent's sockets never wait in it
-        if isinstance(held, ssl.SSLSocket) or not os.get_blocking(held.fileno()):
-            held.settimeout(timeout)
+        # redis-py offers its socket only as a private attribute; its handshake is worth that
+        sock: Any = self._redis._sock
+        self._socket: socket.socket = sock
+        # A TLS socket retries for ever when the kernel's timeout ends; gevent's never wait in the kernel
+        if isinstance(sock, ssl.SSLSocket) or not os.get_blocking(sock.fileno()):
+            sock.settimeout(timeout)
         else:
-            _bound_by_kernel(held, timeout)
+            _set_kernel_timeout(sock, timeout)
         reader = hiredis.Reader(replyError=reply_error)
         self._feed, self._gets = reader.feed, reader.gets
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
         self.idle_since = 0.0
 
     def call(self, command: Command) -> Reply:
-        """Write one command and return its reply; nothing else may be under way.
+        """Send one command and return its reply; no other command may be in flight.
 
         Raises:
             OSError: The connection failed or the node took too long.
@@ -71,7 +71,7 @@ class Connection:
         return self.read()
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Write the commands.
+        """Send the commands.
 
         Raises:
             OSError: The connection failed.
@@ -88,7 +88,7 @@ class Connection:
             OSError: The connection failed or the node took too long.
         """
         reply = self._gets()
-        while reply is False:  # hiredis: not whole yet; RESP2 has no booleans
+        while reply is False:  # hiredis: the reply is not complete; RESP2 has no booleans
             data = self._recv(_READ_BYTES)
             if not data:
                 message = "the node closed the connection"
@@ -99,25 +99,25 @@ class Connection:
 
     @property
     def is_stale(self) -> bool:
-        """True if anything is to be read though nothing was asked: the end, or a stray answer."""
+        """True if there are bytes to read although no command is in flight: the node has closed, or worse."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close it; may be called twice."""
+        """Close the connection; may be called twice."""
         self._redis.disconnect()
 
 
-def _bound_by_kernel(held: socket.socket, timeout: float) -> None:
-    held.settimeout(None)
+def _set_kernel_timeout(sock: socket.socket, timeout: float) -> None:
+    sock.settimeout(None)
     interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
 class BlockingPool:
-    """The idle connections to one node."""
+    """The idle blocking connections to one node."""
 
     def __init__(self, handshake: Handshake, timeout: float, clock: Clock) -> None:
         self._handshake = handshake
@@ -126,10 +126,10 @@ class BlockingPool:
         self._idle: deque[Connection] = deque()
 
     def take(self) -> Connection:
-        """Return a connection that nobody else uses; the caller gives it back or closes it.
+        """Return a connection that no other thread uses; the caller releases or closes it.
 
         Raises:
-            OSError, redis.RedisError: None was idle, and a new one could not be made.
+            OSError, redis.RedisError: No connection was idle, and a new one could not be made.
         """
         while True:
             try:
@@ -137,7 +137,7 @@ class BlockingPool:
             except IndexError:
                 return self.make()
             if (
-                self._clock.monotonic() - connection.idle_since < LOOK_AFTER_SECONDS
+                self._clock.monotonic() - connection.idle_since < CHECK_AFTER_SECONDS
                 or not connection.is_stale
             ):
                 return connection
@@ -147,12 +147,12 @@ class BlockingPool:
         """Return a new connection.
 
         Raises:
-            OSError, redis.RedisError: It could not be made.
+            OSError, redis.RedisError: The connection could not be made.
         """
         return Connection(self._handshake, self._timeout)
 
     def release(self, connection: Connection) -> None:
-        """Take back a connection on which every reply was read."""
+        """Put back a connection of which every reply was read."""
         connection.idle_since = now = self._clock.monotonic()
         self._idle.append(connection)
         try:
@@ -162,7 +162,7 @@ class BlockingPool:
             return
 
     def close(self) -> None:
-        """Close what is idle: at the end, and after a failure, which the others share."""
+        """Close the idle connections: at the end, and after a failure, which has probably broken all."""
         while self._idle:
             try:
                 self._idle.pop().close()

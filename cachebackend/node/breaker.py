@@ -1,8 +1,8 @@
-"""A node that fails is left alone, so that it costs nothing, and is asked again now and then.
+"""The breaker of a node: it keeps commands from a node that fails, and lets a probe through at intervals.
 
-States: ``up``; ``ejected``: no command is sent; ``replaying``: it answers again, and is
-told what it missed before anybody reads it. One probe at a time, the longer apart the more
-of them failed.
+States: ``up``; ``ejected``: no command is sent to the node; ``replaying``: the node answers again, and
+the deletes that it missed are replayed to it before it serves reads. One probe runs at a time. The
+interval between probes doubles with each one that fails.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ __all__ = ["EJECTED", "REPLAYING", "UP", "Breaker", "NodeState"]
 
 logger = logging.getLogger("cachebackend")
 UP, EJECTED, REPLAYING = "up", "ejected", "replaying"
-#: So many failures in a row open the breaker.
+#: This many failures in a row open the breaker.
 FAILURES = 3
-#: Seconds until the first probe, and at most between two.
-FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0
-#: By how much of itself a wait is shortened at random, so that processes do not probe together.
+#: Seconds until the first probe.
+FIRST_WAIT = 1.0
+#: The most seconds between two probes.
+MAX_WAIT = 60.0
+#: The largest share by which a wait is shortened at random, so that processes do not probe together.
 JITTER = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What a process knows of a node.
+    """The state of a node, as one process sees it.
 
     Attributes:
-        name: The node's.
+        name: The name of the node.
         state: ``up``, ``ejected`` or ``replaying``.
-        since: When that began, in seconds since 1970; None: with the process.
-        error: What ejected it; empty if it is up.
-        ejections: How often it was ejected.
+        since: When the state began, in seconds since 1970; None: when the process started.
+        error: The error that ejected the node; empty if it is up.
+        ejections: How often the node was ejected.
     """
 
     name: str
@@ -50,16 +52,18 @@ class Breaker:
 
     Args:
         name: The node's name.
-        clock: Where time and chance come from.
-        most_seconds: The longest wait between two probes.
+        clock: The source of time and randomness.
+        max_wait: The most seconds between two probes.
 
     Attributes:
-        is_open: Whether commands are to be kept from the node. Read on every command.
+        is_open: Whether the node gets no commands. Read on every command.
+        has_failures: Whether a command has failed since the last one that was answered. Read on every
+            command.
     """
 
-    def __init__(self, name: str, clock: Clock, most_seconds: float = MOST_SECONDS) -> None:
+    def __init__(self, name: str, clock: Clock, max_wait: float = MAX_WAIT) -> None:
         self.name = name
-        self._most_seconds = most_seconds
+        self._max_wait = max_wait
         self.is_open = False
         self.has_failures = False
         self._clock = clock
@@ -67,18 +71,18 @@ class Breaker:
         self._failures = 0
         self._state, self._error, self._ejections = UP, "", 0
         self._since: float | None = None
-        self._wait = FIRST_SECONDS
+        self._wait = FIRST_WAIT
         self._probe_at = 0.0
         self._is_probing = False
 
     @property
     def state(self) -> NodeState:
-        """What is known now."""
+        """The present state."""
         with self._lock:
             return NodeState(self.name, self._state, self._since, self._error, self._ejections)
 
     def failed(self, error: Exception, *, at_once: bool = False) -> None:
-        """Note that a command was not answered; ``at_once``: that is reason enough."""
+        """Count a command that failed; ``at_once``: this one failure ejects the node."""
         with self._lock:
             self._failures += 1
             self.has_failures = True
@@ -86,20 +90,23 @@ class Breaker:
             if opens:
                 self._open(error)
         if opens:
-            self._tell_ejected(error)
+            self._log_ejected(error)
 
     def succeeded(self) -> None:
-        """Note that a command was answered."""
+        """Count a command that the node answered: the failures before it no longer count."""
         with self._lock:
             if not self.is_open:
                 self._failures = 0
                 self.has_failures = False
 
     def begin_probe(self, *, early: bool = False) -> bool:
-        """Return whether the caller is to probe the node now; nobody else is told so until it ends.
+        """Claim the next probe. Only one caller holds it at a time.
 
         Args:
-            early: Not to wait for the next probe's time, if the node is not known to be down.
+            early: Probe now, if the node is up.
+
+        Returns:
+            Whether the caller must probe the node, and then call ``close`` or ``probe_failed``.
         """
         with self._lock:
             is_due = self._clock.monotonic() >= self._probe_at if self.is_open else early
@@ -108,40 +115,45 @@ class Breaker:
             self._is_probing = True
             return True
 
-    def replaying(self) -> None:
-        """Note that the node answers and is being told what it missed."""
+    def begin_replay(self) -> None:
+        """Handle a node that answers again: the deletes that it missed are replayed to it now."""
         with self._lock:
             if self.is_open:
                 self._state = REPLAYING
 
     def probe_failed(self, error: Exception) -> None:
-        """Note that the node is not back."""
+        """Release the probe: the node does not answer, or the replay failed."""
         with self._lock:
             was_open = self.is_open
             if was_open:
                 self._state = EJECTED
                 self._error = str(error)
-                self._wait = min(2 * self._wait, self._most_seconds)
+                self._wait = min(2 * self._wait, self._max_wait)
                 self._set_probe()
             else:
                 self._open(error)
             self._is_probing = False
         if not was_open:
-            self._tell_ejected(error)
+            self._log_ejected(error)
 
     def close(self, is_complete: Callable[[], bool] = lambda: True) -> bool:
-        """Note that the node is back, if it has been told everything; return whether it has.
+        """Release the probe and send commands to the node again, if the replay is complete.
 
         Args:
-            is_complete: Looked at in one step with the closing: who notes that the node missed
-                something, and then asks for a probe, has it seen here or begins the next probe.
+            is_complete: Returns whether no missed delete is left to replay. It is called in one step
+                with the closing, under the lock. So a thread that adds a missed delete and then claims
+                a probe either has added it before this call, which then returns False, or it gets the
+                next probe.
+
+        Returns:
+            Whether the replay is complete.
         """
         with self._lock:
             if not is_complete():
                 return False
             was_open = self.is_open
             self._failures, self.has_failures, self.is_open = 0, False, False
-            self._wait = FIRST_SECONDS
+            self._wait = FIRST_WAIT
             self._is_probing = False
             if was_open:
                 self._state, self._error, self._since = UP, "", self._clock.now()
@@ -150,11 +162,11 @@ class Breaker:
         return True
 
     def after_fork(self) -> None:
-        """Let go of the parent's probe, in a forked child."""
+        """Forget the parent's probe, in a forked child: the child does not have the thread that runs it."""
         self._lock = threading.Lock()
         self._is_probing = False
 
-    def _tell_ejected(self, error: Exception) -> None:
+    def _log_ejected(self, error: Exception) -> None:
         extra = {"event": "node_ejected", "node": self.name, "error": str(error)}
         logger.warning("node %r is ejected: %s", self.name, error, extra=extra)
 
@@ -162,7 +174,7 @@ class Breaker:
         self.is_open = True
         self._state, self._since, self._error = EJECTED, self._clock.now(), str(error)
         self._ejections += 1
-        self._wait = FIRST_SECONDS
+        self._wait = FIRST_WAIT
         self._set_probe()
 
     def _set_probe(self) -> None:

@@ -1,4 +1,4 @@
-"""Connections that redis-py has made ready: connected, authenticated, the database chosen."""
+"""The handshake, which redis-py does: it connects, authenticates and selects the database."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["CLIENT_NAME", "Handshake", "RedisClient", "RedisLock"]
 RedisClient: TypeAlias = redis.Redis
 RedisLock: TypeAlias = redis.lock.Lock
 
-#: What ``CLIENT LIST`` shows of us.
+#: The name of our connections in ``CLIENT LIST``.
 CLIENT_NAME = "ringcache"
 
 
 class Handshake:
-    """How to connect to one node.
+    """Makes connections to one node.
 
     Args:
         url: The node's URL, with its password.
-        connect_timeout: Seconds until the connection must stand.
-        socket_timeout: Seconds that each answer of the handshake may take.
+        connect_timeout: The most seconds that connecting may take.
+        socket_timeout: The most seconds that each reply of the handshake may take.
     """
 
     def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
@@ -37,12 +37,12 @@ class Handshake:
             address = sentinel_address(url)
             self._sentinels = Sentinels(address, connect_timeout, socket_timeout)
             url = address.node_url
-        self._given: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-        self._class = self._given.pop("connection_class", redis.connection.Connection)
-        self._given.update(
+        self._arguments: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        self._class = self._arguments.pop("connection_class", redis.connection.Connection)
+        self._arguments.update(
             socket_connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
-            retry=Retry(NoBackoff(), 0),  # retrying is decided by who knows what was sent
+            retry=Retry(NoBackoff(), 0),  # a caller that knows what was sent decides about retries
             protocol=2,
             client_name=CLIENT_NAME,
             driver_info=None,
@@ -52,41 +52,42 @@ class Handshake:
         """Return a blocking connection, ready to use.
 
         Raises:
-            OSError, redis.RedisError: It could not be made.
+            OSError, redis.RedisError: The connection could not be made.
         """
-        given = dict(self._given)
-        if self._sentinels is not None:
-            given["host"], given["port"] = self._sentinels.primary()
-        connection: redis.connection.AbstractConnection = self._class(**given)
+        connection: redis.connection.AbstractConnection = self._class(**self._with_address())
         connection.connect()  # type: ignore[no-untyped-call]
         return connection
 
     def client(self) -> RedisClient:
-        """Return a redis-py client; behind Sentinel, of the node that is the primary now.
+        """Return a redis-py client; behind Sentinel it is a client of the present primary.
 
         Raises:
             redis.RedisError: No sentinel knows the primary.
         """
-        given = dict(self._given)
-        if self._sentinels is not None:
-            given["host"], given["port"] = self._sentinels.primary()
-        pool = redis.connection.ConnectionPool(self._class, max_connections=None, **given)
+        pool = redis.connection.ConnectionPool(self._class, max_connections=None, **self._with_address())
         return redis.Redis(connection_pool=pool)
+
+    def _with_address(self) -> dict[str, Any]:
+        """Return redis-py's arguments; behind Sentinel, with the address of the present primary."""
+        if self._sentinels is None:
+            return self._arguments
+        host, port = self._sentinels.primary()
+        return self._arguments | {"host": host, "port": port}
 
     async def connection_async(self) -> redis.asyncio.connection.AbstractConnection:
         """Return a connection of the running event loop, ready to use.
 
         Raises:
-            OSError, redis.RedisError: It could not be made.
+            OSError, redis.RedisError: The connection could not be made.
         """
-        twin = getattr(redis.asyncio.connection, self._class.__name__)
-        given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        async_class = getattr(redis.asyncio.connection, self._class.__name__)
+        arguments = dict(self._arguments, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         if self._sentinels is not None:
-            given["host"], given["port"] = await self._sentinels.primary_async()
-        connection: Any = twin(**given)
+            arguments["host"], arguments["port"] = await self._sentinels.primary_async()
+        connection: Any = async_class(**arguments)
 
         async def abort(*_: Any, **__: Any) -> None:
-            """Drop it at once: to close TLS in order is to wait for a node that may answer nothing."""
+            """Close the socket at once: closing TLS in order waits for a node that may never answer."""
             if connection._writer is not None:
                 connection._writer.transport.abort()
             connection._reader = connection._writer = None
@@ -94,7 +95,7 @@ class Handshake:
         connection.disconnect = abort
         try:
             await connection.connect()
-        except BaseException:  # cancelled, too, of which redis-py closes nothing
+        except BaseException:  # a cancellation too, after which redis-py closes nothing
             await abort()
             raise
         ready: redis.asyncio.connection.AbstractConnection = connection

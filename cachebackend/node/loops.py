@@ -1,9 +1,9 @@
-"""The multiplexed connection of each event loop, closed when its loop ends.
+"""The multiplexed connection of each event loop, which is closed when its loop ends.
 
-Django makes a short-lived loop for every ``async_to_sync`` and for every test, so the
-end of a loop must not leave a connection behind. asyncio closes the async generators
-of a loop before the loop (``shutdown_asyncgens``, PEP 525); one that waits in each
-loop is how we are told.
+Django makes a short-lived loop for every ``async_to_sync`` and for every test, so a loop that ends
+must not leave an open connection. asyncio closes the async generators of a loop before it closes the
+loop (``shutdown_asyncgens``, PEP 525). So each loop has a generator that waits, and closes the
+connection when it is closed itself.
 """
 
 from __future__ import annotations
@@ -18,88 +18,89 @@ from cachebackend.node.translate import CONNECTION_ERRORS
 __all__ = ["LoopConnections"]
 
 
-class _OfLoop:
-    """What one event loop holds of a node."""
+class _LoopState:
+    """The connection of one event loop to a node, and what belongs to it."""
 
-    __slots__ = ("connection", "ending", "failure", "opening")
+    __slots__ = ("closer", "connection", "failure", "opening")
 
     def __init__(self) -> None:
         self.connection: MultiplexedConnection | None = None
         self.opening = asyncio.Lock()
-        #: What the last try to connect ended in; None: in a connection.
+        #: The error of the last attempt to connect; None: it was successful.
         self.failure: Exception | None = None
-        self.ending: AsyncGenerator[None, None] | None = None
+        #: The generator that closes the connection when the loop ends.
+        self.closer: AsyncGenerator[None, None] | None = None
 
 
 class LoopConnections:
-    """One node's connections, at most one an event loop."""
+    """The multiplexed connections to one node, at most one for each event loop."""
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
         self._handshake = handshake
         self._timeout = timeout
-        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
 
-    def standing(self) -> MultiplexedConnection | None:
-        """Return the running loop's connection, if it stands."""
-        mine = self._loops.get(asyncio.get_running_loop())
-        if mine is None or mine.connection is None or mine.connection.is_closed:
+    def current(self) -> MultiplexedConnection | None:
+        """Return the running loop's connection; None if it is not open."""
+        state = self._loops.get(asyncio.get_running_loop())
+        if state is None or state.connection is None or state.connection.is_closed:
             return None
-        return mine.connection
+        return state.connection
 
     async def open(self) -> MultiplexedConnection:
-        """Return the running loop's connection, made now if need be.
+        """Return the running loop's connection; connect if it is not open.
 
-        Tasks that ask at once share it, or the failure to make it: who waited for one try
-        would wait as long for the next, and so on in a queue.
+        Tasks that call this at the same time share the connection, or the error of the attempt. If
+        each task made its own attempt, tasks would queue, and the last would wait for all timeouts.
 
         Raises:
-            OSError, redis.RedisError: It could not be made.
+            OSError, redis.RedisError: The connection could not be made.
         """
         loop = asyncio.get_running_loop()
         self.forget_closed_loops()
-        mine = self._loops.setdefault(loop, _OfLoop())
-        known = mine.failure
-        async with mine.opening:
-            if (connection := self.standing()) is not None:
+        state = self._loops.setdefault(loop, _LoopState())
+        earlier_failure = state.failure
+        async with state.opening:
+            if (connection := self.current()) is not None:
                 return connection
-            if mine.failure is not None and mine.failure is not known:
-                raise mine.failure
+            if state.failure is not None and state.failure is not earlier_failure:
+                raise state.failure
             try:
                 connection = await MultiplexedConnection.open(self._handshake, self._timeout)
             except CONNECTION_ERRORS as error:
-                mine.failure = error
+                state.failure = error
                 raise
-            mine.connection, mine.failure = connection, None
-            if mine.ending is None:
-                mine.ending = self._close_with_loop(mine)
-                await anext(mine.ending)
+            state.connection, state.failure = connection, None
+            if state.closer is None:
+                state.closer = self._close_with_loop(state)
+                await anext(state.closer)
             return connection
 
     def forget_closed_loops(self) -> None:
-        """Close what loops left that were closed without closing their generators first."""
-        for loop in list(self._loops):  # other threads' loops come and go meanwhile
-            if loop.is_closed() and (left := self._loops.pop(loop, None)) is not None:
-                connection = left.connection
+        """Close the connections of loops that were closed without closing their generators first."""
+        for loop in list(self._loops):  # other threads add and remove loops meanwhile
+            if loop.is_closed() and (state := self._loops.pop(loop, None)) is not None:
+                connection = state.connection
                 if connection is not None and not connection.is_closed:
                     connection.forget()
 
     @staticmethod
-    async def _close_with_loop(mine: _OfLoop) -> AsyncGenerator[None, None]:
+    async def _close_with_loop(state: _LoopState) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            if mine.connection is not None:
-                mine.connection.close()
-                await asyncio.sleep(0)  # lets the transport close its socket
+            if state.connection is not None:
+                state.connection.close()
+                await asyncio.sleep(0)  # the transport closes its socket in this step of the loop
 
     def after_fork(self) -> None:
-        """Let go of the parent's connections; to close one would disturb the parent's event loop."""
-        _OF_THE_PARENT.append(self._loops)
+        """Stop using the parent's connections, in a forked child; closing one would disturb its loop."""
+        _INHERITED.append(self._loops)
         self._loops = {}
 
     def __len__(self) -> int:
-        return sum(m.connection is not None and not m.connection.is_closed for m in self._loops.values())
+        return sum(s.connection is not None and not s.connection.is_closed for s in self._loops.values())
 
 
-#: What a forked child inherited and must neither use nor close.
-_OF_THE_PARENT: list[dict[asyncio.AbstractEventLoop, _OfLoop]] = []
+#: The connections that a forked child inherited. It must not use, close or garbage-collect them.
+_INHERITED: list[dict[asyncio.AbstractEventLoop, _LoopState]] = []

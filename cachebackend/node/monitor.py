@@ -1,4 +1,4 @@
-"""Which keys are read at some nodes: as they see it, for a while."""
+"""The keys that clients read, recorded by ``MONITOR`` on the nodes for some seconds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
 
 __all__ = ["read_keys", "read_keys_of"]
 
-#: Commands that read, each with what of its words are keys.
+#: Commands that read, and which of their words are keys.
 _READS = {b"GET": slice(1, 2), b"MGET": slice(1, None)}
-#: When, the database, who asked, and the command, each of its words in quotes.
+#: A line of MONITOR: the time, the database, the client, and the words of the command in quotes.
 _LINE = re.compile(rb'([\d.]+) \[\d+ (.*?)\] (".*)', re.DOTALL)
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(x[0-9a-f]{2}|.)", re.DOTALL)
 _CONTROLS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
-#: Seconds without a command after which a listener looks at the time.
-_PAUSE_SECONDS = 0.1
+#: Seconds without a command after which a listener checks the time.
+_POLL_SECONDS = 0.1
 
 
 def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[bytes]:
-    """Return the keys that match a Redis pattern and were read, in the order that the nodes saw.
+    """Record the keys that clients read, in the order of the nodes' clocks.
 
-    They are asked to MONITOR, which costs them: each command is told to us as well.
+    MONITOR slows a node down: it sends every command to us as well.
+
+    Args:
+        nodes: The nodes to record.
+        pattern: A glob pattern of Redis; other keys are left out.
+        seconds: How long to record.
 
     Raises:
         NodeUnavailableError: A node cannot be reached.
-        NodeReplyError: A node refuses.
+        NodeReplyError: A node refuses MONITOR.
     """
-    heard: list[tuple[float, bytes]] = []
+    reads: list[tuple[float, bytes]] = []
     failures: list[RingCacheError] = []
     glob, end = _ESCAPED.sub(rb"[\1]", pattern), time.monotonic() + seconds
 
@@ -44,11 +49,11 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
         try:
             with node.redis() as client, client.monitor() as monitor:
                 while time.monotonic() < end:
-                    if monitor.connection.can_read(timeout=_PAUSE_SECONDS):
+                    if monitor.connection.can_read(timeout=_POLL_SECONDS):
                         moment, keys = read_keys_of(monitor.connection.read_response())
-                        heard.extend((moment, key) for key in keys if fnmatch.fnmatchcase(key, glob))
+                        reads.extend((moment, key) for key in keys if fnmatch.fnmatchcase(key, glob))
         except redis.exceptions.ResponseError as error:
-            failures.append(NodeReplyError(f"node {node.name!r} does not let itself be listened to: {error}"))
+            failures.append(NodeReplyError(f"node {node.name!r} refuses MONITOR: {error}"))
         except CONNECTION_ERRORS as error:
             failures.append(unavailable(node.name, error, seconds))
 
@@ -59,26 +64,26 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
         thread.join()
     if failures:
         raise failures[0]
-    return [key for _, key in sorted(heard)]
+    return [key for _, key in sorted(reads)]
 
 
 def read_keys_of(line: bytes) -> tuple[float, list[bytes]]:
-    """Return when a command came that MONITOR tells of, and which keys it reads.
+    """Return the time of a command in a line of MONITOR, and the keys that the command reads.
 
-    What a script asks is part of the script's own work, and reads nothing for anybody.
+    A read by a script has no keys, because no client receives its value.
     """
-    told = _LINE.fullmatch(line)
-    if told is None or told[2] == b"lua":
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] == b"lua":
         return 0.0, []
-    words = list(_words(told[3]))
-    return float(told[1]), words[_READS.get(words[0].upper(), slice(0))]
+    words = list(_words(match[3]))
+    return float(match[1]), words[_READS.get(words[0].upper(), slice(0))]
 
 
 def _words(text: bytes) -> Iterator[bytes]:
-    """Yield the words of a command, which may hold blanks, quotes and any bytes."""
+    """Yield the words of a command; they may contain blanks, quotes and any bytes."""
     for word in _WORD.findall(text):
-        yield _ESCAPED.sub(lambda found: _unescaped(found[1]), word)
+        yield _ESCAPED.sub(lambda match: _unescaped(match[1]), word)
 
 
-def _unescaped(mark: bytes) -> bytes:
-    return bytes.fromhex(mark[1:].decode()) if len(mark) > 1 else _CONTROLS.get(mark, mark)
+def _unescaped(code: bytes) -> bytes:
+    return bytes.fromhex(code[1:].decode()) if len(code) > 1 else _CONTROLS.get(code, code)

@@ -1,8 +1,8 @@
-"""One asyncio connection to a node, shared by all tasks of an event loop.
+"""The asyncio connection to a node, which all tasks of an event loop share (pipelining).
 
-Every batch is written at once and its replies come back in order, so a hundred tasks
-need one connection and their requests travel together. A task that is cancelled leaves
-its future cancelled; its replies are read and dropped, and nobody else's are moved.
+Every batch of commands is written at once, and the replies come back in the order of the commands. So
+a hundred tasks need one connection, and their commands are sent together. If a task is cancelled, the
+replies to its batch are read and thrown away, and every other batch gets its own replies.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["MultiplexedConnection"]
 
-#: Enough for the event loop to read what stands in its sockets.
-_SECOND_LOOK_SECONDS = 0.01
+#: Seconds in which the event loop reads the bytes that have arrived at its sockets.
+_GRACE_SECONDS = 0.01
 
 
 class _Batch:
-    """Commands in flight: the future of their replies, those read, and when they were sent."""
+    """Commands in flight: the future of their replies, the replies read so far, and when it was sent."""
 
     __slots__ = ("count", "future", "replies", "sent_at")
 
@@ -37,15 +37,14 @@ class _Batch:
 
 
 class MultiplexedConnection(asyncio.Protocol):
-    """A ready connection; made by ``open``.
+    """A connection that is ready for commands; ``open`` makes one.
 
-    One timer for the connection, not one for each request: when nothing has come or gone
-    for the timeout though a batch is in flight, it fails them all and closes the
-    connection.
+    There is one timer for the connection, not one for each batch. If a batch is in flight and no byte
+    was received or sent for ``timeout`` seconds, all batches fail and the connection is closed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
-        # Kept though only its transport is used: it closes that when it is collected
+        # Only its transport is used; but a writer that is garbage-collected closes its transport
         self._writer = writer
         self._transport = writer.transport
         self._timeout = timeout
@@ -53,9 +52,9 @@ class MultiplexedConnection(asyncio.Protocol):
         self._in_flight: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=reply_error)
         self._timer: asyncio.TimerHandle | None = None
-        self._moved_at = 0.0
+        self._active_at = 0.0
         self._unsent_bytes = 0
-        self._is_suspect = False
+        self._is_in_grace = False
         self.is_closed = False
 
     @classmethod
@@ -66,7 +65,7 @@ class MultiplexedConnection(asyncio.Protocol):
             OSError, redis.RedisError: The connection could not be made.
         """
         ready = await handshake.connection_async()
-        # redis-py's connection was made for its transport, whose protocol we become
+        # Take over the transport of redis-py's connection, and become its protocol
         writer: Any = ready._writer
         ready._reader = ready._writer = None
         connection = cls(writer, timeout)
@@ -74,32 +73,32 @@ class MultiplexedConnection(asyncio.Protocol):
         return connection
 
     def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
-        """Write the commands and return the future of their replies."""
+        """Send the commands and return the future of their replies."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.is_closed:
             future.set_exception(ConnectionResetError("the connection is closed"))
             return future
-        # Packed first: a command that cannot be packed must not leave a batch that waits
-        # for replies, or it would be given everybody else's
+        # Packed first: if a command could not be packed after its batch was queued, the batch would
+        # get the replies to the next one
         packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
-        self._note_sending(now)
+        self._note_progress(now)
         self._in_flight.append(_Batch(future, len(commands), now))
         self._transport.write(packed)
         self._unsent_bytes = self._transport.get_write_buffer_size()
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
+            self._timer = self._loop.call_at(now + self._timeout, self._check_timeout)
         return future
 
     def data_received(self, data: bytes) -> None:
-        """Hand each whole reply to the batch it belongs to."""
-        self._moved_at = self._loop.time()
+        """Add each complete reply to its batch."""
+        self._active_at = self._loop.time()
         self._reader.feed(data)
         while self._in_flight:
             batch = self._in_flight[0]
             while len(batch.replies) < batch.count:
                 reply = self._reader.gets()
-                if reply is False:  # hiredis: not whole yet
+                if reply is False:  # hiredis: the reply is not complete
                     return
                 batch.replies.append(reply)
             self._in_flight.popleft()
@@ -107,47 +106,47 @@ class MultiplexedConnection(asyncio.Protocol):
                 batch.future.set_result(batch.replies)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail everything in flight."""
+        """Fail all batches in flight."""
         self._fail(error or ConnectionResetError("the node closed the connection"))
 
     def forget(self) -> None:
-        """Close the socket of a connection whose event loop is closed, and can close nothing itself."""
+        """Close the socket of a connection whose event loop is closed, so that the loop cannot close it."""
         self.is_closed = True
         transport: Any = self._transport
-        held = getattr(transport.get_extra_info("socket"), "_sock", None)
-        if held is None:  # no loop of asyncio's own: such closes what it has when it is closed
+        sock = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if sock is None:  # not a loop of asyncio's own; such a loop closes its sockets with itself
             return
-        held.close()
-        # so that neither it nor the writer warns of what was just done
+        sock.close()
+        # so that the transport and the writer do not warn that they were not closed
         transport._sock = None
         transport._closing = transport._closed = True
 
     def close(self) -> None:
-        """Close it, failing what is in flight; may be called twice."""
+        """Close the connection and fail all batches in flight; may be called twice."""
         self._fail(ConnectionResetError("the connection is closed"))
 
-    def _look_at_oldest(self) -> None:
+    def _check_timeout(self) -> None:
         self._timer = None
         if not self._in_flight:
             return
-        self._note_sending(self._loop.time())
-        due = max(self._in_flight[0].sent_at, self._moved_at) + self._timeout
+        self._note_progress(self._loop.time())
+        due = max(self._in_flight[0].sent_at, self._active_at) + self._timeout
         if due > self._loop.time():
-            self._is_suspect = False
-            self._timer = self._loop.call_at(due, self._look_at_oldest)
-        elif not self._is_suspect:
-            # The loop may have been busy itself: what has come meanwhile is read first
-            self._is_suspect = True
-            self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look_at_oldest)
+            self._is_in_grace = False
+            self._timer = self._loop.call_at(due, self._check_timeout)
+        elif not self._is_in_grace:
+            # The loop itself may have been busy: let it read first what has arrived meanwhile
+            self._is_in_grace = True
+            self._timer = self._loop.call_later(_GRACE_SECONDS, self._check_timeout)
         else:
             self._fail(TimeoutError())
 
-    def _note_sending(self, now: float) -> None:
-        """Take what left for the node since it was last looked at for a sign of life."""
+    def _note_progress(self, now: float) -> None:
+        """Count bytes that were sent since the last call as activity of the connection."""
         if self._unsent_bytes:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent_bytes:
-                self._moved_at = now
+                self._active_at = now
             self._unsent_bytes = unsent
 
     def _fail(self, error: Exception) -> None:

@@ -1,4 +1,7 @@
-"""A node: commands in, replies out, blocking or in asyncio, safe over threads, tasks, loops and forks."""
+"""A node: sends commands and returns replies, in blocking code and in asyncio.
+
+Threads, tasks and event loops may share a node, and it works in a forked child.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,23 @@ from cachebackend.options import NodeAddress
 
 __all__ = ["Exchange", "Node", "Replay"]
 
-#: Sends commands and returns their replies; raises if any is an error.
+#: Sends commands and returns their replies; raises if one of them is an error.
 Exchange: TypeAlias = Callable[[Sequence[Command]], list[Reply]]
 
 
 class Replay(Protocol):
-    """What a node missed, and is told when a probe was answered, before it is let in again."""
+    """Replays the deletes that a node missed, after a probe was answered and before it serves reads."""
 
     def replay_all(self, exchange: Exchange) -> None:
-        """Tell the node what any process owes it; raises what keeps it from being told."""
+        """Replay the deletes that any process has missed; raises whatever prevents it."""
         ...
 
     def replay_rest(self, exchange: Exchange) -> None:
-        """Tell the node what this process noted since; raises as ``replay_all``."""
+        """Replay the deletes that this process missed since then; raises whatever prevents it."""
         ...
 
     def is_complete(self) -> bool:
-        """Return whether this process owes the node nothing now."""
+        """Return whether this process has no missed delete of the node now."""
         ...
 
 
@@ -48,10 +51,10 @@ class Node:
     """One server of a ring.
 
     Args:
-        address: Its name and where it is.
-        connect_timeout: Seconds until a connection must stand.
-        socket_timeout: Seconds that an answer may take.
-        clock: Where time is taken from.
+        address: Its name and URL.
+        connect_timeout: The most seconds that connecting may take.
+        socket_timeout: The most seconds that a reply may take.
+        clock: The source of time.
     """
 
     def __init__(
@@ -59,11 +62,11 @@ class Node:
     ) -> None:
         self.address = address
         self.name = address.name
-        #: What tells it from others wherever several processes speak of it, whatever they call it.
+        #: Identifies the node among processes, which may have different names for it.
         self.endpoint = address.endpoint
-        #: Ejects the node when it fails; None: it is asked whatever it did before.
+        #: Ejects the node when it fails; None: the node is never ejected.
         self.breaker: Breaker | None = None
-        #: What it is told when it is back; None: it misses nothing that matters.
+        #: Replays missed deletes when the node is back; None: there is nothing to replay.
         self.replay: Replay | None = None
         self._timeout = socket_timeout
         self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout)
@@ -72,75 +75,75 @@ class Node:
         _NODES.add(self)
 
     def call(self, command: Command) -> Reply:
-        """Send one command and return its reply; a failure is returned in its place."""
+        """Send one command and return its reply; a failure is returned as the reply."""
         breaker = self.breaker
         if breaker is not None and breaker.is_open:
-            return self._ejected()
+            return self._ejected_error()
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
-            return self._failed(error)
+            return self._record_failure(error)
         try:
             reply = connection.call(command)
         except CONNECTION_ERRORS as error:
             connection.close()
-            return self._failed(error, was_sent=True)
+            return self._record_failure(error, was_sent=True)
         except BaseException:
             connection.close()
             raise
         self._pool.release(connection)
         if breaker is not None and (breaker.has_failures or reply.__class__ is NodeUnavailableError):
-            self._heard(reply)
+            self._record_reply(reply)
         return reply
 
     def send(self, commands: Sequence[Command]) -> PendingReplies:
-        """Send commands; their replies are read from what is returned."""
+        """Send commands; ``receive`` of the result returns their replies."""
         if self.breaker is not None and self.breaker.is_open:
-            return PendingReplies(self, len(commands), None, self._ejected())
+            return PendingReplies(self, len(commands), None, self._ejected_error())
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
-            return PendingReplies(self, len(commands), None, self._failed(error))
+            return PendingReplies(self, len(commands), None, self._record_failure(error))
         try:
             connection.send(commands)
         except CONNECTION_ERRORS as error:
             connection.close()
-            return PendingReplies(self, len(commands), None, self._failed(error, was_sent=True))
+            return PendingReplies(self, len(commands), None, self._record_failure(error, was_sent=True))
         except BaseException:
             connection.close()
             raise
         return PendingReplies(self, len(commands), connection, None)
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
-        """Send commands in the running event loop; at once where its connection stands."""
+        """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
         if self.breaker is not None and self.breaker.is_open:
             ejected: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-            ejected.set_result([self._ejected()] * len(commands))
+            ejected.set_result([self._ejected_error()] * len(commands))
             return ejected
-        connection = self._loops.standing()
+        connection = self._loops.current()
         if connection is None:
             return self._open_and_submit(commands)
         return self._await(connection.submit(commands), len(commands))
 
     def redis(self) -> RedisClient:
-        """Return a redis-py client with one connection of its own, made when it is first used."""
+        """Return a new redis-py client; it connects when it is first used."""
         return self.handshake.client()
 
     @property
     def is_ejected(self) -> bool:
-        """True if it is not to be asked now; sees to its probe if that is due."""
+        """True if the node gets no commands now. Starts its probe if that is due."""
         if self.breaker is None or not self.breaker.is_open:
             return False
-        self._ejected()
+        self._ejected_error()
         return True
 
     def close(self) -> None:
-        """Close idle blocking connections, and those of event loops that ended; others end with theirs."""
+        """Close idle blocking connections, and those of closed event loops; a running loop closes its own."""
         self._pool.close()
         self._loops.forget_closed_loops()
 
     def after_fork(self) -> None:
-        """Let go of the parent's connections, in a forked child."""
+        """Stop using the parent's connections, in a forked child."""
         self._pool.close()
         self._loops.after_fork()
         if self.breaker is not None:
@@ -150,19 +153,19 @@ class Node:
         try:
             connection = await self._loops.open()
         except CONNECTION_ERRORS as error:
-            return [self._failed(error)] * len(commands)
+            return [self._record_failure(error)] * len(commands)
         return await self._await(connection.submit(commands), len(commands))
 
     async def _await(self, replies: asyncio.Future[list[Reply]], count: int) -> list[Reply]:
         try:
-            found = await replies
+            received = await replies
         except CONNECTION_ERRORS as error:
-            return [self._failed(error, was_sent=True)] * count
-        self._heard_all(found)
-        return found
+            return [self._record_failure(error, was_sent=True)] * count
+        self._record_replies(received)
+        return received
 
-    def _failed(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
-        """Close the idle connections, which most likely failed with this one, and say what happened."""
+    def _record_failure(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
+        """Close the idle connections, which have probably failed too; return our error, and record it."""
         self._pool.close()
         failure = unavailable(self.name, error, self._timeout)
         failure.was_sent = was_sent
@@ -174,62 +177,65 @@ class Node:
             )
         return failure
 
-    def _heard_all(self, replies: Sequence[Reply]) -> None:
+    def _record_replies(self, replies: Sequence[Reply]) -> None:
         breaker = self.breaker
         if breaker is not None:
-            bad = next((reply for reply in replies if reply.__class__ is NodeUnavailableError), None)
-            if bad is not None or breaker.has_failures:
-                self._heard(bad)
+            failure = next((reply for reply in replies if reply.__class__ is NodeUnavailableError), None)
+            if failure is not None or breaker.has_failures:
+                self._record_reply(failure)
 
-    def _heard(self, reply: Reply) -> None:
-        """Tell the breaker of an answer; one that says the node cannot serve is a failure too."""
-        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+    def _record_reply(self, reply: Reply) -> None:
+        """Record a reply in the breaker; one that says that the node cannot serve is a failure."""
+        assert self.breaker is not None  # noqa: S101  # the caller has checked it
         if not isinstance(reply, NodeUnavailableError):
             self.breaker.succeeded()
         elif reply.ejects:
             self.breaker.failed(reply)
 
-    def _ejected(self) -> NodeUnavailableError:
-        """Return the error of a node that is not asked; see to its probe if that is due."""
-        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+    def _ejected_error(self) -> NodeUnavailableError:
+        """Return the reply to a command for an ejected node; start the node's probe if that is due."""
+        assert self.breaker is not None  # noqa: S101  # the caller has checked it
         if self.breaker.begin_probe():
             self._start_probe()
         return NodeUnavailableError(f"node {self.name!r} is ejected: {self.breaker.state.error}")
 
-    def tend(self) -> None:
-        """See to it that the node is told what it missed: soon, and by another thread."""
+    def request_replay(self) -> None:
+        """Start a probe in another thread, unless one runs: it replays missed deletes to the node.
+
+        If the node is ejected, its next probe does so.
+        """
         if self.breaker is not None and self.breaker.begin_probe(early=True):
             self._start_probe()
 
     def _start_probe(self) -> None:
-        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        assert self.breaker is not None  # noqa: S101  # the caller has checked it
         try:
             self._spawn(self._probe)
-        except RuntimeError as error:  # the process has as many threads as it may: not the caller's affair
+        except RuntimeError as error:  # the process cannot start a thread; its caller needs no probe
             self.breaker.probe_failed(NodeUnavailableError(f"node {self.name!r} cannot be probed: {error}"))
 
     @staticmethod
-    def _spawn(work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name="ringcache-probe", daemon=True).start()
+    def _spawn(probe: Callable[[], None]) -> None:
+        threading.Thread(target=probe, name="ringcache-probe", daemon=True).start()
 
     def _probe(self) -> None:
-        """Ask the node for a sign of life, tell it what it missed, and let it in again."""
-        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+        """Send PING to the node; if it answers, replay missed deletes to it and close the breaker."""
+        assert self.breaker is not None  # noqa: S101  # the caller has checked it
         connection = None
         try:
             connection = self._pool.make()
             _exchange(connection, [(b"PING",)])
-            self.breaker.replaying()
-            self._let_in(partial(_exchange, connection))
-        except Exception as error:  # noqa: BLE001  # whatever it was, the node is not let in
+            self.breaker.begin_replay()
+            self._replay_and_close(partial(_exchange, connection))
+        except Exception as error:  # noqa: BLE001  # after any error the breaker stays open
             if connection is not None:
                 connection.close()
-            self.breaker.probe_failed(self._why_not(error))
+            self.breaker.probe_failed(self._probe_error(error))
         else:
             self._pool.release(connection)
 
-    def _let_in(self, exchange: Exchange) -> None:
-        assert self.breaker is not None  # noqa: S101  # whoever calls has looked
+    def _replay_and_close(self, exchange: Exchange) -> None:
+        assert self.breaker is not None  # noqa: S101  # the caller has checked it
         if self.replay is None:
             self.breaker.close()
             return
@@ -237,13 +243,13 @@ class Node:
         while not self.breaker.close(self.replay.is_complete):
             self.replay.replay_rest(exchange)
 
-    def _why_not(self, error: Exception) -> RingCacheError:
-        """Return why the node was not let in: it need not be the node's own fault."""
+    def _probe_error(self, error: Exception) -> RingCacheError:
+        """Return our error for a probe that failed, which may have another cause than the node."""
         if isinstance(error, RingCacheError):
             return error
         if isinstance(error, CONNECTION_ERRORS):
             return unavailable(self.name, error, self._timeout)
-        message = f"node {self.name!r} answers, but what it missed cannot be found out: {error!r}"
+        message = f"node {self.name!r} answers, but its missed deletes cannot be replayed: {error!r}"
         return NodeUnavailableError(message)
 
     def __repr__(self) -> str:
@@ -251,7 +257,7 @@ class Node:
 
 
 class PendingReplies:
-    """Replies still to be read from a node."""
+    """The replies to commands that were sent to a node."""
 
     __slots__ = ("_connection", "_count", "_error", "_node")
 
@@ -264,26 +270,26 @@ class PendingReplies:
         self._error = error
 
     def receive(self) -> list[Reply]:
-        """Return a reply for each command; those that did not come are NodeUnavailableError."""
+        """Return the reply to each command; a reply that did not come is a NodeUnavailableError."""
         if self._connection is None:
             return [self._error] * self._count
         replies: list[Reply] = []
         try:
             for _ in range(self._count):
-                replies.append(self._connection.read())  # noqa: PERF401  # what was read before a failure counts
+                replies.append(self._connection.read())  # noqa: PERF401  # replies before a failure are kept
         except CONNECTION_ERRORS as error:
             self._connection.close()
-            failure = self._node._failed(error, was_sent=True)  # its own other half
+            failure = self._node._record_failure(error, was_sent=True)  # both classes are one unit
             return replies + [failure] * (self._count - len(replies))
         except BaseException:
             self._connection.close()
             raise
-        self._node._pool.release(self._connection)  # its own other half
-        self._node._heard_all(replies)  # its own other half
+        self._node._pool.release(self._connection)  # both classes are one unit
+        self._node._record_replies(replies)  # both classes are one unit
         return replies
 
     def abandon(self) -> None:
-        """Close the connection, for its replies would be taken for the next user's."""
+        """Close the connection: its replies would be read as the replies to the next commands."""
         if self._connection is not None:
             self._connection.close()
 
@@ -293,7 +299,7 @@ def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Reply
 
     Raises:
         OSError: The connection failed.
-        RingCacheError: The node answered one with an error.
+        RingCacheError: The node answered one of them with an error.
     """
     connection.send(commands)
     replies = [connection.read() for _ in commands]

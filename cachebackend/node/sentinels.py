@@ -1,4 +1,4 @@
-"""Where the primary of a service is: asked of its sentinels for every new connection."""
+"""The address of a service's primary, which the sentinels are asked for at every new connection."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from cachebackend.options import SentinelAddress
 
 __all__ = ["Sentinels"]
 
-#: redis-py has two of them.
+#: redis-py has this error twice.
 _NOT_FOUND = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
 
 
 class Sentinels:
     """The sentinels of one service; the one that answered last is asked first.
 
-    A connection that stands is not looked after: who demotes a primary ends its clients'
-    connections, and what they do next finds the new one.
+    An open connection is not checked for a failover: Sentinel closes the connections of clients to a
+    primary that it demotes, and their next connections lead to the new primary.
 
     Args:
-        address: Where they are, and the service.
-        connect_timeout: Seconds until a connection to one must stand.
-        socket_timeout: Seconds that its answer may take.
+        address: The addresses of the sentinels, and the service.
+        connect_timeout: The most seconds that connecting to a sentinel may take.
+        socket_timeout: The most seconds that a sentinel's reply may take.
     """
 
     def __init__(self, address: SentinelAddress, connect_timeout: float, socket_timeout: float) -> None:
         self._service = address.service
         self._hosts = list(address.hosts)
-        self._given: dict[str, Any] = {
+        self._arguments: dict[str, Any] = {
             "username": address.username,
             "password": address.password,
             "socket_connect_timeout": connect_timeout,
@@ -42,42 +42,48 @@ class Sentinels:
         }
 
     def primary(self) -> tuple[str, int]:
-        """Return where the primary is.
+        """Return host and port of the primary.
 
         Raises:
-            redis.RedisError: No sentinel that answers knows.
+            redis.RedisError: No sentinel that answers knows the primary.
         """
-        given = dict(self._given, retry=Retry(NoBackoff(), 0))
-        asked = redis.sentinel.Sentinel(self._hosts, sentinel_kwargs=given)  # type: ignore[no-untyped-call]
+        arguments = dict(self._arguments, retry=Retry(NoBackoff(), 0))
+        sentinel = redis.sentinel.Sentinel(self._hosts, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
         try:
-            host, port = asked.discover_master(self._service)  # type: ignore[no-untyped-call]
-            self._prefer(asked.sentinels[0])
+            host, port = sentinel.discover_master(self._service)  # type: ignore[no-untyped-call]
+            self._prefer(sentinel.sentinels[0])
         except _NOT_FOUND as error:
             raise self._unknown() from error
         finally:
-            for each in asked.sentinels:
+            for each in sentinel.sentinels:
                 each.close()
         return host, port
 
     async def primary_async(self) -> tuple[str, int]:
-        """Return where the primary is; raises as ``primary`` does."""
-        given = dict(self._given, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
-        asked = redis.asyncio.sentinel.Sentinel(self._hosts, sentinel_kwargs=given)  # type: ignore[no-untyped-call]
+        """Return host and port of the primary.
+
+        Raises:
+            redis.RedisError: No sentinel that answers knows the primary.
+        """
+        arguments = dict(self._arguments, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
+        sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+            self._hosts, sentinel_kwargs=arguments
+        )
         try:
-            host, port = await asked.discover_master(self._service)
-            self._prefer(asked.sentinels[0])
+            host, port = await sentinel.discover_master(self._service)
+            self._prefer(sentinel.sentinels[0])
         except _NOT_FOUND as error:
             raise self._unknown() from error
         finally:
-            for each in asked.sentinels:
+            for each in sentinel.sentinels:
                 await each.aclose()
         return host, port
 
     def _prefer(self, answered: Any) -> None:
-        given = answered.connection_pool.connection_kwargs
-        first = (given["host"], given["port"])
+        arguments = answered.connection_pool.connection_kwargs
+        first = (arguments["host"], arguments["port"])
         self._hosts = sorted(self._hosts, key=lambda host: host != first)
 
     def _unknown(self) -> redis.ConnectionError:
         hosts = ", ".join(f"{host}:{port}" for host, port in self._hosts)
-        return redis.ConnectionError(f"no sentinel of {hosts} knows a primary named {self._service!r}")
+        return redis.ConnectionError(f"none of the sentinels {hosts} knows a primary named {self._service!r}")

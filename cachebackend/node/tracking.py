@@ -1,4 +1,6 @@
-"""A node tells what changes: one connection in a daemon thread, by ``CLIENT TRACKING … BCAST``.
+"""The tracking connection of a node: it receives the invalidation messages for the near cache.
+
+A daemon thread sends ``CLIENT TRACKING ON BCAST`` and reads the messages.
 
 Source: https://valkey.io/topics/client-side-caching/, section "Broadcasting mode".
 """
@@ -16,20 +18,21 @@ from cachebackend.node.translate import CONNECTION_ERRORS
 
 __all__ = ["Tracking"]
 
-#: A node that says nothing for so long is asked for a sign of life, and given up after as long again.
+#: After this many seconds without a message the node is sent a PING. After as many without a reply the
+#: connection counts as lost.
 QUIET_SECONDS = 1.0
-#: Seconds between two tries to connect.
-AGAIN_SECONDS = 1.0
+#: Seconds between two attempts to connect.
+RETRY_SECONDS = 1.0
 
 
 class Tracking:
-    """The tracking connection of one node, kept up by a thread of its own.
+    """The tracking connection of one node, and the thread that reads it and connects again.
 
     Args:
-        handshake: How to connect.
-        on_change: Called with the keys that changed; None: all of the node's did.
-        on_up: Called when the node begins to tell.
-        on_down: Called when it tells nothing any more.
+        handshake: Makes connections to the node.
+        on_change: Called with the keys of an invalidation message; None: all keys of the node.
+        on_up: Called when the tracking connection is open.
+        on_down: Called when the tracking connection is lost, and after each attempt that failed.
     """
 
     def __init__(
@@ -41,17 +44,17 @@ class Tracking:
     ) -> None:
         self._handshake = handshake
         self._on_change, self._on_up, self._on_down = on_change, on_up, on_down
-        self._ended = threading.Event()
+        self._closed = threading.Event()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="ringcache-tracking", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
-        self._ended.set()
+        """Tell the thread to close the connection and end; returns at once."""
+        self._closed.set()
 
     def _run(self) -> None:
-        while not self._ended.is_set():
+        while not self._closed.is_set():
             try:
                 self._listen()
             except (*CONNECTION_ERRORS, RingCacheError):
@@ -61,34 +64,34 @@ class Tracking:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-            self._ended.wait(AGAIN_SECONDS)
+            self._closed.wait(RETRY_SECONDS)
 
     def _listen(self) -> None:
-        """Listen until the connection fails.
+        """Read messages until the connection fails.
 
         Raises:
-            OSError, redis.RedisError: It failed.
-            RingCacheError: The node does not track.
+            OSError, redis.RedisError: The connection failed.
+            RingCacheError: The node does not support tracking.
         """
         self._connection = connection = Connection(self._handshake, QUIET_SECONDS)
         connection.send([(b"HELLO", 3), (b"CLIENT", b"TRACKING", b"ON", b"BCAST")])
         for _ in range(2):
-            if isinstance(reply := self._next(connection), Exception):
+            if isinstance(reply := self._read(connection), Exception):
                 raise reply
         self._on_up()
-        is_asked = False
-        while not self._ended.is_set():
+        is_pinged = False
+        while not self._closed.is_set():
             try:
-                self._next(connection)
-                is_asked = False
+                self._read(connection)
+                is_pinged = False
             except (BlockingIOError, TimeoutError):
-                if is_asked:
+                if is_pinged:
                     raise
                 connection.send([(b"PING",)])
-                is_asked = True
+                is_pinged = True
 
-    def _next(self, connection: Connection) -> Any:
-        """Return the next reply; what the node pushes meanwhile is passed on, and ends the wait too."""
+    def _read(self, connection: Connection) -> Any:
+        """Return the next reply or invalidation message; pass an invalidation message on to ``on_change``."""
         reply = connection.read()
         if isinstance(reply, list) and reply and reply[0] == b"invalidate":
             self._on_change(reply[1])

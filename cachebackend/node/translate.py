@@ -1,4 +1,4 @@
-"""Commands to the wire, and the errors of sockets, redis-py and servers to ours."""
+"""Translates commands to bytes, and the errors of sockets, redis-py and nodes to our errors."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheE
 
 __all__ = ["CONNECTION_ERRORS", "pack_command", "reply_error", "unavailable"]
 
-#: The bytes of a command; hiredis' stub knows tuples of one argument only.
+#: Returns the bytes of a command; the type stub of hiredis knows tuples of one argument only.
 pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
-#: What a connection that fails raises, whether redis-py or the socket noticed.
+#: The errors that a failed connection raises, by redis-py or by the socket.
 CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)
 
-#: What an answer that does not come raises: the kernel's timeout, Python's, the same under TLS, redis-py's.
+#: The errors of a timeout: the kernel's, Python's, Python's under TLS, redis-py's.
 _TIMEOUTS = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, redis.exceptions.TimeoutError)
 
-#: Answers that say the node cannot serve now, whoever asks whatever.
+#: Errors by which a node says that it cannot serve any client now.
 _CANNOT_SERVE = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"}
 )
 
-#: Those of them that concern writes only.
+#: The errors of these that concern writes only.
 _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
 
 
 def reply_error(text: str) -> RingCacheError:
-    """Return the error that a node's error answer stands for."""
+    """Return our error for a node's error reply."""
     code = text.partition(" ")[0]
     if code in _CANNOT_SERVE:
         error = NodeUnavailableError(f"the node cannot serve: {text}")
@@ -43,34 +43,34 @@ def reply_error(text: str) -> RingCacheError:
 
 
 def unavailable(name: str, error: BaseException, timeout: float) -> NodeUnavailableError:
-    """Return the error of a node that did not answer; it never holds the node's URL."""
-    told = NodeUnavailableError(f"node {name!r} {_what_happened(error, timeout)}")
-    told.__cause__ = error
-    return told
+    """Return our error for a node that did not answer; its message never contains the node's URL."""
+    translated = NodeUnavailableError(f"node {name!r} {_reason(error, timeout)}")
+    translated.__cause__ = error
+    return translated
 
 
-def _what_happened(error: BaseException, timeout: float) -> str:
+def _reason(error: BaseException, timeout: float) -> str:
     if isinstance(error, _TIMEOUTS):
         return f"did not answer within {timeout:g} s"
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
         return "refused the user or password"
     if "max number of clients" in str(error):
-        return "takes no more connections (its maxclients)"
+        return "accepts no more connections (its maxclients)"
     if "DB index is out of range" in str(error) or "Invalid Database" in str(error):
         return "has no such database"
-    cause = _causes(error)
-    if any(isinstance(each, ssl.SSLCertVerificationError) for each in cause):
-        return f"could not be trusted: {error}"
-    if any(isinstance(each, socket.gaierror) for each in cause):
-        return f"has a host of which no address is known: {error}"
+    chain = _causes(error)
+    if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
+        return f"has a TLS certificate that cannot be verified: {error}"
+    if any(isinstance(each, socket.gaierror) for each in chain):
+        return f"has a host name that cannot be resolved: {error}"
     return f"is not reachable: {error or type(error).__name__}"
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an error and those that it was made of, the last first."""
-    found: list[BaseException] = []
+    """Return an error and its causes, the error itself first."""
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in found:
-        found.append(cause)
+    while cause is not None and cause not in chain:
+        chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return found
+    return chain

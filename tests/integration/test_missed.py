@@ -215,7 +215,7 @@ def test_an_outbox_that_cannot_be_read_is_not_the_nodes_fault(
     breaker = node_of(cache).breaker
     assert breaker is not None
     assert breaker.state.state == EJECTED
-    assert "answers, but what it missed cannot be found out: ZeroDivisionError" in breaker.state.error
+    assert "answers, but its missed deletes cannot be replayed: ZeroDivisionError" in breaker.state.error
 
 
 def test_aliases_that_share_a_client_are_all_replayed(

@@ -117,12 +117,12 @@ class TestLogin:
                 said = failure_of(open_cache(guarded.url()), call)
             finally:
                 admin.config_set("maxclients", usual)
-        assert said == "node 'g' takes no more connections (its maxclients)"
+        assert said == "node 'g' accepts no more connections (its maxclients)"
 
     def test_a_name_that_cannot_be_resolved(self, open_cache: Open, call: Any) -> None:
         """The host is named."""
         said = failure_of(open_cache(f"redis://app:{QUOTED}@no-such-host.invalid/0?name=g"), call)
-        assert said.startswith("node 'g' has a host of which no address is known: ")
+        assert said.startswith("node 'g' has a host name that cannot be resolved: ")
         assert "no-such-host.invalid" in said
 
     def test_nothing_that_is_logged_or_shown_has_a_password(
@@ -184,7 +184,7 @@ class TestTLS:
     ) -> None:
         """Certificates are verified unless the URL says otherwise."""
         said = failure_of(open_cache(url("ssl_certfile", "ssl_keyfile")), call)
-        assert said.startswith("node 'g' could not be trusted: ")
+        assert said.startswith("node 'g' has a TLS certificate that cannot be verified: ")
         assert "certificate verify failed" in said.lower()
 
     def test_a_certificate_of_another_host_is_refused(
@@ -193,7 +193,7 @@ class TestTLS:
         """The name counts, not only who signed."""
         names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
         said = failure_of(open_cache(url(*names, host="127.0.0.1")), call)
-        assert said.startswith("node 'g' could not be trusted: ")
+        assert said.startswith("node 'g' has a TLS certificate that cannot be verified: ")
 
     def test_without_a_client_certificate_the_node_refuses(
         self, url: Callable[..., str], open_cache: Open, call: Any
@@ -265,7 +265,10 @@ class TestSentinel:
         """So are those that cannot be asked; no password is told."""
         ports = ", ".join(f"127.0.0.1:{port}" for port in [1, *watched.sentinels])
         said = failure_of(open_cache(watched.url.replace("/shop", "/other")), call)
-        assert said == f"node 'other' is not reachable: no sentinel of {ports} knows a primary named 'other'"
+        assert (
+            said
+            == f"node 'other' is not reachable: none of the sentinels {ports} knows a primary named 'other'"
+        )
         wrong = watched.url.replace("sentinel-secret", "wrong-secret")
         assert "knows a primary named 'shop'" in failure_of(open_cache(wrong), call)
 

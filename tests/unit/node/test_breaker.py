@@ -1,4 +1,4 @@
-"""When a node is left alone, and when it is asked again."""
+"""When the breaker opens, when it lets a probe through, and when it closes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def breaker(clock: HeldClock) -> Breaker:
 
 
 def test_three_failures_in_a_row_eject(breaker: Breaker) -> None:
-    """An answer in between begins the count anew."""
+    """A reply in between resets the count."""
     breaker.failed(ERROR)
     breaker.failed(ERROR)
     breaker.succeeded()
@@ -57,13 +57,13 @@ def test_three_failures_in_a_row_eject(breaker: Breaker) -> None:
 
 
 def test_a_refusal_ejects_at_once(breaker: Breaker) -> None:
-    """Nobody listens there."""
+    """No server listens at the endpoint."""
     breaker.failed(ERROR, at_once=True)
     assert breaker.is_open
 
 
-def test_one_probe_at_a_time_and_each_later_than_the_last(breaker: Breaker, clock: HeldClock) -> None:
-    """After a second, two, four, and at most a minute."""
+def test_one_probe_runs_at_a_time_and_waits_double(breaker: Breaker, clock: HeldClock) -> None:
+    """The waits are one second, two, four, and at most a minute."""
     breaker.failed(ERROR, at_once=True)
     waits = []
     for _ in range(8):
@@ -77,12 +77,12 @@ def test_one_probe_at_a_time_and_each_later_than_the_last(breaker: Breaker, cloc
     assert breaker.state.ejections == 1
 
 
-def test_it_closes_only_after_the_replay(breaker: Breaker, clock: HeldClock) -> None:
-    """While the node is told what it missed, commands are kept from it yet."""
+def test_the_breaker_closes_only_after_the_replay(breaker: Breaker, clock: HeldClock) -> None:
+    """While missed deletes are replayed, the node gets no commands."""
     breaker.failed(ERROR, at_once=True)
     clock.at += 1
     assert breaker.begin_probe()
-    breaker.replaying()
+    breaker.begin_replay()
     assert breaker.is_open
     assert breaker.state.state == REPLAYING
     breaker.close()
@@ -91,7 +91,7 @@ def test_it_closes_only_after_the_replay(breaker: Breaker, clock: HeldClock) -> 
 
 
 def test_a_node_that_missed_a_delete_is_probed_early(breaker: Breaker) -> None:
-    """Though it is not ejected; if the probe fails, it is."""
+    """Although it is not ejected. If the probe fails, it is."""
     assert not breaker.begin_probe()
     assert breaker.begin_probe(early=True)
     breaker.probe_failed(ERROR)
@@ -99,13 +99,13 @@ def test_a_node_that_missed_a_delete_is_probed_early(breaker: Breaker) -> None:
 
 
 def test_an_ejected_node_is_not_probed_early(breaker: Breaker) -> None:
-    """A write that it misses is no reason to ask it more often."""
+    """Another missed delete does not make its probes more frequent."""
     breaker.failed(ERROR, at_once=True)
     assert not breaker.begin_probe(early=True)
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_probe(breaker: Breaker, clock: HeldClock) -> None:
-    """It has not that thread."""
+    """The child does not have the thread that runs the probe."""
     breaker.failed(ERROR, at_once=True)
     clock.at += 1
     assert breaker.begin_probe()
@@ -113,14 +113,16 @@ def test_a_forked_child_does_not_wait_for_its_parents_probe(breaker: Breaker, cl
     assert breaker.begin_probe()
 
 
-def test_its_turns_are_events(breaker: Breaker, clock: HeldClock, caplog: pytest.LogCaptureFixture) -> None:
-    """With the node and the error as fields: once when it is ejected, once when it is back."""
+def test_ejection_and_return_are_logged_as_events(
+    breaker: Breaker, clock: HeldClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the node and the error as fields: one event when it is ejected, one when it is back."""
     for _ in range(5):
         breaker.failed(ERROR, at_once=True)
     clock.at += 60
     assert breaker.begin_probe()
     breaker.probe_failed(ERROR)
     breaker.close()
-    told = [(each.event, each.node) for each in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("node_ejected", "a"), ("node_returned", "a")]
+    events = [(each.event, each.node) for each in caplog.records]  # type: ignore[attr-defined]
+    assert events == [("node_ejected", "a"), ("node_returned", "a")]
     assert caplog.records[0].error == str(ERROR)  # type: ignore[attr-defined]

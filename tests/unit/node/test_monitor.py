@@ -1,4 +1,4 @@
-"""What MONITOR tells, taken apart."""
+"""Parsing the lines of MONITOR."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from cachebackend.node.monitor import read_keys_of
 
 
-@pytest.mark.parametrize("who", [b"127.0.0.1:60866", b"[::1]:60866", b"unix:/run/my valkey.sock"])
+@pytest.mark.parametrize("client", [b"127.0.0.1:60866", b"[::1]:60866", b"unix:/run/my valkey.sock"])
 @pytest.mark.parametrize(
     ("command", "keys"),
     [
@@ -19,11 +19,11 @@ from cachebackend.node.monitor import read_keys_of
         (rb'"PING"', []),
     ],
 )
-def test_the_keys_of_a_read_are_told_whole(who: bytes, command: bytes, keys: list[bytes]) -> None:
-    """Blanks, quotes and any bytes included."""
-    assert read_keys_of(b"1339518083.107412 [15 %b] %b" % (who, command)) == (1339518083.107412, keys)
+def test_a_read_has_its_complete_keys(client: bytes, command: bytes, keys: list[bytes]) -> None:
+    """Keys may contain blanks, quotes and any bytes."""
+    assert read_keys_of(b"1339518083.107412 [15 %b] %b" % (client, command)) == (1339518083.107412, keys)
 
 
-def test_what_a_script_asks_is_not_told() -> None:
-    """It is part of the script's own work."""
+def test_a_read_by_a_script_has_no_keys() -> None:
+    """No client receives its value."""
     assert read_keys_of(b'1339518083.1 [0 lua] "GET" "a"') == (0.0, [])

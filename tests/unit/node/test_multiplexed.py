@@ -1,4 +1,4 @@
-"""The timeout of a multiplexed connection: what moves is not late, however long it takes."""
+"""The timeout of a multiplexed connection: it counts seconds without activity, not the whole duration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT = 0.25
 
 
 class Clock:
-    """Holds a loop's time still between steps."""
+    """Replaces the time of a loop; it changes only by steps."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = 0.0
@@ -26,12 +26,12 @@ class Clock:
 
 
 class SlowTransport:
-    """Takes what is written, and sends none of it by itself."""
+    """Buffers the bytes that are written; a test decides when they are sent."""
 
     def __init__(self) -> None:
         self.unsent = 0
         self.is_aborted = False
-        self.transport = self  # stands for its own writer too
+        self.transport = self  # it serves as the writer too
 
     def write(self, data: bytes) -> None:
         self.unsent += len(data)
@@ -53,8 +53,8 @@ def opened() -> tuple[MultiplexedConnection, SlowTransport, Clock]:
     return MultiplexedConnection(transport, TIMEOUT), transport, clock
 
 
-def test_a_batch_that_is_being_sent_is_not_late() -> None:
-    """Ten timeouts go by while bytes leave; the answer then arrives."""
+def test_a_batch_that_is_being_sent_does_not_time_out() -> None:
+    """Sending takes ten timeouts, and then the reply arrives."""
 
     async def run() -> list[Any]:
         connection, transport, clock = opened()
@@ -62,15 +62,15 @@ def test_a_batch_that_is_being_sent_is_not_late() -> None:
         for _ in range(10):
             transport.unsent -= 50
             await clock.step(TIMEOUT)
-            await clock.step(TIMEOUT / 10)  # for the second look
+            await clock.step(TIMEOUT / 10)  # the grace period
         connection.data_received(b"+OK\r\n")
         return await replies
 
     assert asyncio.run(run()) == [b"OK"]
 
 
-def test_an_answer_that_is_arriving_is_not_late() -> None:
-    """Ten timeouts go by while a long answer comes in, piece by piece."""
+def test_a_reply_that_is_arriving_does_not_time_out() -> None:
+    """A long reply arrives in pieces, and takes nine timeouts."""
 
     async def run() -> list[Any]:
         connection, transport, clock = opened()
@@ -86,8 +86,8 @@ def test_an_answer_that_is_arriving_is_not_late() -> None:
     assert asyncio.run(run()) == [b"x" * 100]
 
 
-def test_a_batch_that_stands_still_is_late() -> None:
-    """Nothing leaves and nothing comes for a timeout, and for the second look after it."""
+def test_a_batch_without_activity_times_out() -> None:
+    """No byte is sent or received for a timeout and the grace period after it."""
 
     async def run() -> None:
         connection, transport, clock = opened()

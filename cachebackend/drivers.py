@@ -22,6 +22,7 @@ from cachebackend.effects import (
     Load,
     Operation,
     Reply,
+    Request,
     ScriptCall,
     Send,
     Sleep,
@@ -35,8 +36,6 @@ __all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
 T = TypeVar("T")
 #: The nodes that did not answer the operation, and the reply to each later command to them.
 _FailedNodes: TypeAlias = dict[int, NodeUnavailableError]
-#: The node, by index, and the command of each request.
-Requests: TypeAlias = Sequence[tuple[int, Command]]
 
 
 class Pending(Protocol):
@@ -178,7 +177,7 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNo
                 return await value if inspect.isawaitable(value) else value
 
 
-def _scatter(requests: Requests, nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
+def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
     """Send every node its commands, then read every node's replies."""
     if len(requests) == 1:
         [(node, command)] = requests
@@ -203,7 +202,9 @@ def _scatter(requests: Requests, nodes: Sequence[NodePort], failed: _FailedNodes
     return replies
 
 
-async def _ascatter(requests: Requests, nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
+async def _ascatter(
+    requests: Sequence[Request], nodes: Sequence[NodePort], failed: _FailedNodes
+) -> list[Reply]:
     groups = _by_node(requests)
     replies = _replies_of_failed(requests, groups, failed)
     sent = [
@@ -218,7 +219,7 @@ async def _ascatter(requests: Requests, nodes: Sequence[NodePort], failed: _Fail
     return replies
 
 
-def _by_node(requests: Requests) -> dict[int, list[int]]:
+def _by_node(requests: Sequence[Request]) -> dict[int, list[int]]:
     """Return the positions of each node's requests."""
     groups: dict[int, list[int]] = {}
     for position, (node, _) in enumerate(requests):
@@ -226,7 +227,9 @@ def _by_node(requests: Requests) -> dict[int, list[int]]:
     return groups
 
 
-def _replies_of_failed(requests: Requests, groups: dict[int, list[int]], failed: _FailedNodes) -> list[Reply]:
+def _replies_of_failed(
+    requests: Sequence[Request], groups: dict[int, list[int]], failed: _FailedNodes
+) -> list[Reply]:
     """Remove failed nodes from the groups; return all replies, of which only the failed nodes' are set."""
     replies: list[Reply] = [None] * len(requests)
     for node in failed.keys() & groups.keys() if failed else ():
@@ -242,7 +245,7 @@ def _note_failure(node: int, last: Reply, failed: _FailedNodes) -> None:
         error.__cause__ = last
 
 
-def _unknown_scripts(requests: Requests, replies: Sequence[Reply]) -> dict[int, tuple[int, Command]]:
+def _unknown_scripts(requests: Sequence[Request], replies: Sequence[Reply]) -> dict[int, Request]:
     """Return position and request, with the source, of each script call whose node did not know the script.
 
     NOSCRIPT means that the node ran nothing, so a second call cannot run the script twice.

@@ -106,7 +106,7 @@ class RingClient(SingleKeyClient):
 
     def has_near_copy(self, key: bytes) -> bool | None:
         """Return whether the near cache has a copy of a key; None: the alias has no near cache."""
-        return None if self._near is None else self._near.holds(key)
+        return None if self._near is None else self._near.has_copy(key)
 
     def _track(self) -> None:
         """Start tracking on the nodes, with the first read that may store a copy."""
@@ -121,8 +121,8 @@ class RingClient(SingleKeyClient):
                 Tracking(
                     node.handshake,
                     lambda keys: near.drop_all() if keys is None else near.drop(keys),
-                    partial(near.track, index),
-                    partial(near.untrack, index),
+                    partial(near.tracking_opened, index),
+                    partial(near.tracking_lost, index),
                 )
                 for index, node in enumerate(self.nodes)
             ]

@@ -1,7 +1,9 @@
-"""The near cache: copies in the process, dropped when the nodes say that their keys changed.
+"""The near cache: copies in the process of values that were read from the nodes.
 
-Holds what was read, rows and loaded values too, for at most ``max_age``. ``cache`` is the copies; the nodes'
-word comes by ``node.tracking``. Never holds what is stale, or vouched for by tags.
+A copy is dropped when its node sends an invalidation message for its key (``node.tracking`` receives
+these), and after ``max_age`` seconds at the latest. Copies of rows and loaded values are stored too.
+Stale values and values with tags are never copied. The package imports ``policies``, ``options`` and
+``clock``, and never sends a command.
 """
 
 from cachebackend.near.cache import MISS, NearCache

@@ -1,22 +1,22 @@
-"""Copies of values, and the placeholders that keep old ones out.
+"""The copies of one process, and the placeholders that prevent copies of old values.
 
-A copy is kept only if its key was not invalidated since the GET was sent:
+A copy is stored only if its key was not invalidated since the GET was sent:
 
-    1. reader    puts a placeholder, sends GET
-    2. node      answers: the old value
-    3. writer    SET, or DEL; the node tells all trackers
-    4. tracker   drops the key: its copy, and its placeholder
-    5. reader    would keep the old value; its placeholder is gone, so it does not
+    1. reader    adds a placeholder for the key, and sends GET
+    2. node      replies with the old value
+    3. writer    sends SET or DEL; the node sends an invalidation message to all tracking connections
+    4. tracker   receives the message, and drops the key's copy and its placeholder
+    5. reader    has the old value, but its placeholder is gone, so it stores no copy
 
-If 4 comes before 2, the reader keeps nothing that it could have; if it comes after 5, it
-drops the copy. A process's own writes drop the copy before they are sent, and again when they
-are answered: what another thread read in between is not kept either.
+If 4 happens before 2, the reader stores no copy although it could. If 4 happens after 5, the message
+drops the copy. A process drops the copies of the keys that it writes itself twice: before it sends the
+write, and when the reply has arrived. So a copy that another thread reads in between is dropped too.
 
-A copy never outlives its key's time to live, which is read along with the value: a node may be
-late to tell that a key expired.
+A copy is used no longer than its key's TTL, which is read together with the value, because a node may
+send the message for an expired key late.
 
-A node whose tracking connection is lost can tell nothing: its copies are dropped, and none is
-kept until it is back.
+A node whose tracking connection is lost cannot send messages. So its copies are dropped, and no copies
+are stored until the connection is open again.
 """
 
 from __future__ import annotations
@@ -28,24 +28,31 @@ from typing import Any, NamedTuple
 
 from cachebackend.clock import Clock
 from cachebackend.options.ring import NearOptions
-from cachebackend.policies import POLICIES
+from cachebackend.policies import POLICIES, Policy
 
 __all__ = ["MISS", "NearCache", "Read"]
 
-#: In the place of a value: there is no copy.
+#: Returned instead of a value if there is no copy.
 MISS: Any = object()
-#: Types whose values nobody can change, so that all may share one.
+#: Types of immutable values: all callers may share one object.
 _IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
-#: Reads that may be under way at once; beyond, a read keeps no copy.
-_MOST_PLACEHOLDERS = 10_000
+#: The most placeholders at one time; a read beyond them stores no copy.
+_MAX_PLACEHOLDERS = 10_000
 
 
 class Read(NamedTuple):
-    """A read that is under way: the key, the node that is asked, the placeholder, and when it began."""
+    """A read in flight.
+
+    Attributes:
+        key: The key.
+        node: The index of the node that it is read from.
+        placeholder: The object that must still be the key's placeholder when the reply arrives.
+        began: When it began, by the monotonic clock.
+    """
 
     key: bytes
     node: int
-    ticket: object
+    placeholder: object
     began: float
 
 
@@ -53,10 +60,10 @@ class _Copy(NamedTuple):
     """A copy.
 
     Attributes:
-        value: The value, if nobody can change it.
-        record: Its record, else.
-        node: The node that it is of.
-        until: Until when it is good, by the monotonic clock.
+        value: The value, if it is immutable.
+        record: The record, if the value is not immutable: each hit decodes it.
+        node: The index of the node that it was read from.
+        until: When it expires, by the monotonic clock.
         size: Bytes of the key and the record.
     """
 
@@ -71,8 +78,8 @@ class NearCache:
     """The copies of one alias in one process; threads share it.
 
     Args:
-        options: What the settings say of it.
-        clock: Where time comes from.
+        options: The settings of the near cache.
+        clock: The source of time.
     """
 
     def __init__(self, options: NearOptions, clock: Clock) -> None:
@@ -82,20 +89,20 @@ class NearCache:
         self._bytes = 0
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
-        self._copies = POLICIES[options.policy](options.max_entries)
+        self._copies: Policy[bytes, _Copy] = POLICIES[options.policy](options.max_entries)
         self._placeholders: dict[bytes, object] = {}
-        self._tracked: set[int] = set()
-        #: Called with every read that begins.
+        self._tracked_nodes: set[int] = set()
+        #: Called at the beginning of every read.
         self.on_read: Callable[[], None] | None = None
 
     def get(self, key: bytes, decode: Callable[[bytes], Any]) -> Any:
-        """Return a key's value, MISS if there is no copy.
+        """Return the value of a key's copy; MISS if there is no copy.
 
         Args:
             key: The key.
-            decode: Makes the value of a record that is not shared.
+            decode: Returns the value of a record, for values that are not immutable.
         """
-        copy = self._copies.get(key)  # without the lock, by which those that change it are kept apart
+        copy = self._copies.get(key)  # without the lock, which only threads that change copies need
         if copy is None:
             return MISS
         if copy.until <= self._monotonic():
@@ -103,31 +110,31 @@ class NearCache:
             return MISS
         return copy.value if copy.record is None else decode(copy.record)
 
-    def holds(self, key: bytes) -> bool:
-        """Return whether there is a copy, for who only looks: to the policy that is no use of it."""
+    def has_copy(self, key: bytes) -> bool:
+        """Return whether a copy is cached, without counting it as an access."""
         with self._lock:
             copy = dict(self._copies.items()).get(key)
         return copy is not None and copy.until > self._monotonic()
 
     def begin(self, key: bytes, node: int) -> Read:
-        """Put a placeholder for a read that is about to be sent; return what ``keep`` asks for."""
+        """Add a placeholder before a read is sent; return the read, for ``keep`` or ``forget``."""
         if self.on_read is not None:
             self.on_read()
         read = Read(key, node, object(), self._monotonic())
         with self._lock:
-            if len(self._placeholders) < _MOST_PLACEHOLDERS:
-                self._placeholders[key] = read.ticket
+            if len(self._placeholders) < _MAX_PLACEHOLDERS:
+                self._placeholders[key] = read.placeholder
         return read
 
     def keep(self, read: Read, record: bytes, value: Any, ttl: float) -> None:
-        """Keep a copy of what was read, if the key was not invalidated since ``begin``.
+        """Store a copy of a value that was read, if its key was not invalidated since ``begin``.
 
         Args:
-            read: What ``begin`` returned.
+            read: The read that ``begin`` returned.
             record: The key's record.
             value: The record's value.
-            ttl: Seconds that the value is good for, as the node had it; a copy is good for no
-                longer. They are counted from when the read began, before the node counted.
+            ttl: The key's TTL in seconds, as the node returned it. The copy expires this long after
+                the read began, so before the key does.
         """
         size = len(read.key) + len(record)
         if ttl <= 0 or len(record) > self._max_record_bytes or size > self._max_bytes:
@@ -136,21 +143,21 @@ class NearCache:
         is_shared = type(value) in _IMMUTABLE
         copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until, size)
         with self._lock:
-            if self._placeholders.get(read.key) is not read.ticket:
+            if self._placeholders.get(read.key) is not read.placeholder:
                 return
             del self._placeholders[read.key]
-            if read.node in self._tracked:
+            if read.node in self._tracked_nodes:
                 self._put(read.key, copy)
 
     def _put(self, key: bytes, copy: _Copy) -> None:
-        self._bytes += copy.size - sum(gone.size for gone in self._copies.put(key, copy))
+        self._bytes += copy.size - sum(removed.size for removed in self._copies.put(key, copy))
         while self._bytes > self._max_bytes:
             self._bytes -= self._copies.evict().size
 
     def _drop(self, key: bytes) -> None:
-        gone = self._copies.drop(key)
-        if gone is not None:
-            self._bytes -= gone.size
+        copy = self._copies.drop(key)
+        if copy is not None:
+            self._bytes -= copy.size
 
     def _clear(self) -> None:
         self._copies.clear()
@@ -158,53 +165,53 @@ class NearCache:
         self._bytes = 0
 
     def forget(self, read: Read) -> None:
-        """Take the placeholder of a read away that found nothing to keep."""
+        """Remove the placeholder of a read that stores no copy."""
         with self._lock:
-            if self._placeholders.get(read.key) is read.ticket:
+            if self._placeholders.get(read.key) is read.placeholder:
                 del self._placeholders[read.key]
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Drop the copies and placeholders of keys."""
+        """Drop the copies and the placeholders of keys."""
         with self._lock:
             for key in keys:
                 self._drop(key)
                 self._placeholders.pop(key, None)
 
     def drop_all(self) -> None:
-        """Drop everything."""
+        """Drop all copies and placeholders."""
         with self._lock:
             self._clear()
 
-    def track(self, node: int) -> None:
-        """Note that a node tells what changes from now on."""
+    def tracking_opened(self, node: int) -> None:
+        """Handle an open tracking connection: values read from this node may be copied from now on."""
         with self._lock:
-            self._placeholders.clear()  # what was asked before may have changed unnoticed
-            self._tracked.add(node)
+            self._placeholders.clear()  # the keys of reads in flight may have changed without a message
+            self._tracked_nodes.add(node)
 
-    def untrack(self, node: int) -> None:
-        """Note that a node tells nothing any more, and drop all of it."""
+    def tracking_lost(self, node: int) -> None:
+        """Handle a lost tracking connection: drop every copy read from this node."""
         with self._lock:
-            self._tracked.discard(node)
+            self._tracked_nodes.discard(node)
             self._placeholders.clear()
             for key, copy in self._copies.items():
                 if copy.node == node:
                     self._drop(key)
 
     @property
-    def tracked(self) -> frozenset[int]:
-        """The nodes that tell what changes."""
+    def tracked_nodes(self) -> frozenset[int]:
+        """The indexes of the nodes whose tracking connection is open."""
         with self._lock:
-            return frozenset(self._tracked)
+            return frozenset(self._tracked_nodes)
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child: it has none of its parent's trackers."""
+        """Drop everything in a forked child: it does not have its parent's tracking connections."""
         self._lock = threading.Lock()
         self._clear()
-        self._tracked.clear()
+        self._tracked_nodes.clear()
 
     @property
     def size(self) -> int:
-        """Bytes of all copies' keys and records."""
+        """Bytes that the keys and records of all copies have together."""
         return self._bytes
 
     def __len__(self) -> int:

@@ -1,9 +1,9 @@
-"""MessagePack with extensions for the types that Django's rows are made of.
+"""MessagePack with extensions for the types of Django's rows.
 
-What comes back equals what went in and has the same types, down to the tuple in the
-dict. What MessagePack and these extensions cannot hold so exactly (subclasses, enums,
-dataclasses, keys that are not str) raises, and the codec ``auto`` then pickles. One
-exception: a bytearray or memoryview comes back as the bytes it is equal to.
+A value that comes back is equal to the one that was packed and has the same types, nested values
+included. A value that MessagePack and these extensions cannot hold exactly (subclasses, enums,
+dataclasses, dicts whose keys are not str) raises EncodeError, and the codec ``auto`` then pickles it.
+One exception: a bytearray or memoryview comes back as the bytes that it is equal to.
 
 Source: https://github.com/msgpack/msgpack/blob/master/spec.md, section "Extension types".
 """
@@ -36,7 +36,7 @@ _OPTIONS = (
 _unpack, _TIMES = ormsgpack.unpackb, ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT
 _TIMEDELTA = struct.Struct(">iii")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: The bytes that say "an extension of 8 bytes" and "of 12", the type -1, and the time.
+#: Timestamps: the byte for "an extension of 8 bytes" (or the two for "of 12"), the type -1, and the time.
 _TIMESTAMP_64, _TIMESTAMP_96 = struct.Struct(">BBQ"), struct.Struct(">BBBIq")
 
 
@@ -44,13 +44,13 @@ def dumps(value: object) -> bytes:
     """Return the payload of a value.
 
     Raises:
-        EncodeError: The value holds something that would not come back as it is.
+        EncodeError: The value contains something that would not come back as it is.
     """
     return ormsgpack.packb(value, _extend, _OPTIONS)
 
 
 def _extend(value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
-    """Pack what ormsgpack passes on; a TypeError here becomes its EncodeError."""
+    """Pack a value that ormsgpack does not know; it turns a TypeError of this function into EncodeError."""
     pack = _PACKERS.get(type(value))
     if pack is None:
         message = f"{type(value).__name__} has no extension"
@@ -59,18 +59,18 @@ def _extend(value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
 
 
 def _restore(tag: int, payload: bytes) -> Any:
-    if tag == 7:  # what rows of models have most, before the others
+    if tag == 7:  # the type that models' rows have most often, so it is checked first
         return Decimal(payload.decode())
     return _RESTORERS[tag](payload)
 
 
 def loads(payload: bytes) -> Any:
-    """Return the value of a payload; on bytes that ``dumps`` did not make, raises any exception."""
+    """Return the value of a payload; bytes that ``dumps`` did not make may raise any exception."""
     return _unpack(payload, ext_hook=_restore, option=_TIMES)
 
 
 def _state(value: datetime | time) -> bytes:
-    """Return the fields, ``fold`` included, as the constructor takes them back (pickle's way)."""
+    """Return the fields, ``fold`` included, in the form that pickle passes to the constructor."""
     reduced: Any = value.__reduce_ex__(4)
     state: bytes = reduced[1][0]
     return state
@@ -86,7 +86,7 @@ def _pack_datetime(value: datetime) -> ormsgpack.Ext | ormsgpack.Fragment:
 
 
 def _pack_timestamp(value: datetime) -> ormsgpack.Fragment:
-    """Return MessagePack's own timestamp, which comes back without a call of ours.
+    """Return a timestamp of MessagePack itself, which ormsgpack unpacks without calling Python code.
 
     Source: the specification, section "Timestamp extension type": nanoseconds in 30 bits and
     seconds in 34, or 32 and 64 bits for years before 1970 and after 2514.
@@ -104,10 +104,10 @@ def _pack_time(value: time) -> ormsgpack.Ext:
 
 
 def _pack_zone(zone: tzinfo) -> bytes:
-    """Return a zone by name or offset; only those that come back equal and of the same type."""
+    """Return a time zone by its name or offset, if it comes back equal and of the same type."""
     if type(zone) is ZoneInfo and zone.key:
         return b"z" + zone.key.encode()
-    if type(zone) is timezone and len(zone.__getinitargs__()) == 1:  # type: ignore[attr-defined]  # no name of its own
+    if type(zone) is timezone and len(zone.__getinitargs__()) == 1:  # type: ignore[attr-defined]  # it has no name
         offset = zone.utcoffset(None)
         return b"o" + _TIMEDELTA.pack(offset.days, offset.seconds, offset.microseconds)
     message = f"the zone {zone!r} has no extension"
@@ -133,6 +133,7 @@ def _big(value: int) -> bytes:
     return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
+#: The numbers of the extensions are part of stored records: never change or reuse one.
 _PACKERS: dict[type, Callable[[Any], ormsgpack.Ext | ormsgpack.Fragment]] = {
     datetime: _pack_datetime,
     date: lambda v: ormsgpack.Ext(4, v.toordinal().to_bytes(4, "big")),
@@ -145,7 +146,7 @@ _PACKERS: dict[type, Callable[[Any], ormsgpack.Ext | ormsgpack.Fragment]] = {
     frozenset: lambda v: ormsgpack.Ext(11, dumps(list(v))),
     int: lambda v: ormsgpack.Ext(12, _big(v)),
 }
-# The constructors of datetime and time take the state that pickle gives them.
+# The constructors of datetime and time accept the state that pickle passes to them.
 _RESTORERS: dict[int, Callable[[bytes], Any]] = {
     1: datetime,  # type: ignore[dict-item]
     3: lambda p: datetime(p[:10], _restore_zone(p[10:])),  # type: ignore[arg-type, call-arg]

@@ -1,14 +1,14 @@
-r"""The layout of a record: everything the cache knows about a key, in one string.
+r"""The layout of a record: the bytes of one key, which hold everything that the cache knows about it.
 
 ======  ==========  ======================================================
 byte 0  record      the rest
 ======  ==========  ======================================================
 -, 0-9  integer     decimal digits, so that INCRBY works; within 64 bits
-V       value       codec, flags, blocks that the flags name, payload
-S       stale       as a value; invalidated, served by who allows it
-L       lease       16-byte token: its holder alone may fill
+V       value       codec, flags, the blocks of the flags, payload
+S       stale       as V; invalidated, and served only where stale values are allowed
+L       lease       16-byte token: only its holder may fill
 Q       quarantine  16-byte tokens of the writers in flight
-T       tag         16-byte token; values recorded under another are misses
+T       tag         16-byte token; a value that was stored under another token is a miss
 ======  ==========  ======================================================
 
 After the first byte of a value:
@@ -27,12 +27,13 @@ bytes     field                       present
           key's length u16, key, and
           the 16-byte token that it
           had when the load began
-rest      payload, as the codec and   always
-          the compressor left it
+rest      payload: the value as the   always
+          codec wrote it, compressed
+          or not
 ========  ==========================  ==================================
 
-Times are seconds since 1970. A reader that meets a codec or flag that it does not know
-takes the record for a miss, so an older process beside a newer one is safe.
+Times are seconds since 1970. A record with a codec or flag that the reader does not know is a miss, so
+processes of an older and a newer version may run at the same time.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ __all__ = [
 
 
 class Kind(IntEnum):
-    """What a record is, by its first byte; a digit or a minus sign is INTEGER."""
+    """The kind of a record, by its first byte; a digit or a minus sign is INTEGER."""
 
     INTEGER = 0
     VALUE = ord("V")
@@ -77,7 +78,7 @@ class Kind(IntEnum):
 
 
 class CodecId(IntEnum):
-    """Which codec wrote a payload."""
+    """The codec that wrote a payload."""
 
     MSGPACK_EXTENDED = ord("m")
     PICKLE = ord("p")
@@ -87,7 +88,7 @@ class CodecId(IntEnum):
 
 
 class Flag(IntFlag):
-    """Which blocks stand before the payload, and which compressor it went through."""
+    """The blocks before the payload, and the compressor of the payload."""
 
     REFRESH = 0x01
     TAGS = 0x02
@@ -98,14 +99,15 @@ class Flag(IntFlag):
 
 #: Bytes before the payload of a value without blocks.
 HEADER_BYTES = 3
-#: fresh_until, delta, token, deadline
+#: The refresh block: fresh_until, delta, token, deadline.
 _REFRESH = struct.Struct(">dd16sd")
 _LENGTH = struct.Struct(">H")
+#: The part of the refresh block that a claim changes: token, deadline.
 _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
 _COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
 _KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
-#: The same as plain integers: an enumeration's own operators cost more than all the rest of a hit.
+#: The same as plain integers, because the operators of an enumeration cost more than the rest of a hit.
 _VALUE_BYTE, _REFRESH_BIT, _TAGS_BIT = ord("V"), int(Flag.REFRESH), int(Flag.TAGS)
 _PLAIN_MASK = 0xFF & ~int(_COMPRESSED)
 _DIGITS = frozenset(b"-0123456789")
@@ -113,10 +115,10 @@ _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k
 
 
 def kind_of(record: bytes) -> Kind:
-    """Return what a record is.
+    """Return the kind of a record.
 
     Raises:
-        RecordError: It is none of ours.
+        RecordError: The bytes are not a record.
     """
     try:
         return _KINDS[record[0]]
@@ -126,13 +128,13 @@ def kind_of(record: bytes) -> Kind:
 
 
 class Refresh(NamedTuple):
-    """When a loaded value should be loaded again, and who is at it.
+    """The refresh block: when a loaded value should be loaded again, and the caller that does so.
 
     Attributes:
-        fresh_until: Until when it may be served to anyone; seconds since 1970.
-        delta: What its load took, in seconds.
-        token: Of who is loading it again; zeros for nobody.
-        deadline: Until when that one has; seconds since 1970.
+        fresh_until: When the value's timeout ends; after that it is stale. Seconds since 1970.
+        delta: How long its load took, in seconds.
+        token: The token of the caller that is loading it again; zeros: no caller is.
+        deadline: Until when this caller may fill; seconds since 1970.
     """
 
     fresh_until: float
@@ -142,7 +144,7 @@ class Refresh(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A value's record, taken apart; the payload is not decoded yet."""
+    """The parts of a value's record; the payload is not decoded yet."""
 
     codec: int
     refresh: Refresh | None
@@ -161,11 +163,11 @@ def value_record(
     """Return the record of a value, with the blocks that it needs.
 
     Args:
-        codec: What wrote the payload.
-        payload: The value.
-        refresh: When it should be loaded again.
-        tags: The key of each of its tags, and the token that it was loaded under.
-        compressor: The flag of what compressed the payload; 0: nothing did.
+        codec: The codec that wrote the payload.
+        payload: The encoded value.
+        refresh: When the value should be loaded again; None: no loader made it.
+        tags: The key of each of its tags, and the token that the tag had before the load.
+        compressor: The flag of the payload's compressor; 0: it is not compressed.
     """
     flags = (_REFRESH_BIT if refresh else 0) | (_TAGS_BIT if tags else 0) | compressor
     blocks = _REFRESH.pack(*refresh) if refresh else b""
@@ -176,10 +178,10 @@ def value_record(
 
 
 def stored_of(record: bytes) -> Stored:
-    """Take the record of a value, stale or not, apart.
+    """Return the parts of a value's record, stale or not.
 
     Raises:
-        RecordError: It is none, or is cut short, or has flags that this version does not know.
+        RecordError: The record is incomplete, or has flags that this version does not know.
     """
     try:
         flags = record[2]
@@ -188,51 +190,58 @@ def stored_of(record: bytes) -> Stored:
         if flags & ~_KNOWN_FLAGS:
             message = f"a value has flags {flags:#04x} that this version does not know"
             raise RecordError(message)
-        at, refresh, tags = HEADER_BYTES, None, {}
+        offset, refresh, tags = HEADER_BYTES, None, {}
         if flags & _REFRESH_BIT:
-            refresh = Refresh(*_REFRESH.unpack_from(record, at))
-            at += _REFRESH.size
+            refresh = Refresh(*_REFRESH.unpack_from(record, offset))
+            offset += _REFRESH.size
         if flags & _TAGS_BIT:
-            end = at + _LENGTH.size + _LENGTH.unpack_from(record, at)[0]
-            tags = dict(_tags(record, at + _LENGTH.size, end))
-            at = end
-        return Stored(record[1], refresh, tags, record[at:], flags & _COMPRESSED)
+            end = offset + _LENGTH.size + _LENGTH.unpack_from(record, offset)[0]
+            tags = dict(_tags(record, offset + _LENGTH.size, end))
+            offset = end
+        return Stored(record[1], refresh, tags, record[offset:], flags & _COMPRESSED)
     except (IndexError, struct.error):
-        message = f"a value of {len(record)} bytes is cut short"
+        message = f"a value's record of {len(record)} bytes is incomplete"
         raise RecordError(message) from None
 
 
-def _tags(record: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    while at < end:
-        begin = at + _LENGTH.size
-        split = begin + _LENGTH.unpack_from(record, at)[0]
-        at = split + TOKEN_BYTES
-        yield record[begin:split], record[split:at]
+def _tags(record: bytes, offset: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and token of each tag in the tag block from ``offset`` to ``end``."""
+    while offset < end:
+        begin = offset + _LENGTH.size
+        split = begin + _LENGTH.unpack_from(record, offset)[0]
+        offset = split + TOKEN_BYTES
+        yield record[begin:split], record[split:offset]
 
 
 def is_plain(record: bytes) -> bool:
-    """Return whether a record is of a value that nothing but its payload says anything of."""
+    """Return whether a record is a value without a refresh block or tag block; it may be compressed."""
     return len(record) > HEADER_BYTES and record[0] == _VALUE_BYTE and not record[2] & _PLAIN_MASK
 
 
 def plain_header(codec: int) -> bytes:
-    """Return how a codec's records begin of which the rest is the payload as it was written."""
+    """Return the header of a codec's records that hold nothing except an uncompressed payload."""
     return b"V%c\0" % codec
 
 
 def has_tags(record: bytes) -> bool:
-    """Return whether a record is of a value that its tags must vouch for."""
+    """Return whether a record carries tag tokens that must be checked."""
     return len(record) > HEADER_BYTES and record[0] == _VALUE_BYTE and bool(record[2] & _TAGS_BIT)
 
 
 def claimed(record: bytes, token: bytes, deadline: float) -> bytes:
-    """Return a record with a refresh block, claimed for loading again by a token until a time."""
-    at = HEADER_BYTES + _CLAIM_OFFSET
-    return record[:at] + _CLAIM.pack(token, deadline) + record[at + _CLAIM.size :]
+    """Return a record that a caller has claimed, to load its value again.
+
+    Args:
+        record: A record with a refresh block.
+        token: The token of the caller.
+        deadline: Until when this caller may fill; seconds since 1970.
+    """
+    offset = HEADER_BYTES + _CLAIM_OFFSET
+    return record[:offset] + _CLAIM.pack(token, deadline) + record[offset + _CLAIM.size :]
 
 
 def lease_record(token: bytes) -> bytes:
-    """Return the record of a lease held by the token."""
+    """Return the record of a lease with this token."""
     return b"L" + token
 
 
@@ -242,13 +251,13 @@ def tag_record(token: bytes) -> bytes:
 
 
 def lease_token(record: bytes) -> bytes:
-    """Return the token that holds a lease.
+    """Return the token of a lease's record.
 
     Raises:
-        RecordError: The lease has another length.
+        RecordError: The record has another length.
     """
     token = record[1:]
     if len(token) != TOKEN_BYTES:
-        message = f"a lease holds {TOKEN_BYTES} bytes, not {len(token)}"
+        message = f"the token of a lease has {TOKEN_BYTES} bytes, got {len(token)}"
         raise RecordError(message)
     return token

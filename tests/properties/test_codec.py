@@ -46,7 +46,7 @@ def types_of(value: Any) -> Any:
 @settings(max_examples=400, deadline=None)
 @given(VALUES)
 def test_any_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
-    """Through ``auto``, however it is nested."""
+    """Through ``auto``, and however it is nested."""
     back = decode(Codec("auto").encode(value))
     assert back == value
     assert types_of(back) == types_of(value)
@@ -55,7 +55,7 @@ def test_any_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lambda rest: b"Vm\0" + rest)))
 def test_random_bytes_are_a_value_or_a_record_error(record: bytes) -> None:
-    """A node may hold anything; nothing but RecordError comes of it."""
+    """A node may hold any bytes; no other error than RecordError is raised."""
     with contextlib.suppress(RecordError):
         decode(record)
     with contextlib.suppress(RecordError):
@@ -68,7 +68,7 @@ SECRETS = (b"new", b"old")
 @settings(max_examples=200, deadline=None)
 @given(VALUES, st.sampled_from(sorted(COMPRESSORS)), st.sampled_from(["auto", "signed-pickle", "pickle"]))
 def test_any_value_comes_back_from_every_compressor(value: Any, compressor: str, name: str) -> None:
-    """Whatever wrote it: a reader of any codec that loads pickles has it."""
+    """Whichever codec wrote it, and with a reader of any codec that loads pickles."""
     record = Codec(name, compressor, 0, lambda: SECRETS).encode(value)
     for reader in ("auto", "pickle"):
         assert Codec(reader, secrets=lambda: SECRETS).decode(record) == value
@@ -77,7 +77,7 @@ def test_any_value_comes_back_from_every_compressor(value: Any, compressor: str,
 @settings(max_examples=200, deadline=None)
 @given(VALUES, st.sampled_from(["json", "msgpack"]))
 def test_a_codec_without_pickle_holds_a_value_exactly_or_refuses_it(value: Any, name: str) -> None:
-    """Nothing comes back as something else."""
+    """No value comes back as another value."""
     with contextlib.suppress(CodecError):
         back = Codec(name).decode(Codec(name).encode(value))
         assert back == value
@@ -92,6 +92,6 @@ def test_a_codec_without_pickle_holds_a_value_exactly_or_refuses_it(value: Any, 
     st.binary(max_size=80),
 )
 def test_hostile_bytes_are_a_value_or_a_record_error(name: str, codec: int, flags: int, rest: bytes) -> None:
-    """Of every codec and compressor."""
+    """With the codec and flags of every codec and compressor."""
     with contextlib.suppress(RecordError):
         Codec(name, secrets=lambda: SECRETS).decode(b"V%c%c%b" % (codec, flags, rest))

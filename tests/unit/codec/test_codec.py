@@ -55,7 +55,7 @@ PICKLED = [
 
 
 def shape(value: Any) -> Any:
-    """Return a value's types all the way down, and what equality leaves out."""
+    """Return the types of a value and of all values in it, and properties that equality ignores."""
     inner: Any = None
     if isinstance(value, list | tuple):
         inner = [shape(item) for item in value]
@@ -69,20 +69,20 @@ def shape(value: Any) -> Any:
 @pytest.mark.parametrize("name", ["auto", "pickle", "signed-pickle"])
 @pytest.mark.parametrize("value", PLAIN + PICKLED, ids=repr)
 def test_a_value_comes_back_equal_and_of_the_same_types(name: str, value: Any) -> None:
-    """Whatever the codec."""
+    """With every codec that pickles."""
     back = decode(Codec(name, secrets=SECRETS).encode(value))
     assert back == value
     assert shape(back) == shape(value)
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)
-def test_auto_writes_messagepack_where_it_holds_the_value(value: Any) -> None:
-    """Pickle is for what MessagePack cannot bring back as it was."""
+def test_auto_writes_messagepack_if_it_can_hold_the_value(value: Any) -> None:
+    """It pickles only values that MessagePack would change."""
     assert Codec("auto").encode(value)[1] == CodecId.MSGPACK_EXTENDED
 
 
 @pytest.mark.parametrize("value", PICKLED, ids=repr)
-def test_auto_pickles_the_rest(value: Any) -> None:
+def test_auto_pickles_other_values(value: Any) -> None:
     """Subclasses, enums, dataclasses and keys that are not str."""
     assert Codec("auto").encode(value)[1] == CodecId.PICKLE
 
@@ -94,13 +94,13 @@ def test_an_integer_is_written_bare(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [True, False, 2**63])
-def test_what_incrby_cannot_hold_is_not_bare(value: int) -> None:
-    """A bool is not an integer, and 64 bits are the limit."""
+def test_values_that_incrby_cannot_hold_are_not_bare(value: int) -> None:
+    """A bool is not an integer, and an integer of a record has at most 64 bits."""
     assert kind_of(Codec("auto").encode(value)) is Kind.VALUE
 
 
 def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
-    """The writer must know; nothing is cached."""
+    """The caller of the write sees the error; nothing is cached."""
 
     class Closed:
         def __reduce__(self) -> str:
@@ -119,13 +119,13 @@ def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
     ],
 )  # fmt: skip
 def test_a_record_without_a_readable_value_is_a_record_error(record: bytes) -> None:
-    """Leases, quarantines, unknown codecs and flags, torn and foreign bytes."""
+    """Leases, quarantines, unknown codecs and flags, incomplete records, and bytes of other programs."""
     with pytest.raises(RecordError):
         decode(record)
 
 
-def test_a_lease_holds_its_token() -> None:
-    """Sixteen bytes after the kind."""
+def test_a_lease_record_holds_its_token() -> None:
+    """The token is the sixteen bytes after the kind."""
     token = bytes(range(16))
     assert kind_of(lease_record(token)) is Kind.LEASE
     assert lease_token(lease_record(token)) == token
@@ -148,13 +148,13 @@ class Bomb:
     "record", [b"Vp\0" + pickle.dumps(Bomb()), b"Vs\0" + bytes(32) + pickle.dumps(Bomb()), b"Vs\0short"]
 )
 def test_a_pickle_that_the_project_did_not_sign_is_never_loaded(name: str, record: bytes) -> None:
-    """Whoever could write to a node could otherwise run code here."""
+    """Otherwise a program that can write to a node could run code in this process."""
     with pytest.raises(RecordError):
         Codec(name, secrets=SECRETS).decode(record)
 
 
-def test_a_signature_by_a_former_secret_will_do() -> None:
-    """While the secret is being changed; by another it will not."""
+def test_a_signature_by_a_former_secret_is_valid() -> None:
+    """While the secret is being changed. A signature by another secret is not valid."""
     record = Codec("signed-pickle", secrets=lambda: [b"old"]).encode(Colour.RED)
     assert record[1] == CodecId.SIGNED_PICKLE
     assert Codec("signed-pickle", secrets=SECRETS).decode(record) is Colour.RED
@@ -174,15 +174,15 @@ def test_a_signature_by_a_former_secret_will_do() -> None:
         ("msgpack", {"a": Person("x")}, "cannot hold this dict"),
     ],
 )
-def test_a_codec_without_pickle_says_what_it_cannot_hold(name: str, value: Any, says: str) -> None:
-    """When the value is written, not when it is read."""
+def test_a_codec_without_pickle_refuses_values_that_it_cannot_hold(name: str, value: Any, says: str) -> None:
+    """When the value is written, and the message names the type."""
     with pytest.raises(CodecError, match=says):
         Codec(name).encode(value)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
 def test_long_values_are_compressed_and_short_ones_are_not(compressor: str) -> None:
-    """Nor is what would only grow."""
+    """Nor are values that compression would make longer."""
     codec = Codec("auto", compressor, 100)
     long, short = "x" * 5000, "x" * 50
     assert len(codec.encode(long)) < 200
@@ -192,8 +192,8 @@ def test_long_values_are_compressed_and_short_ones_are_not(compressor: str) -> N
     assert decode(codec.encode(noise)) == noise
 
 
-def test_a_compressor_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to install; to a reader the value is a miss."""
+def test_a_compressor_that_is_not_installed_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install. For a reader the value is a miss."""
     from cachebackend.codec import compression
 
     record = Codec("auto", "zstd", 0).encode("x" * 100)

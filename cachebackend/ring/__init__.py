@@ -1,7 +1,8 @@
-"""Which node owns a key: slots, and an immutable table of their owners.
+"""The ring: which node owns a key.
 
-``slots`` hashes a key to one of 65,536 slots; ``table`` decides once, when the ring
-is built, which node owns each. Pure arithmetic: no connection, no state, no time.
+``slots`` hashes a key to one of 65,536 slots. ``table`` computes the owner of each slot once, when the
+ring is built; the result is immutable. The package imports nothing of this project. It is pure
+arithmetic: it never connects, reads the time or changes state.
 """
 
 from cachebackend.ring.ring import Ring

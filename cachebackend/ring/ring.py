@@ -1,4 +1,4 @@
-"""The ring: nodes in order, and who owns a key."""
+"""The ring: its nodes in order, and the owner of each key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Ring:
-    """An immutable ring of named, weighted nodes; a node is known here by its index.
+    """An immutable ring of nodes with names and weights; methods return the index of a node.
 
     Args:
         nodes: Name and weight of each node.
@@ -41,15 +41,15 @@ class Ring:
         """Return how many of the 65,536 slots each node owns."""
         return [self._table.count(index) for index in range(len(self.names))]
 
-    def moved(self, other: Ring) -> int:
-        """Return how many slots have an owner of another name in the other ring."""
+    def moved(self, new_ring: Ring) -> int:
+        """Return how many slots change their owner when the ring changes to the new ring."""
         return sum(
-            self.names[mine] != other.names[theirs]
-            for mine, theirs in zip(self._table, other._table, strict=True)
+            self.names[old] != new_ring.names[new]
+            for old, new in zip(self._table, new_ring._table, strict=True)
         )
 
     def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
-        """Group what comes with each key by the key's owner."""
+        """Group the items of (key, item) pairs by the owner of the key; the order is kept."""
         table = self._table
         groups: list[list[T]] = [[] for _ in self.names]
         for key, item in keys:

@@ -1,4 +1,4 @@
-"""Keys to slots."""
+"""The slot of a key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from xxhash import xxh3_64_intdigest
 
 __all__ = ["SLOTS", "SLOT_SHIFT", "slot_of"]
 
-#: In how many parts the key space is cut. A slot of 3 nodes is 0.005 % of a node.
+#: The number of slots. In a ring of 3 nodes a slot is 0.005 % of a node.
 SLOTS = 65_536
 #: A slot is the top 16 bits of a 64-bit hash.
 SLOT_SHIFT = 48

@@ -1,16 +1,16 @@
 """The owner of every slot, by weighted consistent hashing with a cap.
 
-Each node throws 1000 points a unit of weight on a circle of 2^64; a slot belongs to
-the node whose point comes next (Karger et al., STOC '97, section 4). The throw leaves
-the busiest of 50 nodes 8 % above the mean, so no node may own more than its share and
-3 %: what is above goes on to the next node with room (consistent hashing with bounded
-loads, Mirrokni et al., SODA '18, section 2).
+Each node has 1000 points for each unit of its weight on a circle of 2^64. A slot belongs to the node
+of the next point on the circle (Karger et al., STOC '97, section 4). With points alone, the busiest of
+50 nodes would own 8 % more slots than the mean. So there is a cap: no node owns more than 1.03 times
+its share. A slot above the cap goes to the next node on the circle that is below its own cap
+(consistent hashing with bounded loads, Mirrokni et al., SODA '18, section 2).
 
-Why a change of nodes moves so little: a node's points depend on its own name and
-weight alone, so a node that joins or leaves touches only the slots before its points.
-Only the slots that the cap sends on, well under 1 %, can move besides; they are chosen
-in an order that is always the same, so the same ones go on in the old ring and the new.
-(Weights below 1 throw fewer points and vary more: a ring of halves moves up to 1.3 %.)
+Why a change of nodes moves few slots: the points of a node depend only on its own name and weight, so
+a node that joins or leaves changes only the slots before its points. Beside these, only slots that
+the cap moves can change their owner, well under 1 % of all. They are chosen in a fixed order, so
+mostly the same slots are moved in the old ring and in the new ring. (With weights below 1 there are
+fewer points, and the shares vary more: a ring of weights 0.5 moves up to 1.3 %.)
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from cachebackend.ring.slots import SLOT_SHIFT, SLOTS
 
 __all__ = ["build_table"]
 
-#: Points a node throws for each unit of its weight.
+#: Points of a node for each unit of its weight.
 POINTS = 1000
-#: No node owns more slots than its share times this.
+#: No node owns more slots than its share times this factor.
 CAP = 1.03
-#: The owner's number stands in the low byte of its points; 56 bits are left for the circle.
+#: The low byte of a point is the index of its owner; the other 56 bits are the position on the circle.
 _OWNER_MASK = 0xFF
 _LOW = (1 << 64) - 1
-#: Odd, near 65,536 over the golden ratio: multiples of it visit every slot once, well spread.
+#: Odd, and near 65,536 divided by the golden ratio: its multiples visit every slot once, evenly spread.
 _SHUFFLE = 40_503
 
 
 def build_table(nodes: Sequence[tuple[str, float]]) -> bytes:
-    """Return the number of each slot's owner, one byte a slot.
+    """Return the index of each slot's owner, one byte for each slot.
 
     Args:
-        nodes: Name and weight of each node, at most 255. The table names a node by its
-            index here; who owns a slot does not depend on the order.
+        nodes: Name and weight of each node, at most 255. An index is a position in this list. Which
+            node owns a slot does not depend on the order.
     """
     points = _points(nodes)
-    table = _throw(points)
-    _bound(table, points, nodes)
+    table = _next_owners(points)
+    _apply_cap(table, points, nodes)
     return bytes(table)
 
 
 def _points(nodes: Sequence[tuple[str, float]]) -> list[int]:
-    """Return every node's points in the circle's order, the owner's number in the low byte."""
+    """Return the points of all nodes in the order of the circle, the owner's index in the low byte."""
     points: list[int] = []
     for owner, (name, weight) in enumerate(nodes):
-        for number in range(0, max(1, round(POINTS * weight)), 2):  # a 128-bit hash is two points
-            both = xxh3_128_intdigest(f"{name}#{number}".encode())
-            points += (both >> 64) & ~_OWNER_MASK | owner, both & _LOW & ~_OWNER_MASK | owner
+        for number in range(0, max(1, round(POINTS * weight)), 2):  # a 128-bit hash gives two points
+            digest = xxh3_128_intdigest(f"{name}#{number}".encode())
+            points += (digest >> 64) & ~_OWNER_MASK | owner, digest & _LOW & ~_OWNER_MASK | owner
     points.sort()
     return points
 
 
-def _throw(points: Sequence[int]) -> bytearray:
-    """Give each slot to the first point at or after its beginning, around the circle."""
+def _next_owners(points: Sequence[int]) -> bytearray:
+    """Return, for each slot, the owner of the first point at or after the beginning of the slot."""
     table = bytearray([points[0] & _OWNER_MASK]) * SLOTS
     begin = 0
     for point in points:
@@ -76,8 +76,8 @@ def _throw(points: Sequence[int]) -> bytearray:
     return table
 
 
-def _bound(table: bytearray, points: Sequence[int], nodes: Sequence[tuple[str, float]]) -> None:
-    """Send what a node owns above its cap on to the next node with room."""
+def _apply_cap(table: bytearray, points: Sequence[int], nodes: Sequence[tuple[str, float]]) -> None:
+    """Move slots of nodes that are above their cap to the next node that is below its own."""
     total = sum(weight for _, weight in nodes)
     room = [int(CAP * SLOTS * weight / total) - table.count(owner) for owner, (_, weight) in enumerate(nodes)]
     excess = sum(-free for free in room if free < 0)
@@ -87,15 +87,15 @@ def _bound(table: bytearray, points: Sequence[int], nodes: Sequence[tuple[str, f
         slot = number * _SHUFFLE % SLOTS
         owner = table[slot]
         if room[owner] < 0:
-            heir = _next_with_room(room, points, slot)
-            table[slot] = heir
+            new_owner = _next_with_room(room, points, slot)
+            table[slot] = new_owner
             room[owner] += 1
-            room[heir] -= 1
+            room[new_owner] -= 1
             excess -= 1
 
 
 def _next_with_room(room: Sequence[int], points: Sequence[int], slot: int) -> int:
     """Return the owner of the first point after the slot whose node is below its cap."""
     start = bisect_left(points, slot << SLOT_SHIFT)
-    around = chain(range(start, len(points)), range(start))
-    return next(owner for at in around if room[owner := points[at] & _OWNER_MASK] > 0)
+    indexes = chain(range(start, len(points)), range(start))
+    return next(owner for index in indexes if room[owner := points[index] & _OWNER_MASK] > 0)

@@ -17,8 +17,8 @@ NODES = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(NODES)
-def test_loads_and_moves_keep_their_bounds_for_any_names(nodes: list[tuple[str, float]]) -> None:
-    """Load at most 1.03 of a share; a leaving node moves its own slots, and one in a hundred of the rest."""
+def test_shares_and_moved_slots_are_bounded_for_any_names(nodes: list[tuple[str, float]]) -> None:
+    """A node owns at most 1.03 of its share. A node that leaves moves its own slots and 1 % of the others."""
     ring = Ring(nodes)
     total = sum(ring.weights)
     assert all(

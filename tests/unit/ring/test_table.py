@@ -10,7 +10,7 @@ Weigh = Callable[[int], float]
 EVEN: Weigh = lambda _: 1.0  # noqa: E731  # a parameter's value
 UNEVEN: Weigh = lambda number: (0.5, 1.0, 2.0, 3.0)[number % 4]  # noqa: E731  # a parameter's value
 SIZES = [3, 4, 7, 12, 25, 50]
-#: A node more or less may move so many slots of others, for the cap's sake.
+#: A node that joins or leaves may move this many slots of other nodes, because of the cap.
 SLACK = SLOTS // 100
 OWNERS = "cbbbaabbabbbccca"
 SLOT = 36942
@@ -36,38 +36,38 @@ def test_no_node_owns_much_more_than_its_share(count: int, weigh: Weigh) -> None
 @pytest.mark.parametrize("weigh", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("count", SIZES)
 def test_a_node_that_leaves_moves_its_own_slots_only(count: int, weigh: Weigh) -> None:
-    """Within one slot in a hundred, which the cap costs."""
+    """The cap moves at most one other slot in a hundred."""
     nodes = nodes_of(count, weigh)
     ring = Ring(nodes)
-    for gone in (0, count // 2):
-        smaller = Ring(nodes[:gone] + nodes[gone + 1 :])
-        assert 0 <= ring.moved(smaller) - ring.shares()[gone] <= SLACK
+    for index in (0, count // 2):
+        smaller = Ring(nodes[:index] + nodes[index + 1 :])
+        assert 0 <= ring.moved(smaller) - ring.shares()[index] <= SLACK
 
 
 @pytest.mark.parametrize("weigh", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("count", SIZES)
-def test_a_node_that_joins_takes_only_what_becomes_its_own(count: int, weigh: Weigh) -> None:
-    """Within one slot in a hundred, which the cap costs."""
+def test_a_node_that_joins_moves_only_slots_to_itself(count: int, weigh: Weigh) -> None:
+    """The cap moves at most one other slot in a hundred."""
     nodes = nodes_of(count, weigh)
     ring, larger = Ring(nodes), Ring([*nodes, ("new", 1.0)])
     assert 0 <= ring.moved(larger) - larger.shares()[-1] <= SLACK
 
 
 def test_the_order_of_the_nodes_does_not_matter() -> None:
-    """Who owns a slot is decided by names and weights."""
+    """Names and weights decide which node owns a slot."""
     nodes = nodes_of(5, UNEVEN)
     assert Ring(nodes).moved(Ring(nodes[::-1])) == 0
 
 
 def test_owners_are_the_same_in_every_process_and_release() -> None:
-    """The owners of a few slots, written down: a change here moves every user's keys."""
+    """The owners of a few slots are constants here: a change of them would move every user's keys."""
     ring = Ring([("a", 1.0), ("b", 2.0), ("c", 1.0)])
     assert "".join(ring.names[ring.owner_of_slot(slot)] for slot in range(0, SLOTS, 4096)) == OWNERS
     assert slot_of(b":1:product:12345") == SLOT
 
 
 def test_one_node_owns_everything() -> None:
-    """A ring of one is a fine ring."""
+    """A ring may have one node."""
     assert Ring([("only", 1.0)]).shares() == [SLOTS]
 
 
@@ -79,7 +79,7 @@ def test_a_key_belongs_to_the_owner_of_its_slot() -> None:
 
 
 def test_keys_are_grouped_by_their_owner() -> None:
-    """Every key stands in its owner's group, once, in order."""
+    """Every key is in the group of its owner, once."""
     ring = Ring(nodes_of(3, EVEN))
     keys = [b"key:%d" % number for number in range(100)]
     groups = ring.by_owner((key, key) for key in keys)

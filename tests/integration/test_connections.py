@@ -1,4 +1,4 @@
-"""One alias under threads, tasks, event loops and forks: no error, and no growing number of connections."""
+"""One alias under threads, tasks, event loops and forks: no errors, and a bounded number of connections."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ ROUNDS = 50
 
 @pytest.fixture
 def added(services: Services) -> Callable[[], int]:
-    """Return how many more connections of ours there are than when the test began."""
-    gc.collect()  # closes those of earlier tests' clients
+    """Return how many connections of this process were opened since the test began."""
+    gc.collect()  # closes the connections of earlier tests' clients
     before = connections_of(services)
     return lambda: connections_of(services) - before
 
 
-def settled(added: Callable[[], int], wanted: int) -> int:
-    """Return the count once it is what is wanted; a node notices a closed socket a moment later."""
+def settled(added: Callable[[], int], expected: int) -> int:
+    """Return the count when it is as expected; a node notices a closed socket a moment later."""
     for _ in range(5000):
-        if (count := added()) == wanted:
+        if (count := added()) == expected:
             break
     return count
 
 
-def work(cache: RingCache, worker: int, failures: list[BaseException]) -> None:
+def read_and_write(cache: RingCache, worker: int, failures: list[BaseException]) -> None:
     try:
         for number in range(ROUNDS):
             cache.set(f"{worker}:{number}", number)
             assert cache.get(f"{worker}:{number}") == number
             assert len(cache.get_many([f"{worker}:{n}" for n in range(number + 1)])) == number + 1
-    except BaseException as error:  # noqa: BLE001  # told by the test's thread
+    except BaseException as error:  # noqa: BLE001  # the test's thread reports it
         failures.append(error)
 
 
-async def awork(cache: RingCache, worker: int) -> None:
+async def aread_and_write(cache: RingCache, worker: int) -> None:
     for number in range(ROUNDS):
         await cache.aset(f"{worker}:{number}", number)
         assert await cache.aget(f"{worker}:{number}") == number
@@ -52,12 +52,14 @@ async def awork(cache: RingCache, worker: int) -> None:
 
 
 def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, added: Callable[[], int]) -> None:
-    """At most a connection for each thread that was busy at once, and one for the event loop."""
+    """At most one connection for each thread that was busy at the same time, and one for the event loop."""
     failures: list[BaseException] = []
-    threads = [threading.Thread(target=work, args=(ring_cache, number, failures)) for number in range(10)]
+    threads = [
+        threading.Thread(target=read_and_write, args=(ring_cache, number, failures)) for number in range(10)
+    ]
 
     async def tasks() -> int:
-        await asyncio.gather(*[awork(ring_cache, number) for number in range(10, 20)])
+        await asyncio.gather(*[aread_and_write(ring_cache, number) for number in range(10, 20)])
         return added()
 
     for thread in threads:
@@ -69,14 +71,14 @@ def test_ten_threads_and_ten_tasks_share_one_alias(ring_cache: RingCache, added:
     assert counted <= 3 * (10 + 1)
 
 
-def test_threads_that_come_and_go_do_not_add_connections(
+def test_threads_that_end_and_start_do_not_add_connections(
     ring_cache: RingCache, added: Callable[[], int]
 ) -> None:
-    """As under a server that makes a thread for each request."""
+    """As with a server that starts a thread for each request."""
     failures: list[BaseException] = []
     counts = []
     for number in range(5):
-        thread = threading.Thread(target=work, args=(ring_cache, number, failures))
+        thread = threading.Thread(target=read_and_write, args=(ring_cache, number, failures))
         thread.start()
         thread.join()
         counts.append(added())
@@ -84,42 +86,42 @@ def test_threads_that_come_and_go_do_not_add_connections(
     assert counts == [3] * 5
 
 
-def test_event_loops_in_turn_leave_nothing_behind(ring_cache: RingCache, added: Callable[[], int]) -> None:
-    """Each loop has one connection a node while it runs, and none after."""
+def test_event_loops_that_end_leave_no_connections(ring_cache: RingCache, added: Callable[[], int]) -> None:
+    """Each loop has one connection for each node while it runs, and none after."""
 
-    async def turn() -> int:
-        await awork(ring_cache, 1)
+    async def run() -> int:
+        await aread_and_write(ring_cache, 1)
         return added()
 
     for _ in range(3):
-        assert asyncio.run(turn()) == 3
+        assert asyncio.run(run()) == 3
         assert settled(added, 0) == 0
 
 
-def test_a_forked_child_has_connections_of_its_own(ring_cache: RingCache, added: Callable[[], int]) -> None:
-    """Parent and child go on at once, neither reads the other's replies, and the child's are gone with it."""
+def test_a_forked_child_opens_its_own_connections(ring_cache: RingCache, added: Callable[[], int]) -> None:
+    """Parent and child work at the same time; neither reads replies to the other's commands."""
     ring_cache.set("parent", "before")
     child = os.fork()
     if child == 0:
         failures: list[BaseException] = []
-        work(ring_cache, os.getpid(), failures)
-        asyncio.run(awork(ring_cache, 5))
-        fine = (
+        read_and_write(ring_cache, os.getpid(), failures)
+        asyncio.run(aread_and_write(ring_cache, 5))
+        is_correct = (
             not failures
             and ring_cache.client.counters.total().hits > 0
             and ring_cache.get("parent") == "before"
         )
-        os._exit(0 if fine else 1)
+        os._exit(0 if is_correct else 1)
     failures = []
-    work(ring_cache, 1, failures)
+    read_and_write(ring_cache, 1, failures)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert failures == []
     assert settled(added, 3) == 3
 
 
-def test_a_task_that_is_cancelled_moves_nobodys_reply(ring_cache: RingCache) -> None:
-    """Its reply is read and dropped; the next request on the connection gets its own."""
+def test_a_cancelled_task_does_not_shift_the_replies_of_others(ring_cache: RingCache) -> None:
+    """Its reply is read and thrown away; the next command on the connection gets its own reply."""
 
     async def main() -> list[Any]:
         await ring_cache.aset_many({f"k{number}": number for number in range(100)})
@@ -134,7 +136,7 @@ def test_a_task_that_is_cancelled_moves_nobodys_reply(ring_cache: RingCache) -> 
 
 
 def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Services) -> None:
-    """Connections that broke with it are dropped at the first failure, which costs a miss."""
+    """The broken connections are closed at the first failure, which costs a miss."""
     ring_cache.set_many({f"k{number}": number for number in range(30)})
     services.restart("ring-a")
     ring_cache.get_many([f"k{number}" for number in range(30)])
@@ -143,10 +145,10 @@ def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Service
 
 
 @pytest.mark.hangs
-def test_a_node_that_hangs_costs_a_timeout_and_no_other_nodes_hits(
+def test_a_node_that_hangs_costs_a_timeout_and_no_hits_of_other_nodes(
     ring_cache: RingCache, services: Services
 ) -> None:
-    """Blocking and in asyncio; nothing that it says later is taken for another's reply."""
+    """Blocking and in asyncio; a reply that it sends later is not read as the reply to another command."""
     keys = [f"k{number}" for number in range(30)]
     ring_cache.set_many(dict.fromkeys(keys, 1))
     hanging = {key for key in keys if ring_cache.client.ring.owner(ring_cache.key_bytes(key)) == 0}
@@ -159,8 +161,8 @@ def test_a_node_that_hangs_costs_a_timeout_and_no_other_nodes_hits(
     assert set(ring_cache.get_many(keys)) == set(keys)
 
 
-def test_a_command_that_cannot_be_packed_moves_nobodys_reply(ring_cache: RingCache) -> None:
-    """It raises in its own task, and the connection goes on."""
+def test_a_command_that_cannot_be_packed_does_not_shift_the_replies_of_others(ring_cache: RingCache) -> None:
+    """It raises in its own task, and the connection can be used further."""
 
     async def main() -> list[Any]:
         keys = [f"k{number}" for number in range(50)]
@@ -173,21 +175,21 @@ def test_a_command_that_cannot_be_packed_moves_nobodys_reply(ring_cache: RingCac
     assert asyncio.run(main()) == [f"k{number}" for number in range(50)]
 
 
-def test_loops_that_end_without_cleaning_up_leave_nothing_growing(
+def test_connections_of_loops_closed_without_cleanup_do_not_accumulate(
     ring_cache: RingCache, added: Callable[[], int]
 ) -> None:
-    """As some servers and tests close theirs; the next loop closes what the last one left."""
+    """As some servers and tests do; the next loop closes the connection of the last one."""
     for _ in range(10):
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(awork(ring_cache, 1))
+        loop.run_until_complete(aread_and_write(ring_cache, 1))
         loop.close()
     assert settled(added, 3) == 3
-    asyncio.run(awork(ring_cache, 1))
+    asyncio.run(aread_and_write(ring_cache, 1))
     assert settled(added, 0) == 0
 
 
-def test_a_value_of_many_megabytes_is_no_timeout(ring_cache: RingCache) -> None:
-    """What counts is silence, not how long the whole takes."""
+def test_a_value_of_many_megabytes_does_not_time_out(ring_cache: RingCache) -> None:
+    """The timeout counts seconds without activity, not the whole duration."""
     value = b"x" * 30_000_000
 
     async def main() -> int:

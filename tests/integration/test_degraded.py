@@ -1,4 +1,4 @@
-"""What each method returns while its key's node is ejected: the table of docs/failures.md."""
+"""The result of each method while its key's node is ejected: the table of docs/failures.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_many(names: Any) -> dict[Any, str]:
     return dict.fromkeys(names, "loaded")
 
 
-#: Arguments; what comes of it with "miss"; and with "raise".
+#: The arguments, the result with ``on_node_failure="miss"``, and the result with ``"raise"``.
 TABLE: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
     "get": ((GONE, "default"), "default", RAISES),
     "get_many": (([GONE, HERE],), {HERE: 1}, RAISES),
@@ -54,8 +54,8 @@ TABLE: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
     "invalidate_tags": ((TAG,), None, RAISES),
     "clear": ((), None, RAISES),
 }
-#: What must be told to the node when it is back.
-OWING = {"set", "set_many", "expire", "delete", "delete_many", "make_stale", "invalidate_tags"}
+#: The methods whose deletes the node has missed, and that must be replayed to it.
+MISSED = {"set", "set_many", "expire", "delete", "delete_many", "make_stale", "invalidate_tags"}
 
 
 @pytest.fixture(params=["miss", "raise"])
@@ -66,7 +66,7 @@ def policy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def cache(policy: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[RingCache]:
-    """A key on each of two nodes, and the first one's is ejected, and not probed."""
+    """A cache with a key on each of two nodes; the first node is ejected, and its probes never run."""
     monkeypatch.setattr(Node, "_spawn", lambda *_: None)
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"on_node_failure": policy}
@@ -88,21 +88,23 @@ def cache(policy: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_method_returns_what_the_docs_say(cache: RingCache, policy: str, name: str, way: str) -> None:
-    """Either policy, either way; what the node missed is in the outbox whatever is returned."""
-    arguments, missed, raised = TABLE[name]
-    expected = missed if policy == "miss" else raised
+def test_the_result_of_a_method_is_the_one_in_the_docs(
+    cache: RingCache, policy: str, name: str, way: str
+) -> None:
+    """With each policy, sync and async. Missed deletes are in the outbox, whatever the result is."""
+    arguments, with_miss, with_raise = TABLE[name]
+    expected = with_miss if policy == "miss" else with_raise
     method = getattr(cache, name) if way == "sync" else partial(_run_async, getattr(cache, f"a{name}"))
     if isinstance(expected, type):
         with pytest.raises(expected):
             method(*arguments)
     else:
         assert method(*arguments) == expected
-    if name in OWING:
+    if name in MISSED:
         assert OutboxRow.objects.exists()
-    missed_by = cache.client.context.missed
-    counts = [missed_by.count(node) for node in range(len(cache.client.nodes))]
-    assert counts.count(0) == (len(counts) - 1 if name in OWING | {"clear"} else len(counts))
+    missed = cache.client.context.missed
+    counts = [missed.count(node) for node in range(len(cache.client.nodes))]
+    assert counts.count(0) == (len(counts) - 1 if name in MISSED | {"clear"} else len(counts))
 
 
 def _run_async(method: Callable[..., Any], *arguments: Any) -> Any:

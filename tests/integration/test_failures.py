@@ -1,4 +1,4 @@
-"""Nodes that die, hang and come back: what is returned meanwhile, and that nothing deleted returns."""
+"""Nodes that fail, hang and return: what reads return meanwhile, and that no deleted value returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NODE = "ring-a"
 
 
 class Probes:
-    """Probes that wait until the test runs them, in a thread as ever."""
+    """Probes that wait until the test runs them, each in its own thread."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
@@ -50,7 +50,7 @@ class Probes:
 def probes(monkeypatch: pytest.MonkeyPatch) -> Probes:
     """The probes of all nodes."""
     probes = Probes()
-    monkeypatch.setattr(Node, "_spawn", lambda _, work: probes.waiting.append(work))
+    monkeypatch.setattr(Node, "_spawn", lambda _, probe: probes.waiting.append(probe))
     return probes
 
 
@@ -63,7 +63,7 @@ def cache(ring_cache: RingCache) -> RingCache:
 
 @pytest.fixture
 def dead(cache: RingCache, services: Services) -> Iterator[list[str]]:
-    """The keys of a node that is held still: it keeps its memory and answers nothing."""
+    """The keys of a node that is stopped: it keeps its memory and does not answer."""
     keys = [f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE]
     services.stop(NODE)
     yield keys
@@ -90,7 +90,7 @@ def eject(cache: RingCache, key: str) -> None:
 
 
 def come_back(cache: RingCache, services: Services, probes: Probes) -> None:
-    """Let the node answer again, and its probe be due."""
+    """Make the node answer again, and run its probe."""
     services.resume(NODE)
     breaker = node_of(cache).breaker
     assert breaker is not None
@@ -99,8 +99,8 @@ def come_back(cache: RingCache, services: Services, probes: Probes) -> None:
     probes.run()
 
 
-def test_the_other_nodes_hits_are_returned(cache: RingCache, dead: list[str], probes: Probes) -> None:
-    """One dead node costs its share; what could not be stored is named."""
+def test_hits_of_other_nodes_are_returned(cache: RingCache, dead: list[str], probes: Probes) -> None:
+    """Only the keys of the failed node miss. `set_many` returns the keys that could not be stored."""
     found = cache.get_many([f"k{n}" for n in range(30)])
     assert found == {f"k{n}": n for n in range(30) if f"k{n}" not in dead}
     assert sorted(cache.set_many(dict.fromkeys(dead, 1))) == sorted(dead)
@@ -110,14 +110,14 @@ def test_the_other_nodes_hits_are_returned(cache: RingCache, dead: list[str], pr
 def test_an_ejected_node_costs_nothing(
     cache: RingCache, dead: list[str], probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After three timeouts nobody sends it anything until a probe is due."""
+    """After three timeouts it gets no commands until a probe is due."""
     eject(cache, dead[0])
 
-    def asked(*_: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise AssertionError
 
     pool = node_of(cache)._pool
-    monkeypatch.setattr(pool, "take", asked)
+    monkeypatch.setattr(pool, "take", fail)
     assert cache.get(dead[0]) is None
     assert cache.get_many(dead) == {}
     assert asyncio.run(cache.aget(dead[0])) is None
@@ -129,11 +129,11 @@ def test_an_ejected_node_costs_nothing(
 def test_a_call_waits_for_a_hung_node_once(
     cache: RingCache, dead: list[str], probes: Probes, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many round trips it would take."""
-    node, asked = node_of(cache), []
+    """Even if the call has several round trips."""
+    node, sent = node_of(cache), []
     for name in ("call", "send", "submit"):
         method = getattr(node, name)
-        monkeypatch.setattr(node, name, lambda *given, method=method: asked.append(1) or method(*given))
+        monkeypatch.setattr(node, name, lambda *given, method=method: sent.append(1) or method(*given))
     calls: dict[str, Callable[[], Any]] = {
         "get_or_set": lambda: cache.get_or_set(dead[0], lambda: 1),
         "get_or_set_many": lambda: cache.get_or_set_many(dead, lambda names: dict.fromkeys(names, 1)),
@@ -143,13 +143,13 @@ def test_a_call_waits_for_a_hung_node_once(
         "tags": lambda: cache.get_or_set(dead[0], lambda: 1, tags=[f"t{n}" for n in range(9)]),
     }
     calls[way]()
-    assert len(asked) == 1
+    assert len(sent) == 1
 
 
-def test_tasks_that_ask_a_hung_node_at_once_wait_for_it_once(
+def test_tasks_that_read_from_a_hung_node_at_once_wait_for_it_once(
     cache: RingCache, dead: list[str], probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They share the failure to connect; in a queue the last would wait for as long as all together."""
+    """They share the failed attempt to connect. In a queue, the last task would wait for all timeouts."""
     handshake, tries = node_of(cache).handshake, []
     connect = handshake.connection_async
 
@@ -166,10 +166,10 @@ def test_tasks_that_ask_a_hung_node_at_once_wait_for_it_once(
     assert state(cache) == EJECTED
 
 
-def test_a_node_whose_probe_cannot_begin_is_probed_later(
+def test_a_node_whose_probe_cannot_start_is_probed_later(
     cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller is not told of it; and what the node missed keeps it from being read."""
+    """The caller gets no error. The node serves no reads until its missed delete is replayed."""
 
     def no_thread(*_: Any) -> None:
         message = "can't start new thread"
@@ -187,10 +187,10 @@ def test_a_node_whose_probe_cannot_begin_is_probed_later(
 @pytest.mark.parametrize(
     "way", ["delete", "delete_many", "adelete", "set", "set_many", "clear", "make_stale"]
 )
-def test_what_a_node_missed_does_not_return_with_it(
+def test_a_node_that_returns_serves_no_deleted_value(
     cache: RingCache, dead: list[str], services: Services, probes: Probes, way: str
 ) -> None:
-    """Deletes, and writes over what stands, are told to it before it is read again."""
+    """Missed deletes and missed writes are replayed to it before it serves reads."""
     key = dead[0]
     eject(cache, key)
     changes: dict[str, Callable[[], Any]] = {
@@ -211,17 +211,17 @@ def test_what_a_node_missed_does_not_return_with_it(
         assert cache.get(untouched) is not None
 
 
-async def _and_close(work: Any) -> Any:
+async def _and_close(call: Any) -> Any:
     try:
-        return await work
+        return await call
     finally:
         await sync_to_async(connections.close_all)()
 
 
-def test_what_another_process_deleted_is_replayed_too(
+def test_missed_deletes_of_another_process_are_replayed_too(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
-    """It is in the outbox, whoever wrote it there."""
+    """They are in the outbox, which all processes share."""
     from cachebackend.invalidation.outbox import owe
 
     eject(cache, dead[0])
@@ -233,7 +233,7 @@ def test_what_another_process_deleted_is_replayed_too(
 def test_a_missed_delete_is_in_the_outbox_until_the_relay_confirms(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
-    """Once, however often it was missed; a rolled-back transaction does not take it away."""
+    """One row, however often it was missed. The rollback of a transaction does not remove it."""
     from django.db import transaction
 
     eject(cache, dead[0])
@@ -247,7 +247,7 @@ def test_a_missed_delete_is_in_the_outbox_until_the_relay_confirms(
 def test_a_node_that_missed_too_much_is_cleared(
     dead: list[str], services: Services, probes: Probes, settings: Any
 ) -> None:
-    """Of this alias' keys."""
+    """All keys of this alias are deleted there."""
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"replay_limit": 1}
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
@@ -260,7 +260,7 @@ def test_a_node_that_missed_too_much_is_cleared(
         assert cache.get_many(dead) == {}
 
 
-def test_a_node_is_not_let_in_while_the_replay_fails(
+def test_a_node_serves_no_reads_while_the_replay_fails(
     cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here the outbox cannot be read."""
@@ -279,10 +279,10 @@ def test_a_node_is_not_let_in_while_the_replay_fails(
     assert cache.get(dead[0]) is None
 
 
-def test_a_delete_that_timed_out_once_is_told_though_nobody_was_ejected(
+def test_a_delete_that_timed_out_is_replayed_although_the_node_was_not_ejected(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
-    """One failure does not open the breaker, but the delete is owed all the same."""
+    """One failure does not open the breaker, but the delete is missed."""
     cache.delete(dead[0])
     assert state(cache) == UP
     services.resume(NODE)
@@ -295,13 +295,13 @@ def test_a_delete_that_timed_out_once_is_told_though_nobody_was_ejected(
 def test_an_event_loop_does_not_wait_for_the_outbox(
     cache: RingCache, dead: list[str], probes: Probes, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The call does, and returns when the row is there; other tasks go on meanwhile."""
-    keep, begun, released = ClientOutbox.keep, threading.Event(), threading.Event()
-    went_on: list[bool] = []
+    """The call waits until the row is written; other tasks run meanwhile."""
+    keep, started, released = ClientOutbox.keep, threading.Event(), threading.Event()
+    was_released: list[bool] = []
 
     def hang(outbox: ClientOutbox, *given: Any) -> bool:
-        begun.set()
-        went_on.append(released.wait(10))
+        started.set()
+        was_released.append(released.wait(10))
         return keep(outbox, *given)
 
     async def run() -> None:
@@ -311,7 +311,7 @@ def test_an_event_loop_does_not_wait_for_the_outbox(
             "ainvalidate_tags": (tag,),
         }
         task = asyncio.ensure_future(_and_close(getattr(cache, way)(*arguments.get(way, (dead[0],)))))
-        while not begun.is_set():
+        while not started.is_set():
             await asyncio.sleep(0)
         assert not task.done()
         released.set()
@@ -321,16 +321,16 @@ def test_an_event_loop_does_not_wait_for_the_outbox(
     eject(cache, dead[0])
     monkeypatch.setattr(ClientOutbox, "keep", hang)
     asyncio.run(run())
-    assert went_on == [True]
+    assert was_released == [True]
     assert OutboxRow.objects.count() == 1
 
 
-def test_status_tells_ejected_then_replaying_then_up(
+def test_status_shows_ejected_then_replaying_then_up(
     cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The middle one while the node is told what it missed, and nobody reads it."""
+    """It is replaying while missed deletes are replayed and the node serves no reads."""
 
-    def told() -> tuple[str, bool, object]:
+    def status() -> tuple[str, bool, object]:
         out = StringIO()
         try:
             call_command("ring", "status", "--alias", "default", "--json", stdout=out)
@@ -340,25 +340,25 @@ def test_status_tells_ejected_then_replaying_then_up(
         [row] = [row for row in json.loads(out.getvalue())["aliases"]["default"] if row["node"] == NODE]
         return row["state"], is_well, cache.get(dead[0])
 
-    seen = []
+    states = []
 
-    def look(client: ClientOutbox, *given: Any) -> Any:
-        seen.append(told())
+    def record_status(client: ClientOutbox, *given: Any) -> Any:
+        states.append(status())
         return missed_by(client, *given)
 
     eject(cache, dead[0])
     cache.delete(dead[0])
-    seen.append(told())
+    states.append(status())
     missed_by = ClientOutbox.missed_by
-    monkeypatch.setattr(ClientOutbox, "missed_by", look)
+    monkeypatch.setattr(ClientOutbox, "missed_by", record_status)
     come_back(cache, services, probes)
-    seen.append(told())
-    assert seen == [("ejected", False, None), ("replaying", True, None), ("up", True, None)]
+    states.append(status())
+    assert states == [("ejected", False, None), ("replaying", True, None), ("up", True, None)]
     assert cache.get_many(dead[1:]) == {key: int(key[1:]) for key in dead[1:]}
 
 
 def test_failures_raise_if_the_settings_say_so(dead: list[str], probes: Probes, settings: Any) -> None:
-    """Every method, and a delete is owed nevertheless."""
+    """Every method raises, and the missed delete is in the outbox all the same."""
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"on_node_failure": "raise"}
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
@@ -383,8 +383,10 @@ def test_failures_raise_if_the_settings_say_so(dead: list[str], probes: Probes, 
     assert OutboxRow.objects.exists()
 
 
-def test_a_node_that_flaps_is_right_each_time(cache: RingCache, services: Services, probes: Probes) -> None:
-    """It goes and comes with its old memory; nothing that was deleted meanwhile is ever read."""
+def test_a_node_that_flaps_serves_no_deleted_value(
+    cache: RingCache, services: Services, probes: Probes
+) -> None:
+    """It stops and returns with its old memory; a value that was deleted meanwhile is never read."""
     keys = [f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE]
     for turn in range(100 if os.environ.get("EXPLORE") == "all" else 10):
         cache.set(keys[0], turn)

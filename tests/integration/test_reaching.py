@@ -1,4 +1,4 @@
-"""How a node is reached: users, TLS, sockets, IPv6, sentinels; and what is said when it cannot be."""
+"""Connecting to a node by login, TLS, socket, IPv6 and Sentinel; and the error if that fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRETS = (PASSWORD, QUOTED, "node-secret", "sentinel-secret", "wrong-secret")
 
 @pytest.fixture
 def open_cache() -> Iterator[Open]:
-    """Make a cache of one node that raises what goes wrong; its connections end with the test."""
+    """Make a cache of one node that raises every failure; its connections are closed after the test."""
     made: list[RingCache] = []
 
     def make(url: str, **options: Any) -> RingCache:
@@ -43,7 +43,7 @@ def open_cache() -> Iterator[Open]:
 
 
 def works(cache: RingCache) -> None:
-    """Store and read, blocking and in an event loop."""
+    """Store and read a value, blocking and in an event loop."""
 
     async def main() -> None:
         assert await cache.aget("k") == "v"
@@ -55,11 +55,11 @@ def works(cache: RingCache) -> None:
 
 
 def failure_of(cache: RingCache, call: Callable[..., Any]) -> str:
-    """Return what a read says that must fail, having looked for passwords in all that it tells."""
+    """Return the message of a read that must fail; its traceback must not contain a password."""
     with pytest.raises(NodeUnavailableError) as raised:
         call(cache, "get", "k")
-    told = "".join(traceback.format_exception(raised.value))
-    assert not any(secret in told for secret in SECRETS)
+    text = "".join(traceback.format_exception(raised.value))
+    assert not any(secret in text for secret in SECRETS)
     return str(raised.value)
 
 
@@ -83,52 +83,52 @@ class TestLogin:
         works(open_cache(guarded.url(host="[::1]")))
 
     @pytest.mark.parametrize("account", ["app:wrong-secret", ":wrong-secret", "nobody:wrong-secret"])
-    def test_a_wrong_password_is_told_without_it(
+    def test_the_error_of_a_wrong_password_does_not_show_it(
         self, guarded: Guarded, open_cache: Open, call: Any, account: str
     ) -> None:
-        """And without the user's name."""
+        """Nor the user's name."""
         cache = open_cache(guarded.url(account))
         assert failure_of(cache, call) == "node 'g' refused the user or password"
 
-    def test_no_password_where_one_is_wanted(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
-        """A login that lacks is told as one that is refused."""
+    def test_a_missing_password(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """The error is the same as for a login that is refused."""
         url = guarded.url().replace(f"app:{QUOTED}@", "")
         assert failure_of(open_cache(url), call) == "node 'g' refused the user or password"
 
-    def test_a_user_who_may_not_write_is_told_so(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
-        """The node is well; what it answered is passed on."""
+    def test_a_user_without_write_permission(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """The node is up, so its error reply is raised."""
         cache = open_cache(guarded.url("reader:reader"))
         call(cache, "get", "k")
         with pytest.raises(NodeReplyError, match="NOPERM"):
             call(cache, "set", "k", "v")
 
-    def test_a_database_that_is_not_there(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
-        """It is not taken for a login that failed, nor for a node that is away."""
+    def test_a_database_that_does_not_exist(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
+        """The error does not say that the login failed or that the node is down."""
         assert failure_of(open_cache(guarded.url(database=99)), call) == "node 'g' has no such database"
 
-    def test_a_node_that_takes_no_more_connections(
+    def test_a_node_that_accepts_no_more_connections(
         self, guarded: Guarded, open_cache: Open, call: Any
     ) -> None:
-        """It is the node's limit, and named as such."""
+        """The error names the node's limit."""
         with redis.Redis(port=guarded.port, username="admin", password="admin") as admin:
             usual = admin.config_get("maxclients")["maxclients"]
             admin.config_set("maxclients", 1)
             try:
-                said = failure_of(open_cache(guarded.url()), call)
+                message = failure_of(open_cache(guarded.url()), call)
             finally:
                 admin.config_set("maxclients", usual)
-        assert said == "node 'g' accepts no more connections (its maxclients)"
+        assert message == "node 'g' accepts no more connections (its maxclients)"
 
     def test_a_name_that_cannot_be_resolved(self, open_cache: Open, call: Any) -> None:
-        """The host is named."""
-        said = failure_of(open_cache(f"redis://app:{QUOTED}@no-such-host.invalid/0?name=g"), call)
-        assert said.startswith("node 'g' has a host name that cannot be resolved: ")
-        assert "no-such-host.invalid" in said
+        """The error names the host."""
+        message = failure_of(open_cache(f"redis://app:{QUOTED}@no-such-host.invalid/0?name=g"), call)
+        assert message.startswith("node 'g' has a host name that cannot be resolved: ")
+        assert "no-such-host.invalid" in message
 
-    def test_nothing_that_is_logged_or_shown_has_a_password(
+    def test_no_log_line_or_repr_shows_a_password(
         self, guarded: Guarded, open_cache: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Neither a failure taken for a miss, nor the representation of options and clients."""
+        """Neither the log line of a failure that is served as a miss, nor the repr of options and clients."""
         caplog.set_level(logging.DEBUG)
         cache = open_cache(guarded.url(f"nobody:{QUOTED}"), on_node_failure="miss")
         assert cache.get("k") is None
@@ -138,11 +138,11 @@ class TestLogin:
 
 
 class TestTLS:
-    """A node behind TLS, its certificate made by the test's own authority."""
+    """A node behind TLS; the test's own certificate authority has issued its certificate."""
 
     @pytest.fixture
     def terminator(self, guarded: Guarded, authority: trustme.CA) -> Iterator[TLSTerminator]:
-        """Shows a certificate of localhost, and lets in who shows one of the same authority."""
+        """Presents a certificate for localhost, and accepts clients that the same authority has certified."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(context)
         authority.configure_trust(context)
@@ -153,7 +153,7 @@ class TestTLS:
 
     @pytest.fixture
     def url(self, terminator: TLSTerminator, authority: trustme.CA, tmp_path: Path) -> Callable[..., str]:
-        """Write the files, and return a URL that names those asked for."""
+        """Write the certificate files; return a function that makes a URL with the given parameters."""
         mine = authority.issue_cert("client@example.org")
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         mine.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
@@ -166,14 +166,14 @@ class TestTLS:
 
         return make
 
-    def test_a_client_certificate_and_an_authority_of_ones_own(
+    def test_a_client_certificate_and_an_own_authority(
         self, url: Callable[..., str], open_cache: Open
     ) -> None:
-        """Blocking and in asyncio; no connection is left when the event loop ends."""
+        """Blocking and in asyncio; no connection is open when the event loop has ended."""
         works(open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")))
 
     def test_many_values_and_large_ones(self, url: Callable[..., str], open_cache: Open, call: Any) -> None:
-        """More than one TLS record holds."""
+        """They do not fit in one TLS record."""
         cache = open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
         values = {f"k{number}": "x" * 50_000 for number in range(20)}
         assert call(cache, "set_many", values) == []
@@ -183,28 +183,28 @@ class TestTLS:
         self, url: Callable[..., str], open_cache: Open, call: Any
     ) -> None:
         """Certificates are verified unless the URL says otherwise."""
-        said = failure_of(open_cache(url("ssl_certfile", "ssl_keyfile")), call)
-        assert said.startswith("node 'g' has a TLS certificate that cannot be verified: ")
-        assert "certificate verify failed" in said.lower()
+        message = failure_of(open_cache(url("ssl_certfile", "ssl_keyfile")), call)
+        assert message.startswith("node 'g' has a TLS certificate that cannot be verified: ")
+        assert "certificate verify failed" in message.lower()
 
     def test_a_certificate_of_another_host_is_refused(
         self, url: Callable[..., str], open_cache: Open, call: Any
     ) -> None:
-        """The name counts, not only who signed."""
+        """The host name is verified, not only the authority."""
         names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-        said = failure_of(open_cache(url(*names, host="127.0.0.1")), call)
-        assert said.startswith("node 'g' has a TLS certificate that cannot be verified: ")
+        message = failure_of(open_cache(url(*names, host="127.0.0.1")), call)
+        assert message.startswith("node 'g' has a TLS certificate that cannot be verified: ")
 
     def test_without_a_client_certificate_the_node_refuses(
         self, url: Callable[..., str], open_cache: Open, call: Any
     ) -> None:
-        """It is an error of the connection, not a hang."""
+        """The connection fails; it does not hang."""
         assert "'g'" in failure_of(open_cache(url("ssl_ca_certs")), call)
 
-    def test_a_node_that_answers_nothing_times_out(
+    def test_a_node_that_does_not_answer_times_out(
         self, url: Callable[..., str], open_cache: Open, guarded: Guarded, own_services: Any, call: Any
     ) -> None:
-        """By the same words as without TLS."""
+        """With the same message as without TLS."""
         names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
         cache = open_cache(url(*names), socket_timeout=0.3)
         cache.set("k", "v")
@@ -214,17 +214,17 @@ class TestTLS:
         finally:
             own_services.resume("guarded")
 
-    def test_a_node_that_never_ends_its_half_leaves_nothing_open(
+    def test_no_connection_stays_open_if_the_node_never_closes_its_side(
         self, url: Callable[..., str], open_cache: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It answers neither the login nor the end; and a task that is cancelled waits for nobody."""
+        """It answers neither the login nor the closing of TLS; and a cancelled task does not wait for it."""
         ended = threading.Event()
 
-        def say_nothing(_: TLSTerminator, client: ssl.SSLSocket, node: socket.socket) -> None:
+        def never_answer(_: TLSTerminator, client: ssl.SSLSocket, node: socket.socket) -> None:
             with client, node:
                 ended.wait()
 
-        monkeypatch.setattr(TLSTerminator, "_carry", say_nothing)
+        monkeypatch.setattr(TLSTerminator, "_carry", never_answer)
         cache = open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), socket_timeout=0.3)
 
         async def cancelled() -> None:
@@ -242,13 +242,13 @@ class TestTLS:
             ended.set()
 
 
-@pytest.mark.django_db(transaction=True, databases=["default", "lite"])  # where what a node missed is kept
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])  # missed deletes are stored there
 class TestSentinel:
     """A node that sentinels watch."""
 
     @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
-    def test_a_failover_costs_its_moment_and_no_setting(self, watched: Watched, open_cache: Open) -> None:
-        """The primary is killed; sentinels promote the replica, and the cache goes on there."""
+    def test_a_failover_needs_no_change_of_settings(self, watched: Watched, open_cache: Open) -> None:
+        """The primary is killed, the sentinels promote the replica, and the cache works again."""
         cache = open_cache(watched.url)
         wait(lambda: works(cache))
         wait(lambda: replica_has_caught_up(watched))
@@ -259,14 +259,14 @@ class TestSentinel:
         with redis.Redis(port=watched.nodes["replica"], password="node-secret") as promoted:
             assert promoted.role()[0] == b"master"
 
-    def test_sentinels_that_know_no_such_service_are_named(
+    def test_the_error_of_an_unknown_service_names_the_sentinels(
         self, watched: Watched, open_cache: Open, call: Any
     ) -> None:
-        """So are those that cannot be asked; no password is told."""
+        """Sentinels that do not answer are named too; no password is shown."""
         ports = ", ".join(f"127.0.0.1:{port}" for port in [1, *watched.sentinels])
-        said = failure_of(open_cache(watched.url.replace("/shop", "/other")), call)
+        message = failure_of(open_cache(watched.url.replace("/shop", "/other")), call)
         assert (
-            said
+            message
             == f"node 'other' is not reachable: none of the sentinels {ports} knows a primary named 'other'"
         )
         wrong = watched.url.replace("sentinel-secret", "wrong-secret")
@@ -276,7 +276,7 @@ class TestSentinel:
 def test_a_strict_model_behind_sentinels_is_warned_of(
     settings: Any, monkeypatch: pytest.MonkeyPatch, empty_nodes: None
 ) -> None:
-    """A promoted replica may lack what the old primary confirmed."""
+    """A promoted replica may not have the last writes that the old primary confirmed."""
     assert checks.check_strict_sentinels() == []
     monkeypatch.setattr(Tag.cached, "is_strict", True)
     assert checks.check_strict_sentinels() == []
@@ -298,7 +298,7 @@ def replica_has_caught_up(watched: Watched) -> None:
 
 
 def wait(check: Callable[[], object], seconds: float = 90.0) -> None:
-    """Try until it holds: sentinels may vote twice, and probes of a node come ever more seldom."""
+    """Try until the check passes: sentinels may vote twice, and the waits between probes double."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, as an exporter is given them."""
+"""OpenTelemetry spans, as an exporter receives them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 @pytest.fixture(scope="module")
 def exporter() -> Iterator[InMemorySpanExporter]:
-    """What the process exports: a provider can be set only once, so these tests come once a run."""
+    """The exporter of the process: a provider can be set only once for each run."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     yield exporter
-    provider.shutdown()  # or all that comes after would be kept
-    trace._TRACER_PROVIDER = None  # or each span that comes after would warn
+    provider.shutdown()  # otherwise it would store the spans of later tests
+    trace._TRACER_PROVIDER = None  # otherwise each later span would warn
 
 
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter) -> Iterator[Callable[[], list[ReadableSpan]]]:
-    """What has ended since the test began."""
+    """Returns the spans that have ended since the test began."""
     exporter.clear()
     yield lambda: list(exporter.get_finished_spans())
     exporter.clear()
 
 
 def test_a_load_is_a_span(ring_cache: RingCache, call: Callable[..., Any], spans: Any) -> None:
-    """Of a miss, and of no hit; a loader that fails leaves its error in it."""
+    """For a miss, and not for a hit. The span of a loader that fails has its error."""
     for _ in range(2):
         assert call(ring_cache, "get_or_set", "k", lambda: 1) == 1
     assert [span.name for span in spans()] == ["ringcache.load"]
@@ -49,18 +49,18 @@ def test_a_load_is_a_span(ring_cache: RingCache, call: Callable[..., Any], spans
     assert [span.status.is_ok for span in spans()] == [True, False]
 
 
-def test_a_wait_for_the_load_of_another_is_a_span(ring_cache: RingCache, spans: Any) -> None:
-    """The whole wait is one, however often it looks again; the load that follows it is no part of it."""
+def test_a_wait_for_the_load_of_another_caller_is_a_span(ring_cache: RingCache, spans: Any) -> None:
+    """The whole wait is one span, however often it reads the key; the load after it is another span."""
 
     def load() -> str:
         client = ring_cache.client
-        [lease] = [client.nodes[client.ring.owner(made)].call((b"GET", made))]
+        [lease] = [client.nodes[client.ring.owner(key)].call((b"GET", key))]
         assert lease[:1] == b"L"
-        client.nodes[client.ring.owner(made)].call((b"PEXPIRE", made, 60))
+        client.nodes[client.ring.owner(key)].call((b"PEXPIRE", key, 60))
         assert ring_cache.get_or_set("k", lambda: "mine") == "mine"
         return "late"
 
-    made = ring_cache.key_bytes("k")
+    key = ring_cache.key_bytes("k")
     assert ring_cache.get_or_set("k", load) == "late"
     ended = [span.name for span in spans()]
     assert ended == ["ringcache.fill_wait", "ringcache.load", "ringcache.load"]
@@ -68,7 +68,7 @@ def test_a_wait_for_the_load_of_another_is_a_span(ring_cache: RingCache, spans: 
 
 @pytest.mark.postgres
 def test_a_drain_is_a_span(spans: Any) -> None:
-    """With the partition that it lands."""
+    """With the partition that it drains."""
     article = Article.objects.create(slug="s")
     Article.behind.update(article.pk, views=F("views") + 1)
     [partition] = writebehind.seal_dirty()
@@ -77,8 +77,8 @@ def test_a_drain_is_a_span(spans: Any) -> None:
     assert dict(span.attributes or {}) == {"model": "demo.article", "partition": partition.number}
 
 
-def test_without_its_api_nothing_is_traced() -> None:
-    """Nor is it needed."""
+def test_without_the_opentelemetry_api_nothing_is_traced() -> None:
+    """The API need not be installed."""
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from cachebackend.tracing import span\n"

@@ -63,7 +63,7 @@ def test_a_delete_that_was_missed(
     probes: Probes,  # noqa: F811
 ) -> None:
     """It returns with the node."""
-    test: Callable[..., None] = test_failures.test_what_a_node_missed_does_not_return_with_it
+    test: Callable[..., None] = test_failures.test_a_node_that_returns_serves_no_deleted_value
     assert is_caught(test, mutated, dead, services, probes, "delete")
 
 
@@ -76,7 +76,7 @@ def test_what_other_processes_deleted(
 ) -> None:
     """The replay is of this process's memory alone."""
     monkeypatch.setattr(ClientOutbox, "missed_by", lambda *_: MissedKeys())
-    test: Callable[..., None] = test_failures.test_what_another_process_deleted_is_replayed_too
+    test: Callable[..., None] = test_failures.test_missed_deletes_of_another_process_are_replayed_too
     assert is_caught(test, cache, dead, services, probes)
 
 
@@ -93,5 +93,5 @@ def test_a_replay_that_failed(
         self.close()
 
     monkeypatch.setattr(Breaker, "probe_failed", close)
-    test: Callable[..., None] = test_failures.test_a_node_is_not_let_in_while_the_replay_fails
+    test: Callable[..., None] = test_failures.test_a_node_serves_no_reads_while_the_replay_fails
     assert is_caught(test, cache, dead, services, probes, monkeypatch)

@@ -63,7 +63,7 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"has a TLS certificate that cannot be verified: {error}"
     if any(isinstance(each, socket.gaierror) for each in chain):
         return f"has a host name that cannot be resolved: {error}"
-    return f"is not reachable: {error or type(error).__name__}"
+    return f"is not reachable: {str(error) or type(error).__name__}"
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -1,0 +1,69 @@
+"""The errors of sockets, redis-py and nodes, translated to ours."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+import redis.exceptions
+
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.node.translate import reply_error, unavailable
+
+
+@pytest.mark.parametrize(
+    ("text", "ejects"),
+    [
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("MASTERDOWN Link with MASTER is down", True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False),
+        ("READONLY You can't write against a read only replica.", False),
+    ],
+)
+def test_a_node_that_cannot_serve_is_unavailable(text: str, ejects: bool) -> None:
+    """It counts towards ejection unless it still serves reads."""
+    error = reply_error(text)
+    assert isinstance(error, NodeUnavailableError)
+    assert error.ejects is ejects
+    assert text in str(error)
+
+
+def test_another_error_reply_has_its_code() -> None:
+    """The code is its first word."""
+    error = reply_error("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert isinstance(error, NodeReplyError)
+    assert error.code == "WRONGTYPE"
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BlockingIOError(11, "Resource temporarily unavailable"), "did not answer within 0.25 s"),
+        (redis.exceptions.TimeoutError("Timeout"), "did not answer within 0.25 s"),
+        (ssl.SSLWantReadError(), "did not answer within 0.25 s"),
+        (redis.exceptions.AuthenticationError("WRONGPASS"), "refused the user or password"),
+        (redis.exceptions.ConnectionError("max number of clients reached"), "accepts no more connections"),
+        (redis.exceptions.ResponseError("DB index is out of range"), "has no such database"),
+        (
+            caused(redis.exceptions.ConnectionError("Error 1"), ssl.SSLCertVerificationError("expired")),
+            "has a TLS certificate that cannot be verified",
+        ),
+        (
+            caused(redis.exceptions.ConnectionError("Error -2"), socket.gaierror(-2, "unknown")),
+            "has a host name that cannot be resolved",
+        ),
+        (ConnectionResetError("reset by peer"), "is not reachable: reset by peer"),
+        (ConnectionRefusedError(), "is not reachable: ConnectionRefusedError"),
+    ],
+)
+def test_the_reason_is_in_plain_words(error: BaseException, reason: str) -> None:
+    """The message names the node, and the original error is the cause."""
+    translated = unavailable("a", error, 0.25)
+    assert str(translated).startswith(f"node 'a' {reason}")
+    assert translated.__cause__ is error

@@ -58,7 +58,7 @@ class NodePort(Protocol):
         ...
 
     def send(self, commands: Sequence[Command]) -> Pending:
-        """Send the commands; a failure is a reply of what is returned."""
+        """Send the commands; ``receive`` of the result returns their replies, failures included."""
         ...
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:

@@ -38,11 +38,11 @@ class Histogram:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.micros += micros
 
-    def merge(self, other: Histogram) -> None:
+    def merge(self, histogram: Histogram) -> None:
         """Add the counts of another histogram to this one."""
-        for bucket, count in other.buckets.copy().items():  # another thread may be adding to it
+        for bucket, count in histogram.buckets.copy().items():  # another thread may be adding to it
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
-        self.micros += other.micros
+        self.micros += histogram.micros
 
     @property
     def count(self) -> int:

@@ -11,9 +11,9 @@ codec               writes
 ==================  ========================================================================
 
 A reader understands the payloads of every codec, whatever its own is, so the processes of a site may
-change their codec one after the other. The exception are pickles: only ``auto`` and ``pickle`` load
-a pickle without a signature, and ``msgpack`` and ``json`` load none at all. A record that the
-reader's codec does not read is a miss.
+change their codec one after the other. Pickles are the exception: only ``auto`` and ``pickle`` load a
+pickle without a signature, and ``msgpack`` and ``json`` load none at all. A record that the reader's
+codec does not read is a miss.
 """
 
 from __future__ import annotations

@@ -54,14 +54,14 @@ def loaders(secrets: Secrets) -> dict[CodecId, Loads]:
     }
 
 
-def _or_else(pickled: Dumps) -> Dumps:
-    """Return a writer of MessagePack that leaves values which MessagePack cannot hold to ``pickled``."""
+def _msgpack_or(fallback: Dumps) -> Dumps:
+    """Return a function that writes MessagePack, and calls ``fallback`` for values it cannot hold."""
 
     def dumps(value: object) -> Payload:
         try:
             return CodecId.MSGPACK_EXTENDED, msgpack.dumps(value)
         except msgpack.EncodeError:
-            return pickled(value)
+            return fallback(value)
 
     return dumps
 
@@ -133,9 +133,9 @@ _ALL = _SIGNED | {CodecId.PICKLE}
 
 #: The codecs that ``OPTIONS["codec"]`` may name.
 CODECS: Mapping[str, CodecType] = {
-    "auto": CodecType(lambda _: _or_else(_pickle), _ALL),
+    "auto": CodecType(lambda _: _msgpack_or(_pickle), _ALL),
     "pickle": CodecType(lambda _: _pickle, _ALL),
-    "signed-pickle": CodecType(lambda secrets: _or_else(_signed_pickle(secrets)), _SIGNED),
+    "signed-pickle": CodecType(lambda secrets: _msgpack_or(_signed_pickle(secrets)), _SIGNED),
     "json": CodecType(lambda _: _json, _UNPICKLED),
     "msgpack": CodecType(lambda _: _msgpack, _UNPICKLED),
 }

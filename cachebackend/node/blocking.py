@@ -99,7 +99,7 @@ class Connection:
 
     @property
     def is_stale(self) -> bool:
-        """True if there are bytes to read although no command is in flight: the node has closed, or worse."""
+        """True if there is something to read although no command is in flight: the end, or a stray reply."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))

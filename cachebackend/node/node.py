@@ -35,11 +35,11 @@ class Replay(Protocol):
     """Replays the deletes that a node missed, after a probe was answered and before it serves reads."""
 
     def replay_all(self, exchange: Exchange) -> None:
-        """Replay the deletes that any process has missed; raises whatever prevents it."""
+        """Replay the deletes that any process has missed; raises the error that prevents it."""
         ...
 
     def replay_rest(self, exchange: Exchange) -> None:
-        """Replay the deletes that this process missed since then; raises whatever prevents it."""
+        """Replay the deletes that this process missed since then; raises the error that prevents it."""
         ...
 
     def is_complete(self) -> bool:

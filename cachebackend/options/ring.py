@@ -178,13 +178,13 @@ class RingOptions:
         ring, "(joining)" or "(leaving)" is added to its name, so that errors name one node.
         """
         names, endpoints = {node.name for node in self.nodes}, {node.endpoint for node in self.nodes}
-        others = tuple(
+        other_ring = tuple(
             replace(node, name=f"{node.name} ({change})") if node.name in names else node
             for change, ring in (("joining", self.joining), ("leaving", self.leaving))
             for node in ring
             if node.endpoint not in endpoints
         )
-        return self.nodes + others + self.gutter
+        return self.nodes + other_ring + self.gutter
 
 
 def _block(kind: type[_Block], given: object, faults: Faults) -> _Block | None:

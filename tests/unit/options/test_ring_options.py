@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 
+from cachebackend.codec import CODECS, COMPRESSORS
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import RingOptions, WriteBehindOptions
+from cachebackend.policies import POLICIES
 
 PATH = "CACHES['default']"
 URL = "redis://10.0.0.1:6379/0?name=a"
@@ -73,6 +77,24 @@ def test_two_nodes_of_the_same_endpoint_are_a_fault(one: str, same: str) -> None
     assert fault.startswith("CACHES['default']['LOCATION'][1]: is the same server and database as node 'a'")
     assert "secret" not in fault
     RingOptions.read(["redis://h/0?name=a", "redis://h/1?name=b"], {}, PATH)
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "value"),
+    [
+        ("codec", CODECS, lambda name: name),
+        ("compressor", ["none", *COMPRESSORS], lambda name: name),
+        ("near", POLICIES, lambda name: {"policy": name}),
+    ],
+)
+def test_every_listed_codec_compressor_and_policy_may_be_named(
+    option: str, names: Iterable[str], value: Callable[[str], object]
+) -> None:
+    """The options read the tables of the packages; another name is a fault that lists them."""
+    for name in names:
+        RingOptions.read(URL, {option: value(name)}, PATH)
+    [fault] = faults_of(URL, **{option: value("another")})
+    assert f"must be one of {', '.join(names)}, got 'another'" in fault
 
 
 @pytest.mark.parametrize("location", [[], "", ()])

@@ -112,8 +112,8 @@ class CachedFunction(Generic[P, R]):
         cache = self._cache
         tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags
         key = cache.key_bytes(self.key_of(*args, **kwargs))
-        keep = cache.keep(self._timeout, self._stale_for, tags)
-        return key, partial(self._function, *args, **kwargs), keep
+        fill_options = cache.fill_options(self._timeout, self._stale_for, tags)
+        return key, partial(self._function, *args, **kwargs), fill_options
 
     @property
     def _cache(self) -> RingCache:

@@ -1,8 +1,12 @@
 """Django's cache API over the ring.
 
-``cache`` has the methods: each names an operation of ``protocol``, its async twin the same
-one. ``keyed`` makes what Django calls a key, a timeout and a version into what the nodes
-know. Nothing here decides how an operation works.
+``cache`` has ``RingCache``, the class that ``CACHES`` names. Its methods are in one module for
+each thing that they serve: ``single_key``, ``many_keys``, ``loaders`` and ``extras``; each async
+twin is beside its sync method, and both run the same operation of ``protocol``. ``keys`` turns
+the keys, versions, timeouts and tags of the caller into keys and milliseconds.
+
+Imports the client, the protocol and the settings. Never decides how an operation works, and
+never imports ``invalidation`` or ``managers``.
 """
 
 from cachebackend.backend.aliases import ring_cache

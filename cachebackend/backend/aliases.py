@@ -1,4 +1,4 @@
-"""The ring cache of an alias."""
+"""Returns the ring cache of an alias."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["ring_cache"]
 
 
 def ring_cache(alias: str, required_by: str = "this") -> RingCache:
-    """Return the ring cache of an alias, the calling thread's own.
+    """Return the ring cache of an alias: the cache object of the calling thread.
 
     Args:
-        alias: The alias.
-        required_by: Who needs it, for the error.
+        alias: The cache alias.
+        required_by: What needs a ring cache; the error message names it.
 
     Raises:
-        ImproperlyConfigured: The alias is another kind of cache.
+        ImproperlyConfigured: The alias has another backend.
     """
     cache = caches[alias]
     if not isinstance(cache, RingCache):

@@ -1,4 +1,4 @@
-"""What users of django-redis call beside Django's own methods, by the same names and to the same end."""
+"""Methods that users of django-redis call beside Django's own, under the same names."""
 
 from __future__ import annotations
 
@@ -9,83 +9,82 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cachebackend import protocol
-from cachebackend.backend.keys import ENCODING, KeyCache
-from cachebackend.client import RingClient
+from cachebackend.backend.client_cache import ClientCache
+from cachebackend.backend.keys import ENCODING
 from cachebackend.errors import RingCacheError
 from cachebackend.node import RedisClient, RedisLock
 
 __all__ = ["ExtraMethods"]
 
-#: Keys that a node looks at for one page.
+#: Keys that a node examines for one page of results.
 _ITEM_COUNT = 1000
-#: How the keys of locks begin; no alias' own keys look like it.
+#: The prefix of the keys of locks. No key of an alias begins with it.
 _LOCK = b"ringcache:lock:"
 
 
-class ExtraMethods(KeyCache):
+class ExtraMethods(ClientCache):
     """Times to live by name, keys by pattern, locks, and the redis-py client of a key's node."""
-
-    client: RingClient
 
     # Times to live
 
     def ttl(self, key: Any, version: int | None = None) -> int | None:
-        """Return for how many seconds a key has a value yet; 0: it has none; None: for ever."""
+        """Return the remaining seconds of a value; 0: the key has none; None: it never expires."""
         return _seconds(self.pttl(key, version))
 
     async def attl(self, key: Any, version: int | None = None) -> int | None:
-        """Return for how many seconds a key has a value yet, as ``ttl``."""
+        """Return the remaining seconds of a value, as ``ttl``."""
         return _seconds(await self.apttl(key, version))
 
     def pttl(self, key: Any, version: int | None = None) -> int | None:
-        """Return for how many milliseconds a key has a value yet; 0: it has none; None: for ever."""
-        return _left(self.client.run(protocol.ttl(self.client.context, self.key_bytes(key, version))))
+        """Return the remaining milliseconds of a value; 0: the key has none; None: it never expires."""
+        return _remaining(self.client.run(protocol.ttl(self.client.context, self.key_bytes(key, version))))
 
     async def apttl(self, key: Any, version: int | None = None) -> int | None:
-        """Return for how many milliseconds a key has a value yet, as ``pttl``."""
-        return _left(await self.client.arun(protocol.ttl(self.client.context, self.key_bytes(key, version))))
+        """Return the remaining milliseconds of a value, as ``pttl``."""
+        operation = protocol.ttl(self.client.context, self.key_bytes(key, version))
+        return _remaining(await self.client.arun(operation))
 
     def persist(self, key: Any, version: int | None = None) -> bool:
-        """Have a value stay for ever; return whether there is one."""
+        """Remove the timeout of a value; return whether the key has a value."""
         return self.touch(key, None, version)
 
     async def apersist(self, key: Any, version: int | None = None) -> bool:
-        """Have a value stay for ever; return whether there is one."""
+        """Remove the timeout of a value, as ``persist``."""
         return await self.atouch(key, None, version)
 
     def expire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
-        """Have a value stay for so many seconds, or a timedelta; return whether there is one."""
+        """Expire a value after a timeout in seconds, or a timedelta; return whether the key has a value."""
         return self.touch(key, _in_seconds(timeout), version)
 
     async def aexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
-        """Have a value stay for so many seconds, as ``expire``."""
+        """Expire a value after a timeout in seconds, as ``expire``."""
         return await self.atouch(key, _in_seconds(timeout), version)
 
     def pexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
-        """Have a value stay for so many milliseconds, or a timedelta; return whether there is one."""
+        """Expire a value after a timeout in milliseconds, or a timedelta; return whether the key has one."""
         return self.touch(key, _in_seconds(timeout, 1000), version)
 
     async def apexpire(self, key: Any, timeout: float | timedelta, version: int | None = None) -> bool:
-        """Have a value stay for so many milliseconds, as ``pexpire``."""
+        """Expire a value after a timeout in milliseconds, as ``pexpire``."""
         return await self.atouch(key, _in_seconds(timeout, 1000), version)
 
     def expire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
-        """Have a value stay until a time (or seconds since 1970); return whether there is one."""
-        return self.touch(key, self._until(when), version)
+        """Expire a value at a time, or at seconds since 1970; return whether the key has a value."""
+        return self.touch(key, self._seconds_until(when), version)
 
     async def aexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
-        """Have a value stay until a time (or seconds since 1970); return whether there is one."""
-        return await self.atouch(key, self._until(when), version)
+        """Expire a value at a time, as ``expire_at``."""
+        return await self.atouch(key, self._seconds_until(when), version)
 
     def pexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
-        """Have a value stay until a time (or milliseconds since 1970); return whether there is one."""
+        """Expire a value at a time, or at milliseconds since 1970; return whether the key has a value."""
         return self.expire_at(key, when if isinstance(when, datetime) else when / 1000, version)
 
     async def apexpire_at(self, key: Any, when: datetime | float, version: int | None = None) -> bool:
-        """Have a value stay until a time (or milliseconds since 1970); return whether there is one."""
+        """Expire a value at a time, as ``pexpire_at``."""
         return await self.aexpire_at(key, when if isinstance(when, datetime) else when / 1000, version)
 
-    def _until(self, when: datetime | float) -> float:
+    def _seconds_until(self, when: datetime | float) -> float:
         moment = when.timestamp() if isinstance(when, datetime) else when
         return moment - self.client.context.clock.now()
 
@@ -94,27 +93,30 @@ class ExtraMethods(KeyCache):
     def iter_keys(
         self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
     ) -> Iterator[str]:
-        """Yield the keys that match a Redis pattern and hold values; what changes meanwhile may be missed.
+        """Yield the keys that match a Redis pattern and have a value.
+
+        A key that is written or deleted meanwhile may be missing.
 
         Raises:
-            RingCacheError: The alias has a ``KEY_FUNCTION``, which cannot be undone.
+            RingCacheError: The alias has a ``KEY_FUNCTION``, which cannot be reversed.
         """
-        opening, made = self._pattern(pattern, version)
+        prefix, encoded = self._prefix_and_pattern(pattern, version)
         cursors = protocol.all_cursors(self.client.context)
         while cursors:
-            found, cursors = self.client.run(protocol.scan(self.client.context, made, cursors, itersize))
-            yield from _texts(found, opening)
+            page = protocol.scan(self.client.context, encoded, cursors, itersize)
+            matches, cursors = self.client.run(page)
+            yield from _texts(matches, prefix)
 
     async def aiter_keys(
         self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
     ) -> AsyncIterator[str]:
         """Yield the keys that match a Redis pattern, as ``iter_keys``."""
-        opening, made = self._pattern(pattern, version)
+        prefix, encoded = self._prefix_and_pattern(pattern, version)
         cursors = protocol.all_cursors(self.client.context)
         while cursors:
-            page = protocol.scan(self.client.context, made, cursors, itersize)
-            found, cursors = await self.client.arun(page)
-            for key in _texts(found, opening):
+            page = protocol.scan(self.client.context, encoded, cursors, itersize)
+            matches, cursors = await self.client.arun(page)
+            for key in _texts(matches, prefix):
                 yield key
 
     def keys(self, pattern: str = "*", version: int | None = None) -> list[str]:
@@ -126,79 +128,79 @@ class ExtraMethods(KeyCache):
         return [key async for key in self.aiter_keys(pattern, version)]
 
     def delete_pattern(self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT) -> int:
-        """Delete the keys that match a Redis pattern, leases included; return how many.
+        """Delete the keys that match a Redis pattern, leases included; return the number deleted.
 
         Args:
-            pattern: What the keys look like.
-            version: Their version.
-            itersize: Taken for those who have called django-redis so; a node looks at as many keys
-                at a time as it can without keeping others waiting.
+            pattern: The pattern.
+            version: The keys' version.
+            itersize: Ignored; code that was written for django-redis may give it. A node examines
+                as many keys at a time as it can without delaying its other clients.
         """
-        _, made = self._pattern(pattern, version)
-        return self.client.run(protocol.clear(self.client.context, made))
+        _, encoded = self._prefix_and_pattern(pattern, version)
+        return self.client.run(protocol.clear(self.client.context, encoded))
 
     async def adelete_pattern(
         self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
     ) -> int:
         """Delete the keys that match a Redis pattern, as ``delete_pattern``."""
-        _, made = self._pattern(pattern, version)
-        return await self.client.arun(protocol.clear(self.client.context, made))
+        _, encoded = self._prefix_and_pattern(pattern, version)
+        return await self.client.arun(protocol.clear(self.client.context, encoded))
 
     def clear_all(self) -> None:
-        """Flush the nodes' databases, whoever wrote what is in them; ``clear`` deletes this alias' keys."""
+        """Flush the nodes' databases, whatever wrote the keys; ``clear`` deletes this alias' keys only."""
         self.client.run(protocol.flush(self.client.context))
 
     async def aclear_all(self) -> None:
         """Flush the nodes' databases, as ``clear_all``."""
         await self.client.arun(protocol.flush(self.client.context))
 
-    def _pattern(self, pattern: str, version: int | None) -> tuple[bytes, bytes]:
-        """Return how this version's keys begin, and the Redis pattern of those that are meant."""
+    def _prefix_and_pattern(self, pattern: str, version: int | None) -> tuple[bytes, bytes]:
+        """Return the prefix of this version's keys, and the Redis pattern of the keys to find."""
         if not self.has_plain_keys:
             message = "keys cannot be found by pattern in an alias with a KEY_FUNCTION of its own"
             raise RingCacheError(message)
-        opening = f"{self.key_prefix}:{self.version if version is None else version}:".encode(*ENCODING)
-        return opening, self.escaped(opening) + pattern.encode(*ENCODING)
+        prefix = f"{self.key_prefix}:{self.version if version is None else version}:".encode(*ENCODING)
+        return prefix, self.escaped(prefix) + pattern.encode(*ENCODING)
 
     # redis-py
 
     def get_client(self, key: Any, version: int | None = None) -> RedisClient:
-        """Return a redis-py client of the node that owns a key; close it when it is no longer used."""
+        """Return a redis-py client of the node that owns a key. The caller closes it."""
         return self._redis(self.key_bytes(key, version))
 
     def lock(self, key: Any, version: int | None = None, **options: Any) -> RedisLock:
-        """Return redis-py's lock of a name, on the node that owns it.
+        """Return redis-py's lock of a name, on the node that owns the name.
 
-        It is as good as that node: with the node gone it cannot be taken, and a node that
-        lost its memory has forgotten who holds it. It has nothing to do with what the cache
-        holds under the same key, and ``clear`` leaves it.
+        The lock is as reliable as that node: while the node is down nobody can acquire it, and
+        a node that lost its memory has forgotten who holds it. The lock and the cached value
+        of the same key do not affect each other, and ``clear`` does not release the lock.
 
         Args:
             key: The lock's name.
             version: The name's version.
-            options: What ``redis.Redis.lock`` takes: ``timeout``, ``blocking_timeout``, …
+            options: The arguments of ``redis.Redis.lock``: ``timeout``, ``blocking_timeout``, …
         """
-        made = _LOCK + self.key_bytes(key, version)
-        found: RedisLock = self._redis(made).lock(made, **options)  # type: ignore[arg-type]  # bytes do, too
-        return found
+        name = _LOCK + self.key_bytes(key, version)
+        lock: RedisLock = self._redis(name).lock(name, **options)  # type: ignore[arg-type]  # bytes are allowed
+        return lock
 
-    def _redis(self, made: bytes) -> RedisClient:
-        return self.client.nodes[self.client.ring.owner(made)].redis()
+    def _redis(self, key: bytes) -> RedisClient:
+        return self.client.nodes[self.client.ring.owner(key)].redis()
 
 
-def _texts(keys: Iterable[bytes], opening: bytes) -> Iterator[str]:
-    """Yield keys as the caller knows them; what is no text, no Django wrote."""
+def _texts(keys: Iterable[bytes], prefix: bytes) -> Iterator[str]:
+    """Yield keys as the caller wrote them; skip those that are no text: no Django process wrote them."""
     for key in keys:
         with suppress(UnicodeDecodeError):
-            yield key[len(opening) :].decode(*ENCODING)
+            yield key[len(prefix) :].decode(*ENCODING)
 
 
-def _in_seconds(timeout: float | timedelta, parts: int = 1) -> float:
-    """Return a timeout in seconds that is given in parts of one, or as a timedelta."""
-    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / parts
+def _in_seconds(timeout: float | timedelta, units_per_second: int = 1) -> float:
+    """Return a timeout in seconds: given in a unit of which a second has this many, or as a timedelta."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / units_per_second
 
 
-def _left(milliseconds: int) -> int | None:
+def _remaining(milliseconds: int) -> int | None:
     return None if milliseconds == -1 else max(0, milliseconds)
 
 

@@ -1,4 +1,4 @@
-"""What Django calls a key, a version and a timeout, as the nodes know them."""
+"""Turns the keys, versions, timeouts and tags of Django's cache API into the nodes' keys and milliseconds."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from cachebackend.errors import RingCacheError
 
 __all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "is_safe"]
 
-#: Longer keys memcached would refuse, and Django warns of.
+#: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
-_MARK, _MARK_VERSION = "\x00key\x00", 987_654_321
-#: A thousand years: what a node takes for a time to live has an end, and this is before it.
+#: A key and a version that no caller uses: where they appear in a made key, others may appear.
+_SAMPLE_KEY, _SAMPLE_VERSION = "\x00key\x00", 987_654_321
+#: A thousand years. A node refuses a time to live that is too large; this one is accepted.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000
-#: The bytes of ASCII that can be printed, a blank included.
+#: The printable ASCII bytes, the space included.
 _PRINTABLE = bytes(range(ord(" "), 0x7F))
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
-#: How text becomes a key's bytes and is found in them again, half a character included.
+#: The encoding of keys, and its error handler: a lone surrogate survives the way there and back.
 ENCODING = ("utf-8", "surrogatepass")
 
 Timeout: TypeAlias = float | object | None
-#: A string, a model for all its rows, or a row.
+#: A string, a model (all of its rows), or one row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
 
 
 def is_safe(text: str) -> bool:
-    """Return whether a text has no character that anybody is warned of in a key."""
+    """Return whether a key has no character that Django warns about."""
     return text.isprintable() and " " not in text
 
 
@@ -47,7 +48,7 @@ class KeyCache(BaseCache):
     """A cache whose keys are bytes and whose times to live are milliseconds."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Ask a subclass that makes its own keys for them."""
+        """Find out whether a subclass replaces the methods that make keys."""
         super().__init_subclass__(**kwargs)
         cls._makes_plain_keys = (cls.make_key, cls.validate_key) == (
             BaseCache.make_key,
@@ -57,40 +58,45 @@ class KeyCache(BaseCache):
     _makes_plain_keys = True
 
     def key_bytes(self, key: Any, version: int | None = None) -> bytes:
-        """Return the key as the nodes know it, warning of what memcached would refuse."""
+        """Return the key as the nodes store it; warn about a key that memcached would refuse."""
         if not self._makes_plain_keys:
             return self.make_and_validate_key(key, version).encode(*ENCODING)
         version = self.version if version is None else version
         if self.key_func is default_key_func:
-            made = f"{self.key_prefix}:{version}:{key!s}"
+            text = f"{self.key_prefix}:{version}:{key!s}"
         else:
-            made = self.key_func(key, self.key_prefix, version)
-        if len(made) > LONGEST_KEY or not is_safe(made):
-            for warning in memcache_key_warnings(made):
+            text = self.key_func(key, self.key_prefix, version)
+        if len(text) > LONGEST_KEY or not is_safe(text):
+            for warning in memcache_key_warnings(text):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=3)
-        return made.encode(*ENCODING)
+        return text.encode(*ENCODING)
 
     def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
-        """Return the keys as the nodes know them, as ``key_bytes`` does: looked at all at once."""
+        """Return the keys as ``key_bytes`` does, but check all of them in one step where possible."""
         if self.has_plain_keys and keys:
-            opening = f"{self.key_prefix}:{self.version if version is None else version}:"
+            prefix = f"{self.key_prefix}:{self.version if version is None else version}:"
             texts = keys if list(map(type, keys)).count(str) == len(keys) else map(str, keys)
-            whole = (opening + f" {opening}".join(texts)).encode(*ENCODING)
-            if not whole.translate(None, _PRINTABLE):
-                made = whole.split(b" ")
-                if len(made) == len(keys) and max(map(len, made)) <= LONGEST_KEY:
-                    return made  # nothing is to be said of any of them
+            joined = (prefix + f" {prefix}".join(texts)).encode(*ENCODING)
+            if not joined.translate(None, _PRINTABLE):
+                encoded = joined.split(b" ")
+                if len(encoded) == len(keys) and max(map(len, encoded)) <= LONGEST_KEY:
+                    return encoded  # none of them needs a warning
         return [self.key_bytes(key, version) for key in keys]
 
     def _keys(self, keys: Iterable[Any], version: int | None) -> dict[Any, bytes]:
+        """Return the key on the nodes for each of the caller's keys."""
         keys = list(keys)
         return dict(zip(keys, self.many_key_bytes(keys, version), strict=True))
 
     def ttl_ms(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
-        """Return a timeout in milliseconds, rounded up; None: for ever; 0 or less: not at all.
+        """Return a timeout in milliseconds, rounded up.
+
+        Returns:
+            None: the value never expires. 0 or less: it expires at once.
 
         Raises:
-            TypeError, ValueError: It is neither a number of seconds nor a timedelta, or is no finite one.
+            TypeError: The timeout is neither a number of seconds nor a timedelta.
+            ValueError: The timeout is infinite or not a number.
         """
         seconds: Any = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
         if isinstance(seconds, timedelta):
@@ -102,10 +108,10 @@ class KeyCache(BaseCache):
             raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
 
     def tag_bytes(self, tag: Tag) -> bytes:
-        """Return the key of a tag.
+        """Return the key that holds the token of a tag.
 
         Args:
-            tag: A string, a model for all its rows, or a row.
+            tag: A string, a model (all of its rows), or one row.
         """
         if isinstance(tag, str):
             return self.key_bytes(f"tag:{tag}")
@@ -113,29 +119,34 @@ class KeyCache(BaseCache):
         return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
 
     def many_tag_bytes(self, tags: Iterable[str]) -> list[bytes]:
-        """Return the keys of tags that are strings."""
+        """Return the keys that hold the tokens of tags that are strings."""
         return self.many_key_bytes([f"tag:{tag}" for tag in tags])
 
     @property
     def has_plain_keys(self) -> bool:
-        """Whether keys are made as Django makes them by default."""
+        """Whether the alias makes its keys as Django does by default."""
         return self._makes_plain_keys and self.key_func is default_key_func
 
     @staticmethod
     def escaped(text: bytes) -> bytes:
-        """Return the Redis pattern that matches a text alone."""
+        """Return the Redis pattern that matches this text only."""
         return _GLOB.sub(rb"\\\1", text)
 
     @property
     def _can_clear(self) -> bool:
-        return _MARK in self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
+        """Whether a pattern can match the keys of this alias."""
+        return _SAMPLE_KEY in self.key_func(_SAMPLE_KEY, self.key_prefix, _SAMPLE_VERSION)
 
     @property
     def pattern(self) -> bytes:
-        """The Redis pattern that this alias' keys match, whatever its key function."""
-        made = self.key_func(_MARK, self.key_prefix, _MARK_VERSION)
-        if _MARK not in made:
-            message = "clear() cannot tell this alias' keys: its KEY_FUNCTION hides the key it is given"
+        """The Redis pattern that matches the keys of this alias, in all versions.
+
+        Raises:
+            RingCacheError: The alias has a ``KEY_FUNCTION`` whose keys do not contain the key.
+        """
+        text = self.key_func(_SAMPLE_KEY, self.key_prefix, _SAMPLE_VERSION)
+        if _SAMPLE_KEY not in text:
+            message = "clear() cannot find this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
-        pattern = self.escaped(made.encode(*ENCODING))
-        return pattern.replace(_MARK.encode(), b"*").replace(str(_MARK_VERSION).encode(), b"[0-9]*")
+        pattern = self.escaped(text.encode(*ENCODING))
+        return pattern.replace(_SAMPLE_KEY.encode(), b"*").replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")

@@ -153,13 +153,15 @@ class CachedManager(Generic[M]):
 
     def _load_many(self, keys: Mapping[Any, bytes], adapt: Adapt) -> protocol.Operation[dict[Any, Any]]:
         """Read many rows through the ring, by the same rules as ``_load``."""
-        context, keep = self._context, self._keep(self.cache)
+        context, fill_options = self._context, self._fill_options(self.cache)
         if not is_in_transaction(connections[self._using]):
-            return (yield from protocol.get_or_load_many(context, keys, adapt(self._find_rows), keep))
+            return (yield from protocol.get_or_load_many(context, keys, adapt(self._find_rows), fill_options))
         found = yield from protocol.get_many(context, keys)
         missing = {pk: key for pk, key in keys.items() if pk not in found}
         if missing and may_fill(self._using):
-            loaded = yield from protocol.get_or_load_many(context, missing, adapt(self._find_rows), keep)
+            loaded = yield from protocol.get_or_load_many(
+                context, missing, adapt(self._find_rows), fill_options
+            )
         else:
             loaded = (yield protocol.Load(adapt(lambda: self._find_rows(list(missing))))) if missing else {}
         return found | loaded
@@ -179,7 +181,7 @@ class CachedManager(Generic[M]):
                 return value
             if not may_fill(self._using):
                 return (yield protocol.Load(loader))
-        return (yield from protocol.get_or_load(context, key, loader, self._keep(self.cache)))
+        return (yield from protocol.get_or_load(context, key, loader, self._fill_options(self.cache)))
 
     @property
     def _context(self) -> protocol.Context:
@@ -187,9 +189,13 @@ class CachedManager(Generic[M]):
         context = self.cache.client.context
         return context.for_strict() if self.is_strict else context
 
-    def _keep(self, cache: RingCache) -> protocol.FillOptions:
-        keep = cache.keep(self.timeout, self.stale_for)
-        return keep if self.missing_timeout is None else keep.with_missing_timeout(self.missing_timeout)
+    def _fill_options(self, cache: RingCache) -> protocol.FillOptions:
+        fill_options = cache.fill_options(self.timeout, self.stale_for)
+        return (
+            fill_options
+            if self.missing_timeout is None
+            else fill_options.with_missing_timeout(self.missing_timeout)
+        )
 
     # Being told of changes
 

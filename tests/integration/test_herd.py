@@ -100,7 +100,7 @@ def test_a_loaded_integer_can_be_added_to(ring_cache: RingCache, call: Call) -> 
 def test_jitter_shortens_loaded_timeouts_only(empty_nodes: None) -> None:
     """By up to its share."""
     cache = RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"jitter": 0.5}})
-    lives = {cache.keep(100).ttl_ms for _ in range(50)}
+    lives = {cache.fill_options(100).ttl_ms for _ in range(50)}
     assert len(lives) > 10
     assert all(50_000 <= (life or 0) <= 100_000 for life in lives)
     assert cache.ttl_ms(100) == 100_000

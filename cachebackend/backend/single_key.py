@@ -1,0 +1,225 @@
+"""The methods of Django's cache API that work on one key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+
+from cachebackend import protocol
+from cachebackend.backend.keys import LONGEST_KEY, Timeout, is_safe
+from cachebackend.backend.request_leases import LeasingCache
+
+__all__ = ["SingleKeyMethods"]
+
+#: Keys whose bytes a cache object remembers; each thread has its own cache object.
+_MAX_ENCODED_KEYS = 2_000
+#: The attributes that decide the bytes of a key.
+_KEY_ATTRIBUTES = frozenset({"key_func", "key_prefix", "version"})
+
+
+class SingleKeyMethods(LeasingCache):
+    """Methods that read, write or delete one key."""
+
+    def __init__(self, location: Any, params: dict[str, Any]) -> None:
+        super().__init__(location, params)
+        #: The bytes of keys that were read through a near cache, by the caller's key.
+        self._encoded_keys: dict[Any, bytes] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; forget the encoded keys if the attribute decides their bytes."""
+        super().__setattr__(name, value)
+        if name in _KEY_ATTRIBUTES:
+            self._encoded_keys = {}
+
+    # Reading
+
+    def get(self, key: Any, default: Any = None, version: int | None = None, *, near: bool = True) -> Any:
+        """Return the value of a key, or the default.
+
+        Args:
+            key: The key.
+            default: The value to return if the key has none.
+            version: The key's version.
+            near: Whether a copy in the near cache may be returned, if the alias has a near cache.
+        """
+        # A hit in the near cache takes a microsecond; encoding the key would take half of it
+        encoded = self._encoded_keys.get(key) if version is None and key.__class__ is str else None
+        if encoded is None:
+            encoded = self._encode_key(key, version)
+        if self._leases_on_get:
+            return self.client.run(self._get_and_lease(encoded, default, near=near))
+        if not near:
+            return self.client.run(protocol.get(self._context(near=False), encoded, default))
+        return self.client.get(encoded, default)
+
+    async def aget(
+        self, key: Any, default: Any = None, version: int | None = None, *, near: bool = True
+    ) -> Any:
+        """Return the value of a key, or the default, as ``get``."""
+        encoded = self.key_bytes(key, version)
+        if self._leases_on_get:
+            return await self.client.arun(self._get_and_lease(encoded, default, near=near))
+        if not near:
+            return await self.client.arun(protocol.get(self._context(near=False), encoded, default))
+        return await self.client.aget(encoded, default)
+
+    def _encode_key(self, key: Any, version: int | None) -> bytes:
+        """Return a key's bytes, and remember them if the alias has a near cache."""
+        encoded = self.key_bytes(key, version)
+        # Not with a key function: it may return other bytes next time
+        is_fixed = version is None and key.__class__ is str and self.has_plain_keys
+        if is_fixed and self.client.has_near and len(encoded) <= LONGEST_KEY and is_safe(encoded.decode()):
+            if len(self._encoded_keys) >= _MAX_ENCODED_KEYS:
+                self._encoded_keys.clear()
+            self._encoded_keys[key] = encoded
+        return encoded
+
+    def has_key(self, key: Any, version: int | None = None) -> bool:
+        """Return whether a key has a value."""
+        return self.client.run(protocol.has_key(self.client.context, self.key_bytes(key, version)))
+
+    async def ahas_key(self, key: Any, version: int | None = None) -> bool:
+        """Return whether a key has a value."""
+        return await self.client.arun(protocol.has_key(self.client.context, self.key_bytes(key, version)))
+
+    # Writing
+
+    def set(  # type: ignore[override]  # Django's method returns None
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
+        """Store a value; return whether it was stored.
+
+        Args:
+            key: The key.
+            value: The value.
+            timeout: Seconds until the value expires, as a number or a timedelta; None: never.
+            version: The key's version.
+            nx: Store only if the key has no value, as ``add``.
+            xx: Store only if the key has a value.
+        """
+        if nx or xx:
+            return self.client.run(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
+        encoded = self.key_bytes(key, version)
+        if encoded in self._leases:
+            return self.client.run(self._set_with_lease(encoded, value, timeout))
+        return self.client.set(encoded, value, self.ttl_ms(timeout))
+
+    async def aset(  # type: ignore[override]  # Django's method returns None
+        self,
+        key: Any,
+        value: Any,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        nx: bool = False,
+        xx: bool = False,
+    ) -> bool:
+        """Store a value, as ``set``."""
+        if nx or xx:
+            return await self.client.arun(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
+        encoded = self.key_bytes(key, version)
+        if encoded in self._leases:
+            return await self.client.arun(self._set_with_lease(encoded, value, timeout))
+        return await self.client.aset(encoded, value, self.ttl_ms(timeout))
+
+    def _set_if(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None, *, nx: bool, xx: bool
+    ) -> protocol.Operation[bool]:
+        if nx and xx:
+            message = "set() takes nx or xx, not both"
+            raise ValueError(message)
+        if nx:
+            return self._add(key, value, timeout, version)
+        encoded = self.key_bytes(key, version)
+        return protocol.replace(self.client.context, encoded, value, self.ttl_ms(timeout))
+
+    def add(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> bool:
+        """Store a value if the key has none; return whether it was stored."""
+        return self.client.run(self._add(key, value, timeout, version))
+
+    async def aadd(
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> bool:
+        """Store a value if the key has none, as ``add``."""
+        return await self.client.arun(self._add(key, value, timeout, version))
+
+    def _add(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
+        return protocol.add(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
+
+    def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give a value a new timeout; return whether the key has a value."""
+        return self.client.run(self._touch(key, timeout, version))
+
+    async def atouch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give a value a new timeout, as ``touch``."""
+        return await self.client.arun(self._touch(key, timeout, version))
+
+    def _touch(self, key: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
+        return protocol.touch(self.client.context, self.key_bytes(key, version), self.ttl_ms(timeout))
+
+    def delete(self, key: Any, version: int | None = None) -> bool:
+        """Delete a key; return whether its node held a record of it."""
+        return self.client.delete(self.key_bytes(key, version))
+
+    async def adelete(self, key: Any, version: int | None = None) -> bool:
+        """Delete a key, as ``delete``."""
+        return await self.client.arun(protocol.delete(self.client.context, self.key_bytes(key, version)))
+
+    # Integers
+
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Add to an integer and return the sum.
+
+        Raises:
+            ValueError: The key has no value.
+            TypeError: The value, or the delta, is not an integer.
+            OverflowError: The sum, or the delta, does not fit into 64 bits.
+        """
+        return _sum_or_raise(key, self.client.run(self._incr(key, delta, version)))
+
+    async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Add to an integer and return the sum; raises as ``incr``."""
+        return _sum_or_raise(key, await self.client.arun(self._incr(key, delta, version)))
+
+    def _incr(self, key: Any, delta: int, version: int | None) -> protocol.Operation[int | None]:
+        return protocol.incr(self.client.context, self.key_bytes(key, version), delta)
+
+    async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Subtract from an integer and return the difference; raises as ``incr``."""
+        return await self.aincr(key, -delta, version)
+
+    # Versions
+
+    async def aincr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Move a value to another version of its key and return that version.
+
+        Raises:
+            ValueError: The key has no value.
+        """
+        version = self.version if version is None else version
+        value = await self.aget(key, self._missing_key, version=version)
+        if value is self._missing_key:
+            raise ValueError(_not_found(key))
+        await self.aset(key, value, version=version + delta)
+        await self.adelete(key, version=version)
+        return version + delta
+
+
+def _sum_or_raise(key: Any, total: int | None) -> int:
+    if total is None:
+        raise ValueError(_not_found(key))
+    return total
+
+
+def _not_found(key: Any) -> str:
+    return f"Key '{key}' not found"

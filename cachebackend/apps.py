@@ -18,5 +18,5 @@ class CacheBackendConfig(AppConfig):
         from cachebackend.telemetry import shutdown
 
         checks.register_checks()
-        invalidation.watch_missed()
+        invalidation.connect_outbox()
         shutdown.connect()

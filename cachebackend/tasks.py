@@ -34,8 +34,8 @@ DRAIN_SOFT_SECONDS = 90
 def relay() -> int:
     """Delete the keys that a crash or a dead node left undeleted; return how many."""
     relayed = invalidation.relay()
-    if relayed.left:
-        logger.warning("relay: %d rows still owed, the oldest for %.1f s", relayed.left, relayed.lag)
+    if relayed.pending:
+        logger.warning("relay: %d rows still owed, the oldest for %.1f s", relayed.pending, relayed.lag)
     return relayed.keys
 
 

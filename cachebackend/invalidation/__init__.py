@@ -1,14 +1,16 @@
-"""A row changed: which keys that makes wrong, and when they are deleted.
+"""Invalidation: which keys a changed row makes wrong, and when they are deleted.
 
-``dependents`` knows the keys of a model's rows; ``signals`` and ``querysets`` notice
-changes; ``transactions`` deletes after the commit, never before it; ``outbox`` and
-``relay`` see to it that a delete is made even if who owes it dies. Decides nothing about
-how keys are read or filled.
+``watched`` knows what is cached of a model; ``signals``, ``querysets`` and ``triggers`` notice
+changed rows. ``transactions`` deletes their keys after the commit, never before it, and
+``deletes`` sends the deletes to the nodes. ``outbox`` stores each delete until every node has
+confirmed it, and ``relay`` retries it if the writing process dies or a node is down.
+
+Imports the backend and the models. Never decides how a key is read or filled.
 """
 
-from cachebackend.invalidation.missed_deletes import watch_missed
+from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
-from cachebackend.invalidation.relay import Relayed, outbox_lag, relay
+from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
 from cachebackend.invalidation.signals import watch
 from cachebackend.invalidation.tags import invalidate
 from cachebackend.invalidation.transactions import invalidate_rows
@@ -18,11 +20,11 @@ __all__ = [
     "Dependent",
     "InvalidatingManager",
     "InvalidatingQuerySet",
-    "Relayed",
+    "RelayResult",
+    "connect_outbox",
     "invalidate",
     "invalidate_rows",
     "outbox_lag",
     "relay",
     "watch",
-    "watch_missed",
 ]

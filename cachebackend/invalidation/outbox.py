@@ -1,66 +1,184 @@
-"""Deletes that are owed, in the database that owes them.
+"""The outbox: deletes that nodes have not confirmed yet, in the database whose change caused them.
 
-A transaction that makes keys wrong commits one row that says so, with it or not at all.
-Who committed deletes the keys and drops the row. If it dies in between, or a node does not
-confirm, the row stays, and the relay deletes again until every node has confirmed.
+A transaction that makes keys wrong commits one row with these keys, together with its data or
+not at all. After the commit the writing process deletes the keys on the nodes, and then the row.
+If the process dies in between, or a node does not confirm, the row remains, and the relay
+deletes the keys again until every node has confirmed.
 
-In autocommit the row comes before the statement, as an intent: nobody can put it into the
-statement's own transaction. The relay keeps an intent for ``INTENT_SECONDS``, deleting its
-keys all that time, so one whose statement was slow and whose process died is still acted
-on after the statement's commit.
+In autocommit the row is written before the statement, as an intent: nobody can put it into the
+statement's own transaction. The relay keeps an intent for ``INTENT_SECONDS`` and deletes its keys
+in every round. So if the statement was slow and its process died, the keys are still deleted
+after the statement's commit.
 
-What nodes miss otherwise is owed here, too: by keys, or, of a node that missed too many or was
-not there for a clear, by its place: everything that it holds of an alias.
+Other deletes that a node misses get rows too (``ClientOutbox``), so that no crash loses them and
+every process sees them. Such a row holds keys; or, for a node that missed too many keys or a
+clear, the node's endpoint, and stands for every key of the aliases on that node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import ormsgpack
 from django.apps import apps
 from django.db import connections, router
 
-from cachebackend.invalidation.trigger_rows import keys_of_caught
+from cachebackend.client import RingClient
+from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.invalidation.outbox_writer import WRITE_TIMEOUT, outbox_writer
+from cachebackend.invalidation.trigger_rows import keys_of_trigger_row
+from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
+from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
+from cachebackend.registry import prepare_ring_clients
 
-__all__ = ["INTENT_SECONDS", "drop", "has_outbox", "keys_in", "owe", "owing"]
+__all__ = [
+    "INTENT_SECONDS",
+    "ClientOutbox",
+    "connect_outbox",
+    "delete_rows",
+    "has_outbox",
+    "keys_of_row",
+    "new_row",
+    "write_row",
+]
 
-#: Longer than any statement is let run.
+#: Longer than any statement may run.
 INTENT_SECONDS = 60.0
-#: The vendor of what Django takes for a database where the settings name none.
+#: The vendor that Django gives a database alias for which the settings name no engine.
 NO_DATABASE = "unknown"
 
 
 def has_outbox(using: str) -> bool:
-    """Return whether a database has the outbox's table: the app is installed, and no router forbids it."""
-    is_there = connections[using].vendor != NO_DATABASE
-    return is_there and apps.is_installed("cachebackend") and router.allow_migrate_model(using, OutboxRow)
+    """Return whether a database has the outbox's table: the app is installed and no router forbids it."""
+    is_configured = connections[using].vendor != NO_DATABASE
+    return (
+        is_configured and apps.is_installed("cachebackend") and router.allow_migrate_model(using, OutboxRow)
+    )
 
 
-def owe(using: str, keys: Mapping[str, set[bytes]], *, is_intent: bool = False) -> int | None:
-    """Write what is owed, in the open transaction if there is one; return the row's key, if it has one."""
-    if not any(keys.values()) or not has_outbox(using):
+# Rows
+
+
+def new_row(keys: Mapping[str, Iterable[bytes]], *, node: str = "", is_intent: bool = False) -> OutboxRow:
+    """Return an unsaved row.
+
+    Args:
+        keys: The keys to delete, by cache alias; with a ``node``, the aliases alone matter.
+        node: The endpoint of a node on which every key of the aliases must be deleted.
+        is_intent: Whether the row is written before its statement, in autocommit.
+    """
+    packed = ormsgpack.packb({alias: sorted(group) for alias, group in keys.items()})
+    return OutboxRow(keys=packed, node=node, is_intent=is_intent)
+
+
+def write_row(
+    using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = "", is_intent: bool = False
+) -> int | None:
+    """Insert a row, in the open transaction if there is one; arguments as for ``new_row``.
+
+    Returns:
+        The row's primary key; None if there is nothing to delete or the database has no outbox.
+    """
+    if not node:
+        keys = {alias: group for alias, group in keys.items() if group}
+    if not keys or not has_outbox(using):
         return None
-    row = owing({alias: sorted(each) for alias, each in keys.items() if each}, is_intent=is_intent)
+    row = new_row(keys, node=node, is_intent=is_intent)
     row.save(using=using)
     return row.pk
 
 
-def owing(keys: Mapping[str, Sequence[bytes]], *, node: str = "", is_intent: bool = False) -> OutboxRow:
-    """Return a row, not yet saved, that owes keys by cache alias, or all that a node holds of the aliases."""
-    return OutboxRow(keys=ormsgpack.packb(keys), node=node, is_intent=is_intent)
-
-
-def keys_in(row: OutboxRow) -> dict[str, list[bytes]]:
-    """Return the keys that a row owes, by cache alias; those of a row that names a node are not known."""
+def keys_of_row(row: OutboxRow) -> KeysByAlias:
+    """Return the keys that a row deletes, by cache alias; no keys for the aliases of a node's row."""
     if row.label:
-        return {alias: sorted(each) for alias, each in keys_of_caught(row.label, row.rows or []).items()}
-    keys: dict[str, list[bytes]] = ormsgpack.unpackb(bytes(row.keys))
-    return keys
+        return keys_of_trigger_row(row.label, row.rows or [])
+    return {alias: set(keys) for alias, keys in ormsgpack.unpackb(bytes(row.keys)).items()}
 
 
-def drop(using: str, *pks: int | None) -> None:
-    """Drop rows whose keys every node has confirmed."""
-    if given := [pk for pk in pks if pk is not None]:
-        OutboxRow.objects.using(using).filter(pk__in=given).delete()
+def delete_rows(using: str, *pks: int | None) -> None:
+    """Delete rows whose keys every node has confirmed; None stands for a row that was not written."""
+    if written := [pk for pk in pks if pk is not None]:
+        OutboxRow.objects.using(using).filter(pk__in=written).delete()
+
+
+# Deletes that a node missed
+
+
+def connect_outbox() -> None:
+    """Give every ring client of this process an outbox."""
+    prepare_ring_clients(_give_outbox)
+
+
+def _give_outbox(client: RingClient) -> None:
+    client.outbox = ClientOutbox(client)
+
+
+class ClientOutbox:
+    """The outbox as one client uses it: the deletes that its nodes missed.
+
+    Args:
+        client: Aliases that differ only in the prefix of their keys share a client.
+    """
+
+    def __init__(self, client: RingClient) -> None:
+        self._client = client
+
+    def keep(self, node: str, owed: MissedKeys) -> bool:
+        """Store the deletes that a node missed; return whether they are committed.
+
+        Args:
+            node: The node's endpoint.
+            owed: The deletes.
+        """
+        # The aliases have the same nodes, so keys may be stored under any of them
+        aliases = self._aliases() if owed.is_all_keys else self._aliases()[:1]
+        if not aliases:
+            return False  # the settings have changed, and nothing reads with the old ones any more
+        try:
+            if not has_outbox(router.db_for_write(OutboxRow)):
+                message = "no database has the outbox's table; see check ringcache.W003"
+                raise LookupError(message)
+            row = new_row(dict.fromkeys(aliases, owed.keys), node=node if owed.is_all_keys else "")
+            outbox_writer().write(row).result(WRITE_TIMEOUT)
+        except Exception as error:  # noqa: BLE001  # the deletes are still in this process' memory
+            self._client.context.log_limited(
+                "deletes_unkept",
+                "the deletes that a node missed are kept in memory only, and lost with this process: %r",
+                error,
+            )
+            return False
+        return True
+
+    def missed_by(self, node: str, limit: float) -> MissedKeys:
+        """Return the pending deletes of a node; arguments as for ``find``.
+
+        The thread of a probe calls it, so it closes every database connection that it opened.
+        """
+        try:
+            return self.find(node, limit)
+        finally:
+            connections.close_all()
+
+    def find(self, node: str, limit: float) -> MissedKeys:
+        """Return the pending deletes of a node, whichever process wrote them.
+
+        Args:
+            node: The node's endpoint.
+            limit: With more keys than this, all keys of the node are returned as missed.
+        """
+        nodes = [index for index, each in enumerate(self._client.nodes) if each.endpoint == node]
+        may_hold, aliases = self._client.context.may_hold, set(self._aliases())
+        missed: set[bytes] = set()
+        for using in filter(has_outbox, connections):
+            for row in OutboxRow.objects.using(using).filter(node__in=("", node)).iterator():
+                keys = keys_of_row(row)
+                for alias in aliases & keys.keys():
+                    missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))
+                    if row.node or len(missed) > limit:
+                        return ALL_KEYS
+        return MissedKeys(tuple(sorted(missed)))
+
+    def _aliases(self) -> list[str]:
+        """Return the aliases that share the client."""
+        return [alias for alias in ring_aliases() if ring_options(alias) == self._client.context.options]

@@ -1,8 +1,9 @@
-"""Writes outbox rows for callers that must not write themselves: their transaction may be rolled back.
+"""Commits outbox rows for callers that must not use their own transaction: it may be rolled back.
 
-1. callers     hand rows over, and wait
-2. the writer  takes all that wait, and inserts them in one statement, committed at once
-3. callers     go on: no crash loses their rows now. Who came during 2 is in the next one
+1. callers     hand over their rows, and wait
+2. the writer  takes all the rows that wait, and inserts them in one statement, committed at once
+3. callers     continue: no crash loses their rows now. Rows that arrive during 2 are in the next
+               statement
 """
 
 from __future__ import annotations
@@ -16,35 +17,36 @@ from django.db import Error, connections, router
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.models import OutboxRow
 
-__all__ = ["KEEP_SECONDS", "OutboxWriter", "outbox_writer"]
+__all__ = ["WRITE_TIMEOUT", "OutboxWriter", "outbox_writer"]
 
-#: Seconds that a caller waits for its row to be committed.
-KEEP_SECONDS = 5.0
-#: Seconds that the writer's connection is kept with nothing to write.
-IDLE_SECONDS = 1.0
+#: Seconds that a caller waits until its row is committed.
+WRITE_TIMEOUT = 5.0
+#: Seconds without a row to write, after which the writer closes its connection and ends.
+IDLE_TIMEOUT = 1.0
 
 
 class OutboxWriter:
-    """A thread with a connection of its own; both are there only while rows come."""
+    """A thread with its own database connection; both exist only while rows arrive."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._rows: list[OutboxRow] = []
         self._written: Future[None] = Future()
         self._thread: threading.Thread | None = None
-        #: Since when the rows that were taken last are being written; None: they are.
-        self._since: float | None = None
+        #: When the insert that is running began (monotonic seconds); None: none is running.
+        self._insert_began: float | None = None
 
     def write(self, row: OutboxRow) -> Future[None]:
-        """Have a row committed; return what tells when it is.
+        """Queue a row for the next insert; return a future that is done when the row is committed.
 
         Raises:
-            TimeoutError: The database has not answered for so long that nobody should wait for it.
-            RuntimeError: There are as many threads as the process may have.
+            TimeoutError: The database has not answered an insert for ``WRITE_TIMEOUT`` seconds.
+            RuntimeError: The process cannot start another thread.
         """
         with self._changed:
-            if self._since is not None and SYSTEM_CLOCK.monotonic() - self._since > KEEP_SECONDS:
-                message = f"the outbox's database has not answered for {KEEP_SECONDS:g} s"
+            began = self._insert_began
+            if began is not None and SYSTEM_CLOCK.monotonic() - began > WRITE_TIMEOUT:
+                message = f"the outbox's database has not answered for {WRITE_TIMEOUT:g} s"
                 raise TimeoutError(message)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="ringcache-outbox", daemon=True)
@@ -60,7 +62,7 @@ class OutboxWriter:
                 rows, written = taken
                 try:
                     _insert(rows)
-                except Exception as error:  # noqa: BLE001  # theirs to log, who wait
+                except Exception as error:  # noqa: BLE001  # the callers that wait log it
                     connections.close_all()
                     written.set_exception(error)
                 else:
@@ -69,17 +71,17 @@ class OutboxWriter:
             connections.close_all()
 
     def _take(self) -> tuple[list[OutboxRow], Future[None]] | None:
-        """Return all rows that wait, and what to tell their callers by; None: to end."""
+        """Return all the rows that wait, and the future of their callers; None: the thread must end."""
         with self._changed:
-            self._since = None
+            self._insert_began = None
             if not self._rows:
-                self._changed.wait(IDLE_SECONDS)
+                self._changed.wait(IDLE_TIMEOUT)
             if not self._rows:
                 self._thread = None
                 return None
             taken = self._rows, self._written
             self._rows, self._written = [], Future()
-            self._since = SYSTEM_CLOCK.monotonic()
+            self._insert_began = SYSTEM_CLOCK.monotonic()
             return taken
 
 
@@ -87,9 +89,9 @@ def _insert(rows: list[OutboxRow]) -> None:
     using = router.db_for_write(OutboxRow)
     try:
         OutboxRow.objects.using(using).bulk_create(rows)
-    except (
-        Error
-    ):  # the connection may have been cut while it was idle; a row that is there twice does no harm
+    except Error:
+        # The server may have closed the idle connection. If the first insert was committed all the
+        # same, the rows exist twice, which does no harm
         connections.close_all()
         OutboxRow.objects.using(using).bulk_create(rows)
 

@@ -1,4 +1,4 @@
-"""A relay that triggers wake: ``LISTEN`` on one connection, and a round whenever one is told of."""
+"""A relay that triggers wake: it waits for ``NOTIFY`` on one connection, and runs when one arrives."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Callable
 import psycopg
 from django.db import DatabaseError, connections
 
-from cachebackend.invalidation.relay import Relayed, relay
+from cachebackend.invalidation.relay import RelayResult, relay
 
-__all__ = ["CHANNEL", "relay_when_told"]
+__all__ = ["CHANNEL", "relay_on_notify"]
 
 logger = logging.getLogger("cachebackend")
-#: What the triggers notify.
+#: The channel that the triggers notify.
 CHANNEL = "ringcache_outbox"
 
 
-def relay_when_told(
+def relay_on_notify(
     using: str,
-    on_round: Callable[[Relayed], bool],
+    on_round: Callable[[RelayResult], bool],
     *,
     interval: float = 1.0,
     pause: Callable[[float], object],
 ) -> None:
-    """Settle the outbox at once when a trigger tells of a row, and every interval anyhow.
+    """Run the relay as soon as a trigger writes a row, and every ``interval`` seconds otherwise.
 
     Args:
-        using: The database to listen to; one that is no Postgres tells nothing.
-        on_round: Is told what each round did; to return False ends the loop.
-        interval: Seconds between two rounds of which nobody told.
-        pause: Waits so many seconds, where there is nothing to listen to.
+        using: The database to listen to; one that is not Postgres sends no notifications.
+        on_round: Called with the result of each run; it ends the loop by returning False.
+        interval: Seconds between two runs if no notification arrives.
+        pause: Waits for the seconds that it is given, when no connection can be listened to.
     """
     if connections[using].vendor != "postgresql":
         while on_round(relay()):
@@ -45,8 +45,8 @@ def relay_when_told(
             pause(interval)
 
 
-def _listen(using: str, on_round: Callable[[Relayed], bool], interval: float) -> bool:
-    """Do rounds on a connection of our own until told to end (False) or the connection is lost."""
+def _listen(using: str, on_round: Callable[[RelayResult], bool], interval: float) -> bool:
+    """Run the relay on a new connection until ``on_round`` ends the loop; then return False."""
     listening = connections[using].copy()
     try:
         with listening.cursor() as cursor:

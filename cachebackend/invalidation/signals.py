@@ -1,4 +1,4 @@
-"""Django's signals, as changed rows."""
+"""Notices changed rows by Django's signals."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from cachebackend.invalidation.watched import (
 
 __all__ = ["row_of", "watch"]
 
-#: Where an instance carries what was prepared for its save in autocommit.
+#: The attribute of an instance that holds its prepared write, while it is saved in autocommit.
 _ATTRIBUTE = "_ringcache_prepared"
 
 
 def watch(model: type[models.Model], dependent: Dependent) -> None:
-    """Invalidate what a dependent caches of a model's rows, whenever one changes.
+    """Invalidate what a dependent caches of a model's rows whenever one changes.
 
-    Listens to the model, its parents, and what is derived from it later; to no other model,
-    so others keep Django's fast deletes.
+    Connects to the signals of the model, its parents, and models that are derived from it later.
+    Other models get no receivers, so Django still deletes their rows without loading them.
     """
     register(model, dependent)
-    for kin in model.__mro__:
-        if issubclass(kin, models.Model) and kin is not models.Model and not kin._meta.abstract:
-            _listen_to(kin)
-    m2m_changed.connect(_related, dispatch_uid="ringcache")
-    class_prepared.connect(_listen_to_derived, dispatch_uid="ringcache")
+    for base in model.__mro__:
+        if issubclass(base, models.Model) and base is not models.Model and not base._meta.abstract:
+            _connect(base)
+    m2m_changed.connect(_after_relation_change, dispatch_uid="ringcache")
+    class_prepared.connect(_connect_derived, dispatch_uid="ringcache")
 
 
-def _listen_to_derived(*, sender: type[models.Model], **_: Any) -> None:
-    """A proxy or child of a watched model sends signals of its own."""
+def _connect_derived(*, sender: type[models.Model], **_: Any) -> None:
+    """Connect to a proxy or child of a watched model: it sends its own signals."""
     if any(shares_rows(watched, sender) for watched in watched_models()):
-        _listen_to(sender)
+        _connect(sender)
 
 
-def _listen_to(model: type[models.Model]) -> None:
+def _connect(model: type[models.Model]) -> None:
     uid = f"ringcache:{model._meta.label}"
     for signal, receiver in (
         (pre_save, _before_save),
@@ -59,7 +59,7 @@ def _listen_to(model: type[models.Model]) -> None:
 
 
 def row_of(instance: models.Model) -> dict[str, Any]:
-    """Return the columns that the keys of a row are made of, as far as the instance has them."""
+    """Return the columns of an instance that keys are made of; deferred columns are left out."""
     names = {"pk"}
     for watched, dependent in dependents_of(type(instance)):
         names.update((watched._meta.pk.attname, *dependent.fields))
@@ -68,9 +68,9 @@ def row_of(instance: models.Model) -> dict[str, Any]:
 
 
 def _before_save(*, instance: models.Model, using: str, raw: bool = False, **_: Any) -> None:
-    absent = any(dependent.caches_absence for _, dependent in dependents_of(type(instance)))
-    if instance._state.adding and instance.pk is None and not absent:
-        return  # nothing can be cached of a row that has no key yet
+    caches_absence = any(dependent.caches_absence for _, dependent in dependents_of(type(instance)))
+    if instance._state.adding and instance.pk is None and not caches_absence:
+        return  # nothing can be cached of a row that has no primary key yet
     prepared = prepare_write(type(instance), [row_of(instance)], using)
     if prepared is not None:
         instance.__dict__[_ATTRIBUTE] = prepared
@@ -92,10 +92,10 @@ def _after_delete(*, instance: models.Model, using: str, **_: Any) -> None:
     invalidate_rows(type(instance), [row_of(instance)], using)
 
 
-def _related(
+def _after_relation_change(
     *, instance: Any, model: type[models.Model], action: str, pk_set: set[Any] | None, using: str, **_: Any
 ) -> None:
-    """Both ends of a relation that changed are changed rows."""
+    """Invalidate the rows at both ends of a many-to-many relation that changed."""
     if not action.startswith(("post_", "pre_clear")):
         return
     if isinstance(instance, models.Model):

@@ -1,4 +1,4 @@
-"""Models and rows as tags, and invalidation by hand."""
+"""Tags of models and rows, and ``invalidate``, which a project calls itself."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ModelTags:
     fields: tuple[str, ...] = ()
     is_strict = False
     writes_through = False
-    caches_absence = True  # what was computed of all rows changes with a new one
+    caches_absence = True  # a new row changes what was computed from all rows
 
     def __init__(self, model: type[models.Model], alias: str) -> None:
         self.model = model
         self.alias = alias
 
     def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """Return the keys of the model's tag and of the rows'."""
+        """Return the keys of the tags of the model and of the rows."""
         cache = caches[self.alias]
         if not rows or not isinstance(cache, RingCache):
             return []
@@ -43,16 +43,16 @@ class ModelTags:
         return cache.many_tag_bytes([label, *tags])
 
     def refill(self, keys: Iterable[Any]) -> None:
-        """Do nothing: a tag holds no rows."""
+        """Do nothing: tags hold no rows."""
 
 
 def invalidate(*targets: Tag, alias: str | None = None) -> None:
-    """Invalidate by hand: after the commit in a transaction, at once in autocommit.
+    """Invalidate rows, models or tags: after the commit in a transaction, at once in autocommit.
 
     Args:
-        targets: A row: all that is cached of it, and what was loaded under its tag. A model
-            or a string: what was loaded under that tag.
-        alias: The cache alias of tags; every ring cache by default.
+        targets: A row invalidates everything that is cached of it, and all values with its tag. A
+            model or a string invalidates all values with that tag.
+        alias: The cache alias of the tags. Default: every ring cache.
     """
     aliases = [alias] if alias else ring_aliases()
     for target in targets:

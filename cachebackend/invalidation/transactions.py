@@ -1,192 +1,215 @@
-"""Deletes that wait for the commit, and are not forgotten by a crash.
+"""Deletes that wait for the commit, and that a crash does not lose.
 
     1. inside a transaction, the keys of changed rows are collected;
-    2. at its commit, one outbox row with them is committed too;
-    3. after it they are deleted on the nodes, all in one scatter, and only then does the
-       writer go on, so it and everyone after it read the new row;
-    4. every node confirmed: the outbox row is dropped. Not so, or the process died: the
-       relay deletes again;
-    5. rolled back, nothing was deleted and nothing is owed.
+    2. its last statement writes one outbox row with these keys, which the commit makes durable;
+    3. after the commit the keys are deleted on the nodes, all in one round trip. Only then does
+       the writer continue, so it and every later reader get the new row;
+    4. if every node confirmed, the outbox row is deleted. If a node did not, or the process
+       died, the row remains, and the relay deletes the keys again;
+    5. after a rollback, nothing was deleted and no delete is pending.
 
-Deleting inside the transaction would be wrong: a reader that misses before the commit
-takes a lease after the delete, loads the old row, and fills it with every right.
+Deleting inside the transaction would be wrong: a reader that misses before the commit takes a
+lease after the delete, loads the old row, and its lease is valid, so it fills the old row.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
-from cachebackend.invalidation.outbox import drop, owe
-from cachebackend.invalidation.pending import Batch
-from cachebackend.invalidation.trigger_rows import adopt_caught, caught_of
-from cachebackend.invalidation.watched import dependents_of
+from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.outbox import delete_rows, write_row
+from cachebackend.invalidation.trigger_rows import find_trigger_rows, take_trigger_rows
+from cachebackend.invalidation.watched import Row, add_keys, dependents_of
 
-__all__ = ["finish_write", "invalidate_rows", "is_in_transaction", "is_pending", "prepare_write"]
+__all__ = [
+    "PreparedWrite",
+    "finish_write",
+    "invalidate_keys",
+    "invalidate_rows",
+    "is_in_transaction",
+    "is_pending",
+    "prepare_write",
+]
 
 logger = logging.getLogger("cachebackend")
-#: Where a database connection carries the batch of its transaction.
-_ATTRIBUTE = "_ringcache_batch"
+#: The attribute of a database connection that holds the pending deletes of its transaction.
+_ATTRIBUTE = "_ringcache_deletes"
 #: The first version that has ``transaction_timeout``.
 POSTGRES_17 = 170_000
+#: Seconds; the default of the option ``quarantine_timeout``, for a project without a ring cache.
 QUARANTINE_SECONDS = 30.0
-_left = LogRateLimit(SYSTEM_CLOCK)
-Rows: TypeAlias = Iterable[Mapping[str, Any]]
-#: What a statement in autocommit changes, and the key of its outbox row.
-Prepared: TypeAlias = tuple[Batch, int | None]
+_unconfirmed_log = LogRateLimit(SYSTEM_CLOCK)
+Rows: TypeAlias = Iterable[Row]
 
 
-class _TransactionBatch(Batch):
-    """The batch of the open transaction of a connection."""
+class PreparedWrite(NamedTuple):
+    """A statement in autocommit that is about to change rows.
+
+    Attributes:
+        deletes: What the statement invalidates.
+        intent: The primary key of its outbox row; None if there is none.
+    """
+
+    deletes: PendingDeletes
+    intent: int | None
+
+
+class _TransactionDeletes(PendingDeletes):
+    """The pending deletes of a connection's open transaction."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__()
         self._using = connection.alias
-        self._owed: int | None = None
-        #: Autocommit was turned off by hand: Django then has no hooks after a commit.
+        self._outbox_row: int | None = None
+        #: Whether autocommit was turned off by hand: then Django runs no callbacks after a commit.
         self.is_manual = not connection.in_atomic_block
         self._callback = self.after_commit
-        _hook(connection)
+        _wrap_commit_and_rollback(connection)
         if not self.is_manual:
             connection.on_commit(self._callback)
-            # First: Django stops at a callback that raises
+            # Move it to the front: a callback that raises stops those behind it
             connection.run_on_commit.insert(0, connection.run_on_commit.pop())
 
-    def stands(self, connection: BaseDatabaseWrapper) -> bool:
-        """Return whether the commit of the present transaction will delete the keys.
+    def is_scheduled(self, connection: BaseDatabaseWrapper) -> bool:
+        """Return whether the commit of the connection's open transaction will delete the keys.
 
-        Not so once its savepoint, or the transaction that it was made in, is rolled back:
-        Django has then dropped the callback. Looking for it is sure where remembering the
-        transaction is not, for one ``atomic`` object can open many. A batch of an outer
-        savepoint that takes keys of an inner one deletes too much at worst.
+        It will not once the savepoint in which the deletes were created, or the whole
+        transaction, is rolled back: Django has then removed the callback. Looking for the callback
+        is reliable. Remembering the transaction is not: one ``atomic`` object can begin many
+        transactions. Deletes that an outer savepoint created also hold the keys of inner ones, so
+        after a rollback of an inner savepoint they delete too much at worst.
         """
-        return self.is_manual or any(waiting[1] == self._callback for waiting in connection.run_on_commit)
+        return self.is_manual or any(entry[1] == self._callback for entry in connection.run_on_commit)
 
     def before_commit(self) -> None:
-        """Write the outbox row, as the transaction's last statement: one for all its keys.
+        """Write the outbox row, as the transaction's last statement: one row for all its keys.
 
-        Those of triggers become part of it, so that nothing is owed twice, and raw SQL of
-        the transaction is acted on right after its commit.
+        The row takes in the rows that triggers wrote in this transaction, so no key is in two rows,
+        and keys that raw SQL made wrong are deleted right after the commit.
         """
-        for model, rows in adopt_caught(self._using):
-            self.add(model, rows)
-        self._owed = owe(self._using, self.keys)
+        for model, rows in take_trigger_rows(self._using):
+            self.add_rows(model, rows)
+        self._outbox_row = write_row(self._using, self.keys)
 
     def after_rollback(self) -> None:
-        """End the quarantines: the rows are as they were."""
-        for alias in self.quarantined:
-            self.end_quarantine(alias)
+        """End the quarantines: the rows have not changed."""
+        self.end_quarantines()
 
     def after_commit(self) -> None:
-        """Delete the keys, and drop the outbox row if every node confirms."""
-        _settle(self, self._using, self._owed)
+        """Delete the keys, and the outbox row if every node confirms."""
+        _delete_after_commit(self, self._using, self._outbox_row)
 
 
-def _hook(connection: BaseDatabaseWrapper) -> None:
-    """Have a connection tell its batch of commit and rollback.
+def _wrap_commit_and_rollback(connection: BaseDatabaseWrapper) -> None:
+    """Replace two methods of a connection by ones that call its pending deletes as well.
 
-    Django has no signal before a commit nor after a rollback; its transactions end by
-    these two methods of the connection, once each.
+    Django has no signal before a commit or after a rollback. Each of its transactions ends with
+    one call of one of these methods.
     """
-    if getattr(connection, "_ringcache_hooked", False):
+    if getattr(connection, "_ringcache_wrapped", False):
         return
     commit: Callable[[], None] = connection.commit
     rollback: Callable[[], None] = connection.rollback
 
     def commit_with_outbox() -> None:
-        batch = _standing_batch(connection)
-        if batch is not None:
-            batch.before_commit()
+        deletes = _scheduled_deletes(connection)
+        if deletes is not None:
+            deletes.before_commit()
         commit()
-        if batch is not None and batch.is_manual:
+        if deletes is not None and deletes.is_manual:
             setattr(connection, _ATTRIBUTE, None)
-            batch.after_commit()
+            deletes.after_commit()
 
     def rollback_with_quarantines() -> None:
-        batch: _TransactionBatch | None = getattr(connection, _ATTRIBUTE, None)
+        deletes: _TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
         try:
             rollback()
         finally:
             setattr(connection, _ATTRIBUTE, None)
-            if batch is not None:
-                batch.after_rollback()
+            if deletes is not None:
+                deletes.after_rollback()
 
     connection.commit = commit_with_outbox  # type: ignore[method-assign]
     connection.rollback = rollback_with_quarantines  # type: ignore[method-assign]
-    connection._ringcache_hooked = True  # type: ignore[attr-defined]
+    connection._ringcache_wrapped = True  # type: ignore[attr-defined]
 
 
-def _settle(
-    batch: Batch, using: str, owed: int | None, written: tuple[type[models.Model], Rows] | None = None
+def _delete_after_commit(
+    deletes: PendingDeletes,
+    using: str,
+    outbox_row: int | None,
+    written: tuple[type[models.Model], Rows] | None = None,
 ) -> None:
-    """Do after a commit what the batch owes. Raises nothing: the data is committed.
+    """Delete what a committed change invalidates. Raises nothing: the data is committed.
 
     Args:
-        batch: The changes.
-        using: The database that they are in.
-        owed: The outbox row's key, if there is one.
-        written: What a statement in autocommit wrote; a trigger may owe the same.
+        deletes: What the change invalidates.
+        using: The database that was changed.
+        outbox_row: The primary key of the outbox row, if there is one.
+        written: The model and rows of a statement in autocommit: triggers may have written
+            outbox rows that name the same rows.
     """
     try:
-        caught: list[int] = []
+        trigger_rows: list[int] = []
         if written is not None:
-            caught, changes = caught_of(using, *written)
+            trigger_rows, changes = find_trigger_rows(using, *written)
             for model, rows in changes:
-                batch.add(model, rows)
-        left = batch.delete()
-        if left:
-            _log_left(sum(map(len, left.values())), in_outbox=owed is not None)
+                deletes.add_rows(model, rows)
+        unconfirmed = deletes.delete()
+        if unconfirmed:
+            _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=outbox_row is not None)
         else:
-            drop(using, owed, *caught)
-        batch.refill()
+            delete_rows(using, outbox_row, *trigger_rows)
+        deletes.refill()
     except Exception:
-        logger.exception("an invalidation was not finished; the relay will act on it again")
+        logger.exception("an invalidation was not finished; the relay will retry it")
 
 
-def _log_left(count: int, *, in_outbox: bool) -> None:
-    """Say that keys could not be invalidated: while a node is down that is so of many a write."""
-    if came := _left.to_log(count):
-        fate = "the relay goes on trying" if in_outbox else "they stand until they expire"
-        extra = {"event": "deletes_left", "count": came}
-        logger.error("%d keys could not be invalidated; %s", came, fate, extra=extra)
+def _log_unconfirmed(count: int, *, in_outbox: bool) -> None:
+    """Log that keys could not be invalidated; rate-limited, for while a node is down many writes do so."""
+    if total := _unconfirmed_log.to_log(count):
+        outcome = "the relay retries them" if in_outbox else "their old values are served until they expire"
+        extra = {"event": "deletes_left", "count": total}
+        logger.error("%d keys could not be invalidated; %s", total, outcome, extra=extra)
 
 
-def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared | None:
-    """Make ready for a statement that changes rows: quarantine, and in autocommit the intent.
+def prepare_write(model: type[models.Model], rows: Rows, using: str) -> PreparedWrite | None:
+    """Prepare for a statement that changes rows: quarantine strict keys, and in autocommit write the intent.
 
     Returns:
-        For autocommit what ``finish_write`` takes; None inside a transaction.
+        In autocommit, the argument of ``finish_write``; inside a transaction, None.
 
     Raises:
-        NodeUnavailableError: A strict key's node did not confirm; the write must not be made.
+        NodeUnavailableError: A strict key's node did not confirm; the rows must not be written.
     """
     if not dependents_of(model):
         return None
     connection, rows = connections[using], list(rows)
     if is_in_transaction(connection):
         if any(dependent.is_strict for _, dependent in dependents_of(model)):
-            _open_batch(connection).quarantine(model, rows)
-            _bound_transaction(connection)
+            _open_deletes(connection).quarantine(model, rows)
+            _limit_transaction_time(connection)
         return None
-    batch = Batch()
-    batch.add(model, rows)
-    owed = owe(using, batch.keys, is_intent=True)
+    deletes = PendingDeletes()
+    deletes.add_rows(model, rows)
+    intent = write_row(using, deletes.keys, is_intent=True)
     try:
-        batch.quarantine(model, rows)
+        deletes.quarantine(model, rows)
     except BaseException:
-        drop(using, owed)
+        delete_rows(using, intent)
         raise
-    return batch, owed
+    return PreparedWrite(deletes, intent)
 
 
-def _bound_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Have Postgres end the transaction before its quarantines lapse (version 17 and later)."""
+def _limit_transaction_time(connection: BaseDatabaseWrapper) -> None:
+    """Make Postgres 17 or later end the transaction before its quarantines expire."""
     if connection.vendor != "postgresql" or connection.pg_version < POSTGRES_17:  # type: ignore[attr-defined]
         return
     shortest = min(
@@ -196,65 +219,64 @@ def _bound_transaction(connection: BaseDatabaseWrapper) -> None:
         cursor.execute("SELECT set_config('transaction_timeout', %s, true)", [f"{int(shortest * 900)}ms"])
 
 
-def finish_write(
-    prepared: tuple[Batch, int | None], model: type[models.Model], rows: Rows, using: str
-) -> None:
-    """Delete what a statement in autocommit made wrong; it is committed."""
-    batch, owed = prepared
+def finish_write(prepared: PreparedWrite, model: type[models.Model], rows: Rows, using: str) -> None:
+    """Delete what a statement in autocommit made wrong; the statement is committed."""
     rows = list(rows)
-    batch.add(model, rows)
-    _settle(batch, using, owed, (model, rows))
+    prepared.deletes.add_rows(model, rows)
+    _delete_after_commit(prepared.deletes, using, prepared.intent, (model, rows))
 
 
 def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
-    """Delete what is cached of changed rows: now in autocommit, else after the commit.
+    """Delete what is cached of changed rows: after the commit in a transaction, at once in autocommit.
 
     Args:
         model: The rows' model.
-        rows: Their columns by attribute name, the primary key's at least.
-        using: The database alias that they changed in.
+        rows: Their columns by attribute name; the primary key at least.
+        using: The database alias that was changed.
     """
     if not dependents_of(model):
         return
     connection = connections[using]
     if is_in_transaction(connection):
-        _open_batch(connection).add(model, rows)
+        _open_deletes(connection).add_rows(model, rows)
     else:
-        finish_write((Batch(), None), model, rows, using)
+        finish_write(PreparedWrite(PendingDeletes(), None), model, rows, using)
 
 
 def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
-    """Delete keys of a cache alias: now in autocommit, else after the commit."""
+    """Delete keys of a cache alias: after the commit in a transaction, at once in autocommit."""
     connection = connections[using]
     if is_in_transaction(connection):
-        _open_batch(connection).keys.setdefault(alias, set()).update(keys)
+        add_keys(_open_deletes(connection).keys, {alias: keys})
     else:
-        batch = Batch()
-        batch.keys[alias] = set(keys)
-        _settle(batch, using, owe(using, batch.keys))
+        deletes = PendingDeletes()
+        add_keys(deletes.keys, {alias: keys})
+        _delete_after_commit(deletes, using, write_row(using, deletes.keys))
 
 
 def is_pending(alias: str, key: bytes, using: str) -> bool:
-    """Return whether the open transaction has changed the row behind a key."""
-    batch = _standing_batch(connections[using])
-    return batch is not None and key in batch.keys.get(alias, ())
+    """Return whether the open transaction has changed the row that a key caches."""
+    deletes = _scheduled_deletes(connections[using])
+    return deletes is not None and key in deletes.keys.get(alias, ())
 
 
 def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether a statement now is committed by a later one."""
-    if connection.connection is None:  # which must not be opened to find out, nor can be in asyncio
+    """Return whether the next statement is committed by a later one, and not on its own."""
+    if connection.connection is None:  # do not connect for this question: asyncio code cannot
         return not connection.settings_dict["AUTOCOMMIT"]
     return bool(connection.in_atomic_block or not connection.autocommit)
 
 
-def _open_batch(connection: BaseDatabaseWrapper) -> _TransactionBatch:
-    batch = _standing_batch(connection)
-    if batch is None:
-        batch = _TransactionBatch(connection)
-        setattr(connection, _ATTRIBUTE, batch)
-    return batch
+def _open_deletes(connection: BaseDatabaseWrapper) -> _TransactionDeletes:
+    """Return the pending deletes of the open transaction; create them if there are none."""
+    deletes = _scheduled_deletes(connection)
+    if deletes is None:
+        deletes = _TransactionDeletes(connection)
+        setattr(connection, _ATTRIBUTE, deletes)
+    return deletes
 
 
-def _standing_batch(connection: BaseDatabaseWrapper) -> _TransactionBatch | None:
-    batch: _TransactionBatch | None = getattr(connection, _ATTRIBUTE, None)
-    return batch if batch is not None and batch.stands(connection) else None
+def _scheduled_deletes(connection: BaseDatabaseWrapper) -> _TransactionDeletes | None:
+    """Return the pending deletes of the open transaction, if there are any."""
+    deletes: _TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    return deletes if deletes is not None and deletes.is_scheduled(connection) else None

@@ -1,4 +1,4 @@
-"""Rows that triggers saw change, as the outbox has them: from columns as text to keys."""
+"""Outbox rows that triggers write: they hold the columns of changed rows as text, and no keys."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from django.apps import apps
 from django.db import connections, models
 from django.utils.timezone import is_aware
 
-from cachebackend.invalidation.watched import dependents_of
+from cachebackend.invalidation.watched import KeysByAlias, Row, add_keys, keys_of_rows
 from cachebackend.models import OutboxRow
 
 __all__ = [
-    "Caught",
-    "adopt_caught",
-    "caught_of",
+    "ChangedRows",
+    "find_trigger_rows",
     "has_triggers",
-    "keys_of_caught",
-    "note_triggers",
+    "keys_of_trigger_row",
+    "record_triggers",
+    "take_trigger_rows",
     "triggered_models",
 ]
 
 logger = logging.getLogger("cachebackend")
-#: Models whose tables have triggers, by this process' models.
+#: The models of this process whose tables have triggers.
 _triggered: set[type[models.Model]] = set()
 #: A model, and rows of it that changed.
-Caught: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
+ChangedRows: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
+#: The columns of a row as the trigger wrote them: text by attribute name; None is NULL.
+_TextRow: TypeAlias = Mapping[str, str | None]
 
 
-def note_triggers(model: type[models.Model]) -> None:
-    """Note that a model's table has triggers that write outbox rows."""
+def record_triggers(model: type[models.Model]) -> None:
+    """Record that a model's table has triggers that write outbox rows."""
     _triggered.add(model)
 
 
@@ -43,26 +45,25 @@ def has_triggers(model: type[models.Model]) -> bool:
 
 
 def triggered_models() -> list[type[models.Model]]:
-    """Return the models whose tables have such triggers."""
+    """Return the models whose tables have triggers that write outbox rows."""
     return sorted(_triggered, key=lambda model: model._meta.label)
 
 
-def keys_of_caught(label: str, rows: Iterable[Mapping[str, str | None]]) -> dict[str, set[bytes]]:
-    """Return the keys that changed rows make wrong, by cache alias.
+def keys_of_trigger_row(label: str, rows: Iterable[_TextRow]) -> KeysByAlias:
+    """Return the keys that are wrong because rows of a model changed.
 
-    A model that is no longer there has none: nobody can read what was cached of it.
+    A model that no longer exists has no keys: nothing can read what was cached of it.
     """
-    keys: dict[str, set[bytes]] = {}
-    for model, changed in _models_rows([(label, rows)]):
-        for _, dependent in dependents_of(model):
-            keys.setdefault(dependent.alias, set()).update(dependent.keys_of(changed))
+    keys: KeysByAlias = {}
+    for model, changed in _changed_rows([(label, rows)]):
+        add_keys(keys, keys_of_rows(model, changed))
     return keys
 
 
-def adopt_caught(using: str) -> Iterator[Caught]:
-    """Take what triggers wrote in the open transaction out of the outbox; yield models and changed rows.
+def take_trigger_rows(using: str) -> Iterator[ChangedRows]:
+    """Delete the outbox rows that triggers wrote in the open transaction; yield the changed rows they name.
 
-    The caller owes them from now on, in the same transaction.
+    The caller must write the keys of these rows to the outbox in the same transaction.
     """
     connection = connections[using]
     if not _triggered or connection.vendor != "postgresql":
@@ -74,54 +75,56 @@ def adopt_caught(using: str) -> Iterator[Caught]:
             "RETURNING label, rows::text"
         )
         taken = cursor.fetchall()
-    yield from _models_rows((label, json.loads(rows)) for label, rows in taken)
+    yield from _changed_rows((label, json.loads(rows)) for label, rows in taken)
 
 
-def caught_of(
-    using: str, model: type[models.Model], rows: Iterable[Mapping[str, Any]]
-) -> tuple[list[int], list[Caught]]:
-    """Return the outbox rows that triggers wrote of rows that were just written, and what they name.
+def find_trigger_rows(
+    using: str, model: type[models.Model], rows: Iterable[Row]
+) -> tuple[list[int], list[ChangedRows]]:
+    """Find the committed outbox rows in which triggers name rows that were just written.
 
-    Whoever deletes the keys of all that they name may drop them: they are committed.
+    Returns:
+        The primary keys of the outbox rows, and all changed rows that they name. Once the keys of
+        all these changed rows are deleted on their nodes, the outbox rows may be deleted.
     """
     tables = [
         table
-        for kin in (model, *model._meta.get_parent_list())
-        if has_triggers(table := kin._meta.concrete_model or kin)
+        for part in (model, *model._meta.get_parent_list())
+        if has_triggers(table := part._meta.concrete_model or part)
     ]
     if not tables or connections[using].vendor != "postgresql":
         return [], []
-    named = models.Q()
+    names_a_row = models.Q()
     for row in rows:
         for table in tables:
             text = {table._meta.pk.attname: str(row["pk"])}
-            named |= models.Q(label=table._meta.label_lower, rows__contains=[text])
-    found = list(OutboxRow.objects.using(using).filter(named) if named else ())
-    return [row.pk for row in found], list(_models_rows((row.label, row.rows or []) for row in found))
+            names_a_row |= models.Q(label=table._meta.label_lower, rows__contains=[text])
+    outbox_rows = list(OutboxRow.objects.using(using).filter(names_a_row) if names_a_row else ())
+    changed = _changed_rows((row.label, row.rows or []) for row in outbox_rows)
+    return [row.pk for row in outbox_rows], list(changed)
 
 
-def _models_rows(
-    caught: Iterable[tuple[str, Iterable[Mapping[str, str | None]]]],
-) -> Iterator[Caught]:
-    for label, rows in caught:
+def _changed_rows(rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]]) -> Iterator[ChangedRows]:
+    """Yield each model with its changed rows; skip a model that no longer exists."""
+    for label, rows in rows_by_label:
         try:
             model = apps.get_model(label)
         except LookupError:
-            logger.warning("a trigger named the model %s, which is not there; drop the trigger", label)
+            logger.warning("a trigger named the model %s, which does not exist; drop the trigger", label)
             continue
         fields = {field.attname: field for field in model._meta.concrete_fields}
         yield model, [_row(model, fields, row) for row in rows]
 
 
 def _row(
-    model: type[models.Model], fields: Mapping[str, models.Field[Any, Any]], texts: Mapping[str, str | None]
+    model: type[models.Model], fields: Mapping[str, models.Field[Any, Any]], texts: _TextRow
 ) -> dict[str, Any]:
-    """Return a row as Django has it, of what a trigger wrote of it."""
+    """Return a row with the values that Django reads, from the text that a trigger wrote."""
     row = {name: _value(fields[name], text) for name, text in texts.items() if name in fields}
     return row | {"pk": row.get(model._meta.pk.attname)}
 
 
 def _value(field: models.Field[Any, Any], text: str | None) -> Any:
     value = None if text is None else field.to_python(text)
-    # In the zone that rows are read in; the session of the statement may have another
+    # Django reads rows in UTC; the session of the statement may have had another time zone
     return value.astimezone(UTC) if isinstance(value, datetime) and is_aware(value) else value

@@ -1,8 +1,9 @@
-"""Statement triggers that catch what Django does not see: raw SQL, other programs, COPY, cascades.
+"""Statement triggers for changes that Django does not see: raw SQL, other programs, COPY, cascades.
 
-Each statement writes the changed rows' primary keys and lookup values, old and new, into
-the outbox, in its own transaction, and wakes the relay. Keys are made by the relay alone.
-Imports django-pgtrigger, so it is imported only where triggers are asked for.
+Each statement writes the primary keys and lookup values of the changed rows, old and new, into
+the outbox, in its own transaction, and notifies the relay. A trigger makes no cache keys: the
+process that handles its outbox row makes them. This module needs django-pgtrigger, so it is
+imported only if a manager asks for triggers.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from django.db import models
 from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation.relay_listener import CHANNEL
-from cachebackend.invalidation.trigger_rows import has_triggers, note_triggers
+from cachebackend.invalidation.trigger_rows import has_triggers, record_triggers
 from cachebackend.invalidation.watched import dependents_of
 from cachebackend.models import OutboxRow
 
 __all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers"]
 
-#: Changed rows that one outbox row names at most: what the relay holds in memory is bounded.
+#: Changed rows that one outbox row names at most; this bounds the memory that the relay needs.
 ROWS_PER_OUTBOX_ROW = 1000
 
 _BODY = """
     IF outbox IS NULL THEN
-        RAISE WARNING 'ringcache: the outbox table {outbox} is missing, so a change of {label} is not told';
+        RAISE WARNING 'ringcache: the table {outbox} is missing: a change of {label} invalidates nothing';
         RETURN NULL;
     END IF;
     FOR chunk IN
         SELECT jsonb_agg(numbered.texts)
         FROM (
-            SELECT changed.texts, (row_number() OVER () - 1) / {most} AS number
+            SELECT changed.texts, (row_number() OVER () - 1) / {limit} AS number
             FROM ({changed}) AS changed
         ) AS numbered
         GROUP BY numbered.number
@@ -48,37 +49,37 @@ _BODY = """
 
 
 class OutboxTrigger(pgtrigger.Trigger):
-    """The trigger of one kind of statement on a model's table.
+    """The trigger for one kind of statement on a model's table.
 
     Args:
         operation: The kind of statement.
-        sources: The names under which the statement's rows can be read: transition tables,
-            or none for TRUNCATE, which is caught while the table still has its rows.
+        sources: The transition tables from which the trigger reads the statement's rows. None for
+            TRUNCATE: its trigger runs before the statement and reads the table itself.
     """
 
     def __init__(self, operation: pgtrigger.Operation, *sources: str) -> None:
         self.sources = sources
-        named = {name.partition("_")[0]: name for name in sources}
+        transition_tables = {name.partition("_")[0]: name for name in sources}
         super().__init__(
             name=f"ringcache_{str(operation).lower()}",
             level=pgtrigger.Statement,
             when=pgtrigger.After if sources else pgtrigger.Before,
             operation=operation,
-            referencing=pgtrigger.Referencing(**named) if named else None,  # type: ignore[no-untyped-call]
+            referencing=pgtrigger.Referencing(**transition_tables) if sources else None,  # type: ignore[no-untyped-call]
         )
 
     def get_declare(self, model: models.Model) -> list[tuple[str, str]]:
-        """Return the function's variables. Called by pgtrigger.
+        """Return the variables of the trigger's function. pgtrigger calls it.
 
-        The outbox is looked for beside the table first: another program's search path need
-        not lead to it.
+        The function looks for the outbox in the schema of the changed table first: the search
+        path of another program may not contain it.
         """
         table = OutboxRow._meta.db_table
-        beside = f"to_regclass(format('%I.%I', TG_TABLE_SCHEMA, '{table}'))"
-        return [("outbox", f"regclass := COALESCE({beside}, to_regclass('{table}'))"), ("chunk", "jsonb")]
+        in_schema = f"to_regclass(format('%I.%I', TG_TABLE_SCHEMA, '{table}'))"
+        return [("outbox", f"regclass := COALESCE({in_schema}, to_regclass('{table}'))"), ("chunk", "jsonb")]
 
     def get_func(self, model: models.Model) -> str:
-        """Return the function's body. Called by pgtrigger when every model is there."""
+        """Return the body of the trigger's function. pgtrigger calls it when all models are loaded."""
         columns = _columns(model)
         texts = ", ".join(f"'{name}', to_jsonb({_quoted(column)}) #>> '{{}}'" for name, column in columns)
         sources = self.sources or (_quoted(model._meta.db_table),)
@@ -87,14 +88,14 @@ class OutboxTrigger(pgtrigger.Trigger):
         return _BODY.format(
             outbox=OutboxRow._meta.db_table,
             label=model._meta.label_lower,
-            most=ROWS_PER_OUTBOX_ROW,
+            limit=ROWS_PER_OUTBOX_ROW,
             changed=changed,
             channel=CHANNEL,
         )
 
 
 def add_triggers(model: type[models.Model]) -> None:
-    """Give a model's table, and its parents', the triggers, as soon as the model is whole."""
+    """Add the triggers to a model's table and to those of its parents, once the model is prepared."""
     if apps.all_models[model._meta.app_label].get(str(model._meta.model_name)) is model:
         _add(sender=model)
     else:
@@ -102,10 +103,10 @@ def add_triggers(model: type[models.Model]) -> None:
 
 
 def _add(*, sender: type[models.Model], **_: Any) -> None:
-    for kin in (sender, *sender._meta.get_parent_list()):
-        table = kin._meta.concrete_model or kin
+    for part in (sender, *sender._meta.get_parent_list()):
+        table = part._meta.concrete_model or part
         if not has_triggers(table):
-            note_triggers(table)
+            record_triggers(table)
             pgtrigger.register(
                 OutboxTrigger(pgtrigger.Insert, "new_rows"),
                 OutboxTrigger(pgtrigger.Update, "old_rows", "new_rows"),
@@ -115,17 +116,17 @@ def _add(*, sender: type[models.Model], **_: Any) -> None:
 
 
 def _columns(model: models.Model) -> list[tuple[str, str]]:
-    """Return what keys are made of and the table has: attribute names, and columns, in the model's order.
+    """Return the table's columns that keys are made of: attribute and column names, in the model's order.
 
-    By pgtrigger's annotations a model is an instance; it is the class.
+    pgtrigger annotates the model as an instance, but passes the class.
     """
-    wanted = {
+    key_fields = {
         name for _, dependent in dependents_of(cast("type[models.Model]", model)) for name in dependent.fields
     }
     return [
         (field.attname, field.column)
         for field in model._meta.local_concrete_fields
-        if field.column is not None and (field.primary_key or field.attname in wanted)
+        if field.column is not None and (field.primary_key or field.attname in key_fields)
     ]
 
 

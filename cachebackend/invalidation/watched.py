@@ -1,13 +1,28 @@
-"""What is cached of a model: who must be asked for the keys of a row that changed."""
+"""What is cached of a model: the dependents that have keys for its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from django.db import models
 
-__all__ = ["Dependent", "dependents_of", "register", "shares_rows", "watched_models"]
+__all__ = [
+    "Dependent",
+    "KeysByAlias",
+    "Row",
+    "add_keys",
+    "dependents_of",
+    "keys_of_rows",
+    "register",
+    "shares_rows",
+    "watched_models",
+]
+
+#: The columns of a row, by attribute name.
+Row: TypeAlias = Mapping[str, Any]
+#: Keys as the nodes store them, by cache alias.
+KeysByAlias: TypeAlias = dict[str, set[bytes]]
 
 
 class Dependent(Protocol):
@@ -15,7 +30,7 @@ class Dependent(Protocol):
 
     @property
     def alias(self) -> str:
-        """The cache alias that the keys are in."""
+        """The cache alias of the keys."""
         ...
 
     @property
@@ -30,25 +45,25 @@ class Dependent(Protocol):
 
     @property
     def caches_absence(self) -> bool:
-        """Whether a key may hold that there is no row."""
+        """Whether a key may record that a row does not exist."""
         ...
 
     @property
     def writes_through(self) -> bool:
-        """Whether ``refill`` loads rows anew when they have changed."""
+        """Whether ``refill`` loads changed rows again."""
         ...
 
-    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    def keys_of(self, rows: Sequence[Row]) -> list[bytes]:
         """Return the keys that are wrong when rows change.
 
         Args:
-            rows: Their columns by attribute name, the primary key's also as ``pk``; those
-                of ``fields`` that are not known, or that did not change, are left out.
+            rows: Their columns by attribute name; the primary key also under ``pk``. Columns of
+                ``fields`` that are unknown, or that did not change, are left out.
         """
         ...
 
     def refill(self, keys: Iterable[Any]) -> None:
-        """Load rows anew, by primary key, if the dependent is written through."""
+        """Load rows again, by primary key, if the dependent writes through."""
         ...
 
 
@@ -56,15 +71,15 @@ _dependents: dict[type[models.Model], list[Dependent]] = {}
 
 
 def register(model: type[models.Model], dependent: Dependent) -> None:
-    """Note that something caches the model's rows."""
+    """Register a dependent that caches the model's rows."""
     _dependents.setdefault(model, []).append(dependent)
 
 
 def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], Dependent]]:
-    """Return what caches rows that a row of the model is, or is a part of.
+    """Return each dependent that caches rows of the model, with the model that it is registered for.
 
-    A proxy's rows are its model's. A child's row (multi-table inheritance) is its parents'
-    too, and a parent's row is a part of its children's.
+    The rows of a proxy are those of its concrete model. In multi-table inheritance a child's row
+    is also a row of its parents, and a parent's row is a part of a row of its children.
     """
     return [
         (watched, dependent)
@@ -74,12 +89,28 @@ def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], D
     ]
 
 
-def shares_rows(one: type[models.Model], other: type[models.Model]) -> bool:
-    """Return whether a row of the one is, or is a part of, a row of the other."""
-    one, other = one._meta.concrete_model or one, other._meta.concrete_model or other
-    return issubclass(one, other) or issubclass(other, one)
+def shares_rows(first: type[models.Model], second: type[models.Model]) -> bool:
+    """Return whether a row of one model is, or is a part of, a row of the other."""
+    first, second = first._meta.concrete_model or first, second._meta.concrete_model or second
+    return issubclass(first, second) or issubclass(second, first)
 
 
 def watched_models() -> list[type[models.Model]]:
-    """Return the models of which something is cached."""
+    """Return the models that have a dependent."""
     return list(_dependents)
+
+
+def keys_of_rows(model: type[models.Model], rows: Sequence[Row], *, only_strict: bool = False) -> KeysByAlias:
+    """Return the keys that are wrong when rows change; with ``only_strict``, those of strict dependents."""
+    keys: KeysByAlias = {}
+    for _, dependent in dependents_of(model):
+        if dependent.is_strict or not only_strict:
+            add_keys(keys, {dependent.alias: dependent.keys_of(rows)})
+    return keys
+
+
+def add_keys(keys: KeysByAlias, more: Mapping[str, Iterable[bytes]]) -> None:
+    """Add keys, alias by alias; an alias without keys gets no entry."""
+    for alias, group in more.items():
+        if new := set(group):
+            keys.setdefault(alias, set()).update(new)

@@ -14,7 +14,7 @@ from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import Codec, Kind
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import RingCacheError
-from cachebackend.invalidation.outbox import has_outbox, keys_in
+from cachebackend.invalidation.outbox import has_outbox, keys_of_row
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.ring import slot_of
@@ -134,7 +134,7 @@ def _owed(alias: str, client: RingClient, key: bytes) -> list[str]:
             told.append(f"the outbox of database {using!r} cannot be seen: {error}")
             continue
         for row in rows[:MOST_ROWS]:
-            owed = keys_in(row)
+            owed = keys_of_row(row)
             if alias in owed and (key in owed[alias] or row.node in holders):
                 told.append(_in_words(row))
         if len(rows) > MOST_ROWS:

@@ -17,7 +17,7 @@ from django.urls import reverse
 
 from cachebackend import RingCache
 from cachebackend.admin.charts import line_chart, ring_picture
-from cachebackend.invalidation.outbox import keys_in, owe
+from cachebackend.invalidation.outbox import keys_of_row, write_row
 from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.formatting import moment
@@ -216,9 +216,9 @@ def test_what_is_known_of_a_key_is_shown(client: Client, url: str, ring_cache: R
     ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
         (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 28_500)
     )
-    owe("default", {"default": {key}}, is_intent=True)
-    owe("default", {"default": {key, b"another"}})
-    owe("default", {"default": {b"another"}})
+    write_row("default", {"default": {key}}, is_intent=True)
+    write_row("default", {"default": {key, b"another"}})
+    write_row("default", {"default": {b"another"}})
     page = client.get(url, looked).content.decode()
     assert f"<dt>Writer 1 in flight</dt><dd><code>{'01' * 16}</code>" in page
     assert f"<dt>Writer 2 in flight</dt><dd><code>{'02' * 16}</code>" in page
@@ -303,7 +303,7 @@ def test_a_delete_that_a_node_missed_is_told_as_owed(
     assert "its node does not answer; it is owed, and made when the node is back" in page
     assert "done" not in page
     assert "is owed" in LogEntry.objects.get().change_message
-    assert any(key in keys_in(row)["default"] for row in OutboxRow.objects.all())
+    assert any(key in keys_of_row(row)["default"] for row in OutboxRow.objects.all())
 
 
 @pytest.mark.hangs

@@ -92,7 +92,7 @@ def test_the_command_says_what_it_found_and_exits_by_it(articles: list[Article])
 def test_status_and_relay_tell_what_is_owed(ring_cache: RingCache) -> None:
     """A row that is owed for long is not well; the relay settles it."""
     assert run("status") == ({"rows": 0, "lag_seconds": 0.0}, 0)
-    outbox.owe("default", {"default": {ring_cache.key_bytes("k")}})
+    outbox.write_row("default", {"default": {ring_cache.key_bytes("k")}})
     OutboxRow.objects.update(created=Now() - timedelta(seconds=30))
     told, code = run("status")
     assert (told["rows"], code) == (1, 1)

@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory, TestCase
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import pending
+from cachebackend.invalidation import deletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
@@ -47,12 +47,12 @@ def test_each_database_has_its_own_transactions_and_outbox(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed), transaction.atomic(using="lite"):
-        patch.setattr(pending.Batch, "delete", die)
+        patch.setattr(deletes.PendingDeletes, "delete", die)
         Article.objects.using("lite").filter(pk=7_000_000).update(title="New")
     assert (OutboxRow.objects.using("lite").count(), OutboxRow.objects.count()) == (1, 0)
     OutboxRow.objects.using("lite").update(created=Now() - timedelta(seconds=5))
     relayed = invalidation.relay()
-    assert (relayed.rows, relayed.left) == (1, 0)
+    assert (relayed.rows, relayed.pending) == (1, 0)
     assert relayed.lag >= 5
     assert ring_cache.get(key) is None
 

@@ -19,7 +19,7 @@ from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation.missed_deletes import ClientOutbox
+from cachebackend.invalidation.outbox import ClientOutbox
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
 from cachebackend.node.breaker import EJECTED, UP
@@ -222,10 +222,10 @@ def test_missed_deletes_of_another_process_are_replayed_too(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
     """They are in the outbox, which all processes share."""
-    from cachebackend.invalidation.outbox import owe
+    from cachebackend.invalidation.outbox import write_row
 
     eject(cache, dead[0])
-    owe("default", {"default": {cache.key_bytes(dead[0])}})
+    write_row("default", {"default": {cache.key_bytes(dead[0])}})
     come_back(cache, services, probes)
     assert cache.get(dead[0]) is None
 

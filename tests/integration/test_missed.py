@@ -19,8 +19,7 @@ from django.test import override_settings
 from cachebackend import RingCache, invalidation
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox_writer
-from cachebackend.invalidation.missed_deletes import ClientOutbox
-from cachebackend.invalidation.outbox import owe, owing
+from cachebackend.invalidation.outbox import ClientOutbox, new_row, write_row
 from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import EJECTED, UP
 from cachebackend.protocol import missed_deletes
@@ -54,7 +53,7 @@ def another_process() -> RingCache:
     return cache
 
 
-def relay() -> invalidation.Relayed:
+def relay() -> invalidation.RelayResult:
     OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
     return invalidation.relay()
 
@@ -109,7 +108,7 @@ def test_who_is_cleared_of_one_alias_keeps_the_keys_of_others(
     cache: RingCache, dead: list[str], services: Services
 ) -> None:
     """What is not this alias' is not this alias' to delete."""
-    owing({"default": []}, node=node_of(cache).endpoint).save()
+    new_row({"default": []}, node=node_of(cache).endpoint).save()
     services.resume(NODE)
     node = node_of(cache)
     node.call((b"SET", b"another's", b"1"))
@@ -123,9 +122,9 @@ def test_a_node_that_stays_away_is_owed_one_row_for_everything(
 ) -> None:
     """However many processes, and however often, say so."""
     for _ in range(3):
-        owing({"default": []}, node=node_of(cache).endpoint).save()
+        new_row({"default": []}, node=node_of(cache).endpoint).save()
     relayed = relay()
-    assert (relayed.rows, relayed.left) == (2, 1)
+    assert (relayed.rows, relayed.pending) == (2, 1)
     assert OutboxRow.objects.get().node == node_of(cache).endpoint
 
 
@@ -135,7 +134,7 @@ def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
     """So that the outbox does not grow for as long as it is away; keys of other nodes stay as they are."""
     limit(cache, 2)
     for key in dead[:4]:
-        owe("default", {"default": {cache.key_bytes(key)}})
+        write_row("default", {"default": {cache.key_bytes(key)}})
     relay()
     assert [row.node for row in OutboxRow.objects.all()] == [node_of(cache).endpoint]
     services.resume(NODE)
@@ -147,7 +146,7 @@ def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
 
 def test_a_node_that_is_no_more_is_owed_nothing(cache: RingCache) -> None:
     """Nobody reads there."""
-    owing({"default": []}, node="gone").save()
+    new_row({"default": []}, node="gone").save()
     assert relay().rows == 1
 
 
@@ -196,7 +195,7 @@ def test_more_rows_than_a_node_is_told_of_one_by_one_clear_it(
     limit(cache, 1)
     outbox = ClientOutbox(cache.client)
     for key in dead[:2]:
-        owe("default", {"default": {cache.key_bytes(key)}})
+        write_row("default", {"default": {cache.key_bytes(key)}})
     assert outbox.find(node_of(cache).endpoint, 1) == ALL_KEYS
     assert len(outbox.find(node_of(cache).endpoint, 2).keys) == 2
     assert not outbox.find("ring-b", 0)
@@ -231,7 +230,7 @@ def test_aliases_that_share_a_client_are_all_replayed(
         key = next(f"k{n}" for n in range(30) if owner(second, f"k{n}").name == NODE)
         second.set(key, "old")
         eject_at_once(second)
-        owe("default", {"second": {second.key_bytes(key)}})
+        write_row("default", {"second": {second.key_bytes(key)}})
         come_back(second, services, probes)
         assert state(second) == UP
         assert second.get(key) is None
@@ -253,9 +252,9 @@ def test_callers_that_wait_at_once_share_one_insert(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(outbox_writer, "_insert", held)
     own = outbox_writer.OutboxWriter()
-    first = own.write(owing({"default": [b"0"]}))
+    first = own.write(new_row({"default": [b"0"]}))
     assert began.wait(10)
-    others = [own.write(owing({"default": [str(n).encode()]})) for n in range(1, 6)]
+    others = [own.write(new_row({"default": [str(n).encode()]})) for n in range(1, 6)]
     assert not any(each.done() for each in (first, *others))
     goes_on.set()
     for each in (first, *others):
@@ -269,7 +268,7 @@ def test_nobody_waits_long_for_a_database_that_hangs(
 ) -> None:
     """Once it is known that it does, the memory alone has what is missed, and that is said."""
     own, goes_on = outbox_writer.OutboxWriter(), threading.Event()
-    monkeypatch.setattr(outbox_writer, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(outbox_writer, "WRITE_TIMEOUT", 0.0)
     monkeypatch.setattr(outbox_writer, "_writer", own)
     began = threading.Event()
 
@@ -278,7 +277,7 @@ def test_nobody_waits_long_for_a_database_that_hangs(
         goes_on.wait(10)
 
     monkeypatch.setattr(outbox_writer, "_insert", hang)
-    waiting = own.write(owing({"default": [b"k"]}))
+    waiting = own.write(new_row({"default": [b"k"]}))
     assert began.wait(10)
     eject_at_once(cache)
     cache.delete_many([f"k{n}" for n in range(30)])

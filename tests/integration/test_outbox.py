@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import outbox, pending, transactions
+from cachebackend.invalidation import deletes, outbox, transactions
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -45,7 +45,7 @@ def dies_after_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(pending.Batch, "delete", die)
+        patch.setattr(deletes.PendingDeletes, "delete", die)
         yield
 
 
@@ -144,7 +144,7 @@ def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Serv
         assert OutboxRow.objects.count() == 1
         age_rows(5)
         relayed = invalidation.relay()
-        assert (relayed.rows, relayed.left) == (0, 1)
+        assert (relayed.rows, relayed.pending) == (0, 1)
     finally:
         services.resume(owner)
     assert Article.cached.get(pk=article.pk).title == "New"  # the node is ejected, and not asked
@@ -160,27 +160,27 @@ def test_rows_of_a_node_that_is_away_keep_no_others_waiting(
     ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are, and though they are older."""
-    monkeypatch.setattr(sys.modules["cachebackend.invalidation.relay"], "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(sys.modules["cachebackend.invalidation.relay"], "ROWS_PER_PAGE", 2)
     ring, keys = ring_cache.client.ring, {f"k{n}": ring_cache.key_bytes(f"k{n}") for n in range(30)}
     away = [key for key in keys.values() if ring.names[ring.owner(key)] == "ring-a"][:5]
     healthy = next(name for name, key in keys.items() if ring.names[ring.owner(key)] == "ring-b")
     ring_cache.set(healthy, "old")
     for key in [*away, keys[healthy]]:
-        outbox.owe("default", {"default": {key}})
+        outbox.write_row("default", {"default": {key}})
     age_rows(5)
     services.stop("ring-a")
     try:
         relayed = invalidation.relay()
     finally:
         services.resume("ring-a")
-    assert (relayed.rows, relayed.left) == (1, len(away))
+    assert (relayed.rows, relayed.pending) == (1, len(away))
     assert ring_cache.get(healthy) is None
 
 
 def test_an_alias_that_is_gone_is_owed_nothing(ring_cache: RingCache) -> None:
     """Its rows are dropped, and those of the others are acted on."""
     ring_cache.set("k", "old")
-    outbox.owe("default", {"gone": {b"x"}, "default": {ring_cache.key_bytes("k")}})
+    outbox.write_row("default", {"gone": {b"x"}, "default": {ring_cache.key_bytes("k")}})
     age_rows(5)
     invalidation.relay()
     assert OutboxRow.objects.count() == 0
@@ -189,7 +189,7 @@ def test_an_alias_that_is_gone_is_owed_nothing(ring_cache: RingCache) -> None:
 
 def test_an_intent_is_kept_while_its_statement_may_run(article: Article, ring_cache: RingCache) -> None:
     """A slow statement of a process that dies is still acted on after its commit."""
-    owed = outbox.owe("default", {"default": {ring_cache.key_bytes("k")}}, is_intent=True)
+    owed = outbox.write_row("default", {"default": {ring_cache.key_bytes("k")}}, is_intent=True)
     for age, left in ((5, 1), (outbox.INTENT_SECONDS - 5, 1), (outbox.INTENT_SECONDS + 5, 0)):
         ring_cache.set("k", "old")
         age_rows(age)
@@ -207,7 +207,7 @@ def test_the_row_is_dropped_only_after_the_nodes_confirmed(
         assert Article.cached.cache.get(f"demo.article:id:{article.pk}") is None
         raise Killed
 
-    monkeypatch.setattr(transactions, "drop", die)
+    monkeypatch.setattr(transactions, "delete_rows", die)
     with pytest.raises(Killed):
         in_atomic(article)
     monkeypatch.undo()
@@ -218,6 +218,6 @@ def test_the_relay_task_runs(article: Article) -> None:
     """In place, as Celery would."""
     from cachebackend.tasks import relay
 
-    outbox.owe("default", {"default": {b"k"}})
+    outbox.write_row("default", {"default": {b"k"}})
     age_rows(5)
     assert relay.apply().get() == 1

@@ -17,7 +17,7 @@ from cachebackend.client import RingClient
 from cachebackend.effects import Load, Operation, Send
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
-from cachebackend.invalidation.outbox import owing
+from cachebackend.invalidation.outbox import new_row
 from cachebackend.models import OutboxRow
 from cachebackend.options import RingOptions
 from cachebackend.protocol.ring import ring_change
@@ -322,7 +322,7 @@ def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
         "OPTIONS": {"leaving": [node.setting for node in options.leaving]},
     }
     with override_settings(CACHES=settings.CACHES | {"default": block}):
-        owing({"default": []}, node=entered).save()
+        new_row({"default": []}, node=entered).save()
         OutboxRow.objects.update(created=Now() - timedelta(minutes=1))
         assert relay().rows == 1
     assert replaced["after"].get(key) is None

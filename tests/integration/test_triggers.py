@@ -70,7 +70,7 @@ def test_raw_sql_from_another_program_is_acted_on(author: Author, other: psycopg
     other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert Author.cached.get(name="Sappho").pk == author.pk
     relayed = invalidation.relay()  # at once: no writer is about to settle it
-    assert (relayed.rows, relayed.left) == (1, 0)
+    assert (relayed.rows, relayed.pending) == (1, 0)
     assert Author.cached.get(name="Psappho").pk == author.pk
     assert Author.cached.get(pk=author.pk).name == "Psappho"
     with pytest.raises(Author.DoesNotExist):
@@ -212,17 +212,17 @@ def test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit(
 
 def test_the_listening_relay_acts_when_it_is_told(author: Author, other: psycopg.Connection[Any]) -> None:
     """Long before its interval is over."""
-    rounds: list[invalidation.Relayed] = []
+    rounds: list[invalidation.RelayResult] = []
     listens = threading.Event()
 
-    def on_round(relayed: invalidation.Relayed) -> bool:
+    def on_round(relayed: invalidation.RelayResult) -> bool:
         rounds.append(relayed)
         listens.set()
         return relayed.rows == 0
 
     def run() -> None:
         try:
-            relay_listener.relay_when_told("default", on_round, interval=600, pause=lambda _: None)
+            relay_listener.relay_on_notify("default", on_round, interval=600, pause=lambda _: None)
         finally:
             connection.close()
 
@@ -241,7 +241,7 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
     paused: list[float] = []
     rounds: list[object] = []
 
-    def on_round(_: invalidation.Relayed) -> bool:
+    def on_round(_: invalidation.RelayResult) -> bool:
         rounds.append(None)
         if len(rounds) == 1:
             with connection.cursor() as cursor:
@@ -251,7 +251,7 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
                 )
         return len(rounds) < 2
 
-    relay_listener.relay_when_told("default", on_round, interval=0.5, pause=paused.append)
+    relay_listener.relay_on_notify("default", on_round, interval=0.5, pause=paused.append)
     assert paused == [0.5]
 
 
@@ -282,14 +282,14 @@ def test_the_command_listens_until_it_is_told_to_end(author: Author, other: psyc
 
 def test_a_database_that_tells_nothing_is_looked_at_every_interval() -> None:
     """Where it is not Postgres, the same command relays."""
-    rounds: list[invalidation.Relayed] = []
+    rounds: list[invalidation.RelayResult] = []
     paused: list[float] = []
 
-    def on_round(relayed: invalidation.Relayed) -> bool:
+    def on_round(relayed: invalidation.RelayResult) -> bool:
         rounds.append(relayed)
         return len(rounds) < 3
 
-    relay_listener.relay_when_told("lite", on_round, interval=1.0, pause=paused.append)
+    relay_listener.relay_on_notify("lite", on_round, interval=1.0, pause=paused.append)
     assert paused == [1.0, 1.0]
     with pytest.raises(CommandError, match="--database 'nope' is none of DATABASES: default, lite"):
         call_command("invalidation", "relay", "--listen", "--database", "nope")
@@ -365,7 +365,7 @@ def test_checks_tell_where_triggers_cannot_be(monkeypatch: pytest.MonkeyPatch) -
 
 def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring_cache: RingCache) -> None:
     """Key names are made in one place, of equal values."""
-    keys = trigger_rows.keys_of_caught(
+    keys = trigger_rows.keys_of_trigger_row(
         "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
     )
     row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cachebackend import RingCache
-from cachebackend.invalidation.missed_deletes import ClientOutbox
+from cachebackend.invalidation.outbox import ClientOutbox
 from cachebackend.node.breaker import Breaker
 from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cacheproject.services import Services

@@ -17,7 +17,7 @@ from cachebackend import RingCache, protocol
 from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import outbox, pending, querysets, transactions
+from cachebackend.invalidation import deletes, outbox, querysets, transactions
 from cachebackend.managers import cached, fill_rules
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
@@ -213,13 +213,13 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """Keys are deleted when they are collected."""
-        add = pending.Batch.add
+        add_rows = deletes.PendingDeletes.add_rows
 
-        def at_once(self: pending.Batch, model: Any, rows: Any) -> None:
-            add(self, model, rows)
+        def at_once(self: deletes.PendingDeletes, model: Any, rows: Any) -> None:
+            add_rows(self, model, rows)
             self.delete()
 
-        monkeypatch.setattr(pending.Batch, "add", at_once)
+        monkeypatch.setattr(deletes.PendingDeletes, "add_rows", at_once)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     def test_fill_inside_the_own_transaction(
@@ -255,21 +255,21 @@ class TestStack:
         self, article: Article, monkeypatch: Patch
     ) -> None:
         """Then a crash in between leaves nothing owed."""
-        delete = pending.Batch.delete
+        delete = deletes.PendingDeletes.delete
 
         def drop_first(self: Any) -> Any:
-            outbox.drop("default", getattr(self, "_owed", None))
+            outbox.delete_rows("default", getattr(self, "_outbox_row", None))
             return delete(self)
 
         Article.cached.get(slug="first")
-        monkeypatch.setattr(pending.Batch, "delete", drop_first)
+        monkeypatch.setattr(deletes.PendingDeletes, "delete", drop_first)
         assert is_caught(
             test_outbox.test_the_row_is_dropped_only_after_the_nodes_confirmed, article, monkeypatch
         )
 
     def test_no_outbox_row(self, article: Article, monkeypatch: Patch) -> None:
         """Nothing is owed to a node that did not confirm."""
-        monkeypatch.setattr(transactions, "owe", lambda *_, **__: None)
+        monkeypatch.setattr(transactions, "write_row", lambda *_, **__: None)
         assert is_caught(test_outbox.test_a_transaction_owes_one_row_whatever_it_changes, article)
 
     def test_update_without_naming_its_rows(self, article: Article, monkeypatch: Patch) -> None:

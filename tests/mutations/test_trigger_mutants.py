@@ -24,20 +24,20 @@ Other = psycopg.Connection[Any]
 
 def test_a_transaction_that_drops_what_triggers_wrote(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
     """It is taken out of the outbox, and owed by nobody."""
-    adopt = trigger_rows.adopt_caught
+    take = trigger_rows.take_trigger_rows
 
     def forget(using: str) -> Iterator[Any]:
-        list(adopt(using))
+        list(take(using))
         return iter(())
 
-    monkeypatch.setattr(transactions, "adopt_caught", forget)
+    monkeypatch.setattr(transactions, "take_trigger_rows", forget)
     test = test_triggers.test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit
     assert is_caught(test, author)
 
 
 def test_a_save_that_drops_more_than_it_deleted(author: Author, other: Other, monkeypatch: Patch) -> None:  # noqa: F811
     """An outbox row that names another row, too, is dropped as if it did not."""
-    found = trigger_rows.caught_of
-    monkeypatch.setattr(transactions, "caught_of", lambda *given: (found(*given)[0], []))
+    find = trigger_rows.find_trigger_rows
+    monkeypatch.setattr(transactions, "find_trigger_rows", lambda *given: (find(*given)[0], []))
     test = test_triggers.test_what_another_program_wrote_of_the_row_meanwhile_is_settled_with_it
     assert is_caught(test, author, other)

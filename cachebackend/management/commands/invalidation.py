@@ -12,9 +12,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
-from cachebackend.invalidation import Relayed, outbox_lag, relay
+from cachebackend.invalidation import RelayResult, outbox_lag, relay
 from cachebackend.invalidation.outbox import has_outbox
-from cachebackend.invalidation.relay_listener import relay_when_told
+from cachebackend.invalidation.relay_listener import relay_on_notify
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.models import OutboxRow
 
@@ -102,26 +102,26 @@ class Command(BaseCommand):
 
     def _relay(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         relayed = self._listen(options["database"]) if options["listen"] else relay()
-        told = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.left}
-        return told | {"lag_seconds": round(relayed.lag, 3)}, not relayed.left
+        told = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.pending}
+        return told | {"lag_seconds": round(relayed.lag, 3)}, not relayed.pending
 
-    def _listen(self, using: str) -> Relayed:
+    def _listen(self, using: str) -> RelayResult:
         """Settle whenever told, until SIGTERM or SIGINT; return what the rounds did together."""
         if using not in connections:
             message = f"--database {using!r} is none of DATABASES: {', '.join(connections)}"
             raise CommandError(message)
-        total, ended = Relayed(), threading.Event()
+        total, ended = RelayResult(), threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
 
-        def on_round(done: Relayed) -> bool:
+        def on_round(done: RelayResult) -> bool:
             total.rows += done.rows
             total.keys += done.keys
-            total.left, total.lag = done.left, max(total.lag, done.lag)
+            total.pending, total.lag = done.pending, max(total.lag, done.lag)
             return not ended.is_set()
 
         self.stderr.write(f"relaying every second, listening to database {using!r}; end with Ctrl-C")
-        relay_when_told(using, on_round, pause=ended.wait)
+        relay_on_notify(using, on_round, pause=ended.wait)
         return total
 
     def _audit(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:

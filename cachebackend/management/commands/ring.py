@@ -19,8 +19,7 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation import outbox_lag
-from cachebackend.invalidation.missed_deletes import ClientOutbox
-from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.invalidation.outbox import ClientOutbox, has_outbox
 from cachebackend.management import ring_plan, simulation
 from cachebackend.management.tables import print_table
 from cachebackend.management.traces import Trace, TraceError, read_trace

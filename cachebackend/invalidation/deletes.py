@@ -1,0 +1,157 @@
+"""Deletes on the nodes: what a change invalidates, and which keys a node did not confirm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import caches
+from django.db import models
+
+from cachebackend import protocol
+from cachebackend.backend import RingCache
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.invalidation.watched import (
+    Dependent,
+    KeysByAlias,
+    Row,
+    add_keys,
+    dependents_of,
+    keys_of_rows,
+)
+
+__all__ = ["PendingDeletes", "clear_node", "delete_keys", "nodes_to_clear"]
+
+logger = logging.getLogger("cachebackend")
+
+
+class PendingDeletes:
+    """What one transaction invalidates, or one statement in autocommit.
+
+    Attributes:
+        keys: The keys to delete.
+        quarantined: The keys that this writer has put in quarantine; part of ``keys``.
+    """
+
+    def __init__(self) -> None:
+        self.keys: KeysByAlias = {}
+        self.quarantined: KeysByAlias = {}
+        self._token = SYSTEM_CLOCK.token()
+        self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
+
+    def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
+        """Add the keys of changed rows, and the rows themselves for those who write through."""
+        rows = list(rows)
+        add_keys(self.keys, keys_of_rows(model, rows))
+        for watched, dependent in dependents_of(model):
+            pk_name = watched._meta.pk.attname
+            pks = {row.get(pk_name, row.get("pk")) for row in rows} - {None}
+            self._refills.setdefault(id(dependent), (dependent, set()))[1].update(pks)
+
+    def quarantine(self, model: type[models.Model], rows: Iterable[Row]) -> None:
+        """Put the strict keys of rows in quarantine, before the rows are written.
+
+        Raises:
+            NodeUnavailableError: A node did not confirm; the rows must not be written.
+        """
+        for alias, keys in keys_of_rows(model, list(rows), only_strict=True).items():
+            new = keys - self.quarantined.get(alias, set())
+            cache = _ring_cache(alias)
+            if new and cache is not None:
+                add_keys(self.quarantined, {alias: new})
+                cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
+                add_keys(self.keys, {alias: new})
+
+    def delete(self) -> KeysByAlias:
+        """Delete the keys and end the quarantines; return the keys that a node did not confirm.
+
+        Does not raise when a node fails: the data is committed, and the caller must learn that.
+        """
+        unconfirmed = delete_keys(
+            {alias: keys - self.quarantined.get(alias, set()) for alias, keys in self.keys.items()}
+        )
+        add_keys(unconfirmed, self.end_quarantines())
+        return unconfirmed
+
+    def end_quarantines(self) -> KeysByAlias:
+        """Take this writer's token out of its keys; return the keys that a node did not confirm."""
+        unconfirmed: KeysByAlias = {}
+        for alias, keys in self.quarantined.items():
+            cache = _ring_cache(alias)
+            if cache is not None:
+                operation = protocol.unquarantine(cache.client.context, list(keys), self._token)
+                add_keys(unconfirmed, {alias: cache.client.run(operation)})
+        return unconfirmed
+
+    def refill(self) -> None:
+        """Load changed rows of dependents that write through; a failure is logged and leaves a miss."""
+        for dependent, pks in self._refills.values():
+            try:
+                dependent.refill(pks)
+            except Exception:  # the data is committed: nothing may raise into the caller now
+                logger.exception("a row could not be loaded again after it was written")
+
+
+def delete_keys(keys: Mapping[str, Iterable[bytes]]) -> KeysByAlias:
+    """Delete keys on their nodes; return the keys that a node did not confirm, by cache alias.
+
+    The client does not write an outbox row for them: the caller's row keeps them pending.
+    """
+    unconfirmed: KeysByAlias = {}
+    for alias, group in keys.items():
+        wanted, cache = list(group), _ring_cache(alias)
+        if wanted and cache is not None:
+            client = cache.client
+            missed = client.run(protocol.delete_many(client.context, wanted, in_outbox=True))
+            client.counters.cell.invalidations += len(wanted) - len(missed)
+            add_keys(unconfirmed, {alias: missed})
+    return unconfirmed
+
+
+def clear_node(alias: str, endpoint: str) -> bool:
+    """Delete every key of a cache alias on one node; return whether the node confirmed it.
+
+    Returns True if the alias has no such node: nothing is read from it any more.
+    """
+    cache = _ring_cache(alias)
+    if cache is None:
+        return True
+    nodes = [index for index, node in enumerate(cache.client.nodes) if node.endpoint == endpoint]
+    return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
+
+
+def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[bytes]]:
+    """Find the nodes that must be cleared, because they missed more keys than are remembered singly.
+
+    Args:
+        alias: The cache alias.
+        unconfirmed: The keys that a node did not confirm.
+
+    Returns:
+        The endpoints of those nodes, and the keys that remain pending: at other nodes, too.
+    """
+    cache = _ring_cache(alias)
+    if cache is None or not unconfirmed:
+        return [], unconfirmed
+    context, nodes = cache.client.context, cache.client.nodes
+    full = [index for index in range(len(nodes)) if context.missed.count(index) is None]
+    counted = [index for index in range(len(nodes)) if index not in full]
+    single = {key for key in unconfirmed if any(context.missed.has_missed(node, key) for node in counted)}
+    cleared = {key for key in unconfirmed - single if any(context.may_hold(node, key) for node in full)}
+    endpoints = [
+        nodes[index].endpoint for index in full if any(context.may_hold(index, key) for key in cleared)
+    ]
+    return endpoints, unconfirmed - cleared
+
+
+def _ring_cache(alias: str) -> RingCache | None:
+    """Return an alias' ring cache; None if it no longer has one: then nothing reads what it cached."""
+    if alias not in settings.CACHES:
+        logger.warning(
+            "the cache alias %r has pending deletes, but is not in CACHES; they are dropped", alias
+        )
+        return None
+    cache = caches[alias]
+    return cache if isinstance(cache, RingCache) else None

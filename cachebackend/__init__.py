@@ -1,8 +1,9 @@
 """A Django cache backend over a ring of Redis or Valkey nodes, and write-behind into Postgres.
 
-``CACHES`` names ``cachebackend.RingCache``; models use the managers below. The layers,
-top to bottom, stand in ``pyproject.toml`` and are enforced: Django at the top, pure
-protocol in the middle, plain values at the bottom. Never imports Celery: ``workers`` does.
+``CACHES`` names ``cachebackend.RingCache``; models use the managers below. ``pyproject.toml``
+lists the layers from top to bottom, and ``lint-imports`` enforces them: Django at the top, the
+protocol without Django in the middle, plain values at the bottom. Never imports Celery, except in
+``cachebackend.tasks``, which nothing else imports.
 """
 
 from importlib import import_module
@@ -26,7 +27,8 @@ __all__ = [
     "uuid7",
 ]
 
-_HOMES = {
+#: The package that defines each public name.
+_PACKAGES = {
     "CachedManager": "managers",
     "InvalidatingManager": "invalidation",
     "InvalidatingQuerySet": "invalidation",
@@ -39,8 +41,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: models cannot load before Django's apps."""
-    if name not in _HOMES:
+    """Import a public name when it is first used: models cannot be imported before the apps are loaded."""
+    if name not in _PACKAGES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_PACKAGES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The Django app; ``ready`` only calls named steps."""
+"""The Django app. ``ready`` only calls named steps."""
 
 from django.apps import AppConfig
 
@@ -6,14 +6,14 @@ __all__ = ["CacheBackendConfig"]
 
 
 class CacheBackendConfig(AppConfig):
-    """``INSTALLED_APPS`` entry ``cachebackend``: checks, admin, commands and the checkpoint's table."""
+    """The app ``cachebackend`` of ``INSTALLED_APPS``: its tables, checks, admin and commands."""
 
     name = "cachebackend"
     verbose_name = "Ring cache"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, keep what nodes miss in the outbox, and fold the counters."""
+        """Register the system checks, connect ring clients to the outbox, and publish counters at exit."""
         from cachebackend import checks, invalidation
         from cachebackend.telemetry import shutdown
 

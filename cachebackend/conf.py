@@ -1,4 +1,4 @@
-"""Django's settings, read into options."""
+"""Reads Django's settings into options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from cachebackend.options.rules import Integer, Number, Optional, Rule
 
 __all__ = ["BACKENDS", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
 
-#: The dotted path that ``CACHES`` names, and where that leads.
+#: The dotted paths under which ``CACHES`` may name the backend.
 BACKENDS = ("cachebackend.RingCache", "cachebackend.backend.RingCache")
 
-
-#: What a block of ``CACHES`` may say; Django checks none of it.
-_BLOCK: dict[str, Rule | None] = {
+#: The settings that a block of ``CACHES`` may have, and their rules; Django checks none of them.
+_BLOCK_RULES: dict[str, Rule | None] = {
     **dict.fromkeys(("BACKEND", "KEY_FUNCTION", "KEY_PREFIX", "LOCATION", "OPTIONS")),
     "TIMEOUT": Optional(Number(float("-inf"), unit=" seconds")),
     "VERSION": Integer(0, 2**31),
@@ -33,7 +32,7 @@ def ring_aliases() -> list[str]:
 
 
 def alias_of(location: object, options: object) -> str:
-    """Return the alias whose block says this, for a backend is not told its own; "…" if none does."""
+    """Return the alias that has this block; "…" if none has. Django does not pass the alias to a backend."""
     for alias, block in settings.CACHES.items():
         if block.get("LOCATION", "") == location and block.get("OPTIONS", {}) == options:
             return str(alias)
@@ -44,27 +43,27 @@ def ring_options(alias: str) -> RingOptions:
     """Return the options of an alias.
 
     Raises:
-        ConfigurationError: With every fault of the block.
+        ConfigurationError: The block has faults; the message names each of them.
     """
     block: Mapping[str, Any] = settings.CACHES[alias]
     faults = Faults(f"CACHES[{alias!r}]")
     for name, value in block.items():
         if name in ALIAS_SETTINGS:
             faults.add(name, f"is a setting of django-redis; here {ALIAS_SETTINGS[name]}")
-        elif name not in _BLOCK:
-            faults.add(name, f"unknown setting; known are {', '.join(sorted(_BLOCK))}")
-        elif (rule := _BLOCK[name]) and (text := rule.fault(value)):
-            faults.add(name, text)
+        elif name not in _BLOCK_RULES:
+            faults.add(name, f"unknown setting; known are {', '.join(sorted(_BLOCK_RULES))}")
+        elif (rule := _BLOCK_RULES[name]) and (fault := rule.fault(value)):
+            faults.add(name, fault)
     faults.raise_any()
     return RingOptions.read(block.get("LOCATION", ()), block.get("OPTIONS", {}), f"CACHES[{alias!r}]")
 
 
 @cache
 def write_behind_options() -> WriteBehindOptions:
-    """Return the options of write-behind; without the setting it is off.
+    """Return the options of write-behind; without the setting, write-behind is off.
 
     Raises:
-        ConfigurationError: With every fault of the block.
+        ConfigurationError: The setting has faults; the message names each of them.
     """
     return WriteBehindOptions.read(getattr(settings, "WRITE_BEHIND", {}))
 

@@ -1,4 +1,4 @@
-"""``@cached``: a function whose results are kept on the ring, loaded by one caller at a time."""
+"""``@cached``: caches the results of a function on the ring; one caller at a time computes a result."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def cached(
     key: Callable[..., str] | None = None,
     alias: str = "default",
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
-    """Keep a function's results, by its arguments; for functions and coroutine functions.
+    """Cache the results of a function or coroutine function, by its arguments.
 
     Args:
-        timeout: Seconds that a result is kept; the alias' own by default.
-        tags: Models, rows or strings, or a function of the arguments that returns them;
-            to invalidate one makes the results under it misses.
-        stale_for: Seconds after that in which a result is served while one caller computes
-            it again; the alias' own by default.
-        key: Returns the part of the key that tells calls apart; needed where an argument is
-            neither plain data nor a row.
-        alias: The cache alias, a ring cache.
+        timeout: Seconds until a result expires. Default: the timeout of the alias.
+        tags: Models, rows or strings, or a function that returns them for the call's arguments.
+            Invalidating any of them makes the results with this tag misses.
+        stale_for: Seconds after ``timeout`` in which the old result is served while one caller
+            computes it again. Default: the alias' option.
+        key: Returns a text that distinguishes calls, given their arguments. Required if an
+            argument is neither plain data nor a row.
+        alias: The cache alias; it must be a ring cache.
 
-    ``f.invalidate(*args)`` drops a result, ``f.refresh(*args)`` computes it anew; for a
-    coroutine function both are awaited. An exception is never kept; None is a result.
+    ``f.invalidate(*args)`` deletes a result, and ``f.refresh(*args)`` computes it again; for a
+    coroutine function both are awaited. An exception is never cached; None is a result.
     """
 
     def decorate(function: Callable[P, R]) -> CachedFunction[P, R]:
@@ -54,7 +54,7 @@ def cached(
 
 
 class CachedFunction(Generic[P, R]):
-    """A function whose results are kept; made by ``cached``."""
+    """A function whose results are cached; ``cached`` creates it."""
 
     def __init__(
         self,
@@ -73,42 +73,45 @@ class CachedFunction(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the result, computed now if there is none."""
-        result: R = self._cache.client.get_or_load(*self._asked(*args, **kwargs))
+        """Return the cached result, or compute and cache it."""
+        result: R = self._cache.client.get_or_load(*self._load_arguments(*args, **kwargs))
         return result
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute the result anew, keep it, and return it."""
+        """Compute the result again, cache it, and return it."""
         client = self._cache.client
-        result: R = client.run(protocol.load_again(client.context, *self._asked(*args, **kwargs)))
+        result: R = client.run(protocol.load_again(client.context, *self._load_arguments(*args, **kwargs)))
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Drop the result; a computation of it that is under way will not be kept."""
+        """Delete the cached result; the result of a computation that is running is not cached."""
         return self._cache.delete(self.key_of(*args, **kwargs))
 
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the cache key of a call, the same in every process.
+        """Return the cache key of a call; it is the same in every process.
 
         Raises:
-            TypeError: An argument is neither plain data nor a row, and no ``key`` was given.
+            TypeError: An argument is neither plain data nor a row, and the decorator has no ``key``.
         """
-        name = f"call:{self._function.__module__}.{self._function.__qualname__}"
+        prefix = f"call:{self._function.__module__}.{self._function.__qualname__}"
         if self._key is not None:
-            return f"{name}:{self._key(*args, **kwargs)}"
+            return f"{prefix}:{self._key(*args, **kwargs)}"
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
-            packed = pack_plain([(each, _plain(value)) for each, value in bound.arguments.items()])
+            packed = pack_plain([(name, _plain(value)) for name, value in bound.arguments.items()])
         except EncodeError as error:
             message = (
-                f"{self._function.__qualname__}() has an argument that makes no key; give @cached(key=…)"
+                f"{self._function.__qualname__}() has an argument that cannot be part of a key; "
+                "give @cached(key=…)"
             )
             raise TypeError(message) from error
-        return f"{name}:{xxh3_128_hexdigest(packed)}"
+        return f"{prefix}:{xxh3_128_hexdigest(packed)}"
 
-    def _asked(self, *args: Any, **kwargs: Any) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
-        """Return the key of a call, what computes its result, and how that is kept."""
+    def _load_arguments(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
+        """Return the key of a call, the loader that computes its result, and how the result is filled."""
         cache = self._cache
         tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags
         key = cache.key_bytes(self.key_of(*args, **kwargs))
@@ -120,27 +123,27 @@ class CachedFunction(Generic[P, R]):
         return ring_cache(self._alias, "@cached")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method of the class that the function was defined in."""
-        return self if instance is None else _Bound(self, instance)
+        """Bind the function to an instance, if it is defined in a class."""
+        return self if instance is None else _BoundFunction(self, instance)
 
 
 class _CachedCoroutine(CachedFunction[P, R]):
-    """The same of a coroutine function: every call is awaited."""
+    """A coroutine function whose results are cached; ``refresh`` and ``invalidate`` are awaited too."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
         client = self._cache.client
-        return await client.arun(protocol.get_or_load(client.context, *self._asked(*args, **kwargs)))
+        return await client.arun(protocol.get_or_load(client.context, *self._load_arguments(*args, **kwargs)))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
         client = self._cache.client
-        return await client.arun(protocol.load_again(client.context, *self._asked(*args, **kwargs)))
+        return await client.arun(protocol.load_again(client.context, *self._load_arguments(*args, **kwargs)))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         return await self._cache.adelete(self.key_of(*args, **kwargs))
 
 
-class _Bound:
-    """A cached function with its first argument."""
+class _BoundFunction:
+    """A cached function bound to an instance: the instance is its first argument."""
 
     def __init__(self, function: CachedFunction[Any, Any], instance: Any) -> None:
         self._function = function
@@ -153,7 +156,7 @@ class _Bound:
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands for an argument in a key: for a row its model and primary key."""
+    """Return the plain data that represents an argument in a key: for a row, its model and primary key."""
     if isinstance(value, models.Model):
         return ["row", value._meta.label_lower, value.pk]
     if isinstance(value, set | frozenset):
@@ -161,5 +164,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [type(value).__name__, *map(_plain, value)]
     if isinstance(value, dict):
-        return ["dict", *sorted((repr(name), _plain(each)) for name, each in value.items())]
+        return ["dict", *sorted((repr(name), _plain(item)) for name, item in value.items())]
     return value

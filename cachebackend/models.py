@@ -1,4 +1,4 @@
-"""The tables that the promises rest on."""
+"""The tables: pending deletes, and the state of write-behind that lives in the database."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ __all__ = ["OutboxRow", "ParkedWrite", "Ring", "WriteBehindCheckpoint"]
 
 
 class OutboxRow(models.Model):
-    """Keys that a transaction made wrong, until every node has confirmed that it deleted them.
+    """Pending deletes: keys that a transaction made wrong, until every node has confirmed their delete.
 
-    The row is committed with the transaction, in its database. A trigger, which cannot make
-    keys, writes the changed rows instead; who settles the outbox row makes the keys of them.
-    A row that names a node, by its place, owes all that the node holds of some aliases.
+    The row is committed with the transaction, in the same database. A trigger cannot make keys,
+    so it writes the changed rows instead, and the process that handles the outbox row makes the
+    keys. A row with a node's endpoint stands for every key of some aliases on that node.
     """
 
     keys = models.BinaryField(default=b"", help_text="The keys by cache alias, as MessagePack.")
     node = models.CharField(
-        max_length=500, blank=True, default="", help_text="The node that owes every key of the aliases."
+        max_length=500,
+        blank=True,
+        default="",
+        help_text="The endpoint of a node on which every key of the aliases must be deleted.",
     )
     label = models.CharField(
-        max_length=200, blank=True, default="", help_text="The model whose rows a trigger saw change."
+        max_length=200,
+        blank=True,
+        default="",
+        help_text="The model whose rows changed, if a trigger wrote this.",
     )
-    rows = models.JSONField(null=True, help_text="What keys are made of, of each of those rows, as text.")
-    transaction_id = models.BigIntegerField(null=True, help_text="The transaction that the trigger ran in.")
-    is_intent = models.BooleanField(default=False, help_text="Written before a statement in autocommit.")
+    rows = models.JSONField(
+        null=True, help_text="The columns of those rows from which keys are made, as text."
+    )
+    transaction_id = models.BigIntegerField(null=True, help_text="The transaction in which the trigger ran.")
+    is_intent = models.BooleanField(
+        default=False, help_text="Whether the row was written before its statement, in autocommit."
+    )
     created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
 
     class Meta:
@@ -39,30 +49,39 @@ class OutboxRow(models.Model):
         verbose_name = "outbox row"
 
     def __str__(self) -> str:
-        return f"owed since {self.created:%Y-%m-%d %H:%M:%S}"
+        return f"pending since {self.created:%Y-%m-%d %H:%M:%S}"
 
 
 class WriteBehindCheckpoint(models.Model):
-    """The number of the last batch of a partition that landed, in the database that it landed in.
+    """The number of the last batch of a partition that was applied to this database.
 
-    It is set in the transaction that applies the batch, so a batch has landed exactly
-    when its number says so; the row's lock lets one worker at a time drain a partition.
-    Each incarnation of the partition's queue has numbers, and a checkpoint, of its own.
+    The transaction that applies the batch sets the number, so a batch is applied exactly if the
+    number says so. The lock on this row lets one worker at a time drain the partition. Each
+    incarnation of the partition's queue has its own batch numbers, and its own checkpoint.
     """
 
     label = models.CharField(max_length=200, help_text="The model, as app_label.model_name.")
     partition = models.PositiveSmallIntegerField()
-    incarnation = models.CharField(max_length=32, help_text="The name that the queue was born with.")
-    batch = models.PositiveBigIntegerField(default=0, help_text="The last batch that landed; 0: none yet.")
+    incarnation = models.CharField(
+        max_length=32, help_text="The unique name that the queue got when it was created."
+    )
+    batch = models.PositiveBigIntegerField(
+        default=0, help_text="The last batch that was applied; 0: none yet."
+    )
     seal = models.CharField(
-        max_length=32, default="", help_text="That batch's seal: another of the same number has another."
+        max_length=32,
+        default="",
+        help_text="The seal of that batch: two batches of the same number have different seals.",
     )
     is_ended = models.BooleanField(
-        default=False, help_text="Whether the queue was left for another node, or given up, and owes nothing."
+        default=False,
+        help_text="Whether the queue has moved to another node, or was given up, and holds no writes.",
     )
-    landed_at = models.DateTimeField(null=True, help_text="When the last batch landed.")
+    landed_at = models.DateTimeField(null=True, help_text="When the last batch was applied.")
     rows = models.PositiveBigIntegerField(default=0, help_text="Rows that all batches together changed.")
-    missing = models.PositiveBigIntegerField(default=0, help_text="Rows that they named and were not there.")
+    missing = models.PositiveBigIntegerField(
+        default=0, help_text="Rows that batches named but that did not exist."
+    )
 
     class Meta:
         constraints = (
@@ -77,14 +96,14 @@ class WriteBehindCheckpoint(models.Model):
 
 
 class ParkedWrite(models.Model):
-    """What one batch was to do to a row that Postgres refused. Later writes of the row park behind it."""
+    """The write of one batch to a row, which Postgres refused. Later writes to the row are parked too."""
 
     label = models.CharField(max_length=200, help_text="The model, as app_label.model_name.")
     partition = models.PositiveSmallIntegerField()
-    batch = models.PositiveBigIntegerField(help_text="The batch that it came in.")
+    batch = models.PositiveBigIntegerField(help_text="The batch that held the write.")
     key = models.TextField(help_text="The row's primary key, as text.")
     changes = models.BinaryField(help_text="The fields of the batch, as MessagePack.")
-    error = models.TextField(help_text="What Postgres said.")
+    error = models.TextField(help_text="The error that Postgres returned.")
     created = models.DateTimeField(db_default=Now(), help_text="By the database's clock.")
 
     class Meta:
@@ -97,7 +116,7 @@ class ParkedWrite(models.Model):
 
 
 class Ring(models.Model):
-    """The ring, which has no table: what the permissions of its page are of."""
+    """The ring. It has no table: the permissions of the admin's ring page belong to this model."""
 
     class Meta:
         managed = False

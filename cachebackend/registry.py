@@ -1,7 +1,7 @@
-"""The clients of this process, one for each different configuration.
+"""The clients of this process: one for each configuration.
 
-Django keeps one cache object a thread or task; what is dear (ring, connections,
-counters) is kept here and shared by all of them.
+Django creates one cache object for each thread or task. They share a client, which has what is
+expensive: the ring, the connections and the counters.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ __all__ = ["close_clients", "prepare_ring_clients", "queue_client", "ring_client
 
 _lock = threading.Lock()
 _rings: dict[RingOptions, RingClient] = {}
-_preparing: list[Callable[[RingClient], None]] = []
+_prepare_functions: list[Callable[[RingClient], None]] = []
 _queues: dict[WriteBehindOptions, QueueClient] = {}
 
 
 def ring_client(options: RingOptions) -> RingClient:
-    """Return the client of an alias' options."""
+    """Return the client for an alias' options; create it on the first call."""
     client = _rings.get(options)
     if client is None:
         with _lock:
             client = _rings.get(options)
             if client is None:
                 client = RingClient(options, secrets=_secrets)
-                for prepare in _preparing:
+                for prepare in _prepare_functions:
                     prepare(client)
                 _rings[options] = client
     return client
 
 
 def _secrets() -> list[bytes]:
-    """Return the project's secrets, the present one first."""
+    """Return the project's secret keys, the current one first."""
     return [secret.encode() for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
 
 
 def prepare_ring_clients(prepare: Callable[[RingClient], None]) -> None:
-    """Have every ring client that is made from now on prepared by a function."""
-    _preparing.append(prepare)
+    """Register a function that is called with each ring client when it is created."""
+    _prepare_functions.append(prepare)
 
 
 def queue_client(options: WriteBehindOptions) -> QueueClient:
-    """Return the client of the queue nodes.
+    """Return the client of the queue nodes; create it on the first call.
 
     Raises:
-        ConfigurationError: The options name none.
+        ConfigurationError: The options name no node.
     """
     client = _queues.get(options)
     if client is None:
@@ -68,7 +68,7 @@ def queue_client(options: WriteBehindOptions) -> QueueClient:
 
 
 def close_clients() -> None:
-    """Close every idle connection and forget the clients; new ones are made when asked for."""
+    """Close every idle connection and discard the clients; the next call for one creates it again."""
     with _lock:
         clients = [*_rings.values(), *_queues.values()]
         _rings.clear()
@@ -87,7 +87,7 @@ atexit.register(close_clients)
 
 
 def _new_lock() -> None:
-    global _lock  # noqa: PLW0603  # in a forked child, where another thread may have held the old one
+    global _lock  # noqa: PLW0603  # another thread of the parent may have held the lock
     _lock = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""The schedule of the periodic tasks, for Celery beat. Settings can call it: it imports no tasks."""
+"""The schedule of the periodic tasks, for Celery beat. It imports no tasks, so settings can call it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def beat_schedule(
     """Return the entries for ``CELERY_BEAT_SCHEDULE``.
 
     Args:
-        flush_interval: Seconds between two looks for queued writes: that of ``WRITE_BEHIND``,
-            which cannot be read from here while the settings are.
-        relay_interval: Seconds between two looks for invalidations that were left undone.
-        audit_interval: Seconds between two audits of what is cached; None: no audits.
+        flush_interval: Seconds between two runs of ``tick``, which drains queued writes. Give the
+            value of ``WRITE_BEHIND``: this function cannot read it while settings are loaded.
+        relay_interval: Seconds between two runs of ``relay``, which retries pending deletes.
+        audit_interval: Seconds between two audits of cached rows; None: no audits.
     """
     intervals = {"tick": flush_interval, "relay": relay_interval, "audit": audit_interval}
     return {
         f"ringcache.{name}": {
             "task": f"cachebackend.tasks.{name}",
             "schedule": interval,
-            # One that could not start within its interval is of no use: the next does its work
+            # A task that could not start within its interval is superfluous: the next does its work
             "options": {"expires": interval},
         }
         for name, interval in intervals.items()

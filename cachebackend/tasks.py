@@ -1,7 +1,8 @@
 """The Celery tasks, found by ``autodiscover_tasks`` like those of any app.
 
-Each is a thin call of a plain function: idempotent, without a result, with a time limit, and
-safe to run twice at once. Nothing in ``cachebackend`` imports this module: Celery is an extra.
+Each task only calls a plain function. It is idempotent, stores no result, has a time limit, and
+is safe to run twice at the same time. Nothing in ``cachebackend`` imports this module: Celery is
+an optional dependency.
 """
 
 from __future__ import annotations
@@ -24,44 +25,46 @@ __all__ = ["audit", "drain", "relay", "tick"]
 
 logger = logging.getLogger(__name__)
 
-#: A drain that takes longer is broken off; its batch stays for the next.
+#: Seconds. Celery kills a drain that takes longer; the next drain applies its batch.
 DRAIN_SECONDS = 120
-#: A worker that was asked to stop earlier has this long to finish its batch.
+#: Seconds after which Celery interrupts a drain; a worker that is stopping has as long for its batch.
 DRAIN_SOFT_SECONDS = 90
 
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def relay() -> int:
-    """Delete the keys that a crash or a dead node left undeleted; return how many."""
-    relayed = invalidation.relay()
-    if relayed.pending:
-        logger.warning("relay: %d rows still owed, the oldest for %.1f s", relayed.pending, relayed.lag)
-    return relayed.keys
+    """Delete the keys of pending outbox rows; return the number of keys deleted."""
+    result = invalidation.relay()
+    if result.pending:
+        logger.warning(
+            "relay: %d outbox rows are still pending, the oldest for %.1f s", result.pending, result.lag
+        )
+    return result.keys
 
 
 @shared_task(ignore_result=True, soft_time_limit=150, time_limit=180)
 def audit(sample: int = 1000) -> int:
-    """Hold cached rows against the database; return how many stayed wrong for a minute."""
-    wrong = 0
+    """Compare cached rows with the database; return the number that stayed wrong for a minute."""
+    total = 0
     for manager in cached_managers():
-        found = audit_rows(manager, sample)
-        left = found.differing[WINDOWS[-1]]
-        log = logger.error if left else logger.info
-        log("audit: of %d cached rows of %s, %d stayed wrong", found.cached, found.model, left)
-        wrong += left
-    return wrong
+        result = audit_rows(manager, sample)
+        wrong = result.differing[WINDOWS[-1]]
+        log = logger.error if wrong else logger.info
+        log("audit: of %d cached rows of %s, %d stayed wrong", result.cached, result.model, wrong)
+        total += wrong
+    return total
 
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def tick() -> int:
-    """Send a ``drain`` for each partition that holds writes; return how many."""
+    """Send a ``drain`` task for each partition that holds writes; return the number of tasks."""
     heartbeat.record_run("tick")
     try:
         partitions = writebehind.seal_dirty()
     except NodeUnavailableError as error:
         logger.warning("tick: %s; writes wait in the queue", error)
         return 0
-    # One that did not start by then is of no use, for others were sent since: they never pile up
+    # A drain that has not started by then is superfluous: later ticks have sent others
     expires = max(2 * write_behind_options().flush_interval, 1.0)
     for partition in partitions:
         drain.apply_async((partition.label, partition.number), expires=expires)
@@ -76,23 +79,23 @@ def tick() -> int:
     time_limit=DRAIN_SECONDS,
 )
 def drain(label: str, number: int) -> int:
-    """Land what stands in a partition; return how many rows that changed."""
+    """Apply the queued writes of a partition to the database; return the number of rows changed."""
     try:
         drained = writebehind.drain(Partition(label, number))
     except RingCacheError as error:
         logger.error("drain: %s", error)
         return 0
     except (OperationalError, InterfaceError) as error:
-        logger.warning("drain: the database did not take a batch, which waits for the next: %s", error)
+        logger.warning("drain: the database failed; the next drain retries the batch: %s", error)
         return 0
     if drained.missing:
-        logger.info("drain: %d rows of %s were not there", drained.missing, label)
+        logger.info("drain: %d rows of %s did not exist", drained.missing, label)
     return drained.rows
 
 
 @signals.worker_ready.connect
-def tell_faults(**_: Any) -> None:
-    """Say at the start what is wrong with the queue nodes' settings."""
+def log_node_faults(**_: Any) -> None:
+    """Log the faults in the settings of the queue nodes, when a worker starts."""
     if write_behind_options().nodes:
         for fault in writebehind.node_faults():
             logger.error("write-behind: %s", fault)
@@ -100,5 +103,5 @@ def tell_faults(**_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def publish_last_counts(**_: Any) -> None:
-    """Fold what is left: such a process ends without Python's own shutdown."""
+    """Publish the last counters of a worker process: it exits without running ``atexit``."""
     shutdown.publish_last()

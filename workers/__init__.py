@@ -1,4 +1,6 @@
-"""This project's Celery workers: the app, its queues and routes.
+"""The Celery workers of this project: the app, its queues and its routes.
 
-The tasks themselves belong to ``cachebackend.tasks``; another project writes its own app.
+The tasks are in ``cachebackend.tasks``, which the app discovers. A project that installs
+``django-ringcache`` writes its own Celery app: this package is not part of the wheel, and nothing
+in ``cachebackend`` imports it.
 """

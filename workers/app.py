@@ -7,15 +7,15 @@ from kombu import Queue
 
 __all__ = ["DRAIN_QUEUE", "app"]
 
-#: Drains have a queue of their own: a worker of this queue alone (``-Q drains``) is not delayed by the
-#: site's other tasks, and long drains do not delay the relay.
+#: The queue of the ``drain`` tasks. The site's other tasks do not delay a worker that serves this queue
+#: only (``-Q drains``), and long drains do not delay the relay.
 DRAIN_QUEUE = "drains"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
 
 app = Celery("cacheproject")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-#: A worker that is started without ``-Q`` takes both.
+#: A worker that is started without ``-Q`` serves both queues.
 app.conf.task_queues = [Queue("celery"), Queue(DRAIN_QUEUE)]
 app.conf.task_routes = {"cachebackend.tasks.drain": {"queue": DRAIN_QUEUE}}
 app.autodiscover_tasks()

@@ -1,4 +1,4 @@
-"""Holds cached rows against the database, and tells how soon those that differed were right."""
+"""Compares cached rows with the database, and measures how soon those that differ become equal."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from cachebackend.invalidation.watched import dependents_of, watched_models
 from cachebackend.managers.cached import CachedManager
 
-__all__ = ["WINDOWS", "Audited", "audit", "cached_managers"]
+__all__ = ["WINDOWS", "AuditResult", "audit", "cached_managers"]
 
-#: Seconds after which entries that differed are looked at again.
+#: Seconds after which cached rows that differed are compared again.
 WINDOWS = (0.0, 1.0, 5.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Audited:
+class AuditResult:
     """What an audit of one model found.
 
     Attributes:
         model: The model's label.
-        sampled: Rows that were drawn.
-        cached: Those of which something was cached.
-        differing: How many of them differed still, after each window.
+        sampled: The number of rows that were sampled.
+        cached: The number of them that were cached.
+        differing: The number of cached rows that still differed, by window in seconds.
     """
 
     model: str
@@ -34,11 +34,11 @@ class Audited:
     differing: dict[float, int]
 
     def consistent(self, window: float) -> float:
-        """Return what share of the cached entries was right within a window; 1.0 if none was cached."""
+        """Return the share of cached rows that were right within a window; 1.0 if none was cached."""
         return 1.0 - self.differing[window] / self.cached if self.cached else 1.0
 
     def nines(self, window: float) -> float:
-        """Return that share in nines: 0.999 is 3.0; infinite if none differed."""
+        """Return that share in nines: 0.999 is 3.0; infinity if no row differed."""
         wrong = 1.0 - self.consistent(window)
         return math.inf if not wrong else -math.log10(wrong)
 
@@ -58,23 +58,23 @@ def audit(
     sample: int = 1000,
     windows: Sequence[float] = WINDOWS,
     sleep: Callable[[float], None] = time.sleep,
-) -> Audited:
-    """Draw rows, and hold what is cached of them against the database. Fills nothing.
+) -> AuditResult:
+    """Sample rows at random, and compare what is cached of them with the database. Fills nothing.
 
     Args:
-        manager: What caches the rows.
-        sample: How many rows to draw.
-        windows: Seconds after which those that differ are looked at again, ascending.
-        sleep: How to wait; a test has none of it.
+        manager: The manager that caches the rows.
+        sample: The number of rows to sample.
+        windows: Seconds after which rows that differ are compared again, in ascending order.
+        sleep: Waits for a number of seconds; tests replace it.
     """
-    drawn = list(manager.model._base_manager.order_by("?").values_list("pk", flat=True)[:sample])
-    cached = len(manager.cached_rows(drawn))
-    suspects, passed = drawn, 0.0
+    sampled = list(manager.model._base_manager.order_by("?").values_list("pk", flat=True)[:sample])
+    cached = len(manager.cached_rows(sampled))
+    suspects, elapsed = sampled, 0.0
     differing: dict[float, int] = {}
     for window in windows:
-        if suspects and window > passed:
-            sleep(window - passed)
-            passed = window
-        suspects = manager.differing(suspects) if suspects else []
+        if suspects and window > elapsed:
+            sleep(window - elapsed)
+            elapsed = window
+        suspects = manager.differing_rows(suspects) if suspects else []
         differing[window] = len(suspects)
-    return Audited(manager.model._meta.label, len(drawn), cached, differing)
+    return AuditResult(manager.model._meta.label, len(sampled), cached, differing)

@@ -1,4 +1,4 @@
-"""Reads of a model through the ring."""
+"""``CachedManager``: reads single rows of a model through the ring."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cachebackend.managers.rows import RowShape
 __all__ = ["CachedManager"]
 
 M = TypeVar("M", bound=models.Model)
-#: What turns a blocking loader into one that the driver at hand can run.
+#: Adapts a blocking loader to the driver that runs it.
 Adapt = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -30,23 +30,23 @@ class CachedManager(Generic[M]):
     """Reads single rows of its model through the ring: ``Article.cached.get(slug="x")``.
 
     Args:
-        lookups: Unique fields, beside the primary key, that rows are asked for by.
-        timeout: Seconds that a row is kept; the cache alias' own by default.
-        alias: The cache alias, a ring cache.
-        consistency: ``"commit"``: a row is invalidated after its commit, and a crash in
-            between bounds staleness by the relay's lag. ``"strict"``: its keys are in
-            quarantine from before the write, and nobody reads a row that is older than an
-            acknowledged commit; a write whose node cannot be reached fails.
-        write: ``"invalidate"``, or ``"through"``: after the commit the row is loaded anew.
-        missing_timeout: Seconds that the absence of a row is kept; None: not at all.
-        stale_for: Seconds past its timeout in which a row may be served while one caller
-            loads it again; the alias' own by default. Not for strict rows.
-        triggers: Whether triggers on the model's table catch what Django does not see: raw
-            SQL, other programs, cascades of the database. Needs Postgres and django-pgtrigger,
-            and ``makemigrations``.
+        lookups: Unique fields, beside the primary key, by which rows are looked up.
+        timeout: Seconds until a cached row expires. Default: the timeout of the cache alias.
+        alias: The cache alias; it must be a ring cache.
+        consistency: ``"commit"``: a row is invalidated after its commit. If the process dies
+            before it deletes the keys, the old row is served until the relay deletes them.
+            ``"strict"``: the keys are quarantined before the write, and no reader gets a row that
+            is older than an acknowledged commit; a write fails if it cannot reach the node.
+        write: ``"invalidate"``, or ``"through"``: after the commit the row is loaded again.
+        missing_timeout: Seconds for which the absence of a row is cached; None: it is not cached.
+        stale_for: Seconds after its timeout in which an old row may be served while one caller
+            loads it again. Default: the alias' option. Strict rows are never served stale.
+        triggers: Whether triggers on the model's table notice changes that Django does not see:
+            raw SQL, other programs, cascades of the database. This needs Postgres,
+            django-pgtrigger and a migration from ``makemigrations``.
 
-    A row is loaded from the database that its model is written to, after the lease is
-    held, so a value from before a write never stands after it.
+    A row is loaded from the database that its model is written to, and after the lease is held.
+    So a row from before a write is never filled after the write.
     """
 
     model: type[M]
@@ -67,15 +67,15 @@ class CachedManager(Generic[M]):
         self.lookups = tuple(lookups)
         self.timeout = timeout
         self.alias = alias
-        self.is_strict = _chosen("consistency", consistency, ("commit", "strict")) == "strict"
-        self.writes_through = _chosen("write", write, ("invalidate", "through")) == "through"
+        self.is_strict = _choice("consistency", consistency, ("commit", "strict")) == "strict"
+        self.writes_through = _choice("write", write, ("invalidate", "through")) == "through"
         self.missing_timeout = missing_timeout
         self.stale_for = 0.0 if self.is_strict else stale_for
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
-        """Become the attribute of a model, and be told of its rows' changes. Called by Django."""
+        """Become an attribute of the model, and watch its rows. Django calls it."""
         if model._meta.abstract:
-            message = f"{model.__name__}.{name}: a CachedManager belongs on a model that has rows"
+            message = f"{model.__name__}.{name}: a CachedManager belongs on a model that is not abstract"
             raise ImproperlyConfigured(message)
         self.model = model
         setattr(model, name, self)
@@ -89,65 +89,68 @@ class CachedManager(Generic[M]):
         """Return the row with this primary key or lookup value.
 
         Raises:
-            DoesNotExist: There is none.
-            TypeError: Not exactly one field is asked for.
-            ImproperlyConfigured: The field is not among ``lookups``.
+            DoesNotExist: There is no such row.
+            TypeError: Not exactly one field is given.
+            ImproperlyConfigured: The field is not one of ``lookups``.
         """
         field, value = self._field_and_value(lookup)
-        return self._or_raise(self.cache.client.run(self._get(field, value, _as_it_is)), lookup)
+        return self._or_raise(self.cache.client.run(self._get(field, value, _blocking)), lookup)
 
     async def aget(self, **lookup: Any) -> M:
-        """Return the row with this primary key or lookup value; raises as ``get`` does."""
+        """Return the row with this primary key or lookup value; raises as ``get``."""
         field, value = self._field_and_value(lookup)
         return self._or_raise(await self.cache.client.arun(self._get(field, value, sync_to_async)), lookup)
 
     def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
-        """Return the rows with these primary keys, by key; one query for all that are not cached."""
-        return self.cache.client.run(self._in_bulk(list(keys), _as_it_is))
+        """Return the rows with these primary keys, by primary key; one query loads those that miss."""
+        return self.cache.client.run(self._in_bulk(list(keys), _blocking))
 
     async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
-        """Return the rows with these primary keys, by key; one query for all that are not cached."""
+        """Return the rows with these primary keys, as ``in_bulk``."""
         return await self.cache.client.arun(self._in_bulk(list(keys), sync_to_async))
 
     def _get(self, field: models.Field[Any, Any], value: Any, adapt: Adapt) -> protocol.Operation[M | None]:
         if field is self._keys.pk:
             return (yield from self._row(value, adapt))
-        at = self._shape.names.index(field.attname)
         key = self._key(field, value)
-        pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
+        pk = yield from self._load(key, adapt(lambda: self._query_pk(field, value)))
         if _is_absent(pk):
             return None
         row = yield from self._row(pk, adapt)
-        if row is not None and self._keys.text(field, row.__dict__[self._shape.names[at]]) == self._keys.text(
-            field, value
-        ):
+        if row is not None and self._has_value(row, field, value):
             return row
-        # The lookup entry led to a row that has another value by now, or is gone.
+        # The cached lookup names a row that has another value now, or that does not exist any more
         yield from protocol.delete(self.cache.client.context, key)
-        pk = yield from self._load(key, adapt(lambda: self._find_pk(field, value)))
+        pk = yield from self._load(key, adapt(lambda: self._query_pk(field, value)))
         return None if _is_absent(pk) else (yield from self._row(pk, adapt))
+
+    def _has_value(self, row: M, field: models.Field[Any, Any], value: Any) -> bool:
+        """Return whether a row has a value in a field, as the database compares them."""
+        return self._keys.text(field, row.__dict__[field.attname]) == self._keys.text(field, value)
 
     def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
         key = self._key(self._keys.pk, pk)
-        value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
+        value = yield from self._load(key, adapt(lambda: self._query_row(pk)))
         if _is_absent(value):
             return None
         row = self._shape.row(value)
-        if row is None:  # written by a process whose model has another shape
+        if row is None:  # a process whose model has another shape filled it
             yield from protocol.delete(self.cache.client.context, key)
-            value = yield from self._load(key, adapt(lambda: self._find_row(pk)))
+            value = yield from self._load(key, adapt(lambda: self._query_row(pk)))
             row = None if _is_absent(value) else self._shape.row(value)
         return None if row is None else self._shape.instance(row, self._using)
 
-    def _in_bulk(self, asked: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
+    def _in_bulk(self, pks: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
         using = self._using
-        keys = {self._keys.pk.to_python(pk): self._key(self._keys.pk, pk) for pk in asked}
+        keys = {self._keys.pk.to_python(pk): self._key(self._keys.pk, pk) for pk in pks}
         pending = {pk for pk, key in keys.items() if is_pending(self.alias, key, using)}
-        found = yield from self._load_many({pk: key for pk, key in keys.items() if pk not in pending}, adapt)
-        rows = {pk: self._shape.row(value) for pk, value in found.items() if value is not None}
-        unread = [pk for pk in keys if pk in pending or (pk in rows and rows[pk] is None)]
-        if unread:
-            values = yield protocol.Load(adapt(lambda: self._find_rows(unread)))
+        cacheable = {pk: key for pk, key in keys.items() if pk not in pending}
+        values = yield from self._load_many(cacheable, adapt)
+        rows = {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
+        # The transaction has changed the row, or a process whose model has another shape filled it
+        uncached = [pk for pk in keys if pk in pending or (pk in rows and rows[pk] is None)]
+        if uncached:
+            values = yield protocol.Load(adapt(lambda: self._query_rows(uncached)))
             rows.update({pk: self._shape.row(value) for pk, value in values.items()})
         return {pk: self._shape.instance(row, using) for pk in keys if (row := rows.get(pk)) is not None}
 
@@ -155,22 +158,25 @@ class CachedManager(Generic[M]):
         """Read many rows through the ring, by the same rules as ``_load``."""
         context, fill_options = self._context, self._fill_options(self.cache)
         if not is_in_transaction(connections[self._using]):
-            return (yield from protocol.get_or_load_many(context, keys, adapt(self._find_rows), fill_options))
-        found = yield from protocol.get_many(context, keys)
-        missing = {pk: key for pk, key in keys.items() if pk not in found}
+            return (
+                yield from protocol.get_or_load_many(context, keys, adapt(self._query_rows), fill_options)
+            )
+        hits = yield from protocol.get_many(context, keys)
+        missing = {pk: key for pk, key in keys.items() if pk not in hits}
         if missing and may_fill(self._using):
             loaded = yield from protocol.get_or_load_many(
-                context, missing, adapt(self._find_rows), fill_options
+                context, missing, adapt(self._query_rows), fill_options
             )
         else:
-            loaded = (yield protocol.Load(adapt(lambda: self._find_rows(list(missing))))) if missing else {}
-        return found | loaded
+            loaded = (yield protocol.Load(adapt(lambda: self._query_rows(list(missing))))) if missing else {}
+        return hits | loaded
 
     def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
-        """Read through the ring; past it, or without filling, where the open transaction asks for that.
+        """Read a key through the ring, or bypass the ring or the fill if the open transaction requires it.
 
-        A transaction must not read over what it has written, nor fill from it; and one
-        whose snapshot may be older than the lease must not fill.
+        For a row that the transaction has changed, the cached value is older than the row, and the
+        changed row must not be filled before the commit. A transaction whose snapshot may be older
+        than the lease must not fill either.
         """
         context = self._context
         if is_pending(self.alias, key, self._using):
@@ -185,7 +191,7 @@ class CachedManager(Generic[M]):
 
     @property
     def _context(self) -> protocol.Context:
-        """The alias' context; for strict rows without gutter and copies, where no quarantine is."""
+        """The alias' context; for strict rows without gutter and near cache, which have no quarantine."""
         context = self.cache.client.context
         return context.for_strict() if self.is_strict else context
 
@@ -197,41 +203,41 @@ class CachedManager(Generic[M]):
             else fill_options.with_missing_timeout(self.missing_timeout)
         )
 
-    # Being told of changes
+    # Changes of rows
 
     @property
     def caches_absence(self) -> bool:
-        """Whether a key may hold that there is no row."""
+        """Whether a key may record that a row does not exist."""
         return self.missing_timeout is not None
 
     def refill(self, keys: Iterable[Any]) -> None:
-        """Load rows anew, under fresh leases, if the manager writes through.
+        """Load rows again, under new leases, if the manager writes through.
 
-        Each reads what is committed when its lease is held, so of two writers that refill
-        neither can leave the older row.
+        Each row is read after its lease is held, and the read sees everything that is committed by
+        then. So if two writers refill the same row, the older version cannot remain in the cache.
         """
-        if self.writes_through and (wanted := list(keys)):
-            self.in_bulk(wanted)
+        if self.writes_through and (pks := list(keys)):
+            self.in_bulk(pks)
 
     # Auditing
 
     def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
-        """Return what is cached of rows, by primary key: columns, or None for an absence. Fills nothing."""
-        wanted = {pk: self._key(self._keys.pk, pk) for pk in keys}
-        found = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), wanted))
-        return {pk: None if value is None else self._shape.row(value) for pk, value in found.items()}
+        """Return the cached columns of rows, by primary key; None for a cached absence. Fills nothing."""
+        row_keys = {pk: self._key(self._keys.pk, pk) for pk in keys}
+        values = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), row_keys))
+        return {pk: self._row_or_none(value) for pk, value in values.items()}
 
-    def differing(self, keys: Iterable[Any]) -> list[Any]:
-        """Return the primary keys of rows that the cache has otherwise than the database.
+    def differing_rows(self, keys: Iterable[Any]) -> list[Any]:
+        """Return the primary keys of the cached rows that differ from those in the database.
 
-        The cache is read first: a row that is written in between is then found newer in the
-        database, and no longer cached by the time it is looked at again.
+        The cache is read first. If a row is written in between, the database has a newer row than
+        the cache; by the next comparison the old one is no longer cached.
         """
         cached = self.cached_rows(keys)
-        stored = self._find_rows(list(cached))
-        return [pk for pk, row in cached.items() if row != self._stored_row(stored.get(pk))]
+        stored = self._query_rows(list(cached))
+        return [pk for pk, row in cached.items() if row != self._row_or_none(stored.get(pk))]
 
-    def _stored_row(self, value: Any) -> Sequence[Any] | None:
+    def _row_or_none(self, value: Any) -> Sequence[Any] | None:
         return None if value is None else self._shape.row(value)
 
     # Loading from the database
@@ -240,18 +246,18 @@ class CachedManager(Generic[M]):
     def _rows(self) -> models.QuerySet[M]:
         return self.model._base_manager.using(self._using)
 
-    def _find_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
-        found = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True)
-        return next(iter(found), protocol.MISSING)
+    def _query_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
+        pks = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True)
+        return next(iter(pks), protocol.MISSING)
 
-    def _find_row(self, pk: Any) -> Any:
+    def _query_row(self, pk: Any) -> Any:
         rows = self._rows.filter(pk=pk).values_list(*self._shape.names)
         return next((self._shape.value(row) for row in rows), protocol.MISSING)
 
-    def _find_rows(self, keys: list[Any]) -> dict[Any, Any]:
-        at = self._shape.names.index(self._keys.pk.attname)
+    def _query_rows(self, keys: list[Any]) -> dict[Any, Any]:
+        position = self._shape.names.index(self._keys.pk.attname)
         rows = self._rows.filter(pk__in=keys).values_list(*self._shape.names)
-        return {row[at]: self._shape.value(row) for row in rows}
+        return {row[position]: self._shape.value(row) for row in rows}
 
     # Keys
 
@@ -261,7 +267,7 @@ class CachedManager(Generic[M]):
         return self._keys.columns
 
     def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """Return the keys of rows: their own, and their lookups' as far as they are known."""
+        """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         return self.cache.many_key_bytes(self._keys.of_rows(rows))
 
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
@@ -281,10 +287,10 @@ class CachedManager(Generic[M]):
 
     @property
     def cache(self) -> RingCache:
-        """The ring cache that rows are kept in.
+        """The ring cache that stores the rows.
 
         Raises:
-            ImproperlyConfigured: The alias is not one.
+            ImproperlyConfigured: The alias is not a ring cache.
         """
         return ring_cache(self.alias, "CachedManager")
 
@@ -322,17 +328,18 @@ def _add_triggers(model: type[models.Model], name: str) -> None:
     triggers.add_triggers(model)
 
 
-def _chosen(name: str, word: str, words: tuple[str, ...]) -> str:
-    if word not in words:
-        message = f"CachedManager({name}=…) must be one of {', '.join(words)}, got {word!r}"
+def _choice(name: str, choice: str, choices: tuple[str, ...]) -> str:
+    if choice not in choices:
+        message = f"CachedManager({name}=…) must be one of {', '.join(choices)}, got {choice!r}"
         raise ImproperlyConfigured(message)
-    return word
+    return choice
 
 
 def _is_absent(value: Any) -> bool:
-    """Return whether there is no row: just found out, or cached as None."""
+    """Return whether a loaded or cached value says that the row does not exist."""
     return value is protocol.MISSING or value is None
 
 
-def _as_it_is(loader: Callable[..., Any]) -> Callable[..., Any]:
+def _blocking(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the loader unchanged: the blocking driver calls it as it is."""
     return loader

@@ -1,4 +1,4 @@
-"""The keys that a model's rows are cached by: their primary key, and each of their lookups."""
+"""The keys that a model's rows are cached under: one for the primary key, one for each lookup."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from xxhash import xxh3_128_hexdigest
 
 __all__ = ["RowKeys"]
 
-#: A key part that is longer than this, or not plain, is written as its hash.
+#: Characters. A value that is longer, or that a key may not contain, is replaced by its hash.
 LONGEST_KEY_PART = 100
 
 
 class RowKeys:
-    """How keys of one model's rows are made, before the cache gives them prefix and version.
+    """Makes the keys of one model's rows; the cache adds its prefix and version to them.
 
     Args:
-        model: The rows' model, whole: its fields are known.
-        lookups: The unique fields, beside the primary key, that rows are asked for by.
+        model: The rows' model; all of its fields must be known.
+        lookups: The unique fields, beside the primary key, by which rows are looked up.
     """
 
     def __init__(self, model: type[models.Model], lookups: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class RowKeys:
         """The primary key.
 
         Raises:
-            ImproperlyConfigured: There is none.
+            ImproperlyConfigured: The model has none.
         """
         pk = self._model._meta.pk
         if pk is None:
@@ -43,7 +43,7 @@ class RowKeys:
 
     @cached_property
     def fields(self) -> dict[str, models.Field[Any, Any]]:
-        """The fields that rows may be asked for by, under each name that names them.
+        """The fields by which rows may be looked up, under each name that a caller may use.
 
         Raises:
             ImproperlyConfigured: A lookup is not a unique field.
@@ -66,24 +66,24 @@ class RowKeys:
         return tuple(field.attname for field in self.fields.values())
 
     def of(self, field: models.Field[Any, Any], value: Any) -> str:
-        """Return the key of the row that has this value."""
-        _, opening = self._openings[field.attname]
-        return f"{opening}{self.text(field, value)}"
+        """Return the key of the row that has this value in a field."""
+        _, prefix = self._prefixes[field.attname]
+        return f"{prefix}{self.text(field, value)}"
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the keys of rows: their own, and their lookups' as far as they are known."""
-        found: list[str] = []
-        for field, opening in self._openings.values():
+        """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
+        keys: list[str] = []
+        for field, prefix in self._prefixes.values():
             name = field.attname
             if field is self.pk:
                 values = [row.get(name, row.get("pk")) for row in rows]
             else:
                 values = [row.get(name) for row in rows]
-            found += [f"{opening}{self.text(field, value)}" for value in values if value is not None]
-        return found
+            keys += [f"{prefix}{self.text(field, value)}" for value in values if value is not None]
+        return keys
 
     def text(self, field: models.Field[Any, Any], value: Any) -> str:
-        """Return a value as a part of a key: equal for all that the database holds for equal."""
+        """Return a value as a part of a key: the same text for all values that the database holds equal."""
         if type(value) is int and isinstance(field, models.IntegerField):
             return str(value)
         text = str(field.get_prep_value(value))
@@ -92,7 +92,7 @@ class RowKeys:
         return f"#{xxh3_128_hexdigest(text.encode())}"
 
     @cached_property
-    def _openings(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
-        """What keys begin with, by the column that they are made of."""
+    def _prefixes(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
+        """The field and the prefix of its keys, by the field's attribute name."""
         label = self._model._meta.label_lower
         return {field.attname: (field, f"{label}:{field.attname}:") for field in self.fields.values()}

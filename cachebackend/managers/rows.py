@@ -1,8 +1,8 @@
-"""Rows as values: the columns as the database gave them, and a mark of the model's shape.
+"""Rows as cached values: the columns as the database returned them, and a fingerprint of the model.
 
-Instances are not pickled: a process whose model has one field more or less finds
-another mark and takes the value for a miss, instead of an instance that lacks an
-attribute or has a wrong one.
+Instances are not pickled. If the model of another process has one field more or less, that
+process finds another fingerprint and treats the value as a miss. It never builds an instance
+that lacks an attribute or has a wrong one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ M = TypeVar("M", bound=models.Model)
 
 
 class RowShape(Generic[M]):
-    """How rows of one model are kept.
+    """How rows of one model are stored.
 
     Args:
-        model: The rows' model, whole: its fields are known.
+        model: The rows' model; all of its fields must be known.
     """
 
     def __init__(self, model: type[M]) -> None:
@@ -30,15 +30,15 @@ class RowShape(Generic[M]):
         fields = model._meta.concrete_fields
         self.names = [field.attname for field in fields]
         shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
-        self._mark = xxh3_64_hexdigest(repr(shape).encode())
+        self._fingerprint = xxh3_64_hexdigest(repr(shape).encode())
 
     def value(self, row: Sequence[Any]) -> list[Any]:
-        """Return what is cached of a row, given its columns in the order of ``names``."""
-        return [self._mark, *row]
+        """Return the value to cache for a row, given its columns in the order of ``names``."""
+        return [self._fingerprint, *row]
 
     def row(self, value: Any) -> Sequence[Any] | None:
-        """Return the columns, or None if the value was made by a model of another shape."""
-        if not isinstance(value, list) or len(value) != len(self.names) + 1 or value[0] != self._mark:
+        """Return the columns of a cached value; None if a model of another shape made the value."""
+        if not isinstance(value, list) or len(value) != len(self.names) + 1 or value[0] != self._fingerprint:
             return None
         return value[1:]
 

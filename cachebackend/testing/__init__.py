@@ -1,8 +1,9 @@
-"""For the tests of projects that use the ring: empty rings, nodes to run them on, and an assertion.
+"""Helps projects that use the ring with their tests: empty rings, nodes to run them on, an assertion.
 
-``blocks`` is what a test puts around some code, ``embedded`` starts nodes of the test's own, and
-``plugin`` makes fixtures of both for pytest, which loads it before Django is set up: so what
-needs Django is imported when it is first used.
+``blocks`` has the context managers that a test puts around its code, ``embedded`` starts nodes for
+a test, and ``plugin`` offers both as pytest fixtures. pytest loads the plugin before Django is set
+up, so modules that need Django are imported when they are first used. Nothing outside tests
+imports this package.
 """
 
 from importlib import import_module
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["assert_invalidates", "embedded_nodes", "empty_ring"]
 
-_HOMES = {"assert_invalidates": "blocks", "embedded_nodes": "embedded", "empty_ring": "blocks"}
+#: The module that defines each public name.
+_MODULES = {"assert_invalidates": "blocks", "embedded_nodes": "embedded", "empty_ring": "blocks"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

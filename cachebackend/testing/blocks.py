@@ -1,7 +1,7 @@
-"""What a test puts around a block: an empty ring, and what the block must invalidate.
+"""Context managers for tests: an empty ring, and an assertion of what a block invalidates.
 
-Works with any runner. A delete follows the commit, so what is tested must commit:
-``TransactionTestCase``, or ``django_db(transaction=True)`` under pytest.
+They work with any test runner. Keys are deleted after the commit, so the tested code must commit:
+use ``TransactionTestCase``, or ``django_db(transaction=True)`` under pytest.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from cachebackend.invalidation.watched import dependents_of
 
 __all__ = ["assert_invalidates", "empty_ring"]
 
-#: How long what a failed test left behind may stand.
-_SECONDS = 600
+#: Seconds after which the marks of a test that was killed expire.
+_MARK_SECONDS = 600
 
 
 @contextmanager
 def empty_ring(
     alias: str = "default", *, location: Sequence[str] | None = None, **options: Any
 ) -> Iterator[RingCache]:
-    """Give a block the alias' nodes under a key prefix of its own, to find and leave nothing.
+    """Give the alias a unique key prefix for a block, so that the block finds nothing; then clear it.
 
     Args:
-        alias: The cache alias, a ring cache, or with a ``location`` any.
-        location: The URLs of other nodes; the alias' own by default.
-        options: What the block's ``OPTIONS`` has besides, such as ``lease_on_get=True``.
+        alias: The cache alias: a ring cache, or any cache if a ``location`` is given.
+        location: The URLs of the nodes. Default: those of the alias.
+        options: Values that are added to the alias' ``OPTIONS``, such as ``lease_on_get=True``.
     """
-    block = settings.CACHES[alias]
+    settings_block = settings.CACHES[alias]
     if location is not None:
-        kept = block if alias in ring_aliases() else {"BACKEND": BACKENDS[0]}
-        block = kept | {"LOCATION": list(location)}
-    own = block | {
+        ring_block = settings_block if alias in ring_aliases() else {"BACKEND": BACKENDS[0]}
+        settings_block = ring_block | {"LOCATION": list(location)}
+    test_block = settings_block | {
         "KEY_PREFIX": f"test-{uuid4().hex}",
-        "OPTIONS": {**block.get("OPTIONS", {}), **options},
+        "OPTIONS": {**settings_block.get("OPTIONS", {}), **options},
     }
-    with override_settings(CACHES={**settings.CACHES, alias: own}):
+    with override_settings(CACHES={**settings.CACHES, alias: test_block}):
         cache = ring_cache(alias)
         try:
             yield cache
@@ -58,41 +58,41 @@ def empty_ring(
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A key that was given a value to be invalidated.
+    """A key that holds a known value, which the block must delete.
 
     Attributes:
-        cache: Where it is.
-        key: As the nodes know it.
-        what: As people know it.
-        is_refilled: Whether what invalidates it loads it anew at once.
+        cache: The cache that has the key.
+        key: The key as the nodes store it.
+        description: The key as the error message names it.
+        is_refilled: Whether the row is written through: after the delete it is loaded again.
     """
 
     cache: RingCache
     key: bytes
-    what: str
+    description: str
     is_refilled: bool = False
 
 
 @contextmanager
 def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
-    """Fail if a block leaves any of these standing on the nodes.
+    """Fail if a block does not invalidate all of these targets.
 
-    Each is given a value before the block, so nothing needs to be read first. A block that reads
-    a target fails too: a reader drops what it cannot use, so nothing can be told of it any more;
-    but for a row that is written through, which is read again by who invalidates it.
+    Each target gets a mark on its node before the block, so the test need not cache anything. A
+    block that reads a target fails too: the reader replaces the mark, so the assertion cannot check
+    the target. Rows that are written through are the exception: the write itself reads them.
 
     Args:
-        targets: A row: all that is cached of it, by key and by each lookup. A model: what was
-            loaded under it as a tag. A string: what was loaded under that tag.
-        alias: The cache alias of tags.
+        targets: A row: all that is cached of it, by primary key and by each lookup. A model: all
+            values with that tag. A string: all values with that tag.
+        alias: The cache alias of the tags.
 
     Raises:
-        AssertionError: Some still stand or were read, or nothing is cached of a row.
-        ImproperlyConfigured: The test runs in a transaction, which deletes nothing.
+        AssertionError: A target was not invalidated or was read, or nothing is cached of a row.
+        ImproperlyConfigured: The test runs in a transaction, in which no key is deleted.
     """
     if any(connection.in_atomic_block for connection in connections.all(initialized_only=True)):
         message = (
-            "a delete follows the commit, and this test never commits: use TransactionTestCase, "
+            "keys are deleted after the commit, and this test never commits: use TransactionTestCase, "
             "or django_db(transaction=True)"
         )
         raise ImproperlyConfigured(message)
@@ -100,34 +100,37 @@ def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
     value = uuid4().hex
     try:
         for mark in marks:
-            mark.cache.client.set(mark.key, value, _SECONDS * 1000)
+            mark.cache.client.set(mark.key, value, _MARK_SECONDS * 1000)
         yield
-        _refuse_standing(marks, value)
+        _assert_invalidated(marks, value)
     finally:
         for mark in marks:
             mark.cache.client.run(protocol.delete(mark.cache.client.context, mark.key))
 
 
-def _refuse_standing(marks: Sequence[_Mark], value: str) -> None:
+def _assert_invalidated(marks: Sequence[_Mark], value: str) -> None:
     faults: dict[str, list[str]] = {}
     for mark in marks:
         client = mark.cache.client
         record = client.run(protocol.inspect(client.context, mark.key)).record
         if record == client.context.codec.encode(value):
-            faults.setdefault("not invalidated", []).append(mark.what)
+            faults.setdefault("not invalidated", []).append(mark.description)
         elif record and not mark.is_refilled:
-            faults.setdefault("read by the block, so it cannot be told", []).append(mark.what)
+            faults.setdefault("read by the block, so it cannot be checked", []).append(mark.description)
     if faults:
-        raise AssertionError("; ".join(f"{why}: {', '.join(sorted(what))}" for why, what in faults.items()))
+        raise AssertionError(
+            "; ".join(f"{fault}: {', '.join(sorted(keys))}" for fault, keys in faults.items())
+        )
 
 
 def _marks_of(target: Tag, alias: str) -> list[_Mark]:
+    """Return a mark for each key that an invalidation of the target must delete."""
     if not isinstance(target, models.Model):
         cache = ring_cache(alias)
-        what = repr(target) if isinstance(target, str) else target._meta.label
-        return [_Mark(cache, cache.tag_bytes(target), f"tag {what}")]
+        name = repr(target) if isinstance(target, str) else target._meta.label
+        return [_Mark(cache, cache.tag_bytes(target), f"tag {name}")]
     row = row_of(target)
-    found = [
+    marks = [
         _Mark(
             ring_cache(dependent.alias),
             key,
@@ -137,7 +140,7 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
         for _, dependent in dependents_of(type(target))
         for key in dependent.keys_of([row])
     ]
-    if not found:
+    if not marks:
         message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is no tag"
         raise AssertionError(message)
-    return found
+    return marks

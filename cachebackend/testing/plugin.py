@@ -17,13 +17,13 @@ __all__ = ["ring", "ring_nodes"]
 
 @pytest.fixture(scope="session")
 def ring_nodes() -> Iterator[list[str]]:
-    """The URLs of three nodes that are started for the run; return those of your own to use them instead."""
+    """The URLs of three nodes that are started for the test run; override it to use your own nodes."""
     with embedded_nodes(3) as urls:
         yield urls
 
 
 @pytest.fixture
 def ring(ring_nodes: list[str]) -> Iterator[RingCache]:
-    """The default alias, for this test an empty ring on these nodes."""
+    """The cache of the alias "default": an empty ring on ``ring_nodes``, for one test."""
     with empty_ring(location=ring_nodes) as cache:
         yield cache

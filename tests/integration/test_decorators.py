@@ -137,7 +137,7 @@ def test_an_exception_is_not_kept_and_an_argument_without_a_key_is_told() -> Non
         with pytest.raises(ZeroDivisionError):
             fail(1)
     assert calls == ["fail", "fail"]
-    with pytest.raises(TypeError, match="has an argument that makes no key; give @cached"):
+    with pytest.raises(TypeError, match="has an argument that cannot be part of a key; give @cached"):
         fail(object())
 
 

@@ -60,7 +60,7 @@ def test_what_still_stands_is_named(article: Article) -> None:
 def test_what_the_block_reads_is_told(article: Article) -> None:
     """A reader of a row takes the mark away, and the test would pass whatever the write did."""
     read = pytest.raises(
-        AssertionError, match=r"read by the block, so it cannot be told: .*demo\.article:id:"
+        AssertionError, match=r"read by the block, so it cannot be checked: .*demo\.article:id:"
     )
     with read, assert_invalidates(article):
         Article.cached.get(pk=article.pk)

@@ -13,7 +13,7 @@ class OutboxRow(models.Model):
 
     The row is committed with the transaction, in the same database. A trigger cannot make keys,
     so it writes the changed rows instead, and the process that handles the outbox row makes the
-    keys. A row with a node's endpoint stands for every key of some aliases on that node.
+    keys. A row with a node's endpoint means every key of some aliases on that node.
     """
 
     keys = models.BinaryField(default=b"", help_text="The keys by cache alias, as MessagePack.")

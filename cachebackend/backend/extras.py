@@ -157,7 +157,7 @@ class ExtraMethods(ClientCache):
     def _prefix_and_pattern(self, pattern: str, version: int | None) -> tuple[bytes, bytes]:
         """Return the prefix of this version's keys, and the Redis pattern of the keys to find."""
         if not self.has_plain_keys:
-            message = "keys cannot be found by pattern in an alias with a KEY_FUNCTION of its own"
+            message = "keys cannot be found by pattern in an alias that has a KEY_FUNCTION"
             raise RingCacheError(message)
         prefix = f"{self.key_prefix}:{self.version if version is None else version}:".encode(*ENCODING)
         return prefix, self.escaped(prefix) + pattern.encode(*ENCODING)

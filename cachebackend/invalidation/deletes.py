@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -94,18 +94,18 @@ class PendingDeletes:
                 logger.exception("a row could not be loaded again after it was written")
 
 
-def delete_keys(keys: Mapping[str, Iterable[bytes]]) -> KeysByAlias:
+def delete_keys(keys: KeysByAlias) -> KeysByAlias:
     """Delete keys on their nodes; return the keys that a node did not confirm, by cache alias.
 
     The client does not write an outbox row for them: the caller's row keeps them pending.
     """
     unconfirmed: KeysByAlias = {}
     for alias, group in keys.items():
-        wanted, cache = list(group), _ring_cache(alias)
-        if wanted and cache is not None:
+        cache = _ring_cache(alias)
+        if group and cache is not None:
             client = cache.client
-            missed = client.run(protocol.delete_many(client.context, wanted, in_outbox=True))
-            client.counters.cell.invalidations += len(wanted) - len(missed)
+            missed = client.run(protocol.delete_many(client.context, list(group), in_outbox=True))
+            client.counters.cell.invalidations += len(group) - len(missed)
             add_keys(unconfirmed, {alias: missed})
     return unconfirmed
 

@@ -12,7 +12,7 @@ after the statement's commit.
 
 Other deletes that a node misses get rows too (``ClientOutbox``), so that no crash loses them and
 every process sees them. Such a row holds keys; or, for a node that missed too many keys or a
-clear, the node's endpoint, and stands for every key of the aliases on that node.
+clear, the node's endpoint, and means every key of the aliases on that node.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def keys_of_row(row: OutboxRow) -> KeysByAlias:
 
 
 def delete_rows(using: str, *pks: int | None) -> None:
-    """Delete rows whose keys every node has confirmed; None stands for a row that was not written."""
+    """Delete rows whose keys every node has confirmed; None is a row that was not written."""
     if written := [pk for pk in pks if pk is not None]:
         OutboxRow.objects.using(using).filter(pk__in=written).delete()
 

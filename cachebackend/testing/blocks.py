@@ -141,6 +141,6 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
         for key in dependent.keys_of([row])
     ]
     if not marks:
-        message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is no tag"
+        message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is not a tag"
         raise AssertionError(message)
     return marks

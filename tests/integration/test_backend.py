@@ -1,4 +1,4 @@
-"""Django's cache API to the letter, each line on the sync methods and on their async twins."""
+"""Django's cache API, each test on the sync methods and on their async twins."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ KEYS = [f"key:{number}" for number in range(60)]
 
 
 def raw(cache: RingCache, key: str, *command: Any) -> Any:
-    """Send a command about a key to its node, past the cache."""
-    made = cache.key_bytes(key)
-    return cache.client.nodes[cache.client.ring.owner(made)].call((command[0], made, *command[1:]))
+    """Send a command with a key to the key's node, without the cache."""
+    encoded = cache.key_bytes(key)
+    return cache.client.nodes[cache.client.ring.owner(encoded)].call((command[0], encoded, *command[1:]))
 
 
 def test_many_keys_spread_over_all_nodes_come_back(ring_cache: RingCache, call: Call) -> None:
@@ -49,10 +49,10 @@ def test_no_keys_are_no_round_trip_and_no_error(ring_cache: RingCache, call: Cal
     [(None, -1), (60, 60_000), (0.5, 500), (0.0004, 1), (0, -2), (-1, -2), (-0.5, -2)],
 )
 @pytest.mark.parametrize("method", ["set", "add", "touch", "set_many", "get_or_set"])
-def test_a_timeout_is_kept_to_the_millisecond(
+def test_a_timeout_is_exact_to_the_millisecond(
     ring_cache: RingCache, call: Call, method: str, timeout: Any, milliseconds: int
 ) -> None:
-    """None is for ever; 0 and less are not at all; a part of a millisecond is a millisecond."""
+    """None never expires; 0 and less expire at once; a part of a millisecond is rounded up to one."""
     match method:
         case "touch":
             call(ring_cache, "set", "k", "v", 1000)
@@ -71,7 +71,7 @@ def test_a_timeout_is_kept_to_the_millisecond(
 
 
 def test_none_is_a_value(ring_cache: RingCache, call: Call) -> None:
-    """A cached None is a hit wherever a missing key is not."""
+    """A cached None is a hit for every method for which an absent key is a miss."""
     call(ring_cache, "set", "k", None)
     assert call(ring_cache, "get", "k", "default") is None
     assert call(ring_cache, "get_many", ["k", "l"]) == {"k": None}
@@ -83,7 +83,7 @@ def test_none_is_a_value(ring_cache: RingCache, call: Call) -> None:
 
 
 def test_counting(ring_cache: RingCache, call: Call) -> None:
-    """Integers are added to on their node and keep their timeout."""
+    """The node adds to the integer, whose timeout does not change."""
     call(ring_cache, "set", "k", 5, 60)
     assert call(ring_cache, "incr", "k") == 6
     assert call(ring_cache, "decr", "k", 10) == -4
@@ -102,7 +102,7 @@ def test_counting(ring_cache: RingCache, call: Call) -> None:
 def test_a_lease_or_quarantine_is_a_miss_to_every_method(
     ring_cache: RingCache, call: Call, record: bytes
 ) -> None:
-    """Atomically, on the node: nobody can tell it from an absent key."""
+    """Atomically, on the node: no method distinguishes it from an absent key."""
     raw(ring_cache, "k", b"SET", record)
     assert call(ring_cache, "get", "k", "default") == "default"
     assert call(ring_cache, "get_many", ["k"]) == {}
@@ -125,7 +125,7 @@ def test_a_record_that_cannot_be_read_is_a_miss_and_counted(ring_cache: RingCach
 
 
 def test_get_or_set_loads_once_and_keeps_the_value(ring_cache: RingCache, call: Call) -> None:
-    """A callable is called, anything else is the value itself."""
+    """A callable is called; anything else is the value."""
     assert call(ring_cache, "get_or_set", "k", lambda: [1]) == [1]
     assert call(ring_cache, "get_or_set", "k", lambda: pytest.fail("loaded again")) == [1]
     assert call(ring_cache, "get_or_set", "l", "value", 10, version=3) == "value"
@@ -133,7 +133,7 @@ def test_get_or_set_loads_once_and_keeps_the_value(ring_cache: RingCache, call: 
 
 
 def test_aget_or_set_takes_a_coroutine_function(ring_cache: RingCache) -> None:
-    """The loader may wait."""
+    """The loader may await."""
 
     async def loader() -> int:
         await asyncio.sleep(0)
@@ -143,8 +143,8 @@ def test_aget_or_set_takes_a_coroutine_function(ring_cache: RingCache) -> None:
     assert ring_cache.get("k") == 7
 
 
-def test_clear_removes_this_prefix_alone(ring_cache: RingCache, call: Call) -> None:
-    """In all versions, on all nodes, whatever signs the prefix holds."""
+def test_clear_deletes_the_keys_of_this_prefix_only(ring_cache: RingCache, call: Call) -> None:
+    """In all versions, on all nodes, whatever characters the prefix contains."""
     other = RingCache(settings.CACHES["default"]["LOCATION"], {"KEY_PREFIX": "d*mo"})
     other.set_many(dict.fromkeys(KEYS, 1))
     ring_cache.set_many(dict.fromkeys(KEYS, 1), version=7)
@@ -158,7 +158,7 @@ def test_clear_removes_this_prefix_alone(ring_cache: RingCache, call: Call) -> N
 
 
 def test_clear_refuses_a_key_function_that_hides_the_key(ring_cache: RingCache) -> None:
-    """It cannot know which keys are its own, and deletes none."""
+    """It cannot find the keys of its alias, so it deletes nothing."""
     ring_cache.key_func = lambda key, prefix, version: f"{hash((key, prefix, version))}"
     with pytest.raises(RingCacheError, match="its KEY_FUNCTION hides the key"):
         ring_cache.clear()
@@ -175,8 +175,8 @@ def test_a_key_function_may_be_swapped(ring_cache: RingCache, call: Call) -> Non
 
 
 @pytest.mark.parametrize("key", ["with space", "x" * 300, "tab\t", "\x7f"])
-def test_a_key_that_memcached_would_refuse_is_warned_of(ring_cache: RingCache, key: str) -> None:
-    """As Django's own backends do, and it works all the same."""
+def test_a_key_that_memcached_would_refuse_causes_a_warning(ring_cache: RingCache, key: str) -> None:
+    """As in Django's own backends; the key works nevertheless."""
     with pytest.warns(CacheKeyWarning):
         ring_cache.set(key, 1)
     with pytest.warns(CacheKeyWarning):
@@ -184,7 +184,7 @@ def test_a_key_that_memcached_would_refuse_is_warned_of(ring_cache: RingCache, k
 
 
 def test_bad_settings_name_every_fault() -> None:
-    """At the first use, before anything is connected, by the alias' own name."""
+    """At the first use, before a connection is opened, with the name of the alias."""
     block = {"BACKEND": "cachebackend.RingCache", "LOCATION": "redis://h", "OPTIONS": {"codek": "auto"}}
     with override_settings(CACHES={"default": block}):
         says = r"CACHES\['default'\]\['OPTIONS'\]\['codek'\]: unknown option; did you mean 'codec'"
@@ -193,7 +193,7 @@ def test_bad_settings_name_every_fault() -> None:
 
 
 @pytest.mark.parametrize("mode", ["miss", "raise"])
-def test_a_node_that_is_not_there_at_start(call: Call, mode: str) -> None:
+def test_a_node_that_is_down_at_start(call: Call, mode: str) -> None:
     """``"miss"``: its keys are misses and nothing raises; ``"raise"``: the error names the node."""
     cache = RingCache("redis://127.0.0.1:1/0?name=gone", {"OPTIONS": {"on_node_failure": mode}})
     if mode == "raise":

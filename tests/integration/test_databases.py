@@ -22,7 +22,7 @@ with_nodes = pytest.mark.usefixtures("empty_nodes")
 
 
 class Killed(BaseException):
-    """Stands for the end of an application's process."""
+    """Simulates the end of an application's process."""
 
 
 @both
@@ -30,7 +30,7 @@ class Killed(BaseException):
 def test_each_database_has_its_own_transactions_and_outbox(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On SQLite too, which has no SKIP LOCKED: the row that a crash leaves is settled by the relay."""
+    """On SQLite too, which has no SKIP LOCKED: the relay processes the row that a crash leaves."""
     article = Article(pk=7_000_000, slug="lite", title="Lite")
     article.save(using="lite")
     key = "demo.article:id:7000000"
@@ -60,7 +60,7 @@ def test_each_database_has_its_own_transactions_and_outbox(
 @pytest.mark.django_db(transaction=True)
 @with_nodes
 def test_a_request_in_a_transaction_invalidates_when_it_ends(ring_cache: RingCache) -> None:
-    """With ``ATOMIC_REQUESTS``: an answer commits and deletes, an error does neither."""
+    """With ``ATOMIC_REQUESTS``: a response commits and deletes the keys, an error does neither."""
     from django.core.handlers.base import BaseHandler
 
     article = Article.objects.create(slug="first", title="First")
@@ -87,10 +87,10 @@ def test_a_request_in_a_transaction_invalidates_when_it_ends(ring_cache: RingCac
 
 @with_nodes
 class TestInsideTestCase(TestCase):
-    """A user's own tests, which never commit: they read what they wrote, and leave nothing cached."""
+    """Tests of a project, which never commit: they read what they wrote, and leave nothing cached."""
 
     def test_what_is_written_is_read(self) -> None:
-        """By save and by update, though no commit comes."""
+        """By save and by update, although nothing is committed."""
         article = Article.objects.create(slug="case", title="Old")
         assert Article.cached.get(slug="case").title == "Old"
         Article.objects.filter(pk=article.pk).update(title="New")

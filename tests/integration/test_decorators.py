@@ -1,4 +1,4 @@
-"""``@cached``, and tags that models invalidate by themselves."""
+"""``@cached``, and the tags that writes to models invalidate."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shouted(article: Article) -> str:
 
 
 def test_a_call_is_made_once_for_the_same_arguments() -> None:
-    """However they are written; defaults count."""
+    """Positional or by keyword; default values are part of the key."""
     assert [double(2), double(number=2), double(2, label="x"), double(2, label="y")] == [
         "x4",
         "x4",
@@ -59,8 +59,8 @@ def test_a_call_is_made_once_for_the_same_arguments() -> None:
     assert double.__doc__ == "Doubles."
 
 
-def test_a_result_is_dropped_and_computed_anew_on_demand() -> None:
-    """``invalidate`` drops it; ``refresh`` replaces it."""
+def test_a_result_is_invalidated_and_refreshed_on_demand() -> None:
+    """``invalidate`` deletes it; ``refresh`` replaces it."""
     double(2)
     assert double.invalidate(2) is True
     double(2)
@@ -70,7 +70,7 @@ def test_a_result_is_dropped_and_computed_anew_on_demand() -> None:
 
 
 def test_a_coroutine_function_is_awaited() -> None:
-    """Its twins too, and its tags work alike."""
+    """So are ``invalidate`` and ``refresh``, and its tags work the same."""
 
     async def main() -> None:
         assert [await slowly(1), await slowly(1)] == [1, 1]
@@ -100,8 +100,8 @@ def test_a_model_is_a_tag_that_its_writes_invalidate() -> None:
     assert titles() == ["C"]
 
 
-def test_a_row_is_a_tag_of_its_own() -> None:
-    """Another row's change leaves it."""
+def test_a_row_is_its_own_tag() -> None:
+    """A change of another row does not invalidate it."""
     one, other = (Article.objects.create(slug=slug, title=slug) for slug in "ab")
     assert [shouted(one), shouted(other)] == ["A", "B"]
     Article.objects.filter(pk=one.pk).update(title="new")
@@ -112,8 +112,8 @@ def test_a_row_is_a_tag_of_its_own() -> None:
     assert len(calls) == 4
 
 
-def test_invalidation_by_hand_waits_for_the_commit(ring_cache: RingCache) -> None:
-    """And is dropped with a rollback."""
+def test_invalidate_waits_for_the_commit(ring_cache: RingCache) -> None:
+    """And a rollback discards it."""
     ring_cache.get_or_set("k", "v", tags=["t"])
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         invalidate("t")
@@ -125,8 +125,8 @@ def test_invalidation_by_hand_waits_for_the_commit(ring_cache: RingCache) -> Non
     assert ring_cache.get("k") is None
 
 
-def test_an_exception_is_not_kept_and_an_argument_without_a_key_is_told() -> None:
-    """The next call tries again."""
+def test_an_exception_is_not_cached_and_an_unusable_argument_is_refused() -> None:
+    """The next call runs the function again."""
 
     @cached()
     def fail(_: object) -> None:
@@ -141,8 +141,8 @@ def test_an_exception_is_not_kept_and_an_argument_without_a_key_is_told() -> Non
         fail(object())
 
 
-def test_a_method_is_told_apart_by_its_row() -> None:
-    """Given a key where its instance is none."""
+def test_a_method_is_cached_by_its_instance() -> None:
+    """With ``key``, because its instance cannot be part of a key."""
 
     class Shop:
         @cached(60, key=lambda self, n: f"{self.name}:{n}")

@@ -1,4 +1,4 @@
-"""What users of django-redis call: the same names, and the same answers."""
+"""The methods that users of django-redis call: the same names, and the same results."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = [
 Call = Callable[..., Any]
 
 
-def test_times_to_live_are_told(ring_cache: RingCache, call: Call) -> None:
-    """0 where there is no value, None for ever; a lease is no value."""
+def test_ttl_and_pttl_return_the_remaining_time(ring_cache: RingCache, call: Call) -> None:
+    """0: the key has no value. None: the value never expires."""
     assert call(ring_cache, "ttl", "k") == 0
     ring_cache.set("k", 1, 100)
     assert 99 <= call(ring_cache, "ttl", "k") <= 100
@@ -50,10 +50,10 @@ def test_times_to_live_are_told(ring_cache: RingCache, call: Call) -> None:
         ("pexpire_at", lambda: datetime.now(UTC) + timedelta(seconds=50)),
     ],
 )
-def test_times_to_live_are_changed(
+def test_expire_and_persist_change_the_remaining_time(
     ring_cache: RingCache, call: Call, name: str, given: Callable[[], Any]
 ) -> None:
-    """By seconds, milliseconds and moments; of nothing that is not there."""
+    """With seconds, milliseconds and times; a key without a value is not changed."""
     assert call(ring_cache, name, "k", given()) is False
     ring_cache.set("k", 1, 1000)
     assert call(ring_cache, name, "k", given()) is True
@@ -65,7 +65,7 @@ def test_times_to_live_are_changed(
 
 
 def test_keys_are_found_by_pattern(ring_cache: RingCache, call: Call) -> None:
-    """On all nodes, of this alias and version, without what is no value."""
+    """On all nodes, for this alias and version; leases and tags are left out."""
     names = {f"user:{n}" for n in range(50)}
     ring_cache.set_many(dict.fromkeys(names, 1))
     ring_cache.set("other", 1)
@@ -79,8 +79,8 @@ def test_keys_are_found_by_pattern(ring_cache: RingCache, call: Call) -> None:
     assert set(call(ring_cache, "keys")) == {"other", "tagged"}
 
 
-def test_half_a_character_in_a_key_harms_nobody(ring_cache: RingCache, call: Call) -> None:
-    """It is found again, deleted and locked as others are; what is no text at all is passed over."""
+def test_a_lone_surrogate_in_a_key_works(ring_cache: RingCache, call: Call) -> None:
+    """Such a key is listed, deleted and locked like others; a key that is not text is skipped."""
     ring_cache.set_many({"\ud800x": 1, "x": 2})
     ring_cache.client.nodes[0].call((b"SET", ring_cache.key_bytes("") + b"\xff", b"1"))
     assert set(call(ring_cache, "keys", "*x")) == {"\ud800x", "x"}
@@ -92,7 +92,7 @@ def test_half_a_character_in_a_key_harms_nobody(ring_cache: RingCache, call: Cal
 
 
 def test_a_timeout_is_a_number_or_a_timedelta(ring_cache: RingCache, call: Call) -> None:
-    """Anything else is told what it may be."""
+    """Anything else raises an error that says what is allowed."""
     call(ring_cache, "set", "k", 1, timedelta(seconds=50))
     assert 45 < (ring_cache.ttl("k") or 0) <= 50
     for wrong in (math.inf, math.nan):
@@ -104,8 +104,8 @@ def test_a_timeout_is_a_number_or_a_timedelta(ring_cache: RingCache, call: Call)
         call(ring_cache, "touch", "k", "10")
 
 
-def test_keys_of_a_key_function_cannot_be_found(settings: Any) -> None:
-    """And it is said so."""
+def test_keys_of_a_key_function_cannot_be_listed(settings: Any) -> None:
+    """And the error says why."""
     block = settings.CACHES["default"] | {"KEY_FUNCTION": lambda key, *_: f"hidden-{key}"}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         cache = caches.create_connection("default")
@@ -113,8 +113,8 @@ def test_keys_of_a_key_function_cannot_be_found(settings: Any) -> None:
             cache.keys("*")  # type: ignore[attr-defined]  # RingCache's own
 
 
-def test_a_value_is_set_only_if_there_is_one_or_none(ring_cache: RingCache, call: Call) -> None:
-    """``nx`` and ``xx``; it returns whether it was stored."""
+def test_set_with_nx_or_xx_stores_only_if_absent_or_present(ring_cache: RingCache, call: Call) -> None:
+    """It returns whether the value was stored."""
     assert call(ring_cache, "set", "k", 1, xx=True) is False
     assert ring_cache.get("k") is None
     assert call(ring_cache, "set", "k", 1, nx=True) is True
@@ -131,16 +131,16 @@ def test_a_value_is_set_only_if_there_is_one_or_none(ring_cache: RingCache, call
 
 
 def test_a_lock_is_held_by_one(ring_cache: RingCache) -> None:
-    """redis-py's, on the node that owns it."""
+    """It is redis-py's lock, on the node that owns its name."""
     with ring_cache.lock("job", timeout=10):
         assert ring_cache.lock("job", timeout=10).acquire(blocking=False) is False
         assert ring_cache.get("job") is None
     assert ring_cache.lock("job", timeout=10).acquire(blocking=False) is True
 
 
-def test_a_lock_and_a_value_of_one_name_do_not_meet(ring_cache: RingCache) -> None:
-    """Neither is the other's, whatever is done to it; not even ``clear`` opens a lock."""
-    for turn in range(20):  # of which some have tokens that look like integers
+def test_a_lock_and_a_value_of_one_name_do_not_affect_each_other(ring_cache: RingCache) -> None:
+    """No method of the one changes the other; ``clear`` does not release the lock."""
+    for turn in range(20):  # some of their tokens look like integers
         assert ring_cache.lock(f"job{turn}", timeout=10).acquire(blocking=False) is True
         assert not ring_cache.has_key(f"job{turn}")
     assert ring_cache.keys() == []
@@ -151,7 +151,7 @@ def test_a_lock_and_a_value_of_one_name_do_not_meet(ring_cache: RingCache) -> No
 
 
 def test_a_client_is_of_the_node_that_owns_the_key(ring_cache: RingCache) -> None:
-    """For what no method here does."""
+    """For commands that the cache has no method for."""
     ring_cache.set("k", 5)
     with ring_cache.get_client("k") as client:
         assert isinstance(client, redis.Redis)
@@ -159,7 +159,7 @@ def test_a_client_is_of_the_node_that_owns_the_key(ring_cache: RingCache) -> Non
 
 
 def test_clear_all_flushes(ring_cache: RingCache, call: Call) -> None:
-    """Other aliases' keys, too; ``clear`` leaves them."""
+    """It deletes the keys of other aliases too; ``clear`` does not."""
     node = ring_cache.client.nodes[0]
     node.call((b"SET", b"foreign", b"1"))
     ring_cache.clear()
@@ -169,7 +169,7 @@ def test_clear_all_flushes(ring_cache: RingCache, call: Call) -> None:
 
 
 def test_options_of_django_redis_are_recognized() -> None:
-    """Each fault says what takes the option's place here."""
+    """Each fault says what replaces the option here."""
     given = {
         "CLIENT_CLASS": "django_redis.client.DefaultClient",
         "IGNORE_EXCEPTIONS": True,
@@ -177,32 +177,32 @@ def test_options_of_django_redis_are_recognized() -> None:
     }
     with pytest.raises(ConfigurationError) as raised:
         RingOptions.read("redis://h:1?name=a", given, "CACHES['default']")
-    told = str(raised.value)
-    assert "['CLIENT_CLASS']: is an option of django-redis; here every alias is a ring" in told
-    assert "use 'on_node_failure'" in told
-    assert "use 'socket_timeout'" in told
+    message = str(raised.value)
+    assert "['CLIENT_CLASS']: is an option of django-redis; here every alias is a ring" in message
+    assert "use 'on_node_failure'" in message
+    assert "use 'socket_timeout'" in message
 
 
 def test_options_of_djangos_own_backend_are_recognized(settings: Any) -> None:
-    """And what else nobody here knows: settings beside OPTIONS, misspelt names, without their values."""
+    """And so are settings outside OPTIONS and misspelt names; the message has no values."""
     options = {"pool_class": "p", "password": "s3cret", "PICKLE_VERSION": -1, "evicton": {}, "zzz": 1}
     with pytest.raises(ConfigurationError) as raised:
         RingOptions.read("redis://h:1?name=a", options, "CACHES['default']")
-    told = str(raised.value)
-    assert "['pool_class']: is an option of Django's RedisCache; here connections are opened" in told
-    assert "['password']: is an option of Django's RedisCache; here it is part of the node's URL" in told
-    assert "s3cret" not in told
-    assert "pickle 5 is written" in told
-    assert "did you mean 'eviction'?" in told
-    assert re.search(r"\['zzz'\]: unknown option; known are .*gutter, .*joining, .*leaving, .*near", told)
+    message = str(raised.value)
+    assert "['pool_class']: is an option of Django's RedisCache; here connections are opened" in message
+    assert "['password']: is an option of Django's RedisCache; here it is part of the node's URL" in message
+    assert "s3cret" not in message
+    assert "pickle 5 is written" in message
+    assert "did you mean 'eviction'?" in message
+    assert re.search(r"\['zzz'\]: unknown option; known are .*gutter, .*joining, .*leaving, .*near", message)
     block = settings.CACHES["default"] | {"REVERSE_KEY_FUNCTION": "a.b"}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         [message] = check_ring_settings()
     assert "CACHES['default']['REVERSE_KEY_FUNCTION']: is a setting of django-redis" in message.msg
 
 
-def test_settings_that_django_redis_alone_reads_are_told(settings: Any) -> None:
-    """Unless one of the aliases is still its."""
+def test_settings_that_only_django_redis_reads_are_reported(settings: Any) -> None:
+    """Unless one of the aliases still uses django-redis."""
     settings.DJANGO_REDIS_IGNORE_EXCEPTIONS = True
     [message] = check_peer_settings()
     assert (message.id, message.msg) == (
@@ -215,8 +215,8 @@ def test_settings_that_django_redis_alone_reads_are_told(settings: Any) -> None:
         assert check_peer_settings() == []
 
 
-def test_one_node_is_a_fine_ring(settings: Any) -> None:
-    """All of it works on a ring of one."""
+def test_a_ring_of_one_node_works(settings: Any) -> None:
+    """Every method works on it."""
     block = settings.CACHES["default"] | {"LOCATION": settings.CACHES["default"]["LOCATION"][:1]}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         cache: Any = caches.create_connection("default")

@@ -16,7 +16,7 @@ Call = Callable[..., Any]
 
 
 class MovableClock(SystemClock):
-    """The machine's clock, set forward by hand."""
+    """The machine's clock, which a test can set forward."""
 
     ahead = 0.0
 
@@ -33,12 +33,12 @@ def clock(ring_cache: RingCache) -> MovableClock:
 
 @pytest.fixture
 def cache(fill: str, empty_nodes: None) -> RingCache:
-    """A cache that claims by the server's compare-and-set, and one that claims by script."""
+    """A cache that claims with the server's compare-and-set, and one that claims with a script."""
     return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": fill}})
 
 
-def test_a_stale_value_is_served_while_one_loads(cache: RingCache, call: Call) -> None:
-    """The loader of the one runs while the other, who comes meanwhile, is served at once."""
+def test_a_stale_value_is_served_while_one_caller_loads(cache: RingCache, call: Call) -> None:
+    """While the loader of the first caller runs, a second caller gets the stale value at once."""
     cache.client.context.clock = clock = MovableClock()
     served = []
 
@@ -55,7 +55,7 @@ def test_a_stale_value_is_served_while_one_loads(cache: RingCache, call: Call) -
 
 
 def test_an_invalidation_wins_over_a_refresh(cache: RingCache) -> None:
-    """A delete during the load takes the claimed record away; the fill is refused."""
+    """A delete during the load removes the claimed record, so the fill is refused."""
     cache.client.context.clock = clock = MovableClock()
     cache.get_or_set("k", "old", 60, stale_for=30)
     clock.ahead = 70
@@ -64,10 +64,10 @@ def test_an_invalidation_wins_over_a_refresh(cache: RingCache) -> None:
     assert cache.client.counters.total().stale_sets_refused == 1
 
 
-def test_a_value_past_its_time_is_no_value_to_any_method(
+def test_an_expired_value_is_a_miss_for_every_method(
     ring_cache: RingCache, clock: MovableClock, call: Call
 ) -> None:
-    """Though it stands, to be served to those who allow it."""
+    """The record is still stored, for calls that allow a stale value."""
     ring_cache.get_or_set("k", "old", 60, stale_for=30)
     assert call(ring_cache, "has_key", "k") is True
     clock.ahead = 70
@@ -81,7 +81,7 @@ def test_a_value_past_its_time_is_no_value_to_any_method(
 def test_touch_makes_a_loaded_value_fresh_for_longer(
     ring_cache: RingCache, clock: MovableClock, call: Call
 ) -> None:
-    """Not only its key."""
+    """It extends ``fresh_until`` of the record, and not only the TTL of the key."""
     ring_cache.get_or_set("k", "value", 60)
     assert call(ring_cache, "touch", "k", 600) is True
     clock.ahead = 70
@@ -92,37 +92,37 @@ def test_touch_makes_a_loaded_value_fresh_for_longer(
 
 
 def test_a_loaded_integer_can_be_added_to(ring_cache: RingCache, call: Call) -> None:
-    """It is kept bare."""
+    """It is stored as a bare integer."""
     ring_cache.get_or_set("k", 5, 60)
     assert call(ring_cache, "incr", "k") == 6
 
 
 def test_jitter_shortens_loaded_timeouts_only(empty_nodes: None) -> None:
-    """By up to its share."""
+    """By up to the given share."""
     cache = RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"jitter": 0.5}})
-    lives = {cache.fill_options(100).ttl_ms for _ in range(50)}
-    assert len(lives) > 10
-    assert all(50_000 <= (life or 0) <= 100_000 for life in lives)
+    timeouts = {cache.fill_options(100).ttl_ms for _ in range(50)}
+    assert len(timeouts) > 10
+    assert all(50_000 <= (timeout or 0) <= 100_000 for timeout in timeouts)
     assert cache.ttl_ms(100) == 100_000
 
 
 def test_many_keys_are_loaded_in_one_call(cache: RingCache, call: Call) -> None:
-    """Only those that are missing; what the loader does not return is absent."""
-    asked: list[list[str]] = []
+    """Only the keys that miss; a key that the loader does not return has no value."""
+    requested: list[list[str]] = []
 
     def loader(keys: list[str]) -> dict[str, str]:
-        asked.append(keys)
+        requested.append(keys)
         return {key: key.upper() for key in keys if key != "none"}
 
     cache.set("a", "A")
     keys = ["a", "b", "none", "c"]
     assert call(cache, "get_or_set_many", iter(keys), loader) == {"a": "A", "b": "B", "c": "C"}
     assert call(cache, "get_or_set_many", ["b", "c"], loader) == {"b": "B", "c": "C"}
-    assert asked == [["b", "none", "c"]]
+    assert requested == [["b", "none", "c"]]
 
 
-def test_a_tag_takes_back_every_value_under_it(cache: RingCache, call: Call) -> None:
-    """And no other; by get, get_many and get_or_set alike."""
+def test_invalidating_a_tag_makes_every_value_with_it_a_miss(cache: RingCache, call: Call) -> None:
+    """And no other value; for get, get_many and get_or_set."""
     for key, tags in (("a", ["x"]), ("b", ["x", "y"]), ("c", ["y"]), ("d", [])):
         call(cache, "get_or_set", key, key.upper(), tags=tags)
     assert call(cache, "get_many", "abcd") == {"a": "A", "b": "B", "c": "C", "d": "D"}
@@ -134,7 +134,7 @@ def test_a_tag_takes_back_every_value_under_it(cache: RingCache, call: Call) -> 
 
 
 def test_a_tag_invalidated_during_the_load_makes_the_value_a_miss(cache: RingCache) -> None:
-    """Though its lease stood and it was filled."""
+    """Although its lease was valid and it was filled."""
 
     def loader() -> str:
         cache.invalidate_tags("x")
@@ -145,13 +145,13 @@ def test_a_tag_invalidated_during_the_load_makes_the_value_a_miss(cache: RingCac
 
 
 def test_models_and_rows_are_tags(ring_cache: RingCache) -> None:
-    """A row's tag is its own, a model's is all its rows'."""
+    """The tag of a row is for that row, the tag of a model for all rows."""
     assert ring_cache.tag_bytes(Article) == b"demo:1:tag:demo.article"
     assert ring_cache.tag_bytes(Article(pk=7)) == b"demo:1:tag:demo.article:7"
 
 
-def test_a_value_made_stale_is_served_to_those_who_allow_it(cache: RingCache, call: Call) -> None:
-    """One of them loads it again; to everybody else it is gone."""
+def test_a_stale_value_is_served_to_calls_that_allow_it(cache: RingCache, call: Call) -> None:
+    """One of them loads it again; for every other call the key is a miss."""
     served = []
 
     def loader() -> str:
@@ -167,8 +167,8 @@ def test_a_value_made_stale_is_served_to_those_who_allow_it(cache: RingCache, ca
     assert call(cache, "get", "k") == "new"
 
 
-def test_a_refresh_that_was_under_way_is_void_when_its_value_is_made_stale(cache: RingCache) -> None:
-    """It read before the invalidation; its fill is refused, and the next caller loads at once."""
+def test_make_stale_refuses_the_fill_of_a_running_refresh(cache: RingCache) -> None:
+    """The refresh read before the invalidation; the next caller loads at once."""
     cache.client.context.clock = clock = MovableClock()
     cache.get_or_set("k", "old", 60, stale_for=30)
     clock.ahead = 70
@@ -182,8 +182,8 @@ def test_a_refresh_that_was_under_way_is_void_when_its_value_is_made_stale(cache
     assert cache.get("k") == "after"
 
 
-def test_what_was_not_loaded_is_deleted_instead_of_made_stale(cache: RingCache, call: Call) -> None:
-    """A set value, a lease, nothing at all."""
+def test_make_stale_deletes_a_record_that_was_not_loaded(cache: RingCache, call: Call) -> None:
+    """A value that ``set`` stored, a lease, or nothing."""
     cache.set("k", "set")
     assert call(cache, "make_stale", "k", 30) is False
     assert call(cache, "get_or_set", "k", "loaded", stale_for=30) == "loaded"

@@ -1,4 +1,4 @@
-"""Every way a row changes, for models that are parents, children, proxies and ends of relations."""
+"""Every way to change a row, for models that are parents, children, proxies and ends of relations."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ CHANGES: dict[str, Callable[[Book], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_parent_child_and_proxy_are_one_row(book: Book, change: Callable[[Book], object]) -> None:
-    """Whichever of them is written, all are invalidated."""
+    """A write to one of them invalidates all of them."""
     change(book)
     assert Product.cached.get(pk=book.pk).name == "New"
     assert Book.cached.get(pk=book.pk).name == "New"
 
 
 @pytest.mark.parametrize("model", [Book, Product])
-def test_a_deleted_row_is_gone_as_parent_and_child(book: Book, model: type[Any]) -> None:
-    """By either end."""
+def test_a_deleted_row_does_not_exist_as_parent_nor_as_child(book: Book, model: type[Any]) -> None:
+    """Whether the parent or the child is deleted."""
     model.objects.get(pk=book.pk).delete()
     with pytest.raises(Product.DoesNotExist):
         Product.cached.get(pk=book.pk)
@@ -65,8 +65,8 @@ def test_a_deleted_row_is_gone_as_parent_and_child(book: Book, model: type[Any])
         Book.cached.get(pk=book.pk)
 
 
-def test_a_cascade_invalidates_what_it_deletes(book: Book) -> None:
-    """Rows that nobody named."""
+def test_a_cascade_invalidates_the_rows_that_it_deletes(book: Book) -> None:
+    """Django deletes rows that the caller did not name."""
     review = Review.objects.create(product=book, text="x")
     Review.cached.get(pk=review.pk)
     Product.objects.filter(pk=book.pk).delete()
@@ -85,8 +85,8 @@ RELATIONS: dict[str, Callable[[Product, Tag], object]] = {
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_a_changed_relation_invalidates_the_end_it_was_changed_at(book: Book, name: str) -> None:
-    """And the other end, where Django says which rows those are."""
+def test_a_changed_relation_invalidates_the_row_on_which_it_changed(book: Book, name: str) -> None:
+    """And the rows at the other end, if Django's signal names them."""
     tag, product = Tag.objects.create(name="t"), Product.objects.get(pk=book.pk)
     if name in {"remove", "clear", "reverse clear"}:
         product.tags.add(tag)
@@ -97,8 +97,8 @@ def test_a_changed_relation_invalidates_the_end_it_was_changed_at(book: Book, na
     assert Product.cached.cache.client.counters.total().invalidations > before
 
 
-def test_an_earlier_callback_that_raises_does_not_cost_the_invalidation(book: Book) -> None:
-    """Ours comes first."""
+def test_an_earlier_callback_that_raises_does_not_prevent_the_invalidation(book: Book) -> None:
+    """The invalidation is the first callback."""
 
     def fail() -> None:
         raise ZeroDivisionError
@@ -109,8 +109,8 @@ def test_an_earlier_callback_that_raises_does_not_cost_the_invalidation(book: Bo
     assert Product.cached.get(pk=book.pk).name == "New"
 
 
-def test_transactions_by_hand_are_invalidated_after_their_commit(book: Book) -> None:
-    """With autocommit off, where Django has no hooks."""
+def test_manual_transactions_invalidate_after_their_commit(book: Book) -> None:
+    """With autocommit off, when Django runs no callbacks."""
     transaction.set_autocommit(False)
     try:
         _save(Product)(book)
@@ -126,8 +126,8 @@ def test_transactions_by_hand_are_invalidated_after_their_commit(book: Book) -> 
     assert Product.cached.get(pk=book.pk).name == "New"
 
 
-def test_a_failed_save_leaves_the_row_cached_right() -> None:
-    """In autocommit its intent stays for the relay, which does no harm."""
+def test_after_a_failed_save_the_cached_row_is_right() -> None:
+    """In autocommit its intent remains for the relay, which does no harm."""
     Tag.objects.create(name="taken")
     other = Tag.objects.create(name="other")
     Tag.cached.get(pk=other.pk)
@@ -138,7 +138,7 @@ def test_a_failed_save_leaves_the_row_cached_right() -> None:
 
 
 class ReadsElsewhere:
-    """A router that reads from another alias than it writes to."""
+    """A router whose alias for reads differs from its alias for writes."""
 
     def db_for_read(self, *_: object, **__: object) -> str:
         return "nowhere"
@@ -147,46 +147,46 @@ class ReadsElsewhere:
         return "default"
 
 
-def test_bulk_writes_stay_in_the_database_that_is_written(book: Book, settings: Any) -> None:
-    """Rows are named, locked and invalidated there, whatever the router reads from."""
+def test_bulk_writes_use_the_database_for_writes(book: Book, settings: Any) -> None:
+    """Rows are selected, locked and invalidated there, although the router reads elsewhere."""
     settings.DATABASE_ROUTERS = [ReadsElsewhere()]
     Product.objects.filter(pk=book.pk).update(name="New")
     Product.objects.bulk_create([Product(name="x")])
     assert Product.cached.get(pk=book.pk).name == "New"
 
 
-def test_a_manager_that_would_miss_writes_is_warned_of() -> None:
-    """A system check names it, and what to write instead."""
+def test_a_check_warns_about_a_manager_that_does_not_invalidate() -> None:
+    """The message names the manager, and the hint says what to write instead."""
     from cachebackend.checks import check_managers
 
-    found = check_managers()
-    assert [(warning.id, warning.obj) for warning in found] == [("ringcache.W001", Review)]
-    assert found[0].msg.startswith("shop.Review.objects would not invalidate on update()")
+    warnings = check_managers()
+    assert [(warning.id, warning.obj) for warning in warnings] == [("ringcache.W001", Review)]
+    assert warnings[0].msg.startswith("shop.Review.objects would not invalidate on update()")
 
 
 # Write-behind
 
 
-def land() -> None:
+def drain_all() -> None:
     for partition, _ in writebehind.dirty_partitions():
         writebehind.drain(partition)
 
 
 @pytest.mark.postgres
-def test_unusual_keys_and_columns_land_exactly() -> None:
-    """A UUID for a key, a column with a blank in its name, wide decimals, null, JSON, a reference."""
+def test_unusual_keys_and_columns_are_drained_exactly() -> None:
+    """A UUID as primary key, a column with a space in its name, wide decimals, null, JSON, a foreign key."""
     meter, tag = Meter.objects.create(level=None), Tag.objects.create(name="t")
     wide = Decimal("12345678901234567890123456789012.34")
     Meter.behind.update(meter.pk, count=F("count") - 5, total=wide, level=F("level") + 1, label='=0 "x"\t\\N')
     Meter.behind.update(str(meter.pk), count=F("count") - 1, data={"a": [1, None]}, tag=tag)
     Meter.behind.update(meter.pk, seen=datetime(1901, 2, 3, 4, 5, 6, 789, tzinfo=UTC))
-    land()
+    drain_all()
     meter.refresh_from_db()
     assert (meter.count, meter.total, meter.level) == (-6, wide, None)
     assert (meter.label, meter.data, meter.tag) == ('=0 "x"\t\\N', {"a": [1, None]}, tag)
     assert meter.seen == datetime(1901, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
     Meter.behind.update(meter.pk, data=None, tag_id=None, total=F("total") + Decimal("-0.01"))
-    land()
+    drain_all()
     meter.refresh_from_db()
     assert (meter.data, meter.tag, meter.total) == (
         None,
@@ -197,33 +197,33 @@ def test_unusual_keys_and_columns_land_exactly() -> None:
 
 @pytest.mark.postgres
 def test_a_sum_beyond_64_bits_queues_none_of_its_call() -> None:
-    """Neither the column that overflows nor the one beside it."""
+    """Neither the column that overflows nor the other columns of the call."""
     meter = Meter.objects.create()
     most = 2**63 - 1
     Meter.behind.update(meter.pk, count=F("count") + most)
     with pytest.raises(WriteBehindRefusedError, match="for the row is beyond 64 bits"):
         Meter.behind.update(meter.pk, level=F("level") + 1, total=F("total") + 7, count=F("count") + 1)
-    land()
+    drain_all()
     meter.refresh_from_db()
     assert (meter.count, meter.total) == (most, 0)
 
 
 @pytest.mark.postgres
 def test_a_drain_refuses_to_run_inside_a_transaction() -> None:
-    """Its commit must be the last word, for it deletes the batch after it."""
+    """It deletes the batch after its commit, so nothing may roll the commit back."""
     meter = Meter.objects.create()
     Meter.behind.update(meter.pk, count=F("count") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
     with pytest.raises(RuntimeError, match="durable"), transaction.atomic():
         writebehind.drain(partition)
-    land()
+    drain_all()
     meter.refresh_from_db()
     assert meter.count == 1
 
 
 @pytest.mark.postgres
-def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
-    """It closes its batch late; the partition stays dirty while anything stands in it."""
+def test_a_worker_that_closes_a_batch_late_does_not_hide_queued_writes() -> None:
+    """The partition stays dirty while it holds a write."""
     from cachebackend import protocol
     from cachebackend.writebehind.queue import project_queue
 
@@ -236,8 +236,8 @@ def test_a_worker_that_was_overtaken_does_not_hide_what_waits() -> None:
     [state] = client.run(protocol.queue_states(client.context, [partition]))[partition].values()
     assert isinstance(state, protocol.QueueState)
     client.run(protocol.close(client.context, state, partition, range(1, 2)))
-    assert [found for found, _ in writebehind.dirty_partitions()] == [partition]
-    land()
+    assert [dirty for dirty, _ in writebehind.dirty_partitions()] == [partition]
+    drain_all()
     meter.refresh_from_db()
     assert meter.count == 3
     assert connection.in_atomic_block is False

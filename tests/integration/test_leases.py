@@ -1,4 +1,4 @@
-"""Leases on real nodes: one loader at a time, and no fill from before a write."""
+"""Leases on real nodes: one loader at a time, and no fill with a value from before a write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def cache(fill: str, empty_nodes: None) -> RingCache:
 
 
 @pytest.mark.parametrize("change", ["delete", "set", "clear"])
-def test_a_value_loaded_before_a_write_does_not_enter_after_it(cache: RingCache, change: str) -> None:
-    """The reader selects, the writer commits and invalidates, the reader fills: refused."""
+def test_a_value_loaded_before_a_write_is_not_filled_after_it(cache: RingCache, change: str) -> None:
+    """The reader selects, the writer commits and invalidates, the reader fills: the fill is refused."""
 
     def loader() -> str:
         {"delete": lambda: cache.delete("k"), "set": lambda: cache.set("k", "new"), "clear": cache.clear}[
@@ -34,7 +34,7 @@ def test_a_value_loaded_before_a_write_does_not_enter_after_it(cache: RingCache,
 
 
 def test_many_threads_that_miss_at_once_load_once(cache: RingCache) -> None:
-    """The others wait for the holder's value."""
+    """The others wait for the value of the lease holder."""
     loads: list[int] = []
     begin = threading.Barrier(12)
     loading = threading.Event()
@@ -83,7 +83,7 @@ def test_many_tasks_that_miss_at_once_load_once(cache: RingCache) -> None:
     assert len(loads) == 1
 
 
-def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
+def test_a_cancelled_loader_releases_its_lease(cache: RingCache) -> None:
     """The next reader loads at once."""
 
     async def main() -> Any:
@@ -104,12 +104,12 @@ def test_a_cancelled_loader_gives_its_lease_back(cache: RingCache) -> None:
     assert cache.client.counters.total().lease_waits == 0
 
 
-class TestImplicit:
-    """``lease_on_get``: code that gets, loads and sets by itself cannot set what is stale."""
+class TestLeaseOnGet:
+    """``lease_on_get``: code that gets, loads and sets by itself cannot set a stale value."""
 
     @pytest.fixture
     def caches(self, fill: str, empty_nodes: None) -> tuple[RingCache, RingCache]:
-        """Two requests' cache objects of one alias."""
+        """The cache objects of two requests, for one alias."""
         options = {"OPTIONS": {"lease_on_get": True, "fill": fill}}
         location = settings.CACHES["default"]["LOCATION"]
         return RingCache(location, options), RingCache(location, options)
@@ -125,10 +125,10 @@ class TestImplicit:
         assert call(writer, "get", "k") == "new"
         assert reader.client.counters.total().stale_sets_refused == 1
 
-    def test_who_missed_beside_another_sets_nothing(
+    def test_a_reader_without_the_lease_sets_nothing(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
-        """Its value may be older than what the other will set."""
+        """Its value may be older than the value that the lease holder will set."""
         one, other = caches
         call(one, "get", "k")
         call(other, "get", "k")
@@ -137,10 +137,10 @@ class TestImplicit:
         call(one, "set", "k", "from the one", None)
         assert call(other, "get", "k") == "from the one"
 
-    def test_a_set_that_nobody_missed_before_is_a_set(
+    def test_a_set_without_a_miss_before_it_is_a_plain_set(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
-        """Also after the request in which it was missed, and where there was a value."""
+        """Also after the end of the request that missed it, and if the key had a value."""
         one, other = caches
         call(one, "set", "k", 1)
         assert call(other, "get", "k") == 1
@@ -152,8 +152,8 @@ class TestImplicit:
         call(one, "set", "k", 3)
         assert call(one, "get", "k") == 3
 
-    def test_a_timeout_of_nought_deletes(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
-        """As a set does anywhere."""
+    def test_a_timeout_of_zero_deletes(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """As any other set with this timeout."""
         one, other = caches
         call(one, "get", "k")
         call(one, "set", "k", "v", 0)
@@ -162,7 +162,7 @@ class TestImplicit:
     def test_late_sets_of_many_keys_are_refused_one_by_one(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
-        """What was invalidated is dropped, what was not is filled, what was not missed is set."""
+        """An invalidated key is refused, other missed keys are filled, and a key that hit is set."""
         reader, writer = caches
         call(writer, "set", "there", 1)
         assert call(reader, "get_many", ["there", "a", "b", "c"]) == {"there": 1}
@@ -174,10 +174,10 @@ class TestImplicit:
         total = reader.client.counters.total()
         assert (total.stale_sets_refused, total.leases_granted) == (2, 4)
 
-    def test_keys_missed_together_are_set_one_by_one_and_the_other_way_round(
+    def test_set_and_set_many_use_the_leases_of_get_and_get_many(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
-        """The lease is the key's, however it was asked for; asking twice does not lose it."""
+        """A lease belongs to its key, whichever method took it; a second get does not lose it."""
         reader, writer = caches
         call(reader, "get_many", ["a", "b"])
         call(reader, "get", "a")
@@ -187,17 +187,17 @@ class TestImplicit:
         call(reader, "set_many", {"b": "old", "c": "old"})
         assert call(reader, "get_many", ["a", "b", "c"]) == {"a": 1}
 
-    def test_a_timeout_of_nought_deletes_many(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
-        """As a set of many does anywhere."""
+    def test_a_timeout_of_zero_deletes_many(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """As any other ``set_many`` with this timeout."""
         one, other = caches
         call(one, "get_many", ["a", "b"])
         assert call(one, "set_many", {"a": 1, "b": 2}, 0) == []
         assert call(other, "get_many", ["a", "b"]) == {}
 
-    def test_the_end_of_a_request_gives_its_leases_back(
+    def test_the_end_of_a_request_releases_its_leases(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
-        """Who loads next need not wait until they lapse."""
+        """The next caller loads at once, and does not wait until the leases expire."""
         one, other = caches
         call(one, "get_many", ["a", "b"])
         call(one, "get", "c")

@@ -1,4 +1,4 @@
-"""What a node missed is owed to it by all processes, and by none of them alone."""
+"""Deletes that a node missed: every process sees them, and none of them alone has to remember them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ pytestmark = [
 
 
 def another_process() -> RingCache:
-    """Return the cache as a process has it that was not there before."""
+    """Return the cache object of a new process."""
     setting_changed.send(sender=None, setting="CACHES", value=None, enter=True)
     cache = caches.create_connection("default")
     assert isinstance(cache, RingCache)
@@ -59,7 +59,7 @@ def relay() -> invalidation.RelayResult:
 
 
 def eject_at_once(cache: RingCache) -> None:
-    """Have this process think that the node is down, and not ask it soon."""
+    """Eject the node in this process, with no probe soon."""
     breaker = node_of(cache).breaker
     assert breaker is not None
     breaker.failed(NodeUnavailableError("cut off by a test"), at_once=True)
@@ -70,7 +70,7 @@ def limit(cache: RingCache, keys: int) -> None:
 
 
 def delete_each(cache: RingCache, keys: Sequence[str]) -> None:
-    """Delete some keys, one more than the node is let miss."""
+    """Delete some keys, one more than are remembered for a node."""
     limit(cache, len(keys) - 1)
     for key in keys:
         cache.delete(key)
@@ -86,10 +86,10 @@ WAYS: dict[str, Callable[[RingCache, list[str]], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("by", ["the relay", "a probe"])
-def test_a_node_is_cleared_though_who_asked_for_it_is_gone(
+def test_a_missed_clear_is_replayed_after_its_process_ended(
     cache: RingCache, dead: list[str], services: Services, probes: Probes, *, way: str, by: str
 ) -> None:
-    """That it is owed everything stands in the outbox."""
+    """The outbox has a row for all keys of the node."""
     eject(cache, dead[0])
     WAYS[way](cache, dead)
     other = another_process()
@@ -104,10 +104,10 @@ def test_a_node_is_cleared_though_who_asked_for_it_is_gone(
     assert other.get_many(dead) == {}
 
 
-def test_who_is_cleared_of_one_alias_keeps_the_keys_of_others(
+def test_clearing_a_node_of_one_alias_keeps_the_keys_of_others(
     cache: RingCache, dead: list[str], services: Services
 ) -> None:
-    """What is not this alias' is not this alias' to delete."""
+    """A clear deletes the keys of its alias only."""
     new_row({"default": []}, node=node_of(cache).endpoint).save()
     services.resume(NODE)
     node = node_of(cache)
@@ -117,10 +117,10 @@ def test_who_is_cleared_of_one_alias_keeps_the_keys_of_others(
     assert node.call((b"GET", b"another's")) == b"1"
 
 
-def test_a_node_that_stays_away_is_owed_one_row_for_everything(
+def test_a_node_that_stays_down_has_one_row_for_all_its_keys(
     cache: RingCache, dead: list[str], probes: Probes
 ) -> None:
-    """However many processes, and however often, say so."""
+    """Although several processes wrote such a row."""
     for _ in range(3):
         new_row({"default": []}, node=node_of(cache).endpoint).save()
     relayed = relay()
@@ -128,10 +128,10 @@ def test_a_node_that_stays_away_is_owed_one_row_for_everything(
     assert OutboxRow.objects.get().node == node_of(cache).endpoint
 
 
-def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
+def test_the_relay_replaces_too_many_keys_by_a_clear_of_the_node(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
-    """So that the outbox does not grow for as long as it is away; keys of other nodes stay as they are."""
+    """So the outbox does not grow while the node is down; rows for keys of other nodes remain."""
     limit(cache, 2)
     for key in dead[:4]:
         write_row("default", {"default": {cache.key_bytes(key)}})
@@ -144,21 +144,21 @@ def test_the_relay_has_a_node_cleared_that_is_owed_too_many_keys(
     assert OutboxRow.objects.count() == 0
 
 
-def test_a_node_that_is_no_more_is_owed_nothing(cache: RingCache) -> None:
-    """Nobody reads there."""
+def test_pending_deletes_of_a_removed_node_are_dropped(cache: RingCache) -> None:
+    """Nothing is read from it any more."""
     new_row({"default": []}, node="gone").save()
     assert relay().rows == 1
 
 
-def test_a_key_is_owed_again_after_the_relay_has_settled_it(
+def test_a_missed_delete_is_stored_again_after_the_relay_deleted_its_row(
     cache: RingCache, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node is cut off from this process alone, and another has filled the key meanwhile."""
+    """The node is unreachable for this process only, and another process has filled the key meanwhile."""
     monkeypatch.setattr(missed_deletes, "SETTLING_SECONDS", 0.0)
     key = next(f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE)
     eject_at_once(cache)
     cache.delete(key)
-    OutboxRow.objects.all().delete()  # by a relay elsewhere
+    OutboxRow.objects.all().delete()  # as the relay of another process would
     cache.delete(key)
     assert OutboxRow.objects.count() == 1
     other = another_process()
@@ -167,10 +167,10 @@ def test_a_key_is_owed_again_after_the_relay_has_settled_it(
     assert other.get(key) is None
 
 
-def test_what_is_missed_while_a_node_is_told_is_told_before_it_is_let_in(
+def test_deletes_missed_during_a_replay_are_replayed_before_the_node_serves(
     cache: RingCache, probes: Probes, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The breaker closes in one step with the look that finds nothing."""
+    """The breaker closes in one step with the check that no delete remains."""
     key = next(f"k{n}" for n in range(30) if owner(cache, f"k{n}").name == NODE)
     eject_at_once(cache)
     replay = node_of(cache).replay
@@ -188,10 +188,10 @@ def test_what_is_missed_while_a_node_is_told_is_told_before_it_is_let_in(
     assert cache.get(key) is None
 
 
-def test_more_rows_than_a_node_is_told_of_one_by_one_clear_it(
+def test_more_missed_keys_than_the_limit_clear_the_node(
     cache: RingCache, dead: list[str], services: Services, probes: Probes
 ) -> None:
-    """Whoever wrote them: reading goes no further."""
+    """Whichever process wrote them; no further rows are read."""
     limit(cache, 1)
     outbox = ClientOutbox(cache.client)
     for key in dead[:2]:
@@ -204,10 +204,10 @@ def test_more_rows_than_a_node_is_told_of_one_by_one_clear_it(
     assert cache.get_many(dead) == {}
 
 
-def test_an_outbox_that_cannot_be_read_is_not_the_nodes_fault(
+def test_the_error_names_an_outbox_that_cannot_be_read(
     cache: RingCache, services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the error says so."""
+    """The node is not blamed for it."""
     monkeypatch.setattr(ClientOutbox, "find", lambda *_: 1 / 0)
     eject_at_once(cache)
     come_back(cache, services, probes)
@@ -220,7 +220,7 @@ def test_an_outbox_that_cannot_be_read_is_not_the_nodes_fault(
 def test_aliases_that_share_a_client_are_all_replayed(
     services: Services, probes: Probes, settings: Any
 ) -> None:
-    """They differ in nothing that the client knows."""
+    """The client does not know their prefixes."""
     block = settings.CACHES["default"]
     with override_settings(CACHES=settings.CACHES | {"second": block | {"KEY_PREFIX": "second"}}):
         first, second = caches.create_connection("default"), caches.create_connection("second")
@@ -236,59 +236,59 @@ def test_aliases_that_share_a_client_are_all_replayed(
         assert second.get(key) is None
 
 
-# How it gets into the outbox
+# How missed deletes get into the outbox
 
 
-def test_callers_that_wait_at_once_share_one_insert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each goes on only when its own row is committed."""
-    insert, began, goes_on = outbox_writer._insert, threading.Event(), threading.Event()
+def test_callers_that_wait_together_share_one_insert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each caller continues only when its own row is committed."""
+    insert, began, may_insert = outbox_writer._insert, threading.Event(), threading.Event()
     inserted: list[int] = []
 
     def held(rows: list[OutboxRow]) -> None:
         began.set()
-        assert goes_on.wait(10)
+        assert may_insert.wait(10)
         inserted.append(len(rows))
         insert(rows)
 
     monkeypatch.setattr(outbox_writer, "_insert", held)
-    own = outbox_writer.OutboxWriter()
-    first = own.write(new_row({"default": [b"0"]}))
+    writer = outbox_writer.OutboxWriter()
+    first = writer.write(new_row({"default": [b"0"]}))
     assert began.wait(10)
-    others = [own.write(new_row({"default": [str(n).encode()]})) for n in range(1, 6)]
+    others = [writer.write(new_row({"default": [str(n).encode()]})) for n in range(1, 6)]
     assert not any(each.done() for each in (first, *others))
-    goes_on.set()
+    may_insert.set()
     for each in (first, *others):
         each.result(10)
     assert inserted == [1, 5]
     assert OutboxRow.objects.count() == 6
 
 
-def test_nobody_waits_long_for_a_database_that_hangs(
+def test_callers_do_not_wait_for_a_database_that_hangs(
     cache: RingCache, probes: Probes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once it is known that it does, the memory alone has what is missed, and that is said."""
-    own, goes_on = outbox_writer.OutboxWriter(), threading.Event()
+    """Once an insert takes too long, missed deletes are kept in memory only, and the log says so."""
+    writer, may_insert = outbox_writer.OutboxWriter(), threading.Event()
     monkeypatch.setattr(outbox_writer, "WRITE_TIMEOUT", 0.0)
-    monkeypatch.setattr(outbox_writer, "_writer", own)
+    monkeypatch.setattr(outbox_writer, "_writer", writer)
     began = threading.Event()
 
     def hang(_: list[OutboxRow]) -> None:
         began.set()
-        goes_on.wait(10)
+        may_insert.wait(10)
 
     monkeypatch.setattr(outbox_writer, "_insert", hang)
-    waiting = own.write(new_row({"default": [b"k"]}))
+    waiting = writer.write(new_row({"default": [b"k"]}))
     assert began.wait(10)
     eject_at_once(cache)
     cache.delete_many([f"k{n}" for n in range(30)])
     assert "kept in memory only" in caplog.text
     assert OutboxRow.objects.count() == 0
-    goes_on.set()
+    may_insert.set()
     waiting.result(10)
 
 
 def test_a_forked_child_has_a_writer_of_its_own(cache: RingCache, probes: Probes) -> None:
-    """The parent's thread is not there."""
+    """The writer thread of the parent does not exist in it."""
     outbox = ClientOutbox(cache.client)
     assert outbox.keep(node_of(cache).endpoint, ALL_KEYS)
     connections.close_all()
@@ -302,10 +302,10 @@ def test_a_forked_child_has_a_writer_of_its_own(cache: RingCache, probes: Probes
     assert OutboxRow.objects.count() == 2
 
 
-def test_without_an_outbox_it_is_said_that_the_memory_alone_has_it(
+def test_without_an_outbox_a_warning_says_that_deletes_are_in_memory_only(
     cache: RingCache, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once; the app is not installed."""
+    """It is logged once; here the app is not installed."""
     cache.client.outbox = None
     eject_at_once(cache)
     for n in range(30):
@@ -315,7 +315,7 @@ def test_without_an_outbox_it_is_said_that_the_memory_alone_has_it(
 
 
 class Nowhere:
-    """A router that keeps the outbox out of every database."""
+    """A router that allows the outbox in no database."""
 
     def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool | None:
         return False if app_label == "cachebackend" else None
@@ -324,7 +324,7 @@ class Nowhere:
 def test_an_outbox_without_a_table_is_a_warning(
     cache: RingCache, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the checks, and of the log when something is missed."""
+    """The system check warns, and so does the log when a delete is missed."""
     assert not [each for each in run_checks() if each.id == "ringcache.W003"]
     with override_settings(DATABASE_ROUTERS=["tests.integration.test_missed.Nowhere"]):
         [found] = [each for each in run_checks() if each.id == "ringcache.W003"]

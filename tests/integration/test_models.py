@@ -28,7 +28,7 @@ def article() -> Article:
 
 @pytest.fixture
 def no_queries() -> Iterator[None]:
-    """The test's body asks the database nothing."""
+    """The test's body runs no query."""
     with CaptureQueriesContext(connection) as captured:
         yield
     assert len(captured) == 0
@@ -39,10 +39,8 @@ def titles(**lookup: Any) -> str:
 
 
 @pytest.mark.parametrize("lookup", [{"pk": None}, {"id": None}, {"slug": "first"}])
-def test_a_second_read_asks_the_database_nothing(
-    article: Article, call: Call, lookup: dict[str, Any]
-) -> None:
-    """By primary key and by lookup; the instance is whole, as if just read."""
+def test_a_second_read_runs_no_query(article: Article, call: Call, lookup: dict[str, Any]) -> None:
+    """By primary key and by lookup; the instance has all fields, as if it had just been read."""
     lookup = {name: value or article.pk for name, value in lookup.items()}
     call(Article.cached, "get", **lookup)
     with CaptureQueriesContext(connection) as captured:
@@ -56,7 +54,7 @@ def test_a_second_read_asks_the_database_nothing(
 
 
 def test_bulk_reads_query_once_for_what_is_missing(article: Article, call: Call) -> None:
-    """Found rows by key; absent ones are left out."""
+    """It returns the rows by primary key; a row that does not exist is left out."""
     other = Article.objects.create(slug="second", title="Second")
     call(Article.cached, "get", pk=article.pk)
     keys = [other.pk, article.pk, 999_999]
@@ -68,7 +66,7 @@ def test_bulk_reads_query_once_for_what_is_missing(article: Article, call: Call)
 
 
 def test_an_absent_row_raises(call: Call) -> None:
-    """DoesNotExist of the model, naming what was asked."""
+    """The model's DoesNotExist; the message names the lookup."""
     with pytest.raises(Article.DoesNotExist, match="Article with slug='nothing' does not exist"):
         call(Article.cached, "get", slug="nothing")
     with pytest.raises(Article.DoesNotExist):
@@ -103,15 +101,15 @@ CHANGES: dict[str, Callable[[Article], object]] = {
 def test_every_way_to_change_a_row_invalidates_it(
     article: Article, change: Callable[[Article], object]
 ) -> None:
-    """The read after the write is the new row, by key and by lookup."""
+    """A read after the write returns the new row, by primary key and by lookup."""
     assert (titles(pk=article.pk), titles(slug="first")) == ("First", "First")
     change(article)
     assert (titles(pk=article.pk), titles(slug="first")) == ("New", "New")
 
 
 @pytest.mark.parametrize("delete", [lambda a: a.delete(), lambda a: Article.objects.filter(pk=a.pk).delete()])
-def test_a_deleted_row_is_gone(article: Article, delete: Callable[[Article], object]) -> None:
-    """By key and by lookup."""
+def test_a_deleted_row_does_not_exist(article: Article, delete: Callable[[Article], object]) -> None:
+    """By primary key and by lookup."""
     pk = article.pk
     titles(slug="first")
     delete(article)
@@ -120,8 +118,8 @@ def test_a_deleted_row_is_gone(article: Article, delete: Callable[[Article], obj
             Article.cached.get(**lookup)
 
 
-def test_a_lookup_whose_value_moved_to_another_row_follows_it(article: Article) -> None:
-    """An entry holds only the key of a row, and is checked against it."""
+def test_a_lookup_value_that_moves_to_another_row_finds_that_row(article: Article) -> None:
+    """A cached lookup holds only a primary key, and is compared with the row."""
     titles(slug="first")
     Article.objects.filter(pk=article.pk).update(slug="moved")
     with pytest.raises(Article.DoesNotExist):
@@ -132,7 +130,7 @@ def test_a_lookup_whose_value_moved_to_another_row_follows_it(article: Article) 
 
 
 def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: RingCache) -> None:
-    """Others read the old row until then; the writer itself reads its own."""
+    """Until then other readers get the old row; the writer gets its own."""
     titles(pk=article.pk)
     key = f"demo.article:id:{article.pk}"
     with transaction.atomic():
@@ -145,8 +143,8 @@ def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: Ring
 
 
 @pytest.mark.postgres
-def test_what_is_cached_is_read_inside_a_transaction_too(article: Article) -> None:
-    """Without a query; what is not cached is loaded and, at READ COMMITTED, filled."""
+def test_cached_rows_are_read_inside_a_transaction(article: Article) -> None:
+    """Without a query; a row that is not cached is loaded and, at READ COMMITTED, filled."""
     other = Article.objects.create(slug="second", title="Second")
     Article.cached.get(slug="first")
     with transaction.atomic():
@@ -161,7 +159,7 @@ def test_what_is_cached_is_read_inside_a_transaction_too(article: Article) -> No
 
 
 def test_a_rollback_deletes_nothing(article: Article, ring_cache: RingCache) -> None:
-    """And owes nothing to the next transaction."""
+    """And leaves no pending delete to the next transaction."""
     titles(pk=article.pk)
 
     @transaction.atomic
@@ -177,7 +175,7 @@ def test_a_rollback_deletes_nothing(article: Article, ring_cache: RingCache) -> 
 
 
 def test_a_save_after_an_inner_rollback_is_invalidated(article: Article) -> None:
-    """The collected keys went with the savepoint; new ones are collected again."""
+    """The rollback removed the collected keys; the next save collects keys again."""
     titles(pk=article.pk)
     with transaction.atomic():
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -189,7 +187,7 @@ def test_a_save_after_an_inner_rollback_is_invalidated(article: Article) -> None
 
 
 def test_a_save_after_a_rolled_back_transaction_is_invalidated(article: Article) -> None:
-    """The same ``atomic`` object opens both, and the first one's keys are not mistaken for the second's."""
+    """The same ``atomic`` object begins both transactions; the second does not use the keys of the first."""
     titles(pk=article.pk)
     block = transaction.atomic()
     with pytest.raises(ZeroDivisionError), block:
@@ -202,7 +200,7 @@ def test_a_save_after_a_rolled_back_transaction_is_invalidated(article: Article)
 
 
 def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCache) -> None:
-    """As a process with another version of the model would have left it."""
+    """A process with another version of the model fills such rows."""
     titles(pk=article.pk)
     ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
     assert titles(pk=article.pk) == "First"
@@ -211,7 +209,7 @@ def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCach
 
 
 def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:
-    """With what to write instead."""
+    """The message says what to write instead."""
     with pytest.raises(
         ImproperlyConfigured, match=r"not cached by 'title'; add it to lookups=\[…\], which has slug"
     ):
@@ -221,15 +219,15 @@ def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:
 
 
 def test_a_lookup_must_be_unique() -> None:
-    """Otherwise it would lead to one of many rows."""
+    """Otherwise it could find one of many rows."""
     manager: CachedManager[Article] = CachedManager(lookups=["title"])
     manager.model = Article
     with pytest.raises(ImproperlyConfigured, match="'title' is not a unique field"):
         manager.get(title="x")
 
 
-def test_update_counts_and_keeps_what_the_filter_says(article: Article) -> None:
-    """The rows that matched, and no other."""
+def test_update_changes_and_counts_the_matching_rows_only(article: Article) -> None:
+    """The filter decides which rows."""
     Article.objects.create(slug="second", title="Second")
     assert Article.objects.filter(title="First").update(price=5) == 1
     assert Article.objects.filter(title="none").update(price=6) == 0

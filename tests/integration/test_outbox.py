@@ -1,4 +1,4 @@
-"""The outbox and its relay: a delete that is owed is made, whoever dies."""
+"""The outbox and its relay: a pending delete is made, whichever process dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 class Killed(BaseException):
-    """Stands for the end of an application's process."""
+    """Simulates the end of an application's process."""
 
 
 @pytest.fixture
@@ -71,21 +71,21 @@ WRITES: dict[str, Callable[[Article], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_settled_write_leaves_no_row(article: Article, write: Callable[[Article], object]) -> None:
-    """Every node confirmed, so nothing is owed."""
+def test_a_confirmed_write_leaves_no_row(article: Article, write: Callable[[Article], object]) -> None:
+    """Every node confirmed, so no delete is pending."""
     write(article)
     assert OutboxRow.objects.count() == 0
     assert Article.cached.get(pk=article.pk).title == "New"
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_process_that_dies_after_its_commit_leaves_a_row_that_the_relay_settles(
+def test_a_process_that_dies_after_its_commit_leaves_a_row_for_the_relay(
     article: Article,
     write: Callable[[Article], object],
     dies_after_commit: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until then readers have the old row; afterwards the new one."""
+    """Readers get the old row until the relay has run, and the new row afterwards."""
     with pytest.raises(Killed):
         write(article)
     monkeypatch.undo()
@@ -93,7 +93,7 @@ def test_a_process_that_dies_after_its_commit_leaves_a_row_that_the_relay_settle
     assert Article.cached.get(pk=article.pk).title == "First"
     assert OutboxRow.objects.count() == 1
     intent = OutboxRow.objects.get().is_intent
-    assert invalidation.relay().rows == 0  # too young: its writer may be about to settle it
+    assert invalidation.relay().rows == 0  # too young: its writer may still be handling it
     age_rows(5)
     relayed = invalidation.relay()
     assert relayed.keys >= 1
@@ -104,8 +104,8 @@ def test_a_process_that_dies_after_its_commit_leaves_a_row_that_the_relay_settle
     assert OutboxRow.objects.count() == 0
 
 
-def test_a_transaction_owes_one_row_whatever_it_changes(article: Article) -> None:
-    """Written by its last statement."""
+def test_a_transaction_writes_one_outbox_row(article: Article) -> None:
+    """Its last statement writes the row, for all changed rows."""
     others = [Article.objects.create(slug=f"s{n}", title="x") for n in range(5)]
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         for other in others:
@@ -116,15 +116,15 @@ def test_a_transaction_owes_one_row_whatever_it_changes(article: Article) -> Non
     assert OutboxRow.objects.count() == 0
 
 
-def test_a_transaction_that_changes_nothing_cached_owes_nothing(article: Article) -> None:
-    """Not a statement more than Django's."""
+def test_a_transaction_without_cached_changes_writes_no_outbox_row(article: Article) -> None:
+    """It runs no statement beside Django's."""
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         list(Article.objects.all())
     assert not any("outboxrow" in query["sql"] for query in captured)
 
 
-def test_a_rolled_back_transaction_owes_nothing(article: Article) -> None:
-    """And the next one is its own."""
+def test_a_rolled_back_transaction_leaves_no_outbox_row(article: Article) -> None:
+    """And nothing of it remains for the next transaction."""
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         save(article, "New")
         raise ZeroDivisionError
@@ -133,8 +133,8 @@ def test_a_rolled_back_transaction_owes_nothing(article: Article) -> None:
 
 
 @pytest.mark.hangs
-def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Services) -> None:
-    """The write succeeds; the row stays until the node is there to confirm."""
+def test_the_delete_of_a_node_that_is_down_stays_pending(article: Article, services: Services) -> None:
+    """The write succeeds; the outbox row remains until the node confirms."""
     keys = Article.cached.keys_of([{"pk": article.pk}])
     ring = Article.cached.cache.client.ring
     owner = f"ring-{'abc'[ring.owner(keys[0])]}"
@@ -147,8 +147,8 @@ def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Serv
         assert (relayed.rows, relayed.pending) == (0, 1)
     finally:
         services.resume(owner)
-    assert Article.cached.get(pk=article.pk).title == "New"  # the node is ejected, and not asked
-    # The relay is another process, and has seen nothing fail
+    assert Article.cached.get(pk=article.pk).title == "New"  # the node is ejected, so it is not read
+    # A relay in another process has seen no failure
     setting_changed.send(sender=None, setting="CACHES", value=None, enter=True)
     invalidation.relay()
     assert OutboxRow.objects.count() == 0
@@ -156,16 +156,16 @@ def test_a_node_that_is_down_is_owed_its_delete(article: Article, services: Serv
 
 
 @pytest.mark.hangs
-def test_rows_of_a_node_that_is_away_keep_no_others_waiting(
+def test_rows_of_a_node_that_is_down_do_not_delay_others(
     ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are, and though they are older."""
+    """Although they fill several pages and are older."""
     monkeypatch.setattr(sys.modules["cachebackend.invalidation.relay"], "ROWS_PER_PAGE", 2)
     ring, keys = ring_cache.client.ring, {f"k{n}": ring_cache.key_bytes(f"k{n}") for n in range(30)}
-    away = [key for key in keys.values() if ring.names[ring.owner(key)] == "ring-a"][:5]
+    on_stopped_node = [key for key in keys.values() if ring.names[ring.owner(key)] == "ring-a"][:5]
     healthy = next(name for name, key in keys.items() if ring.names[ring.owner(key)] == "ring-b")
     ring_cache.set(healthy, "old")
-    for key in [*away, keys[healthy]]:
+    for key in [*on_stopped_node, keys[healthy]]:
         outbox.write_row("default", {"default": {key}})
     age_rows(5)
     services.stop("ring-a")
@@ -173,12 +173,12 @@ def test_rows_of_a_node_that_is_away_keep_no_others_waiting(
         relayed = invalidation.relay()
     finally:
         services.resume("ring-a")
-    assert (relayed.rows, relayed.pending) == (1, len(away))
+    assert (relayed.rows, relayed.pending) == (1, len(on_stopped_node))
     assert ring_cache.get(healthy) is None
 
 
-def test_an_alias_that_is_gone_is_owed_nothing(ring_cache: RingCache) -> None:
-    """Its rows are dropped, and those of the others are acted on."""
+def test_pending_deletes_of_a_removed_alias_are_dropped(ring_cache: RingCache) -> None:
+    """The keys of its other aliases are still deleted."""
     ring_cache.set("k", "old")
     outbox.write_row("default", {"gone": {b"x"}, "default": {ring_cache.key_bytes("k")}})
     age_rows(5)
@@ -188,20 +188,20 @@ def test_an_alias_that_is_gone_is_owed_nothing(ring_cache: RingCache) -> None:
 
 
 def test_an_intent_is_kept_while_its_statement_may_run(article: Article, ring_cache: RingCache) -> None:
-    """A slow statement of a process that dies is still acted on after its commit."""
-    owed = outbox.write_row("default", {"default": {ring_cache.key_bytes("k")}}, is_intent=True)
-    for age, left in ((5, 1), (outbox.INTENT_SECONDS - 5, 1), (outbox.INTENT_SECONDS + 5, 0)):
+    """So the keys of a slow statement are deleted after its commit, although its process died."""
+    intent = outbox.write_row("default", {"default": {ring_cache.key_bytes("k")}}, is_intent=True)
+    for age, count in ((5, 1), (outbox.INTENT_SECONDS - 5, 1), (outbox.INTENT_SECONDS + 5, 0)):
         ring_cache.set("k", "old")
         age_rows(age)
         invalidation.relay()
         assert ring_cache.get("k") is None
-        assert OutboxRow.objects.filter(pk=owed).count() == left
+        assert OutboxRow.objects.filter(pk=intent).count() == count
 
 
-def test_the_row_is_dropped_only_after_the_nodes_confirmed(
+def test_the_row_is_deleted_only_after_the_nodes_confirmed(
     article: Article, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the two, the relay deletes once more, which is harmless."""
+    """If the process dies between the two, the relay deletes the keys again, which is harmless."""
 
     def die(*_: Any) -> None:
         assert Article.cached.cache.get(f"demo.article:id:{article.pk}") is None
@@ -215,7 +215,7 @@ def test_the_row_is_dropped_only_after_the_nodes_confirmed(
 
 
 def test_the_relay_task_runs(article: Article) -> None:
-    """In place, as Celery would."""
+    """Called directly, as Celery would call it."""
     from cachebackend.tasks import relay
 
     outbox.write_row("default", {"default": {b"k"}})

@@ -1,4 +1,4 @@
-"""Nodes that answer, and refuse: full, read-only, not saved, cut off from their primary, loading."""
+"""Nodes that answer but refuse commands: full, read-only, not saved, without their primary, loading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "lite
 
 
 class Refuser:
-    """A node of its own, and how it comes to refuse, and to serve again."""
+    """A separate node, which can be made to refuse commands and to serve again."""
 
     def __init__(self, services: Services) -> None:
         port = services.add_node("refuser", "--save", "", "--stop-writes-on-bgsave-error", "yes")
@@ -41,7 +41,7 @@ class Refuser:
                 self.admin.config_set("replica-serve-stale-data", "no")
                 self.admin.replicaof("127.0.0.1", "1")
             case "MISCONF":
-                self._file.mkdir()  # in the place of the file that it would write
+                self._file.mkdir()  # the server cannot write a file of this name
                 self.admin.config_set("save", "3600 1")
                 self._save("err")
 
@@ -57,9 +57,9 @@ class Refuser:
 
     def _save(self, outcome: str) -> None:
         self.admin.bgsave()
-        while (told := self.admin.info("persistence"))["rdb_bgsave_in_progress"]:
+        while (persistence := self.admin.info("persistence"))["rdb_bgsave_in_progress"]:
             continue
-        assert told["rdb_last_bgsave_status"] == outcome
+        assert persistence["rdb_last_bgsave_status"] == outcome
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def refuser(own_services: Services) -> Refuser:
 
 @pytest.fixture
 def cache(refuser: Refuser, settings: Any, probes: Probes) -> Iterator[RingCache]:  # noqa: F811
-    """An alias over that node alone, with two keys; probes wait for the test."""
+    """An alias with this node only, and two keys; probes run when the test runs them."""
     refuser.admin.flushall()
     with ring_of(refuser.url, settings) as cache:
         cache.set_many({"k": "old", "other": "stays"}, None)
@@ -79,7 +79,7 @@ def cache(refuser: Refuser, settings: Any, probes: Probes) -> Iterator[RingCache
 
 @contextmanager
 def ring_of(url: str, settings: Any) -> Iterator[RingCache]:
-    """Make the default alias a ring of one node."""
+    """Configure the default alias as a ring of one node."""
     block = settings.CACHES["default"] | {"LOCATION": [url], "OPTIONS": {}}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         cache = caches["default"]
@@ -94,15 +94,15 @@ def breaker_of(cache: RingCache) -> Breaker:
 
 
 def probe(cache: RingCache, probes: Probes) -> str:  # noqa: F811
-    """Have the node probed, as it is due, and return its state."""
+    """Make a probe of the node due, run it, and return the node's state."""
     breaker_of(cache)._probe_at = 0.0
     cache.get("other")
     probes.run()
     return breaker_of(cache).state.state
 
 
-def test_a_full_node_serves_what_it_holds(cache: RingCache, refuser: Refuser, probes: Probes) -> None:  # noqa: F811
-    """It takes nothing, and is not ejected; and it deletes what a refused set was to replace."""
+def test_a_full_node_serves_its_values(cache: RingCache, refuser: Refuser, probes: Probes) -> None:  # noqa: F811
+    """It refuses sets, but is not ejected; it deletes the value that a refused set should have replaced."""
     refuser.refuse("OOM")
     assert cache.get_or_set("k", lambda: "loaded") == "old"
     for _ in range(5):
@@ -116,14 +116,14 @@ def test_a_full_node_serves_what_it_holds(cache: RingCache, refuser: Refuser, pr
 
 @pytest.mark.parametrize("state", ["READONLY", "MISCONF"])
 @pytest.mark.parametrize("way", ["set", "delete"])
-def test_a_node_that_takes_no_delete_is_ejected_by_the_first_that_it_missed(
+def test_a_node_that_refuses_deletes_is_ejected_at_the_first_missed_delete(
     cache: RingCache,
     refuser: Refuser,
     probes: Probes,  # noqa: F811
     state: str,
     way: str,
 ) -> None:
-    """Until then it is read; it is let in again when it has deleted what it should not hold."""
+    """Until then it serves reads. It serves again once the missed deletes are replayed to it."""
     refuser.refuse(state)
     for _ in range(5):
         assert cache.get_or_set("k", lambda: "loaded") == "old"
@@ -137,12 +137,12 @@ def test_a_node_that_takes_no_delete_is_ejected_by_the_first_that_it_missed(
     assert cache.get_many(["k", "other"]) == {"other": "stays"}
 
 
-def test_a_replica_that_serves_nothing_is_ejected(
+def test_a_replica_that_refuses_reads_is_ejected(
     cache: RingCache,
     refuser: Refuser,
     probes: Probes,  # noqa: F811
 ) -> None:
-    """After three answers; what it holds is good when its primary is back."""
+    """After three refused reads; its values are valid when its primary is back."""
     refuser.refuse("MASTERDOWN")
     for _ in range(3):
         assert cache.get("k") is None
@@ -154,7 +154,7 @@ def test_a_replica_that_serves_nothing_is_ejected(
 
 
 class Loading(socketserver.StreamRequestHandler):
-    """Answers as a node does that reads its file: to a handshake and with LOADING; later it has no key."""
+    """Answers a handshake with OK and all else with LOADING; when it is done, like an empty node."""
 
     is_done = False
 
@@ -174,7 +174,7 @@ class Loading(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of such a node."""
+    """The port of a node that is loading its file."""
     monkeypatch.setattr(Loading, "is_done", False)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Loading) as server:
         server.daemon_threads = True
@@ -185,12 +185,12 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         thread.join()
 
 
-def test_a_node_that_reads_its_file_is_ejected_until_it_has(
+def test_a_node_that_is_loading_its_file_is_ejected_until_it_is_done(
     loading: int,
     settings: Any,
     probes: Probes,  # noqa: F811
 ) -> None:
-    """It is told then what was deleted meanwhile."""
+    """Then the deletes that it missed are replayed to it."""
     with ring_of(f"redis://127.0.0.1:{loading}/0?name=r", settings) as cache:
         for _ in range(3):
             assert cache.get_or_set("k", lambda: "loaded") == "loaded"

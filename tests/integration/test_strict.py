@@ -33,7 +33,7 @@ def article() -> Article:
 
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The model's manager, made over by the test."""
+    """The model's manager; the test changes its options."""
     for name in ("is_strict", "writes_through", "missing_timeout", "stale_for"):
         monkeypatch.setattr(Article.cached, name, getattr(Article.cached, name))
     return Article.cached
@@ -46,8 +46,8 @@ def strict(cached: CachedManager[Article]) -> CachedManager[Article]:
     return cached
 
 
-def stands(cached: CachedManager[Article], article: Article) -> bytes | None:
-    """Return what stands at a row's key, past the cache."""
+def record_of(cached: CachedManager[Article], article: Article) -> bytes | None:
+    """Return the record of a row's key, read from its node."""
     [key] = cached.keys_of([{"pk": article.pk}])
     client = cached.cache.client
     record: bytes | None = client.nodes[client.ring.owner(key)].call((b"GET", key))
@@ -57,15 +57,15 @@ def stands(cached: CachedManager[Article], article: Article) -> bytes | None:
 def test_a_strict_key_is_in_quarantine_while_its_row_is_written(
     strict: CachedManager[Article], article: Article
 ) -> None:
-    """From before the statement until after the commit; readers go to the database and fill nothing."""
+    """From before the statement until after the commit; meanwhile readers load the row and do not fill it."""
     strict.get(pk=article.pk)
     with transaction.atomic():
         article.title = "New"
         article.save()
-        record = stands(strict, article) or b""
+        record = record_of(strict, article) or b""
         assert record[:1] == b"Q"
         assert len(record) == 17
-    assert stands(strict, article) is None
+    assert record_of(strict, article) is None
     assert strict.get(pk=article.pk).title == "New"
 
 
@@ -73,7 +73,7 @@ def test_a_strict_key_is_in_quarantine_while_its_row_is_written(
 def test_a_strict_transaction_ends_before_its_quarantine(
     strict: CachedManager[Article], article: Article
 ) -> None:
-    """Where Postgres can see to it; an earlier one is asked for nothing that it does not know."""
+    """Postgres 17 and later enforce it; earlier versions do not know the setting and are not sent it."""
     if connection.pg_version < POSTGRES_17:
         pytest.skip("transaction_timeout came with Postgres 17")
     with transaction.atomic():
@@ -83,7 +83,7 @@ def test_a_strict_transaction_ends_before_its_quarantine(
             assert cursor.fetchone() == ("27s",)
 
 
-def test_several_writers_in_flight_each_end_their_own(
+def test_each_writer_ends_its_own_quarantine(
     strict: CachedManager[Article], article: Article, ring_cache: RingCache
 ) -> None:
     """The last one deletes the key."""
@@ -93,15 +93,15 @@ def test_several_writers_in_flight_each_end_their_own(
     [key] = strict.keys_of([{"pk": article.pk}])
     for token in (b"a" * 16, b"b" * 16, b"a" * 16):
         client.run(protocol.quarantine(client.context, [key], token))
-    assert stands(strict, article) == b"Q" + b"a" * 16 + b"b" * 16
+    assert record_of(strict, article) == b"Q" + b"a" * 16 + b"b" * 16
     assert strict.get(pk=article.pk) == article
     assert client.run(protocol.unquarantine(client.context, [key], b"a" * 16)) == []
-    assert stands(strict, article) == b"Q" + b"b" * 16
+    assert record_of(strict, article) == b"Q" + b"b" * 16
     client.run(protocol.unquarantine(client.context, [key], b"b" * 16))
-    assert stands(strict, article) is None
+    assert record_of(strict, article) is None
 
 
-#: Who else may owe a delete of a key that is in quarantine.
+#: Other ways to delete a key while it is in quarantine.
 OTHERS: dict[str, Callable[[RingCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many([key]),
@@ -120,24 +120,24 @@ def relay_at_once() -> None:
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_quarantine_is_taken_away_by_its_writer_alone(
+def test_only_its_writer_ends_a_quarantine(
     strict: CachedManager[Article], article: Article, other: Callable[[RingCache, str], object]
 ) -> None:
-    """What others owe the key is confirmed where it stands, for nothing from before is there."""
+    """The node confirms other deletes of the key without effect: the key holds no old value."""
     keys = [{"pk": article.pk}]
-    writing = prepare_write(Article, keys, "default")  # its statement waits for a lock, say
+    writing = prepare_write(Article, keys, "default")  # as if its statement waited for a lock
     assert writing is not None
-    before = stands(strict, article)
+    before = record_of(strict, article)
     other(strict.cache, f"demo.article:id:{article.pk}")
-    assert stands(strict, article) == before
+    assert record_of(strict, article) == before
     assert strict.get(pk=article.pk) == article
     assert OutboxRow.objects.filter(is_intent=False).count() == 0
     finish_write(writing, Article, keys, "default")
-    assert stands(strict, article) is None
+    assert record_of(strict, article) is None
 
 
 @pytest.mark.parametrize("atomic", [False, True])
-def test_a_strict_write_whose_node_is_away_fails_and_changes_nothing(
+def test_a_strict_write_whose_node_is_down_fails_and_changes_nothing(
     strict: CachedManager[Article], article: Article, services: Services, atomic: bool
 ) -> None:
     """In autocommit and in a transaction."""
@@ -164,31 +164,31 @@ def test_a_strict_write_whose_node_is_away_fails_and_changes_nothing(
 
 
 def test_a_rollback_ends_the_quarantine(strict: CachedManager[Article], article: Article) -> None:
-    """Readers may fill again at once."""
+    """Afterwards readers may fill at once."""
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         article.title = "New"
         article.save()
         raise ZeroDivisionError
-    assert stands(strict, article) is None
+    assert record_of(strict, article) is None
     assert strict.get(pk=article.pk).title == "First"
 
 
 def test_a_quarantine_that_was_lost_still_ends_in_a_delete(
     strict: CachedManager[Article], article: Article, ring_cache: RingCache
 ) -> None:
-    """The node was restarted or evicted it, and a reader filled the old row meanwhile."""
+    """The node was restarted or evicted the key, and meanwhile a reader filled the old row."""
     with transaction.atomic():
         article.title = "New"
         article.save()
         [key] = strict.keys_of([{"pk": article.pk}])
         ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"SET", key, b"Vp\0old"))
-    assert stands(strict, article) is None
+    assert record_of(strict, article) is None
 
 
-def test_a_row_written_through_is_there_after_the_commit(
+def test_a_row_written_through_is_cached_after_the_commit(
     cached: CachedManager[Article], article: Article
 ) -> None:
-    """Loaded anew, under a fresh lease, before the writer goes on."""
+    """It is loaded under a new lease before the writer continues."""
     cached.writes_through = True
     article.title = "New"
     article.save()
@@ -202,8 +202,8 @@ def test_a_row_written_through_is_there_after_the_commit(
     article.delete()
 
 
-def test_absence_is_cached_if_asked_and_dropped_when_a_row_is_made(cached: CachedManager[Article]) -> None:
-    """By lookup and by key; made by save, by bulk_create, in a transaction or not."""
+def test_absence_is_cached_on_request_until_a_row_is_created(cached: CachedManager[Article]) -> None:
+    """By lookup and by primary key; created by save or bulk_create, in a transaction or in autocommit."""
     cached.missing_timeout = 60
     for title in ("once", "again"):
         with CaptureQueriesContext(connection) as captured, pytest.raises(Article.DoesNotExist):
@@ -221,10 +221,10 @@ def test_absence_is_cached_if_asked_and_dropped_when_a_row_is_made(cached: Cache
     assert len(captured) == 0
 
 
-def test_an_absence_is_dropped_when_a_row_comes_to_have_the_value(
+def test_an_absence_is_invalidated_when_a_row_gets_the_value(
     cached: CachedManager[Article], article: Article
 ) -> None:
-    """By update and bulk_update, which name no instance."""
+    """By update and bulk_update, for which Django sends no signal."""
     cached.missing_timeout = 60
     for slug in ("second", "third"):
         with pytest.raises(Article.DoesNotExist):
@@ -241,20 +241,20 @@ def test_an_absence_is_dropped_when_a_row_comes_to_have_the_value(
 @pytest.mark.postgres
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_snapshot_fills_nothing(cached: CachedManager[Article], article: Article, level: str) -> None:
-    """It may be older than the lease; what is cached already may be read."""
+    """It may be older than the lease; a row that is already cached may be read."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
         assert cached.get(pk=article.pk).title == "First"
         assert cached.in_bulk([article.pk])[article.pk].title == "First"
-    assert stands(cached, article) is None
+    assert record_of(cached, article) is None
     with transaction.atomic():
         assert cached.get(pk=article.pk).title == "First"
-    assert stands(cached, article) is not None
+    assert record_of(cached, article) is not None
 
 
 def test_options_are_checked() -> None:
-    """When the manager is made."""
+    """When the manager is created."""
     with pytest.raises(ImproperlyConfigured, match="must be one of commit, strict"):
         CachedManager(consistency="eventual")
     with pytest.raises(ImproperlyConfigured, match="must be one of invalidate, through"):

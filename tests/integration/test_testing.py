@@ -1,4 +1,4 @@
-"""``cachebackend.testing``: what it gives to other projects' tests."""
+"""``cachebackend.testing``: what it offers to the tests of other projects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def article() -> Article:
 
 @commits
 def test_a_save_invalidates_a_row_and_its_tag(article: Article) -> None:
-    """By every key that it is cached by, in autocommit and after a transaction."""
+    """Under every key by which it is cached, in autocommit and after a transaction."""
     with assert_invalidates(article, Article):
         article.save()
     with assert_invalidates(article), transaction.atomic():
@@ -47,8 +47,8 @@ def test_a_save_invalidates_a_row_and_its_tag(article: Article) -> None:
 
 
 @commits
-def test_what_still_stands_is_named(article: Article) -> None:
-    """A write that Django does not see leaves the row under both its keys."""
+def test_keys_that_were_not_invalidated_are_named(article: Article) -> None:
+    """A write that Django does not see leaves the row cached under both of its keys."""
     both = pytest.raises(AssertionError, match=r"not invalidated: .*demo\.article:id:.*demo\.article:slug:x")
     with both, assert_invalidates(article), connection.cursor() as cursor:
         cursor.execute("UPDATE demo_article SET title = 'New'")
@@ -57,8 +57,8 @@ def test_what_still_stands_is_named(article: Article) -> None:
 
 
 @commits
-def test_what_the_block_reads_is_told(article: Article) -> None:
-    """A reader of a row takes the mark away, and the test would pass whatever the write did."""
+def test_a_target_that_the_block_reads_is_reported(article: Article) -> None:
+    """A reader removes the mark of the row, so the test would pass whatever the write did."""
     read = pytest.raises(
         AssertionError, match=r"read by the block, so it cannot be checked: .*demo\.article:id:"
     )
@@ -69,8 +69,8 @@ def test_what_the_block_reads_is_told(article: Article) -> None:
 
 
 @commits
-def test_what_is_written_through_may_stand_anew(monkeypatch: pytest.MonkeyPatch, article: Article) -> None:
-    """Who invalidates it loads it again."""
+def test_a_row_that_is_written_through_may_be_read(monkeypatch: pytest.MonkeyPatch, article: Article) -> None:
+    """The write that invalidates it loads it again."""
     monkeypatch.setattr(Article.cached, "writes_through", True)
     with assert_invalidates(article):
         article.save()
@@ -78,7 +78,7 @@ def test_what_is_written_through_may_stand_anew(monkeypatch: pytest.MonkeyPatch,
 
 @commits
 def test_a_block_that_fails_leaves_nothing(article: Article) -> None:
-    """Its error is what is seen, and no mark stands for ten minutes."""
+    """Its own error is raised, and no mark remains on the nodes."""
     with pytest.raises(ZeroDivisionError), assert_invalidates(article, "front"):
         1 / 0  # noqa: B018  # the error is the point
     node_keys = [node.call((b"KEYS", b"*")) for node in cache.client.nodes]
@@ -87,22 +87,22 @@ def test_a_block_that_fails_leaves_nothing(article: Article) -> None:
 
 @commits
 def test_a_row_that_nothing_caches_is_a_mistake_of_the_test() -> None:
-    """It would otherwise pass whatever the block does."""
+    """Otherwise the test would pass whatever the block does."""
     group = Group.objects.create(name="x")
     with pytest.raises(AssertionError, match=r"nothing is cached of auth\.Group"), assert_invalidates(group):
         pass
 
 
 @pytest.mark.django_db
-def test_a_test_that_never_commits_is_told_so() -> None:
-    """A delete follows the commit, so within Django's ``TestCase`` there is none."""
+def test_a_test_that_never_commits_is_refused() -> None:
+    """Keys are deleted after the commit, so in Django's ``TestCase`` none is deleted."""
     with pytest.raises(ImproperlyConfigured, match="TransactionTestCase"), assert_invalidates("front"):
         pass
 
 
 @commits
 def test_an_empty_ring_finds_nothing_and_leaves_nothing(article: Article) -> None:
-    """The same nodes under another prefix; options may differ; managers and functions use it."""
+    """It uses the same nodes with another prefix and other options; managers and functions use it."""
     cache.set("a", 1)
     with empty_ring(lease_on_get=True) as ring:
         assert cache.get("a") is None
@@ -115,8 +115,8 @@ def test_an_empty_ring_finds_nothing_and_leaves_nothing(article: Article) -> Non
         assert node.call((b"SCAN", b"0", b"MATCH", left, b"COUNT", b"10000"))[1] == []  # type: ignore[index]
 
 
-def test_a_ring_of_other_nodes_takes_the_place_of_any_cache() -> None:
-    """Nodes of the test's own, gone with the block; the alias is what it was."""
+def test_a_ring_of_other_nodes_replaces_any_cache() -> None:
+    """The nodes are started for the block and end with it; then the alias is as it was."""
     local = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     with override_settings(CACHES=local):
         with embedded_nodes(2) as urls:
@@ -129,8 +129,8 @@ def test_a_ring_of_other_nodes_takes_the_place_of_any_cache() -> None:
         assert not folder.exists()
 
 
-def test_a_node_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With what its server said, or what to install."""
+def test_a_node_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the server's log, or with what to install."""
     server = tmp_path / "server"
     server.write_text("#!/bin/sh\necho no memory today\nexit 3\n")
     server.chmod(0o755)
@@ -140,8 +140,8 @@ def test_a_node_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("VALKEY_SERVER")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("cachebackend.testing.embedded.packaged", lambda *_: None)
-    told = pytest.raises(MissingBinaryError, match=r"django-ringcache\[testing\].*VALKEY_SERVER")
-    with told, embedded_nodes(1):
+    fails = pytest.raises(MissingBinaryError, match=r"django-ringcache\[testing\].*VALKEY_SERVER")
+    with fails, embedded_nodes(1):
         pass
 
 
@@ -166,7 +166,7 @@ def test_another(ring):
 
 
 def test_the_plugin_gives_each_test_an_empty_ring(tmp_path: Path) -> None:
-    """In a project that names no node; the servers end with the run."""
+    """In a project that configures no node; the servers end with the test run."""
     for name, text in (("conftest.py", CONFTEST), ("plain.py", SETTINGS), ("test_it.py", TESTS)):
         (tmp_path / name).write_text(text)
     ran = subprocess.run(

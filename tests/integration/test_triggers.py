@@ -1,4 +1,4 @@
-"""Triggers: what Django does not see is caught in the database, and acted on by the relay."""
+"""Triggers: they record changes that Django does not see, and the relay deletes the keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AUTHOR, POEM = Author._meta.db_table, Poem._meta.db_table
 
 @pytest.fixture
 def author() -> Author:
-    """A row that is cached by its key and by its lookups."""
+    """A row that is cached by its primary key and by a lookup."""
     author = Author.objects.create(name="Sappho")
     invalidation.relay()
     Author.cached.get(pk=author.pk)
@@ -47,7 +47,7 @@ def author() -> Author:
 
 @pytest.fixture
 def other() -> Iterator[psycopg.Connection[Any]]:
-    """A program that knows nothing of Django."""
+    """The database connection of a program that does not use Django."""
     settings = connection.settings_dict
     with psycopg.connect(
         host=settings["HOST"],
@@ -59,17 +59,17 @@ def other() -> Iterator[psycopg.Connection[Any]]:
         yield own
 
 
-def owed() -> list[tuple[str, list[dict[str, str]]]]:
+def outbox_rows() -> list[tuple[str, list[dict[str, str]]]]:
     return [(row.label, row.rows) for row in OutboxRow.objects.order_by("pk")]
 
 
-def test_raw_sql_from_another_program_is_acted_on(author: Author, other: psycopg.Connection[Any]) -> None:
-    """The row, the lookup that was, and the absence that the new lookup had cached."""
+def test_raw_sql_from_another_program_is_invalidated(author: Author, other: psycopg.Connection[Any]) -> None:
+    """The row, its old lookup value, and the cached absence of its new lookup value."""
     with pytest.raises(Author.DoesNotExist):
         Author.cached.get(name="Psappho")
     other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert Author.cached.get(name="Sappho").pk == author.pk
-    relayed = invalidation.relay()  # at once: no writer is about to settle it
+    relayed = invalidation.relay()  # at once: only the relay handles it
     assert (relayed.rows, relayed.pending) == (1, 0)
     assert Author.cached.get(name="Psappho").pk == author.pk
     assert Author.cached.get(pk=author.pk).name == "Psappho"
@@ -77,24 +77,24 @@ def test_raw_sql_from_another_program_is_acted_on(author: Author, other: psycopg
         Author.cached.get(name="Sappho")
 
 
-def test_a_statement_of_many_rows_owes_one_outbox_row(other: psycopg.Connection[Any]) -> None:
-    """A very large one a few, each of bounded size; one that changes nothing none."""
+def test_a_statement_of_many_rows_writes_one_outbox_row(other: psycopg.Connection[Any]) -> None:
+    """A very large statement writes a few rows of limited size; a statement without changes writes none."""
     insert = (
         f"INSERT INTO {AUTHOR} (name, code) SELECT 'n' || n, gen_random_uuid() FROM generate_series(1, %s) n"
     )
     other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW])
     other.execute(f"UPDATE {AUTHOR} SET name = name || 'x' WHERE name = 'nobody'")
-    [(label, rows)] = owed()
+    [(label, rows)] = outbox_rows()
     assert label == "shop.author"
     assert len(rows) == triggers.ROWS_PER_OUTBOX_ROW
     assert rows[0].keys() == {"id", "name", "code"}
     other.execute(f"DELETE FROM {AUTHOR}")
     other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW + 1])
-    assert [len(rows) for _, rows in owed()[2:]] in ([1000, 1], [1, 1000])
+    assert [len(rows) for _, rows in outbox_rows()[2:]] in ([1000, 1], [1, 1000])
 
 
-def test_truncate_owes_the_rows_that_it_removes(author: Author, other: psycopg.Connection[Any]) -> None:
-    """Those of the tables that it cascades to, too."""
+def test_truncate_invalidates_the_rows_it_removes(author: Author, other: psycopg.Connection[Any]) -> None:
+    """And the rows of the tables to which it cascades."""
     poem = Poem.objects.create(author=author, title="Ode")
     invalidation.relay()
     Poem.cached.get(pk=poem.pk)
@@ -105,8 +105,8 @@ def test_truncate_owes_the_rows_that_it_removes(author: Author, other: psycopg.C
             manager.get(pk=pk)
 
 
-def test_copy_ends_the_absence_of_the_rows_that_it_brings(other: psycopg.Connection[Any]) -> None:
-    """A miss that was cached is asked again."""
+def test_copy_invalidates_the_absence_of_the_rows_that_it_inserts(other: psycopg.Connection[Any]) -> None:
+    """A cached absence is loaded again."""
     with pytest.raises(Author.DoesNotExist):
         Author.cached.get(name="Alcaeus")
     with other.cursor() as cursor, cursor.copy(f"COPY {AUTHOR} (name, code) FROM STDIN") as copy:
@@ -115,8 +115,8 @@ def test_copy_ends_the_absence_of_the_rows_that_it_brings(other: psycopg.Connect
     assert Author.cached.get(name="Alcaeus").name == "Alcaeus"
 
 
-def test_a_cascade_of_the_database_is_acted_on(author: Author, other: psycopg.Connection[Any]) -> None:
-    """Django's own foreign keys do not cascade there, others' do."""
+def test_a_cascade_in_the_database_is_invalidated(author: Author, other: psycopg.Connection[Any]) -> None:
+    """Django's own foreign keys do not cascade in the database, those of other programs may."""
     poem = Poem.objects.create(author=author, title="Ode")
     invalidation.relay()
     Poem.cached.get(pk=poem.pk)
@@ -127,7 +127,7 @@ def test_a_cascade_of_the_database_is_acted_on(author: Author, other: psycopg.Co
         )
     try:
         other.execute(f"DELETE FROM {AUTHOR} WHERE id = %s", [author.pk])
-        assert {label for label, _ in owed()} == {"shop.author", "shop.poem"}
+        assert {label for label, _ in outbox_rows()} == {"shop.author", "shop.poem"}
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE {POEM} DROP CONSTRAINT cascading")
@@ -136,7 +136,7 @@ def test_a_cascade_of_the_database_is_acted_on(author: Author, other: psycopg.Co
         Poem.cached.get(pk=poem.pk)
 
 
-def test_what_a_parents_table_holds_of_a_row_belongs_to_its_children(
+def test_a_change_in_a_parents_table_invalidates_its_children(
     author: Author, other: psycopg.Connection[Any]
 ) -> None:
     """Multi-table inheritance."""
@@ -149,22 +149,22 @@ def test_what_a_parents_table_holds_of_a_row_belongs_to_its_children(
 
 
 def test_another_search_path_does_not_lose_a_change(author: Author, other: psycopg.Connection[Any]) -> None:
-    """The outbox is looked for beside the table."""
+    """The trigger finds the outbox in the schema of the changed table."""
     other.execute("SET search_path TO pg_catalog")
     other.execute(f"UPDATE public.{AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert invalidation.relay().rows == 1
 
 
-def test_a_rolled_back_statement_owes_nothing(author: Author, other: psycopg.Connection[Any]) -> None:
-    """The outbox row is a part of the transaction."""
+def test_a_rolled_back_statement_leaves_no_outbox_row(author: Author, other: psycopg.Connection[Any]) -> None:
+    """The outbox row belongs to the transaction."""
     with pytest.raises(ZeroDivisionError), other.transaction():
         other.execute(f"DELETE FROM {AUTHOR}")
         raise ZeroDivisionError
-    assert owed() == []
+    assert outbox_rows() == []
 
 
-def test_a_transaction_of_django_owes_no_second_row(author: Author) -> None:
-    """What triggers wrote in it becomes a part of its own row, which is dropped when settled."""
+def test_a_django_transaction_leaves_no_row_of_a_trigger(author: Author) -> None:
+    """Its own outbox row takes in the rows of its triggers, and is deleted after the nodes confirm."""
     with transaction.atomic():
         author.name = "Psappho"
         author.save()
@@ -175,8 +175,8 @@ def test_a_transaction_of_django_owes_no_second_row(author: Author) -> None:
     assert Author.cached.get(pk=author.pk).name == "Psappho"
 
 
-def test_a_save_in_autocommit_settles_what_its_trigger_wrote(author: Author) -> None:
-    """For a row of several tables, too; the relay has nothing to do again."""
+def test_a_save_in_autocommit_deletes_the_row_of_its_trigger(author: Author) -> None:
+    """Also for a row that is spread over several tables; nothing remains for the relay."""
     author.name = "Psappho"
     author.save()
     sonnet = Sonnet.objects.create(author=author, title="18")
@@ -187,21 +187,21 @@ def test_a_save_in_autocommit_settles_what_its_trigger_wrote(author: Author) -> 
     assert OutboxRow.objects.count() == 0
 
 
-def test_what_another_program_wrote_of_the_row_meanwhile_is_settled_with_it(
+def test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row(
     author: Author, other: psycopg.Connection[Any]
 ) -> None:
-    """An outbox row is dropped only when all that it names was deleted."""
+    """An outbox row is deleted only when the keys of all rows that it names are deleted."""
     second = Author.objects.create(name="Alcaeus")
     Author.cached.get(pk=second.pk)
-    other.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one row owes both
+    other.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one outbox row names both
     before = Author.cached.get(pk=second.pk).code
     author.save()
     assert OutboxRow.objects.count() == 0
     assert Author.cached.get(pk=second.pk).code != before
 
 
-def test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit(author: Author) -> None:
-    """Nobody has to wait for the relay."""
+def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Author) -> None:
+    """The relay is not needed for it."""
     with transaction.atomic():
         Poem.objects.create(author=author, title="Ode")
         with connection.cursor() as cursor:
@@ -210,8 +210,8 @@ def test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit(
     assert OutboxRow.objects.count() == 0
 
 
-def test_the_listening_relay_acts_when_it_is_told(author: Author, other: psycopg.Connection[Any]) -> None:
-    """Long before its interval is over."""
+def test_the_listening_relay_runs_when_it_is_notified(author: Author, other: psycopg.Connection[Any]) -> None:
+    """Long before its interval ends."""
     rounds: list[invalidation.RelayResult] = []
     listens = threading.Event()
 
@@ -237,7 +237,7 @@ def test_the_listening_relay_acts_when_it_is_told(author: Author, other: psycopg
 
 
 def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, author: Author) -> None:
-    """A connection that the database ended is no end of the relay."""
+    """The relay survives that the database closes its connection."""
     paused: list[float] = []
     rounds: list[object] = []
 
@@ -255,8 +255,8 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
     assert paused == [0.5]
 
 
-def test_the_command_listens_until_it_is_told_to_end(author: Author, other: psycopg.Connection[Any]) -> None:
-    """A process of its own; at SIGTERM it says what it did."""
+def test_the_command_listens_until_sigterm(author: Author, other: psycopg.Connection[Any]) -> None:
+    """It runs in a separate process, and prints its result at SIGTERM."""
     settings = connection.settings_dict
     url = f"postgres://{settings['USER']}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}"
     command = [sys.executable, str(MANAGE), "invalidation", "relay", "--listen", "--json"]
@@ -268,20 +268,20 @@ def test_the_command_listens_until_it_is_told_to_end(author: Author, other: psyc
         text=True,
     ) as relay:
         assert relay.stderr is not None
-        assert any("listening" in line for line in relay.stderr)  # after what the system checks say
+        assert any("listening" in line for line in relay.stderr)  # after the output of the system checks
         other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
         end = time.monotonic() + 30
         while OutboxRow.objects.exists() and time.monotonic() < end:
             pass
         relay.terminate()
-        said, _ = relay.communicate(timeout=30)
+        output, _ = relay.communicate(timeout=30)
     assert relay.returncode == 0
-    assert json.loads(said.splitlines()[-1])["rows"] == 1
+    assert json.loads(output.splitlines()[-1])["rows"] == 1
     assert Author.cached.get(pk=author.pk).name == "Psappho"
 
 
-def test_a_database_that_tells_nothing_is_looked_at_every_interval() -> None:
-    """Where it is not Postgres, the same command relays."""
+def test_a_database_without_notifications_is_relayed_every_interval() -> None:
+    """The same function runs the relay for a database that is not Postgres."""
     rounds: list[invalidation.RelayResult] = []
     paused: list[float] = []
 
@@ -297,7 +297,7 @@ def test_a_database_that_tells_nothing_is_looked_at_every_interval() -> None:
 
 @pytest.fixture
 def made_migrations(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Run ``makemigrations`` for the shop into a folder of the test's; return what it said."""
+    """Run a command for the shop with its migrations in a folder of the test; return its output."""
     package = tmp_path / "made_for_shop"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -305,9 +305,9 @@ def made_migrations(tmp_path: Path) -> Iterator[Callable[..., str]]:
     importlib.invalidate_caches()
 
     def run(command: str, *args: str, **kwargs: Any) -> str:
-        said = io.StringIO()
-        call_command(command, "shop", *args, stdout=said, **kwargs)
-        return said.getvalue()
+        output = io.StringIO()
+        call_command(command, "shop", *args, stdout=output, **kwargs)
+        return output.getvalue()
 
     with override_settings(MIGRATION_MODULES={"shop": "made_for_shop"}):
         yield run
@@ -317,7 +317,7 @@ def made_migrations(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 def test_migrations_are_made_by_makemigrations(made_migrations: Callable[..., str]) -> None:
-    """They create the triggers, and a second run finds nothing left to do."""
+    """They create the triggers, and a second run finds no changes."""
     made_migrations("makemigrations", verbosity=1)
     sql = made_migrations("sqlmigrate", "0001_initial")
     for table in ("author", "poem", "sonnet"):
@@ -327,15 +327,15 @@ def test_migrations_are_made_by_makemigrations(made_migrations: Callable[..., st
     assert "No changes" in made_migrations("makemigrations", dry_run=True)
 
 
-def test_a_model_that_is_gone_is_owed_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its outbox row goes; the log says that a trigger is left."""
+def test_pending_deletes_of_a_removed_model_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Its outbox row is deleted; the log says that its trigger still exists."""
     OutboxRow.objects.create(label="shop.gone", rows=[{"id": "1"}])
     assert invalidation.relay().rows == 1
     assert "shop.gone" in caplog.text
 
 
 def test_without_pgtrigger_the_manager_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the model is made, not when a change is missed."""
+    """When the model class is created, and not when a change is missed."""
     monkeypatch.delitem(sys.modules, "cachebackend.invalidation.triggers")
     monkeypatch.delattr("cachebackend.invalidation.triggers")
     monkeypatch.setitem(sys.modules, "pgtrigger", None)
@@ -351,8 +351,8 @@ def test_without_pgtrigger_the_manager_says_what_to_install(monkeypatch: pytest.
                 app_label = "shop"
 
 
-def test_checks_tell_where_triggers_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Apps without pgtrigger, and databases other than Postgres."""
+def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the app pgtrigger, and on databases other than Postgres."""
     assert checks.check_triggers_app() == checks.check_trigger_databases() == []
     monkeypatch.setattr(checks.apps, "is_installed", lambda name: name != "pgtrigger")
     assert [message.id for message in checks.check_triggers_app()] == ["ringcache.E003"] * 3
@@ -364,7 +364,7 @@ def test_checks_tell_where_triggers_cannot_be(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring_cache: RingCache) -> None:
-    """Key names are made in one place, of equal values."""
+    """One function makes the keys, from equal values."""
     keys = trigger_rows.keys_of_trigger_row(
         "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
     )

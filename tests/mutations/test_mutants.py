@@ -248,13 +248,13 @@ class TestStack:
 
         monkeypatch.setattr(protocol, "quarantine", unconfirmed)
         monkeypatch.setattr(Article.cached, "is_strict", True)
-        test = test_strict.test_a_strict_write_whose_node_is_away_fails_and_changes_nothing
+        test = test_strict.test_a_strict_write_whose_node_is_down_fails_and_changes_nothing
         assert is_caught(test, Article.cached, article, services, False)
 
-    def test_outbox_row_dropped_before_the_nodes_confirmed(
+    def test_outbox_row_deleted_before_the_nodes_confirmed(
         self, article: Article, monkeypatch: Patch
     ) -> None:
-        """Then a crash in between leaves nothing owed."""
+        """Then a crash in between leaves no pending delete."""
         delete = deletes.PendingDeletes.delete
 
         def drop_first(self: Any) -> Any:
@@ -264,13 +264,13 @@ class TestStack:
         Article.cached.get(slug="first")
         monkeypatch.setattr(deletes.PendingDeletes, "delete", drop_first)
         assert is_caught(
-            test_outbox.test_the_row_is_dropped_only_after_the_nodes_confirmed, article, monkeypatch
+            test_outbox.test_the_row_is_deleted_only_after_the_nodes_confirmed, article, monkeypatch
         )
 
     def test_no_outbox_row(self, article: Article, monkeypatch: Patch) -> None:
-        """Nothing is owed to a node that did not confirm."""
+        """A delete that a node did not confirm is not stored."""
         monkeypatch.setattr(transactions, "write_row", lambda *_, **__: None)
-        assert is_caught(test_outbox.test_a_transaction_owes_one_row_whatever_it_changes, article)
+        assert is_caught(test_outbox.test_a_transaction_writes_one_outbox_row, article)
 
     def test_update_without_naming_its_rows(self, article: Article, monkeypatch: Patch) -> None:
         """``QuerySet.update`` is Django's own."""

@@ -1,4 +1,4 @@
-"""Each line that the triggers' outbox rows rest on, taken out: a named test must notice."""
+"""Removes each line on which the triggers' outbox rows depend: a named test must fail."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Patch = pytest.MonkeyPatch
 Other = psycopg.Connection[Any]
 
 
-def test_a_transaction_that_drops_what_triggers_wrote(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
-    """It is taken out of the outbox, and owed by nobody."""
+def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
+    """They are deleted from the outbox, and no other row has their keys."""
     take = trigger_rows.take_trigger_rows
 
     def forget(using: str) -> Iterator[Any]:
@@ -31,13 +31,13 @@ def test_a_transaction_that_drops_what_triggers_wrote(author: Author, monkeypatc
         return iter(())
 
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
-    test = test_triggers.test_raw_sql_in_a_transaction_that_django_noticed_is_acted_on_at_its_commit
+    test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
     assert is_caught(test, author)
 
 
-def test_a_save_that_drops_more_than_it_deleted(author: Author, other: Other, monkeypatch: Patch) -> None:  # noqa: F811
-    """An outbox row that names another row, too, is dropped as if it did not."""
+def test_a_save_that_deletes_rows_of_other_keys(author: Author, other: Other, monkeypatch: Patch) -> None:  # noqa: F811
+    """An outbox row that also names another row is deleted without deleting that row's keys."""
     find = trigger_rows.find_trigger_rows
     monkeypatch.setattr(transactions, "find_trigger_rows", lambda *given: (find(*given)[0], []))
-    test = test_triggers.test_what_another_program_wrote_of_the_row_meanwhile_is_settled_with_it
+    test = test_triggers.test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row
     assert is_caught(test, author, other)

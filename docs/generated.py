@@ -48,7 +48,6 @@ _INTERNAL = frozenset(
         "differing",
         "escaped",
         "fill_options",
-        "keep",
         "keys_of",
         "many_key_bytes",
         "many_tag_bytes",

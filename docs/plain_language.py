@@ -32,10 +32,23 @@ CLEAN = [
     "README.md",
     "SECURITY.md",
     "benchmarks/page.py",
+    "cachebackend/__init__.py",
+    "cachebackend/apps.py",
+    "cachebackend/backend",
+    "cachebackend/conf.py",
+    "cachebackend/decorators.py",
+    "cachebackend/invalidation",
+    "cachebackend/managers",
+    "cachebackend/models.py",
+    "cachebackend/registry.py",
+    "cachebackend/schedule.py",
+    "cachebackend/tasks.py",
+    "cachebackend/testing",
     "compose.yaml",
     "docs",
     "tests/project/test_docs.py",
     "tests/project/test_plain_language.py",
+    "workers",
 ]
 #: Files that are read, by the end of their name.
 SUFFIXES = frozenset({".py", ".lua", ".sql", ".md", ".html", ".yaml"})

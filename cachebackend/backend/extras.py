@@ -147,7 +147,7 @@ class ExtraMethods(ClientCache):
         return await self.client.arun(protocol.clear(self.client.context, encoded))
 
     def clear_all(self) -> None:
-        """Flush the nodes' databases, whatever wrote the keys; ``clear`` deletes this alias' keys only."""
+        """Delete every key in the nodes' databases; ``clear`` deletes the keys of this alias only."""
         self.client.run(protocol.flush(self.client.context))
 
     async def aclear_all(self) -> None:

@@ -124,22 +124,22 @@ class ClientOutbox:
     def __init__(self, client: RingClient) -> None:
         self._client = client
 
-    def keep(self, node: str, owed: MissedKeys) -> bool:
+    def keep(self, node: str, missed: MissedKeys) -> bool:
         """Store the deletes that a node missed; return whether they are committed.
 
         Args:
             node: The node's endpoint.
-            owed: The deletes.
+            missed: The keys.
         """
         # The aliases have the same nodes, so keys may be stored under any of them
-        aliases = self._aliases() if owed.is_all_keys else self._aliases()[:1]
+        aliases = self._aliases() if missed.is_all_keys else self._aliases()[:1]
         if not aliases:
             return False  # the settings have changed, and nothing reads with the old ones any more
         try:
             if not has_outbox(router.db_for_write(OutboxRow)):
                 message = "no database has the outbox's table; see check ringcache.W003"
                 raise LookupError(message)
-            row = new_row(dict.fromkeys(aliases, owed.keys), node=node if owed.is_all_keys else "")
+            row = new_row(dict.fromkeys(aliases, missed.keys), node=node if missed.is_all_keys else "")
             outbox_writer().write(row).result(WRITE_TIMEOUT)
         except Exception as error:  # noqa: BLE001  # the deletes are still in this process' memory
             self._client.context.log_limited(

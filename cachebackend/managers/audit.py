@@ -75,6 +75,6 @@ def audit(
         if suspects and window > elapsed:
             sleep(window - elapsed)
             elapsed = window
-        suspects = manager.differing_rows(suspects) if suspects else []
+        suspects = manager.differing(suspects) if suspects else []
         differing[window] = len(suspects)
     return AuditResult(manager.model._meta.label, len(sampled), cached, differing)

@@ -227,7 +227,7 @@ class CachedManager(Generic[M]):
         values = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), row_keys))
         return {pk: self._row_or_none(value) for pk, value in values.items()}
 
-    def differing_rows(self, keys: Iterable[Any]) -> list[Any]:
+    def differing(self, keys: Iterable[Any]) -> list[Any]:
         """Return the primary keys of the cached rows that differ from those in the database.
 
         The cache is read first. If a row is written in between, the database has a newer row than

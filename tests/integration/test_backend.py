@@ -144,7 +144,7 @@ def test_aget_or_set_takes_a_coroutine_function(ring_cache: RingCache) -> None:
 
 
 def test_clear_deletes_the_keys_of_this_prefix_only(ring_cache: RingCache, call: Call) -> None:
-    """In all versions, on all nodes, whatever characters the prefix contains."""
+    """In all versions, on all nodes; the prefix may contain any character."""
     other = RingCache(settings.CACHES["default"]["LOCATION"], {"KEY_PREFIX": "d*mo"})
     other.set_many(dict.fromkeys(KEYS, 1))
     ring_cache.set_many(dict.fromkeys(KEYS, 1), version=7)

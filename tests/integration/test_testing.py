@@ -58,7 +58,7 @@ def test_keys_that_were_not_invalidated_are_named(article: Article) -> None:
 
 @commits
 def test_a_target_that_the_block_reads_is_reported(article: Article) -> None:
-    """A reader removes the mark of the row, so the test would pass whatever the write did."""
+    """A reader removes the mark of the row, so the test would pass although nothing was invalidated."""
     read = pytest.raises(
         AssertionError, match=r"read by the block, so it cannot be checked: .*demo\.article:id:"
     )
@@ -87,7 +87,7 @@ def test_a_block_that_fails_leaves_nothing(article: Article) -> None:
 
 @commits
 def test_a_row_that_nothing_caches_is_a_mistake_of_the_test() -> None:
-    """Otherwise the test would pass whatever the block does."""
+    """Otherwise the test would pass with any block."""
     group = Group.objects.create(name="x")
     with pytest.raises(AssertionError, match=r"nothing is cached of auth\.Group"), assert_invalidates(group):
         pass

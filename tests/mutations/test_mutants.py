@@ -57,7 +57,7 @@ def fill_with_plain_set(patch: Patch) -> None:
 
 
 def fill_whatever_lease_stands(patch: Patch) -> None:
-    """The fill asks that something stands, not that ours does."""
+    """The fill requires that some record exists, not that its own lease does."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.ttl_ms, 1000))
@@ -74,7 +74,7 @@ def no_delete_after_the_commit(patch: Patch) -> None:
 
 
 def every_token_the_same(patch: Patch) -> None:
-    """A lease that lapsed and was granted anew fills by its old holder: reused after expiry."""
+    """All leases have the same token: the old holder of an expired lease can fill under the next one."""
     patch.setattr(lease_module, "_kind", lambda _: None)
     from tests.interleavings.explorer import StepClock
 
@@ -100,7 +100,7 @@ def quarantine_ignored_by_readers(patch: Patch) -> None:
 
 
 def tokens_taken_after_the_load(patch: Patch) -> None:
-    """The value is recorded under whatever token its tag has when it is filled."""
+    """The value is stored with the token that its tag has when it is filled."""
     load_and_fill = load_module.load_and_fill
 
     def late(context: Any, work: Any, keep: Any, tokens: Any) -> Any:
@@ -127,7 +127,7 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
 
 
 def tags_not_compared(patch: Patch) -> None:
-    """A value is served whatever token its tag has by now."""
+    """A value is served although its tag has another token by now."""
     read = freshness._read_refreshable
     patch.setattr(
         freshness,

@@ -42,7 +42,7 @@ class PendingDeletes:
         self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
 
     def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
-        """Add the keys of changed rows, and the rows themselves for those who write through."""
+        """Add the keys of changed rows, and the rows themselves for dependents that write through."""
         rows = list(rows)
         add_keys(self.keys, keys_of_rows(model, rows))
         for watched, dependent in dependents_of(model):
@@ -123,14 +123,14 @@ def clear_node(alias: str, endpoint: str) -> bool:
 
 
 def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[bytes]]:
-    """Find the nodes that must be cleared, because they missed more keys than are remembered singly.
+    """Find the nodes that must be cleared, because they missed more keys than are recorded one by one.
 
     Args:
         alias: The cache alias.
         unconfirmed: The keys that a node did not confirm.
 
     Returns:
-        The endpoints of those nodes, and the keys that remain pending: at other nodes, too.
+        The endpoints of those nodes, and the other keys, which remain pending one by one.
     """
     cache = _ring_cache(alias)
     if cache is None or not unconfirmed:

@@ -43,7 +43,7 @@ __all__ = [
     "write_row",
 ]
 
-#: Longer than any statement may run.
+#: Seconds; longer than any statement may run.
 INTENT_SECONDS = 60.0
 #: The vendor that Django gives a database alias for which the settings name no engine.
 NO_DATABASE = "unknown"

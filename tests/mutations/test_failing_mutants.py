@@ -1,4 +1,4 @@
-"""Each line that the return of a node rests on, taken out: a named test must notice."""
+"""Removes each line on which the return of a node depends: a named test must fail."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Patch = pytest.MonkeyPatch
 
 
 def closes_without_replay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
-    """A probe that is answered is enough."""
+    """The breaker closes as soon as a probe is answered."""
     for node in cache.client.nodes:
         patch.setattr(node, "replay", None)
 
 
 def leaves_it_to_the_relay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
-    """The outbox is not read before the breaker closes, nor is the memory."""
+    """Neither the outbox nor the memory is read before the breaker closes."""
     patch.setattr(MissedDeletes, "take", lambda *_: MissedKeys())
     patch.setattr(MissedDeletes, "count", lambda *_: 0)
     patch.setattr(ClientOutbox, "missed_by", lambda *_: MissedKeys())
 
 
 def forgets_what_was_missed(cache: RingCache, patch: Patch) -> None:  # noqa: F811
-    """A delete that a node did not confirm is noted nowhere."""
+    """A delete that a node did not confirm is recorded nowhere."""
     patch.setattr(MissedDeletes, "add", lambda *_: MissedKeys())
 
 
@@ -51,7 +51,7 @@ MUTANTS: list[Callable[[RingCache, Patch], None]] = [
 
 @pytest.fixture(params=MUTANTS, ids=lambda mutant: mutant.__name__)
 def mutated(request: pytest.FixtureRequest, cache: RingCache, monkeypatch: Patch) -> RingCache:  # noqa: F811
-    """The cache with a line taken out."""
+    """The cache with a line removed."""
     request.param(cache, monkeypatch)
     return cache
 
@@ -62,7 +62,7 @@ def test_a_delete_that_was_missed(
     services: Services,
     probes: Probes,  # noqa: F811
 ) -> None:
-    """It returns with the node."""
+    """The deleted value is served when the node is back."""
     test: Callable[..., None] = test_failures.test_a_node_that_returns_serves_no_deleted_value
     assert is_caught(test, mutated, dead, services, probes, "delete")
 
@@ -74,7 +74,7 @@ def test_what_other_processes_deleted(
     probes: Probes,  # noqa: F811
     monkeypatch: Patch,
 ) -> None:
-    """The replay is of this process's memory alone."""
+    """The replay reads the memory of this process only."""
     monkeypatch.setattr(ClientOutbox, "missed_by", lambda *_: MissedKeys())
     test: Callable[..., None] = test_failures.test_missed_deletes_of_another_process_are_replayed_too
     assert is_caught(test, cache, dead, services, probes)
@@ -87,7 +87,7 @@ def test_a_replay_that_failed(
     probes: Probes,  # noqa: F811
     monkeypatch: Patch,
 ) -> None:
-    """It is taken for done."""
+    """A failed replay counts as finished."""
 
     def close(self: Breaker, _: Any) -> None:
         self.close()

@@ -24,7 +24,7 @@ __all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "is_safe"]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
-#: A key and a version that no caller uses: where they appear in a made key, others may appear.
+#: A key and a version that no caller uses. The pattern of an alias has a wildcard in their positions.
 _SAMPLE_KEY, _SAMPLE_VERSION = "\x00key\x00", 987_654_321
 #: A thousand years. A node refuses a time to live that is too large; this one is accepted.
 _LONGEST_MS = 1000 * 366 * 24 * 3600 * 1000

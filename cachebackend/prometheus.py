@@ -1,7 +1,7 @@
-"""Figures for Prometheus: of all processes together, so any one of them may be scraped.
+"""Metrics for Prometheus. They sum all processes, so it is enough to scrape one of them.
 
-``path("metrics/", cachebackend.prometheus.metrics)`` serves them to users who may see the ring
-page, and to whoever sends ``Authorization: Bearer`` with ``settings.RINGCACHE_METRICS_TOKEN``.
+``path("metrics/", cachebackend.prometheus.metrics)`` serves them to users who may view the ring
+page, and to requests with ``Authorization: Bearer`` and ``settings.RINGCACHE_METRICS_TOKEN``.
 ``RingCollector`` is for a registry of your own. Needs the extra ``prometheus``.
 """
 
@@ -30,31 +30,42 @@ from prometheus_client.registry import Collector
 from cachebackend.conf import ring_aliases
 from cachebackend.counters import Counts, DrainCounts
 from cachebackend.histogram import Histogram
-from cachebackend.monitoring import AliasFigures, alias_figures, attempt, queue_figures
-from cachebackend.telemetry.heartbeat import last_runs
+from cachebackend.monitoring import (
+    AliasFigures,
+    OutboxFigures,
+    QueueFigures,
+    WorkerFigures,
+    alias_figures,
+    outbox_figures,
+    queue_figures,
+    try_to_read,
+    worker_figures,
+)
 from cachebackend.telemetry.publisher import counts_in_all, drains_in_all
 
 __all__ = ["RingCollector", "metrics"]
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |\Z)", re.DOTALL | re.MULTILINE)
-#: The buckets of histograms end at powers of two of microseconds: from 64 µs to 34 s.
+#: The upper bounds of a histogram's buckets: powers of two, from 64 µs to 34 s.
 _BOUNDS_MICROS = tuple(2**power for power in range(6, 26))
 
 
 class RingCollector(Collector):
-    """Yields what the ring page shows, for every ring cache; what cannot be seen is not there."""
+    """Yields the figures of the ring page for every ring cache; a figure that is unknown has no sample."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counters of each alias, its nodes, and invalidation and write-behind."""
         figures = [alias_figures(alias) for alias in ring_aliases()]
         yield from self._counters(figures)
         yield from self._nodes(figures)
-        yield from self._queues()
-        yield from self._last_runs()
+        outbox = outbox_figures()
+        yield from self._outbox(outbox)
+        yield from self._queues(queue_figures(is_database_up=outbox.rows is not None))
+        yield from self._last_runs(worker_figures())
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
-        found = {each.alias: attempt(partial(counts_in_all, each.alias)) for each in figures}
-        totals = {alias: total for alias, total in found.items() if isinstance(total, Counts)}
+        read = {each.alias: try_to_read(partial(counts_in_all, each.alias)) for each in figures}
+        totals = {alias: total for alias, total in read.items() if isinstance(total, Counts)}
         meanings = _meanings(Counts)
         for each in fields(Counts):
             values = {alias: getattr(total, each.name) for alias, total in totals.items()}
@@ -69,70 +80,75 @@ class RingCollector(Collector):
     def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         labels = ["alias", "node"]
         up = GaugeMetricFamily("ringcache_node_up", "Whether the node answers.", labels=labels)
-        keys = GaugeMetricFamily("ringcache_node_keys", "Keys that the node holds.", labels=labels)
-        memory = GaugeMetricFamily("ringcache_node_memory_bytes", "Memory that it uses.", labels=labels)
-        evicted = CounterMetricFamily("ringcache_node_evicted_keys", "Keys that it evicted.", labels=labels)
-        received = CounterMetricFamily("ringcache_node_received_bytes", "Bytes sent to it.", labels=labels)
-        sent = CounterMetricFamily("ringcache_node_sent_bytes", "Bytes that it answered.", labels=labels)
+        keys = GaugeMetricFamily("ringcache_node_keys", "Keys on the node.", labels=labels)
+        memory = GaugeMetricFamily("ringcache_node_memory_bytes", "Memory that the node uses.", labels=labels)
+        evicted = CounterMetricFamily(
+            "ringcache_node_evicted_keys", "Keys that the node evicted.", labels=labels
+        )
+        received = CounterMetricFamily(
+            "ringcache_node_received_bytes", "Bytes that the node received.", labels=labels
+        )
+        sent = CounterMetricFamily("ringcache_node_sent_bytes", "Bytes that the node sent.", labels=labels)
         for each in figures:
             for node in each.nodes:
-                at = [each.alias, node.name]
-                up.add_metric(at, float(node.is_well))
+                values = [each.alias, node.name]
+                up.add_metric(values, float(node.is_up))
                 if node.info:
-                    keys.add_metric(at, node.keys)
-                    memory.add_metric(at, float(node.info.get("used_memory", 0)))
-                    evicted.add_metric(at, float(node.info.get("evicted_keys", 0)))
-                    received.add_metric(at, float(node.info.get("total_net_input_bytes", 0)))
-                    sent.add_metric(at, float(node.info.get("total_net_output_bytes", 0)))
+                    keys.add_metric(values, node.keys)
+                    memory.add_metric(values, float(node.info.get("used_memory", 0)))
+                    evicted.add_metric(values, node.evicted)
+                    received.add_metric(values, float(node.info.get("total_net_input_bytes", 0)))
+                    sent.add_metric(values, float(node.info.get("total_net_output_bytes", 0)))
         yield from (up, keys, memory, evicted, received, sent)
 
-    def _queues(self) -> Iterator[Metric]:
-        queues = queue_figures()
+    def _outbox(self, outbox: OutboxFigures) -> Iterator[Metric]:
         yield _gauge(
-            "outbox_up", "Whether the database that keeps the outbox answers.", float(queues.owed is not None)
+            "outbox_up", "Whether the database of the outbox answers.", float(outbox.rows is not None)
         )
-        yield _gauge("outbox_lag_seconds", "Age of the oldest delete that is owed.", queues.lag)
-        yield _gauge("outbox_rows", "Rows of the outbox.", queues.owed)
+        yield _gauge("outbox_lag_seconds", "Age of the oldest pending delete.", outbox.lag)
+        yield _gauge("outbox_rows", "Rows of the outbox.", outbox.rows)
+
+    def _queues(self, queues: QueueFigures) -> Iterator[Metric]:
         if not queues.is_on:
             return
         up = GaugeMetricFamily("ringcache_queue_node_up", "Whether the queue node answers.", labels=["node"])
         for name, answers in queues.nodes.items():
             up.add_metric([name], float(answers))
         yield up
-        yield _gauge("behind_waiting", "Changes that wait to land.", queues.waiting)
-        yield _gauge("behind_oldest_seconds", "For how long the oldest has waited.", queues.oldest)
-        yield _gauge("behind_parked", "Writes that Postgres refused.", queues.parked)
+        yield _gauge("behind_waiting", "Changes that wait in the queues.", queues.waiting)
+        yield _gauge(
+            "behind_oldest_seconds", "For how long the oldest change has waited.", queues.oldest_seconds
+        )
+        yield _gauge("behind_parked", "Writes that are parked because Postgres refused them.", queues.parked)
         if queues.rows is not None:
             yield CounterMetricFamily(
-                "ringcache_behind_rows", "Rows that landed batches changed.", queues.rows
+                "ringcache_behind_rows", "Rows that drained batches changed.", queues.rows
             )
-        drains = attempt(drains_in_all)
+        drains = try_to_read(drains_in_all)
         if isinstance(drains, DrainCounts):
             yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
 
-    def _last_runs(self) -> Iterator[Metric]:
-        runs = attempt(last_runs)
-        if not isinstance(runs, str):
-            metric = GaugeMetricFamily(
-                "ringcache_task_last_run_timestamp_seconds",
-                "When a periodic task last ran.",
-                labels=["task"],
-            )
-            for task, at in runs.items():
-                metric.add_metric([task], at)
-            yield metric
+    def _last_runs(self, worker: WorkerFigures) -> Iterator[Metric]:
+        if worker.last_runs is None:
+            return
+        metric = GaugeMetricFamily(
+            "ringcache_task_last_run_timestamp_seconds", "When a periodic task last ran.", labels=["task"]
+        )
+        for task, ran in worker.last_runs.items():
+            metric.add_metric([task], ran)
+        yield metric
 
 
 def _gauge(name: str, meaning: str, value: float | None) -> Metric:
-    """Return a gauge; one without a sample for what cannot be seen."""
+    """Return a gauge; one without a sample if its value is unknown."""
     return GaugeMetricFamily(f"ringcache_{name}", meaning, value)
 
 
-def _histogram(name: str, meaning: str, found: Mapping[str, Histogram]) -> Metric:
-    """Return a histogram of each alias; under an empty name, of none."""
-    labels = [] if "" in found else ["alias"]
+def _histogram(name: str, meaning: str, times_by_alias: Mapping[str, Histogram]) -> Metric:
+    """Return a histogram for each alias; under the empty name, one without a label."""
+    labels = [] if "" in times_by_alias else ["alias"]
     metric = HistogramMetricFamily(f"ringcache_{name.removesuffix('_times')}_seconds", meaning, labels=labels)
-    for alias, times in found.items():
+    for alias, times in times_by_alias.items():
         buckets = [(str(bound / 1_000_000), times.count_below(bound)) for bound in _BOUNDS_MICROS]
         buckets.append(("+Inf", times.count))
         metric.add_metric([alias] if alias else [], buckets, times.seconds)
@@ -140,14 +156,14 @@ def _histogram(name: str, meaning: str, found: Mapping[str, Histogram]) -> Metri
 
 
 def _meanings(counts: type[Counts | DrainCounts]) -> dict[str, str]:
-    """Return what each counter is, as its class says it."""
+    """Return the meaning of each counter, from the docstring of its class."""
     text = inspect.cleandoc(counts.__doc__ or "")
     return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}
 
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer a scrape; 403 to those who may not see it."""
+    """Answer a scrape; 403 to a user without the permission, and to a request without the token."""
     if not _may_see(request):
         return HttpResponse(
             "Log in as a user who may view the ring, or send the metrics token.\n", status=403

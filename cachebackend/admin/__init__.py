@@ -1,8 +1,8 @@
-"""Django's admin of the ring: its page, and the writes that need a person.
+"""Django's admin pages: the ring page, and the list of parked writes.
 
-``figures`` collects what the page shows, ``drawing`` draws it, ``page`` answers requests,
-``actions`` deletes what it is asked to;
-``parked`` is the list of parked writes. Decides nothing, and never loads a value.
+``page`` answers requests, ``tiles`` and ``charts`` draw the figures of ``cachebackend.monitoring``,
+``actions`` deletes keys after a confirmation, ``parked`` retries and discards parked writes. May
+import ``monitoring`` and everything below it. Computes no figure itself, and never unpickles a value.
 """
 
 from cachebackend.admin.page import RingAdmin

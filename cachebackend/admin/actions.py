@@ -1,4 +1,4 @@
-"""What the page can delete: asked for, confirmed, done, and told as it came out."""
+"""What the page can delete: a key, a tag, or the keys on a node; each after a confirmation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cachebackend.errors import NodeUnavailableError
 
 __all__ = ["ActionForm", "log_action"]
 
-_OWED = "its node does not answer; it is owed, and made when the node is back"
+_PENDING = "its node does not answer; the delete is pending, and is sent when the node is back"
 
 
 class ActionForm(forms.Form):
@@ -35,83 +35,83 @@ class ActionForm(forms.Form):
         super().__init__(*arguments, **named)
         for name, choices in (("action", _ACTIONS), ("alias", ring_aliases())):
             field = self.fields[name]
-            assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it stands above
+            assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it is defined above
             field.choices = [(choice, choice) for choice in choices]
 
     def clean(self) -> dict[str, Any]:
-        """Refuse a node that the alias has not."""
-        asked = self.cleaned_data
-        if asked.get("action") == "clear_node" and {"alias", "target"} <= asked.keys():
-            names = ring_cache(asked["alias"]).client.ring.names
-            if asked["target"] not in names:
-                message = f"{asked['alias']!r} has no node {asked['target']!r}; it has {', '.join(names)}."
+        """Refuse a node that is not one of the alias'."""
+        data = self.cleaned_data
+        if data.get("action") == "clear_node" and {"alias", "target"} <= data.keys():
+            names = ring_cache(data["alias"]).client.ring.names
+            if data["target"] not in names:
+                message = f"{data['alias']!r} has no node {data['target']!r}; it has {', '.join(names)}."
                 raise forms.ValidationError(message)
-        return asked
+        return data
 
     @property
     def fault(self) -> str:
-        """Why nothing can be done, in a sentence."""
-        return str(next(iter(self.non_field_errors()), "That is nothing the page can do."))
+        """Why the form is refused, in a sentence."""
+        return str(next(iter(self.non_field_errors()), "The page has no such action."))
 
     @property
-    def words(self) -> str:
-        """What is asked for, as "delete …"."""
-        return _WORDS[self.cleaned_data["action"]].format(**self.cleaned_data)
+    def description(self) -> str:
+        """What the form asks for, as "delete …"."""
+        return _DESCRIPTIONS[self.cleaned_data["action"]].format(**self.cleaned_data)
 
     def act(self) -> str:
-        """Do what is asked for; return what came of it, in words.
+        """Delete; return the outcome in a few words.
 
         Raises:
-            RingCacheError: Nothing, or not all, was done, and nobody will see to the rest.
+            RingCacheError: Not everything was deleted, and the rest may never be.
         """
-        asked = self.cleaned_data
-        return _ACTIONS[asked["action"]](ring_cache(asked["alias"]), asked)
+        data = self.cleaned_data
+        return _ACTIONS[data["action"]](ring_cache(data["alias"]), data)
 
 
-def log_action(request: HttpRequest, model: type[models.Model], words: str) -> None:
-    """Keep in Django's admin log what a user had done."""
+def log_action(request: HttpRequest, model: type[models.Model], message: str) -> None:
+    """Write to Django's admin log what a user did."""
     LogEntry.objects.create(
         user_id=str(request.user.pk),
         content_type=ContentType.objects.get_for_model(model),
-        object_repr=words[:200],
+        object_repr=message[:200],
         action_flag=CHANGE,
-        change_message=words,
+        change_message=message,
     )
 
 
 def _delete(cache: RingCache, key: bytes) -> str:
     client = cache.client
-    with suppress(NodeUnavailableError):  # noted as missed, which is told
+    with suppress(NodeUnavailableError):  # recorded as a missed delete, which the outcome says
         client.run(protocol.delete(client.context, key))
     holders = (node for node in range(len(client.nodes)) if client.context.may_hold(node, key))
-    return _OWED if any(client.context.missed.count(node) != 0 for node in holders) else "done"
+    return _PENDING if any(client.context.missed.count(node) != 0 for node in holders) else "done"
 
 
-def _delete_key(cache: RingCache, asked: dict[str, Any]) -> str:
-    return _delete(cache, cache.key_bytes(asked["target"], asked["version"]))
+def _delete_key(cache: RingCache, data: dict[str, Any]) -> str:
+    return _delete(cache, cache.key_bytes(data["target"], data["version"]))
 
 
-def _delete_tag(cache: RingCache, asked: dict[str, Any]) -> str:
-    return _delete(cache, cache.tag_bytes(asked["target"]))
+def _delete_tag(cache: RingCache, data: dict[str, Any]) -> str:
+    return _delete(cache, cache.tag_bytes(data["target"]))
 
 
-def _clear_node(cache: RingCache, asked: dict[str, Any]) -> str:
+def _clear_node(cache: RingCache, data: dict[str, Any]) -> str:
     client = cache.client
-    node = client.ring.names.index(asked["target"])
+    node = client.ring.names.index(data["target"])
     deleted = client.run(protocol.clear(client.context, cache.pattern, [node]))
     if client.context.missed.count(node) is None:
         message = (
-            f"node {asked['target']!r} does not answer: {deleted} entries were deleted; the rest will be "
+            f"node {data['target']!r} does not answer: {deleted} keys were deleted; the others are deleted "
             "when it is back, unless this process has ended by then"
         )
         raise NodeUnavailableError(message)
-    return f"{deleted} entries were deleted"
+    return f"{deleted} keys were deleted"
 
 
-_WORDS = {
+_DESCRIPTIONS = {
     "delete_key": "delete the key {target!r} of {alias!r}",
-    "delete_tag": "delete the tag {target!r} of {alias!r}, and so all that was loaded under it",
-    "clear_node": "delete the entries of {alias!r} on node {target!r}",
+    "delete_tag": "delete the tag {target!r} of {alias!r}, and so every value that was stored under it",
+    "clear_node": "delete the keys of {alias!r} on node {target!r}",
 }
 _ACTIONS: dict[str, Callable[[RingCache, dict[str, Any]], str]] = {
     "delete_key": _delete_key,

@@ -1,4 +1,4 @@
-"""The page's pictures, as SVG that the browser only has to show: the ring, and lines over minutes."""
+"""The charts of the page, as SVG: the ring, and lines over minutes. They need no JavaScript."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from cachebackend.monitoring import NodeFigures
 
 __all__ = ["line_chart", "ring_picture"]
 
-#: The picture's side, the arc's radius and its width, in the units of its view box.
-SIDE, RADIUS, WIDTH = 300, 98, 26
-#: How far from the middle the names stand.
-NAMES_AT = RADIUS + WIDTH / 2 + 12
-#: With more nodes than these, only the names of those that are not up fit beside the arcs.
-MOST_NAMES = 12
-CHART_WIDTH, CHART_HEIGHT = 600, 120
+#: The side of the picture, the radius of the ring and the width of its arcs, in units of the view box.
+SIDE, RADIUS, ARC_WIDTH = 300, 98, 26
+#: The distance of a node's name from the middle, in the same units.
+NAME_RADIUS = RADIUS + ARC_WIDTH / 2 + 12
+#: In a ring of more nodes, only the names of those that are not up fit beside the arcs.
+MAX_NAMES = 12
+#: The most characters of a name beside its arc; the title of the arc has the whole name.
+MAX_NAME_CHARACTERS = 14
+#: The size of a line chart and the space above its highest value, in units of its view box.
+CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 600, 120, 8
 
 
 def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
     """Return the ring: an arc for each node, as long as its share of the slots, coloured by its state."""
     arcs, names = [], []
-    turn = -math.pi / 2
-    middle = SIDE / 2
+    angle = -math.pi / 2
     for node in nodes:
         sweep = node.share * 2 * math.pi
         title = f"{node.name}: {node.state}, {node.share:.1%} of the slots"
-        arcs.append((_arc(turn, sweep), "up" if node.is_well else "down", WIDTH, title))
-        at = turn + sweep / 2
-        if len(nodes) <= MOST_NAMES or not node.is_well:
-            x, y = middle + NAMES_AT * math.cos(at), middle + NAMES_AT * math.sin(at)
-            anchor = "middle" if abs(math.cos(at)) < 0.4 else ("start" if math.cos(at) > 0 else "end")
-            names.append((f"{x:.1f}", f"{y + 4:.1f}", "up" if node.is_well else "down", anchor, node.name))
-        turn += sweep
-    up = sum(node.is_well for node in nodes)
+        arcs.append((_arc(angle, sweep), _css_class(node), ARC_WIDTH, title))
+        if len(nodes) <= MAX_NAMES or not node.is_up:
+            names.append((*_name_position(angle + sweep / 2), _css_class(node), _shortened(node.name)))
+        angle += sweep
+    up = sum(node.is_up for node in nodes)
     return format_html(
         '<svg class="ring" viewBox="0 0 {0} {0}" role="img" aria-label="{1} of {2} nodes are up">{3}{4}'
         '<text x="{5}" y="{5}" class="big">{1}/{2}</text>'
@@ -45,42 +44,53 @@ def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
         up,
         len(nodes),
         format_html_join("", '<path d="{}" class="arc {}" stroke-width="{}"><title>{}</title></path>', arcs),
-        format_html_join("", '<text x="{}" y="{}" class="name {}" text-anchor="{}">{}</text>', names),
+        format_html_join("", '<text x="{}" y="{}" text-anchor="{}" class="name {}">{}</text>', names),
         SIDE // 2,
         SIDE // 2 + 18,
     )
 
 
-def _arc(turn: float, sweep: float) -> str:
-    """Return the path of an arc; a gap of a degree keeps neighbours apart."""
+def _css_class(node: NodeFigures) -> str:
+    return "up" if node.is_up else "down"
+
+
+def _name_position(angle: float) -> tuple[str, str, str]:
+    """Return where a name is beside the arc whose middle is at an angle: x, y and text-anchor."""
+    x, y = SIDE / 2 + NAME_RADIUS * math.cos(angle), SIDE / 2 + NAME_RADIUS * math.sin(angle)
+    is_above_or_below = abs(math.cos(angle)) < 0.4
+    anchor = "middle" if is_above_or_below else ("start" if math.cos(angle) > 0 else "end")
+    return f"{x:.1f}", f"{y + 4:.1f}", anchor
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
+
+
+def _arc(angle: float, sweep: float) -> str:
+    """Return the path of an arc; a gap of a degree separates neighbours."""
     gap = min(math.pi / 180, sweep / 4)
-    begin, end = turn + gap, turn + sweep - gap
+    begin, end = angle + gap, angle + sweep - gap
     middle = SIDE / 2
-    points = [(middle + RADIUS * math.cos(at), middle + RADIUS * math.sin(at)) for at in (begin, end)]
-    large = int(end - begin > math.pi)
-    (x, y), (to_x, to_y) = points
-    return f"M{x:.2f} {y:.2f}A{RADIUS} {RADIUS} 0 {large} 1 {to_x:.2f} {to_y:.2f}"
+    (x, y), (to_x, to_y) = (
+        (middle + RADIUS * math.cos(each), middle + RADIUS * math.sin(each)) for each in (begin, end)
+    )
+    is_large = int(end - begin > math.pi)
+    return f"M{x:.2f} {y:.2f}A{RADIUS} {RADIUS} 0 {is_large} 1 {to_x:.2f} {to_y:.2f}"
 
 
 def line_chart(
-    label: str, values: Sequence[float | None], most: float | None = None, unit: str = ""
+    label: str, values: Sequence[float | None], maximum: float | None = None, unit: str = ""
 ) -> SafeString:
     """Return a line over minutes; a minute without a value is a gap.
 
     Args:
-        label: What it shows, for those who cannot see it.
-        values: One for each minute, the oldest first.
-        most: The value at the top; the greatest there is by default.
-        unit: What is written after the value at the top.
+        label: What it shows, for people who cannot see it.
+        values: One for each minute, the oldest first; the last one is the current minute.
+        maximum: The value at the top; default: the greatest of the values.
+        unit: The unit that is written after the value at the top.
     """
-    top = most or max((value for value in values if value is not None), default=0) or 1
-    step = CHART_WIDTH / max(len(values) - 1, 1)
-    pieces: list[list[str]] = [[]]
-    for at, value in enumerate(values):
-        if value is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(f"{at * step:.1f},{CHART_HEIGHT - value / top * (CHART_HEIGHT - 8):.1f}")
+    top = maximum or max((value for value in values if value is not None), default=0) or 1
+    pieces = _pieces(values, top)
     lines = format_html_join("", '<polyline points="{}"/>', ((" ".join(p),) for p in pieces if len(p) > 1))
     dots = format_html_join(
         "", '<circle cx="{}" cy="{}" r="2.5"/>', (p[0].split(",") for p in pieces if len(p) == 1)
@@ -88,14 +98,27 @@ def line_chart(
     return format_html(
         '<svg class="chart" viewBox="0 0 {0} {1}" preserveAspectRatio="none" role="img" aria-label="{2}">'
         '<line x1="0" x2="{0}" y1="{1}" y2="{1}"/>'
-        '<line x1="0" x2="{0}" y1="8" y2="8" class="top"/>{3}{4}</svg>'
-        '<p class="axis"><span>{5} min ago</span><span>top: {6}{7}</span><span>now</span></p>',
+        '<line x1="0" x2="{0}" y1="{3}" y2="{3}" class="top"/>{4}{5}</svg>'
+        '<p class="axis"><span>{6}</span><span>{7}</span><span>now</span></p>',
         CHART_WIDTH,
         CHART_HEIGHT,
         label,
+        CHART_MARGIN,
         lines,
         dots,
-        len(values) - 1,
-        f"{top:,.0f}" if top >= 1000 else f"{top:.4g}",
-        unit,
+        f"{len(values) - 1} min ago" if len(values) > 1 else "",
+        f"top: {top:,.0f}{unit}" if top >= 1000 else f"top: {top:.4g}{unit}",
     )
+
+
+def _pieces(values: Sequence[float | None], top: float) -> list[list[str]]:
+    """Return the points of the line, as ``x,y``, in a list for each run of minutes without a gap."""
+    step = CHART_WIDTH / max(len(values) - 1, 1)
+    pieces: list[list[str]] = [[]]
+    for index, value in enumerate(values):
+        if value is None:
+            pieces.append([])
+        else:
+            y = CHART_HEIGHT - value / top * (CHART_HEIGHT - CHART_MARGIN)
+            pieces[-1].append(f"{index * step:.1f},{y:.1f}")
+    return pieces

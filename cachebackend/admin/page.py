@@ -1,4 +1,4 @@
-"""The ring page: is it well, and if not, what and since when."""
+"""The ring page: whether the cache works, and if not, what is wrong and since when."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from django.utils import timezone
 
 from cachebackend.admin.actions import ActionForm, log_action
 from cachebackend.admin.charts import line_chart, ring_picture
-from cachebackend.admin.tiles import tiles
+from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
 from cachebackend.models import Ring
 from cachebackend.monitoring import (
     AliasFigures,
     Fault,
+    KeyFigures,
     alias_figures,
-    attempt,
     hit_ratio,
     key_figures,
+    outbox_figures,
     queue_figures,
+    try_to_read,
+    worker_figures,
 )
 from cachebackend.monitoring.formatting import moment, percentiles
 
 __all__ = ["RingAdmin"]
 
-#: Seconds between two looks of the page at itself.
+#: Seconds between two refreshes of the page by its script.
 REFRESH_SECONDS = 5
-#: With more nodes than these, those that are well are folded away.
-MOST_ROWS = 12
+#: In a table of more nodes, those that are up are folded away.
+MAX_ROWS = 12
 
 
 class KeyForm(forms.Form):
-    """Which key to look at."""
+    """Which key to look up."""
 
     alias = forms.ChoiceField()
     key = forms.CharField(max_length=1000, strip=False)
@@ -47,18 +50,17 @@ class KeyForm(forms.Form):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        aliases = [(alias, alias) for alias in ring_aliases()]
         field = self.fields["alias"]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it stands above
-        field.choices = aliases
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101  # it is defined above
+        field.choices = [(alias, alias) for alias in ring_aliases()]
 
 
 @admin.register(Ring)
 class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
-    """The ring, its hit rates, what is owed and what waits; a key's owner; deletes by hand."""
+    """The ring page: nodes, hit ratios, pending deletes, queued writes; looks up and deletes keys."""
 
     def get_urls(self) -> list[URLPattern]:
-        """Serve the page, and what it posts."""
+        """Return the URLs of the page and of its forms."""
         view = self.admin_site.admin_view
         return [
             path("", view(self.page), name="cachebackend_ring_changelist"),
@@ -66,24 +68,26 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nodes are settings."""
+        """Return False: nodes are added and removed in the settings."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nodes are settings."""
+        """Return False: nodes are added and removed in the settings."""
         return False
 
     def page(self, request: HttpRequest) -> HttpResponse:
-        """Show how all is."""
+        """Show the figures, and the key that was looked up."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        found = {name: attempt(partial(alias_figures, name)) for name in ring_aliases()}
-        aliases = [each for each in found.values() if isinstance(each, AliasFigures)]
-        queues = queue_figures()
-        faults = [fault for each in aliases for fault in each.faults] + queues.faults
+        read = {alias: try_to_read(partial(alias_figures, alias)) for alias in ring_aliases()}
+        aliases = [each for each in read.values() if isinstance(each, AliasFigures)]
+        worker, outbox = worker_figures(), outbox_figures()
+        queues = queue_figures(is_database_up=outbox.rows is not None)
+        faults = [fault for each in aliases for fault in each.faults]
+        faults += [*worker.faults, *outbox.faults, *queues.faults]
         faults += [
-            Fault("nodes", f"{name!r} cannot be seen: {each}")
-            for name, each in found.items()
+            Fault("nodes", f"The figures of {alias!r} cannot be read: {each}")
+            for alias, each in read.items()
             if isinstance(each, str)
         ]
         form = KeyForm(request.GET if "key" in request.GET else None)
@@ -91,30 +95,33 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             **self.admin_site.each_context(request),
             "title": "Ring",
             "opts": self.opts,
-            "tiles": tiles(aliases, queues),
+            "unknown": UNKNOWN,
+            "tiles": tiles(aliases, worker, outbox, queues),
             "panels": [_panel(each) for each in aliases],
+            "outbox": outbox,
+            "worker": worker,
+            "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
-            "last_runs": {task: moment(at) for task, at in sorted((queues.last_runs or {}).items())},
             "drain_times": percentiles(queues.drain_times),
-            "landed_chart": line_chart("Rows that landed a minute in the last hour", queues.landed),
+            "drained_chart": line_chart("Rows drained per minute in the last hour", queues.rows_by_minute),
             "faults": faults,
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
             "form": form,
-            "looked": self._look(request, form),
+            "looked_up": self._look_up(request, form),
             "may_change": self.has_change_permission(request),
         }
         return TemplateResponse(request, "cachebackend/ring.html", context)
 
-    def _look(self, request: HttpRequest, form: KeyForm) -> Any:
+    def _look_up(self, request: HttpRequest, form: KeyForm) -> KeyFigures | None:
         if not form.is_bound or not form.is_valid():
             return None
         asked = form.cleaned_data
-        may = self.has_change_permission(request)
-        return key_figures(asked["alias"], asked["key"], asked["version"], shows_value=may)
+        may_change = self.has_change_permission(request)
+        return key_figures(asked["alias"], asked["key"], asked["version"], shows_value=may_change)
 
     def act(self, request: HttpRequest) -> HttpResponse:
-        """Delete a key, a tag or a node's entries, after asking."""
+        """Delete a key, a tag or the keys on a node, after a confirmation."""
         if not self.has_change_permission(request):
             raise PermissionDenied
         back = reverse(f"{self.admin_site.name}:cachebackend_ring_changelist")
@@ -124,18 +131,19 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             return HttpResponseRedirect(back)
         if not form.cleaned_data["confirmed"]:
             return self._ask(request, form, back)
+        title = form.description[0].upper() + form.description[1:]
         try:
             outcome = form.act()
         except RingCacheError as error:
-            self.message_user(request, f"{_sentence(form.words)}: {error}.", messages.ERROR)
+            self.message_user(request, f"{title}: {error}.", messages.ERROR)
         else:
-            log_action(request, Ring, f"{form.words}: {outcome}")
-            self.message_user(request, f"{_sentence(form.words)}: {outcome}.")
+            log_action(request, Ring, f"{form.description}: {outcome}")
+            self.message_user(request, f"{title}: {outcome}.")
         return HttpResponseRedirect(back)
 
     def _ask(self, request: HttpRequest, form: ActionForm, back: str) -> HttpResponse:
-        """Show what would be done, for its user to confirm."""
-        asked = [
+        """Show what will be done, for the user to confirm."""
+        fields = [
             (name, value)
             for name, value in form.cleaned_data.items()
             if name != "confirmed" and value is not None
@@ -144,42 +152,42 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             **self.admin_site.each_context(request),
             "title": "Are you sure?",
             "opts": self.opts,
-            "words": form.words,
-            "after": "What is asked for next is loaded from the database again.",
-            "asked": asked,
+            "description": form.description,
+            "consequence": "The next read of a deleted key loads its value from the database.",
+            "fields": fields,
             "back": back,
         }
         return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
 
 
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:]
-
-
 def _panel(figures: AliasFigures) -> dict[str, Any]:
-    """Return an alias' figures with their pictures, and its nodes with those first that are not well."""
+    """Return what the page shows of an alias; nodes that are not up come first."""
     minutes = list(figures.minutes.values())
     ratios = [None if each is None or (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
-    gets = [None if each is None else each.hits + each.misses for each in minutes]
+    reads = [None if each is None else each.hits + each.misses for each in minutes]
     loads = [None if each is None else each.loads for each in minutes]
-    troubled = [node for node in figures.nodes if not node.is_well]
-    well = [node for node in figures.nodes if node.is_well]
-    is_large = len(figures.nodes) > MOST_ROWS
+    down = [node for node in figures.nodes if not node.is_up]
+    up = [node for node in figures.nodes if node.is_up]
+    is_large = len(figures.nodes) > MAX_ROWS
     return {
         "figures": figures,
-        "ring": ring_picture(figures.of_ring),
-        "shown": troubled if is_large else troubled + well,
-        "folded": well if is_large else [],
+        "ring": ring_picture(figures.ring_nodes),
+        "shown": down if is_large else down + up,
+        "folded": up if is_large else [],
         "get_times": percentiles(figures.hour.get_times),
         "load_times": percentiles(figures.hour.load_times),
         "charts": [
-            ("Hit ratio", line_chart("Hit ratio of the last hour, in percent", ratios, 100, " %")),
-            ("Gets a minute", line_chart("Keys asked for, each minute of the last hour", gets)),
-            ("Loads a minute", line_chart("Loads, each minute of the last hour", loads)),
+            ("Hit ratio", line_chart("Hit ratio in the last hour, in percent", ratios, 100, " %")),
+            ("Reads per minute", line_chart("Keys read per minute in the last hour", reads)),
+            ("Loads per minute", line_chart("Loads per minute in the last hour", loads)),
         ],
         "rows": [
-            (f"-{len(minutes) - 1 - at} min", each.hits, each.misses, ratio, each.loads)
-            for at, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
+            (_minutes_ago(len(minutes) - 1 - index), each.hits, each.misses, ratio, each.loads)
+            for index, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
             if each is not None and (each.hits or each.misses or each.loads)
         ],
     }
+
+
+def _minutes_ago(minutes: int) -> str:
+    return f"{minutes} min ago" if minutes else "now"

@@ -1,4 +1,4 @@
-"""Django's admin of what needs a person: writes that Postgres refused."""
+"""The admin of parked writes: rows that Postgres refused, and that a person must retry or discard."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ from cachebackend.writebehind.reads import describe_row
 
 __all__ = ["ParkedWriteAdmin"]
 
+#: The most writes of a retry whose new errors are shown.
+MAX_ERRORS = 10
+
 
 @admin.register(ParkedWrite)
 class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
-    """Parked writes: to retry is an action; to delete one is to discard it, after Django has asked."""
+    """Parked writes: an action retries them; to delete one is to discard the write."""
 
-    list_display = ("id", "label", "key", "batch", "created", "changes_in_words", "error")
+    list_display = ("id", "label", "key", "batch", "created", "changes_text", "error")
     list_filter = ("label",)
     search_fields = ("key", "error")
-    readonly_fields = ("label", "partition", "batch", "key", "created", "changes_in_words", "error")
+    readonly_fields = ("label", "partition", "batch", "key", "created", "changes_text", "error")
     fields = readonly_fields
     actions = ("retry",)
 
     @admin.display(description="changes")
-    def changes_in_words(self, parked: ParkedWrite) -> str:
-        """Return what the write was to do."""
+    def changes_text(self, parked: ParkedWrite) -> str:
+        """Return what the write does to its row, as text."""
         model = model_named(parked.label)
-        return describe_row(model, row_of(parked, model)) if model else "of a model that is gone"
+        return describe_row(model, row_of(parked, model)) if model else "the model no longer exists"
 
-    @admin.action(description="Try the selected parked writes again", permissions=["change"])
+    @admin.action(description="Retry the selected parked writes", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse | None:
-        """Try writes again, each with all that is parked of its row, after asking."""
+        """Retry writes after a confirmation, each with every other parked write of its row."""
         if "confirmed" not in request.POST:
             return self._ask(request, queryset)
-        asked = f"try {queryset.count()} parked writes again"
+        description = _description(queryset)
         retried = writebehind.retry(queryset, queryset.db)
-        log_action(
-            request, ParkedWrite, f"{asked}: {retried.applied} landed, {len(retried.remaining)} did not"
-        )
-        self.message_user(request, f"{retried.applied} writes landed.")
-        for parked in retried.remaining[:10]:
+        outcome = f"{retried.applied} applied, {len(retried.remaining)} still parked"
+        log_action(request, ParkedWrite, f"{description}: {outcome}")
+        self.message_user(request, f"{retried.applied} writes were applied.")
+        for parked in retried.remaining[:MAX_ERRORS]:
             self.message_user(request, f"{parked}: {parked.error}", messages.WARNING)
         return None
 
     def _ask(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse:
-        """Show what would be tried, for its user to confirm."""
-        kept = [
+        """Show what will be retried, for the user to confirm."""
+        fields = [
             (name, value)
             for name in ("action", "select_across", ACTION_CHECKBOX_NAME)
             for value in request.POST.getlist(name)
@@ -64,22 +66,29 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
             **self.admin_site.each_context(request),
             "title": "Are you sure?",
             "opts": self.opts,
-            "words": f"try {queryset.count()} parked writes again",
-            "after": "What lands changes its row in the database; what is refused again stays parked.",
-            "asked": kept,
+            "description": _description(queryset),
+            "consequence": (
+                "A write that succeeds changes its row in the database; "
+                "one that is refused again stays parked."
+            ),
+            "fields": fields,
             "back": request.get_full_path(),
         }
         return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
-        """Discard writes, under their partitions' locks."""
+        """Discard writes, under the locks of their partitions."""
         writebehind.discard(queryset, queryset.db)
 
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
         """Discard one write."""
-        assert isinstance(obj, ParkedWrite)  # noqa: S101  # what this admin is of
+        assert isinstance(obj, ParkedWrite)  # noqa: S101  # this admin has no other model
         writebehind.discard([obj], obj._state.db or "default")
 
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        """Nobody parks by hand."""
+        """Return False: only a drain parks writes."""
         return False
+
+
+def _description(queryset: QuerySet[ParkedWrite]) -> str:
+    return f"retry {queryset.count()} parked writes"

@@ -1,29 +1,37 @@
-"""What one sees first: a tile for each question that someone on call has."""
+"""The tiles at the top of the page: one figure for each question that the person on call has."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cachebackend.monitoring import AliasFigures, QueueFigures, hit_ratio
-from cachebackend.monitoring.formatting import duration, percentiles
+from cachebackend.monitoring import AliasFigures, Fault, OutboxFigures, QueueFigures, WorkerFigures, hit_ratio
+from cachebackend.monitoring.formatting import ago, duration, percentiles
 
-__all__ = ["Tile", "tiles"]
+__all__ = ["UNKNOWN", "Tile", "tiles"]
 
-_UNSEEN = "cannot be seen"
+#: Stands for a figure of a server that does not answer.
+UNKNOWN = "unknown"
+#: The topics of faults that turn a tile red, by the tile's key.
+_TOPICS = {
+    "worker": {"worker"},
+    "pending": {"pending"},
+    "waiting": {"queue", "waiting", "parked"},
+}
+#: The most names of nodes that a tile has room for.
+_MAX_NAMES = 3
 
 
 class Tile(NamedTuple):
-    """One answer.
+    """One figure.
 
     Attributes:
         key: Its name in the page.
-        label: The question, in a word or two.
-        value: The answer.
-        note: What one wants to know besides.
-        href: Where the page says more.
-        is_well: Whether it is as it should be.
+        label: What it measures, in a word or two.
+        value: The figure.
+        note: A second figure beside it.
+        href: Where the page shows more.
+        is_well: Whether no fault concerns it.
     """
 
     key: str
@@ -34,51 +42,58 @@ class Tile(NamedTuple):
     is_well: bool = True
 
 
-def tiles(aliases: Sequence[AliasFigures], queues: QueueFigures) -> list[Tile]:
+def tiles(
+    aliases: Sequence[AliasFigures], worker: WorkerFigures, outbox: OutboxFigures, queues: QueueFigures
+) -> list[Tile]:
     """Return the tiles: three for each alias, then those of the project."""
-    found = [tile for figures in aliases for tile in _of_alias(figures, is_alone=len(aliases) == 1)]
-    wrong = {fault.about for fault in queues.faults}
-    for tile in (_worker(queues), _owed(queues), *_waiting(queues)):
-        found.append(tile._replace(is_well=tile.key not in wrong and tile.value != _UNSEEN))  # noqa: PERF401
-    return found
+    faults = [*worker.faults, *outbox.faults, *queues.faults]
+    project = (_worker(worker), _pending(outbox), *_waiting(queues))
+    return [
+        *(tile for figures in aliases for tile in _of_alias(figures, is_alone=len(aliases) == 1)),
+        *(tile._replace(is_well=_is_well(tile, faults)) for tile in project),
+    ]
+
+
+def _is_well(tile: Tile, faults: Sequence[Fault]) -> bool:
+    return tile.value != UNKNOWN and not any(fault.topic in _TOPICS[tile.key] for fault in faults)
 
 
 def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
-    alias, of = figures.alias, "" if is_alone else f", {figures.alias}"
+    alias, suffix = figures.alias, "" if is_alone else f", {figures.alias}"
     href = f"#cache-{alias}"
-    away = [node.name for node in figures.nodes if not node.is_well]
-    note = f"not up: {', '.join(away[:3])}{' …' if len(away) > 3 else ''}" if away else ""
-    up = f"{figures.up} of {len(figures.of_ring)}"
-    yield Tile(f"nodes-{alias}", f"Nodes up{of}", up, note, href, is_well=not away)
+    down = [node.name for node in figures.nodes if not node.is_up]
+    note = f"not up: {', '.join(down[:_MAX_NAMES])}{' …' if len(down) > _MAX_NAMES else ''}" if down else ""
+    up = f"{figures.nodes_up} of {len(figures.ring_nodes)}"
+    yield Tile(f"nodes-{alias}", f"Nodes up{suffix}", up, note, href, is_well=not down)
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
-    ratio = "no gets" if recent is None else f"{recent:.1%}"
-    before = "" if hour is None else f"{hour:.1%} in the hour"
-    yield Tile(f"hits-{alias}", f"Hit ratio{of}, 5 min", ratio, before, href)
+    ratio = "no reads" if recent is None else f"{recent:.1%}"
+    last_hour = "" if hour is None else f"{hour:.1%} in the last hour"
+    yield Tile(f"hits-{alias}", f"Hit ratio{suffix}, 5 min", ratio, last_hour, href)
     rate, times = f"{figures.gets_per_second:,.0f}", percentiles(figures.recent.get_times)
-    yield Tile(f"gets-{alias}", f"Gets a second{of}", rate, times, href)
+    yield Tile(f"gets-{alias}", f"Reads per second{suffix}", rate, times, href)
 
 
-def _worker(queues: QueueFigures) -> Tile:
-    value = _UNSEEN if queues.last_runs is None else "never"
-    if queues.last_runs:
-        value = f"{duration(time.time() - max(queues.last_runs.values()))} ago"
-    return Tile("worker", "Worker seen", value, href="#invalidation")
+def _worker(worker: WorkerFigures) -> Tile:
+    value = UNKNOWN if worker.last_runs is None else "never"
+    if worker.last_seen is not None:
+        value = ago(worker.last_seen)
+    return Tile("worker", "Worker last seen", value, href="#invalidation")
 
 
-def _owed(queues: QueueFigures) -> Tile:
-    if queues.owed is None or queues.lag is None:
-        return Tile("owed", "Deletes owed", _UNSEEN, href="#invalidation")
-    note = f"the oldest for {duration(queues.lag)}" if queues.owed and queues.lag else ""
-    return Tile("owed", "Deletes owed", f"{queues.owed:,}", note, "#invalidation")
+def _pending(outbox: OutboxFigures) -> Tile:
+    if outbox.rows is None or outbox.lag is None:
+        return Tile("pending", "Pending deletes", UNKNOWN, href="#invalidation")
+    note = f"the oldest for {duration(outbox.lag)}" if outbox.rows and outbox.lag else ""
+    return Tile("pending", "Pending deletes", f"{outbox.rows:,}", note, "#invalidation")
 
 
 def _waiting(queues: QueueFigures) -> Iterator[Tile]:
     if not queues.is_on:
         return
     if queues.waiting is None:
-        yield Tile("waiting", "Writes waiting", _UNSEEN, href="#write-behind")
+        yield Tile("waiting", "Queued writes", UNKNOWN, href="#write-behind")
         return
-    oldest = f"the oldest for {duration(queues.oldest)}" if queues.oldest else ""
+    oldest = f"the oldest for {duration(queues.oldest_seconds)}" if queues.oldest_seconds else ""
     parked = f"{queues.parked:,} parked" if queues.parked else ""
     note = "; ".join(filter(None, (oldest, parked)))
-    yield Tile("waiting", "Writes waiting", f"{queues.waiting:,}", note, "#write-behind")
+    yield Tile("waiting", "Queued writes", f"{queues.waiting:,}", note, "#write-behind")

@@ -1,7 +1,10 @@
-"""What the page shows: every figure with where it is from; what cannot be seen is said.
+"""Figures, thresholds and faults, each computed once for the page, the metrics and the commands.
 
-``nodes`` has an alias, its nodes and its counts; ``queues`` what is owed, what waits and whether a
-worker is there; ``keys`` what stands at a key. Reads only, and waits for no node longer than once.
+``ring`` has a cache alias, ``nodes`` its nodes, ``setup`` how they are configured; ``outbox`` has
+the pending deletes, ``workers`` the periodic tasks, ``queues`` write-behind, ``inspector`` one key;
+``faults`` holds the thresholds, ``formatting`` turns figures into text. May import everything
+below it, never ``admin`` or ``management``. Never changes a cached value, never unpickles one, and
+waits for each node at most once.
 """
 
 from __future__ import annotations
@@ -14,28 +17,36 @@ from django.db import Error
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.inspector import KeyFigures, key_figures
+from cachebackend.monitoring.nodes import NodeFigures, node_figures
+from cachebackend.monitoring.outbox import OutboxFigures, outbox_figures
 from cachebackend.monitoring.queues import QueueFigures, queue_figures
-from cachebackend.monitoring.ring import AliasFigures, NodeFigures, alias_figures, hit_ratio
+from cachebackend.monitoring.ring import AliasFigures, alias_figures, hit_ratio
+from cachebackend.monitoring.workers import WorkerFigures, worker_figures
 
 __all__ = [
     "AliasFigures",
     "Fault",
     "KeyFigures",
     "NodeFigures",
+    "OutboxFigures",
     "QueueFigures",
+    "WorkerFigures",
     "alias_figures",
-    "attempt",
     "hit_ratio",
     "key_figures",
+    "node_figures",
+    "outbox_figures",
     "queue_figures",
+    "try_to_read",
+    "worker_figures",
 ]
 
 T = TypeVar("T")
 
 
-def attempt(ask: Callable[[], T]) -> T | str:
-    """Return an answer, or in words why there is none: the page stays up whatever is away."""
+def try_to_read(read: Callable[[], T]) -> T | str:
+    """Return what ``read`` returns, or the error message: the page stays up when a server is down."""
     try:
-        return ask()
+        return read()
     except (RingCacheError, Error) as error:
         return str(error)

@@ -1,12 +1,33 @@
-"""Something that is wrong, and since when."""
+"""What counts as a fault: the fault itself, and every threshold above which a figure is one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from cachebackend.monitoring.formatting import moment
+from cachebackend.options import WriteBehindOptions
 
-__all__ = ["Fault"]
+__all__ = [
+    "MAX_CLOCK_SKEW_SECONDS",
+    "MAX_OUTBOX_LAG_SECONDS",
+    "REPLAY_AGE_SECONDS",
+    "Fault",
+    "max_tick_age",
+    "max_waiting_age",
+]
+
+#: When the oldest pending delete is older, no relay runs, or a node is down.
+MAX_OUTBOX_LAG_SECONDS = 10.0
+#: A younger outbox row is most likely being confirmed by its own writer or by the relay's next run.
+REPLAY_AGE_SECONDS = 2.0
+#: The ages that nodes report mean something only while their clocks differ by less.
+MAX_CLOCK_SKEW_SECONDS = 5.0
+#: A periodic task that ran longer ago does not run.
+MAX_RUN_AGE_SECONDS = 10.0
+#: The same for ``tick``, in flush intervals, where those are long.
+MAX_RUN_INTERVALS = 5
+#: When the oldest queued write is older, in flush intervals, no worker drains the queue.
+MAX_WAITING_INTERVALS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +35,27 @@ class Fault:
     """Something that is wrong.
 
     Attributes:
-        about: Of what: ``nodes``, ``counts``, ``worker``, ``owed`` or ``waiting``.
-        what: What, in a sentence.
-        since: When it began, in seconds since 1970; None: that is not known.
+        topic: What it concerns: ``nodes``, ``counts``, ``worker``, ``pending`` (deletes),
+            ``queue`` (its nodes and partitions), ``waiting`` or ``parked`` (writes).
+        message: A sentence for the person on call.
+        since: When it began, in seconds since 1970; None if that is not known.
     """
 
-    about: str
-    what: str
+    topic: str
+    message: str
     since: float | None = None
 
     @property
-    def when(self) -> str:
-        """When it began, in words; empty if that is not known."""
+    def since_text(self) -> str:
+        """The time of day when it began, and how long ago that was; empty if that is not known."""
         return "" if self.since is None else moment(self.since)
+
+
+def max_tick_age(options: WriteBehindOptions) -> float:
+    """Return how many seconds ago ``tick`` may have run before it counts as stopped."""
+    return max(MAX_RUN_AGE_SECONDS, MAX_RUN_INTERVALS * options.flush_interval)
+
+
+def max_waiting_age(options: WriteBehindOptions) -> float:
+    """Return for how many seconds a queued write may wait before that is a fault."""
+    return MAX_WAITING_INTERVALS * options.flush_interval

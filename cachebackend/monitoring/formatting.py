@@ -1,4 +1,4 @@
-"""How the page says figures: times of day, how long ago, how long things take."""
+"""Figures as text: times of day, ages, durations."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["duration", "moment", "percentiles"]
+__all__ = ["ago", "duration", "moment", "percentiles"]
 
-#: Units of a duration in seconds, each with from how many seconds on it is used.
+#: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
 
 
 def duration(seconds: float) -> str:
-    """Return how long something takes, in the unit that people would use."""
-    for unit, size, least in _UNITS:
-        if seconds >= least:
+    """Return a duration in the unit that people would use, such as ``5 min``; a negative one is 0."""
+    for unit, size, shortest in _UNITS:
+        if seconds >= shortest:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0.0):.1f} s"
 
 
-def moment(at: float) -> str:
+def ago(timestamp: float) -> str:
+    """Return how long ago a time was, such as ``5 min ago``.
+
+    Args:
+        timestamp: In seconds since 1970. One in the future comes from another machine, whose clock
+            is ahead; it is ``just now`` too.
+    """
+    seconds = time.time() - timestamp
+    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+
+
+def moment(timestamp: float) -> str:
     """Return a time, in seconds since 1970, as a time of day and how long ago that was."""
-    then = datetime.fromtimestamp(at, timezone.get_current_timezone())
+    then = datetime.fromtimestamp(timestamp, timezone.get_current_timezone())
     day = "" if then.date() == datetime.now(then.tzinfo).date() else f"{then:%Y-%m-%d} "
-    return f"{day}{then:%H:%M:%S} ({duration(time.time() - at)} ago)"
+    return f"{day}{then:%H:%M:%S} ({ago(timestamp)})"
 
 
 def percentiles(times: Histogram) -> str:
-    """Return what half of some operations took at most, and 99 of 100."""
-    half, most = times.percentile(0.5), times.percentile(0.99)
-    return "" if half is None or most is None else f"p50 {_milliseconds(half)}, p99 {_milliseconds(most)}"
+    """Return the median and the 99th percentile of some durations; empty if there are none."""
+    median, slow = times.percentile(0.5), times.percentile(0.99)
+    return "" if median is None or slow is None else f"p50 {_milliseconds(median)}, p99 {_milliseconds(slow)}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,69 +1,159 @@
-"""What is shown of each node of an alias: its state, and what it says of itself."""
+"""The nodes of a cache alias: what each reports about itself, and how this process sees it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.formatting import moment
+from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
-from cachebackend.ring import SLOTS
+from cachebackend.options import RingOptions
 
-__all__ = ["node_rows"]
+__all__ = ["NodeFigures", "node_fault", "node_figures", "states_with_replay"]
+
+DOWN = "down"
 
 
-def node_rows(client: RingClient, owed: Sequence[int | str]) -> list[dict[str, Any]]:
-    """Return what is known of each node: of the ring, of the one that is entered or left, and the gutter's.
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """One node.
 
-    Args:
-        client: The alias.
-        owed: How many deletes each node is owed, or "all".
+    Attributes:
+        name: The node's name.
+        share: Its share of the slots, 0 to 1; 0 for a node that owns none.
+        state: ``up``; ``ejected`` or ``replaying``, when this process' breaker says so; ``down``,
+            when the node did not answer just now.
+        since: When this state began, in seconds since 1970; None: when this process started, or just now.
+        error: Why it is not up.
+        ping_seconds: How long a PING took; None if it was not answered.
+        info: The reply to ``INFO``, by field name; empty if it was not answered.
+        role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
+    """
+
+    name: str
+    share: float
+    state: str
+    since: float | None
+    error: str
+    ping_seconds: float | None
+    info: dict[str, str]
+    role: str = "ring"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers, and serves reads."""
+        return self.state == UP
+
+    @property
+    def since_text(self) -> str:
+        """When its state began, as text; empty if that is not known."""
+        return "" if self.since is None else moment(self.since)
+
+    @property
+    def ping_ms(self) -> float | None:
+        """How long a PING took, in milliseconds."""
+        return None if self.ping_seconds is None else 1000 * self.ping_seconds
+
+    @property
+    def memory_percent(self) -> float | None:
+        """How much of ``maxmemory`` is used, 0 to 100; None if there is no limit, or it is not known."""
+        limit = int(self.info.get("maxmemory", 0))
+        return 100 * int(self.info.get("used_memory", 0)) / limit if limit else None
+
+    @property
+    def server(self) -> str:
+        """The server software and its version."""
+        if "valkey_version" in self.info:
+            return f"Valkey {self.info['valkey_version']}"
+        return f"Redis {self.info['redis_version']}" if "redis_version" in self.info else ""
+
+    @property
+    def keys(self) -> int:
+        """How many keys it holds, in all databases."""
+        databases = [value for name, value in self.info.items() if name.startswith("db") and "keys=" in value]
+        return sum(int(value.partition("keys=")[2].partition(",")[0]) for value in databases)
+
+    @property
+    def evicted(self) -> int:
+        """How many keys it has evicted since it was started."""
+        return int(self.info.get("evicted_keys", 0))
+
+    @property
+    def hit_percent(self) -> float | None:
+        """The server's own hit ratio, 0 to 100, over all its clients since it was started."""
+        hits, misses = int(self.info.get("keyspace_hits", 0)), int(self.info.get("keyspace_misses", 0))
+        return 100 * hits / (hits + misses) if hits + misses else None
+
+
+def node_figures(client: RingClient) -> list[NodeFigures]:
+    """Return the figures of each node of an alias: first those of the ring in its order, then the others.
+
+    Asks every node at once, and waits for no node longer than its timeout.
     """
     infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
-    rows = [
-        _node(node.name, share, info)
-        for node, share, info in zip(client.nodes, _shares(client), infos, strict=True)
+    shares = client.ring.shares()
+    return [
+        _figures(
+            node,
+            info,
+            share=shares[index] / sum(shares) if index < len(shares) else 0.0,
+            role="ring" if index < len(shares) else _role(client.context.options, node.name),
+        )
+        for index, (node, info) in enumerate(zip(client.nodes, infos, strict=True))
     ]
-    for at, row in enumerate(rows):
-        row["owed"] = owed[at]
-        row["state"] = _state(client, at, is_up=not row["error"], is_owed=bool(owed[at]))
-    return rows
 
 
-def _shares(client: RingClient) -> list[str]:
-    """Return each node's share of the keys; of one that is not in the ring, what it is there for."""
-    context = client.context
-    others = "" if context.ring_change is None else "leaving" if context.ring_change.is_old else "joining"
-    spare = () if context.gutter is None else context.gutter.nodes
-    shares = [f"{share / SLOTS:.1%}" for share in client.ring.shares()]
-    return shares + ["gutter" if at in spare else others for at in range(len(shares), len(client.nodes))]
+def node_fault(alias: str, node: NodeFigures) -> Fault:
+    """Return the fault of a node that is not up."""
+    if node.state == REPLAYING:
+        message = f"Missed deletes are being replayed to node {node.name} of {alias!r}; then it serves reads"
+    else:
+        message = f"Node {node.name} of {alias!r} does not answer"
+    return Fault("nodes", f"{message}: {node.error}", node.since)
 
 
-def _node(name: str, share: str, info: dict[str, str] | RingCacheError) -> dict[str, Any]:
-    known = {} if isinstance(info, RingCacheError) else info
-    server, version = (
-        ("Valkey", "valkey_version") if "valkey_version" in known else ("Redis", "redis_version")
-    )
-    keys = [value for field, value in known.items() if field.startswith("db") and "keys=" in value]
-    return {
-        "node": name,
-        "share": share,
-        "server": f"{server} {known[version]}" if known else "",
-        "memory": known.get("used_memory_human", ""),
-        "policy": known.get("maxmemory_policy", ""),
-        "keys": sum(int(value.partition("keys=")[2].partition(",")[0]) for value in keys),
-        "evicted": int(known.get("evicted_keys", 0)),
-        "error": str(info) if isinstance(info, RingCacheError) else "",
-    }
+def states_with_replay(nodes: Sequence[NodeFigures], pending: Sequence[int | str]) -> list[str]:
+    """Return the state of each node; one that answers and has pending deletes is ``replaying``.
+
+    A process that has just started, such as a command, has a breaker that knows nothing yet; the
+    deletes that other processes recorded for the node are in the outbox.
+    """
+    return [
+        REPLAYING if node.is_up and count else node.state for node, count in zip(nodes, pending, strict=True)
+    ]
 
 
-def _state(client: RingClient, at: int, *, is_up: bool, is_owed: bool) -> str:
-    """Return a node's state: ejected or down: it does not answer; replaying: it is owed deletes; or up."""
-    breaker = client.nodes[at].breaker
-    if breaker is not None and breaker.state.state != UP:
-        return breaker.state.state
-    if not is_up:
-        return "down"
-    return REPLAYING if is_owed else UP
+def _figures(node: Node, info: dict[str, str] | RingCacheError, *, share: float, role: str) -> NodeFigures:
+    error = info if isinstance(info, RingCacheError) else None
+    ping_seconds = None
+    if error is None:
+        error, ping_seconds = _ping(node)
+    state, since, reason = (DOWN, None, str(error)) if error else (UP, None, "")
+    if node.breaker is not None:
+        known = node.breaker.state
+        if known.state == state:
+            since = known.since
+        elif known.state != UP:
+            state, since, reason = known.state, known.since, known.error
+    fields = {} if isinstance(info, RingCacheError) else info
+    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role)
+
+
+def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:
+    """Return the error of a PING, or how many seconds its reply took."""
+    begun = time.perf_counter()
+    reply = node.call((b"PING",))
+    seconds = time.perf_counter() - begun
+    return (reply, None) if isinstance(reply, RingCacheError) else (None, seconds)
+
+
+def _role(options: RingOptions, name: str) -> str:
+    """Return why a node that owns no slots is there."""
+    roles = {"joining": options.joining, "leaving": options.leaving}
+    return next((role for role, nodes in roles.items() if name in {node.name for node in nodes}), "gutter")

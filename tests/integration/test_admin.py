@@ -115,14 +115,18 @@ def test_a_worker_that_is_away_is_told_with_since_when(
     client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything piles up; and that there never was one."""
-    assert "No worker runs relay and tick: start one, with beat." in client.get(url).content.decode()
+    assert (
+        "No worker runs relay and tick: start a Celery worker with beat." in client.get(url).content.decode()
+    )
     with monkeypatch.context() as earlier:
         then = time.time() - 300
         earlier.setattr("cachebackend.telemetry.heartbeat.time", SimpleNamespace(time=lambda: then))
         record_run("tick")
     record_run("relay")
     page = client.get(url).content.decode()
-    assert f"No worker runs tick: start one, with beat. {SINCE}{moment(then)[:8]} (5 min ago)" in page
+    assert (
+        f"No worker runs tick: start a Celery worker with beat. {SINCE}{moment(then)[:8]} (5 min ago)" in page
+    )
 
 
 def test_a_large_ring_is_folded(client: Client, url: str, services: Services, settings: Any) -> None:
@@ -210,21 +214,21 @@ def test_what_is_known_of_a_key_is_shown(client: Client, url: str, ring_cache: R
     ring_cache.set("k", 1, 290)
     key = ring_cache.key_bytes("k")
     page = client.get(url, looked).content.decode()
-    assert "<dt>Age</dt><dd>10 s, if it was kept for the alias&#x27; TIMEOUT of 300 s</dd>" in page
-    assert "nothing is owed of it" in page
+    assert "<dt>Age</dt><dd>10 s, if it was stored with the alias&#x27; TIMEOUT of 300 s</dd>" in page
+    assert "no pending delete" in page
     assert "<dt>Near cache of this process</dt><dd>off</dd>" in page
-    ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
-        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 28_500)
-    )
     write_row("default", {"default": {key}}, is_intent=True)
     write_row("default", {"default": {key, b"another"}})
     write_row("default", {"default": {b"another"}})
+    ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
+        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 28_500)
+    )
     page = client.get(url, looked).content.decode()
-    assert f"<dt>Writer 1 in flight</dt><dd><code>{'01' * 16}</code>" in page
-    assert f"<dt>Writer 2 in flight</dt><dd><code>{'02' * 16}</code>" in page
+    assert f"<dt>Token of writer 1</dt><dd><code>{'01' * 16}</code>" in page
+    assert f"<dt>Token of writer 2</dt><dd><code>{'02' * 16}</code>" in page
     assert "<dt>Age</dt><dd>1.5 s</dd>" in page
-    assert page.count("to be deleted, since ") == 2
-    assert page.count("noted before a statement") == 1
+    assert page.count("pending delete, since ") == 2
+    assert page.count("written before a statement in autocommit") == 1
 
 
 def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any) -> None:
@@ -236,7 +240,9 @@ def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any)
     assert isinstance(cache, RingCache)
     cache.set("k", 1, 100)
     looked = {"alias": "default", "key": "k"}
-    assert "<dt>Near cache of this process</dt><dd>has none</dd>" in client.get(url, looked).content.decode()
+    assert (
+        "<dt>Near cache of this process</dt><dd>has no copy</dd>" in client.get(url, looked).content.decode()
+    )
     while not cache.client.has_near_copy(cache.key_bytes("k")):  # once its node tells what changes
         cache.get("k")
     assert (
@@ -300,9 +306,9 @@ def test_a_delete_that_a_node_missed_is_told_as_owed(
         page = client.post(act, asked, follow=True).content.decode()
     finally:
         services.resume(name)
-    assert "its node does not answer; it is owed, and made when the node is back" in page
+    assert "its node does not answer; the delete is pending, and is sent when the node is back" in page
     assert "done" not in page
-    assert "is owed" in LogEntry.objects.get().change_message
+    assert "is pending" in LogEntry.objects.get().change_message
     assert any(key in keys_of_row(row)["default"] for row in OutboxRow.objects.all())
 
 
@@ -317,7 +323,7 @@ def test_a_node_that_was_not_cleared_is_told(
         page = client.post(act, asked, follow=True).content.decode()
     finally:
         services.resume("ring-a")
-    assert "node &#x27;ring-a&#x27; does not answer: 0 entries were deleted" in page
+    assert "node &#x27;ring-a&#x27; does not answer: 0 keys were deleted" in page
     assert not LogEntry.objects.exists()
 
 
@@ -333,7 +339,7 @@ def test_a_node_that_there_is_not_is_told(client: Client, act: str, ring_cache: 
 @pytest.mark.parametrize("asked", [{}, {"action": "flush", "alias": "default", "target": "x"}])
 def test_anything_else_does_nothing(client: Client, act: str, asked: dict[str, str]) -> None:
     """And says so."""
-    assert "nothing the page can do" in client.post(act, asked, follow=True).content.decode()
+    assert "The page has no such action." in client.post(act, asked, follow=True).content.decode()
 
 
 def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:
@@ -361,18 +367,18 @@ def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
         )
     listed = client.get(reverse("admin:cachebackend_parkedwrite_changelist")).content.decode()
     assert "&lt;no&gt;" in listed
-    assert "of a model that is gone" in listed
+    assert "the model no longer exists" in listed
     pks = list(ParkedWrite.objects.values_list("pk", flat=True))
     asked = {"action": "retry", "_selected_action": pks}
     where = reverse("admin:cachebackend_parkedwrite_changelist")
     question = client.post(where, asked).content.decode()
-    assert "try 2 parked writes again" in question
+    assert "retry 2 parked writes" in question
     assert question.count('name="_selected_action"') == 2
     assert not LogEntry.objects.exists()
     answer = client.post(where, asked | {"confirmed": "on"}, follow=True).content.decode()
-    assert "0 writes landed" in answer
+    assert "0 writes were applied" in answer
     assert "&#x27;shop.gone&#x27; is not a model of this project" in answer
-    assert LogEntry.objects.get().change_message == "try 2 parked writes again: 0 landed, 2 did not"
+    assert LogEntry.objects.get().change_message == "retry 2 parked writes: 0 applied, 2 still parked"
     client.post(
         reverse("admin:cachebackend_parkedwrite_changelist"),
         {"action": "delete_selected", "_selected_action": pks[:1], "post": "yes"},

@@ -25,7 +25,7 @@ from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.counters import Counters, Counts
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.monitoring import alias_figures
-from cachebackend.monitoring.ring import MINUTES
+from cachebackend.monitoring.window import MINUTES
 from cachebackend.telemetry import publisher, shutdown
 from cachebackend.telemetry.heartbeat import last_runs, record_run
 from cachebackend.telemetry.publisher import (
@@ -231,8 +231,9 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     with away(services, ring_cache, *names[:2]):
         unseen = sum(counts is None for counts in counts_by_minute("default", MINUTES).values())
         assert 0 < unseen < MINUTES
-        faults = [fault.what for fault in alias_figures("default").faults]
-    assert f"{unseen} of {MINUTES} minutes of 'default' cannot be seen; the sums lack them." in faults
+        faults = [fault.message for fault in alias_figures("default").faults]
+    fault = f"The counts of {unseen} of {MINUTES} minutes of 'default' cannot be read; "
+    assert f"{fault}the sums do not include them." in faults
 
 
 def test_what_could_not_be_folded_is_folded_later(ring_cache: RingCache, services: Services) -> None:

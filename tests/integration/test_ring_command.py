@@ -174,7 +174,9 @@ def test_status_tells_the_nodes_beside_the_ring(changing: RingCache, services: S
 @pytest.mark.parametrize("words", [("cleanup",), ("cleanup", "--yes")])
 def test_cleanup_waits_for_the_end_of_a_change(changing: RingCache, words: tuple[str, ...]) -> None:
     """What a node holds and does not own is what the change goes by."""
-    with pytest.raises(CommandError, match="is read until joining and leaving are gone"):
+    with pytest.raises(
+        CommandError, match="end the ring change first: until then nodes are read for keys of others"
+    ):
         call_command("ring", *words)
     assert "being changed already" in command("plan", "redis://h:1?name=x", code=1)["fault"]
 
@@ -206,7 +208,7 @@ def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:
 
 def test_an_alias_that_is_no_ring_is_told() -> None:
     """With those that are."""
-    with pytest.raises(CommandError, match="'x' is no ring cache; there are default"):
+    with pytest.raises(CommandError, match="'x' is not a ring cache; the ring caches are: default"):
         call_command("ring", "status", "--alias", "x")
 
 
@@ -214,7 +216,7 @@ def test_configure_tells_that_there_is_nothing_to_set() -> None:
     """And does not claim that the nodes are set as settings say that there are not."""
     out = StringIO()
     call_command("ring", "configure", "--alias", "default", stdout=out)
-    assert out.getvalue() == "default: OPTIONS['eviction'] says nothing, so there is nothing to set\n"
+    assert out.getvalue() == "default: OPTIONS['eviction'] is not set, so there is nothing to configure\n"
 
 
 def test_configure_tells_what_it_cannot_see(settings: Any, services: Services) -> None:

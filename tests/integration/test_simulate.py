@@ -140,7 +140,7 @@ def test_a_sampled_policy_keeps_what_is_used(policy: Any) -> None:
     [
         ((), "name a trace, or --live SECONDS"),
         (("nothing.lis",), "nothing.lis: there is no such file"),
-        (("--live", "0.01"), "nothing was asked for"),
+        (("--live", "0.01"), "no key was read"),
     ],
 )
 def test_bad_input_is_told(words: Iterator[str], says: str) -> None:

@@ -34,7 +34,7 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
     assert (report["waiting"], report["well"], report["faults"]) == (1, True, [])
     out = StringIO()
     call_command("writebehind", "status", stdout=out)
-    assert "1 changes wait" in out.getvalue()
+    assert "1 changes are queued" in out.getvalue()
     assert command("drain") == {
         "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
     }  # fmt: skip

@@ -79,7 +79,7 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
     Meter.behind.update(row.pk, level=500)
     drain_all()
     [parked] = ParkedWrite.objects.all()
-    with pytest.raises(CommandError, match="no write is parked as 0"):
+    with pytest.raises(CommandError, match="no parked write has the number 0"):
         call_command("writebehind", "discard", "0", "--yes")
     with pytest.raises(CommandError, match="say which"):
         call_command("writebehind", "discard")

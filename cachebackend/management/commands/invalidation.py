@@ -1,34 +1,22 @@
-"""``manage.py invalidation``: what is owed to the nodes, and whether what is cached is right."""
+"""``manage.py invalidation``: pending deletes, the relay, and an audit of cached rows."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import signal
-import sys
 import threading
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import connections
 
-from cachebackend.invalidation import RelayResult, outbox_lag, relay
-from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.invalidation import RelayResult, relay
 from cachebackend.invalidation.relay_listener import relay_on_notify
+from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
-from cachebackend.models import OutboxRow
+from cachebackend.monitoring import outbox_figures
 
 __all__ = ["Command"]
-
-#: A row that is owed for longer says that no relay runs, or a node is gone.
-WORRYING_SECONDS = 10.0
-EXAMPLES = """examples:
-  manage.py invalidation status --json
-  manage.py invalidation relay                            after a node was away, without a worker
-  manage.py invalidation relay --listen --database default
-  manage.py invalidation audit --sample 500 --windows 0,1,5
-Exits with 1 when what it reports is not well.
-"""
 
 
 def _windows(text: str) -> tuple[float, ...]:
@@ -38,75 +26,71 @@ def _windows(text: str) -> tuple[float, ...]:
         windows = ()
     if not windows or windows[0] < 0:
         message = f"windows are seconds, such as 0,1,5; not {text!r}"
-        raise ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(message)
     return windows
 
 
-class Command(BaseCommand):
+class Command(ReportCommand):
     """Status, relay and audit of invalidation."""
 
-    help = (
-        "status: what the outbox owes; relay: settle it now; audit: hold cached rows against the database. "
-        "relay --listen goes on doing so, woken by triggers."
-    )
+    help = "See pending deletes, send them now, and compare cached rows with the database."
+    examples = """  manage.py invalidation status --json
+  manage.py invalidation relay                            after a node was down, without a worker
+  manage.py invalidation relay --listen --database default
+  manage.py invalidation audit --sample 500 --windows 0,1,5
+"""
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the lines of the examples."""
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs
+    def add_actions(self, parser: CommandParser, add: AddAction) -> None:
+        """Add status, relay and audit; their options may come before the action too."""
+        add("status", help="how many deletes are pending, and the age of the oldest")
+        relay = add("relay", help="send pending deletes now")
+        self.add_option(
+            [parser, relay],
+            "--listen",
+            action="store_true",
+            help="relay until interrupted: every second, and at once when a trigger notifies",
         )
-
-    def add_arguments(self, parser: CommandParser) -> None:
-        """Take what to do."""
-        parser.add_argument("action", choices=("status", "relay", "audit"))
-        parser.add_argument(
-            "--sample", type=int, default=1000, help="rows of each model to audit (default: 1000)"
+        self.add_option(
+            [parser, relay],
+            "--database",
+            default="default",
+            help="--listen: the database whose triggers notify, if it is Postgres (default: default)",
         )
-        parser.add_argument(
+        audit = add("audit", help="compare cached rows with the database")
+        self.add_option(
+            [parser, audit],
+            "--sample",
+            type=int,
+            default=1000,
+            help="rows of each model to compare (default: 1000)",
+        )
+        self.add_option(
+            [parser, audit],
             "--windows",
             type=_windows,
             default=WINDOWS,
-            help="seconds after which to look again (default: 0,1,5,60)",
+            help="seconds after which rows that differ are compared again (default: 0,1,5,60)",
         )
-        parser.add_argument(
-            "--listen",
-            action="store_true",
-            help="relay: go on until interrupted, at once when a trigger tells, else every second",
-        )
-        parser.add_argument(
-            "--database",
-            default="default",
-            help="relay --listen: whose triggers to listen to, if it is Postgres (default: default)",
-        )
-        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
-    def handle(self, *_: Any, **options: Any) -> None:
-        """Do it, print it, and exit accordingly."""
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Refuse an empty sample."""
         if options["sample"] < 1:
             message = f"--sample must be at least 1, not {options['sample']}"
             raise CommandError(message)
-        found, is_well = getattr(self, f"_{options['action']}")(options)
-        if options["json"]:
-            self.stdout.write(json.dumps(found))
-        else:
-            for name, value in found.items():
-                self.stdout.write(f"{name}: {value}")
-        if not is_well:
-            sys.exit(1)
 
-    def _status(self, _: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        databases = [using for using in connections if has_outbox(using)]
-        lag = max(map(outbox_lag, databases), default=0.0)
-        rows = sum(OutboxRow.objects.using(using).count() for using in databases)
-        return {"rows": rows, "lag_seconds": round(lag, 3)}, lag < WORRYING_SECONDS
+    def _status(self, _: dict[str, Any]) -> Report:
+        outbox = outbox_figures()
+        if outbox.lag is None:
+            raise CommandError(outbox.faults[0].message)
+        return self._report({"rows": outbox.rows, "lag_seconds": round(outbox.lag, 3)}, not outbox.faults)
 
-    def _relay(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _relay(self, options: dict[str, Any]) -> Report:
         relayed = self._listen(options["database"]) if options["listen"] else relay()
-        told = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.pending}
-        return told | {"lag_seconds": round(relayed.lag, 3)}, not relayed.pending
+        counts = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.pending}
+        return self._report(counts | {"lag_seconds": round(relayed.lag, 3)}, not relayed.pending)
 
     def _listen(self, using: str) -> RelayResult:
-        """Settle whenever told, until SIGTERM or SIGINT; return what the rounds did together."""
+        """Relay at every notification until SIGTERM or SIGINT; return the sums of all runs."""
         if using not in connections:
             message = f"--database {using!r} is none of DATABASES: {', '.join(connections)}"
             raise CommandError(message)
@@ -124,23 +108,28 @@ class Command(BaseCommand):
         relay_on_notify(using, on_round, pause=ended.wait)
         return total
 
-    def _audit(self, options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        told: dict[str, Any] = {}
+    def _audit(self, options: dict[str, Any]) -> Report:
+        windows = options["windows"]
+        audits: dict[str, Any] = {}
         is_well = True
         for manager in cached_managers():
-            if not options["json"]:
-                self.stderr.write(f"auditing {manager.model._meta.label}")
-            found = audit(manager, options["sample"], options["windows"])
-            is_well &= not found.differing[options["windows"][-1]]
-            told[found.model] = {
-                "sampled": found.sampled,
-                "cached": found.cached,
-                "consistent": {f"{window:g} s": found.consistent(window) for window in options["windows"]},
-                "nines": {f"{window:g} s": _finite(found.nines(window)) for window in options["windows"]},
+            self.say_progress(f"auditing {manager.model._meta.label}")
+            result = audit(manager, options["sample"], windows)
+            is_well &= not result.differing[windows[-1]]
+            audits[result.model] = {
+                "sampled": result.sampled,
+                "cached": result.cached,
+                "consistent": {f"{window:g} s": result.consistent(window) for window in windows},
+                "nines": {f"{window:g} s": _finite(result.nines(window)) for window in windows},
             }
-        return told, is_well
+        return self._report(audits, is_well)
+
+    def _report(self, data: dict[str, Any], is_well: bool) -> Report:
+        for name, value in data.items():
+            self.say(f"{name}: {value}")
+        return Report(data, is_well)
 
 
 def _finite(nines: float) -> float | None:
-    """Return nines as JSON has them; None for as many as there are entries."""
+    """Return a number of nines as JSON can hold it; None if every entry was right."""
     return round(nines, 2) if nines != float("inf") else None

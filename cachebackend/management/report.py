@@ -1,0 +1,143 @@
+"""The base of the commands that report: their options, tables, JSON, questions and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error
+
+from cachebackend.errors import RingCacheError
+from cachebackend.management.tables import print_table
+
+__all__ = ["AddAction", "Report", "ReportCommand"]
+
+#: Adds the parser of an action: ``add("status", help="…")``.
+AddAction: TypeAlias = Callable[..., CommandParser]
+#: Django's own options, which a command takes before its action, and these parsers after it.
+_STANDARD_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("-v", "--verbosity"), {"type": int, "choices": [0, 1, 2, 3]}),
+    (("--settings",), {}),
+    (("--pythonpath",), {}),
+    (("--traceback",), {"action": "store_true"}),
+    (("--no-color",), {"action": "store_true"}),
+    (("--force-color",), {"action": "store_true"}),
+    (("--skip-checks",), {"action": "store_true"}),
+)
+
+
+class Report(NamedTuple):
+    """What an action found out.
+
+    Attributes:
+        data: The object that ``--json`` prints.
+        is_well: Whether the command exits with 0; else it exits with 1.
+    """
+
+    data: dict[str, Any]
+    is_well: bool = True
+
+
+class ReportCommand(BaseCommand):
+    """A command with actions, such as ``manage.py ring status``; each is the method ``_<action>``.
+
+    An action prints text for people as it goes, and returns a ``Report``. With ``--json`` its text
+    is not printed, the report's data is, and questions are answered with no.
+
+    Attributes:
+        examples: Example calls, one a line; shown by ``--help``.
+    """
+
+    examples = ""
+    is_json = False
+
+    @abstractmethod
+    def add_actions(self, parser: CommandParser, add: AddAction) -> None:
+        """Add a parser for each action, with the action's own options.
+
+        Args:
+            parser: The command's own parser, for options that may come before the action too.
+            add: Adds an action and returns its parser.
+        """
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Return the parser, with the examples below its help."""
+        epilog = f"examples:\n{self.examples}\nExits with 1 if the report finds a fault.\n"
+        formatter = argparse.RawDescriptionHelpFormatter
+        return super().create_parser(
+            prog_name, subcommand, epilog=epilog, formatter_class=formatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the actions; ``--json`` and Django's own options may come before or after the action."""
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        self.add_actions(parser, actions.add_parser)
+        self.add_option([parser, *actions.choices.values()], "--json", action="store_true", help=_JSON_HELP)
+        for flags, named in _STANDARD_OPTIONS:
+            for each in actions.choices.values():
+                each.add_argument(*flags, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **named)
+
+    @staticmethod
+    def add_option(parsers: Iterable[CommandParser], *flags: str, help: str, **named: Any) -> None:  # noqa: A002  # argparse's name
+        """Add an option to the command's parser and, without a default that hides its value, to others.
+
+        Args:
+            parsers: The command's own parser, then those of actions.
+            flags: The option's names.
+            help: Its help, shown with the actions.
+            named: What argparse's ``add_argument`` takes.
+        """
+        command, *actions = parsers
+        command.add_argument(*flags, help=argparse.SUPPRESS, **named)
+        for each in actions:
+            each.add_argument(*flags, help=help, **(named | {"default": argparse.SUPPRESS}))
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Run the action, print its report, and exit with 1 if it is not well."""
+        self.is_json = options["json"]
+        self.check_options(options)
+        try:
+            report: Report = getattr(self, f"_{options['action']}")(options)
+        except (RingCacheError, ImproperlyConfigured, Error) as error:
+            raise CommandError(str(error)) from error
+        if self.is_json:
+            self.stdout.write(json.dumps(report.data, default=str))
+        if not report.is_well:
+            sys.exit(1)
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise ``CommandError`` for options that argparse cannot refuse."""
+
+    def say(self, text: str) -> None:
+        """Print a line for people."""
+        if not self.is_json:
+            self.stdout.write(text)
+
+    def say_progress(self, text: str) -> None:
+        """Print a line about work that is not finished, to the error stream."""
+        if not self.is_json:
+            self.stderr.write(text)
+
+    def print_table(self, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+        """Print a table for people."""
+        if not self.is_json:
+            print_table(self.stdout, names, rows)
+
+    def ask(self, question: str) -> str:
+        """Return the user's answer; empty with ``--json`` or without a terminal."""
+        if self.is_json or not sys.stdin.isatty():
+            return ""
+        return input(question)
+
+    def agrees(self, question: str) -> bool:
+        """Return whether the user agrees; nothing is done that nobody agreed to."""
+        return self.ask(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+
+
+_JSON_HELP = "print one JSON object as the last line"

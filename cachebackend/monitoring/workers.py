@@ -1,0 +1,74 @@
+"""Whether a Celery worker runs the periodic tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cachebackend.conf import write_behind_options
+from cachebackend.errors import RingCacheError
+from cachebackend.invalidation.watched import watched_models
+from cachebackend.monitoring.faults import MAX_RUN_AGE_SECONDS, Fault, max_tick_age
+from cachebackend.telemetry.heartbeat import last_runs
+
+__all__ = ["WorkerFigures", "worker_figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFigures:
+    """When the periodic tasks last ran.
+
+    Attributes:
+        last_runs: In seconds since 1970, by the task's name; a task that never ran is not there.
+            None if no node answered.
+        faults: Which tasks should run and do not.
+    """
+
+    last_runs: Mapping[str, float] | None = None
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def last_seen(self) -> float | None:
+        """When any of the tasks last ran; None if none ever did."""
+        return max((self.last_runs or {}).values(), default=None)
+
+
+def worker_figures() -> WorkerFigures:
+    """Return when the periodic tasks last ran; the nodes that did not answer are a fault of the alias."""
+    try:
+        runs = last_runs()
+    except RingCacheError:
+        return WorkerFigures()
+    return WorkerFigures(runs, worker_faults(runs, _max_ages(), time.time()))
+
+
+def worker_faults(runs: Mapping[str, float], max_ages: Mapping[str, float], now: float) -> list[Fault]:
+    """Return the fault of the tasks that run too rarely, or never: one fault for all of them.
+
+    Args:
+        runs: When each task last ran, in seconds since 1970.
+        max_ages: The tasks that should run, and how many seconds ago each may have run.
+        now: The time, in seconds since 1970.
+    """
+    late = [task for task, seconds in max_ages.items() if task in runs and now - runs[task] > seconds]
+    never = [task for task in max_ages if task not in runs]
+    if not late and not never:
+        return []
+    since = min((runs[task] for task in late), default=None)
+    tasks = " and ".join(sorted(late + never))
+    return [Fault("worker", f"No worker runs {tasks}: start a Celery worker with beat.", since)]
+
+
+def _max_ages() -> dict[str, float]:
+    """Return the tasks that this project needs, and how many seconds ago each may have run.
+
+    ``relay`` is needed where models are watched, ``tick`` where write-behind is on.
+    """
+    options = write_behind_options()
+    needed: dict[str, float] = {}
+    if watched_models():
+        needed["relay"] = MAX_RUN_AGE_SECONDS
+    if options.nodes:
+        needed["tick"] = max_tick_age(options)
+    return needed

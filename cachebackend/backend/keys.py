@@ -20,7 +20,7 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "is_safe"]
+__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "check_tag", "is_safe"]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
@@ -37,6 +37,18 @@ ENCODING = ("utf-8", "surrogatepass")
 Timeout: TypeAlias = float | object | None
 #: A string, a model (all of its rows), or one row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
+
+
+def check_tag(tag: Any) -> None:
+    """Refuse what cannot be a tag.
+
+    Raises:
+        TypeError: It is neither a string nor a model nor an instance of one.
+    """
+    is_model = isinstance(tag, type) and issubclass(tag, models.Model)
+    if not is_model and not isinstance(tag, str | models.Model):
+        message = f"a tag is a string, a model class, or a model instance; not {tag!r}"
+        raise TypeError(message)
 
 
 def is_safe(text: str) -> bool:
@@ -112,7 +124,11 @@ class KeyCache(BaseCache):
 
         Args:
             tag: A string, a model (all of its rows), or one row.
+
+        Raises:
+            TypeError: It is none of these.
         """
+        check_tag(tag)
         if isinstance(tag, str):
             return self.key_bytes(f"tag:{tag}")
         name = f"tag:{tag._meta.label_lower}"

@@ -9,6 +9,7 @@ from django.core.cache import caches
 from django.db import models, router
 
 from cachebackend.backend import RingCache, Tag
+from cachebackend.backend.keys import check_tag
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.signals import row_of
 from cachebackend.invalidation.transactions import invalidate_keys, invalidate_rows
@@ -53,7 +54,12 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
         targets: A row invalidates everything that is cached of it, and all values with its tag. A
             model or a string invalidates all values with that tag.
         alias: The cache alias of the tags. Default: every ring cache.
+
+    Raises:
+        TypeError: A target is none of these; nothing was invalidated.
     """
+    for target in targets:
+        check_tag(target)
     aliases = [alias] if alias else ring_aliases()
     for target in targets:
         using = router.db_for_write(models.Model)

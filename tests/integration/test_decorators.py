@@ -157,3 +157,24 @@ def test_a_method_is_cached_by_its_instance() -> None:
     shop.total.invalidate(1)
     shop.total(1)
     assert calls == [1, 1]
+
+
+@cached(60, tags=[3])  # type: ignore[list-item]  # the point
+def badly_tagged() -> int:
+    calls.append("badly_tagged")
+    return 1
+
+
+@pytest.mark.parametrize("tag", [3, None, b"t", int, ["t"]])
+def test_what_cannot_be_a_tag_is_refused(ring_cache: RingCache, tag: Any) -> None:
+    """Before anything is loaded or invalidated; the message says what a tag may be."""
+    says = "a tag is a string, a model class, or a model instance; not "
+    with pytest.raises(TypeError, match=says):
+        ring_cache.get_or_set("k", lambda: calls.append("loader"), 60, tags=[tag])
+    with pytest.raises(TypeError, match=says):
+        invalidate("t", tag)
+    with pytest.raises(TypeError, match=says):
+        ring_cache.invalidate_tags(tag)
+    with pytest.raises(TypeError, match=f"{says}3"):
+        badly_tagged()
+    assert calls == []

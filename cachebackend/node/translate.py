@@ -63,6 +63,10 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"has a TLS certificate that cannot be verified: {error}"
     if any(isinstance(each, socket.gaierror) for each in chain):
         return f"has a host name that cannot be resolved: {error}"
+    if any(isinstance(each, redis.exceptions.InvalidResponse) for each in chain):
+        return f"does not speak Redis' protocol: is its port that of a Redis or Valkey server? ({error})"
+    if "closed by server" in str(error):
+        return "closed the connection: it was restarted, or its port is not that of a Redis or Valkey server"
     return f"is not reachable: {str(error) or type(error).__name__}"
 
 

@@ -58,6 +58,14 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
             caused(redis.exceptions.ConnectionError("Error -2"), socket.gaierror(-2, "unknown")),
             "has a host name that cannot be resolved",
         ),
+        (
+            redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte'),
+            "does not speak Redis' protocol: is its port that of a Redis or Valkey server?",
+        ),
+        (
+            redis.exceptions.ConnectionError("Connection closed by server."),
+            "closed the connection: it was restarted, or its port is not that of a Redis or Valkey server",
+        ),
         (ConnectionResetError("reset by peer"), "is not reachable: reset by peer"),
         (ConnectionRefusedError(), "is not reachable: ConnectionRefusedError"),
     ],

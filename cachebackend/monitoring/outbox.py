@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django.db import Error, connections
 from django.db.models import F
@@ -18,7 +19,14 @@ from cachebackend.models import OutboxRow
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
 
-__all__ = ["OutboxFigures", "outbox_figures", "pending_by_node", "pending_of_key"]
+__all__ = [
+    "OutboxFigures",
+    "PendingRow",
+    "count_missed",
+    "outbox_figures",
+    "pending_by_node",
+    "pending_of_key",
+]
 
 #: The most outbox rows that are searched for a key, the newest first.
 MAX_SEARCHED_ROWS = 20_000
@@ -31,13 +39,11 @@ class OutboxFigures:
     Attributes:
         lag: Age of the oldest pending delete, in seconds; None if a database did not answer.
         rows: How many rows there are; None if a database did not answer.
-        error: Why a database did not answer.
         faults: What is wrong.
     """
 
     lag: float | None = None
     rows: int | None = None
-    error: str = ""
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -48,18 +54,26 @@ def outbox_figures() -> OutboxFigures:
         lag = max(map(outbox_lag, databases), default=0.0)
         rows = sum(OutboxRow.objects.using(using).count() for using in databases)
     except Error as error:
-        message = f"The database does not answer: {error}"
-        return OutboxFigures(error=str(error), faults=[Fault("pending", message)])
+        return OutboxFigures(faults=[Fault("pending", f"The outbox cannot be read: {error}")])
     return OutboxFigures(lag, rows, faults=_lag_faults(lag))
+
+
+class PendingRow(NamedTuple):
+    """An outbox row, as far as it concerns the nodes of one alias.
+
+    Attributes:
+        keys_by_node: The nodes that it concerns, by index, each with the row's keys that it may hold.
+        is_all_keys: Whether the node must drop every key.
+        is_overdue: Whether its writer and the relay have had the time to confirm it.
+    """
+
+    keys_by_node: Mapping[int, set[bytes]]
+    is_all_keys: bool
+    is_overdue: bool
 
 
 def pending_by_node(client: RingClient, is_up: Sequence[bool]) -> list[int | str]:
     """Return for each node of an alias how many deletes it has missed; "all" if it must drop every key.
-
-    A row does not say which of its nodes have confirmed: it stays until the last one has. So for a
-    node that answers, a row counts only if nothing else explains why it is still there: it is older
-    than its writer and the relay's next run need, it is not an intent, which stays for a minute in
-    any case, and none of its keys is on a node that does not answer.
 
     Args:
         client: The alias' client.
@@ -68,15 +82,30 @@ def pending_by_node(client: RingClient, is_up: Sequence[bool]) -> list[int | str
     Raises:
         django.db.Error: A database did not answer.
     """
-    missed: list[set[bytes]] = [set() for _ in client.nodes]
-    misses_all = [False] * len(client.nodes)
-    for row, age in _rows():
-        holders = _holders(client, row)
-        down = {node for node in holders if not is_up[node]}
-        is_old = age > REPLAY_AGE_SECONDS and not row.is_intent
-        for node in down or (holders if is_old else ()):
-            missed[node] |= holders[node]
-            misses_all[node] |= bool(row.node) or len(missed[node]) > client.context.missed.limit
+    rows = (
+        PendingRow(_keys_by_node(client, row), bool(row.node), age > REPLAY_AGE_SECONDS and not row.is_intent)
+        for row, age in _rows()
+    )
+    return count_missed(rows, is_up, client.context.missed.limit)
+
+
+def count_missed(rows: Iterable[PendingRow], is_up: Sequence[bool], limit: float) -> list[int | str]:
+    """Return for each node how many deletes it has missed; "all" for more than ``limit``.
+
+    A row does not say which of its nodes have confirmed: it stays until the last one has. So a row
+    counts for a node that answers only if nothing else explains why the row is still there:
+
+    - It is overdue. A young row is being confirmed by its own writer, and an intent stays for a
+      minute in any case.
+    - None of its keys is on a node that does not answer.
+    """
+    missed: list[set[bytes]] = [set() for _ in is_up]
+    misses_all = [False] * len(missed)
+    for row in rows:
+        down = {node for node in row.keys_by_node if not is_up[node]}
+        for node in down or (row.keys_by_node if row.is_overdue else ()):
+            missed[node] |= row.keys_by_node[node]
+            misses_all[node] |= row.is_all_keys or len(missed[node]) > limit
     return ["all" if is_all else len(keys) for is_all, keys in zip(misses_all, missed, strict=True)]
 
 
@@ -123,23 +152,21 @@ def _rows() -> Iterator[tuple[OutboxRow, float]]:
             yield row, row.age.total_seconds()
 
 
-def _holders(client: RingClient, row: OutboxRow) -> dict[int, set[bytes]]:
+def _keys_by_node(client: RingClient, row: OutboxRow) -> dict[int, set[bytes]]:
     """Return the nodes of a client that a row concerns, each with the row's keys that it may hold."""
+    aliases, nodes = _aliases(client), range(len(client.nodes))
     keys_by_alias = keys_of_row(row)
-    keys = {key for alias in _aliases(client) for key in keys_by_alias.get(alias, ())}
-    if row.node:
-        is_concerned = not keys_by_alias.keys().isdisjoint(_aliases(client))
-        nodes = [index for index, node in enumerate(client.nodes) if node.endpoint == row.node]
-        return {node: keys for node in nodes if is_concerned}
-    held = {
-        node: {key for key in keys if client.context.may_hold(node, key)} for node in range(len(client.nodes))
-    }
+    if row.node:  # which keys it holds is not known
+        concerned = not aliases.isdisjoint(keys_by_alias)
+        return {node: set() for node in nodes if concerned and client.nodes[node].endpoint == row.node}
+    keys = {key for alias in aliases for key in keys_by_alias.get(alias, ())}
+    held = {node: {key for key in keys if client.context.may_hold(node, key)} for node in nodes}
     return {node: some for node, some in held.items() if some}
 
 
-def _aliases(client: RingClient) -> list[str]:
-    """Return the aliases that share a client: they differ in their keys' prefix only."""
-    return [alias for alias in ring_aliases() if ring_options(alias) == client.context.options]
+def _aliases(client: RingClient) -> set[str]:
+    """Return the aliases that share a client: they differ only in the prefix of their keys."""
+    return {alias for alias in ring_aliases() if ring_options(alias) == client.context.options}
 
 
 def _line(row: OutboxRow) -> str:

@@ -17,6 +17,7 @@ from django.utils import timezone
 from cachebackend import RingCache
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
+from cachebackend.invalidation.outbox import write_row
 from cachebackend.models import OutboxRow
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
@@ -80,6 +81,28 @@ def test_status_tells_that_a_node_is_owed_deletes(
     assert told == dict.fromkeys(client.ring.names, ("up", 0)) | {node.name: ("replaying", 1)}
     relay()
     assert {each["state"] for each in command("status")["aliases"]["default"]} == {"up"}
+
+
+def test_status_calls_a_healthy_node_up_while_another_is_down(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has missed no delete: the rows are young, or intents, or wait for the dead node alone."""
+    monkeypatch.setattr(Node, "_spawn", lambda *_: None)
+    client = ring_cache.client
+    keys = {client.ring.owner(key): key for key in map(ring_cache.key_bytes, map(str, range(50)))}
+    dead = client.nodes[0]
+    assert dead.breaker is not None
+    dead.breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+    write_row("default", {"default": set(keys.values())})  # one transaction, with a key on each node
+    write_row("default", {"default": {keys[1]}}, is_intent=True)
+    OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
+    write_row("default", {"default": {keys[0], keys[1]}})
+    write_row("default", {"default": {keys[2]}})
+    told = {
+        each["node"]: (each["state"], each["owed"])
+        for each in command("status", code=1)["aliases"]["default"]
+    }
+    assert told == {"ring-a": ("ejected", 1), "ring-b": ("up", 0), "ring-c": ("up", 0)}
 
 
 def test_owner_tells_where_a_key_is_and_what_it_holds(ring_cache: RingCache) -> None:
@@ -169,6 +192,19 @@ def test_status_tells_the_nodes_beside_the_ring(changing: RingCache, services: S
     finally:
         spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
     assert "node 'ring-c' refuses writes when it is full" in fault
+
+
+def test_doctor_compares_the_nodes_of_the_ring_with_the_settings(settings: Any, services: Services) -> None:
+    """Nodes that join it, and those of its gutter, are set up apart."""
+    a, b, c = services.ring_urls
+    options = {"gutter": [c], "eviction": {"maxmemory": "200mb"}}
+    block = settings.CACHES["default"] | {"LOCATION": [a, b], "OPTIONS": options}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        faults = command("doctor", "--alias", "default", code=1)["faults"]
+    assert [fault.partition(" has maxmemory")[0] for fault in faults] == [
+        "default: node 'ring-a'",
+        "default: node 'ring-b'",
+    ]
 
 
 @pytest.mark.parametrize("words", [("cleanup",), ("cleanup", "--yes")])

@@ -105,7 +105,7 @@ class Command(ReportCommand):
         try:
             return pending_by_node(client, [node.is_up for node in nodes])
         except Error as error:
-            self.say(f"the pending deletes are unknown, because the database does not answer: {error}")
+            self.say(f"the pending deletes are unknown, because the outbox cannot be read: {error}")
             return [0 for _ in nodes]
 
     def _owner(self, options: dict[str, Any]) -> Report:

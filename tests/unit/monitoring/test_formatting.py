@@ -1,0 +1,62 @@
+"""Figures as text."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from cachebackend.histogram import Histogram
+from cachebackend.monitoring import formatting
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is NOW."""
+    monkeypatch.setattr(formatting, "time", SimpleNamespace(time=lambda: NOW))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0.0 s"),
+        (0.04, "0.0 s"),
+        (9.9, "9.9 s"),
+        (10, "10 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_a_duration_has_the_unit_that_people_use(seconds: float, text: str) -> None:
+    """A larger unit from two of it on; a negative duration, by another machine's clock, is 0."""
+    assert formatting.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("age", "text"), [(300, "5 min ago"), (1, "1.0 s ago"), (0.2, "just now"), (-60, "just now")]
+)
+def test_a_time_in_the_future_is_just_now(age: float, text: str) -> None:
+    """It was recorded by a machine whose clock is ahead."""
+    assert formatting.ago(NOW - age) == text
+    assert formatting.moment(NOW - age).endswith(f" ({text})")
+
+
+def test_a_moment_of_another_day_has_its_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time of the same day has none."""
+    assert formatting.moment(0).startswith("1970-01-01 ")
+    assert formatting.moment(time.time())[2] == ":"
+
+
+def test_percentiles_are_in_milliseconds() -> None:
+    """Without any duration there is nothing to show."""
+    times = Histogram()
+    assert formatting.percentiles(times) == ""
+    times.add(0.5)
+    assert formatting.percentiles(times).startswith("p50 ")
+    assert formatting.percentiles(times).endswith(" ms")

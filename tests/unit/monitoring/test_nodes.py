@@ -1,0 +1,65 @@
+"""The figures of a node."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.monitoring import NodeFigures
+from cachebackend.monitoring.nodes import node_fault, states_with_replay
+
+REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
+
+
+def node(state: str = "up", **info: str) -> NodeFigures:
+    return NodeFigures("ring-a", 0.5, state, 90.0, "node 'ring-a' is not reachable", 0.002, info)
+
+
+def test_figures_are_read_from_info() -> None:
+    """Keys of all databases; memory in percent of its limit; the server's own hit ratio."""
+    figures = node(
+        used_memory="64",
+        maxmemory="256",
+        db0="keys=3,expires=1",
+        db5="keys=4,expires=0",
+        keyspace_hits="3",
+        keyspace_misses="1",
+        evicted_keys="9",
+        redis_version="7.2.4",
+        valkey_version="8.1.1",
+    )
+    assert (figures.keys, figures.memory_percent, figures.hit_percent) == (7, 25.0, 75.0)
+    assert (figures.evicted, figures.server, figures.ping_ms) == (9, "Valkey 8.1.1", 2.0)
+
+
+def test_a_node_that_reports_nothing_has_no_ratios() -> None:
+    """Unknown is None, not 0 percent."""
+    figures = node("down")
+    assert (figures.keys, figures.memory_percent, figures.hit_percent, figures.server) == (0, None, None, "")
+    assert node(maxmemory="0", used_memory="64").memory_percent is None
+    assert node(redis_version="7.2.4").server == "Redis 7.2.4"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("ejected", "Node ring-a of 'default' does not answer: node 'ring-a' is not reachable"),
+        ("down", "Node ring-a of 'default' does not answer: node 'ring-a' is not reachable"),
+        ("replaying", f"{REPLAYED}; then it serves reads: node 'ring-a' is not reachable"),
+    ],
+)
+def test_a_fault_says_what_a_node_does(state: str, message: str) -> None:
+    """With the error that ejected it, and since when."""
+    fault = node_fault("default", node(state))
+    assert (fault.topic, fault.message, fault.since) == ("nodes", message, 90.0)
+
+
+def test_a_node_is_replaying_only_if_it_answers_and_missed_deletes() -> None:
+    """A node that does not answer keeps its state, whatever is pending for it."""
+    nodes = [node("up"), node("up"), node("up"), node("ejected"), node("down")]
+    assert states_with_replay(nodes, [0, 2, "all", 5, 0]) == [
+        "up",
+        "replaying",
+        "replaying",
+        "ejected",
+        "down",
+    ]

@@ -1,0 +1,67 @@
+"""The figures of write-behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.monitoring import QueueFigures
+from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
+from cachebackend.monitoring.queues import Totals, queue_figures
+from cachebackend.monitoring.window import MINUTES
+from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol import Partition
+from cachebackend.writebehind import PartitionStatus
+
+ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)
+
+
+def test_parked_writes_of_a_partition_on_two_nodes_count_once() -> None:
+    """While the queue nodes change, a partition has a queue on the old and on the new one."""
+    totals = Totals.of(
+        [
+            PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3, parked_since=50.0),
+            PartitionStatus(ONE, "b", fields=1, oldest_seconds=4.0, rows=1, parked=3, parked_since=50.0),
+            PartitionStatus(TWO, "b", missing=2, parked=1, parked_since=40.0),
+        ]
+    )
+    assert totals == Totals(3, 4.0, 6, 2, 4, 40.0)
+    assert Totals.of([]) == Totals()
+
+
+@pytest.mark.parametrize("queue", [True, False])
+@pytest.mark.parametrize("database", [True, False])
+def test_what_does_not_answer_is_unknown(queue: bool, database: bool) -> None:
+    """A zero would look well. Rows that were drained need both: their sum must never fall."""
+    figures = QueueFigures(
+        is_on=True,
+        nodes={"queue-a": queue},
+        totals=Totals(waiting=2, oldest_seconds=1.5, rows=9, parked=1),
+        is_database_up=database,
+    )
+    assert figures.waiting == (2 if queue else None)
+    assert figures.oldest_seconds == (1.5 if queue else None)
+    assert figures.parked == (1 if database else None)
+    assert figures.rows == (9 if queue and database else None)
+
+
+def test_minutes_that_nobody_returned_are_gaps_of_the_chart() -> None:
+    """The chart always has all its minutes, also while no queue node answers."""
+    figures = QueueFigures(is_on=True)
+    assert figures.rows_by_minute == [None] * MINUTES
+    assert figures.rows_per_second is None
+
+
+def test_without_queue_nodes_write_behind_is_off(settings: Any) -> None:
+    """There is nothing to ask, and no fault."""
+    settings.WRITE_BEHIND = {"nodes": []}
+    assert queue_figures() == QueueFigures()
+
+
+def test_thresholds_follow_the_flush_interval() -> None:
+    """A task that runs every minute may have run a minute ago."""
+    fast = WriteBehindOptions.read({"flush_interval": 0.5})
+    slow = WriteBehindOptions.read({"flush_interval": 60.0})
+    assert (max_tick_age(fast), max_waiting_age(fast)) == (10.0, 15.0)
+    assert (max_tick_age(slow), max_waiting_age(slow)) == (300.0, 1800.0)

@@ -1,0 +1,70 @@
+"""Whether a worker runs the periodic tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.monitoring import workers
+from cachebackend.monitoring.workers import worker_faults, worker_figures
+
+BOTH = {"relay": 10.0, "tick": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("runs", "message", "since"),
+    [
+        ({"relay": 95.0, "tick": 95.0}, None, None),
+        ({"relay": 89.0, "tick": 95.0}, "No worker runs relay: start a Celery worker with beat.", 89.0),
+        ({"relay": 80.0, "tick": 70.0}, "No worker runs relay and tick: start", 70.0),
+        ({"relay": 95.0}, "No worker runs tick: start", None),
+        ({"relay": 70.0}, "No worker runs relay and tick: start", 70.0),
+        ({}, "No worker runs relay and tick: start", None),
+    ],
+)
+def test_tasks_that_are_late_or_never_ran_are_one_fault(
+    runs: Mapping[str, float], message: str | None, since: float | None
+) -> None:
+    """It began when the first of those that are late last ran; for a task that never ran that is unknown."""
+    found = [(fault.message, fault.since) for fault in worker_faults(runs, BOTH, now=100.0)]
+    if message is None:
+        assert found == []
+    else:
+        [(text, began)] = found
+        assert text.startswith(message)
+        assert began == since
+
+
+@pytest.mark.parametrize(
+    ("models", "nodes", "needed"),
+    [
+        ([object], ["redis://q:6379/0?name=q"], "relay and tick"),
+        ([object], [], "relay"),
+        ([], ["redis://q:6379/0?name=q"], "tick"),
+        ([], [], None),
+    ],
+)
+def test_only_the_tasks_that_a_project_needs_are_missed(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, models: list[type], nodes: list[str], needed: str | None
+) -> None:
+    """``relay`` counts where models are watched, ``tick`` where write-behind is on; others need no worker."""
+    monkeypatch.setattr(workers, "watched_models", lambda: models)
+    monkeypatch.setattr(workers, "last_runs", dict)
+    settings.WRITE_BEHIND = {"nodes": nodes}
+    messages = [fault.message for fault in worker_figures().faults]
+    assert messages == ([f"No worker runs {needed}: start a Celery worker with beat."] if needed else [])
+
+
+def test_nodes_that_do_not_answer_are_not_a_fault_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the tasks ran is then unknown; the nodes have their own faults."""
+
+    def refuse() -> None:
+        message = "node 'ring-a' is not reachable"
+        raise NodeUnavailableError(message)
+
+    monkeypatch.setattr(workers, "last_runs", refuse)
+    figures = worker_figures()
+    assert (figures.last_runs, figures.last_seen, figures.faults) == (None, None, [])

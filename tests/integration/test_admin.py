@@ -16,10 +16,8 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache
-from cachebackend.admin.charts import line_chart, ring_picture
 from cachebackend.invalidation.outbox import keys_of_row, write_row
 from cachebackend.models import OutboxRow, ParkedWrite
-from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.formatting import moment
 from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.services import Services
@@ -384,30 +382,3 @@ def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
         {"action": "delete_selected", "_selected_action": pks[:1], "post": "yes"},
     )
     assert ParkedWrite.objects.count() == 1
-
-
-# Pictures
-
-
-def node(name: str, share: float, state: str = "up") -> NodeFigures:
-    return NodeFigures(name, share, state, None, "", 0.1, {})
-
-
-def test_a_large_ring_has_an_arc_for_each_node_and_no_crowd_of_names() -> None:
-    """Fifty of them; the names are in their titles."""
-    picture = ring_picture([node(f"n{n}", 1 / 50) for n in range(50)])
-    assert picture.count("<path") == 50
-    assert 'class="name"' not in picture
-    assert "n49: up" in picture
-
-
-def test_names_are_escaped() -> None:
-    """They come from settings, but who knows."""
-    assert "<i>" not in ring_picture([node("<i>", 1.0)])
-
-
-def test_a_minute_without_a_value_is_a_gap() -> None:
-    """Not a nought."""
-    assert line_chart("x", [1, 2, None, 3, 4]).count("<polyline") == 2
-    assert line_chart("x", [1, None, None]).count("<circle") == 1
-    assert "<polyline" not in line_chart("x", [None, None])

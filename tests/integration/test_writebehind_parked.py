@@ -90,6 +90,16 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
     assert Meter.objects.get(pk=row.pk).level == 5
 
 
+@pytest.mark.parametrize("action", ["parked", "retry", "discard"])
+def test_a_model_that_does_not_exist_is_refused(meter: Meter, action: str) -> None:
+    """The message names the models; a removed model counts while writes of it are parked."""
+    with pytest.raises(CommandError, match="--model: 'nope' is not a model; .*shop.meter"):
+        call_command("writebehind", action, "--model", "nope")
+    ParkedWrite.objects.create(label="shop.gone", partition=0, batch=1, key="1", changes=b"", error="no")
+    assert command("parked", "--model", "shop.Gone", code=1)["parked"] == 1
+    assert command("parked", "--model", "shop.Meter")["parked"] == 0
+
+
 def test_rows_of_a_batch_may_depend_on_each_other_in_any_order(unique_tags: list[Meter]) -> None:
     """If one row gives up a unique value and another takes it, neither is parked."""
     first, second = sorted(unique_tags, key=lambda row: row.pk)[:2]

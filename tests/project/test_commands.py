@@ -160,3 +160,21 @@ def test_bad_settings_are_told_by_the_system_check() -> None:
     finished = run(environment, "check")
     assert finished.returncode != 0
     assert "(ringcache.E001) CACHES['default']['LOCATION'][1]: a second node is named 'x'" in finished.stderr
+
+
+def test_djangos_options_are_taken_after_the_action(environment: dict[str, str]) -> None:
+    """As Django's own commands take them anywhere, ``--settings`` included."""
+    environment |= {"DJANGO_SETTINGS_MODULE": "no.such.settings"}
+    words = ["-v", "2", "--settings=cacheproject.settings", "--pythonpath=.", "--traceback", "--no-color"]
+    told = last_line(run(environment, "ring", "status", "--json", *words))
+    assert told["well"] is True
+
+
+def test_a_port_of_something_else_is_told(environment: dict[str, str], services: Services) -> None:
+    """Here it is Postgres' own."""
+    assert services.database_url is not None
+    port = services.database_url.rpartition(":")[2].partition("/")[0]
+    environment |= {"RING_NODES": f"redis://127.0.0.1:{port}/0?name=ring-a"}
+    finished = run(environment, "ring", "status")
+    assert finished.returncode == 1
+    assert "its port is not that of a Redis or Valkey server" in finished.stdout

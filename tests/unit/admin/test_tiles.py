@@ -1,0 +1,60 @@
+"""The tiles at the top of the page."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from cachebackend.admin.tiles import UNKNOWN, Tile, tiles
+from cachebackend.monitoring import Fault, OutboxFigures, QueueFigures, WorkerFigures, formatting
+from cachebackend.monitoring.queues import Totals
+
+NOW = 1_700_000_000.0
+SEEN = WorkerFigures({"relay": NOW})
+EMPTY = OutboxFigures(0.0, 0)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is NOW."""
+    monkeypatch.setattr(formatting, "time", SimpleNamespace(time=lambda: NOW))
+
+
+def by_key(worker: WorkerFigures, outbox: OutboxFigures, queues: QueueFigures) -> dict[str, Tile]:
+    return {tile.key: tile for tile in tiles([], worker, outbox, queues)}
+
+
+def test_figures_without_a_fault_are_well() -> None:
+    """Each tile has its value; without write-behind there is no tile for it."""
+    found = by_key(SEEN, OutboxFigures(3.0, 1200), QueueFigures())
+    assert {key: (tile.value, tile.note, tile.is_well) for key, tile in found.items()} == {
+        "worker": ("just now", "", True),
+        "pending": ("1,200", "the oldest for 3.0 s", True),
+    }
+
+
+def test_what_does_not_answer_is_unknown_and_not_well() -> None:
+    """An unknown figure is never shown as zero."""
+    found = by_key(WorkerFigures(), OutboxFigures(), QueueFigures(is_on=True))
+    assert {(tile.value, tile.is_well) for tile in found.values()} == {(UNKNOWN, False)}
+    assert set(found) == {"worker", "pending", "waiting"}
+
+
+@pytest.mark.parametrize("topic", ["queue", "waiting", "parked"])
+def test_every_fault_of_write_behind_turns_its_tile_red(topic: str) -> None:
+    """A queue node, writes that wait and writes that are parked share one tile."""
+    queues = QueueFigures(
+        is_on=True,
+        nodes={"queue-a": True},
+        totals=Totals(waiting=7, oldest_seconds=1.5, parked=2),
+        is_database_up=True,
+        faults=[Fault(topic, "…")],
+    )
+    tile = by_key(SEEN, EMPTY, queues)["waiting"]
+    assert (tile.value, tile.note, tile.is_well) == ("7", "the oldest for 1.5 s; 2 parked", False)
+
+
+def test_a_worker_that_never_ran_is_said_to_be_never_seen() -> None:
+    """The nodes answered, and no task was ever recorded."""
+    assert by_key(WorkerFigures({}), EMPTY, QueueFigures())["worker"].value == "never"

@@ -1,0 +1,105 @@
+"""What the commands that report have in common."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, CommandParser, call_command
+from django.db import OperationalError
+
+from cachebackend.errors import RingCacheError
+from cachebackend.management.commands.invalidation import Command as InvalidationCommand
+from cachebackend.management.commands.ring import Command as RingCommand
+from cachebackend.management.commands.writebehind import Command as WriteBehindCommand
+from cachebackend.management.report import AddAction, Report, ReportCommand
+
+COMMANDS = {"invalidation": InvalidationCommand, "ring": RingCommand, "writebehind": WriteBehindCommand}
+STANDARD = [
+    "-v",
+    "2",
+    "--settings=x.settings",
+    "--pythonpath",
+    "lib",
+    "--traceback",
+    "--no-color",
+    "--skip-checks",
+]
+
+
+class Weather(ReportCommand):
+    """A command with one action."""
+
+    examples = "  manage.py weather today\n"
+    requires_system_checks = ()
+    outcome: Report | Exception = Report({"rain": 1})
+
+    def add_actions(self, parser: CommandParser, add: AddAction) -> None:
+        today = add("today", help="of today")
+        self.add_option([parser, today], "--hours", type=int, default=24, help="for how long")
+
+    def _today(self, options: dict[str, Any]) -> Report:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        self.say(f"rain for {options['hours']} h")
+        self.print_table(["hour"], [[1]])
+        self.say(f"umbrella: {self.agrees('Take one?')}")
+        return self.outcome
+
+
+def run(*words: str, outcome: Report | Exception = Weather.outcome) -> str:
+    out = StringIO()
+    command = Weather(stdout=out)
+    command.outcome = outcome
+    call_command(command, *words)
+    return out.getvalue()
+
+
+def test_text_is_for_people_and_json_for_scripts() -> None:
+    """With ``--json`` nothing else is printed; it may come before or after the action."""
+    assert run("today") == "rain for 24 h\nhour\n1\numbrella: False\n"
+    for words in (["today", "--json"], ["--json", "today"]):
+        assert json.loads(run(*words)) == {"rain": 1}
+
+
+def test_a_report_that_is_not_well_exits_with_1() -> None:
+    """After it was printed."""
+    with pytest.raises(SystemExit) as ended:
+        run("today", outcome=Report({}, is_well=False))
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize("error", [RingCacheError("no node"), OperationalError("no database")])
+def test_what_does_not_answer_is_an_error_of_the_command(error: Exception) -> None:
+    """In its own words, without a traceback."""
+    with pytest.raises(CommandError, match=str(error)):
+        run("today", outcome=error)
+
+
+@pytest.mark.parametrize("words", [["--hours", "3", "today"], ["today", "--hours", "3"]])
+def test_an_option_may_come_before_or_after_the_action(words: list[str]) -> None:
+    """The action's own default does not hide what was given before it."""
+    assert run(*words).startswith("rain for 3 h\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_djangos_options_may_come_before_or_after_the_action(name: str) -> None:
+    """``ring status -v 2`` is what ``ring -v 2 status`` is."""
+    parser = COMMANDS[name]().create_parser("manage.py", name)
+    for words in (["status", *STANDARD], [*STANDARD, "status"]):
+        options = parser.parse_args(words)
+        assert (options.verbosity, options.settings, options.pythonpath) == (2, "x.settings", "lib")
+        assert (options.traceback, options.no_color, options.skip_checks) == (True, True, True)
+        assert (options.force_color, options.json) == (False, False)
+    options = parser.parse_args(["status"])
+    assert (options.verbosity, options.settings, options.traceback) == (1, None, False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_the_examples_as_they_are_written(name: str) -> None:
+    """And what the exit code means."""
+    text = COMMANDS[name]().create_parser("manage.py", name).format_help()
+    assert f"examples:\n  manage.py {name} status" in text
+    assert "Exits with 1 if the report finds a fault." in text

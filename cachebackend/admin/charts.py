@@ -107,8 +107,12 @@ def line_chart(
         lines,
         dots,
         f"{len(values) - 1} min ago" if len(values) > 1 else "",
-        f"top: {top:,.0f}{unit}" if top >= 1000 else f"top: {top:.4g}{unit}",
+        _top_label(top, unit) if any(pieces) else "no figures",
     )
+
+
+def _top_label(top: float, unit: str) -> str:
+    return f"top: {top:,.0f}{unit}" if top >= 1000 else f"top: {top:.4g}{unit}"
 
 
 def _pieces(values: Sequence[float | None], top: float) -> list[list[str]]:

@@ -14,9 +14,7 @@ from django.template.response import TemplateResponse
 from cachebackend import writebehind
 from cachebackend.admin.actions import log_action
 from cachebackend.models import ParkedWrite
-from cachebackend.writebehind.parked import row_of
-from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reads import describe_row
+from cachebackend.monitoring.parked import changes_text
 
 __all__ = ["ParkedWriteAdmin"]
 
@@ -28,7 +26,7 @@ MAX_ERRORS = 10
 class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
     """Parked writes: an action retries them; to delete one is to discard the write."""
 
-    list_display = ("id", "label", "key", "batch", "created", "changes_text", "error")
+    list_display = ("id", "label", "key", "changes_text", "error", "batch", "created")
     list_filter = ("label",)
     search_fields = ("key", "error")
     readonly_fields = ("label", "partition", "batch", "key", "created", "changes_text", "error")
@@ -38,8 +36,7 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
     @admin.display(description="changes")
     def changes_text(self, parked: ParkedWrite) -> str:
         """Return what the write does to its row, as text."""
-        model = model_named(parked.label)
-        return describe_row(model, row_of(parked, model)) if model else "the model no longer exists"
+        return changes_text(parked)
 
     @admin.action(description="Retry the selected parked writes", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse | None:

@@ -13,6 +13,8 @@ __all__ = ["ago", "duration", "moment", "percentiles"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
+#: No line break comes between a number and its unit.
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def duration(seconds: float) -> str:
@@ -31,7 +33,9 @@ def ago(timestamp: float) -> str:
             is ahead; it is ``just now`` too.
     """
     seconds = time.time() - timestamp
-    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+    if seconds < 1:
+        return "just now"
+    return f"{seconds:.0f} s ago" if seconds < 10 else f"{duration(seconds)} ago"
 
 
 def moment(timestamp: float) -> str:
@@ -44,8 +48,11 @@ def moment(timestamp: float) -> str:
 def percentiles(times: Histogram) -> str:
     """Return the median and the 99th percentile of some durations; empty if there are none."""
     median, slow = times.percentile(0.5), times.percentile(0.99)
-    return "" if median is None or slow is None else f"p50 {_milliseconds(median)}, p99 {_milliseconds(slow)}"
+    if median is None or slow is None:
+        return ""
+    return f"p50{_SPACE}{_milliseconds(median)}, p99{_SPACE}{_milliseconds(slow)}"
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+    digits = ".2g" if seconds < 0.1 else ".0f"
+    return f"{seconds * 1000:{digits}}{_SPACE}ms"

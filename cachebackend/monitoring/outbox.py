@@ -139,8 +139,8 @@ def _lag_faults(lag: float) -> list[Fault]:
     if lag <= MAX_OUTBOX_LAG_SECONDS:
         return []
     message = (
-        f"Deletes have been pending for {duration(lag)}: check that every node is up and that a worker "
-        "runs `relay`, or run `manage.py invalidation relay`."
+        f"Deletes have been pending for {duration(lag)}: is every node up, and does a worker run? "
+        '"manage.py invalidation relay" sends them now.'
     )
     return [Fault("pending", message, time.time() - lag)]
 

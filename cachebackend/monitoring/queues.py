@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+
+from django.db import Error
+from django.db.models import Count, Min
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.counters import DrainCounts
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.histogram import Histogram
+from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.options import WriteBehindOptions
@@ -43,15 +48,19 @@ class Totals:
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
-        """Return the sums. A partition has a status on each of its nodes; its parked writes count once."""
-        parked = {each.partition: each for each in partitions if each.parked}.values()
+        """Return the sums over partitions, and what is parked.
+
+        Parked writes are counted in their table: they outlive the queue and the model that they
+        came from, and a partition that is on two nodes has them once.
+        """
+        parked, since = _parked()
         return cls(
             sum(each.fields for each in partitions),
             max((each.oldest_seconds for each in partitions), default=0.0),
             sum(each.rows for each in partitions),
             sum(each.missing for each in partitions),
-            sum(each.parked for each in parked),
-            min(filter(None, (each.parked_since for each in parked)), default=None),
+            parked,
+            since,
         )
 
 
@@ -130,6 +139,19 @@ def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
         return _figures(options, is_database_up=is_database_up)
     except (RingCacheError, ConfigurationError) as error:
         return QueueFigures(is_on=True, faults=[Fault("queue", f"The queue cannot be read: {error}")])
+
+
+def _parked() -> tuple[int, float | None]:
+    """Return how many writes are parked, and since when; a database that does not answer has none."""
+    count, since = 0, None
+    for using in writebehind.databases():
+        with suppress(Error):
+            found = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
+            count += found["count"]
+            if found["first"] is not None:
+                first = found["first"].timestamp()
+                since = first if since is None else min(first, since)
+    return count, since
 
 
 def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigures:

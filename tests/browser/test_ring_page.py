@@ -1,4 +1,4 @@
-"""The ring page as a person has it, in Chromium."""
+"""The ring page in Chromium, as people use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
 ]
 PATH = "/admin/cachebackend/ring/"
-#: A piece of each kind of text.
+#: An element of each kind of text.
 TEXTS = (
     "#verdict",
     ".why p",
@@ -37,7 +37,7 @@ TEXTS = (
     "summary",
     ".axis span",
 )
-#: How light a colour is, 0 to 1; and how far a text stands out from what is behind it (WCAG 2.1).
+#: The relative luminance of a colour, 0 to 1; and the contrast of a text with its background (WCAG 2.1).
 LUMINANCE = """(colour) => colour.match(/[\\d.]+/g).slice(0, 3)
     .map((part) => (colour.startsWith("color(") ? Number(part) : part / 255))
     .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
@@ -50,15 +50,21 @@ CONTRAST = f"""(element) => {{
     const lights = [getComputedStyle(element).color, colourOf(behind)].map({LUMINANCE});
     return (Math.max(...lights) + 0.05) / (Math.min(...lights) + 0.05);
 }}"""
-#: How many of what can be pressed or filled in have no name.
+#: How many links, buttons and fields have no accessible name.
 NAMELESS = """[...document.querySelectorAll(
     "#content a, #content button, #content input:not([type=hidden]), #content select"
 )].filter((each) => !(each.innerText || each.ariaLabel || each.labels?.[0]?.innerText)).length"""
 
+#: What is not wholly inside the window; only tables without buttons may be wider, in boxes that scroll.
+CUT_OFF = """[...document.querySelectorAll("#content *")]
+    .filter((each) => !each.closest(".scroll:not(.nodes), .visually-hidden, thead"))
+    .filter((each) => each.getBoundingClientRect().right > innerWidth)
+    .map((each) => `${each.tagName} ${each.className} ${each.innerText}`)"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all."""
+    """One browser for all tests."""
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # playwright leaves its loop running in this thread
         browser = launch(playwright)
@@ -68,7 +74,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, live_server: Any, empty_nodes: None) -> Iterator[Callable[..., Page]]:
-    """Opens the ring page, logged in, a worker having just been seen; takes what a browser context takes."""
+    """Opens the ring page as a user, with the options of a browser context; a worker has just run."""
     User.objects.create_superuser("root", password="root")
     contexts = []
     for task in ("relay", "tick"):
@@ -91,7 +97,7 @@ def open_page(browser: Browser, live_server: Any, empty_nodes: None) -> Iterator
 
 
 def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
-    """Without a click; an opened table stays open, and what has the focus keeps it."""
+    """Without a click; open details stay open, and the focus stays where it is."""
     ring_cache.set("k", 1)
     page = open_page()
     page.clock.install()
@@ -103,7 +109,7 @@ def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cac
         ring_cache.get("k")
     publish_counts("default")
     page.clock.run_for(6000)
-    # At least: the page's own session is read through the ring too
+    # At least 7 more: the page's own session is read through the ring too
     shown = "Number(document.querySelector('[data-figure=hits]').dataset.value)"
     page.wait_for_function(f"{shown} >= {before + 7}")
     assert page.locator("details").first.get_attribute("open") is not None
@@ -113,7 +119,7 @@ def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cac
 def test_a_dead_node_turns_red_and_comes_back(
     open_page: Callable[..., Page], ring_cache: RingCache, services: Services
 ) -> None:
-    """By live refresh: first line and picture say which; its probe then brings it back."""
+    """By refresh: the verdict, the ring and the table show it; a probe brings it back."""
     page = open_page()
     page.clock.install()
     page.reload()
@@ -131,7 +137,7 @@ def test_a_dead_node_turns_red_and_comes_back(
         services.restart("ring-c")
     for task in ("relay", "tick"):
         record_run(task)
-    # Nothing but looks: the node is probed when one meets it, a second after it was ejected
+    # The refreshes alone bring it back: each of them reads from the node, and so probes it when that is due
     for _ in range(100):
         with page.expect_response(f"**{PATH}"):
             page.clock.run_for(6000)
@@ -142,10 +148,10 @@ def test_a_dead_node_turns_red_and_comes_back(
 
 
 @pytest.mark.parametrize("trouble", ["logged out", "500", "offline", "recovered"])
-def test_a_page_that_cannot_see_says_so(
+def test_a_page_that_cannot_refresh_says_so(
     open_page: Callable[..., Page], ring_cache: RingCache, trouble: str
 ) -> None:
-    """It turns red and tells from when its figures are; it is well again when it sees."""
+    """It turns red and says how old its figures are; the next refresh that succeeds shows new ones."""
     page = open_page()
     page.clock.install()
     page.reload()
@@ -155,15 +161,15 @@ def test_a_page_that_cannot_see_says_so(
         why = "you are logged out"
     elif trouble == "500":
         page.route(f"**{PATH}", lambda route: route.fulfill(status=500, body="no"))
-        why = "the site answered with an error (500)"
+        why = "the site returned an error (500)"
     else:
         page.route(f"**{PATH}", lambda route: route.abort())
         why = "the site does not answer"
     page.clock.run_for(6000)
-    expect(page.locator("#verdict")).to_have_text("Cannot be seen")
+    expect(page.locator("#verdict")).to_have_text("The figures are old")
     expect(page.locator(".verdict")).to_have_class("verdict bad")
     expect(page.locator(".why")).to_have_text(
-        re.compile(rf"Figures are from \d\d:\d\d:\d\d: {re.escape(why)}\.")
+        re.compile(rf"They are from \d\d:\d\d:\d\d: {re.escape(why)}\.")
     )
     if trouble == "recovered":
         page.unroute(f"**{PATH}")
@@ -175,12 +181,12 @@ def test_a_page_that_cannot_see_says_so(
 def test_a_key_is_looked_up_and_deleted_after_a_question(
     open_page: Callable[..., Page], ring_cache: RingCache
 ) -> None:
-    """The form asks, the answer does."""
+    """Nothing is deleted before the user has confirmed."""
     ring_cache.set("k", {"a": "<b>bold</b>"})
     page = open_page()
     page.fill("#id_key", "k")
-    page.click("text=Look")
-    expect(page.locator("#looked")).to_contain_text("<b>bold</b>")
+    page.click("button:text-is('Look up')")
+    expect(page.locator("#looked-up")).to_contain_text("<b>bold</b>")
     page.click("text=Delete the key")
     expect(page.locator("#content")).to_contain_text("You are about to delete the key")
     page.click("text=Yes, do it")
@@ -189,7 +195,7 @@ def test_a_key_is_looked_up_and_deleted_after_a_question(
 
 
 def test_without_permission_there_is_no_page(open_page: Callable[..., Page]) -> None:
-    """Neither by its address nor by a link; with that to view there is one, without buttons."""
+    """The address answers 403; with the permission to view there is a page, without buttons."""
     user = User.objects.create_user("staff", password="root", is_staff=True)
     page = open_page("staff")
     assert page.locator("#ring-page").count() == 0
@@ -201,7 +207,7 @@ def test_without_permission_there_is_no_page(open_page: Callable[..., Page]) -> 
 
 
 def test_it_needs_no_script(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
-    """It says that it does not refresh itself."""
+    """Without JavaScript the page says that it does not refresh itself."""
     page = open_page(java_script_enabled=False)
     expect(page.locator("#verdict")).to_have_text("All is well")
     expect(page.locator("svg.ring")).to_be_visible()
@@ -209,17 +215,45 @@ def test_it_needs_no_script(open_page: Callable[..., Page], ring_cache: RingCach
 
 
 def test_it_fits_a_phone(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
-    """Tables scroll by themselves; the verdict is what one sees first."""
+    """Nothing but a table's own box scrolls sideways; the verdict is visible without scrolling."""
     page = open_page(viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator("#verdict")).to_be_in_viewport()
 
 
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_every_node_and_its_button_fit(
+    open_page: Callable[..., Page], services: Services, settings: Any, width: int
+) -> None:
+    """Also a node with a long name, a node without a button, and a dead node with its error and its time."""
+    a, b, c = services.ring_urls
+    long_name = "cache-node-eu-central-1a.internal.example.com"
+    block = settings.CACHES["default"] | {
+        "LOCATION": [a, b.replace("ring-b", long_name)],
+        "OPTIONS": {"gutter": [c]},
+    }
+    settings.CACHES = settings.CACHES | {"default": block}
+    for task in ("relay", "tick"):
+        record_run(task)
+    page = open_page(viewport={"width": width, "height": 900})
+    assert page.evaluate(CUT_OFF) == []
+    services.kill("ring-a")
+    try:
+        page.reload()
+        page.reload()  # its breaker opened, so that it has a time
+        expect(page.locator("[data-node=ring-a] .state")).to_have_text("ejected")
+        assert page.evaluate(CUT_OFF) == []
+    finally:
+        services.restart("ring-a")
+    assert page.locator(f"[data-node='{long_name}'] button").inner_text() == "Clear…"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_in_every_light(
+def test_it_can_be_read_in_light_and_dark_mode(
     open_page: Callable[..., Page], ring_cache: RingCache, scheme: str
 ) -> None:
-    """Dark is dark; text of every kind stands out by 4.5 to 1 (WCAG 2.1, AA)."""
+    """Every kind of text has a contrast of at least 4.5 to 1 (WCAG 2.1, AA), in light and in dark mode."""
     page = open_page(color_scheme=scheme)
     is_dark = page.evaluate(f"({LUMINANCE})(getComputedStyle(document.body).backgroundColor)") < 0.2
     assert is_dark == (scheme == "dark")
@@ -228,8 +262,8 @@ def test_it_can_be_read_in_every_light(
         assert contrast >= 4.5, f"{selector}: {contrast}"
 
 
-def test_it_can_be_walked_by_keyboard(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
-    """Everything that can be pressed has a name, and Tab comes to the tiles, the buttons and the tables."""
+def test_it_can_be_used_by_keyboard(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
+    """Every link, button and field has a name, and the keyboard reaches the tiles and the tables."""
     page = open_page()
     assert page.evaluate(NAMELESS) == 0
     page.locator(".tile a").first.focus()

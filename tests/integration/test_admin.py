@@ -138,7 +138,7 @@ def test_a_large_ring_is_folded(client: Client, url: str, services: Services, se
     assert "<summary>The 15 nodes that are up</summary>" in page
     assert "14 of 14" in page
     assert page.count('class="arc up"') == 14
-    assert re.search(r'data-node="spare".*?<td>gutter</td>', page, re.DOTALL)
+    assert re.search(r'data-node="spare".*?<td data-label="Slots">gutter</td>', page, re.DOTALL)
 
 
 @pytest.mark.hangs
@@ -355,6 +355,17 @@ def test_a_project_without_a_ring_has_a_page(client: Client, url: str, settings:
     """It says that there is none."""
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     assert "No alias of" in client.get(url).content.decode()
+
+
+def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> None:
+    """Its model may have changed since, or be gone; the page counts it all the same."""
+    for label, key in (("demo.article", "not a number"), ("shop.gone", "1")):
+        ParkedWrite.objects.create(label=label, partition=0, batch=1, key=key, changes=b"", error="no")
+    listed = client.get(reverse("admin:cachebackend_parkedwrite_changelist")).content.decode()
+    assert "cannot be read: " in listed
+    assert "the model no longer exists" in listed
+    page = client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
+    assert "2 writes are parked because Postgres refused them." in page
 
 
 def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:

@@ -17,11 +17,10 @@ from cachebackend.errors import RingCacheError, WriteBehindError, WriteBehindSto
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import max_waiting_age
+from cachebackend.monitoring.parked import changes_text
 from cachebackend.monitoring.queues import Totals
 from cachebackend.protocol import Partition
-from cachebackend.writebehind.parked import row_of
-from cachebackend.writebehind.queue import behind_models, model_named
-from cachebackend.writebehind.reads import describe_row
+from cachebackend.writebehind.queue import behind_models
 from cachebackend.writebehind.repair import Mismatch
 
 __all__ = ["Command"]
@@ -151,14 +150,14 @@ class Command(ReportCommand):
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "changes", "error"),
             [
-                (p.pk, p.label, p.key, p.batch, f"{p.created:%m-%d %H:%M:%S}", self._changes(p), p.error)
+                (p.pk, p.label, p.key, p.batch, f"{p.created:%m-%d %H:%M:%S}", changes_text(p), p.error)
                 for p in shown
             ],
         )
         self.say(f"{len(found)} writes are parked")
         writes = [
             {"id": p.pk, "model": p.label, "key": p.key, "batch": p.batch, "created": p.created.isoformat()}
-            | {"changes": self._changes(p), "error": p.error}
+            | {"changes": changes_text(p), "error": p.error}
             for p in shown
         ]
         return Report({"parked": len(found), "writes": writes}, not found)
@@ -256,11 +255,6 @@ class Command(ReportCommand):
             message = f"no parked write has the number {', '.join(map(str, sorted(missing)))}"
             raise CommandError(message)
         return found
-
-    @staticmethod
-    def _changes(parked: ParkedWrite) -> str:
-        model = model_named(parked.label)
-        return describe_row(model, row_of(parked, model)) if model else "the model no longer exists"
 
 
 _MODEL_HELP = "only those of a model, as app_label.model_name"

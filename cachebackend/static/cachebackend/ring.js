@@ -1,40 +1,43 @@
-// Fetches the page every few seconds and changes what differs in place, so that nothing flickers and
-// what has the focus, is selected or is open stays so. When it cannot, it says so: old figures are not well.
+// Fetches the page every few seconds and changes only the nodes of the document that differ, so that
+// nothing flickers and focus, selection and open details stay. When the page cannot be fetched, the
+// verdict says so: old figures must not look well.
 "use strict";
 (() => {
   const page = document.getElementById("ring-page");
   const pauseMs = Number(page.dataset.refresh) * 1000;
-  const patienceMs = 10_000;
+  const timeoutMs = 10_000;
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE && node.dataset.key) || undefined;
-  const isSame = (one, other) => one?.nodeName === other.nodeName && keyOf(one) === keyOf(other);
+  const isSame = (one, another) => one?.nodeName === another.nodeName && keyOf(one) === keyOf(another);
 
   const morph = (old, next) => {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.nodeValue !== next.nodeValue) old.nodeValue = next.nodeValue;
       return;
     }
-    const own = ({ name }) => name !== "open"; // whoever looks opens and closes
-    for (const { name } of [...old.attributes].filter(own)) if (!next.hasAttribute(name)) old.removeAttribute(name);
-    for (const { name, value } of [...next.attributes].filter(own)) {
+    const isServers = ({ name }) => name !== "open"; // the user opens and closes details
+    for (const { name } of [...old.attributes].filter(isServers)) {
+      if (!next.hasAttribute(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of [...next.attributes].filter(isServers)) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
     const keyed = new Map([...old.childNodes].map((child) => [keyOf(child), child]));
-    let at = old.firstChild;
-    for (const wanted of [...next.childNodes]) {
-      const found = keyOf(wanted) ? keyed.get(keyOf(wanted)) : at;
-      if (!isSame(found, wanted)) {
-        old.insertBefore(document.adoptNode(wanted), at);
+    let cursor = old.firstChild;
+    for (const child of [...next.childNodes]) {
+      const match = keyOf(child) ? keyed.get(keyOf(child)) : cursor;
+      if (!isSame(match, child)) {
+        old.insertBefore(document.adoptNode(child), cursor);
         continue;
       }
-      if (found === at) at = at.nextSibling;
-      else old.insertBefore(found, at);
-      morph(found, wanted);
+      if (match === cursor) cursor = cursor.nextSibling;
+      else old.insertBefore(match, cursor);
+      morph(match, child);
     }
-    while (at) {
-      const gone = at;
-      at = at.nextSibling;
-      gone.remove();
+    while (cursor) {
+      const removed = cursor;
+      cursor = cursor.nextSibling;
+      removed.remove();
     }
   };
 
@@ -44,33 +47,33 @@
     if (focused !== document.activeElement && page.contains(focused)) focused.focus({ preventScroll: true });
   };
 
-  const tellBlind = (why) => {
+  const showFailure = (reason) => {
     const verdict = page.querySelector(".verdict");
     verdict.className = "verdict bad";
-    verdict.querySelector("h2").textContent = "Cannot be seen";
+    verdict.querySelector("h2").textContent = "The figures are old";
     const from = page.querySelector(".when time").textContent;
-    verdict.querySelector(".why").textContent = `Figures are from ${from}: ${why}.`;
+    verdict.querySelector(".why").textContent = `They are from ${from}: ${reason}.`;
   };
 
   const refresh = async () => {
     try {
-      const answer = await fetch(location.pathname, { signal: AbortSignal.timeout(patienceMs) });
-      const text = await answer.text();
-      if (answer.redirected) return tellBlind("you are logged out");
-      if (!answer.ok) return tellBlind(`the site answered with an error (${answer.status})`);
+      const response = await fetch(location.pathname, { signal: AbortSignal.timeout(timeoutMs) });
+      const text = await response.text();
+      if (response.redirected) return showFailure("you are logged out");
+      if (!response.ok) return showFailure(`the site returned an error (${response.status})`);
       const next = new DOMParser().parseFromString(text, "text/html").getElementById("ring-page");
-      if (!next) return tellBlind("the site answered with another page");
+      if (!next) return showFailure("the site returned another page");
       show(next);
     } catch {
-      tellBlind("the site does not answer");
+      showFailure("the site does not answer");
     }
   };
 
-  // One after the other: a look that takes long must not meet the next one
-  const turn = async () => {
+  // One refresh after the other: a slow one must not overlap the next
+  const run = async () => {
     if (!document.hidden) await refresh();
-    setTimeout(turn, pauseMs);
+    setTimeout(run, pauseMs);
   };
   document.documentElement.classList.add("refreshes");
-  setTimeout(turn, pauseMs);
+  setTimeout(run, pauseMs);
 })();

@@ -46,3 +46,10 @@ def test_a_minute_without_a_value_is_a_gap() -> None:
 def test_the_axis_begins_with_the_oldest_minute(values: list[float | None], first: str) -> None:
     """A chart of no values, or of the current minute alone, has no earlier minute to name."""
     assert f'<p class="axis"><span>{first}</span>' in line_chart("x", values)
+
+
+def test_a_chart_without_any_value_says_so() -> None:
+    """It has no highest value."""
+    assert "<span>no figures</span>" in line_chart("x", [None, None])
+    assert "<span>top: 1,234 ms</span>" in line_chart("x", [1234, None], unit=" ms")
+    assert "<span>top: 100 %</span>" in line_chart("x", [1], 100, " %")

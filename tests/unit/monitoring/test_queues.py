@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cachebackend.monitoring import QueueFigures
+from cachebackend.monitoring import QueueFigures, queues
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.monitoring.queues import Totals, queue_figures
 from cachebackend.monitoring.window import MINUTES
@@ -17,17 +17,18 @@ from cachebackend.writebehind import PartitionStatus
 ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)
 
 
-def test_parked_writes_of_a_partition_on_two_nodes_count_once() -> None:
+def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the queue nodes change, a partition has a queue on the old and on the new one."""
+    monkeypatch.setattr(queues, "_parked", lambda: (4, 40.0))
     totals = Totals.of(
         [
-            PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3, parked_since=50.0),
-            PartitionStatus(ONE, "b", fields=1, oldest_seconds=4.0, rows=1, parked=3, parked_since=50.0),
-            PartitionStatus(TWO, "b", missing=2, parked=1, parked_since=40.0),
+            PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3),
+            PartitionStatus(ONE, "b", fields=1, oldest_seconds=4.0, rows=1, parked=3),
+            PartitionStatus(TWO, "b", missing=2, parked=1),
         ]
     )
     assert totals == Totals(3, 4.0, 6, 2, 4, 40.0)
-    assert Totals.of([]) == Totals()
+    assert Totals.of([]) == Totals(parked=4, parked_since=40.0)
 
 
 @pytest.mark.parametrize("queue", [True, False])

@@ -1,4 +1,4 @@
-"""System checks, one function a message; ids are stable."""
+"""Django's system checks: one function for each message. The ids never change their meaning."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_outbox(**_: Any) -> list[CheckMessage]:
-    """ringcache.W003: deletes that a node misses have no outbox to be kept in."""
+    """ringcache.W003: there is no outbox to store the deletes that a node misses."""
     using = router.db_for_write(OutboxRow)
     if not ring_aliases() or has_outbox(using):
         return []
     return [
         Warning(
-            f"Database {using!r} has no outbox: what a node misses is lost with the process that noted it.",
-            hint="Name a database in DATABASES, and let its router migrate cachebackend there.",
+            f"Database {using!r} has no outbox: deletes that a node misses are lost when the process ends.",
+            hint="Configure a database in DATABASES, and let the routers migrate cachebackend there.",
             id="ringcache.W003",
         )
     ]
 
 
 def check_peer_settings(**_: Any) -> list[CheckMessage]:
-    """ringcache.W004: a setting of django-redis is left, which nothing reads any more."""
+    """ringcache.W004: the settings have an option of django-redis, which nothing reads any more."""
     used = {str(block.get("BACKEND")).partition(".")[0] for block in settings.CACHES.values()}
     if not ring_aliases() or "django_redis" in used:
         return []
@@ -90,10 +90,10 @@ def check_peer_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_managers(**_: Any) -> list[CheckMessage]:
-    """ringcache.W001: a cached model has a manager whose bulk writes would not invalidate."""
+    """ringcache.W001: a cached model has a manager whose bulk writes do not invalidate."""
     return [
         Warning(
-            f"{model._meta.label}.{manager.name} would not invalidate on update() and bulk writes.",
+            f"{model._meta.label}.{manager.name} does not invalidate on update() and bulk writes.",
             hint=f"Make it an InvalidatingManager: {manager.name} = InvalidatingManager()",
             obj=model,
             id="ringcache.W001",
@@ -105,11 +105,11 @@ def check_managers(**_: Any) -> list[CheckMessage]:
 
 
 def check_strict_sentinels(**_: Any) -> list[CheckMessage]:
-    """ringcache.W002: a strict manager's alias has a node whose failover can lose what it confirmed."""
+    """ringcache.W002: a strict manager's node can lose confirmed quarantines in a failover."""
     return [
         Warning(
             f"{watched._meta.label} is cached strictly, but its node {node.name!r} is behind Sentinel.",
-            hint="A replica lags: promoted, it may lack the last quarantines. Give this alias plain nodes.",
+            hint="A replica that is promoted may lack the latest quarantines. Use nodes without Sentinel.",
             obj=watched,
             id="ringcache.W002",
         )
@@ -123,12 +123,12 @@ def check_strict_sentinels(**_: Any) -> list[CheckMessage]:
 def _nodes_of(alias: str) -> tuple[NodeAddress, ...]:
     try:
         return ring_options(alias).nodes if alias in ring_aliases() else ()
-    except ConfigurationError:  # told by ringcache.E001
+    except ConfigurationError:  # ringcache.E001 reports it
         return ()
 
 
 def check_triggers_app(**_: Any) -> list[CheckMessage]:
-    """ringcache.E003: triggers are asked for, but ``makemigrations`` would not make them."""
+    """ringcache.E003: a manager has ``triggers=True``, but ``makemigrations`` cannot create them."""
     if apps.is_installed("pgtrigger"):
         return []
     return [
@@ -143,11 +143,11 @@ def check_triggers_app(**_: Any) -> list[CheckMessage]:
 
 
 def check_trigger_databases(**_: Any) -> list[CheckMessage]:
-    """ringcache.E004: triggers are asked for where there can be none, or none that reach the outbox."""
+    """ringcache.E004: a manager has ``triggers=True``, but its database has no triggers or no outbox."""
     return [
         Error(
             f"{model._meta.label} has a CachedManager with triggers=True; its database {using!r} {fault}.",
-            hint="Leave triggers=True out, or keep the model and the outbox together on Postgres.",
+            hint="Remove triggers=True, or have the model and the outbox in one Postgres database.",
             obj=model,
             id="ringcache.E004",
         )
@@ -159,7 +159,7 @@ def check_trigger_databases(**_: Any) -> list[CheckMessage]:
 
 
 def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
-    """ringcache.E005: a ``WriteBehindManager`` names what is no column, or one that cannot travel."""
+    """ringcache.E005: a ``WriteBehindManager`` names a field that write-behind cannot write."""
     return [
         Error(
             fault,
@@ -181,7 +181,7 @@ def _trigger_fault(using: str) -> str:
 
 
 def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:
-    """Return what is wrong with a settings block, in the words of the exception it would raise."""
+    """Return an error for each fault of a settings block, with the text of its exception."""
     try:
         read()
     except ConfigurationError as error:

@@ -41,7 +41,7 @@ from cachebackend.monitoring import (
     try_to_read,
     worker_figures,
 )
-from cachebackend.telemetry.publisher import counts_in_all, drains_in_all
+from cachebackend.telemetry.publisher import total_counts, total_drains
 
 __all__ = ["RingCollector", "metrics"]
 
@@ -64,7 +64,7 @@ class RingCollector(Collector):
         yield from self._last_runs(worker_figures())
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
-        read = {each.alias: try_to_read(partial(counts_in_all, each.alias)) for each in figures}
+        read = {each.alias: try_to_read(partial(total_counts, each.alias)) for each in figures}
         totals = {alias: total for alias, total in read.items() if isinstance(total, Counts)}
         meanings = _meanings(Counts)
         for each in fields(Counts):
@@ -124,7 +124,7 @@ class RingCollector(Collector):
             yield CounterMetricFamily(
                 "ringcache_behind_rows", "Rows that drained batches changed.", queues.rows
             )
-        drains = try_to_read(drains_in_all)
+        drains = try_to_read(total_drains)
         if isinstance(drains, DrainCounts):
             yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
 

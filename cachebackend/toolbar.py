@@ -1,8 +1,8 @@
-"""A panel for django-debug-toolbar: its own for caches, which also shows what only a ring cache has.
+"""A panel for django-debug-toolbar: its cache panel, with the calls that only a ring cache has.
 
-Name ``cachebackend.toolbar.RingPanel`` in ``DEBUG_TOOLBAR_PANELS`` in the place of
+Name ``cachebackend.toolbar.RingPanel`` in ``DEBUG_TOOLBAR_PANELS`` instead of
 ``debug_toolbar.panels.cache.CachePanel``. It adds calls of ``Model.cached`` and of the methods that
-Django's cache has not. Calls in an event loop are not shown, as the toolbar shows none of a cache.
+Django's own caches do not have. Like the toolbar's panel, it shows no asynchronous calls.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MANAGER_CALLS = ("get", "in_bulk")
 
 
 class RingPanel(CachePanel):
-    """The cache panel, with calls of managers and of the ring cache's own methods."""
+    """The cache panel, with the calls of managers and of the ring cache's own methods."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -46,15 +46,25 @@ class RingPanel(CachePanel):
 
     @classmethod
     def ready(cls) -> None:
-        """Have the calls recorded, where a panel asks for it; once a process."""
+        """Wrap the methods, once in a process; a call is recorded only while a panel is enabled."""
         super().ready()
         for name in _CACHE_CALLS:
-            _watch(cls, RingCache, name, name)
+            _wrap(cls, RingCache, name, name)
         for name in _MANAGER_CALLS:
-            _watch(cls, CachedManager, name, f"cached.{name}")
+            _wrap(cls, CachedManager, name, f"cached.{name}")
 
     def record(self, name: str, owner: Any, call: Callable[[], Any], args: Any, kwargs: Any) -> Any:
-        """Make a call and keep it with what it took; what it asks in turn is a part of it."""
+        """Make a call, record it with its duration, and return its result.
+
+        Calls of the same cache that it makes in turn are not recorded apart.
+
+        Args:
+            name: The call's name in the panel.
+            owner: The cache or manager that was called.
+            call: Makes the call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
         cache = owner if isinstance(owner, RingCache) else owner.cache
         outer = getattr(cache, "_djdt_panel", None)
         cache._djdt_panel = None
@@ -78,16 +88,17 @@ class RingPanel(CachePanel):
         return value
 
 
-def _watch(panel: type[RingPanel], owner: type[Any], name: str, shown: str) -> None:
+def _wrap(panel: type[RingPanel], owner: type[Any], name: str, shown: str) -> None:
+    """Wrap a method so that an enabled panel records its calls under the name ``shown``."""
     method = getattr(owner, name)
     if hasattr(method, "__wrapped__"):
         return
 
     @functools.wraps(method)
-    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = panel.current_instance()
         if not isinstance(current, RingPanel):
             return method(self, *args, **kwargs)
         return current.record(shown, self, lambda: method(self, *args, **kwargs), args, kwargs)
 
-    setattr(owner, name, watched)
+    setattr(owner, name, wrapped)

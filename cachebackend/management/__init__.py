@@ -1,1 +1,7 @@
-"""Django's management commands of the app; each prints JSON on demand and exits non-zero when not well."""
+"""The management commands of the app, and what they compute themselves.
+
+``report`` is the base of the commands ``ring``, ``invalidation`` and ``writebehind``: text or
+``--json``, and exit code 1 for a fault; ``tables`` prints their tables. ``ring_plan`` plans a change of
+nodes; ``ring_simulate`` reads a trace (``traces``) and simulates caches (``simulation``). May import
+``monitoring`` and everything below it. Figures and faults come from ``monitoring``, not from here.
+"""

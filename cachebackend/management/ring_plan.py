@@ -1,4 +1,4 @@
-"""What a change of nodes would move, and the settings of its deploys."""
+"""A change of nodes: how many keys it moves, and the settings of each of its deploys."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cachebackend.ring import SLOTS, Ring
 
 __all__ = ["DEPLOYS", "Plan", "plan_change", "settings_text"]
 
-#: What each deploy is for; which ring is its ``LOCATION``; and its options, where a text names a ring.
+#: For each deploy its purpose, the ring in its ``LOCATION``, and its options; a text names a ring.
 DEPLOYS: tuple[tuple[str, str, dict[str, str | bool]], ...] = (
-    ("deletes go to the ring that is to be entered, too", "OLD", {"joining": "NEW"}),
-    ("a miss is warmed from the ring that was left, under a lease", "NEW", {"leaving": "OLD"}),
+    ("deletes go to the new ring too", "OLD", {"joining": "NEW"}),
+    ("a miss is filled from the old ring, under a lease", "NEW", {"leaving": "OLD"}),
     (
-        "when the hit ratio has recovered: nobody looks there any more",
+        "when the hit ratio has recovered: misses are no longer filled from the old ring",
         "NEW",
         {"leaving": "OLD", "warm": False},
     ),
@@ -25,11 +25,11 @@ DEPLOYS: tuple[tuple[str, str, dict[str, str | bool]], ...] = (
 
 
 class Plan(NamedTuple):
-    """What a change of nodes would move.
+    """How many keys a change of nodes moves.
 
     Attributes:
-        moved: Which part of the keys another server would own, 0 to 1.
-        shares: Which part each node owns now, and then, by its name.
+        moved: The share of the keys that get another server as their owner, 0 to 1.
+        shares: The share of each node before and after the change, 0 to 1, by its name.
     """
 
     moved: float
@@ -37,22 +37,25 @@ class Plan(NamedTuple):
 
 
 def plan_change(old: Sequence[NodeAddress], new: Sequence[NodeAddress]) -> Plan:
-    """Return what a change from some nodes to others would move."""
-    before, after = (Ring([(node.name, node.weight) for node in nodes]) for nodes in (old, new))
-    left, entered = ([node.endpoint for node in nodes] for nodes in (old, new))
-    moved = sum(left[before.owner_of_slot(s)] != entered[after.owner_of_slot(s)] for s in range(SLOTS))
-    now, then = (dict(zip(ring.names, ring.shares(), strict=True)) for ring in (before, after))
+    """Return how many keys a change from the old nodes to the new ones moves."""
+    old_ring, new_ring = (Ring([(node.name, node.weight) for node in nodes]) for nodes in (old, new))
+    old_endpoints, new_endpoints = ([node.endpoint for node in nodes] for nodes in (old, new))
+    moved = sum(
+        old_endpoints[old_ring.owner_of_slot(slot)] != new_endpoints[new_ring.owner_of_slot(slot)]
+        for slot in range(SLOTS)
+    )
+    now, then = (dict(zip(ring.names, ring.shares(), strict=True)) for ring in (old_ring, new_ring))
     shares = {name: (now.get(name, 0) / SLOTS, then.get(name, 0) / SLOTS) for name in [*now, *then]}
     return Plan(moved / SLOTS, shares)
 
 
 def settings_text(alias: str, old: Sequence[NodeAddress], new: Sequence[NodeAddress]) -> str:
-    """Return the settings of every deploy of a change, to be pasted below ``CACHES``."""
+    """Return the settings of every deploy of a change, to paste below ``CACHES``."""
     block = f"CACHES[{json.dumps(alias)}]"
-    lines = ["# Below CACHES: these lines, and those of the deploy that it is. Begin one when every process"]
-    lines.append("# of the last but one is gone.")
+    lines = ["# Paste below CACHES: these lines, and those of one deploy. Begin a deploy when every process"]
+    lines.append("# of the deploy before the last one has ended.")
     if any("***" in node.setting for node in (*old, *new)):
-        lines.append("# Put user and password back where *** stands.")
+        lines.append("# Replace *** with user and password.")
     for name, nodes in (("OLD", old), ("NEW", new)):
         lines += [f"{name} = [", *(f"    {json.dumps(node.setting)}," for node in nodes), "]"]
     lines.append(f'OPTIONS = {block}.get("OPTIONS", {{}})')

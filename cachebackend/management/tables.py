@@ -1,4 +1,4 @@
-"""Tables that commands print: aligned columns, wrapped to the width of the terminal."""
+"""Tables in text: aligned columns, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 __all__ = ["print_table"]
 
-#: Columns that a table may use where the output is not a terminal.
+#: The width of a table, in characters, where the output is not a terminal.
 PLAIN_WIDTH = 80
 _GAP = "  "
 
@@ -20,10 +20,10 @@ class _Output(Protocol):
 
 
 def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows under the names of their columns; print nothing if there are no rows.
+    """Print rows below the names of their columns; print nothing if there are no rows.
 
     Args:
-        out: What a command writes to.
+        out: The stream that a command writes to.
         names: The names of the columns.
         rows: The cells of each row.
     """
@@ -37,7 +37,7 @@ def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[obje
 
 
 def _widths(table: Sequence[Sequence[str]], limit: int) -> list[int]:
-    """Return the width of each column; the widest ones shrink until the table fits."""
+    """Return the width of each column; the widest columns shrink until the table fits."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > limit and max(widths) > 1:
         widths[widths.index(max(widths))] -= 1
@@ -45,7 +45,7 @@ def _widths(table: Sequence[Sequence[str]], limit: int) -> list[int]:
 
 
 def _lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Return the lines of one row: as many as its highest cell has."""
+    """Return the lines of one row: as many as its longest cell needs."""
     cells = [
         [cell] if len(cell) <= width else textwrap.wrap(cell, width)
         for cell, width in zip(row, widths, strict=True)

@@ -1,13 +1,13 @@
-"""Real traces, as reads and writes of numbered blocks.
+"""Reads traces: files of requests, as reads and writes of numbered blocks.
 
-Formats, told apart by the first line:
+The first line decides which format a file has:
 
-- ARC (``.lis``): ``first block, number of blocks, ignored, request number``, by blanks; all reads.
+- ARC (``.lis``): ``first block, number of blocks, ignored, request number``, with blanks; all reads.
 - CloudPhysics (``.csv``): ``version,time,op,size,lbn``; op ``28`` reads, ``2a`` writes.
 - Twitter (``.csv``): ``time,key,key size,value size,client,operation,TTL``; ``get`` and ``gets``
-  read, everything else writes.
+  read, every other operation writes.
 
-Plain, or compressed as ``.gz`` or ``.zst``.
+A file is plain, or compressed as ``.gz`` or ``.zst``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from typing import Any, TypeAlias
 
 __all__ = ["Trace", "TraceError", "read_trace"]
 
-#: What one line asks for: its blocks, by number or by name, and whether it writes them.
+#: The request of one line: its blocks, by number or by name, and whether it writes them.
 Request: TypeAlias = tuple[Iterable[int | str], bool]
-#: CloudPhysics' SCSI operations, in hexadecimal.
+#: The SCSI operations of CloudPhysics, in hexadecimal, and whether each writes.
 _SCSI = {"28": False, "2a": True}
+#: The first line of some of its files.
 CLOUDPHYSICS_HEADER = "version,time,op,size,lbn"
-#: The most blocks that one request of an ARC trace may name.
-MOST_BLOCKS = 1_000_000
+#: The most blocks of one request of an ARC trace.
+MAX_BLOCKS = 1_000_000
+#: How much of a file is read at once.
 PIECE_BYTES = 65_536
 _TWITTER_READS = frozenset({"get", "gets"})
 
@@ -40,13 +42,13 @@ class TraceError(Exception):
 
 @dataclass
 class Trace:
-    """Requests in their order.
+    """A sequence of requests.
 
     Attributes:
         blocks: The block of each request, as an index into ``names``.
         writes: For each request 1 if it writes, else 0.
-        names: The number of each block; a block that has a name instead is numbered by
-            its first use.
+        names: The number of each block; blocks that have names instead are numbered in the order
+            of their first use.
     """
 
     blocks: array[int] = field(default_factory=lambda: array("L"))
@@ -58,45 +60,45 @@ class Trace:
 
     @classmethod
     def of_reads(cls, keys: Sequence[Hashable]) -> Trace:
-        """Return the trace of reads of some keys, each numbered by its first use."""
+        """Return a trace that reads keys, which are numbered in the order of their first use."""
         numbers: dict[Hashable, int] = {}
         blocks = array("L", (numbers.setdefault(key, len(numbers)) for key in keys))
         return cls(blocks, bytearray(len(keys)), list(range(len(numbers))))
 
     def with_writes(self, share: float, seed: int) -> Trace:
-        """Return the trace with so large a share of its requests, chosen by seed, made writes.
+        """Return the trace with a share of its requests turned into writes, chosen at random by a seed.
 
         Raises:
-            TraceError: It has writes already.
+            TraceError: The trace has writes already.
         """
         if any(self.writes):
-            message = "the trace has writes of its own; --writes is for a trace of reads only"
+            message = "the trace has writes already; --writes is for a trace of reads only"
             raise TraceError(message)
         chance = random.Random(seed)  # noqa: S311  # a workload, not a secret
         writes = bytearray(chance.random() < share for _ in range(len(self)))
         return Trace(self.blocks, writes, self.names)
 
 
-def read_trace(path: Path, most: int | None = None) -> Trace:
-    """Read a trace whole, or its first requests.
+def read_trace(path: Path, limit: int | None = None) -> Trace:
+    """Read a trace, or its first requests.
 
     Args:
         path: The file.
-        most: How many requests at the most; None: all.
+        limit: The most requests to read; None: all.
 
     Raises:
-        TraceError: It is missing, of no known format, or broken.
+        TraceError: The file is missing, empty, broken, or of an unknown format.
     """
     trace = Trace()
     indexes: dict[int | str, int] = {}
-    for block, writes in islice(_requests(path), most):
+    for block, writes in islice(_requests(path), limit):
         index = indexes.setdefault(block, len(indexes))
         if index == len(trace.names):
             trace.names.append(block if isinstance(block, int) else index)
         trace.blocks.append(index)
         trace.writes.append(writes)
     if not trace.blocks:
-        message = f"{path}: holds no request"
+        message = f"{path}: has no requests"
         raise TraceError(message)
     return trace
 
@@ -117,11 +119,11 @@ def _requests(path: Path) -> Iterator[tuple[int | str, bool]]:
     except FileNotFoundError:
         message = f"{path}: there is no such file"
         raise TraceError(message) from None
-    except _UnpackError as error:  # what is packed together breaks together: the line is the next one
-        message = f"{path}: line {number + 1}: {error}; {done} requests stand before it"
+    except _UnpackError as error:  # the lines before it were read, so the next one is broken
+        message = f"{path}: line {number + 1}: {error}; {done} requests before it were read"
         raise TraceError(message) from error
     except (OSError, ValueError) as error:
-        message = f"{path}: line {max(number, 1)}: {error}; {done} requests stand before it"
+        message = f"{path}: line {max(number, 1)}: {error}; {done} requests before it were read"
         raise TraceError(message) from error
 
 
@@ -130,7 +132,7 @@ class _UnpackError(Exception):
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, unpacked; those before the place where it is broken too."""
+    """Yield the lines of a file, unpacked; of a broken file those before the break."""
     rest = b""
     for piece in _pieces(path):
         *whole, rest = (rest + piece).split(b"\n")
@@ -172,14 +174,14 @@ _UNPACKERS: dict[str, Callable[[], Any]] = {
 
 
 def _format(line: str) -> Callable[[str], Request]:
-    """Return the parser of the format that a first line is of."""
+    """Return the parser of the format that a file's first line has."""
     for parse in (_arc, _cloudphysics, _twitter):
         try:
             parse(line)
         except ValueError:
             continue
         return parse
-    message = f"of no known format (ARC .lis, CloudPhysics .csv, Twitter .csv): {line[:60]!r}"
+    message = f"unknown format; known are ARC .lis, CloudPhysics .csv and Twitter .csv: {line[:60]!r}"
     raise ValueError(message)
 
 
@@ -189,8 +191,8 @@ def _arc(line: str) -> Request:
     except ValueError:
         message = f"not 'first block, number of blocks, ignored, request number': {line[:60]!r}"
         raise ValueError(message) from None
-    if not 0 < count <= MOST_BLOCKS:
-        message = f"a request is for 1 to {MOST_BLOCKS} blocks, not {count}"
+    if not 0 < count <= MAX_BLOCKS:
+        message = f"a request has 1 to {MAX_BLOCKS} blocks, not {count}"
         raise ValueError(message)
     return range(_block(first), first + count), False
 
@@ -217,6 +219,6 @@ def _twitter(line: str) -> Request:
 
 def _block(number: int) -> int:
     if not 0 <= number < 2**63:
-        message = f"a block's number has 63 bits, not {str(number)[:40]}"
+        message = f"a block's number is from 0 to 2^63 - 1, not {str(number)[:40]}"
         raise ValueError(message)
     return number

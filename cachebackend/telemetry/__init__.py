@@ -1,6 +1,7 @@
-"""What a process reports about itself: its counters, and when periodic tasks last ran.
+"""What a process reports about itself: its counters, and when it ran a periodic task.
 
-``publisher`` adds this process's counters to those that the nodes keep, ``heartbeat`` records
-when a periodic task ran, ``shutdown`` publishes a last time when the process ends. Imports
-the backend; never read by anything that serves a cached value.
+``publisher`` adds the counters of this process to hashes on the nodes, which sum all processes;
+``shutdown`` publishes every few seconds and once more when the process ends; ``heartbeat`` records
+when a periodic task ran. May import ``backend`` and everything below it. Nothing that serves a
+cached value waits for it or fails because of it.
 """

@@ -1,6 +1,6 @@
-"""When the periodic tasks last ran: what tells a page that no worker is there.
+"""When each periodic task last ran, so that the page can say that no worker runs.
 
-The first ring cache of the settings keeps it, on two nodes, for whichever process asks.
+The times are kept by the first ring cache of the settings, on two of its nodes.
 """
 
 from __future__ import annotations
@@ -17,41 +17,43 @@ from cachebackend.errors import RingCacheError
 __all__ = ["last_runs", "record_run"]
 
 logger = logging.getLogger("cachebackend")
+#: For how many seconds a time is kept: three months.
 KEEP_SECONDS = 90 * 24 * 3600
-#: What is further ahead than clocks differ is no time that a task ran at.
-_AHEAD_SECONDS = 3600.0
+#: Clocks differ by less; a time that is further in the future is not one at which a task ran.
+MAX_AHEAD_SECONDS = 3600.0
 
 
 def record_run(task: str) -> None:
-    """Note that a periodic task runs now: one round trip; never raises, and does nothing without a ring."""
+    """Record that a periodic task runs now, in one round trip. Never raises; does nothing without a ring."""
     try:
-        for cache in _keepers():
-            at = int(time.time() * 1000)
-            cache.client.run(protocol.record_time(cache.client.context, _key(cache), task, at, KEEP_SECONDS))
+        cache = _first_cache()
+        if cache is not None:
+            now = int(time.time() * 1000)
+            cache.client.run(protocol.record_time(cache.client.context, _key(cache), task, now, KEEP_SECONDS))
     except Exception:
-        logger.exception("it could not be noted that %s ran", task)
+        logger.exception("the run of the periodic task %s could not be recorded", task)
 
 
 def last_runs() -> dict[str, float]:
     """Return when each periodic task (``tick``, ``relay``) last ran, in seconds since 1970.
 
-    One that is not named has not run within three months, or since the nodes were emptied.
+    A task that is not in it has not run for three months, or not since the nodes were emptied.
 
     Raises:
-        RingCacheError: Neither of the nodes that keep it answered.
+        RingCacheError: Neither of the two nodes answered.
     """
-    found_runs: dict[str, float] = {}
-    latest = (time.time() + _AHEAD_SECONDS) * 1000
-    for cache in _keepers():
-        [found] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
-        if isinstance(found, RingCacheError):
-            raise found
-        found_runs.update({task: at / 1000 for task, at in found.items() if 0 < at <= latest})
-    return found_runs
+    cache = _first_cache()
+    if cache is None:
+        return {}
+    [times] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
+    if isinstance(times, RingCacheError):
+        raise times
+    latest = (time.time() + MAX_AHEAD_SECONDS) * 1000
+    return {task: milliseconds / 1000 for task, milliseconds in times.items() if 0 < milliseconds <= latest}
 
 
-def _keepers() -> list[RingCache]:
-    return [ring_cache(alias) for alias in ring_aliases()[:1]]
+def _first_cache() -> RingCache | None:
+    return next((ring_cache(alias) for alias in ring_aliases()), None)
 
 
 def _key(cache: RingCache) -> bytes:

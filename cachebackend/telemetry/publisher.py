@@ -1,8 +1,9 @@
-"""Counters of all processes, folded into minutes that the nodes themselves keep for a day.
+"""The counters of all processes: each process adds its own to hashes on the nodes.
 
-Each process adds what it counted since the last time: every few seconds, by a thread of its
-own that begins with its first count, and at its end (``farewell``). So the sum over the
-minutes is what all processes counted; one that is killed takes its last seconds with it.
+A process publishes what it counted since it last published: every few seconds, and once more when
+it ends (``shutdown``). There is a hash for each minute, kept for a day, and one for the total. So
+the sum over the minutes is what all processes counted; a process that is killed loses the counts
+of its last seconds.
 """
 
 from __future__ import annotations
@@ -24,32 +25,34 @@ from cachebackend.registry import queue_client
 
 __all__ = [
     "counts_by_minute",
-    "counts_in_all",
     "drains_by_minute",
-    "drains_in_all",
     "publish_all",
     "publish_counts",
+    "total_counts",
+    "total_drains",
 ]
 
 logger = logging.getLogger("cachebackend")
+#: Seconds in a minute.
 MINUTE = 60
-#: For how long the counts of a minute are kept: a day, and some.
+#: For how many seconds the counts of a minute are kept: a day and an hour.
 KEEP_MINUTE_SECONDS = 25 * 3600
-#: In the place of a minute: what was counted since the node was new; kept while anybody counts.
-ALL = "all"
-KEEP_ALL_SECONDS = 90 * 24 * 3600
+#: The name of the hash of the total, which the others have a minute in.
+TOTAL = "all"
+#: For how many seconds the total is kept after the last time it was added to: three months.
+KEEP_TOTAL_SECONDS = 90 * 24 * 3600
 
 C = TypeVar("C", Counts, DrainCounts)
-_publish_failures = LogRateLimit(SYSTEM_CLOCK)
+_refusals = LogRateLimit(SYSTEM_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept(Generic[C]):
-    """The counts of one client, and where its nodes keep them.
+class _Publication(Generic[C]):
+    """The counters of one client, and the hashes that they are published to.
 
-    The minutes stand on two nodes, so a dead one hides none. What was counted in all stands on
-    one: it must never fall and rise again, as the higher of two copies could, for whoever reads
-    it takes a fall for a new beginning. So each has a ledger of its own.
+    The hash of a minute is on two nodes, so that a dead node hides none. The total is on one node:
+    Prometheus reads a total that falls as a restart, and the higher count of two copies could
+    fall and rise again. So this process remembers separately what it has published to each.
     """
 
     client: RingClient | QueueClient
@@ -57,78 +60,78 @@ class _Kept(Generic[C]):
     kind: type[C]
     stem: str
 
-    def fold(self) -> None:
-        """Add what this process counted since the last time to the present minute, and to all."""
+    def publish(self) -> None:
+        """Add what this process counted since the last time to the current minute, and to the total."""
         self._add(str(int(time.time()) // MINUTE), "minutes", KEEP_MINUTE_SECONDS)
-        self._add(ALL, ALL, KEEP_ALL_SECONDS, copies=1)
+        self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS, copies=1)
 
     def _add(self, name: str, ledger: str, keep_seconds: int, **copies: int) -> None:
         counts = self.counters.take_new(ledger)
         if not counts:
             return
         adding = protocol.add_counts(self.client.context, self._key(name), counts, keep_seconds, **copies)
-        refused = self.client.run(adding)
-        if refused is not None:
-            self.counters.put_back(ledger, counts)
-            if (
-                isinstance(refused, NodeReplyError) and _publish_failures.to_log()
-            ):  # the others, a breaker tells
-                extra = {"event": "fold_refused", "error": str(refused)}
-                logger.warning("%s; counts of %s wait to be folded", refused, self.stem, extra=extra)
+        error = self.client.run(adding)
+        if error is None:
+            return
+        self.counters.put_back(ledger, counts)
+        # The breaker logs a node that does not answer; a refusal is logged here
+        if isinstance(error, NodeReplyError) and _refusals.note():
+            extra = {"event": "fold_refused", "error": str(error)}
+            logger.warning("%s; the counts of %s are published later", error, self.stem, extra=extra)
 
     def by_minute(self, minutes: int) -> dict[int, C | None]:
-        """Return the counts of each of the last minutes, the oldest first; None where no node tells them."""
+        """Return the counts of each of the last minutes, the oldest first; None if no node returned them."""
         now = int(time.time()) // MINUTE
-        wanted = range(now - minutes + 1, now + 1)
-        keys = [self._key(str(minute)) for minute in wanted]
-        found = self.client.run(protocol.read_counts(self.client.context, keys))
-        return {minute: self._read(told) for minute, told in zip(wanted, found, strict=True)}
+        numbers = range(now - minutes + 1, now + 1)
+        keys = [self._key(str(number)) for number in numbers]
+        replies = self.client.run(protocol.read_counts(self.client.context, keys))
+        return {number: self._read(reply) for number, reply in zip(numbers, replies, strict=True)}
 
-    def _read(self, told: Mapping[str, int] | RingCacheError) -> C | None:
-        return None if isinstance(told, RingCacheError) else self.kind.from_dict(told)
+    def _read(self, reply: Mapping[str, int] | RingCacheError) -> C | None:
+        return None if isinstance(reply, RingCacheError) else self.kind.read(reply)
 
-    def in_all(self) -> C:
-        """Return what was counted in all; raises what its node failed with."""
-        [found] = self.client.run(protocol.read_counts(self.client.context, [self._key(ALL)], copies=1))
-        if isinstance(found, RingCacheError):
-            raise found
-        return self.kind.from_dict(found)
+    def total(self) -> C:
+        """Return the total; raises the error of its node."""
+        [reply] = self.client.run(protocol.read_counts(self.client.context, [self._key(TOTAL)], copies=1))
+        if isinstance(reply, RingCacheError):
+            raise reply
+        return self.kind.read(reply)
 
     def _key(self, name: str) -> bytes:
-        """Return the key of a minute, or of ALL; no alias' own keys look like it."""
+        """Return the key of a minute's hash, or of the total's; no alias' own keys look like it."""
         return f"{self.stem}:{name}".encode()
 
 
-def _of_alias(alias: str) -> _Kept[Counts]:
+def _of_alias(alias: str) -> _Publication[Counts]:
     cache = ring_cache(alias)
-    stem = f"ringcache:counts:{cache.key_prefix}:{alias}"  # the nodes may be another site's too
-    return _Kept(cache.client, cache.client.counters, Counts, stem)
+    stem = f"ringcache:counts:{cache.key_prefix}:{alias}"  # another site may use the same nodes
+    return _Publication(cache.client, cache.client.counters, Counts, stem)
 
 
-def _of_queue() -> _Kept[DrainCounts]:
+def _of_queue() -> _Publication[DrainCounts]:
     client = queue_client(write_behind_options())
-    return _Kept(client, client.counters, DrainCounts, "ringcache:drains")
+    return _Publication(client, client.counters, DrainCounts, "ringcache:drains")
 
 
 def publish_counts(alias: str) -> None:
-    """Add what this process counted of an alias since the last time to the present minute."""
-    _of_alias(alias).fold()
+    """Publish what this process counted of an alias since the last time."""
+    _of_alias(alias).publish()
 
 
 def publish_all(**_: Any) -> None:
-    """Fold the counts of every alias, and of drains; never raises, for nobody waits for them."""
+    """Publish the counts of every alias, and of drains; never raises."""
     for alias in ring_aliases():
         try:
             publish_counts(alias)
         except ConfigurationError:
-            continue  # it counted nothing; its faults are told by who uses it, and by the checks
+            continue  # it counted nothing; its users and the checks report its faults
         except Exception:
-            logger.exception("the counts of %r could not be folded", alias)
+            logger.exception("the counts of %r could not be published", alias)
     try:
         if write_behind_options().nodes:
-            _of_queue().fold()
+            _of_queue().publish()
     except Exception:
-        logger.exception("the counts of drains could not be folded")
+        logger.exception("the counts of drains could not be published")
 
 
 def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts | None]:
@@ -136,26 +139,25 @@ def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts | None]:
 
     Args:
         alias: The cache alias.
-        minutes: How many, the present one included; at most a day's are kept.
+        minutes: How many, the current one included; at most a day's are kept.
 
     Returns:
-        Counts by minute since 1970; None for a minute that cannot be seen, as neither of the
-        two nodes that keep it answers.
+        Counts by minute since 1970; None for a minute of which neither of its two nodes answers.
     """
     return _of_alias(alias).by_minute(minutes)
 
 
-def counts_in_all(alias: str) -> Counts:
-    """Return what all processes have counted; it begins anew when the node that keeps it does.
+def total_counts(alias: str) -> Counts:
+    """Return what all processes have counted of an alias; it restarts at 0 when its node is emptied.
 
     Raises:
-        RingCacheError: That node did not answer.
+        RingCacheError: Its node did not answer.
     """
-    return _of_alias(alias).in_all()
+    return _of_alias(alias).total()
 
 
 def drains_by_minute(minutes: int) -> dict[int, DrainCounts | None]:
-    """Return what drains counted for each of the last minutes, as ``counts_by_minute`` does.
+    """Return what drains counted in each of the last minutes, as ``counts_by_minute`` does.
 
     Raises:
         ConfigurationError: Write-behind is off.
@@ -163,11 +165,11 @@ def drains_by_minute(minutes: int) -> dict[int, DrainCounts | None]:
     return _of_queue().by_minute(minutes)
 
 
-def drains_in_all() -> DrainCounts:
+def total_drains() -> DrainCounts:
     """Return what all drains have counted.
 
     Raises:
         ConfigurationError: Write-behind is off.
-        RingCacheError: The node that keeps it did not answer.
+        RingCacheError: Its node did not answer.
     """
-    return _of_queue().in_all()
+    return _of_queue().total()

@@ -1,4 +1,4 @@
-"""The browser that the ring page is looked at with: the system's own Chromium."""
+"""The browser of the tests and the screenshots: the Chromium of the system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from playwright.sync_api import Browser, Playwright
 
 __all__ = ["CHROMIUM", "launch"]
 
-#: Where it is; None if there is none.
+#: The path of its executable; None if it is not installed.
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Start it, without what it would ask of the network."""
+    """Start it without its own requests to the network."""
     return playwright.chromium.launch(
         executable_path=CHROMIUM,
         args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],

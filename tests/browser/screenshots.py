@@ -1,6 +1,6 @@
-"""Makes the pictures of the ring page that the documentation shows: ``make screenshots``.
+"""Takes the screenshots of the ring page for the documentation: ``make screenshots``.
 
-Real servers, a worker and the demo's load for a while; then to them is done what a picture is of.
+It starts servers, a worker and the load of the demo; then it kills what each picture shows as dead.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ __all__ = ["main"]
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 PATH = "/admin/cachebackend/ring/"
-DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
-#: How long the page may take to find what is done to the servers.
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+#: How long the page may take to show the state of a picture, in milliseconds.
 PATIENCE_MS = 90_000
 
 
 def main() -> int:
-    """Make them all; return the exit code."""
+    """Take all screenshots; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=150, help="how long the load runs first (150)")
+    parser.add_argument(
+        "--seconds", type=float, default=150, help="how many seconds the load runs first (150)"
+    )
     arguments = parser.parse_args()
     if CHROMIUM is None:
-        sys.stderr.write("no Chromium: install it, or name it in CHROMIUM\n")
+        sys.stderr.write("Chromium is missing: install it, or set CHROMIUM to its path\n")
         return 1
     with Services(ring=3, queue=1, postgres=True) as services:
         os.environ |= services.env() | {"DJANGO_SETTINGS_MODULE": "cacheproject.settings"}
-        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # playwright leaves its loop running in this thread
+        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # playwright keeps an event loop running in this thread
         django.setup()
         make_pictures(services, arguments.seconds)
     return 0
@@ -64,7 +66,7 @@ def make_pictures(services: Services, seconds: float) -> None:
         page = _log_in(browser, f"http://127.0.0.1:{port}")
         _shoot(page, "ring", lambda: expect(page.locator("#verdict")).to_have_text("All is well"))
         page.emulate_media(color_scheme="dark")
-        page.reload()  # colours pass into each other where they change
+        page.reload()  # else the colours are in a transition
         _shoot(page, "ring-dark", lambda: None)
         page.emulate_media(color_scheme="light")
         page.set_viewport_size(PHONE)
@@ -76,7 +78,7 @@ def make_pictures(services: Services, seconds: float) -> None:
         services.restart("ring-c")
         expect(page.locator("#verdict")).to_have_text("All is well", timeout=PATIENCE_MS)
         worker.terminate()
-        _shoot(page, "ring-backlog", lambda: _expect_fault(page, "changes wait to land"))
+        _shoot(page, "ring-backlog", lambda: _expect_fault(page, "queued changes wait"))
 
 
 def _log_in(browser: Browser, address: str) -> Page:
@@ -96,7 +98,7 @@ def _expect_fault(page: Page, text: str) -> None:
 
 
 def _shoot(page: Page, name: str, await_state: Callable[[], None]) -> None:
-    """Take a picture of what one sees without scrolling, once the page is as it should be."""
+    """Wait for a state, then take a picture of what is visible without scrolling."""
     await_state()
     page.screenshot(path=FOLDER / f"{name}.png")
     sys.stdout.write(f"docs/screenshots/{name}.png\n")

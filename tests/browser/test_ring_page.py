@@ -19,7 +19,9 @@ from tests.browser.chromium import CHROMIUM, launch
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="Chromium is missing: install it, or set CHROMIUM to its path"
+    ),
 ]
 PATH = "/admin/cachebackend/ring/"
 #: An element of each kind of text.
@@ -66,7 +68,9 @@ CUT_OFF = """[...document.querySelectorAll("#content *")]
 def browser() -> Iterator[Browser]:
     """One browser for all tests."""
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # playwright leaves its loop running in this thread
+        patch.setenv(
+            "DJANGO_ALLOW_ASYNC_UNSAFE", "1"
+        )  # playwright keeps an event loop running in this thread
         browser = launch(playwright)
         yield browser
         browser.close()
@@ -96,7 +100,7 @@ def open_page(browser: Browser, live_server: Any, empty_nodes: None) -> Iterator
         context.close()
 
 
-def test_figures_change_while_one_looks(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
+def test_figures_refresh_by_themselves(open_page: Callable[..., Page], ring_cache: RingCache) -> None:
     """Without a click; open details stay open, and the focus stays where it is."""
     ring_cache.set("k", 1)
     page = open_page()
@@ -147,19 +151,19 @@ def test_a_dead_node_turns_red_and_comes_back(
     expect(page.locator("path.arc.up")).to_have_count(3)
 
 
-@pytest.mark.parametrize("trouble", ["logged out", "500", "offline", "recovered"])
+@pytest.mark.parametrize("problem", ["logged out", "500", "offline", "recovered"])
 def test_a_page_that_cannot_refresh_says_so(
-    open_page: Callable[..., Page], ring_cache: RingCache, trouble: str
+    open_page: Callable[..., Page], ring_cache: RingCache, problem: str
 ) -> None:
     """It turns red and says how old its figures are; the next refresh that succeeds shows new ones."""
     page = open_page()
     page.clock.install()
     page.reload()
     expect(page.locator("#verdict")).to_have_text("All is well")
-    if trouble == "logged out":
+    if problem == "logged out":
         page.context.clear_cookies()
         why = "you are logged out"
-    elif trouble == "500":
+    elif problem == "500":
         page.route(f"**{PATH}", lambda route: route.fulfill(status=500, body="no"))
         why = "the site returned an error (500)"
     else:
@@ -171,7 +175,7 @@ def test_a_page_that_cannot_refresh_says_so(
     expect(page.locator(".why")).to_have_text(
         re.compile(rf"They are from \d\d:\d\d:\d\d: {re.escape(why)}\.")
     )
-    if trouble == "recovered":
+    if problem == "recovered":
         page.unroute(f"**{PATH}")
         page.clock.run_for(6000)
         expect(page.locator("#verdict")).to_have_text("All is well")

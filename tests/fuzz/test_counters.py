@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from cachebackend import RingCache
 from cachebackend.telemetry.heartbeat import last_runs, record_run
-from cachebackend.telemetry.publisher import counts_by_minute, counts_in_all, publish_counts
+from cachebackend.telemetry.publisher import counts_by_minute, publish_counts, total_counts
 from tests.fuzz.mutants import count, mutant
 
 pytestmark = [
@@ -47,7 +47,7 @@ def test_no_damaged_counter_harms_its_reader(ring_cache: RingCache) -> None:
         done = damage(generator, ring_cache)
         try:
             counts_by_minute("default", 3)
-            counts_in_all("default")
+            total_counts("default")
             last_runs()
             shown = client.get(url).status_code if turn % 15 == 0 else 200
         except Exception as error:
@@ -58,4 +58,4 @@ def test_no_damaged_counter_harms_its_reader(ring_cache: RingCache) -> None:
         node.call((b"FLUSHALL",))
     ring_cache.get("k")
     publish_counts("default")
-    assert counts_in_all("default").misses
+    assert total_counts("default").misses

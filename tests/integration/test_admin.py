@@ -1,4 +1,4 @@
-"""The ring page: figures, permissions, what is shown of a key, and what it deletes."""
+"""The ring page: its figures, its permissions, what it shows of a key, and what it deletes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 
-#: What comes between what is wrong and the time.
+#: The markup between a fault and its time.
 SINCE = '<strong class="since">since '
 
 
@@ -52,7 +52,7 @@ def client() -> Client:
 
 @pytest.fixture
 def worker(ring_cache: RingCache) -> None:
-    """A worker was just seen."""
+    """A worker has just run the periodic tasks."""
     for task in ("relay", "tick"):
         record_run(task)
 
@@ -67,7 +67,7 @@ def staff(*permissions: str) -> Client:
 
 @pytest.mark.usefixtures("worker")
 def test_the_page_says_that_all_is_well(client: Client, url: str, ring_cache: RingCache) -> None:
-    """With each node, its share and its server."""
+    """And shows each node, in the ring and in the table."""
     page = client.get(url).content.decode()
     assert "All is well" in page
     assert 'class="tile bad"' not in page
@@ -75,10 +75,10 @@ def test_the_page_says_that_all_is_well(client: Client, url: str, ring_cache: Ri
     assert all(f'data-node="{name}"' in page for name in ("ring-a", "ring-b", "ring-c"))
 
 
-def test_it_stays_up_and_says_what_it_cannot_see(
+def test_it_stays_up_and_says_what_does_not_answer(
     client: Client, url: str, ring_cache: RingCache, services: Services
 ) -> None:
-    """Nodes and the queue may be away."""
+    """A node of the ring, and one of the queue."""
     for name in ("ring-b", "queue-a"):
         services.kill(name)
     try:
@@ -92,10 +92,10 @@ def test_it_stays_up_and_says_what_it_cannot_see(
     assert page.count('class="arc up"') == 2
 
 
-def test_a_dead_node_comes_first_with_since_when(
+def test_a_dead_node_comes_first_with_its_time(
     client: Client, url: str, ring_cache: RingCache, services: Services
 ) -> None:
-    """In the first lines, and in its row, which is above the others'."""
+    """In the verdict, and in its row, which is above the others."""
     services.kill("ring-c")
     try:
         client.get(url)
@@ -109,10 +109,10 @@ def test_a_dead_node_comes_first_with_since_when(
     assert "not up: ring-c" in page
 
 
-def test_a_worker_that_is_away_is_told_with_since_when(
+def test_a_worker_that_does_not_run_is_a_fault_with_its_time(
     client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything piles up; and that there never was one."""
+    """Before anything piles up; also if no worker ever ran."""
     assert (
         "No worker runs relay and tick: start a Celery worker with beat." in client.get(url).content.decode()
     )
@@ -128,7 +128,7 @@ def test_a_worker_that_is_away_is_told_with_since_when(
 
 
 def test_a_large_ring_is_folded(client: Client, url: str, services: Services, settings: Any) -> None:
-    """What is well may be unfolded; the gutter's nodes are there too, and own no slots."""
+    """Nodes that are up are in a closed box; the gutter's nodes are there too, and own no slots."""
     server = services.ring_urls[0].rpartition("/")[0]
     nodes = [f"{server}/{number}?name=n{number}" for number in range(14)]
     block = settings.CACHES["default"]
@@ -142,10 +142,10 @@ def test_a_large_ring_is_folded(client: Client, url: str, services: Services, se
 
 
 @pytest.mark.hangs
-def test_a_queue_node_that_hangs_is_not_waited_for_as_by_a_write(
+def test_the_page_waits_for_a_queue_node_no_longer_than_for_a_connection(
     client: Client, url: str, ring_cache: RingCache, services: Services, settings: Any
 ) -> None:
-    """Writes wait for an answer and for the disk; who looks waits as for a connection."""
+    """A write waits longer: for the answer, and for the disk."""
     settings.WRITE_BEHIND = settings.WRITE_BEHIND | {"connect_timeout": 0.2, "socket_timeout": 5.0}
     services.stop("queue-a")
     try:
@@ -156,14 +156,14 @@ def test_a_queue_node_that_hangs_is_not_waited_for_as_by_a_write(
 
 
 @pytest.mark.parametrize(("permissions", "code"), [((), 403), (("view_ring",), 200), (("change_ring",), 200)])
-def test_who_may_look(url: str, permissions: tuple[str, ...], code: int) -> None:
-    """Staff with the permission; nobody else gets anything."""
+def test_who_may_view_the_page(url: str, permissions: tuple[str, ...], code: int) -> None:
+    """Staff with a permission, and nobody else."""
     assert staff(*permissions).get(url).status_code == code
     assert Client().get(url).status_code == 302
 
 
 def test_a_key_is_shown_with_its_value_escaped(client: Client, url: str, ring_cache: RingCache) -> None:
-    """Its owner, kind and size too."""
+    """And with its codec."""
     ring_cache.set("<b>", {"a": "<script>x</script>"}, 100)
     page = client.get(url, {"alias": "default", "key": "<b>"}).content.decode()
     assert "<script>x" not in page
@@ -172,7 +172,7 @@ def test_a_key_is_shown_with_its_value_escaped(client: Client, url: str, ring_ca
 
 
 def test_a_viewer_sees_no_value(url: str, ring_cache: RingCache) -> None:
-    """Only that there is one."""
+    """Only that there is one, and no button."""
     ring_cache.set("k", {"a": "secret-text"}, 100)
     page = staff("view_ring").get(url, {"alias": "default", "key": "k"}).content.decode()
     assert "secret-text" not in page
@@ -186,7 +186,7 @@ class Bomb:
 
 
 def test_a_pickle_is_never_loaded(client: Client, url: str, ring_cache: RingCache) -> None:
-    """Whoever put it there."""
+    """It may come from anybody who can write to the node."""
     key = ring_cache.key_bytes("k")
     node = ring_cache.client.nodes[ring_cache.client.ring.owner(key)]
     node.call((b"SET", key, b"Vp\0" + pickle.dumps(Bomb())))
@@ -194,7 +194,7 @@ def test_a_pickle_is_never_loaded(client: Client, url: str, ring_cache: RingCach
     assert "a pickle, which this page does not load" in page
 
 
-def test_what_is_no_value_is_told_too(client: Client, url: str, ring_cache: RingCache) -> None:
+def test_a_record_that_is_not_a_value_is_shown_too(client: Client, url: str, ring_cache: RingCache) -> None:
     """Nothing, a lease, a broken record, an unknown alias."""
     assert "nothing" in client.get(url, {"alias": "default", "key": "k"}).content.decode()
     key = ring_cache.key_bytes("k")
@@ -206,8 +206,8 @@ def test_what_is_no_value_is_told_too(client: Client, url: str, ring_cache: Ring
     assert "valid choice" in client.get(url, {"alias": "x", "key": "k"}).content.decode()
 
 
-def test_what_is_known_of_a_key_is_shown(client: Client, url: str, ring_cache: RingCache) -> None:
-    """Its age, the writers of a quarantine one by one, and each invalidation that is owed."""
+def test_the_figures_of_a_key_are_shown(client: Client, url: str, ring_cache: RingCache) -> None:
+    """Its age, the writers of a quarantine one by one, and each pending delete."""
     looked = {"alias": "default", "key": "k"}
     ring_cache.set("k", 1, 290)
     key = ring_cache.key_bytes("k")
@@ -219,18 +219,18 @@ def test_what_is_known_of_a_key_is_shown(client: Client, url: str, ring_cache: R
     write_row("default", {"default": {key, b"another"}})
     write_row("default", {"default": {b"another"}})
     ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
-        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 28_500)
+        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 9_900)
     )
     page = client.get(url, looked).content.decode()
     assert f"<dt>Token of writer 1</dt><dd><code>{'01' * 16}</code>" in page
     assert f"<dt>Token of writer 2</dt><dd><code>{'02' * 16}</code>" in page
-    assert "<dt>Age</dt><dd>1.5 s</dd>" in page
+    assert "<dt>Age</dt><dd>20 s</dd>" in page
     assert page.count("pending delete, since ") == 2
     assert page.count("written before a statement in autocommit") == 1
 
 
 def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any) -> None:
-    """Of the process that serves the page, for it can see no other."""
+    """The copy of the process that serves the page: it knows of no other."""
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"near": {"max_entries": 10, "max_age": 60.0}}
     settings.CACHES = {"default": block | {"OPTIONS": options}}
@@ -241,17 +241,17 @@ def test_a_copy_in_the_process_is_shown(client: Client, url: str, settings: Any)
     assert (
         "<dt>Near cache of this process</dt><dd>has no copy</dd>" in client.get(url, looked).content.decode()
     )
-    while not cache.client.has_near_copy(cache.key_bytes("k")):  # once its node tells what changes
+    while not cache.client.has_near_copy(cache.key_bytes("k")):  # until the tracking connection is open
         cache.get("k")
     assert (
         "<dt>Near cache of this process</dt><dd>has a copy</dd>" in client.get(url, looked).content.decode()
     )
 
 
-def test_a_delete_is_asked_for_done_and_logged(
+def test_a_delete_is_confirmed_done_and_logged(
     client: Client, act: str, url: str, ring_cache: RingCache
 ) -> None:
-    """Once it is confirmed."""
+    """Nothing is deleted before."""
     ring_cache.set("k", 1, 100)
     asked = {"action": "delete_key", "alias": "default", "target": "k"}
     page = client.post(act, asked).content.decode()
@@ -265,7 +265,7 @@ def test_a_delete_is_asked_for_done_and_logged(
 
 @pytest.mark.parametrize("version", [0, 3])
 def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: RingCache, version: int) -> None:
-    """The version that was looked at, and no other; the question keeps it."""
+    """The version that was looked up, and no other; the confirmation form has it too."""
     ring_cache.set("k", 1, 100, version=version)
     ring_cache.set("k", 1, 100)
     asked = {"action": "delete_key", "alias": "default", "target": "k", "version": str(version)}
@@ -274,8 +274,8 @@ def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: Rin
     assert (ring_cache.get("k", version=version), ring_cache.get("k")) == (None, 1)
 
 
-def test_a_tag_and_a_node_are_deleted_likewise(client: Client, act: str, ring_cache: RingCache) -> None:
-    """What was loaded under the tag is loaded again; the node's entries are gone, the others' not."""
+def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cache: RingCache) -> None:
+    """The value that was stored under the tag misses; the keys of other nodes stay."""
     assert ring_cache.get_or_set("k", lambda: 1, 100, tags=["t"]) == 1
     client.post(act, {"action": "delete_tag", "alias": "default", "target": "t", "confirmed": "on"})
     assert ring_cache.get("k") is None
@@ -291,10 +291,10 @@ def test_a_tag_and_a_node_are_deleted_likewise(client: Client, act: str, ring_ca
 
 @pytest.mark.hangs
 @pytest.mark.parametrize("action", ["delete_key", "delete_tag"])
-def test_a_delete_that_a_node_missed_is_told_as_owed(
+def test_a_delete_that_a_node_missed_is_said_to_be_pending(
     client: Client, act: str, ring_cache: RingCache, services: Services, action: str
 ) -> None:
-    """Not as done; and it is made when the node is back."""
+    """It is not said to be done; the outbox has it."""
     key = ring_cache.key_bytes("k" if action == "delete_key" else "tag:k")
     ring_cache.set("k", 1, 100)
     name = ring_cache.client.ring.names[ring_cache.client.ring.owner(key)]
@@ -311,10 +311,10 @@ def test_a_delete_that_a_node_missed_is_told_as_owed(
 
 
 @pytest.mark.hangs
-def test_a_node_that_was_not_cleared_is_told(
+def test_a_node_that_was_not_cleared_is_an_error(
     client: Client, act: str, ring_cache: RingCache, services: Services
 ) -> None:
-    """And nothing is logged, for nothing was done."""
+    """Nothing is logged: nothing was done."""
     services.stop("ring-a")
     try:
         asked = {"action": "clear_node", "alias": "default", "target": "ring-a", "confirmed": "on"}
@@ -325,8 +325,8 @@ def test_a_node_that_was_not_cleared_is_told(
     assert not LogEntry.objects.exists()
 
 
-def test_a_node_that_there_is_not_is_told(client: Client, act: str, ring_cache: RingCache) -> None:
-    """With those that there are; it is not even asked about."""
+def test_a_node_that_does_not_exist_is_refused(client: Client, act: str, ring_cache: RingCache) -> None:
+    """The message names the nodes that exist; no confirmation is asked for."""
     asked = {"action": "clear_node", "alias": "default", "target": "no-such"}
     for confirmed in ({}, {"confirmed": "on"}):
         page = client.post(act, asked | confirmed, follow=True).content.decode()
@@ -335,13 +335,13 @@ def test_a_node_that_there_is_not_is_told(client: Client, act: str, ring_cache: 
 
 
 @pytest.mark.parametrize("asked", [{}, {"action": "flush", "alias": "default", "target": "x"}])
-def test_anything_else_does_nothing(client: Client, act: str, asked: dict[str, str]) -> None:
-    """And says so."""
+def test_an_unknown_action_is_refused(client: Client, act: str, asked: dict[str, str]) -> None:
+    """With a message."""
     assert "The page has no such action." in client.post(act, asked, follow=True).content.decode()
 
 
 def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:
-    """Neither does anybody without a token of the form's."""
+    """Neither does a request without the form's CSRF token."""
     ring_cache.set("k", 1, 100)
     asked = {"action": "delete_key", "alias": "default", "target": "k", "confirmed": "on"}
     assert staff("view_ring").post(act, asked).status_code == 403
@@ -352,7 +352,7 @@ def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:
 
 
 def test_a_project_without_a_ring_has_a_page(client: Client, url: str, settings: Any) -> None:
-    """It says that there is none."""
+    """It says that there is no ring."""
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     assert "No alias of" in client.get(url).content.decode()
 
@@ -369,7 +369,7 @@ def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> No
 
 
 def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:
-    """To delete one is to discard it."""
+    """Django's own action to delete them discards them."""
     for key in ("1", "2"):
         ParkedWrite.objects.create(
             label="shop.gone", partition=0, batch=1, key=key, changes=b"", error="<no>"

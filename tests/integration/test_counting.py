@@ -1,4 +1,4 @@
-"""Counters of all processes: whole however a process ends, and whatever node is away."""
+"""The counters of all processes: complete however a process ends, and while a node is down."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from cachebackend.telemetry import publisher, shutdown
 from cachebackend.telemetry.heartbeat import last_runs, record_run
 from cachebackend.telemetry.publisher import (
     counts_by_minute,
-    counts_in_all,
     drains_by_minute,
-    drains_in_all,
     publish_all,
     publish_counts,
+    total_counts,
+    total_drains,
 )
 from cacheproject.processes import free_port
 from cacheproject.services import Services
@@ -53,7 +53,7 @@ def start(*command: str, **named: Any) -> subprocess.Popen[bytes]:
 
 
 def shown() -> Counts:
-    """What the page shows, but for what this process counted itself."""
+    """Return what the page shows, without what this process counted since it last published."""
     found = Counts()
     for counts in counts_by_minute("default", MINUTES).values():
         assert counts is not None
@@ -62,8 +62,8 @@ def shown() -> Counts:
 
 
 @contextlib.contextmanager
-def away(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
-    """Nodes are down for the length of a block, and let in again after."""
+def killed(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
+    """Kill nodes for the length of a block; afterwards they are restarted, and read again."""
     for name in names:
         services.kill(name)
     try:
@@ -80,7 +80,7 @@ def away(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
 
 
 def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> None:
-    """Exactly, though they end right after: by themselves, by a signal, or as another's child."""
+    """Exactly, though they end right after: by themselves, by a signal, or as a child of another process."""
     ring_cache.set(process_exits.THERE, 1)
     ways = {"exit": 17, "sigterm": 40, "fork": 23, "spawn": 55}
     processes = {way: start(*ENDINGS, way, str(times), stdout=subprocess.PIPE) for way, times in ways.items()}
@@ -96,12 +96,12 @@ def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> Non
     total = sum(ways.values())
     hour = alias_figures("default").hour
     assert (hour.hits, hour.misses) == (total, total)
-    in_all = counts_in_all("default")
+    in_all = total_counts("default")
     assert (in_all.hits, in_all.misses) == (total, total)
 
 
-def test_a_server_that_is_stopped_has_folded_all(ring_cache: RingCache) -> None:
-    """Gunicorn, whose workers end in order."""
+def test_a_server_that_is_stopped_has_published_all(ring_cache: RingCache) -> None:
+    """Gunicorn, whose workers end by themselves."""
     ring_cache.set(process_exits.THERE, 1)
     port = free_port(0)
     options = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--log-level", "critical"]
@@ -135,8 +135,8 @@ def ask_once_it_listens(url: str, server: subprocess.Popen[bytes]) -> None:
     pytest.fail("the server ended")
 
 
-def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services: Services) -> None:
-    """Celery, whose children end without Python's farewell."""
+def test_a_worker_that_is_stopped_has_published_all(ring_cache: RingCache, services: Services) -> None:
+    """Celery, whose child processes do not run ``atexit``."""
     ring_cache.set(process_exits.THERE, 1)
     with process_exits.app.connection_for_write() as connection:
         broker: redis.Redis = connection.default_channel.client
@@ -155,8 +155,8 @@ def test_a_worker_that_is_stopped_has_folded_all(ring_cache: RingCache, services
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # that is the point
-def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
-    """The child counts and folds, though a thread of the parent held every lock when it was made."""
+def test_a_fork_during_a_publication_does_not_hang(ring_cache: RingCache) -> None:
+    """The child counts and publishes, though a thread of the parent held every lock during the fork."""
     ring_cache.get("k")
     publish_counts("default")
     held, forked = threading.Event(), threading.Event()
@@ -172,7 +172,7 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        Counters.on_thread = shutdown._begin
+        Counters.on_thread = shutdown._start
         ring_cache.get("k")
         shutdown.publish_last()
         os._exit(0)
@@ -183,19 +183,19 @@ def test_a_fork_amid_a_fold_hangs_nobody(ring_cache: RingCache) -> None:
     assert shown().misses == 2
 
 
-def test_a_signal_amid_the_farewell_hangs_nobody(ring_cache: RingCache) -> None:
-    """Wherever it comes: in each forked child one line later, until one was through before."""
+def test_a_signal_during_the_last_publication_does_not_hang(ring_cache: RingCache) -> None:
+    """At any line: in each forked child one line later, until a child ends before the signal comes."""
     code, line = -signal.SIGTERM, 0
     while code == -signal.SIGTERM:
         line += 1
-        code = end_of_a_child_that_is_sent_sigterm_at(line, ring_cache)
+        code = exit_code_of_a_child_with_sigterm_at(line, ring_cache)
     assert code == 0
     assert line > 10
     assert shown().misses == line
 
 
-def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
-    """Fork one that counts a miss and folds it; return its exit code."""
+def exit_code_of_a_child_with_sigterm_at(line: int, cache: RingCache) -> int:
+    """Fork a child that counts a miss and publishes it; return its exit code."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -208,7 +208,7 @@ def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
 
     signal.alarm(20)
     signal.signal(signal.SIGTERM, shutdown._end_by_signal)
-    Counters.on_thread = shutdown._begin
+    Counters.on_thread = shutdown._start
     cache.get("k")
     sys.settrace(trace)
     shutdown.publish_last()
@@ -216,19 +216,19 @@ def end_of_a_child_that_is_sent_sigterm_at(line: int, cache: RingCache) -> int:
     os._exit(0)
 
 
-# Nodes that are away, or refuse
+# Nodes that are down, or refuse
 
 
 def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) -> None:
-    """Each minute stands on two; only where both are dead it cannot be seen, which the page says."""
+    """Each minute is on two nodes; only while both are dead it is unknown, and the page says so."""
     names = ring_cache.client.ring.names
     for name in names:
         ring_cache.clear_all()
         ring_cache.get_many(["a", "b", "c"])
         publish_counts("default")
-        with away(services, ring_cache, name):
+        with killed(services, ring_cache, name):
             assert shown().misses == 3
-    with away(services, ring_cache, *names[:2]):
+    with killed(services, ring_cache, *names[:2]):
         unseen = sum(counts is None for counts in counts_by_minute("default", MINUTES).values())
         assert 0 < unseen < MINUTES
         faults = [fault.message for fault in alias_figures("default").faults]
@@ -236,21 +236,21 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     assert f"{fault}the sums do not include them." in faults
 
 
-def test_what_could_not_be_folded_is_folded_later(ring_cache: RingCache, services: Services) -> None:
-    """A node that is away takes nothing with it."""
+def test_what_could_not_be_published_is_published_later(ring_cache: RingCache, services: Services) -> None:
+    """While no node answers, counts stay in the process."""
     names = ring_cache.client.ring.names
-    with away(services, ring_cache, *names):
-        ring_cache.get_many([f"k{n}" for n in range(60)])  # every node is found to be away
+    with killed(services, ring_cache, *names):
+        ring_cache.get_many([f"k{n}" for n in range(60)])  # every node turns out to be down
         publish_counts("default")
     publish_counts("default")
-    assert (shown().misses, counts_in_all("default").misses) == (60, 60)
+    assert (shown().misses, total_counts("default").misses) == (60, 60)
 
 
-def test_what_is_refused_is_folded_later_and_told(
+def test_what_is_refused_is_published_later_and_logged(
     ring_cache: RingCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The minutes and the sum are told apart: what one refused, the other has."""
-    monkeypatch.setattr(publisher, "_publish_failures", LogRateLimit(SYSTEM_CLOCK))
+    """The minutes and the total are separate: the one takes what the other refused."""
+    monkeypatch.setattr(publisher, "_refusals", LogRateLimit(SYSTEM_CLOCK))
     client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
     node = client.nodes[client.ring.owner(key)]
     node.call((b"SET", key, b"of another"))
@@ -259,12 +259,12 @@ def test_what_is_refused_is_folded_later_and_told(
     assert shown().misses == 1
     node.call((b"DEL", key))
     publish_counts("default")
-    assert (shown().misses, counts_in_all("default").misses) == (1, 1)
+    assert (shown().misses, total_counts("default").misses) == (1, 1)
     assert [each.event for each in caplog.records] == ["fold_refused"]  # type: ignore[attr-defined]
 
 
 def test_another_site_on_the_same_nodes_counts_for_itself(settings: Any, ring_cache: RingCache) -> None:
-    """As its KEY_PREFIX says."""
+    """Sites are separated by their KEY_PREFIX."""
     blocks = settings.CACHES
     settings.CACHES = blocks | {"default": blocks["default"] | {"KEY_PREFIX": "othersite"}}
     caches["default"].get("k")
@@ -272,14 +272,14 @@ def test_another_site_on_the_same_nodes_counts_for_itself(settings: Any, ring_ca
     assert shown().misses == 1
     settings.CACHES = blocks
     assert shown() == Counts()
-    assert counts_in_all("default") == Counts()
+    assert total_counts("default") == Counts()
 
 
 # Times
 
 
-def test_what_loads_and_gets_take_is_told(ring_cache: RingCache, call: Callable[..., Any]) -> None:
-    """Each load, and one get in 64; by the whole fleet."""
+def test_the_times_of_loads_and_gets_are_published(ring_cache: RingCache, call: Callable[..., Any]) -> None:
+    """Each load, and one get in 64."""
     for number in range(130):
         call(ring_cache, "get", f"k{number}")
     for number in range(3):
@@ -291,8 +291,8 @@ def test_what_loads_and_gets_take_is_told(ring_cache: RingCache, call: Callable[
 
 
 @pytest.mark.postgres
-def test_what_drains_take_is_told() -> None:
-    """Each batch that lands, and how many rows it changed."""
+def test_the_times_of_drains_are_published() -> None:
+    """Each batch that is drained, and how many rows it changed."""
     from django.db.models import F
 
     from cachebackend import writebehind
@@ -306,46 +306,46 @@ def test_what_drains_take_is_told() -> None:
     publish_all()
     [minute] = [each for each in drains_by_minute(3).values() if each is not None and each.rows]
     assert (minute.rows, minute.drain_times.count, minute.parked) == (3, len(partitions), 0)
-    assert drains_in_all() == minute
+    assert total_drains() == minute
 
 
-# Beats
+# Periodic tasks
 
 
-def test_the_periodic_tasks_tell_when_they_ran(ring_cache: RingCache, services: Services) -> None:
-    """A dead node hides that no more than it hides counts."""
+def test_the_periodic_tasks_record_when_they_ran(ring_cache: RingCache, services: Services) -> None:
+    """A dead node does not hide it: the times are on two nodes."""
     from cachebackend.tasks import tick
 
     assert last_runs() == {}
     tick()
     invalidation.relay()
-    beats = last_runs()
-    assert set(beats) == {"tick", "relay"}
+    runs = last_runs()
+    assert set(runs) == {"tick", "relay"}
     record_run("tick")
-    assert last_runs()["tick"] > beats["tick"]
+    assert last_runs()["tick"] > runs["tick"]
     ring = ring_cache.client.ring
-    with away(services, ring_cache, ring.names[ring.owner(b"ringcache:last_runs:demo")]):
-        assert last_runs()["relay"] == beats["relay"]
+    with killed(services, ring_cache, ring.names[ring.owner(b"ringcache:last_runs:demo")]):
+        assert last_runs()["relay"] == runs["relay"]
 
 
-def test_a_beat_of_no_time_that_there_is_is_none(ring_cache: RingCache) -> None:
-    """Whoever put it there: the page shows times, and cannot show those."""
+def test_an_impossible_time_is_ignored(ring_cache: RingCache) -> None:
+    """One in the far future or before 1970, which the page could not show."""
     record_run("tick")
     for node in ring_cache.client.nodes:
         node.call((b"HSET", b"ringcache:last_runs:demo", b"relay", 10**15, b"tick", -1))
     assert last_runs() == {}
 
 
-def test_beats_that_cannot_be_seen_are_not_taken_for_none(ring_cache: RingCache, services: Services) -> None:
-    """And a task goes on that cannot tell."""
-    with away(services, ring_cache, *ring_cache.client.ring.names):
+def test_times_that_cannot_be_read_are_an_error(ring_cache: RingCache, services: Services) -> None:
+    """They do not look like tasks that never ran; a task that cannot record its run runs all the same."""
+    with killed(services, ring_cache, *ring_cache.client.ring.names):
         record_run("tick")
         with pytest.raises(NodeUnavailableError):
             last_runs()
 
 
 def test_an_alias_with_faults_counts_nothing(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Its faults are told by who uses it, and not by every process at its end."""
+    """Its faults are reported by its users and by the checks, not by every process that ends."""
     wrong = settings.CACHES["default"] | {"OPTIONS": {"codec": "none"}}
     with override_settings(CACHES=settings.CACHES | {"wrong": wrong}):
         publish_all()

@@ -159,9 +159,9 @@ def test_a_check_warns_about_a_manager_that_does_not_invalidate() -> None:
     """The message names the manager, and the hint says what to write instead."""
     from cachebackend.checks import check_managers
 
-    warnings = check_managers()
-    assert [(warning.id, warning.obj) for warning in warnings] == [("ringcache.W001", Review)]
-    assert warnings[0].msg.startswith("shop.Review.objects would not invalidate on update()")
+    found = check_managers()
+    assert [(warning.id, warning.obj) for warning in found] == [("ringcache.W001", Review)]
+    assert found[0].msg.startswith("shop.Review.objects does not invalidate on update()")
 
 
 # Write-behind

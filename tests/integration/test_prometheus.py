@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: of all processes, and only for those who may see it."""
+"""The metrics for Prometheus: of all processes, and only for those who may see them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "grafana.json"
 
 @pytest.fixture(autouse=True)
 def token(settings: Any) -> None:
-    """A token that scrapers send."""
+    """The token that a scrape sends."""
     settings.RINGCACHE_METRICS_TOKEN = "secret"
 
 
@@ -47,75 +47,79 @@ def samples(client: Client) -> dict[str, float]:
     }
 
 
-def test_every_counter_is_told_of_all_processes(ring_cache: RingCache, client: Client) -> None:
-    """They only ever rise."""
+def test_every_counter_is_exported(ring_cache: RingCache, client: Client) -> None:
+    """With its total, which never falls; and what each node received and sent."""
     ring_cache.set("k", 1)
     for key in ("k", "k", "none"):
         ring_cache.get(key)
-    told = samples(client)
-    assert (told["ringcache_hits_total"], told["ringcache_misses_total"]) == (2, 1)
+    found = samples(client)
+    assert (found["ringcache_hits_total"], found["ringcache_misses_total"]) == (2, 1)
     names = {each.name for each in fields(Counts)}
     times = {name for name in names if name.endswith("_times")}
-    assert {f"ringcache_{name}_total" for name in names - times} <= told.keys()
-    assert {f"ringcache_{name.removesuffix('_times')}_seconds_bucket" for name in times} <= told.keys()
+    assert {f"ringcache_{name}_total" for name in names - times} <= found.keys()
+    assert {f"ringcache_{name.removesuffix('_times')}_seconds_bucket" for name in times} <= found.keys()
     ring_cache.get("k")
     assert samples(client)["ringcache_hits_total"] == 3
-    assert all(told[f"ringcache_node_{way}_bytes_total ring-a"] > 0 for way in ("received", "sent"))
-    assert sum(told[f"ringcache_node_keys ring-{name}"] for name in "abc") >= 2  # the value, and the counts
+    assert all(found[f"ringcache_node_{way}_bytes_total ring-a"] > 0 for way in ("received", "sent"))
+    assert (
+        sum(found[f"ringcache_node_keys ring-{name}"] for name in "abc") >= 2
+    )  # the value, and the hashes of counts
 
 
-def test_a_node_that_is_gone_is_told(ring_cache: RingCache, client: Client, services: Services) -> None:
-    """The others' figures stay; only the counts are missing when the one that keeps them is gone."""
-    keeps = ring_cache.client.ring.owner(b"ringcache:counts:demo:default:all")
+def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, services: Services) -> None:
+    """The figures of other nodes stay; counts are missing only while the node of their total is dead."""
+    keeper = ring_cache.client.ring.owner(b"ringcache:counts:demo:default:all")
     ring_cache.get("k")
     assert samples(client)["ringcache_misses_total"] == 1
     for number, name in enumerate(ring_cache.client.ring.names):
         services.kill(name)
         try:
-            told = samples(client)
+            found = samples(client)
         finally:
             services.restart(name)
-        assert told[f"ringcache_node_up {name}"] == 0
-        assert sum(value for each, value in told.items() if each.startswith("ringcache_node_up")) == 2
-        assert ("ringcache_misses_total" in told) is (number != keeps)
+        assert found[f"ringcache_node_up {name}"] == 0
+        assert sum(value for each, value in found.items() if each.startswith("ringcache_node_up")) == 2
+        assert ("ringcache_misses_total" in found) is (number != keeper)
         for node in ring_cache.client.nodes:
             assert node.breaker is not None
             node.breaker.close()
 
 
-def test_what_the_queue_does_not_tell_is_not_told(client: Client, services: Services) -> None:
-    """A nought would look well, and a sum that falls to it would rise again when the node is back."""
-    told = samples(client)
-    assert (told["ringcache_queue_node_up queue-a"], told["ringcache_behind_waiting"]) == (1, 0)
-    assert {"ringcache_behind_rows_total", "ringcache_drain_seconds_count"} <= told.keys()
+def test_a_queue_that_does_not_answer_has_no_samples(client: Client, services: Services) -> None:
+    """A 0 would look well, and a total that fell to 0 would rise again when the node is back."""
+    found = samples(client)
+    assert (found["ringcache_queue_node_up queue-a"], found["ringcache_behind_waiting"]) == (1, 0)
+    assert {"ringcache_behind_rows_total", "ringcache_drain_seconds_count"} <= found.keys()
     services.kill("queue-a")
     try:
-        told = samples(client)
+        found = samples(client)
     finally:
         restart_queue(services)
-    assert told["ringcache_queue_node_up queue-a"] == 0
+    assert found["ringcache_queue_node_up queue-a"] == 0
     unknown = ("waiting", "oldest_seconds", "rows_total")
-    assert not {f"ringcache_behind_{name}" for name in unknown} & told.keys()
-    assert (told["ringcache_behind_parked"], told["ringcache_outbox_up"]) == (0, 1)
+    assert not {f"ringcache_behind_{name}" for name in unknown} & found.keys()
+    assert (found["ringcache_behind_parked"], found["ringcache_outbox_up"]) == (0, 1)
 
 
-def test_what_the_database_does_not_tell_is_not_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what is owed nor what landed; what waits is the queue's to tell."""
+def test_a_database_that_does_not_answer_has_no_samples(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither pending deletes nor drained rows; what is queued is known from the queue."""
 
     def refuse(*_: Any) -> None:
         raise OperationalError("the connection is closed")
 
     assert samples(client)["ringcache_outbox_up"] == 1
     monkeypatch.setattr(CursorWrapper, "execute", refuse)
-    told = samples(client)
-    assert told["ringcache_outbox_up"] == 0
+    found = samples(client)
+    assert found["ringcache_outbox_up"] == 0
     unknown = ("outbox_lag_seconds", "outbox_rows", "behind_parked", "behind_rows_total")
-    assert not {f"ringcache_{name}" for name in unknown} & told.keys()
-    assert (told["ringcache_queue_node_up queue-a"], told["ringcache_behind_waiting"]) == (1, 0)
+    assert not {f"ringcache_{name}" for name in unknown} & found.keys()
+    assert (found["ringcache_queue_node_up queue-a"], found["ringcache_behind_waiting"]) == (1, 0)
 
 
-def test_nobody_else_may_see_it(client: Client, settings: Any) -> None:
-    """Neither strangers, nor users without the permission, nor without a token those who send none."""
+def test_others_are_refused(client: Client, settings: Any) -> None:
+    """A wrong token, an empty one, none, and users without the permission."""
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": ""}):
         assert client.get("/metrics/", headers=headers).status_code == 403
     settings.RINGCACHE_METRICS_TOKEN = ""
@@ -128,18 +132,15 @@ def test_nobody_else_may_see_it(client: Client, settings: Any) -> None:
     assert client.post("/metrics/").status_code == 405
 
 
-def test_the_dashboard_asks_for_what_there_is(client: Client) -> None:
-    """Each expression names metrics that are exported, and adds none up over those that export them.
-
-    Every process exports the figures of all, so a sum over processes tells of more than there is.
-    """
+def test_the_dashboard_uses_metrics_that_exist(client: Client) -> None:
+    """No expression sums over processes: each process exports the figures of all."""
     record_run("tick")
-    told = {name.partition(" ")[0] for name in samples(client)}
+    found = {name.partition(" ")[0] for name in samples(client)}
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(expressions) > 8
     for expression in expressions:
         names = re.findall(r"ringcache_\w+", expression)
         assert names
-        assert set(names) <= told, expression
+        assert set(names) <= found, expression
         assert "sum" not in expression

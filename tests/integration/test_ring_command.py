@@ -1,4 +1,4 @@
-"""``manage.py ring``, as people and scripts run it."""
+"""``manage.py ring``, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ pytestmark = [
 
 
 def command(*words: str, code: int = 0) -> dict[str, Any]:
-    """Run ``ring`` and return what it says as JSON."""
+    """Run ``ring`` with ``--json``; return its object."""
     out, ended = StringIO(), 0
     try:
         call_command("ring", *words, "--json", stdout=out, stderr=StringIO())
     except SystemExit as end:
         ended = int(end.code or 0)
     assert ended == code, out.getvalue()
-    told: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
-    return told
+    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return report
 
 
-def test_status_tells_each_node(services: Services) -> None:
-    """And exits with 1 while one is down."""
-    told = command("status", "--alias", "default")["aliases"]["default"]
-    assert [(each["node"], each["state"]) for each in told] == [
+def test_status_shows_each_node(services: Services) -> None:
+    """It exits with 1 while one is down."""
+    report = command("status", "--alias", "default")["aliases"]["default"]
+    assert [(each["node"], each["state"]) for each in report] == [
         ("ring-a", "up"),
         ("ring-b", "up"),
         ("ring-c", "up"),
@@ -54,31 +54,31 @@ def test_status_tells_each_node(services: Services) -> None:
     assert "allkeys-lfu" in out.getvalue()
     services.kill("ring-b")
     try:
-        told = command("status", code=1)
+        report = command("status", code=1)
     finally:
         services.restart("ring-b")
-    assert [each["state"] for each in told["aliases"]["default"]] in (
+    assert [each["state"] for each in report["aliases"]["default"]] in (
         ["up", "ejected", "up"],
         ["up", "down", "up"],  # its idle connections were reset: one failure, and not yet three
     )
 
 
-def test_status_tells_that_a_node_is_owed_deletes(
+def test_status_shows_that_a_node_missed_deletes(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It answers again, and somebody has yet to tell it what it missed."""
+    """It answers again, and the missed delete is still to be replayed."""
     monkeypatch.setattr(Node, "_spawn", lambda *_: None)
     client = ring_cache.client
     node = client.nodes[client.ring.owner(ring_cache.key_bytes("k"))]
     assert node.breaker is not None
     node.breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
     ring_cache.delete("k")
-    [told] = [each for each in command("status", code=1)["aliases"]["default"] if each["node"] == node.name]
-    assert told["state"] == "ejected"
+    [report] = [each for each in command("status", code=1)["aliases"]["default"] if each["node"] == node.name]
+    assert report["state"] == "ejected"
     node.breaker.close()
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
-    told = {each["node"]: (each["state"], each["owed"]) for each in command("status")["aliases"]["default"]}
-    assert told == dict.fromkeys(client.ring.names, ("up", 0)) | {node.name: ("replaying", 1)}
+    report = {each["node"]: (each["state"], each["owed"]) for each in command("status")["aliases"]["default"]}
+    assert report == dict.fromkeys(client.ring.names, ("up", 0)) | {node.name: ("replaying", 1)}
     relay()
     assert {each["state"] for each in command("status")["aliases"]["default"]} == {"up"}
 
@@ -98,38 +98,38 @@ def test_status_calls_a_healthy_node_up_while_another_is_down(
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
     write_row("default", {"default": {keys[0], keys[1]}})
     write_row("default", {"default": {keys[2]}})
-    told = {
+    report = {
         each["node"]: (each["state"], each["owed"])
         for each in command("status", code=1)["aliases"]["default"]
     }
-    assert told == {"ring-a": ("ejected", 1), "ring-b": ("up", 0), "ring-c": ("up", 0)}
+    assert report == {"ring-a": ("ejected", 1), "ring-b": ("up", 0), "ring-c": ("up", 0)}
 
 
-def test_owner_tells_where_a_key_is_and_what_it_holds(ring_cache: RingCache) -> None:
-    """Of any version."""
+def test_owner_shows_the_node_of_a_key_and_its_record(ring_cache: RingCache) -> None:
+    """For any version."""
     ring_cache.set("k", {"a": 1}, 100, version=3)
-    told = command("owner", "k", "--version", "3")
+    report = command("owner", "k", "--version", "3")
     assert (
-        told["owner"]
+        report["owner"]
         == ring_cache.client.ring.names[ring_cache.client.ring.owner(ring_cache.key_bytes("k", 3))]
     )
-    assert (told["holds"], told["ttl_seconds"] > 90) == ("value", True)
+    assert (report["holds"], report["ttl_seconds"] > 90) == ("value", True)
     assert command("owner", "other")["holds"] == "nothing"
 
 
-def test_plan_tells_what_would_move(ring_cache: RingCache) -> None:
+def test_plan_says_how_many_keys_move(ring_cache: RingCache) -> None:
     """A fourth node takes its quarter, and nothing else moves."""
     urls = [node.address.setting for node in ring_cache.client.nodes]
-    told = command("plan", *urls, "redis://10.0.0.9:6379/0?name=ring-d")
-    assert 0.22 < told["moved"] < 0.28
-    assert told["nodes"]["ring-d"]["now"] == 0
+    report = command("plan", *urls, "redis://10.0.0.9:6379/0?name=ring-d")
+    assert 0.22 < report["moved"] < 0.28
+    assert report["nodes"]["ring-d"]["now"] == 0
     assert command("plan", *urls)["moved"] == 0
     with pytest.raises(CommandError, match="ring plan"):
         call_command("ring", "plan", "nonsense")
 
 
 def test_plan_prints_the_settings_of_each_deploy(ring_cache: RingCache, services: Services) -> None:
-    """Pasted below CACHES they are what the ring is changed by; no password is among them."""
+    """Pasted below CACHES they change the ring, deploy by deploy; they hold no password."""
     old = services.ring_urls
     new = [*old, "redis://me:hunter2@10.0.0.9:6379/1?name=ring-d&weight=2"]
     text = command("plan", *new)["settings"]
@@ -139,7 +139,7 @@ def test_plan_prints_the_settings_of_each_deploy(ring_cache: RingCache, services
     found = []
     for deploy in deploys:
         pasted: dict[str, Any] = {"CACHES": {"default": {"LOCATION": [], "OPTIONS": {"stale_for": 5}}}}
-        exec(f"{head}#{deploy}", pasted)  # it is settings, as one would paste them
+        exec(f"{head}#{deploy}", pasted)  # as people paste them into settings
         block = pasted["CACHES"]["default"]
         found.append(RingOptions.read(block["LOCATION"], block["OPTIONS"], "CACHES['default']"))
         assert found[-1].stale_for == 5
@@ -156,19 +156,19 @@ def name_of(node: NodeAddress) -> str:
     return node.name
 
 
-def test_plan_counts_what_a_server_that_is_replaced_under_its_name_moves(ring_cache: RingCache) -> None:
-    """All that it owns; a server that is called otherwise is no change that can be made."""
+def test_plan_counts_the_keys_of_a_server_that_is_replaced_under_its_name(ring_cache: RingCache) -> None:
+    """All of its keys move. To rename a server is refused."""
     urls = [node.address.setting for node in ring_cache.client.nodes]
-    told = command("plan", "redis://10.0.0.9:6379/0?name=ring-a", *urls[1:])
-    assert told["moved"] == told["nodes"]["ring-a"]["now"] == told["nodes"]["ring-a"]["then"]
-    told = command("plan", urls[0].replace("ring-a", "ring-x"), *urls[1:], code=1)
-    assert "has as 'ring-x' the server that LOCATION has as 'ring-a'" in told["fault"]
-    assert told["settings"] is None
+    report = command("plan", "redis://10.0.0.9:6379/0?name=ring-a", *urls[1:])
+    assert report["moved"] == report["nodes"]["ring-a"]["now"] == report["nodes"]["ring-a"]["then"]
+    report = command("plan", urls[0].replace("ring-a", "ring-x"), *urls[1:], code=1)
+    assert "has as 'ring-x' the server that LOCATION has as 'ring-a'" in report["fault"]
+    assert report["settings"] is None
 
 
 @pytest.fixture
 def changing(settings: Any, services: Services) -> Iterator[RingCache]:
-    """The default alias while its ring of one is entered by a second node, with a third in its gutter."""
+    """The default alias while a second node joins its ring of one, with a third node in its gutter."""
     a, b, c = services.ring_urls
     block = settings.CACHES["default"] | {"LOCATION": [a], "OPTIONS": {"joining": [a, b], "gutter": [c]}}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
@@ -177,10 +177,10 @@ def changing(settings: Any, services: Services) -> Iterator[RingCache]:
         yield cache
 
 
-def test_status_tells_the_nodes_beside_the_ring(changing: RingCache, services: Services) -> None:
-    """What they are there for stands where others have their share; doctor looks at them, too."""
-    told = command("status", "--alias", "default")["aliases"]["default"]
-    assert [(each["node"], each["state"], each["share"]) for each in told] == [
+def test_status_shows_the_nodes_beside_the_ring(changing: RingCache, services: Services) -> None:
+    """Their role is shown instead of a share; doctor checks them too."""
+    report = command("status", "--alias", "default")["aliases"]["default"]
+    assert [(each["node"], each["state"], each["share"]) for each in report] == [
         ("ring-a", "up", "100.0%"),
         ("ring-b", "up", "joining"),
         ("ring-c", "up", "gutter"),
@@ -208,8 +208,8 @@ def test_doctor_compares_the_nodes_of_the_ring_with_the_settings(settings: Any, 
 
 
 @pytest.mark.parametrize("words", [("cleanup",), ("cleanup", "--yes")])
-def test_cleanup_waits_for_the_end_of_a_change(changing: RingCache, words: tuple[str, ...]) -> None:
-    """What a node holds and does not own is what the change goes by."""
+def test_cleanup_is_refused_during_a_ring_change(changing: RingCache, words: tuple[str, ...]) -> None:
+    """The change reads keys from nodes that do not own them."""
     with pytest.raises(
         CommandError, match="end the ring change first: until then nodes are read for keys of others"
     ):
@@ -217,8 +217,8 @@ def test_cleanup_waits_for_the_end_of_a_change(changing: RingCache, words: tuple
     assert "being changed already" in command("plan", "redis://h:1?name=x", code=1)["fault"]
 
 
-def test_doctor_tells_what_to_set(ring_cache: RingCache) -> None:
-    """For each node."""
+def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
+    """The fault names the alias, the node and the setting."""
     assert command("doctor") == {"faults": [], "well": True}
     node = ring_cache.client.nodes[0]
     node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
@@ -230,7 +230,7 @@ def test_doctor_tells_what_to_set(ring_cache: RingCache) -> None:
 
 
 def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:
-    """After a change of nodes; without ``--yes`` it only counts."""
+    """After a ring change; without ``--yes`` it only counts them."""
     ring_cache.set_many({f"k{n}": n for n in range(30)})
     key = ring_cache.key_bytes("k0")
     owner = ring_cache.client.ring.owner(key)
@@ -242,21 +242,21 @@ def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:
     assert len(ring_cache.get_many([f"k{n}" for n in range(30)])) == 30
 
 
-def test_an_alias_that_is_no_ring_is_told() -> None:
-    """With those that are."""
+def test_an_alias_that_is_not_a_ring_is_refused() -> None:
+    """The message names the aliases that are."""
     with pytest.raises(CommandError, match="'x' is not a ring cache; the ring caches are: default"):
         call_command("ring", "status", "--alias", "x")
 
 
-def test_configure_tells_that_there_is_nothing_to_set() -> None:
-    """And does not claim that the nodes are set as settings say that there are not."""
+def test_configure_says_that_there_is_nothing_to_set() -> None:
+    """Without OPTIONS['eviction'] it does not claim that the nodes agree with it."""
     out = StringIO()
     call_command("ring", "configure", "--alias", "default", stdout=out)
     assert out.getvalue() == "default: OPTIONS['eviction'] is not set, so there is nothing to configure\n"
 
 
-def test_configure_tells_what_it_cannot_see(settings: Any, services: Services) -> None:
-    """A node that does not answer may be set to anything."""
+def test_configure_reports_a_node_that_does_not_answer(settings: Any, services: Services) -> None:
+    """Its settings are unknown."""
     block = settings.CACHES["default"]
     eviction = {"maxmemory": "256mb", "policy": "allkeys-lfu"}
     options = block.get("OPTIONS", {}) | {"eviction": eviction}
@@ -264,23 +264,23 @@ def test_configure_tells_what_it_cannot_see(settings: Any, services: Services) -
         assert command("configure")["well"] is True
         services.kill("ring-b")
         try:
-            told = command("configure", "--yes", code=1)
+            report = command("configure", "--yes", code=1)
         finally:
             services.restart("ring-b")
-    assert (told["aliases"], told["well"]) == ({"default": []}, False)
-    assert "ring-b" in told["unseen"]["default"][0]
+    assert (report["aliases"], report["well"]) == ({"default": []}, False)
+    assert "ring-b" in report["unseen"]["default"][0]
 
 
-def test_configure_has_the_nodes_evict_as_the_settings_say(settings: Any) -> None:
-    """It tells first, exiting with 1, and sets with ``--yes``; doctor tells it, too."""
+def test_configure_sets_the_nodes_as_in_the_settings(settings: Any) -> None:
+    """Without ``--yes`` it lists the differences and exits with 1; doctor reports them too."""
     block = settings.CACHES["default"]
     options = block.get("OPTIONS", {}) | {"eviction": {"maxmemory": "200mb", "policy": "allkeys-lru"}}
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
         cache: Any = caches["default"]
         before = [(node.name, node.call((b"CONFIG", b"GET", b"maxmemory*"))) for node in cache.client.nodes]
-        told = command("configure", "--alias", "default", code=1)
-        assert len(told["aliases"]["default"]) == 6
-        assert told["aliases"]["default"][0] == {
+        report = command("configure", "--alias", "default", code=1)
+        assert len(report["aliases"]["default"]) == 6
+        assert report["aliases"]["default"][0] == {
             "node": "ring-a",
             "setting": "maxmemory",
             "now": str(256 * 1024**2),
@@ -298,7 +298,7 @@ def test_configure_has_the_nodes_evict_as_the_settings_say(settings: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("eviction", "says"),
+    ("eviction", "message"),
     [
         ({"policy": "noeviction"}, "must be one of allkeys-lfu"),
         ({"maxmemory": "much"}, "must be"),
@@ -307,8 +307,8 @@ def test_configure_has_the_nodes_evict_as_the_settings_say(settings: Any) -> Non
         ({"size": 1}, "unknown option"),
     ],
 )
-def test_faults_of_eviction_are_told(eviction: Any, says: str) -> None:
+def test_faults_of_eviction_are_reported(eviction: Any, message: str) -> None:
     """With the path of the setting."""
-    with pytest.raises(ConfigurationError, match=says) as raised:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         RingOptions.read("redis://h:1?name=a", {"eviction": eviction}, "CACHES['default']")
     assert "['OPTIONS']['eviction']" in str(raised.value)

@@ -1,4 +1,4 @@
-"""``ring simulate``: what caches of some sizes would find, of a trace or of the running site."""
+"""``ring simulate``: hit ratios of caches of several sizes, from a trace or from the running site."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ pytestmark = [
 def simulate(*words: str) -> dict[str, Any]:
     out = StringIO()
     call_command("ring", "simulate", *words, "--json", stdout=out)
-    told: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
-    return told
+    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return report
 
 
 @pytest.fixture
@@ -42,23 +42,25 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_trace_is_told_by_policy_and_size(trace: Path, tmp_path: Path) -> None:
-    """With what is enough in a sentence, and a picture."""
+def test_a_trace_is_simulated_by_policy_and_size(trace: Path, tmp_path: Path) -> None:
+    """With a sentence about the smallest size that is enough, and a chart."""
     picture = tmp_path / "misses.svg"
-    told = simulate(str(trace), "--sizes", "100,10,20", "--keep", "80", "--svg", str(picture))
-    assert told["sizes"] == [10, 20, 100]
-    assert {"LRU", "LFU", "W-TinyLFU", "S3-FIFO", "ARC", "Redis LRU", "Redis LFU"} == set(told["hit_ratios"])
-    for ratios in told["hit_ratios"].values():
+    report = simulate(str(trace), "--sizes", "100,10,20", "--keep", "80", "--svg", str(picture))
+    assert report["sizes"] == [10, 20, 100]
+    assert {"LRU", "LFU", "W-TinyLFU", "S3-FIFO", "ARC", "Redis LRU", "Redis LFU"} == set(
+        report["hit_ratios"]
+    )
+    for ratios in report["hit_ratios"].values():
         assert ratios[-1] == pytest.approx(1 - 100 / 3000, abs=1e-3)
         assert ratios[0] < ratios[-1]
-    assert "keep 80% of the 96.7% of requests that 100 entries find" in told["advice"]
+    assert "keep 80% of the 96.7% of reads that hit with 100 entries" in report["advice"]
     root = ET.fromstring(picture.read_text())  # our own
     assert len(root.findall("{http://www.w3.org/2000/svg}polyline")) == 7
 
 
 @pytest.mark.filterwarnings("ignore:Cache key contains characters")
-def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
-    """Keys of the alias alone, from all nodes, one key or many; what they take is told in megabytes."""
+def test_the_reads_of_the_site_can_be_simulated(ring_cache: RingCache) -> None:
+    """Only keys of the alias, from all nodes, of single and many-key reads; with their memory."""
     ring_cache.set("page 1", b"x" * 10_000)
     stop = threading.Event()
 
@@ -72,19 +74,19 @@ def test_what_the_site_reads_can_be_listened_to(ring_cache: RingCache) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        told = simulate("--live", "0.5", "--sizes", "5")
+        report = simulate("--live", "0.5", "--sizes", "5")
     finally:
         stop.set()
         reader.join()
-    assert told["requests"] > 8
-    assert 10_000 < told["entry_bytes"] < 11_000  # of the five keys one is there
-    assert "5 entries (about 0.05" in told["advice"]
-    assert told["hit_ratios"]["LRU"][0] == pytest.approx(1 - 5 / told["requests"], abs=1e-3)
+    assert report["requests"] > 8
+    assert 10_000 < report["entry_bytes"] < 11_000  # one of the five keys exists
+    assert "5 entries (about 0.05" in report["advice"]
+    assert report["hit_ratios"]["LRU"][0] == pytest.approx(1 - 5 / report["requests"], abs=1e-3)
 
 
 @pytest.mark.hangs
-def test_a_node_that_cannot_be_listened_to_is_told(ring_cache: RingCache, services: Services) -> None:
-    """By its name."""
+def test_a_node_that_does_not_answer_is_an_error(ring_cache: RingCache, services: Services) -> None:
+    """The message names it."""
     services.stop("ring-b")
     try:
         with pytest.raises(CommandError, match="node 'ring-b' did not answer"):
@@ -93,22 +95,22 @@ def test_a_node_that_cannot_be_listened_to_is_told(ring_cache: RingCache, servic
         services.resume("ring-b")
 
 
-def test_a_write_is_no_read(tmp_path: Path) -> None:
-    """It brings its key into the cache: keys that are read once are never found, those read after it are."""
+def test_a_write_is_not_a_read(tmp_path: Path) -> None:
+    """It stores its key: a key that is read once misses, unless it was written before."""
     path = tmp_path / "once.csv"
     once = "".join(f"{n},k{n},2,9,1,{op},0\n" for n in range(500) for op in ("get", "set"))
     path.write_text(once)
-    told = simulate(str(path), "--sizes", "400")
-    assert (told["requests"], told["writes"]) == (500, 500)
-    assert {ratio for ratios in told["hit_ratios"].values() for ratio in ratios} == {0.0}
+    report = simulate(str(path), "--sizes", "400")
+    assert (report["requests"], report["writes"]) == (500, 500)
+    assert {ratio for ratios in report["hit_ratios"].values() for ratio in ratios} == {0.0}
     path.write_text("".join(f"{n},k{n},2,9,1,{op},0\n" for n in range(500) for op in ("set", "get")))
-    told = simulate(str(path), "--sizes", "400")
-    assert {ratio for ratios in told["hit_ratios"].values() for ratio in ratios} == {1.0}
+    report = simulate(str(path), "--sizes", "400")
+    assert {ratio for ratios in report["hit_ratios"].values() for ratio in ratios} == {1.0}
 
 
-def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of the same share of its size finds much the same share; writes stay with their keys."""
-    monkeypatch.setattr(simulation, "MOST_REQUESTS", 10_000)
+def test_a_long_trace_is_sampled_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is smaller by the same share has about the same hit ratio; writes stay with their keys."""
+    monkeypatch.setattr(simulation, "MAX_REQUESTS", 10_000)
     trace = Trace.of_reads(
         [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
     )
@@ -123,8 +125,8 @@ def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("policy", [SampledLRU, SampledLFU])
-def test_a_sampled_policy_keeps_what_is_used(policy: Any) -> None:
-    """And never more than it may."""
+def test_a_sampled_policy_keeps_the_keys_in_use(policy: Any) -> None:
+    """And never more than its capacity."""
     cache = policy(50)
     for turn in range(200):
         for key in range(10):
@@ -136,28 +138,28 @@ def test_a_sampled_policy_keeps_what_is_used(policy: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ((), "name a trace, or --live SECONDS"),
         (("nothing.lis",), "nothing.lis: there is no such file"),
         (("--live", "0.01"), "no key was read"),
     ],
 )
-def test_bad_input_is_told(words: Iterator[str], says: str) -> None:
-    """Before anything is played."""
-    with pytest.raises(CommandError, match=says):
+def test_bad_input_is_refused(words: Iterator[str], message: str) -> None:
+    """Before anything is simulated."""
+    with pytest.raises(CommandError, match=message):
         simulate(*words)
 
 
-def test_bad_sizes_are_told(trace: Path) -> None:
-    """As is a share that cannot be kept."""
+def test_bad_sizes_are_refused(trace: Path) -> None:
+    """So is a share that is not a percentage."""
     with pytest.raises(CommandError, match="--sizes are whole numbers from 1"):
         simulate(str(trace), "--sizes", "10,x")
     with pytest.raises(CommandError, match="--keep is a number above 0"):
         simulate(str(trace), "--keep", "0")
 
 
-def test_a_picture_that_cannot_be_written_is_told_first(trace: Path, tmp_path: Path) -> None:
+def test_a_chart_that_cannot_be_written_is_refused_first(trace: Path, tmp_path: Path) -> None:
     """Not after the whole simulation."""
     with pytest.raises(CommandError, match=r"--svg: .*nowhere/x.svg cannot be written: No such file"):
         simulate(str(trace), "--svg", str(tmp_path / "nowhere" / "x.svg"))

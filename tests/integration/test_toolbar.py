@@ -1,4 +1,4 @@
-"""django-debug-toolbar's cache panel, with what a ring cache has besides."""
+"""The panel for django-debug-toolbar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def panel(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A panel that records; what it wraps is put back."""
+    """An enabled panel; the methods that it wraps are restored."""
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "debug_toolbar"]
     from debug_toolbar.toolbar import DebugToolbar
 
@@ -40,7 +40,7 @@ def panel(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_our_calls_are_shown_beside_djangos(panel: Any) -> None:
-    """Each once, whatever it asks in turn; hits and misses as Django's panel counts them."""
+    """Each call once, without the calls that it makes in turn."""
     Article.objects.create(pk=1, slug="x", title="X")
     panel.calls.clear()
     cache = cache_of("default")
@@ -60,8 +60,8 @@ def test_our_calls_are_shown_beside_djangos(panel: Any) -> None:
     assert all(call["time"] > 0 for call in panel.calls)
 
 
-def test_nothing_is_recorded_where_nobody_asks(panel: Any) -> None:
-    """The calls are made all the same."""
+def test_nothing_is_recorded_while_the_panel_is_disabled(panel: Any) -> None:
+    """The calls return their results all the same."""
     panel.disable_instrumentation()
     assert cache_of("default").pttl("k") == 0
     assert panel.calls == []

@@ -1,4 +1,4 @@
-"""``demo`` and ``replay`` as a person or a script runs them, whole, on the run's services."""
+"""Management commands as processes of their own, on the services of the test run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("empty_nodes")
 
 @pytest.fixture
 def environment(services: Services) -> Iterator[dict[str, str]]:
-    """The run's services, with an empty database of the test's own, and the project's own settings."""
+    """The services of the run with an empty database, and the settings of the project."""
     url = services.database_url
     assert url is not None
     with psycopg.connect(url, autocommit=True) as admin:
@@ -49,7 +49,7 @@ def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """A small trace: 1,500 requests over 100 blocks, some much more often than others."""
+    """A small trace: 1,500 requests of 100 blocks, some of them much more often than others."""
     path = tmp_path / "small.lis.gz"
     lines = "".join(f"{number * number % 97 + number % 4} 1 0 {number}\n" for number in range(1500))
     path.write_bytes(gzip.compress(lines.encode()))
@@ -58,14 +58,14 @@ def trace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rabbitmq(tmp_path: Path) -> Iterator[str]:
-    """The URL of a RabbitMQ of the test's own; without its server the test is skipped."""
+    """The URL of a RabbitMQ server that is started for the test; skipped where it is not installed."""
     server = shutil.which("rabbitmq-server", path=f"/usr/lib/rabbitmq/bin{os.pathsep}{os.defpath}")
     if server is None:
         pytest.skip("rabbitmq-server is not installed")
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
             probe.bind(("", 0))
-        port, distribution_port = one.getsockname()[1], other.getsockname()[1]
+        port, distribution_port = first.getsockname()[1], second.getsockname()[1]
     settings = {
         "HOME": str(tmp_path),
         "RABBITMQ_NODENAME": f"ringcache-{port}@localhost",
@@ -91,7 +91,7 @@ def rabbitmq(tmp_path: Path) -> Iterator[str]:
 
 
 def accepts(port: int) -> bool:
-    """Return whether a server listens; wait a moment if none does."""
+    """Return whether a server listens on a port; wait a moment if none does."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -102,76 +102,76 @@ def accepts(port: int) -> bool:
 
 @pytest.mark.parametrize(("processes", "pool"), [("1", "prefork"), ("2", "threads")])
 def test_a_replay_is_exact(environment: dict[str, str], trace: Path, processes: str, pool: str) -> None:
-    """Every request is played, hits and misses are the reads, and Postgres holds what was written."""
+    """Every read is a hit or a miss, and Postgres has every write."""
     environment |= {"CELERY_WORKER_POOL": pool}
-    told = last_line(
+    report = last_line(
         run(environment, "replay", str(trace), "--writes", "0.2", "--processes", processes, "--json")
     )
-    assert list(told) == [
+    assert list(report) == [
         "trace", "requests", "reads", "writes", "hits", "misses", "hit_ratio", "queries",
         "stale_sets_refused", "drained_rows", "seconds", "requests_per_second", "exact",
     ]  # fmt: skip
-    assert told["exact"] is True
-    assert told["requests"] == told["reads"] + told["writes"] == 1500
-    assert told["hits"] + told["misses"] == told["reads"]
-    assert 0 < told["drained_rows"] <= told["writes"]
-    assert told["hit_ratio"] > 0.5
+    assert report["exact"] is True
+    assert report["requests"] == report["reads"] + report["writes"] == 1500
+    assert report["hits"] + report["misses"] == report["reads"]
+    assert 0 < report["drained_rows"] <= report["writes"]
+    assert report["hit_ratio"] > 0.5
 
 
 def test_rabbitmq_may_be_the_broker(environment: dict[str, str], trace: Path, rabbitmq: str) -> None:
-    """Whatever carries the tasks, what they land is exact."""
+    """The broker does not change the result."""
     environment |= {"CELERY_BROKER_URL": rabbitmq}
-    told = last_line(run(environment, "replay", str(trace), "--writes", "0.2", "--json"))
-    assert told["exact"] is True
-    assert told["drained_rows"] > 0
+    report = last_line(run(environment, "replay", str(trace), "--writes", "0.2", "--json"))
+    assert report["exact"] is True
+    assert report["drained_rows"] > 0
 
 
 def test_the_demo_ends_well(environment: dict[str, str]) -> None:
-    """A load, a summary, and exit code 0 because Postgres holds exactly what was written."""
-    told = last_line(run(environment, "demo", "--seconds", "2", "--port", "8000", "--json"))
-    assert told["exact"] is True
-    assert told["errors"] == 0
-    assert told["reads"] > 0
-    assert told["writes_behind"] > 0
-    assert told["rows_landed"] > 0
+    """It exits with 0 because Postgres has exactly what was written."""
+    report = last_line(run(environment, "demo", "--seconds", "2", "--port", "8000", "--json"))
+    assert report["exact"] is True
+    assert report["errors"] == 0
+    assert report["reads"] > 0
+    assert report["writes_behind"] > 0
+    assert report["rows_landed"] > 0
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["replay", "nothing.lis"], "nothing.lis: there is no such file. Nothing was replayed."),
-        (["replay", __file__], "of no known format"),
+        (["replay", __file__], "unknown format"),
         (["replay", "x.lis", "--writes", "2"], "a share is a number from 0 to 1, not '2'"),
         (["replay", "x.lis", "--requests", "0"], "a whole number from 1, not '0'"),
         (["demo", "--seconds", "0"], "--seconds must be above 0, not 0"),
     ],
 )
-def test_bad_input_is_told_and_starts_nothing(words: list[str], says: str) -> None:
-    """On the error stream, with an exit code that is not 0, and without a traceback."""
+def test_bad_input_is_refused_and_starts_nothing(words: list[str], message: str) -> None:
+    """With a message on the error stream, an exit code that is not 0, and no traceback."""
     finished = run(dict(os.environ), *words)
     assert finished.returncode != 0
-    assert says in finished.stderr
+    assert message in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
-def test_bad_settings_are_told_by_the_system_check() -> None:
-    """In the words of the exception, with the alias."""
+def test_bad_settings_are_reported_by_the_system_check() -> None:
+    """With the text of the exception, which names the setting."""
     environment = os.environ | {"RING_NODES": "redis://a?name=x,redis://b?name=x"}
     finished = run(environment, "check")
     assert finished.returncode != 0
     assert "(ringcache.E001) CACHES['default']['LOCATION'][1]: a second node is named 'x'" in finished.stderr
 
 
-def test_djangos_options_are_taken_after_the_action(environment: dict[str, str]) -> None:
-    """As Django's own commands take them anywhere, ``--settings`` included."""
+def test_django_options_may_follow_the_action(environment: dict[str, str]) -> None:
+    """``--settings`` included, which Django reads before it knows the command."""
     environment |= {"DJANGO_SETTINGS_MODULE": "no.such.settings"}
     words = ["-v", "2", "--settings=cacheproject.settings", "--pythonpath=.", "--traceback", "--no-color"]
-    told = last_line(run(environment, "ring", "status", "--json", *words))
-    assert told["well"] is True
+    report = last_line(run(environment, "ring", "status", "--json", *words))
+    assert report["well"] is True
 
 
-def test_a_port_of_something_else_is_told(environment: dict[str, str], services: Services) -> None:
-    """Here it is Postgres' own."""
+def test_a_port_of_another_server_is_reported(environment: dict[str, str], services: Services) -> None:
+    """Here it is the port of Postgres."""
     assert services.database_url is not None
     port = services.database_url.rpartition(":")[2].partition("/")[0]
     environment |= {"RING_NODES": f"redis://127.0.0.1:{port}/0?name=ring-a"}

@@ -48,28 +48,28 @@ def test_each_format_is_known_by_its_first_line(
 
 def test_only_the_first_requests_are_read_if_asked(tmp_path: Path) -> None:
     """What comes after them is not even looked at."""
-    assert len(read_trace(write(tmp_path, "trace", ARC + "broken"), most=3)) == 3
+    assert len(read_trace(write(tmp_path, "trace", ARC + "broken"), limit=3)) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("hello world\n", "line 1: of no known format"),
+        ("hello world\n", "line 1: unknown format"),
         (
             ARC + "7 1 0\n",
             "line 4: not 'first block, number of blocks, ignored, request number': '7 1 0'; 4 requests",
         ),
         (CLOUDPHYSICS + "1,0,99,1,1\n", "line 4: not 'version,time,op,size,lbn' with op 28 or 2a"),
         (TWITTER + "1\n", "line 4: not 'time,key,"),
-        ("7 1000000000000 0 0\n", "of no known format"),
-        (ARC + "7 0 0 0\n", "line 4: a request is for 1 to 1000000 blocks, not 0"),
-        (ARC + "-7 1 0 0\n", "line 4: a block's number has 63 bits, not -7"),
-        ("", "holds no request"),
+        ("7 1000000000000 0 0\n", "unknown format"),
+        (ARC + "7 0 0 0\n", "line 4: a request has 1 to 1000000 blocks, not 0"),
+        (ARC + "-7 1 0 0\n", "line 4: a block's number is from 0 to 2^63 - 1, not -7"),
+        ("", "has no requests"),
         ("\xff\xfe", "line 1"),
     ],
 )
 def test_a_broken_trace_names_its_line(tmp_path: Path, text: str, says: str) -> None:
-    """And how many requests stand before it."""
+    """And how many requests before it were read."""
     with pytest.raises(TraceError) as raised:
         read_trace(write(tmp_path, "trace", text))
     assert says in str(raised.value)
@@ -104,10 +104,10 @@ def test_a_missing_trace_is_told(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_reads_becomes_writes_by_the_seed(tmp_path: Path) -> None:
-    """The same for the same seed; a trace that has writes of its own is refused."""
+    """The same for the same seed; a trace that has writes already is refused."""
     trace = read_trace(write(tmp_path, "trace", ARC * 500))
     once, again, other = (trace.with_writes(0.25, seed).writes for seed in (1, 1, 2))
     assert once == again != other
     assert 0.2 < sum(once) / len(once) < 0.3
-    with pytest.raises(TraceError, match="the trace has writes of its own"):
+    with pytest.raises(TraceError, match="the trace has writes already"):
         read_trace(write(tmp_path, "other", CLOUDPHYSICS)).with_writes(0.1, 0)

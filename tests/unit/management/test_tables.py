@@ -1,4 +1,4 @@
-"""Tables that commands print."""
+"""Tables in text."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from cachebackend.management.tables import print_table
 
 @pytest.mark.parametrize("cell", ["[/k]", "[b]bold[/b]", ":fire:", "\\[x]"])
 def test_a_cell_is_printed_as_it_is(cell: str) -> None:
-    """Keys are whatever people make them, and no markup."""
+    """A key may look like markup; it is not interpreted."""
     out = StringIO()
     print_table(out, ["key"], [[cell]])
     assert out.getvalue().splitlines()[1].rstrip() == cell
 
 
 def test_a_table_fits_eighty_columns() -> None:
-    """Where nobody says how wide the paper is."""
+    """Where the output is not a terminal."""
     out = StringIO()
     print_table(out, ["key", "error"], [["k" * 30, "no " * 100]])
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
-def test_nothing_is_printed_of_nothing() -> None:
+def test_a_table_without_rows_is_not_printed() -> None:
     """Not even the names of the columns."""
     out = StringIO()
     print_table(out, ["key"], [])

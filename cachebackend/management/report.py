@@ -33,7 +33,7 @@ _STANDARD_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 class Report(NamedTuple):
-    """What an action found out.
+    """The result of an action.
 
     Attributes:
         data: The object that ``--json`` prints.

@@ -146,10 +146,10 @@ def _parked() -> tuple[int, float | None]:
     count, since = 0, None
     for using in writebehind.databases():
         with suppress(Error):
-            found = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
-            count += found["count"]
-            if found["first"] is not None:
-                first = found["first"].timestamp()
+            row = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
+            count += row["count"]
+            if row["first"] is not None:
+                first = row["first"].timestamp()
                 since = first if since is None else min(first, since)
     return count, since
 

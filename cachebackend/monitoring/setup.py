@@ -49,13 +49,17 @@ def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheEr
     ]
 
 
-def configure(client: RingClient, found: Sequence[Difference]) -> None:
-    """Set what differs, until the nodes are restarted.
+def configure(client: RingClient, differing: Sequence[Difference]) -> None:
+    """Set the settings that differ, until the nodes are restarted.
+
+    Args:
+        client: The alias' client.
+        differing: What ``differences`` returned.
 
     Raises:
         RingCacheError: A node did not answer, or refused; the nodes before it are set.
     """
-    for each in found:
+    for each in differing:
         node = client.nodes[client.ring.names.index(each.node)]
         reply = node.call((b"CONFIG", b"SET", each.setting, each.wanted))
         if isinstance(reply, RingCacheError):

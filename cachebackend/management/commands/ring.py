@@ -183,20 +183,20 @@ class Command(ReportCommand):
         return Report(data)
 
     def _configure(self, options: dict[str, Any]) -> Report:
-        found: dict[str, Any] = {}
+        differing: dict[str, Any] = {}
         unseen: dict[str, list[str]] = {}
         for alias, client in _clients(options["alias"]):
             if client.context.options.eviction is None:
                 self.say(f"{alias}: OPTIONS['eviction'] is not set, so there is nothing to configure")
                 continue
-            found[alias], errors = self._configure_alias(alias, client, sets=options["yes"])
+            differing[alias], errors = self._configure_alias(alias, client, sets=options["yes"])
             if errors:
                 unseen[alias] = errors
-        if count := sum(map(len, found.values())):
+        if count := sum(map(len, differing.values())):
             done = "were set; a node that is restarted has those of its configuration file"
             self.say(f"{count} settings {done if options['yes'] else 'differ; --yes sets them'}")
         is_well = not unseen and (options["yes"] or not count)
-        data = {"aliases": found, "unseen": unseen, "applied": options["yes"], "well": is_well}
+        data = {"aliases": differing, "unseen": unseen, "applied": options["yes"], "well": is_well}
         return Report(data, is_well)
 
     def _configure_alias(

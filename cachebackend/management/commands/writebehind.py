@@ -145,8 +145,8 @@ class Command(ReportCommand):
             counts[name] += getattr(drained, name)
 
     def _parked(self, options: dict[str, Any]) -> Report:
-        found = [each for _, each in self._chosen(options | {"all": True, "ids": []})]
-        shown = found[: options["limit"]]
+        parked = [write for _, write in self._chosen(options | {"all": True, "ids": []})]
+        shown = parked[: options["limit"]]
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "changes", "error"),
             [
@@ -154,13 +154,13 @@ class Command(ReportCommand):
                 for p in shown
             ],
         )
-        self.say(f"{len(found)} writes are parked")
+        self.say(f"{len(parked)} writes are parked")
         writes = [
             {"id": p.pk, "model": p.label, "key": p.key, "batch": p.batch, "created": p.created.isoformat()}
             | {"changes": changes_text(p), "error": p.error}
             for p in shown
         ]
-        return Report({"parked": len(found), "writes": writes}, not found)
+        return Report({"parked": len(parked), "writes": writes}, not parked)
 
     def _retry(self, options: dict[str, Any]) -> Report:
         applied, refused = 0, 0
@@ -243,18 +243,18 @@ class Command(ReportCommand):
             message = "say which: numbers as `writebehind parked` lists them, --model, or --all"
             raise CommandError(message)
         label = options["model"] and _label(options["model"])
-        found = []
+        chosen: list[tuple[str, ParkedWrite]] = []
         for using in writebehind.databases():
             writes = ParkedWrite.objects.using(using).all()
             if label:
                 writes = writes.filter(label=label)
             if options["ids"]:
                 writes = writes.filter(pk__in=options["ids"])
-            found += [(using, write) for write in writes]
-        if missing := set(options["ids"]) - {write.pk for _, write in found}:
+            chosen += [(using, write) for write in writes]
+        if missing := set(options["ids"]) - {write.pk for _, write in chosen}:
             message = f"no parked write has the number {', '.join(map(str, sorted(missing)))}"
             raise CommandError(message)
-        return found
+        return chosen
 
 
 _MODEL_HELP = "only those of a model, as app_label.model_name"

@@ -3,10 +3,54 @@
 from __future__ import annotations
 
 import pytest
+from django.db import OperationalError
 
+from cachebackend.monitoring import outbox, outbox_figures
 from cachebackend.monitoring.outbox import PendingRow, count_missed
 
 A, B, C = 0, 1, 2
+
+
+@pytest.mark.parametrize(("lag", "faults"), [(0.0, 0), (10.0, 0), (12.5, 1)])
+def test_a_delete_that_is_pending_for_long_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, lag: float, faults: int
+) -> None:
+    """It says for how long, and how to send it; the age of the oldest decides, not their number."""
+    monkeypatch.setattr(outbox, "outbox_lag", lambda _: lag)
+    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
+    monkeypatch.setattr(outbox, "connections", ["default"])
+    monkeypatch.setattr(outbox.OutboxRow, "objects", Rows())
+    figures = outbox_figures()
+    assert (figures.lag, figures.rows, len(figures.faults)) == (lag, 7, faults)
+    for fault in figures.faults:
+        assert fault.message.startswith("Deletes have been pending for 12 s: is every node up")
+
+
+def test_a_database_that_does_not_answer_leaves_the_figures_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the fault."""
+    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
+    monkeypatch.setattr(outbox, "connections", ["default"])
+
+    def refuse(_: str) -> float:
+        message = "the connection is closed"
+        raise OperationalError(message)
+
+    monkeypatch.setattr(outbox, "outbox_lag", refuse)
+    figures = outbox_figures()
+    assert (figures.lag, figures.rows) == (None, None)
+    assert [fault.message for fault in figures.faults] == [
+        "The outbox cannot be read: the connection is closed"
+    ]
+
+
+class Rows:
+    """A manager of an outbox with seven rows."""
+
+    def using(self, _: str) -> Rows:
+        return self
+
+    def count(self) -> int:
+        return 7
 
 
 def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:

@@ -178,7 +178,7 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction | argparse._VersionAction):
             continue
-        if _DJANGOS.intersection(action.option_strings):
+        if _DJANGOS.intersection(action.option_strings) or action.help == argparse.SUPPRESS:
             continue
         words = (
             " / ".join(f"`{word}`" for word in action.option_strings) or f"`{action.metavar or action.dest}`"

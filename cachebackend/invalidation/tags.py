@@ -56,7 +56,7 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
         alias: The cache alias of the tags. Default: every ring cache.
 
     Raises:
-        TypeError: A target is none of these; nothing was invalidated.
+        TypeError: A target is not one of these; nothing was invalidated.
     """
     for target in targets:
         check_tag(target)

@@ -170,13 +170,13 @@ class Command(ReportCommand):
             if client.context.ring_change is not None:
                 message = f"{alias}: end the ring change first: until then nodes are read for keys of others"
                 raise CommandError(message)
-            sweep = protocol.delete_misplaced(
+            deletion = protocol.delete_misplaced(
                 client.context,
                 ring_cache(alias).pattern,
                 delete=options["yes"],
                 progress=lambda count: self.say_progress(f"{count} keys searched"),
             )
-            count = client.run(sweep)
+            count = client.run(deletion)
             data[alias] = {"foreign": count, "deleted": count if options["yes"] else 0}
             done = "deleted" if options["yes"] else "found; --yes deletes them"
             self.say(f"{alias}: {count} keys on nodes that do not own them, {done}")

@@ -54,7 +54,7 @@ def test_a_fault_says_what_a_node_does(state: str, message: str) -> None:
 
 
 def test_a_node_is_replaying_only_if_it_answers_and_missed_deletes() -> None:
-    """A node that does not answer keeps its state, whatever is pending for it."""
+    """A node that does not answer keeps its state, also if deletes are pending for it."""
     nodes = [node("up"), node("up"), node("up"), node("ejected"), node("down")]
     assert states_with_replay(nodes, [0, 2, "all", 5, 0]) == [
         "up",

@@ -54,7 +54,7 @@ class Rows:
 
 
 def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:
-    """Return a row with so many keys on the nodes a, b and c."""
+    """Return a row with the given number of keys on each of the nodes a, b and c."""
     nodes = {"a": A, "b": B, "c": C}
     held = {nodes[name]: {f"{name}{n}".encode() for n in range(count)} for name, count in keys.items()}
     return PendingRow(held, all_keys, overdue)

@@ -15,15 +15,8 @@ from cachebackend.policies.sampled import SampledLFU, SampledLRU
 
 __all__ = ["SIMULATED", "advice", "curves", "default_sizes", "miss_ratio_chart", "sampled"]
 
-#: The policies by their usual names; each is created with its capacity in entries.
-SIMULATED: dict[str, Callable[[int], Any]] = {
-    "LRU": LRU,
-    "LFU": LFU,
-    "W-TinyLFU": TinyLFU,
-    "S3-FIFO": S3FIFO,
-    "Redis LRU": SampledLRU,
-    "Redis LFU": SampledLFU,
-}
+#: The policies that are compared, without those that need another package: the near cache's and the nodes'.
+SIMULATED: list[type[SimulatedPolicy[Any, bool]]] = [*POLICIES.values(), SampledLRU, SampledLFU]
 #: The default sizes, as shares of all keys.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 #: Of a longer trace, only the requests of a sample of its keys are simulated.
@@ -69,18 +62,22 @@ def curves(
         rate: The share of the keys that the trace is a sample of, 0 to 1.
         say: Called with a line about the next step.
     """
-    policies = SIMULATED | ({"ARC": _Arc} if _has_libcachesim() else {})
+    policies = SIMULATED.copy()
+    if _has_libcachesim():
+        policies.append(_Arc)
     hit_ratios: dict[str, list[float]] = {}
-    for name, make in policies.items():
-        say(f"{name}: {len(sizes)} sizes, {len(trace):,} requests each")
-        hit_ratios[name] = [
-            hit_ratio(make(max(1, round(size * rate))), trace.blocks, trace.writes) for size in sizes
+    for policy in policies:
+        say(f"{policy.title}: {len(sizes)} sizes, {len(trace):,} requests each")
+        hit_ratios[policy.title] = [
+            hit_ratio(policy(max(1, round(size * rate))), trace.blocks, trace.writes) for size in sizes
         ]
     return hit_ratios
 
 
 class _Arc:
     """ARC of libcachesim, with the interface of our policies."""
+
+    title: ClassVar[str] = "ARC"
 
     def __init__(self, capacity: int) -> None:
         import libcachesim  # type: ignore[import-untyped]

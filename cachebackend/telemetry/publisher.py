@@ -75,7 +75,7 @@ class _Publication(Generic[C]):
             return
         self.counters.put_back(ledger, counts)
         # The breaker logs a node that does not answer; a refusal is logged here
-        if isinstance(error, NodeReplyError) and _refusals.note():
+        if isinstance(error, NodeReplyError) and _refusals.to_log():
             extra = {"event": "fold_refused", "error": str(error)}
             logger.warning("%s; the counts of %s are published later", error, self.stem, extra=extra)
 
@@ -88,14 +88,14 @@ class _Publication(Generic[C]):
         return {number: self._read(reply) for number, reply in zip(numbers, replies, strict=True)}
 
     def _read(self, reply: Mapping[str, int] | RingCacheError) -> C | None:
-        return None if isinstance(reply, RingCacheError) else self.kind.read(reply)
+        return None if isinstance(reply, RingCacheError) else self.kind.from_dict(reply)
 
     def total(self) -> C:
         """Return the total; raises the error of its node."""
         [reply] = self.client.run(protocol.read_counts(self.client.context, [self._key(TOTAL)], copies=1))
         if isinstance(reply, RingCacheError):
             raise reply
-        return self.kind.read(reply)
+        return self.kind.from_dict(reply)
 
     def _key(self, name: str) -> bytes:
         """Return the key of a minute's hash, or of the total's; no alias' own keys look like it."""

@@ -107,7 +107,9 @@ def class_entry(cls: type[Any], name: str, hidden: frozenset[str]) -> str:
         name: What the heading calls it.
         hidden: Methods that only the library itself calls.
     """
-    own = "__init__" in vars(cls) and cls.__name__ not in {"RingCache", "CachedFunction"}
+    # typing gives a class that is derived from a Protocol an __init__ when it is first instantiated
+    is_ours = getattr(vars(cls).get("__init__"), "__module__", "").startswith("cachebackend")
+    own = is_ours and cls.__name__ not in {"RingCache", "CachedFunction"}
     head = f"### `{name}`\n\n"
     if own:
         head += f"```py\nclass {_signature(cls.__init__, cls.__name__)}\n```\n\n"

@@ -62,7 +62,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
     from cachebackend.management.commands import writebehind as commands
     from cachebackend.writebehind import drains
     from cachebackend.writebehind.backoff import Backoff
-    from tests.interleavings.explorer import StepClock
+    from tests.interleavings.clocks import StepClock
 
     clock = StepClock("drain")
     monkeypatch.setattr(drains, "_backoff", Backoff(clock))

@@ -59,7 +59,7 @@ def test_an_unreachable_database_is_not_tried_for_a_while(
     """The wait doubles with each failure, and ends when the database answers."""
     from cachebackend.writebehind import drains
     from cachebackend.writebehind.backoff import Backoff
-    from tests.interleavings.explorer import StepClock
+    from tests.interleavings.clocks import StepClock
 
     clock = StepClock("worker")
     backoff = Backoff(clock)

@@ -8,26 +8,22 @@ import pytest
 
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
-from tests.interleavings.explorer import (
-    KEY,
+from tests.interleavings.readers import GutterReader, OldSnapshotReader, Reader, ReaderOfTwo
+from tests.interleavings.scenario import Scenario, values
+from tests.interleavings.search import explore
+from tests.interleavings.world import KEY
+from tests.interleavings.writers import (
     Clearer,
     CrashingStrictStatement,
     CrashingStrictWriter,
     CrashingWriter,
-    GutterReader,
     HastyWriter,
-    OldSnapshotReader,
     PlainWriter,
     PlainWriterOfTwo,
-    Reader,
-    ReaderOfTwo,
-    Scenario,
     SoftWriter,
     StrictStatement,
     StrictWriter,
     Writer,
-    explore,
-    values,
 )
 
 ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))

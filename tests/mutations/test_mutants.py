@@ -28,16 +28,11 @@ from cachebackend.protocol.cache import quarantine as quarantine_module
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration import test_models, test_outbox, test_strict
-from tests.interleavings.explorer import (
-    KEY,
-    CrashingWriter,
-    Reader,
-    ReaderOfTwo,
-    Scenario,
-    StrictWriter,
-    Writer,
-    explore,
-)
+from tests.interleavings.readers import Reader, ReaderOfTwo
+from tests.interleavings.scenario import Scenario
+from tests.interleavings.search import explore
+from tests.interleavings.world import KEY
+from tests.interleavings.writers import CrashingWriter, StrictWriter, Writer
 
 Patch = pytest.MonkeyPatch
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
@@ -76,7 +71,7 @@ def no_delete_after_the_commit(patch: Patch) -> None:
 def every_token_the_same(patch: Patch) -> None:
     """All leases have the same token: the old holder of an expired lease can fill under the next one."""
     patch.setattr(lease_module, "_kind", lambda _: None)
-    from tests.interleavings.explorer import StepClock
+    from tests.interleavings.clocks import StepClock
 
     patch.setattr(StepClock, "token", lambda _: b"the same for all")
 
@@ -166,7 +161,7 @@ def test_the_explorer_notices(
 
 def test_a_crash_without_a_relay_is_noticed(node: Node, spare: Node, monkeypatch: Patch) -> None:
     """The outbox is what makes it right: with its row dropped at the commit, the old value stays."""
-    from tests.interleavings.explorer import World
+    from tests.interleavings.world import World
 
     scenario = Scenario((Reader, CrashingWriter), OLD)
     assert explore((node, spare), scenario).wrong == []

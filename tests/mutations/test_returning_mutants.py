@@ -17,9 +17,12 @@ from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cachebackend.protocol.ring import clear as clear_module
 from cachebackend.protocol.ring import node_deletes, ring_change
 from cachebackend.protocol.ring import replay as replay_module
-from tests.interleavings import explorer
-from tests.interleavings.explorer import Clearer, ReaderOfTwo, Scenario, StrictStatement, explore
+from tests.interleavings.outbox import Outbox
+from tests.interleavings.readers import ReaderOfTwo
+from tests.interleavings.scenario import Scenario
+from tests.interleavings.search import explore
 from tests.interleavings.test_schedules import FAILS, OLD, RELAY, SCENARIOS
+from tests.interleavings.writers import Clearer, StrictStatement
 
 Patch = pytest.MonkeyPatch
 
@@ -47,7 +50,7 @@ def a_breaker_that_closes_without_replay(patch: Patch) -> None:
 
 def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
     """What others owe, the outbox only knows."""
-    patch.setattr(explorer.Outbox, "missed_by", lambda *_: MissedKeys())
+    patch.setattr(Outbox, "missed_by", lambda *_: MissedKeys())
 
 
 def a_breaker_that_closes_without_another_look(patch: Patch) -> None:

@@ -1,0 +1,104 @@
+"""Actors that read the row by the real ``get_or_load``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cachebackend import protocol
+from cachebackend.effects import Effect, Load, Operation, Sleep
+from cachebackend.protocol import Context
+from tests.interleavings.actors import Actor
+from tests.interleavings.processes import OPTIONS
+from tests.interleavings.world import KEY
+
+if TYPE_CHECKING:
+    from tests.interleavings.processes import Process
+    from tests.interleavings.world import World
+
+__all__ = ["GutterReader", "OldSnapshotReader", "Reader", "ReaderOfTwo"]
+
+
+class Reader(Actor):
+    """``get_or_load`` of the row, one effect a move."""
+
+    #: How often it reads.
+    reads = 1
+
+    def __init__(self, name: str, world: World, process: Process) -> None:
+        super().__init__(name, world, process)
+        self.began_at: int | None = None
+        self.operation: Operation[Any] | None = None
+        self.effect: Effect | None = None
+        self.left = self.reads
+
+    @property
+    def is_done(self) -> bool:
+        return not self.left
+
+    def moves(self) -> list[str]:
+        return [] if self.is_done else ["step"]
+
+    def make(self, what: str) -> None:
+        if self.operation is None:
+            self.began_at = self.process.floor()
+            self.operation = protocol.get_or_load(
+                self.context(), KEY, lambda: None, self.world.scenario.fill_options
+            )
+            self.effect = next(self.operation)
+        outcome = self.perform()
+        self.told.append((type(self.effect).__name__, repr(outcome), self.began_at))
+        try:
+            self.effect = self.operation.send(outcome)
+        except StopIteration as end:
+            self.finish(end.value)
+
+    def context(self) -> Context:
+        context = self.process.context
+        return context.for_strict() if self.world.scenario.is_strict else context
+
+    def perform(self) -> Any:
+        match self.effect:
+            case Load():
+                return self.world.scenario.load(self)
+            case Sleep():
+                self.process.clock.waited += OPTIONS.lease_timeout
+                return None
+            case effect:
+                assert effect is not None
+                return self.process.perform(effect)
+
+    def finish(self, value: int) -> None:
+        self.left -= 1
+        self.operation = None
+        self.told.append(("returned", value))
+        assert self.began_at is not None
+        if value < self.began_at:
+            self.world.wrong.append(f"read {value} though {self.began_at} was acknowledged before it began")
+
+
+class OldSnapshotReader(Reader):
+    """A reader whose database snapshot is from before it asked the cache."""
+
+    def __init__(self, name: str, world: World, process: Process) -> None:
+        super().__init__(name, world, process)
+        self.snapshot: int | None = None
+
+    def make(self, what: str) -> None:
+        if self.snapshot is None:
+            self.snapshot = self.world.committed
+            self.told.append(("snapshot", self.snapshot))
+        else:
+            super().make(what)
+
+
+class ReaderOfTwo(Reader):
+    """Reads, and reads again."""
+
+    reads = 2
+
+
+class GutterReader(ReaderOfTwo):
+    """What must not be done: it reads strict rows in the gutter."""
+
+    def context(self) -> Context:
+        return self.process.context

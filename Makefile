@@ -7,11 +7,14 @@ BIN := .venv/bin
 STAMP := .venv/.made
 # What `make demo` and `make test` are given besides: make demo ARGS='--seconds 60'
 ARGS ?=
+# Test processes that run side by side, each on services of its own
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test soak lint bench conformance matrix docs screenshots clean
+.PHONY: help setup demo test test-fast soak lint bench conformance matrix docs screenshots clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP)  ## Make .venv
 
@@ -26,7 +29,10 @@ demo: $(STAMP)  ## Run the whole system under load, with live figures
 	@$(BIN)/python manage.py demo $(ARGS)
 
 test: $(STAMP)  ## Run the tests, on real services that are started for them
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+
+test-fast: $(STAMP)  ## Run the tests that need no server (20 seconds)
+	@$(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/properties tests/typing $(ARGS)
 
 # How long `make soak` checks each mode of reading; what lands is checked four times as long
 SECONDS ?= 60

@@ -125,12 +125,24 @@ class Server:
 
 
 def answers_ping(server: Server) -> bool:
-    """Return whether a Redis or Valkey node answers PING, or demands a password."""
+    """Return whether this Redis or Valkey node answers PING, or requires a password.
+
+    Another server may have taken the port before this one could. So the process number in the
+    answer must be that of our process; a node that requires a password does not report it.
+    """
+    assert server.process is not None  # noqa: S101  # the caller started it
     try:
-        with socket.create_connection(("127.0.0.1", server.port), 0.5) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
-    except OSError:
+        with (
+            socket.create_connection(("127.0.0.1", server.port), 0.5) as connection,
+            connection.makefile("rb") as replies,
+        ):
+            connection.sendall(b"PING\r\nINFO server\r\n")
+            first = replies.readline()
+            if not first.startswith(b"+PONG"):
+                return first.startswith(b"-NOAUTH")
+            info = replies.read(int(replies.readline()[1:]))
+            return b"process_id:%d\r\n" % server.process.pid in info
+    except (OSError, ValueError):
         return False
 
 

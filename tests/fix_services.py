@@ -1,28 +1,60 @@
-"""The real servers that the tests run on, started once a run, before Django reads its settings."""
+"""The real servers that the tests run on, started once for each test process.
+
+They start before Django reads its settings, because their ports are part of the settings. Under
+``pytest -n 2`` each worker starts servers of its own, so that two workers never share a node, a
+queue or a database; the process that hands out the tests starts none.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from cacheproject.services import Services
 
+TESTS = Path(__file__).resolve().parent
+#: Folders whose tests need no server; a run of these alone starts none.
+SERVERLESS = ("unit", "properties", "typing")
+#: Fixtures that are servers, or need them.
+NEED_SERVERS = frozenset({"services", "own_services", "empty_nodes", "node", "db", "transactional_db"})
 RUNNING: dict[str, Services] = {}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook.
 
     A ``DATABASE_URL`` of SQLite is left as it is: what needs no Postgres may be tried on that.
     """
-    postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
-    RUNNING["services"] = services = Services(ring=3, queue=1, postgres=postgres, appendfsync="always")
-    os.environ.update(services.env())
+    if needs_servers(early_config.known_args_namespace):
+        postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
+        RUNNING["services"] = services = Services(ring=3, queue=1, postgres=postgres, appendfsync="always")
+        os.environ.update(services.env())
     return (yield)
+
+
+def needs_servers(given: Any) -> bool:
+    """Return whether this process runs a test that needs a server, by what its command line says."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if given.collectonly or (getattr(given, "numprocesses", None) and not is_worker):
+        return False
+    named = [Path(path.partition("::")[0]).resolve() for path in given.file_or_dir]
+    serverless = [TESTS / folder for folder in SERVERLESS]
+    return not named or not all(any(path.is_relative_to(each) for each in serverless) for path in named)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a server to a test in a folder that needs none."""
+    folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+    asked = NEED_SERVERS.intersection(getattr(item, "fixturenames", ()))
+    if folder in SERVERLESS and (asked or item.get_closest_marker("django_db")):
+        pytest.fail(f"tests/{folder} needs no server, but the test asks for {', '.join(sorted(asked))}")
 
 
 def pytest_unconfigure() -> None:
@@ -40,7 +72,6 @@ def services() -> Services:
 @pytest.fixture
 def empty_nodes(services: Services) -> Iterator[None]:
     """Ring and queue nodes that hold nothing, and counters at nought."""
-    import redis
     from django.core.signals import setting_changed
 
     def forget_clients() -> None:
@@ -49,10 +80,18 @@ def empty_nodes(services: Services) -> Iterator[None]:
 
     forget_clients()
     for url in services.ring_urls + services.queue_urls:
-        with redis.Redis.from_url(url.partition("?")[0]) as node:
-            node.flushall()
+        flush(url)
     yield
     forget_clients()
+
+
+def flush(url: str) -> None:
+    """Empty a node; without redis-py, whose handshake takes longer than the command."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), 10) as node:
+        node.sendall(b"FLUSHALL\r\n")
+        answer = node.recv(64)
+    assert answer == b"+OK\r\n", answer
 
 
 def restart_queue(services: Services) -> None:

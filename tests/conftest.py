@@ -94,9 +94,11 @@ def fill(request: pytest.FixtureRequest, compares_and_sets: bool) -> str:
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
-    """A node that belongs to no ring, for what steps operations by hand."""
-    with Services(ring=1, queue=0, postgres=False) as own:
-        node = Node(NodeAddress("a", 1.0, own.ring_urls[0].partition("?")[0]), 1.0, 1.0)
+    """A node that belongs to no ring, for what steps operations by hand; on a unix socket, the fastest."""
+    with Services(ring=0, queue=0, postgres=False) as own:
+        path = own.folder / "stepped.sock"
+        own.add_node("stepped", "--save", "", "--unixsocket", str(path))
+        node = Node(NodeAddress("a", 1.0, f"unix://{path}?db=0"), 1.0, 1.0)
         yield node
         node.close()
 
@@ -104,8 +106,7 @@ def node() -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def spare(node: Node) -> Iterator[Node]:
     """Another such node: another database of the same server."""
-    server, _, _ = node.address.url.rpartition("/")
-    spare = Node(NodeAddress("b", 1.0, f"{server}/1"), 1.0, 1.0)
+    spare = Node(NodeAddress("b", 1.0, node.address.url.replace("db=0", "db=1")), 1.0, 1.0)
     yield spare
     spare.close()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "TAG", "World"]
 
 KEY, TAG = b"key", b"tag"
+#: Times to live are rounded up to a multiple of this; no schedule takes so long.
+TTL_STEP_MS = 10_000
 
 
 class World:
@@ -56,10 +58,13 @@ class World:
             for number, make in enumerate(scenario.actors)
         ]
         self.left = dict(scenario.accidents)
+        self._held: tuple[bytes | None, ...] | None = None
 
     def call(self, node: int, command: Command) -> Any:
         # scripts go whole, so that a node that knows none takes the same steps
-        return self.nodes[node].call(command.with_source if isinstance(command, ScriptCall) else command)
+        reply = self.nodes[node].call(command.with_source if isinstance(command, ScriptCall) else command)
+        # time stands still: two schedules differ by what happened, and not by a millisecond
+        return -(-reply // TTL_STEP_MS) * TTL_STEP_MS if command[0] == b"PTTL" and reply > 0 else reply
 
     def settle(self, version: int, nodes: Iterable[int]) -> None:
         """Note that nodes were told of all up to a version."""
@@ -92,6 +97,7 @@ class World:
 
     def make(self, move: str) -> None:
         """Let one thing happen."""
+        self._held = None
         who, what = move.split()
         if who == "accident":
             self._have_accident(what)
@@ -134,17 +140,22 @@ class World:
                     self.outbox.rows.discard((kind, whose))
 
     def stands(self) -> bytes:
-        return self.nodes[0].call((b"GET", KEY)) or b""
+        return self.held()[0] or b""
+
+    def held(self) -> tuple[bytes | None, ...]:
+        """Return what the nodes hold: the key, the tag, and the key on the second node; read once a move."""
+        if self._held is None:
+            self._held = tuple(self.nodes[0].call((b"MGET", KEY, TAG)))
+            if self.scenario.has_two_nodes:
+                self._held += (self.nodes[1].call((b"GET", KEY)),)
+        return self._held
 
     def state(self) -> tuple[Any, ...]:
-        held = [self.stands(), self.nodes[0].call((b"GET", TAG))]
-        if self.scenario.has_two_nodes:
-            held.append(self.nodes[1].call((b"GET", KEY)))
         told = tuple(tuple(actor.told) for actor in self.actors)
         known = tuple(process.state() for process in self.processes)
         versions = self.committed, self.acknowledged, tuple(self.settled)
         left = tuple(sorted(self.left.items()))
-        return tuple(held), told, known, versions, frozenset(self.outbox.rows), frozenset(self.down), left
+        return self.held(), told, known, versions, frozenset(self.outbox.rows), frozenset(self.down), left
 
     def check_end(self) -> None:
         """Note if something from before the last commit would be served from now on."""

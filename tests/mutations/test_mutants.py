@@ -148,13 +148,19 @@ EXPLORED: dict[Callable[[Patch], None], Scenario] = {
 }
 
 
+#: Scenarios in which no schedule is wrong without a mutant; several mutants share one.
+FOUND_RIGHT: set[Scenario] = set()
+
+
 @pytest.mark.parametrize("mutant", EXPLORED, ids=lambda mutant: mutant.__name__)
 def test_the_explorer_notices(
     node: Node, spare: Node, mutant: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:
     """A schedule that was right is wrong with the mutant; without it none is."""
     scenario = EXPLORED[mutant]
-    assert explore((node, spare), scenario).wrong == []
+    if scenario not in FOUND_RIGHT:
+        assert explore((node, spare), scenario).wrong == []
+        FOUND_RIGHT.add(scenario)
     mutant(monkeypatch)
     assert explore((node, spare), scenario, stop_at_first=True).wrong
 

@@ -25,7 +25,7 @@ from cachebackend.node.breaker import EJECTED, UP
 from cachebackend.protocol import missed_deletes
 from cachebackend.protocol.missed_deletes import ALL_KEYS
 from cacheproject.services import Services
-from tests.integration.test_failures import (
+from tests.integration.held_node import (
     NODE,
     Probes,
     cache,

@@ -19,7 +19,6 @@ from cachebackend.errors import ConfigurationError
 from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cachebackend.options import RingOptions
-from cachebackend.policies import S3FIFO
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
@@ -327,41 +326,6 @@ def test_faults_of_the_settings_are_reported(near: Any, says: str) -> None:
     """With their paths."""
     with pytest.raises(ConfigurationError, match=says):
         RingOptions.read(["redis://h:1"], {"near": near}, "CACHES['default']")
-
-
-# Mutants: each must be caught
-
-
-def test_keeping_without_the_placeholder_would_be_wrong(
-    cache: RingCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The copy of the overtaken reply would be stored."""
-
-    def keep(self: NearCache, read: Any, *found: Any) -> None:
-        self._placeholders[read.key] = read.placeholder
-        real(self, read, *found)
-
-    real = NearCache.keep
-    monkeypatch.setattr(NearCache, "keep", keep)
-    with pytest.raises(AssertionError):
-        test_a_reply_that_an_invalidation_overtook_is_not_copied(cache, monkeypatch)
-
-
-def test_not_dropping_own_writes_would_be_wrong(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process would read a value that it has just overwritten, until the message arrives."""
-    monkeypatch.setattr(type(cache.client.context), "drop_near", lambda *_: None)
-    monkeypatch.setattr(NearCache, "drop", lambda *_: None)
-    with pytest.raises(AssertionError):
-        test_a_process_sees_its_own_writes_at_once(cache, "set")
-
-
-def test_keeping_the_copies_of_a_node_that_is_down_would_be_wrong(
-    cache: RingCache, monkeypatch: pytest.MonkeyPatch, services: Services
-) -> None:
-    """Its keys may have changed without a message."""
-    monkeypatch.setattr(S3FIFO, "items", lambda _: [])  # tracking_lost itself is bound already
-    with pytest.raises(AssertionError):
-        test_the_copies_of_a_node_that_is_down_are_dropped(cache, services)
 
 
 def test_a_key_function_is_called_each_time(cache: RingCache) -> None:

@@ -17,7 +17,7 @@ from django.test import override_settings
 from cachebackend import RingCache
 from cachebackend.node.breaker import EJECTED, UP, Breaker
 from cacheproject.services import Services
-from tests.integration.test_failures import Probes, probes  # noqa: F401  # the fixture
+from tests.integration.held_node import Probes, probes  # noqa: F401  # the fixture
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 

@@ -13,7 +13,7 @@ from cachebackend.node.breaker import Breaker
 from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
 from cacheproject.services import Services
 from tests.integration import test_failures
-from tests.integration.test_failures import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests
+from tests.integration.held_node import Probes, cache, dead, probes  # noqa: F401  # fixtures of those tests
 from tests.mutations.test_mutants import is_caught
 
 pytestmark = [

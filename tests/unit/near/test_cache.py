@@ -1,8 +1,10 @@
-"""The copies of the near cache: which are stored, for how long, and how much memory they take."""
+"""Copies in the process: a copy is kept only if its key was not invalidated since the read began."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,122 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.near import MISS, NearCache
 from cachebackend.options.ring import NearOptions
 from cachebackend.policies import POLICIES
+from tests.unit.protocol.stepping import StillClock
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def near(clock: StillClock) -> NearCache:
+    """A near cache whose node 0 is tracked."""
+    near = NearCache(NearOptions(max_entries=10), clock)
+    near.tracking_opened(0)
+    return near
+
+
+def keep(near: NearCache, key: bytes = b"k", value: Any = 1, ttl: float = 60.0) -> None:
+    near.keep(near.begin(key, 0), b"record", value, ttl)
+
+
+def test_a_copy_is_read_until_it_is_dropped(near: NearCache) -> None:
+    """Then the node is asked again."""
+    keep(near)
+    assert near.get(b"k", pytest.fail) == 1
+    assert near.has_copy(b"k")
+    near.drop([b"k"])
+    assert near.get(b"k", pytest.fail) is MISS
+    assert not near.has_copy(b"k")
+
+
+@pytest.mark.parametrize(
+    "overtake",
+    [
+        lambda near: near.drop([b"k"]),
+        lambda near: near.drop_all(),
+        lambda near: near.tracking_lost(0),
+        lambda near: near.tracking_opened(1),
+        lambda near: near.begin(b"k", 0),
+        lambda near: near.after_fork(),
+    ],
+    ids=["invalidated", "cleared", "tracking lost", "tracking began", "another read", "forked"],
+)
+def test_a_reply_that_something_overtook_is_not_kept(
+    near: NearCache, overtake: Callable[[NearCache], Any]
+) -> None:
+    """Its placeholder is gone: the value may be older than the invalidation."""
+    read = near.begin(b"k", 0)
+    overtake(near)
+    near.keep(read, b"record", 1, 60.0)
+    assert near.get(b"k", pytest.fail) is MISS
+
+
+def test_a_mutable_value_is_decoded_for_each_reader(near: NearCache) -> None:
+    """Its record is kept; an immutable value is shared."""
+    keep(near, value=[1])
+    first, second = (near.get(b"k", lambda record: [record]) for _ in range(2))
+    assert first == second == [b"record"]
+    assert first is not second
+
+
+@pytest.mark.parametrize(("ttl", "seconds"), [(60.0, 5.0), (3.0, 3.0)])
+def test_a_copy_is_as_old_as_its_read(near: NearCache, clock: StillClock, ttl: float, seconds: float) -> None:
+    """At most ``max_age``, and no longer than the key's own time to live, from when the read began."""
+    read = near.begin(b"k", 0)
+    clock.at += 1
+    near.keep(read, b"record", 1, ttl)
+    clock.at += seconds - 1.1
+    assert near.get(b"k", pytest.fail) == 1
+    clock.at += 0.1
+    assert not near.has_copy(b"k")
+    assert near.get(b"k", pytest.fail) is MISS
+    assert len(near) == 0
+
+
+def test_a_key_that_has_expired_already_is_not_kept(near: NearCache) -> None:
+    """Nor is a record that is too long."""
+    keep(near, ttl=0.0)
+    small = NearCache(NearOptions(max_entries=10, max_record_bytes=3), StillClock())
+    small.tracking_opened(0)
+    keep(small)
+    assert (len(near), len(small)) == (0, 0)
+
+
+def test_a_lost_tracking_connection_drops_the_copies_of_its_node(near: NearCache) -> None:
+    """The copies of other nodes stay."""
+    near.tracking_opened(1)
+    keep(near)
+    near.keep(near.begin(b"other", 1), b"record", 2, 60.0)
+    assert near.tracked_nodes == {0, 1}
+    near.tracking_lost(0)
+    assert near.get(b"k", pytest.fail) is MISS
+    assert near.get(b"other", pytest.fail) == 2
+
+
+def test_a_read_that_found_nothing_gives_its_placeholder_back(near: NearCache) -> None:
+    """And only its own: a later read of the key has another."""
+    first, second = near.begin(b"k", 0), near.begin(b"k", 0)
+    near.forget(first)
+    near.keep(second, b"record", 2, 60.0)
+    assert near.get(b"k", pytest.fail) == 2
+
+
+def test_a_read_beyond_the_most_at_once_keeps_no_copy(near: NearCache) -> None:
+    """Placeholders take room, too."""
+    for number in range(10_000):
+        near.begin(b"%d" % number, 0)
+    keep(near)
+    assert len(near) == 0
+
+
+def test_the_first_read_starts_the_tracking(near: NearCache) -> None:
+    """A process that reads nothing needs no connection for it."""
+    calls: list[int] = []
+    near.on_read = lambda: calls.append(1)
+    near.begin(b"k", 0)
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

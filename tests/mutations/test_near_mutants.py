@@ -1,0 +1,51 @@
+"""Mutants of the near cache: each removes one line, and a named test must fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend import RingCache
+from cachebackend.near import NearCache
+from cachebackend.policies import S3FIFO
+from cacheproject.services import Services
+from tests.integration import test_near
+
+cache = test_near.cache  # the fixture of those tests
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+def test_keeping_without_the_placeholder_would_be_wrong(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of the overtaken reply would be stored."""
+
+    def keep(self: NearCache, read: Any, *found: Any) -> None:
+        self._placeholders[read.key] = read.placeholder
+        real(self, read, *found)
+
+    real = NearCache.keep
+    monkeypatch.setattr(NearCache, "keep", keep)
+    with pytest.raises(AssertionError):
+        test_near.test_a_reply_that_an_invalidation_overtook_is_not_copied(cache, monkeypatch)
+
+
+def test_not_dropping_own_writes_would_be_wrong(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process would read a value that it has just overwritten, until the message arrives."""
+    monkeypatch.setattr(type(cache.client.context), "drop_near", lambda *_: None)
+    monkeypatch.setattr(NearCache, "drop", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_near.test_a_process_sees_its_own_writes_at_once(cache, "set")
+
+
+def test_keeping_the_copies_of_a_node_that_is_down_would_be_wrong(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, services: Services
+) -> None:
+    """Its keys may have changed without a message."""
+    monkeypatch.setattr(S3FIFO, "items", lambda _: [])  # tracking_lost itself is bound already
+    with pytest.raises(AssertionError):
+        test_near.test_the_copies_of_a_node_that_is_down_are_dropped(cache, services)

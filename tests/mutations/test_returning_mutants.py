@@ -115,7 +115,8 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
 
 
 MUTANTS: dict[Callable[[Patch], None], Scenario] = {
-    a_delete_that_takes_a_quarantine: Scenario((ReaderOfTwo, StrictStatement), (), FAILS + RELAY),
+    # In this order of the actors the wrong schedule comes early; the schedules are the same ones
+    a_delete_that_takes_a_quarantine: Scenario((StrictStatement, ReaderOfTwo), (), FAILS + RELAY),
     a_breaker_that_closes_without_replay: SCENARIOS["a node that fails: a reader of two, a writer"],
     a_replay_of_what_this_process_noted_alone: SCENARIOS["a node that fails: a reader of two, a writer"],
     a_breaker_that_closes_without_another_look: SCENARIOS[

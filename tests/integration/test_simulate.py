@@ -15,9 +15,6 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from cachebackend import RingCache
-from cachebackend.management import simulation
-from cachebackend.management.traces import Trace
-from cachebackend.policies.sampled import SampledLFU, SampledLRU
 from cacheproject.services import Services
 
 pytestmark = [
@@ -106,35 +103,6 @@ def test_a_write_is_not_a_read(tmp_path: Path) -> None:
     path.write_text("".join(f"{n},k{n},2,9,1,{op},0\n" for n in range(500) for op in ("set", "get")))
     report = simulate(str(path), "--sizes", "400")
     assert {ratio for ratios in report["hit_ratios"].values() for ratio in ratios} == {1.0}
-
-
-def test_a_long_trace_is_sampled_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that is smaller by the same share has about the same hit ratio; writes stay with their keys."""
-    monkeypatch.setattr(simulation, "MAX_REQUESTS", 10_000)
-    trace = Trace.of_reads(
-        [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
-    )
-    trace.writes[:] = bytes(block % 2 for block in trace.blocks)
-    thinned, rate = simulation.sampled(trace)
-    assert rate == 0.25
-    assert 5_000 < len(thinned) < 15_000
-    assert list(thinned.writes) == [block % 2 for block in thinned.blocks]
-    whole = simulation.curves(trace, [2000], 1.0, lambda _: None)["LRU"]
-    part = simulation.curves(thinned, [2000], rate, lambda _: None)["LRU"]
-    assert part == pytest.approx(whole, abs=0.1)
-
-
-@pytest.mark.parametrize("policy", [SampledLRU, SampledLFU])
-def test_a_sampled_policy_keeps_the_keys_in_use(policy: Any) -> None:
-    """And never more than its capacity."""
-    cache = policy(50)
-    for turn in range(200):
-        for key in range(10):
-            if cache.get(key) is None:
-                cache.put(key, key)
-        cache.put(1000 + turn, turn)
-        assert len(cache) <= 50
-    assert sum(cache.get(key) is not None for key in range(10)) >= 9
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Keys, versions and timeouts of Django, as the nodes have them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.cache.backends.base import CacheKeyWarning
+
+from cachebackend.backend.keys import KeyCache, is_safe
+from cachebackend.errors import RingCacheError
+from tests.shop.models import Tag
+
+
+class Plain(KeyCache):
+    """A cache with Django's own keys."""
+
+
+def cache_of(**params: Any) -> KeyCache:
+    return Plain({"KEY_PREFIX": "demo", "TIMEOUT": 300} | params)
+
+
+@pytest.mark.parametrize(
+    ("key", "version", "made"),
+    [("k", None, b"demo:1:k"), ("k", 0, b"demo:0:k"), (5, 7, b"demo:7:5"), ("ž", None, "demo:1:ž".encode())],
+)
+def test_a_key_is_djangos_as_bytes(key: Any, version: int | None, made: bytes) -> None:
+    """Prefix, version and key."""
+    assert cache_of().key_bytes(key, version) == made
+    assert cache_of().many_key_bytes([key, "other"], version)[0] == made
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "x" * 250])
+def test_a_key_that_memcached_would_refuse_is_warned_of(key: str) -> None:
+    """One or many; and it is used all the same."""
+    for made in (lambda: cache_of().key_bytes(key), lambda: cache_of().many_key_bytes(["k", key])[1]):
+        with pytest.warns(CacheKeyWarning):
+            assert made() == f"demo:1:{key}".encode()
+
+
+def test_half_a_surrogate_pair_makes_a_key_too() -> None:
+    """Django takes any text; it comes back from the bytes."""
+    assert cache_of().key_bytes("\ud800") == b"demo:1:\xed\xa0\x80"
+
+
+def test_a_key_function_of_the_project_makes_the_keys() -> None:
+    """One that hides the key leaves nothing by which ``clear`` could find them."""
+    cache = cache_of(KEY_FUNCTION=lambda key, prefix, version: f"{version}/{prefix}/{key}")
+    assert cache.many_key_bytes(["k", "l"]) == [b"1/demo/k", b"1/demo/l"]
+    assert cache.pattern == b"[0-9]*/demo/*"
+    assert not cache.has_plain_keys
+    with pytest.raises(RingCacheError, match="KEY_FUNCTION"):
+        _ = cache_of(KEY_FUNCTION=lambda *_: "always").pattern
+
+
+def test_a_pattern_matches_the_keys_of_every_version_and_nothing_else() -> None:
+    """What is special in the prefix is escaped."""
+    assert cache_of().pattern == b"demo:[0-9]*:*"
+    assert cache_of(KEY_PREFIX="a*[b]").pattern == rb"a\*\[b\]:[0-9]*:*"
+    assert KeyCache.escaped(b"a?\\-^") == rb"a\?\\\-\^"
+
+
+@pytest.mark.parametrize(
+    ("timeout", "milliseconds"),
+    [(1, 1000), (0.0001, 1), (1.0005, 1001), (0, 0), (-1, -1000), (None, None),
+     (timedelta(minutes=1), 60_000), (10**12, 31_622_400_000_000)],
+)  # fmt: skip
+def test_a_timeout_is_milliseconds_rounded_up(timeout: Any, milliseconds: int | None) -> None:
+    """At most a thousand years; None is for ever."""
+    assert cache_of().ttl_ms(timeout) == milliseconds
+
+
+def test_the_default_timeout_is_the_alias() -> None:
+    """Of its settings."""
+    assert cache_of().ttl_ms() == 300_000
+    assert cache_of(TIMEOUT=None).ttl_ms() is None
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [("5", TypeError), (object(), TypeError), (float("nan"), ValueError), (float("inf"), ValueError)],
+)
+def test_a_timeout_that_is_no_time_is_refused(timeout: Any, error: type[Exception]) -> None:
+    """With what it may be."""
+    with pytest.raises(error, match="a timeout is a number of seconds"):
+        cache_of().ttl_ms(timeout)
+
+
+def test_a_tag_is_a_string_a_model_or_a_row() -> None:
+    """Each has a key of its own."""
+    cache = cache_of()
+    assert cache.tag_bytes("front") == b"demo:1:tag:front"
+    assert cache.tag_bytes(Tag) == b"demo:1:tag:shop.tag"
+    assert cache.tag_bytes(Tag(pk=7)) == b"demo:1:tag:shop.tag:7"
+    assert cache.many_tag_bytes(["front", "shop.tag"]) == [cache.tag_bytes("front"), cache.tag_bytes(Tag)]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a:b/ž", True), ("a b", False), ("a\x7f", False)])
+def test_a_text_is_safe_if_nobody_is_warned_of_it(text: str, expected: bool) -> None:
+    """No blanks, nothing that cannot be printed."""
+    assert is_safe(text) is expected

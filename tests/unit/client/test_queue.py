@@ -1,0 +1,45 @@
+"""The client of the queue nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.client import QueueClient
+from cachebackend.errors import NodeReplyError
+from cachebackend.node import Node
+from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol import Partition, RowWrite
+
+METER = Partition("shop.meter", 0)
+WRITE = RowWrite(b"u", b"1\0", ((b"1\0count\0", b"d", 1),))
+
+
+def client_of(**options: Any) -> QueueClient:
+    return QueueClient(WriteBehindOptions.read({"nodes": ["redis://unused?name=q"]} | options))
+
+
+@pytest.mark.parametrize(("durability", "seconds"), [("memory", 1.0), ("everysec", 2.5), ("fsync", 2.5)])
+def test_a_node_that_syncs_its_file_has_longer_to_answer(durability: str, seconds: float) -> None:
+    """By the 1.5 seconds that a sync may take."""
+    assert client_of(durability=durability).nodes[0]._timeout == seconds
+
+
+def test_one_write_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a generator; the node that takes it is the owner of the partition."""
+    called: list[Any] = []
+    monkeypatch.setattr(Node, "call", lambda _, command: called.append(command) or 1)
+    assert client_of().fold_one(METER, WRITE).codes == (b"ok",)
+    assert called[0].script.name == "fold"
+
+
+@pytest.mark.parametrize("first", [NodeReplyError("NOSCRIPT No matching script"), -3])
+def test_a_write_that_one_call_does_not_settle_is_folded_by_the_operation(
+    monkeypatch: pytest.MonkeyPatch, first: Any
+) -> None:
+    """The node does not know the script yet, or another batch is open."""
+    client = client_of()
+    monkeypatch.setattr(Node, "call", lambda *_: first)
+    monkeypatch.setattr(client, "run", lambda operation: [operation.close() or "folded"])
+    assert client.fold_one(METER, WRITE) == "folded"

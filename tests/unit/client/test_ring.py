@@ -1,0 +1,102 @@
+"""What a client makes of an alias' options, before it connects to anything."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from cachebackend.client import RingClient
+from cachebackend.options import RingOptions
+from cachebackend.protocol.missed_deletes import MissedKeys
+
+OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
+NEW = [*OLD, "redis://h:3?name=c"]
+
+
+def client_of(location: Any = OLD, **options: Any) -> RingClient:
+    return RingClient(RingOptions.read(location, options, "CACHES"))
+
+
+def test_a_ring_alone_has_no_other_nodes() -> None:
+    """No ring change, no gutter, no near cache."""
+    client = client_of()
+    assert [node.name for node in client.nodes] == ["a", "b"]
+    assert (client.context.ring_change, client.context.gutter, client.has_near) == (None, None, False)
+    assert client.has_near_copy(b"k") is None
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "is_old", "is_warm"),
+    [
+        (OLD, {"joining": NEW}, False, False),
+        (NEW, {"leaving": OLD}, True, True),
+        (NEW, {"leaving": OLD, "warm": False}, True, False),
+    ],
+)
+def test_the_other_ring_shares_the_nodes_of_the_same_server(
+    location: list[str], options: dict[str, Any], is_old: bool, is_warm: bool
+) -> None:
+    """A server has one connection pool and one breaker, whichever ring names it."""
+    client = client_of(location, **options)
+    change = client.context.ring_change
+    assert change is not None
+    assert [node.name for node in client.nodes] == ["a", "b", "c"]
+    assert (change.is_old, change.is_warm) == (is_old, is_warm)
+    assert change.nodes == ((0, 1) if is_old else (0, 1, 2))
+
+
+def test_the_gutter_takes_the_keys_of_nodes_that_are_ejected() -> None:
+    """Its nodes come after those of the ring; it keeps entries for milliseconds."""
+    client = client_of(gutter=["redis://h:9?name=spare"], gutter_timeout=2.5)
+    gutter = client.context.gutter
+    assert gutter is not None
+    assert (gutter.nodes, gutter.max_ttl_ms) == ((2,), 2500)
+    node = client.ring.owner(b"k")
+    assert client.context.serving_node(b"k") == node
+    breaker = client.nodes[node].breaker
+    assert breaker is not None
+    breaker.failed(Exception("down"), at_once=True)
+    assert client.context.serving_node(b"k") == 2
+
+
+def test_a_near_cache_knows_which_copies_it_has() -> None:
+    """None would mean that there is no near cache."""
+    client = client_of(near={"max_entries": 10})
+    assert client.has_near
+    assert client.has_near_copy(b"k") is False
+
+
+def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the app is not installed: a crash would lose them."""
+    client = client_of()
+    monkeypatch.setattr(type(client.nodes[0]), "tend", lambda _: None)  # no probe
+    caplog.set_level(logging.WARNING)
+    for key in (b"k", b"l"):
+        client.context.record_missed(0, [key])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "INSTALLED_APPS" in caplog.text
+    assert client.context.missed.count(0) == 2
+
+
+def test_what_an_outbox_has_stored_is_not_given_to_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once; a missed delete of the key later is another one."""
+    kept: list[tuple[str, MissedKeys]] = []
+
+    class Outbox:
+        def keep(self, node: str, missed: MissedKeys) -> bool:
+            kept.append((node, missed))
+            return True
+
+        def missed_by(self, node: str, limit: float) -> MissedKeys:
+            return MissedKeys()
+
+    client = client_of()
+    monkeypatch.setattr(type(client.nodes[0]), "tend", lambda _: None)
+    client.outbox = Outbox()
+    for _ in range(2):
+        client.context.record_missed(0, [b"k"])
+    assert kept == [("h:1/0", MissedKeys((b"k",)))]

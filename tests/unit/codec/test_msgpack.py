@@ -1,0 +1,94 @@
+"""MessagePack with extensions: what is written, and what is refused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import ormsgpack
+import pytest
+
+from cachebackend.codec.msgpack import EncodeError, dumps, loads
+
+
+class Text(str):
+    """A subclass of str."""
+
+
+class Colour(Enum):
+    """An enum."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Text("x"), OrderedDict(a=1), Colour.RED, {1: 2}, object(), {"a": [Text("x")]}, {Text("a"): 1}],
+    ids=repr,
+)
+def test_what_would_not_come_back_as_it_is_is_refused(value: Any) -> None:
+    """Subclasses, enums and keys that are not str, at any depth."""
+    with pytest.raises(EncodeError):
+        dumps(value)
+
+
+@pytest.mark.parametrize("value", [bytearray(b"\x00\xff"), memoryview(b"\x00\xff")])
+def test_a_buffer_comes_back_as_the_bytes_it_is_equal_to(value: Any) -> None:
+    """The one exception: Django's binary fields give memoryviews."""
+    assert loads(dumps(value)) == b"\x00\xff"
+    assert type(loads(dumps(value))) is bytes
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2514, 5, 30, 1, 53, 3, 999_999, tzinfo=UTC),
+        datetime(2514, 5, 30, 1, 53, 4, tzinfo=UTC),
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+    ],
+    ids=str,
+)
+def test_a_moment_is_messagepacks_own_timestamp(moment: datetime) -> None:
+    """Other programs read it, too; 8 bytes from 1970 to 2514, else 12."""
+    packed = dumps(moment)
+    assert packed[:2] in {b"\xd7\xff", b"\xc7\x0c"}
+    assert loads(packed) == moment
+    assert ormsgpack.unpackb(packed, option=ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT) == moment
+
+
+def test_a_zone_with_a_name_of_its_own_is_refused() -> None:
+    """A zone of an offset alone is not."""
+    moment = datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=2)))
+    assert loads(dumps(moment)) == moment
+    with pytest.raises(EncodeError):
+        dumps(moment.replace(tzinfo=timezone(timedelta(hours=2), "named")))
+
+
+@pytest.mark.parametrize(
+    ("value", "packed"),
+    [
+        (Decimal("1.10"), b"\xd6\x071.10"),
+        (date(1, 1, 2), b"\xd6\x04\x00\x00\x00\x02"),
+        (UUID(int=1), b"\xd8\x08" + bytes(15) + b"\x01"),
+        ((1,), b"\xd5\x09\x91\x01"),
+        (2**64, b"\xc7\x09\x0c\x01" + bytes(8)),
+    ],
+    ids=repr,
+)
+def test_extensions_are_the_same_in_every_release(value: Any, packed: bytes) -> None:
+    """A change here would make every such value a miss, or another one."""
+    assert dumps(value) == packed
+    assert loads(packed) == value
+
+
+def test_an_unknown_extension_is_an_error() -> None:
+    """A newer release wrote it."""
+    with pytest.raises(ormsgpack.MsgpackDecodeError):
+        loads(b"\xd4\x4d\x00")

@@ -1,0 +1,56 @@
+"""What a change of nodes would move, and the settings of its deploys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.management.ring_plan import DEPLOYS, plan_change, settings_text
+from cachebackend.options import Faults, RingOptions, parse_nodes
+
+
+def nodes(*urls: str) -> Any:
+    return parse_nodes(list(urls), Faults("NODES"))
+
+
+A, B, C = (f"redis://h:{port}?name={name}" for port, name in enumerate("abc", 1))
+
+
+def test_a_node_that_joins_takes_its_share() -> None:
+    """And no more than the cap costs; shares are before and after."""
+    plan = plan_change(nodes(A, B), nodes(A, B, C))
+    assert plan.moved == pytest.approx(1 / 3, abs=0.02)
+    assert {name: after > 0 for name, (_, after) in plan.shares.items()} == {"a": True, "b": True, "c": True}
+    assert plan.shares["c"][0] == 0
+    assert sum(after for _, after in plan.shares.values()) == pytest.approx(1.0)
+
+
+def test_a_server_under_another_name_moves_what_the_name_owns() -> None:
+    """A name decides who owns a key, a server where it is stored."""
+    assert plan_change(nodes(A, B), nodes(A, B)).moved == 0
+    renamed = plan_change(nodes(A), nodes("redis://h:1?name=z"))
+    assert renamed.moved == 0
+    assert renamed.shares == {"a": (1.0, 0), "z": (0, 1.0)}
+
+
+def test_the_settings_of_each_deploy_can_be_run() -> None:
+    """As they are pasted below CACHES; each is accepted by the alias' options."""
+    text = settings_text("default", nodes(A, B), nodes(A, B, C))
+    head, *deploys = text.split("# Deploy ")
+    assert len(deploys) == len(DEPLOYS)
+    for deploy in deploys:
+        settings: dict[str, Any] = {"CACHES": {"default": {"LOCATION": [A], "OPTIONS": {"jitter": 0.1}}}}
+        exec(head + "# " + deploy, settings)
+        block = settings["CACHES"]["default"]
+        options = RingOptions.read(block["LOCATION"], block["OPTIONS"], "CACHES")
+        assert options.jitter == 0.1
+    assert {node.name for node in options.nodes} == {"a", "b", "c"}
+    assert (options.joining, options.leaving) == ((), ())
+
+
+def test_a_password_is_left_out_and_the_reader_is_told() -> None:
+    """The text may be pasted into a ticket."""
+    text = settings_text("default", nodes(A), nodes("redis://me:hunter2@h:9?name=z"))
+    assert "hunter2" not in text
+    assert "user and password" in text

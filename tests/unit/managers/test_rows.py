@@ -1,0 +1,30 @@
+"""Rows as cached values."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.managers.rows import RowShape
+from tests.shop.models import Author, Tag
+
+
+def test_a_row_comes_back_as_its_columns() -> None:
+    """And as an instance that was read from the database."""
+    shape = RowShape(Tag)
+    row = shape.row(shape.value([7, "x"]))
+    assert row == [7, "x"]
+    tag = shape.instance(row, "default")
+    assert (tag.pk, tag.name, tag._state.adding, tag._state.db) == (7, "x", False, "default")
+
+
+@pytest.mark.parametrize("value", [None, 5, [], ["?", 7, "x"], "text"])
+def test_a_value_of_another_shape_is_a_miss(value: object) -> None:
+    """Another program wrote it, or the model had other fields."""
+    assert RowShape(Tag).row(value) is None
+
+
+def test_a_model_with_another_field_has_another_mark() -> None:
+    """So a deploy that adds a field reads no row without it."""
+    assert RowShape(Tag).row(RowShape(Author).value([1, "x", None])) is None
+    shorter = RowShape(Tag).value([7])
+    assert RowShape(Tag).row(shorter) is None

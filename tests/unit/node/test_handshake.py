@@ -1,0 +1,54 @@
+"""How a connection to a node is set up, as its URL says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis.connection
+
+from cachebackend.node.handshake import CLIENT_NAME, Handshake
+from cachebackend.node.sentinels import Sentinels
+
+
+def pool_of(url: str) -> Any:
+    return Handshake(url, 0.1, 0.2).client().connection_pool
+
+
+def test_the_url_names_server_login_and_database() -> None:
+    """Decoded; the timeouts are the caller's."""
+    found = pool_of("redis://me:p%40ss@h:7/3").connection_kwargs
+    assert (found["host"], found["port"], found["db"]) == ("h", 7, 3)
+    assert (found["username"], found["password"]) == ("me", "p@ss")
+    assert (found["socket_connect_timeout"], found["socket_timeout"]) == (0.1, 0.2)
+    assert found["client_name"] == CLIENT_NAME
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://h", redis.connection.Connection),
+        ("rediss://h", redis.connection.SSLConnection),
+        ("unix:///run/valkey.sock", redis.connection.UnixDomainSocketConnection),
+    ],
+)
+def test_the_scheme_chooses_the_kind_of_connection(url: str, kind: type) -> None:
+    """Plain, TLS, or a unix socket."""
+    assert pool_of(url).connection_class is kind
+
+
+def test_nothing_is_retried_below_us() -> None:
+    """Only the caller knows whether a command may be sent twice."""
+    assert pool_of("redis://h").connection_kwargs["retry"].get_retries() == 0
+
+
+def test_behind_sentinel_the_address_is_asked_for_with_every_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The URL gives the login and the database of the primary, and no address."""
+    primaries = iter([("one", 6380), ("two", 6381)])
+    monkeypatch.setattr(Sentinels, "primary", lambda _: next(primaries))
+    handshake = Handshake("redis+sentinel://:secret@s1,s2:9/shop/2", 0.1, 0.2)
+    for host in ("one", "two"):
+        found = handshake.client().connection_pool.connection_kwargs
+        assert (found["host"], found["password"], found["db"]) == (host, "secret", 2)

@@ -1,0 +1,103 @@
+"""Writes that are folded into the open batch of their partition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.errors import (
+    NodeReplyError,
+    NodeUnavailableError,
+    WriteBehindDamagedError,
+    WriteBehindUnknownError,
+)
+from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_requests, fold_result
+from cachebackend.protocol.queue.partition import DIRTY, Partition
+from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
+
+METER = Partition("shop.meter", 0)
+WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),)) for n in (1, 2, 3)]
+
+
+def test_a_write_names_the_open_batch_and_the_next() -> None:
+    """As last seen; the script refuses if another batch is open by now."""
+    queue = queue_of("a")
+    [(node, call)] = fold_requests(queue, METER, WRITES[:1])
+    assert (node, call[3:7]) == (0, (METER.meta, METER.batch(1), METER.batch(2), DIRTY))
+    assert call[-5:] == (b"1\0", 1, b"1\0count\0", b"d", 1)
+    queue.open_batches[0, METER.name] = 7
+    [(_, call)] = fold_requests(queue, METER, WRITES[:1])
+    assert call[4:6] == (METER.batch(7), METER.batch(8))
+
+
+def test_with_fsync_the_write_waits_for_the_disk() -> None:
+    """And carries its script, so that WAITAOF cannot be answered before the script ran."""
+    requests = fold_requests(queue_of("a", durability="fsync"), METER, WRITES[:1])
+    assert [command[0] for _, command in requests] == [b"EVAL", b"WAITAOF"]
+
+
+def test_the_open_batch_of_the_reply_is_used_next() -> None:
+    """A positive number means that all rows were folded."""
+    queue = queue_of("a")
+    assert fold_result(queue, METER, 3, [4]) == Folded([OK] * 3)
+    assert queue.open_batches[0, METER.name] == 4
+
+
+def test_a_row_may_be_refused_while_others_are_folded() -> None:
+    """Each row has its own code."""
+    assert fold_result(queue_of("a"), METER, 2, [[4, OK, b"full"]]) == Folded([OK, b"full"])
+
+
+def test_writes_are_sent_again_if_another_batch_is_open() -> None:
+    """To that batch; the script folded nothing."""
+    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), [-5], [5])
+    assert folded == Folded([OK] * 3)
+    assert [command[2] for [(_, command)] in asked] == [METER.batch(1), METER.batch(5)]
+
+
+def test_rows_without_a_code_are_sent_again() -> None:
+    """A batch was sealed in the middle of a call: the rest goes into the next one."""
+    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), [[2, OK]], [2])
+    assert folded.codes == [OK] * 3
+    assert asked[1][0][1].count(b"u") == 2
+
+
+def test_partitions_share_a_round_trip() -> None:
+    """One that is finished is not asked again."""
+    other = Partition("shop.meter", 1)
+    results, asked = step(fold(queue_of("a"), [(METER, WRITES), (other, WRITES)]), [1, -2], [2])
+    assert [each.codes for each in results] == [[OK] * 3, [OK] * 3]
+    assert [len(trip) for trip in asked] == [2, 1]
+
+
+def test_a_queue_that_takes_no_writes_is_damaged() -> None:
+    """The batch that it names as open refuses each time; that ends after some tries."""
+    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), *([[-2]] * 100))
+    assert isinstance(folded.error, WriteBehindDamagedError)
+    assert (folded.codes, len(asked)) == ((), 100)
+
+
+@pytest.mark.parametrize(
+    ("durability", "replies", "error"),
+    [
+        ("everysec", [DOWN], NodeUnavailableError),
+        ("everysec", [SENT_AND_LOST], WriteBehindUnknownError),
+        ("everysec", [NodeReplyError("OOM")], NodeReplyError),
+        ("fsync", [1, SENT_AND_LOST], WriteBehindUnknownError),
+        ("fsync", [1, NodeReplyError("ERR unknown command")], WriteBehindUnknownError),
+        ("fsync", [1, [0, 0]], WriteBehindUnknownError),
+    ],
+)
+def test_a_write_that_was_not_acknowledged_is_an_error(
+    durability: str, replies: list[Any], error: type[Exception]
+) -> None:
+    """It is unknown whether it was taken, if it was sent or its disk is not confirmed."""
+    folded = fold_result(queue_of("a", durability=durability), METER, 1, replies)
+    assert folded is not None
+    assert type(folded.error) is error
+
+
+def test_with_fsync_a_confirmed_write_is_folded() -> None:
+    """WAITAOF counts the local disk."""
+    assert fold_result(queue_of("a", durability="fsync"), METER, 1, [1, [1, 0]]) == Folded([OK])

@@ -1,0 +1,58 @@
+"""Partitions, their keys, and the nodes that hold them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.protocol.queue.partition import Partition, checked
+from tests.unit.protocol.stepping import DOWN, queue_of
+
+
+def test_the_keys_of_a_partition_share_a_hash_tag() -> None:
+    """So a cluster stores all of them on one node."""
+    partition = Partition("shop.meter", 3)
+    assert str(partition) == partition.name.decode() == "shop.meter:3"
+    assert partition.meta == b"wb:{shop.meter:3}:meta"
+    assert partition.batch(12) == b"wb:{shop.meter:3}:12"
+
+
+@pytest.mark.parametrize("name", [b"", b"shop.meter", b"shop.meter:x", b"a b:1", b"a:12345", b"\xff:1"])
+def test_a_name_that_is_not_valid_is_no_partition(name: bytes) -> None:
+    """A node may hold what another program wrote."""
+    assert Partition.parse(name) is None
+
+
+def test_a_name_is_parsed_to_the_same_partition() -> None:
+    """The reverse of ``name``."""
+    partition = Partition("shop.meter", 1023)
+    assert Partition.parse(partition.name) == partition
+
+
+def test_retiring_nodes_come_before_the_owner() -> None:
+    """Their batches are older; an owner that is being retired from elsewhere is named once, last."""
+    queue = queue_of("a", "b", retiring=["redis://unused-old?name=old", "redis://unused-a?name=a"])
+    partitions = [Partition("shop.meter", number) for number in range(8)]
+    for partition in partitions:
+        owner = queue.ring.owner(partition.name)
+        assert queue.nodes_of(partition) == ([2, 0, 1] if owner == 1 else [2, 0])
+    assert {queue.ring.owner(partition.name) for partition in partitions} == {0, 1}
+    assert list(queue.nodes) == [0, 1, 2]
+
+
+def test_the_room_of_a_model_is_shared_by_its_partitions() -> None:
+    """Evenly, and each has room for at least one field."""
+    assert queue_of("a", high_water=1000, partitions=8).max_fields == 125
+    assert queue_of("a", high_water=3, partitions=8).max_fields == 1
+
+
+def test_the_time_is_in_whole_milliseconds() -> None:
+    """As scripts take it."""
+    assert queue_of("a").now_ms() == 1_000_000
+
+
+def test_an_error_is_never_taken_for_a_reply() -> None:
+    """It is raised."""
+    assert checked([1, b"x"]) == [1, b"x"]
+    with pytest.raises(NodeUnavailableError):
+        checked(DOWN)

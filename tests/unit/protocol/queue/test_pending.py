@@ -1,0 +1,75 @@
+"""Reading batches of a queue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError
+from cachebackend.protocol.queue import pending as pending_module
+from cachebackend.protocol.queue.partition import Partition
+from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
+from cachebackend.protocol.queue.queue_state import QueueState
+from tests.unit.protocol.stepping import DOWN, queue_of, step
+
+METER = Partition("shop.meter", 0)
+NUMBERS = [b"ab", b"3", b"1"]
+
+
+def test_a_batch_is_read_page_by_page() -> None:
+    """Until the cursor is 0."""
+    fields, asked = step(contents(queue_of("a"), 0, METER, 2), [[b"9", [b"f", b"1"]]], [[b"0", [b"g", b"2"]]])
+    assert fields == {b"f": b"1", b"g": b"2"}
+    assert [command[2] for [(_, command)] in asked] == [b"0", b"9"]
+    with pytest.raises(NodeUnavailableError):
+        step(contents(queue_of("a"), 0, METER, 2), [DOWN])
+
+
+def test_fields_of_all_batches_are_read_at_one_instant() -> None:
+    """In one script; a field that a batch lacks is left out of it."""
+    reply = [NUMBERS, [2, [b"5", None]], [3, [None, b"6"]]]
+    found, asked = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
+    assert found == Pending("ab", 1, [(2, {b"f": b"5"}), (3, {b"g": b"6"})])
+    assert len(asked) == 1
+
+
+def test_a_node_without_a_queue_has_nothing_pending() -> None:
+    """One whose queue is damaged says so."""
+    assert step(pending(queue_of("a"), 0, METER, [b"f"]), [[]])[0] is None
+    with pytest.raises(WriteBehindDamagedError):
+        step(pending(queue_of("a"), 0, METER, [b"f"]), [[[b"?", b"3", b"1"]]])
+
+
+def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
+    """It answers with the numbers alone; the second call names every batch that may exist."""
+    queue = queue_of("a")
+    found, asked = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"]]]])
+    assert found == Pending("ab", 1, [(2, {b"f": b"5"})])
+    assert [command[1:-2] for [(_, command)] in asked] == [
+        (METER.meta, METER.batch(1), METER.batch(2)),
+        (METER.meta, METER.batch(2), METER.batch(3), METER.batch(4)),
+    ]
+    assert queue.open_batches[0, METER.name] == 3
+
+
+def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a batch was sealed or deleted between two of them, all are made again."""
+    monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
+    first: list[Any] = [[NUMBERS, [2, [b"5"]]], [[b"ab", b"4", b"1"], [2, [b"6"]]]]
+    second: list[Any] = [[NUMBERS, [2, [b"5"]]], [NUMBERS, [2, [b"6"]]]]
+    found, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
+    assert found == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"})])
+
+
+@pytest.mark.parametrize(("keep", "word"), [(True, "keep"), (False, "drop")])
+def test_batches_are_renumbered_after_the_last_drained_one(keep: bool, word: str) -> None:
+    """What was known of the open batch is forgotten."""
+    queue = queue_of("a")
+    queue.open_batches[0, METER.name] = 3
+    state = QueueState(0, "ab", 3, 1, 5, None, {})
+    opened, [[(_, command)]] = step(renumber(queue, state, METER, (9, "aa"), [2, 3], keep=keep), [12])
+    assert opened == 12
+    assert command[1:7] == (METER.meta, b"wb:dirty", *(METER.batch(each) for each in (2, 3, 10, 11)))
+    assert command[7:12] == (9, METER.name, word, 3, "aa")
+    assert queue.open_batches == {}

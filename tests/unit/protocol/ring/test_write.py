@@ -1,0 +1,102 @@
+"""The bracket of every write: the old ring and the gutter first, the new ring last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.protocol import Context
+from cachebackend.protocol.context import Gutter, RingChange
+from cachebackend.protocol.ring.write import delete_elsewhere, settle_write, write, write_by
+from cachebackend.ring import Ring
+from tests.unit.protocol.stepping import DOWN, context_of, step
+
+SET = (b"SET", b"k", b"1")
+
+
+def in_ring_change(*, is_old: bool, has_gutter: bool = False) -> Context:
+    """Return a ring of node 0; node 1 is the other ring, node 2 the gutter."""
+    context = context_of("a")
+    context.ring_change = RingChange(Ring([("b", 1.0)]), (1,), is_old, is_warm=False)
+    if has_gutter:
+        context.gutter = Gutter(Ring([("s", 1.0)]), (2,), 10_000, lambda _: False)
+    return context
+
+
+def test_a_write_alone_is_one_round_trip() -> None:
+    """Without a ring change and a gutter."""
+    assert step(write(context_of("a"), [b"k"], [(0, SET)]), [b"OK"]) == ([b"OK"], [[(0, SET)]])
+
+
+def test_the_old_ring_is_told_before_the_owner() -> None:
+    """Else a reader could warm the old value from it after the write."""
+    _, asked = step(write(in_ring_change(is_old=True), [b"k"], [(0, SET)]), [1], [b"OK"])
+    assert asked == [[(1, ("delete", b"k"))], [(0, SET)]]
+
+
+def test_the_new_ring_is_told_after_the_owner() -> None:
+    """Else a reader could warm the old value into it before the write."""
+    _, asked = step(write(in_ring_change(is_old=False), [b"k"], [(0, SET)]), [b"OK"], [1])
+    assert asked == [[(0, SET)], [(1, ("delete", b"k"))]]
+
+
+def test_the_gutter_is_told_after_the_old_ring_and_before_the_owner() -> None:
+    """A fill leaves the gutter out, because it may be stored there."""
+    context = in_ring_change(is_old=True, has_gutter=True)
+    _, asked = step(write(context, [b"k"], [(0, SET)]), [1], [1], [b"OK"])
+    assert [request for [request] in asked] == [(1, ("delete", b"k")), (2, ("delete", b"k")), (0, SET)]
+    _, asked = step(write_by(context, [b"k"], _nothing(), in_gutter=False), [1])
+    assert asked == [[(1, ("delete", b"k"))]]
+
+
+def test_keys_that_are_not_confirmed_elsewhere_are_returned() -> None:
+    """Beside the result of the operation in the bracket."""
+    operation = write_by(in_ring_change(is_old=True), [b"k"], _nothing())
+    assert step(operation, [DOWN])[0] == (None, [b"k"])
+
+
+def test_delete_elsewhere_leaves_the_owner_out() -> None:
+    """It is for an operation that has written at the owner itself."""
+    _, asked = step(delete_elsewhere(in_ring_change(is_old=False), [b"k"]), [1])
+    assert asked == [[(1, ("delete", b"k"))]]
+
+
+@pytest.mark.parametrize(("overwrites", "missed"), [(True, 1), (False, 0)])
+def test_an_owner_that_did_not_confirm_an_overwrite_may_hold_an_older_value(
+    overwrites: bool, missed: int
+) -> None:
+    """That is recorded, so that it deletes the key when it is back; not for ``add`` and ``incr``."""
+    context = context_of("a")
+    step(write(context, [b"k"], [(0, SET)], overwrites=overwrites), [DOWN])
+    assert context.missed.count(0) == missed
+
+
+def test_a_write_that_went_to_the_gutter_makes_the_owner_older() -> None:
+    """The owner deletes the key when it is back, though the gutter confirmed the write."""
+    context = context_of("a")
+    context.gutter = Gutter(Ring([("s", 1.0)]), (1,), 10_000, lambda _: True)
+    settle_write(context, b"k", 1, b"OK")
+    assert [context.missed.count(node) for node in (0, 1)] == [1, 0]
+    settle_write(context, b"l", 0, b"OK")
+    assert context.missed.count(0) == 1
+
+
+def test_the_copies_of_the_process_are_dropped_before_and_after() -> None:
+    """What another thread read in between is not kept."""
+
+    class Near:
+        dropped = 0
+
+        def drop(self, _: Any) -> None:
+            self.dropped += 1
+
+    context = context_of("a")
+    context.near = near = Near()  # type: ignore[assignment]  # all that the bracket calls
+    step(write(context, [b"k"], [(0, SET)]), [b"OK"])
+    assert near.dropped == 2
+
+
+def _nothing() -> Any:
+    return
+    yield

@@ -1,0 +1,66 @@
+"""Figures of nodes, and what a key holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.codec import Codec, Refresh
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.protocol.telemetry.node_info import inspect, memory_usage, node_infos
+from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
+
+VALUE = Codec("auto").encode("x", Refresh(2000.0, 0.5), {b"tag": TOKEN})
+
+
+def test_info_is_read_by_name() -> None:
+    """Headings are left out; a node that does not answer is its error."""
+    text = b"# Server\r\nvalkey_version:9.1\r\nexecutable:/a:b\r\n\r\ndb0:keys=1\r\n"
+    infos, [asked] = step(node_infos(context_of("a", "b")), [text, DOWN])
+    assert infos == [{"valkey_version": "9.1", "executable": "/a:b", "db0": "keys=1"}, DOWN]
+    assert asked == [(0, (b"INFO",)), (1, (b"INFO",))]
+    assert step(node_infos(context_of("a", "b"), [1]), [b""])[1] == [[(1, (b"INFO",))]]
+
+
+def test_the_memory_usage_keys_leaves_out_what_is_gone() -> None:
+    """And what a node does not answer for."""
+    assert step(memory_usage(context_of("a"), [b"k", b"l", b"m"]), [56, None, DOWN])[0] == [56]
+
+
+@pytest.mark.parametrize(
+    ("record", "ttl_ms", "kind", "ttl", "token"),
+    [
+        (VALUE, 1500, "value", 1.5, None),
+        (b"S" + VALUE[1:], -1, "stale", None, None),
+        (b"-12", -1, "integer", None, None),
+        (b"L" + TOKEN, 900, "lease", 0.9, TOKEN.hex()),
+        (b"Q" + TOKEN * 2, 900, "quarantine", 0.9, TOKEN.hex() * 2),
+        (b"T" + TOKEN, -1, "tag", None, None),
+        (b"?", -1, "unreadable", None, None),
+        (b"V", -1, "unreadable", None, None),
+        (None, -2, "nothing", None, None),
+        (NodeReplyError("WRONGTYPE"), -1, "unreadable", None, None),
+    ],
+)
+def test_a_key_is_described_by_its_record(
+    record: Any, ttl_ms: int, kind: str, ttl: float | None, token: str | None
+) -> None:
+    """Its kind, its time to live in seconds, and who holds a lease or a quarantine."""
+    found, [asked] = step(inspect(context_of("a"), b"k"), [record, ttl_ms])
+    assert (found.kind, found.ttl, found.token) == (kind, ttl, token)
+    assert asked == [(0, (b"GET", b"k")), (0, (b"PTTL", b"k"))]
+
+
+def test_a_value_is_described_without_its_payload_being_decoded() -> None:
+    """Its codec, its refresh time and its tags."""
+    found, _ = step(inspect(context_of("a"), b"k"), [VALUE, 1500])
+    assert (found.codec, found.tags, found.size) == (ord("m"), [b"tag"], len(VALUE))
+    assert found.refresh is not None
+    assert found.refresh.fresh_until == 2000.0
+
+
+def test_a_node_that_is_down_is_raised() -> None:
+    """Nothing is known of the key then."""
+    with pytest.raises(NodeUnavailableError):
+        step(inspect(context_of("a"), b"k"), [DOWN, DOWN])

@@ -1,0 +1,59 @@
+"""Errors, and what their messages say."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from cachebackend import errors
+from cachebackend.errors import (
+    ConfigurationError,
+    NodeReplyError,
+    NodeUnavailableError,
+    RingCacheError,
+    WriteBehindPartialError,
+    WriteBehindUnknownError,
+)
+
+CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_error_is_a_ring_cache_error_with_a_name_of_its_own(kind: type[Exception]) -> None:
+    """So a caller can catch all of them; none hides a builtin."""
+    assert issubclass(kind, RingCacheError)
+    assert kind.__name__.endswith("Error")
+    assert kind.__name__ in errors.__all__
+
+
+def test_the_docstring_is_the_default_message() -> None:
+    """Where nothing more is known."""
+    assert str(NodeUnavailableError()) == NodeUnavailableError.__doc__
+    assert str(NodeUnavailableError("node 'a' is down")) == "node 'a' is down"
+
+
+def test_a_configuration_error_has_every_fault() -> None:
+    """A line each."""
+    error = ConfigurationError(["one", "two"])
+    assert (error.faults, str(error)) == (("one", "two"), "one\ntwo")
+
+
+def test_the_code_of_a_reply_is_its_first_word() -> None:
+    """As servers write them."""
+    assert NodeReplyError("NOSCRIPT No matching script").code == "NOSCRIPT"
+
+
+def test_it_may_be_known_that_a_node_got_the_commands() -> None:
+    """Then they may have been run; a write-behind error always says so."""
+    assert not NodeUnavailableError().was_sent
+    assert WriteBehindUnknownError("x").was_sent
+    assert issubclass(WriteBehindUnknownError, NodeUnavailableError)
+
+
+def test_a_partial_error_names_one_row_and_counts_all() -> None:
+    """Each has its own error."""
+    error = WriteBehindPartialError({7: ValueError("full"), 8: ValueError("gone")})
+    assert "2 rows" in str(error)
+    assert "7: full" in str(error)
+    assert list(error.errors) == [7, 8]

@@ -1,0 +1,24 @@
+"""Spans, while nobody has set a provider."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import trace
+
+from cachebackend.tracing import begin, span
+
+
+@pytest.fixture(autouse=True)
+def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+
+
+def test_without_a_provider_a_span_is_nothing() -> None:
+    """It may be entered, and costs no object of OpenTelemetry's."""
+    with span("ringcache.load", key="k") as entered:
+        assert entered is None
+
+
+def test_without_a_provider_nothing_begins() -> None:
+    """What ends it may be called all the same."""
+    assert begin("ringcache.fill_wait")() is None

@@ -1,0 +1,55 @@
+"""A database that is down is asked less and less often."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from cachebackend.writebehind.backoff import Backoff
+from tests.unit.protocol.stepping import StillClock
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def backoff(clock: StillClock) -> Backoff:
+    return Backoff(clock)
+
+
+def test_a_database_that_answers_is_asked_at_once(backoff: Backoff) -> None:
+    """Whatever others do."""
+    backoff.failed("other", OSError())
+    assert backoff.wait_seconds("default") == 0.0
+
+
+def test_each_failure_doubles_the_wait_up_to_half_a_minute(backoff: Backoff, clock: StillClock) -> None:
+    """From one second."""
+    waits = []
+    for _ in range(7):
+        backoff.failed("default", OSError())
+        waits.append(backoff.wait_seconds("default"))
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    clock.at += 29
+    assert backoff.wait_seconds("default") == 1.0
+    clock.at += 5
+    assert backoff.wait_seconds("default") == 0.0
+
+
+def test_an_answer_resets_it_and_both_ends_are_logged_once(
+    backoff: Backoff, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the database and the error."""
+    caplog.set_level(logging.WARNING)
+    for _ in range(3):
+        backoff.failed("default", OSError("refused"))
+    backoff.answered("default")
+    backoff.answered("default")
+    events = [record.event for record in caplog.records]  # type: ignore[attr-defined]  # our own
+    assert events == ["database_away", "database_returned"]
+    assert "refused" in caplog.text
+    backoff.failed("default", OSError())
+    assert backoff.wait_seconds("default") == 1.0

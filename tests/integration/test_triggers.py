@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.db import connection, models, transaction
+from django.db import connection, connections, models, transaction
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
@@ -224,7 +224,7 @@ def test_the_listening_relay_runs_when_it_is_notified(author: Author, other: psy
         try:
             relay_listener.relay_on_notify("default", on_round, interval=600, pause=lambda _: None)
         finally:
-            connection.close()
+            connections.close_all()  # the relay looks at the outbox of each database
 
     relay = threading.Thread(target=run)
     relay.start()

@@ -28,7 +28,7 @@ class Colour(Enum):
 @pytest.mark.parametrize(
     "value",
     [Text("x"), OrderedDict(a=1), Colour.RED, {1: 2}, object(), {"a": [Text("x")]}, {Text("a"): 1}],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_would_not_come_back_as_it_is_is_refused(value: Any) -> None:
     """Subclasses, enums and keys that are not str, at any depth."""

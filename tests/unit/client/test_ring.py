@@ -73,7 +73,7 @@ def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(
 ) -> None:
     """Where the app is not installed: a crash would lose them."""
     client = client_of()
-    monkeypatch.setattr(type(client.nodes[0]), "tend", lambda _: None)  # no probe
+    monkeypatch.setattr(type(client.nodes[0]), "request_replay", lambda _: None)  # no probe
     caplog.set_level(logging.WARNING)
     for key in (b"k", b"l"):
         client.context.record_missed(0, [key])
@@ -95,7 +95,7 @@ def test_what_an_outbox_has_stored_is_not_given_to_it_again(monkeypatch: pytest.
             return MissedKeys()
 
     client = client_of()
-    monkeypatch.setattr(type(client.nodes[0]), "tend", lambda _: None)
+    monkeypatch.setattr(type(client.nodes[0]), "request_replay", lambda _: None)
     client.outbox = Outbox()
     for _ in range(2):
         client.context.record_missed(0, [b"k"])

@@ -39,7 +39,7 @@ def test_every_policy_has_a_hit_ratio_for_each_size() -> None:
 @pytest.mark.parametrize(
     ("keep", "entry_bytes", "says"),
     [
-        (1.0, None, "20 entries with S3-FIFO keep 100% of the 50.0% of requests that 100 entries find; LRU"),
+        (1.0, None, "20 entries with S3-FIFO keep 100% of the 50.0% of reads that hit with 100 entries; LRU"),
         (0.5, None, "10 entries with S3-FIFO keep 50%"),
         (0.8, 1e6, "20 entries (about 20 MB) with LRU or S3-FIFO keep 80%"),
     ],
@@ -53,7 +53,7 @@ def test_the_advice_is_the_smallest_size_that_keeps_a_share(
 
 def test_a_trace_without_a_repeated_key_needs_no_cache() -> None:
     """The advice says so."""
-    assert "no cache of any size" in advice([1], {"LRU": [0.0]}, 0.9)
+    assert "a cache of any size has no hits" in advice([1], {"LRU": [0.0]}, 0.9)
 
 
 def test_the_chart_has_a_line_for_each_policy() -> None:
@@ -66,7 +66,7 @@ def test_the_chart_has_a_line_for_each_policy() -> None:
 
 def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the same share of its size finds much the same share; writes stay with their keys."""
-    monkeypatch.setattr(simulation, "MOST_REQUESTS", 10_000)
+    monkeypatch.setattr(simulation, "MAX_REQUESTS", 10_000)
     trace = Trace.of_reads(
         [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cachebackend import protocol
 from cachebackend.effects import Effect, Load, Operation, Sleep
 from cachebackend.protocol import Context
+from tests.interleavings import direct
 from tests.interleavings.actors import Actor
 from tests.interleavings.processes import OPTIONS
 from tests.interleavings.world import KEY
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tests.interleavings.processes import Process
     from tests.interleavings.world import World
 
-__all__ = ["GutterReader", "OldSnapshotReader", "Reader", "ReaderOfTwo"]
+__all__ = ["DirectReader", "DirectReaderOfTwo", "GutterReader", "OldSnapshotReader", "Reader", "ReaderOfTwo"]
 
 
 class Reader(Actor):
@@ -41,9 +42,7 @@ class Reader(Actor):
     def make(self, what: str) -> None:
         if self.operation is None:
             self.began_at = self.process.floor()
-            self.operation = protocol.get_or_load(
-                self.context(), KEY, lambda: None, self.world.scenario.fill_options
-            )
+            self.operation = self.start()
             self.effect = next(self.operation)
         outcome = self.perform()
         self.told.append((type(self.effect).__name__, repr(outcome), self.began_at))
@@ -51,6 +50,10 @@ class Reader(Actor):
             self.effect = self.operation.send(outcome)
         except StopIteration as end:
             self.finish(end.value)
+
+    def start(self) -> Operation[Any]:
+        """Return a new read of the key."""
+        return protocol.get_or_load(self.context(), KEY, lambda: None, self.world.scenario.fill_options)
 
     def context(self) -> Context:
         context = self.process.context
@@ -76,6 +79,13 @@ class Reader(Actor):
             self.world.wrong.append(f"read {value} though {self.began_at} was acknowledged before it began")
 
 
+class DirectReader(Reader):
+    """Reads by the client's own method, which needs no generator for one command and one reply."""
+
+    def start(self) -> Operation[Any]:
+        return direct.get_or_load(self.context(), KEY, self.world.scenario.fill_options)
+
+
 class OldSnapshotReader(Reader):
     """A reader whose database snapshot is from before it asked the cache."""
 
@@ -93,6 +103,12 @@ class OldSnapshotReader(Reader):
 
 class ReaderOfTwo(Reader):
     """Reads, and reads again."""
+
+    reads = 2
+
+
+class DirectReaderOfTwo(DirectReader):
+    """Reads by the client's own method, and reads again."""
 
     reads = 2
 

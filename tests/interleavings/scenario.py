@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cachebackend.codec import Codec, Refresh
 from cachebackend.protocol import FillOptions
 from tests.interleavings.clocks import NOW
-from tests.interleavings.readers import Reader
+from tests.interleavings.readers import DirectReader, DirectReaderOfTwo, Reader, ReaderOfTwo
 from tests.interleavings.world import KEY, TAG
 from tests.interleavings.writers import StrictWriter, Writer
 
@@ -46,6 +46,14 @@ class Scenario:
     relay: str = "old"
     is_one_process: bool = False
     replay_limit: int = 10_000
+
+    def read_directly(self) -> Scenario:
+        """Return the same scenario, with readers that call the client's own methods."""
+        instead: dict[type[Reader] | type[Writer], type[Reader]] = {
+            Reader: DirectReader,
+            ReaderOfTwo: DirectReaderOfTwo,
+        }
+        return replace(self, actors=tuple(instead.get(actor, actor) for actor in self.actors))
 
     @property
     def target(self) -> bytes:

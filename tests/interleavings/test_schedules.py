@@ -144,6 +144,16 @@ LARGER = {
 }
 if os.environ.get("EXPLORE") == "all":
     SCENARIOS |= LARGER
+#: The scenarios that are explored a second time, with readers that call the client's own methods.
+DIRECT = {
+    "a reader, two writers",
+    "two readers, a writer, nothing cached",
+    "strict: a reader, two writers",
+    "refresh: two readers, a writer",
+    "stale: two readers, a writer that softens",
+    "a node that fails: a reader of two, a writer",
+    "a ring that changes: leaving and leaving",
+}
 #: What must be found wrong, or the explorer could find nothing.
 BROKEN = {
     "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
@@ -166,6 +176,9 @@ def test_nothing_stale_stands_or_is_served(
     assert explored.wrong == []
     assert explored.schedules > 0
     assert explored.states > 50
+    if name in DIRECT or SCENARIOS.keys() & LARGER.keys():
+        # A client's own method takes the same steps as the generator: not one state more or less
+        assert explore((node, spare), SCENARIOS[name].read_directly()) == explored
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -163,6 +163,7 @@ def test_the_explorer_notices(
         FOUND_RIGHT.add(scenario)
     mutant(monkeypatch)
     assert explore((node, spare), scenario, stop_at_first=True).wrong
+    assert explore((node, spare), scenario.read_directly(), stop_at_first=True).wrong
 
 
 def test_a_crash_without_a_relay_is_noticed(node: Node, spare: Node, monkeypatch: Patch) -> None:

@@ -89,6 +89,16 @@ def a_delete_to_the_current_owner_only(patch: Patch) -> None:
     patch.setattr(ring_change, "_delete_in_other_ring", nothing)
 
 
+def a_write_without_the_delete_in_the_old_ring(patch: Patch) -> None:
+    """The bracket of writes lacks its first half."""
+    patch.setattr("cachebackend.protocol.ring.write.delete_in_old_ring", nothing)
+
+
+def a_write_without_the_delete_in_the_new_ring(patch: Patch) -> None:
+    """The bracket of writes lacks its last half."""
+    patch.setattr("cachebackend.protocol.ring.write.delete_in_new_ring", nothing)
+
+
 def a_delete_in_both_rings_at_once(patch: Patch) -> None:
     """The one at the new owner comes first."""
     delete = ring_change._delete_in_other_ring
@@ -128,6 +138,8 @@ MUTANTS: dict[Callable[[Patch], None], Scenario] = {
         "a ring that changes: a node that fails, who clears"
     ],
     a_delete_to_the_current_owner_only: SCENARIOS["a ring that changes: leaving and joining"],
+    a_write_without_the_delete_in_the_old_ring: SCENARIOS["a ring that changes: leaving and leaving"],
+    a_write_without_the_delete_in_the_new_ring: SCENARIOS["a ring that changes: leaving and joining"],
     a_delete_in_both_rings_at_once: SCENARIOS["a ring that changes: leaving and leaving"],
     a_warm_read_without_a_lease: SCENARIOS["a ring that changes: leaving and leaving"],
 }
@@ -140,3 +152,4 @@ def test_the_explorer_notices(
     """A schedule that is right, as ``tests/interleavings`` shows, is wrong with the mutant."""
     mutant(monkeypatch)
     assert explore((node, spare), MUTANTS[mutant], stop_at_first=True).wrong
+    assert explore((node, spare), MUTANTS[mutant].read_directly(), stop_at_first=True).wrong

@@ -15,10 +15,8 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache
-from cachebackend.errors import ConfigurationError
 from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
-from cachebackend.options import RingOptions
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
@@ -311,21 +309,6 @@ def test_a_forked_child_has_no_copies(cache: RingCache) -> None:
             len(near_of(cache)) or len(near_of(cache).tracked_nodes) or (0 if cache.get("k") == 1 else 9)
         )
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-@pytest.mark.parametrize(
-    ("near", "says"),
-    [
-        ({"max_entries": 0}, r"\['near'\]\['max_entries'\]"),
-        ({"policy": "fifo"}, "one of lru, lfu"),
-        ({"size": 1}, "unknown"),
-        (5, "must be a dict or None"),
-    ],
-)
-def test_faults_of_the_settings_are_reported(near: Any, says: str) -> None:
-    """With their paths."""
-    with pytest.raises(ConfigurationError, match=says):
-        RingOptions.read(["redis://h:1"], {"near": near}, "CACHES['default']")
 
 
 def test_a_key_function_is_called_each_time(cache: RingCache) -> None:

@@ -64,8 +64,8 @@ def test_the_chart_has_a_line_for_each_policy() -> None:
     assert {"LRU", "S3-FIFO", "100"} <= {each.text for each in root.iter(f"{space}text")}
 
 
-def test_many_requests_are_thinned_out_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of the same share of its size finds much the same share; writes stay with their keys."""
+def test_a_long_trace_is_sampled_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is smaller by the same share has about the same hit ratio; writes stay with their keys."""
     monkeypatch.setattr(simulation, "MAX_REQUESTS", 10_000)
     trace = Trace.of_reads(
         [(number * number) % 4001 if number % 2 else number % 400 for number in range(40_000)]

@@ -9,7 +9,7 @@ import pytest
 import redis.exceptions
 
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.node.translate import reply_error, unavailable
+from cachebackend.node.translate import pack_command, reply_error, unavailable
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,8 @@ def test_the_reason_is_in_plain_words(error: BaseException, reason: str) -> None
     translated = unavailable("a", error, 0.25)
     assert str(translated).startswith(f"node 'a' {reason}")
     assert translated.__cause__ is error
+
+
+def test_a_command_is_packed_as_the_protocol_requires() -> None:
+    """Bytes, text and numbers become strings of the protocol."""
+    assert pack_command((b"SET", "k", 1)) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n"

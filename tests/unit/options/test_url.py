@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes, sentinel_address
+from cachebackend.options import Faults, NodeAddress, parse_node, parse_nodes
 
 
 def parsed(url: object) -> NodeAddress:
@@ -94,18 +94,6 @@ def test_the_setting_of_a_node_is_the_same_node_without_its_password(url: str) -
     copy = parsed(node.setting)
     assert (copy.name, copy.weight, copy.endpoint) == (node.name, node.weight, node.endpoint)
     assert ":p@" not in node.setting
-
-
-def test_a_sentinel_url_has_hosts_service_and_logins() -> None:
-    """Hosts of every kind; user and password are the node's, and the sentinels have their own."""
-    address = sentinel_address(
-        "redis+sentinel://me:p%40ss@h1,[::1]:7,10.0.0.1:8/my%20shop/3?sentinel_username=s&sentinel_password=hun%26ter2"
-    )
-    assert address.hosts == (("h1", 26379), ("::1", 7), ("10.0.0.1", 8))
-    assert (address.service, address.username, address.password) == ("my shop", "s", "hun&ter2")
-    assert address.node_url == "redis://me:p%40ss@behind.sentinel/3"
-    assert "hun" not in repr(address)
-    assert "p%40ss" not in repr(address)
 
 
 def test_a_comma_between_sentinels_does_not_separate_urls() -> None:

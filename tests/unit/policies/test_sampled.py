@@ -44,8 +44,8 @@ def test_lru_evicts_a_key_that_was_not_accessed_lately() -> None:
 
 
 @pytest.mark.parametrize("policy", [SampledLRU, SampledLFU])
-def test_a_sampled_policy_keeps_what_is_used(policy: Any) -> None:
-    """And never more than it may."""
+def test_a_sampled_policy_keeps_the_keys_in_use(policy: Any) -> None:
+    """And never more than its capacity."""
     cache = policy(50)
     for turn in range(200):
         for key in range(10):

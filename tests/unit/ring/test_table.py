@@ -69,19 +69,3 @@ def test_owners_are_the_same_in_every_process_and_release() -> None:
 def test_one_node_owns_everything() -> None:
     """A ring may have one node."""
     assert Ring([("only", 1.0)]).shares() == [SLOTS]
-
-
-def test_a_key_belongs_to_the_owner_of_its_slot() -> None:
-    """``owner`` and ``slot_of`` agree."""
-    ring = Ring(nodes_of(7, EVEN))
-    keys = [b"key:%d" % number for number in range(500)]
-    assert [ring.owner(key) for key in keys] == [ring.owner_of_slot(slot_of(key)) for key in keys]
-
-
-def test_keys_are_grouped_by_their_owner() -> None:
-    """Every key is in the group of its owner, once."""
-    ring = Ring(nodes_of(3, EVEN))
-    keys = [b"key:%d" % number for number in range(100)]
-    groups = ring.by_owner((key, key) for key in keys)
-    assert sorted(key for group in groups.values() for key in group) == sorted(keys)
-    assert all(ring.owner(key) == owner for owner, group in groups.items() for key in group)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
 from cachebackend.codec import CODECS, COMPRESSORS
 from cachebackend.errors import ConfigurationError
-from cachebackend.options import RingOptions, WriteBehindOptions
+from cachebackend.options import RingOptions
 from cachebackend.policies import POLICIES
 
 PATH = "CACHES['default']"
@@ -116,18 +117,16 @@ def test_a_timeout_is_a_finite_number(value: object) -> None:
     assert fault.startswith("CACHES['default']['OPTIONS']['socket_timeout']: must be ")
 
 
-def test_write_behind_faults_have_their_path() -> None:
-    """WRITE_BEHIND is checked in the same way."""
-    with pytest.raises(ConfigurationError) as raised:
-        WriteBehindOptions.read({"nodes": ["redis://"], "partitions": 0, "batchrows": 1})
-    assert raised.value.faults == (
-        "WRITE_BEHIND['nodes'][0]: has no host; write redis://host:6379/0",
-        "WRITE_BEHIND['partitions']: must be a whole number from 1 to 1024, got 0",
-        "WRITE_BEHIND['batchrows']: unknown option; did you mean 'batch_rows'?",
-    )
-
-
-def test_write_behind_must_be_a_dict() -> None:
-    """A list is reported as a fault; it does not raise an AttributeError."""
-    with pytest.raises(ConfigurationError, match="WRITE_BEHIND: must be a dict, got a list"):
-        WriteBehindOptions.read([])
+@pytest.mark.parametrize(
+    ("near", "says"),
+    [
+        ({"max_entries": 0}, r"\['near'\]\['max_entries'\]"),
+        ({"policy": "fifo"}, "one of lru, lfu"),
+        ({"size": 1}, "unknown"),
+        (5, "must be a dict or None"),
+    ],
+)
+def test_faults_of_the_settings_are_reported(near: Any, says: str) -> None:
+    """With their paths."""
+    with pytest.raises(ConfigurationError, match=says):
+        RingOptions.read(["redis://h:1"], {"near": near}, "CACHES['default']")

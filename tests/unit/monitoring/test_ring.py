@@ -1,0 +1,22 @@
+"""Figures of an alias that are computed from counts and nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.counters import Counts
+from cachebackend.monitoring.ring import AliasFigures, hit_ratio
+
+
+@pytest.mark.parametrize(("hits", "misses", "ratio"), [(3, 1, 0.75), (0, 2, 0.0), (0, 0, None)])
+def test_a_hit_ratio_is_the_share_of_reads(hits: int, misses: int, ratio: float | None) -> None:
+    """None, not 0, if nothing was read."""
+    assert hit_ratio(Counts(hits=hits, misses=misses)) == ratio
+
+
+def test_gets_per_second_are_reads_of_the_recent_minutes() -> None:
+    """Hits and misses, by the length of those minutes until now."""
+    recent = Counts(hits=200, misses=40)
+    figures = AliasFigures("default", [], {}, recent, recent, 240.0, [])
+    assert figures.gets_per_second == 1.0
+    assert (figures.ring_nodes, figures.nodes_up) == ([], 0)

@@ -1,0 +1,39 @@
+"""The options of write-behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.errors import ConfigurationError
+from cachebackend.options import WriteBehindOptions
+
+
+def test_write_behind_faults_have_their_path() -> None:
+    """WRITE_BEHIND is checked in the same way."""
+    with pytest.raises(ConfigurationError) as raised:
+        WriteBehindOptions.read({"nodes": ["redis://"], "partitions": 0, "batchrows": 1})
+    assert raised.value.faults == (
+        "WRITE_BEHIND['nodes'][0]: has no host; write redis://host:6379/0",
+        "WRITE_BEHIND['partitions']: must be a whole number from 1 to 1024, got 0",
+        "WRITE_BEHIND['batchrows']: unknown option; did you mean 'batch_rows'?",
+    )
+
+
+def test_write_behind_must_be_a_dict() -> None:
+    """A list is reported as a fault; it does not raise an AttributeError."""
+    with pytest.raises(ConfigurationError, match="WRITE_BEHIND: must be a dict, got a list"):
+        WriteBehindOptions.read([])
+
+
+def test_retiring_nodes_come_after_the_nodes_and_once() -> None:
+    """A node that is retired and used again is named once."""
+    options = WriteBehindOptions.read(
+        {"nodes": ["redis://h:1?name=a"], "retiring": ["redis://h:2?name=b", "redis://h:1?name=a"]}
+    )
+    assert [node.name for node in options.all_nodes] == ["a", "b"]
+
+
+def test_nodes_cannot_be_retired_without_any_to_replace_them() -> None:
+    """Their writes would have no queue."""
+    with pytest.raises(ConfigurationError, match=r"WRITE_BEHIND\['retiring'\]"):
+        WriteBehindOptions.read({"retiring": ["redis://h:1?name=a"]})

@@ -1,0 +1,98 @@
+"""``tests/unit`` mirrors ``cachebackend`` path for path, so a module's unit tests are found by its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE, UNIT = ROOT / "cachebackend", ROOT / "tests" / "unit"
+#: Modules without a unit test file, and the reason. ``folder/`` stands for all modules in the folder.
+WITHOUT = {
+    "admin/actions": "a view: needs a test client and nodes",
+    "admin/page": "a view: needs a test client and nodes",
+    "admin/parked": "a view: needs a test client and Postgres",
+    "apps": "called by Django once in a process",
+    "backend/cache": "puts the classes of this package together",
+    "backend/client_cache": "finds the client of an alias",
+    "backend/extras": "each method sends commands",
+    "backend/loaders": "each method sends commands",
+    "backend/many_keys": "each method sends commands",
+    "backend/request_leases": "each method sends commands",
+    "backend/single_key": "each method sends commands",
+    "checks": "checks settings and databases: tests/integration",
+    "client/single": "sends the requests of protocol/cache, whose functions are pure",
+    "invalidation/": "reads and writes rows and nodes; watched alone is pure, and has its file",
+    "management/commands/": "commands: tests/integration and tests/project",
+    "management/ring_simulate": "a command; what it computes is in management/simulation",
+    "managers/audit": "compares rows with nodes",
+    "managers/cached": "each method sends commands or queries",
+    "managers/fill_rules": "asks the database for its isolation level",
+    "migrations/": "written by Django",
+    "models": "tables",
+    "monitoring/inspector": "asks a node and the outbox",
+    "monitoring/parked": "reads a row of parked writes",
+    "monitoring/setup": "asks nodes",
+    "node/blocking": "sockets: tests/integration/test_connections.py",
+    "node/loops": "sockets and event loops: tests/integration/test_connections.py",
+    "node/node": "sockets: tests/integration/test_connections.py and test_failures.py",
+    "node/tracking": "a thread with a socket: tests/integration/test_near.py",
+    "policies/policy": "a Protocol; tests/unit/policies/test_policies.py holds each policy to it",
+    "prometheus": "exports what nodes and databases report",
+    "protocol/cache/": "stepped whole by tests/unit/protocol/cache/test_lease.py and tests/interleavings",
+    "tasks": "Celery tasks: each calls one function",
+    "telemetry/": "adds counters on nodes, from threads and at the end of a process",
+    "testing/blocks": "starts nodes",
+    "testing/plugin": "starts nodes",
+    "toolbar": "a panel of another package",
+    "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
+    "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
+    "writebehind/manager": "each method sends commands",
+    "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
+    "writebehind/queue": "finds the client of the project's queue",
+    "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/status": "asks nodes and the database",
+}
+
+
+def modules() -> set[str]:
+    """Return the modules by path, without the suffix. A package stands for its ``__init__``."""
+    return {
+        str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__")
+        for path in PACKAGE.rglob("*.py")
+        if path.read_text() and path != PACKAGE / "__init__.py"
+    }
+
+
+def modules_with_tests() -> set[str]:
+    """Return the modules that the paths of the unit test files name.
+
+    The functions of a package itself are tested in its folder, by a file with its name.
+    """
+    found = set()
+    for path in UNIT.rglob("test_*.py"):
+        folder, name = path.relative_to(UNIT).parent, path.stem.removeprefix("test_")
+        is_package = name == folder.name and not (PACKAGE / folder / f"{name}.py").exists()
+        found.add(str(folder if is_package else folder / name))
+    return found
+
+
+def is_listed(module: str) -> bool:
+    return any(module == name or (name.endswith("/") and module.startswith(name)) for name in WITHOUT)
+
+
+def test_every_unit_test_file_belongs_to_a_module() -> None:
+    """``tests/unit/ring/test_slots.py`` tests ``cachebackend/ring/slots.py``."""
+    assert modules_with_tests() - modules() == set()
+
+
+def test_every_module_has_its_unit_tests_or_a_reason() -> None:
+    """A pure function that is tested only through a server is a gap."""
+    packages = {module for module in modules() if (PACKAGE / module).is_dir()}
+    assert {each for each in modules() - modules_with_tests() - packages if not is_listed(each)} == set()
+
+
+def test_the_list_names_only_modules_without_a_unit_test_file() -> None:
+    """A module that is gone, or has its tests by now, is taken off the list."""
+    gone = {name for name in WITHOUT if not name.endswith("/") and name not in modules()}
+    gone |= {name for name in WITHOUT if name.endswith("/") and not (PACKAGE / name).is_dir()}
+    assert (gone, WITHOUT.keys() & modules_with_tests()) == (set(), set())

@@ -69,7 +69,7 @@ class LogRateLimit:
         """Count events.
 
         Returns:
-            The number of events since the last log message, if one is to be logged now; else 0.
+            The number of events since the last log message, if one is due now; else 0.
         """
         self._unlogged += count
         now = self._clock.monotonic()

@@ -96,7 +96,7 @@ class SingleKeyClient(Client):
                 await deferred.make_calls()
 
     def delete(self, key: bytes) -> bool:
-        """Delete whatever a key holds; return whether it held something."""
+        """Delete a key; return whether it held a record."""
         context = self.context
         if not context.has_one_owner:
             return self.run(delete(context, key))

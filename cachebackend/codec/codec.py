@@ -10,7 +10,7 @@ codec               writes
 ``signed-pickle``   as ``auto``, and signs each pickle with the project's secret
 ==================  ========================================================================
 
-A reader understands the payloads of every codec, whatever its own is, so the processes of a site may
+A reader understands the payloads of every codec, not only those of its own, so the processes of a site may
 change their codec one after the other. Pickles are the exception: only ``auto`` and ``pickle`` load a
 pickle without a signature, and ``msgpack`` and ``json`` load none at all. A record that the reader's
 codec does not read is a miss.

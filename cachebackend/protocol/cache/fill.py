@@ -1,4 +1,4 @@
-"""Fills: load a value under a lease or claim, and store it in the place of our record.
+"""Fills: load a value under a lease or claim, and replace our record by it.
 
 A lease is filled, or released, by compare-and-set against the record that we stored ourselves,
 at the node that granted it. So any change of the key since then wins over the fill.
@@ -118,7 +118,7 @@ def begin_fill(
     *,
     load_seconds: float,
 ) -> CompareAndSet | None:
-    """Return the write that stores a loaded value under a lease; None: the lease is to be released.
+    """Return the write that stores a loaded value under a lease; None: release the lease.
 
     Args:
         context: The alias.
@@ -164,7 +164,7 @@ def settle_fill(context: Context, fill: CompareAndSet, reply: Reply) -> Continue
 def _store(
     context: Context, fills: Sequence[CompareAndSet], replies: list[Reply] | None = None
 ) -> Operation[None]:
-    """Store values in the place of leases and claims, and count the fills that were refused."""
+    """Replace leases and claims by values, and count the fills that were refused."""
     if not fills:
         return
     replies = yield from send_conditional(context, fills, replies)

@@ -2,7 +2,7 @@
 
 A read asks for the value and the lease at once: a random token, stored where the value will be
 if the key holds nothing. Only the holder loads, and its fill is a compare-and-set against its
-token. Whatever changes the key in between removes the token, so the fill of an old value fails:
+token. Every change of the key in between removes the token, so the fill of an old value fails:
 
     1. reader    SET key L1 NX GET  -> the key held nothing; the lease is ours
     2. reader    SELECT             -> the old row

@@ -94,7 +94,7 @@ def set_with_lease(
     and nobody knows whether this value is older than a write since then: it is dropped, too.
     """
     if ttl_ms is not None and ttl_ms <= 0:
-        context.codec.encode(value)  # a value that cannot be encoded raises, whatever its timeout
+        context.codec.encode(value)  # a value that cannot be encoded raises with any timeout
         return (yield from delete(context, key))
     [reply] = yield from _fill(context, {key: lease}, {key: value}, ttl_ms)
     if isinstance(reply, RingCacheError):
@@ -130,7 +130,7 @@ def set_many_with_lease(
 def _fill(
     context: Context, leases: Mapping[bytes, Lease], values: Mapping[bytes, Any], ttl_ms: int | None
 ) -> Operation[list[Reply]]:
-    """Store values in the place of leases; return a reply for each, None for one that was refused."""
+    """Replace leases by values; return a reply for each, None for one that was refused."""
     life_ms = NO_EXPIRY if ttl_ms is None else ttl_ms
     records = {key: context.codec.encode(value) for key, value in values.items()}
     fills = {

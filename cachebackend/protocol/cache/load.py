@@ -198,7 +198,7 @@ def get_or_load_many(
 
 
 def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
-    """Load a key and fill it, whatever value it holds; return what was loaded.
+    """Load a key and fill it, even if it holds a value; return what was loaded.
 
     The value is deleted first, so that a load that began before this one cannot fill after it.
     """

@@ -80,7 +80,7 @@ def settle_set(context: Context, reply: Reply) -> bool:
 
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
-    """Store a value, whatever the key held; return whether the node confirmed it."""
+    """Store a value and replace the old record, if any; return whether the node confirmed it."""
     request = begin_set(context, key, value, ttl_ms)
     [reply] = yield from write(context, [key], [request])
     return settle_set(context, reply)

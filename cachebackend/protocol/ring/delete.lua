@@ -1,4 +1,4 @@
--- Delete keys, whatever they hold; except a quarantine, which only its writer ends.
+-- Delete keys with any record except a quarantine, which only its writer ends.
 -- KEYS     the keys
 -- returns  the number of keys that were deleted
 local deleted = 0

@@ -29,7 +29,7 @@ def settle_delete(context: Context, reply: Reply) -> bool:
 
 
 def delete(context: Context, key: bytes) -> Operation[bool]:
-    """Delete whatever a key holds; return whether it held a value or a lease."""
+    """Delete a key; return whether it held a record."""
     [reply] = yield from write(context, [key], [begin_delete(context, key)])
     return settle_delete(context, reply)
 

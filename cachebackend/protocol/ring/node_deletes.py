@@ -1,6 +1,6 @@
 """Deletes at named nodes: the command, and what happens when a node does not confirm it.
 
-A delete removes whatever a key holds, except a quarantine: only its writer ends that (see
+A delete removes any record of a key except a quarantine, which only its writer ends (see
 ``protocol.cache.quarantine``).
 """
 

@@ -151,7 +151,7 @@ class Counters(Generic[C]):
         self._taken: dict[str, dict[str, int]] = {}
 
     def begin_get(self) -> float | None:
-        """Return the time, for ``end_get``, if the get that begins now is one of the timed ones; else None."""
+        """Return the time for ``end_get`` if the get that begins now is timed; else None."""
         return monotonic() if self._is_timed() else None
 
     def end_get(self: Counters[Counts], begun: float | None) -> None:

@@ -42,7 +42,7 @@ def test_sets_and_dicts_have_no_order() -> None:
 
 
 def test_a_row_is_its_model_and_primary_key() -> None:
-    """Whatever else it holds."""
+    """Its other columns make no difference."""
     assert report.key_of(Tag(pk=1, name="x")) == report.key_of(Tag(pk=1, name="y"))
     assert report.key_of(Tag(pk=1)) != report.key_of(Author(pk=1))
     assert report.key_of([Tag(pk=1)]) != report.key_of([Tag(pk=2)])

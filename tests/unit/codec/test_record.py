@@ -52,7 +52,7 @@ def test_any_other_first_byte_is_an_error(record: bytes) -> None:
 def test_a_value_comes_back_with_its_blocks(
     refresh: Refresh | None, tags: dict[bytes, bytes] | None, compressor: int
 ) -> None:
-    """Whatever the combination of refresh block, tags and compressor."""
+    """In every combination of refresh block, tags and compressor."""
     record = value_record(CodecId.JSON, b"payload", refresh, tags, compressor)
     stored = stored_of(record)
     assert stored == (CodecId.JSON, refresh, tags or {}, b"payload", compressor)

@@ -26,7 +26,7 @@ def test_a_row_has_a_key_for_its_primary_key_and_for_each_lookup() -> None:
 
 @pytest.mark.parametrize("given", [CODE, str(CODE), CODE.hex])
 def test_equal_values_have_one_key(given: Any) -> None:
-    """Whatever form the caller writes them in."""
+    """In every form in which a caller may write them."""
     keys = RowKeys(Author, ["code"])
     assert keys.of(keys.fields["code"], given) == f"shop.author:code:{CODE}"
 

@@ -1,4 +1,4 @@
-"""How a connection to a node is set up, as its URL says."""
+"""How a connection to a node is set up, according to its URL."""
 
 from __future__ import annotations
 

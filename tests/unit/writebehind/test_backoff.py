@@ -21,7 +21,7 @@ def backoff(clock: StillClock) -> Backoff:
 
 
 def test_a_database_that_answers_is_asked_at_once(backoff: Backoff) -> None:
-    """Whatever others do."""
+    """Even while another database does not."""
     backoff.failed("other", OSError())
     assert backoff.wait_seconds("default") == 0.0
 

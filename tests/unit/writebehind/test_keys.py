@@ -22,7 +22,7 @@ def test_a_key_is_a_uuid_of_version_7_and_of_now() -> None:
 
 
 def test_keys_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or stands still; each is different."""
+    """Or does not move; each key is different."""
     moments = iter([5_000_000_000, 4_000_000_000, 4_000_000_000])
     monkeypatch.setattr(keys, "_last", 0)
     monkeypatch.setattr(keys.time, "time_ns", lambda: next(moments))

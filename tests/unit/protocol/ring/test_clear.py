@@ -32,7 +32,7 @@ def test_a_node_that_fails_is_named_and_the_others_are_cleared() -> None:
 
 
 def test_a_node_that_missed_a_clear_holds_nothing_that_may_be_read() -> None:
-    """That is recorded; the clear itself counts what it deleted, or raises as the settings say."""
+    """That is recorded; the clear itself counts what it deleted, or raises, according to the settings."""
     context = context_of("a")
     assert step(clear(context, b"*"), [DOWN])[0] == 0
     assert context.missed.count(0) is None

@@ -30,7 +30,7 @@ def test_an_empty_page_costs_one_round_trip() -> None:
 
 
 def test_a_node_that_is_down_has_no_keys() -> None:
-    """Or the scan raises, as the settings say."""
+    """Or the scan raises, according to the settings."""
     context = context_of("a")
     assert step(scan(context, b"*", {0: b"0"}, 5), [DOWN])[0] == ([], {})
     with pytest.raises(NodeUnavailableError):

@@ -59,6 +59,8 @@ def audit(sample: int = 1000) -> int:
 def tick() -> int:
     """Send a ``drain`` task for each partition that holds writes; return the number of tasks."""
     heartbeat.record_run("tick")
+    if not write_behind_options().nodes:  # the project does not use write-behind
+        return 0
     try:
         partitions = writebehind.seal_dirty()
     except NodeUnavailableError as error:

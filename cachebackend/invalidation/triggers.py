@@ -27,7 +27,7 @@ ROWS_PER_OUTBOX_ROW = 1000
 
 _BODY = """
     IF outbox IS NULL THEN
-        RAISE WARNING 'ringcache: the table {outbox} is missing: a change of {label} invalidates nothing';
+        RAISE WARNING 'ringcache: the outbox table {outbox} is missing, so a change of {label} is not told';
         RETURN NULL;
     END IF;
     FOR chunk IN

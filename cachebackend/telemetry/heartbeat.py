@@ -57,4 +57,4 @@ def _first_cache() -> RingCache | None:
 
 
 def _key(cache: RingCache) -> bytes:
-    return f"ringcache:last_runs:{cache.key_prefix}".encode()
+    return f"ringcache:beats:{cache.key_prefix}".encode()

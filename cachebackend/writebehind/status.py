@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from django.db import Error, router
@@ -38,7 +39,8 @@ class PartitionStatus:
         missing: The number of rows that they name and that do not exist.
         parked: The number of parked writes.
         parked_since: When the first of them was parked, in seconds since 1970; None if none is.
-        is_queue_seen: Whether the node answered; if not, what is queued and drained is unknown.
+        is_queue_seen: Whether the node answered; if not, ``fields``, ``sealed`` and ``oldest_seconds``
+            are unknown, and the numbers of drained batches are those of the last checkpoint.
         is_database_seen: Whether the database answered; if not, what is drained and parked is unknown.
         error: Why a part is unknown; None if everything is known.
     """
@@ -86,22 +88,38 @@ def partition_statuses() -> list[PartitionStatus]:
             )
             if isinstance(state, QueueState):
                 checkpoint = checkpoints.get((partition, state.incarnation))
-                statuses.append(_with_queue(status, state, checkpoint))
+                statuses.append(_with_checkpoint(_with_queue(status, state), checkpoint))
             elif node == client.context.ring.owner(partition.name):
-                statuses.append(replace(status, is_queue_seen=False, error=str(state)))
+                newest = _newest_checkpoint(checkpoints, partition)
+                status = replace(status, is_queue_seen=False, error=str(state))
+                statuses.append(_with_checkpoint(status, newest))
     return statuses
 
 
-def _with_queue(
-    status: PartitionStatus, state: QueueState, checkpoint: WriteBehindCheckpoint | None
-) -> PartitionStatus:
-    """Return a status with the numbers of its queue and its checkpoint."""
-    status = replace(
+def _newest_checkpoint(
+    checkpoints: Mapping[tuple[Partition, str], WriteBehindCheckpoint], partition: Partition
+) -> WriteBehindCheckpoint | None:
+    """Return a partition's last checkpoint, for a queue that does not report its incarnation."""
+    drained = [
+        (each.landed_at, each)
+        for (of, _), each in checkpoints.items()
+        if of == partition and each.landed_at is not None
+    ]
+    return max(drained, key=itemgetter(0), default=(None, None))[1]
+
+
+def _with_queue(status: PartitionStatus, state: QueueState) -> PartitionStatus:
+    """Return a status with the numbers of its queue."""
+    return replace(
         status,
         fields=state.fields,
         sealed=state.open_batch - state.done - 1,
         oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
     )
+
+
+def _with_checkpoint(status: PartitionStatus, checkpoint: WriteBehindCheckpoint | None) -> PartitionStatus:
+    """Return a status with the numbers of its checkpoint."""
     if checkpoint is None:
         return status
     drained_at = checkpoint.landed_at

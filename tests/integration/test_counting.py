@@ -324,7 +324,7 @@ def test_the_periodic_tasks_record_when_they_ran(ring_cache: RingCache, services
     record_run("tick")
     assert last_runs()["tick"] > runs["tick"]
     ring = ring_cache.client.ring
-    with killed(services, ring_cache, ring.names[ring.owner(b"ringcache:last_runs:demo")]):
+    with killed(services, ring_cache, ring.names[ring.owner(b"ringcache:beats:demo")]):
         assert last_runs()["relay"] == runs["relay"]
 
 
@@ -332,7 +332,7 @@ def test_an_impossible_time_is_ignored(ring_cache: RingCache) -> None:
     """One in the far future or before 1970, which the page could not show."""
     record_run("tick")
     for node in ring_cache.client.nodes:
-        node.call((b"HSET", b"ringcache:last_runs:demo", b"relay", 10**15, b"tick", -1))
+        node.call((b"HSET", b"ringcache:beats:demo", b"relay", 10**15, b"tick", -1))
     assert last_runs() == {}
 
 

@@ -327,6 +327,29 @@ def test_migrations_are_made_by_makemigrations(made_migrations: Callable[..., st
     assert "No changes" in made_migrations("makemigrations", dry_run=True)
 
 
+def test_the_sql_of_the_triggers_has_not_changed() -> None:
+    """A changed text, even of a comment or a warning, makes a migration in every project with triggers.
+
+    If that is intended, change the hashes here and say so in the changelog.
+    """
+    with isolate_apps("tests.shop"):
+
+        class Verse(models.Model):
+            name = models.CharField(max_length=9, unique=True)
+            cached = CachedManager(lookups=["name"], triggers=True)
+
+            class Meta:
+                app_label = "shop"
+
+    hashes = {trigger.name: trigger.compile(Verse).hash for trigger in Verse._meta.triggers}
+    assert hashes == {
+        "ringcache_insert": "67c052908bffd9119fc11e70a4d9f836c5799e47",
+        "ringcache_update": "880bc33f24c25b3942b440f0be0a80d3e5a55267",
+        "ringcache_delete": "9af9709a8a0d52563231c8057dd86014711e22ce",
+        "ringcache_truncate": "27559aa31f70ffc0b6f70d8d13af2ef64f1be836",
+    }
+
+
 def test_pending_deletes_of_a_removed_model_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
     """Its outbox row is deleted; the log says that its trigger still exists."""
     OutboxRow.objects.create(label="shop.gone", rows=[{"id": "1"}])

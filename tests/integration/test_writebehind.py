@@ -320,6 +320,34 @@ def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article]
     assert set(views().values()) == {1}
 
 
+@override_settings(WRITE_BEHIND={})
+def test_the_tick_of_a_project_without_write_behind_does_nothing() -> None:
+    """The schedule holds it all the same, so it must not fail every second."""
+    from cachebackend.tasks import tick
+
+    assert tick.apply(throw=True).get() == 0
+
+
+def test_drained_rows_are_known_while_the_queue_node_is_down(
+    articles: list[Article], services: Services
+) -> None:
+    """Postgres holds their numbers. Only the queued writes are unknown."""
+    for article in articles:
+        Article.behind.update(article.pk, views=F("views") + 1)
+    drain_all()
+    before = {each.partition: each for each in writebehind.partition_statuses() if each.landed}
+    services.kill("queue-a")
+    try:
+        after = {each.partition: each for each in writebehind.partition_statuses() if each.landed}
+    finally:
+        restart_queue(services)
+    assert before.keys() == after.keys()
+    assert not any(each.is_queue_seen for each in after.values())
+    for partition, each in before.items():
+        now = after[partition]
+        assert (now.landed, now.landed_at, now.rows) == (each.landed, each.landed_at, each.rows)
+
+
 def test_the_tick_survives_a_dead_queue_node(services: Services) -> None:
     """It logs the error and sends nothing."""
     from cachebackend.tasks import tick

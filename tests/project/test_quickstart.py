@@ -106,6 +106,10 @@ class Newcomer:
             )
         self.running.append(process)
 
+    def log(self) -> str:
+        """Return what the running processes have logged."""
+        return (self._folder / "running.log").read_text()
+
     def stop(self) -> None:
         """End the processes that still run, with their children."""
         for process in self.running:
@@ -202,3 +206,7 @@ def test_the_page_works_line_by_line(newcomer: Newcomer, site: str) -> None:
     page = f"http://{site}/admin/cachebackend/ring/"
     wait_for(lambda: b'class="verdict good"' in browser.open(page, timeout=10).read())
     assert [process.poll() for process in newcomer.running] == [None, None]
+    log = newcomer.log()
+    assert "cachebackend.tasks.tick" in log
+    assert "Traceback" not in log
+    assert "ERROR" not in log

@@ -74,9 +74,10 @@ def _get_tagged(context: Context, reply: Reply, missing: Any) -> Operation[Any]:
 
 
 def _get_in_gutter(context: Context, key: bytes, missing: Any) -> Operation[Any]:
-    [reply] = yield Send([begin_get(context, key)])
-    tokens = yield from read_tokens(context, [reply])
-    return value_of(context, reply, missing, tokens)
+    request = begin_get(context, key)
+    [reply] = yield Send([request])
+    value = settle_get(context, key, request, reply, missing)
+    return (yield from value.operation) if value.__class__ is Continue else value
 
 
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:

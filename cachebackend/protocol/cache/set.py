@@ -46,16 +46,8 @@ def _script_ttl(ttl_ms: int | None) -> int:
     return -1 if ttl_ms is None else max(0, ttl_ms)
 
 
-def begin_set(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Request:
-    """Return the request that stores a value.
-
-    Raises:
-        CodecError: The codec cannot encode the value.
-    """
-    return _set_request(context, key, context.codec.encode(value), ttl_ms)
-
-
-def _set_request(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> Request:
+def begin_set(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> Request:
+    """Return the request that stores a record."""
     if ttl_ms is not None and ttl_ms <= 0:
         return context.serving_node(key), delete_command([key])
     if context.gutter is None:
@@ -81,8 +73,8 @@ def settle_set(context: Context, reply: Reply) -> bool:
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value and replace the old record, if any; return whether the node confirmed it."""
-    request = begin_set(context, key, value, ttl_ms)
-    [reply] = yield from write(context, [key], [request])
+    record = context.codec.encode(value)
+    [reply] = yield from write(context, [key], lambda: [begin_set(context, key, record, ttl_ms)])
     return settle_set(context, reply)
 
 
@@ -92,22 +84,25 @@ def set_many(
     """Store many values in one scatter; return the caller's names of the keys that were not confirmed."""
     encode = context.codec.encode
     records = [(key, encode(values[name])) for name, key in keys.items()]
-    requests = [_set_request(context, key, record, ttl_ms) for key, record in records]
-    replies = yield from write(context, list(keys.values()), requests)
+    replies = yield from write(
+        context,
+        list(keys.values()),
+        lambda: [begin_set(context, key, record, ttl_ms) for key, record in records],
+    )
     return [name for name, reply in zip(keys, replies, strict=True) if not settle_set(context, reply)]
 
 
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is none; return whether there was none."""
     call = _ADD.call([key], context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms))
-    [reply] = yield from write(context, [key], [(context.ring.owner(key), call)], overwrites=False)
+    [reply] = yield from write(context, [key], lambda: [(context.ring.owner(key), call)], overwrites=False)
     return bool(context.reply_or(reply, 0))
 
 
 def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is one; return whether there was one."""
     call = _REPLACE.call([key], context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms))
-    [reply] = yield from write(context, [key], [(context.ring.owner(key), call)])
+    [reply] = yield from write(context, [key], lambda: [(context.ring.owner(key), call)])
     return bool(context.reply_or(reply, 0))
 
 
@@ -117,7 +112,7 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
     request = context.ring.owner(key), _TOUCH.call([key], now, life_ms, fresh_until)
     if life_ms == 0:
-        [reply] = yield from write(context, [key], [request])
+        [reply] = yield from write(context, [key], lambda: [request])
         return bool(context.reply_or(reply, 0))
     context.drop_near([key])
     [reply] = yield Send([request])
@@ -141,7 +136,7 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
         message = f"{delta} is beyond 64 bits"
         raise OverflowError(message)
     request = context.ring.owner(key), _INCR.call([key], context.clock.now(), delta)
-    [reply] = yield from write(context, [key], [request], overwrites=False)
+    [reply] = yield from write(context, [key], lambda: [request], overwrites=False)
     if isinstance(reply, NodeReplyError):
         if "overflow" in str(reply):
             message = "the sum is beyond 64 bits"
@@ -162,5 +157,5 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
         yield from delete(context, key)
         return False
     request = context.ring.owner(key), _STALE.call([key], stale_ms)
-    [reply] = yield from write(context, [key], [request])
+    [reply] = yield from write(context, [key], lambda: [request])
     return bool(context.reply_or(reply, 0))

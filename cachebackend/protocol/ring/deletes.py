@@ -30,7 +30,7 @@ def settle_delete(context: Context, reply: Reply) -> bool:
 
 def delete(context: Context, key: bytes) -> Operation[bool]:
     """Delete a key; return whether it held a record."""
-    [reply] = yield from write(context, [key], [begin_delete(context, key)])
+    [reply] = yield from write(context, [key], lambda: [begin_delete(context, key)])
     return settle_delete(context, reply)
 
 

@@ -13,7 +13,7 @@ two without a generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cachebackend.effects import Operation, Reply, Request, Send
@@ -51,24 +51,31 @@ def _record_older(context: Context, key: bytes, node: int, reply: Reply) -> None
 
 
 def write(
-    context: Context, keys: Sequence[bytes], requests: Sequence[Request], *, overwrites: bool = True
+    context: Context,
+    keys: Sequence[bytes],
+    begin: Callable[[], Sequence[Request]],
+    *,
+    overwrites: bool = True,
 ) -> Operation[list[Reply]]:
     """Send writes of keys, one request for each, inside the bracket; return the replies.
 
     Args:
         context: The alias.
         keys: The keys.
-        requests: The write of each.
+        begin: Returns the write of each. It is called after the deletes that come first: these may
+            eject a node, or take so long that one returns, and the write must go to the node that
+            serves the key then.
         overwrites: Whether a write replaces or removes what its key holds, so that a node that does
             not confirm it may hold an older value. False for ``add`` and ``incr``.
     """
-    replies, _ = yield from write_by(context, keys, _send(context, keys, requests, overwrites))
+    replies, _ = yield from write_by(context, keys, _send(context, keys, begin, overwrites))
     return replies
 
 
 def _send(
-    context: Context, keys: Sequence[bytes], requests: Sequence[Request], overwrites: bool
+    context: Context, keys: Sequence[bytes], begin: Callable[[], Sequence[Request]], overwrites: bool
 ) -> Operation[list[Reply]]:
+    requests = begin()
     replies: list[Reply] = yield Send(requests)
     if overwrites:
         for key, (node, _), reply in zip(keys, requests, replies, strict=True):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cachebackend.protocol import Context
+from cachebackend.protocol.cache.get import get
+from cachebackend.protocol.cache.set import set_, set_many
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.ring.write import delete_elsewhere, settle_write, write, write_by
 from cachebackend.ring import Ring
@@ -26,25 +29,25 @@ def in_ring_change(*, is_old: bool, has_gutter: bool = False) -> Context:
 
 def test_a_write_alone_is_one_round_trip() -> None:
     """Without a ring change and a gutter."""
-    assert step(write(context_of("a"), [b"k"], [(0, SET)]), [b"OK"]) == ([b"OK"], [[(0, SET)]])
+    assert step(write(context_of("a"), [b"k"], lambda: [(0, SET)]), [b"OK"]) == ([b"OK"], [[(0, SET)]])
 
 
 def test_the_old_ring_is_told_before_the_owner() -> None:
     """Else a reader could warm the old value from it after the write."""
-    _, asked = step(write(in_ring_change(is_old=True), [b"k"], [(0, SET)]), [1], [b"OK"])
+    _, asked = step(write(in_ring_change(is_old=True), [b"k"], lambda: [(0, SET)]), [1], [b"OK"])
     assert asked == [[(1, ("delete", b"k"))], [(0, SET)]]
 
 
 def test_the_new_ring_is_told_after_the_owner() -> None:
     """Else a reader could warm the old value into it before the write."""
-    _, asked = step(write(in_ring_change(is_old=False), [b"k"], [(0, SET)]), [b"OK"], [1])
+    _, asked = step(write(in_ring_change(is_old=False), [b"k"], lambda: [(0, SET)]), [b"OK"], [1])
     assert asked == [[(0, SET)], [(1, ("delete", b"k"))]]
 
 
 def test_the_gutter_is_told_after_the_old_ring_and_before_the_owner() -> None:
     """A fill leaves the gutter out, because it may be stored there."""
     context = in_ring_change(is_old=True, has_gutter=True)
-    _, asked = step(write(context, [b"k"], [(0, SET)]), [1], [1], [b"OK"])
+    _, asked = step(write(context, [b"k"], lambda: [(0, SET)]), [1], [1], [b"OK"])
     assert [request for [request] in asked] == [(1, ("delete", b"k")), (2, ("delete", b"k")), (0, SET)]
     _, asked = step(write_by(context, [b"k"], _nothing(), in_gutter=False), [1])
     assert asked == [[(1, ("delete", b"k"))]]
@@ -68,7 +71,7 @@ def test_an_owner_that_did_not_confirm_an_overwrite_may_hold_an_older_value(
 ) -> None:
     """That is recorded, so that it deletes the key when it is back; not for ``add`` and ``incr``."""
     context = context_of("a")
-    step(write(context, [b"k"], [(0, SET)], overwrites=overwrites), [DOWN])
+    step(write(context, [b"k"], lambda: [(0, SET)], overwrites=overwrites), [DOWN])
     assert context.missed.count(0) == missed
 
 
@@ -93,10 +96,59 @@ def test_the_copies_of_the_process_are_dropped_before_and_after() -> None:
 
     context = context_of("a")
     context.near = near = Near()  # type: ignore[assignment]  # all that the bracket calls
-    step(write(context, [b"k"], [(0, SET)]), [b"OK"])
+    step(write(context, [b"k"], lambda: [(0, SET)]), [b"OK"])
     assert near.dropped == 2
 
 
 def _nothing() -> Any:
     return
     yield
+
+
+def in_ring_change_with_gutter(ejected: set[int]) -> Context:
+    """Return nodes 0 (owner), 1 (old ring) and 2 (gutter); ``ejected`` names those that are ejected now."""
+    context = in_ring_change(is_old=True)
+    context.gutter = Gutter(Ring([("s", 1.0)]), (2,), 10_000, ejected.__contains__)
+    return context
+
+
+@pytest.mark.parametrize(
+    "write_value",
+    [
+        lambda context: set_(context, b"k", "v", 60_000),
+        lambda context: set_many(context, {"k": b"k"}, {"k": "v"}, 60_000),
+    ],
+    ids=["set", "set_many"],
+)
+@pytest.mark.parametrize(("before", "after", "target"), [(set(), {0}, 2), ({0}, set(), 0)])
+def test_a_value_is_stored_at_the_node_that_serves_it_after_the_deletes(
+    write_value: Any, before: set[int], after: set[int], target: int
+) -> None:
+    """The deletes in the old ring may eject the owner, or take so long that it returns."""
+    ejected = set(before)
+    context = in_ring_change_with_gutter(ejected)
+    operation = write_value(context)
+    next(operation)  # the delete in the old ring
+    ejected.clear()
+    ejected.update(after)
+    operation.send([1])  # the delete in the gutter
+    effect = operation.send([1])
+    assert [(to, command[0]) for to, command in effect.requests] == [(target, b"SET")]
+
+
+def test_a_read_that_ejects_the_owner_reads_the_gutter_and_then_the_old_ring() -> None:
+    """The old ring still holds the value of a key that has not moved."""
+    ejected: set[int] = set()
+    context = in_ring_change_with_gutter(ejected)
+    assert context.ring_change is not None
+    context.ring_change = replace(context.ring_change, is_warm=True)
+    operation = get(context, b"k")
+    next(operation)
+    ejected.add(0)
+    effect = operation.send([DOWN])
+    assert effect.requests == [(2, (b"GET", b"k"))]
+    effect = operation.send([None])
+    assert effect.requests == [(1, (b"GET", b"k"))]
+    with pytest.raises(StopIteration) as end:
+        operation.send([context.codec.encode("warm")])
+    assert end.value.value == "warm"

@@ -1,4 +1,4 @@
-"""A ring that is changed under traffic: processes of two adjacent deploys, side by side."""
+"""A ring that changes under traffic: processes of two adjacent deploys run side by side."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ ROWS = 60
 
 
 def cache_of(location: Sequence[str], **options: Any) -> RingCache:
+    """Return a cache of the default alias with other nodes and options."""
     block = settings.CACHES["default"]
-    given = block.get("OPTIONS", {}) | options
-    return RingCache(list(location), {**block, "OPTIONS": given})
+    merged = block.get("OPTIONS", {}) | options
+    return RingCache(list(location), {**block, "OPTIONS": merged})
 
 
 @contextmanager
 def four_deploys(old: Sequence[str], new: Sequence[str]) -> Iterator[dict[str, RingCache]]:
-    """The deploys of a change, and the ring before and after it."""
+    """Yield a cache for each deploy of a change, and for the ring before and after it."""
     deploys = {
         "before": cache_of(old),
         "joining": cache_of(old, joining=new),
@@ -61,20 +62,20 @@ def deploys(services: Services) -> Iterator[dict[str, RingCache]]:
 
 @pytest.fixture
 def replaced(services: Services) -> Iterator[dict[str, RingCache]]:
-    """The four deploys by which another server takes the place of one, under its name."""
+    """The four deploys that replace one server by another of the same name."""
     a, b, c = services.ring_urls
     with four_deploys([a, b], [c.replace("ring-c", "ring-a"), b]) as deploys:
         yield deploys
 
 
 def moved(deploys: Mapping[str, RingCache]) -> list[str]:
-    """Keys whose server is another after the change."""
+    """Return the keys that have another owner after the change."""
     names = [f"k{n}" for n in range(ROWS)]
     return [n for n in names if owner(deploys["before"], n) != owner(deploys["after"], n)]
 
 
 def owner(cache: RingCache, key: str) -> str:
-    """The place of a key's owner."""
+    """Return the endpoint of a key's owner."""
     client = cache.client
     return client.nodes[client.ring.owner(cache.key_bytes(key))].address.endpoint
 
@@ -90,84 +91,84 @@ ADJACENT = [
 WAYS = ["delete", "delete_many", "touch", "set", "set_many", "get_or_set after delete", "clear"]
 
 
-@pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
+@pytest.mark.parametrize(("writer", "reader"), ADJACENT + [(b, a) for a, b in ADJACENT])
 @pytest.mark.parametrize("way", WAYS)
-def test_what_one_deploy_changes_the_next_never_reads_stale(
-    deploys: dict[str, RingCache], one: str, other: str, way: str
+def test_a_change_by_one_deploy_is_never_read_stale_by_the_next(
+    deploys: dict[str, RingCache], writer: str, reader: str, way: str
 ) -> None:
-    """Whichever writes: after it no process of either reads what was there before."""
-    change_and_read(deploys, one, other, way)
+    """After a write by either deploy, no process of the two reads the old value."""
+    change_and_read(deploys, writer, reader, way)
 
 
-@pytest.mark.parametrize(("one", "other"), ADJACENT + [(b, a) for a, b in ADJACENT])
-def test_nor_does_it_when_a_node_is_replaced_under_its_name(
-    replaced: dict[str, RingCache], one: str, other: str
+@pytest.mark.parametrize(("writer", "reader"), ADJACENT + [(b, a) for a, b in ADJACENT])
+def test_a_change_is_never_read_stale_while_a_server_is_replaced_under_its_name(
+    replaced: dict[str, RingCache], writer: str, reader: str
 ) -> None:
-    """The two servers are told apart by where they are."""
+    """The two servers are distinguished by their endpoints."""
     for way in WAYS:
-        change_and_read(replaced, one, other, way)
+        change_and_read(replaced, writer, reader, way)
 
 
-def change_and_read(deploys: dict[str, RingCache], one: str, other: str, way: str) -> None:
-    """Have a process of the one deploy change what both hold; neither reads then what was before."""
-    writer, reader = deploys[one], deploys[other]
+def change_and_read(deploys: dict[str, RingCache], writer: str, reader: str, way: str) -> None:
+    """Change cached keys in a process of one deploy; then no process of the two reads the old value."""
+    writing, reading = deploys[writer], deploys[reader]
     keys = moved(deploys)
     assert len(keys) > 5
-    for cache in (writer, reader):
+    for cache in (writing, reading):
         cache.clear()
-    for cache in (writer, reader):
+    for cache in (writing, reading):
         assert cache.get_or_set_many(keys, lambda names: dict.fromkeys(names, "old"), 100)
     changes: dict[str, Callable[[], Any]] = {
-        "delete": lambda: [writer.delete(key) for key in keys],
-        "delete_many": lambda: writer.delete_many(keys),
-        "touch": lambda: [writer.touch(key, 0) for key in keys],
-        "set": lambda: [writer.set(key, "new", 100) for key in keys],
-        "set_many": lambda: writer.set_many(dict.fromkeys(keys, "new"), 100),
+        "delete": lambda: [writing.delete(key) for key in keys],
+        "delete_many": lambda: writing.delete_many(keys),
+        "touch": lambda: [writing.touch(key, 0) for key in keys],
+        "set": lambda: [writing.set(key, "new", 100) for key in keys],
+        "set_many": lambda: writing.set_many(dict.fromkeys(keys, "new"), 100),
         "get_or_set after delete": lambda: [
-            (writer.delete(key), writer.get_or_set(key, lambda: "new", 100)) for key in keys
+            (writing.delete(key), writing.get_or_set(key, lambda: "new", 100)) for key in keys
         ],
-        "clear": writer.clear,
+        "clear": writing.clear,
     }
     changes[way]()
-    for cache in (reader, writer):
+    for cache in (reading, writing):
         assert "old" not in {cache.get(key) for key in keys}
         assert "old" not in cache.get_many(keys).values()
         assert {cache.get_or_set(key, lambda: "new", 100) for key in keys} == {"new"}
 
 
 @pytest.mark.parametrize("change", ["deploys", "replaced"])
-def test_a_miss_is_warmed_from_the_ring_that_was_left(change: str, request: pytest.FixtureRequest) -> None:
-    """The database is not asked; afterwards the new owner has it, for as long as the old one had."""
+def test_a_miss_is_warmed_from_the_old_ring(change: str, request: pytest.FixtureRequest) -> None:
+    """The loader does not run; afterwards the new owner has the value, with the same time to live."""
     deploys: dict[str, RingCache] = request.getfixturevalue(change)
     keys = moved(deploys)
-    deploys["joining"].set_many(dict.fromkeys(keys, "there"), 100)
+    deploys["joining"].set_many(dict.fromkeys(keys, "warm"), 100)
     leaving = deploys["leaving"]
-    assert leaving.get_many(keys) == dict.fromkeys(keys, "there")
+    assert leaving.get_many(keys) == dict.fromkeys(keys, "warm")
 
-    def asked() -> Any:
+    def must_not_run() -> Any:
         raise AssertionError
 
-    assert {leaving.get_or_set(key, asked, 100) for key in keys} == {"there"}
+    assert {leaving.get_or_set(key, must_not_run, 100) for key in keys} == {"warm"}
     after = deploys["after"]
-    assert after.get_many(keys) == dict.fromkeys(keys, "there")
+    assert after.get_many(keys) == dict.fromkeys(keys, "warm")
 
 
-@pytest.mark.parametrize(("name", "other"), [("joining", "after"), ("leaving", "before")])
-def test_no_copy_outlives_a_value_that_was_touched(
-    deploys: dict[str, RingCache], name: str, other: str
+@pytest.mark.parametrize(("deploy", "other_ring"), [("joining", "after"), ("leaving", "before")])
+def test_touch_deletes_the_value_in_the_other_ring(
+    deploys: dict[str, RingCache], deploy: str, other_ring: str
 ) -> None:
-    """The other ring's is deleted; but a value that has not moved yet is not there to touch, and stays."""
+    """A value that only the other ring has cannot be touched, and stays."""
     key, unmoved = moved(deploys)[:2]
-    deploys[name].set(key, "v", None)
-    deploys[other].set_many({key: "v", unmoved: "v"}, None)
-    assert deploys[name].touch(key, 100) is True
-    assert deploys[name].touch(unmoved, 100) is False
-    assert deploys[other].get_many([key, unmoved]) == {unmoved: "v"}
+    deploys[deploy].set(key, "v", None)
+    deploys[other_ring].set_many({key: "v", unmoved: "v"}, None)
+    assert deploys[deploy].touch(key, 100) is True
+    assert deploys[deploy].touch(unmoved, 100) is False
+    assert deploys[other_ring].get_many([key, unmoved]) == {unmoved: "v"}
 
 
 @pytest.mark.parametrize("way", ["clear", "clear_all"])
-def test_what_is_cleared_is_not_warmed(deploys: dict[str, RingCache], services: Services, way: str) -> None:
-    """A node that is in the ring that was left alone is cleared, too."""
+def test_cleared_values_are_not_warmed(deploys: dict[str, RingCache], services: Services, way: str) -> None:
+    """Nodes that are only in the old ring are cleared, too."""
     keys = moved(deploys)
     deploys["after"].set_many(dict.fromkeys(keys, "old"), None)
     shrinking = cache_of(services.ring_urls[:2], leaving=services.ring_urls)
@@ -177,8 +178,8 @@ def test_what_is_cleared_is_not_warmed(deploys: dict[str, RingCache], services: 
     shrinking.client.close()
 
 
-def test_a_set_that_fails_has_told_the_ring_that_is_entered(deploys: dict[str, RingCache]) -> None:
-    """It may have been taken all the same; who reads at the new owner must not find what was before."""
+def test_a_set_that_fails_deletes_in_the_new_ring(deploys: dict[str, RingCache]) -> None:
+    """The node may have stored it; a read at the new owner must not return the value from before."""
     joining, key = deploys["joining"], moved(deploys)[0]
     deploys["after"].set(key, "old", None)
     cache = cache_of(
@@ -195,8 +196,8 @@ def test_a_set_that_fails_has_told_the_ring_that_is_entered(deploys: dict[str, R
     cache.client.close()
 
 
-def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
-    """And no other key."""
+def test_only_keys_of_the_new_node_move(deploys: dict[str, RingCache]) -> None:
+    """Every key that moves is owned by the new node."""
     keys = moved(deploys)
     assert {owner(deploys["after"], key) for key in keys} == {
         deploys["after"].client.nodes[2].address.endpoint
@@ -219,17 +220,17 @@ def test_about_the_new_nodes_share_moves(deploys: dict[str, RingCache]) -> None:
         ({"leaving": ["nonsense"]}, r"\['leaving'\]"),
     ],
 )
-def test_nonsense_is_refused(options: dict[str, Any], says: str) -> None:
+def test_invalid_ring_changes_are_refused(options: dict[str, Any], says: str) -> None:
     """When the settings are read."""
     with pytest.raises(ConfigurationError, match=says):
         RingOptions.read(["redis://h:1?name=a"], options, "CACHES['default']")
 
 
-# Every interleaving of a writer of the one deploy and a reader of the other
+# Every interleaving of a writer of one deploy and a reader of another
 
 
 class Stepped:
-    """An operation that is stepped by hand, one effect at a time."""
+    """An operation that is stepped one effect at a time."""
 
     def __init__(self, client: RingClient, operation: Operation[Any]) -> None:
         self.client, self.operation, self.done = client, operation, False
@@ -245,7 +246,7 @@ class Stepped:
     def step(self) -> None:
         match self.effect:
             case Send(requests):
-                # Each command on its own: what one scatter holds may arrive in any order, this is one
+                # The commands of one scatter may arrive in any order; these arrive in the order given
                 replies = self.client.run(_sent(requests))
                 self._send(replies)
             case Load(loader):
@@ -258,38 +259,40 @@ def _sent(requests: Any) -> Operation[Any]:
     return (yield Send(requests))
 
 
-def schedules(writer_first: int, reader_steps: int) -> Iterator[list[str]]:
-    """Each order of so many steps of the one and of the other."""
+def schedules(writer_steps: int, reader_steps: int) -> Iterator[list[str]]:
+    """Yield each order of ``writer_steps`` and ``reader_steps`` steps."""
     from itertools import combinations
 
-    total = writer_first + reader_steps
-    for places in combinations(range(total), writer_first):
-        yield ["writer" if at in places else "reader" for at in range(total)]
+    total = writer_steps + reader_steps
+    for writer_turns in combinations(range(total), writer_steps):
+        yield ["writer" if turn in writer_turns else "reader" for turn in range(total)]
 
 
-def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> list[list[str]]:
-    """Return the schedules after which the old value stands somewhere that is read."""
+def run_all(deploys: dict[str, RingCache], writer: str, reader: str) -> list[list[str]]:
+    """Return the schedules after which one of the two deploys still reads the old value."""
     key = moved(deploys)[0]
-    writing, reading = deploys[writer_of], deploys[reader_of]
-    made = writing.key_bytes(key)
+    writing, reading = deploys[writer], deploys[reader]
+    key_bytes = writing.key_bytes(key)
     wrong = []
     for schedule in schedules(4, 7):
         for node in deploys["leaving"].client.nodes:
-            node.call((b"DEL", made))
+            node.call((b"DEL", key_bytes))
         deploys["before"].set(key, "old", 100)
         database = ["old"]
-        keep = protocol.FillOptions(60_000)
+        fill_options = protocol.FillOptions(60_000)
 
         def load(database: list[str] = database) -> str:
             return database[0]
 
         def write(database: list[str] = database) -> Operation[Any]:
             database[0] = "new"
-            return (yield from protocol.delete_many(writing.client.context, [made]))
+            return (yield from protocol.delete_many(writing.client.context, [key_bytes]))
 
         actors = {
             "writer": Stepped(writing.client, write()),
-            "reader": Stepped(reading.client, protocol.get_or_load(reading.client.context, made, load, keep)),
+            "reader": Stepped(
+                reading.client, protocol.get_or_load(reading.client.context, key_bytes, load, fill_options)
+            ),
         }
         for name in [*schedule, *["writer"] * 6, *["reader"] * 12]:
             if not actors[name].done:
@@ -304,16 +307,16 @@ def run_all(deploys: dict[str, RingCache], writer_of: str, reader_of: str) -> li
 def test_no_order_of_a_delete_and_a_warm_read_leaves_the_old_value(
     change: str, writer: str, request: pytest.FixtureRequest
 ) -> None:
-    """The ring being left is told first."""
+    """The delete in the old ring comes first."""
     assert run_all(request.getfixturevalue(change), writer, "leaving") == []
 
 
-def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
+def test_a_missed_delete_is_not_replayed_to_another_server_of_the_same_name(
     replaced: dict[str, RingCache],
 ) -> None:
-    """Whichever of them a process of either deploy calls so: rows tell them apart by where they are."""
+    """Outbox rows name a server by its endpoint, because two deploys may give its name to another server."""
     key, leaving = moved(replaced)[0], replaced["leaving"]
-    entered = replaced["after"].client.nodes[0].endpoint
+    new_endpoint = replaced["after"].client.nodes[0].endpoint
     replaced["before"].set(key, "old", None)
     replaced["after"].set(key, "new", None)
     options = leaving.client.context.options
@@ -322,23 +325,23 @@ def test_what_is_owed_to_a_server_is_not_told_to_the_other_of_its_name(
         "OPTIONS": {"leaving": [node.setting for node in options.leaving]},
     }
     with override_settings(CACHES=settings.CACHES | {"default": block}):
-        new_row({"default": []}, node=entered).save()
+        new_row({"default": []}, node=new_endpoint).save()
         OutboxRow.objects.update(created=Now() - timedelta(minutes=1))
         assert relay().rows == 1
     assert replaced["after"].get(key) is None
     assert replaced["before"].get(key) == "old"
 
 
-def test_errors_tell_two_servers_of_one_name_apart(replaced: dict[str, RingCache]) -> None:
-    """As the one that is joining, or leaving."""
-    names = [[node.name for node in replaced[at].client.nodes] for at in ("joining", "leaving")]
+def test_errors_distinguish_two_servers_of_the_same_name(replaced: dict[str, RingCache]) -> None:
+    """The name of the other ring's server is followed by ``joining`` or ``leaving``."""
+    names = [[node.name for node in replaced[deploy].client.nodes] for deploy in ("joining", "leaving")]
     assert names == [["ring-a", "ring-b", "ring-a (joining)"], ["ring-a", "ring-b", "ring-a (leaving)"]]
 
 
-def test_both_rings_at_once_would_be_wrong(
+def test_a_delete_in_the_new_ring_first_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mutant: told in the other order, a schedule leaves the old value."""
+    """A mutant: with the deletes in the other order, a schedule leaves the old value."""
     context = deploys["leaving"].client.context
     assert context.ring_change is not None
     delete_in_old_ring = ring_change.delete_in_old_ring
@@ -355,10 +358,10 @@ def test_both_rings_at_once_would_be_wrong(
     assert run_all(deploys, "leaving", "leaving")
 
 
-def test_only_the_present_owner_would_be_wrong(
+def test_a_delete_at_the_current_owner_only_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mutant: the other ring is told nothing."""
+    """A mutant: the other ring does not receive the delete."""
 
     def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
         return []
@@ -369,7 +372,7 @@ def test_only_the_present_owner_would_be_wrong(
 
 
 def test_without_the_third_deploy_it_would_be_wrong(deploys: dict[str, RingCache]) -> None:
-    """Who no longer tells the old owner leaves there what a process that warms reads."""
+    """A process that does not delete at the old owner leaves a value that another process warms from."""
     key = moved(deploys)[0]
     deploys["before"].set(key, "old", 100)
     deploys["after"].delete(key)
@@ -380,11 +383,11 @@ def test_without_the_third_deploy_it_would_be_wrong(deploys: dict[str, RingCache
 def test_warming_without_the_lease_would_be_wrong(
     deploys: dict[str, RingCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mutant: what was read at the old owner is put at the new one whatever stands there."""
+    """A mutant: the value of the old owner is set at the new owner without comparing."""
     from cachebackend.protocol.cache import compare_and_set
 
-    def plainly(self: compare_and_set.CompareAndSet, _: Any) -> Any:
+    def plain_set(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
 
-    monkeypatch.setattr(compare_and_set.CompareAndSet, "request", plainly)
+    monkeypatch.setattr(compare_and_set.CompareAndSet, "request", plain_set)
     assert run_all(deploys, "leaving", "leaving")

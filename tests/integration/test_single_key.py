@@ -1,7 +1,7 @@
-"""What one command and one reply settle, without a generator, and with it: always the same.
+"""The client's own methods for one key have the same results as the generators of ``protocol``.
 
-The generators of ``protocol`` are what the explorer and the mutants step; here the client's own
-ways for one key are held against them, whatever stands and whatever the loader does.
+The explorer and the mutants step the generators. These tests run both for every kind of record,
+every loader and every timeout, and compare the results.
 """
 
 from __future__ import annotations
@@ -23,24 +23,32 @@ from cachebackend.near import MISS
 from cacheproject.services import Services
 
 KEY = b":1:k"
-#: Times differ from run to run.
+#: Counters of durations, which differ from run to run.
 TIMES = {"get_times", "load_times"}
 PAST, FUTURE = 1.0, 4e9
 
 
 @dataclass
 class Outcome:
-    """What a call came to."""
+    """The result of a call.
+
+    Attributes:
+        returned: The returned value.
+        raised: The type of the raised error.
+        remaining: The kind of the record that is stored afterwards, or its bytes if it is not a record.
+        counts: The counters that the call changed, and by how much.
+        loads: How many times the loader ran.
+    """
 
     returned: Any
     raised: type[BaseException] | None
-    left: Kind | bytes | None
+    remaining: Kind | bytes | None
     counts: dict[str, int]
     loads: int
 
 
 class SkippingClock(SystemClock):
-    """The machine's clock, which a wait moves on instead of waiting."""
+    """The machine's clock; ``sleep`` sets it forward instead of waiting."""
 
     skipped = 0.0
 
@@ -53,7 +61,7 @@ class SkippingClock(SystemClock):
 
 @pytest.fixture(params=["auto", "script"])
 def cache(request: pytest.FixtureRequest, empty_nodes: None, monkeypatch: pytest.MonkeyPatch) -> RingCache:
-    """The alias on a clock of its own: leases last, and nobody waits for another's to lapse."""
+    """The alias on a clock of its own: leases do not expire, and waiting for another lease takes no time."""
     options = {"fill": request.param, "lease_timeout": 5.0, "early_refresh_beta": 1.0}
     cache = RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": options})
     clock = SkippingClock()
@@ -62,26 +70,26 @@ def cache(request: pytest.FixtureRequest, empty_nodes: None, monkeypatch: pytest
     return cache
 
 
-STANDING: dict[str, Callable[[RingCache], bytes | None]] = {
+RECORDS: dict[str, Callable[[RingCache], bytes | None]] = {
     "nothing": lambda _: None,
-    "a value": lambda cache: cache.client.context.codec.encode("stands"),
-    "a fresh value": lambda cache: cache.client.context.codec.encode("stands", Refresh(FUTURE, 0.0)),
-    "a value past its time": lambda cache: cache.client.context.codec.encode("stands", Refresh(PAST, 1.0)),
+    "a value": lambda cache: cache.client.context.codec.encode("cached"),
+    "a fresh value": lambda cache: cache.client.context.codec.encode("cached", Refresh(FUTURE, 0.0)),
+    "a stale value": lambda cache: cache.client.context.codec.encode("cached", Refresh(PAST, 1.0)),
     "a claimed value": lambda cache: cache.client.context.codec.encode(
-        "stands", Refresh(PAST, 1.0, b"t" * 16, FUTURE)
+        "cached", Refresh(PAST, 1.0, b"t" * 16, FUTURE)
     ),
     "an integer": lambda _: b"17",
-    "another's lease": lambda _: lease_record(b"x" * 16),
+    "a lease of another reader": lambda _: lease_record(b"x" * 16),
     "a quarantine": lambda _: b"Q" + b"x" * 16,
-    "bytes that are no record": lambda _: b"?",
+    "bytes that are not a record": lambda _: b"?",
     "a value cut short": lambda _: b"Vm\x00\xc1",
     "a list": lambda _: None,
 }
-KEEPS = {
-    "for a while": protocol.FillOptions(60_000),
-    "for ever": protocol.FillOptions(None),
-    "not at all": protocol.FillOptions(0),
-    "stale for a while": protocol.FillOptions(60_000, 60_000),
+FILL_OPTIONS = {
+    "one minute": protocol.FillOptions(60_000),
+    "without a timeout": protocol.FillOptions(None),
+    "a timeout of zero": protocol.FillOptions(0),
+    "one minute, then stale for one minute": protocol.FillOptions(60_000, 60_000),
 }
 
 
@@ -94,18 +102,20 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "a value": lambda: {"loaded": 1},
     "an integer": lambda: 5,
     "nothing": lambda: protocol.MISSING,
-    "what cannot be kept": lambda: fails,  # a function of a test: pickle refuses a lambda
+    "a value that cannot be encoded": lambda: fails,  # a function of a test: pickle refuses a lambda
     "an error": fails,
 }
 
 
-def outcome(cache: RingCache, standing: str, call: Callable[[Callable[..., Any]], Any], load: Any) -> Outcome:
-    """Put something in the key's place, call, and tell what came of it."""
+def outcome(
+    cache: RingCache, record_name: str, call: Callable[[Callable[..., Any]], Any], load: Any
+) -> Outcome:
+    """Store a record under the key, make the call, and return its result."""
     node = cache.client.nodes[cache.client.ring.owner(KEY)]
     node.call((b"DEL", KEY))
-    if standing == "a list":
+    if record_name == "a list":
         node.call((b"RPUSH", KEY, b"x"))
-    elif (record := STANDING[standing](cache)) is not None:
+    elif (record := RECORDS[record_name](cache)) is not None:
         node.call((b"SET", KEY, record, b"PX", 60_000))
     before, calls = cache.client.counters.total(), []
 
@@ -116,51 +126,60 @@ def outcome(cache: RingCache, standing: str, call: Callable[[Callable[..., Any]]
     returned, raised = None, None
     try:
         returned = call(loader)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other must raise it too
+    except Exception as error:  # noqa: BLE001  # the other way must raise the same error, of any type
         raised = type(error)
-    left = node.call((b"GET", KEY))
-    if isinstance(left, RingCacheError):
-        left = str(left).encode()
-    elif left is not None and left[:1] in b"VSLQ":
-        left = kind_of(left)
+    remaining = node.call((b"GET", KEY))
+    if isinstance(remaining, RingCacheError):
+        remaining = str(remaining).encode()
+    elif remaining is not None and remaining[:1] in b"VSLQ":
+        remaining = kind_of(remaining)
     after = cache.client.counters.total()
     counts = {
         name: getattr(after, name) - getattr(before, name)
         for name in Counts.__dataclass_fields__
         if name not in TIMES
     }
-    return Outcome(returned, raised, left, counts, len(calls))
+    return Outcome(returned, raised, remaining, counts, len(calls))
 
 
 @pytest.mark.parametrize("load", LOADERS)
-@pytest.mark.parametrize("standing", STANDING)
-def test_a_load_is_the_same(cache: RingCache, standing: str, load: str) -> None:
-    """What is returned or raised, what stands then, and what is counted."""
+@pytest.mark.parametrize("record_name", RECORDS)
+def test_get_or_load_has_the_same_result_both_ways(cache: RingCache, record_name: str, load: str) -> None:
+    """The same value or error, the same record afterwards, and the same counts."""
     client, loads = cache.client, LOADERS[load]
-    for keep in KEEPS.values():
-        direct = outcome(cache, standing, lambda loader, k=keep: client.get_or_load(KEY, loader, k), loads)
+    for fill_options in FILL_OPTIONS.values():
+        direct = outcome(
+            cache, record_name, lambda loader, o=fill_options: client.get_or_load(KEY, loader, o), loads
+        )
         stepped = outcome(
             cache,
-            standing,
-            lambda loader, k=keep: client.run(protocol.get_or_load(client.context, KEY, loader, k)),
+            record_name,
+            lambda loader, o=fill_options: client.run(protocol.get_or_load(client.context, KEY, loader, o)),
             loads,
         )
         assert direct == stepped
 
 
-class EndsItsOwnLoading:
-    """What pickle cannot load, and tells so by what ends a loop."""
+class RaisesStopIteration:
+    """An object that pickle cannot load: loading it raises StopIteration, which also ends a loop."""
 
     def __reduce__(self) -> Any:
         return next, (iter([]),)
 
 
-def test_many_are_read_as_each_alone(cache: RingCache) -> None:
-    """Whatever stands beside them on their nodes: values of two codecs, none, leases, what is no record."""
+def test_get_many_returns_what_get_returns_for_each_key(cache: RingCache) -> None:
+    """Next to every other kind of record: values of two codecs, none, leases, bytes that are not a record."""
     encode = cache.client.context.codec.encode
     plain: list[Any] = [encode({"n": n}) for n in range(30)]
-    odd = [make(cache) for name, make in STANDING.items() if name not in {"nothing", "a list"}]
-    odd += [encode({1, (2, 3)}), encode(LookupError("pickled")), encode(EndsItsOwnLoading()), b"", b"5", None]
+    odd = [make(cache) for name, make in RECORDS.items() if name not in {"nothing", "a list"}]
+    odd += [
+        encode({1, (2, 3)}),
+        encode(LookupError("pickled")),
+        encode(RaisesStopIteration()),
+        b"",
+        b"5",
+        None,
+    ]
     for records in (plain, odd, *([*plain, one] for one in odd), [*plain, *odd]):
         cache.clear()
         for number, record in enumerate(records):
@@ -169,36 +188,38 @@ def test_many_are_read_as_each_alone(cache: RingCache) -> None:
                 cache.client.nodes[cache.client.ring.owner(key)].call((b"SET", key, record))
         names = [f"k{number}" for number in range(len(records))]
         alone = {name: cache.get(name, MISS) for name in names}
-        found = cache.get_many(names)
-        assert list(found) == [name for name in names if alone[name] is not MISS]
-        assert {name: str(value) for name, value in found.items()} == {
+        values = cache.get_many(names)
+        assert list(values) == [name for name in names if alone[name] is not MISS]
+        assert {name: str(value) for name, value in values.items()} == {
             name: str(value) for name, value in alone.items() if value is not MISS
         }
 
 
-@pytest.mark.parametrize("standing", STANDING)
-def test_a_delete_is_the_same(cache: RingCache, standing: str) -> None:
-    """Quarantines stay, and all else goes; also on a node that knows no script yet."""
+@pytest.mark.parametrize("record_name", RECORDS)
+def test_delete_has_the_same_result_both_ways(cache: RingCache, record_name: str) -> None:
+    """Every record except a quarantine is deleted; also by a node that has not cached the script."""
     client = cache.client
     node = client.nodes[client.ring.owner(KEY)]
     node.call((b"SCRIPT", b"FLUSH"))
-    direct = outcome(cache, standing, lambda _: client.delete(KEY), None)
-    known = outcome(cache, standing, lambda _: client.delete(KEY), None)
-    stepped = outcome(cache, standing, lambda _: client.run(protocol.delete(client.context, KEY)), None)
-    assert direct == known == stepped
-    assert (direct.left is None) == (standing != "a quarantine")
+    direct = outcome(cache, record_name, lambda _: client.delete(KEY), None)
+    cached_script = outcome(cache, record_name, lambda _: client.delete(KEY), None)
+    stepped = outcome(cache, record_name, lambda _: client.run(protocol.delete(client.context, KEY)), None)
+    assert direct == cached_script == stepped
+    assert (direct.remaining is None) == (record_name != "a quarantine")
 
 
 @pytest.mark.parametrize("how", ["miss", "raise"])
-def test_with_its_node_away_it_is_the_same(services: Services, empty_nodes: None, how: str) -> None:
-    """A load without a lease, or the node's error; and what a delete did not reach is noted."""
+def test_a_node_that_is_down_has_the_same_result_both_ways(
+    services: Services, empty_nodes: None, how: str
+) -> None:
+    """A load without a lease, or the node's error; the delete is recorded as missed."""
     cache = RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"on_node_failure": how}})
-    client, keep = cache.client, KEEPS["for a while"]
+    client, fill_options = cache.client, FILL_OPTIONS["one minute"]
     owner = client.ring.owner(KEY)
-    ways: dict[str, list[Callable[[], Any]]] = {
+    calls: dict[str, list[Callable[[], Any]]] = {
         "load": [
-            lambda: client.get_or_load(KEY, lambda: "loaded", keep),
-            lambda: client.run(protocol.get_or_load(client.context, KEY, lambda: "loaded", keep)),
+            lambda: client.get_or_load(KEY, lambda: "loaded", fill_options),
+            lambda: client.run(protocol.get_or_load(client.context, KEY, lambda: "loaded", fill_options)),
         ],
         "delete": [
             lambda: client.delete(KEY),
@@ -207,14 +228,15 @@ def test_with_its_node_away_it_is_the_same(services: Services, empty_nodes: None
     }
     services.kill(client.nodes[owner].name)
     try:
-        for same in ways.values():
-            assert told(same[0]) == told(same[1])
+        for direct, stepped in calls.values():
+            assert result_of(direct) == result_of(stepped)
         assert client.context.missed.has_missed(owner, KEY)
     finally:
         services.restart(client.nodes[owner].name)
 
 
-def told(call: Callable[[], Any]) -> Any:
+def result_of(call: Callable[[], Any]) -> Any:
+    """Return the result of a call, or the type of its error."""
     try:
         return call()
     except RingCacheError as error:
@@ -222,19 +244,24 @@ def told(call: Callable[[], Any]) -> Any:
 
 
 def test_a_fill_that_was_overtaken_is_counted(cache: RingCache) -> None:
-    """And nothing of it stands."""
+    """And its value is not cached."""
     client = cache.client
-    assert client.get_or_load(KEY, lambda: "old" if client.delete(KEY) else None, KEEPS["for ever"]) == "old"
+    assert (
+        client.get_or_load(
+            KEY, lambda: "old" if client.delete(KEY) else None, FILL_OPTIONS["without a timeout"]
+        )
+        == "old"
+    )
     assert client.counters.total().stale_sets_refused == 1
     assert client.get(KEY) is None
 
 
-def test_an_interrupted_load_gives_its_lease_back(cache: RingCache) -> None:
-    """Others need not wait for it to lapse."""
+def test_an_interrupted_load_releases_its_lease(cache: RingCache) -> None:
+    """Other readers need not wait until the lease expires."""
 
     def interrupted() -> Any:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.client.get_or_load(KEY, interrupted, KEEPS["for a while"])
+        cache.client.get_or_load(KEY, interrupted, FILL_OPTIONS["one minute"])
     assert cache.client.nodes[cache.client.ring.owner(KEY)].call((b"GET", KEY)) is None

@@ -1,4 +1,4 @@
-"""What acts in a process, one move after another; readers and writers are actors."""
+"""Actors: readers and writers that run in a process, one move after another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Actor"]
 
 
 class Actor:
-    """Who acts in a process, one move after another."""
+    """A reader or writer in a process, which makes one move after another."""
 
     def __init__(self, name: str, world: World, process: Process) -> None:
         self.name, self.world, self.process = name, world, process
         self.clock = StepClock(name)
-        #: What decides what it does next.
-        self.told: list[Any] = []
+        #: Every reply and move so far; together they decide what the actor does next.
+        self.history: list[Any] = []
 
     @property
     def is_done(self) -> bool:
@@ -29,5 +29,5 @@ class Actor:
     def moves(self) -> list[str]:
         raise NotImplementedError
 
-    def make(self, what: str) -> None:
+    def make(self, move: str) -> None:
         raise NotImplementedError

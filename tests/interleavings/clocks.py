@@ -1,4 +1,4 @@
-"""Clocks of actors: time stands still unless somebody waits, and tokens are numbered."""
+"""Clocks of actors: time advances only when an actor waits, and tokens are numbered."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cachebackend.protocol import missed_deletes
 
 __all__ = ["NOW", "SlowClock", "StepClock"]
 
-#: Where time stands, in seconds since 1970.
+#: The wall clock of every actor, in seconds since 1970; it never advances.
 NOW = 1_000_000.0
 
 
 class StepClock:
-    """An actor's own clock: it moves when the actor waits; tokens are its own, and numbered."""
+    """The clock of one actor: it advances when the actor waits, and numbers the actor's tokens."""
 
     def __init__(self, name: str) -> None:
         self.name, self.waited, self.tokens = name, 0.0, 0
@@ -31,7 +31,7 @@ class StepClock:
 
 
 class SlowClock(StepClock):
-    """Between any two looks so much time passes that the relay may have settled what came before."""
+    """A clock that advances by ``SETTLING_SECONDS`` at each call: the relay may run between any two."""
 
     def monotonic(self) -> float:
         self.waited += missed_deletes.SETTLING_SECONDS

@@ -1,4 +1,4 @@
-"""The client's own methods for one key, made steppable: what production runs, without a generator.
+"""The client's methods for one key, made steppable: production runs them, without a generator.
 
 The methods block, so each call runs in a greenlet. Its nodes do not send anything: they pass the
 request to the explorer as an effect and wait for the reply, like an operation that yields.
@@ -48,7 +48,7 @@ class _Node:
 
 
 class _Client(SingleKeyClient):
-    """A client of the two nodes of the explorer."""
+    """A client of the explorer's two nodes."""
 
     def __init__(self, context: Context) -> None:
         self.context, self._near = context, None

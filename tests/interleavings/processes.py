@@ -25,7 +25,8 @@ __all__ = ["NAMES", "OPTIONS", "Process"]
 OPTIONS = RingOptions.read("redis://unused?name=a", {"early_refresh_beta": 0}, "CACHES")
 RING, CODEC = Ring([("a", 1.0)]), Codec("auto")
 NAMES = ("a", "b")
-#: Which node comes first in a process' settings, and whether the second is the ring that is left, and warm.
+#: By deploy: the nodes in the order of its settings, whether the second one is the old ring, and whether
+#: misses are warmed from it.
 DEPLOYS: dict[str, tuple[tuple[int, ...], bool, bool]] = {
     "old": ((0,), False, False),
     "joining": ((0, 1), False, False),
@@ -36,22 +37,23 @@ DEPLOYS: dict[str, tuple[tuple[int, ...], bool, bool]] = {
 
 
 class Process:
-    """What a process knows of the nodes: its breakers, what it noted that they missed, its settings.
+    """A process: its breakers, the missed deletes that it recorded, and its settings.
 
     Attributes:
-        order: The nodes, as its settings have them.
-        known: By node, the last version that it was told of for certain when it was let in here.
+        order: The nodes, in the order of its settings.
+        confirmed: By node, the last version whose delete the node had certainly received when its breaker
+            closed in this process.
     """
 
     def __init__(self, world: World, name: str, deploy: str = "old") -> None:
         self.world, self.clock = world, StepClock(name)
         self.order, is_old, is_warm = DEPLOYS[deploy]
         self.breakers = [Breaker(each, self.clock) for each in NAMES]
-        self.known = [0, 0]
-        #: The last version that was acknowledged here.
+        self.confirmed = [0, 0]
+        #: The last version that a writer of this process acknowledged.
         self.acknowledged = 0
-        #: By node that is being let in: the last version that had been acknowledged when it was told.
-        self.telling: dict[int, int] = {}
+        #: By node that a replay runs on: the last version that was acknowledged when the replay began.
+        self.replaying: dict[int, int] = {}
         self.context = Context(RING, CODEC, OPTIONS, self.clock, Counters(Counts))
         self.slow = SlowClock(name)
         self.context.missed = MissedDeletes(world.scenario.replay_limit, self.slow)
@@ -61,16 +63,18 @@ class Process:
             self.context.ring_change = RingChange(RING, (1,), is_old, is_warm)
         if world.scenario.has_gutter:
             self.order = (0, 1)
-            self.context.gutter = Gutter(RING, (1,), 10_000, lambda at: self.is_open(self.order[at]))
+            self.context.gutter = Gutter(
+                RING, (1,), 10_000, lambda position: self.is_open(self.order[position])
+            )
 
     def is_open(self, node: int) -> bool:
         return self.breakers[node].is_open
 
-    def _on_missed(self, at: int, owed: MissedKeys) -> None:
-        """Do as ``RingClient`` does."""
+    def _on_missed(self, position: int, missed: MissedKeys) -> None:
+        """Record missed deletes in the outbox, like ``RingClient``."""
         since = self.slow.monotonic()
-        if owed and self.world.outbox.keep(NAMES[self.order[at]], owed):
-            self.context.missed.kept(at, owed, since)
+        if missed and self.world.outbox.keep(NAMES[self.order[position]], missed):
+            self.context.missed.kept(position, missed, since)
 
     def run(self, operation: Operation[Any]) -> Any:
         try:
@@ -82,7 +86,7 @@ class Process:
 
     def perform(self, effect: Effect) -> list[Any]:
         assert isinstance(effect, Send)
-        return [self._call(self.order[at], command) for at, command in effect.requests]
+        return [self._call(self.order[position], command) for position, command in effect.requests]
 
     def _call(self, node: int, command: Command) -> Any:
         if self.is_open(node):
@@ -93,33 +97,33 @@ class Process:
         return self.world.call(node, command)
 
     def moves(self) -> list[str]:
-        """Return what its probes may do next."""
-        found = []
-        for at, node in enumerate(self.order):
+        """Return the moves that its probes may make next."""
+        moves = []
+        for position, node in enumerate(self.order):
             if node in self.world.down:
                 continue
-            if node in self.telling:
-                found.append(f"close{node}")
-            elif self.is_open(node) or self.context.missed.count(at) != 0:
-                # Who is alone in its process cannot come in between
-                found.append(f"tell{node}" if self.world.scenario.is_one_process else f"probe{node}")
-        return found
+            if node in self.replaying:
+                moves.append(f"close{node}")
+            elif self.is_open(node) or self.context.missed.count(position) != 0:
+                # The only actor of a process cannot act between the replay and the close
+                moves.append(f"replay{node}" if self.world.scenario.is_one_process else f"probe{node}")
+        return moves
 
-    def make(self, what: str) -> None:
-        node = int(what[-1])
-        at, context = self.order.index(node), self.context
-        if what.startswith(("tell", "probe")):
-            self.telling[node] = self.world.acknowledged
-            self._tell(node, replay_module.replay(context, at, self.world.outbox, NAMES[node]))
-        if what.startswith("tell"):
+    def make(self, move: str) -> None:
+        node = int(move[-1])
+        position, context = self.order.index(node), self.context
+        if move.startswith(("replay", "probe")):
+            self.replaying[node] = self.world.acknowledged
+            self._replay(node, replay_module.replay(context, position, self.world.outbox, NAMES[node]))
+        if move.startswith("replay"):
             return
-        if self.breakers[node].close(lambda: context.missed.count(at) == 0):
-            self.known[node] = max(self.known[node], self.telling.pop(node), self.acknowledged)
+        if self.breakers[node].close(lambda: context.missed.count(position) == 0):
+            self.confirmed[node] = max(self.confirmed[node], self.replaying.pop(node), self.acknowledged)
         else:
-            self._tell(node, replay_module.replay_missed(context, at))
+            self._replay(node, replay_module.replay_missed(context, position))
 
-    def _tell(self, node: int, operation: Operation[None]) -> None:
-        """Run an operation on a node that is let nobody else in."""
+    def _replay(self, node: int, operation: Operation[None]) -> None:
+        """Run a replay on a node whose breaker is still open."""
         try:
             effect = next(operation)
             while isinstance(effect, Send):
@@ -127,22 +131,25 @@ class Process:
         except StopIteration:
             return
 
-    def floor(self) -> int:
-        """Return the last version that whoever reads here now must be given.
+    def oldest_allowed(self) -> int:
+        """Return the oldest version that a read of this process may return now.
 
-        A node that this process has ejected is not read; another may be read as it was until it is told.
+        A node that this process has ejected is not read. Any other node may serve its old value until it
+        receives the delete.
         """
         if self.world.scenario.is_strict:
             return self.world.acknowledged
         return min(
-            self.world.acknowledged if self.is_open(node) else max(self.world.settled[node], self.known[node])
+            self.world.acknowledged
+            if self.is_open(node)
+            else max(self.world.settled[node], self.confirmed[node])
             for node in self.order
         )
 
     def state(self) -> str:
-        noted = [
+        recorded = [
             sorted((str(name), since > 0) for name, since in keys.items())
             for keys in self.context.missed._recorded.values()
         ]
         is_open = [breaker.is_open for breaker in self.breakers]
-        return repr((is_open, noted, self.known, self.telling, self.acknowledged))
+        return repr((is_open, recorded, self.confirmed, self.replaying, self.acknowledged))

@@ -20,32 +20,33 @@ __all__ = ["DirectReader", "DirectReaderOfTwo", "GutterReader", "OldSnapshotRead
 
 
 class Reader(Actor):
-    """``get_or_load`` of the row, one effect a move."""
+    """Calls ``get_or_load`` for the row; each move is one effect."""
 
-    #: How often it reads.
+    #: The number of reads.
     reads = 1
 
     def __init__(self, name: str, world: World, process: Process) -> None:
         super().__init__(name, world, process)
-        self.began_at: int | None = None
+        #: The oldest version that the read may return, by the state at its beginning.
+        self.oldest_allowed: int | None = None
         self.operation: Operation[Any] | None = None
         self.effect: Effect | None = None
-        self.left = self.reads
+        self.remaining_reads = self.reads
 
     @property
     def is_done(self) -> bool:
-        return not self.left
+        return not self.remaining_reads
 
     def moves(self) -> list[str]:
         return [] if self.is_done else ["step"]
 
-    def make(self, what: str) -> None:
+    def make(self, move: str) -> None:
         if self.operation is None:
-            self.began_at = self.process.floor()
+            self.oldest_allowed = self.process.oldest_allowed()
             self.operation = self.start()
             self.effect = next(self.operation)
         outcome = self.perform()
-        self.told.append((type(self.effect).__name__, repr(outcome), self.began_at))
+        self.history.append((type(self.effect).__name__, repr(outcome), self.oldest_allowed))
         try:
             self.effect = self.operation.send(outcome)
         except StopIteration as end:
@@ -71,50 +72,52 @@ class Reader(Actor):
                 return self.process.perform(effect)
 
     def finish(self, value: int) -> None:
-        self.left -= 1
+        self.remaining_reads -= 1
         self.operation = None
-        self.told.append(("returned", value))
-        assert self.began_at is not None
-        if value < self.began_at:
-            self.world.wrong.append(f"read {value} though {self.began_at} was acknowledged before it began")
+        self.history.append(("returned", value))
+        assert self.oldest_allowed is not None
+        if value < self.oldest_allowed:
+            self.world.wrong.append(
+                f"read {value} though {self.oldest_allowed} was acknowledged before it began"
+            )
 
 
 class DirectReader(Reader):
-    """Reads by the client's own method, which needs no generator for one command and one reply."""
+    """Calls the client's own method, which needs no generator for one command and one reply."""
 
     def start(self) -> Operation[Any]:
         return direct.get_or_load(self.context(), KEY, self.world.scenario.fill_options)
 
 
 class OldSnapshotReader(Reader):
-    """A reader whose database snapshot is from before it asked the cache."""
+    """A reader whose database snapshot is older than its request to the cache."""
 
     def __init__(self, name: str, world: World, process: Process) -> None:
         super().__init__(name, world, process)
         self.snapshot: int | None = None
 
-    def make(self, what: str) -> None:
+    def make(self, move: str) -> None:
         if self.snapshot is None:
             self.snapshot = self.world.committed
-            self.told.append(("snapshot", self.snapshot))
+            self.history.append(("snapshot", self.snapshot))
         else:
-            super().make(what)
+            super().make(move)
 
 
 class ReaderOfTwo(Reader):
-    """Reads, and reads again."""
+    """Reads twice."""
 
     reads = 2
 
 
 class DirectReaderOfTwo(DirectReader):
-    """Reads by the client's own method, and reads again."""
+    """Reads twice by the client's own method."""
 
     reads = 2
 
 
 class GutterReader(ReaderOfTwo):
-    """What must not be done: it reads strict rows in the gutter."""
+    """A wrong reader: it reads strict rows from the gutter."""
 
     def context(self) -> Context:
         return self.process.context

@@ -1,4 +1,4 @@
-"""A scenario: who acts, what the nodes hold at first, and which accidents may happen."""
+"""A scenario: the actors, the first contents of the nodes, and the accidents that may happen."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ MINUTE = FillOptions(60_000)
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who acts, what stands at first, and what may happen besides.
+    """The actors, the first contents of the nodes, and the accidents that may happen.
 
     Attributes:
-        actors: Made anew for each schedule.
-        before: Commands that make the first node what it is at first.
-        accidents: How often each may happen: ``lapse``, ``evict``, ``flush``, ``fail0``, ``fail1``
-            (who failed returns), and ``relay``: that it moves while others may.
-        keep: How readers keep what they load.
+        actors: Their classes; each schedule creates new ones.
+        before: Commands that the first node receives before the schedule.
+        accidents: How many times each may happen: ``lapse``, ``evict``, ``flush``, ``fail0``, ``fail1``
+            (a node that failed returns later), and ``relay``: the relay runs while actors can still move.
+        fill_options: The options with which readers fill.
         by_tag: Writers delete the tag instead of the key.
         has_gutter: The second node is the gutter.
-        deploys: What each actor's settings say of the change of the ring; none: there is no change.
-        relay: What the relay's say.
+        deploys: For each actor the deploy of the ring change that its process runs; empty if the ring does
+            not change.
+        relay: The deploy that the relay runs.
         is_one_process: All actors are threads of one process.
-        replay_limit: How many keys a node is told one by one.
+        replay_limit: The largest number of keys that are replayed to a node one by one.
     """
 
     actors: tuple[type[Reader] | type[Writer], ...]
@@ -57,26 +58,26 @@ class Scenario:
 
     @property
     def target(self) -> bytes:
-        """What writers delete."""
+        """The key that writers delete."""
         return TAG if self.by_tag else KEY
 
     @property
     def has_two_nodes(self) -> bool:
-        """Whether the second node is there, too."""
+        """Whether the scenario uses the second node."""
         return self.has_gutter or bool(self.deploys)
 
     @property
     def is_strict(self) -> bool:
-        """Whether all writers are."""
+        """Whether all writers are strict."""
         return all(issubclass(actor, StrictWriter | Reader) for actor in self.actors)
 
     def load(self, reader: Reader) -> int:
-        """Return the row's version, as a reader's database shows it to it."""
+        """Return the version of the row that a reader sees in the database."""
         snapshot = getattr(reader, "snapshot", None)
         return reader.world.committed if snapshot is None else snapshot
 
 
 def values(version: int, fill_options: FillOptions, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:
-    """Yield the commands that make a loaded value stand, past its time already or fresh."""
+    """Yield the commands that store a loaded value, either fresh or past its ``fresh_until``."""
     record = Codec("auto").encode(version, Refresh(NOW + 60 if fresh else NOW - 1, 0.1))
     yield (b"SET", KEY, record, b"PX", (fill_options.ttl_ms or 0) + fill_options.stale_ms)

@@ -1,9 +1,10 @@
 """Steps the real operations of readers and writers against each other, in every order, on real nodes.
 
-A schedule is a list of moves. Each is run from empty nodes, because a generator cannot be
-wound back; states that were seen are not gone on from. A state is what stands on the nodes,
-what the database holds, what each process knows, and all that each actor was told so far, which
-decides what it does next: tokens are numbered, time stands still unless somebody waits.
+A schedule is a list of moves. Each schedule starts again with empty nodes, because a generator
+cannot be rewound. A state that was seen before is not explored again. A state consists of the
+records on the nodes, the versions in the database, what each process recorded, and the history of
+each actor, which decides its next move: tokens are numbered, and time advances only when an actor
+waits.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ __all__ = ["Explored", "explore"]
 
 @dataclass
 class Explored:
-    """What came of a scenario.
+    """The result of a scenario.
 
     Attributes:
-        schedules: Schedules that were run to their end.
-        states: Different states that were met.
-        wrong: What was found to be wrong, with the first schedule that shows it.
+        schedules: The number of schedules that ran to their end.
+        states: The number of different states.
+        wrong: The stale reads and stale records, each with the schedule that leads to it.
     """
 
     schedules: int = 0
@@ -34,8 +35,8 @@ class Explored:
 
 
 def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool = False) -> Explored:
-    """Run every schedule of a scenario; equal states are gone on from once."""
-    logger = logging.getLogger("cachebackend")  # that a node is ejected is no news here
+    """Run every schedule of a scenario; each state is explored once."""
+    logger = logging.getLogger("cachebackend")  # nodes are ejected on purpose here
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
@@ -46,10 +47,10 @@ def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool
 
 def _explore(nodes: tuple[Node, Node], scenario: Scenario, stop_at_first: bool) -> Explored:
     explored, seen = Explored(), set()
-    waiting: list[list[str]] = [[]]
-    while waiting:
-        schedule = waiting.pop()
-        world = _played(nodes, scenario, schedule)
+    unexplored: list[list[str]] = [[]]
+    while unexplored:
+        schedule = unexplored.pop()
+        world = _replayed(nodes, scenario, schedule)
         moves = world.moves()
         while True:
             state = world.state()
@@ -62,7 +63,7 @@ def _explore(nodes: tuple[Node, Node], scenario: Scenario, stop_at_first: bool) 
             explored.wrong += [(wrong, schedule) for wrong in world.wrong]
             if not moves or world.wrong:
                 break
-            waiting += [[*schedule, move] for move in moves[1:]]
+            unexplored += [[*schedule, move] for move in moves[1:]]
             schedule = [*schedule, moves[0]]
             world.make(moves[0])
             moves = world.moves()
@@ -72,7 +73,8 @@ def _explore(nodes: tuple[Node, Node], scenario: Scenario, stop_at_first: bool) 
     return explored
 
 
-def _played(nodes: tuple[Node, Node], scenario: Scenario, schedule: list[str]) -> World:
+def _replayed(nodes: tuple[Node, Node], scenario: Scenario, schedule: list[str]) -> World:
+    """Return a new world in which the moves of a schedule have been made."""
     world = World(nodes, scenario)
     for move in schedule:
         world.make(move)

@@ -1,4 +1,4 @@
-"""No schedule of readers, writers and accidents leaves or serves what is older than an acknowledged write."""
+"""No schedule of readers, writers and accidents serves a value older than an acknowledged write."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ SCENARIOS = {
     "a node that fails: a reader, a plain writer of two": Scenario(
         (Reader, PlainWriterOfTwo), OLD, FAILS + RELAY
     ),
-    "a node that fails: a reader, who clears": Scenario((Reader, Clearer), OLD, FAILS),
-    "a node that fails: a reader, who deletes more than the limit": Scenario(
+    "a node that fails: a reader, a clearer": Scenario((Reader, Clearer), OLD, FAILS),
+    "a node that fails: a reader, more deletes than the replay limit": Scenario(
         (Reader, PlainWriter), OLD, FAILS, replay_limit=0
     ),
     "a gutter that fails: a reader, a writer": Scenario(
@@ -85,14 +85,14 @@ SCENARIOS = {
             ("leaving", "cold"),
         )
     },
-    "a ring that changes: a node that fails, who clears": Scenario(
+    "a ring that changes: a node that fails, a clearer": Scenario(
         (Reader, Clearer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
     ),
     "a ring that changes: a node that fails": Scenario(
         (Reader, Writer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
     ),
 }
-#: The same with one more of each; minutes, so only where time was made for them.
+#: The same with more actors or accidents. They take minutes, so they run only with ``EXPLORE=all``.
 LARGER = {
     "two readers, two writers": Scenario((Reader, Reader, Writer, Writer), OLD),
     "two readers, two writers, nothing cached": Scenario((Reader, Reader, Writer, Writer)),
@@ -118,7 +118,7 @@ LARGER = {
     "a ring that changes: nodes that fail": Scenario(
         (Reader, Writer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
     ),
-    "a ring that changes: nodes that fail, who clears": Scenario(
+    "a ring that changes: nodes that fail, a clearer": Scenario(
         (Reader, Clearer), OLD, (("fail0", 1), ("fail1", 1)), deploys=("leaving", "joining"), relay="leaving"
     ),
     "a ring that changes: strict, nodes that fail": Scenario(
@@ -154,7 +154,7 @@ DIRECT = {
     "a node that fails: a reader of two, a writer",
     "a ring that changes: leaving and leaving",
 }
-#: What must be found wrong, or the explorer could find nothing.
+#: Scenarios that are wrong: they prove that the explorer can find a mistake.
 BROKEN = {
     "a delete before the commit": Scenario((Reader, HastyWriter), OLD),
     "a reader in an old snapshot": Scenario((OldSnapshotReader, Writer), OLD),
@@ -163,10 +163,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_stale_stands_or_is_served(
+def test_no_schedule_stores_or_serves_a_stale_value(
     node: Node, spare: Node, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In every order; the count of schedules says that it was not nothing."""
+    """In every order of moves; the counts prove that schedules were explored."""
     explored = explore((node, spare), SCENARIOS[name])
     with capsys.disabled():
         print(
@@ -177,11 +177,11 @@ def test_nothing_stale_stands_or_is_served(
     assert explored.schedules > 0
     assert explored.states > 50
     if name in DIRECT or SCENARIOS.keys() & LARGER.keys():
-        # A client's own method takes the same steps as the generator: not one state more or less
+        # A client's own method takes the same steps as the generator: the same states and schedules
         assert explore((node, spare), SCENARIOS[name].read_directly()) == explored
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_known_to_be_wrong_is_found(node: Node, spare: Node, name: str) -> None:
-    """The orders that the design forbids, and why it does."""
+def test_the_explorer_finds_known_mistakes(node: Node, spare: Node, name: str) -> None:
+    """Each of these orders is forbidden, because it serves a stale value."""
     assert explore((node, spare), BROKEN[name], stop_at_first=True).wrong

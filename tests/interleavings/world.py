@@ -1,10 +1,11 @@
 """The world of a schedule: two nodes, a database row, the processes and actors, and what may happen next.
 
-The second node is the gutter, or the owner in the ring that is entered while the ring is changed.
-Either may fail and return, with its old memory or empty. Each actor is a process of its own, or all
-are one: its breakers open at the first command that is not answered; what it noted and what the
-outbox has is told to a node by the real replay, and the breaker closes by the real look at what was
-noted meanwhile. The relay moves when it likes, and at last until nothing is owed.
+The second node is the gutter, or the owner in the new ring while the ring is changed. Either node
+may fail and return, with its old memory or empty. Each actor runs in its own process, or all run in
+one. A process' breaker opens at the first command that the node does not answer. The real replay
+sends the missed deletes that the process and the outbox recorded, and the breaker closes after the
+real check for deletes that were missed during the replay. The relay may run between any two moves;
+at the end it runs until no delete is pending.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "TAG", "World"]
 
 KEY, TAG = b"key", b"tag"
-#: Times to live are rounded up to a multiple of this; no schedule takes so long.
+#: Times to live are rounded up to a multiple of this many milliseconds; every schedule is shorter.
 TTL_STEP_MS = 10_000
 
 
 class World:
-    """Two nodes, one row whose version counts its commits, and who acts on them.
+    """Two nodes, one row whose version counts its commits, and the actors.
 
     Attributes:
-        acknowledged: The last version whose writer was done.
-        settled: By node, the last one that it was told of, as far as those who told it know.
+        acknowledged: The last version that its writer acknowledged.
+        settled: By node, the last version whose delete the node confirmed to the writer or the relay.
+        remaining: By accident, how many times it may still happen.
     """
 
     def __init__(self, nodes: tuple[Node, Node], scenario: Scenario) -> None:
@@ -57,108 +59,110 @@ class World:
             make(f"{number}", self, self.processes[0 if scenario.is_one_process else number])
             for number, make in enumerate(scenario.actors)
         ]
-        self.left = dict(scenario.accidents)
-        self._held: tuple[bytes | None, ...] | None = None
+        self.remaining = dict(scenario.accidents)
+        self._contents: tuple[bytes | None, ...] | None = None
 
     def call(self, node: int, command: Command) -> Any:
-        # scripts go whole, so that a node that knows none takes the same steps
+        # Scripts are sent with their source, so that a node that has not cached them takes the same steps
         reply = self.nodes[node].call(command.with_source if isinstance(command, ScriptCall) else command)
-        # time stands still: two schedules differ by what happened, and not by a millisecond
+        # Rounded, so that two schedules differ by their moves, and not by a millisecond
         return -(-reply // TTL_STEP_MS) * TTL_STEP_MS if command[0] == b"PTTL" and reply > 0 else reply
 
     def settle(self, version: int, nodes: Iterable[int]) -> None:
-        """Note that nodes were told of all up to a version."""
+        """Record that nodes confirmed the deletes of all versions up to this one."""
         for node in nodes:
             self.settled[node] = max(self.settled[node], version)
 
     def moves(self) -> list[str]:
-        """Return what may happen next."""
-        found = [
+        """Return the moves that may happen next."""
+        moves = [
             f"actor{number} {move}" for number, actor in enumerate(self.actors) for move in actor.moves()
         ]
         for number, process in enumerate(self.processes):
             if any(actor.process is process and not actor.is_done for actor in self.actors):
-                found += [f"process{number} {move}" for move in process.moves()]
-        stands = self.stands()
-        if self.left.get("lapse") and stands[:1] == b"L":
-            found.append("accident lapse")
-        if self.left.get("evict") and stands and stands[:1] != b"Q":
-            found.append("accident evict")
-        if self.left.get("flush"):
-            found.append("accident flush")
+                moves += [f"process{number} {move}" for move in process.moves()]
+        record = self.record()
+        if self.remaining.get("lapse") and record[:1] == b"L":
+            moves.append("accident lapse")
+        if self.remaining.get("evict") and record and record[:1] != b"Q":
+            moves.append("accident evict")
+        if self.remaining.get("flush"):
+            moves.append("accident flush")
         for node in (0, 1):
             if node in self.down:
-                found += [f"accident return{node}", f"accident restart{node}"]
-            elif self.left.get(f"fail{node}"):
-                found.append(f"accident fail{node}")
-        if self.outbox.rows and (self.left.get("relay") or not found):
-            found.append("relay settles")
-        return found
+                moves += [f"accident return{node}", f"accident restart{node}"]
+            elif self.remaining.get(f"fail{node}"):
+                moves.append(f"accident fail{node}")
+        if self.outbox.rows and (self.remaining.get("relay") or not moves):
+            moves.append("relay settles")
+        return moves
 
     def make(self, move: str) -> None:
-        """Let one thing happen."""
-        self._held = None
-        who, what = move.split()
-        if who == "accident":
-            self._have_accident(what)
-        elif who == "relay":
-            self.left["relay"] = max(0, self.left.get("relay", 0) - 1)
+        """Make one move of an actor, a process or the relay, or cause an accident."""
+        self._contents = None
+        mover, action = move.split()
+        if mover == "accident":
+            self._cause(action)
+        elif mover == "relay":
+            self.remaining["relay"] = max(0, self.remaining.get("relay", 0) - 1)
             self._relay()
-        elif who.startswith("process"):
-            self.processes[int(who[-1])].make(what)
+        elif mover.startswith("process"):
+            self.processes[int(mover[-1])].make(action)
         else:
-            self.actors[int(who[-1])].make(what)
+            self.actors[int(mover[-1])].make(action)
 
-    def _have_accident(self, what: str) -> None:
-        self.left[what] = self.left.get(what, 1) - 1
-        node = int(what[-1]) if what[-1].isdigit() else 0
-        if what.startswith("fail"):
+    def _cause(self, accident: str) -> None:
+        self.remaining[accident] = self.remaining.get(accident, 1) - 1
+        node = int(accident[-1]) if accident[-1].isdigit() else 0
+        if accident.startswith("fail"):
             self.down.add(node)
-        elif what.startswith(("return", "restart")):
+        elif accident.startswith(("return", "restart")):
             self.down.discard(node)
-        if what.startswith(("flush", "restart")):
+        if accident.startswith(("flush", "restart")):
             self.nodes[node].call((b"FLUSHDB",))
-        elif what in {"lapse", "evict"}:
+        elif accident in {"lapse", "evict"}:
             self.nodes[0].call((b"DEL", KEY))
 
     def _relay(self) -> None:
-        """Act on all rows, as a process that is new; keep those that no node confirmed, and live intents."""
+        """Act on all rows in a new process; rows that a node did not confirm stay, and so do live intents."""
         process = Process(self, "relay", self.scenario.relay)
         alive = {actor.name for actor in self.actors if not actor.is_done}
-        for kind, whose in sorted(self.outbox.rows):
+        for kind, name in sorted(self.outbox.rows):
             if kind == "everything":
-                at = process.order.index(NAMES.index(whose))
-                is_confirmed = process.run(protocol.clear_missed(process.context, b"*", [at]))
-                told = [NAMES.index(whose)]
+                position = process.order.index(NAMES.index(name))
+                is_confirmed = process.run(protocol.clear_missed(process.context, b"*", [position]))
+                nodes = [NAMES.index(name)]
             else:
                 target = [self.scenario.target]
                 is_confirmed = not process.run(protocol.delete_many(process.context, target, in_outbox=True))
-                told = list(process.order)
+                nodes = list(process.order)
             if is_confirmed:
-                self.settle(self.acknowledged, told)
-                if kind != "intent" or whose not in alive:
-                    self.outbox.rows.discard((kind, whose))
+                self.settle(self.acknowledged, nodes)
+                if kind != "intent" or name not in alive:
+                    self.outbox.rows.discard((kind, name))
 
-    def stands(self) -> bytes:
-        return self.held()[0] or b""
+    def record(self) -> bytes:
+        """Return the record of the key on the first node; empty if there is none."""
+        return self.contents()[0] or b""
 
-    def held(self) -> tuple[bytes | None, ...]:
-        """Return what the nodes hold: the key, the tag, and the key on the second node; read once a move."""
-        if self._held is None:
-            self._held = tuple(self.nodes[0].call((b"MGET", KEY, TAG)))
+    def contents(self) -> tuple[bytes | None, ...]:
+        """Return the records of the key, the tag, and the key on the second node; read once for each move."""
+        if self._contents is None:
+            self._contents = tuple(self.nodes[0].call((b"MGET", KEY, TAG)))
             if self.scenario.has_two_nodes:
-                self._held += (self.nodes[1].call((b"GET", KEY)),)
-        return self._held
+                self._contents += (self.nodes[1].call((b"GET", KEY)),)
+        return self._contents
 
     def state(self) -> tuple[Any, ...]:
-        told = tuple(tuple(actor.told) for actor in self.actors)
-        known = tuple(process.state() for process in self.processes)
+        histories = tuple(tuple(actor.history) for actor in self.actors)
+        processes = tuple(process.state() for process in self.processes)
         versions = self.committed, self.acknowledged, tuple(self.settled)
-        left = tuple(sorted(self.left.items()))
-        return self.held(), told, known, versions, frozenset(self.outbox.rows), frozenset(self.down), left
+        remaining = tuple(sorted(self.remaining.items()))
+        rows, down = frozenset(self.outbox.rows), frozenset(self.down)
+        return self.contents(), histories, processes, versions, rows, down, remaining
 
     def check_end(self) -> None:
-        """Note if something from before the last commit would be served from now on."""
+        """Record a mistake if a value from before the last commit could still be served at the end."""
         for deploy in self.scenario.deploys or ("old",):
             for is_open in (False, True) if self.scenario.has_gutter else (False,):
                 process = Process(self, "end", deploy)
@@ -166,4 +170,4 @@ class World:
                     process.breakers[0].failed(NodeUnavailableError("down"), at_once=True)
                 value = process.run(protocol.get(process.context, KEY))
                 if value is not None and value < self.committed:
-                    self.wrong.append(f"version {value} stands though {self.committed} is committed")
+                    self.wrong.append(f"version {value} is cached although {self.committed} is committed")

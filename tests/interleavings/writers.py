@@ -1,4 +1,4 @@
-"""Actors that write the row, and delete, clear, soften or quarantine its key by the real operations."""
+"""Actors that write the row, and delete, clear, make stale or quarantine its key by the real operations."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ __all__ = [
 
 
 class Writer(Actor):
-    """Writes the row: commit, then the real delete; or the real quarantine around the commit."""
+    """Writes the row: commits, then deletes the key; or commits inside a quarantine of the key."""
 
     #: In the order of ``invalidation.transactions``.
     order: tuple[str, ...] = ("commit", "delete", "acknowledge")
     may_crash = False
-    #: An outbox row is committed with the row that is written.
+    #: Whether an outbox row is committed together with the row.
     in_outbox = True
 
     def __init__(self, name: str, world: World, process: Process) -> None:
         super().__init__(name, world, process)
         self.token = self.process.clock.token()
-        self.version = self.at = 0
+        self.version = self.position = 0
         self.operation: Operation[Any] | None = None
         self.effect: Effect | None = None
-        #: Nodes that did not confirm what they were told.
+        #: Nodes that did not confirm the last operation.
         self.unconfirmed: set[int] = set()
 
     @property
     def is_done(self) -> bool:
-        return self.at >= len(self.order)
+        return self.position >= len(self.order)
 
     def moves(self) -> list[str]:
         if self.is_done:
             return []
-        has_begun = self.at > 0 or self.operation is not None
-        return [self.order[self.at]] + (["crash"] if self.may_crash and has_begun else [])
+        has_begun = self.position > 0 or self.operation is not None
+        return [self.order[self.position]] + (["crash"] if self.may_crash and has_begun else [])
 
-    def make(self, what: str) -> None:
-        self.told.append(what)
-        if what == "crash":
-            self.at = len(self.order)
+    def make(self, move: str) -> None:
+        self.history.append(move)
+        if move == "crash":
+            self.position = len(self.order)
             return
         rows = self.world.outbox.rows
-        match what:
+        match move:
             case "intend":
                 rows.add(("intent", self.name))
             case "commit":
@@ -74,11 +74,11 @@ class Writer(Actor):
             case "acknowledge":
                 self._acknowledge()
             case _:
-                if not self._step(what):
+                if not self._step(move):
                     return
-        self.at += 1
+        self.position += 1
 
-    def _step(self, what: str) -> bool:
+    def _step(self, name: str) -> bool:
         """Do one effect of an operation; return whether it was the last."""
         context, target = self.process.context, self.world.scenario.target
         try:
@@ -87,24 +87,24 @@ class Writer(Actor):
                 self.operation = {
                     "delete": lambda: protocol.delete_many(context, [target], in_outbox=self.in_outbox),
                     "clear": lambda: protocol.clear(context, b"*"),
-                    "soften": lambda: protocol.make_stale(context, KEY, 30_000),
+                    "make_stale": lambda: protocol.make_stale(context, KEY, 30_000),
                     "quarantine": lambda: protocol.quarantine(context, [KEY], self.token),
                     "unquarantine": lambda: protocol.unquarantine(context, [KEY], self.token),
-                }[what]()
+                }[name]()
                 self.effect = next(self.operation)
             assert isinstance(self.effect, Send)
             replies = self.process.perform(self.effect)
-            for (at, _), reply in zip(self.effect.requests, replies, strict=True):
+            for (position, _), reply in zip(self.effect.requests, replies, strict=True):
                 if isinstance(reply, RingCacheError):
-                    self.unconfirmed.add(self.process.order[at])
-            self.told.append(repr(replies))
+                    self.unconfirmed.add(self.process.order[position])
+            self.history.append(repr(replies))
             self.effect = self.operation.send(replies)
         except StopIteration:
             self.operation = None
             return True
-        except NodeUnavailableError:  # a quarantine is refused: nothing is written
+        except NodeUnavailableError:  # the quarantine failed: nothing is written
             self.world.outbox.rows.discard(("intent", self.name))
-            self.at = len(self.order)
+            self.position = len(self.order)
             return True
         return False
 
@@ -122,25 +122,25 @@ class CrashingWriter(Writer):
 
 
 class PlainWriter(Writer):
-    """Deletes by ``cache.delete``, which no transaction owes."""
+    """Deletes by ``cache.delete``, for which no transaction writes an outbox row."""
 
     in_outbox = False
 
 
 class PlainWriterOfTwo(PlainWriter):
-    """Writes, and writes again."""
+    """Writes twice."""
 
     order = ("commit", "delete", "acknowledge") * 2
 
 
 class Clearer(PlainWriter):
-    """Clears the cache instead."""
+    """Clears the cache instead of deleting the key."""
 
     order = ("commit", "clear", "acknowledge")
 
 
 class StrictWriter(Writer):
-    """In a transaction."""
+    """A strict write in a transaction."""
 
     order = ("quarantine", "commit", "unquarantine", "acknowledge")
 
@@ -150,7 +150,7 @@ class CrashingStrictWriter(StrictWriter):
 
 
 class StrictStatement(StrictWriter):
-    """In autocommit: the outbox has the intent before, and the relay acts on it."""
+    """A strict write in autocommit: the outbox has its intent before the write, and the relay acts on it."""
 
     order = ("intend", "quarantine", "commit", "unquarantine", "acknowledge")
 
@@ -162,10 +162,10 @@ class CrashingStrictStatement(StrictStatement):
 class SoftWriter(Writer):
     """Makes the value stale instead of deleting it; its readers allow no stale value."""
 
-    order = ("commit", "soften", "acknowledge")
+    order = ("commit", "make_stale", "acknowledge")
 
 
 class HastyWriter(Writer):
-    """What must not be done: the delete comes before the commit."""
+    """A wrong writer: it deletes before it commits."""
 
     order = ("delete", "commit", "acknowledge")

@@ -1,4 +1,4 @@
-"""Removes each line on which the return of a node depends: a named test must fail."""
+"""Mutants of a node's return: each removes one line that it depends on, and a named test must fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def closes_without_replay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
         patch.setattr(node, "replay", None)
 
 
-def leaves_it_to_the_relay(cache: RingCache, patch: Patch) -> None:  # noqa: F811
+def replays_nothing(cache: RingCache, patch: Patch) -> None:  # noqa: F811
     """Neither the outbox nor the memory is read before the breaker closes."""
     patch.setattr(MissedDeletes, "take", lambda *_: MissedKeys())
     patch.setattr(MissedDeletes, "count", lambda *_: 0)
@@ -44,7 +44,7 @@ def forgets_what_was_missed(cache: RingCache, patch: Patch) -> None:  # noqa: F8
 
 MUTANTS: list[Callable[[RingCache, Patch], None]] = [
     closes_without_replay,
-    leaves_it_to_the_relay,
+    replays_nothing,
     forgets_what_was_missed,
 ]
 

@@ -1,4 +1,4 @@
-"""Each line that the gutter rests on, taken out: a named test must notice."""
+"""Mutants of the gutter: each removes one line that it depends on, and a named test must fail."""
 
 from __future__ import annotations
 
@@ -26,26 +26,30 @@ def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
 
 
 @pytest.mark.parametrize("way", ["delete", "set", "invalidate"])
-def test_no_delete_in_the_gutter(spared: Spared, monkeypatch: Patch, way: str) -> None:  # noqa: F811
-    """Only the owner is told."""
+def test_gutter_without_deletes(spared: Spared, monkeypatch: Patch, way: str) -> None:  # noqa: F811
+    """Only the owner receives the delete."""
     monkeypatch.setattr(write_module, "delete_in_gutter", nothing)
-    test = test_gutter.test_a_write_of_a_process_that_sees_the_owner_reaches_the_gutter
+    test = test_gutter.test_a_write_by_a_process_that_reaches_the_owner_is_deleted_in_the_gutter
     assert is_caught(test, spared, way)
 
 
-def test_no_end_to_what_it_keeps(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
-    """Values live there for as long as their caller said."""
+def test_gutter_without_a_short_timeout(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
+    """Values are stored there for the timeout of the caller."""
     monkeypatch.setattr(Context, "ttl_at", lambda _, __, ttl_ms: ttl_ms)
-    assert is_caught(test_gutter.test_what_is_loaded_meanwhile_is_kept_for_a_while, spared)
+    assert is_caught(
+        test_gutter.test_a_value_loaded_while_the_owner_is_ejected_is_stored_for_a_short_time, spared
+    )
 
 
-def test_strict_rows_in_it(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
-    """Where no quarantine is."""
+def test_strict_rows_in_the_gutter(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
+    """No quarantine guards them there."""
     monkeypatch.setattr(Context, "for_strict", lambda context: context)
-    assert is_caught(test_gutter.test_strict_rows_are_never_there, spared, monkeypatch)
+    assert is_caught(test_gutter.test_strict_rows_are_never_stored_in_the_gutter, spared, monkeypatch)
 
 
-def test_the_owner_is_owed_nothing(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
-    """What stood at the owner before a set is read again when it is back."""
+def test_set_without_a_missed_delete_for_the_owner(spared: Spared, monkeypatch: Patch) -> None:  # noqa: F811
+    """The value that the owner had before the set is read again when the owner is back."""
     monkeypatch.setattr(write_module, "_record_older", lambda *_: None)
-    assert is_caught(test_gutter.test_what_is_set_meanwhile_is_kept_for_a_while, spared)
+    assert is_caught(
+        test_gutter.test_a_value_set_while_the_owner_is_ejected_is_stored_for_a_short_time, spared
+    )

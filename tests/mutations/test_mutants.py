@@ -1,13 +1,12 @@
-"""Each line of the protocol that something rests on, taken out: a named test must notice.
+"""Mutants of the protocol: each removes one line that a guarantee depends on, and a named test must fail.
 
-A mutant is a patch of the real code. It is caught if the test that is named for it fails
-with the patch, and it is proved elsewhere that the test passes without it.
+A mutant is a patch of the real code. It is caught if its named test fails with the patch. The same
+test passes without the patch where it is defined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,11 +38,11 @@ OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
 LAPSE = (("lapse", 1),)
 
 
-# What the explorer must notice
+# Mutants that the explorer must catch
 
 
 def fill_with_plain_set(patch: Patch) -> None:
-    """The compare is left out."""
+    """A fill does not compare."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
         return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
@@ -51,7 +50,7 @@ def fill_with_plain_set(patch: Patch) -> None:
     patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
 
-def fill_whatever_lease_stands(patch: Patch) -> None:
+def fill_under_any_record(patch: Patch) -> None:
     """The fill requires that some record exists, not that its own lease does."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
@@ -77,7 +76,7 @@ def every_token_the_same(patch: Patch) -> None:
 
 
 def quarantine_not_placed(patch: Patch) -> None:
-    """The strict writer goes on without."""
+    """The strict writer commits without a quarantine."""
 
     def nothing(*_: Any) -> Any:
         return
@@ -87,7 +86,7 @@ def quarantine_not_placed(patch: Patch) -> None:
 
 
 def quarantine_ignored_by_readers(patch: Patch) -> None:
-    """A quarantine is taken for a record that may be taken over."""
+    """A reader replaces a quarantine by its lease, as if it were an unreadable record."""
     kind_of = lease_module._kind
     patch.setattr(
         lease_module, "_kind", lambda record: None if kind_of(record) is Kind.QUARANTINE else kind_of(record)
@@ -95,17 +94,11 @@ def quarantine_ignored_by_readers(patch: Patch) -> None:
 
 
 def tokens_taken_after_the_load(patch: Patch) -> None:
-    """The value is stored with the token that its tag has when it is filled."""
+    """The value is stored with the token that its tag has at the fill, not before the load."""
     load_and_fill = load_module.load_and_fill
 
-    def late(context: Any, work: Any, keep: Any, tokens: Any) -> Any:
-        taken = []
-
-        def values_of(loaded: Any) -> Any:
-            taken.append(1)
-            return work.values_of(loaded)
-
-        inner = load_and_fill(context, replace(work, values_of=values_of), keep, present)
+    def late(context: Any, loading: Any, fill_options: Any, tokens: Any) -> Any:
+        inner = load_and_fill(context, loading, fill_options, present)
         effect = next(inner)
         outcome = yield effect
         replies = yield Send(tags.token_requests(context, list(tokens)))
@@ -122,7 +115,7 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
 
 
 def tags_not_compared(patch: Patch) -> None:
-    """A value is served although its tag has another token by now."""
+    """A value is served although its tag has a new token."""
     read = freshness._read_refreshable
     patch.setattr(
         freshness,
@@ -134,11 +127,11 @@ def tags_not_compared(patch: Patch) -> None:
 
 
 TAGGED = Scenario((Reader, Reader, Writer), fill_options=FillOptions(60_000, tags=(b"tag",)), by_tag=True)
-#: A strict writer whose node is cut off when it has committed.
+#: A strict writer whose node may fail, also after the commit.
 CUT_OFF = Scenario((ReaderOfTwo, StrictWriter), OLD, (("fail0", 1),))
 EXPLORED: dict[Callable[[Patch], None], Scenario] = {
     fill_with_plain_set: Scenario((Reader, Writer)),
-    fill_whatever_lease_stands: Scenario((Reader, Reader, Writer)),
+    fill_under_any_record: Scenario((Reader, Reader, Writer)),
     no_delete_after_the_commit: Scenario((Reader, Writer)),
     every_token_the_same: Scenario((Reader, Reader, Writer), (), LAPSE),
     quarantine_not_placed: CUT_OFF,
@@ -149,25 +142,27 @@ EXPLORED: dict[Callable[[Patch], None], Scenario] = {
 
 
 #: Scenarios in which no schedule is wrong without a mutant; several mutants share one.
-FOUND_RIGHT: set[Scenario] = set()
+VERIFIED: set[Scenario] = set()
 
 
 @pytest.mark.parametrize("mutant", EXPLORED, ids=lambda mutant: mutant.__name__)
-def test_the_explorer_notices(
+def test_the_explorer_catches_the_mutant(
     node: Node, spare: Node, mutant: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:
-    """A schedule that was right is wrong with the mutant; without it none is."""
+    """With the mutant at least one schedule is wrong; without it none is."""
     scenario = EXPLORED[mutant]
-    if scenario not in FOUND_RIGHT:
+    if scenario not in VERIFIED:
         assert explore((node, spare), scenario).wrong == []
-        FOUND_RIGHT.add(scenario)
+        VERIFIED.add(scenario)
     mutant(monkeypatch)
     assert explore((node, spare), scenario, stop_at_first=True).wrong
     assert explore((node, spare), scenario.read_directly(), stop_at_first=True).wrong
 
 
-def test_a_crash_without_a_relay_is_noticed(node: Node, spare: Node, monkeypatch: Patch) -> None:
-    """The outbox is what makes it right: with its row dropped at the commit, the old value stays."""
+def test_the_explorer_catches_a_crash_without_an_outbox_row(
+    node: Node, spare: Node, monkeypatch: Patch
+) -> None:
+    """If the outbox row is lost at the commit and the writer crashes, the old value stays cached."""
     from tests.interleavings.world import World
 
     scenario = Scenario((Reader, CrashingWriter), OLD)
@@ -182,7 +177,7 @@ def test_a_crash_without_a_relay_is_noticed(node: Node, spare: Node, monkeypatch
     assert explore((node, spare), scenario, stop_at_first=True).wrong
 
 
-# What tests of the whole stack must notice
+# Mutants that tests of the whole stack must catch
 
 
 @pytest.fixture
@@ -192,7 +187,7 @@ def article() -> Article:
 
 
 def is_caught(test: Callable[..., None], *arguments: Any) -> bool:
-    """Return whether a test fails, by an assertion or by what it did not expect."""
+    """Return whether a test fails, by an assertion or by an exception that it did not expect."""
     try:
         test(*arguments)
     except (AssertionError, pytest.fail.Exception):
@@ -209,12 +204,12 @@ needs_the_stack = pytest.mark.usefixtures("empty_nodes")
 @needs_the_stack
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 class TestStack:
-    """Each mutant, and the test that notices it."""
+    """Each mutant, and the test that catches it."""
 
     def test_delete_before_the_commit(
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
-        """Keys are deleted when they are collected."""
+        """Keys are deleted at the change, before the commit."""
         add_rows = deletes.PendingDeletes.add_rows
 
         def at_once(self: deletes.PendingDeletes, model: Any, rows: Any) -> None:
@@ -224,22 +219,22 @@ class TestStack:
         monkeypatch.setattr(deletes.PendingDeletes, "add_rows", at_once)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
-    def test_fill_inside_the_own_transaction(
+    def test_fill_inside_a_transaction_that_wrote(
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
-        """A transaction reads through the cache what it has written."""
+        """A transaction reads rows that it has written through the cache."""
         monkeypatch.setattr(cached, "is_pending", lambda *_: False)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_fill_from_a_snapshot(self, article: Article, monkeypatch: Patch, level: str) -> None:
-        """The isolation level is not looked at."""
+        """The isolation level is not checked."""
         monkeypatch.setattr(cached, "may_fill", lambda _: True)
         assert is_caught(test_strict.test_a_snapshot_fills_nothing, Article.cached, article, level)
         assert fill_rules.may_fill("default")
 
     def test_quarantine_not_confirmed(self, article: Article, services: Services, monkeypatch: Patch) -> None:
-        """A strict write goes on though its node did not answer."""
+        """A strict write commits although its node did not answer."""
         quarantine = quarantine_module.quarantine
 
         def unconfirmed(*arguments: Any) -> Any:
@@ -256,26 +251,26 @@ class TestStack:
     def test_outbox_row_deleted_before_the_nodes_confirmed(
         self, article: Article, monkeypatch: Patch
     ) -> None:
-        """Then a crash in between leaves no pending delete."""
+        """A crash between the two leaves no pending delete."""
         delete = deletes.PendingDeletes.delete
 
-        def drop_first(self: Any) -> Any:
+        def delete_row_first(self: Any) -> Any:
             outbox.delete_rows("default", getattr(self, "_outbox_row", None))
             return delete(self)
 
         Article.cached.get(slug="first")
-        monkeypatch.setattr(deletes.PendingDeletes, "delete", drop_first)
+        monkeypatch.setattr(deletes.PendingDeletes, "delete", delete_row_first)
         assert is_caught(
             test_outbox.test_the_row_is_deleted_only_after_the_nodes_confirmed, article, monkeypatch
         )
 
     def test_no_outbox_row(self, article: Article, monkeypatch: Patch) -> None:
-        """A delete that a node did not confirm is not stored."""
+        """A delete that a node did not confirm is stored nowhere."""
         monkeypatch.setattr(transactions, "write_row", lambda *_, **__: None)
         assert is_caught(test_outbox.test_a_transaction_writes_one_outbox_row, article)
 
-    def test_update_without_naming_its_rows(self, article: Article, monkeypatch: Patch) -> None:
-        """``QuerySet.update`` is Django's own."""
+    def test_update_without_invalidation(self, article: Article, monkeypatch: Patch) -> None:
+        """``QuerySet.update`` deletes no keys."""
         monkeypatch.setattr(querysets, "dependents_of", lambda _: [])
         assert is_caught(
             test_models.test_every_way_to_change_a_row_invalidates_it, article, test_models.CHANGES["update"]

@@ -12,21 +12,19 @@ from cachebackend.policies import S3FIFO
 from cacheproject.services import Services
 from tests.integration import test_near
 
-cache = test_near.cache  # the fixture of those tests
+cache = test_near.cache  # a fixture that those tests need
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
 
 
-def test_keeping_without_the_placeholder_would_be_wrong(
-    cache: RingCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The copy of the overtaken reply would be stored."""
+def test_copy_without_a_valid_placeholder(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply that an invalidation overtook is stored as a copy."""
 
-    def keep(self: NearCache, read: Any, *found: Any) -> None:
+    def keep(self: NearCache, read: Any, *arguments: Any) -> None:
         self._placeholders[read.key] = read.placeholder
-        real(self, read, *found)
+        real(self, read, *arguments)
 
     real = NearCache.keep
     monkeypatch.setattr(NearCache, "keep", keep)
@@ -34,18 +32,18 @@ def test_keeping_without_the_placeholder_would_be_wrong(
         test_near.test_a_reply_that_an_invalidation_overtook_is_not_copied(cache, monkeypatch)
 
 
-def test_not_dropping_own_writes_would_be_wrong(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process would read a value that it has just overwritten, until the message arrives."""
+def test_own_write_without_dropping_the_copy(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process reads the old value after its own write, until the invalidation message arrives."""
     monkeypatch.setattr(type(cache.client.context), "drop_near", lambda *_: None)
     monkeypatch.setattr(NearCache, "drop", lambda *_: None)
     with pytest.raises(AssertionError):
         test_near.test_a_process_sees_its_own_writes_at_once(cache, "set")
 
 
-def test_keeping_the_copies_of_a_node_that_is_down_would_be_wrong(
+def test_copies_of_a_node_that_is_down_are_not_dropped(
     cache: RingCache, monkeypatch: pytest.MonkeyPatch, services: Services
 ) -> None:
-    """Its keys may have changed without a message."""
+    """Its keys may change without an invalidation message."""
     monkeypatch.setattr(S3FIFO, "items", lambda _: [])  # tracking_lost itself is bound already
     with pytest.raises(AssertionError):
         test_near.test_the_copies_of_a_node_that_is_down_are_dropped(cache, services)

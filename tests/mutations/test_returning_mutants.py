@@ -1,4 +1,4 @@
-"""Each line that a node's return, or a change of the ring, rests on, taken out: the explorer must notice."""
+"""Mutants of replay and ring change: each removes one line, and the explorer must find a wrong schedule."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def nothing(*_: Any, **__: Any) -> Operation[list[bytes]]:
     yield
 
 
-def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
-    """The relay acts on the intent of a strict writer by a plain DEL."""
+def a_delete_that_removes_a_quarantine(patch: Patch) -> None:
+    """The relay deletes the key of a strict writer's intent by a plain DEL."""
 
     class Plain:
         @staticmethod
@@ -44,39 +44,39 @@ def a_delete_that_takes_a_quarantine(patch: Patch) -> None:
 
 
 def a_breaker_that_closes_without_replay(patch: Patch) -> None:
-    """A probe that is answered is enough."""
+    """The breaker closes as soon as a probe is answered."""
     patch.setattr(replay_module, "_replay_keys", nothing)
 
 
-def a_replay_of_what_this_process_noted_alone(patch: Patch) -> None:
-    """What others owe, the outbox only knows."""
+def a_replay_of_this_process_missed_deletes_only(patch: Patch) -> None:
+    """Missed deletes of other processes, which only the outbox has, are not replayed."""
     patch.setattr(Outbox, "missed_by", lambda *_: MissedKeys())
 
 
-def a_breaker_that_closes_without_another_look(patch: Patch) -> None:
-    """What is missed while the node is told is told later."""
+def a_breaker_that_closes_without_a_second_check(patch: Patch) -> None:
+    """Deletes that the node missed during the replay are not sent before the breaker closes."""
     close = Breaker.close
     patch.setattr(Breaker, "close", lambda self, _: close(self))
 
 
-def a_key_that_is_handed_to_the_outbox_once(patch: Patch) -> None:
-    """However long ago."""
+def a_key_that_is_stored_in_the_outbox_once(patch: Patch) -> None:
+    """A second missed delete of a key is never stored, although a relay may have settled the first one."""
     patch.setattr(missed_deletes, "SETTLING_SECONDS", float("inf"))
 
 
-def a_clear_that_the_memory_alone_has(patch: Patch) -> None:
-    """Everything that a node owes is not kept in the outbox."""
+def a_missed_clear_that_is_not_stored(patch: Patch) -> None:
+    """A missed clear is only in the memory of the process, not in the outbox."""
     add = MissedDeletes.add
 
-    def without_everything(self: MissedDeletes, node: int, owed: MissedKeys) -> MissedKeys:
-        new = add(self, node, owed)
+    def without_everything(self: MissedDeletes, node: int, missed: MissedKeys) -> MissedKeys:
+        new = add(self, node, missed)
         return MissedKeys() if new.is_all_keys else new
 
     patch.setattr(MissedDeletes, "add", without_everything)
 
 
-def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
-    """What was warmed from the node meanwhile stays."""
+def a_missed_clear_that_is_replayed_to_one_node_only(patch: Patch) -> None:
+    """Values that were warmed from the node in the meantime stay at the new owner."""
 
     def alone(context: Context, pattern: bytes, nodes: Sequence[int]) -> Operation[bool]:
         return not (yield from clear_module.delete_matching(context, pattern, nodes)).failures
@@ -85,22 +85,22 @@ def a_clear_that_was_missed_and_is_made_there_alone(patch: Patch) -> None:
 
 
 def a_delete_to_the_current_owner_only(patch: Patch) -> None:
-    """The other ring is not told."""
+    """The other ring does not receive the delete."""
     patch.setattr(ring_change, "_delete_in_other_ring", nothing)
 
 
 def a_write_without_the_delete_in_the_old_ring(patch: Patch) -> None:
-    """The bracket of writes lacks its first half."""
+    """A write does not begin with the delete in the old ring."""
     patch.setattr("cachebackend.protocol.ring.write.delete_in_old_ring", nothing)
 
 
 def a_write_without_the_delete_in_the_new_ring(patch: Patch) -> None:
-    """The bracket of writes lacks its last half."""
+    """A write does not end with the delete in the new ring."""
     patch.setattr("cachebackend.protocol.ring.write.delete_in_new_ring", nothing)
 
 
 def a_delete_in_both_rings_at_once(patch: Patch) -> None:
-    """The one at the new owner comes first."""
+    """The delete at the new owner comes before the one at the old owner."""
     delete = ring_change._delete_in_other_ring
 
     def after(context: Context, keys: Sequence[bytes], *, in_outbox: bool) -> Any:
@@ -113,7 +113,7 @@ def a_delete_in_both_rings_at_once(patch: Patch) -> None:
 
 
 def a_warm_read_without_a_lease(patch: Patch) -> None:
-    """What stood at the old owner is set at the new one, whatever stands there by now."""
+    """The value of the old owner is set at the new owner without comparing."""
 
     def take(_: Context, swaps: Sequence[CompareAndSet]) -> Operation[list[Reply]]:
         replies: list[Reply] = yield Send(
@@ -125,17 +125,17 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
 
 
 MUTANTS: dict[Callable[[Patch], None], Scenario] = {
-    # In this order of the actors the wrong schedule comes early; the schedules are the same ones
-    a_delete_that_takes_a_quarantine: Scenario((StrictStatement, ReaderOfTwo), (), FAILS + RELAY),
+    # With the actors in this order the explorer finds the wrong schedule early; the schedules are the same
+    a_delete_that_removes_a_quarantine: Scenario((StrictStatement, ReaderOfTwo), (), FAILS + RELAY),
     a_breaker_that_closes_without_replay: SCENARIOS["a node that fails: a reader of two, a writer"],
-    a_replay_of_what_this_process_noted_alone: SCENARIOS["a node that fails: a reader of two, a writer"],
-    a_breaker_that_closes_without_another_look: SCENARIOS[
+    a_replay_of_this_process_missed_deletes_only: SCENARIOS["a node that fails: a reader of two, a writer"],
+    a_breaker_that_closes_without_a_second_check: SCENARIOS[
         "a node that fails: one process: a reader of two, a plain writer"
     ],
-    a_key_that_is_handed_to_the_outbox_once: SCENARIOS["a node that fails: a reader, a plain writer of two"],
-    a_clear_that_the_memory_alone_has: Scenario((Clearer,), OLD, FAILS),
-    a_clear_that_was_missed_and_is_made_there_alone: SCENARIOS[
-        "a ring that changes: a node that fails, who clears"
+    a_key_that_is_stored_in_the_outbox_once: SCENARIOS["a node that fails: a reader, a plain writer of two"],
+    a_missed_clear_that_is_not_stored: Scenario((Clearer,), OLD, FAILS),
+    a_missed_clear_that_is_replayed_to_one_node_only: SCENARIOS[
+        "a ring that changes: a node that fails, a clearer"
     ],
     a_delete_to_the_current_owner_only: SCENARIOS["a ring that changes: leaving and joining"],
     a_write_without_the_delete_in_the_old_ring: SCENARIOS["a ring that changes: leaving and leaving"],
@@ -146,10 +146,10 @@ MUTANTS: dict[Callable[[Patch], None], Scenario] = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_the_explorer_notices(
+def test_the_explorer_catches_the_mutant(
     node: Node, spare: Node, mutant: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:
-    """A schedule that is right, as ``tests/interleavings`` shows, is wrong with the mutant."""
+    """With the mutant a schedule is wrong; ``tests/interleavings`` proves that none is without it."""
     mutant(monkeypatch)
     assert explore((node, spare), MUTANTS[mutant], stop_at_first=True).wrong
     assert explore((node, spare), MUTANTS[mutant].read_directly(), stop_at_first=True).wrong

@@ -1,4 +1,4 @@
-"""Removes each line on which the triggers' outbox rows depend: a named test must fail."""
+"""Mutants of the triggers' outbox rows: each removes one line, and a named test must fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from cachebackend.invalidation import transactions, trigger_rows
 from tests.integration import test_triggers
-from tests.integration.test_triggers import author, other  # noqa: F401  # fixtures of the tests that must notice
+from tests.integration.test_triggers import author, other  # noqa: F401  # fixtures that those tests need
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
 

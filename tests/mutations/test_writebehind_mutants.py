@@ -147,8 +147,8 @@ def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
     read_queue = reads._read_queue
 
     def undone(*arguments: Any) -> Any:
-        found = read_queue(*arguments)
-        return {row: [queue._replace(done=0) for queue in queues] for row, queues in found.items()}
+        rows = read_queue(*arguments)
+        return {row: [queue._replace(done=0) for queue in queues] for row, queues in rows.items()}
 
     monkeypatch.setattr(reads, "_read_queue", undone)
     assert is_caught(

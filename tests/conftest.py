@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
 
 TESTS = Path(__file__).resolve().parent
-#: Folders whose tests take seconds each.
+#: Folders whose tests take several seconds each.
 SLOW = ("live", "project", "browser", "typing", "interleavings", "mutations")
 
 
@@ -32,37 +32,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_folder() -> None:
-    """Fold only where a test means to: a thread's own connections and counts would come in between."""
+def no_publisher() -> None:
+    """Publish counters only where a test does it: the publisher thread has its own connections and counts."""
     Counters.on_thread = None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs Postgres, on another database."""
+    """Skip a test that needs Postgres if the database is another one."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
 
 
 @pytest.fixture(autouse=True)
-def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give nodes two seconds to answer, where the test does not say what they have.
+def longer_timeouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the timeouts of nodes to two seconds, unless the test sets them.
 
-    A busy machine may hold a healthy one up for longer than the default. Tests marked ``hangs``
-    hold one up themselves, and wait for no longer than that.
+    On a busy machine a healthy node may need longer than the default timeout. Tests marked ``hangs``
+    suspend a node on purpose, and use the default.
     """
     if request.node.get_closest_marker("hangs") or "unit" in request.path.parts:
         return
-    patient = {"connect_timeout": 2.0, "socket_timeout": 2.0}
+    longer = {"connect_timeout": 2.0, "socket_timeout": 2.0}
     read, read_queue = RingOptions.read, WriteBehindOptions.read
 
-    def read_patiently(location: object, options: Any, path: str) -> RingOptions:
-        return read(location, patient | options if isinstance(options, dict) else options, path)
+    def read_with_longer_timeouts(location: object, options: Any, path: str) -> RingOptions:
+        return read(location, longer | options if isinstance(options, dict) else options, path)
 
-    def read_queue_patiently(given: Any) -> WriteBehindOptions:
-        return read_queue(patient | given if isinstance(given, dict) else given)
+    def read_queue_with_longer_timeouts(given: Any) -> WriteBehindOptions:
+        return read_queue(longer | given if isinstance(given, dict) else given)
 
-    monkeypatch.setattr(RingOptions, "read", read_patiently)
-    monkeypatch.setattr(WriteBehindOptions, "read", read_queue_patiently)
+    monkeypatch.setattr(RingOptions, "read", read_with_longer_timeouts)
+    monkeypatch.setattr(WriteBehindOptions, "read", read_queue_with_longer_timeouts)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def ring_cache(empty_nodes: None) -> RingCache:
 
 @pytest.fixture(scope="session")
 def compares_and_sets(services: Services) -> bool:
-    """Whether the run's nodes have ``SET … IFEQ``: Valkey from 8.1, Redis from 8.4."""
+    """Return whether the nodes support ``SET … IFEQ``: Valkey from 8.1, Redis from 8.4."""
     with redis.Redis.from_url(services.ring_urls[0].partition("?")[0]) as ring_node:
         try:
             ring_node.execute_command("SET", "compares-and-sets", "", "IFEQ", "")
@@ -86,7 +86,7 @@ def compares_and_sets(services: Services) -> bool:
 
 @pytest.fixture(params=["native", "script"])
 def fill(request: pytest.FixtureRequest, compares_and_sets: bool) -> str:
-    """How a record is swapped: by the server's compare-and-set where there is one, and by script."""
+    """How a record is replaced: by the server's compare-and-set if it has one, and by script."""
     if request.param == "native" and not compares_and_sets:
         pytest.skip("these nodes have no SET … IFEQ")
     return str(request.param)
@@ -94,7 +94,7 @@ def fill(request: pytest.FixtureRequest, compares_and_sets: bool) -> str:
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
-    """A node that belongs to no ring, for what steps operations by hand; on a unix socket, the fastest."""
+    """A node outside of any ring, for tests that step operations; on a unix socket, which is the fastest."""
     with Services(ring=0, queue=0, postgres=False) as own:
         path = own.folder / "stepped.sock"
         own.add_node("stepped", "--save", "", "--unixsocket", str(path))
@@ -105,7 +105,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture(scope="session")
 def spare(node: Node) -> Iterator[Node]:
-    """Another such node: another database of the same server."""
+    """A second such node: another database of the same server."""
     spare = Node(NodeAddress("b", 1.0, node.address.url.replace("db=0", "db=1")), 1.0, 1.0)
     yield spare
     spare.close()
@@ -113,7 +113,7 @@ def spare(node: Node) -> Iterator[Node]:
 
 @pytest.fixture(params=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Call a method of an object: itself, or its async twin in an event loop."""
+    """Return a function that calls a method of an object, or its async twin in an event loop."""
     if request.param == "sync":
         return lambda target, name, *args, **kwargs: getattr(target, name)(*args, **kwargs)
     return lambda target, name, *args, **kwargs: async_to_sync(getattr(target, f"a{name}"))(*args, **kwargs)

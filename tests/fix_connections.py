@@ -1,4 +1,4 @@
-"""Servers that are reached in other ways than by a plain socket: behind sentinels, TLS, a login."""
+"""Servers that need more than a plain socket: sentinels, TLS, a login."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import trustme
 
 from cacheproject.services import Services
 
-#: Everything that a URL must encode, and what a log line might cut at.
+#: Characters that a URL must encode, or at which a log line might be cut.
 PASSWORD = "p@ss/w:rd?#%&+ é'"
 QUOTED = "p%40ss%2Fw%3Ard%3F%23%25%26%2B%20%C3%A9%27"
 
 
 class Guarded:
-    """A node that wants a user and a password, on TCP, IPv6 where there is any, and a unix socket."""
+    """A node that requires a user and a password, on TCP, on IPv6 if available, and on a unix socket."""
 
     def __init__(self, services: Services) -> None:
         self.socket = str(services.folder / "guarded.sock")
@@ -36,11 +36,11 @@ class Guarded:
 
 
 class TLSTerminator:
-    """Speaks TLS in front of a node: the wheel's Valkey is built without.
+    """A TLS proxy in front of a node, because the wheel's Valkey is built without TLS.
 
     Args:
-        port: Of the node.
-        context: With the certificate to show, and whom to let in.
+        port: The port of the node.
+        context: The certificate of the proxy, and the clients that it accepts.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
@@ -65,12 +65,12 @@ class TLSTerminator:
                 continue
             node = socket.create_connection(("127.0.0.1", self._node))
             self._ends += [client, node]
-            # One thread a connection: two may not read and write one TLS connection at once
-            thread = threading.Thread(target=self._carry, args=(client, node))
+            # One thread for each connection: two threads must not use one TLS connection at the same time
+            thread = threading.Thread(target=self._forward, args=(client, node))
             self._threads.append(thread)
             thread.start()
 
-    def _carry(self, client: ssl.SSLSocket, node: socket.socket) -> None:
+    def _forward(self, client: ssl.SSLSocket, node: socket.socket) -> None:
         import select
 
         with contextlib.suppress(OSError), client, node:
@@ -98,7 +98,7 @@ class TLSTerminator:
 
 
 class Watched:
-    """A primary, its replica, and three sentinels that watch them; all want passwords."""
+    """A primary, its replica, and three sentinels that watch them; all require passwords."""
 
     service = "shop"
 
@@ -120,14 +120,14 @@ class Watched:
 
     @property
     def url(self) -> str:
-        # The first is nobody: the next one is asked
+        # No sentinel listens at the first host, so the next one is asked
         hosts = ",".join(["127.0.0.1:1", *(f"127.0.0.1:{port}" for port in self.sentinels)])
         return f"redis+sentinel://:node-secret@{hosts}/{self.service}?sentinel_password=sentinel-secret"
 
 
 @pytest.fixture(scope="session")
 def own_services() -> Iterator[Services]:
-    """Room for servers that tests add."""
+    """Services without servers; tests add servers to them."""
     with Services(ring=0, queue=0, postgres=False) as services:
         yield services
 
@@ -139,12 +139,12 @@ def guarded(own_services: Services) -> Guarded:
 
 @pytest.fixture
 def watched() -> Iterator[Watched]:
-    """Anew for each test: a failover is not undone."""
+    """New servers for each test, because a failover cannot be undone."""
     with Services(ring=0, queue=0, postgres=False) as services:
         yield Watched(services)
 
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """A certificate authority that nobody but the test trusts."""
+    """A certificate authority that only the test trusts."""
     return trustme.CA()

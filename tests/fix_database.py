@@ -2,7 +2,7 @@
 
 Django truncates every table and then emits ``post_migrate``, which looks up every content type and
 permission again. Here the rows are deleted, and the tables that migrations alone fill are left as
-they are, so the next test finds what it would find after Django's own flush.
+they are, so the next test finds the same rows as after Django's own flush.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TABLES: dict[str, list[str]] = {}
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_flush() -> Iterator[None]:
-    """Empty the tables by ``empty_tables``, where Django's test case calls the command ``flush``."""
+    """Call ``empty_tables`` instead of the command ``flush`` in Django's test case."""
     from django.test import testcases
 
     def flush_or_call(name: str, *words: str, **options: Any) -> Any:
@@ -41,8 +41,8 @@ def empty_tables(connection: BaseDatabaseWrapper) -> None:
     """Delete the rows of the tables that tests write, without triggers and checks of foreign keys."""
     tables = _TABLES.get(connection.alias)
     if tables is None:
-        found = connection.introspection.django_table_names(only_existing=True, include_views=False)
-        tables = _TABLES[connection.alias] = sorted(set(found) - _FILLED_BY_MIGRATIONS)
+        names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        tables = _TABLES[connection.alias] = sorted(set(names) - _FILLED_BY_MIGRATIONS)
     if connection.vendor == "postgresql":
         deletes = "; ".join(f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables)
         with connection.cursor() as cursor:

@@ -30,7 +30,7 @@ RUNNING: dict[str, Services] = {}
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook.
 
-    A ``DATABASE_URL`` of SQLite is left as it is: what needs no Postgres may be tried on that.
+    A ``DATABASE_URL`` of SQLite is not changed: tests that need no Postgres can run on it.
     """
     if needs_servers(early_config.known_args_namespace):
         postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
@@ -40,7 +40,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def needs_servers(given: Any) -> bool:
-    """Return whether this process runs a test that needs a server, by what its command line says."""
+    """Return whether this process runs a test that needs a server, according to its command line."""
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     if given.collectonly or (getattr(given, "numprocesses", None) and not is_worker):
         return False
@@ -52,9 +52,9 @@ def needs_servers(given: Any) -> bool:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse a server to a test in a folder that needs none."""
     folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-    asked = NEED_SERVERS.intersection(getattr(item, "fixturenames", ()))
-    if folder in SERVERLESS and (asked or item.get_closest_marker("django_db")):
-        pytest.fail(f"tests/{folder} needs no server, but the test asks for {', '.join(sorted(asked))}")
+    requested = NEED_SERVERS.intersection(getattr(item, "fixturenames", ()))
+    if folder in SERVERLESS and (requested or item.get_closest_marker("django_db")):
+        pytest.fail(f"tests/{folder} needs no server, but the test asks for {', '.join(sorted(requested))}")
 
 
 def pytest_unconfigure() -> None:
@@ -71,11 +71,11 @@ def services() -> Services:
 
 @pytest.fixture
 def empty_nodes(services: Services) -> Iterator[None]:
-    """Ring and queue nodes that hold nothing, and counters at nought."""
+    """Empty ring and queue nodes, and counters that begin at zero."""
     from django.core.signals import setting_changed
 
     def forget_clients() -> None:
-        # Django's own handler forgets the cache objects, ours the clients behind them
+        # Django's handler forgets the cache objects, ours forgets their clients
         setting_changed.send(sender=None, setting="CACHES", value=None, enter=True)
 
     forget_clients()
@@ -86,7 +86,7 @@ def empty_nodes(services: Services) -> Iterator[None]:
 
 
 def flush(url: str) -> None:
-    """Empty a node; without redis-py, whose handshake takes longer than the command."""
+    """Empty a node, without redis-py, because its handshake takes longer than the command."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), 10) as node:
         node.sendall(b"FLUSHALL\r\n")
@@ -95,7 +95,7 @@ def flush(url: str) -> None:
 
 
 def restart_queue(services: Services) -> None:
-    """Restart the queue node, and have this process find it at once and not by its next probe."""
+    """Restart the queue node, and close its breakers, so that this process need not wait for a probe."""
     from cachebackend.writebehind.queue import monitoring_queue, project_queue
 
     services.restart("queue-a")
@@ -105,7 +105,7 @@ def restart_queue(services: Services) -> None:
 
 
 def connections_of(services: Services) -> int:
-    """Return how many of our connections the ring nodes count."""
+    """Return the number of ringcache connections to all ring nodes."""
     import redis
 
     total = 0

@@ -1,9 +1,9 @@
-"""Runs tests on every Python, Django and server that is present, and writes what came of it.
+"""Runs tests on every Python, Django and server that is installed, and writes the results.
 
-``make matrix``: one cell after another, each on servers of its own. A Python other than
-ours gets an environment under ``.cache``, from ``requirements.lock``, which names the
-Django that goes with it. What is not installed is left out, and the page says so.
-``make matrix ONLY=redis`` runs the cells whose name holds the word, and writes nothing.
+``make matrix``: one cell after another, each with its own servers. A Python other than
+the one that runs this gets an environment under ``.cache``, from ``requirements.lock``, which names the
+Django for it. Versions that are not installed are left out, and the page lists them.
+``make matrix ONLY=redis`` runs the cells whose name contains the word, and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".cache" / "matrix"
 PAGE = ROOT / "docs" / "matrix.md"
 PYTHONS = ("3.11", "3.12", "3.13")
-#: What may differ between Pythons and Djangos: all but the stepping, killing and mutating of one protocol.
+#: Tests of code that may differ between Pythons and Djangos: all except those of the protocol itself.
 LIBRARY = ("tests/unit", "tests/properties", "tests/integration", "tests/project/test_wheel.py")
-#: What may differ between nodes: how a record is swapped is among it.
+#: Tests of code that may differ between servers, such as how a record is replaced.
 NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)
-#: What needs Postgres as a whole file; a single test that does says so itself.
+#: Files of which every test needs Postgres; a single test that needs it has a marker.
 POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
 SQLITE = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination, and what is run on it.
+    """One combination of versions, and the tests that run on it.
 
     Attributes:
         python: The interpreter.
-        nodes: What the ring's nodes are, in words.
-        database: What the database is, in words.
-        arguments: What pytest is given.
-        environment: What names the servers.
+        nodes: The name and version of the ring's nodes.
+        database: The name and version of the database.
+        arguments: The arguments of pytest.
+        environment: The environment variables that name the servers.
         conforms: Whether Django's own cache tests run, too.
     """
 
@@ -61,13 +61,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Python, Django, nodes and database in one line."""
+        """The versions of Python, Django, nodes and database in one line."""
         return f"{versions(self.python)} | {self.nodes} | {self.database}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a cell: counts, the names of what failed, and why what was skipped."""
+    """The result of a cell: the number of passed tests, the failed tests, and the reasons of skipped ones."""
 
     passed: int
     failed: Sequence[str]
@@ -75,42 +75,44 @@ class Outcome:
     conformance: str
 
 
-def said(*words: str | Path) -> str:
-    """Return the first line of what a program prints; nothing if it cannot be run."""
+def first_line(*words: str | Path) -> str:
+    """Return the first line that a program prints; an empty string if it cannot be run."""
     try:
-        found = subprocess.run(words, capture_output=True, text=True, check=False)
+        completed = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return found.stdout.partition("\n")[0] if found.returncode == 0 else ""
+    return completed.stdout.partition("\n")[0] if completed.returncode == 0 else ""
 
 
 def versions(python: Path) -> str:
-    """Return an interpreter's version and its Django's."""
-    told = (
+    """Return the versions of an interpreter and of its Django."""
+    script = (
         "import platform, django; print(f'Python {platform.python_version()} | Django {django.__version__}')"
     )
-    return said(python, "-c", told)
+    return first_line(python, "-c", script)
 
 
 def node_version(server: Path) -> str:
-    """Return what a node's server calls itself, as in ``Valkey 9.1.2``."""
-    found = re.search(r"(\w+) server v=([\d.]+)", said(server, "--version"))
-    return f"{found[1].capitalize()} {found[2]}" if found else ""
+    """Return the name and version of a node's server, such as ``Valkey 9.1.2``."""
+    match = re.search(r"(\w+) server v=([\d.]+)", first_line(server, "--version"))
+    return f"{match[1].capitalize()} {match[2]}" if match else ""
 
 
 def postgres_version(folder: Path) -> str:
-    """Return a Postgres' version, as in ``Postgres 18.6``."""
-    found = re.search(r"\d+(\.\d+)?", said(folder / "postgres", "-V"))
-    return f"Postgres {found[0]}" if found else ""
+    """Return the version of a Postgres, such as ``Postgres 18.6``."""
+    match = re.search(r"\d+(\.\d+)?", first_line(folder / "postgres", "-V"))
+    return f"Postgres {match[0]}" if match else ""
 
 
 def interpreter(version: str) -> Path | None:
-    """Return the Python to test with: ours, or one in an environment made for it; None if there is none."""
+    """Return the interpreter to test with, in an environment made for it; None if it is not installed."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return Path(sys.executable)
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     candidates = [f"python{version}", *pyenv.glob(f"versions/{version}.*/bin/python")]
-    base = next((each for each in candidates if said(each, "-V").startswith(f"Python {version}.")), None)
+    base = next(
+        (each for each in candidates if first_line(each, "-V").startswith(f"Python {version}.")), None
+    )
     if base is None:
         return None
     environment = ENVIRONMENTS / f"python{version}"
@@ -127,7 +129,7 @@ def interpreter(version: str) -> Path | None:
 
 
 def cells(left_out: list[str]) -> Iterator[Cell]:
-    """Make the cells of what is present, and note what is not."""
+    """Yield the cells of the installed versions, and add the others to ``left_out``."""
     ours = Path(sys.executable)
     valkey, postgres = node_version(valkey_server()), postgres_version(postgres_folder())
     for version in PYTHONS:
@@ -141,13 +143,15 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
         left_out.append("Redis: no `redis-server` on the path")
     else:
         yield Cell(ours, node_version(Path(redis)), postgres, NODES, {"RING_SERVER": redis})
-    others = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if postgres_version(folder)]
-    if not others:
+    other_postgres = [
+        folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if postgres_version(folder)
+    ]
+    if not other_postgres:
         left_out.append("another Postgres: none under `/usr/lib/postgresql`")
-    for folder in sorted(others):
-        named = {"POSTGRES_BIN": str(folder)}
-        yield Cell(ours, valkey, postgres_version(folder), DATABASES, named, conforms=False)
-    lite = said(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
+    for folder in sorted(other_postgres):
+        environment = {"POSTGRES_BIN": str(folder)}
+        yield Cell(ours, valkey, postgres_version(folder), DATABASES, environment, conforms=False)
+    lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
     yield Cell(ours, valkey, lite, SQLITE, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)
 
 
@@ -167,7 +171,7 @@ def run(cell: Cell) -> Outcome:
     skips = [each.get("message", "") for test in tests for each in test.iter("skipped")]
     conformance = "not run"
     if cell.conforms:
-        told = subprocess.run(
+        completed = subprocess.run(
             [cell.python, "-m", "tests.conformance"],
             cwd=ROOT,
             env=environment,
@@ -175,13 +179,13 @@ def run(cell: Cell) -> Outcome:
             text=True,
             check=False,
         )
-        conformance = told.stdout.strip().rpartition("\n")[2].partition(": ")[2]
-        failed += ["tests.conformance"] * bool(told.returncode)
+        conformance = completed.stdout.strip().rpartition("\n")[2].partition(": ")[2]
+        failed += ["tests.conformance"] * bool(completed.returncode)
     return Outcome(len(tests) - len(failed) - len(skips), failed, Counter(skips), conformance)
 
 
 def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> str:
-    """Return the page."""
+    """Return the page as Markdown."""
     lines = [
         "# What it is tested on",
         "",
@@ -216,11 +220,13 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
 
 
 def main() -> None:
-    """Run them and exit with 0 if all pass."""
+    """Run the cells; exit with 0 if all tests pass."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.matrix", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--only", default="", help="run the cells whose name holds this, and write nothing")
+    parser.add_argument(
+        "--only", default="", help="run the cells whose name contains this, and write nothing"
+    )
     only = parser.parse_args().only
     left_out: list[str] = []
     outcomes = []
@@ -228,10 +234,10 @@ def main() -> None:
         if only.lower() in cell.name.lower():
             print(f"== {cell.name}", flush=True)
             outcomes.append((cell, run(cell)))
-    told = page(outcomes, left_out)
-    print(told)
+    text = page(outcomes, left_out)
+    print(text)
     if not only:
-        PAGE.write_text(told)
+        PAGE.write_text(text)
     sys.exit(not outcomes or any(outcome.failed for _, outcome in outcomes))
 
 

@@ -12,6 +12,6 @@ INSTALLED_APPS = [*_APPS, "pgtrigger", "tests.shop"]
 DATABASES = _DATABASES | {"lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 for _alias, _database in DATABASES.items():
     if _database["ENGINE"].endswith("sqlite3"):
-        # In a file, for Django never closes a database in memory, whatever thread has opened it
+        # In a file, because Django never closes a database in memory, in any thread
         _file = Path(tempfile.gettempdir(), f"ringcache-{os.getpid()}-{_alias}.sqlite3")
         _database["TEST"] = {"NAME": str(_file)}

@@ -60,7 +60,7 @@ def main(way: str, times: int) -> None:
         sys.exit(child.exitcode)
     count(times)
     if way == "sigterm":
-        print("counted", flush=True)  # noqa: T201  # whoever reads it sends the signal
+        print("counted", flush=True)  # noqa: T201  # the test reads it and then sends the signal
         wait_for_interrupt()
 
 

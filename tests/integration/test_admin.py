@@ -156,8 +156,8 @@ def test_the_page_waits_for_a_queue_node_no_longer_than_for_a_connection(
 
 
 @pytest.mark.parametrize(("permissions", "code"), [((), 403), (("view_ring",), 200), (("change_ring",), 200)])
-def test_who_may_view_the_page(url: str, permissions: tuple[str, ...], code: int) -> None:
-    """Staff with a permission, and nobody else."""
+def test_the_page_needs_a_permission(url: str, permissions: tuple[str, ...], code: int) -> None:
+    """Only staff with a permission may view it."""
     assert staff(*permissions).get(url).status_code == code
     assert Client().get(url).status_code == 302
 

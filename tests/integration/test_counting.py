@@ -236,7 +236,9 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     assert f"{fault}the sums do not include them." in faults
 
 
-def test_what_could_not_be_published_is_published_later(ring_cache: RingCache, services: Services) -> None:
+def test_counts_that_could_not_be_published_are_published_later(
+    ring_cache: RingCache, services: Services
+) -> None:
     """While no node answers, counts stay in the process."""
     names = ring_cache.client.ring.names
     with killed(services, ring_cache, *names):
@@ -246,10 +248,10 @@ def test_what_could_not_be_published_is_published_later(ring_cache: RingCache, s
     assert (shown().misses, total_counts("default").misses) == (60, 60)
 
 
-def test_what_is_refused_is_published_later_and_logged(
+def test_refused_counts_are_published_later_and_logged(
     ring_cache: RingCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The minutes and the total are separate: the one takes what the other refused."""
+    """The minutes and the total are separate: one is added although the other is refused."""
     monkeypatch.setattr(publisher, "_refusals", LogRateLimit(SYSTEM_CLOCK))
     client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
     node = client.nodes[client.ring.owner(key)]

@@ -89,7 +89,7 @@ def test_a_request_in_a_transaction_invalidates_when_it_ends(ring_cache: RingCac
 class TestInsideTestCase(TestCase):
     """Tests of a project, which never commit: they read what they wrote, and leave nothing cached."""
 
-    def test_what_is_written_is_read(self) -> None:
+    def test_a_written_row_is_read(self) -> None:
         """By save and by update, although nothing is committed."""
         article = Article.objects.create(slug="case", title="Old")
         assert Article.cached.get(slug="case").title == "Old"

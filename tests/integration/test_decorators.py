@@ -166,7 +166,7 @@ def badly_tagged() -> int:
 
 
 @pytest.mark.parametrize("tag", [3, None, b"t", int, ["t"]])
-def test_what_cannot_be_a_tag_is_refused(ring_cache: RingCache, tag: Any) -> None:
+def test_an_invalid_tag_is_refused(ring_cache: RingCache, tag: Any) -> None:
     """Before anything is loaded or invalidated; the message says what a tag may be."""
     says = "a tag is a string, a model class, or a model instance; not "
     with pytest.raises(TypeError, match=says):

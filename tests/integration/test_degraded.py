@@ -76,8 +76,8 @@ def cache(policy: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterat
         cache.set_many({GONE: 1, HERE: 1}, None)
         client = cache.client
         gone, here, tag = (
-            client.ring.owner(made)
-            for made in (cache.key_bytes(GONE), cache.key_bytes(HERE), cache.tag_bytes(TAG))
+            client.ring.owner(key)
+            for key in (cache.key_bytes(GONE), cache.key_bytes(HERE), cache.tag_bytes(TAG))
         )
         assert gone == tag != here
         breaker = client.nodes[gone].breaker
@@ -91,7 +91,7 @@ def cache(policy: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_the_result_of_a_method_is_the_one_in_the_docs(
     cache: RingCache, policy: str, name: str, way: str
 ) -> None:
-    """With each policy, sync and async. Missed deletes are in the outbox, whatever the result is."""
+    """With each policy, sync and async. Missed deletes are in the outbox with every result."""
     arguments, with_miss, with_raise = TABLE[name]
     expected = with_miss if policy == "miss" else with_raise
     method = getattr(cache, name) if way == "sync" else partial(_run_async, getattr(cache, f"a{name}"))

@@ -129,35 +129,35 @@ class TestLeaseOnGet:
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
         """Its value may be older than the value that the lease holder will set."""
-        one, other = caches
-        call(one, "get", "k")
-        call(other, "get", "k")
-        call(other, "set", "k", "from the other", 60)
-        assert call(one, "get_many", ["k"]) == {}
-        call(one, "set", "k", "from the one", None)
-        assert call(other, "get", "k") == "from the one"
+        first, second = caches
+        call(first, "get", "k")
+        call(second, "get", "k")
+        call(second, "set", "k", "from the second", 60)
+        assert call(first, "get_many", ["k"]) == {}
+        call(first, "set", "k", "from the first", None)
+        assert call(second, "get", "k") == "from the first"
 
     def test_a_set_without_a_miss_before_it_is_a_plain_set(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
         """Also after the end of the request that missed it, and if the key had a value."""
-        one, other = caches
-        call(one, "set", "k", 1)
-        assert call(other, "get", "k") == 1
-        call(other, "set", "k", 2)
-        assert call(one, "get", "k") == 2
-        call(one, "delete", "k")
-        call(one, "get", "k")
-        one.close()
-        call(one, "set", "k", 3)
-        assert call(one, "get", "k") == 3
+        first, second = caches
+        call(first, "set", "k", 1)
+        assert call(second, "get", "k") == 1
+        call(second, "set", "k", 2)
+        assert call(first, "get", "k") == 2
+        call(first, "delete", "k")
+        call(first, "get", "k")
+        first.close()
+        call(first, "set", "k", 3)
+        assert call(first, "get", "k") == 3
 
     def test_a_timeout_of_zero_deletes(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
         """As any other set with this timeout."""
-        one, other = caches
-        call(one, "get", "k")
-        call(one, "set", "k", "v", 0)
-        assert call(other, "get", "k") is None
+        first, second = caches
+        call(first, "get", "k")
+        call(first, "set", "k", "v", 0)
+        assert call(second, "get", "k") is None
 
     def test_late_sets_of_many_keys_are_refused_one_by_one(
         self, caches: tuple[RingCache, RingCache], call: Any
@@ -189,21 +189,21 @@ class TestLeaseOnGet:
 
     def test_a_timeout_of_zero_deletes_many(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
         """As any other ``set_many`` with this timeout."""
-        one, other = caches
-        call(one, "get_many", ["a", "b"])
-        assert call(one, "set_many", {"a": 1, "b": 2}, 0) == []
-        assert call(other, "get_many", ["a", "b"]) == {}
+        first, second = caches
+        call(first, "get_many", ["a", "b"])
+        assert call(first, "set_many", {"a": 1, "b": 2}, 0) == []
+        assert call(second, "get_many", ["a", "b"]) == {}
 
     def test_the_end_of_a_request_releases_its_leases(
         self, caches: tuple[RingCache, RingCache], call: Any
     ) -> None:
         """The next caller loads at once, and does not wait until the leases expire."""
-        one, other = caches
-        call(one, "get_many", ["a", "b"])
-        call(one, "get", "c")
-        call(one, "set", "c", 1)
-        one.close()
+        first, second = caches
+        call(first, "get_many", ["a", "b"])
+        call(first, "get", "c")
+        call(first, "set", "c", 1)
+        first.close()
         for key in ("a", "b"):
-            assert call(other, "get_or_set", key, "loaded") == "loaded"
-        assert call(other, "get", "c") == 1
-        assert other.client.counters.total().lease_waits == 0
+            assert call(second, "get_or_set", key, "loaded") == "loaded"
+        assert call(second, "get", "c") == 1
+        assert second.client.counters.total().lease_waits == 0

@@ -46,7 +46,7 @@ def author() -> Author:
 
 
 @pytest.fixture
-def other() -> Iterator[psycopg.Connection[Any]]:
+def program() -> Iterator[psycopg.Connection[Any]]:
     """The database connection of a program that does not use Django."""
     settings = connection.settings_dict
     with psycopg.connect(
@@ -63,11 +63,13 @@ def outbox_rows() -> list[tuple[str, list[dict[str, str]]]]:
     return [(row.label, row.rows) for row in OutboxRow.objects.order_by("pk")]
 
 
-def test_raw_sql_from_another_program_is_invalidated(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_raw_sql_from_another_program_is_invalidated(
+    author: Author, program: psycopg.Connection[Any]
+) -> None:
     """The row, its old lookup value, and the cached absence of its new lookup value."""
     with pytest.raises(Author.DoesNotExist):
         Author.cached.get(name="Psappho")
-    other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert Author.cached.get(name="Sappho").pk == author.pk
     relayed = invalidation.relay()  # at once: only the relay handles it
     assert (relayed.rows, relayed.pending) == (1, 0)
@@ -77,46 +79,46 @@ def test_raw_sql_from_another_program_is_invalidated(author: Author, other: psyc
         Author.cached.get(name="Sappho")
 
 
-def test_a_statement_of_many_rows_writes_one_outbox_row(other: psycopg.Connection[Any]) -> None:
+def test_a_statement_of_many_rows_writes_one_outbox_row(program: psycopg.Connection[Any]) -> None:
     """A very large statement writes a few rows of limited size; a statement without changes writes none."""
     insert = (
         f"INSERT INTO {AUTHOR} (name, code) SELECT 'n' || n, gen_random_uuid() FROM generate_series(1, %s) n"
     )
-    other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW])
-    other.execute(f"UPDATE {AUTHOR} SET name = name || 'x' WHERE name = 'nobody'")
+    program.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW])
+    program.execute(f"UPDATE {AUTHOR} SET name = name || 'x' WHERE name = 'nobody'")
     [(label, rows)] = outbox_rows()
     assert label == "shop.author"
     assert len(rows) == triggers.ROWS_PER_OUTBOX_ROW
     assert rows[0].keys() == {"id", "name", "code"}
-    other.execute(f"DELETE FROM {AUTHOR}")
-    other.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW + 1])
+    program.execute(f"DELETE FROM {AUTHOR}")
+    program.execute(insert, [triggers.ROWS_PER_OUTBOX_ROW + 1])
     assert [len(rows) for _, rows in outbox_rows()[2:]] in ([1000, 1], [1, 1000])
 
 
-def test_truncate_invalidates_the_rows_it_removes(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_truncate_invalidates_the_rows_it_removes(author: Author, program: psycopg.Connection[Any]) -> None:
     """And the rows of the tables to which it cascades."""
     poem = Poem.objects.create(author=author, title="Ode")
     invalidation.relay()
     Poem.cached.get(pk=poem.pk)
-    other.execute(f"TRUNCATE {AUTHOR} CASCADE")
+    program.execute(f"TRUNCATE {AUTHOR} CASCADE")
     assert invalidation.relay().rows == 2
     for manager, pk in ((Author.cached, author.pk), (Poem.cached, poem.pk)):
         with pytest.raises(manager.model.DoesNotExist):
             manager.get(pk=pk)
 
 
-def test_copy_invalidates_the_absence_of_the_rows_that_it_inserts(other: psycopg.Connection[Any]) -> None:
+def test_copy_invalidates_the_absence_of_the_rows_that_it_inserts(program: psycopg.Connection[Any]) -> None:
     """A cached absence is loaded again."""
     with pytest.raises(Author.DoesNotExist):
         Author.cached.get(name="Alcaeus")
-    with other.cursor() as cursor, cursor.copy(f"COPY {AUTHOR} (name, code) FROM STDIN") as copy:
+    with program.cursor() as cursor, cursor.copy(f"COPY {AUTHOR} (name, code) FROM STDIN") as copy:
         copy.write_row(("Alcaeus", "9d1a44ba-5a5c-4a3c-8f43-8c3a0ed3a7a1"))
     invalidation.relay()
     assert Author.cached.get(name="Alcaeus").name == "Alcaeus"
 
 
-def test_a_cascade_in_the_database_is_invalidated(author: Author, other: psycopg.Connection[Any]) -> None:
-    """Django's own foreign keys do not cascade in the database, those of other programs may."""
+def test_a_cascade_in_the_database_is_invalidated(author: Author, program: psycopg.Connection[Any]) -> None:
+    """Django's foreign keys do not cascade in the database; those of other programs may."""
     poem = Poem.objects.create(author=author, title="Ode")
     invalidation.relay()
     Poem.cached.get(pk=poem.pk)
@@ -126,7 +128,7 @@ def test_a_cascade_in_the_database_is_invalidated(author: Author, other: psycopg
             f"REFERENCES {AUTHOR} (id) ON DELETE CASCADE"
         )
     try:
-        other.execute(f"DELETE FROM {AUTHOR} WHERE id = %s", [author.pk])
+        program.execute(f"DELETE FROM {AUTHOR} WHERE id = %s", [author.pk])
         assert {label for label, _ in outbox_rows()} == {"shop.author", "shop.poem"}
     finally:
         with connection.cursor() as cursor:
@@ -137,28 +139,30 @@ def test_a_cascade_in_the_database_is_invalidated(author: Author, other: psycopg
 
 
 def test_a_change_in_a_parents_table_invalidates_its_children(
-    author: Author, other: psycopg.Connection[Any]
+    author: Author, program: psycopg.Connection[Any]
 ) -> None:
     """Multi-table inheritance."""
     sonnet = Sonnet.objects.create(author=author, title="18")
     invalidation.relay()
     assert Sonnet.cached.get(pk=sonnet.pk).title == "18"
-    other.execute(f"UPDATE {POEM} SET title = '130' WHERE id = %s", [sonnet.pk])
+    program.execute(f"UPDATE {POEM} SET title = '130' WHERE id = %s", [sonnet.pk])
     invalidation.relay()
     assert Sonnet.cached.get(pk=sonnet.pk).title == "130"
 
 
-def test_another_search_path_does_not_lose_a_change(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_another_search_path_does_not_lose_a_change(author: Author, program: psycopg.Connection[Any]) -> None:
     """The trigger finds the outbox in the schema of the changed table."""
-    other.execute("SET search_path TO pg_catalog")
-    other.execute(f"UPDATE public.{AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    program.execute("SET search_path TO pg_catalog")
+    program.execute(f"UPDATE public.{AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert invalidation.relay().rows == 1
 
 
-def test_a_rolled_back_statement_leaves_no_outbox_row(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_a_rolled_back_statement_leaves_no_outbox_row(
+    author: Author, program: psycopg.Connection[Any]
+) -> None:
     """The outbox row belongs to the transaction."""
-    with pytest.raises(ZeroDivisionError), other.transaction():
-        other.execute(f"DELETE FROM {AUTHOR}")
+    with pytest.raises(ZeroDivisionError), program.transaction():
+        program.execute(f"DELETE FROM {AUTHOR}")
         raise ZeroDivisionError
     assert outbox_rows() == []
 
@@ -188,12 +192,12 @@ def test_a_save_in_autocommit_deletes_the_row_of_its_trigger(author: Author) -> 
 
 
 def test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row(
-    author: Author, other: psycopg.Connection[Any]
+    author: Author, program: psycopg.Connection[Any]
 ) -> None:
     """An outbox row is deleted only when the keys of all rows that it names are deleted."""
     second = Author.objects.create(name="Alcaeus")
     Author.cached.get(pk=second.pk)
-    other.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one outbox row names both
+    program.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one outbox row names both
     before = Author.cached.get(pk=second.pk).code
     author.save()
     assert OutboxRow.objects.count() == 0
@@ -210,7 +214,9 @@ def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Au
     assert OutboxRow.objects.count() == 0
 
 
-def test_the_listening_relay_runs_when_it_is_notified(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_the_listening_relay_runs_when_it_is_notified(
+    author: Author, program: psycopg.Connection[Any]
+) -> None:
     """Long before its interval ends."""
     rounds: list[invalidation.RelayResult] = []
     listens = threading.Event()
@@ -224,12 +230,12 @@ def test_the_listening_relay_runs_when_it_is_notified(author: Author, other: psy
         try:
             relay_listener.relay_on_notify("default", on_round, interval=600, pause=lambda _: None)
         finally:
-            connections.close_all()  # the relay looks at the outbox of each database
+            connections.close_all()  # the relay reads the outbox of each database
 
     relay = threading.Thread(target=run)
     relay.start()
     assert listens.wait(30)
-    other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     relay.join(30)
     assert not relay.is_alive()
     assert rounds[-1].rows == 1
@@ -237,7 +243,7 @@ def test_the_listening_relay_runs_when_it_is_notified(author: Author, other: psy
 
 
 def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, author: Author) -> None:
-    """The relay survives that the database closes its connection."""
+    """After the database has closed its connection, the relay opens a new one."""
     paused: list[float] = []
     rounds: list[object] = []
 
@@ -255,7 +261,7 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
     assert paused == [0.5]
 
 
-def test_the_command_listens_until_sigterm(author: Author, other: psycopg.Connection[Any]) -> None:
+def test_the_command_listens_until_sigterm(author: Author, program: psycopg.Connection[Any]) -> None:
     """It runs in a separate process, and prints its result at SIGTERM."""
     settings = connection.settings_dict
     url = f"postgres://{settings['USER']}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}"
@@ -269,7 +275,7 @@ def test_the_command_listens_until_sigterm(author: Author, other: psycopg.Connec
     ) as relay:
         assert relay.stderr is not None
         assert any("listening" in line for line in relay.stderr)  # after the output of the system checks
-        other.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+        program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
         end = time.monotonic() + 30
         while OutboxRow.objects.exists() and time.monotonic() < end:
             pass

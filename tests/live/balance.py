@@ -21,7 +21,7 @@ __all__ = [
     "weigh",
 ]
 
-#: Rows that every writer adds to at a time; rows of each writer that it puts values to; and rows of
+#: Rows that all writers add to at the same time; rows of each writer in which it puts values; and rows of
 #: each writer that it creates and deletes.
 SUMS, PUTS, LIVES = 20, 10, 4
 #: New rows to add to that each writer has for a run, and for each second of it.
@@ -132,7 +132,7 @@ def weigh(ledger: Ledger, balance: Balance) -> None:
                 balance.lost += not seen and low > 0
                 balance.out_of_order += 0 < seen < low
                 _judge(balance, f"put {writer}.{index}", low, seen, high)
-            elif low == high:  # otherwise it is unknown whether the last turn was taken, or half of it
+            elif low == high:  # otherwise it is unknown whether the last write was applied, or half of it
                 expected = str(high) if high % 2 else None
                 if (row.title if row else None) != expected:
                     balance.lost += row is None

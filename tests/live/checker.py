@@ -89,7 +89,7 @@ class Checked:
         worst_stale_seconds: The longest time between the acknowledgement (and the end of the node's
             outage) and a stale read.
         worst_crash_seconds: The longest time for which reads differed from what a killed writer stored.
-        lag_seconds: The age of the oldest delete that the relay results pending.
+        lag_seconds: The age of the oldest pending delete that the relay found.
         bound_seconds: The limit of both: two rounds of the relay, after the time that it leaves to the
             writer for the first try, and the wait for a node's next probe.
     """
@@ -130,12 +130,12 @@ class Ring:
         #: The ledger of the processes that run now.
         self.ledger = Ledger(0, 0)
         kinds = ("held still", "restarted empty", "requests cut", "replies cut")
-        self._turns = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
+        self._outages = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
         self.accidents = dict.fromkeys(kinds, 0)
 
     def cause_outage(self) -> None:
         """Cause the next outage of the next node, for long enough to be noticed."""
-        kind, name = next(self._turns)
+        kind, name = next(self._outages)
         if kind == "held still":
             self.suspend(name, STOP_SECONDS)
             return
@@ -207,7 +207,7 @@ class Site:
 
 
 def check(name: str, seconds: float, ring: Ring) -> Checked:
-    """Run a site while its ring is broken, and then for the bound's length. Django and tables are ready."""
+    """Run a site while its ring is broken, and then for ``bound_seconds``. Django must be set up."""
     from django.db import connections
 
     from cachebackend.protocol.missed_deletes import SETTLING_SECONDS

@@ -157,7 +157,7 @@ def _die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
 
 
 def readers(number: int, ledger: Ledger) -> None:
-    """Read sums. A sum must not decrease, nor lack acknowledged additions, nor have ones not yet sent."""
+    """Read sums. A sum never decreases, has all acknowledged additions, and none that was not sent."""
     from django.db import DatabaseError, connection
 
     from cachebackend.errors import NodeUnavailableError
@@ -192,7 +192,7 @@ def check(
     reading: int = READERS,
     kill_servers: bool = True,
 ) -> Balance:
-    """Run the processes for ``seconds``, drain what is queued, and compare. Django and tables are ready."""
+    """Run the processes for ``seconds``, drain what is queued, and compare. Django must be set up."""
     from django.db import connections
 
     from cacheproject.demo.models import Article
@@ -204,24 +204,24 @@ def check(
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)
     connections.close_all()
     servers = {"queue-a": 0, "postgres": 0}
-    nurseries = [_spawn("writers", n, ledger) for n in range(writing)]
-    nurseries += [_spawn("drainers", n, ledger) for n in range(draining)]
-    nurseries += [_spawn("readers", n, ledger) for n in range(reading)]
+    parents = [_spawn("writers", n, ledger) for n in range(writing)]
+    parents += [_spawn("drainers", n, ledger) for n in range(draining)]
+    parents += [_spawn("readers", n, ledger) for n in range(reading)]
     try:
         while not (sum(ledger.acknowledged) and sum(ledger.reads)):
-            stop_if_dead(nurseries)
+            stop_if_dead(parents)
             time.sleep(0.05)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(KILL_SERVER_SECONDS, max(end - time.monotonic(), 0)))
-            stop_if_dead(nurseries)
+            stop_if_dead(parents)
             if kill_servers:
                 name = min(servers, key=lambda name: servers[name])
                 services.kill(name)
                 services.restart(name)
                 servers[name] += 1
     finally:
-        for process in nurseries:
+        for process in parents:
             if process.pid:
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()

@@ -12,7 +12,7 @@ __all__ = ["bring_back_older_files"]
 ROWS = 40
 FIRST_KEY = 60_000_000
 #: How many times each row is added to before the file is copied, after that, and after it is restored.
-KEPT, LATER, BACK = 1, 3, 5
+BEFORE_COPY, AFTER_COPY, AFTER_RESTORE = 1, 3, 5
 
 
 def bring_back_older_files(services: Services, times: int) -> tuple[int, list[str]]:
@@ -30,22 +30,22 @@ def bring_back_older_files(services: Services, times: int) -> tuple[int, list[st
     _drain_all()
     expected, stopped, wrong = 1, 0, []
     for _ in range(times):
-        _add(keys, KEPT)
-        copy = _copy_files(services)
-        for _ in range(LATER):
+        _add(keys, BEFORE_COPY)
+        restore = _copy_files(services)
+        for _ in range(AFTER_COPY):
             _add(keys, 1)
             _drain_all()
-        expected += KEPT + LATER
-        copy()
+        expected += BEFORE_COPY + AFTER_COPY
+        restore()
         stopped_now: set[str] = set()
-        for _ in range(BACK):
+        for _ in range(AFTER_RESTORE):
             _add(keys, 1)
             stopped_now |= _drain_all()
         stopped += len(stopped_now)
         faults = writebehind.find_faults()
         if stopped_now != {str(fault.partition) for fault in faults}:
-            found = [str(fault.partition) for fault in faults]
-            wrong.append(f"{sorted(stopped_now)} stopped, but find_faults() returned {found}")
+            faulty = [str(fault.partition) for fault in faults]
+            wrong.append(f"{sorted(stopped_now)} stopped, but find_faults() returned {faulty}")
         for fault in faults:
             writebehind.repair(fault, keep=False)
         _add(keys, 1)
@@ -84,7 +84,7 @@ def _copy_files(services: Services) -> Callable[[], None]:
     """Copy the files of the queue node; return the function that restores them."""
     folder, copy = services.folder / "queue-a", services.folder / "older"
 
-    def put_back() -> None:
+    def restore() -> None:
         services.kill("queue-a")
         shutil.rmtree(folder)
         copy.rename(folder)
@@ -93,7 +93,7 @@ def _copy_files(services: Services) -> Callable[[], None]:
     services.kill("queue-a")
     shutil.copytree(folder, copy)
     _restart(services)
-    return put_back
+    return restore
 
 
 def _restart(services: Services) -> None:

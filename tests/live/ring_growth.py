@@ -21,7 +21,7 @@ from tests.live.ledger import Ledger
 from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS, RELAY_SECONDS = 200, 2, 2, 0.5
-#: How many reads and writes are made, after a process was replaced, before the next one is.
+#: Reads and writes between the replacements of two processes.
 READS, WRITES = 200, 20
 
 
@@ -75,7 +75,7 @@ class Site:
 
 
 def change(services: Services, report_line: Any = print) -> Ledger:
-    """Grow the ring and shrink it again; return the ledger of reads and writes. Django is ready."""
+    """Grow the ring and shrink it again; return the ledger of reads and writes. Django must be set up."""
     from django.db import connections
 
     from tests.live.actors import make_rows

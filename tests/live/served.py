@@ -34,7 +34,7 @@ from django.core.wsgi import get_wsgi_application  # noqa: E402
 from django.http import HttpRequest, HttpResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 
-from cachebackend import tasks  # noqa: E402, F401  # its signals are what a worker of a project has
+from cachebackend import tasks  # noqa: E402, F401  # a worker of a project has its signal handlers
 
 cache.add("requests", 0)
 

@@ -7,23 +7,23 @@ import pytest
 from benchmarks.herd import PROCESSES, THREADS, herd
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
-EVERYBODY = PROCESSES * THREADS
+READERS = PROCESSES * THREADS
 
 
 def test_two_hundred_misses_at_once_are_one_load() -> None:
     """The others wait for the value, in all processes."""
-    found = herd("lease")
-    assert (found.reads, found.loads) == (EVERYBODY, 1)
+    result = herd("lease")
+    assert (result.reads, result.loads) == (READERS, 1)
 
 
 def test_an_invalidation_costs_at_most_one_load() -> None:
-    """Fifty invalidations while all read: at most fifty-one loads."""
-    found = herd("lease", invalidations=50)
-    assert found.reads >= EVERYBODY
-    assert 1 <= found.loads <= 51
+    """Fifty invalidations while all readers read: at most fifty-one loads."""
+    result = herd("lease", invalidations=50)
+    assert result.reads >= READERS
+    assert 1 <= result.loads <= 51
 
 
-def test_nobody_waits_for_a_refresh_of_a_stale_value() -> None:
+def test_no_reader_waits_for_a_refresh_of_a_stale_value() -> None:
     """One reader loads; the others get the stale value."""
-    found = herd("lease", stale=True)
-    assert (found.reads, found.loads, found.waits) == (EVERYBODY, 1, 0)
+    result = herd("lease", stale=True)
+    assert (result.reads, result.loads, result.waits) == (READERS, 1, 0)

@@ -25,12 +25,12 @@ from tests.fix_services import connections_of
 WRONG = re.compile(r"^.*(Traceback|ERROR|CRITICAL|ejected|(?<!Security)Warning).*$", re.MULTILINE)
 AT_ONCE = 6
 REQUESTS = 80
-#: ``make soak`` tries them all.
-TRIES_ALL = os.environ.get("SERVERS") == "all"
+#: Whether all servers are tested; ``make soak`` sets it.
+TESTS_ALL = os.environ.get("SERVERS") == "all"
 
 GUNICORN = ("gunicorn", "--graceful-timeout", "5", "--no-control-socket", "tests.live.served:wsgi")
 UVICORN = ("uvicorn", "--log-level", "warning", "tests.live.served:asgi")
-#: Words, page, and how many processes may ask at once how many things.
+#: Command line, page, number of processes, and concurrent requests of each process.
 SERVERS = {
     "gunicorn, sync, preload": ((*GUNICORN, "-w", "2", "--preload"), "blocking", 3, 1),
     "gunicorn, gthread": ((*GUNICORN, "-k", "gthread", "--threads", "4"), "blocking", 1, 4),
@@ -129,7 +129,7 @@ def requests_counted(url: str) -> int:
         return int(node.get(":1:requests") or 0)
 
 
-@pytest.mark.parametrize("name", [*SERVERS, *(OTHER_SERVERS if TRIES_ALL else ())])
+@pytest.mark.parametrize("name", [*SERVERS, *(OTHER_SERVERS if TESTS_ALL else ())])
 def test_a_server_leaves_no_connection(name: str, servers: Services, tmp_path: Path) -> None:
     """Under load, after reloads, and after the end; each page is answered."""
     arguments, page, processes, at_once = (SERVERS | OTHER_SERVERS)[name]

@@ -67,7 +67,7 @@ def test_a_delete_that_was_missed(
     assert is_caught(test, mutated, dead, services, probes, "delete")
 
 
-def test_what_other_processes_deleted(
+def test_a_delete_of_another_process(
     cache: RingCache,  # noqa: F811
     dead: list[str],  # noqa: F811
     services: Services,

@@ -10,7 +10,7 @@ import pytest
 
 from cachebackend.invalidation import transactions, trigger_rows
 from tests.integration import test_triggers
-from tests.integration.test_triggers import author, other  # noqa: F401  # fixtures that those tests need
+from tests.integration.test_triggers import author, program  # noqa: F401  # fixtures that those tests need
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
 
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
 ]
 Patch = pytest.MonkeyPatch
-Other = psycopg.Connection[Any]
+Program = psycopg.Connection[Any]
 
 
 def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
@@ -35,9 +35,9 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
     assert is_caught(test, author)
 
 
-def test_a_save_that_deletes_rows_of_other_keys(author: Author, other: Other, monkeypatch: Patch) -> None:  # noqa: F811
+def test_a_save_that_deletes_rows_of_other_keys(author: Author, program: Program, monkeypatch: Patch) -> None:  # noqa: F811
     """An outbox row that also names another row is deleted without deleting that row's keys."""
     find = trigger_rows.find_trigger_rows
     monkeypatch.setattr(transactions, "find_trigger_rows", lambda *given: (find(*given)[0], []))
     test = test_triggers.test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row
-    assert is_caught(test, author, other)
+    assert is_caught(test, author, program)

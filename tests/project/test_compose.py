@@ -66,7 +66,7 @@ def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_what_must_last_has_a_volume_and_nothing_is_published_but_the_site(compose: dict[str, Any]) -> None:
+def test_durable_services_have_volumes_and_only_the_site_is_published(compose: dict[str, Any]) -> None:
     """Only the site is published, on the loopback address."""
     for name in ("queue-a", "broker", "postgres"):
         assert service_volumes(compose, name) & compose["volumes"].keys()

@@ -1,4 +1,4 @@
-"""``make matrix``: what it finds to test on, and the page that it writes."""
+"""``make matrix``: the versions that it finds, and the page that it writes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests import matrix
 OURS = Path(sys.executable)
 
 
-def test_what_is_installed_makes_cells_and_what_is_not_is_named(
+def test_installed_versions_are_cells_and_missing_ones_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each Python, Redis and Postgres that is there, and SQLite; none is made to find that out."""
+    """Each installed Python, Redis and Postgres, and SQLite; no environment is made for this."""
     monkeypatch.setattr(matrix, "PYTHONS", (f"{sys.version_info.major}.{sys.version_info.minor}", "2.9"))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     monkeypatch.setattr(matrix.shutil, "which", lambda name: None)
@@ -28,8 +28,8 @@ def test_what_is_installed_makes_cells_and_what_is_not_is_named(
     assert left_out[:2] == ["Python 2.9: not installed", "Redis: no `redis-server` on the path"]
 
 
-def test_the_page_tells_what_failed_and_what_was_left_out() -> None:
-    """A row a cell, and a line for each failure, reason to skip, and absence."""
+def test_the_page_lists_failed_tests_and_missing_versions() -> None:
+    """A row for each cell, and a line for each failure, reason to skip, and missing version."""
     cell = matrix.Cell(OURS, "Valkey 9.1", "Postgres 18", matrix.LIBRARY)
     outcome = matrix.Outcome(7, ["tests.unit::test_x"], Counter({"needs luck": 2}), "51 passed")
     page = matrix.page([(cell, outcome)], ["Python 2.9: not installed"])
@@ -40,7 +40,7 @@ def test_the_page_tells_what_failed_and_what_was_left_out() -> None:
 
 
 def test_a_server_is_known_by_its_own_name(tmp_path: Path) -> None:
-    """Debian's ``redis-server`` may be a Valkey; what is no server has no name."""
+    """Debian's ``redis-server`` may be a Valkey; a file that is not a server has no name."""
     server = tmp_path / "redis-server"
     server.write_text("#!/bin/sh\necho 'Valkey server v=8.0.1 sha=0 bits=64'\n")
     server.chmod(0o755)

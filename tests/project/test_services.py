@@ -65,8 +65,8 @@ def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_when_the_parent_ends(number: signal.Signals) -> None:
-    """No process and no file remains, even after SIGKILL."""
+def test_no_process_or_file_remains_when_the_parent_ends(number: signal.Signals) -> None:
+    """Even after SIGKILL."""
     command = [sys.executable, str(MANAGE), "services", "--json", "--ring", "1"]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -15,14 +15,14 @@ LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 
 
 def test_ring_aliases_are_those_of_our_backend_under_either_path() -> None:
-    """Other caches are none of ours."""
+    """Caches of other backends are not included."""
     other = RING | {"BACKEND": "cachebackend.backend.RingCache"}
     with override_settings(CACHES={"default": LOCAL, "one": RING, "two": other}):
         assert ring_aliases() == ["one", "two"]
 
 
 def test_an_alias_is_known_by_its_location_and_options() -> None:
-    """Django does not tell a backend its alias."""
+    """Django does not pass the alias to a backend."""
     with override_settings(CACHES={"default": LOCAL, "one": RING, "two": RING | {"OPTIONS": {"warm": True}}}):
         assert alias_of("redis://h?name=a", {}) == "one"
         assert alias_of("redis://h?name=a", {"warm": True}) == "two"

@@ -48,8 +48,8 @@ def test_a_row_is_its_model_and_primary_key() -> None:
     assert report.key_of([Tag(pk=1)]) != report.key_of([Tag(pk=2)])
 
 
-def test_an_argument_that_makes_no_key_needs_the_callers() -> None:
-    """The error says how to give one."""
+def test_an_argument_without_a_key_needs_a_key_function() -> None:
+    """The error says how to pass one."""
     with pytest.raises(TypeError, match=r"report\(\) has an argument .*@cached\(key=…\)"):
         report.key_of(object())
     assert page.key_of({"user": "me"}).endswith(".page:me")

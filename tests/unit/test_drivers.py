@@ -60,7 +60,7 @@ def run(request: pytest.FixtureRequest) -> Drive:
 
 
 def test_replies_come_in_the_order_of_the_requests(run: Drive) -> None:
-    """In whatever order the nodes occur in them."""
+    """In any order of the nodes."""
     nodes = [FakeNode("a", []), FakeNode("b", [])]
 
     def operation() -> Operation[list[Reply]]:

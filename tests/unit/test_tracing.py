@@ -1,4 +1,4 @@
-"""Spans, while nobody has set a provider."""
+"""Spans without a tracer provider."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_provider_a_span_is_nothing() -> None:
-    """It may be entered, and costs no object of OpenTelemetry's."""
+    """It can be entered, and creates no object of OpenTelemetry."""
     with span("ringcache.load", key="k") as entered:
         assert entered is None
 
 
 def test_without_a_provider_nothing_begins() -> None:
-    """What ends it may be called all the same."""
+    """Ending it is allowed, too."""
     assert begin("ringcache.fill_wait")() is None

@@ -27,18 +27,18 @@ def by_key(worker: WorkerFigures, outbox: OutboxFigures, queues: QueueFigures) -
 
 def test_figures_without_a_fault_are_well() -> None:
     """Each tile has its value; without write-behind there is no tile for it."""
-    found = by_key(SEEN, OutboxFigures(3.0, 1200), QueueFigures())
-    assert {key: (tile.value, tile.note, tile.is_well) for key, tile in found.items()} == {
+    tiles = by_key(SEEN, OutboxFigures(3.0, 1200), QueueFigures())
+    assert {key: (tile.value, tile.note, tile.is_well) for key, tile in tiles.items()} == {
         "worker": ("just now", "", True),
         "pending": ("1,200", "the oldest for 3.0 s", True),
     }
 
 
-def test_what_does_not_answer_is_unknown_and_not_well() -> None:
+def test_a_figure_without_an_answer_is_unknown_and_not_well() -> None:
     """An unknown figure is never shown as zero."""
-    found = by_key(WorkerFigures(), OutboxFigures(), QueueFigures(is_on=True))
-    assert {(tile.value, tile.is_well) for tile in found.values()} == {(UNKNOWN, False)}
-    assert set(found) == {"worker", "pending", "waiting"}
+    tiles = by_key(WorkerFigures(), OutboxFigures(), QueueFigures(is_on=True))
+    assert {(tile.value, tile.is_well) for tile in tiles.values()} == {(UNKNOWN, False)}
+    assert set(tiles) == {"worker", "pending", "waiting"}
 
 
 @pytest.mark.parametrize("topic", ["queue", "waiting", "parked"])

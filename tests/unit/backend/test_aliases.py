@@ -16,6 +16,6 @@ def test_an_alias_of_another_cache_is_refused() -> None:
     ring = {"BACKEND": "cachebackend.RingCache", "LOCATION": "redis://unused?name=a"}
     with override_settings(CACHES={"default": local, "ring": ring}):
         assert isinstance(ring_cache("ring"), RingCache)
-        told = r"@cached needs .*CACHES\['default'\] is a LocMemCache"
-        with pytest.raises(ImproperlyConfigured, match=told):
+        message = r"@cached needs .*CACHES\['default'\] is a LocMemCache"
+        with pytest.raises(ImproperlyConfigured, match=message):
             ring_cache("default", "@cached")

@@ -19,7 +19,7 @@ def test_a_client_has_a_node_for_each_address() -> None:
 
 
 def test_a_forked_child_resets_the_clients_that_are_still_used() -> None:
-    """One that was collected is forgotten."""
+    """A client that was garbage-collected is forgotten."""
 
     class Counted(Client):
         resets = 0

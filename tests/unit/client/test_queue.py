@@ -22,12 +22,12 @@ def client_of(**options: Any) -> QueueClient:
 
 @pytest.mark.parametrize(("durability", "seconds"), [("memory", 1.0), ("everysec", 2.5), ("fsync", 2.5)])
 def test_a_node_that_syncs_its_file_has_longer_to_answer(durability: str, seconds: float) -> None:
-    """By the 1.5 seconds that a sync may take."""
+    """Its timeout is longer by the 1.5 seconds that a sync may take."""
     assert client_of(durability=durability).nodes[0]._timeout == seconds
 
 
 def test_one_write_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a generator; the node that takes it is the owner of the partition."""
+    """Without a generator; it is sent to the owner of the partition."""
     called: list[Any] = []
     monkeypatch.setattr(Node, "call", lambda _, command: called.append(command) or 1)
     assert client_of().fold_one(METER, WRITE).codes == (b"ok",)
@@ -35,10 +35,10 @@ def test_one_write_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("first", [NodeReplyError("NOSCRIPT No matching script"), -3])
-def test_a_write_that_one_call_does_not_settle_is_folded_by_the_operation(
+def test_a_write_that_one_call_cannot_fold_is_folded_by_the_operation(
     monkeypatch: pytest.MonkeyPatch, first: Any
 ) -> None:
-    """The node does not know the script yet, or another batch is open."""
+    """Because the node has not cached the script, or another batch is open."""
     client = client_of()
     monkeypatch.setattr(Node, "call", lambda *_: first)
     monkeypatch.setattr(client, "run", lambda operation: [operation.close() or "folded"])

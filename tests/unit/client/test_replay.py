@@ -1,4 +1,4 @@
-"""A replay runs over the connection of the probe that found the node back."""
+"""A replay uses the connection of the probe that the node answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def client() -> RingClient:
 
 
 def test_a_script_is_sent_with_its_source(client: RingClient) -> None:
-    """A node that was restarted knows no scripts, and the probe has one try."""
+    """A restarted node has cached no scripts, and the probe has one attempt."""
     sent: list[Any] = []
 
     def exchange(commands: Sequence[Any]) -> list[Any]:
@@ -37,8 +37,8 @@ def test_a_script_is_sent_with_its_source(client: RingClient) -> None:
     assert replay.is_complete()
 
 
-def test_a_replay_that_breaks_off_is_raised_and_recorded_again(client: RingClient) -> None:
-    """So the breaker stays open and the next probe has the keys."""
+def test_a_replay_that_fails_is_raised_and_recorded_again(client: RingClient) -> None:
+    """So the breaker stays open, and the next probe replays the keys."""
 
     def exchange(_: Sequence[Any]) -> list[Any]:
         raise NodeUnavailableError

@@ -1,4 +1,4 @@
-"""What a client makes of an alias' options, before it connects to anything."""
+"""A client made from the options of an alias; it is never connected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_ring_alone_has_no_other_nodes() -> None:
 def test_the_other_ring_shares_the_nodes_of_the_same_server(
     location: list[str], options: dict[str, Any], is_old: bool, is_warm: bool
 ) -> None:
-    """A server has one connection pool and one breaker, whichever ring names it."""
+    """A server has one connection pool and one breaker, also if both rings name it."""
     client = client_of(location, **options)
     change = client.context.ring_change
     assert change is not None
@@ -47,8 +47,8 @@ def test_the_other_ring_shares_the_nodes_of_the_same_server(
     assert change.nodes == ((0, 1) if is_old else (0, 1, 2))
 
 
-def test_the_gutter_takes_the_keys_of_nodes_that_are_ejected() -> None:
-    """Its nodes come after those of the ring; it keeps entries for milliseconds."""
+def test_the_gutter_stores_the_keys_of_ejected_nodes() -> None:
+    """Its nodes come after the nodes of the ring; its timeout is in milliseconds."""
     client = client_of(gutter=["redis://h:9?name=spare"], gutter_timeout=2.5)
     gutter = client.context.gutter
     assert gutter is not None
@@ -71,7 +71,7 @@ def test_a_near_cache_knows_which_copies_it_has() -> None:
 def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the app is not installed: a crash would lose them."""
+    """If the app is not installed: a crash would lose them."""
     client = client_of()
     monkeypatch.setattr(type(client.nodes[0]), "request_replay", lambda _: None)  # no probe
     caplog.set_level(logging.WARNING)
@@ -82,8 +82,8 @@ def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(
     assert client.context.missed.count(0) == 2
 
 
-def test_what_an_outbox_has_stored_is_not_given_to_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once; a missed delete of the key later is another one."""
+def test_a_missed_delete_that_the_outbox_has_is_not_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a short time; a later missed delete of the key is stored."""
     kept: list[tuple[str, MissedKeys]] = []
 
     class Outbox:

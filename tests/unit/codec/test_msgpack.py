@@ -30,7 +30,7 @@ class Colour(Enum):
     [Text("x"), OrderedDict(a=1), Colour.RED, {1: 2}, object(), {"a": [Text("x")]}, {Text("a"): 1}],
     ids=lambda value: type(value).__name__,
 )
-def test_what_would_not_come_back_as_it_is_is_refused(value: Any) -> None:
+def test_a_value_that_would_change_is_refused(value: Any) -> None:
     """Subclasses, enums and keys that are not str, at any depth."""
     with pytest.raises(EncodeError):
         dumps(value)

@@ -88,7 +88,7 @@ def test_a_value_that_is_cut_short_is_an_error(length: int) -> None:
 
 
 def test_an_unknown_flag_is_an_error() -> None:
-    """A newer release set it: its block would be taken for the payload."""
+    """A newer release set it: its block would be read as the payload."""
     with pytest.raises(RecordError, match="0x88"):
         stored_of(b"Vm\x88payload")
 

@@ -1,4 +1,4 @@
-"""What the commands that report have in common."""
+"""The base class of the report commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(*words: str, outcome: Report | Exception = Weather.outcome) -> str:
 
 
 def test_text_is_for_people_and_json_for_scripts() -> None:
-    """With ``--json`` nothing else is printed; it may come before or after the action."""
+    """With ``--json`` nothing except JSON is printed; it may come before or after the action."""
     assert run("today") == "rain for 24 h\nhour\n1\numbrella: False\n"
     for words in (["today", "--json"], ["--json", "today"]):
         assert json.loads(run(*words)) == {"rain": 1}
@@ -72,8 +72,8 @@ def test_a_report_that_is_not_well_exits_with_1() -> None:
 
 
 @pytest.mark.parametrize("error", [RingCacheError("no node"), OperationalError("no database")])
-def test_what_does_not_answer_is_an_error_of_the_command(error: Exception) -> None:
-    """In its own words, without a traceback."""
+def test_a_server_that_does_not_answer_is_an_error_of_the_command(error: Exception) -> None:
+    """With the message of the original error, without a traceback."""
     with pytest.raises(CommandError, match=str(error)):
         run("today", outcome=error)
 
@@ -86,7 +86,7 @@ def test_an_option_may_come_before_or_after_the_action(words: list[str]) -> None
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_djangos_options_may_come_before_or_after_the_action(name: str) -> None:
-    """``ring status -v 2`` is what ``ring -v 2 status`` is."""
+    """``ring status -v 2`` is the same as ``ring -v 2 status``."""
     parser = COMMANDS[name]().create_parser("manage.py", name)
     for words in (["status", *STANDARD], [*STANDARD, "status"]):
         options = parser.parse_args(words)

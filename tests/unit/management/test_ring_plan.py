@@ -1,4 +1,4 @@
-"""What a change of nodes would move, and the settings of its deploys."""
+"""The plan of a ring change: the keys that move, and the settings of its deploys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B, C = (f"redis://h:{port}?name={name}" for port, name in enumerate("abc", 1)
 
 
 def test_a_node_that_joins_takes_its_share() -> None:
-    """And no more than the cap costs; shares are before and after."""
+    """And moves no more than the cap requires; the shares are from before and after."""
     plan = plan_change(nodes(A, B), nodes(A, B, C))
     assert plan.moved == pytest.approx(1 / 3, abs=0.02)
     assert {name: after > 0 for name, (_, after) in plan.shares.items()} == {"a": True, "b": True, "c": True}
@@ -26,8 +26,8 @@ def test_a_node_that_joins_takes_its_share() -> None:
     assert sum(after for _, after in plan.shares.values()) == pytest.approx(1.0)
 
 
-def test_a_server_under_another_name_moves_what_the_name_owns() -> None:
-    """A name decides who owns a key, a server where it is stored."""
+def test_a_server_under_another_name_moves_the_keys_of_the_name() -> None:
+    """The name decides which keys a node owns, the endpoint where they are stored."""
     assert plan_change(nodes(A, B), nodes(A, B)).moved == 0
     renamed = plan_change(nodes(A), nodes("redis://h:1?name=z"))
     assert renamed.moved == 0
@@ -35,7 +35,7 @@ def test_a_server_under_another_name_moves_what_the_name_owns() -> None:
 
 
 def test_the_settings_of_each_deploy_can_be_run() -> None:
-    """As they are pasted below CACHES; each is accepted by the alias' options."""
+    """They can be pasted below CACHES; each is accepted by the options of the alias."""
     text = settings_text("default", nodes(A, B), nodes(A, B, C))
     head, *deploys = text.split("# Deploy ")
     assert len(deploys) == len(DEPLOYS)
@@ -49,7 +49,7 @@ def test_the_settings_of_each_deploy_can_be_run() -> None:
     assert (options.joining, options.leaving) == ((), ())
 
 
-def test_a_password_is_left_out_and_the_reader_is_told() -> None:
+def test_a_password_is_left_out_and_the_text_says_so() -> None:
     """The text may be pasted into a ticket."""
     text = settings_text("default", nodes(A), nodes("redis://me:hunter2@h:9?name=z"))
     assert "hunter2" not in text

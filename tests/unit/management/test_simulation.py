@@ -1,4 +1,4 @@
-"""What caches of some sizes would find of a trace."""
+"""Simulated hit ratios of caches of several sizes for a trace."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_a_short_trace_is_not_sampled() -> None:
 
 
 def test_every_policy_has_a_hit_ratio_for_each_size() -> None:
-    """A cache of all keys hits every key that came before; progress is told by policy."""
+    """A cache of all keys hits every key that came before; progress is reported for each policy."""
     trace = Trace.of_reads([number % 50 for number in range(500)])
-    told: list[str] = []
-    found = curves(trace, [10, 50], 1.0, told.append)
-    assert {"LRU", "LFU", "W-TinyLFU", "S3-FIFO", "Redis LRU", "Redis LFU"} <= found.keys()
-    assert {ratios[1] for ratios in found.values()} == {0.9}
-    assert len(told) == len(found)
+    reported: list[str] = []
+    ratios_by_policy = curves(trace, [10, 50], 1.0, reported.append)
+    assert {"LRU", "LFU", "W-TinyLFU", "S3-FIFO", "Redis LRU", "Redis LFU"} <= ratios_by_policy.keys()
+    assert {ratios[1] for ratios in ratios_by_policy.values()} == {0.9}
+    assert len(reported) == len(ratios_by_policy)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_every_policy_has_a_hit_ratio_for_each_size() -> None:
         (0.8, 1e6, "20 entries (about 20 MB) with LRU or S3-FIFO keep 80%"),
     ],
 )
-def test_the_advice_is_the_smallest_size_that_keeps_a_share(
+def test_the_advice_is_the_smallest_size_that_keeps_a_share_of_the_hits(
     keep: float, entry_bytes: float | None, says: str
 ) -> None:
-    """With the policies that need no more, and the memory if it is known."""
+    """With the policies for which this size is enough, and the memory if it is known."""
     assert says in advice(SIZES, FOUND, keep, entry_bytes)
 
 

@@ -18,14 +18,14 @@ def test_a_cell_is_printed_as_it_is(cell: str) -> None:
 
 
 def test_a_table_fits_eighty_columns() -> None:
-    """Where the output is not a terminal."""
+    """If the output is not a terminal."""
     out = StringIO()
     print_table(out, ["key", "error"], [["k" * 30, "no " * 100]])
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_a_table_without_rows_is_not_printed() -> None:
-    """Not even the names of the columns."""
+    """Nor are the names of its columns."""
     out = StringIO()
     print_table(out, ["key"], [])
     assert out.getvalue() == ""

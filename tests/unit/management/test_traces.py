@@ -47,7 +47,7 @@ def test_each_format_is_known_by_its_first_line(
 
 
 def test_only_the_first_requests_are_read_if_asked(tmp_path: Path) -> None:
-    """What comes after them is not even looked at."""
+    """The rest of the file is not read."""
     assert len(read_trace(write(tmp_path, "trace", ARC + "broken"), limit=3)) == 3
 
 
@@ -76,7 +76,7 @@ def test_a_broken_trace_names_its_line(tmp_path: Path, text: str, says: str) -> 
 
 
 def test_a_compressed_trace_that_is_cut_off_names_its_line(tmp_path: Path) -> None:
-    """A download that broke off."""
+    """Such as a download that was interrupted."""
     path = tmp_path / "trace.gz"
     path.write_bytes(gzip.compress((ARC * 5000).encode())[:-20])
     with pytest.raises(TraceError, match=r"trace.gz: line \d+: the compressed file is cut off"):
@@ -84,21 +84,21 @@ def test_a_compressed_trace_that_is_cut_off_names_its_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"no zstd at all", zstandard.compress((ARC * 5000).encode())[:-20]])
-def test_a_zstandard_trace_that_is_broken_is_told(tmp_path: Path, content: bytes) -> None:
-    """Not taken for a shorter one."""
+def test_a_zstandard_trace_that_is_broken_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """It is not read as a shorter trace."""
     path = tmp_path / "trace.zst"
     path.write_bytes(content)
     with pytest.raises(TraceError, match=r"trace.zst: line \d+: "):
         read_trace(path)
 
 
-def test_a_header_of_column_names_is_passed_over(tmp_path: Path) -> None:
-    """As CloudPhysics traces have it."""
+def test_a_header_of_column_names_is_skipped(tmp_path: Path) -> None:
+    """CloudPhysics traces have one."""
     assert len(read_trace(write(tmp_path, "trace", "version,time,op,size,lbn\n" + CLOUDPHYSICS))) == 3
 
 
-def test_a_missing_trace_is_told(tmp_path: Path) -> None:
-    """By its path."""
+def test_a_missing_trace_is_an_error(tmp_path: Path) -> None:
+    """The message names its path."""
     with pytest.raises(TraceError, match="nothing.lis: there is no such file"):
         read_trace(tmp_path / "nothing.lis")
 

@@ -33,7 +33,7 @@ def test_equal_values_have_one_key(given: Any) -> None:
 
 @pytest.mark.parametrize("name", ["a b", "x" * 101, "žluť", "a\n"])
 def test_a_value_that_is_long_or_not_plain_is_hashed(name: str) -> None:
-    """So the key stays short, and nobody is warned of it."""
+    """So the key stays short, and no warning is issued."""
     keys = RowKeys(Tag, ["name"])
     made = keys.of(keys.fields["name"], name)
     assert made.startswith("shop.tag:name:#")
@@ -50,6 +50,6 @@ def test_a_row_may_be_asked_for_under_each_name_of_a_field() -> None:
 
 @pytest.mark.parametrize("lookup", ["no_such", "products"])
 def test_a_lookup_must_be_a_unique_field(lookup: str) -> None:
-    """Else a key could be of several rows."""
+    """Otherwise one key could belong to several rows."""
     with pytest.raises(ImproperlyConfigured, match=f"Tag: the lookup '{lookup}' is not a unique field"):
         _ = RowKeys(Tag, [lookup]).fields

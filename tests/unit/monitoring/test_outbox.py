@@ -27,7 +27,7 @@ def test_a_delete_that_is_pending_for_long_is_a_fault(
 
 
 def test_a_database_that_does_not_answer_leaves_the_figures_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is the fault."""
+    """The database is reported as the fault."""
     monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
     monkeypatch.setattr(outbox, "connections", ["default"])
 
@@ -60,7 +60,7 @@ def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:
     return PendingRow(held, all_keys, overdue)
 
 
-def test_a_node_that_answers_has_missed_what_is_overdue() -> None:
+def test_a_node_that_answers_has_missed_overdue_rows() -> None:
     """Nothing but a missed delete explains such a row."""
     assert count_missed([row(overdue=True, b=2)], [True, True, True], 100) == [0, 2, 0]
 
@@ -83,12 +83,12 @@ def test_a_node_that_does_not_answer_has_missed_young_rows_too() -> None:
 
 
 def test_a_key_of_many_rows_counts_once() -> None:
-    """It is deleted once."""
+    """The key is deleted only once."""
     assert count_missed([row(overdue=True, a=2)] * 3, [True, True, True], 100) == [2, 0, 0]
 
 
 @pytest.mark.parametrize("limit", [3, 2])
 def test_more_than_the_limit_is_all(limit: int) -> None:
-    """So is a node that missed a clear: it must drop every key."""
+    """So is a node that missed a clear: it must delete every key."""
     rows = [row(overdue=True, a=3), row(overdue=True, all_keys=True, c=0)]
     assert count_missed(rows, [True, True, True], limit) == [3 if limit == 3 else "all", 0, "all"]

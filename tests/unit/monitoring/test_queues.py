@@ -33,8 +33,8 @@ def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("queue", [True, False])
 @pytest.mark.parametrize("database", [True, False])
-def test_what_does_not_answer_is_unknown(queue: bool, database: bool) -> None:
-    """A zero would look well. Rows that were drained need both: their sum must never fall."""
+def test_figures_of_a_server_that_does_not_answer_are_unknown(queue: bool, database: bool) -> None:
+    """A zero would look healthy. The number of drained rows needs both servers: it must never fall."""
     figures = QueueFigures(
         is_on=True,
         nodes={"queue-a": queue},
@@ -47,7 +47,7 @@ def test_what_does_not_answer_is_unknown(queue: bool, database: bool) -> None:
     assert figures.rows == (9 if queue and database else None)
 
 
-def test_minutes_that_nobody_returned_are_gaps_of_the_chart() -> None:
+def test_minutes_that_no_node_returned_are_gaps_of_the_chart() -> None:
     """The chart always has all its minutes, also while no queue node answers."""
     figures = QueueFigures(is_on=True)
     assert figures.rows_by_minute == [None] * MINUTES

@@ -28,13 +28,13 @@ def near(clock: StillClock) -> NearCache:
     return near
 
 
-def keep(near: NearCache, key: bytes = b"k", value: Any = 1, ttl: float = 60.0) -> None:
+def store_copy(near: NearCache, key: bytes = b"k", value: Any = 1, ttl: float = 60.0) -> None:
     near.keep(near.begin(key, 0), b"record", value, ttl)
 
 
 def test_a_copy_is_read_until_it_is_dropped(near: NearCache) -> None:
     """Then the node is asked again."""
-    keep(near)
+    store_copy(near)
     assert near.get(b"k", pytest.fail) == 1
     assert near.has_copy(b"k")
     near.drop([b"k"])
@@ -66,7 +66,7 @@ def test_a_reply_that_something_overtook_is_not_kept(
 
 def test_a_mutable_value_is_decoded_for_each_reader(near: NearCache) -> None:
     """Its record is kept; an immutable value is shared."""
-    keep(near, value=[1])
+    store_copy(near, value=[1])
     first, second = (near.get(b"k", lambda record: [record]) for _ in range(2))
     assert first == second == [b"record"]
     assert first is not second
@@ -88,17 +88,17 @@ def test_a_copy_is_as_old_as_its_read(near: NearCache, clock: StillClock, ttl: f
 
 def test_a_key_that_has_expired_already_is_not_kept(near: NearCache) -> None:
     """Nor is a record that is too long."""
-    keep(near, ttl=0.0)
+    store_copy(near, ttl=0.0)
     small = NearCache(NearOptions(max_entries=10, max_record_bytes=3), StillClock())
     small.tracking_opened(0)
-    keep(small)
+    store_copy(small)
     assert (len(near), len(small)) == (0, 0)
 
 
 def test_a_lost_tracking_connection_drops_the_copies_of_its_node(near: NearCache) -> None:
     """The copies of other nodes stay."""
     near.tracking_opened(1)
-    keep(near)
+    store_copy(near)
     near.keep(near.begin(b"other", 1), b"record", 2, 60.0)
     assert near.tracked_nodes == {0, 1}
     near.tracking_lost(0)
@@ -114,11 +114,11 @@ def test_a_read_that_found_nothing_gives_its_placeholder_back(near: NearCache) -
     assert near.get(b"k", pytest.fail) == 2
 
 
-def test_a_read_beyond_the_most_at_once_keeps_no_copy(near: NearCache) -> None:
+def test_a_read_beyond_the_limit_of_concurrent_reads_stores_no_copy(near: NearCache) -> None:
     """Placeholders take room, too."""
     for number in range(10_000):
         near.begin(b"%d" % number, 0)
-    keep(near)
+    store_copy(near)
     assert len(near) == 0
 
 

@@ -17,11 +17,11 @@ def pool_of(url: str) -> Any:
 
 def test_the_url_names_server_login_and_database() -> None:
     """Decoded; the timeouts are the caller's."""
-    found = pool_of("redis://me:p%40ss@h:7/3").connection_kwargs
-    assert (found["host"], found["port"], found["db"]) == ("h", 7, 3)
-    assert (found["username"], found["password"]) == ("me", "p@ss")
-    assert (found["socket_connect_timeout"], found["socket_timeout"]) == (0.1, 0.2)
-    assert found["client_name"] == CLIENT_NAME
+    kwargs = pool_of("redis://me:p%40ss@h:7/3").connection_kwargs
+    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 7, 3)
+    assert (kwargs["username"], kwargs["password"]) == ("me", "p@ss")
+    assert (kwargs["socket_connect_timeout"], kwargs["socket_timeout"]) == (0.1, 0.2)
+    assert kwargs["client_name"] == CLIENT_NAME
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_scheme_chooses_the_kind_of_connection(url: str, kind: type) -> None
     assert pool_of(url).connection_class is kind
 
 
-def test_nothing_is_retried_below_us() -> None:
+def test_redis_py_retries_no_command() -> None:
     """Only the caller knows whether a command may be sent twice."""
     assert pool_of("redis://h").connection_kwargs["retry"].get_retries() == 0
 
@@ -50,5 +50,5 @@ def test_behind_sentinel_the_address_is_asked_for_with_every_connection(
     monkeypatch.setattr(Sentinels, "primary", lambda _: next(primaries))
     handshake = Handshake("redis+sentinel://:secret@s1,s2:9/shop/2", 0.1, 0.2)
     for host in ("one", "two"):
-        found = handshake.client().connection_pool.connection_kwargs
-        assert (found["host"], found["password"], found["db"]) == (host, "secret", 2)
+        kwargs = handshake.client().connection_pool.connection_kwargs
+        assert (kwargs["host"], kwargs["password"], kwargs["db"]) == (host, "secret", 2)

@@ -1,4 +1,4 @@
-"""Where a primary is, by its sentinels."""
+"""Finding the primary by asking its sentinels."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from cachebackend.options.other_backends import ALIAS_SETTINGS, GLOBAL_SETTINGS,
 def test_an_option_of_another_backend_says_whose_it_is_and_what_to_use(
     name: str, backend: str, here: str
 ) -> None:
-    """Somebody who changes backends is not told that it is merely unknown."""
+    """A user who changes backends reads more than that the option is unknown."""
     text = other_backend_option(name)
     assert text is not None
     assert backend in text

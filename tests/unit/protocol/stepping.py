@@ -60,23 +60,23 @@ def key_at(context: Context | QueueContext, node: int, not_in: tuple[bytes, ...]
 
 
 def step(operation: Operation[Any], *replies: list[Any]) -> tuple[Any, list[list[Any]]]:
-    """Answer each round trip of an operation; return its result and what each round trip asked.
+    """Answer each round trip of an operation; return its result and the requests of each round trip.
 
-    What is asked is a node's index and a command. A script's command is its name, keys and arguments.
+    A request is the index of a node and a command. A script's command is its name, keys and arguments.
     """
-    asked: list[list[Any]] = []
+    requests: list[list[Any]] = []
     remaining = iter(replies)
     try:
         effect = next(operation)
         while True:
             assert isinstance(effect, Send)
-            asked.append([(node, _words(command)) for node, command in effect.requests])
-            given = next(remaining)
-            assert len(given) == len(effect.requests), asked[-1]
-            effect = operation.send(given)
+            requests.append([(node, _words(command)) for node, command in effect.requests])
+            answers = next(remaining)
+            assert len(answers) == len(effect.requests), requests[-1]
+            effect = operation.send(answers)
     except StopIteration as end:
         assert list(remaining) == [], "the operation ended before it read every reply"
-        return end.value, asked
+        return end.value, requests
 
 
 def _words(command: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What a process notes that its nodes missed, and when an outbox is to be told again."""
+"""The missed deletes that a process records, and when it stores them in the outbox again."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ def missed(clock: HeldClock) -> MissedDeletes:
     return MissedDeletes(LIMIT, clock)
 
 
-def keep(missed: MissedDeletes, clock: HeldClock, owed: MissedKeys) -> None:
-    missed.kept(0, missed.add(0, owed), clock.monotonic())
+def store(missed: MissedDeletes, clock: HeldClock, keys: MissedKeys) -> None:
+    """Record missed keys of node 0, as if the outbox stored them now."""
+    missed.kept(0, missed.add(0, keys), clock.monotonic())
 
 
-def test_what_no_outbox_has_is_handed_over_each_time(missed: MissedDeletes) -> None:
-    """The last try may have failed."""
+def test_keys_that_no_outbox_has_stored_are_returned_each_time(missed: MissedDeletes) -> None:
+    """Because the last attempt to store them may have failed."""
     assert missed.add(0, MissedKeys((b"k",))) == MissedKeys((b"k",))
     assert missed.add(0, MissedKeys((b"k", b"l"))) == MissedKeys((b"k", b"l"))
     assert missed.count(0) == 2
 
 
-def test_what_an_outbox_was_given_a_moment_ago_is_not_handed_over_again(
+def test_keys_that_an_outbox_stored_a_moment_ago_are_not_returned_again(
     missed: MissedDeletes, clock: HeldClock
 ) -> None:
-    """No relay settles it before the second delete; later one may have, so it is owed anew."""
-    keep(missed, clock, MissedKeys((b"k",)))
+    """No relay settles the row that soon. After ``SETTLING_SECONDS`` one may have, so the key is returned."""
+    store(missed, clock, MissedKeys((b"k",)))
     assert missed.add(0, MissedKeys((b"k",))) == MissedKeys()
     clock.at += SETTLING_SECONDS / 2
     assert missed.add(0, MissedKeys((b"k",))) == MissedKeys()
@@ -43,27 +44,29 @@ def test_what_an_outbox_was_given_a_moment_ago_is_not_handed_over_again(
     assert missed.add(0, MissedKeys((b"k",))) == MissedKeys((b"k",))
 
 
-def test_a_node_that_missed_too_much_owes_everything(missed: MissedDeletes, clock: HeldClock) -> None:
-    """The outbox is told that, and of no more keys; again when a relay may have settled it."""
-    keep(missed, clock, MissedKeys((b"1", b"2", b"3")))
+def test_a_node_that_missed_too_many_keys_has_missed_all_keys(
+    missed: MissedDeletes, clock: HeldClock
+) -> None:
+    """The outbox stores this once, and no more keys; again when a relay may have settled the row."""
+    store(missed, clock, MissedKeys((b"1", b"2", b"3")))
     assert missed.add(0, MissedKeys((b"4",))) == ALL_KEYS
     assert missed.count(0) is None
-    keep(missed, clock, MissedKeys((b"4",)))
+    store(missed, clock, MissedKeys((b"4",)))
     assert missed.add(0, MissedKeys((b"5",))) == MissedKeys()
     clock.at += SETTLING_SECONDS
     assert missed.add(0, MissedKeys((b"5",))) == ALL_KEYS
 
 
-def test_a_node_that_missed_a_clear_owes_everything(missed: MissedDeletes, clock: HeldClock) -> None:
-    """Whatever it missed before."""
-    keep(missed, clock, MissedKeys((b"1",)))
+def test_a_node_that_missed_a_clear_has_missed_all_keys(missed: MissedDeletes, clock: HeldClock) -> None:
+    """Also if it had missed single keys before."""
+    store(missed, clock, MissedKeys((b"1",)))
     assert missed.add(0, ALL_KEYS) == ALL_KEYS
     assert missed.take(0) == ALL_KEYS
 
 
-def test_what_is_taken_is_forgotten(missed: MissedDeletes, clock: HeldClock) -> None:
-    """Of the one node; and what is missed next is new."""
-    keep(missed, clock, MissedKeys((b"1",)))
+def test_taken_keys_are_no_longer_recorded(missed: MissedDeletes, clock: HeldClock) -> None:
+    """Only for this node; a key that it misses later is recorded as new."""
+    store(missed, clock, MissedKeys((b"1",)))
     missed.add(1, MissedKeys((b"2",)))
     assert missed.take(0) == MissedKeys((b"1",))
     assert missed.take(0) == MissedKeys()

@@ -1,4 +1,4 @@
-"""The ring: who owns a key."""
+"""The ring: the owner of each key."""
 
 from __future__ import annotations
 

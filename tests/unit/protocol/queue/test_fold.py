@@ -21,7 +21,7 @@ WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),)) for n in
 
 
 def test_a_write_names_the_open_batch_and_the_next() -> None:
-    """As last seen; the script refuses if another batch is open by now."""
+    """The open batch as last seen; the script refuses if another batch is open by now."""
     queue = queue_of("a")
     [(node, call)] = fold_requests(queue, METER, WRITES[:1])
     assert (node, call[3:7]) == (0, (METER.meta, METER.batch(1), METER.batch(2), DIRTY))
@@ -32,7 +32,7 @@ def test_a_write_names_the_open_batch_and_the_next() -> None:
 
 
 def test_with_fsync_the_write_waits_for_the_disk() -> None:
-    """And carries its script, so that WAITAOF cannot be answered before the script ran."""
+    """And is sent with the script's source, so that WAITAOF cannot be answered before the script ran."""
     requests = fold_requests(queue_of("a", durability="fsync"), METER, WRITES[:1])
     assert [command[0] for _, command in requests] == [b"EVAL", b"WAITAOF"]
 
@@ -51,31 +51,31 @@ def test_a_row_may_be_refused_while_others_are_folded() -> None:
 
 def test_writes_are_sent_again_if_another_batch_is_open() -> None:
     """To that batch; the script folded nothing."""
-    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), [-5], [5])
+    [folded], requests = step(fold(queue_of("a"), [(METER, WRITES)]), [-5], [5])
     assert folded == Folded([OK] * 3)
-    assert [command[2] for [(_, command)] in asked] == [METER.batch(1), METER.batch(5)]
+    assert [command[2] for [(_, command)] in requests] == [METER.batch(1), METER.batch(5)]
 
 
 def test_rows_without_a_code_are_sent_again() -> None:
     """A batch was sealed in the middle of a call: the rest goes into the next one."""
-    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), [[2, OK]], [2])
+    [folded], requests = step(fold(queue_of("a"), [(METER, WRITES)]), [[2, OK]], [2])
     assert folded.codes == [OK] * 3
-    assert asked[1][0][1].count(b"u") == 2
+    assert requests[1][0][1].count(b"u") == 2
 
 
 def test_partitions_share_a_round_trip() -> None:
     """One that is finished is not asked again."""
     other = Partition("shop.meter", 1)
-    results, asked = step(fold(queue_of("a"), [(METER, WRITES), (other, WRITES)]), [1, -2], [2])
+    results, requests = step(fold(queue_of("a"), [(METER, WRITES), (other, WRITES)]), [1, -2], [2])
     assert [each.codes for each in results] == [[OK] * 3, [OK] * 3]
-    assert [len(trip) for trip in asked] == [2, 1]
+    assert [len(trip) for trip in requests] == [2, 1]
 
 
-def test_a_queue_that_takes_no_writes_is_damaged() -> None:
-    """The batch that it names as open refuses each time; that ends after some tries."""
-    [folded], asked = step(fold(queue_of("a"), [(METER, WRITES)]), *([[-2]] * 100))
+def test_a_queue_that_refuses_all_writes_is_damaged() -> None:
+    """The batch that it names as open refuses each attempt; the number of attempts is limited."""
+    [folded], requests = step(fold(queue_of("a"), [(METER, WRITES)]), *([[-2]] * 100))
     assert isinstance(folded.error, WriteBehindDamagedError)
-    assert (folded.codes, len(asked)) == ((), 100)
+    assert (folded.codes, len(requests)) == ((), 100)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_queue_that_takes_no_writes_is_damaged() -> None:
 def test_a_write_that_was_not_acknowledged_is_an_error(
     durability: str, replies: list[Any], error: type[Exception]
 ) -> None:
-    """It is unknown whether it was taken, if it was sent or its disk is not confirmed."""
+    """If it was sent, or the disk did not confirm it, it is unknown whether it was folded."""
     folded = fold_result(queue_of("a", durability=durability), METER, 1, replies)
     assert folded is not None
     assert type(folded.error) is error

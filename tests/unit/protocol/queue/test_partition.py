@@ -18,8 +18,8 @@ def test_the_keys_of_a_partition_share_a_hash_tag() -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b"shop.meter", b"shop.meter:x", b"a b:1", b"a:12345", b"\xff:1"])
-def test_a_name_that_is_not_valid_is_no_partition(name: bytes) -> None:
-    """A node may hold what another program wrote."""
+def test_an_invalid_name_is_not_a_partition(name: bytes) -> None:
+    """A node may have keys of another program."""
     assert Partition.parse(name) is None
 
 
@@ -47,12 +47,12 @@ def test_the_room_of_a_model_is_shared_by_its_partitions() -> None:
 
 
 def test_the_time_is_in_whole_milliseconds() -> None:
-    """As scripts take it."""
+    """The unit of the scripts' arguments."""
     assert queue_of("a").now_ms() == 1_000_000
 
 
-def test_an_error_is_never_taken_for_a_reply() -> None:
-    """It is raised."""
+def test_an_error_among_the_replies_is_raised() -> None:
+    """It is never parsed as a reply."""
     assert checked([1, b"x"]) == [1, b"x"]
     with pytest.raises(NodeUnavailableError):
         checked(DOWN)

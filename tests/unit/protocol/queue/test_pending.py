@@ -19,9 +19,11 @@ NUMBERS = [b"ab", b"3", b"1"]
 
 def test_a_batch_is_read_page_by_page() -> None:
     """Until the cursor is 0."""
-    fields, asked = step(contents(queue_of("a"), 0, METER, 2), [[b"9", [b"f", b"1"]]], [[b"0", [b"g", b"2"]]])
+    fields, requests = step(
+        contents(queue_of("a"), 0, METER, 2), [[b"9", [b"f", b"1"]]], [[b"0", [b"g", b"2"]]]
+    )
     assert fields == {b"f": b"1", b"g": b"2"}
-    assert [command[2] for [(_, command)] in asked] == [b"0", b"9"]
+    assert [command[2] for [(_, command)] in requests] == [b"0", b"9"]
     with pytest.raises(NodeUnavailableError):
         step(contents(queue_of("a"), 0, METER, 2), [DOWN])
 
@@ -29,24 +31,24 @@ def test_a_batch_is_read_page_by_page() -> None:
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:
     """In one script; a field that a batch lacks is left out of it."""
     reply = [NUMBERS, [2, [b"5", None]], [3, [None, b"6"]]]
-    found, asked = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
-    assert found == Pending("ab", 1, [(2, {b"f": b"5"}), (3, {b"g": b"6"})])
-    assert len(asked) == 1
+    result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
+    assert result == Pending("ab", 1, [(2, {b"f": b"5"}), (3, {b"g": b"6"})])
+    assert len(requests) == 1
 
 
 def test_a_node_without_a_queue_has_nothing_pending() -> None:
-    """One whose queue is damaged says so."""
+    """A node with a damaged queue raises an error."""
     assert step(pending(queue_of("a"), 0, METER, [b"f"]), [[]])[0] is None
     with pytest.raises(WriteBehindDamagedError):
         step(pending(queue_of("a"), 0, METER, [b"f"]), [[[b"?", b"3", b"1"]]])
 
 
 def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
-    """It answers with the numbers alone; the second call names every batch that may exist."""
+    """The first call returns only the numbers; the second call names every batch that may exist."""
     queue = queue_of("a")
-    found, asked = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"]]]])
-    assert found == Pending("ab", 1, [(2, {b"f": b"5"})])
-    assert [command[1:-2] for [(_, command)] in asked] == [
+    result, requests = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"]]]])
+    assert result == Pending("ab", 1, [(2, {b"f": b"5"})])
+    assert [command[1:-2] for [(_, command)] in requests] == [
         (METER.meta, METER.batch(1), METER.batch(2)),
         (METER.meta, METER.batch(2), METER.batch(3), METER.batch(4)),
     ]
@@ -54,17 +56,17 @@ def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
 
 
 def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a batch was sealed or deleted between two of them, all are made again."""
+    """If a batch was sealed or deleted between two calls, all calls are repeated."""
     monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
     first: list[Any] = [[NUMBERS, [2, [b"5"]]], [[b"ab", b"4", b"1"], [2, [b"6"]]]]
     second: list[Any] = [[NUMBERS, [2, [b"5"]]], [NUMBERS, [2, [b"6"]]]]
-    found, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
-    assert found == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"})])
+    result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
+    assert result == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"})])
 
 
 @pytest.mark.parametrize(("keep", "word"), [(True, "keep"), (False, "drop")])
 def test_batches_are_renumbered_after_the_last_drained_one(keep: bool, word: str) -> None:
-    """What was known of the open batch is forgotten."""
+    """The number of the open batch that this process remembered is forgotten."""
     queue = queue_of("a")
     queue.open_batches[0, METER.name] = 3
     state = QueueState(0, "ab", 3, 1, 5, None, {})

@@ -17,7 +17,7 @@ STATE = QueueState(0, "ab", 3, 1, 5, None, {})
 
 
 def test_a_seal_is_random_and_names_the_incarnation() -> None:
-    """The node refuses it if another queue is there by now."""
+    """The node refuses it if its queue has another incarnation by now."""
     sealed, [[(node, command)]] = step(seal(queue_of("a"), STATE, METER, 2), [[3, 1, 1, b"aa", b"bb"]])
     assert sealed == Sealed(3, 1, 1, "aa", "bb")
     assert (node, command[:3]) == (0, ("seal", METER.meta, METER.batch(2)))
@@ -31,9 +31,9 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     third = Partition("shop.meter", 2)
     replies = [[3, 1, 1, b"", b"bb"], [3, 1, 2, b"", b"bb"], []]
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
-    _, asked = step(operation, replies, [1, [1, 0]], [1])
-    assert asked[1] == [(0, (b"HINCRBY", METER.meta, b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]
-    assert asked[2] == [(0, (b"HSET", METER.meta, b"synced", 2))]
+    _, requests = step(operation, replies, [1, [1, 0]], [1])
+    assert requests[1] == [(0, (b"HINCRBY", METER.meta, b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]
+    assert requests[2] == [(0, (b"HSET", METER.meta, b"synced", 2))]
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
         ([0, 0], "within 1500 ms"),
     ],
 )
-def test_a_seal_that_is_not_on_the_disk_is_an_error_with_its_way_out(reply: Any, says: str) -> None:
-    """Else a crash could open the batch again after its drain."""
+def test_a_seal_that_is_not_on_the_disk_is_an_error_with_advice(reply: Any, says: str) -> None:
+    """Otherwise a crash could open the batch again after its drain."""
     with pytest.raises(WriteBehindError, match=says):
         step(sync(queue_of("a"), 0, {METER: 2}), [1, reply])
 
 
 def test_a_node_that_can_sync_has_no_fault() -> None:
-    """The question waits for nothing; a node that is down raises."""
-    fault, [asked] = step(sync_fault(queue_of("a"), 0), [[0, 0]])
-    assert (fault, asked) == (None, [(0, (b"WAITAOF", 0, 0, 1))])
+    """The check does not wait for the disk; a node that is down raises."""
+    fault, [requests] = step(sync_fault(queue_of("a"), 0), [[0, 0]])
+    assert (fault, requests) == (None, [(0, (b"WAITAOF", 0, 0, 1))])
     fault, _ = step(sync_fault(queue_of("a"), 0), [NodeReplyError("ERR no appendonly")])
     assert "turn its append-only file on" in fault
     with pytest.raises(NodeUnavailableError):
@@ -62,7 +62,7 @@ def test_a_node_that_can_sync_has_no_fault() -> None:
 
 
 def test_drained_batches_are_deleted_in_one_script() -> None:
-    """It returns whether more writes are queued, for which it looks at the batch after them."""
+    """The script returns whether the batch after them has writes."""
     is_more, [[(_, command)]] = step(close(queue_of("a"), STATE, METER, range(2, 4)), [1])
     assert is_more is True
     assert command[1:6] == (METER.meta, DIRTY, METER.batch(2), METER.batch(3), METER.batch(4))

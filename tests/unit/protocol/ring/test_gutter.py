@@ -18,9 +18,9 @@ def test_each_key_is_deleted_at_its_owner_in_the_gutter() -> None:
     context = context_of("a")
     gutter = context.gutter = Gutter(Ring([("s", 1.0), ("t", 1.0)]), (1, 2), 10_000, lambda _: False)
     keys = [b"key:%d" % number for number in range(10)]
-    unconfirmed, [asked] = step(delete_in_gutter(context, keys, in_outbox=False), [1, DOWN])
-    assert {node: set(command[1:]) for node, command in asked} == {
+    unconfirmed, [requests] = step(delete_in_gutter(context, keys, in_outbox=False), [1, DOWN])
+    assert {node: set(command[1:]) for node, command in requests} == {
         node: {key for key in keys if gutter.owner(key) == node} for node in (1, 2)
     }
-    assert set(unconfirmed) == set(asked[1][1][1:])
-    assert context.missed.count(asked[1][0]) == len(unconfirmed)
+    assert set(unconfirmed) == set(requests[1][1][1:])
+    assert context.missed.count(requests[1][0]) == len(unconfirmed)

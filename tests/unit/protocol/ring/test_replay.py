@@ -14,46 +14,46 @@ from tests.unit.protocol.stepping import DOWN, context_of, step
 class Outbox:
     """The outbox of another process."""
 
-    def __init__(self, owed: MissedKeys) -> None:
-        self.owed = owed
+    def __init__(self, stored: MissedKeys) -> None:
+        self.stored = stored
 
     def keep(self, node: str, missed: MissedKeys) -> bool:
         return True
 
     def missed_by(self, node: str, limit: float) -> MissedKeys:
         assert node == "h:1/0"
-        return self.owed
+        return self.stored
 
 
 def test_deletes_of_all_processes_come_before_those_of_this_one() -> None:
     """In one script for each."""
     context = context_of("a")
     context.record_missed(0, [b"mine"])
-    _, asked = step(replay(context, 0, Outbox(MissedKeys((b"theirs",))), "h:1/0"), [1], [1])
-    assert asked == [[(0, ("delete", b"theirs"))], [(0, ("delete", b"mine"))]]
+    _, requests = step(replay(context, 0, Outbox(MissedKeys((b"theirs",))), "h:1/0"), [1], [1])
+    assert requests == [[(0, ("delete", b"theirs"))], [(0, ("delete", b"mine"))]]
     assert context.missed.count(0) == 0
     assert context.counters.total().deletes_replayed == 2
 
 
-def test_many_keys_are_deleted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_keys_are_deleted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a node stays responsive."""
     monkeypatch.setattr(replay_module, "KEYS_AT_ONCE", 2)
     context = context_of("a")
     context.record_missed(0, [b"k", b"l", b"m"])
-    _, asked = step(replay_missed(context, 0), [2], [1])
-    assert [command[1:] for [(_, command)] in asked] == [(b"k", b"l"), (b"m",)]
+    _, requests = step(replay_missed(context, 0), [2], [1])
+    assert [command[1:] for [(_, command)] in requests] == [(b"k", b"l"), (b"m",)]
 
 
-def test_a_node_that_missed_a_clear_is_wiped_of_all_patterns() -> None:
-    """Of those that the keys of the aliases match, and of nothing else."""
+def test_a_node_that_missed_a_clear_deletes_all_patterns_of_the_aliases() -> None:
+    """All keys that match the patterns of the aliases, and no others."""
     context = context_of("a")
     context.patterns = {b"one:*", b"two:*"}
-    _, asked = step(replay(context, 0, Outbox(ALL_KEYS), "h:1/0"), [[b"0", []]], [[b"0", []]])
-    assert {command[3] for [(_, command)] in asked} == {b"one:*", b"two:*"}
+    _, requests = step(replay(context, 0, Outbox(ALL_KEYS), "h:1/0"), [[b"0", []]], [[b"0", []]])
+    assert {command[3] for [(_, command)] in requests} == {b"one:*", b"two:*"}
 
 
 @pytest.mark.parametrize("is_all", [False, True])
-def test_what_the_node_did_not_confirm_is_recorded_again(is_all: bool) -> None:
+def test_deletes_that_the_node_did_not_confirm_are_recorded_again(is_all: bool) -> None:
     """And the failure is raised, so the breaker stays open."""
     context = context_of("a")
     context.patterns = {b"*"}

@@ -21,13 +21,13 @@ def context() -> Context:
     return context
 
 
-def test_the_old_ring_is_told_by_a_process_that_uses_the_new_one(context: Context) -> None:
-    """And the new ring is not told by ``delete_in_new_ring``: the write itself goes there."""
+def test_a_process_on_the_new_ring_deletes_in_the_old_ring(context: Context) -> None:
+    """``delete_in_new_ring`` sends nothing, because the write itself goes to the new ring."""
     assert step(delete_in_old_ring(context, [b"k"], in_outbox=False), [1]) == ([], [[(2, ("delete", b"k"))]])
     assert step(delete_in_new_ring(context, [b"k"], in_outbox=False)) == ([], [])
 
 
-def test_the_new_ring_is_told_by_a_process_that_uses_the_old_one(context: Context) -> None:
+def test_a_process_on_the_old_ring_deletes_in_the_new_ring(context: Context) -> None:
     """A key that the new node did not confirm is returned."""
     assert context.ring_change is not None
     context.ring_change = replace(context.ring_change, is_old=False)
@@ -35,16 +35,16 @@ def test_the_new_ring_is_told_by_a_process_that_uses_the_old_one(context: Contex
     assert step(delete_in_old_ring(context, [b"k"], in_outbox=False)) == ([], [])
 
 
-def test_a_key_with_the_same_owner_in_both_rings_is_not_told_twice(context: Context) -> None:
-    """The write goes to that node anyhow."""
+def test_a_key_with_the_same_owner_in_both_rings_is_not_deleted_twice(context: Context) -> None:
+    """The write itself goes to that node."""
     same = Ring([("a", 1.0), ("c", 1.0)])
     context.ring_change = RingChange(same, (0, 2), is_old=True, is_warm=True)
     keys = [b"key:%d" % number for number in range(200)]
     staying = [key for key in keys if context.ring.owner(key) == 0 == same.owner(key)]
     moving = key_at(context, 1)
     assert staying
-    _, [asked] = step(delete_in_old_ring(context, [*staying, moving], in_outbox=False), [1])
-    assert [command[1:] for _, command in asked] == [(moving,)]
+    _, [requests] = step(delete_in_old_ring(context, [*staying, moving], in_outbox=False), [1])
+    assert [command[1:] for _, command in requests] == [(moving,)]
 
 
 def test_without_a_ring_change_nothing_is_sent() -> None:

@@ -1,4 +1,4 @@
-"""Keys by pattern, a page of each node at a time."""
+"""Scanning keys by pattern, one page of each node at a time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from cachebackend.protocol.ring.scan import all_cursors, scan
 from tests.unit.protocol.stepping import DOWN, context_of, step
 
 
-def test_a_page_has_the_keys_that_hold_values() -> None:
-    """Leases, quarantines, tags, stale values and keys that are gone are left out."""
+def test_a_page_contains_the_keys_with_values() -> None:
+    """Leases, quarantines, tags, stale values and keys that no longer exist are left out."""
     context = context_of("a", "b")
     replies = [[b"7", [b"k1", b"k2", b"k3"]], [b"0", [b"k4", b"k5", b"k6", b"k7"]]]
     firsts = [b"V", b"L", b"5", b"Q", b"T", b"S", b""]
-    (keys, cursors), asked = step(scan(context, b"*", all_cursors(context), 10), replies, firsts)
+    (keys, cursors), requests = step(scan(context, b"*", all_cursors(context), 10), replies, firsts)
     assert keys == [b"k1", b"k3"]
     assert cursors == {0: b"7"}
-    assert asked[0] == [(node, (b"SCAN", b"0", b"MATCH", b"*", b"COUNT", 10)) for node in (0, 1)]
-    assert asked[1][0] == (0, (b"GETRANGE", b"k1", 0, 0))
+    assert requests[0] == [(node, (b"SCAN", b"0", b"MATCH", b"*", b"COUNT", 10)) for node in (0, 1)]
+    assert requests[1][0] == (0, (b"GETRANGE", b"k1", 0, 0))
 
 
 def test_an_empty_page_costs_one_round_trip() -> None:
-    """And only the nodes that have more to say are asked again."""
+    """And only nodes that have more pages are asked again."""
     context = context_of("a", "b")
-    (keys, cursors), asked = step(scan(context, b"x*", {1: b"9"}, 5), [[b"0", []]])
+    (keys, cursors), requests = step(scan(context, b"x*", {1: b"9"}, 5), [[b"0", []]])
     assert (keys, cursors) == ([], {})
-    assert asked == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", 5))]]
+    assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", 5))]]
 
 
 def test_a_node_that_is_down_has_no_keys() -> None:

@@ -27,56 +27,56 @@ def in_ring_change(*, is_old: bool, has_gutter: bool = False) -> Context:
     return context
 
 
-def test_a_write_alone_is_one_round_trip() -> None:
-    """Without a ring change and a gutter."""
+def test_a_write_outside_of_a_ring_change_is_one_round_trip() -> None:
+    """And without a gutter."""
     assert step(write(context_of("a"), [b"k"], lambda: [(0, SET)]), [b"OK"]) == ([b"OK"], [[(0, SET)]])
 
 
-def test_the_old_ring_is_told_before_the_owner() -> None:
+def test_the_delete_in_the_old_ring_comes_before_the_write() -> None:
     """Else a reader could warm the old value from it after the write."""
-    _, asked = step(write(in_ring_change(is_old=True), [b"k"], lambda: [(0, SET)]), [1], [b"OK"])
-    assert asked == [[(1, ("delete", b"k"))], [(0, SET)]]
+    _, requests = step(write(in_ring_change(is_old=True), [b"k"], lambda: [(0, SET)]), [1], [b"OK"])
+    assert requests == [[(1, ("delete", b"k"))], [(0, SET)]]
 
 
-def test_the_new_ring_is_told_after_the_owner() -> None:
+def test_the_delete_in_the_new_ring_comes_after_the_write() -> None:
     """Else a reader could warm the old value into it before the write."""
-    _, asked = step(write(in_ring_change(is_old=False), [b"k"], lambda: [(0, SET)]), [b"OK"], [1])
-    assert asked == [[(0, SET)], [(1, ("delete", b"k"))]]
+    _, requests = step(write(in_ring_change(is_old=False), [b"k"], lambda: [(0, SET)]), [b"OK"], [1])
+    assert requests == [[(0, SET)], [(1, ("delete", b"k"))]]
 
 
-def test_the_gutter_is_told_after_the_old_ring_and_before_the_owner() -> None:
-    """A fill leaves the gutter out, because it may be stored there."""
+def test_the_delete_in_the_gutter_comes_after_the_old_ring_and_before_the_write() -> None:
+    """A fill does not delete in the gutter, because it may be stored there."""
     context = in_ring_change(is_old=True, has_gutter=True)
-    _, asked = step(write(context, [b"k"], lambda: [(0, SET)]), [1], [1], [b"OK"])
-    assert [request for [request] in asked] == [(1, ("delete", b"k")), (2, ("delete", b"k")), (0, SET)]
-    _, asked = step(write_by(context, [b"k"], _nothing(), in_gutter=False), [1])
-    assert asked == [[(1, ("delete", b"k"))]]
+    _, requests = step(write(context, [b"k"], lambda: [(0, SET)]), [1], [1], [b"OK"])
+    assert [request for [request] in requests] == [(1, ("delete", b"k")), (2, ("delete", b"k")), (0, SET)]
+    _, requests = step(write_by(context, [b"k"], _nothing(), in_gutter=False), [1])
+    assert requests == [[(1, ("delete", b"k"))]]
 
 
 def test_keys_that_are_not_confirmed_elsewhere_are_returned() -> None:
-    """Beside the result of the operation in the bracket."""
+    """Together with the result of the operation in the bracket."""
     operation = write_by(in_ring_change(is_old=True), [b"k"], _nothing())
     assert step(operation, [DOWN])[0] == (None, [b"k"])
 
 
-def test_delete_elsewhere_leaves_the_owner_out() -> None:
+def test_delete_elsewhere_sends_nothing_to_the_owner() -> None:
     """It is for an operation that has written at the owner itself."""
-    _, asked = step(delete_elsewhere(in_ring_change(is_old=False), [b"k"]), [1])
-    assert asked == [[(1, ("delete", b"k"))]]
+    _, requests = step(delete_elsewhere(in_ring_change(is_old=False), [b"k"]), [1])
+    assert requests == [[(1, ("delete", b"k"))]]
 
 
 @pytest.mark.parametrize(("overwrites", "missed"), [(True, 1), (False, 0)])
 def test_an_owner_that_did_not_confirm_an_overwrite_may_hold_an_older_value(
     overwrites: bool, missed: int
 ) -> None:
-    """That is recorded, so that it deletes the key when it is back; not for ``add`` and ``incr``."""
+    """A missed delete is recorded for it; not for ``add`` and ``incr``, which do not overwrite."""
     context = context_of("a")
     step(write(context, [b"k"], lambda: [(0, SET)], overwrites=overwrites), [DOWN])
     assert context.missed.count(0) == missed
 
 
-def test_a_write_that_went_to_the_gutter_makes_the_owner_older() -> None:
-    """The owner deletes the key when it is back, though the gutter confirmed the write."""
+def test_a_write_to_the_gutter_records_a_missed_delete_for_the_owner() -> None:
+    """The owner deletes the key when it is back, although the gutter confirmed the write."""
     context = context_of("a")
     context.gutter = Gutter(Ring([("s", 1.0)]), (1,), 10_000, lambda _: True)
     settle_write(context, b"k", 1, b"OK")
@@ -86,7 +86,7 @@ def test_a_write_that_went_to_the_gutter_makes_the_owner_older() -> None:
 
 
 def test_the_copies_of_the_process_are_dropped_before_and_after() -> None:
-    """What another thread read in between is not kept."""
+    """So a copy that another thread stored in between does not stay."""
 
     class Near:
         dropped = 0

@@ -17,24 +17,24 @@ def test_counts_are_added_at_the_owner_and_at_the_next_node() -> None:
     """In the order of the settings; one node alone has one copy."""
     context = context_of("a", "b", "c")
     key = key_at(context, 2)
-    error, [asked] = step(add_counts(context, key, {"hits": 3}, 60), [1, 1])
+    error, [requests] = step(add_counts(context, key, {"hits": 3}, 60), [1, 1])
     assert error is None
-    assert asked == [(node, ("count", key, 60, "hits", 3)) for node in (2, 0)]
-    _, [asked] = step(add_counts(queue_of("q"), b"k", {"rows": 1}, 60), [1])
-    assert [node for node, _ in asked] == [0]
+    assert requests == [(node, ("count", key, 60, "hits", 3)) for node in (2, 0)]
+    _, [requests] = step(add_counts(queue_of("q"), b"k", {"rows": 1}, 60), [1])
+    assert [node for node, _ in requests] == [0]
 
 
 @pytest.mark.parametrize(
     ("replies", "error"),
     [([1, DOWN], None), ([DOWN, DOWN], DOWN), ([DOWN, SENT_AND_LOST], None), ([REFUSED, DOWN], REFUSED)],
 )
-def test_counts_are_refused_only_if_no_copy_can_have_them(replies: list[Any], error: Any) -> None:
-    """A node that was sent them and did not answer may have added them: they are not sent again."""
+def test_publishing_fails_only_if_no_copy_can_have_the_counts(replies: list[Any], error: Any) -> None:
+    """A node that did not answer may have added the counts, so they are not sent again."""
     assert step(add_counts(context_of("a", "b"), b"k", {"hits": 1}, 60), replies)[0] is error
 
 
-def test_the_higher_of_two_copies_is_right() -> None:
-    """A copy lacks what was added while its node was down; what is no count is left out."""
+def test_the_higher_of_two_copies_is_returned() -> None:
+    """A copy lacks counts that were added while its node was down. Other fields are left out."""
     one = [b"hits", b"5", b"misses", b"2", b"broken", b"x", b"\xff", b"1"]
     two = [b"hits", b"7", b"huge", b"9" * 30]
     [counts], _ = step(read_counts(context_of("a", "b"), [b"k"]), [one, two])
@@ -42,16 +42,16 @@ def test_the_higher_of_two_copies_is_right() -> None:
 
 
 def test_one_copy_is_enough_to_read_and_none_is_an_error() -> None:
-    """Each hash is answered for itself."""
+    """Each hash has its own counts or error."""
     context = context_of("a", "b")
-    found, _ = step(read_counts(context, [b"k", b"l"]), [[b"hits", b"1"], DOWN, DOWN, DOWN])
-    assert found == [{"hits": 1}, DOWN]
+    result, _ = step(read_counts(context, [b"k", b"l"]), [[b"hits", b"1"], DOWN, DOWN, DOWN])
+    assert result == [{"hits": 1}, DOWN]
 
 
 def test_a_time_is_written_to_both_copies_with_its_expiry() -> None:
-    """The latest one replaces the one before."""
-    _, [asked] = step(record_time(context_of("a", "b"), b"k", "tick", 5, 60), [1] * 4)
-    assert sorted(command for _, command in asked) == [
+    """It replaces the time before."""
+    _, [requests] = step(record_time(context_of("a", "b"), b"k", "tick", 5, 60), [1] * 4)
+    assert sorted(command for _, command in requests) == [
         (b"EXPIRE", b"k", 60), (b"EXPIRE", b"k", 60), (b"HSET", b"k", "tick", 5), (b"HSET", b"k", "tick", 5),
     ]  # fmt: skip
-    assert {node for node, _ in asked} == {0, 1}
+    assert {node for node, _ in requests} == {0, 1}

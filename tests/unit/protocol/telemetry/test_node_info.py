@@ -1,4 +1,4 @@
-"""Figures of nodes, and what a key holds."""
+"""Figures of nodes, and the description of a key."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ VALUE = Codec("auto").encode("x", Refresh(2000.0, 0.5), {b"tag": TOKEN})
 
 
 def test_info_is_read_by_name() -> None:
-    """Headings are left out; a node that does not answer is its error."""
+    """Headings are left out; a node that does not answer has its error instead."""
     text = b"# Server\r\nvalkey_version:9.1\r\nexecutable:/a:b\r\n\r\ndb0:keys=1\r\n"
-    infos, [asked] = step(node_infos(context_of("a", "b")), [text, DOWN])
+    infos, [requests] = step(node_infos(context_of("a", "b")), [text, DOWN])
     assert infos == [{"valkey_version": "9.1", "executable": "/a:b", "db0": "keys=1"}, DOWN]
-    assert asked == [(0, (b"INFO",)), (1, (b"INFO",))]
+    assert requests == [(0, (b"INFO",)), (1, (b"INFO",))]
     assert step(node_infos(context_of("a", "b"), [1]), [b""])[1] == [[(1, (b"INFO",))]]
 
 
-def test_the_memory_usage_keys_leaves_out_what_is_gone() -> None:
-    """And what a node does not answer for."""
+def test_the_memory_usage_leaves_out_keys_that_no_longer_exist() -> None:
+    """And keys of a node that does not answer."""
     assert step(memory_usage(context_of("a"), [b"k", b"l", b"m"]), [56, None, DOWN])[0] == [56]
 
 
@@ -46,21 +46,21 @@ def test_the_memory_usage_keys_leaves_out_what_is_gone() -> None:
 def test_a_key_is_described_by_its_record(
     record: Any, ttl_ms: int, kind: str, ttl: float | None, token: str | None
 ) -> None:
-    """Its kind, its time to live in seconds, and who holds a lease or a quarantine."""
-    found, [asked] = step(inspect(context_of("a"), b"k"), [record, ttl_ms])
-    assert (found.kind, found.ttl, found.token) == (kind, ttl, token)
-    assert asked == [(0, (b"GET", b"k")), (0, (b"PTTL", b"k"))]
+    """Its kind, its time to live in seconds, and the token of a lease or a quarantine."""
+    result, [requests] = step(inspect(context_of("a"), b"k"), [record, ttl_ms])
+    assert (result.kind, result.ttl, result.token) == (kind, ttl, token)
+    assert requests == [(0, (b"GET", b"k")), (0, (b"PTTL", b"k"))]
 
 
 def test_a_value_is_described_without_its_payload_being_decoded() -> None:
     """Its codec, its refresh time and its tags."""
-    found, _ = step(inspect(context_of("a"), b"k"), [VALUE, 1500])
-    assert (found.codec, found.tags, found.size) == (ord("m"), [b"tag"], len(VALUE))
-    assert found.refresh is not None
-    assert found.refresh.fresh_until == 2000.0
+    result, _ = step(inspect(context_of("a"), b"k"), [VALUE, 1500])
+    assert (result.codec, result.tags, result.size) == (ord("m"), [b"tag"], len(VALUE))
+    assert result.refresh is not None
+    assert result.refresh.fresh_until == 2000.0
 
 
 def test_a_node_that_is_down_is_raised() -> None:
-    """Nothing is known of the key then."""
+    """Then nothing is known about the key."""
     with pytest.raises(NodeUnavailableError):
         step(inspect(context_of("a"), b"k"), [DOWN, DOWN])

@@ -89,7 +89,7 @@ class SingleKeyClient(Client):
         if reply.__class__ is bytes:
             settle_write(context, key, node, reply)
             return True
-        with DeferredCalls() as deferred:  # what the node missed is kept by a database
+        with DeferredCalls() as deferred:  # the outbox table stores what the node missed
             try:
                 settle_write(context, key, node, reply)
                 return settle_set(context, reply)

@@ -128,11 +128,11 @@ def _requests(path: Path) -> Iterator[tuple[int | str, bool]]:
 
 
 class _UnpackError(Exception):
-    """A compressed file is broken."""
+    """A compressed file is damaged."""
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, unpacked; of a broken file those before the break."""
+    """Yield the lines of a file, unpacked. If the file is damaged, yield the lines before the damage."""
     rest = b""
     for piece in _pieces(path):
         *whole, rest = (rest + piece).split(b"\n")

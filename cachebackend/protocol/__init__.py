@@ -1,7 +1,8 @@
 """Every operation on the ring, once, as a generator of effects.
 
-An operation decides which node is asked what, and what the replies mean; drivers carry
-the commands, nodes hold the connections. Imports neither, so it can be stepped by hand.
+An operation decides which commands to send to which node, and what the replies mean. The drivers
+send the commands; the nodes hold the connections. This package imports neither ``drivers`` nor
+``node``, so a test can run an operation step by step.
 """
 
 from cachebackend.effects import Load, Operation

@@ -1,6 +1,6 @@
 """When each periodic task last ran, so that the page can say that no worker runs.
 
-The times are kept by the first ring cache of the settings, on two of its nodes.
+The first ring cache in the settings stores the times, on two of its nodes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cachebackend.errors import RingCacheError
 __all__ = ["last_runs", "record_run"]
 
 logger = logging.getLogger("cachebackend")
-#: For how many seconds a time is kept: three months.
+#: For how many seconds a time is stored: three months.
 KEEP_SECONDS = 90 * 24 * 3600
 #: Clocks differ by less; a time that is further in the future is not one at which a task ran.
 MAX_AHEAD_SECONDS = 3600.0

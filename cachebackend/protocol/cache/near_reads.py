@@ -75,7 +75,7 @@ class NearReads(Generic[K]):
             self._near.keep(self._reads[name], record, value, min(ttl, fresh_seconds))
 
     def end(self) -> None:
-        """End the reads: a placeholder that is left over takes the room of another read."""
+        """Remove unused placeholders; each one uses space that another read needs."""
         if self._near is not None:
             for read in self._reads.values():
                 self._near.forget(read)

@@ -134,7 +134,7 @@ def _whole(text: bytes) -> int:
 def parse_numbers(
     partition: Partition, incarnation: bytes, open_batch: bytes, done: bytes
 ) -> tuple[str, int, int]:
-    """Return a queue's incarnation, open batch and last deleted batch, as integers where they are.
+    """Return a queue's incarnation, and the numbers of its open batch and of its last deleted batch.
 
     Raises:
         WriteBehindDamagedError: One of them is not valid.

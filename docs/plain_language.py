@@ -72,7 +72,19 @@ PHRASES = (
     Phrase("once in a while", "name the interval: 'at most once a minute'"),  # plain: ok
     Phrase(r"vouch\w*", "write 'prove', 'check'"),  # plain: ok
     Phrase("(?:is|are|be) (?:of )?no use", "write 'is useless', or what happens instead"),  # plain: ok
-    Phrase("(?:is|are|was|were) to be", "write 'must be', 'will be'"),  # plain: ok
+    Phrase("(?:is|are|was|were) (?:not )?to be", "write 'must be', 'will be'"),  # plain: ok
+    # "There are no rows" is plain, and so is "are no longer"
+    Phrase(r"(?!\S*\bthere )\S+ are no(?! (?:longer|more))", "write 'are not'"),  # plain: ok
+    Phrase(
+        r"(?:have|has|had|having) (?:the|its|their|an?|it|them) (?:[\w`'-]+ )?"
+        "(?:called|checked|closed|counted|deleted|done|loaded|made|probed|read|replayed|sent|stored|written)",
+        "write what the actor does: 'deletes the key', 'makes the node delete the key'",
+    ),
+    Phrase("(?:go|goes|going|went) on", "write 'continues', 'is repeated'"),  # plain: ok
+    Phrase("(?:let|lets|letting) go", "write 'releases'"),  # plain: ok
+    Phrase("tells?", "write 'says', 'reports', 'sends', 'notifies'"),  # plain: ok
+    Phrase("seldom", "write 'rarely', or name the interval"),  # plain: ok
+    Phrase("so long as", "write 'while'"),  # plain: ok
     Phrase("where that must not be", "write 'if that is not acceptable'"),  # plain: ok
     Phrase("in the place of", "write 'instead of'"),  # plain: ok
     Phrase(r"as (?:(?:the|its|their|an?) )?[\w.`']+ says?", "write 'according to …'"),  # plain: ok

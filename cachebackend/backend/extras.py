@@ -189,7 +189,7 @@ class ExtraMethods(ClientCache):
 
 
 def _texts(keys: Iterable[bytes], prefix: bytes) -> Iterator[str]:
-    """Yield keys as the caller wrote them; skip those that are no text: no Django process wrote them."""
+    """Yield keys as the caller wrote them; skip those that are not text: no Django process wrote them."""
     for key in keys:
         with suppress(UnicodeDecodeError):
             yield key[len(prefix) :].decode(*ENCODING)

@@ -35,7 +35,7 @@ class Client:
         return await adrive(operation, self.nodes)
 
     def close(self) -> None:
-        """Close the idle connections; the client can go on being used."""
+        """Close the idle connections; the client can still be used."""
         for node in self.nodes:
             node.close()
 

@@ -137,7 +137,7 @@ class RingClient(SingleKeyClient):
             self._near.drop_all()
 
     def after_fork(self) -> None:
-        """Let go of what threads of the parent did, in a forked child."""
+        """Start again without the parent's threads, locks and counts, in a forked child."""
         self.counters.after_fork()
         self.context.missed.after_fork()
         self._trackings = []

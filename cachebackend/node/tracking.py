@@ -50,7 +50,7 @@ class Tracking:
         self._thread.start()
 
     def close(self) -> None:
-        """Tell the thread to close the connection and end; returns at once."""
+        """Request that the thread closes the connection and ends; return at once."""
         self._closed.set()
 
     def _run(self) -> None:

@@ -35,6 +35,14 @@ def test_the_repository_is_in_plain_language() -> None:
         "vouched",  # plain: ok
         "is no use",  # plain: ok
         "are to be",  # plain: ok
+        "is not to be",  # plain: ok
+        "they are no",  # plain: ok
+        "have it done",  # plain: ok
+        "goes on",  # plain: ok
+        "Let go",  # plain: ok
+        "tells",  # plain: ok
+        "seldom",  # plain: ok
+        "so long as",  # plain: ok
         "Where that must not be",  # plain: ok
         "in the place of",  # plain: ok
         "as Django says",  # plain: ok
@@ -46,6 +54,21 @@ def test_each_phrase_is_found(phrase: str) -> None:
     """With any capitals, at word boundaries."""
     assert found(f"# It {phrase} it\n") == [(1, phrase)]
     assert found(f"# It un{phrase}ish it\n") == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "There are no rows.",
+        "<li>There are no rows.",
+        "They are no longer used.",
+        "They have a copy, counted once.",
+        "It has been read.",
+    ],
+)
+def test_plain_sentences_with_similar_words_are_not_found(sentence: str) -> None:
+    """A pattern does not match more than the phrase that it is for."""
+    assert found(f"{sentence}\n", ".md") == []
 
 
 def test_comments_docstrings_and_strings_of_python_are_read() -> None:

@@ -78,7 +78,7 @@ def load_and_fill(
 ) -> Operation[dict[K, Any]]:
     """Load, fill the keys that we have a lease or claim for, and return the loaded values.
 
-    A loader that fails releases the leases at once; so does a value that is not to be stored.
+    A loader that fails releases the leases at once; so does a value that must not be stored.
     """
     begun = context.clock.monotonic()
     try:
@@ -135,7 +135,7 @@ def begin_fill(
 def _record_of(
     context: Context, value: Any, fill_options: FillOptions, tokens: Tokens, load_seconds: float
 ) -> _Record | None:
-    """Return the record of a loaded value, and its time to live; None if it is not to be stored."""
+    """Return the record of a loaded value, and its time to live; None if it must not be stored."""
     known = {tag: token for tag, token in tokens.items() if token is not None}
     if len(known) < len(tokens):  # a tag whose node did not answer could not invalidate the value
         return None

@@ -32,7 +32,7 @@ __all__ = [
 MISS: Any = object()
 #: Returned instead of a value: the record holds more than its value, or no value.
 NOT_PLAIN: Any = object()
-#: The kinds of records that hold no value and are no error.
+#: The kinds of records that hold no value and are not an error.
 _NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
 #: The tokens that tags have now, by their keys; None: the tag is gone, or its node did not answer.
 Tokens: TypeAlias = Mapping[bytes, bytes | None]
@@ -110,8 +110,8 @@ def _read_refreshable(
 def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
     """Return whether this reader should load the value again before its time is over.
 
-    The longer a load takes, the earlier. Each reader draws a random number of its own, so one
-    of many comes first, and alone.
+    The longer a load takes, the earlier. Each reader draws a separate random number, so one
+    of many readers loads first, and alone.
 
     Source: Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015,
     figure 3 (XFetch).

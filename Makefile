@@ -75,7 +75,7 @@ docs: $(STAMP)  ## Write the generated parts of the pages and build the site; wa
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d .cache/doctrees docs docs/_build
 	@echo docs/_build/index.html
 
-screenshots: $(STAMP)  ## Make the pictures of the ring page anew, under load (about 5 minutes)
+screenshots: $(STAMP)  ## Take the screenshots of the ring page again, under load (about 5 minutes)
 	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean:  ## Remove .venv and what tools left

@@ -105,7 +105,7 @@ def test_a_server_that_is_stopped_has_published_all(ring_cache: RingCache) -> No
     ring_cache.set(process_exits.THERE, 1)
     port = free_port(0)
     options = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--log-level", "critical"]
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # it is no path
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # not a path
         server = start(
             sys.executable,
             "-m",

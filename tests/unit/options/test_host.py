@@ -15,5 +15,5 @@ def test_a_host_is_a_name_or_an_address(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a..b", ".a", "x" * 64, "a." + "x" * 64])
 def test_a_name_with_a_part_that_is_empty_or_too_long_is_no_host(text: str) -> None:
-    """Looking it up would raise UnicodeError, which is no failure of a node."""
+    """Looking it up would raise UnicodeError, which does not mean that a node failed."""
     assert not is_host(text)

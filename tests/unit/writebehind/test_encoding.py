@@ -98,7 +98,7 @@ def test_a_value_that_the_column_cannot_store_is_refused(name: str, value: Any) 
 
 
 def test_an_escaped_backslash_before_u0000_is_text() -> None:
-    """It is no NUL character."""
+    """It does not stand for a NUL character."""
     encoding = encoding_of(FIELDS["document"])
     assert encoding.decode(encoding.encode("\\u0000")) == "\\u0000"
 

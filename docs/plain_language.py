@@ -74,7 +74,9 @@ PHRASES = (
     Phrase("(?:is|are|be) (?:of )?no use", "write 'is useless', or what happens instead"),  # plain: ok
     Phrase("(?:is|are|was|were) (?:not )?to be", "write 'must be', 'will be'"),  # plain: ok
     # "There are no rows" is plain, and so is "is no longer"
-    Phrase(r"(?!\S*\bthere )\S+ (?:is|are) no(?! (?:longer|more|use))", "write 'is not a', 'are not'"),  # plain: ok
+    Phrase(
+        r"(?!\S*\bthere )\S+ (?:is|are) no(?! (?:longer|more|use))", "write 'is not a', 'are not'"
+    ),  # plain: ok
     Phrase(
         r"(?:have|has|had|having) (?:the|its|their|an?|it|them) (?:[\w`'-]+ )?"
         "(?:called|checked|closed|counted|deleted|done|loaded|made|probed|read|replayed|sent|stored|written)",

@@ -224,7 +224,7 @@ class TestTLS:
             with client, node:
                 ended.wait()
 
-        monkeypatch.setattr(TLSTerminator, "_carry", never_answer)
+        monkeypatch.setattr(TLSTerminator, "_forward", never_answer)
         cache = open_cache(url("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), socket_timeout=0.3)
 
         async def cancelled() -> None:

@@ -15,9 +15,9 @@ def found(text: str, suffix: str = ".py") -> list[tuple[int, str]]:
     return [(finding.line, finding.text) for finding in find_in_text(text, suffix)]
 
 
-def test_the_repository_is_in_plain_language() -> None:
-    """No text of ours has one of the phrases."""
-    assert [str(finding) for finding in find_phrases([ROOT])] == []
+def test_the_first_pages_are_in_plain_language() -> None:
+    """``make lint`` checks the whole repository."""
+    assert [str(finding) for finding in find_phrases([ROOT / "README.md", ROOT / "docs"])] == []
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,9 @@ def newcomer(tmp_path: Path, wheel: Path, services: Services, broker: str, site:
     newcomer = Newcomer(
         folder,
         {
-            "pip install 'django-ringcache[celery]'": f"pip install -q --no-compile -c {constraints} '{wheel}[celery]'",
+            "pip install 'django-ringcache[celery]'": (
+                f"pip install -q --no-compile -c {constraints} '{wheel}[celery]'"
+            ),
             "redis://127.0.0.1:6379/0?name=a": services.ring_urls[0],
             "redis://127.0.0.1:6379/1": broker,
             "manage.py createsuperuser": "manage.py createsuperuser --noinput",

@@ -12,7 +12,6 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from cachebackend.client import RingClient
-from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import has_outbox, keys_of_row
 from cachebackend.models import OutboxRow
@@ -21,6 +20,7 @@ from cachebackend.monitoring.formatting import duration, moment
 
 __all__ = [
     "OutboxFigures",
+    "PendingByNode",
     "PendingRow",
     "count_missed",
     "outbox_figures",
@@ -30,6 +30,8 @@ __all__ = [
 
 #: The most outbox rows that are searched for a key, the newest first.
 MAX_SEARCHED_ROWS = 20_000
+#: The most outbox rows of a database that are counted by node, the oldest first.
+MAX_COUNTED_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,10 @@ def outbox_figures() -> OutboxFigures:
 
 
 class PendingRow(NamedTuple):
-    """An outbox row, as far as it concerns the nodes of one alias.
+    """An outbox row, as far as it concerns the nodes of some clients; nodes are numbered over all of them.
 
     Attributes:
-        keys_by_node: The nodes that it concerns, by index, each with the row's keys that it may hold.
+        keys_by_node: The nodes that it concerns, by number, each with the row's keys that it may hold.
         is_all_keys: Whether the node must drop every key.
         is_overdue: Whether its writer and the relay have had the time to confirm it.
     """
@@ -72,40 +74,76 @@ class PendingRow(NamedTuple):
     is_overdue: bool
 
 
-def pending_by_node(client: RingClient, is_up: Sequence[bool]) -> list[int | str]:
-    """Return for each node of an alias how many deletes it has missed; "all" if it must drop every key.
+@dataclass(frozen=True, slots=True)
+class PendingByNode:
+    """How many deletes each node has missed.
+
+    Attributes:
+        missed: By alias, the number of keys for each node; "all" if the node must drop every key.
+        incomplete: The databases that have more than ``MAX_COUNTED_ROWS`` outbox rows: only their
+            oldest rows were counted.
+    """
+
+    missed: dict[str, list[int | str]]
+    incomplete: list[str] = field(default_factory=list)
+
+
+def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Sequence[bool]]) -> PendingByNode:
+    """Return how many deletes the nodes have missed. Each outbox row is read once.
 
     Args:
-        client: The alias' client.
-        is_up: For each node, whether it answers.
+        clients: The clients of all ring caches, by alias: a row may hold keys of several aliases, and
+            a dead node of one of them may be the only reason why the row is still there.
+        is_up: For each alias and each node, whether the node answers.
 
     Raises:
         django.db.Error: A database did not answer.
     """
+    names: dict[RingClient, list[str]] = {client: [] for client in clients.values()}
+    for alias, client in clients.items():
+        names[client].append(alias)
+    numbers = dict(zip(names, _numbers(names), strict=True))
+    nodes_up = [up for aliases in names.values() for up in is_up[aliases[0]]]
+    limits = [client.context.missed.limit for client in names for _ in client.nodes]
+    incomplete: list[str] = []
     rows = (
-        PendingRow(_keys_by_node(client, row), bool(row.node), age > REPLAY_AGE_SECONDS and not row.is_intent)
-        for row, age in _rows()
+        PendingRow(
+            {
+                numbers[client][node]: keys
+                for client, aliases in names.items()
+                for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
+            },
+            bool(row.node),
+            age > REPLAY_AGE_SECONDS and not row.is_intent,
+        )
+        for row, age in _oldest_rows(incomplete)
+        for keys_by_alias in [keys_of_row(row)]
     )
-    return count_missed(rows, is_up, client.context.missed.limit)
+    missed = count_missed(rows, nodes_up, limits)
+    by_alias = {alias: [missed[number] for number in numbers[client]] for alias, client in clients.items()}
+    return PendingByNode(by_alias, incomplete)
 
 
-def count_missed(rows: Iterable[PendingRow], is_up: Sequence[bool], limit: float) -> list[int | str]:
-    """Return for each node how many deletes it has missed; "all" for more than ``limit``.
+def count_missed(
+    rows: Iterable[PendingRow], is_up: Sequence[bool], limits: Sequence[float]
+) -> list[int | str]:
+    """Return for each node how many keys it has missed; "all" for more than the node's limit.
 
     A row does not say which of its nodes have confirmed: it stays until the last one has. So a row
     counts for a node that answers only if nothing else explains why the row is still there:
 
     - It is overdue. A young row is being confirmed by its own writer, and an intent stays for a
       minute in any case.
-    - None of its keys is on a node that does not answer.
+    - None of its keys, of any alias, is on a node that does not answer.
     """
     missed: list[set[bytes]] = [set() for _ in is_up]
     misses_all = [False] * len(missed)
     for row in rows:
         down = {node for node in row.keys_by_node if not is_up[node]}
         for node in down or (row.keys_by_node if row.is_overdue else ()):
-            missed[node] |= row.keys_by_node[node]
-            misses_all[node] |= row.is_all_keys or len(missed[node]) > limit
+            if not misses_all[node]:
+                missed[node] |= row.keys_by_node[node]
+                misses_all[node] = row.is_all_keys or len(missed[node]) > limits[node]
     return ["all" if is_all else len(keys) for is_all, keys in zip(misses_all, missed, strict=True)]
 
 
@@ -145,30 +183,52 @@ def _lag_faults(lag: float) -> list[Fault]:
     return [Fault("pending", message, time.time() - lag)]
 
 
-def _rows() -> Iterator[tuple[OutboxRow, float]]:
-    """Yield the outbox rows of every database, each with its age in seconds."""
+def _oldest_rows(incomplete: list[str]) -> Iterator[tuple[OutboxRow, float]]:
+    """Yield the oldest outbox rows of every database, each with its age in seconds.
+
+    Args:
+        incomplete: The names of the databases that have more rows are appended to it.
+    """
     for using in filter(has_outbox, connections):
-        for row in OutboxRow.objects.using(using).annotate(age=Now() - F("created")).iterator():
+        rows = OutboxRow.objects.using(using).annotate(age=Now() - F("created")).order_by("pk")
+        for count, row in enumerate(rows[: MAX_COUNTED_ROWS + 1].iterator()):
+            if count == MAX_COUNTED_ROWS:
+                incomplete.append(using)
+                break
             yield row, row.age.total_seconds()
 
 
-def _keys_by_node(client: RingClient, row: OutboxRow) -> dict[int, set[bytes]]:
-    """Return the nodes of a client that a row concerns, each with the row's keys that it may hold."""
-    aliases, nodes = _aliases(client), range(len(client.nodes))
-    keys_by_alias = keys_of_row(row)
-    if row.node:  # which keys it holds is not known
-        concerned = not aliases.isdisjoint(keys_by_alias)
-        return {node: set() for node in nodes if concerned and client.nodes[node].endpoint == row.node}
-    keys = {key for alias in aliases for key in keys_by_alias.get(alias, ())}
-    held = {node: {key for key in keys if client.context.may_hold(node, key)} for node in nodes}
-    return {node: some for node, some in held.items() if some}
+def _numbers(clients: Iterable[RingClient]) -> Iterator[range]:
+    """Number the nodes of all clients; yield the numbers of each client's nodes."""
+    start = 0
+    for client in clients:
+        yield range(start, start + len(client.nodes))
+        start += len(client.nodes)
 
 
-def _aliases(client: RingClient) -> set[str]:
-    """Return the aliases that share a client: they differ only in the prefix of their keys."""
-    return {alias for alias in ring_aliases() if ring_options(alias) == client.context.options}
+def _keys_by_node(
+    client: RingClient, aliases: Iterable[str], endpoint: str, keys_by_alias: Mapping[str, Iterable[bytes]]
+) -> dict[int, set[bytes]]:
+    """Return the nodes of a client that a row concerns, each with the row's keys that it may hold.
+
+    Args:
+        client: The client.
+        aliases: Its aliases, which differ only in the prefix of their keys.
+        endpoint: The row's node, if the node must drop every key: which keys it holds is not known.
+        keys_by_alias: The row's keys.
+    """
+    concerned = [alias for alias in aliases if alias in keys_by_alias]
+    if endpoint:
+        same = (index for index, node in enumerate(client.nodes) if node.endpoint == endpoint)
+        return {index: set() for index in same if concerned}
+    held: dict[int, set[bytes]] = {}
+    for alias in concerned:
+        for key in keys_by_alias[alias]:
+            for node in client.context.holders(key):
+                held.setdefault(node, set()).add(key)
+    return held
 
 
 def _line(row: OutboxRow) -> str:
-    kept = ", written before a statement in autocommit and kept for a minute" if row.is_intent else ""
+    kept = ", written before a statement in autocommit and stored for one minute" if row.is_intent else ""
     return f"pending delete, since {moment(row.created.timestamp())}{kept}"

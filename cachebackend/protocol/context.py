@@ -129,6 +129,10 @@ class Context:
         """Return the owners of a key: in this ring, and in the other one while the ring changes."""
         return {self.ring.owner(key)} | ({self.ring_change.owner(key)} if self.ring_change else set())
 
+    def holders(self, key: bytes) -> set[int]:
+        """Return the nodes that may hold a key, the gutter's included."""
+        return self.owners(key) | ({self.gutter.owner(key)} if self.gutter is not None else set())
+
     def may_hold(self, node: int, key: bytes) -> bool:
         """Return whether a node may hold a key, the gutter's included."""
         return node in self.owners(key) or (self.gutter is not None and node == self.gutter.owner(key))

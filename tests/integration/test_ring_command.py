@@ -17,8 +17,10 @@ from django.utils import timezone
 from cachebackend import RingCache
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
-from cachebackend.invalidation.outbox import write_row
+from cachebackend.invalidation.outbox import keys_of_row, write_row
+from cachebackend.management.commands import ring
 from cachebackend.models import OutboxRow
+from cachebackend.monitoring import outbox
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
 from cacheproject.services import Services
@@ -103,6 +105,78 @@ def test_status_calls_a_healthy_node_up_while_another_is_down(
         for each in command("status", code=1)["aliases"]["default"]
     }
     assert report == {"ring-a": ("ejected", 1), "ring-b": ("up", 0), "ring-c": ("up", 0)}
+
+
+@pytest.fixture
+def two_aliases(settings: Any, services: Services) -> Iterator[RingCache]:
+    """The default alias, and one with other options on the same servers, which is returned."""
+    block = settings.CACHES["default"]
+    other = block | {"OPTIONS": block.get("OPTIONS", {}) | {"stale_for": 7}}
+    with override_settings(CACHES=settings.CACHES | {"other": other}):
+        cache = caches["other"]
+        assert isinstance(cache, RingCache)
+        yield cache
+
+
+@pytest.mark.parametrize("words", [(), ("--alias", "other")])
+def test_status_calls_the_nodes_of_one_alias_up_while_another_alias_has_a_dead_node(
+    two_aliases: RingCache, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """One transaction changed keys of both aliases; its row waits for the dead node alone."""
+    monkeypatch.setattr(Node, "_spawn", lambda *_: None)
+    dead = ring_cache.client.nodes[1]
+    assert dead.breaker is not None
+    dead.breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+    keys = {ring_cache.client.ring.owner(key): key for key in map(ring_cache.key_bytes, map(str, range(50)))}
+    others = {two_aliases.key_bytes(str(number)) for number in range(50)}
+    write_row("default", {"default": {keys[1]}, "other": others})
+    OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
+    report = command("status", *words, code=0 if words else 1)["aliases"]
+    assert [(each["state"], each["owed"]) for each in report["other"]] == [("up", 0)] * 3
+    if not words:
+        assert [(each["state"], each["owed"]) for each in report["default"]] == [
+            ("up", 0),
+            ("ejected", 1),
+            ("up", 0),
+        ]
+
+
+def test_status_reads_each_outbox_row_once(
+    two_aliases: RingCache, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all aliases and nodes."""
+    read: list[int] = []
+
+    def keys_of(row: OutboxRow) -> Any:
+        read.append(row.pk)
+        return keys_of_row(row)
+
+    monkeypatch.setattr(outbox, "keys_of_row", keys_of)
+    for number in range(3):
+        keys = {two_aliases.key_bytes(str(number))}
+        write_row("default", {"default": {ring_cache.key_bytes(str(number))}, "other": keys})
+    command("status")
+    assert len(read) == 3
+
+
+def test_status_says_when_it_did_not_count_every_outbox_row(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts the oldest rows, up to a limit for each database."""
+    for number in range(3):
+        write_row("default", {"default": {ring_cache.key_bytes(str(number))}})
+    OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
+    for module in (outbox, ring):
+        monkeypatch.setattr(module, "MAX_COUNTED_ROWS", 2)
+    report = command("status")
+    assert report["incomplete"] == ["default"]
+    assert sum(each["owed"] for each in report["aliases"]["default"]) == 2
+    out = StringIO()
+    call_command("ring", "status", stdout=out)
+    assert "database 'default' has more than 2 outbox rows: only the oldest 2 were counted" in out.getvalue()
+    for module in (outbox, ring):
+        monkeypatch.setattr(module, "MAX_COUNTED_ROWS", 3)
+    assert command("status")["incomplete"] == []
 
 
 def test_owner_shows_the_node_of_a_key_and_its_record(ring_cache: RingCache) -> None:

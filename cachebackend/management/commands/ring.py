@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.management.ring_simulate import simulate
 from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures
 from cachebackend.monitoring.nodes import states_with_replay
-from cachebackend.monitoring.outbox import pending_by_node
+from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.monitoring.setup import configure, differences, ring_faults
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import Faults, change_faults, parse_nodes
@@ -86,27 +86,37 @@ class Command(ReportCommand):
             raise CommandError(message)
 
     def _status(self, options: dict[str, Any]) -> Report:
+        clients = dict(_clients(None))  # an outbox row may wait for a dead node of any alias
+        nodes = {alias: node_figures(client) for alias, client in clients.items()}
+        pending = self._pending(clients, nodes)
         aliases: dict[str, Any] = {}
-        for alias, client in _clients(options["alias"]):
-            nodes = node_figures(client)
-            pending = self._pending(client, nodes)
-            states = states_with_replay(nodes, pending)
-            rows = [_row(*each) for each in zip(nodes, states, pending, strict=True)]
+        for alias, _ in _clients(options["alias"]):
+            missed = pending.missed[alias]
+            states = states_with_replay(nodes[alias], missed)
+            rows = [_row(*each) for each in zip(nodes[alias], states, missed, strict=True)]
             aliases[alias] = rows
             self.say(f"{alias}: {len(rows)} nodes")
             self.print_table(_COLUMNS, [[row[key] for key in _COLUMNS.values()] for row in rows])
             for row in rows:
                 if row["error"]:
                     self.say(f"{row['node']}: {row['error']}")
+        for using in pending.incomplete:
+            self.say(
+                f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
+                f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
+            )
         is_well = all(row["state"] in {UP, REPLAYING} for rows in aliases.values() for row in rows)
-        return Report({"aliases": aliases, "well": is_well}, is_well)
+        return Report({"aliases": aliases, "well": is_well, "incomplete": pending.incomplete}, is_well)
 
-    def _pending(self, client: RingClient, nodes: Sequence[NodeFigures]) -> list[int | str]:
+    def _pending(
+        self, clients: Mapping[str, RingClient], nodes: Mapping[str, Sequence[NodeFigures]]
+    ) -> PendingByNode:
+        is_up = {alias: [node.is_up for node in each] for alias, each in nodes.items()}
         try:
-            return pending_by_node(client, [node.is_up for node in nodes])
+            return pending_by_node(clients, is_up)
         except Error as error:
             self.say(f"the pending deletes are unknown, because the outbox cannot be read: {error}")
-            return [0 for _ in nodes]
+            return PendingByNode({alias: [0 for _ in each] for alias, each in nodes.items()})
 
     def _owner(self, options: dict[str, Any]) -> Report:
         figures = key_figures(

@@ -62,33 +62,33 @@ def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:
 
 def test_a_node_that_answers_has_missed_overdue_rows() -> None:
     """Nothing but a missed delete explains such a row."""
-    assert count_missed([row(overdue=True, b=2)], [True, True, True], 100) == [0, 2, 0]
+    assert count_missed([row(overdue=True, b=2)], [True, True, True], [100] * 3) == [0, 2, 0]
 
 
 @pytest.mark.parametrize("is_up", [(True, True, True), (False, True, True)])
 def test_a_young_row_is_not_a_missed_delete(is_up: tuple[bool, ...]) -> None:
     """Its writer is confirming it; the same holds while another node is down and keeps old rows."""
     rows = [row(overdue=False, b=3), row(overdue=True, a=0)]
-    assert count_missed(rows, is_up, 100) == [0, 0, 0]
+    assert count_missed(rows, is_up, [100] * 3) == [0, 0, 0]
 
 
 def test_a_row_that_waits_for_another_node_is_not_a_missed_delete() -> None:
     """One transaction changed keys of a dead node and of a healthy one, which has long confirmed."""
-    assert count_missed([row(overdue=True, a=1, b=1, c=1)], [False, True, True], 100) == [1, 0, 0]
+    assert count_missed([row(overdue=True, a=1, b=1, c=1)], [False, True, True], [100] * 3) == [1, 0, 0]
 
 
 def test_a_node_that_does_not_answer_has_missed_young_rows_too() -> None:
     """It cannot have confirmed them."""
-    assert count_missed([row(overdue=False, a=2, b=1)], [False, True, True], 100) == [2, 0, 0]
+    assert count_missed([row(overdue=False, a=2, b=1)], [False, True, True], [100] * 3) == [2, 0, 0]
 
 
 def test_a_key_of_many_rows_counts_once() -> None:
     """The key is deleted only once."""
-    assert count_missed([row(overdue=True, a=2)] * 3, [True, True, True], 100) == [2, 0, 0]
+    assert count_missed([row(overdue=True, a=2)] * 3, [True, True, True], [100] * 3) == [2, 0, 0]
 
 
 @pytest.mark.parametrize("limit", [3, 2])
 def test_more_than_the_limit_is_all(limit: int) -> None:
     """So is a node that missed a clear: it must delete every key."""
     rows = [row(overdue=True, a=3), row(overdue=True, all_keys=True, c=0)]
-    assert count_missed(rows, [True, True, True], limit) == [3 if limit == 3 else "all", 0, "all"]
+    assert count_missed(rows, [True, True, True], [limit] * 3) == [3 if limit == 3 else "all", 0, "all"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ from cachebackend.management.tables import print_table
 
 __all__ = ["AddAction", "Report", "ReportCommand"]
 
+#: The exit code after the reader of the output closed it: what a shell reports for SIGPIPE.
+CLOSED_PIPE_CODE = 141
 #: Adds the parser of an action: ``add("status", help="…")``.
 AddAction: TypeAlias = Callable[..., CommandParser]
 #: Django's own options, which a command takes before its action, and these parsers after it.
@@ -65,6 +68,18 @@ class ReportCommand(BaseCommand):
             parser: The command's own parser, for options that may come before the action too.
             add: Adds an action and returns its parser.
         """
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command; end without a message if the reader of the output closes it, as ``head`` does."""
+        try:
+            try:
+                super().run_from_argv(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes the rest at exit, and would report the same error there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(CLOSED_PIPE_CODE)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Return the parser, with the examples below its help."""

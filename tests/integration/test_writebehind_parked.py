@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -71,6 +72,20 @@ def test_a_refused_row_is_parked_and_the_rest_is_applied(
     row = Meter.objects.get(pk=rows[3].pk)
     assert (row.level, row.count) == (50, 1)
     assert command("status")["well"] is True
+
+
+def test_the_table_of_parked_writes_shows_the_first_line_of_an_error(unique_tags: list[Meter]) -> None:
+    """The other lines hold the whole row; ``--json`` shows them."""
+    Meter.behind.update(unique_tags[0].pk, level=500)
+    drain_all()
+    [parked] = ParkedWrite.objects.all()
+    assert "\nDETAIL:" in parked.error
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("writebehind", "parked", stdout=out)
+    assert "DETAIL" not in out.getvalue()
+    assert "constraint" in out.getvalue()
+    assert command("parked", code=1)["writes"][0]["error"] == parked.error
 
 
 def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: list[Meter]) -> None:

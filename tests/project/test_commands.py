@@ -170,6 +170,28 @@ def test_django_options_may_follow_the_action(environment: dict[str, str]) -> No
     assert report["well"] is True
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("ring", "status"), ("ring", "owner", "k")])
+def test_a_closed_pipe_ends_a_report_silently(
+    environment: dict[str, str], words: tuple[str, ...], unbuffered: str
+) -> None:
+    """As with ``| head -1``: without a traceback, while it prints and when Python flushes at exit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment |= {"PYTHONUNBUFFERED": unbuffered}
+    finished = subprocess.run(
+        [sys.executable, str(MANAGE), *words],
+        env=environment,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert (finished.returncode, finished.stderr) == (141, "")
+
+
 def test_a_port_of_another_server_is_reported(environment: dict[str, str], services: Services) -> None:
     """Here it is the port of Postgres."""
     assert services.database_url is not None

@@ -150,7 +150,15 @@ class Command(ReportCommand):
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "changes", "error"),
             [
-                (p.pk, p.label, p.key, p.batch, f"{p.created:%m-%d %H:%M:%S}", changes_text(p), p.error)
+                (
+                    p.pk,
+                    p.label,
+                    p.key,
+                    p.batch,
+                    f"{p.created:%m-%d %H:%M:%S}",
+                    changes_text(p),
+                    _first_line(p),
+                )
                 for p in shown
             ],
         )
@@ -283,6 +291,11 @@ def _label(name: str) -> str:
         known = ", ".join(sorted(labels)) or "none"
         message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
         raise CommandError(message) from error
+
+
+def _first_line(parked: ParkedWrite) -> str:
+    """Return what Postgres said, without its details: they hold the whole row."""
+    return parked.error.partition("\n")[0]
 
 
 def _by_database(chosen: Iterable[tuple[str, ParkedWrite]]) -> dict[str, list[ParkedWrite]]:

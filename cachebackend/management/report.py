@@ -144,11 +144,14 @@ class ReportCommand(BaseCommand):
         if not self.is_json:
             print_table(self.stdout, names, rows)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person can answer: not with ``--json``, and not without a terminal."""
+        return not self.is_json and sys.stdin.isatty()
+
     def ask(self, question: str) -> str:
-        """Return the user's answer; empty with ``--json`` or without a terminal."""
-        if self.is_json or not sys.stdin.isatty():
-            return ""
-        return input(question)
+        """Return the user's answer; empty if nobody can answer."""
+        return input(question) if self.can_ask else ""
 
     def agrees(self, question: str) -> bool:
         """Return whether the user agrees; nothing is done that nobody agreed to."""

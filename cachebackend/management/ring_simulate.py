@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ MAX_MEASURED_KEYS = 1000
 def simulate(command: ReportCommand, options: dict[str, Any]) -> Report:
     """Report the hit ratio of each policy at each size, and the smallest size that is enough."""
     _check(options)
+    given_sizes = _sizes(options["sizes"])
     trace, entry_bytes = _trace(command, options)
     reads = len(trace) - sum(trace.writes)
     if not reads:
         message = "no key was read: there is nothing to simulate"
         raise CommandError(message)
-    sizes = _sizes(options["sizes"]) or simulation.default_sizes(trace)
+    sizes = given_sizes or simulation.default_sizes(trace)
     sample, rate = simulation.sampled(trace)
     if rate < 1:
         command.say(f"of {len(trace):,} requests, those of {rate:.0%} of the keys are simulated")
@@ -48,6 +50,9 @@ def _check(options: dict[str, Any]) -> None:
     """Raise CommandError for options that cannot work, before minutes are spent on the simulation."""
     if (options["trace"] is None) == (options["live"] is None):
         message = "name a trace, or --live SECONDS to read the commands of the nodes"
+        raise CommandError(message)
+    if options["live"] is not None and not 0 < options["live"] < math.inf:
+        message = f"--live must be a number of seconds above 0, such as --live 30, not {options['live']:g}"
         raise CommandError(message)
     if not 0 < options["keep"] <= 100:
         message = f"--keep is a number above 0 and up to 100, not {options['keep']:g}"

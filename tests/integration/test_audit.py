@@ -106,8 +106,9 @@ def test_bad_arguments_are_refused() -> None:
     """By Django's parser, and by the command's own checks."""
     with pytest.raises(CommandError, match="--sample must be at least 1"):
         call_command("invalidation", "audit", "--sample", "0")
-    with pytest.raises(CommandError, match="windows are seconds"):
-        call_command("invalidation", "audit", "--windows", "soon")
+    for windows in ("soon", "nan", "0,nan", "1,inf"):
+        with pytest.raises(CommandError, match="windows are seconds, such as 0,1,5; not"):
+            call_command("invalidation", "audit", "--windows", windows)
 
 
 def test_the_audit_task_runs(articles: list[Article]) -> None:

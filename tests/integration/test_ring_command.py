@@ -202,6 +202,35 @@ def test_plan_says_how_many_keys_move(ring_cache: RingCache) -> None:
         call_command("ring", "plan", "nonsense")
 
 
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        (
+            ["redis://h:1?name=a", "nonsense"],
+            "ring plan: URL 2 ('nonsense'): must begin with one of redis://",
+        ),
+        (["http://me:hunter2@h:1"], "ring plan: URL 1: must begin with one of redis://"),
+        (["redis://h:1?name=a"] * 2, "ring plan: URL 2 ('redis://h:1?name=a'): a second node is named 'a'"),
+    ],
+)
+def test_plan_says_which_url_is_wrong_and_what_to_write(urls: list[str], message: str) -> None:
+    """It does not show a URL that may hold a password."""
+    with pytest.raises(CommandError) as raised:
+        call_command("ring", "plan", *urls)
+    assert str(raised.value).startswith(message)
+    assert str(raised.value).endswith("Write redis://HOST:PORT/0?name=NAME, as in LOCATION")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_the_alias_may_come_before_the_action(ring_cache: RingCache) -> None:
+    """As every other option may."""
+    out = StringIO()
+    call_command("ring", "--alias", "default", "owner", "k", stdout=out)
+    assert "holds: nothing" in out.getvalue()
+    with pytest.raises(CommandError, match="'x' is not a ring cache"):
+        call_command("ring", "--alias", "x", "status")
+
+
 def test_plan_prints_the_settings_of_each_deploy(ring_cache: RingCache, services: Services) -> None:
     """Pasted below CACHES they change the ring, deploy by deploy; they hold no password."""
     old = services.ring_urls

@@ -15,6 +15,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from cachebackend import RingCache
+from cachebackend.management import ring_simulate
 from cacheproject.services import Services
 
 pytestmark = [
@@ -110,6 +111,10 @@ def test_a_write_is_not_a_read(tmp_path: Path) -> None:
     [
         ((), "name a trace, or --live SECONDS"),
         (("nothing.lis",), "nothing.lis: there is no such file"),
+        (("--live", "0"), "--live must be a number of seconds above 0, such as --live 30, not 0"),
+        (("--live", "-3"), "--live must be a number of seconds above 0, such as --live 30, not -3"),
+        (("--live", "nan"), "--live must be a number of seconds above 0, such as --live 30, not nan"),
+        (("--live", "inf"), "--live must be a number of seconds above 0, such as --live 30, not inf"),
         (("--live", "0.01"), "no key was read"),
     ],
 )
@@ -125,6 +130,17 @@ def test_bad_sizes_are_refused(trace: Path) -> None:
         simulate(str(trace), "--sizes", "10,x")
     with pytest.raises(CommandError, match="--keep is a number above 0"):
         simulate(str(trace), "--keep", "0")
+
+
+def test_bad_sizes_are_refused_before_the_nodes_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONITOR slows the nodes down."""
+    recorded: list[object] = []
+    monkeypatch.setattr(ring_simulate, "read_keys", lambda *_: recorded.append(1) or [])
+    with pytest.raises(
+        CommandError, match="--sizes are whole numbers from 1, with commas between, not 'a,b'"
+    ):
+        simulate("--live", "1", "--sizes", "a,b")
+    assert not recorded
 
 
 def test_a_chart_that_cannot_be_written_is_refused_first(trace: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
 
@@ -39,6 +39,13 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
         "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
+
+
+@pytest.mark.parametrize("timeout", ["-1", "0", "nan"])
+def test_a_timeout_of_drain_that_cannot_work_is_refused(timeout: str) -> None:
+    """Nothing would be drained, or drained without end."""
+    with pytest.raises(CommandError, match=f"--timeout must be a number of seconds above 0, not {timeout}"):
+        call_command("writebehind", "drain", "--timeout", timeout)
 
 
 def test_a_stopped_partition_does_not_stop_the_others(meter: Meter) -> None:

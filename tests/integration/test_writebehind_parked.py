@@ -105,6 +105,38 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
     assert Meter.objects.get(pk=row.pk).level == 5
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_the_list_of_parked_writes_has_at_least_one(limit: str) -> None:
+    """A smaller limit is refused."""
+    with pytest.raises(CommandError, match=f"--limit must be at least 1, not {limit}"):
+        call_command("writebehind", "parked", "--limit", limit)
+
+
+@pytest.mark.parametrize("action", ["retry", "discard"])
+@pytest.mark.parametrize(
+    "choices",
+    [["--all", "3"], ["--model", "shop.meter", "--all"], ["--model", "shop.meter", "5"]],
+)
+def test_parked_writes_are_chosen_in_one_way(action: str, choices: list[str]) -> None:
+    """Two choices that contradict each other are refused."""
+    message = "say which in one way only: numbers as `writebehind parked` lists them, --model, or --all"
+    with pytest.raises(CommandError, match=message):
+        call_command("writebehind", action, *choices)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_discard_without_a_terminal_needs_yes(
+    unique_tags: list[Meter], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Nobody can be asked, so nothing is discarded; the message says what to add."""
+    monkeypatch.setattr("sys.stdin", StringIO())
+    Meter.behind.update(unique_tags[0].pk, level=500)
+    drain_all()
+    with pytest.raises(CommandError, match="1 parked writes would be discarded.*; add --yes to discard them"):
+        call_command("writebehind", "discard", "--all", *words)
+    assert ParkedWrite.objects.count() == 1
+
+
 @pytest.mark.parametrize("action", ["parked", "retry", "discard"])
 def test_a_model_that_does_not_exist_is_refused(meter: Meter, action: str) -> None:
     """The message names the models; a removed model counts while writes of it are parked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import threading
 from typing import Any
@@ -24,7 +25,7 @@ def _windows(text: str) -> tuple[float, ...]:
         windows = tuple(sorted(float(part) for part in text.split(",")))
     except ValueError:
         windows = ()
-    if not windows or windows[0] < 0:
+    if not windows or not all(0 <= window < math.inf for window in windows):  # NaN is refused too
         message = f"windows are seconds, such as 0,1,5; not {text!r}"
         raise argparse.ArgumentTypeError(message)
     return windows

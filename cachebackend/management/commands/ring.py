@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cachebackend.monitoring.nodes import states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.monitoring.setup import configure, differences, ring_faults
 from cachebackend.node.breaker import REPLAYING, UP
-from cachebackend.options import Faults, change_faults, parse_nodes
+from cachebackend.options import Faults, NodeAddress, change_faults, parse_nodes
 
 __all__ = ["Command"]
 
@@ -56,27 +57,25 @@ class Command(ReportCommand):
 """
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
-        """Add the actions; all of them take ``--alias``."""
-
-        def add_with_alias(name: str, help: str) -> CommandParser:  # noqa: A002  # argparse's name
-            action = add(name, help=help)
-            action.add_argument("--alias", help="a cache alias; default: every ring cache, or 'default'")
-            return action
-
-        add_with_alias("status", "each node, its state and what it holds")
-        owner = add_with_alias("owner", "which node owns a key, and what it holds")
+        """Add the actions; all of them take ``--alias``, which may come before the action too."""
+        status = add("status", help="each node, its state and what it holds")
+        owner = add("owner", help="which node owns a key, and what it holds")
         owner.add_argument("key", help="the key, as it is given to cache.get()")
         owner.add_argument("--version", type=int, dest="key_version", help="the key's version")
-        plan = add_with_alias(
-            "plan", "how many keys a change of nodes moves, and the settings of its deploys"
-        )
+        plan = add("plan", help="how many keys a change of nodes moves, and the settings of its deploys")
         plan.add_argument("nodes", nargs="+", metavar="URL", help="the new nodes, as in LOCATION")
-        add_with_alias("doctor", "find what is set up wrong")
-        cleanup = add_with_alias("cleanup", "delete keys from nodes that do not own them")
+        doctor = add("doctor", help="find what is set up wrong")
+        cleanup = add("cleanup", help="delete keys from nodes that do not own them")
         cleanup.add_argument("--yes", action="store_true", help="delete them; default: only count them")
-        configured = add_with_alias("configure", "set maxmemory and its policy as in OPTIONS['eviction']")
+        configured = add("configure", help="set maxmemory and its policy as in OPTIONS['eviction']")
         configured.add_argument("--yes", action="store_true", help="set them; default: only list them")
-        _add_simulate(add_with_alias("simulate", "hit ratios of caches of several sizes, by policy"))
+        simulated = add("simulate", help="hit ratios of caches of several sizes, by policy")
+        _add_simulate(simulated)
+        self.add_option(
+            [parser, status, owner, plan, doctor, cleanup, configured, simulated],
+            "--alias",
+            help="a cache alias; default: every ring cache, or 'default'",
+        )
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse an alias that is not a ring cache."""
@@ -142,9 +141,7 @@ class Command(ReportCommand):
         return Report(data, record is not None)
 
     def _plan(self, options: dict[str, Any]) -> Report:
-        faults = Faults("ring plan")
-        new = parse_nodes(options["nodes"], faults)
-        faults.raise_any()
+        new = _new_nodes(options["nodes"])
         alias = options["alias"] or "default"
         context = ring_cache(alias).client.context
         old = context.options.nodes
@@ -246,6 +243,27 @@ def _add_simulate(parser: CommandParser) -> None:
         help="the hits to keep, of those of the largest size (default: 95)",
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a chart of the miss ratios")
+
+
+def _new_nodes(urls: Sequence[str]) -> tuple[NodeAddress, ...]:
+    """Return the addresses of the URLs that were given.
+
+    Raises:
+        CommandError: One of them is not the URL of a node; the message says which one.
+    """
+    faults = Faults("URL")
+    nodes = parse_nodes(urls, faults)
+    if not faults.messages:
+        return nodes
+
+    def argument(index: re.Match[str]) -> str:
+        url = urls[int(index[1])]
+        shown = "" if "@" in url else f" ({url!r})"  # it may hold a password
+        return f"URL {int(index[1]) + 1}{shown}"
+
+    messages = [re.sub(r"^URL\[(\d+)\]", argument, message) for message in faults.messages]
+    message = f"ring plan: {'; '.join(messages)}. Write redis://HOST:PORT/0?name=NAME, as in LOCATION"
+    raise CommandError(message)
 
 
 def _row(node: NodeFigures, state: str, pending: int | str) -> dict[str, Any]:

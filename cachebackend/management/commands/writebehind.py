@@ -60,6 +60,21 @@ class Command(ReportCommand):
             "--drop", action="store_true", help="drop what queues with an older state hold; do not ask"
         )
 
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Refuse numbers that cannot work, and more than one choice of parked writes."""
+        if not options.get("timeout", 1) > 0:  # NaN included
+            message = f"--timeout must be a number of seconds above 0, not {options['timeout']:g}"
+            raise CommandError(message)
+        if options.get("limit", 1) < 1:
+            message = f"--limit must be at least 1, not {options['limit']}"
+            raise CommandError(message)
+        if options["action"] in {"retry", "discard"}:
+            choices = [bool(options[name]) for name in ("ids", "model", "all")]
+            if sum(choices) != 1:
+                wrong = "say which" if not any(choices) else "say which in one way only"
+                message = f"{wrong}: numbers as `writebehind parked` lists them, --model, or --all"
+                raise CommandError(message)
+
     def _status(self, _: dict[str, Any]) -> Report:
         statuses = writebehind.partition_statuses()
         totals = Totals.of(statuses)
@@ -145,7 +160,7 @@ class Command(ReportCommand):
             counts[name] += getattr(drained, name)
 
     def _parked(self, options: dict[str, Any]) -> Report:
-        parked = [write for _, write in self._chosen(options | {"all": True, "ids": []})]
+        parked = [write for _, write in self._chosen(options | {"ids": []})]
         shown = parked[: options["limit"]]
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "changes", "error"),
@@ -184,6 +199,12 @@ class Command(ReportCommand):
     def _discard(self, options: dict[str, Any]) -> Report:
         chosen = self._chosen(options)
         question = f"Discard {len(chosen)} parked writes? They will never reach the database."
+        if chosen and not options["yes"] and not self.can_ask:
+            message = (
+                f"{len(chosen)} parked writes would be discarded, and nobody can be asked (no terminal, or "
+                "--json): nothing was discarded; add --yes to discard them"
+            )
+            raise CommandError(message)
         if not chosen or not (options["yes"] or self.agrees(question)):
             self.say("nothing was discarded")
             return Report({"discarded": 0})
@@ -246,10 +267,10 @@ class Command(ReportCommand):
         return {"keep": True, "drop": False}.get(answer)
 
     def _chosen(self, options: dict[str, Any]) -> list[tuple[str, ParkedWrite]]:
-        """Return the parked writes that were asked for, each with its database."""
-        if not (options["ids"] or options["model"] or options["all"]):
-            message = "say which: numbers as `writebehind parked` lists them, --model, or --all"
-            raise CommandError(message)
+        """Return the parked writes of the numbers or the model that were given, each with its database.
+
+        Without either, all of them.
+        """
         label = options["model"] and _label(options["model"])
         chosen: list[tuple[str, ParkedWrite]] = []
         for using in writebehind.databases():

@@ -51,7 +51,14 @@ class ActionForm(forms.Form):
     @property
     def fault(self) -> str:
         """Why the form is refused, in a sentence."""
-        return str(next(iter(self.non_field_errors()), "The page has no such action."))
+        if errors := self.non_field_errors():
+            return str(errors[0])
+        if {"action", "alias"} & self.errors.keys():
+            return "The page has no such action."
+        if "target" in self.errors:
+            target = _TARGETS[self.cleaned_data["action"]]
+            return f"The {target} is missing: enter the {target}."
+        return f"The version is wrong: {self.errors['version'][0]}"
 
     @property
     def description(self) -> str:
@@ -113,6 +120,7 @@ _DESCRIPTIONS = {
     "delete_tag": "delete the tag {target!r} of {alias!r}, and so every value that was stored under it",
     "clear_node": "delete the keys of {alias!r} on node {target!r}",
 }
+_TARGETS = {"delete_key": "key", "delete_tag": "tag", "clear_node": "node's name"}
 _ACTIONS: dict[str, Callable[[RingCache, dict[str, Any]], str]] = {
     "delete_key": _delete_key,
     "delete_tag": _delete_tag,

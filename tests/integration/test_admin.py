@@ -340,6 +340,27 @@ def test_an_unknown_action_is_refused(client: Client, act: str, asked: dict[str,
     assert "The page has no such action." in client.post(act, asked, follow=True).content.decode()
 
 
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("delete_key", "The key is missing: enter the key."),
+        ("delete_tag", "The tag is missing: enter the tag."),
+        ("clear_node", "The node&#x27;s name is missing: enter the node&#x27;s name."),
+    ],
+)
+def test_an_empty_target_is_refused(client: Client, act: str, action: str, message: str) -> None:
+    """The message says what is missing."""
+    asked = {"action": action, "alias": "default", "target": ""}
+    assert message in client.post(act, asked, follow=True).content.decode()
+
+
+def test_a_version_that_is_no_number_is_refused(client: Client, act: str) -> None:
+    """The message names the version."""
+    asked = {"action": "delete_key", "alias": "default", "target": "k", "version": "x"}
+    page = client.post(act, asked, follow=True).content.decode()
+    assert "The version is wrong: Enter a whole number." in page
+
+
 def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:
     """Neither does a request without the form's CSRF token."""
     ring_cache.set("k", 1, 100)

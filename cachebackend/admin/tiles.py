@@ -82,9 +82,9 @@ def _worker(worker: WorkerFigures) -> Tile:
 
 def _pending(outbox: OutboxFigures) -> Tile:
     if outbox.rows is None or outbox.lag is None:
-        return Tile("pending", "Pending deletes", UNKNOWN, href="#invalidation")
+        return Tile("pending", "Pending outbox rows", UNKNOWN, href="#invalidation")
     note = f"the oldest for {duration(outbox.lag)}" if outbox.rows and outbox.lag else ""
-    return Tile("pending", "Pending deletes", f"{outbox.rows:,}", note, "#invalidation")
+    return Tile("pending", "Pending outbox rows", f"{outbox.rows:,}", note, "#invalidation")
 
 
 def _waiting(queues: QueueFigures) -> Iterator[Tile]:

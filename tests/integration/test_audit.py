@@ -102,6 +102,13 @@ def test_status_and_relay_report_pending_deletes(ring_cache: RingCache) -> None:
     assert run("status")[1] == 0
 
 
+def test_status_names_the_unit_of_each_figure() -> None:
+    """In the text; the keys of the JSON are short."""
+    out = StringIO()
+    call_command("invalidation", "status", stdout=out)
+    assert out.getvalue() == "outbox rows: 0\nage of the oldest outbox row, in seconds: 0.0\n"
+
+
 def test_bad_arguments_are_refused() -> None:
     """By Django's parser, and by the command's own checks."""
     with pytest.raises(CommandError, match="--sample must be at least 1"):

@@ -54,6 +54,9 @@ def test_status_shows_each_node(services: Services) -> None:
     out = StringIO()
     call_command("ring", "status", stdout=out)
     assert "allkeys-lfu" in out.getvalue()
+    head = out.getvalue().splitlines()[1:3]
+    column = head[0].index("pending")
+    assert head[0][column:].startswith("pending keys") or head[1][column:].startswith("keys")
     services.kill("ring-b")
     try:
         report = command("status", code=1)

@@ -20,6 +20,15 @@ from cachebackend.monitoring import outbox_figures
 __all__ = ["Command"]
 
 
+#: What the text says for a key of the JSON.
+_LABELS = {
+    "rows": "outbox rows",
+    "keys": "keys deleted",
+    "left": "outbox rows still pending",
+    "lag_seconds": "age of the oldest outbox row, in seconds",
+}
+
+
 def _windows(text: str) -> tuple[float, ...]:
     try:
         windows = tuple(sorted(float(part) for part in text.split(",")))
@@ -43,7 +52,7 @@ class Command(ReportCommand):
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
         """Add status, relay and audit; their options may come before the action too."""
-        add("status", help="how many deletes are pending, and the age of the oldest")
+        add("status", help="how many outbox rows are pending, and the age of the oldest in seconds")
         relay = add("relay", help="send pending deletes now")
         self.add_option(
             [parser, relay],
@@ -127,7 +136,7 @@ class Command(ReportCommand):
 
     def _report(self, data: dict[str, Any], is_well: bool) -> Report:
         for name, value in data.items():
-            self.say(f"{name}: {value}")
+            self.say(f"{_LABELS.get(name, name)}: {value}")
         return Report(data, is_well)
 
 

@@ -32,7 +32,7 @@ _UNDER_WAY = "is being changed already; end that change first"
 _COLUMNS = {
     "node": "node",
     "state": "state",
-    "pending": "owed",
+    "pending keys": "owed",
     "share": "share",
     "server": "server",
     "memory": "memory",
@@ -58,7 +58,10 @@ class Command(ReportCommand):
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
         """Add the actions; all of them take ``--alias``, which may come before the action too."""
-        status = add("status", help="each node, its state and what it holds")
+        status = add(
+            "status",
+            help="each node, its state, what it holds, and how many distinct keys it must still delete",
+        )
         owner = add("owner", help="which node owns a key, and what it holds")
         owner.add_argument("key", help="the key, as it is given to cache.get()")
         owner.add_argument("--version", type=int, dest="key_version", help="the key's version")

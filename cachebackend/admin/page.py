@@ -32,6 +32,7 @@ from cachebackend.monitoring import (
     worker_figures,
 )
 from cachebackend.monitoring.formatting import moment, percentiles
+from cachebackend.node.breaker import REPLAYING, UP
 
 __all__ = ["RingAdmin"]
 
@@ -81,7 +82,10 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             raise PermissionDenied
         read = {alias: try_to_read(partial(alias_figures, alias)) for alias in ring_aliases()}
         aliases = [each for each in read.values() if isinstance(each, AliasFigures)]
-        worker, outbox = worker_figures(), outbox_figures()
+        nodes_down = [
+            node.name for each in aliases for node in each.nodes if node.state not in {UP, REPLAYING}
+        ]
+        worker, outbox = worker_figures(), outbox_figures(nodes_down)
         queues = queue_figures(is_database_up=outbox.rows is not None)
         faults = [fault for each in aliases for fault in each.faults]
         faults += [*worker.faults, *outbox.faults, *queues.faults]

@@ -49,15 +49,19 @@ class OutboxFigures:
     faults: list[Fault] = field(default_factory=list)
 
 
-def outbox_figures() -> OutboxFigures:
-    """Return the lag and the number of rows over all databases."""
+def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
+    """Return the lag and the number of rows over all databases.
+
+    Args:
+        nodes_down: The names of the nodes that do not answer, as far as the caller knows.
+    """
     try:
         databases = list(filter(has_outbox, connections))
         lag = max(map(outbox_lag, databases), default=0.0)
         rows = sum(OutboxRow.objects.using(using).count() for using in databases)
     except Error as error:
         return OutboxFigures(faults=[Fault("pending", f"The outbox cannot be read: {error}")])
-    return OutboxFigures(lag, rows, faults=_lag_faults(lag))
+    return OutboxFigures(lag, rows, faults=_lag_faults(lag, nodes_down))
 
 
 class PendingRow(NamedTuple):
@@ -173,13 +177,15 @@ def pending_of_key(alias: str, client: RingClient, key: bytes) -> list[str]:
     return lines
 
 
-def _lag_faults(lag: float) -> list[Fault]:
+def _lag_faults(lag: float, nodes_down: Sequence[str]) -> list[Fault]:
     if lag <= MAX_OUTBOX_LAG_SECONDS:
         return []
-    message = (
-        f"Deletes have been pending for {duration(lag)}: is every node up, and does a worker run? "
-        '"manage.py invalidation relay" sends them now.'
-    )
+    names = ", ".join(sorted(set(nodes_down)))
+    if names:
+        advice = f"these nodes do not answer: {names}. Their deletes are sent when they are back."
+    else:
+        advice = 'is every node up, and does a worker run? "manage.py invalidation relay" sends them now.'
+    message = f"Deletes have been pending for {duration(lag)}: {advice}"
     return [Fault("pending", message, time.time() - lag)]
 
 

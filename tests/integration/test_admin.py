@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,14 @@ from django.contrib.auth.models import Permission, User
 from django.core.cache import caches
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from cachebackend import RingCache
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation.outbox import keys_of_row, write_row
 from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring.formatting import moment
+from cachebackend.node import Node
 from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.services import Services
 
@@ -359,6 +363,21 @@ def test_a_version_that_is_no_number_is_refused(client: Client, act: str) -> Non
     asked = {"action": "delete_key", "alias": "default", "target": "k", "version": "x"}
     page = client.post(act, asked, follow=True).content.decode()
     assert "The version is wrong: Enter a whole number." in page
+
+
+def test_the_fault_of_pending_deletes_names_the_dead_node(
+    client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page does not ask whether every node is up."""
+    monkeypatch.setattr(Node, "_spawn", lambda *_: None)
+    breaker = ring_cache.client.nodes[1].breaker
+    assert breaker is not None
+    breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+    write_row("default", {"default": {ring_cache.key_bytes("k")}})
+    OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
+    page = client.get(url).content.decode()
+    assert "these nodes do not answer: ring-b." in page
+    assert "is every node up" not in page
 
 
 def test_a_viewer_changes_nothing(act: str, ring_cache: RingCache) -> None:

@@ -26,6 +26,21 @@ def test_a_delete_that_is_pending_for_long_is_a_fault(
         assert fault.message.startswith("Deletes have been pending for 12 s: is every node up")
 
 
+def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not ask what the caller knows; a node of two aliases is named once."""
+    monkeypatch.setattr(outbox, "outbox_lag", lambda _: 12.5)
+    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
+    monkeypatch.setattr(outbox, "connections", ["default"])
+    monkeypatch.setattr(outbox.OutboxRow, "objects", Rows())
+    [fault] = outbox_figures(["ring-b", "ring-a", "ring-b"]).faults
+    assert fault.message == (
+        "Deletes have been pending for 12 s: these nodes do not answer: ring-a, ring-b. "
+        "Their deletes are sent when they are back."
+    )
+
+
 def test_a_database_that_does_not_answer_leaves_the_figures_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is reported as the fault."""
     monkeypatch.setattr(outbox, "has_outbox", lambda _: True)

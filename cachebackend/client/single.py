@@ -35,9 +35,9 @@ class SingleKeyClient(Client):
 
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, or ``missing``."""
-        context = self.context
-        if self._near is not None:
-            copy = self._near_copy(self._near, key)
+        context, near = self.context, self._near
+        if near is not None:
+            copy = self._near_copy(near, key)
             return self.run(get(context, key, missing)) if copy is MISS else copy
         node, command = request = begin_get(context, key)
         begun = context.counters.begin_get()
@@ -61,9 +61,10 @@ class SingleKeyClient(Client):
 
     def _near_copy(self, near: NearCache, key: bytes) -> Any:
         """Return the copy in this process, and count a hit; MISS if there is none."""
-        copy = near.get(key, self.context.codec.decode)
+        context = self.context
+        copy = near.get(key, context.codec.decode)
         if copy is not MISS:
-            cell = self.context.counters.cell
+            cell = context.counters.cell
             cell.hits += 1
             cell.near_hits += 1
         return copy

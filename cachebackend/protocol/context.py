@@ -135,7 +135,7 @@ class Context:
 
     def may_hold(self, node: int, key: bytes) -> bool:
         """Return whether a node may hold a key, the gutter's included."""
-        return node in self.owners(key) or (self.gutter is not None and node == self.gutter.owner(key))
+        return node in self.holders(key)
 
     def for_strict(self) -> Context:
         """Return the context of strict keys, which are never stored in the gutter or copied."""

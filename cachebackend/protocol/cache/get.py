@@ -41,7 +41,8 @@ K = TypeVar("K")
 
 def begin_get(context: Context, key: bytes) -> Request:
     """Return the request that reads a key."""
-    return context.serving_node(key), (b"GET", key)
+    node = context.ring.owner(key) if context.gutter is None else context.serving_node(key)
+    return node, (b"GET", key)
 
 
 def settle_get(context: Context, key: bytes, request: Request, reply: Reply, missing: Any) -> Any:

@@ -11,6 +11,7 @@ from django.db import connection, connections
 from django.db.models import F
 
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -39,6 +40,23 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
         "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
+
+
+def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter, services: Services) -> None:
+    """A 0 would read as an empty queue. The rows that were drained are in Postgres."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    drain_all()
+    services.kill("queue-a")
+    out = StringIO()
+    try:
+        with pytest.raises(SystemExit):
+            call_command("writebehind", "status", stdout=out)
+    finally:
+        restart_queue(services)
+    [partition] = {status.partition for status in partition_statuses() if status.landed}
+    [line] = [line for line in out.getvalue().splitlines() if line.startswith(f"{partition} ")]
+    assert line.split()[2:] == ["unknown", "unknown", "unknown", "1", "1", "0"]
+    assert "on the nodes that answer, 0 changes are queued" in out.getvalue()
 
 
 @pytest.mark.parametrize("timeout", ["-1", "0", "nan"])

@@ -29,6 +29,10 @@ __all__ = ["Command"]
 RETRY_SECONDS = 0.2
 
 
+#: The cells of a partition whose queue node does not answer.
+UNKNOWN = ("unknown", "unknown", "unknown")
+
+
 class Command(ReportCommand):
     """Status, drain, parked writes and repair of write-behind."""
 
@@ -90,9 +94,7 @@ class Command(ReportCommand):
                 (
                     str(s.partition),
                     s.node,
-                    s.fields,
-                    s.sealed,
-                    f"{s.oldest_seconds:.1f}",
+                    *((s.fields, s.sealed, f"{s.oldest_seconds:.1f}") if s.is_queue_seen else UNKNOWN),
                     s.landed,
                     s.rows,
                     s.parked,
@@ -105,7 +107,8 @@ class Command(ReportCommand):
         for partition in stopped:
             self.say(f"stopped: {partition}; see `manage.py writebehind repair`")
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
-        self.say(f"{totals.waiting} changes are queued, {oldest}; {totals.parked} writes are parked")
+        known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
+        self.say(f"{known}{totals.waiting} changes are queued, {oldest}; {totals.parked} writes are parked")
         is_late = totals.oldest_seconds > max_waiting_age(write_behind_options())
         is_well = not (faults or stopped or totals.parked or is_late)
         data = {

@@ -62,7 +62,7 @@ class Refuser:
         assert persistence["rdb_last_bgsave_status"] == outcome
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def refuser(own_services: Services) -> Refuser:
     return Refuser(own_services)
 

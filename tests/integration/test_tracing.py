@@ -29,6 +29,8 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     yield exporter
     provider.shutdown()  # otherwise it would store the spans of later tests
     trace._TRACER_PROVIDER = None  # otherwise each later span would warn
+    # xdist may run other modules in between, and then set this fixture up again
+    trace._TRACER_PROVIDER_SET_ONCE._done = False
 
 
 @pytest.fixture

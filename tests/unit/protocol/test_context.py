@@ -12,7 +12,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
 from cachebackend.ring import Ring
-from tests.unit.protocol.cache.test_lease import StillClock
+from tests.unit.protocol.stepping import StillClock
 
 
 @pytest.fixture

@@ -14,30 +14,12 @@ from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
 from cachebackend.protocol import MISSING, Context, FillOptions, get, get_or_load, get_or_load_many
 from cachebackend.ring import Ring
+from tests.unit.protocol.stepping import StillClock
 
 KEY = b"k"
 VALUE = Codec("auto").encode("value")
 LEASE_OF_ANOTHER = b"L" + b"a" * 16
 QUARANTINE = b"Q" + b"a" * 16
-
-
-class StillClock:
-    """A clock that moves only when a test moves it; its tokens are numbered."""
-
-    def __init__(self) -> None:
-        self.at, self.tokens = 1000.0, 0
-
-    def now(self) -> float:
-        return self.at
-
-    monotonic = now
-
-    def random(self) -> float:
-        return 0.5
-
-    def token(self) -> bytes:
-        self.tokens += 1
-        return b"%016d" % self.tokens
 
 
 @pytest.fixture

@@ -30,12 +30,16 @@ logger = logging.getLogger("cachebackend")
 class PendingDeletes:
     """What one transaction invalidates, or one statement in autocommit.
 
+    Args:
+        using: The alias of the database whose rows change.
+
     Attributes:
         keys: The keys to delete.
         quarantined: The keys that this writer has put in quarantine; part of ``keys``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, using: str) -> None:
+        self.using = using
         self.keys: KeysByAlias = {}
         self.quarantined: KeysByAlias = {}
         self._token = SYSTEM_CLOCK.token()
@@ -44,7 +48,7 @@ class PendingDeletes:
     def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
         """Add the keys of changed rows, and the rows themselves for dependents that write through."""
         rows = list(rows)
-        add_keys(self.keys, keys_of_rows(model, rows))
+        add_keys(self.keys, keys_of_rows(model, rows, self.using))
         for watched, dependent in dependents_of(model):
             pk_name = watched._meta.pk.attname
             pks = {row.get(pk_name, row.get("pk")) for row in rows} - {None}
@@ -56,7 +60,7 @@ class PendingDeletes:
         Raises:
             NodeUnavailableError: A node did not confirm; the rows must not be written.
         """
-        for alias, keys in keys_of_rows(model, list(rows), only_strict=True).items():
+        for alias, keys in keys_of_rows(model, list(rows), self.using, only_strict=True).items():
             new = keys - self.quarantined.get(alias, set())
             cache = _ring_cache(alias)
             if new and cache is not None:

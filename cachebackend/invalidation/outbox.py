@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import ormsgpack
 from django.apps import apps
-from django.db import connections, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
@@ -90,9 +90,9 @@ def write_row(
 
 
 def keys_of_row(row: OutboxRow) -> KeysByAlias:
-    """Return the keys that a row deletes, by cache alias; no keys for the aliases of a node's row."""
+    """Return the keys that a stored row deletes, by cache alias; no keys for the aliases of a node's row."""
     if row.label:
-        return keys_of_trigger_row(row.label, row.rows or [])
+        return keys_of_trigger_row(row.label, row.rows or [], row._state.db or DEFAULT_DB_ALIAS)
     return {alias: set(keys) for alias, keys in ormsgpack.unpackb(bytes(row.keys)).items()}
 
 

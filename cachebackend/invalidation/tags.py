@@ -34,7 +34,7 @@ class ModelTags:
         self.model = model
         self.alias = alias
 
-    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of the tags of the model and of the rows."""
         cache = caches[self.alias]
         if not rows or not isinstance(cache, RingCache):

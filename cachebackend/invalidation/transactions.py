@@ -65,8 +65,7 @@ class _TransactionDeletes(PendingDeletes):
     """The pending deletes of a connection's open transaction."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        super().__init__()
-        self._using = connection.alias
+        super().__init__(connection.alias)
         self._outbox_row: int | None = None
         #: Whether autocommit was turned off by hand: then Django runs no callbacks after a commit.
         self.is_manual = not connection.in_atomic_block
@@ -94,9 +93,9 @@ class _TransactionDeletes(PendingDeletes):
         The row takes in the rows that triggers wrote in this transaction, so no key is in two rows,
         and keys that raw SQL made wrong are deleted right after the commit.
         """
-        for model, rows in take_trigger_rows(self._using):
+        for model, rows in take_trigger_rows(self.using):
             self.add_rows(model, rows)
-        self._outbox_row = write_row(self._using, self.keys)
+        self._outbox_row = write_row(self.using, self.keys)
 
     def after_rollback(self) -> None:
         """End the quarantines: the rows have not changed."""
@@ -104,7 +103,7 @@ class _TransactionDeletes(PendingDeletes):
 
     def after_commit(self) -> None:
         """Delete the keys, and the outbox row if every node confirms."""
-        _delete_after_commit(self, self._using, self._outbox_row)
+        _delete_after_commit(self, self.using, self._outbox_row)
 
 
 def _wrap_commit_and_rollback(connection: BaseDatabaseWrapper) -> None:
@@ -197,7 +196,7 @@ def prepare_write(model: type[models.Model], rows: Rows, using: str) -> Prepared
             _open_deletes(connection).quarantine(model, rows)
             _limit_transaction_time(connection)
         return None
-    deletes = PendingDeletes()
+    deletes = PendingDeletes(using)
     deletes.add_rows(model, rows)
     intent = write_row(using, deletes.keys, is_intent=True)
     try:
@@ -240,7 +239,7 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
     if is_in_transaction(connection):
         _open_deletes(connection).add_rows(model, rows)
     else:
-        finish_write(PreparedWrite(PendingDeletes(), None), model, rows, using)
+        finish_write(PreparedWrite(PendingDeletes(using), None), model, rows, using)
 
 
 def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
@@ -249,7 +248,7 @@ def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
     if is_in_transaction(connection):
         add_keys(_open_deletes(connection).keys, {alias: keys})
     else:
-        deletes = PendingDeletes()
+        deletes = PendingDeletes(using)
         add_keys(deletes.keys, {alias: keys})
         _delete_after_commit(deletes, using, write_row(using, deletes.keys))
 

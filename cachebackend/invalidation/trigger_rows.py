@@ -49,14 +49,14 @@ def triggered_models() -> list[type[models.Model]]:
     return sorted(_triggered, key=lambda model: model._meta.label)
 
 
-def keys_of_trigger_row(label: str, rows: Iterable[_TextRow]) -> KeysByAlias:
-    """Return the keys that are wrong because rows of a model changed.
+def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> KeysByAlias:
+    """Return the keys that are wrong because rows of a model changed in a database.
 
     A model that no longer exists has no keys: nothing can read what was cached of it.
     """
     keys: KeysByAlias = {}
     for model, changed in _changed_rows([(label, rows)]):
-        add_keys(keys, keys_of_rows(model, changed))
+        add_keys(keys, keys_of_rows(model, changed, using))
     return keys
 
 

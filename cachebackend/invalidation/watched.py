@@ -53,12 +53,13 @@ class Dependent(Protocol):
         """Whether ``refill`` loads changed rows again."""
         ...
 
-    def keys_of(self, rows: Sequence[Row]) -> list[bytes]:
+    def keys_of(self, rows: Sequence[Row], using: str) -> list[bytes]:
         """Return the keys that are wrong when rows change.
 
         Args:
             rows: Their columns by attribute name; the primary key also under ``pk``. Columns of
                 ``fields`` that are unknown, or that did not change, are left out.
+            using: The alias of the database whose rows changed.
         """
         ...
 
@@ -100,12 +101,17 @@ def watched_models() -> list[type[models.Model]]:
     return list(_dependents)
 
 
-def keys_of_rows(model: type[models.Model], rows: Sequence[Row], *, only_strict: bool = False) -> KeysByAlias:
-    """Return the keys that are wrong when rows change; with ``only_strict``, those of strict dependents."""
+def keys_of_rows(
+    model: type[models.Model], rows: Sequence[Row], using: str, *, only_strict: bool = False
+) -> KeysByAlias:
+    """Return the keys that are wrong when rows of a database change.
+
+    With ``only_strict``, only the keys of strict dependents.
+    """
     keys: KeysByAlias = {}
     for _, dependent in dependents_of(model):
         if dependent.is_strict or not only_strict:
-            add_keys(keys, {dependent.alias: dependent.keys_of(rows)})
+            add_keys(keys, {dependent.alias: dependent.keys_of(rows, using)})
     return keys
 
 

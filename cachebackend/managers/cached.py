@@ -266,7 +266,7 @@ class CachedManager(Generic[M]):
         """The columns that keys are made of, by attribute name."""
         return self._keys.columns
 
-    def keys_of(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         return self.cache.many_key_bytes(self._keys.of_rows(rows))
 

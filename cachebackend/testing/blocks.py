@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, models
+from django.db import connections, models, router
 from django.test import override_settings
 
 from cachebackend import protocol
@@ -129,7 +129,7 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
         cache = ring_cache(alias)
         name = repr(target) if isinstance(target, str) else target._meta.label
         return [_Mark(cache, cache.tag_bytes(target), f"tag {name}")]
-    row = row_of(target)
+    row, using = row_of(target), target._state.db or router.db_for_write(type(target))
     marks = [
         _Mark(
             ring_cache(dependent.alias),
@@ -138,7 +138,7 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
             dependent.writes_through,
         )
         for _, dependent in dependents_of(type(target))
-        for key in dependent.keys_of([row])
+        for key in dependent.keys_of([row], using)
     ]
     if not marks:
         message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is not a tag"

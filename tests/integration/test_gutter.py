@@ -99,7 +99,7 @@ def test_a_write_by_a_process_that_reaches_the_owner_is_deleted_in_the_gutter(
 ) -> None:
     """A value that another process stored there is not served when the owner is ejected again."""
     article = Article.objects.create(slug="s", title="old")
-    key = Article.cached.keys_of([{"pk": article.pk}])[0] if way == "invalidate" else None
+    key = Article.cached.keys_of([{"pk": article.pk}], "default")[0] if way == "invalidate" else None
     key_bytes = spared.cache.key_bytes(KEY) if key is None else key
     if way == "incr":
         spared.cache.set(KEY, 5)
@@ -159,7 +159,7 @@ def test_strict_rows_are_never_stored_in_the_gutter(spared: Spared, monkeypatch:
     cached: CachedManager[Article] = Article.cached
     monkeypatch.setattr(cached, "is_strict", True)
     article = Article.objects.create(slug="s", title="t")
-    [key] = cached.keys_of([{"pk": article.pk}])
+    [key] = cached.keys_of([{"pk": article.pk}], "default")
     spared.down(key)
     assert cached.get(pk=article.pk) == article
     assert cached.in_bulk([article.pk]) == {article.pk: article}

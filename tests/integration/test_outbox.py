@@ -135,7 +135,7 @@ def test_a_rolled_back_transaction_leaves_no_outbox_row(article: Article) -> Non
 @pytest.mark.hangs
 def test_the_delete_of_a_node_that_is_down_stays_pending(article: Article, services: Services) -> None:
     """The write succeeds; the outbox row remains until the node confirms."""
-    keys = Article.cached.keys_of([{"pk": article.pk}])
+    keys = Article.cached.keys_of([{"pk": article.pk}], "default")
     ring = Article.cached.cache.client.ring
     owner = f"ring-{'abc'[ring.owner(keys[0])]}"
     services.stop(owner)

@@ -48,7 +48,7 @@ def strict(cached: CachedManager[Article]) -> CachedManager[Article]:
 
 def record_of(cached: CachedManager[Article], article: Article) -> bytes | None:
     """Return the record of a row's key, read from its node."""
-    [key] = cached.keys_of([{"pk": article.pk}])
+    [key] = cached.keys_of([{"pk": article.pk}], "default")
     client = cached.cache.client
     record: bytes | None = client.nodes[client.ring.owner(key)].call((b"GET", key))
     return record
@@ -90,7 +90,7 @@ def test_each_writer_ends_its_own_quarantine(
     from cachebackend import protocol
 
     client = ring_cache.client
-    [key] = strict.keys_of([{"pk": article.pk}])
+    [key] = strict.keys_of([{"pk": article.pk}], "default")
     for token in (b"a" * 16, b"b" * 16, b"a" * 16):
         client.run(protocol.quarantine(client.context, [key], token))
     assert record_of(strict, article) == b"Q" + b"a" * 16 + b"b" * 16
@@ -141,7 +141,7 @@ def test_a_strict_write_whose_node_is_down_fails_and_changes_nothing(
     strict: CachedManager[Article], article: Article, services: Services, atomic: bool
 ) -> None:
     """In autocommit and in a transaction."""
-    [key] = strict.keys_of([{"pk": article.pk}])
+    [key] = strict.keys_of([{"pk": article.pk}], "default")
     owner = f"ring-{'abc'[strict.cache.client.ring.owner(key)]}"
     services.kill(owner)
     try:
@@ -180,7 +180,7 @@ def test_a_quarantine_that_was_lost_still_ends_in_a_delete(
     with transaction.atomic():
         article.title = "New"
         article.save()
-        [key] = strict.keys_of([{"pk": article.pk}])
+        [key] = strict.keys_of([{"pk": article.pk}], "default")
         ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"SET", key, b"Vp\0old"))
     assert record_of(strict, article) is None
 

@@ -397,7 +397,7 @@ def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyP
 def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring_cache: RingCache) -> None:
     """One function makes the keys, from equal values."""
     keys = trigger_rows.keys_of_trigger_row(
-        "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}]
+        "shop.author", [{"id": str(author.pk), "name": "Sappho", "code": str(author.code).upper()}], "default"
     )
     row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}
-    assert set(Author.cached.keys_of([row])) <= keys["default"]
+    assert set(Author.cached.keys_of([row], "default")) <= keys["default"]

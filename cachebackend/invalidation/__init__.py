@@ -1,9 +1,10 @@
 """Invalidation: which keys a changed row makes wrong, and when they are deleted.
 
-``watched`` knows what is cached of a model; ``signals``, ``querysets`` and ``triggers`` notice
-changed rows. ``transactions`` deletes their keys after the commit, never before it, and
-``deletes`` sends the deletes to the nodes. ``outbox`` stores each delete until every node has
-confirmed it, and ``relay`` retries it if the writing process dies or a node is down.
+``watched`` knows what is cached of a model, and ``tables`` which rows a changed row is a part of.
+``writes`` sees every write of the ORM, and ``triggers`` the others. ``transactions`` deletes the
+keys after the commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox``
+stores each delete until every node has confirmed it, and ``relay`` retries it if the writing
+process dies or a node is down.
 
 Imports the backend and the models. Never decides how a key is read or filled.
 """
@@ -11,10 +12,10 @@ Imports the backend and the models. Never decides how a key is read or filled.
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
-from cachebackend.invalidation.signals import watch
 from cachebackend.invalidation.tags import invalidate
 from cachebackend.invalidation.transactions import invalidate_rows
 from cachebackend.invalidation.watched import Dependent
+from cachebackend.invalidation.writes import watch
 
 __all__ = [
     "Dependent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -13,14 +13,8 @@ from django.db import models
 from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.invalidation.watched import (
-    Dependent,
-    KeysByAlias,
-    Row,
-    add_keys,
-    dependents_of,
-    keys_of_rows,
-)
+from cachebackend.invalidation.tables import changed_rows
+from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
 __all__ = ["PendingDeletes", "clear_node", "delete_keys", "nodes_to_clear"]
 
@@ -35,38 +29,52 @@ class PendingDeletes:
 
     Attributes:
         keys: The keys to delete.
-        quarantined: The keys that this writer has put in quarantine; part of ``keys``.
+        strict_keys: Those that must be in quarantine when the change is committed.
+        quarantined: Those that this writer has put in quarantine.
     """
 
     def __init__(self, using: str) -> None:
         self.using = using
         self.keys: KeysByAlias = {}
+        self.strict_keys: KeysByAlias = {}
         self.quarantined: KeysByAlias = {}
         self._token = SYSTEM_CLOCK.token()
         self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
 
     def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
         """Add the keys of changed rows, and the rows themselves for dependents that write through."""
-        rows = list(rows)
-        add_keys(self.keys, keys_of_rows(model, rows, self.using))
-        for watched, dependent in dependents_of(model):
-            pk_name = watched._meta.pk.attname
-            pks = {row.get(pk_name, row.get("pk")) for row in rows} - {None}
-            self._refills.setdefault(id(dependent), (dependent, set()))[1].update(pks)
+        for dependent, changed in changed_rows(model, list(rows), self.using):
+            self.add_changed(dependent, changed)
 
-    def quarantine(self, model: type[models.Model], rows: Iterable[Row]) -> None:
-        """Put the strict keys of rows in quarantine, before the rows are written.
+    def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
+        """Add the keys under which a dependent caches changed rows."""
+        keys = {dependent.alias: dependent.keys_of(rows, self.using)}
+        add_keys(self.keys, keys)
+        if dependent.is_strict:
+            add_keys(self.strict_keys, keys)
+        if dependent.writes_through:
+            self._refills.setdefault(id(dependent), (dependent, set()))[1].update(row["pk"] for row in rows)
+
+    def add_keys(self, keys: Mapping[str, Iterable[bytes]]) -> None:
+        """Add keys by cache alias."""
+        add_keys(self.keys, keys)
+
+    def quarantine(self) -> None:
+        """Put the strict keys in quarantine; the change must not be committed before.
 
         Raises:
-            NodeUnavailableError: A node did not confirm; the rows must not be written.
+            NodeUnavailableError: A node did not confirm; the change must not be committed.
         """
-        for alias, keys in keys_of_rows(model, list(rows), self.using, only_strict=True).items():
+        for alias, keys in self.strict_keys.items():
             new = keys - self.quarantined.get(alias, set())
             cache = _ring_cache(alias)
             if new and cache is not None:
                 add_keys(self.quarantined, {alias: new})
                 cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
-                add_keys(self.keys, {alias: new})
+
+    def leave_quarantines(self) -> None:
+        """Leave the quarantines to expire: nobody knows whether the change is committed."""
+        self.quarantined = {}
 
     def delete(self) -> KeysByAlias:
         """Delete the keys and end the quarantines; return the keys that a node did not confirm.

@@ -5,10 +5,9 @@ not at all. After the commit the writing process deletes the keys on the nodes, 
 If the process dies in between, or a node does not confirm, the row remains, and the relay
 deletes the keys again until every node has confirmed.
 
-In autocommit the row is written before the statement, as an intent: nobody can put it into the
-statement's own transaction. The relay keeps an intent for ``INTENT_SECONDS`` and deletes its keys
-in every round. So if the statement was slow and its process died, the keys are still deleted
-after the statement's commit.
+A statement in autocommit gets a transaction of its own, which its row is part of. (Processes of an
+earlier release write the row before the statement instead, as an intent. The relay keeps an
+intent for ``INTENT_SECONDS`` and deletes its keys in every round.)
 
 Other deletes that a node misses get rows too (``ClientOutbox``), so that no crash loses them and
 every process sees them. Such a row holds keys; or, for a node that missed too many keys or a
@@ -99,7 +98,8 @@ def keys_of_row(row: OutboxRow) -> KeysByAlias:
 def delete_rows(using: str, *pks: int | None) -> None:
     """Delete rows whose keys every node has confirmed; None is a row that was not written."""
     if written := [pk for pk in pks if pk is not None]:
-        OutboxRow.objects.using(using).filter(pk__in=written).delete()
+        rows = OutboxRow.objects.using(using).filter(pk__in=written)
+        rows._raw_delete(using)  # unlike ``delete`` it begins no transaction
 
 
 # Deletes that a node missed

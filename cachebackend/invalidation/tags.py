@@ -11,7 +11,7 @@ from django.db import models, router
 from cachebackend.backend import RingCache, Tag
 from cachebackend.backend.keys import check_tag
 from cachebackend.conf import ring_aliases
-from cachebackend.invalidation.signals import row_of
+from cachebackend.invalidation.tables import row_of
 from cachebackend.invalidation.transactions import invalidate_keys, invalidate_rows
 
 __all__ = ["ModelTags", "invalidate"]

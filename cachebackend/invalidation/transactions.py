@@ -1,80 +1,75 @@
 """Deletes that wait for the commit, and that a crash does not lose.
 
     1. inside a transaction, the keys of changed rows are collected;
-    2. its last statement writes one outbox row with these keys, which the commit makes durable;
-    3. after the commit the keys are deleted on the nodes, all in one round trip. Only then does
-       the writer continue, so it and every later reader get the new row;
+    2. the last statement before the commit writes one outbox row with these keys, which the
+       commit makes durable. Strict keys are then put in quarantine;
+    3. after the commit the keys are deleted on the nodes. Only then does the writer continue, so
+       it and every later reader get the new row;
     4. if every node confirmed, the outbox row is deleted. If a node did not, or the process
        died, the row remains, and the relay deletes the keys again;
     5. after a rollback, nothing was deleted and no delete is pending.
 
 Deleting inside the transaction would be wrong: a reader that misses before the commit takes a
 lease after the delete, loads the old row, and its lease is valid, so it fills the old row.
+
+A quarantine before step 2 is not needed. Until the commit every reader must get the old row, and
+a reader that loaded it cannot fill it after the quarantine, which replaces its lease.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox import delete_rows, write_row
-from cachebackend.invalidation.trigger_rows import find_trigger_rows, take_trigger_rows
-from cachebackend.invalidation.watched import Row, add_keys, dependents_of
+from cachebackend.invalidation.trigger_rows import take_trigger_rows
+from cachebackend.invalidation.watched import Row, dependents_of
 
 __all__ = [
-    "PreparedWrite",
-    "finish_write",
+    "each_statement_in_a_transaction",
     "invalidate_keys",
     "invalidate_rows",
     "is_in_transaction",
     "is_pending",
-    "prepare_write",
+    "open_deletes",
 ]
 
 logger = logging.getLogger("cachebackend")
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
-#: The first version that has ``transaction_timeout``.
-POSTGRES_17 = 170_000
 #: Seconds; the default of the option ``quarantine_timeout``, for a project without a ring cache.
 QUARANTINE_SECONDS = 30.0
+#: The classes of SQLSTATE of an error after which nobody knows whether the commit took place.
+_IN_DOUBT = ("08", "57")
 _unconfirmed_log = LogRateLimit(SYSTEM_CLOCK)
 Rows: TypeAlias = Iterable[Row]
 
 
-class PreparedWrite(NamedTuple):
-    """A statement in autocommit that is about to change rows.
-
-    Attributes:
-        deletes: What the statement invalidates.
-        intent: The primary key of its outbox row; None if there is none.
-    """
-
-    deletes: PendingDeletes
-    intent: int | None
-
-
-class _TransactionDeletes(PendingDeletes):
+class TransactionDeletes(PendingDeletes):
     """The pending deletes of a connection's open transaction."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__(connection.alias)
         self._outbox_row: int | None = None
-        #: Whether autocommit was turned off by hand: then Django runs no callbacks after a commit.
-        self.is_manual = not connection.in_atomic_block
-        self._callback = self.after_commit
-        _wrap_commit_and_rollback(connection)
+        self._is_committed = False
+        #: Whether the transaction is one that Django does not commit itself, because autocommit is
+        #: off: then Django runs no callbacks after the commit.
+        self.is_manual = not (connection.in_atomic_block and connection.commit_on_exit)
+        #: The session of a manual transaction. A transaction does not outlive its session.
+        self._session = connection.connection
+        self._callback = self._run_captured
+        self._was_captured = False
+        _wrap_transaction_methods(connection)
         if not self.is_manual:
             connection.on_commit(self._callback)
-            # Move it to the front: a callback that raises stops those behind it
-            connection.run_on_commit.insert(0, connection.run_on_commit.pop())
 
     def is_scheduled(self, connection: BaseDatabaseWrapper) -> bool:
         """Return whether the commit of the connection's open transaction will delete the keys.
@@ -85,90 +80,132 @@ class _TransactionDeletes(PendingDeletes):
         transactions. Deletes that an outer savepoint created also hold the keys of inner ones, so
         after a rollback of an inner savepoint they delete too much at worst.
         """
-        return self.is_manual or any(entry[1] == self._callback for entry in connection.run_on_commit)
+        if self.is_manual:
+            return self._session is connection.connection
+        return any(entry[1] == self._callback for entry in connection.run_on_commit)
 
-    def before_commit(self) -> None:
-        """Write the outbox row, as the transaction's last statement: one row for all its keys.
+    def schedule_again(self, connection: BaseDatabaseWrapper) -> None:
+        """Add the callback once more if a test has captured and run it: another change follows."""
+        if self._was_captured:
+            self._was_captured = False
+            connection.on_commit(self._callback)
+
+    def before_commit(self, connection: BaseDatabaseWrapper) -> None:
+        """Write the outbox row, as the transaction's last statement, and quarantine strict keys.
 
         The row takes in the rows that triggers wrote in this transaction, so no key is in two rows,
         and keys that raw SQL made wrong are deleted right after the commit.
+
+        Raises:
+            NodeUnavailableError: A strict key's node did not confirm; the transaction must be
+                rolled back.
         """
         for model, rows in take_trigger_rows(self.using):
             self.add_rows(model, rows)
         self._outbox_row = write_row(self.using, self.keys)
+        if self.strict_keys:
+            _limit_idle_time(connection)
+            self.quarantine()
 
-    def after_rollback(self) -> None:
-        """End the quarantines: the rows have not changed."""
-        self.end_quarantines()
+    def commit_failed(self, error: BaseException) -> None:
+        """Leave the quarantines to expire if nobody knows whether the commit took place."""
+        sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
+        if not sqlstate or sqlstate.startswith(_IN_DOUBT):
+            self.leave_quarantines()
+
+    def committed(self) -> None:
+        """Record that the commit took place."""
+        self._is_committed = True
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the commit took place."""
+        return self._is_committed
 
     def after_commit(self) -> None:
-        """Delete the keys, and the outbox row if every node confirms."""
-        _delete_after_commit(self, self.using, self._outbox_row)
+        """Delete the keys, and the outbox row if every node confirms.
+
+        Raises nothing: the data is committed.
+        """
+        try:
+            unconfirmed = self.delete()
+            if unconfirmed:
+                _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=self._outbox_row is not None)
+            else:
+                delete_rows(self.using, self._outbox_row)
+            self.refill()
+        except Exception:
+            logger.exception("an invalidation was not finished; the relay will retry it")
+
+    def _run_captured(self) -> None:
+        """Delete the keys inside a transaction whose callbacks a test captured and now runs.
+
+        It is the callback that Django removes when it rolls back the savepoint in which the
+        deletes were created. After a real commit it does nothing: ``after_commit`` precedes all
+        callbacks.
+        """
+        if not self._is_committed:
+            self._was_captured = True
+            self.delete()
 
 
-def _wrap_commit_and_rollback(connection: BaseDatabaseWrapper) -> None:
-    """Replace two methods of a connection by ones that call its pending deletes as well.
+def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
+    """Replace three methods of a connection by ones that call its pending deletes as well.
 
-    Django has no signal before a commit or after a rollback. Each of its transactions ends with
-    one call of one of these methods.
+    Django has no signal before a commit or after a rollback, and its callbacks after a commit run
+    in their order until one raises. The deletes must precede all of them: a callback that reads
+    the cache must get the new row.
     """
     if getattr(connection, "_ringcache_wrapped", False):
         return
     commit: Callable[[], None] = connection.commit
     rollback: Callable[[], None] = connection.rollback
+    run_callbacks: Callable[[], None] = connection.run_and_clear_commit_hooks
 
-    def commit_with_outbox() -> None:
-        deletes = _scheduled_deletes(connection)
-        if deletes is not None:
-            deletes.before_commit()
-        commit()
-        if deletes is not None and deletes.is_manual:
+    def commit_with_deletes() -> None:
+        deletes = scheduled_deletes(connection)
+        if deletes is None:
+            commit()
+            return
+        try:
+            deletes.before_commit(connection)
+        except BaseException:
+            rollback_with_deletes()  # Django rolls back after database errors only
+            raise
+        try:
+            commit()
+        except BaseException as error:
+            deletes.commit_failed(error)
+            raise
+        deletes.committed()
+        if deletes.is_manual:
             setattr(connection, _ATTRIBUTE, None)
             deletes.after_commit()
+            commit()  # deleting the outbox row has begun a transaction
 
-    def rollback_with_quarantines() -> None:
-        deletes: _TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    def rollback_with_deletes() -> None:
+        deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+        setattr(connection, _ATTRIBUTE, None)
         try:
             rollback()
         finally:
-            setattr(connection, _ATTRIBUTE, None)
             if deletes is not None:
-                deletes.after_rollback()
+                deletes.end_quarantines()
 
-    connection.commit = commit_with_outbox  # type: ignore[method-assign]
-    connection.rollback = rollback_with_quarantines  # type: ignore[method-assign]
+    def run_deletes_and_callbacks() -> None:
+        deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+        if deletes is not None and deletes.is_committed:
+            setattr(connection, _ATTRIBUTE, None)
+            # A transaction of its own, such as a refill's, must not run the callbacks of this one
+            callbacks, connection.run_on_commit = connection.run_on_commit, []
+            deletes.after_commit()
+            connection.run_on_commit = callbacks + connection.run_on_commit
+        run_callbacks()
+
+    connection.commit = commit_with_deletes  # type: ignore[method-assign]
+    connection.rollback = rollback_with_deletes  # type: ignore[method-assign]
+    connection.run_and_clear_commit_hooks = run_deletes_and_callbacks  # type: ignore[method-assign]
     connection._ringcache_wrapped = True  # type: ignore[attr-defined]
-
-
-def _delete_after_commit(
-    deletes: PendingDeletes,
-    using: str,
-    outbox_row: int | None,
-    written: tuple[type[models.Model], Rows] | None = None,
-) -> None:
-    """Delete what a committed change invalidates. Raises nothing: the data is committed.
-
-    Args:
-        deletes: What the change invalidates.
-        using: The database that was changed.
-        outbox_row: The primary key of the outbox row, if there is one.
-        written: The model and rows of a statement in autocommit: triggers may have written
-            outbox rows that name the same rows.
-    """
-    try:
-        trigger_rows: list[int] = []
-        if written is not None:
-            trigger_rows, changes = find_trigger_rows(using, *written)
-            for model, rows in changes:
-                deletes.add_rows(model, rows)
-        unconfirmed = deletes.delete()
-        if unconfirmed:
-            _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=outbox_row is not None)
-        else:
-            delete_rows(using, outbox_row, *trigger_rows)
-        deletes.refill()
-    except Exception:
-        logger.exception("an invalidation was not finished; the relay will retry it")
 
 
 def _log_unconfirmed(count: int, *, in_outbox: bool) -> None:
@@ -179,50 +216,37 @@ def _log_unconfirmed(count: int, *, in_outbox: bool) -> None:
         logger.error("%d keys could not be invalidated; %s", total, outcome, extra=extra)
 
 
-def prepare_write(model: type[models.Model], rows: Rows, using: str) -> PreparedWrite | None:
-    """Prepare for a statement that changes rows: quarantine strict keys, and in autocommit write the intent.
+def _limit_idle_time(connection: BaseDatabaseWrapper) -> None:
+    """Make Postgres end the session if the commit does not arrive before the quarantines expire.
 
-    Returns:
-        In autocommit, the argument of ``finish_write``; inside a transaction, None.
+        1. the session is idle in its transaction from the end of this statement on;
+        2. the strict keys are put in quarantine for ``quarantine_timeout`` seconds;
+        3. the process is suspended for longer. Postgres ends the session and rolls back;
+        4. the quarantines expire, and a reader fills the old row, which is the right one;
+        5. the process resumes, and its COMMIT fails.
 
-    Raises:
-        NodeUnavailableError: A strict key's node did not confirm; the rows must not be written.
+    Without the limit the COMMIT of step 5 would succeed. ``transaction_timeout`` would not do: if
+    the role has one, its timer runs already and a new value does not set it again. A limit of the
+    role or the session that is shorter remains.
     """
-    if not dependents_of(model):
-        return None
-    connection, rows = connections[using], list(rows)
-    if is_in_transaction(connection):
-        if any(dependent.is_strict for _, dependent in dependents_of(model)):
-            _open_deletes(connection).quarantine(model, rows)
-            _limit_transaction_time(connection)
-        return None
-    deletes = PendingDeletes(using)
-    deletes.add_rows(model, rows)
-    intent = write_row(using, deletes.keys, is_intent=True)
-    try:
-        deletes.quarantine(model, rows)
-    except BaseException:
-        delete_rows(using, intent)
-        raise
-    return PreparedWrite(deletes, intent)
-
-
-def _limit_transaction_time(connection: BaseDatabaseWrapper) -> None:
-    """Make Postgres 17 or later end the transaction before its quarantines expire."""
-    if connection.vendor != "postgresql" or connection.pg_version < POSTGRES_17:  # type: ignore[attr-defined]
+    if connection.vendor != "postgresql":
         return
     shortest = min(
         (ring_options(alias).quarantine_timeout for alias in ring_aliases()), default=QUARANTINE_SECONDS
     )
     with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('transaction_timeout', %s, true)", [f"{int(shortest * 900)}ms"])
+        cursor.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, true) FROM pg_settings "
+            "WHERE name = 'idle_in_transaction_session_timeout' AND NOT setting::int BETWEEN 1 AND %s",
+            [f"{int(shortest * 900)}ms", int(shortest * 900)],
+        )
 
 
-def finish_write(prepared: PreparedWrite, model: type[models.Model], rows: Rows, using: str) -> None:
-    """Delete what a statement in autocommit made wrong; the statement is committed."""
-    rows = list(rows)
-    prepared.deletes.add_rows(model, rows)
-    _delete_after_commit(prepared.deletes, using, prepared.intent, (model, rows))
+def each_statement_in_a_transaction(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:
+    """Return a context in which a statement and its outbox row are committed together."""
+    if is_in_transaction(connection):
+        return nullcontext()
+    return transaction.atomic(using=connection.alias, savepoint=False)
 
 
 def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
@@ -236,26 +260,20 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
     if not dependents_of(model):
         return
     connection = connections[using]
-    if is_in_transaction(connection):
-        _open_deletes(connection).add_rows(model, rows)
-    else:
-        finish_write(PreparedWrite(PendingDeletes(using), None), model, rows, using)
+    with each_statement_in_a_transaction(connection):
+        open_deletes(connection).add_rows(model, rows)
 
 
 def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
     """Delete keys of a cache alias: after the commit in a transaction, at once in autocommit."""
     connection = connections[using]
-    if is_in_transaction(connection):
-        add_keys(_open_deletes(connection).keys, {alias: keys})
-    else:
-        deletes = PendingDeletes(using)
-        add_keys(deletes.keys, {alias: keys})
-        _delete_after_commit(deletes, using, write_row(using, deletes.keys))
+    with each_statement_in_a_transaction(connection):
+        open_deletes(connection).add_keys({alias: keys})
 
 
 def is_pending(alias: str, key: bytes, using: str) -> bool:
     """Return whether the open transaction has changed the row that a key caches."""
-    deletes = _scheduled_deletes(connections[using])
+    deletes = scheduled_deletes(connections[using])
     return deletes is not None and key in deletes.keys.get(alias, ())
 
 
@@ -266,16 +284,18 @@ def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return bool(connection.in_atomic_block or not connection.autocommit)
 
 
-def _open_deletes(connection: BaseDatabaseWrapper) -> _TransactionDeletes:
+def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:
     """Return the pending deletes of the open transaction; create them if there are none."""
-    deletes = _scheduled_deletes(connection)
+    deletes = scheduled_deletes(connection)
     if deletes is None:
-        deletes = _TransactionDeletes(connection)
+        deletes = TransactionDeletes(connection)
         setattr(connection, _ATTRIBUTE, deletes)
+    else:
+        deletes.schedule_again(connection)
     return deletes
 
 
-def _scheduled_deletes(connection: BaseDatabaseWrapper) -> _TransactionDeletes | None:
+def scheduled_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes | None:
     """Return the pending deletes of the open transaction, if there are any."""
-    deletes: _TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
     return deletes if deletes is not None and deletes.is_scheduled(connection) else None

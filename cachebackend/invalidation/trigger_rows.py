@@ -12,12 +12,12 @@ from django.apps import apps
 from django.db import connections, models
 from django.utils.timezone import is_aware
 
-from cachebackend.invalidation.watched import KeysByAlias, Row, add_keys, keys_of_rows
+from cachebackend.invalidation.tables import changed_rows
+from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
 
 __all__ = [
     "ChangedRows",
-    "find_trigger_rows",
     "has_triggers",
     "keys_of_trigger_row",
     "record_triggers",
@@ -56,7 +56,8 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
     """
     keys: KeysByAlias = {}
     for model, changed in _changed_rows([(label, rows)]):
-        add_keys(keys, keys_of_rows(model, changed, using))
+        for dependent, rows_of_dependent in changed_rows(model, changed, using):
+            add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
     return keys
 
 
@@ -76,32 +77,6 @@ def take_trigger_rows(using: str) -> Iterator[ChangedRows]:
         )
         taken = cursor.fetchall()
     yield from _changed_rows((label, json.loads(rows)) for label, rows in taken)
-
-
-def find_trigger_rows(
-    using: str, model: type[models.Model], rows: Iterable[Row]
-) -> tuple[list[int], list[ChangedRows]]:
-    """Find the committed outbox rows in which triggers name rows that were just written.
-
-    Returns:
-        The primary keys of the outbox rows, and all changed rows that they name. Once the keys of
-        all these changed rows are deleted on their nodes, the outbox rows may be deleted.
-    """
-    tables = [
-        table
-        for part in (model, *model._meta.get_parent_list())
-        if has_triggers(table := part._meta.concrete_model or part)
-    ]
-    if not tables or connections[using].vendor != "postgresql":
-        return [], []
-    names_a_row = models.Q()
-    for row in rows:
-        for table in tables:
-            text = {table._meta.pk.attname: str(row["pk"])}
-            names_a_row |= models.Q(label=table._meta.label_lower, rows__contains=[text])
-    outbox_rows = list(OutboxRow.objects.using(using).filter(names_a_row) if names_a_row else ())
-    changed = _changed_rows((row.label, row.rows or []) for row in outbox_rows)
-    return [row.pk for row in outbox_rows], list(changed)
 
 
 def _changed_rows(rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]]) -> Iterator[ChangedRows]:

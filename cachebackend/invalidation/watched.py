@@ -12,8 +12,8 @@ __all__ = [
     "KeysByAlias",
     "Row",
     "add_keys",
+    "dependents_by_model",
     "dependents_of",
-    "keys_of_rows",
     "register",
     "shares_rows",
     "watched_models",
@@ -76,6 +76,11 @@ def register(model: type[models.Model], dependent: Dependent) -> None:
     _dependents.setdefault(model, []).append(dependent)
 
 
+def dependents_by_model() -> Mapping[type[models.Model], Sequence[Dependent]]:
+    """Return all dependents, by the model that they are registered for."""
+    return _dependents
+
+
 def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], Dependent]]:
     """Return each dependent that caches rows of the model, with the model that it is registered for.
 
@@ -99,20 +104,6 @@ def shares_rows(first: type[models.Model], second: type[models.Model]) -> bool:
 def watched_models() -> list[type[models.Model]]:
     """Return the models that have a dependent."""
     return list(_dependents)
-
-
-def keys_of_rows(
-    model: type[models.Model], rows: Sequence[Row], using: str, *, only_strict: bool = False
-) -> KeysByAlias:
-    """Return the keys that are wrong when rows of a database change.
-
-    With ``only_strict``, only the keys of strict dependents.
-    """
-    keys: KeysByAlias = {}
-    for _, dependent in dependents_of(model):
-        if dependent.is_strict or not only_strict:
-            add_keys(keys, {dependent.alias: dependent.keys_of(rows, using)})
-    return keys
 
 
 def add_keys(keys: KeysByAlias, more: Mapping[str, Iterable[bytes]]) -> None:

@@ -20,8 +20,7 @@ from django.test import override_settings
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
 from cachebackend.conf import BACKENDS, ring_aliases
-from cachebackend.invalidation.signals import row_of
-from cachebackend.invalidation.watched import dependents_of
+from cachebackend.invalidation.tables import changed_rows, row_of
 
 __all__ = ["assert_invalidates", "empty_ring"]
 
@@ -137,8 +136,8 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
             f"{target._meta.label} {target.pk} ({key.decode(errors='replace')})",
             dependent.writes_through,
         )
-        for _, dependent in dependents_of(type(target))
-        for key in dependent.keys_of([row], using)
+        for dependent, rows in changed_rows(type(target), [row], using)
+        for key in dependent.keys_of(rows, using)
     ]
     if not marks:
         message = f"nothing is cached of {target._meta.label}: it has no CachedManager and is not a tag"

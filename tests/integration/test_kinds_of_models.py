@@ -141,7 +141,7 @@ class ReadsElsewhere:
     """A router whose alias for reads differs from its alias for writes."""
 
     def db_for_read(self, *_: object, **__: object) -> str:
-        return "nowhere"
+        return "lite"
 
     def db_for_write(self, *_: object, **__: object) -> str:
         return "default"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, invalidation
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation.transactions import POSTGRES_17, finish_write, prepare_write
+from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -54,33 +55,122 @@ def record_of(cached: CachedManager[Article], article: Article) -> bytes | None:
     return record
 
 
-def test_a_strict_key_is_in_quarantine_while_its_row_is_written(
-    strict: CachedManager[Article], article: Article
+@pytest.fixture
+def before_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[Any]]:
+    """Return a function that has another function called right before each COMMIT, and its results."""
+
+    def call(function: Callable[[], Any]) -> list[Any]:
+        results: list[Any] = []
+        commit = connection._commit
+
+        def call_and_commit() -> None:
+            results.append(function())
+            commit()
+
+        monkeypatch.setattr(connection, "_commit", call_and_commit)
+        return results
+
+    return call
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_strict_key_is_in_quarantine_while_its_row_is_committed(
+    strict: CachedManager[Article],
+    article: Article,
+    before_commit: Callable[[Callable[[], Any]], list[Any]],
+    atomic: bool,
 ) -> None:
-    """From before the statement until after the commit; meanwhile readers load the row and do not fill it."""
+    """From before the commit until after it; meanwhile readers load the row and do not fill it."""
     strict.get(pk=article.pk)
-    with transaction.atomic():
-        article.title = "New"
+    records = before_commit(lambda: record_of(strict, article))
+    article.title = "New"
+    with transaction.atomic() if atomic else nullcontext():
         article.save()
-        record = record_of(strict, article) or b""
-        assert record[:1] == b"Q"
-        assert len(record) == 17
+    [record] = records
+    assert record[:1] == b"Q"
+    assert len(record) == 17
     assert record_of(strict, article) is None
     assert strict.get(pk=article.pk).title == "New"
 
 
-@pytest.mark.postgres
-def test_a_strict_transaction_ends_before_its_quarantine(
+STRICT_WRITES: dict[str, Callable[[Article], Any]] = {
+    "update": lambda article: Article.objects.filter(pk=article.pk).update(title="New"),
+    "upsert of another key": lambda article: Article.objects.bulk_create(
+        [Article(slug=article.slug, title="New")],
+        update_conflicts=True,
+        unique_fields=["slug"],
+        update_fields=["title"],
+    ),
+    "delete": lambda article: Article.objects.filter(pk=article.pk).delete(),
+}
+
+
+@pytest.mark.parametrize("write", STRICT_WRITES.values(), ids=STRICT_WRITES)
+def test_every_write_quarantines_its_strict_keys(
+    strict: CachedManager[Article],
+    article: Article,
+    before_commit: Callable[[Callable[[], Any]], list[Any]],
+    write: Callable[[Article], Any],
+) -> None:
+    """The keys are those of the rows that the statement changed."""
+    records = before_commit(lambda: record_of(strict, article))
+    write(article)
+    assert [(record or b"")[:1] for record in records] == [b"Q"]
+    assert record_of(strict, article) is None
+
+
+def test_a_savepoint_that_is_rolled_back_leaves_no_quarantine(
     strict: CachedManager[Article], article: Article
 ) -> None:
-    """Postgres 17 and later enforce it; earlier versions do not know the setting and are not sent it."""
-    if connection.pg_version < POSTGRES_17:
-        pytest.skip("transaction_timeout came with Postgres 17")
+    """Neither does a statement that fails."""
     with transaction.atomic():
-        article.save()
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            article.save()
+            raise ZeroDivisionError
+        with pytest.raises(DatabaseError), transaction.atomic():
+            Article.objects.filter(pk=article.pk).update(slug=None)
+        assert record_of(strict, article) is None
+    assert record_of(strict, article) is None
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("own", "limit"), [("0", "27s"), ("5s", "5s"), ("1h", "27s")])
+def test_a_strict_commit_arrives_before_the_quarantine_expires(
+    strict: CachedManager[Article],
+    article: Article,
+    before_commit: Callable[[Callable[[], Any]], list[Any]],
+    own: str,
+    limit: str,
+) -> None:
+    """Postgres ends a session that is idle for longer before its COMMIT; a shorter limit remains."""
+
+    def show() -> Any:
         with connection.cursor() as cursor:
-            cursor.execute("SHOW transaction_timeout")
-            assert cursor.fetchone() == ("27s",)
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            return cursor.fetchone()[0]
+
+    shown = before_commit(show)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [own])
+        article.save()
+    assert shown == [limit]
+    assert show() == "0"
+
+
+def test_a_commit_in_doubt_leaves_the_quarantine(
+    strict: CachedManager[Article], article: Article, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was lost during the COMMIT: nobody knows which row is right until the relay has run."""
+
+    def lose() -> None:
+        raise OperationalError
+
+    with pytest.raises(OperationalError), transaction.atomic():
+        article.title = "New"
+        article.save()
+        monkeypatch.setattr(connection, "_commit", lose)
+    monkeypatch.undo()
+    assert (record_of(strict, article) or b"")[:1] == b"Q"
 
 
 def test_each_writer_ends_its_own_quarantine(
@@ -124,15 +214,15 @@ def test_only_its_writer_ends_a_quarantine(
     strict: CachedManager[Article], article: Article, other: Callable[[RingCache, str], object]
 ) -> None:
     """The node confirms other deletes of the key without effect: the key holds no old value."""
-    keys = [{"pk": article.pk}]
-    writing = prepare_write(Article, keys, "default")  # as if its statement waited for a lock
-    assert writing is not None
+    writing = PendingDeletes("default")  # as if its commit waited for a disk
+    writing.add_rows(Article, [{"pk": article.pk}])
+    writing.quarantine()
     before = record_of(strict, article)
     other(strict.cache, f"demo.article:id:{article.pk}")
     assert record_of(strict, article) == before
     assert strict.get(pk=article.pk) == article
-    assert OutboxRow.objects.filter(is_intent=False).count() == 0
-    finish_write(writing, Article, keys, "default")
+    assert OutboxRow.objects.count() == 0
+    writing.delete()
     assert record_of(strict, article) is None
 
 
@@ -174,14 +264,17 @@ def test_a_rollback_ends_the_quarantine(strict: CachedManager[Article], article:
 
 
 def test_a_quarantine_that_was_lost_still_ends_in_a_delete(
-    strict: CachedManager[Article], article: Article, ring_cache: RingCache
+    strict: CachedManager[Article],
+    article: Article,
+    ring_cache: RingCache,
+    before_commit: Callable[[Callable[[], Any]], list[Any]],
 ) -> None:
     """The node was restarted or evicted the key, and meanwhile a reader filled the old row."""
-    with transaction.atomic():
-        article.title = "New"
-        article.save()
-        [key] = strict.keys_of([{"pk": article.pk}], "default")
-        ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"SET", key, b"Vp\0old"))
+    [key] = strict.keys_of([{"pk": article.pk}], "default")
+    node = ring_cache.client.nodes[ring_cache.client.ring.owner(key)]
+    before_commit(lambda: node.call((b"SET", key, b"Vp\0old")))
+    article.title = "New"
+    article.save()
     assert record_of(strict, article) is None
 
 

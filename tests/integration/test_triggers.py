@@ -191,19 +191,6 @@ def test_a_save_in_autocommit_deletes_the_row_of_its_trigger(author: Author) -> 
     assert OutboxRow.objects.count() == 0
 
 
-def test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row(
-    author: Author, program: psycopg.Connection[Any]
-) -> None:
-    """An outbox row is deleted only when the keys of all rows that it names are deleted."""
-    second = Author.objects.create(name="Alcaeus")
-    Author.cached.get(pk=second.pk)
-    program.execute(f"UPDATE {AUTHOR} SET code = gen_random_uuid()")  # one outbox row names both
-    before = Author.cached.get(pk=second.pk).code
-    author.save()
-    assert OutboxRow.objects.count() == 0
-    assert Author.cached.get(pk=second.pk).code != before
-
-
 def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Author) -> None:
     """The relay is not needed for it."""
     with transaction.atomic():

@@ -16,7 +16,7 @@ from cachebackend import RingCache, protocol
 from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import deletes, outbox, querysets, transactions
+from cachebackend.invalidation import deletes, outbox, transactions, writes
 from cachebackend.managers import cached, fill_rules
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
@@ -210,13 +210,13 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """Keys are deleted at the change, before the commit."""
-        add_rows = deletes.PendingDeletes.add_rows
+        add_changed = deletes.PendingDeletes.add_changed
 
-        def at_once(self: deletes.PendingDeletes, model: Any, rows: Any) -> None:
-            add_rows(self, model, rows)
+        def at_once(self: deletes.PendingDeletes, dependent: Any, rows: Any) -> None:
+            add_changed(self, dependent, rows)
             self.delete()
 
-        monkeypatch.setattr(deletes.PendingDeletes, "add_rows", at_once)
+        monkeypatch.setattr(deletes.PendingDeletes, "add_changed", at_once)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     def test_fill_inside_a_transaction_that_wrote(
@@ -271,7 +271,8 @@ class TestStack:
 
     def test_update_without_invalidation(self, article: Article, monkeypatch: Patch) -> None:
         """``QuerySet.update`` deletes no keys."""
-        monkeypatch.setattr(querysets, "dependents_of", lambda _: [])
+        unseen = lambda write, result_type: write._method(write._compiler, result_type)  # noqa: E731  # one line
+        monkeypatch.setattr(writes._Write, "update", unseen)
         assert is_caught(
             test_models.test_every_way_to_change_a_row_invalidates_it, article, test_models.CHANGES["update"]
         )

@@ -33,11 +33,3 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
     test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
     assert is_caught(test, author)
-
-
-def test_a_save_that_deletes_rows_of_other_keys(author: Author, program: Program, monkeypatch: Patch) -> None:  # noqa: F811
-    """An outbox row that also names another row is deleted without deleting that row's keys."""
-    find = trigger_rows.find_trigger_rows
-    monkeypatch.setattr(transactions, "find_trigger_rows", lambda *given: (find(*given)[0], []))
-    test = test_triggers.test_a_save_handles_the_outbox_rows_of_other_programs_for_its_row
-    assert is_caught(test, author, program)

@@ -1,0 +1,197 @@
+"""The tables whose rows are part of what is cached, and the cached rows that a changed row belongs to.
+
+A row of a model is stored in the table of the model and in those of its parents. So a changed row
+of one table may belong to rows of several models: a changed row of a parent is a part of a row of
+each child that has one. A row of a many-to-many table belongs to the rows at both of its ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from django.db import models
+from django.db.models.signals import class_prepared
+
+from cachebackend.invalidation.watched import (
+    Dependent,
+    Row,
+    dependents_by_model,
+    dependents_of,
+    shares_rows,
+    watched_models,
+)
+
+__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "watched_table"]
+
+
+class WatchedTable:
+    """A table that holds columns of rows which something caches.
+
+    Args:
+        model: The concrete model that the table belongs to.
+
+    Attributes:
+        dependents: What caches rows that have a part in this table, with the model of those rows.
+        ends: For a many-to-many table, the foreign keys to watched rows.
+    """
+
+    def __init__(self, model: type[models.Model]) -> None:
+        self.model = model
+        self.dependents: list[tuple[type[models.Model], Dependent]] = []
+        self.ends: list[models.ForeignKey[Any, Any]] = []
+
+    @cached_property
+    def fields(self) -> list[models.Field[Any, Any]]:
+        """The columns of this table that keys are made of: the primary key first."""
+        names = {name for _, dependent in self.dependents for name in dependent.fields}
+        names.update(end.attname for end in self.ends)
+        key = self.model._meta.pk_fields
+        return [
+            *key,
+            *(f for f in self.model._meta.local_concrete_fields if f not in key and f.attname in names),
+        ]
+
+    def row(self, fields: Sequence[models.Field[Any, Any]], values: Sequence[Any]) -> dict[str, Any]:
+        """Return a row, given its columns and their values; the primary key also under ``pk``."""
+        row = {field.attname: value for field, value in zip(fields, values, strict=True)}
+        key = tuple(row.get(field.attname) for field in self.model._meta.pk_fields)
+        return row | {"pk": key if len(key) > 1 else key[0]}
+
+    def changed(
+        self, rows: Sequence[Row], using: str, *, is_new: bool
+    ) -> Iterator[tuple[Dependent, list[Row]]]:
+        """Yield each dependent with the rows that are wrong because rows of this table changed.
+
+        Args:
+            rows: The changed rows, before and after the change: their columns ``fields``, as far
+                as they are known.
+            using: The alias of the database.
+            is_new: Whether the rows may be new: then a cached absence may be wrong.
+        """
+        for model, dependent in self.dependents:
+            yield dependent, self._rows_of(model, dependent, rows, using, is_new=is_new)
+        for end in self.ends:
+            yield from _changed_ends(end, rows, using)
+
+    def _rows_of(
+        self,
+        model: type[models.Model],
+        dependent: Dependent,
+        rows: Sequence[Row],
+        using: str,
+        *,
+        is_new: bool,
+    ) -> list[Row]:
+        """Return the rows of a model that rows of this table are a part of."""
+        has_same_key = all(path.join_field.primary_key for path in model._meta.get_path_to_parent(self.model))
+        local = {field.attname for field in self.model._meta.local_concrete_fields}
+        inherits_keys = model._meta.concrete_model is self.model and not local.issuperset(dependent.fields)
+        if has_same_key and not (is_new and inherits_keys and dependent.caches_absence):
+            return list(rows)
+        # Only the other tables of the row have its key or its lookup values
+        name = self.model._meta.pk.name
+        matching = model._base_manager.using(using).filter(**{f"{name}__in": [row["pk"] for row in rows]})
+        found = matching.values("pk", *set(dependent.fields) - {"pk"})
+        return [*(rows if has_same_key else ()), *found]
+
+
+def changed_rows(
+    model: type[models.Model], rows: Sequence[Row], using: str
+) -> Iterator[tuple[Dependent, list[Row]]]:
+    """Yield each dependent with the rows that are wrong because rows of a model changed in all their tables.
+
+    Args:
+        model: The model.
+        rows: Their columns by attribute name, as far as they are known; the primary key also
+            under ``pk``.
+        using: The alias of the database.
+    """
+    concrete = model._meta.concrete_model or model
+    for part in (concrete, *concrete._meta.get_parent_list()):
+        table = watched_table(part._meta.db_table)
+        if table is None:
+            continue
+        has_same_key = all(path.join_field.primary_key for path in concrete._meta.get_path_to_parent(part))
+        name = part._meta.pk.attname
+        keys = [row.get(name, row["pk"] if has_same_key else None) for row in rows]
+        parts = [dict(row) | {"pk": key} for row, key in zip(rows, keys, strict=True) if key is not None]
+        yield from table.changed(parts, using, is_new=True)
+
+
+def _changed_ends(
+    end: models.ForeignKey[Any, Any], rows: Sequence[Row], using: str
+) -> Iterator[tuple[Dependent, list[Row]]]:
+    """Yield what is wrong because rows of a many-to-many table changed, at one of its ends."""
+    values = {row.get(end.attname) for row in rows} - {None}
+    target, model = end.target_field, end.related_model
+    if target.primary_key:
+        changed: list[Row] = [{"pk": value, target.attname: value} for value in values]
+    else:
+        matching = model._base_manager.using(using).filter(**{f"{target.attname}__in": values})
+        changed = list(matching.values("pk", target.attname))
+    yield from changed_rows(model, changed, using)
+
+
+def row_of(instance: models.Model) -> dict[str, Any]:
+    """Return the columns of an instance that keys are made of; deferred columns are left out."""
+    names = {"pk"}
+    for watched, dependent in dependents_of(type(instance)):
+        names.update((watched._meta.pk.attname, *dependent.fields))
+    row = {name: instance.__dict__[name] for name in names if name in instance.__dict__}
+    return row | {"pk": instance.pk}
+
+
+# The tables, by name
+
+_tables: dict[str, WatchedTable] | None = None
+
+
+def watched_table(name: str) -> WatchedTable | None:
+    """Return the watched table of this name; None if nothing is cached of its rows."""
+    global _tables  # noqa: PLW0603  # made when all models are known, and again when one is added
+    if _tables is None:
+        _tables = _watched_tables()
+    return _tables.get(name)
+
+
+def forget_tables(**_: Any) -> None:
+    """Forget which tables are watched: a model or a dependent has been added."""
+    global _tables  # noqa: PLW0603  # see ``watched_table``
+    _tables = None
+
+
+class_prepared.connect(forget_tables, dispatch_uid="ringcache:tables")
+
+
+def _watched_tables() -> dict[str, WatchedTable]:
+    tables: dict[str, WatchedTable] = {}
+
+    def table(model: type[models.Model]) -> WatchedTable:
+        return tables.setdefault(model._meta.db_table, WatchedTable(model))
+
+    for model, dependents in dependents_by_model().items():
+        concrete = model._meta.concrete_model or model
+        for part in (concrete, *concrete._meta.get_parent_list()):
+            table(part).dependents += [(model, dependent) for dependent in dependents]
+    for through in _many_to_many_models():
+        for field in through._meta.local_concrete_fields:
+            if isinstance(field, models.ForeignKey) and _is_watched(field.related_model):
+                table(through).ends.append(field)
+    return tables
+
+
+def _many_to_many_models() -> set[type[models.Model]]:
+    """Return the models of the many-to-many tables of all watched models."""
+    throughs: set[Any] = {
+        relation.through if isinstance(relation, models.ManyToManyRel) else relation.remote_field.through
+        for model in watched_models()
+        for relation in model._meta.get_fields(include_hidden=True)
+        if relation.many_to_many and isinstance(relation, models.ManyToManyRel | models.ManyToManyField)
+    }
+    return throughs
+
+
+def _is_watched(model: type[models.Model]) -> bool:
+    return any(shares_rows(watched, model) for watched in watched_models())

@@ -218,7 +218,7 @@ class _Write:
         alias = select.get_initial_alias()
         select.clear_select_clause()
         select.set_select([field.get_col(alias) for field in self._fields])
-        rows = list(select.get_compiler(connection=self._connection).results_iter())
+        rows = list(select.get_compiler(self._connection.alias).results_iter())
         return self._add(rows)
 
     def _named(self, keys: Sequence[Any]) -> Any:
@@ -233,7 +233,7 @@ class _Write:
         size = self._connection.ops.bulk_batch_size(["pk"], keys) or 1
         count = 0
         for start in range(0, len(keys), size):
-            compiler = self._named(keys[start : start + size]).get_compiler(connection=self._connection)
+            compiler = self._named(keys[start : start + size]).get_compiler(self._connection.alias)
             write = _Write(compiler, self._table, self._method)
             if self._can_return:
                 with write._returning("UPDATE"):

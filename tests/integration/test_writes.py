@@ -1,0 +1,371 @@
+"""Every way in which Django writes a row invalidates what is cached of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection, models, transaction
+from django.db.migrations.state import ProjectState
+from django.db.models import Case, F, Value, When
+from django.db.models.functions import Random
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend.invalidation import writes
+from tests.zoo.models import (
+    FAMILIES,
+    Account,
+    Author,
+    Bar,
+    Boat,
+    Branch,
+    Credit,
+    Desk,
+    Essay,
+    Hull,
+    Inn,
+    Kiosk,
+    Label,
+    LateBar,
+    Letter,
+    Memo,
+    Motor,
+    Nickname,
+    Note,
+    Place,
+    Poem,
+    Post,
+    Pub,
+    Seat,
+    Stock,
+    Sum,
+    Token,
+)
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+#: Values that no row has before a write, and some row may have after it.
+NEW = {"name": "new", "title": "new", "rank": 99, "twice": 198, "code": None, "author": 2}
+
+
+def is_own(model: type[models.Model]) -> bool:
+    """Return whether a model's ``cached`` is its own, and not its parent's."""
+    return "cached" in vars(model) and not isinstance(model._meta.pk, models.CompositePrimaryKey)
+
+
+class Readable:
+    """What can be read of some models through the ring, and what the database holds."""
+
+    def __init__(self, *zoo: Any) -> None:
+        self._zoo = [model for model in zoo if is_own(model)]
+        self._asked: dict[Any, set[tuple[str, Any]]] = {model: set() for model in self._zoo}
+
+    def differences(self) -> list[str]:
+        """Return what differs between the ring and the database."""
+        self.read()
+        return [
+            f"{model.__name__}({name}={value!r}): {cached} is not {stored}"
+            for model, asked in self._asked.items()
+            for name, value in asked
+            if (cached := read(model.cached, name, value))
+            != (stored := read(model._base_manager, name, value))
+        ]
+
+    def read(self) -> None:
+        """Read everything through the ring."""
+        for model in self._zoo:
+            asked = self._asked[model]
+            names = [name for name in model.cached.lookups if not model._meta.get_field(name).is_relation]
+            for row in model._base_manager.all():
+                asked.add(("pk", row.pk))
+                asked.update((name, value) for name in names if (value := getattr(row, name)) is not None)
+            asked.update((name, NEW[name]) for name in names if NEW.get(name) is not None)
+            for name, value in asked:
+                read(model.cached, name, value)
+
+
+def read(manager: Any, name: str, value: Any) -> Any:
+    """Return the columns of a row; None if it does not exist."""
+    try:
+        row = manager.get(**{name: value})
+    except manager.model.DoesNotExist:
+        return None
+    return type(row).__name__, {
+        field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields
+    }
+
+
+def historical(model: type[models.Model]) -> Any:
+    """Return a model as a migration has it."""
+    from django.apps import apps
+
+    return ProjectState.from_apps(apps).apps.get_model(model._meta.label)
+
+
+def make_relations() -> dict[str, Any]:
+    """Return rows that refer to three authors: others refer to the first two by default."""
+    authors = [
+        Author.objects.create(pk=pk, name=name) for pk, name in ((1, "first"), (2, "second"), (3, "third"))
+    ]
+    rows: dict[str, Any] = {author.name: author for author in authors}
+    for model in (Poem, Letter, Note, Memo, Desk):
+        rows[model.__name__] = model.objects.create(name=f"{model.__name__} a", author=rows["first"])
+        model.objects.create(name=f"{model.__name__} b", author=rows["third"])
+    root = Branch.objects.create(name="root")
+    return rows | {"root": root, "leaf": Branch.objects.create(name="leaf", parent=root)}
+
+
+def make_many() -> dict[str, Any]:
+    """Return rows at the two ends of many-to-many tables."""
+    post, label = Post.objects.create(name="post"), Label.objects.create(name="label")
+    post.labels.add(label)
+    Credit.objects.create(post=post, label=label)
+    return {"post": post, "label": label}
+
+
+def make_inheritance() -> dict[str, Any]:
+    """Return rows of children of one parent, of two, and of one with its own key."""
+    rows: dict[str, Any] = {
+        model.__name__: model.objects.create(name=model.__name__) for model in (Inn, Bar, Pub)
+    }
+    rows["kiosk"] = Kiosk.objects.create(name="kiosk", code="k")
+    rows["boat"] = Boat.objects.create(name="boat", title="boat")
+    rows["essay"] = Essay.objects.create(name="essay")
+    return rows
+
+
+def make_columns() -> dict[str, Any]:
+    """Return rows with keys and lookups of several kinds."""
+    return {
+        "token": Token.objects.create(code=uuid.uuid4()),
+        "sum": Sum.objects.create(rank=1),
+        "nickname": Nickname.objects.create(name="nick"),
+        "seat": Seat.objects.create(hall=1, rank=1, name="seat"),
+    }
+
+
+def make_modes() -> dict[str, Any]:
+    """Return a strict row."""
+    return {"account": Account.objects.create(name="account")}
+
+
+MAKE = {
+    "relations": make_relations,
+    "many": make_many,
+    "inheritance": make_inheritance,
+    "columns": make_columns,
+    "modes": make_modes,
+}
+
+
+def save(row: Any, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(row, name, value)
+    row.save()
+
+
+def undone(rows: Any) -> None:
+    with transaction.atomic():
+        save(rows["first"], rank=5)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            save(rows["second"], name="new")
+            raise ZeroDivisionError
+
+
+def raw_child(rows: Any) -> None:
+    """Make a child of a row that exists, as fixtures do."""
+    Bar(place_ptr_id=rows["Inn"].place_ptr_id, taps=3).save_base(raw=True)
+
+
+#: Each way to write, by name.
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "save": lambda rows: save(rows["first"], name="new"),
+    "save of an expression in a lookup": lambda rows: save(rows["sum"], rank=F("rank") + 98),
+    "save under another key": lambda rows: save(rows["first"], pk=4, name="new"),
+    "create": lambda rows: Label.objects.create(name="new"),
+    "create with a default of the database": lambda rows: Nickname.objects.create(name="new", code=8),
+    "update_or_create": lambda rows: Author.objects.update_or_create(name="first", defaults={"rank": 9}),
+    "asave": lambda rows: async_to_sync(Label(name="new").asave)(),
+    "update": lambda rows: Author.objects.filter(name="first").update(name="new"),
+    "update of all": lambda rows: Author.objects.update(rank=F("rank") + 1),
+    "update over a join": lambda rows: Letter.objects.filter(author__name="first").update(name="new"),
+    "update of a slice": lambda rows: Author.objects.filter(
+        pk__in=Author.objects.order_by("-pk").values("pk")[:1]
+    ).update(rank=4),
+    "update at random": lambda rows: Author.objects.filter(
+        pk__in=Author.objects.order_by(Random()).values("pk")[:1]
+    ).update(name="new"),
+    "update by Case": lambda rows: Author.objects.update(
+        rank=Case(When(name="first", then=Value(7)), default=F("rank"))
+    ),
+    "update of the key": lambda rows: Essay.objects.update(id=77),
+    "update to an instance": lambda rows: Desk.objects.filter(name="Desk a").update(author=rows["second"]),
+    "bulk_create": lambda rows: Label.objects.bulk_create([Label(name="new"), Label(name="new 2")]),
+    "bulk_create, conflicts ignored": lambda rows: Label.objects.bulk_create(
+        [Label(name="label"), Label(name="new")], ignore_conflicts=True
+    ),
+    "bulk_create of one, conflict ignored": lambda rows: Label.objects.bulk_create(
+        [Label(name="label")], ignore_conflicts=True
+    ),
+    "upsert under a key made by the client": lambda rows: Token.objects.bulk_create(
+        [Token(code=rows["token"].code, rank=9)],
+        update_conflicts=True,
+        unique_fields=["code"],
+        update_fields=["rank"],
+    ),
+    "upsert of another row": lambda rows: Seat.objects.bulk_create(
+        [Seat(hall=1, rank=1, name="new")],
+        update_conflicts=True,
+        unique_fields=["hall", "rank"],
+        update_fields=["name"],
+    ),
+    "bulk_update": lambda rows: Author.objects.bulk_update([Author(pk=1, name="new")], ["name"]),
+    "delete": lambda rows: rows["Poem"].delete(),
+    "delete with cascades of all kinds": lambda rows: rows["third"].delete(),
+    "delete of a query set": lambda rows: Author.objects.filter(pk=3).delete(),
+    "delete over a join": lambda rows: Letter.objects.filter(author__name="first").delete(),
+    "_raw_delete": lambda rows: Poem.objects.all()._raw_delete("default"),
+    "the base manager": lambda rows: Author._base_manager.filter(pk=1).update(name="new"),
+    "a model of a migration": lambda rows: historical(Author).objects.filter(pk=1).update(name="new"),
+    "a child of a migration": lambda rows: historical(Bar).objects.filter(name="Pub").update(name="new"),
+    "related set": lambda rows: rows["second"].letter_set.set(Letter.objects.all(), bulk=True),
+    "related add": lambda rows: rows["second"].letter_set.add(rows["Letter"]),
+    "related remove": lambda rows: rows["first"].letter_set.remove(rows["Letter"]),
+    "related clear": lambda rows: rows["first"].letter_set.clear(),
+    "related create": lambda rows: rows["first"].letter_set.create(name="new"),
+    "many-to-many clear": lambda rows: rows["post"].labels.clear(),
+    "children through their parent": lambda rows: Place.objects.filter(name="Pub").update(name="new"),
+    "parents through their child": lambda rows: Pub.objects.update(name="new", darts=4),
+    "a child of another branch": lambda rows: save(Inn.objects.get(), name="new"),
+    "a proxy": lambda rows: LateBar.objects.filter(name="Bar").update(name="new"),
+    "a child with its own key": lambda rows: save(rows["kiosk"], name="new"),
+    "the parent of a child with its own key": lambda rows: save(Place.objects.get(name="kiosk"), name="new"),
+    "delete of a child with its own key": lambda rows: rows["kiosk"].delete(),
+    "a child of two parents": lambda rows: save(rows["boat"], name="new", title="new"),
+    "the first parent": lambda rows: Motor.objects.update(name="new"),
+    "the second parent": lambda rows: Hull.objects.update(title="new"),
+    "a child of a parent that exists": raw_child,
+    "a generated lookup": lambda rows: Sum.objects.update(rank=99),
+    "an inherited manager": lambda rows: Essay.objects.update(name="new"),
+    "a strict row": lambda rows: Account.objects.update(name="new"),
+    "a savepoint that is rolled back": undone,
+}
+
+
+#: The family of each way that does not write relations.
+FAMILY = {
+    "save of an expression in a lookup": "columns",
+    "create with a default of the database": "columns",
+    "upsert under a key made by the client": "columns",
+    "upsert of another row": "columns",
+    "a generated lookup": "columns",
+    "create": "many",
+    "asave": "many",
+    "bulk_create": "many",
+    "bulk_create, conflicts ignored": "many",
+    "bulk_create of one, conflict ignored": "many",
+    "many-to-many clear": "many",
+    "update of the key": "inheritance",
+    "a child of a migration": "inheritance",
+    "children through their parent": "inheritance",
+    "parents through their child": "inheritance",
+    "a child of another branch": "inheritance",
+    "a proxy": "inheritance",
+    "a child with its own key": "inheritance",
+    "the parent of a child with its own key": "inheritance",
+    "delete of a child with its own key": "inheritance",
+    "a child of two parents": "inheritance",
+    "the first parent": "inheritance",
+    "the second parent": "inheritance",
+    "a child of a parent that exists": "inheritance",
+    "an inherited manager": "inheritance",
+    "a strict row": "modes",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_write_a_row_invalidates_it(way: str) -> None:
+    """Afterwards the ring returns what the database holds: rows, lookups and absences."""
+    family = FAMILY.get(way, "relations")
+    rows = MAKE[family]()
+    readable = Readable(*FAMILIES[family])
+    readable.read()
+    WAYS[way](rows)
+    assert readable.differences() == []
+
+
+@pytest.fixture
+def before_postgres_18(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have RETURNING give new values only, as in earlier versions."""
+    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+
+
+@pytest.fixture
+def without_returning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have UPDATE and DELETE return no rows, as on MySQL."""
+    monkeypatch.setattr(writes._Write, "_can_return", False)
+
+
+#: The ways that update columns which keys are made of, or delete rows.
+READ_FIRST = [
+    name
+    for name in WAYS
+    if name.startswith(("save", "update", "related", "delete", "bulk_update", "a ", "the ", "many"))
+    and name != "update of the key"
+]
+
+
+@pytest.mark.parametrize("way", READ_FIRST)
+@pytest.mark.usefixtures("before_postgres_18")
+def test_earlier_versions_of_postgres_invalidate_too(way: str) -> None:
+    """An UPDATE of a column that keys are made of locks the rows and reads them first."""
+    test_every_way_to_write_a_row_invalidates_it(way)
+
+
+@pytest.mark.parametrize("way", READ_FIRST)
+@pytest.mark.usefixtures("without_returning")
+def test_databases_that_return_no_rows_invalidate_too(way: str) -> None:
+    """Every UPDATE and DELETE locks the rows and reads them first."""
+    test_every_way_to_write_a_row_invalidates_it(way)
+
+
+def test_a_composite_key_is_invalidated() -> None:
+    """Its parts are columns of the row."""
+    stock = Stock.objects.create(shop=1, sku="a")
+    assert Stock.cached.get(pk=stock.pk).rank == 0
+    Stock.objects.update(rank=5)
+    assert Stock.cached.get(pk=stock.pk).rank == 5
+
+
+def test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row() -> None:
+    """Nothing is read before it."""
+    author = Author.objects.create(name="first")
+    with CaptureQueriesContext(connection) as captured:
+        save(author, name="new")
+    words = [query["sql"].split()[0] for query in captured if "transaction_id =" not in query["sql"]]
+    assert words == ["BEGIN", "UPDATE", "INSERT", "COMMIT", "DELETE"]
+
+
+def test_an_unwatched_table_costs_nothing() -> None:
+    """Its statements are not changed, and no transaction begins."""
+    from tests.shop.models import Target
+
+    with CaptureQueriesContext(connection) as captured:
+        Target.objects.filter(pk="x").update(code="y")
+    [query] = captured
+    assert "RETURNING" not in query["sql"]
+
+
+def test_an_update_counts_the_rows_of_plain_django() -> None:
+    """The result of each write is that of Django."""
+    Author.objects.bulk_create([Author(name=f"a{number}") for number in range(5)])
+    assert Author.objects.filter(name__gt="a1").update(rank=1) == 3
+    assert Author.objects.filter(name="none").update(rank=1) == 0
+    assert Author.objects.filter(rank=1).delete()[0] == 3
+    assert Author.objects.filter(pk__in=[]).update(rank=1) == 0

@@ -20,7 +20,7 @@ from django.db import models
 
 from cachebackend.errors import RingCacheError
 
-__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "check_tag", "is_safe"]
+__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "check_tag", "is_safe", "is_tag_key"]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
@@ -33,6 +33,8 @@ _PRINTABLE = bytes(range(ord(" "), 0x7F))
 _GLOB = re.compile(rb"([*?\[\]\\^-])")
 #: The encoding of keys, and its error handler: a lone surrogate survives the way there and back.
 ENCODING = ("utf-8", "surrogatepass")
+#: The end of the key that holds a tag's token. No user's key ends in it: UTF-8 has no such byte.
+_TAG_END = b"\xff"
 
 Timeout: TypeAlias = float | object | None
 #: A string, a model (all of its rows), or one row.
@@ -54,6 +56,11 @@ def check_tag(tag: Any) -> None:
 def is_safe(text: str) -> bool:
     """Return whether a key has no character that Django warns about."""
     return text.isprintable() and " " not in text
+
+
+def is_tag_key(key: bytes) -> bool:
+    """Return whether a key, as the nodes store it, holds the token of a tag."""
+    return key.endswith(_TAG_END)
 
 
 class KeyCache(BaseCache):
@@ -130,13 +137,13 @@ class KeyCache(BaseCache):
         """
         check_tag(tag)
         if isinstance(tag, str):
-            return self.key_bytes(f"tag:{tag}")
+            return self.key_bytes(f"tag:{tag}") + _TAG_END
         name = f"tag:{tag._meta.label_lower}"
-        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name)
+        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name) + _TAG_END
 
     def many_tag_bytes(self, tags: Iterable[str]) -> list[bytes]:
         """Return the keys that hold the tokens of tags that are strings."""
-        return self.many_key_bytes([f"tag:{tag}" for tag in tags])
+        return [key + _TAG_END for key in self.many_key_bytes([f"tag:{tag}" for tag in tags])]
 
     @property
     def has_plain_keys(self) -> bool:

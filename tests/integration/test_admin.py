@@ -299,7 +299,7 @@ def test_a_delete_that_a_node_missed_is_said_to_be_pending(
     client: Client, act: str, ring_cache: RingCache, services: Services, action: str
 ) -> None:
     """It is not said to be done; the outbox has it."""
-    key = ring_cache.key_bytes("k" if action == "delete_key" else "tag:k")
+    key = ring_cache.key_bytes("k") if action == "delete_key" else ring_cache.tag_bytes("k")
     ring_cache.set("k", 1, 100)
     name = ring_cache.client.ring.names[ring_cache.client.ring.owner(key)]
     services.stop(name)

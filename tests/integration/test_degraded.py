@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
-GONE, HERE, TAG = "gone", "here", "mark"
+GONE, HERE, TAG = "gone", "here", "front"
 RAISES = NodeUnavailableError
 
 

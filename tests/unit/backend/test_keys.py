@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.cache.backends.base import CacheKeyWarning
 
-from cachebackend.backend.keys import KeyCache, is_safe
+from cachebackend.backend.keys import KeyCache, is_safe, is_tag_key
 from cachebackend.errors import RingCacheError
 from tests.shop.models import Tag
 
@@ -90,10 +90,19 @@ def test_a_timeout_that_is_no_time_is_refused(timeout: Any, error: type[Exceptio
 def test_a_tag_is_a_string_a_model_or_a_row() -> None:
     """Each has a key of its own."""
     cache = cache_of()
-    assert cache.tag_bytes("front") == b"demo:1:tag:front"
-    assert cache.tag_bytes(Tag) == b"demo:1:tag:shop.tag"
-    assert cache.tag_bytes(Tag(pk=7)) == b"demo:1:tag:shop.tag:7"
+    assert cache.tag_bytes("front") == b"demo:1:tag:front\xff"
+    assert cache.tag_bytes(Tag) == b"demo:1:tag:shop.tag\xff"
+    assert cache.tag_bytes(Tag(pk=7)) == b"demo:1:tag:shop.tag:7\xff"
     assert cache.many_tag_bytes(["front", "shop.tag"]) == [cache.tag_bytes("front"), cache.tag_bytes(Tag)]
+
+
+@pytest.mark.parametrize("key", ["tag:front", "tag:front\xff", "tag:front\udcff", b"tag:front\xff"])
+def test_no_key_of_a_user_is_the_key_of_a_tag(key: Any) -> None:
+    """A tag's key ends in a byte that UTF-8 does not have."""
+    cache = cache_of()
+    assert is_tag_key(cache.tag_bytes("front"))
+    assert not is_tag_key(cache.key_bytes(key))
+    assert not any(map(is_tag_key, cache.many_key_bytes([key, "other"])))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a:b/ž", True), ("a b", False), ("a\x7f", False)])

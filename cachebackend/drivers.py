@@ -29,6 +29,7 @@ from cachebackend.effects import (
     is_unknown_script,
 )
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.loader import loader_block
 from cachebackend.tracing import span
 
 __all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
@@ -158,7 +159,7 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) ->
 
 def load(loader: Callable[[], Any]) -> Any:
     """Call a caller's loader and return its value."""
-    with span("ringcache.load"):
+    with span("ringcache.load"), loader_block():
         return loader()
 
 
@@ -172,7 +173,7 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNo
         case Sleep(seconds):
             return await asyncio.sleep(seconds)
         case Load(loader):
-            with span("ringcache.load"):
+            with span("ringcache.load"), loader_block():
                 value = loader()
                 return await value if inspect.isawaitable(value) else value
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from cachebackend.clock import Clock
+from cachebackend.loader import in_loader, running
 from cachebackend.options.ring import NearOptions
 from cachebackend.policies import POLICIES, Policy
 
@@ -96,14 +97,14 @@ class NearCache:
         self.on_read: Callable[[], None] | None = None
 
     def get(self, key: bytes, decode: Callable[[bytes], Any]) -> Any:
-        """Return the value of a key's copy; MISS if there is no copy.
+        """Return the value of a key's copy; MISS if there is no copy, or a loader asks.
 
         Args:
             key: The key.
             decode: Returns the value of a record, for values that are not immutable.
         """
         copy = self._copies.get(key)  # without the lock, which only threads that change copies need
-        if copy is None:
+        if copy is None or (running and in_loader()):
             return MISS
         if copy.until <= self._monotonic():
             self.drop((key,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -37,13 +38,21 @@ def cache(fill: str, empty_nodes: None) -> RingCache:
     return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": fill}})
 
 
+def by_another_caller(cache: RingCache) -> Any:
+    """Return what another thread gets of k, which allows a stale value."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(
+            cache.get_or_set, "k", lambda: pytest.fail("a second load"), 60, stale_for=30
+        ).result()
+
+
 def test_a_stale_value_is_served_while_one_caller_loads(cache: RingCache, call: Call) -> None:
     """While the loader of the first caller runs, a second caller gets the stale value at once."""
     cache.client.context.clock = clock = MovableClock()
     served = []
 
     def loader() -> str:
-        served.append(cache.get_or_set("k", lambda: pytest.fail("a second load"), 60, stale_for=30))
+        served.append(by_another_caller(cache))
         return "new"
 
     cache.get_or_set("k", "old", 60, stale_for=30)
@@ -52,6 +61,28 @@ def test_a_stale_value_is_served_while_one_caller_loads(cache: RingCache, call: 
     assert call(cache, "get_or_set", "k", loader, 60, stale_for=30) == "new"
     assert served == ["old"]
     assert cache.get("k") == "new"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_loader_is_not_served_a_stale_value(cache: RingCache, call: Call, many: bool) -> None:
+    """What it makes would keep the stale value for a whole timeout; it loads the value itself."""
+    pages = []
+
+    def read() -> Any:
+        if many:
+            return cache.get_or_set_many(["k"], lambda _: {"k": "loaded"}, 60, stale_for=30)["k"]
+        return cache.get_or_set("k", "loaded", 60, stale_for=30)
+
+    def refresh() -> str:
+        with ThreadPoolExecutor(1) as threads:
+            pages.append(threads.submit(call, cache, "get_or_set", "page", read).result())
+        return "refused"
+
+    cache.get_or_set("k", "old", 60, stale_for=30)
+    assert cache.make_stale("k", 30)
+    cache.get_or_set("k", refresh, 60, stale_for=30)
+    assert pages == ["loaded"]
+    assert cache.get("k") == "loaded"
 
 
 def test_an_invalidation_wins_over_a_refresh(cache: RingCache) -> None:
@@ -155,7 +186,7 @@ def test_a_stale_value_is_served_to_calls_that_allow_it(cache: RingCache, call: 
     served = []
 
     def loader() -> str:
-        served.append(cache.get_or_set("k", lambda: pytest.fail("a second load"), 60, stale_for=30))
+        served.append(by_another_caller(cache))
         return "new"
 
     cache.get_or_set("k", "old", 60, stale_for=30)

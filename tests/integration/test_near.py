@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.test import override_settings
 
-from cachebackend import RingCache
+from cachebackend import RingCache, cached
 from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cacheproject.demo.models import Article
@@ -291,6 +291,51 @@ def test_a_read_that_stores_no_copy_removes_its_placeholder(
     with pytest.raises(ZeroDivisionError):
         cache.get("k")
     assert not placeholders
+
+
+def _in_a_coroutine(cache: RingCache, load: Callable[[], Any]) -> Any:
+    async def loader() -> Any:
+        return load()
+
+    return asyncio.run(cache.aget_or_set("page", loader))
+
+
+def _refresh(cache: RingCache, load: Callable[[], Any]) -> Any:
+    function: Any = cached(timeout=60, key=lambda: "page")(load)
+    function()
+    cache.delete(function.key_of())  # and not the copy of what it reads
+    return function.refresh()
+
+
+#: How a value is loaded that is made from another one.
+LOADS: dict[str, Callable[[RingCache, Callable[[], Any]], Any]] = {
+    "get_or_set": lambda cache, load: cache.get_or_set("page", load),
+    "get_or_set with tags": lambda cache, load: cache.get_or_set("page", load, tags=["t"]),
+    "get_or_set_many": lambda cache, load: cache.get_or_set_many(["page"], lambda _: {"page": load()})[
+        "page"
+    ],
+    "refresh": _refresh,
+    "aget_or_set": _in_a_coroutine,
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "read"),
+    [
+        *[(how, "get") for how in LOADS],
+        *[("get_or_set", read) for read in ("get_many", "get_or_set", "get_or_set_many")],
+    ],
+)
+def test_a_loader_reads_past_the_copies(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, how: str, read: str
+) -> None:
+    """A copy whose invalidation message is under way would remain in the loaded value."""
+    cache.set("k", "old")
+    keep_copy(cache, "old")
+    monkeypatch.setattr(near_of(cache), "drop", lambda _: None)  # the message does not arrive
+    elsewhere(cache, "SET", cache.key_bytes("k"), cache.client.context.codec.encode("new"))
+    assert READS[read](cache) == "old"
+    assert LOADS[how](cache, lambda: READS[read](cache)) == "new"
 
 
 def test_a_default_is_not_copied(cache: RingCache) -> None:

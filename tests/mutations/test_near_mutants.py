@@ -8,6 +8,7 @@ import pytest
 
 from cachebackend import RingCache
 from cachebackend.near import NearCache
+from cachebackend.near import cache as near_cache
 from cachebackend.policies import S3FIFO
 from cacheproject.services import Services
 from tests.integration import test_near
@@ -47,3 +48,10 @@ def test_copies_of_a_node_that_is_down_are_not_dropped(
     monkeypatch.setattr(S3FIFO, "items", lambda _: [])  # tracking_lost itself is bound already
     with pytest.raises(AssertionError):
         test_near.test_the_copies_of_a_node_that_is_down_are_dropped(cache, services)
+
+
+def test_copy_read_by_a_loader(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy from before an invalidation remains in the value that the loader makes."""
+    monkeypatch.setattr(near_cache, "in_loader", lambda: False)
+    with pytest.raises(AssertionError):
+        test_near.test_a_loader_reads_past_the_copies(cache, monkeypatch, "get_or_set", "get")

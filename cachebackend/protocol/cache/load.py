@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from cachebackend.effects import Continue, Operation, Reply, Send
 from cachebackend.errors import RingCacheError
+from cachebackend.loader import in_loader
 from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, LoaderCall, load_and_fill
 from cachebackend.protocol.cache.freshness import (
     NOT_PLAIN,
@@ -218,7 +219,7 @@ def _values_by_name(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]
 
 def _read(context: Context, reply: Reply, tokens: Tokens, fill_options: FillOptions) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
-    cached = read_record(context, reply, tokens, allow_stale=fill_options.stale_ms > 0)
+    cached = read_record(context, reply, tokens, allow_stale=_allows_stale(fill_options))
     cell = context.counters.cell
     if cached is None:
         cell.misses += 1
@@ -226,6 +227,11 @@ def _read(context: Context, reply: Reply, tokens: Tokens, fill_options: FillOpti
         cell.hits += 1
         cell.stale_hits += cached.stale
     return cached
+
+
+def _allows_stale(fill_options: FillOptions) -> bool:
+    """Return whether a stale value may be served; not to a loader, whose own value would keep it."""
+    return fill_options.stale_ms > 0 and not in_loader()
 
 
 def _lease_and_load(
@@ -255,7 +261,7 @@ def _lease_and_load(
                 yield from request_leases(context, leases.values(), fill_options.tags)
             )
             asked = None
-            answers = sort_answers(context, leases, replies, tokens, allow_stale=fill_options.stale_ms > 0)
+            answers = sort_answers(context, leases, replies, tokens, allow_stale=_allows_stale(fill_options))
             values.update({name: cached.value for name, cached in answers.cached.items()})
             if context.ring_change is not None:
                 for name, record in (yield from warm(context, answers.granted)).items():

@@ -42,6 +42,7 @@ _INTERNAL = frozenset(
     {
         "cached_rows",
         "caches_absence",
+        "can_clear",
         "close",
         "collect",
         "contribute_to_class",
@@ -54,6 +55,7 @@ _INTERNAL = frozenset(
         "record",
         "refill",
         "tag_bytes",
+        "tag_pattern",
         "ttl_ms",
     }
 )

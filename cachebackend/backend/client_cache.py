@@ -40,7 +40,7 @@ class ClientCache(KeyCache):
         """
         path = f"CACHES[{alias_of(self._location, self._options)!r}]"
         client = ring_client(RingOptions.read(self._location, self._options, path))
-        if self._can_clear:
+        if self.can_clear:
             client.context.patterns.add(self.pattern)
         else:  # the keys of this alias cannot be cleared from a node, so each missed delete is kept
             client.context.missed.limit = math.inf

@@ -156,7 +156,7 @@ class KeyCache(BaseCache):
         return _GLOB.sub(rb"\\\1", text)
 
     @property
-    def _can_clear(self) -> bool:
+    def can_clear(self) -> bool:
         """Whether a pattern can match the keys of this alias."""
         return _SAMPLE_KEY in self.key_func(_SAMPLE_KEY, self.key_prefix, _SAMPLE_VERSION)
 
@@ -173,3 +173,8 @@ class KeyCache(BaseCache):
             raise RingCacheError(message)
         pattern = self.escaped(text.encode(*ENCODING))
         return pattern.replace(_SAMPLE_KEY.encode(), b"*").replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")
+
+    @property
+    def tag_pattern(self) -> bytes:
+        """The Redis pattern that matches the tags of this alias, in all versions; raises as ``pattern``."""
+        return self.pattern + _TAG_END

@@ -1,9 +1,35 @@
-"""Deletes on the nodes: what a change invalidates, and which keys a node did not confirm."""
+"""Deletes on the nodes: what a change invalidates, and which keys a node did not confirm.
+
+Values are deleted first, and when their nodes have replied, the tags. In one scatter it would be
+wrong, because a loader may read a cached row, and its result is tagged with that row's model:
+
+    1. writer    COMMIT; sends the deletes of the row's key and of the tag to their nodes
+    2. node A    deletes the tag
+    3. reader    misses the page, takes the tag's new token, reads the row, which is still cached
+    4. node B    deletes the row's key
+    5. reader    fills the page with the old row under the new token: stale until it expires
+
+In order, a token that is newer than the delete of the tag means that the old row is gone. A node
+that does not confirm the delete of a value may serve the value to others. So the tags are deleted
+at once, because pages from before are stale, and again when the value's delete is confirmed,
+because pages that were made in between may be stale too:
+
+    1. writer    COMMIT; is cut off from node B, which keeps the row; deletes the tag at node A
+    2. reader    is not cut off: makes the page from the old row under the tag's new token
+    3. replay    node B gets its missed delete from any process; node A had confirmed
+    4. relay     deletes the row's key again: confirmed; deletes the tag again
+    5. reader    misses the page, and makes it from the new row
+
+Step 4 happens in any case: the outbox row holds the value and its tags, and remains until the
+value, and after it the tags, are confirmed. A replay may therefore send a tag to its node before
+another node gets the value: the row is still pending then.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 from django.conf import settings
@@ -12,11 +38,14 @@ from django.db import models
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
+from cachebackend.backend.keys import is_tag_key
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.conf import ring_aliases
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
-__all__ = ["PendingDeletes", "clear_node", "delete_keys", "nodes_to_clear"]
+__all__ = ["PendingDeletes", "clear_node", "clear_tags", "delete_keys", "nodes_to_clear", "values_and_tags"]
 
 logger = logging.getLogger("cachebackend")
 
@@ -59,43 +88,74 @@ class PendingDeletes:
         """Add keys by cache alias."""
         add_keys(self.keys, keys)
 
+    def add(self, other: PendingDeletes) -> None:
+        """Add what another change of the same transaction invalidates."""
+        add_keys(self.keys, other.keys)
+        add_keys(self.strict_keys, other.strict_keys)
+        for dependent, pks in other._refills.values():
+            self._refills.setdefault(id(dependent), (dependent, set()))[1].update(pks)
+
     def quarantine(self) -> None:
-        """Put the strict keys in quarantine; the change must not be committed before.
+        """Put all strict keys in quarantine, before the commit; those of one alias in one scatter.
 
         Raises:
-            NodeUnavailableError: A node did not confirm; the change must not be committed.
+            NodeUnavailableError: A node did not confirm; the transaction must not be committed. The
+                quarantines that were placed have ended, as far as their nodes answer.
         """
-        for alias, keys in self.strict_keys.items():
-            new = keys - self.quarantined.get(alias, set())
-            cache = _ring_cache(alias)
-            if new and cache is not None:
-                add_keys(self.quarantined, {alias: new})
-                cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
+        try:
+            for alias, keys in self.strict_keys.items():
+                self._quarantine(alias, keys)
+        except NodeUnavailableError:
+            self.end_quarantines()
+            raise
 
-    def leave_quarantines(self) -> None:
-        """Leave the quarantines to expire: nobody knows whether the change is committed."""
-        self.quarantined = {}
+    def _quarantine(self, alias: str, keys: set[bytes]) -> None:
+        new = keys - self.quarantined.get(alias, set())
+        cache = _ring_cache(alias)
+        if new and cache is not None:
+            add_keys(self.quarantined, {alias: new})  # a node may place it although its reply is lost
+            cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
 
     def delete(self) -> KeysByAlias:
-        """Delete the keys and end the quarantines; return the keys that a node did not confirm.
+        """Delete the values, end the quarantines, then delete the tags.
 
         Does not raise when a node fails: the data is committed, and the caller must learn that.
+
+        Returns:
+            The keys that a node did not confirm. If there are any, all keys must stay pending: tags
+            that were confirmed are deleted again after the values.
         """
+        values, tags = values_and_tags(self.keys)
         unconfirmed = delete_keys(
-            {alias: keys - self.quarantined.get(alias, set()) for alias, keys in self.keys.items()}
+            {alias: keys - self.quarantined.get(alias, set()) for alias, keys in values.items()}
         )
         add_keys(unconfirmed, self.end_quarantines())
+        add_keys(unconfirmed, delete_keys(tags))
         return unconfirmed
 
     def end_quarantines(self) -> KeysByAlias:
         """Take this writer's token out of its keys; return the keys that a node did not confirm."""
         unconfirmed: KeysByAlias = {}
-        for alias, keys in self.quarantined.items():
+        quarantined, self.quarantined = self.quarantined, {}
+        for alias, keys in quarantined.items():
             cache = _ring_cache(alias)
             if cache is not None:
                 operation = protocol.unquarantine(cache.client.context, list(keys), self._token)
                 add_keys(unconfirmed, {alias: cache.client.run(operation)})
         return unconfirmed
+
+    def leave_quarantines(self) -> None:
+        """Let the quarantines expire by themselves: whether the transaction was committed is not known.
+
+            1. writer    quarantines the keys, sends COMMIT, and loses its connection
+            2. reader    loads the old row, and does not fill it
+            3. database  finishes the COMMIT, for which it had waited for a replica
+            4. reader    loads the new row
+            5. relay     sees the outbox row, which 3 has committed too, and deletes the keys
+
+        If the writer ended the quarantines after 1, a reader could fill the old row before 3.
+        """
+        self.quarantined = {}
 
     def refill(self) -> None:
         """Load changed rows of dependents that write through; a failure is logged and leaves a miss."""
@@ -106,20 +166,37 @@ class PendingDeletes:
                 logger.exception("a row could not be loaded again after it was written")
 
 
+def values_and_tags(keys: KeysByAlias) -> tuple[KeysByAlias, KeysByAlias]:
+    """Return the keys that hold values, and the keys of tags, each by cache alias."""
+    values: KeysByAlias = {}
+    tags: KeysByAlias = {}
+    for alias, group in keys.items():
+        add_keys(tags, {alias: filter(is_tag_key, group)})
+        add_keys(values, {alias: filterfalse(is_tag_key, group)})
+    return values, tags
+
+
 def delete_keys(keys: KeysByAlias) -> KeysByAlias:
-    """Delete keys on their nodes; return the keys that a node did not confirm, by cache alias.
+    """Delete keys on their nodes, first values and then tags; return the keys that a node did not confirm.
 
     The client does not write an outbox row for them: the caller's row keeps them pending.
     """
     unconfirmed: KeysByAlias = {}
-    for alias, group in keys.items():
-        cache = _ring_cache(alias)
-        if group and cache is not None:
-            client = cache.client
-            missed = client.run(protocol.delete_many(client.context, list(group), in_outbox=True))
-            client.counters.cell.invalidations += len(group) - len(missed)
-            add_keys(unconfirmed, {alias: missed})
+    for group in values_and_tags(keys):
+        for alias, names in group.items():
+            add_keys(unconfirmed, {alias: _delete_at_once(alias, names)})
     return unconfirmed
+
+
+def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
+    """Delete keys of an alias in one scatter; return the keys that a node did not confirm."""
+    cache = _ring_cache(alias)
+    if cache is None:
+        return []
+    client = cache.client
+    missed = client.run(protocol.delete_many(client.context, list(keys), in_outbox=True))
+    client.counters.cell.invalidations += len(keys) - len(missed)
+    return missed
 
 
 def clear_node(alias: str, endpoint: str) -> bool:
@@ -132,6 +209,23 @@ def clear_node(alias: str, endpoint: str) -> bool:
         return True
     nodes = [index for index, node in enumerate(cache.client.nodes) if node.endpoint == endpoint]
     return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
+
+
+def clear_tags() -> set[tuple[str, str]]:
+    """Delete all tags of all ring caches; return the alias and endpoint of each node that did not confirm.
+
+    An alias whose ``KEY_FUNCTION`` hides the key is left out: its keys are never cleared from a node,
+    but remain pending one by one.
+    """
+    unconfirmed: set[tuple[str, str]] = set()
+    for alias in ring_aliases():
+        cache = _ring_cache(alias)
+        if cache is not None and cache.can_clear:
+            nodes = cache.client.nodes
+            operation = protocol.delete_matching(cache.client.context, cache.tag_pattern, range(len(nodes)))
+            failures = cache.client.run(operation).failures
+            unconfirmed.update((alias, nodes[index].endpoint) for index in failures)
+    return unconfirmed
 
 
 def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[bytes]]:

@@ -1,9 +1,16 @@
-"""The relay: processes pending outbox rows, and deletes their keys until every node has confirmed."""
+"""The relay: processes pending outbox rows, and deletes their keys until every node has confirmed.
+
+In a page of rows, the values of all rows are deleted, and nodes cleared, before any tag is deleted;
+``deletes`` says why. While a value is not confirmed, its row's tags are deleted once by each process
+that relays, and then again after the value. A node that is down for long therefore does not make
+every page a miss in every round.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,7 +19,13 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from cachebackend.invalidation.deletes import clear_node, delete_keys, nodes_to_clear
+from cachebackend.invalidation.deletes import (
+    clear_node,
+    clear_tags,
+    delete_keys,
+    nodes_to_clear,
+    values_and_tags,
+)
 from cachebackend.invalidation.outbox import (
     INTENT_SECONDS,
     delete_rows,
@@ -31,6 +44,8 @@ logger = logging.getLogger("cachebackend")
 
 #: Outbox rows that one transaction of the relay locks and processes.
 ROWS_PER_PAGE = 500
+#: By database, the primary keys of rows whose tags are deleted, and whose values are not confirmed.
+_early_tags: defaultdict[str, set[int]] = defaultdict(set)
 
 
 @dataclass(slots=True)
@@ -57,31 +72,28 @@ def relay() -> RelayResult:
     for using in filter(has_outbox, connections):
         try:
             result.lag = max(result.lag, outbox_lag(using))
+            pending: set[int] = set()
             last: int | None = 0
             while last is not None:  # every page: rows of a node that is down do not delay the others
-                last = _process_page(using, last, result)
+                last = _process_page(using, last, result, pending)
+            _early_tags[using] &= pending
         except DatabaseError:  # a database that is down must not delay the others
             logger.exception("the outbox of database %r could not be read", using)
     return result
 
 
 def outbox_lag(using: str) -> float:
-    """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none.
-
-    Intents do not count: every round processes them, and they are kept for ``INTENT_SECONDS``.
-    """
-    ages = (
-        OutboxRow.objects.using(using)
-        .filter(is_intent=False)
-        .order_by("created")
-        .values_list(Now() - F("created"), flat=True)
-    )
+    """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none."""
+    ages = OutboxRow.objects.using(using).order_by("created").values_list(Now() - F("created"), flat=True)
     oldest = ages.first()
     return oldest.total_seconds() if oldest is not None else 0.0
 
 
-def _process_page(using: str, after: int, result: RelayResult) -> int | None:
-    """Process the rows whose keys follow ``after``; return the last key, None if there was no row."""
+def _process_page(using: str, after: int, result: RelayResult, pending: set[int]) -> int | None:
+    """Process the rows whose keys follow ``after``; return the last key, None if there was no row.
+
+    The keys of the rows that remain are added to ``pending``.
+    """
     skip_locked = connections[using].features.has_select_for_update_skip_locked
     # A young row is most likely being handled by its writer; a trigger's row is the relay's alone
     is_due = ~Q(label="") | Q(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS))
@@ -93,14 +105,15 @@ def _process_page(using: str, after: int, result: RelayResult) -> int | None:
             .annotate(age=Now() - F("created"))
             .select_for_update(skip_locked=skip_locked)[:ROWS_PER_PAGE]
         )
-        page = _Page(rows)
-        confirmed = page.confirmed_rows()
-        delete_rows(using, *[row.pk for row in confirmed])
+        page = _Page(rows, _early_tags[using])
+        confirmed = {row.pk for row in page.confirmed_rows()}
+        delete_rows(using, *confirmed)
         for alias, node in page.to_clear:
             write_row(using, {alias: []}, node=node)
     result.rows += len(confirmed)
     result.pending += len(rows) - len(confirmed)
     result.keys += page.deleted
+    pending.update(row.pk for row in rows if row.pk not in confirmed)
     return rows[-1].pk if rows else None
 
 
@@ -109,6 +122,8 @@ class _Page:
 
     Args:
         rows: The rows, annotated with their ``age``.
+        early_tags: The primary keys of rows whose tags were confirmed before their values; the page
+            adds its own.
 
     Attributes:
         deleted: The number of keys that were confirmed.
@@ -116,35 +131,56 @@ class _Page:
             node replaces the rows of these keys, so the outbox does not grow without limit.
     """
 
-    def __init__(self, rows: Sequence[Any]) -> None:
-        self._rows = [(row, keys_of_row(row)) for row in rows]
-        keys: KeysByAlias = {}
-        clears: set[tuple[str, str]] = set()
-        for row, row_keys in self._rows:
-            if row.node:
-                clears.update((alias, row.node) for alias in row_keys)
-            else:
-                add_keys(keys, row_keys)
-        self._unconfirmed = delete_keys(keys)
-        self._uncleared = {(alias, node) for alias, node in clears if not clear_node(alias, node)}
-        self.deleted = sum(map(len, keys.values())) - sum(map(len, self._unconfirmed.values()))
+    def __init__(self, rows: Sequence[Any], early_tags: set[int]) -> None:
+        self._node_rows = [(row, keys_of_row(row).keys()) for row in rows if row.node]
+        self._key_rows = [(row, *values_and_tags(keys_of_row(row))) for row in rows if not row.node]
+        self.deleted = 0
         self.to_clear: set[tuple[str, str]] = set()
+        self._unconfirmed: KeysByAlias = {}
+        self._delete(values for _, values, _ in self._key_rows)
+        self._uncleared = self._clear_nodes()
+        self._delete_tags(early_tags)
         for alias, unconfirmed in self._unconfirmed.items():
             nodes, self._unconfirmed[alias] = nodes_to_clear(alias, unconfirmed)
             self.to_clear.update((alias, node) for node in nodes)
 
+    def _delete(self, groups: Iterable[KeysByAlias]) -> None:
+        keys: KeysByAlias = {}
+        for group in groups:
+            add_keys(keys, group)
+        unconfirmed = delete_keys(keys)
+        add_keys(self._unconfirmed, unconfirmed)
+        self.deleted += sum(map(len, keys.values())) - sum(map(len, unconfirmed.values()))
+
+    def _clear_nodes(self) -> set[tuple[str, str]]:
+        """Clear the nodes that rows name; return the aliases and nodes that did not confirm.
+
+        Which tags have pages that were made from a node's old values is not known, so all tags follow.
+        """
+        clears = {(alias, row.node) for row, aliases in self._node_rows for alias in aliases}
+        uncleared = {(alias, node) for alias, node in clears if not clear_node(alias, node)}
+        if uncleared != clears:
+            self.to_clear |= clear_tags()
+        return uncleared
+
+    def _delete_tags(self, early_tags: set[int]) -> None:
+        """Delete the tags of rows whose values are confirmed, and of other rows whose tags never were."""
+        before = {row.pk for row, values, _ in self._key_rows if not self._are_confirmed(values)}
+        self._delete(tags for row, _, tags in self._key_rows if row.pk not in before & early_tags)
+        early_tags |= {row.pk for row, _, tags in self._key_rows if self._are_confirmed(tags)} & before
+
     def confirmed_rows(self) -> list[Any]:
         """Return the rows to delete: every node confirmed them, or another row covers them."""
-        confirmed: list[Any] = []
+        confirmed = [
+            row
+            for row, values, tags in self._key_rows
+            if self._are_confirmed(values) and self._are_confirmed(tags) and not _may_be_running(row)
+        ]
         uncleared = set(self._uncleared)
-        for row, keys in reversed(self._rows):
-            if row.node:
-                pending = {(alias, row.node) for alias in keys} & uncleared
-                uncleared -= pending  # one row for each node and alias is enough
-                is_confirmed = not pending
-            else:
-                is_confirmed = self._are_confirmed(keys) and not _may_be_running(row)
-            if is_confirmed:
+        for row, aliases in reversed(self._node_rows):
+            pending = {(alias, row.node) for alias in aliases} & uncleared
+            uncleared -= pending  # one row for each node and alias is enough
+            if not pending:
                 confirmed.append(row)
         return confirmed
 

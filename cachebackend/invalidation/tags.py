@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.cache import caches
-from django.db import models, router
+from django.db import connections, models, router
 
 from cachebackend.backend import RingCache, Tag
 from cachebackend.backend.keys import check_tag
 from cachebackend.conf import ring_aliases
+from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of
-from cachebackend.invalidation.transactions import invalidate_keys, invalidate_rows
+from cachebackend.invalidation.transactions import invalidate_together, is_in_transaction
+from cachebackend.invalidation.watched import KeysByAlias
 
 __all__ = ["ModelTags", "invalidate"]
 
@@ -50,6 +52,9 @@ class ModelTags:
 def invalidate(*targets: Tag, alias: str | None = None) -> None:
     """Invalidate rows, models or tags: after the commit in a transaction, at once in autocommit.
 
+    In either case an outbox row keeps the deletes until every node has confirmed them. What is cached of
+    the rows is deleted before all tags, so a value that is made meanwhile cannot keep an old row.
+
     Args:
         targets: A row invalidates everything that is cached of it, and all values with its tag. A
             model or a string invalidates all values with that tag.
@@ -60,15 +65,28 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
     """
     for target in targets:
         check_tag(target)
-    aliases = [alias] if alias else ring_aliases()
+    caches_of_tags = {each: caches[each] for each in ([alias] if alias else ring_aliases())}
+    tags: KeysByAlias = {
+        each: {cache.tag_bytes(target) for target in targets}
+        for each, cache in caches_of_tags.items()
+        if isinstance(cache, RingCache)
+    }
+    # Each database's outbox row has all the tags, which must be deleted after the rows of each
+    pending = {using: PendingDeletes(using) for target in targets for using in _databases_of(target)}
     for target in targets:
-        using = router.db_for_write(models.Model)
         if isinstance(target, models.Model):
-            using = target._state.db or router.db_for_write(type(target))
-            invalidate_rows(type(target), [row_of(target)], using)
-        elif not isinstance(target, str):
-            using = router.db_for_write(target)
-        for each in aliases:
-            cache = caches[each]
-            if isinstance(cache, RingCache):
-                invalidate_keys(each, [cache.tag_bytes(target)], using)
+            [using] = _databases_of(target)
+            pending[using].add_rows(type(target), [row_of(target)])
+    for deletes in pending.values():
+        deletes.add_keys(tags)
+        invalidate_together(deletes)
+
+
+def _databases_of(target: Tag) -> set[str]:
+    """Return the aliases of the databases whose changes a target may be invalidated for."""
+    if isinstance(target, models.Model):
+        return {target._state.db or router.db_for_write(type(target))}
+    if not isinstance(target, str):
+        return {router.db_for_write(target)}
+    opened = {each.alias for each in connections.all(initialized_only=True) if is_in_transaction(each)}
+    return {router.db_for_write(models.Model), *opened}

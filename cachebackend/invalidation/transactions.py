@@ -29,14 +29,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.deletes import PendingDeletes
-from cachebackend.invalidation.outbox import delete_rows, write_row
+from cachebackend.invalidation.outbox import delete_rows, has_outbox, write_row
 from cachebackend.invalidation.trigger_rows import take_trigger_rows
 from cachebackend.invalidation.watched import Row, dependents_of
 
 __all__ = [
     "each_statement_in_a_transaction",
-    "invalidate_keys",
     "invalidate_rows",
+    "invalidate_together",
     "is_in_transaction",
     "is_pending",
     "open_deletes",
@@ -264,11 +264,18 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
         open_deletes(connection).add_rows(model, rows)
 
 
-def invalidate_keys(alias: str, keys: Iterable[bytes], using: str) -> None:
-    """Delete keys of a cache alias: after the commit in a transaction, at once in autocommit."""
-    connection = connections[using]
+def invalidate_together(deletes: PendingDeletes) -> None:
+    """Delete keys of rows and tags of one call: after the commit in a transaction, at once in autocommit."""
+    connection = connections[deletes.using]
+    if not is_in_transaction(connection):
+        # Their rows are changed already. A node that is down must not prevent the outbox row
+        deletes.strict_keys.clear()
+        if not has_outbox(deletes.using):
+            deletes.delete()
+            deletes.refill()
+            return
     with each_statement_in_a_transaction(connection):
-        open_deletes(connection).add_keys({alias: keys})
+        open_deletes(connection).add(deletes)
 
 
 def is_pending(alias: str, key: bytes, using: str) -> bool:

@@ -28,7 +28,7 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
 from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_settings, queue_states
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
-from cachebackend.protocol.ring.clear import clear, clear_missed, delete_misplaced, flush
+from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.ring.scan import all_cursors, scan
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
@@ -62,6 +62,7 @@ __all__ = [
     "contents",
     "delete",
     "delete_many",
+    "delete_matching",
     "delete_misplaced",
     "dirty",
     "flush",

@@ -4,6 +4,9 @@
 2. the writer  takes all the rows that wait, and inserts them in one statement, committed at once
 3. callers     continue: no crash loses their rows now. Rows that arrive during 2 are in the next
                statement
+
+The writer's connection is not from the pool of the database alias (``OPTIONS["pool"]``). Callers wait
+for their rows inside transactions, and their connections may be all that the pool has.
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ class OutboxWriter:
 
 def _insert(rows: list[OutboxRow]) -> None:
     using = router.db_for_write(OutboxRow)
+    _leave_pool(using)
     try:
         OutboxRow.objects.using(using).bulk_create(rows)
     except Error:
@@ -94,6 +98,16 @@ def _insert(rows: list[OutboxRow]) -> None:
         # same, the rows exist twice, which does no harm
         connections.close_all()
         OutboxRow.objects.using(using).bulk_create(rows)
+
+
+def _leave_pool(using: str) -> None:
+    """Give the calling thread a connection of its own, if those of the database alias are from a pool."""
+    settings = connections[using].settings_dict
+    if "pool" in settings["OPTIONS"]:
+        options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
+        connection = connections.create_connection(using)
+        connection.settings_dict = settings | {"OPTIONS": options}
+        connections[using] = connection
 
 
 _writer = OutboxWriter()

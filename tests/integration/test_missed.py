@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from django.core.cache import caches
 from django.core.checks import run_checks
 from django.core.signals import setting_changed
-from django.db import connections
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from django.test import override_settings
 
@@ -285,6 +286,40 @@ def test_callers_do_not_wait_for_a_database_that_hangs(
     assert OutboxRow.objects.count() == 0
     may_insert.set()
     waiting.result(10)
+
+
+@pytest.fixture
+def pool_of_one() -> Iterator[BaseDatabaseWrapper]:
+    """The connection of the default database, from a pool that has no second one."""
+    own = connections["default"]
+    pool = {"min_size": 1, "max_size": 1, "timeout": 1.0}
+    options = own.settings_dict["OPTIONS"] | {"pool": pool}
+    settings = own.settings_dict | {"OPTIONS": options, "CONN_MAX_AGE": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connections.settings, "default", settings)
+        connections["default"] = connection = connections.create_connection("default")
+        try:
+            yield connection
+        finally:
+            connection.close()
+            connection.close_pool()  # type: ignore[attr-defined]  # of Postgres
+            connections["default"] = own
+
+
+@pytest.mark.postgres
+def test_a_missed_delete_is_stored_although_the_pool_has_no_connection_left(
+    cache: RingCache, probes: Probes, pool_of_one: BaseDatabaseWrapper, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller's transaction holds the only one; the writer's connection is not from the pool."""
+    eject_at_once(cache)
+    with transaction.atomic():
+        assert not OutboxRow.objects.exists()
+        cache.delete_many([f"k{n}" for n in range(30)])
+        with pool_of_one.cursor() as cursor:  # at READ COMMITTED it sees what the writer has committed
+            cursor.execute(f"SELECT count(*) FROM {OutboxRow._meta.db_table}")
+            assert cursor.fetchone() == (1,)
+        transaction.set_rollback(True)
+    assert "kept in memory only" not in caplog.text
 
 
 def test_a_forked_child_has_a_writer_of_its_own(cache: RingCache, probes: Probes) -> None:

@@ -33,8 +33,9 @@ class OutboxRow(models.Model):
         null=True, help_text="The columns of those rows from which keys are made, as text."
     )
     transaction_id = models.BigIntegerField(null=True, help_text="The transaction in which the trigger ran.")
+    # In a rolling deploy, processes of an earlier release still set it; the relay keeps such rows for a while
     is_intent = models.BooleanField(
-        default=False, help_text="Whether the row was written before its statement, in autocommit."
+        default=False, help_text="Deprecated: whether an earlier release wrote the row before its statement."
     )
     created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
 

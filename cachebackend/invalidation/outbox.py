@@ -59,21 +59,18 @@ def has_outbox(using: str) -> bool:
 # Rows
 
 
-def new_row(keys: Mapping[str, Iterable[bytes]], *, node: str = "", is_intent: bool = False) -> OutboxRow:
+def new_row(keys: Mapping[str, Iterable[bytes]], *, node: str = "") -> OutboxRow:
     """Return an unsaved row.
 
     Args:
         keys: The keys to delete, by cache alias; with a ``node``, the aliases alone matter.
         node: The endpoint of a node on which every key of the aliases must be deleted.
-        is_intent: Whether the row is written before its statement, in autocommit.
     """
     packed = ormsgpack.packb({alias: sorted(group) for alias, group in keys.items()})
-    return OutboxRow(keys=packed, node=node, is_intent=is_intent)
+    return OutboxRow(keys=packed, node=node)
 
 
-def write_row(
-    using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = "", is_intent: bool = False
-) -> int | None:
+def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = "") -> int | None:
     """Insert a row, in the open transaction if there is one; arguments as for ``new_row``.
 
     Returns:
@@ -83,7 +80,7 @@ def write_row(
         keys = {alias: group for alias, group in keys.items() if group}
     if not keys or not has_outbox(using):
         return None
-    row = new_row(keys, node=node, is_intent=is_intent)
+    row = new_row(keys, node=node)
     row.save(using=using)
     return row.pk
 

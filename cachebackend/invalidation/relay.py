@@ -189,5 +189,5 @@ class _Page:
 
 
 def _may_be_running(row: Any) -> bool:
-    """Return whether the statement of an intent may still be running."""
+    """Return whether the statement of an intent, which an earlier release wrote, may still be running."""
     return bool(row.is_intent and row.age.total_seconds() <= INTENT_SECONDS)

@@ -33,7 +33,7 @@ class Migration(migrations.Migration):
                 ('label', models.CharField(blank=True, default='', help_text='The model whose rows changed, if a trigger wrote this.', max_length=200)),
                 ('rows', models.JSONField(help_text='The columns of those rows from which keys are made, as text.', null=True)),
                 ('transaction_id', models.BigIntegerField(help_text='The transaction in which the trigger ran.', null=True)),
-                ('is_intent', models.BooleanField(default=False, help_text='Whether the row was written before its statement, in autocommit.')),
+                ('is_intent', models.BooleanField(default=False, help_text='Deprecated: whether an earlier release wrote the row before its statement.')),
                 ('created', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), db_index=True, help_text="By the database's clock.")),
             ],
             options={

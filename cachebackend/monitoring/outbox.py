@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from cachebackend.client import RingClient
 from cachebackend.invalidation import outbox_lag
-from cachebackend.invalidation.outbox import has_outbox, keys_of_row
+from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_of_row
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
@@ -118,7 +118,7 @@ def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Seque
                 for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
             },
             bool(row.node),
-            age > REPLAY_AGE_SECONDS and not row.is_intent,
+            age > REPLAY_AGE_SECONDS + (INTENT_SECONDS if row.is_intent else 0),
         )
         for row, age in _oldest_rows(incomplete)
         for keys_by_alias in [keys_of_row(row)]
@@ -136,8 +136,8 @@ def count_missed(
     A row does not say which of its nodes have confirmed: it stays until the last one has. So a row
     counts for a node that answers only if nothing else explains why the row is still there:
 
-    - It is overdue. A young row is being confirmed by its own writer, and an intent stays for a
-      minute in any case.
+    - It is overdue. A young row is being confirmed by its own writer, and an intent, which an earlier
+      release wrote, stays for a minute in any case.
     - None of its keys, of any alias, is on a node that does not answer.
     """
     missed: list[set[bytes]] = [set() for _ in is_up]
@@ -236,5 +236,5 @@ def _keys_by_node(
 
 
 def _line(row: OutboxRow) -> str:
-    kept = ", written before a statement in autocommit and stored for one minute" if row.is_intent else ""
+    kept = ", written before a statement and stored for one minute" if row.is_intent else ""
     return f"pending delete, since {moment(row.created.timestamp())}{kept}"

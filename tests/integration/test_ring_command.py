@@ -88,6 +88,19 @@ def test_status_shows_that_a_node_missed_deletes(
     assert {each["state"] for each in command("status")["aliases"]["default"]} == {"up"}
 
 
+@pytest.mark.parametrize(("age", "expected"), [(61, 0), (63, 1)])
+def test_an_intent_that_the_relay_would_have_deleted_is_a_missed_delete(
+    ring_cache: RingCache, age: float, expected: int
+) -> None:
+    """The relay keeps what an earlier release wrote before a statement for a minute."""
+    key = ring_cache.key_bytes("k")
+    write_row("default", {"default": {key}})
+    OutboxRow.objects.update(is_intent=True, created=timezone.now() - timedelta(seconds=age))
+    report = command("status")["aliases"]["default"]
+    owner = ring_cache.client.ring.names[ring_cache.client.ring.owner(key)]
+    assert {each["node"]: each["owed"] for each in report if each["owed"]} == ({owner: 1} if expected else {})
+
+
 def test_status_calls_a_healthy_node_up_while_another_is_down(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +112,8 @@ def test_status_calls_a_healthy_node_up_while_another_is_down(
     assert dead.breaker is not None
     dead.breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
     write_row("default", {"default": set(keys.values())})  # one transaction, with a key on each node
-    write_row("default", {"default": {keys[1]}}, is_intent=True)
+    intent = write_row("default", {"default": {keys[1]}})
+    OutboxRow.objects.filter(pk=intent).update(is_intent=True)  # as an earlier release writes it
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
     write_row("default", {"default": {keys[0], keys[1]}})
     write_row("default", {"default": {keys[2]}})

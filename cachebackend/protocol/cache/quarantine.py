@@ -1,32 +1,33 @@
 """Quarantine: while a strict write changes a row, its keys are read from the source and never filled.
 
-    1. writer    quarantines the key; its node confirms, or the write fails
-    2. writer    UPDATE, COMMIT
+    1. writer    UPDATE; quarantines the key; its node confirms, or the write fails
+    2. writer    COMMIT
     3. writer    removes its token; the last writer's token deletes the key
 
 Between 1 and 3 no reader gets a lease, so no value from before the commit can be cached after it,
 even if the writer dies at any point: then the quarantine expires, and readers bypass it until then.
 
 Only its writer removes a quarantine before that. A delete by another process never does: not the
-relay, which acts on the writer's own intent while the statement waits for a lock; not a replay, a
-clear, or another writer. It would be wrong:
+relay, which acts on an earlier change of the same row; not a replay, a clear, or another writer. It
+would be wrong:
 
-    1. writer    quarantines the key; its UPDATE waits
+    1. writer    quarantines the key; its COMMIT is under way
     2. relay     deletes the key, and the quarantine with it
     3. reader    leases the key, loads the old row, fills it
-    4. writer    UPDATE, COMMIT; its node is cut off by now and gets no delete; acknowledged
+    4. writer    its COMMIT returns; its node is cut off by now and gets no delete; acknowledged
     5. reader    is not cut off: hits the old row
 
 Such a delete is not needed either. A quarantined key holds nothing from before, and a fill after
 the quarantine ends is loaded after that end, so after the commit that the delete follows. A delete
 that meets a quarantine is confirmed. For a writer that died:
 
-    1. writer    writes its intent; quarantines the key; dies, before its COMMIT or after it
-    2. relay     meets the quarantine: confirmed, but the intent stays, and is acted on again
-    3. node      the quarantine expires, ``quarantine_timeout`` after it was placed
-    4. reader    leases the key, and loads what is committed by then
-    5. database  commits the statement, if it continued without its client
-    6. relay     deletes what 4 filled, and deletes the intent when no statement can still run
+    1. writer    writes its outbox row; quarantines the key; sends its COMMIT, and dies
+    2. node      the quarantine expires, ``quarantine_timeout`` after it was placed
+    3. reader    leases the key, and loads what is committed by then
+    4. database  finishes the COMMIT, if it has waited for a replica until now
+    5. relay     sees the outbox row, which 4 committed too, and deletes what 3 filled
+
+If 4 comes first, the relay's delete meets the quarantine, and every later fill loads the new row.
 
 Source: Ghandeharizadeh et al., "Strong Consistency in Cache Augmented SQL Systems",
 Middleware '14 (the IQ framework), section 3.

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
-from cachebackend.options import Faults, RingOptions, WriteBehindOptions
+from cachebackend.options import Faults, ProjectOptions, RingOptions, WriteBehindOptions
 from cachebackend.options.other_backends import ALIAS_SETTINGS
 from cachebackend.options.rules import Integer, Number, Optional, Rule
 
-__all__ = ["BACKENDS", "alias_of", "ring_aliases", "ring_options", "write_behind_options"]
+__all__ = [
+    "BACKENDS",
+    "alias_of",
+    "current_namespace",
+    "namespace_function",
+    "project_options",
+    "ring_aliases",
+    "ring_options",
+    "write_behind_options",
+]
 
 #: The dotted paths under which ``CACHES`` may name the backend.
 BACKENDS = ("cachebackend.RingCache", "cachebackend.backend.RingCache")
@@ -68,9 +79,52 @@ def write_behind_options() -> WriteBehindOptions:
     return WriteBehindOptions.read(getattr(settings, "WRITE_BEHIND", {}))
 
 
+@cache
+def project_options() -> ProjectOptions:
+    """Return the options of the project; without the setting, every option has its default.
+
+    Raises:
+        ConfigurationError: The setting has faults; the message names each of them.
+    """
+    return ProjectOptions.read(getattr(settings, "RINGCACHE", {}))
+
+
+@cache
+def namespace_function() -> Callable[[], str] | None:
+    """Return the function that ``RINGCACHE["namespace"]`` names; None if the project has one namespace.
+
+    Raises:
+        ImportError: There is no such function.
+    """
+    path = project_options().namespace
+    function: Callable[[], str] | None = import_string(path) if path else None
+    return function
+
+
+def current_namespace() -> str:
+    """Return the namespace of the calling thread or task; empty if the project has one namespace.
+
+    Raises:
+        ImproperlyConfigured: The project's function does not return a text.
+    """
+    function = namespace_function()
+    if function is None:
+        return ""
+    namespace = function()
+    if not isinstance(namespace, str):
+        message = (
+            f"RINGCACHE['namespace']: {project_options().namespace}() must return a str, not {namespace!r}"
+        )
+        raise ImproperlyConfigured(message)
+    return namespace
+
+
 def _follow_settings(*, setting: str, **_: Any) -> None:
     if setting == "WRITE_BEHIND":
         write_behind_options.cache_clear()
+    elif setting == "RINGCACHE":
+        project_options.cache_clear()
+        namespace_function.cache_clear()
 
 
 setting_changed.connect(_follow_settings, dispatch_uid="cachebackend.conf")

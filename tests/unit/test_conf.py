@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import pytest
 from django.test import override_settings
 
-from cachebackend.conf import alias_of, ring_aliases, ring_options, write_behind_options
+from cachebackend.conf import (
+    alias_of,
+    current_namespace,
+    project_options,
+    ring_aliases,
+    ring_options,
+    write_behind_options,
+)
 from cachebackend.errors import ConfigurationError
 
 RING = {"BACKEND": "cachebackend.RingCache", "LOCATION": "redis://h?name=a"}
@@ -56,3 +64,12 @@ def test_write_behind_follows_the_settings() -> None:
         assert write_behind_options().partitions == 3
     with override_settings(WRITE_BEHIND={}):
         assert write_behind_options().nodes == ()
+
+
+def test_the_namespace_follows_the_settings() -> None:
+    """It is empty without the setting."""
+    assert current_namespace() == ""
+    with override_settings(RINGCACHE={"namespace": "platform.system", "models": {"auth.User": {}}}):
+        assert current_namespace() == platform.system()
+        assert list(project_options().models) == ["auth.User"]
+    assert current_namespace() == ""

@@ -1,0 +1,73 @@
+"""The setting ``RINGCACHE``, one for the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cachebackend.options.faults import Faults
+from cachebackend.options.rules import check_fields
+
+__all__ = ["ProjectOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class _DottedPath:
+    """The dotted path of something that can be imported, or nothing."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        is_path = isinstance(value, str) and all(map(str.isidentifier, value.split(".")))
+        if value == "" or (is_path and "." in str(value)):
+            return None
+        return f'must be a dotted path such as "project.tenants.current", got {value!r}'
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedModels:
+    """A dict from labels of models to empty dicts."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if not isinstance(value, Mapping):
+            return f'must be a dict such as {{"auth.User": {{}}}}, got a {type(value).__name__}'
+        for label, options in value.items():
+            if not isinstance(label, str) or label.count(".") != 1:
+                return f'must have labels of models such as "auth.User" as keys, got {label!r}'
+            if options != {}:
+                return f"must have an empty dict for {label!r}, got {options!r}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectOptions:
+    """The options of ``RINGCACHE``.
+
+    Attributes:
+        namespace: The dotted path of a function without arguments that returns a text, such as the
+            tenant's schema. Rows, tags and results that are cached in one namespace are not read in
+            another one. Empty: there is one namespace.
+        models: The models of other apps whose writes are watched, so that they and their rows can be
+            tags: labels with empty dicts, such as ``{"auth.User": {}}``.
+    """
+
+    namespace: str = field(default="", metadata={"rule": _DottedPath()})
+    models: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict, metadata={"rule": _WatchedModels()}
+    )
+
+    @classmethod
+    def read(cls, given: object) -> ProjectOptions:
+        """Return the options of the setting, validated as a whole.
+
+        Raises:
+            ConfigurationError: The setting has faults; the error lists all of them.
+        """
+        faults = Faults("RINGCACHE")
+        if not isinstance(given, Mapping):
+            faults.add(None, f"must be a dict, got a {type(given).__name__}")
+            faults.raise_any()
+            return cls()
+        check_fields(cls, given, faults)
+        faults.raise_any()
+        return cls(**given)

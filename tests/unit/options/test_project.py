@@ -1,0 +1,35 @@
+"""The options of the project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.errors import ConfigurationError
+from cachebackend.options import ProjectOptions
+
+
+def test_the_options_have_defaults() -> None:
+    """One namespace, and no models of other apps."""
+    assert ProjectOptions.read({}) == ProjectOptions("", {})
+    options = ProjectOptions.read({"namespace": "site.tenants.current", "models": {"auth.User": {}}})
+    assert (options.namespace, list(options.models)) == ("site.tenants.current", ["auth.User"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "RINGCACHE: must be a dict, got a list"),
+        ({"namespace": len}, r"RINGCACHE\['namespace'\]: must be a dotted path"),
+        ({"namespace": "current"}, r"RINGCACHE\['namespace'\]: must be a dotted path"),
+        ({"namespaces": "a.b"}, "did you mean 'namespace'"),
+        ({"models": ["auth.User"]}, r"RINGCACHE\['models'\]: must be a dict such as"),
+        ({"models": {"User": {}}}, "must have labels of models"),
+        ({"models": {"auth.User": {"timeout": 5}}}, "must have an empty dict for 'auth.User'"),
+    ],
+)
+def test_faults_have_their_path(given: Any, says: str) -> None:
+    """As those of the other settings."""
+    with pytest.raises(ConfigurationError, match=says):
+        ProjectOptions.read(given)

@@ -80,6 +80,31 @@ class Sonnet(Poem):
     cached = CachedManager["Sonnet"](triggers=True)
 
 
+class Line(models.Model):
+    """A row whose primary key has two columns."""
+
+    pk = models.CompositePrimaryKey("order", "number")
+    order = models.IntegerField()
+    number = models.IntegerField()
+    text = models.CharField(max_length=50)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Line"](missing_timeout=60)
+
+
+class Coin(models.Model):
+    """A row with a text as primary key, and lookups of several kinds."""
+
+    code = models.CharField(max_length=2000, primary_key=True)
+    name = models.CharField(max_length=50, unique=True, null=True)  # noqa: DJ001  # several have none
+    worth = models.DecimalField(max_digits=8, decimal_places=2, unique=True, null=True)
+    minted = models.DateTimeField(unique=True, null=True)
+    tag = models.OneToOneField(Tag, models.CASCADE, null=True)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Coin"](lookups=["name", "worth", "minted", "tag"], missing_timeout=60)
+
+
 class Target(models.Model):
     code = models.CharField(max_length=20, primary_key=True)
 

@@ -1,0 +1,132 @@
+"""Values as parts of keys."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import models
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+
+from cachebackend.backend.canonical import canonical_text, is_comparable, is_text, key_part
+from tests.shop.models import Author, Coin, Everything, Line, Meter, Tag
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+CODE = uuid.UUID(int=5)
+
+
+class Size(models.TextChoices):
+    """A choice."""
+
+    SMALL = "s"
+
+
+def field(model: type[models.Model], name: str) -> Any:
+    return model._meta.get_field(name)
+
+
+EQUAL: dict[str, tuple[Any, list[Any]]] = {
+    "integer": (field(Tag, "id"), [1, "1", 1.0, True, Decimal(1), " 1 "]),
+    "text": (field(Tag, "name"), ["s", mark_safe("s"), lazystr("s"), Size.SMALL]),
+    "uuid": (field(Author, "code"), [CODE, str(CODE), CODE.hex, 5, str(CODE).upper()]),
+    "decimal": (field(Coin, "worth"), [Decimal("1.5"), Decimal("1.50"), "1.500", 1.5, Decimal("15E-1")]),
+    "large decimal": (field(Coin, "worth"), [Decimal("1E+1"), 10, "10.00", Decimal(10)]),
+    "no decimal": (field(Coin, "worth"), [0, Decimal("-0.00"), "0e5"]),
+    "moment": (
+        field(Coin, "minted"),
+        [NOON, NOON.astimezone(ZoneInfo("Europe/Berlin")), "2024-05-01T14:00:00+02:00", "2024-05-01T12:00Z"],
+    ),
+    "day": (field(Everything, "day"), [date(2024, 5, 1), "2024-05-01", NOON]),
+    "duration": (field(Everything, "length"), [timedelta(hours=24), timedelta(days=1)]),
+    "foreign key": (field(Coin, "tag"), [7, "7", Tag(pk=7)]),
+    "boolean": (field(Everything, "flag"), [True, 1, "1", "True"]),
+    "address": (field(Everything, "address"), ["2001:db8::1", "2001:DB8:0::1"]),
+    "composite": (field(Line, "pk"), [(1, 2), [1, 2], ("1", "2"), (True, 2.0)]),
+}
+
+
+@pytest.mark.parametrize(("column", "values"), EQUAL.values(), ids=EQUAL)
+def test_values_that_the_database_holds_equal_have_one_text(column: Any, values: list[Any]) -> None:
+    """In every form in which a caller may write them."""
+    texts = {canonical_text(column, value) for value in values}
+    assert len(texts) == 1
+    assert texts != {None}
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [
+        (field(Tag, "name"), "a", "a "),
+        (field(Tag, "name"), "a", "A"),
+        (field(Tag, "name"), "\u00e9", "e\u0301"),
+        (field(Coin, "worth"), "1.5", "15"),
+        (field(Coin, "worth"), "1.5", "-1.5"),
+        (field(Coin, "minted"), NOON, NOON + timedelta(microseconds=1)),
+        (field(Line, "pk"), (1, 12), (11, 2)),
+    ],
+)
+def test_values_that_differ_have_two_texts(column: Any, one: Any, other: Any) -> None:
+    """Trailing spaces, case and composition included."""
+    assert canonical_text(column, one) != canonical_text(column, other)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        (field(Tag, "id"), None),
+        (field(Tag, "name"), None),
+        (field(Tag, "id"), "abc"),
+        (field(Tag, "id"), models.F("id")),
+        (field(Author, "code"), "abc"),
+        (field(Coin, "worth"), "1.555"),
+        (field(Coin, "worth"), float("nan")),
+        (field(Coin, "minted"), "yesterday"),
+        (field(Coin, "tag"), Tag()),
+        (field(Coin, "tag"), Author(pk=1)),
+        (field(Everything, "real"), 1.5),
+        (field(Everything, "document"), "text"),
+        (field(Line, "pk"), (1, None)),
+        (field(Line, "pk"), (1, 2, 3)),
+        (field(Line, "pk"), "12"),
+    ],
+)
+def test_a_value_that_python_cannot_compare_has_no_text(column: Any, value: Any) -> None:
+    """None has none, nor a value that the column cannot hold."""
+    assert canonical_text(column, value) is None
+
+
+def test_commas_in_a_composite_key_do_not_mix_its_parts() -> None:
+    """Each part is escaped."""
+    key: Any = models.CompositePrimaryKey("a", "b")
+    key.fields = (field(Tag, "name"), field(Tag, "name"))
+    assert canonical_text(key, ("x,y", "z")) != canonical_text(key, ("x", "y,z"))
+    assert canonical_text(key, ("x%2C", "z")) != canonical_text(key, ("x,", "z"))
+
+
+@pytest.mark.parametrize("text", ["a b", "x" * 101, "žluť", "a\n", "#a", "\ud800"])
+def test_a_text_that_is_long_or_unusual_is_hashed(text: str) -> None:
+    """A text that looks like a hash is hashed too, so it is not the key of another text."""
+    part = key_part(text)
+    assert part.startswith("#")
+    assert part.isascii()
+    assert len(part) == 65
+    assert key_part(part) not in {part, text}
+    assert key_part(text + "!") != part
+
+
+def test_a_short_text_is_a_part_as_it_is() -> None:
+    """So a key can be read."""
+    assert key_part("2024-05-01T12:00:00+00:00") == "2024-05-01T12:00:00+00:00"
+
+
+def test_columns_are_known_by_what_they_are_compared_with() -> None:
+    """A foreign key by the column that it refers to."""
+    assert not is_comparable(field(Everything, "real"))
+    assert is_comparable(field(Meter, "total"))
+    assert is_text(field(Everything, "target"))
+    assert not is_text(field(Coin, "tag"))

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.db import models
-from xxhash import xxh3_128_hexdigest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, Timeout, ring_cache
-from cachebackend.codec import EncodeError, pack_plain
+from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
+from cachebackend.codec import EncodeError
+from cachebackend.conf import namespace_function
 
 __all__ = ["CachedFunction", "cached"]
 
@@ -70,6 +71,8 @@ class CachedFunction(Generic[P, R]):
         self._signature = inspect.signature(function)
         self._timeout, self._tags, self._stale_for = timeout, tags, stale_for
         self._key, self._alias = key, alias
+        self._name = function_name(function)
+        self._captures = function if has_captures(function) else None
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -90,23 +93,25 @@ class CachedFunction(Generic[P, R]):
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of a call; it is the same in every process.
 
+        It names the function, its arguments by type and value, the database of each row among
+        them, the default database, and the namespace.
+
         Raises:
-            TypeError: An argument is neither plain data nor a row, and the decorator has no ``key``.
+            TypeError: An argument, or a value that a closure holds, is neither plain data nor a
+                saved row, and the decorator has no ``key``.
         """
-        prefix = f"call:{self._function.__module__}.{self._function.__qualname__}"
+        prefix = f"call:{call_scope()}:{self._name}"
         if self._key is not None:
             return f"{prefix}:{self._key(*args, **kwargs)}"
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
-            packed = pack_plain([(name, _plain(value)) for name, value in bound.arguments.items()])
+            return f"{prefix}:{arguments_digest(bound.arguments, self._captures)}"
         except EncodeError as error:
             message = (
-                f"{self._function.__qualname__}() has an argument that cannot be part of a key; "
-                "give @cached(key=…)"
+                f"{self._name}() has an argument that cannot be part of a key; give @cached(key=…): {error}"
             )
             raise TypeError(message) from error
-        return f"{prefix}:{xxh3_128_hexdigest(packed)}"
 
     def _load_arguments(
         self, *args: Any, **kwargs: Any
@@ -131,15 +136,27 @@ class _CachedCoroutine(CachedFunction[P, R]):
     """A coroutine function whose results are cached; ``refresh`` and ``invalidate`` are awaited too."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        client = self._cache.client
-        return await client.arun(protocol.get_or_load(client.context, *self._load_arguments(*args, **kwargs)))
+        client, arguments = self._cache.client, await self._aload_arguments(*args, **kwargs)
+        return await client.arun(protocol.get_or_load(client.context, *arguments))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        client = self._cache.client
-        return await client.arun(protocol.load_again(client.context, *self._load_arguments(*args, **kwargs)))
+        client, arguments = self._cache.client, await self._aload_arguments(*args, **kwargs)
+        return await client.arun(protocol.load_again(client.context, *arguments))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return await self._cache.adelete(self.key_of(*args, **kwargs))
+        return await self._cache.adelete(await _in_thread(self.key_of, *args, **kwargs))
+
+    async def _aload_arguments(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
+        return await _in_thread(self._load_arguments, *args, **kwargs)
+
+
+async def _in_thread(make: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """Call a function that asks for the namespace, in the thread in which queries run."""
+    if namespace_function() is None:
+        return make(*args, **kwargs)
+    return await sync_to_async(make)(*args, **kwargs)
 
 
 class _BoundFunction:
@@ -153,16 +170,3 @@ class _BoundFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(self._instance, *args, **kwargs)
-
-
-def _plain(value: Any) -> Any:
-    """Return the plain data that represents an argument in a key: for a row, its model and primary key."""
-    if isinstance(value, models.Model):
-        return ["row", value._meta.label_lower, value.pk]
-    if isinstance(value, set | frozenset):
-        return ["set", sorted(map(repr, value))]
-    if isinstance(value, list | tuple):
-        return [type(value).__name__, *map(_plain, value)]
-    if isinstance(value, dict):
-        return ["dict", *sorted((repr(name), _plain(item)) for name, item in value.items())]
-    return value

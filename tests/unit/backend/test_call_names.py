@@ -1,0 +1,132 @@
+"""Functions and their arguments as parts of keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import pytest
+from django.utils.safestring import mark_safe
+
+from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
+from cachebackend.backend.scope import scope_of
+from cachebackend.codec import EncodeError
+from tests.shop.models import Line, Product, SaleProduct, Tag
+
+
+class Color(Enum):
+    """An argument that is a member of an enumeration."""
+
+    RED = 1
+
+
+def adder(number: int) -> Callable[[int], int]:
+    def add(other: int) -> int:
+        return number + other
+
+    return add
+
+
+def digest(value: Any, function: Any = None) -> str:
+    return arguments_digest({"value": value}, function)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, "1"), (1, True), (1, 1.0), (0.0, -0.0), ((1,), [1]), ({1}, [1]), ({1}, frozenset({1})),
+        ({"a": 1}, [("a", 1)]), (None, ""), ([[1], 2], [1, [2]]), (Decimal("1.5"), Decimal("1.50")),
+        (b"a", "a"), (b"a", bytearray(b"a")), ({1: "a"}, {"1": "a"}), ({1, 2}, {"1", "2"}),
+        (Color.RED, 1), (int, str), (Tag(pk=1), Product(pk=1)), (Product(pk=1), SaleProduct(pk=1)),
+        (Line(pk=(1, 2)), Line(pk=(2, 1))), (adder(1), adder(2)), (adder, adder(1)),
+        (partial(adder, 1), partial(adder, 2)), (partial(adder, 1), partial(adder, number=1)),
+        (Tag.from_db("default", ["id"], [1]), Tag.from_db("lite", ["id"], [1])), ("x" * 500, "x" * 501),
+    ],
+)  # fmt: skip
+def test_arguments_that_differ_have_different_digests(one: Any, other: Any) -> None:
+    """By type as well as by value, at any depth; rows by their database too."""
+    assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}),
+        ({"b", "a", "c"}, {"c", "b", "a"}),
+        (Tag(pk=1, name="x"), Tag(pk="1", name="y")),
+        (adder(1), adder(1)),
+    ],
+)
+def test_equal_arguments_have_one_digest(one: Any, other: Any) -> None:
+    """Sets and dicts have no order; a row is its model and primary key."""
+    assert digest(one) == digest(other)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (object(), "object"),
+        (Tag(), "has the primary key None; save it first"),
+        ([Line(order=1)], "save it first"),
+        (mark_safe("x"), "SafeString"),
+        (type("Local", (), {}), "cannot be imported by its name"),
+        (partial(adder, object()), "object"),
+    ],
+)
+def test_what_cannot_be_named_exactly_is_refused(value: Any, says: str) -> None:
+    """The message says why."""
+    with pytest.raises(EncodeError, match=says):
+        digest(value)
+
+
+def test_functions_at_two_places_have_two_names() -> None:
+    """Two lambdas on one line too; a function with a global name is that name."""
+    one, other = (lambda: 1), (lambda: 2)
+    assert function_name(one) != function_name(other)
+    assert function_name(adder) == f"{__name__}.adder" == function_name(partial(adder, 1))
+    assert function_name(adder(1)) == function_name(adder(2))
+    assert function_name("".join).startswith("builtins.")
+
+
+def test_values_that_a_function_holds_are_part_of_the_digest() -> None:
+    """The values of a closure, of a partial function, and the instance of a method."""
+    assert [has_captures(each) for each in (adder, adder(1), partial(adder, 1), math.sqrt)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert digest(0, adder(1)) != digest(0, adder(2))
+    assert digest(0, Tag(pk=1).save) != digest(0, Tag(pk=2).save)
+    with pytest.raises(EncodeError, match="save it first"):
+        digest(0, Tag().save)
+
+
+def test_a_function_that_refers_to_itself_has_a_digest() -> None:
+    """It is named once."""
+
+    def countdown(number: int) -> int:
+        return countdown(number - 1) if number else 0
+
+    assert digest(0, countdown) == digest(0, countdown)
+
+
+def test_a_variable_without_a_value_is_refused() -> None:
+    """Its value could differ by the time of the call."""
+
+    def early() -> Any:
+        return late
+
+    with pytest.raises(EncodeError, match="has no value yet"):
+        digest(0, early)
+    late = 1
+    assert digest(0, early)
+
+
+def test_calls_have_the_scope_of_the_default_database() -> None:
+    """So tests do not read results of the site."""
+    assert call_scope() == scope_of("default")

@@ -96,7 +96,7 @@ class _Write:
         self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
         self._connection: Any = compiler.connection
         # The model of a migration may lack columns that the project's model has
-        model = compiler.query.get_meta().concrete_model
+        model: Any = compiler.query.get_meta().concrete_model
         columns = {field.column for field in model._meta.local_concrete_fields}
         self._fields = [field for field in table.fields if field.column in columns]
 

@@ -260,7 +260,7 @@ class _Write:
         """Add the rows of an INSERT on a database that does not return them, as the instances have them."""
         rows: list[dict[str, Any]] = []
         for instance in self._query.objs:
-            values = [getattr(instance, field.attname) for field in self._fields]
+            values = [None if field.generated else getattr(instance, field.attname) for field in self._fields]
             known = [None if hasattr(value, "resolve_expression") else value for value in values]
             rows.append(self._table.row(self._fields, known))
         if len(rows) == len(returned) == 1 and rows[0]["pk"] is None:

@@ -145,7 +145,7 @@ def test_an_update_does_not_lock_out_rows_that_refer_to_it() -> None:
     def insert() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = '1ms'")
-        Letter.objects.create(name="letter", author_id=author.pk)
+        Letter.objects.create(name=f"letter {Letter.objects.count()}", author_id=author.pk)
 
     with transaction.atomic():
         Author.objects.filter(pk=author.pk).update(rank=5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.cache import cache
 from django.db import connection, models, transaction
 from django.db.migrations.state import ProjectState
 from django.db.models import Case, F, Value, When
@@ -15,6 +16,7 @@ from django.db.models.functions import Random
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend.invalidation import writes
+from tests.shop.models import Product, Tag
 from tests.zoo.models import (
     FAMILIES,
     Account,
@@ -82,9 +84,11 @@ class Readable:
         for model in self._zoo:
             asked = self._asked[model]
             names = [name for name in model.cached.lookups if not model._meta.get_field(name).is_relation]
-            for row in model._base_manager.all():
-                asked.add(("pk", row.pk))
-                asked.update((name, value) for name in names if (value := getattr(row, name)) is not None)
+            asked.update(("pk", row.pk) for row in model._base_manager.all())
+            for other in self._zoo:  # a value of another model's row is absent here
+                for row in other._base_manager.all():
+                    values = {name: getattr(row, name, None) for name in names}
+                    asked.update((name, value) for name, value in values.items() if value is not None)
             asked.update((name, NEW[name]) for name in names if NEW.get(name) is not None)
             for name, value in asked:
                 read(model.cached, name, value)
@@ -335,6 +339,16 @@ def test_databases_that_return_no_rows_invalidate_too(way: str) -> None:
     test_every_way_to_write_a_row_invalidates_it(way)
 
 
+@pytest.mark.usefixtures("without_returning")
+def test_rows_that_are_read_first_are_named_by_key() -> None:
+    """The filter of the statement is not evaluated a second time: it may match other rows."""
+    authors = make_relations()
+    with CaptureQueriesContext(connection) as captured:
+        WAYS["update at random"](authors)
+    [update] = [query["sql"] for query in captured if query["sql"].startswith("UPDATE")]
+    assert "RANDOM" not in update
+
+
 def test_a_composite_key_is_invalidated() -> None:
     """Its parts are columns of the row."""
     stock = Stock.objects.create(shop=1, sku="a")
@@ -369,3 +383,43 @@ def test_an_update_counts_the_rows_of_plain_django() -> None:
     assert Author.objects.filter(name="none").update(rank=1) == 0
     assert Author.objects.filter(rank=1).delete()[0] == 3
     assert Author.objects.filter(pk__in=[]).update(rank=1) == 0
+
+
+RELATION_WRITES: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda product, tag: product.tags.add(Tag.objects.create(name="second"), tag),
+    "remove": lambda product, tag: product.tags.remove(tag),
+    "set": lambda product, tag: product.tags.set([]),
+    "clear": lambda product, tag: product.tags.clear(),
+    "clear from the other end": lambda product, tag: tag.products.clear(),
+    "the table between them": lambda product, tag: Product.tags.through.objects.all().delete(),
+    "delete of one end": lambda product, tag: product.delete(),
+}
+
+
+@pytest.mark.parametrize("way", RELATION_WRITES)
+def test_the_tags_of_both_ends_are_invalidated(way: str) -> None:
+    """A value with the tag of a row at either end of a many-to-many relation is loaded again."""
+    product, tag = Product.objects.create(name="product"), Tag.objects.create(name="tag")
+    product.tags.add(tag)
+    read = {
+        "product": lambda: cache.get_or_set(
+            "tags-of-a-product", lambda: tag_names(product), tags=[Product(pk=product.pk)]
+        ),
+        "tag": lambda: cache.get_or_set(
+            "products-of-a-tag", lambda: product_names(tag), tags=[Tag(pk=tag.pk)]
+        ),
+    }
+    tag_pk, product_pk = tag.pk, product.pk
+    assert {end: reading() for end, reading in read.items()} == {"product": ["tag"], "tag": ["product"]}
+    RELATION_WRITES[way](product, tag)
+    product.pk, tag.pk = product_pk, tag_pk
+    expected = {"product": tag_names(product), "tag": product_names(tag)}
+    assert {end: reading() for end, reading in read.items()} == expected
+
+
+def tag_names(product: Product) -> list[str]:
+    return sorted(Tag.objects.filter(products=product.pk).values_list("name", flat=True))
+
+
+def product_names(tag: Tag) -> list[str]:
+    return sorted(Product.objects.filter(tags=tag.pk).values_list("name", flat=True))

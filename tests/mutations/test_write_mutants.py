@@ -1,0 +1,149 @@
+"""Mutants of the write seam: each breaks one rule, and a named test must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from cachebackend.invalidation import deletes, tables, transactions, writes
+from cacheproject.demo.models import Article
+from tests.integration import test_strict, test_transactions, test_writes
+from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
+from tests.integration.test_transactions import article  # noqa: F401  # a fixture
+from tests.mutations.test_mutants import is_caught
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+Patch = pytest.MonkeyPatch
+Rows = Iterator[tuple[Any, list[Any]]]
+
+
+def returns_new_rows_only(patch: Patch) -> None:
+    """An UPDATE of a primary key forgets the old one."""
+    patch.setattr(writes._Write, "_returns_old_rows", False)
+    patch.setattr(writes._Write, "_changes_keys", False)
+
+
+def evaluates_the_filter_twice(patch: Patch) -> None:
+    """Where the rows are read first, the statement uses its own filter again."""
+    patch.setattr(writes._Write, "_can_return", False)
+    patch.setattr(writes._Write, "_named", lambda write, _: write._query.clone())
+
+
+def ignores_children(patch: Patch) -> None:
+    """A row of a parent's table invalidates what is cached of the parent only."""
+    changed = tables.WatchedTable.changed
+
+    def own_only(table: Any, *given: Any, **options: Any) -> Rows:
+        table.dependents[:] = [entry for entry in table.dependents if entry[0] is table.model]
+        return changed(table, *given, **options)
+
+    patch.setattr(tables.WatchedTable, "changed", own_only)
+    patch.setattr(tables, "_tables", None)
+
+
+def takes_the_parent_s_key_for_the_child_s(patch: Patch) -> None:
+    """A child is believed to have the primary key of its parent."""
+    patch.setattr(tables.WatchedTable, "_rows_of", lambda _, __, ___, rows, *____, **_____: list(rows))
+
+
+def ignores_the_ends(patch: Patch) -> None:
+    """A row of a many-to-many table invalidates nothing at its ends."""
+    patch.setattr(tables, "_changed_ends", lambda *_: iter(()))
+
+
+def ignores_that_a_row_is_new(patch: Patch) -> None:
+    """The inherited lookups of a new child are not read."""
+    changed = tables.WatchedTable.changed
+
+    def all_old(table: Any, rows: Any, using: str, **_: Any) -> Rows:
+        return changed(table, rows, using, is_new=False)
+
+    patch.setattr(tables.WatchedTable, "changed", all_old)
+
+
+def trusts_the_instance(patch: Patch) -> None:
+    """The keys of an INSERT come from the instance, also if another row was updated."""
+
+    def insert(write: Any, returning_fields: Any = None) -> Any:
+        returned = write._method(write._compiler, returning_fields)
+        write._add_instances(returned)
+        return returned
+
+    patch.setattr(writes._Write, "insert", insert)
+
+
+WRITE_MUTANTS: list[tuple[Callable[[Patch], None], str]] = [
+    (returns_new_rows_only, "update of the key"),
+    (ignores_children, "children through their parent"),
+    (takes_the_parent_s_key_for_the_child_s, "the parent of a child with its own key"),
+    (ignores_that_a_row_is_new, "a child of a parent that exists"),
+    (trusts_the_instance, "upsert under a key made by the client"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_tables() -> Iterator[None]:
+    """Find the watched tables again after a mutant has changed them."""
+    yield
+    tables.forget_tables()
+
+
+@pytest.mark.parametrize(("mutant", "way"), WRITE_MUTANTS)
+def test_a_write_that_is_not_seen(mutant: Callable[[Patch], None], way: str, monkeypatch: Patch) -> None:
+    """A test of one way to write reads a stale row."""
+    mutant(monkeypatch)
+    assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, way)
+
+
+def test_a_filter_that_is_evaluated_twice(monkeypatch: Patch) -> None:
+    """The statement could change other rows than those that were read."""
+    evaluates_the_filter_twice(monkeypatch)
+    assert is_caught(test_writes.test_rows_that_are_read_first_are_named_by_key)
+
+
+def test_ends_that_are_ignored(monkeypatch: Patch) -> None:
+    """A value with the tag of a row at the other end is stale."""
+    ignores_the_ends(monkeypatch)
+    assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "clear")
+
+
+def test_autocommit_without_a_transaction(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
+    """The outbox row and the statement are committed one after the other."""
+    monkeypatch.setattr(writes, "each_statement_in_a_transaction", lambda _: nullcontext())
+    assert is_caught(test_writes.test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row)
+
+
+def test_deletes_in_the_order_of_the_callbacks(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
+    """A callback that precedes the write reads the old row."""
+    run = transactions.TransactionDeletes.after_commit
+    monkeypatch.setattr(transactions.TransactionDeletes, "after_commit", lambda _: None)
+    monkeypatch.setattr(transactions.TransactionDeletes, "_run_captured", run)
+    assert is_caught(test_transactions.test_a_callback_that_precedes_the_write_reads_the_new_row, article)
+
+
+def test_a_quarantine_after_the_commit(
+    article: Article,  # noqa: F811
+    before_commit: Any,  # noqa: F811
+    monkeypatch: Patch,
+) -> None:
+    """For a moment the old row is cached, although the new one is committed."""
+    monkeypatch.setattr(Article.cached, "is_strict", True)
+    monkeypatch.setattr(deletes.PendingDeletes, "quarantine", lambda _: None)
+    test = test_strict.test_a_strict_key_is_in_quarantine_while_its_row_is_committed
+    assert is_caught(test, Article.cached, article, before_commit, False)
+
+
+def test_a_commit_in_doubt_that_ends_the_quarantine(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
+    """A reader may fill the old row before the database has decided."""
+    monkeypatch.setattr(Article.cached, "is_strict", True)
+    monkeypatch.setattr(deletes.PendingDeletes, "leave_quarantines", lambda _: None)
+    with monkeypatch.context() as patch:
+        assert is_caught(
+            test_strict.test_a_commit_in_doubt_leaves_the_quarantine, Article.cached, article, patch
+        )

@@ -13,7 +13,7 @@ from django.db import connections, router
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import InvalidatingQuerySet
-from cachebackend.invalidation.outbox import has_outbox
+from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import dependents_of, watched_models
 from cachebackend.models import OutboxRow
@@ -66,7 +66,7 @@ def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
 def check_outbox(**_: Any) -> list[CheckMessage]:
     """ringcache.W003: there is no outbox to store the deletes that a node misses."""
     using = router.db_for_write(OutboxRow)
-    if not ring_aliases() or has_outbox(using):
+    if not ring_aliases() or may_have_outbox(using):
         return []
     return [
         Warning(
@@ -177,7 +177,7 @@ def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
 def _trigger_fault(using: str) -> str:
     if connections[using].vendor != "postgresql":
         return f"is {connections[using].display_name}, not Postgres"
-    return "" if has_outbox(using) else "has no outbox table"
+    return "" if may_have_outbox(using) else "has no outbox table"
 
 
 def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:

@@ -8,7 +8,7 @@ from cacheproject.settings import *  # noqa: F403
 from cacheproject.settings import DATABASES as _DATABASES
 from cacheproject.settings import INSTALLED_APPS as _APPS
 
-INSTALLED_APPS = [*_APPS, "pgtrigger", "tests.shop", "tests.zoo"]
+INSTALLED_APPS = [*_APPS, "pgtrigger", "tests.shop", "tests.signup", "tests.zoo"]
 DATABASES = _DATABASES | {"lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 for _alias, _database in DATABASES.items():
     if _database["ENGINE"].endswith("sqlite3"):

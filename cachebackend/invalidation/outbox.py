@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import ormsgpack
-from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import WRITE_TIMEOUT, outbox_writer
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row
 from cachebackend.invalidation.watched import KeysByAlias
@@ -36,7 +36,6 @@ __all__ = [
     "ClientOutbox",
     "connect_outbox",
     "delete_rows",
-    "has_outbox",
     "keys_of_row",
     "new_row",
     "write_row",
@@ -44,16 +43,6 @@ __all__ = [
 
 #: Seconds; longer than any statement may run.
 INTENT_SECONDS = 60.0
-#: The vendor that Django gives a database alias for which the settings name no engine.
-NO_DATABASE = "unknown"
-
-
-def has_outbox(using: str) -> bool:
-    """Return whether a database has the outbox's table: the app is installed and no router forbids it."""
-    is_configured = connections[using].vendor != NO_DATABASE
-    return (
-        is_configured and apps.is_installed("cachebackend") and router.allow_migrate_model(using, OutboxRow)
-    )
 
 
 # Rows
@@ -133,7 +122,7 @@ class ClientOutbox:
         if not aliases:
             return False  # the settings have changed, and nothing reads with the old ones any more
         try:
-            if not has_outbox(router.db_for_write(OutboxRow)):
+            if not may_have_outbox(router.db_for_write(OutboxRow)):
                 message = "no database has the outbox's table; see check ringcache.W003"
                 raise LookupError(message)
             row = new_row(dict.fromkeys(aliases, missed.keys), node=node if missed.is_all_keys else "")

@@ -29,10 +29,10 @@ from cachebackend.invalidation.deletes import (
 from cachebackend.invalidation.outbox import (
     INTENT_SECONDS,
     delete_rows,
-    has_outbox,
     keys_of_row,
     write_row,
 )
+from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
@@ -69,8 +69,10 @@ def relay() -> RelayResult:
     """Process the outbox of every database. Any number of processes may run it at the same time."""
     record_run("relay")
     result = RelayResult()
-    for using in filter(has_outbox, connections):
+    for using in filter(may_have_outbox, connections):
         try:
+            if not has_outbox(using):
+                continue
             result.lag = max(result.lag, outbox_lag(using))
             pending: set[int] = set()
             last: int | None = 0

@@ -12,6 +12,7 @@ from django.apps import apps
 from django.db import connections, models
 from django.utils.timezone import is_aware
 
+from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
@@ -67,7 +68,7 @@ def take_trigger_rows(using: str) -> Iterator[ChangedRows]:
     The caller must write the keys of these rows to the outbox in the same transaction.
     """
     connection = connections[using]
-    if not _triggered or connection.vendor != "postgresql":
+    if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
         return
     table = connection.ops.quote_name(OutboxRow._meta.db_table)
     with connection.cursor() as cursor:

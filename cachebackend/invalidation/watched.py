@@ -14,6 +14,7 @@ __all__ = [
     "add_keys",
     "dependents_by_model",
     "dependents_of",
+    "is_historical",
     "register",
     "shares_rows",
     "watched_models",
@@ -71,8 +72,20 @@ class Dependent(Protocol):
 _dependents: dict[type[models.Model], list[Dependent]] = {}
 
 
+def is_historical(model: type[models.Model]) -> bool:
+    """Return whether a model belongs to the state of a migration.
+
+    Managers with ``use_in_migrations`` are attributes of such models too, but nothing is cached of
+    them. Django gives all of them this module, and also the copies with which it changes a table on
+    SQLite.
+    """
+    return model.__module__ == "__fake__"
+
+
 def register(model: type[models.Model], dependent: Dependent) -> None:
-    """Register a dependent that caches the model's rows."""
+    """Register a dependent that caches the model's rows; models of migration states are left out."""
+    if is_historical(model):
+        return
     _dependents.setdefault(model, []).append(dependent)
 
 

@@ -13,7 +13,8 @@ from django.db.models.functions import Now
 
 from cachebackend.client import RingClient
 from cachebackend.invalidation import outbox_lag
-from cachebackend.invalidation.outbox import INTENT_SECONDS, has_outbox, keys_of_row
+from cachebackend.invalidation.outbox import INTENT_SECONDS, keys_of_row
+from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
@@ -160,8 +161,10 @@ def pending_of_key(alias: str, client: RingClient, key: bytes) -> list[str]:
         node.endpoint for index, node in enumerate(client.nodes) if client.context.may_hold(index, key)
     }
     lines = []
-    for using in filter(has_outbox, connections):
+    for using in filter(may_have_outbox, connections):
         try:
+            if not has_outbox(using):
+                continue
             rows = list(OutboxRow.objects.using(using).order_by("-pk")[: MAX_SEARCHED_ROWS + 1])
         except Error as error:
             lines.append(f"the outbox of database {using!r} cannot be read: {error}")

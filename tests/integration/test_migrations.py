@@ -1,0 +1,97 @@
+"""Migrations: data migrations of watched models, and what is cached when the tables change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from django.db import connections
+from django.db.migrations.loader import MigrationLoader
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend.invalidation import outbox_table
+from cachebackend.invalidation.watched import watched_models
+from cachebackend.models import OutboxRow
+from cacheproject.processes import MANAGE
+from cacheproject.services import Services
+
+pytestmark = pytest.mark.usefixtures("empty_nodes")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def run(
+    request: pytest.FixtureRequest, services: Services, tmp_path: Path
+) -> Iterator[Callable[[str], list[str]]]:
+    """Return a function that runs a script in a project whose database has no tables yet."""
+    if request.param == "sqlite":
+        yield _runner(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+        return
+    url = services.env()["DATABASE_URL"]
+    if url.startswith("sqlite:"):
+        pytest.skip("needs Postgres")
+    name = f"empty_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield _runner(f"{url.rpartition('/')[0]}/{name}")
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+#: Functions that the scripts of the tests call.
+_SCRIPT = """
+from django.core.management import call_command
+from tests.signup.models import Account
+
+def migrate(*target):
+    call_command("migrate", *target, verbosity=0)
+
+def show():
+    print(", ".join(f"{each.name} {each.level}" for each in Account.objects.order_by("name")))
+
+"""
+
+
+def _runner(url: str) -> Callable[[str], list[str]]:
+    env = os.environ | {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+
+    def run(script: str) -> list[str]:
+        command = [sys.executable, str(MANAGE), "shell", "--no-imports", "--command", _SCRIPT + script]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()
+
+    return run
+
+
+def test_data_migrations_may_run_before_the_outbox_has_its_table(run: Callable[[str], list[str]]) -> None:
+    """They write rows of watched models, historical or not, and need no outbox row."""
+    assert run("migrate(); show()") == ["historical 12, imported 12"]
+
+
+def test_models_of_migration_states_are_not_watched() -> None:
+    """Although their managers are attributes of such models too: ``use_in_migrations`` asks for it."""
+    state = MigrationLoader(None).project_state(("signup", "0001_initial"))
+    historical = state.apps.get_model("signup", "Account")
+    assert type(historical.objects).__name__ == "AccountManager"
+    assert historical not in watched_models()
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+@pytest.mark.parametrize("using", ["default", "lite"])
+def test_the_outbox_is_asked_for_until_its_table_exists(using: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no statement asks any more; the migrations of the app make it ask again."""
+    monkeypatch.setattr(outbox_table, "_with_table", set())
+    monkeypatch.setattr(OutboxRow._meta, "db_table", "ringcache_missing")
+    with CaptureQueriesContext(connections[using]) as captured:
+        assert not outbox_table.has_outbox(using)
+        assert not outbox_table.has_outbox(using)
+        assert len(captured) == 2
+        monkeypatch.undo()
+        assert outbox_table.look_for_outbox(using)
+        assert outbox_table.has_outbox(using)
+    assert len(captured) == 3

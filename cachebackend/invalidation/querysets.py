@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import models
+from django.db.models.signals import class_prepared
 
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.tags import ModelTags
@@ -23,8 +24,17 @@ class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  
     """A manager that makes its model, and each row of it, a tag."""
 
     def contribute_to_class(self, cls: type[models.Model], name: str) -> None:
-        """Become an attribute of the model, and watch its rows. Django calls it."""
+        """Become an attribute of the model. Django calls it."""
         super().contribute_to_class(cls, name)
-        if not cls._meta.abstract:
-            for alias in ring_aliases():
-                watch(cls, ModelTags(cls, alias))
+        if cls._meta.concrete_model is not None:  # it is added to a class that exists already
+            _watch_managed(sender=cls)
+
+
+def _watch_managed(*, sender: type[models.Model], **_: Any) -> None:
+    """Watch a model that has an InvalidatingManager, its own or an inherited one."""
+    if any(isinstance(manager, InvalidatingManager) for manager in sender._meta.managers):
+        for alias in ring_aliases():
+            watch(sender, ModelTags(sender, alias))
+
+
+class_prepared.connect(_watch_managed, dispatch_uid="ringcache:managers")

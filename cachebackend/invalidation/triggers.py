@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pgtrigger
-from django.apps import apps
 from django.db import models
 from django.db.models.signals import class_prepared
 
@@ -96,7 +95,7 @@ class OutboxTrigger(pgtrigger.Trigger):
 
 def add_triggers(model: type[models.Model]) -> None:
     """Add the triggers to a model's table and to those of its parents, once the model is prepared."""
-    if apps.all_models[model._meta.app_label].get(str(model._meta.model_name)) is model:
+    if model._meta.concrete_model is not None:  # Django sets it after the attributes of the class
         _add(sender=model)
     else:
         class_prepared.connect(_add, sender=model, dispatch_uid=f"ringcache:triggers:{model._meta.label}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models, router
+from django.db.models.signals import class_prepared
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
 from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_in_transaction, is_pending
+from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.fill_rules import may_fill
 from cachebackend.managers.keys import RowKeys
 from cachebackend.managers.rows import RowShape
@@ -44,12 +47,27 @@ class CachedManager(Generic[M]):
         triggers: Whether triggers on the model's table notice changes that Django does not see:
             raw SQL, other programs, cascades of the database. This needs Postgres,
             django-pgtrigger and a migration from ``makemigrations``.
+        base_manager: The name of the model's manager through which rows are loaded, such as
+            ``"objects"``; a row that its queryset leaves out does not exist. The queryset may
+            filter by columns of the row alone, because only a write to the row deletes its keys.
+            Default: Django's ``_base_manager``, which has every row.
+
+    On an abstract model each concrete child gets its own manager with these options; so do the
+    children and proxies of a model, unless they define the attribute.
 
     A row is loaded from the database that its model is written to, and after the lease is held.
     So a row from before a write is never filled after the write.
     """
 
     model: type[M]
+    name: str
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments: the models that inherit the manager get copies."""
+        manager = super().__new__(cls)
+        manager._arguments = args, kwargs
+        return manager
 
     def __init__(
         self,
@@ -62,7 +80,9 @@ class CachedManager(Generic[M]):
         missing_timeout: float | None = None,
         stale_for: float | None = None,
         triggers: bool = False,
+        base_manager: str | None = None,
     ) -> None:
+        self.base_manager = base_manager
         self.has_triggers = triggers
         self.lookups = tuple(lookups)
         self.timeout = timeout
@@ -74,14 +94,24 @@ class CachedManager(Generic[M]):
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become an attribute of the model, and watch its rows. Django calls it."""
-        if model._meta.abstract:
-            message = f"{model.__name__}.{name}: a CachedManager belongs on a model that is not abstract"
-            raise ImproperlyConfigured(message)
-        self.model = model
+        self.model, self.name = model, name
         setattr(model, name, self)
-        if self.has_triggers:
-            _add_triggers(model, name)
-        watch(model, self)
+        if not model._meta.abstract and not is_historical(model):
+            if self.has_triggers:
+                _add_triggers(model, name)
+            watch(model, self)
+        for child in model.__subclasses__():  # if the manager is added to a class that exists already
+            _copy_inherited(sender=child)
+
+    def __get__(self, instance: None, owner: type[models.Model]) -> Self:
+        """Return the manager to the class; instances and abstract models have none, as in Django."""
+        if instance is not None:
+            message = f"{self.name!r} is a manager of the class {owner.__name__}, not of its instances"
+            raise AttributeError(message)
+        if owner._meta.abstract:
+            message = f"{owner.__name__} is abstract; its children have {self.name!r}"
+            raise AttributeError(message)
+        return self
 
     # Reading
 
@@ -244,7 +274,16 @@ class CachedManager(Generic[M]):
 
     @property
     def _rows(self) -> models.QuerySet[M]:
-        return self.model._base_manager.using(self._using)
+        if self.base_manager is None:
+            return self.model._base_manager.using(self._using)
+        managers = self.model._meta.managers_map
+        if self.base_manager not in managers:
+            message = (
+                f"CachedManager(base_manager={self.base_manager!r}) must be a manager of "
+                f"{self.model.__name__}, which has {', '.join(managers)}"
+            )
+            raise ImproperlyConfigured(message)
+        return managers[self.base_manager].using(self._using)
 
     def _query_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
         pks = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True)
@@ -275,7 +314,7 @@ class CachedManager(Generic[M]):
 
     @cached_property
     def _keys(self) -> RowKeys:
-        return RowKeys(self.model, self.lookups)
+        return RowKeys(self.model, self.lookups, self.base_manager)
 
     @cached_property
     def _shape(self) -> RowShape[M]:
@@ -314,6 +353,23 @@ class CachedManager(Generic[M]):
             message = f"{self.model.__name__} with {name}={value!r} does not exist."
             raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
         return row
+
+
+def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:
+    """Give a model its own copy of each CachedManager that it inherits."""
+    inherited = {
+        name: manager
+        for base in reversed(sender.__mro__[1:])
+        for name, manager in vars(base).items()
+        if isinstance(manager, CachedManager)
+    }
+    for name, manager in inherited.items():
+        if inspect.getattr_static(sender, name) is manager:  # else the model defines the attribute itself
+            args, kwargs = manager._arguments
+            type(manager)(*args, **kwargs).contribute_to_class(sender, name)
+
+
+class_prepared.connect(_copy_inherited, dispatch_uid="ringcache:cached")
 
 
 def _add_triggers(model: type[models.Model], name: str) -> None:

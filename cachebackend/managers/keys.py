@@ -22,10 +22,15 @@ class RowKeys:
     Args:
         model: The rows' model; all of its fields must be known.
         lookups: The unique fields, beside the primary key, by which rows are looked up.
+        base_manager: The name of the manager that loads the rows; None: the model's base manager.
+            A row that exists for one manager may not exist for another.
     """
 
-    def __init__(self, model: type[models.Model], lookups: Sequence[str]) -> None:
+    def __init__(
+        self, model: type[models.Model], lookups: Sequence[str], base_manager: str | None = None
+    ) -> None:
         self._model = model
+        self._base_manager = base_manager
         self._lookups = lookups
 
     @cached_property
@@ -94,5 +99,10 @@ class RowKeys:
     @cached_property
     def _prefixes(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
         """The field and the prefix of its keys, by the field's attribute name."""
-        label = self._model._meta.label_lower
-        return {field.attname: (field, f"{label}:{field.attname}:") for field in self.fields.values()}
+        return {field.attname: (field, f"{self.prefix}{field.attname}:") for field in self.fields.values()}
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with."""
+        manager = f".{self._base_manager}" if self._base_manager else ""
+        return f"{self._model._meta.label_lower}{manager}:"

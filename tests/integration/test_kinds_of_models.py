@@ -8,12 +8,27 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F
+from django.test.utils import isolate_apps
 
-from cachebackend import writebehind
+from cachebackend import CachedManager, RingCache, writebehind
 from cachebackend.errors import WriteBehindRefusedError
-from tests.shop.models import Book, Meter, Product, Review, SaleProduct, Tag
+from cachebackend.invalidation import watched
+from tests.shop.models import (
+    Book,
+    Bookcase,
+    Meter,
+    Named,
+    Note,
+    Product,
+    Review,
+    SaleProduct,
+    Shelf,
+    Tag,
+    TopShelf,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -160,8 +175,101 @@ def test_a_check_warns_about_a_manager_that_does_not_invalidate() -> None:
     from cachebackend.checks import check_managers
 
     found = [warning for warning in check_managers() if warning.obj._meta.app_label == "shop"]
-    assert [(warning.id, warning.obj) for warning in found] == [("ringcache.W001", Review)]
-    assert found[0].msg.startswith("shop.Review.objects does not invalidate on update()")
+    assert {(warning.id, warning.obj) for warning in found} == {
+        ("ringcache.W001", Review),
+        ("ringcache.W001", Note),
+    }
+    assert "shop.Review.objects does not invalidate on update() and bulk writes." in {
+        warning.msg for warning in found
+    }
+
+
+@pytest.mark.parametrize("model", [Shelf, Bookcase, TopShelf])
+def test_each_model_reads_its_own_rows_by_an_inherited_manager(model: type[Named]) -> None:
+    """Children of an abstract model, of a concrete one, and proxies have managers of their own."""
+    row = model.objects.create(name="Top")
+    assert type(model.cached.get(pk=row.pk)) is model
+    assert type(model.cached.get(name="Top")) is model
+    assert type(model.cached.in_bulk([row.pk])[row.pk]) is model
+    with pytest.raises(model.DoesNotExist):
+        model.cached.get(name="Bottom")
+
+
+def test_a_row_of_the_parent_is_none_of_the_child() -> None:
+    """Although the child inherits the parent's manager, and both have the same primary key."""
+    shelf, bookcase = Shelf.objects.create(name="Top"), Bookcase.objects.create(name="Oak", height=2)
+    assert Shelf.cached.get(pk=shelf.pk).name == "Top"
+    with pytest.raises(Bookcase.DoesNotExist):
+        Bookcase.cached.get(pk=shelf.pk)
+    assert Bookcase.cached.get(pk=bookcase.pk).height == 2
+
+
+@pytest.mark.parametrize("writer", [Shelf, Bookcase, TopShelf])
+def test_a_write_is_seen_by_every_inherited_manager(writer: type[Named]) -> None:
+    """The write to any of the models, which share the row."""
+    pk = Bookcase.objects.create(name="Oak").pk
+    readers: list[type[Named]] = [Shelf, Bookcase, TopShelf]
+    assert [reader.cached.get(pk=pk).name for reader in readers] == ["Oak"] * 3
+    writer.objects.filter(pk=pk).update(name="Ash")
+    assert [reader.cached.get(pk=pk).name for reader in readers] == ["Ash"] * 3
+
+
+def test_an_inherited_invalidating_manager_makes_its_model_a_tag(ring_cache: RingCache) -> None:
+    """Django copies inherited managers, and calls no method of them."""
+    ring_cache.get_or_set("page", lambda: "old", tags=[Shelf])
+    Shelf.objects.create(name="Top")
+    assert ring_cache.get("page") is None
+
+
+def test_instances_and_abstract_models_have_no_manager() -> None:
+    """As with the managers of Django."""
+    with pytest.raises(
+        AttributeError, match="'cached' is a manager of the class Shelf, not of its instances"
+    ):
+        Shelf().cached  # noqa: B018  # the access raises
+    with pytest.raises(AttributeError, match="Named is abstract"):
+        Named.cached  # noqa: B018
+
+
+def test_a_manager_may_be_added_to_a_model_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its proxies and children, which exist too, get copies."""
+    monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
+    with isolate_apps("tests.shop"):
+
+        class Wall(models.Model):
+            class Meta:
+                app_label = "shop"
+
+        class InnerWall(Wall):
+            class Meta:
+                app_label = "shop"
+                proxy = True
+
+    CachedManager[Wall]().contribute_to_class(Wall, "cached")
+    assert InnerWall.cached.model is InnerWall  # type: ignore[attr-defined]  # it is added at run time
+
+
+def test_a_chosen_manager_must_exist() -> None:
+    """The error names the managers of the model."""
+    manager: CachedManager[Note] = CachedManager(base_manager="live")
+    manager.model = Note
+    with pytest.raises(ImproperlyConfigured, match="a manager of Note, which has objects, everything"):
+        manager.get(pk=1)
+
+
+def test_rows_are_read_through_the_chosen_manager() -> None:
+    """A row that its queryset leaves out does not exist, until a write to the row changes that."""
+    note = Note.objects.create(text="Call Sappho")
+    assert Note.cached.get(pk=note.pk).text == "Call Sappho"
+    note.removed = True
+    note.save()
+    with pytest.raises(Note.DoesNotExist):
+        Note.cached.get(pk=note.pk)
+    assert Note.cached.in_bulk([note.pk]) == {}
+    assert Note.cached_everything.get(pk=note.pk).removed
+    note.removed = False
+    note.save()
+    assert Note.cached.get(pk=note.pk).text == "Call Sappho"
 
 
 # Write-behind

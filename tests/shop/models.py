@@ -37,6 +37,48 @@ class SaleProduct(Product):
         proxy = True
 
 
+class Named(models.Model):
+    """An abstract model whose managers every kind of child inherits."""
+
+    name = models.CharField(max_length=50, unique=True)
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Named"](lookups=["name"])
+
+    class Meta:
+        abstract = True
+
+
+class Shelf(Named):
+    pass
+
+
+class Bookcase(Shelf):
+    height = models.IntegerField(default=0)
+
+
+class TopShelf(Shelf):
+    class Meta:
+        proxy = True
+
+
+class KeptManager(models.Manager["Note"]):
+    def get_queryset(self) -> models.QuerySet[Note]:
+        return super().get_queryset().filter(removed=False)
+
+
+class Note(models.Model):
+    """A row that is marked, and not deleted."""
+
+    text = models.CharField(max_length=50)
+    removed = models.BooleanField(default=False)
+
+    objects = KeptManager()
+    everything = models.Manager["Note"]()
+    cached = CachedManager["Note"](missing_timeout=60, base_manager="objects")
+    cached_everything = CachedManager["Note"]()
+
+
 class Review(models.Model):
     product = models.ForeignKey(Product, models.CASCADE)
     text = models.TextField()

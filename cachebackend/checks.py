@@ -10,12 +10,15 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name
 from django.db import connections, router
 
+from cachebackend.backend import find_ring_cache
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
+from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
-from cachebackend.invalidation.watched import dependents_of, watched_models
+from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
+from cachebackend.managers import CachedManager
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.other_backends import GLOBAL_SETTINGS
@@ -23,6 +26,7 @@ from cachebackend.writebehind import WriteBehindManager
 from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
+    "check_aliases",
     "check_managers",
     "check_outbox",
     "check_peer_settings",
@@ -41,6 +45,7 @@ def register_checks() -> None:
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
     register(Tags.caches)(check_outbox)
+    register(Tags.caches)(check_aliases)
     register(Tags.caches)(check_peer_settings)
     register(Tags.models)(check_managers)
     register(Tags.models)(check_strict_sentinels)
@@ -74,6 +79,26 @@ def check_outbox(**_: Any) -> list[CheckMessage]:
             hint="Configure a database in DATABASES, and let the routers migrate cachebackend there.",
             id="ringcache.W003",
         )
+    ]
+
+
+def check_aliases(**_: Any) -> list[CheckMessage]:
+    """ringcache.W005: a manager or a cached function uses an alias that is not a ring cache."""
+    users: dict[str, list[str]] = {}
+    for model, dependent in all_dependents():
+        if isinstance(dependent, CachedManager):
+            users.setdefault(dependent.alias, []).append(f"{model._meta.label}.{dependent.name}")
+    for alias in aliases_of_functions():
+        users.setdefault(alias, []).append("functions with @cached")
+    return [
+        Warning(
+            f"CACHES[{alias!r}] is not a ring cache, so nothing is cached by {', '.join(names)}.",
+            hint="Every read goes to the database, which is right for development and tests. "
+            "In production the alias needs the BACKEND 'cachebackend.RingCache'.",
+            id="ringcache.W005",
+        )
+        for alias, names in sorted(users.items())
+        if find_ring_cache(alias) is None
     ]
 
 

@@ -11,16 +11,18 @@ from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache, Tag, Timeout, ring_cache
+from cachebackend.backend import RingCache, Tag, Timeout, find_ring_cache
 from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
 from cachebackend.codec import EncodeError
 from cachebackend.conf import namespace_function
 
-__all__ = ["CachedFunction", "cached"]
+__all__ = ["CachedFunction", "aliases_of_functions", "cached"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Tags = Iterable[Tag] | Callable[..., Iterable[Tag]]
+#: The cache aliases of all cached functions of this process.
+_aliases: set[str] = set()
 
 
 def cached(
@@ -41,7 +43,7 @@ def cached(
             computes it again. Default: the alias' option.
         key: Returns a text that distinguishes calls, given their arguments. Required if an
             argument is neither plain data nor a row.
-        alias: The cache alias; it must be a ring cache.
+        alias: The cache alias. If it has another backend, as in development, results are not cached.
 
     ``f.invalidate(*args)`` deletes a result, and ``f.refresh(*args)`` computes it again; for a
     coroutine function both are awaited. An exception is never cached; None is a result.
@@ -73,22 +75,30 @@ class CachedFunction(Generic[P, R]):
         self._key, self._alias = key, alias
         self._name = function_name(function)
         self._captures = function if has_captures(function) else None
+        _aliases.add(alias)
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or compute and cache it."""
-        result: R = self._cache.client.get_or_load(*self._load_arguments(*args, **kwargs))
+        cache = find_ring_cache(self._alias)
+        if cache is None:
+            return self._function(*args, **kwargs)
+        result: R = cache.client.get_or_load(*self._load_arguments(cache, *args, **kwargs))
         return result
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute the result again, cache it, and return it."""
-        client = self._cache.client
-        result: R = client.run(protocol.load_again(client.context, *self._load_arguments(*args, **kwargs)))
+        cache = find_ring_cache(self._alias)
+        if cache is None:
+            return self._function(*args, **kwargs)
+        arguments = self._load_arguments(cache, *args, **kwargs)
+        result: R = cache.client.run(protocol.load_again(cache.client.context, *arguments))
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Delete the cached result; the result of a computation that is running is not cached."""
-        return self._cache.delete(self.key_of(*args, **kwargs))
+        cache = find_ring_cache(self._alias)
+        return cache is not None and cache.delete(self.key_of(*args, **kwargs))
 
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of a call; it is the same in every process.
@@ -114,18 +124,13 @@ class CachedFunction(Generic[P, R]):
             raise TypeError(message) from error
 
     def _load_arguments(
-        self, *args: Any, **kwargs: Any
+        self, cache: RingCache, *args: Any, **kwargs: Any
     ) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
         """Return the key of a call, the loader that computes its result, and how the result is filled."""
-        cache = self._cache
         tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags
         key = cache.key_bytes(self.key_of(*args, **kwargs))
         fill_options = cache.fill_options(self._timeout, self._stale_for, tags)
         return key, partial(self._function, *args, **kwargs), fill_options
-
-    @property
-    def _cache(self) -> RingCache:
-        return ring_cache(self._alias, "@cached")
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind the function to an instance, if it is defined in a class."""
@@ -136,20 +141,22 @@ class _CachedCoroutine(CachedFunction[P, R]):
     """A coroutine function whose results are cached; ``refresh`` and ``invalidate`` are awaited too."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        client, arguments = self._cache.client, await self._aload_arguments(*args, **kwargs)
-        return await client.arun(protocol.get_or_load(client.context, *arguments))
+        cache = find_ring_cache(self._alias)
+        if cache is None:
+            return await self._function(*args, **kwargs)  # type: ignore[misc]  # it is a coroutine function
+        arguments = await _in_thread(self._load_arguments, cache, *args, **kwargs)
+        return await cache.client.arun(protocol.get_or_load(cache.client.context, *arguments))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
-        client, arguments = self._cache.client, await self._aload_arguments(*args, **kwargs)
-        return await client.arun(protocol.load_again(client.context, *arguments))
+        cache = find_ring_cache(self._alias)
+        if cache is None:
+            return await self._function(*args, **kwargs)  # type: ignore[misc]  # it is a coroutine function
+        arguments = await _in_thread(self._load_arguments, cache, *args, **kwargs)
+        return await cache.client.arun(protocol.load_again(cache.client.context, *arguments))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return await self._cache.adelete(await _in_thread(self.key_of, *args, **kwargs))
-
-    async def _aload_arguments(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
-        return await _in_thread(self._load_arguments, *args, **kwargs)
+        cache = find_ring_cache(self._alias)
+        return cache is not None and await cache.adelete(await _in_thread(self.key_of, *args, **kwargs))
 
 
 async def _in_thread(make: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -170,3 +177,8 @@ class _BoundFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(self._instance, *args, **kwargs)
+
+
+def aliases_of_functions() -> list[str]:
+    """Return the cache aliases of the functions that are cached, sorted."""
+    return sorted(_aliases)

@@ -15,7 +15,7 @@ from typing import Any
 from debug_toolbar.panels.cache import CachePanel
 from debug_toolbar.utils import get_stack_trace, get_template_info
 
-from cachebackend.backend import RingCache
+from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.managers import CachedManager
 
 __all__ = ["RingPanel"]
@@ -65,7 +65,9 @@ class RingPanel(CachePanel):
             args: Its positional arguments.
             kwargs: Its keyword arguments.
         """
-        cache = owner if isinstance(owner, RingCache) else owner.cache
+        cache = owner if isinstance(owner, RingCache) else find_ring_cache(owner.alias)
+        if cache is None:
+            return call()  # the alias has no ring cache, so this is a query
         outer = getattr(cache, "_djdt_panel", None)
         cache._djdt_panel = None
         begun = perf_counter()

@@ -9,8 +9,8 @@ Imports the client, the protocol and the settings. Never decides how an operatio
 never imports ``invalidation`` or ``managers``.
 """
 
-from cachebackend.backend.aliases import ring_cache
+from cachebackend.backend.aliases import find_ring_cache, ring_cache
 from cachebackend.backend.cache import RingCache
 from cachebackend.backend.keys import Tag, Timeout
 
-__all__ = ["RingCache", "Tag", "Timeout", "ring_cache"]
+__all__ = ["RingCache", "Tag", "Timeout", "find_ring_cache", "ring_cache"]

@@ -33,11 +33,10 @@ from itertools import filterfalse
 from typing import Any
 
 from django.conf import settings
-from django.core.cache import caches
 from django.db import models
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache
+from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.keys import is_tag_key
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases
@@ -259,5 +258,4 @@ def _ring_cache(alias: str) -> RingCache | None:
             "the cache alias %r has pending deletes, but is not in CACHES; they are dropped", alias
         )
         return None
-    cache = caches[alias]
-    return cache if isinstance(cache, RingCache) else None
+    return find_ring_cache(alias)

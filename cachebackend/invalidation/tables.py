@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from django.core.signals import setting_changed
 from django.db import models
 from django.db.models.signals import class_prepared
 
@@ -157,12 +158,13 @@ def watched_table(name: str) -> WatchedTable | None:
 
 
 def forget_tables(**_: Any) -> None:
-    """Forget which tables are watched: a model or a dependent has been added."""
+    """Forget which tables are watched: a model or a dependent has been added, or ``CACHES`` changed."""
     global _tables  # noqa: PLW0603  # see ``watched_table``
     _tables = None
 
 
 class_prepared.connect(forget_tables, dispatch_uid="ringcache:tables")
+setting_changed.connect(forget_tables, dispatch_uid="ringcache:tables")
 
 
 def _watched_tables() -> dict[str, WatchedTable]:

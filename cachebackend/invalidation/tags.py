@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from django.core.cache import caches
 from django.db import connections, models, router
 
-from cachebackend.backend import RingCache, Tag
+from cachebackend.backend import Tag, find_ring_cache
 from cachebackend.backend.keys import check_tag
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.deletes import PendingDeletes
@@ -38,8 +37,8 @@ class ModelTags:
 
     def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of the tags of the model and of the rows."""
-        cache = caches[self.alias]
-        if not rows or not isinstance(cache, RingCache):
+        cache = find_ring_cache(self.alias)
+        if not rows or cache is None:
             return []
         label = self.model._meta.label_lower
         tags = [f"{label}:{pk}" for row in rows if (pk := row.get("pk")) is not None]
@@ -58,18 +57,17 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
     Args:
         targets: A row invalidates everything that is cached of it, and all values with its tag. A
             model or a string invalidates all values with that tag.
-        alias: The cache alias of the tags. Default: every ring cache.
+        alias: The cache alias of the tags. Default: every ring cache. Without one nothing happens.
 
     Raises:
         TypeError: A target is not one of these; nothing was invalidated.
     """
     for target in targets:
         check_tag(target)
-    caches_of_tags = {each: caches[each] for each in ([alias] if alias else ring_aliases())}
     tags: KeysByAlias = {
         each: {cache.tag_bytes(target) for target in targets}
-        for each, cache in caches_of_tags.items()
-        if isinstance(cache, RingCache)
+        for each in ([alias] if alias else ring_aliases())
+        if (cache := find_ring_cache(each)) is not None
     }
     # Each database's outbox row has all the tags, which must be deleted after the rows of each
     pending = {using: PendingDeletes(using) for target in targets for using in _databases_of(target)}
@@ -79,7 +77,8 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
             pending[using].add_rows(type(target), [row_of(target)])
     for deletes in pending.values():
         deletes.add_keys(tags)
-        invalidate_together(deletes)
+        if deletes.keys:  # without a ring cache there are none
+            invalidate_together(deletes)
 
 
 def _databases_of(target: Tag) -> set[str]:

@@ -29,7 +29,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.deletes import PendingDeletes
-from cachebackend.invalidation.outbox import delete_rows, has_outbox, write_row
+from cachebackend.invalidation.outbox import delete_rows, write_row
+from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.trigger_rows import take_trigger_rows
 from cachebackend.invalidation.watched import Row, dependents_of
 

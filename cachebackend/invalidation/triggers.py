@@ -16,7 +16,7 @@ from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation.relay_listener import CHANNEL
 from cachebackend.invalidation.trigger_rows import has_triggers, record_triggers
-from cachebackend.invalidation.watched import dependents_of
+from cachebackend.invalidation.watched import all_dependents, shares_rows
 from cachebackend.models import OutboxRow
 
 __all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers"]
@@ -120,7 +120,10 @@ def _columns(model: models.Model) -> list[tuple[str, str]]:
     pgtrigger annotates the model as an instance, but passes the class.
     """
     key_fields = {
-        name for _, dependent in dependents_of(cast("type[models.Model]", model)) for name in dependent.fields
+        name
+        for watched, dependent in all_dependents()  # made without a ring, the SQL is the same
+        if shares_rows(watched, cast("type[models.Model]", model))
+        for name in dependent.fields
     }
     return [
         (field.attname, field.column)

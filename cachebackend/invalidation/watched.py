@@ -7,11 +7,14 @@ from typing import Any, Protocol, TypeAlias
 
 from django.db import models
 
+from cachebackend.backend import find_ring_cache
+
 __all__ = [
     "Dependent",
     "KeysByAlias",
     "Row",
     "add_keys",
+    "all_dependents",
     "dependents_by_model",
     "dependents_of",
     "is_historical",
@@ -89,9 +92,21 @@ def register(model: type[models.Model], dependent: Dependent) -> None:
     _dependents.setdefault(model, []).append(dependent)
 
 
-def dependents_by_model() -> Mapping[type[models.Model], Sequence[Dependent]]:
-    """Return all dependents, by the model that they are registered for."""
-    return _dependents
+def all_dependents() -> list[tuple[type[models.Model], Dependent]]:
+    """Return every dependent with the model that it is registered for, with and without a ring cache."""
+    return [(model, dependent) for model, dependents in _dependents.items() for dependent in dependents]
+
+
+def dependents_by_model() -> dict[type[models.Model], list[Dependent]]:
+    """Return the dependents that cache something, by the model that they are registered for.
+
+    Dependents whose alias has no ring cache are left out.
+    """
+    by_model: dict[type[models.Model], list[Dependent]] = {}
+    for model, dependent in all_dependents():
+        if find_ring_cache(dependent.alias) is not None:
+            by_model.setdefault(model, []).append(dependent)
+    return by_model
 
 
 def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], Dependent]]:
@@ -102,7 +117,7 @@ def dependents_of(model: type[models.Model]) -> list[tuple[type[models.Model], D
     """
     return [
         (watched, dependent)
-        for watched, dependents in _dependents.items()
+        for watched, dependents in dependents_by_model().items()
         if shares_rows(watched, model)
         for dependent in dependents
     ]
@@ -115,8 +130,8 @@ def shares_rows(first: type[models.Model], second: type[models.Model]) -> bool:
 
 
 def watched_models() -> list[type[models.Model]]:
-    """Return the models that have a dependent."""
-    return list(_dependents)
+    """Return the models that have a dependent which caches something."""
+    return list(dependents_by_model())
 
 
 def add_keys(keys: KeysByAlias, more: Mapping[str, Iterable[bytes]]) -> None:

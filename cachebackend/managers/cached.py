@@ -14,7 +14,7 @@ from django.db import connections, models, router
 from django.db.models.signals import class_prepared
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache, ring_cache
+from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.invalidation import watch
 from cachebackend.invalidation.transactions import is_in_transaction, is_pending
 from cachebackend.invalidation.watched import is_historical
@@ -35,7 +35,7 @@ class CachedManager(Generic[M]):
     Args:
         lookups: Unique fields, beside the primary key, by which rows are looked up.
         timeout: Seconds until a cached row expires. Default: the timeout of the cache alias.
-        alias: The cache alias; it must be a ring cache.
+        alias: The cache alias. If it has another backend, as in development, rows are not cached.
         consistency: ``"commit"``: a row is invalidated after its commit. If the process dies
             before it deletes the keys, the old row is served until the relay deletes them.
             ``"strict"``: the keys are quarantined before the write, and no reader gets a row that
@@ -124,20 +124,32 @@ class CachedManager(Generic[M]):
             ImproperlyConfigured: The field is not one of ``lookups``.
         """
         field, value = self._field_and_value(lookup)
-        return self._or_raise(self.cache.client.run(self._get(field, value, _blocking)), lookup)
+        cache = find_ring_cache(self.alias)
+        if cache is None:
+            return self._or_raise(self._stored_row(field, value), lookup)
+        return self._or_raise(cache.client.run(self._get(field, value, _blocking)), lookup)
 
     async def aget(self, **lookup: Any) -> M:
         """Return the row with this primary key or lookup value; raises as ``get``."""
         field, value = self._field_and_value(lookup)
-        return self._or_raise(await self.cache.client.arun(self._get(field, value, sync_to_async)), lookup)
+        cache = find_ring_cache(self.alias)
+        if cache is None:
+            return self._or_raise(await sync_to_async(self._stored_row)(field, value), lookup)
+        return self._or_raise(await cache.client.arun(self._get(field, value, sync_to_async)), lookup)
 
     def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, by primary key; one query loads those that miss."""
-        return self.cache.client.run(self._in_bulk(list(keys), _blocking))
+        cache = find_ring_cache(self.alias)
+        if cache is None:
+            return self._stored_rows(list(keys))
+        return cache.client.run(self._in_bulk(list(keys), _blocking))
 
     async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, as ``in_bulk``."""
-        return await self.cache.client.arun(self._in_bulk(list(keys), sync_to_async))
+        cache = find_ring_cache(self.alias)
+        if cache is None:
+            return await sync_to_async(self._stored_rows)(list(keys))
+        return await cache.client.arun(self._in_bulk(list(keys), sync_to_async))
 
     def _get(self, field: models.Field[Any, Any], value: Any, adapt: Adapt) -> protocol.Operation[M | None]:
         if field is self._keys.pk:
@@ -297,6 +309,17 @@ class CachedManager(Generic[M]):
         position = self._shape.names.index(self._keys.pk.attname)
         rows = self._rows.filter(pk__in=keys).values_list(*self._shape.names)
         return {row[position]: self._shape.value(row) for row in rows}
+
+    def _stored_row(self, field: models.Field[Any, Any], value: Any) -> M | None:
+        """Return the row as the database has it; for an alias that has no ring cache."""
+        rows = self._rows.filter(**{field.attname: value}).values_list(*self._shape.names)
+        return next((self._shape.instance(row, self._using) for row in rows), None)
+
+    def _stored_rows(self, pks: list[Any]) -> dict[Any, M]:
+        """Return rows as the database has them, by primary key, in the order of the keys."""
+        rows = self._rows.filter(pk__in=pks).values_list("pk", *self._shape.names)
+        found = {pk: self._shape.instance(row, self._using) for pk, *row in rows}
+        return {pk: found[pk] for pk in map(self._keys.pk.to_python, pks) if pk in found}
 
     # Keys
 

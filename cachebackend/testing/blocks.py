@@ -48,7 +48,7 @@ def empty_ring(
         "OPTIONS": {**settings_block.get("OPTIONS", {}), **options},
     }
     with override_settings(CACHES={**settings.CACHES, alias: test_block}):
-        cache = ring_cache(alias)
+        cache = ring_cache(alias, "empty_ring()")
         try:
             yield cache
         finally:
@@ -125,7 +125,7 @@ def _assert_invalidated(marks: Sequence[_Mark], value: str) -> None:
 def _marks_of(target: Tag, alias: str) -> list[_Mark]:
     """Return a mark for each key that an invalidation of the target must delete."""
     if not isinstance(target, models.Model):
-        cache = ring_cache(alias)
+        cache = ring_cache(alias, "assert_invalidates()")
         name = repr(target) if isinstance(target, str) else target._meta.label
         return [_Mark(cache, cache.tag_bytes(target), f"tag {name}")]
     row, using = row_of(target), target._state.db or router.db_for_write(type(target))

@@ -122,7 +122,11 @@ class Command(ReportCommand):
         windows = options["windows"]
         audits: dict[str, Any] = {}
         is_well = True
-        for manager in cached_managers():
+        managers = cached_managers()
+        if not managers:
+            message = "no model has a CachedManager whose alias is a ring cache"
+            raise CommandError(message)
+        for manager in managers:
             self.say_progress(f"auditing {manager.model._meta.label}")
             result = audit(manager, options["sample"], windows)
             is_well &= not result.differing[windows[-1]]

@@ -162,11 +162,11 @@ class Command(ReportCommand):
         return Report(data, not fault or not plan.moved)
 
     def _doctor(self, options: dict[str, Any]) -> Report:
-        faults = [
-            fault for alias, client in _clients(options["alias"]) for fault in ring_faults(alias, client)
-        ]
+        has_queue = bool(write_behind_options().nodes)
+        clients = [] if has_queue and not ring_aliases() else _clients(options["alias"])
+        faults = [fault for alias, client in clients for fault in ring_faults(alias, client)]
         faults += [fault.message for fault in outbox_figures().faults]
-        if write_behind_options().nodes:
+        if has_queue:
             faults += writebehind.node_faults()
         for fault in faults:
             self.say(fault)
@@ -286,4 +286,8 @@ def _row(node: NodeFigures, state: str, pending: int | str) -> dict[str, Any]:
 
 
 def _clients(alias: str | None) -> list[tuple[str, RingClient]]:
-    return [(name, ring_cache(name).client) for name in ([alias] if alias else ring_aliases())]
+    aliases = [alias] if alias else ring_aliases()
+    if not aliases:
+        message = "no alias of CACHES is a ring cache"
+        raise CommandError(message)
+    return [(name, ring_cache(name).client) for name in aliases]

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pgtrigger
+from django.apps import apps
 from django.db import models
 from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation.relay_listener import CHANNEL
 from cachebackend.invalidation.trigger_rows import has_triggers, record_triggers
-from cachebackend.invalidation.watched import all_dependents, shares_rows
+from cachebackend.invalidation.watched import all_dependents, is_historical, shares_rows
 from cachebackend.models import OutboxRow
 
 __all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers"]
@@ -117,17 +118,22 @@ def _add(*, sender: type[models.Model], **_: Any) -> None:
 def _columns(model: models.Model) -> list[tuple[str, str]]:
     """Return the table's columns that keys are made of: attribute and column names, in the model's order.
 
-    pgtrigger annotates the model as an instance, but passes the class.
+    pgtrigger annotates the model as an instance, but passes a class: for ``makemigrations`` that of
+    a migration's state, which nothing is registered for, so the project's model is looked up.
     """
+    table = cast("type[models.Model]", model)
+    if is_historical(table):
+        table = apps.get_model(table._meta.label)
+    # All dependents: where migrations are made without a ring, the SQL must be the same
     key_fields = {
         name
-        for watched, dependent in all_dependents()  # made without a ring, the SQL is the same
-        if shares_rows(watched, cast("type[models.Model]", model))
+        for watched, dependent in all_dependents()
+        if shares_rows(watched, table)
         for name in dependent.fields
     }
     return [
         (field.attname, field.column)
-        for field in model._meta.local_concrete_fields
+        for field in table._meta.local_concrete_fields
         if field.column is not None and (field.primary_key or field.attname in key_fields)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -10,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -19,7 +17,6 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, models, transaction
-from django.test import override_settings
 from django.test.utils import isolate_apps
 
 from cachebackend import CachedManager, RingCache, checks, invalidation
@@ -288,36 +285,44 @@ def test_a_database_without_notifications_is_relayed_every_interval() -> None:
         call_command("invalidation", "relay", "--listen", "--database", "nope")
 
 
-@pytest.fixture
-def made_migrations(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Run a command for the shop with its migrations in a folder of the test; return its output."""
-    package = tmp_path / "made_for_shop"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    sys.path.insert(0, str(tmp_path))
-    importlib.invalidate_caches()
-
-    def run(command: str, *args: str, **kwargs: Any) -> str:
-        output = io.StringIO()
-        call_command(command, "shop", *args, stdout=output, **kwargs)
-        return output.getvalue()
-
-    with override_settings(MIGRATION_MODULES={"shop": "made_for_shop"}):
-        yield run
-    sys.path.remove(str(tmp_path))
-    for name in [name for name in sys.modules if name.startswith("made_for_shop")]:
-        del sys.modules[name]
+def made_by(command: str, *words: str, **options: Any) -> str:
+    """Return the output of a command for the shop, whose migrations create the triggers of these tests."""
+    output = io.StringIO()
+    call_command(command, "shop", *words, stdout=output, **options)
+    return output.getvalue()
 
 
-def test_migrations_are_made_by_makemigrations(made_migrations: Callable[..., str]) -> None:
-    """They create the triggers, and a second run finds no changes."""
-    made_migrations("makemigrations", verbosity=1)
-    sql = made_migrations("sqlmigrate", "0001_initial")
+def makemigrations() -> str:
+    return made_by("makemigrations", dry_run=True, verbosity=3)
+
+
+def test_the_migrations_name_every_lookup() -> None:
+    """Although pgtrigger compiles a trigger for a model of a migration's state, which has no lookups."""
+    sql = made_by("sqlmigrate", "0001")
     for table in ("author", "poem", "sonnet"):
         for statement in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
             assert f'{statement} ON "shop_{table}"' in sql
+    assert sql.count("""to_jsonb("name") #>> '{}'""") == 5  # UPDATE has two transition tables
     assert 'ON "shop_tag"\n' not in sql
-    assert "No changes" in made_migrations("makemigrations", dry_run=True)
+
+
+def test_the_migrations_have_the_triggers_of_the_models() -> None:
+    """A second ``makemigrations`` finds no changes."""
+    assert "No changes" in makemigrations()
+
+
+def test_triggers_of_an_earlier_release_need_a_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their SQL differs, so that ``makemigrations`` replaces them."""
+    monkeypatch.setattr(triggers, "CHANNEL", "another_channel")
+    made = makemigrations()
+    assert "Remove trigger ringcache_insert from model author" in made
+    assert "Create trigger ringcache_insert on model author" in made
+
+
+def test_without_a_ring_the_same_triggers_are_made(settings: Any) -> None:
+    """Migrations are often made on a machine that has no nodes."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    assert "No changes" in makemigrations()
 
 
 def test_the_sql_of_the_triggers_has_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:

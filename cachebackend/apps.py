@@ -13,10 +13,11 @@ class CacheBackendConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, connect ring clients to the outbox, and publish counters at exit."""
+        """Register the system checks, connect clients and migrations, and publish counters at exit."""
         from cachebackend import checks, invalidation
         from cachebackend.telemetry import shutdown
 
         checks.register_checks()
         invalidation.connect_outbox()
+        invalidation.connect_migrations()
         shutdown.connect()

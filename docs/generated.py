@@ -52,6 +52,8 @@ _INTERNAL = frozenset(
         "keys_of",
         "many_key_bytes",
         "many_tag_bytes",
+        "pattern_of",
+        "prefix",
         "record",
         "refill",
         "tag_bytes",

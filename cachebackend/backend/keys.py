@@ -162,7 +162,11 @@ class KeyCache(BaseCache):
 
     @property
     def pattern(self) -> bytes:
-        """The Redis pattern that matches the keys of this alias, in all versions.
+        """The Redis pattern of the keys of this alias, in all versions; raises as ``pattern_of``."""
+        return self.pattern_of("")
+
+    def pattern_of(self, prefix: str) -> bytes:
+        """Return the Redis pattern that matches the keys with a prefix, in all versions.
 
         Raises:
             RingCacheError: The alias has a ``KEY_FUNCTION`` whose keys do not contain the key.
@@ -172,7 +176,8 @@ class KeyCache(BaseCache):
             message = "clear() cannot find this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
         pattern = self.escaped(text.encode(*ENCODING))
-        return pattern.replace(_SAMPLE_KEY.encode(), b"*").replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")
+        pattern = pattern.replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")
+        return pattern.replace(_SAMPLE_KEY.encode(), self.escaped(prefix.encode(*ENCODING)) + b"*")
 
     @property
     def tag_pattern(self) -> bytes:

@@ -4,11 +4,12 @@
 ``writes`` sees every write of the ORM, and ``triggers`` the others. ``transactions`` deletes the
 keys after the commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox``
 stores each delete until every node has confirmed it, and ``relay`` retries it if the writing
-process dies or a node is down.
+process dies or a node is down. ``migrations`` drops what is cached of migrated tables.
 
 Imports the backend and the models. Never decides how a key is read or filled.
 """
 
+from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
@@ -22,6 +23,7 @@ __all__ = [
     "InvalidatingManager",
     "InvalidatingQuerySet",
     "RelayResult",
+    "connect_migrations",
     "connect_outbox",
     "invalidate",
     "invalidate_rows",

@@ -44,6 +44,10 @@ class ModelTags:
         tags = [f"{label}:{pk}" for row in rows if (pk := row.get("pk")) is not None]
         return cache.many_tag_bytes([label, *tags])
 
+    def prefix(self, using: str) -> str:
+        """Return what the keys of the tags of all rows begin with."""
+        return f"tag:{self.model._meta.label_lower}:"
+
     def refill(self, keys: Iterable[Any]) -> None:
         """Do nothing: tags hold no rows."""
 

@@ -62,9 +62,14 @@ class Dependent(Protocol):
 
         Args:
             rows: Their columns by attribute name; the primary key also under ``pk``. Columns of
-                ``fields`` that are unknown, or that did not change, are left out.
+                ``fields`` that are unknown, or that did not change, are left out. An empty row
+                has only the keys that depend on all rows.
             using: The alias of the database whose rows changed.
         """
+        ...
+
+    def prefix(self, using: str) -> str:
+        """Return what the keys of all rows begin with, in a database."""
         ...
 
     def refill(self, keys: Iterable[Any]) -> None:

@@ -332,6 +332,10 @@ class CachedManager(Generic[M]):
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         return self.cache.many_key_bytes(self._keys.of_rows(rows))
 
+    def prefix(self, using: str) -> str:
+        """Return what the keys of all rows begin with, in a database."""
+        return self._keys.prefix
+
     def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
         return self.cache.key_bytes(self._keys.of(field, value))
 

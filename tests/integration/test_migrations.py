@@ -11,13 +11,16 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from django.core.management.sql import emit_post_migrate_signal
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 from django.test.utils import CaptureQueriesContext
 
+from cachebackend import RingCache
 from cachebackend.invalidation import outbox_table
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.models import OutboxRow
+from cacheproject.demo.models import Article
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
@@ -73,6 +76,24 @@ def test_data_migrations_may_run_before_the_outbox_has_its_table(run: Callable[[
     assert run("migrate(); show()") == ["historical 12, imported 12"]
 
 
+def test_migrations_drop_what_is_cached_of_their_apps(run: Callable[[str], list[str]]) -> None:
+    """Rows that they change by SQL, and values that are tagged with their models; not those of other apps."""
+    lines = run("""
+from django.core.cache import cache
+migrate()
+migrate("signup", "0002")
+Account.objects.update(level=1)
+cache.get_or_set("page", lambda: "old", tags=[Account])
+row = Account.objects.get(name="imported")
+cache.get_or_set("row", lambda: "old", tags=[row])
+cache.set("kept", "kept")
+print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("row"))
+migrate("signup")
+print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("row"), cache.get("kept"))
+""")
+    assert lines == ["1 old old", "11 None None kept"]
+
+
 def test_models_of_migration_states_are_not_watched() -> None:
     """Although their managers are attributes of such models too: ``use_in_migrations`` asks for it."""
     state = MigrationLoader(None).project_state(("signup", "0001_initial"))
@@ -95,3 +116,37 @@ def test_the_outbox_is_asked_for_until_its_table_exists(using: str, monkeypatch:
         assert outbox_table.look_for_outbox(using)
         assert outbox_table.has_outbox(using)
     assert len(captured) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_flush_drops_what_is_cached_of_every_app(ring_cache: RingCache) -> None:
+    """It truncates the tables, and says of no migration that it ran."""
+    article = Article.objects.create(slug="first", title="First")
+    Article.cached.get(slug="first")
+    with connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM demo_article")
+    assert Article.cached.get(pk=article.pk).title == "First"
+    emit_post_migrate_signal(verbosity=0, interactive=False, db="default")
+    with pytest.raises(Article.DoesNotExist):
+        Article.cached.get(pk=article.pk)
+
+
+@pytest.mark.django_db
+def test_an_app_without_new_migrations_keeps_what_is_cached(ring_cache: RingCache) -> None:
+    """``migrate`` with nothing to do is run at every start of many projects."""
+    ring_cache.set("demo.article:id:1", "cached")
+    emit_post_migrate_signal(verbosity=0, interactive=False, db="default", plan=[])
+    assert ring_cache.get("demo.article:id:1") == "cached"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_node_that_misses_the_drop_is_cleared_later(
+    ring_cache: RingCache, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The outbox keeps the clear of the node; ``migrate`` does not fail."""
+    services.kill("ring-a")
+    try:
+        emit_post_migrate_signal(verbosity=0, interactive=False, db="default")
+        assert {row.node for row in OutboxRow.objects.all()} == {ring_cache.client.nodes[0].endpoint}
+    finally:
+        services.restart("ring-a")

@@ -58,6 +58,7 @@ def test_a_pattern_matches_the_keys_of_every_version_and_nothing_else() -> None:
     """What is special in the prefix is escaped."""
     assert cache_of().pattern == b"demo:[0-9]*:*"
     assert cache_of(KEY_PREFIX="a*[b]").pattern == rb"a\*\[b\]:[0-9]*:*"
+    assert cache_of().pattern_of("shop.tag:*") == rb"demo:[0-9]*:shop.tag:\**"
     assert KeyCache.escaped(b"a?\\-^") == rb"a\?\\\-\^"
 
 

@@ -1,0 +1,72 @@
+"""Drops what is cached of tables that migrations have changed, or that ``flush`` has emptied.
+
+A migration may change rows by SQL that nothing sees, and ``flush`` truncates tables. So when the
+migrations of an app have run, all keys of its watched models are deleted on all nodes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.db import router
+from django.db.models.signals import post_migrate
+
+from cachebackend import protocol
+from cachebackend.backend import ring_cache
+from cachebackend.errors import RingCacheError
+from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.outbox_table import look_for_outbox
+from cachebackend.invalidation.tags import ModelTags
+from cachebackend.invalidation.transactions import invalidate_together
+from cachebackend.invalidation.watched import Dependent, dependents_by_model, shares_rows
+from cachebackend.models import OutboxRow
+
+__all__ = ["connect_migrations"]
+
+logger = logging.getLogger("cachebackend")
+
+
+def connect_migrations() -> None:
+    """Drop what is cached of an app's tables whenever its migrations have run."""
+    post_migrate.connect(_after_migrate, dispatch_uid="ringcache:migrations")
+
+
+def _after_migrate(
+    *, app_config: AppConfig, using: str, plan: Sequence[tuple[Any, bool]] | None = None, **_: Any
+) -> None:
+    """Handle the end of ``migrate`` or ``flush`` for one app. Raises nothing: the tables are changed.
+
+    Args:
+        app_config: The app.
+        using: The database alias.
+        plan: The migrations that have run, each with whether it ran backwards; None: after ``flush``.
+    """
+    if app_config.label == OutboxRow._meta.app_label:
+        look_for_outbox(using)
+    if plan is not None and all(migration.app_label != app_config.label for migration, _ in plan):
+        return
+    changed = list(app_config.get_models())
+    dependents = [
+        dependent
+        for model, each in dependents_by_model().items()
+        if router.allow_migrate_model(using, model) and any(shares_rows(model, other) for other in changed)
+        for dependent in each
+    ]
+    # Values first, then tags: else a page is made of an old row and kept under the new tag
+    for dependent in sorted(dependents, key=lambda each: isinstance(each, ModelTags)):
+        _drop(dependent, using)
+
+
+def _drop(dependent: Dependent, using: str) -> None:
+    """Delete all keys of a dependent on all nodes; the outbox keeps the clear of a node that fails."""
+    cache, prefix = ring_cache(dependent.alias), dependent.prefix(using)
+    deletes = PendingDeletes(using)
+    try:
+        cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(prefix)))
+        deletes.add_keys({dependent.alias: dependent.keys_of([{}], using)})
+        invalidate_together(deletes)
+    except RingCacheError:
+        logger.exception("what is cached under %s may be older than the migrations", prefix)

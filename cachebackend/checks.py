@@ -14,10 +14,10 @@ from cachebackend.backend import find_ring_cache
 from cachebackend.conf import ring_aliases, ring_options, write_behind_options
 from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
-from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
+from cachebackend.invalidation.writes import is_installed
 from cachebackend.managers import CachedManager
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
@@ -27,7 +27,7 @@ from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
     "check_aliases",
-    "check_managers",
+    "check_engines",
     "check_outbox",
     "check_peer_settings",
     "check_ring_settings",
@@ -47,7 +47,7 @@ def register_checks() -> None:
     register(Tags.caches)(check_outbox)
     register(Tags.caches)(check_aliases)
     register(Tags.caches)(check_peer_settings)
-    register(Tags.models)(check_managers)
+    register(Tags.models)(check_engines)
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
@@ -114,18 +114,18 @@ def check_peer_settings(**_: Any) -> list[CheckMessage]:
     ]
 
 
-def check_managers(**_: Any) -> list[CheckMessage]:
-    """ringcache.W001: a cached model has a manager whose bulk writes do not invalidate."""
+def check_engines(**_: Any) -> list[CheckMessage]:
+    """ringcache.E006: the database engine has SQL compilers of its own, so nothing sees the writes."""
+    if not watched_models():
+        return []
     return [
-        Warning(
-            f"{model._meta.label}.{manager.name} does not invalidate on update() and bulk writes.",
-            hint=f"Make it an InvalidatingManager: {manager.name} = InvalidatingManager()",
-            obj=model,
-            id="ringcache.W001",
+        Error(
+            f"The engine of database {using!r} replaces Django's SQL compilers: no write invalidates.",
+            hint="Use an engine whose compilers inherit execute_sql() from Django's.",
+            id="ringcache.E006",
         )
-        for model in watched_models()
-        for manager in model._meta.managers
-        if not issubclass(manager.get_queryset().__class__, InvalidatingQuerySet)
+        for using in connections
+        if may_have_outbox(using) and not is_installed(connections[using])
     ]
 
 

@@ -170,18 +170,20 @@ def test_bulk_writes_use_the_database_for_writes(book: Book, settings: Any) -> N
     assert Product.cached.get(pk=book.pk).name == "New"
 
 
-def test_a_check_warns_about_a_manager_that_does_not_invalidate() -> None:
-    """The message names the manager, and the hint says what to write instead."""
-    from cachebackend.checks import check_managers
+def test_a_check_refuses_an_engine_whose_writes_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its compilers do not inherit the methods that see the writes; Django's engines do."""
+    from cachebackend.checks import check_engines
 
-    found = [warning for warning in check_managers() if warning.obj._meta.app_label == "shop"]
-    assert {(warning.id, warning.obj) for warning in found} == {
-        ("ringcache.W001", Review),
-        ("ringcache.W001", Note),
-    }
-    assert "shop.Review.objects does not invalidate on update() and bulk writes." in {
-        warning.msg for warning in found
-    }
+    assert check_engines() == []
+    monkeypatch.setattr(connection.ops, "compiler", lambda _: _ForeignCompiler)
+    [error] = check_engines()
+    assert error.id == "ringcache.E006"
+    assert "database 'default'" in error.msg
+
+
+class _ForeignCompiler:
+    def execute_sql(self) -> None:
+        """Execute a statement that nothing sees."""
 
 
 @pytest.mark.parametrize("model", [Shelf, Bookcase, TopShelf])

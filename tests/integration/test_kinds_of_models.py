@@ -27,6 +27,7 @@ from tests.shop.models import (
     SaleProduct,
     Shelf,
     Tag,
+    Ticket,
     TopShelf,
 )
 
@@ -272,6 +273,36 @@ def test_rows_are_read_through_the_chosen_manager() -> None:
     note.removed = False
     note.save()
     assert Note.cached.get(pk=note.pk).text == "Call Sappho"
+
+
+def test_keys_that_the_database_makes_end_a_cached_absence() -> None:
+    """The instance that is saved holds no value of them."""
+    for lookup in ({"pk": 1}, {"number": 7}):
+        with pytest.raises(Ticket.DoesNotExist):
+            Ticket.cached.get(**lookup)
+    Ticket.objects.create()
+    assert Ticket.cached.get(pk=1).number == 7
+    assert Ticket.cached.get(number=7).pk == 1
+
+
+@pytest.mark.parametrize("way", ["save", "update", "bulk_update"])
+def test_an_expression_in_a_lookup_changes_it(way: str) -> None:
+    """The old value finds nothing any more, and the new value finds the row."""
+    ticket = Ticket.objects.create()
+    assert Ticket.cached.get(number=7).pk == 1
+    with pytest.raises(Ticket.DoesNotExist):
+        Ticket.cached.get(number=8)
+    ticket.number = F("number") + 1
+    if way == "save":
+        ticket.save()
+    elif way == "update":
+        Ticket.objects.update(number=F("number") + 1)
+    else:
+        Ticket.objects.bulk_update([ticket], ["number"])
+    assert Ticket.cached.get(number=8).pk == 1
+    assert Ticket.cached.get(pk=1).number == 8
+    with pytest.raises(Ticket.DoesNotExist):
+        Ticket.cached.get(number=7)
 
 
 # Write-behind

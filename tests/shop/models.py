@@ -79,6 +79,16 @@ class Note(models.Model):
     cached_everything = CachedManager["Note"]()
 
 
+class Ticket(models.Model):
+    """A row whose keys the database makes."""
+
+    id = models.IntegerField(primary_key=True, db_default=models.Value(1))
+    number = models.IntegerField(unique=True, db_default=models.Value(7))
+
+    objects = InvalidatingManager()
+    cached = CachedManager["Ticket"](lookups=["number"], missing_timeout=60)
+
+
 class Review(models.Model):
     product = models.ForeignKey(Product, models.CASCADE)
     text = models.TextField()

@@ -32,6 +32,7 @@ __all__ = [
     "check_peer_settings",
     "check_ring_settings",
     "check_strict_sentinels",
+    "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
     "check_write_behind_fields",
@@ -48,6 +49,7 @@ def register_checks() -> None:
     register(Tags.caches)(check_aliases)
     register(Tags.caches)(check_peer_settings)
     register(Tags.models)(check_engines)
+    register(Tags.caches)(check_tenant_schemas)
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
@@ -126,6 +128,20 @@ def check_engines(**_: Any) -> list[CheckMessage]:
         )
         for using in connections
         if may_have_outbox(using) and not is_installed(connections[using])
+    ]
+
+
+def check_tenant_schemas(**_: Any) -> list[CheckMessage]:
+    """ringcache.E007: a database connection switches between schemas, which the outbox does not follow."""
+    return [
+        Error(
+            f"Database {using!r} has a schema for each tenant, which django-ringcache does not support: "
+            "pending deletes are lost in a tenant's schema, and a node is cleared of one tenant's keys only.",
+            hint="Use another cache backend, or keep tenants apart by a column or by a database each.",
+            id="ringcache.E007",
+        )
+        for using in connections
+        if ring_aliases() and hasattr(connections[using], "set_schema")
     ]
 
 

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.test import RequestFactory, TestCase
 
-from cachebackend import RingCache, invalidation
+from cachebackend import RingCache, checks, invalidation
 from cachebackend.invalidation import deletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
@@ -23,6 +23,16 @@ with_nodes = pytest.mark.usefixtures("empty_nodes")
 
 class Killed(BaseException):
     """Simulates the end of an application's process."""
+
+
+def test_a_check_refuses_a_schema_for_each_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines of django-tenants and its relatives have a method that switches the schema."""
+    assert checks.check_tenant_schemas() == []
+    engine = type(connections["default"])
+    monkeypatch.setattr(engine, "set_schema", lambda _, name: None, raising=False)
+    [error] = checks.check_tenant_schemas()
+    assert error.id == "ringcache.E007"
+    assert "Database 'default' has a schema for each tenant" in error.msg
 
 
 @both

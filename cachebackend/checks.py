@@ -169,18 +169,20 @@ def _nodes_of(alias: str) -> tuple[NodeAddress, ...]:
 
 
 def check_triggers_app(**_: Any) -> list[CheckMessage]:
-    """ringcache.E003: a manager has ``triggers=True``, but ``makemigrations`` cannot create them."""
-    if apps.is_installed("pgtrigger"):
-        return []
-    return [
-        Error(
-            f"{model._meta.label} has a CachedManager with triggers=True, but pgtrigger is not installed.",
-            hint="Add 'pgtrigger' to INSTALLED_APPS, and run makemigrations and migrate.",
-            obj=model,
-            id="ringcache.E003",
-        )
-        for model in triggered_models()
-    ]
+    """ringcache.E003: a manager has ``triggers=True``, but migrations cannot create them."""
+    messages: list[CheckMessage] = []
+    for model in triggered_models():
+        if not apps.is_installed("pgtrigger"):
+            fault = "pgtrigger is not installed"
+            hint = "Add 'pgtrigger' to INSTALLED_APPS, and run makemigrations and migrate."
+        elif not model._meta.managed:
+            fault = "its table is not managed by Django, so no migration creates the triggers"
+            hint = "Create them with manage.py pgtrigger install, and silence this check."
+        else:
+            continue
+        text = f"{model._meta.label} has a CachedManager with triggers=True, but {fault}."
+        messages.append(Error(text, hint=hint, obj=model, id="ringcache.E003"))
+    return messages
 
 
 def check_trigger_databases(**_: Any) -> list[CheckMessage]:

@@ -375,7 +375,7 @@ def test_without_pgtrigger_the_manager_says_what_to_install(monkeypatch: pytest.
 
 
 def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the app pgtrigger, and on databases other than Postgres."""
+    """Without the app pgtrigger, on tables that are not managed, and on databases other than Postgres."""
     assert checks.check_triggers_app() == checks.check_trigger_databases() == []
     monkeypatch.setattr(checks.apps, "is_installed", lambda name: name != "pgtrigger")
     assert {(message.id, message.obj) for message in checks.check_triggers_app()} >= {
@@ -383,6 +383,10 @@ def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyP
         ("ringcache.E003", Poem),
     }
     monkeypatch.undo()
+    monkeypatch.setattr(Poem._meta, "managed", False)
+    [unmanaged] = checks.check_triggers_app()
+    assert (unmanaged.id, unmanaged.obj) == ("ringcache.E003", Poem)
+    assert "not managed by Django" in unmanaged.msg
     monkeypatch.setattr(checks.router, "db_for_write", lambda _: "lite")
     messages = checks.check_trigger_databases()
     assert {message.id for message in messages} == {"ringcache.E004"}

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
-from django.test.utils import CaptureQueriesContext
+from django.db import connection, models, transaction
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
-from cachebackend import cached, checks, invalidate
+from cachebackend import InvalidatingManager, cached, checks, invalidate
+from cachebackend.invalidation import invalidate_rows, watched
 from cachebackend.models import OutboxRow
+from cachebackend.testing import empty_ring
 from cacheproject.demo.models import Article
+from cacheproject.services import Services
 from tests.shop.models import Bookcase, Note, Product, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -82,6 +85,26 @@ def test_writes_pass_without_work(change: Callable[[Article], object], in_transa
     else:
         change(article)
     assert OutboxRow.objects.count() == 0
+
+
+def test_a_model_of_a_project_without_a_ring_is_a_tag_in_a_ring(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tests may replace the cache by a ring, long after the model is defined."""
+    monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
+    with isolate_apps("tests.shop"):
+
+        class Leaf(models.Model):
+            objects = InvalidatingManager()
+
+            class Meta:
+                app_label = "shop"
+
+    assert watched.dependents_of(Leaf) == []
+    with empty_ring(location=services.ring_urls) as ring:
+        ring.get_or_set("page", lambda: "old", tags=[Leaf])
+        invalidate_rows(Leaf, [{"pk": 1}], "default")
+        assert ring.get("page") is None
 
 
 calls: list[int] = []

@@ -15,7 +15,7 @@ from cachebackend.client.single import SingleKeyClient
 from cachebackend.effects import Command, Effect, Load, Operation, Send
 from cachebackend.protocol import Context, FillOptions
 
-__all__ = ["get_or_load"]
+__all__ = ["Client", "as_operation", "get_or_load"]
 
 
 class _Call(greenlet):
@@ -47,11 +47,11 @@ class _Node:
         return reply
 
 
-class _Client(SingleKeyClient):
+class Client(SingleKeyClient):
     """A client of the explorer's two nodes."""
 
     def __init__(self, context: Context) -> None:
-        self.context, self._near = context, None
+        self.context, self._near, self.counters = context, None, context.counters
         self.nodes = (_Node(0), _Node(1))  # type: ignore[assignment]  # all that these methods use
 
     def run(self, operation: Operation[Any]) -> Any:
@@ -69,7 +69,7 @@ class _Client(SingleKeyClient):
             return end.value
 
 
-def _as_operation(function: Callable[[], Any]) -> Operation[Any]:
+def as_operation(function: Callable[[], Any]) -> Operation[Any]:
     """Return an operation that yields the effects of a blocking call."""
     call = _Call(function)
     outcome = call.switch()
@@ -92,9 +92,9 @@ def _as_operation(function: Callable[[], Any]) -> Operation[Any]:
 
 def get_or_load(context: Context, key: bytes, fill_options: FillOptions) -> Operation[Any]:
     """Return ``client.get_or_load`` of a key as an operation."""
-    client = _Client(context)
+    client = Client(context)
 
     def loader() -> Any:
         return _step(Load(lambda: None))
 
-    return _as_operation(lambda: client.get_or_load(key, loader, fill_options))
+    return as_operation(lambda: client.get_or_load(key, loader, fill_options))

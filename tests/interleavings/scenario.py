@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cachebackend.codec import Codec, Refresh
+from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
 from tests.interleavings.clocks import NOW
 from tests.interleavings.readers import DirectReader, DirectReaderOfTwo, Reader, ReaderOfTwo
-from tests.interleavings.world import KEY, TAG
+from tests.interleavings.world import KEY, TAG, World
 from tests.interleavings.writers import StrictWriter, Writer
 
 __all__ = ["Scenario", "values"]
@@ -47,6 +49,14 @@ class Scenario:
     relay: str = "old"
     is_one_process: bool = False
     replay_limit: int = 10_000
+
+    def world(self, nodes: tuple[Node, Node]) -> World:
+        """Return the world in which a schedule begins."""
+        return World(nodes, self)
+
+    def stepped_code(self) -> AbstractContextManager[Any]:
+        """Return a context in which code that blocks in production is stepped."""
+        return nullcontext()
 
     def read_directly(self) -> Scenario:
         """Return the same scenario, with readers that call the client's own methods."""

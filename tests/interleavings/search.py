@@ -40,7 +40,8 @@ def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        return _explore(nodes, scenario, stop_at_first)
+        with scenario.stepped_code():
+            return _explore(nodes, scenario, stop_at_first)
     finally:
         logger.setLevel(level)
 
@@ -75,7 +76,7 @@ def _explore(nodes: tuple[Node, Node], scenario: Scenario, stop_at_first: bool) 
 
 def _replayed(nodes: tuple[Node, Node], scenario: Scenario, schedule: list[str]) -> World:
     """Return a new world in which the moves of a schedule have been made."""
-    world = World(nodes, scenario)
+    world = scenario.world(nodes)
     for move in schedule:
         world.make(move)
     return world

@@ -8,6 +8,14 @@ import pytest
 
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
+from tests.interleavings.pages import (
+    CrashingPageWriter,
+    PageReader,
+    PageScenario,
+    PageWriter,
+    Relay,
+    RelayOfTwo,
+)
 from tests.interleavings.readers import GutterReader, OldSnapshotReader, Reader, ReaderOfTwo
 from tests.interleavings.scenario import Scenario, values
 from tests.interleavings.search import explore
@@ -91,6 +99,22 @@ SCENARIOS = {
     "a ring that changes: a node that fails": Scenario(
         (Reader, Writer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
     ),
+    "a page: a reader, a writer": PageScenario((PageReader, PageWriter), OLD),
+    "a page: a reader that has a copy of the row, a writer": PageScenario(
+        (PageReader, PageWriter), OLD, has_copies=True
+    ),
+    "a page: a reader, a writer that is cut off from the row, the relay": PageScenario(
+        (PageReader, PageWriter, Relay), OLD, is_cut_off=True
+    ),
+    "a page: a reader, a writer that may crash, the relay": PageScenario(
+        (PageReader, CrashingPageWriter, Relay), OLD
+    ),
+    **{
+        f"a page: the node of the {what} fails: a reader, a writer": PageScenario(
+            (PageReader, PageWriter), OLD, accident
+        )
+        for what, accident in (("row", FAILS), ("tag", (("fail1", 1),)))
+    },
 }
 #: The same with more actors or accidents. They take minutes, so they run only with ``EXPLORE=all``.
 LARGER = {
@@ -141,6 +165,16 @@ LARGER = {
         (Reader, StrictWriter), OLD, (("fail0", 2), ("flush", 1)), has_gutter=True
     ),
     "tags: accidents": Scenario((Reader, Reader, Writer), (), ACCIDENTS, TAGGED, by_tag=True),
+    "a page: two readers, a writer": PageScenario((PageReader, PageReader, PageWriter), OLD),
+    "a page: a reader that has a copy, a writer that is cut off, the relay twice": PageScenario(
+        (PageReader, PageWriter, RelayOfTwo), OLD, has_copies=True, is_cut_off=True
+    ),
+    "a page: two readers, a writer that is cut off, the relay": PageScenario(
+        (PageReader, PageReader, PageWriter, Relay), OLD, is_cut_off=True
+    ),
+    "a page: the node of the row fails: a reader, a writer, the relay": PageScenario(
+        (PageReader, PageWriter, Relay), OLD, FAILS
+    ),
 }
 if os.environ.get("EXPLORE") == "all":
     SCENARIOS |= LARGER

@@ -44,7 +44,7 @@ class World:
         self.committed = self.acknowledged = 0
         self.settled = [0, 0]
         self.down: set[int] = set()
-        self.outbox = Outbox(scenario.target)
+        self.outbox: Any = Outbox(scenario.target)
         self.wrong: list[str] = []
         for node in nodes if scenario.has_two_nodes else nodes[:1]:
             node.call((b"DEL", KEY, TAG))
@@ -52,7 +52,7 @@ class World:
             nodes[0].call(command)
         deploys = scenario.deploys or ("old",) * len(scenario.actors)
         self.processes = [
-            Process(self, f"{number}", deploy)
+            self.process(f"{number}", deploy)
             for number, deploy in enumerate(deploys[:1] if scenario.is_one_process else deploys)
         ]
         self.actors = [
@@ -61,6 +61,10 @@ class World:
         ]
         self.remaining = dict(scenario.accidents)
         self._contents: tuple[bytes | None, ...] | None = None
+
+    def process(self, name: str, deploy: str) -> Process:
+        """Return a new process."""
+        return Process(self, name, deploy)
 
     def call(self, node: int, command: Command) -> Any:
         # Scripts are sent with their source, so that a node that has not cached them takes the same steps

@@ -80,17 +80,10 @@ class Writer(Actor):
 
     def _step(self, name: str) -> bool:
         """Do one effect of an operation; return whether it was the last."""
-        context, target = self.process.context, self.world.scenario.target
         try:
             if self.operation is None:
                 self.unconfirmed = set()
-                self.operation = {
-                    "delete": lambda: protocol.delete_many(context, [target], in_outbox=self.in_outbox),
-                    "clear": lambda: protocol.clear(context, b"*"),
-                    "make_stale": lambda: protocol.make_stale(context, KEY, 30_000),
-                    "quarantine": lambda: protocol.quarantine(context, [KEY], self.token),
-                    "unquarantine": lambda: protocol.unquarantine(context, [KEY], self.token),
-                }[name]()
+                self.operation = self.begin(name)
                 self.effect = next(self.operation)
             assert isinstance(self.effect, Send)
             replies = self.process.perform(self.effect)
@@ -107,6 +100,18 @@ class Writer(Actor):
             self.position = len(self.order)
             return True
         return False
+
+    def begin(self, name: str) -> Operation[Any]:
+        """Return the operation of a step."""
+        context, target = self.process.context, self.world.scenario.target
+        begun: Operation[Any] = {
+            "delete": lambda: protocol.delete_many(context, [target], in_outbox=self.in_outbox),
+            "clear": lambda: protocol.clear(context, b"*"),
+            "make_stale": lambda: protocol.make_stale(context, KEY, 30_000),
+            "quarantine": lambda: protocol.quarantine(context, [KEY], self.token),
+            "unquarantine": lambda: protocol.unquarantine(context, [KEY], self.token),
+        }[name]()
+        return begun
 
     def _acknowledge(self) -> None:
         world = self.world

@@ -145,6 +145,21 @@ def test_the_relay_replaces_too_many_keys_by_a_clear_of_the_node(
     assert OutboxRow.objects.count() == 0
 
 
+def test_all_tags_are_deleted_after_a_node_was_cleared(
+    cache: RingCache, dead: list[str], services: Services
+) -> None:
+    """A page may have been made from an old value of the node before it was cleared; values stay."""
+    services.resume(NODE)
+    for name in ("k", "m", "n"):
+        cache.get_or_set(f"page-{name}", lambda: "old", tags=[name])
+    kept = next(f"k{n}" for n in range(30) if owner(cache, f"k{n}").name != NODE)
+    new_row({"default": []}, node=node_of(cache).endpoint).save()
+    assert relay().rows == 1
+    assert cache.get_many(["page-k", "page-m", "page-n"]) == {}
+    assert cache.get(kept) is not None
+    assert OutboxRow.objects.count() == 0
+
+
 def test_pending_deletes_of_a_removed_node_are_dropped(cache: RingCache) -> None:
     """Nothing is read from it any more."""
     new_row({"default": []}, node="gone").save()

@@ -11,6 +11,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from cachebackend import protocol
 from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.keys import Tag, Timeout
+from cachebackend.codec import TAGS_BYTES, tag_bytes_of
 
 __all__ = ["LoaderMethods"]
 
@@ -39,7 +40,9 @@ class LoaderMethods(ClientCache):
             version: The key's version.
             stale_for: Seconds after ``timeout`` in which callers get the old value while one of
                 them loads it again. Default: the alias' option.
-            tags: Models, rows or strings. Invalidating any of them makes the value a miss.
+            tags: Models, rows or strings. Invalidating any of them makes the value a miss. A value
+                that was stored without one of them is a miss, too. At most 65,535 bytes of tags fit
+                into a record: more than a thousand tags of 40 characters.
         """
         fill_options = self.fill_options(timeout, stale_for, tags)
         return self.client.get_or_load(self.key_bytes(key, version), _loader(default), fill_options)
@@ -110,13 +113,27 @@ class LoaderMethods(ClientCache):
     def fill_options(
         self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()
     ) -> protocol.FillOptions:
-        """Return how a loaded value is filled; its timeout is shortened by the alias' ``jitter``."""
+        """Return how a loaded value is filled; its timeout is shortened by the alias' ``jitter``.
+
+        Raises:
+            ValueError: The tags do not fit into a record.
+        """
         context = self.client.context
         ttl_ms = self.ttl_ms(timeout)
         if ttl_ms is not None and context.options.jitter:
             ttl_ms = math.ceil(ttl_ms * (1 - context.options.jitter * context.clock.random()))
         stale = context.options.stale_for if stale_for is None else stale_for
-        return protocol.FillOptions(ttl_ms, math.ceil(stale * 1000), tuple(map(self.tag_bytes, tags)))
+        return protocol.FillOptions(ttl_ms, math.ceil(stale * 1000), self._tag_keys(tags))
+
+    def _tag_keys(self, tags: Iterable[Tag]) -> tuple[bytes, ...]:
+        keys = tuple(dict.fromkeys(map(self.tag_bytes, tags)))
+        if keys and (size := tag_bytes_of(keys)) > TAGS_BYTES:
+            message = (
+                f"a value has {len(keys)} tags that take {size} bytes of its record, of which "
+                f"{TAGS_BYTES} fit; use fewer or shorter tags, such as the model instead of its rows"
+            )
+            raise ValueError(message)
+        return keys
 
     # Invalidating
 

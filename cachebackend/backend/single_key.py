@@ -200,25 +200,35 @@ class SingleKeyMethods(LeasingCache):
 
     # Versions
 
-    async def aincr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Move a value to another version of its key and return that version.
+    def incr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Move a value to another version of its key, with its timeout and tags; return that version.
 
         Raises:
             ValueError: The key has no value.
         """
         version = self.version if version is None else version
-        value = await self.aget(key, self._missing_key, version=version)
-        if value is self._missing_key:
-            raise ValueError(_not_found(key))
-        await self.aset(key, value, version=version + delta)
-        await self.adelete(key, version=version)
-        return version + delta
+        return _moved_or_raise(key, version + delta, self.client.run(self._move(key, version, delta)))
+
+    async def aincr_version(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Move a value to another version of its key, as ``incr_version``."""
+        version = self.version if version is None else version
+        return _moved_or_raise(key, version + delta, await self.client.arun(self._move(key, version, delta)))
+
+    def _move(self, key: Any, version: int, delta: int) -> protocol.Operation[bool]:
+        source, target = self.key_bytes(key, version), self.key_bytes(key, version + delta)
+        return protocol.move(self.client.context, source, target)
 
 
 def _sum_or_raise(key: Any, total: int | None) -> int:
     if total is None:
         raise ValueError(_not_found(key))
     return total
+
+
+def _moved_or_raise(key: Any, version: int, has_moved: bool) -> int:
+    if not has_moved:
+        raise ValueError(_not_found(key))
+    return version
 
 
 def _not_found(key: Any) -> str:

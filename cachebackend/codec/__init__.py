@@ -11,11 +11,14 @@ from cachebackend.codec.codec import Codec
 from cachebackend.codec.compression import COMPRESSORS
 from cachebackend.codec.payload import CODECS
 from cachebackend.codec.record import (
+    HEAD_BYTES,
     HEADER_BYTES,
+    TAGS_BYTES,
     Kind,
     Refresh,
     Stored,
     claimed,
+    fresh_until_of,
     has_tags,
     is_plain,
     kind_of,
@@ -23,7 +26,10 @@ from cachebackend.codec.record import (
     lease_token,
     plain_header,
     stored_of,
+    tag_block_span,
+    tag_bytes_of,
     tag_record,
+    tags_of_block,
 )
 
 EncodeError = msgpack.EncodeError
@@ -34,12 +40,15 @@ __all__ = [
     "CODECS",
     "COMPRESSORS",
     "HEADER_BYTES",
+    "HEAD_BYTES",
+    "TAGS_BYTES",
     "Codec",
     "EncodeError",
     "Kind",
     "Refresh",
     "Stored",
     "claimed",
+    "fresh_until_of",
     "has_tags",
     "is_plain",
     "kind_of",
@@ -48,5 +57,8 @@ __all__ = [
     "pack_plain",
     "plain_header",
     "stored_of",
+    "tag_block_span",
+    "tag_bytes_of",
     "tag_record",
+    "tags_of_block",
 ]

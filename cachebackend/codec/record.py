@@ -38,8 +38,9 @@ processes of an older and a newer version may run at the same time.
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -48,12 +49,15 @@ from cachebackend.errors import RecordError
 
 __all__ = [
     "HEADER_BYTES",
+    "HEAD_BYTES",
+    "TAGS_BYTES",
     "CodecId",
     "Flag",
     "Kind",
     "Refresh",
     "Stored",
     "claimed",
+    "fresh_until_of",
     "has_tags",
     "is_plain",
     "kind_of",
@@ -61,7 +65,10 @@ __all__ = [
     "lease_token",
     "plain_header",
     "stored_of",
+    "tag_block_span",
+    "tag_bytes_of",
     "tag_record",
+    "tags_of_block",
     "value_record",
 ]
 
@@ -102,6 +109,10 @@ HEADER_BYTES = 3
 #: The refresh block: fresh_until, delta, token, deadline.
 _REFRESH = struct.Struct(">dd16sd")
 _LENGTH = struct.Struct(">H")
+#: The most bytes of a tag block after its length.
+TAGS_BYTES = 2 ** (8 * _LENGTH.size) - 1
+#: The first bytes of a record that hold its refresh block and the length of its tag block.
+HEAD_BYTES = HEADER_BYTES + _REFRESH.size + _LENGTH.size
 #: The part of the refresh block that a claim changes: token, deadline.
 _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
@@ -202,6 +213,34 @@ def stored_of(record: bytes) -> Stored:
     except (IndexError, struct.error):
         message = f"a value's record of {len(record)} bytes is incomplete"
         raise RecordError(message) from None
+
+
+def fresh_until_of(head: bytes) -> float:
+    """Return the ``fresh_until`` in the first bytes of a record; infinite without a refresh block."""
+    if len(head) < HEAD_BYTES - _LENGTH.size or head[0] != _VALUE_BYTE or not head[2] & _REFRESH_BIT:
+        return math.inf
+    fresh_until: float = _REFRESH.unpack_from(head, HEADER_BYTES)[0]
+    return fresh_until
+
+
+def tag_block_span(head: bytes) -> tuple[int, int]:
+    """Return begin and end of the tag block, from the first bytes of a record that has one."""
+    begin = HEADER_BYTES + (_REFRESH.size if head[2] & _REFRESH_BIT else 0)
+    length = head[begin : begin + _LENGTH.size].ljust(_LENGTH.size, b"\0")
+    return begin, begin + _LENGTH.size + _LENGTH.unpack(length)[0]
+
+
+def tags_of_block(block: bytes) -> dict[bytes, bytes]:
+    """Return key and token of each tag in a tag block; nothing if it is incomplete."""
+    try:
+        return dict(_tags(block, _LENGTH.size, len(block)))
+    except struct.error:
+        return {}
+
+
+def tag_bytes_of(tags: Iterable[bytes]) -> int:
+    """Return how many bytes the tags with these keys take in a record; at most ``TAGS_BYTES`` fit."""
+    return sum(_LENGTH.size + len(key) + TOKEN_BYTES for key in tags)
 
 
 def _tags(record: bytes, offset: int, end: int) -> Iterator[tuple[bytes, bytes]]:

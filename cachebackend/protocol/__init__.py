@@ -19,7 +19,9 @@ from cachebackend.protocol.cache.lease_on_get import (
     set_with_lease,
 )
 from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_load_many, load_again
+from cachebackend.protocol.cache.move import move
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
+from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
@@ -30,7 +32,6 @@ from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_sett
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
-from cachebackend.protocol.ring.scan import all_cursors, scan
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
 from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos
 
@@ -80,6 +81,7 @@ __all__ = [
     "load_again",
     "make_stale",
     "memory_usage",
+    "move",
     "node_infos",
     "node_settings",
     "pending",

@@ -110,6 +110,7 @@ def test_a_lease_or_quarantine_is_a_miss_to_every_method(
     assert call(ring_cache, "touch", "k", 10) is False
     with pytest.raises(ValueError, match="not found"):
         call(ring_cache, "incr", "k")
+    assert call(ring_cache, "touch", "k", 0) is False
     assert raw(ring_cache, "k", b"GET") == record
     assert call(ring_cache, "add", "k", "v") is True
 

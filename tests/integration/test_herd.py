@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from cachebackend import RingCache
+from cachebackend import RingCache, protocol
 from cachebackend.clock import SystemClock
 from cacheproject.demo.models import Article
 
@@ -126,6 +126,46 @@ def test_a_loaded_integer_can_be_added_to(ring_cache: RingCache, call: Call) -> 
     """It is stored as a bare integer."""
     ring_cache.get_or_set("k", 5, 60)
     assert call(ring_cache, "incr", "k") == 6
+
+
+@pytest.mark.parametrize("options", [{"stale_for": 30}, {"tags": ["t"]}], ids=str)
+def test_an_integer_that_is_not_stored_bare_can_be_added_to(
+    cache: RingCache, call: Call, options: dict[str, Any]
+) -> None:
+    """It keeps its timeout, its tags and the time of its refresh."""
+    assert cache.get_or_set("k", 5, 60, **options) == 5
+    assert call(cache, "incr", "k") == 6
+    assert call(cache, "decr", "k", 10) == -4
+    with pytest.raises(OverflowError):
+        call(cache, "incr", "k", -(2**63))
+    left = 60 + options.get("stale_for", 0)
+    assert left - 5 < (cache.ttl("k") or 0) <= left
+    assert cache.get_or_set("text", "v", 60, **options) == "v"
+    with pytest.raises(TypeError, match="not an integer"):
+        call(cache, "incr", "text")
+    cache.invalidate_tags("t")
+    cache.make_stale("k", 30)
+    with pytest.raises(ValueError, match="not found"):
+        call(cache, "incr", "k")
+
+
+def test_an_integer_that_changes_while_it_is_added_to_is_read_again(cache: RingCache) -> None:
+    """No increment is lost."""
+    cache.get_or_set("k", 5, 60, stale_for=30)
+    operation = protocol.incr(cache.client.context, cache.key_bytes("k"), 1)
+
+    def add_between() -> protocol.Operation[int | None]:
+        effect = next(operation)
+        effect = operation.send((yield effect))
+        cache.incr("k", 100)
+        try:
+            while True:
+                effect = operation.send((yield effect))
+        except StopIteration as end:
+            return end.value
+
+    assert cache.client.run(add_between()) == 106
+    assert cache.get("k") == 106
 
 
 def test_jitter_shortens_loaded_timeouts_only(empty_nodes: None) -> None:

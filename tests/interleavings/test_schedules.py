@@ -61,6 +61,9 @@ SCENARIOS = {
         (Reader, Reader, SoftWriter), tuple(values(0, STALE, fresh=True))
     ),
     "tags: two readers, a writer": Scenario((Reader, Reader, Writer), fill_options=TAGGED, by_tag=True),
+    "tags: two readers, a writer, a value without the tag": Scenario(
+        (Reader, Reader, Writer), OLD, fill_options=TAGGED, by_tag=True
+    ),
     "a node that fails: a reader of two, a writer": Scenario((ReaderOfTwo, Writer), OLD, FAILS),
     "a node that fails: a reader of two, a writer, a gutter": Scenario(
         (ReaderOfTwo, Writer), OLD, FAILS, has_gutter=True

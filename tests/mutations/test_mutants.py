@@ -7,6 +7,7 @@ test passes without the patch where it is defined.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,16 @@ def tags_not_compared(patch: Patch) -> None:
     )
 
 
+def a_value_without_the_tag_served(patch: Patch) -> None:
+    """A value is served although it was stored without a tag that the reader asks for."""
+    read_record = freshness.read_record
+
+    def read(*arguments: Any, tags: Any = (), **options: Any) -> Any:
+        return read_record(*arguments, **options)
+
+    patch.setattr(load_module, "read_record", read)
+
+
 TAGGED = Scenario((Reader, Reader, Writer), fill_options=FillOptions(60_000, tags=(b"tag",)), by_tag=True)
 #: A strict writer whose node may fail, also after the commit.
 CUT_OFF = Scenario((ReaderOfTwo, StrictWriter), OLD, (("fail0", 1),))
@@ -138,6 +149,7 @@ EXPLORED: dict[Callable[[Patch], None], Scenario] = {
     quarantine_ignored_by_readers: CUT_OFF,
     tokens_taken_after_the_load: TAGGED,
     tags_not_compared: TAGGED,
+    a_value_without_the_tag_served: replace(TAGGED, before=OLD),
 }
 
 

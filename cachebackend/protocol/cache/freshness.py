@@ -7,7 +7,7 @@ record that cannot be decoded, a key of another type, and a value whose tags hav
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
@@ -52,7 +52,9 @@ class CachedValue(NamedTuple):
     stale: bool
 
 
-def read_record(context: Context, reply: Reply, tokens: Tokens, *, allow_stale: bool) -> CachedValue | None:
+def read_record(
+    context: Context, reply: Reply, tokens: Tokens, *, allow_stale: bool, tags: Iterable[bytes] = ()
+) -> CachedValue | None:
     """Return the value that a reply to GET holds; None for a miss.
 
     Args:
@@ -60,6 +62,8 @@ def read_record(context: Context, reply: Reply, tokens: Tokens, *, allow_stale: 
         reply: The record, or the error.
         tokens: The tokens that the value's tags have now.
         allow_stale: Whether a value whose time is over may be served.
+        tags: The tags that the reader asks for. A value that was stored without one of them is a miss:
+            its invalidation would not reach the value.
 
     Raises:
         NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
@@ -75,8 +79,10 @@ def read_record(context: Context, reply: Reply, tokens: Tokens, *, allow_stale: 
         if kind in _NO_VALUES:
             return None
         if kind is Kind.INTEGER:
-            return CachedValue(context.codec.decode(reply), due=False, stale=False)
+            return None if tags else CachedValue(context.codec.decode(reply), due=False, stale=False)
         stored = stored_of(reply)
+        if tags and not stored.tags.keys() >= set(tags):
+            return None
         if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
             return CachedValue(context.codec.decode_stored(stored), due=False, stale=False)
         return _read_refreshable(context, kind, stored, tokens, allow_stale)

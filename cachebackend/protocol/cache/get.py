@@ -22,7 +22,7 @@ from cachebackend.protocol.cache.freshness import (
     value_of,
 )
 from cachebackend.protocol.cache.near_reads import NearReads
-from cachebackend.protocol.cache.tags import has_tag_tokens, read_tokens
+from cachebackend.protocol.cache.tags import has_tag_tokens, read_tokens, with_checked_tags
 from cachebackend.protocol.context import Context
 
 __all__ = [
@@ -228,6 +228,11 @@ def has_key(context: Context, key: bytes) -> Operation[bool]:
 
 def ttl(context: Context, key: bytes) -> Operation[int]:
     """Return how many milliseconds the value of a key has left; -1: it does not expire; -2: no value."""
-    [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], context.clock.now()))])
-    milliseconds: int = context.reply_or(reply, -2)
+    now = context.clock.now()
+
+    def attempt(verdict: bytes) -> Operation[Reply]:
+        [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], now, verdict))])
+        return reply
+
+    milliseconds: int = context.reply_or((yield from with_checked_tags(context, attempt)), -2)
     return milliseconds

@@ -187,6 +187,7 @@ def sort_answers(
     tokens: Tokens,
     *,
     allow_stale: bool,
+    tags: Sequence[bytes] = (),
 ) -> Answers[K]:
     """Sort the replies to lease requests: load and fill, load only, serve, or ask again."""
     answers: Answers[K] = Answers()
@@ -212,7 +213,9 @@ def sort_answers(
             else:
                 answers.retry[name] = lease
                 answers.must_wait = True
-        elif kind is not None and (cached := read_record(context, reply, tokens, allow_stale=allow_stale)):
+        elif kind is not None and (
+            cached := read_record(context, reply, tokens, allow_stale=allow_stale, tags=tags)
+        ):
             answers.cached[name] = cached
         else:  # stale, under other tags, or not a record at all: replace it, if the key still holds it
             lease.current = reply

@@ -85,7 +85,7 @@ def settle_load(
         cell.misses += 1
         cell.leases_granted += 1
         return GRANTED
-    value = plain_value(context, reply)
+    value = NOT_PLAIN if fill_options.tags else plain_value(context, reply)
     if value is not NOT_PLAIN:
         return value
     return Continue(_load_after(context, lease, reply, loader, fill_options, tokens=tokens or {}, near=near))
@@ -132,7 +132,7 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
         loader: Called without arguments, after the lease is held and never before.
         fill_options: How the loaded value is stored.
     """
-    near = NearReads(context, {key: key})
+    near = NearReads(context, {key: key}, is_used=not fill_options.tags)
     if near.hits:
         return near.hits[key]
     tags = new_token_requests(context, fill_options.tags)
@@ -170,7 +170,7 @@ def get_or_load_many(
             values that exist.
         fill_options: How the loaded values are stored.
     """
-    near = NearReads(context, keys)
+    near = NearReads(context, keys, is_used=not fill_options.tags)
     values: dict[K, Any] = near.hits
     leases: dict[K, LeaseRequest] = {}
     try:
@@ -219,7 +219,9 @@ def _values_by_name(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]
 
 def _read(context: Context, reply: Reply, tokens: Tokens, fill_options: FillOptions) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
-    cached = read_record(context, reply, tokens, allow_stale=_allows_stale(fill_options))
+    cached = read_record(
+        context, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.tags
+    )
     cell = context.counters.cell
     if cached is None:
         cell.misses += 1
@@ -261,9 +263,16 @@ def _lease_and_load(
                 yield from request_leases(context, leases.values(), fill_options.tags)
             )
             asked = None
-            answers = sort_answers(context, leases, replies, tokens, allow_stale=_allows_stale(fill_options))
+            answers = sort_answers(
+                context,
+                leases,
+                replies,
+                tokens,
+                allow_stale=_allows_stale(fill_options),
+                tags=fill_options.tags,
+            )
             values.update({name: cached.value for name, cached in answers.cached.items()})
-            if context.ring_change is not None:
+            if context.ring_change is not None and not fill_options.tags:  # it warms no value with tags
                 for name, record in (yield from warm(context, answers.granted)).items():
                     values[name] = context.codec.decode(record)
                     del answers.granted[name]

@@ -27,14 +27,16 @@ class NearReads(Generic[K]):
     Args:
         context: The alias; without a near cache every key is a miss, and nothing is stored.
         keys: The caller's name for each key, and the key.
+        is_used: Whether copies may be used and stored. A reader that asks for tags uses none: a copy
+            does not say which tags its value has.
 
     Attributes:
         hits: The values of the keys that have a copy, counted as hits.
         misses: The other keys.
     """
 
-    def __init__(self, context: Context, keys: Mapping[K, bytes]) -> None:
-        self._context, self._near = context, context.near
+    def __init__(self, context: Context, keys: Mapping[K, bytes], *, is_used: bool = True) -> None:
+        self._context, self._near = context, context.near if is_used else None
         self.hits: dict[K, Any] = {}
         self.misses: Mapping[K, bytes] = keys
         self._reads: dict[K, Read] = {}

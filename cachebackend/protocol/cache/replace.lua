@@ -3,8 +3,12 @@
 -- ARGV[1]  now, in seconds since 1970
 -- ARGV[2]  the record
 -- ARGV[3]  time to live in milliseconds; 0: delete the key; -1: no expiry
--- returns  1 if there was a value, else 0
-if not readable_value(KEYS[1], ARGV[1]) then
+-- ARGV[4]  the verdict on the value's tags
+-- returns  1 if there was a value, else 0; a tag block to check
+local value, tags = readable_value(KEYS[1], ARGV[1], ARGV[4])
+if tags then
+    return tags
+elseif not value then
     return 0
 end
 if ARGV[3] == '0' then

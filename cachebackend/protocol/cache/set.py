@@ -13,13 +13,16 @@ import struct
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from cachebackend.codec import stored_of
 from cachebackend.effects import Command, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeReplyError
-from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY
+from cachebackend.protocol.cache.compare_and_set import KEEP_TTL, NO_EXPIRY, CompareAndSet, send_conditional
+from cachebackend.protocol.cache.freshness import read_record
+from cachebackend.protocol.cache.tags import read_tokens, with_checked_tags
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete
 from cachebackend.protocol.ring.node_deletes import delete_command
-from cachebackend.protocol.ring.write import delete_elsewhere, write
+from cachebackend.protocol.ring.write import delete_elsewhere, write, write_by
 
 __all__ = [
     "add",
@@ -94,29 +97,44 @@ def set_many(
 
 def add(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is none; return whether there was none."""
-    call = _ADD.call([key], context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms))
-    [reply] = yield from write(context, [key], lambda: [(context.ring.owner(key), call)], overwrites=False)
-    return bool(context.reply_or(reply, 0))
+    return (yield from _set_if(context, key, _ADD, value, ttl_ms, overwrites=False))
 
 
 def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value where there is one; return whether there was one."""
-    call = _REPLACE.call([key], context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms))
-    [reply] = yield from write(context, [key], lambda: [(context.ring.owner(key), call)])
-    return bool(context.reply_or(reply, 0))
+    return (yield from _set_if(context, key, _REPLACE, value, ttl_ms, overwrites=True))
+
+
+def _set_if(
+    context: Context, key: bytes, script: Script, value: Any, ttl_ms: int | None, *, overwrites: bool
+) -> Operation[bool]:
+    arguments = context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms)
+
+    def attempt(verdict: bytes) -> Operation[Reply]:
+        request = context.ring.owner(key), script.call([key], *arguments, verdict)
+        [reply] = yield from write(context, [key], lambda: [request], overwrites=overwrites)
+        return reply
+
+    return bool(context.reply_or((yield from with_checked_tags(context, attempt)), 0))
 
 
 def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
-    """Give a value a new time to live; return whether there is a value. 0 or less deletes the key."""
+    """Give a value a new time to live; return whether there is a value. 0 or less deletes it."""
     now, life_ms = context.clock.now(), _script_ttl(ttl_ms)
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
-    request = context.ring.owner(key), _TOUCH.call([key], now, life_ms, fresh_until)
-    if life_ms == 0:
-        [reply] = yield from write(context, [key], lambda: [request])
-        return bool(context.reply_or(reply, 0))
+
+    def attempt(verdict: bytes) -> Operation[Reply]:
+        request = context.ring.owner(key), _TOUCH.call([key], now, life_ms, fresh_until, verdict)
+        if life_ms == 0:
+            [reply] = yield from write(context, [key], lambda: [request])
+        else:
+            [reply] = yield Send([request])
+        return reply
+
     context.drop_near([key])
-    [reply] = yield Send([request])
-    if reply == 1:  # a copy elsewhere could outlive the new time; a value that was not yet moved stays
+    reply = yield from with_checked_tags(context, attempt)
+    if life_ms and reply == 1:
+        # A copy elsewhere could outlive the new time; a value that was not yet moved stays
         yield from delete_elsewhere(context, [key])
     context.drop_near([key])
     return bool(context.reply_or(reply, 0))
@@ -137,6 +155,8 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
         raise OverflowError(message)
     request = context.ring.owner(key), _INCR.call([key], context.clock.now(), delta)
     [reply] = yield from write(context, [key], lambda: [request], overwrites=False)
+    if isinstance(reply, bytes):
+        return (yield from _incr_loaded(context, key, delta, reply))
     if isinstance(reply, NodeReplyError):
         if "overflow" in str(reply):
             message = "the sum is beyond 64 bits"
@@ -146,6 +166,31 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
             raise TypeError(message) from reply
     total: int | None = context.reply_or(reply, None)
     return total
+
+
+def _incr_loaded(context: Context, key: bytes, delta: int, record: bytes) -> Operation[int | None]:
+    """Add to an integer that is not stored bare: it has tags, or it is refreshed.
+
+    Its record is replaced, if the key still holds it; else the whole ``incr`` is made again.
+    """
+    tokens = yield from read_tokens(context, [record])
+    cached = read_record(context, record, tokens, allow_stale=False)
+    if cached is None:
+        return None
+    if type(cached.value) is not int:
+        message = "the value is not an integer"
+        raise TypeError(message)
+    total = cached.value + delta
+    if not -(2**63) <= total < 2**63:
+        message = "the sum is beyond 64 bits"
+        raise OverflowError(message)
+    stored = stored_of(record)
+    new = context.codec.encode(total, stored.refresh, stored.tags)
+    swap = CompareAndSet(context.ring.owner(key), key, record, new, KEEP_TTL)
+    [reply], _ = yield from write_by(context, [key], send_conditional(context, [swap]))
+    if reply is None:
+        return (yield from incr(context, key, delta))
+    return total if context.reply_or(reply, None) is not None else None
 
 
 def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:

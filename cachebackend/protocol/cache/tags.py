@@ -9,13 +9,18 @@ A reader takes the tokens in the scatter that acquires the lease, before the loa
     5. anyone    finds the value, and the tag without T1: a miss
 
 To invalidate a tag is to delete its key. A tag that was evicted costs misses, never a stale value.
+
+A script runs on the node of its key, and the tags may be on other nodes. So a script that meets a
+value with tags changes nothing and returns the value's tag block; ``with_checked_tags`` compares
+the tokens, and calls the script again with its verdict. The verdict holds for that block only: if
+the value was replaced meanwhile, the script returns the new block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from cachebackend.codec import has_tags, stored_of, tag_record
+from cachebackend.codec import has_tags, stored_of, tag_record, tags_of_block
 from cachebackend.effects import Operation, Reply, Request, Send
 from cachebackend.errors import RecordError
 from cachebackend.protocol.cache.compare_and_set import SetIfAbsent
@@ -24,12 +29,14 @@ from cachebackend.protocol.context import Context
 
 __all__ = [
     "has_tag_tokens",
+    "have_tokens",
     "new_token_requests",
     "read_tokens",
     "tags_of",
     "token_requests",
     "tokens_of",
     "tokens_taken",
+    "with_checked_tags",
 ]
 
 #: Milliseconds that a tag's token lives. When it expires, the values loaded under it are misses.
@@ -72,6 +79,28 @@ def read_tokens(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]
     if not tags:
         return {}
     return tokens_of(tags, (yield Send(token_requests(context, tags))))
+
+
+def have_tokens(tokens: Tokens, recorded: Mapping[bytes, bytes]) -> bool:
+    """Return whether tags have the tokens that a value records."""
+    return all(tokens.get(tag) == token for tag, token in recorded.items())
+
+
+def with_checked_tags(context: Context, attempt: Callable[[bytes], Operation[Reply]]) -> Operation[Reply]:
+    """Run a script that needs a value, and check the tags of that value for it.
+
+    Args:
+        context: The alias.
+        attempt: Runs the script with a verdict, and returns its reply: a number, or a tag block to check.
+    """
+    reply = yield from attempt(b"")
+    while reply.__class__ is bytes:
+        recorded = tags_of_block(reply)
+        tags = list(recorded)
+        tokens = tokens_of(tags, (yield Send(token_requests(context, tags)))) if tags else {}
+        is_valid = bool(tags) and have_tokens(tokens, recorded)
+        reply = yield from attempt((b"1" if is_valid else b"0") + reply)
+    return reply
 
 
 def new_token_requests(context: Context, tags: Sequence[bytes]) -> list[SetIfAbsent]:

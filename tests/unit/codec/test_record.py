@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 import pytest
 
 from cachebackend.codec.record import (
+    HEAD_BYTES,
     CodecId,
     Flag,
     Kind,
     Refresh,
     claimed,
+    fresh_until_of,
     has_tags,
     is_plain,
     kind_of,
     plain_header,
     stored_of,
+    tag_block_span,
+    tag_bytes_of,
     tag_record,
+    tags_of_block,
     value_record,
 )
 from cachebackend.errors import RecordError
@@ -25,6 +31,32 @@ from cachebackend.errors import RecordError
 TOKEN = b"t" * 16
 REFRESH = Refresh(2000.5, 0.25)
 TAGS = {b"one": TOKEN, b"two": b"u" * 16}
+
+
+@pytest.mark.parametrize("refresh", [None, REFRESH], ids=["plain", "loaded"])
+def test_the_first_bytes_of_a_record_say_when_its_time_is_over_and_where_its_tags_are(
+    refresh: Refresh | None,
+) -> None:
+    """So a reader need not fetch a long payload."""
+    record = value_record(CodecId.MSGPACK, b"payload", refresh, TAGS)
+    head = record[:HEAD_BYTES]
+    assert fresh_until_of(head) == (refresh.fresh_until if refresh else math.inf)
+    begin, end = tag_block_span(head)
+    assert tags_of_block(record[begin:end]) == TAGS
+    assert record[end:] == b"payload"
+    assert end - begin == 2 + tag_bytes_of(TAGS)
+
+
+@pytest.mark.parametrize("head", [b"5", b"V", b"Vm", b"Vm\0payload"], ids=str)
+def test_a_record_without_a_refresh_block_has_no_end(head: bytes) -> None:
+    """An incomplete record has none either; its reader finds out."""
+    assert fresh_until_of(head) == math.inf
+
+
+def test_an_incomplete_tag_block_has_no_tags() -> None:
+    """So its value is not valid."""
+    assert tag_block_span(b"Vm") == (3, 5)
+    assert tags_of_block(b"") == tags_of_block(b"\0\0") == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""Moves a value to another key, with all that its record says: tags, refresh block, time to live."""
+
+from __future__ import annotations
+
+from cachebackend.effects import Operation, Send
+from cachebackend.protocol.cache.freshness import read_record
+from cachebackend.protocol.cache.set import begin_set, settle_set
+from cachebackend.protocol.cache.tags import read_tokens
+from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.deletes import delete
+from cachebackend.protocol.ring.write import write
+
+__all__ = ["move"]
+
+
+def move(context: Context, key: bytes, target: bytes) -> Operation[bool]:
+    """Store the value of a key under another one, and delete the key; return whether it had a value.
+
+    The two keys may have different owners, so the move is not atomic.
+    """
+    node = context.serving_node(key)
+    record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
+    tokens = yield from read_tokens(context, [record])
+    if read_record(context, record, tokens, allow_stale=False) is None or not isinstance(ttl_ms, int):
+        return False
+    life_ms = None if ttl_ms == -1 else ttl_ms
+    [reply] = yield from write(context, [target], lambda: [begin_set(context, target, record, life_ms)])
+    settle_set(context, reply)
+    yield from delete(context, key)
+    return True

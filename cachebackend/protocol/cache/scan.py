@@ -1,0 +1,76 @@
+"""Lists the keys of an alias that hold values, one page of each node at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cachebackend.codec import HEAD_BYTES, Kind, fresh_until_of, has_tags, tag_block_span, tags_of_block
+from cachebackend.effects import Operation, Reply, Request, Send
+from cachebackend.protocol.cache.tags import have_tokens, token_requests, tokens_of
+from cachebackend.protocol.context import Context
+
+__all__ = ["all_cursors", "scan"]
+
+#: The first bytes of records that hold no value for a plain reader.
+_NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
+Cursors = Mapping[int, bytes]
+
+
+def all_cursors(context: Context) -> dict[int, bytes]:
+    """Return the cursors that a scan of all nodes begins with."""
+    return dict.fromkeys(range(len(context.ring)), b"0")
+
+
+def scan(
+    context: Context, pattern: bytes, cursors: Cursors, count: int
+) -> Operation[tuple[list[bytes], dict[int, bytes]]]:
+    """Return keys that match a Redis pattern and hold values, and the next cursors; none at the end.
+
+    Args:
+        context: The alias.
+        pattern: Matches the keys.
+        cursors: The cursor of each node's scan.
+        count: How many keys a node examines.
+    """
+    replies = yield Send(
+        [(node, (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", count)) for node, cursor in cursors.items()]
+    )
+    following: dict[int, bytes] = {}
+    found: list[tuple[int, bytes]] = []
+    for node, reply in zip(cursors, replies, strict=True):
+        cursor, keys = context.reply_or(reply, (b"0", []))
+        found += [(node, key) for key in keys]
+        if cursor != b"0":
+            following[node] = cursor
+    if not found:
+        return [], following
+    heads = yield Send([(node, (b"GETRANGE", key, 0, HEAD_BYTES - 1)) for node, key in found])
+    now = context.clock.now()
+    readable = {
+        key: (node, head)
+        for (node, key), head in zip(found, heads, strict=True)
+        if _may_hold_a_value(head) and fresh_until_of(head) > now
+    }
+    void = yield from _with_changed_tags(context, readable)
+    return [key for key in readable if key not in void], following
+
+
+def _may_hold_a_value(head: Reply) -> bool:
+    return isinstance(head, bytes) and bool(head) and head[:1] not in _NO_VALUES
+
+
+def _with_changed_tags(context: Context, heads: Mapping[bytes, tuple[int, bytes]]) -> Operation[set[bytes]]:
+    """Return the keys whose values have tags that have changed; the payloads are not read."""
+    spans = {key: tag_block_span(head) for key, (_, head) in heads.items() if has_tags(head)}
+    if not spans:
+        return set()
+    requests: list[Request] = [
+        (heads[key][0], (b"GETRANGE", key, begin, end - 1)) for key, (begin, end) in spans.items()
+    ]
+    blocks = {
+        key: tags_of_block(block) if isinstance(block, bytes) else None
+        for key, block in zip(spans, (yield Send(requests)), strict=True)
+    }
+    tags = list(dict.fromkeys(tag for recorded in blocks.values() if recorded for tag in recorded))
+    tokens = tokens_of(tags, (yield Send(token_requests(context, tags)))) if tags else {}
+    return {key for key, recorded in blocks.items() if not recorded or not have_tokens(tokens, recorded)}

@@ -1,0 +1,64 @@
+"""Scanning keys by pattern, one page of each node at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.codec import HEAD_BYTES, Refresh, tag_block_span
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.protocol.cache.scan import all_cursors, scan
+from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
+
+OLD_TOKEN = b"o" * 16
+
+
+def test_a_page_contains_the_keys_with_values() -> None:
+    """Leases, quarantines, tags, stale values and keys that no longer exist are left out."""
+    context = context_of("a", "b")
+    replies = [[b"7", [b"k1", b"k2", b"k3"]], [b"0", [b"k4", b"k5", b"k6", b"k7"]]]
+    firsts = [b"V", b"L", b"5", b"Q", b"T", b"S", b""]
+    (keys, cursors), requests = step(scan(context, b"*", all_cursors(context), 10), replies, firsts)
+    assert keys == [b"k1", b"k3"]
+    assert cursors == {0: b"7"}
+    assert requests[0] == [(node, (b"SCAN", b"0", b"MATCH", b"*", b"COUNT", 10)) for node in (0, 1)]
+    assert requests[1][0] == (0, (b"GETRANGE", b"k1", 0, HEAD_BYTES - 1))
+
+
+def test_values_whose_time_is_over_or_whose_tags_have_changed_are_left_out() -> None:
+    """For the tags, only the tag blocks are read, and each tag once."""
+    context = context_of("a")
+    now = context.clock.now()
+    tags = {"fresh": {b"t": OLD_TOKEN, b"u": TOKEN}, "changed": {b"t": TOKEN}, "gone": {b"v": TOKEN}}
+    records = {
+        "over": context.codec.encode(1, Refresh(now, 1.0)),
+        "fresh": context.codec.encode("long" * 100, Refresh(now + 1, 1.0), tags["fresh"]),
+        "changed": context.codec.encode(1, None, tags["changed"]),
+        "gone": context.codec.encode(1, None, tags["gone"]),
+        "damaged": b"Vm\x02\xff",
+    }
+    spans = {key: tag_block_span(record[:HEAD_BYTES]) for key, record in records.items() if key in tags}
+    (keys, _), requests = step(
+        scan(context, b"*", all_cursors(context), 10),
+        [[b"0", [key.encode() for key in records]]],
+        [record[:HEAD_BYTES] for record in records.values()],
+        [*[records[key][begin:end] for key, (begin, end) in spans.items()], b"\xff"],
+        [b"T" + OLD_TOKEN, b"T" + TOKEN, None],
+    )
+    assert keys == [b"fresh"]
+    assert requests[3] == [(0, (b"GET", tag)) for tag in (b"t", b"u", b"v")]
+
+
+def test_an_empty_page_costs_one_round_trip() -> None:
+    """And only nodes that have more pages are asked again."""
+    context = context_of("a", "b")
+    (keys, cursors), requests = step(scan(context, b"x*", {1: b"9"}, 5), [[b"0", []]])
+    assert (keys, cursors) == ([], {})
+    assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", 5))]]
+
+
+def test_a_node_that_is_down_has_no_keys() -> None:
+    """Or the scan raises, according to the settings."""
+    context = context_of("a")
+    assert step(scan(context, b"*", {0: b"0"}, 5), [DOWN])[0] == ([], {})
+    with pytest.raises(NodeUnavailableError):
+        step(scan(context_of("a", on_node_failure="raise"), b"*", {0: b"0"}, 5), [DOWN])

@@ -1,11 +1,17 @@
-"""The handshake, which redis-py does: it connects, authenticates and selects the database."""
+"""The handshake: redis-py connects, authenticates and selects the database; then the rights are checked.
+
+Every delete is a script, and a fill is not. A user that may write but not run scripts could fill values
+that it could never delete, so its connection is refused. A user that may only read is not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import redis.asyncio.connection
 import redis.connection
+import redis.exceptions
 import redis.lock
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -20,6 +26,8 @@ RedisLock: TypeAlias = redis.lock.Lock
 
 #: The name of our connections in ``CLIENT LIST``.
 CLIENT_NAME = "ringcache"
+#: Asks whether the user may run scripts, and whether it may write; both commands change nothing.
+_RIGHTS = (("EVALSHA", "0" * 40, 0), ("SET", "ringcache:rights", "", "XX"))
 
 
 class Handshake:
@@ -56,6 +64,12 @@ class Handshake:
         """
         connection: redis.connection.AbstractConnection = self._class(**self._with_address())
         connection.connect()  # type: ignore[no-untyped-call]
+        try:
+            connection.send_packed_command(connection.pack_commands(_RIGHTS))  # type: ignore[no-untyped-call]
+            _refuse_without_scripts([_reply_or_error(connection.read_response) for _ in _RIGHTS])
+        except BaseException:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
         return connection
 
     def client(self) -> RedisClient:
@@ -95,8 +109,37 @@ class Handshake:
         connection.disconnect = abort
         try:
             await connection.connect()
+            await connection.send_packed_command(connection.pack_commands(_RIGHTS))
+            replies: list[Any] = []
+            for _ in _RIGHTS:
+                try:
+                    replies.append(await connection.read_response())
+                except redis.exceptions.ResponseError as error:
+                    replies.append(error)
+            _refuse_without_scripts(replies)
         except BaseException:  # a cancellation too, after which redis-py closes nothing
             await abort()
             raise
         ready: redis.asyncio.connection.AbstractConnection = connection
         return ready
+
+
+def _reply_or_error(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except redis.exceptions.ResponseError as error:
+        return error
+
+
+def _refuse_without_scripts(replies: Sequence[Any]) -> None:
+    """Refuse a user that may write but not run scripts, given the replies to ``_RIGHTS``.
+
+    Raises:
+        redis.exceptions.NoPermissionError: The user's rights are not enough.
+    """
+    may_run_scripts, may_write = (
+        not isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies
+    )
+    if may_write and not may_run_scripts:
+        message = "the user may not run scripts"
+        raise redis.exceptions.NoPermissionError(message)

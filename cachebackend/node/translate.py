@@ -54,6 +54,8 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"did not answer within {timeout:g} s"
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
         return "refused the user or password"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return "lets its user write but not run scripts, which every delete needs: grant +@scripting"
     if "max number of clients" in str(error):
         return "accepts no more connections (its maxclients)"
     if "DB index is out of range" in str(error) or "Invalid Database" in str(error):

@@ -20,6 +20,7 @@ import trustme
 
 from cachebackend import RingCache, checks
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.monitoring.setup import ring_faults
 from tests.fix_connections import PASSWORD, QUOTED, Guarded, TLSTerminator, Watched
 from tests.shop.models import Tag
 
@@ -101,6 +102,28 @@ class TestLogin:
         call(cache, "get", "k")
         with pytest.raises(NodeReplyError, match="NOPERM"):
             call(cache, "set", "k", "v")
+
+    @pytest.mark.parametrize("denied", ["-eval -evalsha", "-@scripting"])
+    def test_a_user_that_may_write_but_not_run_scripts(
+        self, guarded: Guarded, open_cache: Open, call: Any, denied: str
+    ) -> None:
+        """It could fill values that it could never delete, so the node is not used until it may."""
+        account = ("SETUSER", "noscripts", "reset", "on", ">secret", "~*", "&*", "+@all")
+        with redis.Redis(port=guarded.port, username="admin", password="admin") as admin:
+            admin.execute_command("ACL", *account, *denied.split())
+            try:
+                cache = open_cache(guarded.url("noscripts:secret"))
+                message = failure_of(cache, call)
+                [fault] = ring_faults("default", cache.client)
+                admin.execute_command("ACL", *account)
+                cache.set("k", "v")
+                assert call(cache, "delete", "k") is True
+            finally:
+                admin.execute_command("ACL", "DELUSER", "noscripts")
+        assert message == (
+            "node 'g' lets its user write but not run scripts, which every delete needs: grant +@scripting"
+        )
+        assert message in fault
 
     def test_a_database_that_does_not_exist(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
         """The error does not say that the login failed or that the node is down."""

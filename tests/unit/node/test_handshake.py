@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import redis.connection
+from redis.exceptions import NoPermissionError, NoScriptError
 
-from cachebackend.node.handshake import CLIENT_NAME, Handshake
+from cachebackend.node.handshake import CLIENT_NAME, Handshake, _refuse_without_scripts
 from cachebackend.node.sentinels import Sentinels
 
 
@@ -35,6 +36,19 @@ def test_the_url_names_server_login_and_database() -> None:
 def test_the_scheme_chooses_the_kind_of_connection(url: str, kind: type) -> None:
     """Plain, TLS, or a unix socket."""
     assert pool_of(url).connection_class is kind
+
+
+@pytest.mark.parametrize("may_run_scripts", [True, False])
+@pytest.mark.parametrize("may_write", [True, False])
+def test_a_user_that_may_write_must_be_allowed_to_run_scripts(may_run_scripts: bool, may_write: bool) -> None:
+    """Any other error, such as that of an unknown script, says that the command is allowed."""
+    denied = NoPermissionError("this user has no permissions")
+    replies = [NoScriptError() if may_run_scripts else denied, None if may_write else denied]
+    if may_write and not may_run_scripts:
+        with pytest.raises(NoPermissionError):
+            _refuse_without_scripts(replies)
+    else:
+        _refuse_without_scripts(replies)
 
 
 def test_redis_py_retries_no_command() -> None:

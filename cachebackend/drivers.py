@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cachebackend.effects import (
+    Ask,
     Command,
     Effect,
     Load,
@@ -155,6 +156,8 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) ->
             return time.sleep(seconds)
         case Load(loader):
             return load(loader)
+        case Ask(question):
+            return question()
 
 
 def load(loader: Callable[[], Any]) -> Any:
@@ -176,6 +179,8 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNo
             with span("ringcache.load"), loader_block():
                 value = loader()
                 return await value if inspect.isawaitable(value) else value
+        case Ask(_, async_question):
+            return await async_question()
 
 
 def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:

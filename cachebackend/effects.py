@@ -1,4 +1,4 @@
-"""The effects that an operation yields: commands to nodes, a pause, a call of the caller's loader.
+"""The effects that an operation yields: commands to nodes, a pause, a call of the caller's code.
 
 An operation is a generator. It yields an effect, a driver performs it, and sends the result back into
 the generator. The operation itself never waits, so a driver can run it in blocking code or in
@@ -7,7 +7,7 @@ asyncio, and a test can step two operations against each other in any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
@@ -17,6 +17,7 @@ from cachebackend.errors import NodeReplyError
 
 __all__ = [
     "Argument",
+    "Ask",
     "Command",
     "Continue",
     "Effect",
@@ -64,7 +65,17 @@ class Load(NamedTuple):
     loader: Callable[[], Any]
 
 
-Effect: TypeAlias = Send | Sleep | Load
+class Ask(NamedTuple):
+    """Call a function of the caller that is not a loader.
+
+    Result: what it returns. In blocking code ``question`` is called, in asyncio ``async_question``.
+    """
+
+    question: Callable[[], Any]
+    async_question: Callable[[], Awaitable[Any]]
+
+
+Effect: TypeAlias = Send | Sleep | Load | Ask
 T = TypeVar("T")
 Operation: TypeAlias = Generator[Effect, Any, T]
 

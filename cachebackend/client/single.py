@@ -16,7 +16,7 @@ from cachebackend.effects import Continue, Reply, Request, ScriptCall, is_unknow
 from cachebackend.errors import NodeReplyError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
-from cachebackend.protocol.cache.fill import Loader, begin_fill, count_load, settle_fill
+from cachebackend.protocol.cache.fill import Loader, Unfilled, begin_fill, count_load, settle_fill
 from cachebackend.protocol.cache.get import begin_get, settle_get
 from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, release
 from cachebackend.protocol.cache.load import GRANTED, settle_load
@@ -142,7 +142,10 @@ class SingleKeyClient(Client):
                 value = load(loader)
             finally:
                 seconds = count_load(context, begun)
-            fill = begin_fill(context, lease, value, fill_options, {}, load_seconds=seconds)
+            if value.__class__ is Unfilled:
+                fill, value = None, value.value
+            else:
+                fill = begin_fill(context, lease, value, fill_options, {}, load_seconds=seconds)
         except BaseException:
             self.run(release(context, [lease]))
             raise

@@ -5,8 +5,8 @@ send the commands; the nodes hold the connections. This package imports neither 
 ``node``, so a test can run an operation step by step.
 """
 
-from cachebackend.effects import Load, Operation
-from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader
+from cachebackend.effects import Ask, Load, Operation
+from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Unfilled
 from cachebackend.protocol.cache.freshness import value_of
 from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
 from cachebackend.protocol.cache.lease_on_get import (
@@ -39,6 +39,7 @@ __all__ = [
     "HIT",
     "MISSING",
     "OK",
+    "Ask",
     "Change",
     "Context",
     "FillOptions",
@@ -54,6 +55,7 @@ __all__ = [
     "QueueContext",
     "QueueState",
     "RowWrite",
+    "Unfilled",
     "add",
     "add_counts",
     "all_cursors",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cachebackend.drivers import adrive, drive
-from cachebackend.effects import Command, Load, Operation, Reply, Script, Send, Sleep
+from cachebackend.effects import Ask, Command, Load, Operation, Reply, Script, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 
 Drive = Callable[..., Any]
@@ -140,6 +140,18 @@ def test_adrive_awaits_the_result_of_a_loader() -> None:
         return (yield Load(loader))
 
     assert asyncio.run(adrive(operation(), [])) == 7
+
+
+def test_a_question_is_asked_in_the_form_of_the_driver(run: Drive, request: pytest.FixtureRequest) -> None:
+    """By the blocking function, or by the coroutine function."""
+
+    async def async_question() -> str:
+        return "adrive"
+
+    def operation() -> Operation[str]:
+        return (yield Ask(lambda: "drive", async_question))
+
+    assert run(operation(), []) == request.node.callspec.params["run"]
 
 
 def test_the_operation_of_a_cancelled_task_cleans_up() -> None:

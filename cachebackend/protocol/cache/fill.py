@@ -23,6 +23,7 @@ __all__ = [
     "FillOptions",
     "Loader",
     "LoaderCall",
+    "Unfilled",
     "begin_fill",
     "count_load",
     "load_and_fill",
@@ -35,6 +36,12 @@ Loader: TypeAlias = Callable[[], Any]
 #: The bytes, and the milliseconds that they live (or NO_EXPIRY).
 _Record: TypeAlias = tuple[bytes, int]
 K = TypeVar("K")
+
+
+class Unfilled(NamedTuple):
+    """A loaded value that must not be stored: its lease is released."""
+
+    value: Any
 
 
 class FillOptions(NamedTuple):
@@ -83,18 +90,22 @@ def load_and_fill(
     begun = context.clock.monotonic()
     try:
         try:
-            values = call.values_of((yield Load(call.loader)))
+            loaded = yield Load(call.loader)
         finally:
             seconds = count_load(context, begun)
+        may_fill = loaded.__class__ is not Unfilled
+        values = call.values_of(loaded if may_fill else loaded.value)
         fills = {
             name: begin_fill(context, lease, values[name], fill_options, tokens, load_seconds=seconds)
-            for name, lease in call.leases.items()
+            for name, lease in (call.leases.items() if may_fill else ())
         }
     except GeneratorExit:  # abandoned half way: no driver can send for us, so the leases expire
         raise
     except BaseException:
         yield from release(context, list(call.leases.values()))
         raise
+    if not may_fill:
+        yield from release(context, list(call.leases.values()))
     yield from delete_records([call.leases[name] for name, fill in fills.items() if fill is None])
     yield from _store(context, [fill for fill in fills.values() if fill is not None])
     return values

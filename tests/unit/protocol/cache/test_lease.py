@@ -12,7 +12,15 @@ from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Slee
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
-from cachebackend.protocol import MISSING, Context, FillOptions, get, get_or_load, get_or_load_many
+from cachebackend.protocol import (
+    MISSING,
+    Context,
+    FillOptions,
+    Unfilled,
+    get,
+    get_or_load,
+    get_or_load_many,
+)
 from cachebackend.ring import Ring
 from tests.unit.protocol.stepping import StillClock
 
@@ -266,6 +274,23 @@ def test_unreadable_bytes_are_replaced_by_the_lease(context: Context) -> None:
     assert operation.send([b"OK"]) == Load(load)
 
 
+def test_a_value_that_must_not_be_stored_releases_its_lease(context: Context) -> None:
+    """The caller gets the value; of several keys none is stored."""
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease = lease_command(operation)[2]
+    operation.send([None])
+    [release] = sent(operation.send(Unfilled("loaded")))
+    assert release[3:] == (KEY, lease)
+    assert result_of(operation, [1]) == "loaded"
+    many = get_or_load_many(context, {"a": b"1", "b": b"2"}, lambda _: {}, FillOptions(1000))
+    next(many)
+    many.send([[None, None]])
+    many.send([None, None])
+    released = sent(many.send(Unfilled({"a": "x"})))
+    assert [command[3] for command in released] == [b"1", b"2"]
+    assert result_of(many, [1, 1]) == {"a": "x"}
+
+
 class TestRefresh:
     """A value past its ``fresh_until`` is loaded again by one reader, and served to the others meanwhile."""
 
@@ -345,6 +370,19 @@ class TestRefresh:
         assert sent(operation.send([loaded])) == [(b"SET", KEY, lease, b"IFEQ", loaded, b"PX", 5000)]
         effect = operation.send([None])
         assert sent(effect)[0][3:5] == (b"NX", b"GET")
+
+    def test_a_refresh_that_must_not_be_stored_restores_the_unclaimed_record(
+        self, context: Context, clock: StillClock, loaded: bytes
+    ) -> None:
+        """The old value is still served to others, and the next reader may refresh it."""
+        clock.at += 61
+        operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
+        next(operation)
+        claimed_record = sent(operation.send([loaded]))[0][2]
+        operation.send([b"OK"])
+        effect = operation.send(Unfilled("new"))
+        assert sent(effect) == [(b"SET", KEY, loaded, b"IFEQ", claimed_record, b"KEEPTTL")]
+        assert result_of(operation, [b"OK"]) == "new"
 
     @pytest.mark.parametrize(("before", "due"), [(1.5, False), (1.3, True)])
     def test_it_is_loaded_early_by_the_formula(

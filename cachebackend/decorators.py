@@ -13,8 +13,13 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, Timeout, find_ring_cache
 from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
+from cachebackend.backend.fill_rules import databases_with_changes
+from cachebackend.backend.guarded_loads import aget_or_load, aload_again, get_or_load, load_again
+from cachebackend.backend.open_transactions import any_changed
 from cachebackend.codec import EncodeError
 from cachebackend.conf import namespace_function
+from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.transactions import invalidate_together
 
 __all__ = ["CachedFunction", "aliases_of_functions", "cached"]
 
@@ -83,16 +88,20 @@ class CachedFunction(Generic[P, R]):
         cache = find_ring_cache(self._alias)
         if cache is None:
             return self._function(*args, **kwargs)
-        result: R = cache.client.get_or_load(*self._load_arguments(cache, *args, **kwargs))
+        result: R = get_or_load(cache.client, *self._load_arguments(cache, *args, **kwargs))
         return result
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute the result again, cache it, and return it."""
+        """Compute the result again, cache it, and return it.
+
+        From a transaction that has changed rows the result is not cached; after the commit it is a miss.
+        """
         cache = find_ring_cache(self._alias)
         if cache is None:
             return self._function(*args, **kwargs)
-        arguments = self._load_arguments(cache, *args, **kwargs)
-        result: R = cache.client.run(protocol.load_again(cache.client.context, *arguments))
+        key, loader, fill_options = self._load_arguments(cache, *args, **kwargs)
+        result: R = load_again(cache.client, key, loader, fill_options)
+        self._delete_after_commits(key)
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -132,6 +141,16 @@ class CachedFunction(Generic[P, R]):
         fill_options = cache.fill_options(self._timeout, self._stale_for, tags)
         return key, partial(self._function, *args, **kwargs), fill_options
 
+    def _delete_after_commits(self, key: bytes) -> None:
+        """Delete a key again after the commit of each open transaction that has changed what is cached.
+
+        A reader that misses before the commit may fill the old result.
+        """
+        for using in databases_with_changes():
+            deletes = PendingDeletes(using)
+            deletes.add_keys({self._alias: [key]})
+            invalidate_together(deletes)
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind the function to an instance, if it is defined in a class."""
         return self if instance is None else _BoundFunction(self, instance)
@@ -145,14 +164,17 @@ class _CachedCoroutine(CachedFunction[P, R]):
         if cache is None:
             return await self._function(*args, **kwargs)  # type: ignore[misc]  # it is a coroutine function
         arguments = await _in_thread(self._load_arguments, cache, *args, **kwargs)
-        return await cache.client.arun(protocol.get_or_load(cache.client.context, *arguments))
+        return await aget_or_load(cache.client, *arguments)
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # is awaited
         cache = find_ring_cache(self._alias)
         if cache is None:
             return await self._function(*args, **kwargs)  # type: ignore[misc]  # it is a coroutine function
-        arguments = await _in_thread(self._load_arguments, cache, *args, **kwargs)
-        return await cache.client.arun(protocol.load_again(cache.client.context, *arguments))
+        key, loader, fill_options = await _in_thread(self._load_arguments, cache, *args, **kwargs)
+        result = await aload_again(cache.client, key, loader, fill_options)
+        if any_changed():
+            await sync_to_async(self._delete_after_commits)(key)
+        return result
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         cache = find_ring_cache(self._alias)

@@ -3,7 +3,8 @@
 ``cache`` has ``RingCache``, the class that ``CACHES`` names. Its methods are in one module for
 each thing that they serve: ``single_key``, ``many_keys``, ``loaders`` and ``extras``; each async
 twin is beside its sync method, and both run the same operation of ``protocol``. ``keys`` turns
-the keys, versions, timeouts and tags of the caller into keys and milliseconds.
+the keys, versions, timeouts and tags of the caller into keys and milliseconds. ``fill_rules`` says
+when a loaded value may be stored, and ``open_transactions`` what a transaction has done so far.
 
 Imports the client, the protocol and the settings. Never decides how an operation works, and
 never imports ``invalidation`` or ``managers``.

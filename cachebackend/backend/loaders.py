@@ -9,6 +9,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
+from cachebackend.backend import guarded_loads
 from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.keys import Tag, Timeout
 from cachebackend.codec import TAGS_BYTES, tag_bytes_of
@@ -45,7 +46,9 @@ class LoaderMethods(ClientCache):
                 into a record: more than a thousand tags of 40 characters.
         """
         fill_options = self.fill_options(timeout, stale_for, tags)
-        return self.client.get_or_load(self.key_bytes(key, version), _loader(default), fill_options)
+        return guarded_loads.get_or_load(
+            self.client, self.key_bytes(key, version), _loader(default), fill_options
+        )
 
     async def aget_or_set(
         self,
@@ -59,9 +62,7 @@ class LoaderMethods(ClientCache):
     ) -> Any:
         """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
         encoded, fill_options = self.key_bytes(key, version), self.fill_options(timeout, stale_for, tags)
-        return await self.client.arun(
-            protocol.get_or_load(self.client.context, encoded, _loader(default), fill_options)
-        )
+        return await guarded_loads.aget_or_load(self.client, encoded, _loader(default), fill_options)
 
     def get_or_set_many(
         self,
@@ -85,7 +86,7 @@ class LoaderMethods(ClientCache):
             tags: As for ``get_or_set``; every loaded value gets all of them.
         """
         fill_options = self.fill_options(timeout, stale_for, tags)
-        return self.client.run(self._get_or_set_many(keys, loader, version, fill_options))
+        return guarded_loads.get_or_load_many(self.client, self._keys(keys, version), loader, fill_options)
 
     async def aget_or_set_many(
         self,
@@ -99,16 +100,8 @@ class LoaderMethods(ClientCache):
     ) -> dict[Any, Any]:
         """Return the values of many keys, as ``get_or_set_many``; the loader may be a coroutine function."""
         fill_options = self.fill_options(timeout, stale_for, tags)
-        return await self.client.arun(self._get_or_set_many(keys, loader, version, fill_options))
-
-    def _get_or_set_many(
-        self,
-        keys: Iterable[Any],
-        loader: Callable[[list[Any]], Any],
-        version: int | None,
-        fill_options: protocol.FillOptions,
-    ) -> protocol.Operation[dict[Any, Any]]:
-        return protocol.get_or_load_many(self.client.context, self._keys(keys, version), loader, fill_options)
+        encoded = self._keys(keys, version)
+        return await guarded_loads.aget_or_load_many(self.client, encoded, loader, fill_options)
 
     def fill_options(
         self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()

@@ -6,11 +6,12 @@ request releases the leases that no ``set`` used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 from cachebackend import protocol
+from cachebackend.backend import fill_rules
 from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.keys import Timeout
 
@@ -33,7 +34,16 @@ class LeasingCache(ClientCache):
         return self.client.context.options.lease_on_get
 
     def _get_and_lease(self, key: bytes, default: Any, *, near: bool) -> protocol.Operation[Any]:
-        """Return the value of a key; on a miss, remember its lease until the request ends."""
+        """Return the value of a key; on a miss, remember its lease until the request ends.
+
+        If a value that is loaded now may not be stored, no lease is acquired, and the set is refused.
+        """
+        if not (yield from fill_rules.ask_may_fill()):
+            value = yield from protocol.get(self._context(near=near), key, protocol.MISSING)
+            if value is protocol.MISSING:
+                self._remember_leases({key: None})
+                return default
+            return value
         value, lease = yield from protocol.get_and_lease(self._context(near=near), key, default)
         if lease is protocol.HIT:
             self._leases.pop(key, None)
@@ -45,6 +55,10 @@ class LeasingCache(ClientCache):
         self, keys: Mapping[Any, bytes], *, near: bool
     ) -> protocol.Operation[dict[Any, Any]]:
         """Return the values of the keys that hit; remember the leases of the keys that missed."""
+        if not (yield from fill_rules.ask_may_fill()):
+            values = yield from protocol.get_many(self._context(near=near), keys)
+            self._remember_leases({key: None for name, key in keys.items() if name not in values})
+            return values
         values, leases = yield from protocol.get_many_and_lease(self._context(near=near), keys)
         for name in values:
             self._leases.pop(keys[name], None)
@@ -60,8 +74,17 @@ class LeasingCache(ClientCache):
             self._leases.pop(next(iter(self._leases)))
 
     def _set_with_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[bool]:
-        lease = self._leases.pop(key)
-        return protocol.set_with_lease(self.client.context, key, value, self.ttl_ms(timeout), lease)
+        leases = yield from self._take_leases([key])
+        ttl_ms = self.ttl_ms(timeout)
+        return (yield from protocol.set_with_lease(self.client.context, key, value, ttl_ms, leases[key]))
+
+    def _take_leases(self, keys: Iterable[bytes]) -> protocol.Operation[dict[bytes, protocol.Lease]]:
+        """Forget the remembered leases of keys and return them: None for keys that may not be filled."""
+        leases = {key: self._leases.pop(key) for key in keys}
+        if not (yield from fill_rules.ask_may_fill()):
+            yield from protocol.release(self.client.context, leases)
+            return dict.fromkeys(leases)
+        return leases
 
     def close(self, **kwargs: Any) -> None:
         """Release the leases that the request did not use. Django calls it when a request ends.

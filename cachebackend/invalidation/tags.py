@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from django.db import connections, models, router
+from django.db import models, router
 
 from cachebackend.backend import Tag, find_ring_cache
 from cachebackend.backend.keys import check_tag
+from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of
-from cachebackend.invalidation.transactions import invalidate_together, is_in_transaction
+from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias
 
 __all__ = ["ModelTags", "invalidate"]
@@ -91,5 +92,5 @@ def _databases_of(target: Tag) -> set[str]:
         return {target._state.db or router.db_for_write(type(target))}
     if not isinstance(target, str):
         return {router.db_for_write(target)}
-    opened = {each.alias for each in connections.all(initialized_only=True) if is_in_transaction(each)}
+    opened = {each.alias for each in connections_in_transactions()}
     return {router.db_for_write(models.Model), *opened}

@@ -26,21 +26,22 @@ from typing import Any, TypeAlias
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from cachebackend.backend.fill_rules import connect_pending_keys
+from cachebackend.backend.open_transactions import OpenTransaction, is_aborted, is_in_transaction
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox import delete_rows, write_row
 from cachebackend.invalidation.outbox_table import has_outbox
-from cachebackend.invalidation.trigger_rows import take_trigger_rows
-from cachebackend.invalidation.watched import Row, dependents_of
+from cachebackend.invalidation.trigger_rows import has_trigger_rows, take_trigger_rows
+from cachebackend.invalidation.watched import KeysByAlias, Row, dependents_of
 
 __all__ = [
     "each_statement_in_a_transaction",
     "invalidate_rows",
     "invalidate_together",
-    "is_in_transaction",
-    "is_pending",
     "open_deletes",
+    "pending_keys",
 ]
 
 logger = logging.getLogger("cachebackend")
@@ -279,17 +280,23 @@ def invalidate_together(deletes: PendingDeletes) -> None:
         open_deletes(connection).add(deletes)
 
 
-def is_pending(alias: str, key: bytes, using: str) -> bool:
-    """Return whether the open transaction has changed the row that a key caches."""
-    deletes = scheduled_deletes(connections[using])
-    return deletes is not None and key in deletes.keys.get(alias, ())
+def pending_keys(connection: BaseDatabaseWrapper) -> KeysByAlias:
+    """Return the keys that the open transaction of a connection deletes at its commit, by cache alias.
+
+    If statements ran that nothing but a trigger sees, the rows that triggers named are added first.
+    """
+    open_transaction = OpenTransaction.of(connection)
+    if open_transaction.has_new_changes and not is_aborted(connection):
+        if has_trigger_rows(connection.alias):
+            deletes = open_deletes(connection)
+            for model, rows in take_trigger_rows(connection.alias):
+                deletes.add_rows(model, rows)
+        open_transaction.changes_are_known()
+    scheduled = scheduled_deletes(connection)
+    return {} if scheduled is None else scheduled.keys
 
 
-def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the next statement is committed by a later one, and not on its own."""
-    if connection.connection is None:  # do not connect for this question: asyncio code cannot
-        return not connection.settings_dict["AUTOCOMMIT"]
-    return bool(connection.in_atomic_block or not connection.autocommit)
+connect_pending_keys(pending_keys)
 
 
 def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:
@@ -298,6 +305,7 @@ def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:
     if deletes is None:
         deletes = TransactionDeletes(connection)
         setattr(connection, _ATTRIBUTE, deletes)
+        OpenTransaction.of(connection).note_changes()
     else:
         deletes.schedule_again(connection)
     return deletes

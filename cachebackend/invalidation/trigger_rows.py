@@ -19,6 +19,7 @@ from cachebackend.models import OutboxRow
 
 __all__ = [
     "ChangedRows",
+    "has_trigger_rows",
     "has_triggers",
     "keys_of_trigger_row",
     "record_triggers",
@@ -60,6 +61,21 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
         for dependent, rows_of_dependent in changed_rows(model, changed, using):
             add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
     return keys
+
+
+def has_trigger_rows(using: str) -> bool:
+    """Return whether triggers have written outbox rows in the open transaction, which may be read-only."""
+    connection = connections[using]
+    if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
+        return False
+    table = connection.ops.quote_name(OutboxRow._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT EXISTS (SELECT FROM {table} "
+            "WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint)"
+        )
+        [exists] = cursor.fetchone()
+    return bool(exists)
 
 
 def take_trigger_rows(using: str) -> Iterator[ChangedRows]:

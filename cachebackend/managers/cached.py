@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Generic, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, models, router
+from django.db import models, router
 from django.db.models.signals import class_prepared
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
+from cachebackend.backend.fill_rules import changed_keys, row_guard
+from cachebackend.backend.open_transactions import any_changed
 from cachebackend.invalidation import watch
-from cachebackend.invalidation.transactions import is_in_transaction, is_pending
 from cachebackend.invalidation.watched import is_historical
-from cachebackend.managers.fill_rules import may_fill
 from cachebackend.managers.keys import RowKeys
 from cachebackend.managers.rows import RowShape
 
@@ -155,7 +155,7 @@ class CachedManager(Generic[M]):
         if field is self._keys.pk:
             return (yield from self._row(value, adapt))
         key = self._key(field, value)
-        pk = yield from self._load(key, adapt(lambda: self._query_pk(field, value)))
+        pk = yield from self._load(key, lambda: self._query_pk(field, value), adapt)
         if _is_absent(pk):
             return None
         row = yield from self._row(pk, adapt)
@@ -163,7 +163,7 @@ class CachedManager(Generic[M]):
             return row
         # The cached lookup names a row that has another value now, or that does not exist any more
         yield from protocol.delete(self.cache.client.context, key)
-        pk = yield from self._load(key, adapt(lambda: self._query_pk(field, value)))
+        pk = yield from self._load(key, lambda: self._query_pk(field, value), adapt)
         return None if _is_absent(pk) else (yield from self._row(pk, adapt))
 
     def _has_value(self, row: M, field: models.Field[Any, Any], value: Any) -> bool:
@@ -172,64 +172,59 @@ class CachedManager(Generic[M]):
 
     def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
         key = self._key(self._keys.pk, pk)
-        value = yield from self._load(key, adapt(lambda: self._query_row(pk)))
+        value = yield from self._load(key, lambda: self._query_row(pk), adapt)
         if _is_absent(value):
             return None
         row = self._shape.row(value)
         if row is None:  # a process whose model has another shape filled it
             yield from protocol.delete(self.cache.client.context, key)
-            value = yield from self._load(key, adapt(lambda: self._query_row(pk)))
+            value = yield from self._load(key, lambda: self._query_row(pk), adapt)
             row = None if _is_absent(value) else self._shape.row(value)
         return None if row is None else self._shape.instance(row, self._using)
 
     def _in_bulk(self, pks: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
-        using = self._using
         keys = {self._keys.pk.to_python(pk): self._key(self._keys.pk, pk) for pk in pks}
-        pending = {pk for pk, key in keys.items() if is_pending(self.alias, key, using)}
-        cacheable = {pk: key for pk, key in keys.items() if pk not in pending}
-        values = yield from self._load_many(cacheable, adapt)
-        rows = {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
-        # The transaction has changed the row, or a process whose model has another shape filled it
-        uncached = [pk for pk in keys if pk in pending or (pk in rows and rows[pk] is None)]
-        if uncached:
-            values = yield protocol.Load(adapt(lambda: self._query_rows(uncached)))
-            rows.update({pk: self._shape.row(value) for pk, value in values.items()})
+        rows = yield from self._load_many(keys, adapt)
+        others = {pk: keys[pk] for pk, row in rows.items() if row is None}
+        if others:  # a process whose model has another shape filled them
+            yield from protocol.delete_many(self.cache.client.context, list(others.values()))
+            rows |= yield from self._load_many(others, adapt)
+        using = self._using
         return {pk: self._shape.instance(row, using) for pk in keys if (row := rows.get(pk)) is not None}
 
-    def _load_many(self, keys: Mapping[Any, bytes], adapt: Adapt) -> protocol.Operation[dict[Any, Any]]:
-        """Read many rows through the ring, by the same rules as ``_load``."""
-        context, fill_options = self._context, self._fill_options(self.cache)
-        if not is_in_transaction(connections[self._using]):
-            return (
-                yield from protocol.get_or_load_many(context, keys, adapt(self._query_rows), fill_options)
-            )
-        hits = yield from protocol.get_many(context, keys)
-        missing = {pk: key for pk, key in keys.items() if pk not in hits}
-        if missing and may_fill(self._using):
-            loaded = yield from protocol.get_or_load_many(
-                context, missing, adapt(self._query_rows), fill_options
-            )
-        else:
-            loaded = (yield protocol.Load(adapt(lambda: self._query_rows(list(missing))))) if missing else {}
-        return hits | loaded
+    def _load_many(
+        self, keys: Mapping[Any, bytes], adapt: Adapt
+    ) -> protocol.Operation[dict[Any, Sequence[Any] | None]]:
+        """Read many rows by the same rules as ``_load``; a value of another shape is None."""
+        changed = yield from self._changed_keys(keys.values(), adapt)
+        cacheable = {pk: key for pk, key in keys.items() if key not in changed}
+        loader = adapt(row_guard(self._query_rows, self._using, list(cacheable.values())))
+        values = yield from protocol.get_or_load_many(
+            self._context, cacheable, loader, self._fill_options(self.cache)
+        )
+        if len(cacheable) < len(keys):
+            uncached = [pk for pk, key in keys.items() if key in changed]
+            values |= yield protocol.Load(adapt(lambda: self._query_rows(uncached)))
+        return {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
 
-    def _load(self, key: bytes, loader: Callable[[], Any]) -> protocol.Operation[Any]:
-        """Read a key through the ring, or bypass the ring or the fill if the open transaction requires it.
+    def _load(self, key: bytes, loader: Callable[[], Any], adapt: Adapt) -> protocol.Operation[Any]:
+        """Read a key through the ring; past the ring if the open transaction has changed the row.
 
-        For a row that the transaction has changed, the cached value is older than the row, and the
-        changed row must not be filled before the commit. A transaction whose snapshot may be older
-        than the lease must not fill either.
+        The cached value is then older than the row, and the changed row must not be filled before
+        the commit.
         """
-        context = self._context
-        if is_pending(self.alias, key, self._using):
-            return (yield protocol.Load(loader))
-        if is_in_transaction(connections[self._using]):
-            value = yield from protocol.get(context, key, protocol.MISSING)
-            if value is not protocol.MISSING:
-                return value
-            if not may_fill(self._using):
-                return (yield protocol.Load(loader))
-        return (yield from protocol.get_or_load(context, key, loader, self._fill_options(self.cache)))
+        if any_changed() and (yield from self._changed_keys((key,), adapt)):
+            return (yield protocol.Load(adapt(loader)))
+        guarded = adapt(row_guard(loader, self._using, (key,)))
+        return (yield from protocol.get_or_load(self._context, key, guarded, self._fill_options(self.cache)))
+
+    def _changed_keys(self, keys: Collection[bytes], adapt: Adapt) -> protocol.Operation[set[bytes]]:
+        """Return those of the keys whose rows the open transaction of the loader's thread has changed."""
+        if not any_changed():
+            return set()
+        question = partial(changed_keys, keys, self._using)
+        changed: set[bytes] = yield protocol.Ask(question, adapt(question))
+        return changed
 
     @property
     def _context(self) -> protocol.Context:

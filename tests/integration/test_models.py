@@ -200,12 +200,16 @@ def test_a_save_after_a_rolled_back_transaction_is_invalidated(article: Article)
 
 
 def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCache) -> None:
-    """A process with another version of the model fills such rows."""
+    """A process with another version of the model fills such rows. They are filled again."""
     titles(pk=article.pk)
     ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
     assert titles(pk=article.pk) == "First"
     ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
     assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
+    with CaptureQueriesContext(connection) as captured:
+        assert titles(pk=article.pk) == "First"
+        assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
+    assert len(captured) == 0
 
 
 def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:

@@ -14,11 +14,12 @@ import pytest
 from django.db import connection
 
 from cachebackend import RingCache, protocol
+from cachebackend.backend import fill_rules
 from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes, outbox, transactions, writes
-from cachebackend.managers import cached, fill_rules
+from cachebackend.managers import cached
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.cache import compare_and_set, freshness, tags
@@ -235,15 +236,14 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """A transaction reads rows that it has written through the cache."""
-        monkeypatch.setattr(cached, "is_pending", lambda *_: False)
+        monkeypatch.setattr(cached, "changed_keys", lambda *_: set())
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_fill_from_a_snapshot(self, article: Article, monkeypatch: Patch, level: str) -> None:
         """The isolation level is not checked."""
-        monkeypatch.setattr(cached, "may_fill", lambda _: True)
+        monkeypatch.setattr(fill_rules, "_reads_committed", lambda _: True)
         assert is_caught(test_strict.test_a_snapshot_fills_nothing, Article.cached, article, level)
-        assert fill_rules.may_fill("default")
 
     def test_quarantine_not_confirmed(self, article: Article, services: Services, monkeypatch: Patch) -> None:
         """A strict write commits although its node did not answer."""

@@ -1,0 +1,233 @@
+"""The rules of every read that loads: when a loaded value may be stored, and a cached one returned.
+
+A value is not stored
+
+- if the open transaction has changed what the loader reads: the transaction may roll back;
+- if the loader reads a snapshot that is older than the lease:
+
+    1. reader    BEGIN ISOLATION LEVEL REPEATABLE READ; its first statement
+    2. writer    COMMIT, DEL key
+    3. reader    acquires the lease, and the lease is valid
+    4. reader    SELECT             -> the old row, as of 1
+    5. reader    fills the old row
+
+A cached value is not returned to a transaction that has invalidated it, or one of its tags.
+
+The state of a transaction belongs to a database connection, and a connection to a thread. So the
+questions are asked where the loader runs: in the calling thread, or, in asyncio, in the thread of
+``sync_to_async``. They cost nothing while no transaction of the process has run a statement.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import IntEnum
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from cachebackend.backend.open_transactions import (
+    OpenTransaction,
+    any_begun,
+    any_changed,
+    connections_in_transactions,
+    is_aborted,
+    is_in_transaction,
+)
+from cachebackend.protocol import Ask, Operation, Unfilled
+
+__all__ = [
+    "Changes",
+    "ask_changes",
+    "ask_may_fill",
+    "async_guard",
+    "changed_keys",
+    "connect_pending_keys",
+    "databases_with_changes",
+    "guard",
+    "row_guard",
+]
+
+logger = logging.getLogger("cachebackend")
+K = TypeVar("K", bound=bytes)
+Loader: TypeAlias = Callable[..., Any]
+#: Returns the keys that the open transaction of a connection deletes at its commit, by cache alias.
+PendingKeys: TypeAlias = Callable[[BaseDatabaseWrapper], Mapping[str, Collection[bytes]]]
+#: Without ``invalidation`` no key waits for a commit.
+_pending_keys: PendingKeys = lambda _: {}  # noqa: E731  # replaced by connect_pending_keys
+#: The databases of which it was logged that reads in transactions fill nothing.
+_logged: set[str] = set()
+
+
+def connect_pending_keys(pending_keys: PendingKeys) -> None:
+    """Set the function that knows which keys wait for a commit; ``invalidation`` calls it."""
+    global _pending_keys  # noqa: PLW0603  # there is one such function for a process
+    _pending_keys = pending_keys
+
+
+class Changes(IntEnum):
+    """What the open transactions of a thread have changed."""
+
+    NOTHING = 0
+    OTHER_KEYS = 1
+    THESE_KEYS = 2
+
+
+# Questions: they are asked in the thread of the loader
+
+
+def changed_keys(keys: Iterable[K], using: str) -> set[K]:
+    """Return those of the keys whose rows the open transaction of a database has changed."""
+    connection = connections[using]
+    if not any_changed() or not is_in_transaction(connection):
+        return set()
+    pending = _pending_keys(connection).values()
+    return {key for key in keys if any(key in group for group in pending)}
+
+
+def _changes(keys: Collection[bytes] = ()) -> Changes:
+    """Return whether a transaction of this thread has changed anything that is cached."""
+    if not any_changed():
+        return Changes.NOTHING
+    pending = [group for each in connections_in_transactions() for group in _pending_keys(each).values()]
+    if any(key in group for group in pending for key in keys):
+        return Changes.THESE_KEYS
+    return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
+
+
+def databases_with_changes() -> list[str]:
+    """Return the databases whose open transaction in this thread has changed anything that is cached."""
+    if not any_changed():
+        return []
+    return [each.alias for each in connections_in_transactions() if any(_pending_keys(each).values())]
+
+
+def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the next statement sees everything that is committed when it begins."""
+    if not is_in_transaction(connection):
+        return True
+    transaction = OpenTransaction.of(connection)
+    if not transaction.has_begun:  # the loader's first statement takes the snapshot
+        return True
+    if is_aborted(connection):
+        return False
+    if transaction.sees_commits is None:
+        transaction.sees_commits = _reads_committed(connection)
+        if not transaction.sees_commits:
+            _log_snapshot(connection)
+    return transaction.sees_commits
+
+
+def _all_see_commits() -> bool:
+    return not any_begun() or all(map(_sees_commits, connections_in_transactions()))
+
+
+def _reads_committed(connection: Any) -> bool:
+    """Return whether each statement of the open transaction sees everything that is committed by then."""
+    if connection.vendor == "postgresql":
+        level = _first_value(connection, "SHOW transaction_isolation")
+        return level in {"read committed", "read uncommitted"}  # to Postgres they are the same
+    if connection.vendor == "mysql":
+        return bool(connection.isolation_level == "read committed")
+    if connection.vendor == "sqlite":
+        if connection.in_atomic_block and connection.transaction_mode in {"IMMEDIATE", "EXCLUSIVE"}:
+            return True  # nobody else can commit
+        # With a rollback journal, nobody can commit while a transaction reads; with a WAL, others can
+        return _first_value(connection, "PRAGMA journal_mode") != "wal"
+    return False
+
+
+def _first_value(connection: BaseDatabaseWrapper, sql: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return str(cursor.fetchone()[0])
+
+
+def _log_snapshot(connection: BaseDatabaseWrapper) -> None:
+    """Log once that the requests of a database fill nothing, if all of them are transactions."""
+    if connection.settings_dict.get("ATOMIC_REQUESTS") and connection.alias not in _logged:
+        _logged.add(connection.alias)
+        logger.warning(
+            "ATOMIC_REQUESTS of database %r: its transactions read snapshots, so requests store nothing that "
+            "they load; use READ COMMITTED, or on SQLite the transaction_mode IMMEDIATE",
+            connection.alias,
+            extra={"event": "snapshots_fill_nothing", "database": connection.alias},
+        )
+
+
+# Asking, before the cache is read
+
+
+def ask_changes(keys: Collection[bytes]) -> Operation[Changes]:
+    """Ask what the transactions have changed in which an unknown loader would run."""
+    if not any_changed():
+        return Changes.NOTHING
+    question = partial(_changes, keys)
+    changes: Changes = yield Ask(question, partial(_in_both_threads, question, max))
+    return changes
+
+
+def ask_may_fill() -> Operation[bool]:
+    """Ask whether a value may be stored that an unknown loader loads now."""
+    if not any_begun():
+        return True
+    may_fill: bool = yield Ask(_may_fill, partial(_in_both_threads, _may_fill, min))
+    return may_fill
+
+
+def _may_fill() -> bool:
+    return _all_see_commits() and not _changes()
+
+
+async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, Any], Any]) -> Any:
+    """Ask in the event loop, where blocking loaders run, and where coroutines use the database."""
+    return worst(question(), await sync_to_async(question)())
+
+
+# Guards of loaders, which are called while the lease is held
+
+
+def guard(loader: Loader) -> Loader:
+    """Return a blocking loader whose value is ``Unfilled`` if it may not be stored.
+
+    A snapshot must not be older than the lease, so the rule is asked before the load. The loader
+    itself may write, so what has changed is asked after it.
+    """
+    return partial(_guarded, loader)
+
+
+def _guarded(loader: Loader, *args: Any) -> Any:
+    sees_commits = _all_see_commits()
+    value = loader(*args)
+    return value if sees_commits and not _changes() else Unfilled(value)
+
+
+def async_guard(loader: Loader) -> Loader:
+    """Return a guarded loader for asyncio; the loader may return an awaitable."""
+    return partial(_async_guarded, loader)
+
+
+async def _async_guarded(loader: Loader, *args: Any) -> Any:
+    sees_commits = not any_begun() or await _in_both_threads(_all_see_commits, min)
+    value = loader(*args)
+    if inspect.isawaitable(value):
+        value = await value
+    if sees_commits and (not any_changed() or not await _in_both_threads(_changes, max)):
+        return value
+    return Unfilled(value)
+
+
+def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
+    """Return a guarded loader that reads the rows of some keys, and nothing else, from a database."""
+    return partial(_guarded_rows, loader, using, keys)
+
+
+def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: Any) -> Any:
+    sees_commits = _sees_commits(connections[using])
+    value = loader(*args)
+    return value if sees_commits and not changed_keys(keys, using) else Unfilled(value)

@@ -1,0 +1,161 @@
+"""What the open transaction of a database connection has done so far.
+
+The rules of fills ask for it at every read, and the database cannot be asked that often. So a
+wrapper of each connection looks at the statements as they run, and remembers two facts until the
+transaction ends: that a statement ran, and that one ran that may have changed rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+__all__ = [
+    "OpenTransaction",
+    "any_begun",
+    "any_changed",
+    "connections_in_transactions",
+    "is_aborted",
+    "is_in_transaction",
+]
+
+#: The attribute of a database connection that holds its ``OpenTransaction``.
+_ATTRIBUTE = "_ringcache_transaction"
+#: Statements that change no rows. A SELECT without FROM is a call of a function, which may write.
+_READS = re.compile(
+    r"[\s(]*(?:SELECT\b.*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b|SHOW\b|PRAGMA\b)", re.IGNORECASE | re.DOTALL
+)
+
+#: The status of a Postgres connection whose transaction has failed, in libpq's PGTransactionStatusType.
+_POSTGRES_INERROR = 3
+
+
+class OpenTransaction:
+    """The statements that ran in the open transaction of one connection.
+
+    Attributes:
+        has_begun: Whether a statement ran. Before that, the transaction has no snapshot.
+        has_new_changes: Whether a statement that may have changed rows ran since
+            ``changes_are_known`` was called.
+        sees_commits: Whether each statement sees what is committed when it begins; None: the
+            database was not asked yet. It cannot change once a statement ran.
+    """
+
+    has_begun: bool
+    has_new_changes: bool
+    sees_commits: bool | None
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._reference = ref(self, _forget)
+        self._begin()
+        # At the front, because ``connection.execute_wrapper`` removes the last one at its end
+        connection.execute_wrappers.insert(0, self._before_statement)
+        connection.commit = self._ending(connection.commit)  # type: ignore[method-assign]
+        connection.rollback = self._ending(connection.rollback)  # type: ignore[method-assign]
+
+    @classmethod
+    def of(cls, connection: BaseDatabaseWrapper) -> OpenTransaction:
+        """Return the object of a connection; the first call for a connection creates it."""
+        transaction: OpenTransaction | None = getattr(connection, _ATTRIBUTE, None)
+        if transaction is None:
+            transaction = cls(connection)
+            setattr(connection, _ATTRIBUTE, transaction)
+            if is_in_transaction(connection):  # its statements so far are unknown
+                transaction._note_statement()
+                transaction.note_changes()
+        return transaction
+
+    def note_changes(self) -> None:
+        """Record that rows may have changed, or that something else waits for the commit."""
+        self.has_new_changes = True
+        _changed.add(self._reference)
+
+    def changes_are_known(self) -> None:
+        """Record that nothing is unknown of the changes so far."""
+        self.has_new_changes = False
+
+    def _begin(self) -> None:
+        self.has_begun = self.has_new_changes = False
+        self.sees_commits = None
+        _forget(self._reference)
+
+    def _before_statement(
+        self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
+    ) -> Any:
+        connection = context["connection"]
+        if connection.in_atomic_block or not connection.autocommit:
+            if not self.has_begun:
+                self._note_statement()
+            if not self.has_new_changes and not (isinstance(sql, str) and _READS.match(sql)):
+                self.note_changes()
+        return execute(sql, params, many, context)
+
+    def _note_statement(self) -> None:
+        self.has_begun = True
+        _begun.add(self._reference)
+
+    def _ending(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Return a method that ends a transaction, so that it also forgets the statements."""
+
+        def end_and_forget() -> None:
+            try:
+                end()
+            finally:
+                self._begin()
+
+        return end_and_forget
+
+
+#: The transactions of this process in which a statement ran, and those that may have changed rows.
+_begun: set[ref[OpenTransaction]] = set()
+_changed: set[ref[OpenTransaction]] = set()
+
+
+def _forget(reference: ref[OpenTransaction]) -> None:
+    """Remove a transaction that has ended, or whose connection no longer exists."""
+    _begun.discard(reference)
+    _changed.discard(reference)
+
+
+def any_begun() -> bool:
+    """Return whether a statement ran in an open transaction of this process, in whichever thread."""
+    return bool(_begun)
+
+
+def any_changed() -> bool:
+    """Return whether an open transaction of this process may have changed rows, in whichever thread."""
+    return bool(_changed)
+
+
+def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the next statement is committed by a later one, and not on its own."""
+    if connection.connection is None:  # do not connect for this question: asyncio code cannot
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return bool(connection.in_atomic_block or not connection.autocommit)
+
+
+def is_aborted(connection: Any) -> bool:
+    """Return whether the open transaction can only be rolled back; a query would raise."""
+    if connection.needs_rollback:
+        return True
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return False
+    return bool(connection.connection.info.transaction_status == _POSTGRES_INERROR)
+
+
+def connections_in_transactions() -> list[BaseDatabaseWrapper]:
+    """Return the database connections of this thread that are in a transaction."""
+    return [each for each in connections.all(initialized_only=True) if is_in_transaction(each)]
+
+
+def _watch(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
+    OpenTransaction.of(connection)._begin()  # what ran on an earlier connection has ended with it
+
+
+connection_created.connect(_watch, dispatch_uid="ringcache")

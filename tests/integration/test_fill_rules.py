@@ -1,0 +1,566 @@
+"""The rules of fills, for every way to read that loads: what is stored, and what a transaction reads."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.core.cache import caches
+from django.db import IntegrityError, connection, connections, transaction
+from django.test import TestCase
+from django.test.utils import CaptureQueriesContext
+
+import cachebackend
+from cachebackend import RingCache, cached, drivers
+from cachebackend.backend import fill_rules
+from cachebackend.models import OutboxRow
+from tests.shop.models import Author
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes", "lease_on_get"),
+]
+with_postgres = pytest.mark.postgres
+AUTHOR = Author._meta.db_table
+
+
+@pytest.fixture
+def lease_on_get(settings: Any) -> None:
+    """Give the site a second alias of the same nodes, whose misses acquire leases."""
+    block = settings.CACHES["default"]
+    leasing = block | {"OPTIONS": block.get("OPTIONS", {}) | {"lease_on_get": True}, "KEY_PREFIX": "leasing"}
+    settings.CACHES = settings.CACHES | {"leasing": leasing}
+
+
+@pytest.fixture
+def author() -> Author:
+    """A row of a model that is cached by primary key and by two lookups, and has triggers."""
+    return Author.objects.create(name="First")
+
+
+def name_of(pk: int) -> str:
+    loads.append(pk)
+    return Author.objects.values_list("name", flat=True).get(pk=pk)
+
+
+async def async_name_of(pk: int) -> str:
+    return await sync_to_async(name_of)(pk)
+
+
+#: A call of a loader of this module, by primary key.
+loads: list[int] = []
+tags_of_author: Callable[[int], list[Author]] = lambda pk: [Author(pk=pk)]  # noqa: E731  # both decorators use it
+cached_name = cached(600, tags=tags_of_author)(name_of)
+async_cached_name = cached(600, tags=tags_of_author)(async_name_of)
+
+
+def ring(alias: str = "default") -> RingCache:
+    cache = caches[alias]
+    assert isinstance(cache, RingCache)
+    return cache
+
+
+class Rows:
+    """Rows by primary key."""
+
+    covers: ClassVar = {"managers.cached._load"}
+
+    def read(self, author: Author) -> str:
+        return Author.cached.get(pk=author.pk).name
+
+    async def aread(self, author: Author) -> str:
+        return (await Author.cached.aget(pk=author.pk)).name
+
+
+class Lookups:
+    """Rows by a lookup."""
+
+    covers: ClassVar = {"managers.cached._load"}
+
+    def read(self, author: Author) -> str:
+        return Author.cached.get(code=author.code).name
+
+    async def aread(self, author: Author) -> str:
+        return (await Author.cached.aget(code=author.code)).name
+
+
+class ManyRows:
+    """Many rows."""
+
+    covers: ClassVar = {"managers.cached._load_many"}
+
+    def read(self, author: Author) -> str:
+        return Author.cached.in_bulk([author.pk])[author.pk].name
+
+    async def aread(self, author: Author) -> str:
+        return (await Author.cached.ain_bulk([author.pk]))[author.pk].name
+
+
+class GetOrSet:
+    """``get_or_set`` with a tag."""
+
+    covers: ClassVar = {"backend.guarded_loads.get_or_load", "backend.guarded_loads._get_or_load"}
+
+    def read(self, author: Author) -> str:
+        return ring().get_or_set("name", lambda: name_of(author.pk), 600, tags=[author])
+
+    async def aread(self, author: Author) -> str:
+        return await ring().aget_or_set("name", lambda: async_name_of(author.pk), 600, tags=[author])
+
+
+class GetOrSetMany:
+    """``get_or_set_many`` with a tag."""
+
+    covers: ClassVar = {"backend.guarded_loads._get_or_load_many"}
+
+    def read(self, author: Author) -> str:
+        pks = [author.pk]
+        return ring().get_or_set_many(pks, lambda pks: {pk: name_of(pk) for pk in pks}, 600, tags=[author])[
+            author.pk
+        ]
+
+    async def aread(self, author: Author) -> str:
+        async def load(pks: list[int]) -> dict[int, str]:
+            return {pk: await async_name_of(pk) for pk in pks}
+
+        return (await ring().aget_or_set_many([author.pk], load, 600, tags=[author]))[author.pk]
+
+
+class CachedFunctions:
+    """``@cached`` with a tag."""
+
+    covers: ClassVar = {"backend.guarded_loads.get_or_load", "backend.guarded_loads._get_or_load"}
+
+    def read(self, author: Author) -> str:
+        return cached_name(author.pk)
+
+    async def aread(self, author: Author) -> str:
+        return await async_cached_name(author.pk)
+
+
+class Refresh:
+    """``refresh`` of a cached function; other readers call the function."""
+
+    covers: ClassVar = {"backend.guarded_loads.load_again", "backend.guarded_loads.aload_again"}
+
+    def read(self, author: Author) -> str:
+        return cached_name.refresh(author.pk) if connection.in_atomic_block else cached_name(author.pk)
+
+    async def aread(self, author: Author) -> str:
+        is_open = await sync_to_async(lambda: connection.in_atomic_block)()
+        function = async_cached_name.refresh if is_open else async_cached_name
+        return await function(author.pk)
+
+
+class LeaseOnGet:
+    """``get`` and ``set`` of an alias with ``lease_on_get``."""
+
+    covers: ClassVar = {"backend.request_leases._get_and_lease"}
+
+    def read(self, author: Author) -> str:
+        name = ring("leasing").get("name")
+        if name is None:
+            name = name_of(author.pk)
+            ring("leasing").set("name", name, 600)
+        return str(name)
+
+    async def aread(self, author: Author) -> str:
+        cache = ring("leasing")
+        name = await cache.aget("name")
+        if name is None:
+            name = await async_name_of(author.pk)
+            await cache.aset("name", name, 600)
+        return str(name)
+
+
+class LeaseOnGetMany:
+    """``get_many`` and ``set_many`` of an alias with ``lease_on_get``."""
+
+    covers: ClassVar = {"backend.request_leases._get_many_and_lease"}
+
+    def read(self, author: Author) -> str:
+        names = ring("leasing").get_many(["name"])
+        if not names:
+            names = {"name": name_of(author.pk)}
+            ring("leasing").set_many(names, 600)
+        return str(names["name"])
+
+    async def aread(self, author: Author) -> str:
+        cache = ring("leasing")
+        names = await cache.aget_many(["name"])
+        if not names:
+            names = {"name": await async_name_of(author.pk)}
+            await cache.aset_many(names, 600)
+        return str(names["name"])
+
+
+READERS = [
+    Rows,
+    Lookups,
+    ManyRows,
+    GetOrSet,
+    GetOrSetMany,
+    CachedFunctions,
+    Refresh,
+    LeaseOnGet,
+    LeaseOnGetMany,
+]
+Read = Callable[[Author], str]
+
+
+@pytest.fixture(params=["sync", "async"])
+def read(request: pytest.FixtureRequest, reader: Any) -> Read:
+    """Read in the calling thread, or in an event loop that runs the database calls in the calling thread."""
+    if request.param == "sync":
+        return reader.read  # type: ignore[no-any-return]
+    return async_to_sync(reader.aread)
+
+
+@pytest.fixture(params=READERS, ids=lambda reader: reader.__name__)
+def reader(request: pytest.FixtureRequest) -> Any:
+    """Return one way to read; the test runs once for each."""
+    loads.clear()
+    return request.param()
+
+
+def elsewhere(function: Callable[[], Any]) -> Any:
+    """Return the result of a call in another thread, which has database connections of its own."""
+    results: list[Any] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def rename_elsewhere(author: Author, name: str) -> None:
+    """Commit a new name in another thread, and delete the key that has no tag."""
+
+    def rename() -> None:
+        Author.objects.filter(pk=author.pk).update(name=name)
+        ring("leasing").delete("name")
+
+    elsewhere(rename)
+
+
+def raw_rename(author: Author, name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {AUTHOR} SET name = %s WHERE id = %s", [name, author.pk])
+
+
+def assert_all_read(read: Read, author: Author, name: str) -> None:
+    """Assert that a reader of another thread, and one of this thread, get a name."""
+    assert elsewhere(lambda: read(author)) == name
+    assert read(author) == name
+
+
+def has_tags(reader: Any) -> bool:
+    """Return whether a change of the row makes what the reader has stored a miss."""
+    return not isinstance(reader, LeaseOnGet | LeaseOnGetMany)
+
+
+class RolledBackError(Exception):
+    """Rolls a transaction back."""
+
+
+# What a transaction has changed
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_what_a_transaction_has_changed_is_not_stored(
+    author: Author, reader: Any, read: Read, is_cached: bool
+) -> None:
+    """It reads its own change, also if the old value is cached; after its rollback all read the old value."""
+    if is_cached and not has_tags(reader):
+        pytest.skip("no write deletes a plain key")
+    if is_cached:
+        read(author)
+    with pytest.raises(RolledBackError), transaction.atomic():
+        Author.objects.filter(pk=author.pk).update(name="Lost")
+        assert read(author) == "Lost"
+        assert elsewhere(lambda: read(author)) == "First"
+        if has_tags(reader):  # what another reader has stored in between is not read
+            assert read(author) == "Lost"
+        raise RolledBackError
+    assert_all_read(read, author, "First")
+
+
+def test_a_committed_change_is_read_after_the_commit(author: Author, reader: Any, read: Read) -> None:
+    """Also if others have read and stored the old value in between."""
+    with transaction.atomic():
+        Author.objects.filter(pk=author.pk).update(name="New")
+        read(author)
+        elsewhere(lambda: read(author))
+    if not has_tags(reader):
+        ring("leasing").delete("name")
+    assert_all_read(read, author, "New")
+
+
+@with_postgres
+def test_what_raw_sql_has_changed_is_not_stored(author: Author, reader: Any, read: Read) -> None:
+    """If the table has triggers. The transaction reads its own change, also if the old value is cached."""
+    if has_tags(reader):
+        read(author)
+    with pytest.raises(RolledBackError), transaction.atomic():
+        raw_rename(author, "Lost")
+        assert read(author) == "Lost"
+        assert elsewhere(lambda: read(author)) == "First"
+        raise RolledBackError
+    assert_all_read(read, author, "First")
+
+
+@with_postgres
+def test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author: Author, read: Read) -> None:
+    """The rollback of the savepoint in which the change was noticed leaves the change itself."""
+    with pytest.raises(RolledBackError), transaction.atomic():
+        raw_rename(author, "Lost")
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            read(author)
+            raise ZeroDivisionError
+        assert read(author) == "Lost"
+        raise RolledBackError
+    assert_all_read(read, author, "First")
+
+
+@with_postgres
+def test_raw_sql_in_a_read_only_transaction(author: Author, reader: Any, read: Read) -> None:
+    """The question for the rows of triggers writes nothing, so it does not fail."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("SELECT now()")
+        assert read(author) == "First"
+    assert_all_read(read, author, "First")
+
+
+def test_a_transaction_that_may_not_store_does_not_wait(
+    author: Author, reader: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reader holds the lease: the transaction loads at once."""
+    monkeypatch.setattr(drivers.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(drivers.asyncio, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(RolledBackError), transaction.atomic():
+        Author.objects.filter(pk=author.pk).update(name="Lost")
+        lease_all_keys(author)
+        assert read(author) == "Lost"
+        raise RolledBackError
+
+
+def lease_all_keys(author: Author) -> None:
+    """Acquire the lease of each key that the readers may ask for, as another process would."""
+    cache, pk = ring(), Author._meta.pk
+    keys = [
+        Author.cached._key(pk, author.pk),
+        Author.cached._key(Author._meta.get_field("code"), author.code),
+    ]
+    keys += [cache.key_bytes(key) for key in ("name", author.pk, cached_name.key_of(author.pk))]
+    keys += [cache.key_bytes(async_cached_name.key_of(author.pk)), ring("leasing").key_bytes("name")]
+    names = dict(zip(keys, keys, strict=True))
+    elsewhere(lambda: cache.client.run(cachebackend.protocol.get_many_and_lease(cache.client.context, names)))
+
+
+@pytest.mark.parametrize("reader", [GetOrSet, CachedFunctions, GetOrSetMany], indirect=True)
+def test_a_change_on_another_connection_is_not_stored(author: Author, read: Read) -> None:
+    """A loader may read any database, so every open transaction of the thread counts."""
+    with pytest.raises(RolledBackError), transaction.atomic(using="lite"):
+        Author.objects.using("lite").create(name="Lost")
+        read(author)
+        raise RolledBackError
+    loads.clear()
+    read(author)
+    assert loads == [author.pk]
+
+
+def test_a_loader_that_writes_is_not_stored() -> None:
+    """The transaction in which it writes may roll back."""
+    with pytest.raises(RolledBackError), transaction.atomic():
+        ring().get_or_set("one", lambda: Author.objects.create(name="One").pk)
+        raise RolledBackError
+    with pytest.raises(RolledBackError), transaction.atomic():
+        ring().get_or_set_many(["many"], lambda names: {"many": Author.objects.create(name="Many").pk})
+        raise RolledBackError
+    assert ring().get_many(["one", "many"]) == {}
+
+
+@with_postgres
+def test_a_failed_transaction_stores_nothing_and_runs_no_query(author: Author) -> None:
+    """Postgres refuses every query until the rollback; a loader without queries still works."""
+    with pytest.raises(RolledBackError), transaction.atomic():
+        with pytest.raises(IntegrityError):
+            Author.objects.create(name="First")
+        assert ring().get_or_set("computed", lambda: 1) == 1
+        raise RolledBackError
+    assert ring().get("computed") is None
+
+
+def test_a_database_without_outbox_is_not_asked_for_trigger_rows(author: Author, settings: Any) -> None:
+    """The query would fail, and end the transaction."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.NoOutbox"]
+    with transaction.atomic(), CaptureQueriesContext(connection) as captured:
+        Author.objects.filter(pk=author.pk).update(name="New")
+        assert Author.cached.get(pk=author.pk).name == "New"
+    assert not [query for query in captured if OutboxRow._meta.db_table in query["sql"]]
+
+
+class NoOutbox:
+    """A router that forbids the outbox's table."""
+
+    def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool | None:
+        return False if app_label == "cachebackend" else None
+
+
+def test_a_refresh_in_a_transaction_is_a_miss_after_the_commit(author: Author) -> None:
+    """A reader before the commit may have stored the old value again, and the value has no tag."""
+    assert untagged_name(author.pk) == "First"
+    with transaction.atomic():
+        Author.objects.filter(pk=author.pk).update(name="New")
+        assert untagged_name.refresh(author.pk) == "New"
+        assert elsewhere(lambda: untagged_name(author.pk)) == "First"
+    assert untagged_name(author.pk) == "New"
+
+
+@cached(600)
+def untagged_name(pk: int) -> str:
+    return name_of(pk)
+
+
+# Snapshots
+
+
+@with_postgres
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_snapshot_is_not_stored(author: Author, read: Read, level: str) -> None:
+    """It may be older than the lease."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        assert Author.objects.count() == 1
+        rename_elsewhere(author, "New")
+        assert read(author) == "First"
+    assert_all_read(read, author, "New")
+
+
+@with_postgres
+def test_the_isolation_level_is_asked_once_in_a_transaction(author: Author, read: Read) -> None:
+    """And not before a statement ran, because it could not be set any more."""
+    with transaction.atomic():
+        ring().get_or_set("plain", lambda: 1)
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    queries: list[str] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        queries.append(sql)
+        return execute(sql, params, many, context)
+
+    with transaction.atomic(), connection.execute_wrapper(note):
+        for number in range(3):
+            ring().get_or_set(number, Author.objects.count)
+        read(author)
+    assert queries.count("SHOW transaction_isolation") == 1
+
+
+def test_a_transaction_that_only_reads_stores_what_it_loads(author: Author, read: Read) -> None:
+    """At READ COMMITTED, and on SQLite with a rollback journal."""
+    with transaction.atomic():
+        assert Author.objects.count() == 1
+        assert read(author) == "First"
+    loads.clear()
+    with CaptureQueriesContext(connection) as captured:
+        assert read(author) == "First"
+    assert (loads, len(captured)) == ([], 0)
+
+
+def test_what_a_write_ahead_log_hides_is_not_stored(author: Author) -> None:
+    """SQLite with a WAL reads a snapshot; a transaction that begins IMMEDIATE reads the newest rows."""
+    lite: Any = connections["lite"]
+    with lite.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode=wal")
+    try:
+        for mode, is_stored in ((None, False), ("IMMEDIATE", True)):
+            lite.transaction_mode = mode
+            with transaction.atomic(using="lite"):
+                Author.objects.using("lite").count()
+                ring().get_or_set(mode, lambda: "loaded")
+            assert (ring().get(mode) == "loaded") is is_stored
+    finally:
+        lite.transaction_mode = None
+        with lite.cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode=delete")
+
+
+@with_postgres
+def test_atomic_requests_that_store_nothing_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason."""
+    fill_rules._logged.clear()
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        with caplog.at_level(logging.WARNING, "cachebackend"):
+            for number in range(2):
+                with transaction.atomic():
+                    with connection.cursor() as cursor:
+                        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    ring().get_or_set(number, lambda: 1)
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "ATOMIC_REQUESTS of database 'default'"
+    ]
+
+
+# Completeness
+
+
+def test_every_read_that_loads_is_in_this_file() -> None:
+    """Each function that runs a loading operation has a reader above, and each rule is tested with it."""
+    folder = Path(cachebackend.__file__).parent
+    found = {
+        f"{module}.{function.name}"
+        for path in folder.rglob("*.py")
+        if not (module := ".".join(path.relative_to(folder).with_suffix("").parts)).startswith(BELOW)
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and runs_a_load(function)
+    }
+    assert found == set().union(*(reader.covers for reader in READERS))
+
+
+#: The packages that define the loading operations.
+BELOW = ("client.", "protocol.")
+LOADING = {"get_or_load", "get_or_load_many", "load_again", "get_and_lease", "get_many_and_lease"}
+
+
+def runs_a_load(function: ast.AST) -> bool:
+    """Return whether a function calls ``protocol.get_or_load``, ``client.get_or_load`` or the like."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr in LOADING
+        and ast.unparse(node.value).rpartition(".")[2] in {"protocol", "client"}
+        for node in ast.walk(function)
+    )
+
+
+@pytest.mark.usefixtures("empty_nodes")
+class TestInsideTestCase(TestCase):
+    """Tests of a project: the transaction is never committed, and async tests run in its thread."""
+
+    async def test_uncommitted_rows_are_read_and_not_stored(self) -> None:
+        """By every reader, from an async test."""
+        author = await Author.objects.acreate(name="Case")
+        for reader in (Rows(), Lookups(), ManyRows(), GetOrSet(), GetOrSetMany(), CachedFunctions()):
+            with self.subTest(type(reader).__name__):
+                assert await reader.aread(author) == "Case"
+        key = Author.cached._key(Author._meta.pk, author.pk)
+        assert await ring().client.aget(key) is None
+        assert await ring().aget("name") is None

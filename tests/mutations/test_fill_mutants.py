@@ -1,0 +1,174 @@
+"""Mutants of the rules of fills: each breaks one rule, and a named test must fail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from cachebackend.backend import fill_rules, guarded_loads, open_transactions
+from cachebackend.backend.fill_rules import Changes
+from cachebackend.backend.open_transactions import OpenTransaction
+from cachebackend.invalidation import transactions
+from cachebackend.protocol import Unfilled
+from tests.integration import test_fill_rules
+from tests.mutations.test_mutants import is_caught
+from tests.shop.models import Author
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes", "lease_on_get"),
+    pytest.mark.postgres,
+]
+lease_on_get = test_fill_rules.lease_on_get
+Patch = pytest.MonkeyPatch
+#: Breaks a rule.
+Mutant: TypeAlias = Callable[[Patch], None]
+#: Calls a test with a row, a reader and how it reads.
+Test: TypeAlias = Callable[[Author, Any, Any], None]
+
+
+def no_look_at_changes(patch: Patch) -> None:
+    """A loader that may read anything is stored from a transaction that wrote."""
+    patch.setattr(fill_rules, "_changes", lambda *_: Changes.NOTHING)
+
+
+def no_look_at_changes_of_a_row(patch: Patch) -> None:
+    """The row that a transaction has changed is read from the cache, and stored."""
+    patch.setattr(fill_rules, "changed_keys", lambda *_: set())
+    patch.setattr("cachebackend.managers.cached.changed_keys", lambda *_: set())
+
+
+def no_look_at_changes_of_the_loader(patch: Patch) -> None:
+    """The changes are asked before the load only."""
+
+    def guarded(loader: Any, *args: Any) -> Any:
+        may_fill = fill_rules._may_fill()
+        value = loader(*args)
+        return value if may_fill else Unfilled(value)
+
+    patch.setattr(fill_rules, "_guarded", guarded)
+
+
+def only_the_default_connection(patch: Patch) -> None:
+    """The transactions of other databases are not looked at."""
+    patch.setattr(
+        fill_rules,
+        "connections_in_transactions",
+        lambda: [each for each in open_transactions.connections_in_transactions() if each.alias == "default"],
+    )
+
+
+def no_snapshot_is_old(patch: Patch) -> None:
+    """The isolation level is not looked at."""
+    patch.setattr(fill_rules, "_reads_committed", lambda _: True)
+
+
+def no_statement_takes_a_snapshot(patch: Patch) -> None:
+    """Statements before the load are not counted."""
+    patch.setattr(OpenTransaction, "_note_statement", lambda self: setattr(self, "has_begun", False))
+
+
+def no_look_at_trigger_rows(patch: Patch) -> None:
+    """Raw SQL is seen at the commit only."""
+    patch.setattr(transactions, "has_trigger_rows", lambda _: False)
+
+
+def trigger_rows_lost_with_a_savepoint(patch: Patch) -> None:
+    """The rollback of a savepoint does not count as a change."""
+    patch.setattr(open_transactions, "_READS", re.compile("SELECT|SHOW|ROLLBACK|SAVEPOINT|RELEASE"))
+
+
+def no_delete_after_a_refresh(patch: Patch) -> None:
+    """A refresh from a transaction leaves what others store before the commit."""
+    patch.setattr("cachebackend.decorators.databases_with_changes", list)
+
+
+def changed(author: Author, reader: Any, read: Any) -> None:
+    test_fill_rules.test_what_a_transaction_has_changed_is_not_stored(author, reader, read, False)
+
+
+def changed_elsewhere(author: Author, _: Any, read: Any) -> None:
+    test_fill_rules.test_a_change_on_another_connection_is_not_stored(author, read)
+
+
+def changed_by_the_loader(*_: Any) -> None:
+    test_fill_rules.test_a_loader_that_writes_is_not_stored()
+
+
+def snapshot(author: Author, _: Any, read: Any) -> None:
+    test_fill_rules.test_a_snapshot_is_not_stored(author, read, "REPEATABLE READ")
+
+
+def raw(author: Author, reader: Any, read: Any) -> None:
+    test_fill_rules.test_what_raw_sql_has_changed_is_not_stored(author, reader, read)
+
+
+def savepoint(author: Author, _: Any, read: Any) -> None:
+    test_fill_rules.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author, read)
+
+
+def refreshed(author: Author, *_: Any) -> None:
+    test_fill_rules.test_a_refresh_in_a_transaction_is_a_miss_after_the_commit(author)
+
+
+ROWS, LOADERS = test_fill_rules.Rows, test_fill_rules.GetOrSet
+LEASES = test_fill_rules.LeaseOnGet
+CASES: list[tuple[Mutant, Test, Any]] = [
+    (no_look_at_changes, changed, LOADERS),
+    (no_look_at_changes, changed, LEASES),
+    (no_look_at_changes_of_a_row, changed, ROWS),
+    (no_look_at_changes_of_the_loader, changed_by_the_loader, LOADERS),
+    (only_the_default_connection, changed_elsewhere, LOADERS),
+    (no_snapshot_is_old, snapshot, ROWS),
+    (no_snapshot_is_old, snapshot, LOADERS),
+    (no_snapshot_is_old, snapshot, LEASES),
+    (no_statement_takes_a_snapshot, snapshot, ROWS),
+    (no_look_at_trigger_rows, raw, ROWS),
+    (no_look_at_trigger_rows, raw, LOADERS),
+    (trigger_rows_lost_with_a_savepoint, savepoint, ROWS),
+    (no_delete_after_a_refresh, refreshed, LOADERS),
+]
+
+
+@pytest.mark.parametrize(("mutant", "test", "reader"), CASES, ids=lambda each: each.__name__)
+def test_each_mutant_is_caught(author: Author, patch: Patch, mutant: Mutant, test: Test, reader: Any) -> None:
+    """In blocking code."""
+    mutant(patch)
+    assert is_caught(test, author, reader(), reader().read)
+
+
+@pytest.mark.parametrize(("test", "reader"), [(changed, LOADERS), (snapshot, LOADERS), (changed, LEASES)])
+def test_the_thread_of_the_event_loop_is_not_enough(
+    author: Author, patch: Patch, test: Test, reader: Any
+) -> None:
+    """The transaction is open in the thread in which coroutines use the database."""
+
+    async def in_event_loop(question: Any, _: Any) -> Any:
+        return question()
+
+    patch.setattr(fill_rules, "_in_both_threads", in_event_loop)
+    assert is_caught(test, author, reader(), async_to_sync(reader().aread))
+
+
+def test_a_lease_that_is_not_needed_is_waited_for(author: Author, patch: Patch) -> None:
+    """The transaction acquires a lease before it knows that it may not store."""
+    patch.setattr(guarded_loads, "any_changed", lambda: False)
+    test = test_fill_rules.test_a_transaction_that_may_not_store_does_not_wait
+    with pytest.MonkeyPatch.context() as inner:
+        assert is_caught(test, author, LOADERS(), LOADERS().read, inner)
+
+
+@pytest.fixture
+def author() -> Author:
+    """A row."""
+    return Author.objects.create(name="First")
+
+
+@pytest.fixture
+def patch(monkeypatch: Patch) -> Patch:
+    """The patch of a mutant."""
+    return monkeypatch

@@ -1,0 +1,137 @@
+"""What is remembered of the statements of a transaction."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from cachebackend.backend import open_transactions
+from cachebackend.backend.open_transactions import OpenTransaction, any_begun, any_changed, is_aborted
+
+
+class FakeConnection:
+    """A database connection that runs statements through its wrappers, as Django does."""
+
+    vendor = "sqlite"
+    needs_rollback = False
+
+    def __init__(self) -> None:
+        self.connection: Any = object()
+        self.execute_wrappers: list[Any] = []
+        self.in_atomic_block, self.autocommit = True, False
+
+    def run(self, sql: Any) -> None:
+        def execute(*_: Any) -> None: ...
+
+        for wrapper in self.execute_wrappers:
+            wrapper(execute, sql, None, False, {"connection": self})
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None:
+        raise ConnectionError
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A connection whose transaction has just begun; no other transaction is open."""
+    for name in ("_begun", "_changed"):
+        monkeypatch.setattr(open_transactions, name, set())
+    connection = FakeConnection()
+    connection.in_atomic_block, connection.autocommit = False, True
+    OpenTransaction.of(connection)  # type: ignore[arg-type]  # a stand-in
+    connection.in_atomic_block, connection.autocommit = True, False
+    return connection
+
+
+READS = [
+    "SELECT 1 FROM t",
+    "  select *\nfrom t",
+    "(SELECT a FROM t) UNION (SELECT b FROM t)",
+    "SAVEPOINT x",
+    "RELEASE SAVEPOINT x",
+    "SET TRANSACTION READ ONLY",
+    "SHOW transaction_isolation",
+    "PRAGMA journal_mode",
+]
+CHANGES: list[Any] = [
+    "UPDATE t SET a = 1",
+    "WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x",
+    "SELECT refresh_all()",
+    "ROLLBACK TO SAVEPOINT x",
+    "CALL p()",
+    "TRUNCATE t",
+    b"UPDATE t SET a = 1",
+]
+
+
+@pytest.mark.parametrize("sql", READS)
+def test_a_statement_that_only_reads_begins_the_transaction(connection: Any, sql: str) -> None:
+    """And changes nothing."""
+    connection.run(sql)
+    assert (any_begun(), any_changed()) == (True, False)
+    assert OpenTransaction.of(connection).has_begun
+
+
+@pytest.mark.parametrize("sql", CHANGES)
+def test_any_other_statement_may_have_changed_rows(connection: Any, sql: Any) -> None:
+    """A call of a function too, and a statement that is not a string."""
+    connection.run(sql)
+    assert any_changed()
+    assert OpenTransaction.of(connection).has_new_changes
+
+
+def test_known_changes_are_not_new(connection: Any) -> None:
+    """The transaction has still changed rows; the next statement may change more."""
+    transaction = OpenTransaction.of(connection)
+    connection.run("DELETE FROM t")
+    transaction.changes_are_known()
+    assert (transaction.has_new_changes, any_changed()) == (False, True)
+    connection.run("DELETE FROM t")
+    assert transaction.has_new_changes
+
+
+def test_the_end_of_a_transaction_forgets_its_statements(connection: Any) -> None:
+    """By a commit, and by a rollback that fails."""
+    transaction = OpenTransaction.of(connection)
+    for end in ("commit", "rollback"):
+        connection.run("DELETE FROM t")
+        transaction.sees_commits = False
+        if end == "rollback":
+            with pytest.raises(ConnectionError):
+                connection.rollback()
+        else:
+            connection.commit()
+        assert (any_begun(), any_changed()) == (False, False)
+        assert (transaction.has_begun, transaction.has_new_changes) == (False, False)
+        assert transaction.sees_commits is None
+
+
+def test_statements_in_autocommit_are_not_remembered(connection: Any) -> None:
+    """Each is committed when it ends."""
+    connection.in_atomic_block, connection.autocommit = False, True
+    connection.run("DELETE FROM t")
+    assert (any_begun(), any_changed()) == (False, False)
+
+
+def test_the_earlier_statements_of_a_transaction_are_unknown(connection: Any) -> None:
+    """A connection that is seen first in the middle of a transaction may have changed anything."""
+    transaction = OpenTransaction.of(FakeConnection())  # type: ignore[arg-type]  # a stand-in
+    assert transaction.has_begun
+    assert transaction.has_new_changes
+
+
+def test_a_connection_that_no_longer_exists_is_forgotten(connection: Any) -> None:
+    """The thread ended in the middle of a transaction."""
+    OpenTransaction.of(FakeConnection())  # type: ignore[arg-type]  # a stand-in
+    gc.collect()
+    assert (any_begun(), any_changed()) == (False, False)
+
+
+def test_a_transaction_that_must_be_rolled_back_is_aborted(connection: Any) -> None:
+    """Django says so, or Postgres does."""
+    assert not is_aborted(connection)
+    connection.needs_rollback = True
+    assert is_aborted(connection)

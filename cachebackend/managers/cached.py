@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Generic, Self, TypeVar
@@ -12,6 +13,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 from django.db.models.signals import class_prepared
+from django.utils.asyncio import async_unsafe
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
@@ -122,7 +124,10 @@ class CachedManager(Generic[M]):
             DoesNotExist: There is no such row.
             TypeError: Not exactly one field is given.
             ImproperlyConfigured: The field is not one of ``lookups``.
+            SynchronousOnlyOperation: An event loop runs in this thread; use ``aget``.
         """
+        if _get_running_loop() is not None:
+            _refuse_in_event_loop()
         field, value = self._field_and_value(lookup)
         cache = find_ring_cache(self.alias)
         if cache is None:
@@ -139,6 +144,8 @@ class CachedManager(Generic[M]):
 
     def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, by primary key; one query loads those that miss."""
+        if _get_running_loop() is not None:
+            _refuse_in_event_loop()
         cache = find_ring_cache(self.alias)
         if cache is None:
             return self._stored_rows(list(keys))
@@ -404,6 +411,11 @@ def _add_triggers(model: type[models.Model], name: str) -> None:
         )
         raise ImproperlyConfigured(message) from error
     triggers.add_triggers(model)
+
+
+@async_unsafe("Use aget() or ain_bulk(): you cannot call this from an async context.")
+def _refuse_in_event_loop() -> None:
+    """Raise as a query would, whether the row is cached or not."""
 
 
 def _choice(name: str, choice: str, choices: tuple[str, ...]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import connection, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
@@ -210,6 +212,22 @@ def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCach
         assert titles(pk=article.pk) == "First"
         assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
     assert len(captured) == 0
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("get", {"pk": 1}), ("in_bulk", {"keys": [1]})])
+def test_a_blocking_read_is_refused_in_an_event_loop(
+    ring_cache: RingCache, name: str, arguments: dict[str, Any]
+) -> None:
+    """As a query is; also if the row is cached."""
+    Article.objects.create(pk=1, slug="first", title="First")
+    call = partial(getattr(Article.cached, name), **arguments)
+    call()
+
+    async def in_event_loop() -> None:
+        call()
+
+    with pytest.raises(SynchronousOnlyOperation, match="Use aget"):
+        asyncio.run(in_event_loop())
 
 
 def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.test import RequestFactory, TestCase
 
-from cachebackend import RingCache, checks, invalidation
+from cachebackend import RingCache, checks, invalidate, invalidation
 from cachebackend.invalidation import deletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
@@ -65,6 +65,19 @@ def test_each_database_has_its_own_transactions_and_outbox(
     assert (relayed.rows, relayed.pending) == (1, 0)
     assert relayed.lag >= 5
     assert ring_cache.get(key) is None
+
+
+@both
+@with_nodes
+def test_a_rollback_of_another_database_does_not_discard_the_invalidation_of_a_tag(
+    ring_cache: RingCache,
+) -> None:
+    """The tag's own database is in no transaction, so the tag is invalidated at once too."""
+    ring_cache.get_or_set("report", lambda: "old", tags=["report"])
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using="lite"):
+        invalidate("report")
+        raise ZeroDivisionError
+    assert ring_cache.get("report") is None
 
 
 @pytest.mark.django_db(transaction=True)

@@ -42,6 +42,7 @@ from cachebackend.backend.open_transactions import (
 from cachebackend.protocol import Ask, Operation, Unfilled
 
 __all__ = [
+    "MAY_FILL",
     "Changes",
     "ask_changes",
     "ask_may_fill",
@@ -173,10 +174,10 @@ def ask_changes(keys: Collection[bytes]) -> Operation[Changes]:
 
 
 def ask_may_fill() -> Operation[bool]:
-    """Ask whether a value may be stored that an unknown loader loads now."""
+    """Ask ``MAY_FILL``, without a change of the thread if no transaction is open."""
     if not any_begun():
         return True
-    may_fill: bool = yield Ask(_may_fill, partial(_in_both_threads, _may_fill, min))
+    may_fill: bool = yield MAY_FILL
     return may_fill
 
 
@@ -186,7 +187,18 @@ def _may_fill() -> bool:
 
 async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, Any], Any]) -> Any:
     """Ask in the event loop, where blocking loaders run, and where coroutines use the database."""
-    return worst(question(), await sync_to_async(question)())
+    here = question()
+    if not any_begun() and not any_changed():
+        return here
+    return worst(here, await sync_to_async(question)())
+
+
+async def _async_may_fill() -> bool:
+    return bool(await _in_both_threads(_may_fill, min))
+
+
+#: Asks whether a value may be stored that an unknown loader loads now.
+MAY_FILL = Ask(_may_fill, _async_may_fill)
 
 
 # Guards of loaders, which are called while the lease is held

@@ -11,6 +11,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from cachebackend import protocol
 from cachebackend.backend import guarded_loads
 from cachebackend.backend.client_cache import ClientCache
+from cachebackend.backend.fill_rules import MAY_FILL
 from cachebackend.backend.keys import Tag, Timeout
 from cachebackend.codec import TAGS_BYTES, tag_bytes_of
 
@@ -116,7 +117,8 @@ class LoaderMethods(ClientCache):
         if ttl_ms is not None and context.options.jitter:
             ttl_ms = math.ceil(ttl_ms * (1 - context.options.jitter * context.clock.random()))
         stale = context.options.stale_for if stale_for is None else stale_for
-        return protocol.FillOptions(ttl_ms, math.ceil(stale * 1000), self._tag_keys(tags))
+        stale_ms = math.ceil(stale * 1000)
+        return protocol.FillOptions(ttl_ms, stale_ms, self._tag_keys(tags), may_fill=MAY_FILL)
 
     def _tag_keys(self, tags: Iterable[Tag]) -> tuple[bytes, ...]:
         keys = tuple(dict.fromkeys(map(self.tag_bytes, tags)))

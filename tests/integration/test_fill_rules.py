@@ -358,6 +358,19 @@ def test_a_transaction_that_may_not_store_does_not_wait(
         raise RolledBackError
 
 
+@with_postgres
+def test_a_snapshot_does_not_wait(author: Author, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not store what it waits to load, and its row locks would block others meanwhile."""
+    monkeypatch.setattr(drivers.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(drivers.asyncio, "sleep", lambda _: pytest.fail("waited"))
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert Author.objects.count() == 1
+        lease_all_keys(author)
+        assert read(author) == "First"
+
+
 def lease_all_keys(author: Author) -> None:
     """Acquire the lease of each key that the readers may ask for, as another process would."""
     cache, pk = ring(), Author._meta.pk

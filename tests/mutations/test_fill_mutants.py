@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 from asgiref.sync import async_to_sync
 
-from cachebackend.backend import fill_rules, guarded_loads, open_transactions
+from cachebackend.backend import fill_rules, guarded_loads, loaders, open_transactions
 from cachebackend.backend.fill_rules import Changes
 from cachebackend.backend.open_transactions import OpenTransaction
 from cachebackend.invalidation import transactions
@@ -155,8 +155,9 @@ def test_the_thread_of_the_event_loop_is_not_enough(
 
 
 def test_a_lease_that_is_not_needed_is_waited_for(author: Author, patch: Patch) -> None:
-    """The transaction acquires a lease before it knows that it may not store."""
+    """The transaction is not asked whether it may store, neither before the read nor before the wait."""
     patch.setattr(guarded_loads, "any_changed", lambda: False)
+    patch.setattr(loaders, "MAY_FILL", None)
     test = test_fill_rules.test_a_transaction_that_may_not_store_does_not_wait
     with pytest.MonkeyPatch.context() as inner:
         assert is_caught(test, author, LOADERS(), LOADERS().read, inner)

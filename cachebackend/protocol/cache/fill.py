@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.codec import Refresh
-from cachebackend.effects import Continue, Load, Operation, Reply
+from cachebackend.effects import Ask, Continue, Load, Operation, Reply
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import Tokens
 from cachebackend.protocol.cache.lease import LeaseRequest, delete_records, release
@@ -53,12 +53,15 @@ class FillOptions(NamedTuple):
             be served while one caller loads it again.
         tags: The keys of its tags.
         missing_ms: Milliseconds that MISSING is stored, as None; 0: it is not stored.
+        may_fill: Asks whether the value could be stored, before the lease of another process is
+            waited for; None: it could.
     """
 
     ttl_ms: int | None
     stale_ms: int = 0
     tags: tuple[bytes, ...] = ()
     missing_ms: int = 0
+    may_fill: Ask | None = None
 
     def with_missing_timeout(self, seconds: float) -> FillOptions:
         """Return the same options, but storing MISSING for some seconds."""

@@ -283,6 +283,10 @@ def _lease_and_load(
                 values.update((yield from load_and_fill(context, call, fill_options, tokens)))
             leases = answers.retry
             if answers.must_wait:
+                if fill_options.may_fill is not None and not (yield fill_options.may_fill):
+                    call = LoaderCall({}, loader_of([*leases]), partial(values_of, names=[*leases]))
+                    values.update((yield from load_and_fill(context, call, fill_options, tokens)))
+                    break
                 yield wait.pause()
     finally:
         wait.end()

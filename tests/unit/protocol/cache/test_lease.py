@@ -8,7 +8,7 @@ import pytest
 
 from cachebackend.codec import Codec, Refresh, claimed, stored_of
 from cachebackend.counters import Counters, Counts
-from cachebackend.effects import Effect, Load, Operation, ScriptCall, Send, Sleep
+from cachebackend.effects import Ask, Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
@@ -289,6 +289,24 @@ def test_a_value_that_must_not_be_stored_releases_its_lease(context: Context) ->
     released = sent(many.send(Unfilled({"a": "x"})))
     assert [command[3] for command in released] == [b"1", b"2"]
     assert result_of(many, [1, 1]) == {"a": "x"}
+
+
+def test_a_reader_that_could_not_store_asks_before_it_waits(context: Context) -> None:
+    """And loads at once, without a lease. A reader that could store waits."""
+
+    async def unused() -> bool:
+        return False
+
+    may_fill = Ask(lambda: False, unused)
+    for answer in (False, True):
+        operation = get_or_load(context, KEY, load, FillOptions(1000, may_fill=may_fill))
+        lease_command(operation)
+        assert operation.send([LEASE_OF_ANOTHER]) is may_fill
+        if answer:
+            assert isinstance(operation.send(True), Sleep)
+        else:
+            assert operation.send(False) == Load(load)
+            assert result_of(operation, "loaded") == "loaded"
 
 
 class TestRefresh:

@@ -54,7 +54,7 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"did not answer within {timeout:g} s"
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
         return "refused the user or password"
-    if isinstance(error, redis.exceptions.NoPermissionError):
+    if isinstance(error, redis.exceptions.NoPermissionError) and "may not run scripts" in str(error):
         return "lets its user write but not run scripts, which every delete needs: grant +@scripting"
     if "max number of clients" in str(error):
         return "accepts no more connections (its maxclients)"

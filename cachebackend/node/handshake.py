@@ -27,7 +27,7 @@ RedisLock: TypeAlias = redis.lock.Lock
 #: The name of our connections in ``CLIENT LIST``.
 CLIENT_NAME = "ringcache"
 #: Asks whether the user may run scripts, and whether it may write; both commands change nothing.
-_RIGHTS = (("EVALSHA", "0" * 40, 0), ("SET", "ringcache:rights", "", "XX"))
+_RIGHTS = (("EVALSHA", "0" * 40, "0"), ("SET", "ringcache:rights", "", "XX"))
 
 
 class Handshake:

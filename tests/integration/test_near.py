@@ -82,8 +82,8 @@ def test_a_call_may_bypass_the_near_cache(cache: RingCache, call: Callable[..., 
     assert call(cache, "get", "k", near=False) == "v"
     assert call(cache, "get_many", ["k", "other"], near=False) == {"k": "v"}
     assert near_hits(cache) == before
-    assert call(cache, "get", "k") == "v"
-    assert near_hits(cache) == before + 1
+    # The invalidation message of the set may arrive only now, and drop the copy
+    wait_until(lambda: call(cache, "get", "k") == "v" and near_hits(cache) > before)
 
 
 @pytest.mark.parametrize("value", [1, "text", None, {"a": [1]}, [1, 2]])

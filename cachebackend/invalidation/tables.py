@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from django.core.signals import setting_changed
-from django.db import models
+from django.db import DatabaseError, models, transaction
 from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation.watched import (
@@ -61,7 +61,7 @@ class WatchedTable:
         return row | {"pk": key if len(key) > 1 else key[0]}
 
     def changed(
-        self, rows: Sequence[Row], using: str, *, is_new: bool
+        self, rows: Sequence[Row], using: str, *, is_new: bool, in_migration: bool = False
     ) -> Iterator[tuple[Dependent, list[Row]]]:
         """Yield each dependent with the rows that are wrong because rows of this table changed.
 
@@ -70,13 +70,17 @@ class WatchedTable:
                 as they are known.
             using: The alias of the database.
             is_new: Whether the rows may be new: then a cached absence may be wrong.
+            in_migration: Whether tables may lack columns that the project's models have.
         """
         for model, dependent in self.dependents:
-            yield dependent, self._rows_of(model, dependent, rows, using, is_new=is_new)
+            same, found = self._parts(model, dependent, rows, using, is_new=is_new)
+            if found is not None:
+                same = [*same, *(_rows_if_columns_exist(found) if in_migration else found)]
+            yield dependent, same
         for end in self.ends:
-            yield from _changed_ends(end, rows, using)
+            yield from _changed_ends(end, rows, using, in_migration=in_migration)
 
-    def _rows_of(
+    def _parts(
         self,
         model: type[models.Model],
         dependent: Dependent,
@@ -84,22 +88,27 @@ class WatchedTable:
         using: str,
         *,
         is_new: bool,
-    ) -> list[Row]:
-        """Return the rows of a model that rows of this table are a part of."""
+    ) -> tuple[list[Row], models.QuerySet[Any, Any] | None]:
+        """Return the rows of a model that rows of this table are a part of.
+
+        Returns:
+            Those whose keys this table has, and a query for what only other tables have: the
+            primary key of a child with its own, or inherited lookup values.
+        """
         has_same_key = all(path.join_field.primary_key for path in model._meta.get_path_to_parent(self.model))
         local = {field.attname for field in self.model._meta.local_concrete_fields}
         inherits_keys = model._meta.concrete_model is self.model and not local.issuperset(dependent.fields)
         if has_same_key and not (is_new and inherits_keys and dependent.caches_absence):
-            return list(rows)
-        # Only the other tables of the row have its key or its lookup values
+            return list(rows), None
         name = self.model._meta.pk.name
-        matching = model._base_manager.using(using).filter(**{f"{name}__in": [row["pk"] for row in rows]})
+        every_row: models.QuerySet[Any, Any] = models.QuerySet(model, using=using)  # a manager may filter
+        matching = every_row.filter(**{f"{name}__in": [row["pk"] for row in rows]})
         found = matching.values("pk", *set(dependent.fields) - {"pk"})
-        return [*(rows if has_same_key else ()), *found]
+        return list(rows) if has_same_key else [], found
 
 
 def changed_rows(
-    model: type[models.Model], rows: Sequence[Row], using: str
+    model: type[models.Model], rows: Sequence[Row], using: str, *, in_migration: bool = False
 ) -> Iterator[tuple[Dependent, list[Row]]]:
     """Yield each dependent with the rows that are wrong because rows of a model changed in all their tables.
 
@@ -108,6 +117,7 @@ def changed_rows(
         rows: Their columns by attribute name, as far as they are known; the primary key also
             under ``pk``.
         using: The alias of the database.
+        in_migration: Whether tables may lack columns that the project's models have.
     """
     concrete = model._meta.concrete_model or model
     for part in (concrete, *concrete._meta.get_parent_list()):
@@ -118,11 +128,23 @@ def changed_rows(
         name = part._meta.pk.attname
         keys = [row.get(name, row["pk"] if has_same_key else None) for row in rows]
         parts = [dict(row) | {"pk": key} for row, key in zip(rows, keys, strict=True) if key is not None]
-        yield from table.changed(parts, using, is_new=True)
+        yield from table.changed(parts, using, is_new=True, in_migration=in_migration)
+
+
+def _rows_if_columns_exist(found: models.QuerySet[Any, Any]) -> list[Any]:
+    """Return rows during a migration; none if a column of the project's model does not exist yet.
+
+    ``post_migrate`` deletes what is cached of the migrated tables.
+    """
+    try:
+        with transaction.atomic(using=found.db):
+            return list(found)
+    except DatabaseError:
+        return []
 
 
 def _changed_ends(
-    end: models.ForeignKey[Any, Any], rows: Sequence[Row], using: str
+    end: models.ForeignKey[Any, Any], rows: Sequence[Row], using: str, *, in_migration: bool
 ) -> Iterator[tuple[Dependent, list[Row]]]:
     """Yield what is wrong because rows of a many-to-many table changed, at one of its ends."""
     values = {row.get(end.attname) for row in rows} - {None}
@@ -130,9 +152,10 @@ def _changed_ends(
     if target.primary_key:
         changed: list[Row] = [{"pk": value, target.attname: value} for value in values]
     else:
-        matching = model._base_manager.using(using).filter(**{f"{target.attname}__in": values})
+        every_row: models.QuerySet[Any, Any] = models.QuerySet(model, using=using)
+        matching = every_row.filter(**{f"{target.attname}__in": values})
         changed = list(matching.values("pk", target.attname))
-    yield from changed_rows(model, changed, using)
+    yield from changed_rows(model, changed, using, in_migration=in_migration)
 
 
 def row_of(instance: models.Model) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from django.db.models.sql.constants import ROW_COUNT
 
 from cachebackend.invalidation.tables import WatchedTable, forget_tables, watched_table
 from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
-from cachebackend.invalidation.watched import Dependent, register
+from cachebackend.invalidation.watched import Dependent, is_historical, register
 
 __all__ = ["install", "is_installed", "watch"]
 
@@ -253,7 +253,11 @@ class _Write:
     def _add_rows(self, rows: list[dict[str, Any]], *, is_new: bool) -> None:
         if rows:
             deletes = open_deletes(self._connection)
-            for dependent, changed in self._table.changed(rows, self._connection.alias, is_new=is_new):
+            in_migration = is_historical(self._query.get_meta().model)
+            changes = self._table.changed(
+                rows, self._connection.alias, is_new=is_new, in_migration=in_migration
+            )
+            for dependent, changed in changes:
                 deletes.add_changed(dependent, changed)
 
     def _add_instances(self, returned: list[Sequence[Any]]) -> None:

@@ -423,3 +423,24 @@ def tag_names(product: Product) -> list[str]:
 
 def product_names(tag: Tag) -> list[str]:
     return sorted(Product.objects.filter(tags=tag.pk).values_list("name", flat=True))
+
+
+@pytest.mark.postgres
+def test_a_migration_may_write_before_a_column_of_the_model_exists() -> None:
+    """A child with its own key is looked up by columns that a later migration may add."""
+    from django.db import ProgrammingError
+
+    kiosk = make_inheritance()["kiosk"]
+    place = historical(Place)
+    with connection.schema_editor() as editor:
+        editor.execute("ALTER TABLE zoo_kiosk RENAME COLUMN code TO earlier")
+    try:
+        with transaction.atomic():
+            place.objects.filter(name="kiosk").update(name="new")
+            assert place.objects.filter(name="new").exists()
+        with pytest.raises(ProgrammingError):
+            Kiosk.objects.get(name="new")
+    finally:
+        with connection.schema_editor() as editor:
+            editor.execute("ALTER TABLE zoo_kiosk RENAME COLUMN earlier TO code")
+    assert Kiosk.objects.get(pk=kiosk.pk).name == "new"

@@ -49,12 +49,12 @@ def ignores_children(patch: Patch) -> None:
 
 def takes_the_parent_s_key_for_the_child_s(patch: Patch) -> None:
     """A child is believed to have the primary key of its parent."""
-    patch.setattr(tables.WatchedTable, "_rows_of", lambda _, __, ___, rows, *____, **_____: list(rows))
+    patch.setattr(tables.WatchedTable, "_parts", lambda _, __, ___, rows, *____, **_____: (list(rows), None))
 
 
 def ignores_the_ends(patch: Patch) -> None:
     """A row of a many-to-many table invalidates nothing at its ends."""
-    patch.setattr(tables, "_changed_ends", lambda *_: iter(()))
+    patch.setattr(tables, "_changed_ends", lambda *_, **__: iter(()))
 
 
 def ignores_that_a_row_is_new(patch: Patch) -> None:

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 from cachebackend.backend.fill_rules import connect_pending_keys
 from cachebackend.backend.open_transactions import OpenTransaction, is_aborted, is_in_transaction
@@ -95,15 +96,10 @@ class TransactionDeletes(PendingDeletes):
     def before_commit(self, connection: BaseDatabaseWrapper) -> None:
         """Write the outbox row, as the transaction's last statement, and quarantine strict keys.
 
-        The row takes in the rows that triggers wrote in this transaction, so no key is in two rows,
-        and keys that raw SQL made wrong are deleted right after the commit.
-
         Raises:
             NodeUnavailableError: A strict key's node did not confirm; the transaction must be
                 rolled back.
         """
-        for model, rows in take_trigger_rows(self.using):
-            self.add_rows(model, rows)
         self._outbox_row = write_row(self.using, self.keys)
         if self.strict_keys:
             _limit_idle_time(connection)
@@ -165,15 +161,17 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
     run_callbacks: Callable[[], None] = connection.run_and_clear_commit_hooks
 
     def commit_with_deletes() -> None:
-        deletes = scheduled_deletes(connection)
-        if deletes is None:
-            commit()
-            return
         try:
-            deletes.before_commit(connection)
+            pending_keys(connection)  # it takes in the rows that triggers wrote
+            deletes = scheduled_deletes(connection)
+            if deletes is not None:
+                deletes.before_commit(connection)
         except BaseException:
             rollback_with_deletes()  # Django rolls back after database errors only
             raise
+        if deletes is None:
+            commit()
+            return
         try:
             commit()
         except BaseException as error:
@@ -283,7 +281,9 @@ def invalidate_together(deletes: PendingDeletes) -> None:
 def pending_keys(connection: BaseDatabaseWrapper) -> KeysByAlias:
     """Return the keys that the open transaction of a connection deletes at its commit, by cache alias.
 
-    If statements ran that nothing but a trigger sees, the rows that triggers named are added first.
+    If statements ran that nothing but a trigger sees, the rows that triggers named are added first,
+    in place of their outbox rows. So no key is in two outbox rows, and keys that raw SQL made wrong
+    are deleted right after the commit.
     """
     open_transaction = OpenTransaction.of(connection)
     if open_transaction.has_new_changes and not is_aborted(connection):
@@ -296,7 +296,13 @@ def pending_keys(connection: BaseDatabaseWrapper) -> KeysByAlias:
     return {} if scheduled is None else scheduled.keys
 
 
+def _watch_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """See the commits of a connection from the first one on: raw SQL alone opens no deletes."""
+    _wrap_transaction_methods(connection)
+
+
 connect_pending_keys(pending_keys)
+connection_created.connect(_watch_connection, dispatch_uid="ringcache:transactions")
 
 
 def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:

@@ -188,14 +188,36 @@ def test_a_save_in_autocommit_deletes_the_row_of_its_trigger(author: Author) -> 
     assert OutboxRow.objects.count() == 0
 
 
-def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Author) -> None:
-    """The relay is not needed for it."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Author, alone: bool) -> None:
+    """The relay is not needed for it, and no other write."""
     with transaction.atomic():
-        Poem.objects.create(author=author, title="Ode")
+        if not alone:
+            Poem.objects.create(author=author, title="Ode")
         with connection.cursor() as cursor:
             cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert Author.cached.get(pk=author.pk).name == "Psappho"
     assert OutboxRow.objects.count() == 0
+
+
+def test_raw_sql_in_a_django_transaction_quarantines_strict_keys(
+    author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the commit, as other writes do."""
+    monkeypatch.setattr(Author.cached, "is_strict", True)
+    [key, *_] = Author.cached.keys_of([{"pk": author.pk}], "default")
+    client = Author.cached.cache.client
+    records: list[Any] = []
+    commit = connection._commit
+
+    def look_and_commit() -> None:
+        records.append(client.nodes[client.ring.owner(key)].call((b"GET", key)))
+        commit()
+
+    monkeypatch.setattr(connection, "_commit", look_and_commit)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+    assert records[0][:1] == b"Q"
 
 
 def test_the_listening_relay_runs_when_it_is_notified(

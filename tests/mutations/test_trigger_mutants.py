@@ -32,4 +32,4 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
 
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
     test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
-    assert is_caught(test, author)
+    assert is_caught(test, author, False)

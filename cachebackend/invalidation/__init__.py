@@ -1,7 +1,7 @@
 """Invalidation: which keys a changed row makes wrong, and when they are deleted.
 
 ``watched`` knows what is cached of a model, and ``tables`` which rows a changed row is a part of.
-``writes`` sees every write of the ORM, and ``triggers`` the others. ``transactions`` deletes the
+``writes`` sees every write of the ORM, ``triggers`` and ``raw_sql`` the others. ``transactions`` deletes the
 keys after the commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox``
 stores each delete until every node has confirmed it, and ``relay`` retries it if the writing
 process dies or a node is down. ``migrations`` drops what is cached of migrated tables.
@@ -9,6 +9,7 @@ process dies or a node is down. ``migrations`` drops what is cached of migrated 
 Imports the backend and the models. Never decides how a key is read or filled.
 """
 
+from cachebackend.invalidation import raw_sql as raw_sql
 from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet

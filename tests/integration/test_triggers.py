@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -188,6 +189,19 @@ def test_a_save_in_autocommit_deletes_the_row_of_its_trigger(author: Author) -> 
     assert OutboxRow.objects.count() == 0
 
 
+def test_raw_sql_in_autocommit_is_invalidated_at_once(author: Author) -> None:
+    """It runs in a transaction of its own, so the relay is not needed for it."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s RETURNING name", [author.pk])
+        assert cursor.fetchall() == [("Psappho",)]
+        assert cursor.rowcount == 1
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    assert OutboxRow.objects.count() == 0
+    with connection.cursor() as cursor:
+        cursor.executemany(f"UPDATE {AUTHOR} SET name = %s WHERE id = %s", [("Sappho", author.pk)])
+    assert Author.cached.get(pk=author.pk).name == "Sappho"
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Author, alone: bool) -> None:
     """The relay is not needed for it, and no other write."""
@@ -200,8 +214,9 @@ def test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit(author: Au
     assert OutboxRow.objects.count() == 0
 
 
-def test_raw_sql_in_a_django_transaction_quarantines_strict_keys(
-    author: Author, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("atomic", [False, True])
+def test_raw_sql_quarantines_strict_keys(
+    author: Author, monkeypatch: pytest.MonkeyPatch, atomic: bool
 ) -> None:
     """Before the commit, as other writes do."""
     monkeypatch.setattr(Author.cached, "is_strict", True)
@@ -215,7 +230,7 @@ def test_raw_sql_in_a_django_transaction_quarantines_strict_keys(
         commit()
 
     monkeypatch.setattr(connection, "_commit", look_and_commit)
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic() if atomic else nullcontext(), connection.cursor() as cursor:
         cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
     assert records[0][:1] == b"Q"
 

@@ -1,0 +1,27 @@
+"""Which raw statements run in a transaction of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.invalidation.raw_sql import changes_triggered_table
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE shop_author SET name = 'x'", True),
+        ('  insert into "shop_author" (name) values (1)', True),
+        ("WITH old AS (SELECT 1) DELETE FROM shop_poem", True),
+        ("TRUNCATE shop_author", True),
+        ("SELECT * FROM shop_author", False),
+        ("UPDATE shop_review SET text = ''", False),
+        ("VACUUM shop_author", False),
+        (b"UPDATE shop_author SET name = 'x'", False),
+    ],
+)
+def test_statements_that_change_a_table_with_triggers(statement: Any, expected: bool) -> None:
+    """A statement that may not run in a transaction is never wrapped."""
+    assert changes_triggered_table(statement) is expected

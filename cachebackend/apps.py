@@ -13,11 +13,12 @@ class CacheBackendConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, connect clients and migrations, and publish counters at exit."""
+        """Register checks, watch models, connect clients and migrations, and publish counters at exit."""
         from cachebackend import checks, invalidation
         from cachebackend.telemetry import shutdown
 
         checks.register_checks()
+        invalidation.watch_tags_of_settings()
         invalidation.connect_outbox()
         invalidation.connect_migrations()
         shutdown.connect()

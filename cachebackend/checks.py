@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -11,7 +11,13 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register  # n
 from django.db import connections, router
 
 from cachebackend.backend import find_ring_cache
-from cachebackend.conf import ring_aliases, ring_options, write_behind_options
+from cachebackend.conf import (
+    namespace_function,
+    project_options,
+    ring_aliases,
+    ring_options,
+    write_behind_options,
+)
 from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation.outbox_table import may_have_outbox
@@ -19,6 +25,8 @@ from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
 from cachebackend.invalidation.writes import is_installed
 from cachebackend.managers import CachedManager
+from cachebackend.managers.audit import cached_managers
+from cachebackend.managers.collations import inexact_collation
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.other_backends import GLOBAL_SETTINGS
@@ -28,6 +36,8 @@ from cachebackend.writebehind.queue import behind_models
 __all__ = [
     "check_aliases",
     "check_engines",
+    "check_lookup_collations",
+    "check_namespace",
     "check_outbox",
     "check_peer_settings",
     "check_ring_settings",
@@ -35,6 +45,7 @@ __all__ = [
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
+    "check_triggers_namespace",
     "check_write_behind_fields",
     "check_write_behind_settings",
     "register_checks",
@@ -45,6 +56,7 @@ def register_checks() -> None:
     """Register every check with Django."""
     register(Tags.caches)(check_ring_settings)
     register(Tags.caches)(check_write_behind_settings)
+    register(Tags.caches)(check_namespace)
     register(Tags.caches)(check_outbox)
     register(Tags.caches)(check_aliases)
     register(Tags.caches)(check_peer_settings)
@@ -53,7 +65,9 @@ def register_checks() -> None:
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
+    register(Tags.models)(check_triggers_namespace)
     register(Tags.models)(check_write_behind_fields)
+    register(Tags.database)(check_lookup_collations)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -68,6 +82,23 @@ def check_ring_settings(**_: Any) -> list[CheckMessage]:
 def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
     """ringcache.E002: ``WRITE_BEHIND`` has a fault."""
     return _faults(write_behind_options, "ringcache.E002")
+
+
+def check_namespace(**_: Any) -> list[CheckMessage]:
+    """ringcache.E010: ``RINGCACHE["namespace"]`` does not name a function."""
+    try:
+        is_function = namespace_function() is None or callable(namespace_function())
+    except ImportError:
+        is_function = False
+    if is_function:
+        return []
+    return [
+        Error(
+            f"RINGCACHE['namespace']: there is no function {project_options().namespace!r}.",
+            hint="Name a function without arguments that returns a text.",
+            id="ringcache.E010",
+        )
+    ]
 
 
 def check_outbox(**_: Any) -> list[CheckMessage]:
@@ -198,6 +229,38 @@ def check_trigger_databases(**_: Any) -> list[CheckMessage]:
         for using in [router.db_for_write(model)]
         for fault in [_trigger_fault(using)]
         if fault
+    ]
+
+
+def check_triggers_namespace(**_: Any) -> list[CheckMessage]:
+    """ringcache.E011: a manager has ``triggers=True``, and the project has namespaces."""
+    if not project_options().namespace:
+        return []
+    return [
+        Error(
+            f"{model._meta.label} has a CachedManager with triggers=True, but RINGCACHE has a namespace.",
+            hint="A trigger does not know the namespace of a row. Remove triggers=True or the namespace.",
+            obj=model,
+            id="ringcache.E011",
+        )
+        for model in triggered_models()
+    ]
+
+
+def check_lookup_collations(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """ringcache.E012: a ``CachedManager`` has a lookup whose column holds different texts equal."""
+    return [
+        Error(
+            f"{manager.model._meta.label}: texts of the lookup {field.name!r} are equal by {reason}.",
+            hint="Remove it from lookups=[…], or give the column a deterministic collation.",
+            obj=manager.model,
+            id="ringcache.E012",
+        )
+        for manager in cached_managers()
+        for using in [router.db_for_write(manager.model)]
+        if using in (databases or ())
+        for field in manager.lookup_fields
+        if (reason := inexact_collation(field, using)) is not None
     ]
 
 

@@ -50,6 +50,7 @@ _INTERNAL = frozenset(
         "escaped",
         "fill_options",
         "keys_of",
+        "lookup_fields",
         "many_key_bytes",
         "many_tag_bytes",
         "pattern_of",

@@ -14,6 +14,7 @@ from django.http import HttpRequest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
+from cachebackend.backend.tag_names import watched_models
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import NodeUnavailableError
 
@@ -99,7 +100,11 @@ def _delete_key(cache: RingCache, data: dict[str, Any]) -> str:
 
 
 def _delete_tag(cache: RingCache, data: dict[str, Any]) -> str:
-    return _delete(cache, cache.tag_bytes(data["target"]))
+    """Delete the tag that is this text, and that of the model with this label."""
+    outcomes = {
+        _delete(cache, cache.tag_bytes(tag)) for tag in (data["target"], *watched_models(data["target"]))
+    }
+    return _PENDING if _PENDING in outcomes else "done"
 
 
 def _clear_node(cache: RingCache, data: dict[str, Any]) -> str:

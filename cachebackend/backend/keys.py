@@ -16,11 +16,11 @@ from django.core.cache.backends.base import (
     default_key_func,
     memcache_key_warnings,
 )
-from django.db import models
 
+from cachebackend.backend.tag_names import Tag, tag_name
 from cachebackend.errors import RingCacheError
 
-__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Tag", "Timeout", "check_tag", "is_safe", "is_tag_key"]
+__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Timeout", "is_safe", "is_tag_key"]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
@@ -37,20 +37,6 @@ ENCODING = ("utf-8", "surrogatepass")
 _TAG_END = b"\xff"
 
 Timeout: TypeAlias = float | object | None
-#: A string, a model (all of its rows), or one row.
-Tag: TypeAlias = str | type[models.Model] | models.Model
-
-
-def check_tag(tag: Any) -> None:
-    """Refuse what cannot be a tag.
-
-    Raises:
-        TypeError: It is neither a string nor a model nor an instance of one.
-    """
-    is_model = isinstance(tag, type) and issubclass(tag, models.Model)
-    if not is_model and not isinstance(tag, str | models.Model):
-        message = f"a tag is a string, a model class, or a model instance; not {tag!r}"
-        raise TypeError(message)
 
 
 def is_safe(text: str) -> bool:
@@ -133,17 +119,14 @@ class KeyCache(BaseCache):
             tag: A string, a model (all of its rows), or one row.
 
         Raises:
-            TypeError: It is none of these.
+            TypeError: It is none of these, or a row without a primary key.
+            ImproperlyConfigured: Nothing watches the writes of the model.
         """
-        check_tag(tag)
-        if isinstance(tag, str):
-            return self.key_bytes(f"tag:{tag}") + _TAG_END
-        name = f"tag:{tag._meta.label_lower}"
-        return self.key_bytes(f"{name}:{tag.pk}" if isinstance(tag, models.Model) else name) + _TAG_END
+        return self.key_bytes(tag_name(tag)) + _TAG_END
 
-    def many_tag_bytes(self, tags: Iterable[str]) -> list[bytes]:
-        """Return the keys that hold the tokens of tags that are strings."""
-        return [key + _TAG_END for key in self.many_key_bytes([f"tag:{tag}" for tag in tags])]
+    def many_tag_bytes(self, names: Sequence[str]) -> list[bytes]:
+        """Return the keys that hold the tokens of tags, given the tags' names."""
+        return [key + _TAG_END for key in self.many_key_bytes(names)]
 
     @property
     def has_plain_keys(self) -> bool:
@@ -165,8 +148,10 @@ class KeyCache(BaseCache):
         """The Redis pattern of the keys of this alias, in all versions; raises as ``pattern_of``."""
         return self.pattern_of("")
 
-    def pattern_of(self, prefix: str) -> bytes:
-        """Return the Redis pattern that matches the keys with a prefix, in all versions.
+    def pattern_of(self, *parts: str) -> bytes:
+        """Return the Redis pattern that matches the keys that begin with these parts, in all versions.
+
+        Between two parts a key may have any text.
 
         Raises:
             RingCacheError: The alias has a ``KEY_FUNCTION`` whose keys do not contain the key.
@@ -177,7 +162,8 @@ class KeyCache(BaseCache):
             raise RingCacheError(message)
         pattern = self.escaped(text.encode(*ENCODING))
         pattern = pattern.replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")
-        return pattern.replace(_SAMPLE_KEY.encode(), self.escaped(prefix.encode(*ENCODING)) + b"*")
+        key = b"".join(self.escaped(part.encode(*ENCODING)) + b"*" for part in parts)
+        return pattern.replace(_SAMPLE_KEY.encode(), key)
 
     @property
     def tag_pattern(self) -> bytes:

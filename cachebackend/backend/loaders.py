@@ -12,7 +12,8 @@ from cachebackend import protocol
 from cachebackend.backend import guarded_loads
 from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.fill_rules import MAY_FILL
-from cachebackend.backend.keys import Tag, Timeout
+from cachebackend.backend.keys import Timeout
+from cachebackend.backend.tag_names import Tag
 from cachebackend.codec import TAGS_BYTES, tag_bytes_of
 
 __all__ = ["LoaderMethods"]

@@ -21,7 +21,7 @@ from django.db import connections, models, router
 
 from cachebackend.conf import current_namespace
 
-__all__ = ["database_of", "digest", "scope_of", "scopes_of_write"]
+__all__ = ["database_of", "databases_of_write", "digest", "scope_of", "scopes_of_write"]
 
 #: A text that a scope contains as it is. Any other text is hashed.
 _PLAIN = re.compile(r"[\w./-]{0,80}", re.ASCII)
@@ -33,20 +33,18 @@ _PROGRAM = uuid4().hex
 
 def scope_of(using: str) -> str:
     """Return the scope of the rows of a database alias, in the current namespace."""
-    databases = connections.databases
-    primary = databases[using]["TEST"].get("MIRROR") or using
-    name = str(databases[primary]["NAME"])
-    if _IN_MEMORY.match(name):
-        name = f"{name}:{_PROGRAM}:{os.getpid()}"
-    return _scope(primary, name, current_namespace())
+    namespace = current_namespace()
+    return f"{_database(using)}+{_part(namespace)}" if namespace else _database(using)
 
 
 def scopes_of_write(using: str) -> list[str]:
     """Return the scopes in which rows of a database alias may be cached, in the current namespace."""
-    databases = connections.databases
-    name = databases[using]["NAME"]
-    same = [alias for alias, database in databases.items() if database["NAME"] == name]
-    return list(dict.fromkeys(map(scope_of, [using, *same])))
+    return list(dict.fromkeys(map(scope_of, _aliases_of(using))))
+
+
+def databases_of_write(using: str) -> list[str]:
+    """Return what the scopes begin with in which rows of a database alias may be cached, in any namespace."""
+    return list(dict.fromkeys(map(_database, _aliases_of(using))))
 
 
 def database_of(row: models.Model) -> str:
@@ -59,11 +57,27 @@ def digest(text: str) -> str:
     return f"#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
+def _aliases_of(using: str) -> list[str]:
+    """Return an alias, and those whose databases have the same name."""
+    databases = connections.settings
+    name = databases[using]["NAME"]
+    return [using, *(alias for alias, database in databases.items() if database["NAME"] == name)]
+
+
+def _database(using: str) -> str:
+    databases = connections.settings
+    primary = databases[using]["TEST"]["MIRROR"] or using
+    return _text(primary, databases[primary]["NAME"], os.getpid())
+
+
+@lru_cache
+def _text(alias: str, name: object, process: int) -> str:
+    text = str(name)
+    if _IN_MEMORY.match(text):
+        text = f"{text}:{_PROGRAM}:{process}"
+    return f"{_part(alias)}@{_part(text)}"
+
+
 @lru_cache(maxsize=10_000)
-def _scope(alias: str, name: str, namespace: str) -> str:
-    database = f"{_part(alias)}@{_part(name)}"
-    return f"{database}+{_part(namespace)}" if namespace else database
-
-
 def _part(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else digest(text)

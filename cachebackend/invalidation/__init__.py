@@ -14,7 +14,7 @@ from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
-from cachebackend.invalidation.tags import invalidate
+from cachebackend.invalidation.tags import invalidate, watch_tags, watch_tags_of_settings
 from cachebackend.invalidation.transactions import invalidate_rows
 from cachebackend.invalidation.watched import Dependent
 from cachebackend.invalidation.writes import watch
@@ -31,4 +31,6 @@ __all__ = [
     "outbox_lag",
     "relay",
     "watch",
+    "watch_tags",
+    "watch_tags_of_settings",
 ]

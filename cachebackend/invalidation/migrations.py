@@ -62,11 +62,12 @@ def _after_migrate(
 
 def _drop(dependent: Dependent, using: str) -> None:
     """Delete all keys of a dependent on all nodes; the outbox keeps the clear of a node that fails."""
-    cache, prefix = ring_cache(dependent.alias), dependent.prefix(using)
+    cache = ring_cache(dependent.alias)
     deletes = PendingDeletes(using)
     try:
-        cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(prefix)))
+        for parts in dependent.prefixes(using):
+            cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(*parts)))
         deletes.add_keys({dependent.alias: dependent.keys_of([{}], using)})
         invalidate_together(deletes)
     except RingCacheError:
-        logger.exception("what is cached under %s may be older than the migrations", prefix)
+        logger.exception("what is cached of %s may be older than the migrations", dependent.alias)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from django.conf import settings
 from django.db import models
 from django.db.models.signals import class_prepared
 
-from cachebackend.invalidation.tags import ModelTags
-from cachebackend.invalidation.writes import watch
+from cachebackend.invalidation.tags import watch_tags
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
 
@@ -31,13 +29,9 @@ class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  
 
 
 def _watch_managed(*, sender: type[models.Model], **_: Any) -> None:
-    """Watch a model that has an InvalidatingManager, its own or an inherited one.
-
-    The tags are in every alias: a test may replace an alias' backend by a ring cache.
-    """
+    """Watch a model that has an InvalidatingManager, its own or an inherited one."""
     if any(isinstance(manager, InvalidatingManager) for manager in sender._meta.managers):
-        for alias in settings.CACHES:
-            watch(sender, ModelTags(sender, alias))
+        watch_tags(sender)
 
 
 class_prepared.connect(_watch_managed, dispatch_uid="ringcache:managers")

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from django.apps import apps
+from django.conf import settings
 from django.db import models, router
 
 from cachebackend.backend import Tag, find_ring_cache
-from cachebackend.backend.keys import check_tag
 from cachebackend.backend.open_transactions import connections_in_transactions
-from cachebackend.conf import ring_aliases
+from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
+from cachebackend.backend.tag_names import label_of, model_tag_name, row_tag_name, tag_name, watch_tags_of
+from cachebackend.conf import project_options, ring_aliases
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of
 from cachebackend.invalidation.transactions import invalidate_together
-from cachebackend.invalidation.watched import KeysByAlias
+from cachebackend.invalidation.watched import KeysByAlias, is_historical
+from cachebackend.invalidation.writes import watch
 
-__all__ = ["ModelTags", "invalidate"]
+__all__ = ["ModelTags", "invalidate", "watch_tags", "watch_tags_of_settings"]
 
 
 class ModelTags:
@@ -41,16 +45,37 @@ class ModelTags:
         cache = find_ring_cache(self.alias)
         if not rows or cache is None:
             return []
-        label = self.model._meta.label_lower
-        tags = [f"{label}:{pk}" for row in rows if (pk := row.get("pk")) is not None]
-        return cache.many_tag_bytes([label, *tags])
+        return cache.many_tag_bytes(
+            [name for scope in scopes_of_write(using) for name in self._names(rows, scope)]
+        )
 
-    def prefix(self, using: str) -> str:
-        """Return what the keys of the tags of all rows begin with."""
-        return f"tag:{self.model._meta.label_lower}:"
+    def _names(self, rows: Sequence[Mapping[str, Any]], scope: str) -> list[str]:
+        names = (row_tag_name(self.model, row.get("pk"), scope) for row in rows)
+        return [model_tag_name(self.model, scope), *filter(None, names)]
+
+    def prefixes(self, using: str) -> list[tuple[str, str]]:
+        """Return what the keys of the tags of the model and of its rows begin with."""
+        return [(f"rows:{database}", f":{label_of(self.model)}") for database in databases_of_write(using)]
 
     def refill(self, keys: Iterable[Any]) -> None:
         """Do nothing: tags hold no rows."""
+
+
+def watch_tags(model: type[models.Model]) -> None:
+    """Make a model, and each of its rows, a tag in every cache alias."""
+    if not is_historical(model) and watch_tags_of(model):
+        for alias in settings.CACHES:  # a test may replace the backend of any of them by a ring cache
+            watch(model, ModelTags(model, alias))
+
+
+def watch_tags_of_settings() -> None:
+    """Make the models of ``RINGCACHE["models"]`` tags.
+
+    Raises:
+        LookupError: There is no such model.
+    """
+    for label in project_options().models:
+        watch_tags(apps.get_model(label))
 
 
 def invalidate(*targets: Tag, alias: str | None = None) -> None:
@@ -66,11 +91,11 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
 
     Raises:
         TypeError: A target is not one of these; nothing was invalidated.
+        ImproperlyConfigured: Nothing watches the writes of a model; nothing was invalidated.
     """
-    for target in targets:
-        check_tag(target)
+    names = [name for target in targets for name in _names_of(target)]
     tags: KeysByAlias = {
-        each: {cache.tag_bytes(target) for target in targets}
+        each: set(cache.many_tag_bytes(names))
         for each in ([alias] if alias else ring_aliases())
         if (cache := find_ring_cache(each)) is not None
     }
@@ -89,8 +114,16 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
 def _databases_of(target: Tag) -> set[str]:
     """Return the aliases of the databases whose changes a target may be invalidated for."""
     if isinstance(target, models.Model):
-        return {target._state.db or router.db_for_write(type(target))}
+        return {database_of(target)}
     if not isinstance(target, str):
         return {router.db_for_write(target)}
     opened = {each.alias for each in connections_in_transactions()}
     return {router.db_for_write(models.Model), *opened}
+
+
+def _names_of(target: Tag) -> list[str]:
+    """Return the names of a tag: of a model, in each scope in which its rows may be cached."""
+    name = tag_name(target)
+    if isinstance(target, str | models.Model):
+        return [name]
+    return [model_tag_name(target, scope) for scope in scopes_of_write(router.db_for_write(target))]

@@ -113,7 +113,8 @@ def _row(
 ) -> dict[str, Any]:
     """Return a row with the values that Django reads, from the text that a trigger wrote."""
     row = {name: _value(fields[name], text) for name, text in texts.items() if name in fields}
-    return row | {"pk": row.get(model._meta.pk.attname)}
+    key = tuple(row.get(field.attname) for field in model._meta.pk_fields)
+    return row | {"pk": key if len(key) > 1 else key[0]}
 
 
 def _value(field: models.Field[Any, Any], text: str | None) -> Any:

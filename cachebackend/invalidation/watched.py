@@ -68,8 +68,11 @@ class Dependent(Protocol):
         """
         ...
 
-    def prefix(self, using: str) -> str:
-        """Return what the keys of all rows begin with, in a database."""
+    def prefixes(self, using: str) -> list[tuple[str, str]]:
+        """Return what the keys of all rows in a database begin with.
+
+        Each is two texts; a key may have a namespace between them.
+        """
         ...
 
     def refill(self, keys: Iterable[Any]) -> None:

@@ -6,12 +6,12 @@ import inspect
 from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models, router
+from django.db import models
 from django.db.models.signals import class_prepared
 from django.utils.asyncio import async_unsafe
 
@@ -19,9 +19,12 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.backend.fill_rules import changed_keys, row_guard
 from cachebackend.backend.open_transactions import any_changed
-from cachebackend.invalidation import watch
+from cachebackend.backend.scope import databases_of_write, scope_of, scopes_of_write
+from cachebackend.conf import namespace_function
+from cachebackend.invalidation import watch, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.keys import RowKeys
+from cachebackend.managers.queries import RowQueries
 from cachebackend.managers.rows import RowShape
 
 __all__ = ["CachedManager"]
@@ -29,6 +32,22 @@ __all__ = ["CachedManager"]
 M = TypeVar("M", bound=models.Model)
 #: Adapts a blocking loader to the driver that runs it.
 Adapt = Callable[[Callable[..., Any]], Callable[..., Any]]
+#: The number of times that a lookup is read before a query by its value decides.
+ATTEMPTS = 3
+
+
+class _Place(NamedTuple):
+    """Where rows are read.
+
+    Attributes:
+        using: The alias of their database.
+        scope: The scope of their keys.
+        cache: The cache that stores them.
+    """
+
+    using: str
+    scope: str
+    cache: RingCache
 
 
 class CachedManager(Generic[M]):
@@ -102,6 +121,7 @@ class CachedManager(Generic[M]):
             if self.has_triggers:
                 _add_triggers(model, name)
             watch(model, self)
+            watch_tags(model)
         for child in model.__subclasses__():  # if the manager is added to a class that exists already
             _copy_inherited(sender=child)
 
@@ -120,116 +140,168 @@ class CachedManager(Generic[M]):
     def get(self, **lookup: Any) -> M:
         """Return the row with this primary key or lookup value.
 
+        A value that has no key is asked of the database: None, for example, or text for a number.
+
         Raises:
             DoesNotExist: There is no such row.
             TypeError: Not exactly one field is given.
-            ImproperlyConfigured: The field is not one of ``lookups``.
+            ImproperlyConfigured: The field is not one of ``lookups``, or its column holds different
+                texts equal.
             SynchronousOnlyOperation: An event loop runs in this thread; use ``aget``.
         """
         if _get_running_loop() is not None:
             _refuse_in_event_loop()
         field, value = self._field_and_value(lookup)
-        cache = find_ring_cache(self.alias)
-        if cache is None:
-            return self._or_raise(self._stored_row(field, value), lookup)
-        return self._or_raise(cache.client.run(self._get(field, value, _blocking)), lookup)
+        place = self._place
+        if place is None:
+            return self._or_raise(self._queries.instance(field, value), lookup)
+        return self._or_raise(place.cache.client.run(self._get(field, value, place, _blocking)), lookup)
 
     async def aget(self, **lookup: Any) -> M:
         """Return the row with this primary key or lookup value; raises as ``get``."""
         field, value = self._field_and_value(lookup)
-        cache = find_ring_cache(self.alias)
-        if cache is None:
-            return self._or_raise(await sync_to_async(self._stored_row)(field, value), lookup)
-        return self._or_raise(await cache.client.arun(self._get(field, value, sync_to_async)), lookup)
+        place = await self._aplace()
+        if place is None:
+            return self._or_raise(await sync_to_async(self._queries.instance)(field, value), lookup)
+        operation = self._get(field, value, place, sync_to_async)
+        return self._or_raise(await place.cache.client.arun(operation), lookup)
 
     def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, by primary key; one query loads those that miss."""
         if _get_running_loop() is not None:
             _refuse_in_event_loop()
-        cache = find_ring_cache(self.alias)
-        if cache is None:
+        place = self._place
+        if place is None:
             return self._stored_rows(list(keys))
-        return cache.client.run(self._in_bulk(list(keys), _blocking))
+        return place.cache.client.run(self._in_bulk(list(keys), place, _blocking))
 
     async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, as ``in_bulk``."""
-        cache = find_ring_cache(self.alias)
-        if cache is None:
+        place = await self._aplace()
+        if place is None:
             return await sync_to_async(self._stored_rows)(list(keys))
-        return await cache.client.arun(self._in_bulk(list(keys), sync_to_async))
+        return await place.cache.client.arun(self._in_bulk(list(keys), place, sync_to_async))
 
-    def _get(self, field: models.Field[Any, Any], value: Any, adapt: Adapt) -> protocol.Operation[M | None]:
+    def _get(
+        self, field: models.Field[Any, Any], value: Any, place: _Place, adapt: Adapt
+    ) -> protocol.Operation[M | None]:
+        """Return the row that has a value in a field; None: there is none.
+
+        A cached lookup may name a row that has another value now, or that does not exist any more,
+        and the row may be renamed between the two reads:
+
+            1. a reader loads the lookup: it names row 1;
+            2. a writer renames row 1, and commits;
+            3. the reader loads row 1, under its new name.
+
+        So the row is compared with what was asked for. If it differs, the keys are deleted and read
+        again, a few times; then one query by the value itself decides.
+        """
+        key, pk_field = self._key(field, value, place), self._keys.pk
+        for _ in range(ATTEMPTS):
+            pk, row_key = value, key
+            if field is not pk_field and key is not None:
+                pk = yield from self._load(key, partial(self._queries.pk, field, value), place, adapt)
+                if _is_absent(pk):
+                    return None
+                row_key = self._key(pk_field, pk, place)
+            if key is None or row_key is None:
+                break
+            row = yield from self._row(pk, row_key, place, adapt)
+            if row is None and field is pk_field:
+                return None
+            if row is not None and self._is_row(row, pk, field, value):
+                return self._shape.instance(row, place.using)
+            yield from protocol.delete_many(place.cache.client.context, [key, row_key])
+        instance: M | None = yield protocol.Load(adapt(partial(self._queries.instance, field, value)))
+        return instance
+
+    def _is_row(self, row: Sequence[Any], pk: Any, field: models.Field[Any, Any], value: Any) -> bool:
+        """Return whether a row has a primary key, and a value in a field, as the database compares them."""
+        if not self._keys.are_equal(self._keys.pk, self._shape.pk(row), pk):
+            return False
         if field is self._keys.pk:
-            return (yield from self._row(value, adapt))
-        key = self._key(field, value)
-        pk = yield from self._load(key, lambda: self._query_pk(field, value), adapt)
-        if _is_absent(pk):
-            return None
-        row = yield from self._row(pk, adapt)
-        if row is not None and self._has_value(row, field, value):
-            return row
-        # The cached lookup names a row that has another value now, or that does not exist any more
-        yield from protocol.delete(self.cache.client.context, key)
-        pk = yield from self._load(key, lambda: self._query_pk(field, value), adapt)
-        return None if _is_absent(pk) else (yield from self._row(pk, adapt))
+            return True
+        return self._keys.are_equal(field, row[self._shape.positions[field.attname]], value)
 
-    def _has_value(self, row: M, field: models.Field[Any, Any], value: Any) -> bool:
-        """Return whether a row has a value in a field, as the database compares them."""
-        return self._keys.text(field, row.__dict__[field.attname]) == self._keys.text(field, value)
-
-    def _row(self, pk: Any, adapt: Adapt) -> protocol.Operation[M | None]:
-        key = self._key(self._keys.pk, pk)
-        value = yield from self._load(key, lambda: self._query_row(pk), adapt)
+    def _row(
+        self, pk: Any, key: bytes, place: _Place, adapt: Adapt
+    ) -> protocol.Operation[Sequence[Any] | None]:
+        """Return the columns of the row with a primary key, cached under this key; None: there is none."""
+        loader = partial(self._queries.row, pk)
+        value = yield from self._load(key, loader, place, adapt)
         if _is_absent(value):
             return None
         row = self._shape.row(value)
         if row is None:  # a process whose model has another shape filled it
-            yield from protocol.delete(self.cache.client.context, key)
-            value = yield from self._load(key, lambda: self._query_row(pk), adapt)
+            yield from protocol.delete(place.cache.client.context, key)
+            value = yield from self._load(key, loader, place, adapt)
             row = None if _is_absent(value) else self._shape.row(value)
-        return None if row is None else self._shape.instance(row, self._using)
+        return row
 
-    def _in_bulk(self, pks: list[Any], adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
-        keys = {self._keys.pk.to_python(pk): self._key(self._keys.pk, pk) for pk in pks}
-        rows = yield from self._load_many(keys, adapt)
-        others = {pk: keys[pk] for pk, row in rows.items() if row is None}
+    def _in_bulk(self, pks: list[Any], place: _Place, adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
+        keys = {self._keys.python_value(pk): self._key(self._keys.pk, pk, place) for pk in pks}
+        cacheable = {pk: key for pk, key in keys.items() if key is not None}
+        rows = yield from self._load_many(cacheable, place, adapt)
+        others = {pk: cacheable[pk] for pk, row in rows.items() if row is None}
         if others:  # a process whose model has another shape filled them
-            yield from protocol.delete_many(self.cache.client.context, list(others.values()))
-            rows |= yield from self._load_many(others, adapt)
-        using = self._using
-        return {pk: self._shape.instance(row, using) for pk in keys if (row := rows.get(pk)) is not None}
+            yield from protocol.delete_many(place.cache.client.context, list(others.values()))
+            rows |= yield from self._load_many(others, place, adapt)
+        if len(cacheable) < len(keys):
+            keyless = [pk for pk, key in keys.items() if key is None]
+            values = yield protocol.Load(adapt(partial(self._queries.rows, keyless)))
+            rows |= self._rows_of(values)
+        return self._instances(keys, rows, place.using)
+
+    def _instances(
+        self, pks: Iterable[Any], rows: Mapping[Any, Sequence[Any] | None], using: str
+    ) -> dict[Any, M]:
+        return {pk: self._shape.instance(row, using) for pk in pks if (row := rows.get(pk)) is not None}
 
     def _load_many(
-        self, keys: Mapping[Any, bytes], adapt: Adapt
+        self, keys: Mapping[Any, bytes], place: _Place, adapt: Adapt
     ) -> protocol.Operation[dict[Any, Sequence[Any] | None]]:
-        """Read many rows by the same rules as ``_load``; a value of another shape is None."""
-        changed = yield from self._changed_keys(keys.values(), adapt)
+        """Read many rows by the same rules as ``_load``; a value that is not the row's is None."""
+        changed = yield from self._changed_keys(keys.values(), place, adapt)
         cacheable = {pk: key for pk, key in keys.items() if key not in changed}
-        loader = adapt(row_guard(self._query_rows, self._using, list(cacheable.values())))
+        loader = adapt(row_guard(self._queries.rows, place.using, list(cacheable.values())))
         values = yield from protocol.get_or_load_many(
-            self._context, cacheable, loader, self._fill_options(self.cache)
+            self._context, cacheable, loader, self._fill_options(place.cache)
         )
         if len(cacheable) < len(keys):
             uncached = [pk for pk, key in keys.items() if key in changed]
-            values |= yield protocol.Load(adapt(lambda: self._query_rows(uncached)))
-        return {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
+            values |= yield protocol.Load(adapt(partial(self._queries.rows, uncached)))
+        return self._rows_of(values)
 
-    def _load(self, key: bytes, loader: Callable[[], Any], adapt: Adapt) -> protocol.Operation[Any]:
+    def _rows_of(self, values: Mapping[Any, Any]) -> dict[Any, Sequence[Any] | None]:
+        """Return the columns of loaded or cached rows; None if they have another shape or primary key."""
+        rows = {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
+        return {
+            pk: row if row and self._keys.are_equal(self._keys.pk, self._shape.pk(row), pk) else None
+            for pk, row in rows.items()
+        }
+
+    def _load(
+        self, key: bytes, loader: Callable[[], Any], place: _Place, adapt: Adapt
+    ) -> protocol.Operation[Any]:
         """Read a key through the ring; past the ring if the open transaction has changed the row.
 
         The cached value is then older than the row, and the changed row must not be filled before
         the commit.
         """
-        if any_changed() and (yield from self._changed_keys((key,), adapt)):
+        if any_changed() and (yield from self._changed_keys((key,), place, adapt)):
             return (yield protocol.Load(adapt(loader)))
-        guarded = adapt(row_guard(loader, self._using, (key,)))
-        return (yield from protocol.get_or_load(self._context, key, guarded, self._fill_options(self.cache)))
+        guarded = adapt(row_guard(loader, place.using, (key,)))
+        fill_options = self._fill_options(place.cache)
+        return (yield from protocol.get_or_load(self._context, key, guarded, fill_options))
 
-    def _changed_keys(self, keys: Collection[bytes], adapt: Adapt) -> protocol.Operation[set[bytes]]:
+    def _changed_keys(
+        self, keys: Collection[bytes], place: _Place, adapt: Adapt
+    ) -> protocol.Operation[set[bytes]]:
         """Return those of the keys whose rows the open transaction of the loader's thread has changed."""
         if not any_changed():
             return set()
-        question = partial(changed_keys, keys, self._using)
+        question = partial(changed_keys, keys, place.using)
         changed: set[bytes] = yield protocol.Ask(question, adapt(question))
         return changed
 
@@ -267,8 +339,10 @@ class CachedManager(Generic[M]):
 
     def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
         """Return the cached columns of rows, by primary key; None for a cached absence. Fills nothing."""
-        row_keys = {pk: self._key(self._keys.pk, pk) for pk in keys}
-        values = self.cache.client.run(protocol.get_many(self.cache.client.context.for_strict(), row_keys))
+        using, cache = self._using, self.cache
+        place, client = _Place(using, scope_of(using), cache), cache.client
+        row_keys = {pk: key for pk in keys if (key := self._key(self._keys.pk, pk, place)) is not None}
+        values = client.run(protocol.get_many(client.context.for_strict(), row_keys))
         return {pk: self._row_or_none(value) for pk, value in values.items()}
 
     def differing(self, keys: Iterable[Any]) -> list[Any]:
@@ -278,50 +352,19 @@ class CachedManager(Generic[M]):
         the cache; by the next comparison the old one is no longer cached.
         """
         cached = self.cached_rows(keys)
-        stored = self._query_rows(list(cached))
+        stored = self._queries.rows(list(cached))
         return [pk for pk, row in cached.items() if row != self._row_or_none(stored.get(pk))]
 
     def _row_or_none(self, value: Any) -> Sequence[Any] | None:
         return None if value is None else self._shape.row(value)
 
-    # Loading from the database
-
-    @property
-    def _rows(self) -> models.QuerySet[M]:
-        if self.base_manager is None:
-            return self.model._base_manager.using(self._using)
-        managers = self.model._meta.managers_map
-        if self.base_manager not in managers:
-            message = (
-                f"CachedManager(base_manager={self.base_manager!r}) must be a manager of "
-                f"{self.model.__name__}, which has {', '.join(managers)}"
-            )
-            raise ImproperlyConfigured(message)
-        return managers[self.base_manager].using(self._using)
-
-    def _query_pk(self, field: models.Field[Any, Any], value: Any) -> Any:
-        pks = self._rows.filter(**{field.attname: value}).values_list("pk", flat=True)
-        return next(iter(pks), protocol.MISSING)
-
-    def _query_row(self, pk: Any) -> Any:
-        rows = self._rows.filter(pk=pk).values_list(*self._shape.names)
-        return next((self._shape.value(row) for row in rows), protocol.MISSING)
-
-    def _query_rows(self, keys: list[Any]) -> dict[Any, Any]:
-        position = self._shape.names.index(self._keys.pk.attname)
-        rows = self._rows.filter(pk__in=keys).values_list(*self._shape.names)
-        return {row[position]: self._shape.value(row) for row in rows}
-
-    def _stored_row(self, field: models.Field[Any, Any], value: Any) -> M | None:
-        """Return the row as the database has it; for an alias that has no ring cache."""
-        rows = self._rows.filter(**{field.attname: value}).values_list(*self._shape.names)
-        return next((self._shape.instance(row, self._using) for row in rows), None)
+    # Without a ring cache
 
     def _stored_rows(self, pks: list[Any]) -> dict[Any, M]:
         """Return rows as the database has them, by primary key, in the order of the keys."""
-        rows = self._rows.filter(pk__in=pks).values_list("pk", *self._shape.names)
-        found = {pk: self._shape.instance(row, self._using) for pk, *row in rows}
-        return {pk: found[pk] for pk in map(self._keys.pk.to_python, pks) if pk in found}
+        names = list(map(self._keys.python_value, pks))
+        rows = self._rows_of(self._queries.rows(names))
+        return self._instances(names, rows, self._using)
 
     # Keys
 
@@ -330,16 +373,46 @@ class CachedManager(Generic[M]):
         """The columns that keys are made of, by attribute name."""
         return self._keys.columns
 
+    @property
+    def lookup_fields(self) -> list[models.Field[Any, Any]]:
+        """The fields by which rows are looked up, beside the primary key."""
+        return [field for name, field in self._keys.fields.items() if name in self.lookups]
+
     def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
-        return self.cache.many_key_bytes(self._keys.of_rows(rows))
+        return self.cache.many_key_bytes(self._keys.of_rows(rows, scopes_of_write(using)))
 
-    def prefix(self, using: str) -> str:
-        """Return what the keys of all rows begin with, in a database."""
-        return self._keys.prefix
+    def prefixes(self, using: str) -> list[tuple[str, str]]:
+        """Return what the keys of all rows in a database begin with."""
+        return self._keys.prefixes(databases_of_write(using))
 
-    def _key(self, field: models.Field[Any, Any], value: Any) -> bytes:
-        return self.cache.key_bytes(self._keys.of(field, value))
+    def key_of(self, **lookup: Any) -> str:
+        """Return the cache key of a row's primary key or lookup value, in the current namespace."""
+        field, value = self._field_and_value(lookup)
+        key = self._keys.of(field, value, scope_of(self._using))
+        if key is None:
+            message = f"{self.model.__name__} with {field.name}={value!r} is not cached"
+            raise ValueError(message)
+        return key
+
+    def _key(self, field: models.Field[Any, Any], value: Any, place: _Place) -> bytes | None:
+        key = self._keys.of(field, value, place.scope)
+        return None if key is None else place.cache.key_bytes(key)
+
+    @property
+    def _place(self) -> _Place | None:
+        """Where rows are read; None if the alias has no ring cache."""
+        cache = find_ring_cache(self.alias)
+        if cache is None:
+            return None
+        using = self._using
+        return _Place(using, scope_of(using), cache)
+
+    async def _aplace(self) -> _Place | None:
+        """Return the place; the namespace is asked for in the thread in which queries run."""
+        if namespace_function() is None:
+            return self._place
+        return await sync_to_async(lambda: self._place)()
 
     @cached_property
     def _keys(self) -> RowKeys:
@@ -349,9 +422,13 @@ class CachedManager(Generic[M]):
     def _shape(self) -> RowShape[M]:
         return RowShape(self.model)
 
+    @cached_property
+    def _queries(self) -> RowQueries[M]:
+        return RowQueries(self._shape, self.base_manager, caches_absence=self.caches_absence)
+
     @property
     def _using(self) -> str:
-        return router.db_for_write(self.model)
+        return self._queries.using
 
     @property
     def cache(self) -> RingCache:

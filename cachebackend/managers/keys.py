@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
 from django.db import models
-from xxhash import xxh3_128_hexdigest
+
+from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
 
 __all__ = ["RowKeys"]
-
-#: Characters. A value that is longer, or that a key may not contain, is replaced by its hash.
-LONGEST_KEY_PART = 100
 
 
 class RowKeys:
@@ -51,58 +49,95 @@ class RowKeys:
         """The fields by which rows may be looked up, under each name that a caller may use.
 
         Raises:
-            ImproperlyConfigured: A lookup is not a unique field.
+            ImproperlyConfigured: A lookup is not a unique field, or cannot be compared in Python.
         """
         fields = {"pk": self.pk, self.pk.name: self.pk, self.pk.attname: self.pk}
         for name in self._lookups:
-            try:
-                field = self._model._meta.get_field(name)
-            except FieldDoesNotExist:
-                field = None
-            if not isinstance(field, models.Field) or not field.unique:
-                message = f"{self._model.__name__}: the lookup {name!r} is not a unique field"
-                raise ImproperlyConfigured(message)
+            field = self._lookup(name)
             fields[field.name] = fields[field.attname] = field
         return fields
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that keys are made of, by attribute name."""
-        return tuple(field.attname for field in self.fields.values())
-
-    def of(self, field: models.Field[Any, Any], value: Any) -> str:
-        """Return the key of the row that has this value in a field."""
-        _, prefix = self._prefixes[field.attname]
-        return f"{prefix}{self.text(field, value)}"
-
-    def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
-        keys: list[str] = []
-        for field, prefix in self._prefixes.values():
-            name = field.attname
-            if field is self.pk:
-                values = [row.get(name, row.get("pk")) for row in rows]
-            else:
-                values = [row.get(name) for row in rows]
-            keys += [f"{prefix}{self.text(field, value)}" for value in values if value is not None]
-        return keys
-
-    def text(self, field: models.Field[Any, Any], value: Any) -> str:
-        """Return a value as a part of a key: the same text for all values that the database holds equal."""
-        if type(value) is int and isinstance(field, models.IntegerField):
-            return str(value)
-        text = str(field.get_prep_value(value))
-        if len(text) <= LONGEST_KEY_PART and text.isascii() and text.isprintable() and " " not in text:
-            return text
-        return f"#{xxh3_128_hexdigest(text.encode())}"
+    def _lookup(self, name: str) -> models.Field[Any, Any]:
+        try:
+            field = self._model._meta.get_field(name)
+        except FieldDoesNotExist:
+            field = None
+        if not isinstance(field, models.Field) or not field.unique:
+            message = f"{self._model.__name__}: the lookup {name!r} is not a unique field"
+            raise ImproperlyConfigured(message)
+        if not is_comparable(field):
+            message = (
+                f"{self._model.__name__}: the lookup {name!r} is a {type(field).__name__}; Python and the "
+                "database may differ on which of its values are equal. Look rows up by another field"
+            )
+            raise ImproperlyConfigured(message)
+        return field
 
     @cached_property
-    def _prefixes(self) -> dict[str, tuple[models.Field[Any, Any], str]]:
-        """The field and the prefix of its keys, by the field's attribute name."""
-        return {field.attname: (field, f"{self.prefix}{field.attname}:") for field in self.fields.values()}
+    def pk_columns(self) -> tuple[str, ...]:
+        """The columns of the primary key, by attribute name: several if it is composite."""
+        return tuple(part.attname for part in self._model._meta.pk_fields)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that keys are made of, by attribute name."""
+        names = (self.pk_columns if field is self.pk else (field.attname,) for field in self.fields.values())
+        return tuple(dict.fromkeys(name for group in names for name in group))
+
+    def python_value(self, pk: Any) -> Any:
+        """Return a primary key as Django reads it; unchanged if the column cannot hold it."""
+        try:
+            if isinstance(self.pk, models.CompositePrimaryKey):
+                return tuple(
+                    part.to_python(item) for part, item in zip(self._model._meta.pk_fields, pk, strict=True)
+                )
+            return self.pk.to_python(pk)
+        except (TypeError, ValueError, ValidationError):
+            return pk  # the query raises Django's own error
+
+    def of(self, field: models.Field[Any, Any], value: Any, scope: str) -> str | None:
+        """Return the key of the row that has this value in a field; None if the value has no text."""
+        middle = self._middles[field.attname]
+        if type(value) is int and isinstance(field, models.IntegerField):
+            return f"{scope}:{middle}{value}"  # what most reads ask for
+        text = canonical_text(field, value)
+        return None if text is None else f"{scope}:{middle}{key_part(text)}"
+
+    def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
+        """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
+        parts = [
+            middle + key_part(text)
+            for field, middle in self._fields_and_middles
+            for row in rows
+            if (text := canonical_text(field, self._value(row, field))) is not None
+        ]
+        return [f"{scope}:{part}" for scope in scopes for part in parts]
+
+    def prefixes(self, databases: Sequence[str]) -> list[tuple[str, str]]:
+        """Return what all keys in these databases begin with: two texts, and any namespace between them."""
+        return [(database, f":{self._label}:") for database in databases]
+
+    def are_equal(self, field: models.Field[Any, Any], one: Any, other: Any) -> bool:
+        """Return whether a column holds two values equal, as far as Python can know it."""
+        if type(one) is type(other) and type(one) in {int, str} and one == other:
+            return True
+        text = canonical_text(field, one)
+        return text is not None and text == canonical_text(field, other)
+
+    def _value(self, row: Mapping[str, Any], field: models.Field[Any, Any]) -> Any:
+        return row.get("pk", row.get(field.attname)) if field is self.pk else row.get(field.attname)
+
+    @cached_property
+    def _fields_and_middles(self) -> list[tuple[models.Field[Any, Any], str]]:
+        fields = {field.attname: field for field in self.fields.values()}
+        return [(field, self._middles[name]) for name, field in fields.items()]
+
+    @cached_property
+    def _middles(self) -> dict[str, str]:
+        """What the keys of a field have between the scope and the value, by attribute name."""
+        return {field.attname: f"{self._label}:{field.attname}:" for field in self.fields.values()}
 
     @property
-    def prefix(self) -> str:
-        """What every key begins with."""
+    def _label(self) -> str:
         manager = f".{self._base_manager}" if self._base_manager else ""
-        return f"{self._model._meta.label_lower}{manager}:"
+        return f"{self._model._meta.label_lower}{manager}"

@@ -29,6 +29,9 @@ class RowShape(Generic[M]):
         self.model = model
         fields = model._meta.concrete_fields
         self.names = [field.attname for field in fields]
+        self.positions = {name: position for position, name in enumerate(self.names)}
+        self.pk_fields = model._meta.pk_fields
+        self._pk_positions = [self.positions[field.attname] for field in self.pk_fields]
         shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
         self._fingerprint = xxh3_64_hexdigest(repr(shape).encode())
 
@@ -41,6 +44,12 @@ class RowShape(Generic[M]):
         if not isinstance(value, list) or len(value) != len(self.names) + 1 or value[0] != self._fingerprint:
             return None
         return value[1:]
+
+    def pk(self, row: Sequence[Any]) -> Any:
+        """Return the primary key of a row, given its columns; a tuple if it is composite."""
+        if len(self._pk_positions) == 1:
+            return row[self._pk_positions[0]]
+        return tuple(row[position] for position in self._pk_positions)
 
     def instance(self, row: Sequence[Any], using: str) -> M:
         """Return the model instance of a row, as if it had just been read from the database."""

@@ -24,6 +24,7 @@ from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring.formatting import moment
 from cachebackend.node import Node
 from cachebackend.telemetry.heartbeat import record_run
+from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
 pytestmark = [
@@ -280,10 +281,12 @@ def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: Rin
 
 
 def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cache: RingCache) -> None:
-    """The value that was stored under the tag misses; the keys of other nodes stay."""
+    """The value that was stored under the tag, a text or a model, misses; the keys of other nodes stay."""
     assert ring_cache.get_or_set("k", lambda: 1, 100, tags=["t"]) == 1
-    client.post(act, {"action": "delete_tag", "alias": "default", "target": "t", "confirmed": "on"})
-    assert ring_cache.get("k") is None
+    assert ring_cache.get_or_set("l", lambda: 1, 100, tags=[Article]) == 1
+    for tag in ("t", "demo.Article"):
+        client.post(act, {"action": "delete_tag", "alias": "default", "target": tag, "confirmed": "on"})
+    assert ring_cache.get_many(["k", "l"]) == {}
     ring_cache.set_many({f"k{n}": n for n in range(60)})
     client.post(act, {"action": "clear_node", "alias": "default", "target": "ring-a", "confirmed": "on"})
     left = ring_cache.get_many([f"k{n}" for n in range(60)])

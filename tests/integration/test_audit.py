@@ -66,7 +66,7 @@ def test_rows_that_differ_are_compared_again_after_each_window(articles: list[Ar
     def sleep(seconds: float) -> None:
         waited.append(seconds)
         if sum(waited) == 5:
-            Article.cached.cache.delete(f"demo.article:id:{articles[0].pk}")
+            Article.cached.cache.delete(Article.cached.key_of(pk=articles[0].pk))
 
     result = audit(Article.cached, windows=(0.0, 1.0, 5.0), sleep=sleep)
     assert result.differing == {0.0: 2, 1.0: 2, 5.0: 1}

@@ -373,13 +373,16 @@ def test_a_snapshot_does_not_wait(author: Author, read: Read, monkeypatch: pytes
 
 def lease_all_keys(author: Author) -> None:
     """Acquire the lease of each key that the readers may ask for, as another process would."""
-    cache, pk = ring(), Author._meta.pk
-    keys = [
-        Author.cached._key(pk, author.pk),
-        Author.cached._key(Author._meta.get_field("code"), author.code),
+    cache = ring()
+    plain_keys = [
+        Author.cached.key_of(pk=author.pk),
+        Author.cached.key_of(code=author.code),
+        "name",
+        author.pk,
+        cached_name.key_of(author.pk),
+        async_cached_name.key_of(author.pk),
     ]
-    keys += [cache.key_bytes(key) for key in ("name", author.pk, cached_name.key_of(author.pk))]
-    keys += [cache.key_bytes(async_cached_name.key_of(author.pk)), ring("leasing").key_bytes("name")]
+    keys = [*map(cache.key_bytes, plain_keys), ring("leasing").key_bytes("name")]
     names = dict(zip(keys, keys, strict=True))
     elsewhere(lambda: cache.client.run(cachebackend.protocol.get_many_and_lease(cache.client.context, names)))
 
@@ -574,6 +577,5 @@ class TestInsideTestCase(TestCase):
         for reader in (Rows(), Lookups(), ManyRows(), GetOrSet(), GetOrSetMany(), CachedFunctions()):
             with self.subTest(type(reader).__name__):
                 assert await reader.aread(author) == "Case"
-        key = Author.cached._key(Author._meta.pk, author.pk)
-        assert await ring().client.aget(key) is None
+        assert await ring().aget(Author.cached.key_of(pk=author.pk)) is None
         assert await ring().aget("name") is None

@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings
 
 from cachebackend import RingCache, protocol
+from cachebackend.backend.scope import scope_of
 from cachebackend.clock import SystemClock
 from cacheproject.demo.models import Article
 
@@ -217,8 +218,9 @@ def test_a_tag_invalidated_during_the_load_makes_the_value_a_miss(cache: RingCac
 
 def test_models_and_rows_are_tags(ring_cache: RingCache) -> None:
     """The tag of a row is for that row, the tag of a model for all rows."""
-    assert ring_cache.tag_bytes(Article) == b"demo:1:tag:demo.article\xff"
-    assert ring_cache.tag_bytes(Article(pk=7)) == b"demo:1:tag:demo.article:7\xff"
+    rows = f"demo:1:rows:{scope_of('default')}:demo.article".encode()
+    assert ring_cache.tag_bytes(Article) == rows + b"\xff"
+    assert ring_cache.tag_bytes(Article(pk=7)) == rows + b":7\xff"
 
 
 def test_a_stale_value_is_served_to_calls_that_allow_it(cache: RingCache, call: Call) -> None:

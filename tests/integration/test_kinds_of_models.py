@@ -130,10 +130,10 @@ def test_manual_transactions_invalidate_after_their_commit(book: Book) -> None:
     transaction.set_autocommit(False)
     try:
         _save(Product)(book)
-        assert Product.cached.cache.get(f"shop.product:id:{book.pk}") is not None
+        assert Product.cached.cache.get(Product.cached.key_of(pk=book.pk)) is not None
         assert Product.cached.get(pk=book.pk).name == "New"
         transaction.commit()
-        assert Product.cached.cache.get(f"shop.product:id:{book.pk}") is None
+        assert Product.cached.cache.get(Product.cached.key_of(pk=book.pk)) is None
         Product.cached.get(pk=book.pk)
         _save(SaleProduct)(book)
         transaction.rollback()

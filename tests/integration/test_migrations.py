@@ -134,9 +134,10 @@ def test_flush_drops_what_is_cached_of_every_app(ring_cache: RingCache) -> None:
 @pytest.mark.django_db
 def test_an_app_without_new_migrations_keeps_what_is_cached(ring_cache: RingCache) -> None:
     """``migrate`` with nothing to do is run at every start of many projects."""
-    ring_cache.set("demo.article:id:1", "cached")
+    key = Article.cached.key_of(pk=1)
+    ring_cache.set(key, "cached")
     emit_post_migrate_signal(verbosity=0, interactive=False, db="default", plan=[])
-    assert ring_cache.get("demo.article:id:1") == "cached"
+    assert ring_cache.get(key) == "cached"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -134,7 +134,7 @@ def test_a_lookup_value_that_moves_to_another_row_finds_that_row(article: Articl
 def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: RingCache) -> None:
     """Until then other readers get the old row; the writer gets its own."""
     titles(pk=article.pk)
-    key = f"demo.article:id:{article.pk}"
+    key = Article.cached.key_of(pk=article.pk)
     with transaction.atomic():
         _save(article)
         assert ring_cache.get(key) is not None
@@ -172,7 +172,7 @@ def test_a_rollback_deletes_nothing(article: Article, ring_cache: RingCache) -> 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             fail()
-    assert ring_cache.get(f"demo.article:id:{article.pk}") is not None
+    assert ring_cache.get(Article.cached.key_of(pk=article.pk)) is not None
     assert titles(pk=article.pk) == "First"
 
 
@@ -204,9 +204,9 @@ def test_a_save_after_a_rolled_back_transaction_is_invalidated(article: Article)
 def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCache) -> None:
     """A process with another version of the model fills such rows. They are filled again."""
     titles(pk=article.pk)
-    ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
+    ring_cache.set(Article.cached.key_of(pk=article.pk), ["other shape", 1, 2])
     assert titles(pk=article.pk) == "First"
-    ring_cache.set(f"demo.article:id:{article.pk}", ["other shape", 1, 2])
+    ring_cache.set(Article.cached.key_of(pk=article.pk), ["other shape", 1, 2])
     assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
     with CaptureQueriesContext(connection) as captured:
         assert titles(pk=article.pk) == "First"

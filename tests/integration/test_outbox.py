@@ -223,7 +223,7 @@ def test_the_row_is_deleted_only_after_the_nodes_confirmed(
     """If the process dies between the two, the relay deletes the keys again, which is harmless."""
 
     def die(*_: Any) -> None:
-        assert Article.cached.cache.get(f"demo.article:id:{article.pk}") is None
+        assert Article.cached.cache.get(Article.cached.key_of(pk=article.pk)) is None
         raise Killed
 
     monkeypatch.setattr(transactions, "delete_rows", die)

@@ -196,7 +196,7 @@ OTHERS: dict[str, Callable[[RingCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many([key]),
     "make_stale": lambda cache, key: cache.make_stale(key, 60),
-    "delete_pattern": lambda cache, key: cache.delete_pattern("demo.article*"),
+    "delete_pattern": lambda cache, key: cache.delete_pattern("*demo.article*"),
     "clear": lambda cache, _: cache.clear(),
     "invalidate": lambda *_: invalidation.invalidate(Article.objects.get()),
     "another's write": lambda *_: Article.objects.update(title="Another"),
@@ -218,7 +218,7 @@ def test_only_its_writer_ends_a_quarantine(
     writing.add_rows(Article, [{"pk": article.pk}])
     writing.quarantine()
     before = record_of(strict, article)
-    other(strict.cache, f"demo.article:id:{article.pk}")
+    other(strict.cache, Article.cached.key_of(pk=article.pk))
     assert record_of(strict, article) == before
     assert strict.get(pk=article.pk) == article
     assert OutboxRow.objects.count() == 0

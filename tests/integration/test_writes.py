@@ -69,20 +69,29 @@ class Readable:
         self._asked: dict[Any, set[tuple[str, Any]]] = {model: set() for model in self._zoo}
 
     def differences(self) -> list[str]:
-        """Return what differs between the ring and the database."""
-        self.read()
+        """Return what differs between the ring and the database.
+
+        Rows are compared by primary key first, because a read by a lookup deletes a wrong row.
+        """
+        self._ask()
         return [
             f"{model.__name__}({name}={value!r}): {cached} is not {stored}"
             for model, asked in self._asked.items()
-            for name, value in asked
+            for name, value in sorted(asked, key=lambda question: question[0] != "pk")
             if (cached := read(model.cached, name, value))
             != (stored := read(model._base_manager, name, value))
         ]
 
     def read(self) -> None:
         """Read everything through the ring."""
-        for model in self._zoo:
-            asked = self._asked[model]
+        self._ask()
+        for model, asked in self._asked.items():
+            for name, value in asked:
+                read(model.cached, name, value)
+
+    def _ask(self) -> None:
+        """Add the rows that there are to what is asked for."""
+        for model, asked in self._asked.items():
             names = [name for name in model.cached.lookups if not model._meta.get_field(name).is_relation]
             asked.update(("pk", row.pk) for row in model._base_manager.all())
             for other in self._zoo:  # a value of another model's row is absent here
@@ -90,8 +99,6 @@ class Readable:
                     values = {name: getattr(row, name, None) for name in names}
                     asked.update((name, value) for name, value in values.items() if value is not None)
             asked.update((name, NEW[name]) for name in names if NEW.get(name) is not None)
-            for name, value in asked:
-                read(model.cached, name, value)
 
 
 def read(manager: Any, name: str, value: Any) -> Any:

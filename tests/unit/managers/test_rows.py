@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachebackend.managers.rows import RowShape
-from tests.shop.models import Author, Tag
+from tests.shop.models import Author, Line, Tag
 
 
 def test_a_row_comes_back_as_its_columns() -> None:
@@ -28,3 +28,9 @@ def test_a_model_with_another_field_has_another_mark() -> None:
     assert RowShape(Tag).row(RowShape(Author).value([1, "x", None])) is None
     shorter = RowShape(Tag).value([7])
     assert RowShape(Tag).row(shorter) is None
+
+
+def test_the_primary_key_of_a_row_is_found_among_its_columns() -> None:
+    """A tuple if it is composite."""
+    assert RowShape(Tag).pk([7, "x"]) == 7
+    assert RowShape(Line).pk([1, 2, "text"]) == (1, 2)

@@ -1,0 +1,98 @@
+"""The names of tags: a string, a model (all of its rows), or one row.
+
+A model or a row is a tag only if its writes are watched; a tag whose writes nothing notices would
+keep its values for ever. The name of a row or model begins with its scope, and names the concrete
+model: the rows of a proxy are those of its model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models, router
+
+from cachebackend.backend.canonical import canonical_text, key_part
+from cachebackend.backend.scope import database_of, scope_of
+
+__all__ = ["Tag", "label_of", "model_tag_name", "row_tag_name", "tag_name", "watch_tags_of", "watched_models"]
+
+#: A string, a model (all of its rows), or one row.
+Tag: TypeAlias = str | type[models.Model] | models.Model
+
+#: The models that are tags.
+_watched: set[type[models.Model]] = set()
+
+
+def watch_tags_of(model: type[models.Model]) -> bool:
+    """Record that the writes of a model are watched; return whether it is new.
+
+    The caller deletes the tags of the model and of its rows whenever rows change.
+    """
+    concrete = model._meta.concrete_model or model
+    is_new = concrete not in _watched
+    _watched.add(concrete)
+    return is_new
+
+
+def watched_models(label: str) -> list[type[models.Model]]:
+    """Return the watched models that have a label, in any case: one or none."""
+    return [model for model in _watched if model._meta.label_lower == label.lower()]
+
+
+def tag_name(tag: Tag) -> str:
+    """Return the name of a tag.
+
+    Raises:
+        TypeError: It is not a tag, or it is a row whose primary key cannot be part of a key.
+        ImproperlyConfigured: Nothing watches the writes of the model.
+    """
+    _check(tag)
+    if isinstance(tag, str):
+        return f"tag:{tag}"
+    if not isinstance(tag, models.Model):
+        return model_tag_name(tag, scope_of(router.db_for_write(tag)))
+    name = row_tag_name(type(tag), tag.pk, scope_of(database_of(tag)))
+    if name is None:
+        message = f"{tag!r} cannot be a tag: its primary key is {tag.pk!r}"
+        raise TypeError(message)
+    return name
+
+
+def model_tag_name(model: type[models.Model], scope: str) -> str:
+    """Return the name of the tag that is all rows of a model."""
+    return f"rows:{scope}:{label_of(model)}"
+
+
+def label_of(model: type[models.Model]) -> str:
+    """Return the label by which the tags of a model are named: that of its concrete model."""
+    return (model._meta.concrete_model or model)._meta.label_lower
+
+
+def row_tag_name(model: type[models.Model], pk: Any, scope: str) -> str | None:
+    """Return the name of the tag that is one row; None if its primary key cannot be part of a key."""
+    text = canonical_text(model._meta.pk, pk)
+    return None if text is None else f"{model_tag_name(model, scope)}:{key_part(text)}"
+
+
+def _check(tag: Any) -> None:
+    """Refuse what cannot be a tag.
+
+    Raises:
+        TypeError: It is neither a string nor a model nor an instance of one.
+        ImproperlyConfigured: Nothing watches the writes of the model.
+    """
+    if isinstance(tag, str):
+        return
+    model = tag if isinstance(tag, type) else type(tag)
+    if not issubclass(model, models.Model):
+        message = f"a tag is a string, a model class, or a model instance; not {tag!r}"
+        raise TypeError(message)
+    if (model._meta.concrete_model or model) not in _watched:
+        label = model._meta.label
+        message = (
+            f"{label} cannot be a tag, because nothing watches its writes. Add objects = "
+            f"InvalidatingManager() or a CachedManager to the model, or set "
+            f'RINGCACHE = {{"models": {{"{label}": {{}}}}}}'
+        )
+        raise ImproperlyConfigured(message)

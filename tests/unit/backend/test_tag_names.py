@@ -1,0 +1,59 @@
+"""The names of tags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from cachebackend.backend.scope import scope_of
+from cachebackend.backend.tag_names import row_tag_name, tag_name, watch_tags_of, watched_models
+from tests.shop.models import Author, Coin, Everything, Line, Product, Review, SaleProduct, Tag
+
+
+def test_a_tag_is_a_string_a_model_or_a_row() -> None:
+    """No string has the name of a model or row."""
+    scope = scope_of("default")
+    assert tag_name("front") == "tag:front"
+    assert tag_name(Tag) == f"rows:{scope}:shop.tag"
+    assert tag_name(Tag(pk=7)) == f"rows:{scope}:shop.tag:7"
+
+
+def test_a_row_has_one_name_however_its_key_is_written() -> None:
+    """As text, for example, or as hexadecimal digits."""
+    assert tag_name(Tag(pk="7")) == tag_name(Tag(pk=7))
+    assert tag_name(Coin(pk="#a")) != tag_name(Coin(pk="a"))
+    assert row_tag_name(Line, ["1", "2"], "s") == row_tag_name(Line, (1, 2), "s")
+    assert row_tag_name(Author, 1, "s") != row_tag_name(Tag, 1, "s")
+
+
+def test_the_rows_of_a_proxy_are_those_of_its_model() -> None:
+    """So are the tags."""
+    assert tag_name(SaleProduct) == tag_name(Product)
+    assert tag_name(SaleProduct(pk=1)) == tag_name(Product(pk=1))
+
+
+def test_a_cached_manager_makes_its_model_a_tag() -> None:
+    """Review has no InvalidatingManager."""
+    assert tag_name(Review).endswith(":shop.review")
+
+
+@pytest.mark.parametrize("tag", [Everything, Everything(pk=1)])
+def test_a_model_that_nothing_watches_is_refused(tag: Any) -> None:
+    """The message says what to write."""
+    says = r'Everything cannot be a tag.*InvalidatingManager\(\).*{"models": {"shop.Everything": {}}}'
+    with pytest.raises(ImproperlyConfigured, match=says):
+        tag_name(tag)
+
+
+def test_a_row_without_a_primary_key_is_refused() -> None:
+    """No write could name it."""
+    with pytest.raises(TypeError, match="its primary key is None"):
+        tag_name(Tag())
+
+
+def test_watched_models_are_found_by_their_labels() -> None:
+    """Each model is watched once."""
+    assert [watched_models(label) for label in ("shop.Tag", "shop.everything", "front")] == [[Tag], [], []]
+    assert not watch_tags_of(Tag)

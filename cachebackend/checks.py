@@ -38,6 +38,7 @@ __all__ = [
     "check_engines",
     "check_lookup_collations",
     "check_namespace",
+    "check_namespace_of_writers",
     "check_outbox",
     "check_peer_settings",
     "check_ring_settings",
@@ -45,7 +46,6 @@ __all__ = [
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
-    "check_triggers_namespace",
     "check_write_behind_fields",
     "check_write_behind_settings",
     "register_checks",
@@ -65,7 +65,7 @@ def register_checks() -> None:
     register(Tags.models)(check_strict_sentinels)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
-    register(Tags.models)(check_triggers_namespace)
+    register(Tags.models)(check_namespace_of_writers)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.database)(check_lookup_collations)
 
@@ -232,18 +232,21 @@ def check_trigger_databases(**_: Any) -> list[CheckMessage]:
     ]
 
 
-def check_triggers_namespace(**_: Any) -> list[CheckMessage]:
-    """ringcache.E011: a manager has ``triggers=True``, and the project has namespaces."""
+def check_namespace_of_writers(**_: Any) -> list[CheckMessage]:
+    """ringcache.E011: rows are written outside their namespace, by triggers or by write-behind."""
     if not project_options().namespace:
         return []
+    cached_models = {manager.model for manager in cached_managers()}
+    writers = [(model, "a CachedManager with triggers=True") for model in triggered_models()]
+    writers += [(model, "a WriteBehindManager") for model in behind_models() if model in cached_models]
     return [
         Error(
-            f"{model._meta.label} has a CachedManager with triggers=True, but RINGCACHE has a namespace.",
-            hint="A trigger does not know the namespace of a row. Remove triggers=True or the namespace.",
+            f"{model._meta.label} has {writer}, which writes without a namespace; RINGCACHE has one.",
+            hint="What is cached of the rows in a namespace would not be invalidated. Remove one of the two.",
             obj=model,
             id="ringcache.E011",
         )
-        for model in triggered_models()
+        for model, writer in writers
     ]
 
 

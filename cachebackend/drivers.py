@@ -154,15 +154,15 @@ def _perform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) ->
     match effect:
         case Sleep(seconds):
             return time.sleep(seconds)
-        case Load(loader):
-            return load(loader)
+        case Load(loader, tokens):
+            return load(loader, tokens)
         case Ask(question):
             return question()
 
 
-def load(loader: Callable[[], Any]) -> Any:
-    """Call a caller's loader and return its value."""
-    with span("ringcache.load"), loader_block():
+def load(loader: Callable[[], Any], tokens: tuple[bytes, ...]) -> Any:
+    """Call a caller's loader under the leases with these tokens, and return its value."""
+    with span("ringcache.load"), loader_block(tokens):
         return loader()
 
 
@@ -175,8 +175,8 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNo
     match effect:
         case Sleep(seconds):
             return await asyncio.sleep(seconds)
-        case Load(loader):
-            with span("ringcache.load"), loader_block():
+        case Load(loader, tokens):
+            with span("ringcache.load"), loader_block(tokens):
                 value = loader()
                 return await value if inspect.isawaitable(value) else value
         case Ask(_, async_question):

@@ -60,9 +60,14 @@ class Load(NamedTuple):
     """Call the caller's loader.
 
     Result: the value that it returns. In asyncio the loader may return an awaitable.
+
+    Attributes:
+        loader: The loader.
+        tokens: The tokens of the leases that are held meanwhile.
     """
 
     loader: Callable[[], Any]
+    tokens: tuple[bytes, ...] = ()
 
 
 class Ask(NamedTuple):

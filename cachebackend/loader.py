@@ -17,22 +17,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["in_loader", "loader_block", "running"]
+__all__ = ["held_tokens", "in_loader", "loader_block", "running"]
 
 #: An item for each loader that runs in this process. While it is empty, a hit need not ask further.
 running: list[None] = []
-_in_loader: ContextVar[bool] = ContextVar("ringcache_in_loader", default=False)
-#: Returns whether a loader calls this; tasks that it starts inherit that, threads do not.
-in_loader = _in_loader.get
+#: The tokens of the leases under which the loaders around the caller run; None: no loader calls it.
+_tokens: ContextVar[tuple[bytes, ...] | None] = ContextVar("ringcache_loader", default=None)
+
+
+def in_loader() -> bool:
+    """Return whether a loader calls this; tasks that it starts inherit that, threads do not."""
+    return _tokens.get() is not None
+
+
+def held_tokens() -> tuple[bytes, ...]:
+    """Return the tokens of the leases under which the loaders that call this run.
+
+    A loader that reads the key that it loads would wait for its own lease.
+    """
+    return _tokens.get() or ()
 
 
 @contextmanager
-def loader_block() -> Iterator[None]:
-    """Return the block in which a loader is called, and in asyncio awaited."""
+def loader_block(tokens: tuple[bytes, ...] = ()) -> Iterator[None]:
+    """Return the block in which a loader is called, and in asyncio awaited.
+
+    Args:
+        tokens: The tokens of the leases under which it loads.
+    """
     running.append(None)
-    token = _in_loader.set(True)
+    before = _tokens.set(held_tokens() + tokens)
     try:
         yield
     finally:
         running.pop()
-        _in_loader.reset(token)
+        _tokens.reset(before)

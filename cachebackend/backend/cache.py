@@ -29,8 +29,12 @@ class RingCache(SingleKeyMethods, ManyKeyMethods, LoaderMethods, ExtraMethods):
             RingCacheError: The alias has a ``KEY_FUNCTION`` that hides the key, so no pattern
                 matches the keys of this alias only.
         """
-        self.client.run(protocol.clear(self.client.context, self.pattern))
+        pattern = self.pattern
+        self._leases.clear()
+        self.client.run(protocol.clear(self.client.context, pattern))
 
     async def aclear(self) -> None:
         """Delete every key of this alias' prefix, as ``clear``."""
-        await self.client.arun(protocol.clear(self.client.context, self.pattern))
+        pattern = self.pattern
+        self._leases.clear()
+        await self.client.arun(protocol.clear(self.client.context, pattern))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from cachebackend import protocol
-from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.keys import ENCODING
+from cachebackend.backend.request_leases import LeasingCache
 from cachebackend.errors import RingCacheError
 from cachebackend.node import RedisClient, RedisLock
 
@@ -20,9 +21,11 @@ __all__ = ["ExtraMethods"]
 _ITEM_COUNT = 1000
 #: The prefix of the keys of locks. No key of an alias begins with it.
 _LOCK = b"ringcache:lock:"
+#: Where the literal beginning of a Redis pattern ends.
+_WILDCARD = re.compile(r"[*?\[\\]")
 
 
-class ExtraMethods(ClientCache):
+class ExtraMethods(LeasingCache):
     """Times to live by name, keys by pattern, locks, and the redis-py client of a key's node."""
 
     # Times to live
@@ -136,22 +139,27 @@ class ExtraMethods(ClientCache):
             itersize: Ignored; code that was written for django-redis may give it. A node examines
                 as many keys at a time as it can without delaying its other clients.
         """
-        _, encoded = self._prefix_and_pattern(pattern, version)
-        return self.client.run(protocol.clear(self.client.context, encoded))
+        return self.client.run(self._delete_pattern(pattern, version))
 
     async def adelete_pattern(
         self, pattern: str, version: int | None = None, itersize: int = _ITEM_COUNT
     ) -> int:
         """Delete the keys that match a Redis pattern, as ``delete_pattern``."""
-        _, encoded = self._prefix_and_pattern(pattern, version)
-        return await self.client.arun(protocol.clear(self.client.context, encoded))
+        return await self.client.arun(self._delete_pattern(pattern, version))
+
+    def _delete_pattern(self, pattern: str, version: int | None) -> protocol.Operation[int]:
+        prefix, encoded = self._prefix_and_pattern(pattern, version)
+        self._end_leases_under(prefix + _WILDCARD.split(pattern, 1)[0].encode(*ENCODING))
+        return protocol.clear(self.client.context, encoded)
 
     def clear_all(self) -> None:
         """Delete every key in the nodes' databases; ``clear`` deletes the keys of this alias only."""
+        self._leases.clear()
         self.client.run(protocol.flush(self.client.context))
 
     async def aclear_all(self) -> None:
         """Flush the nodes' databases, as ``clear_all``."""
+        self._leases.clear()
         await self.client.arun(protocol.flush(self.client.context))
 
     def _prefix_and_pattern(self, pattern: str, version: int | None) -> tuple[bytes, bytes]:

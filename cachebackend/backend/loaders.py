@@ -10,16 +10,16 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
 from cachebackend.backend import guarded_loads
-from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.fill_rules import MAY_FILL
 from cachebackend.backend.keys import Timeout
+from cachebackend.backend.request_leases import LeasingCache
 from cachebackend.backend.tag_names import Tag
 from cachebackend.codec import TAGS_BYTES, tag_bytes_of
 
 __all__ = ["LoaderMethods"]
 
 
-class LoaderMethods(ClientCache):
+class LoaderMethods(LeasingCache):
     """Methods that call a loader, and methods that invalidate loaded values."""
 
     # Loading
@@ -47,10 +47,14 @@ class LoaderMethods(ClientCache):
                 that was stored without one of them is a miss, too. At most 65,535 bytes of tags fit
                 into a record: more than a thousand tags of 40 characters.
         """
-        fill_options = self.fill_options(timeout, stale_for, tags)
-        return guarded_loads.get_or_load(
-            self.client, self.key_bytes(key, version), _loader(default), fill_options
-        )
+        encoded, fill_options = self.key_bytes(key, version), self.fill_options(timeout, stale_for, tags)
+        if self._leases:
+            self.client.run(self._release([encoded]))
+        try:
+            return guarded_loads.get_or_load(self.client, encoded, _loader(default), fill_options)
+        finally:
+            if self._leases:  # the loader may have read the key
+                self._end_leases([encoded])
 
     async def aget_or_set(
         self,
@@ -64,7 +68,12 @@ class LoaderMethods(ClientCache):
     ) -> Any:
         """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
         encoded, fill_options = self.key_bytes(key, version), self.fill_options(timeout, stale_for, tags)
-        return await guarded_loads.aget_or_load(self.client, encoded, _loader(default), fill_options)
+        if self._leases:
+            await self.client.arun(self._release([encoded]))
+        try:
+            return await guarded_loads.aget_or_load(self.client, encoded, _loader(default), fill_options)
+        finally:
+            self._end_leases([encoded])  # the loader may have read the key
 
     def get_or_set_many(
         self,
@@ -88,7 +97,13 @@ class LoaderMethods(ClientCache):
             tags: As for ``get_or_set``; every loaded value gets all of them.
         """
         fill_options = self.fill_options(timeout, stale_for, tags)
-        return guarded_loads.get_or_load_many(self.client, self._keys(keys, version), loader, fill_options)
+        encoded = self._keys(keys, version)
+        if self._leases:
+            self.client.run(self._release(encoded.values()))
+        try:
+            return guarded_loads.get_or_load_many(self.client, encoded, loader, fill_options)
+        finally:
+            self._end_leases(encoded.values())  # the loader may have read the keys
 
     async def aget_or_set_many(
         self,
@@ -103,7 +118,12 @@ class LoaderMethods(ClientCache):
         """Return the values of many keys, as ``get_or_set_many``; the loader may be a coroutine function."""
         fill_options = self.fill_options(timeout, stale_for, tags)
         encoded = self._keys(keys, version)
-        return await guarded_loads.aget_or_load_many(self.client, encoded, loader, fill_options)
+        if self._leases:
+            await self.client.arun(self._release(encoded.values()))
+        try:
+            return await guarded_loads.aget_or_load_many(self.client, encoded, loader, fill_options)
+        finally:
+            self._end_leases(encoded.values())  # the loader may have read the keys
 
     def fill_options(
         self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()
@@ -164,9 +184,9 @@ class LoaderMethods(ClientCache):
         return await self.client.arun(self._make_stale(key, stale_for, version))
 
     def _make_stale(self, key: Any, stale_for: float, version: int | None) -> protocol.Operation[bool]:
-        return protocol.make_stale(
-            self.client.context, self.key_bytes(key, version), math.ceil(stale_for * 1000)
-        )
+        encoded = self.key_bytes(key, version)
+        self._end_leases([encoded])
+        return protocol.make_stale(self.client.context, encoded, math.ceil(stale_for * 1000))
 
 
 def _loader(default: Any) -> protocol.Loader:

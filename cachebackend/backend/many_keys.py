@@ -72,4 +72,6 @@ class ManyKeyMethods(LeasingCache):
         self._raise_unconfirmed(await self.client.arun(self._delete_many(keys, version)))
 
     def _delete_many(self, keys: Iterable[Any], version: int | None) -> protocol.Operation[list[bytes]]:
-        return protocol.delete_many(self.client.context, list(self._keys(keys, version).values()))
+        encoded = list(self._keys(keys, version).values())
+        self._end_leases(encoded)
+        return protocol.delete_many(self.client.context, encoded)

@@ -1,7 +1,8 @@
 """Leases that a request holds, for the option ``lease_on_get``.
 
 A ``get`` that misses takes a lease, the ``set`` of the same key presents it, and the end of the
-request releases the leases that no ``set`` used.
+request releases the leases that no ``set`` used. Any other write of the key by the same request ends
+its lease: it supersedes what the request read before, so the next ``set`` is a plain one.
 """
 
 from __future__ import annotations
@@ -38,16 +39,15 @@ class LeasingCache(ClientCache):
 
         If a value that is loaded now may not be stored, no lease is acquired, and the set is refused.
         """
-        if not (yield from fill_rules.ask_may_fill()):
-            value = yield from protocol.get(self._context(near=near), key, protocol.MISSING)
-            if value is protocol.MISSING:
-                self._remember_leases({key: None})
-                return default
-            return value
-        value, lease = yield from protocol.get_and_lease(self._context(near=near), key, default)
-        if lease is protocol.HIT:
-            self._leases.pop(key, None)
+        context = self._context(near=near)
+        if (yield from fill_rules.ask_may_fill()):
+            value, lease = yield from protocol.get_and_lease(context, key, default, self._leases)
         else:
+            value, lease = (yield from protocol.get(context, key, protocol.MISSING)), protocol.NOT_LEASED
+            if value is protocol.MISSING:
+                value, lease = default, self._leases.get(key)
+        self._end_leases([key])
+        if lease is not protocol.NOT_LEASED:
             self._remember_leases({key: lease})
         return value
 
@@ -55,23 +55,35 @@ class LeasingCache(ClientCache):
         self, keys: Mapping[Any, bytes], *, near: bool
     ) -> protocol.Operation[dict[Any, Any]]:
         """Return the values of the keys that hit; remember the leases of the keys that missed."""
-        if not (yield from fill_rules.ask_may_fill()):
-            values = yield from protocol.get_many(self._context(near=near), keys)
-            self._remember_leases({key: None for name, key in keys.items() if name not in values})
-            return values
-        values, leases = yield from protocol.get_many_and_lease(self._context(near=near), keys)
-        for name in values:
-            self._leases.pop(keys[name], None)
+        context = self._context(near=near)
+        if (yield from fill_rules.ask_may_fill()):
+            values, leases = yield from protocol.get_many_and_lease(context, keys, self._leases)
+        else:
+            values = yield from protocol.get_many(context, keys)
+            leases = {key: self._leases.get(key) for name, key in keys.items() if name not in values}
+        self._end_leases(keys.values())
         self._remember_leases(leases)
         return values
 
     def _remember_leases(self, leases: Mapping[bytes, protocol.Lease]) -> None:
-        for key, lease in leases.items():
-            if lease is None and self._leases.get(key) is not None:
-                continue  # the lease that blocked this get may be the one that this request holds
-            self._leases[key] = lease
+        self._leases |= leases
         while len(self._leases) > _MAX_LEASES:
             self._leases.pop(next(iter(self._leases)))
+
+    def _end_leases(self, keys: Iterable[bytes]) -> None:
+        """Forget the leases of keys, because the caller has written the keys itself."""
+        if self._leases:
+            for key in keys:
+                self._leases.pop(key, None)
+
+    def _end_leases_under(self, prefix: bytes) -> None:
+        """Forget the leases of all keys with a prefix."""
+        self._end_leases([key for key in self._leases if key.startswith(prefix)])
+
+    def _release(self, keys: Iterable[bytes]) -> protocol.Operation[None]:
+        """Release the leases of keys that this request loads next: the load would wait for them."""
+        leases = {key: self._leases.pop(key) for key in keys if key in self._leases}
+        yield from protocol.release(self.client.context, leases)
 
     def _set_with_lease(self, key: bytes, value: Any, timeout: Timeout) -> protocol.Operation[bool]:
         leases = yield from self._take_leases([key])

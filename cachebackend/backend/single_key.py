@@ -138,8 +138,16 @@ class SingleKeyMethods(LeasingCache):
             raise ValueError(message)
         if nx:
             return self._add(key, value, timeout, version)
-        encoded = self.key_bytes(key, version)
-        return protocol.replace(self.client.context, encoded, value, self.ttl_ms(timeout))
+        return self._replace(key, value, timeout, version)
+
+    def _replace(
+        self, key: Any, value: Any, timeout: Timeout, version: int | None
+    ) -> protocol.Operation[bool]:
+        encoded, ttl_ms = self.key_bytes(key, version), self.ttl_ms(timeout)
+        is_stored = yield from protocol.replace(self.client.context, encoded, value, ttl_ms)
+        if is_stored:
+            self._end_leases([encoded])
+        return is_stored
 
     def add(
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
@@ -154,7 +162,9 @@ class SingleKeyMethods(LeasingCache):
         return await self.client.arun(self._add(key, value, timeout, version))
 
     def _add(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
-        return protocol.add(self.client.context, self.key_bytes(key, version), value, self.ttl_ms(timeout))
+        encoded = self.key_bytes(key, version)
+        self._end_leases([encoded])
+        return protocol.add(self.client.context, encoded, value, self.ttl_ms(timeout))
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value a new timeout; return whether the key has a value."""
@@ -165,15 +175,24 @@ class SingleKeyMethods(LeasingCache):
         return await self.client.arun(self._touch(key, timeout, version))
 
     def _touch(self, key: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
-        return protocol.touch(self.client.context, self.key_bytes(key, version), self.ttl_ms(timeout))
+        encoded = self.key_bytes(key, version)
+        has_value = yield from protocol.touch(self.client.context, encoded, self.ttl_ms(timeout))
+        if has_value:
+            self._end_leases([encoded])
+        return has_value
 
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Delete a key; return whether its node held a record of it."""
-        return self.client.delete(self.key_bytes(key, version))
+        encoded = self.key_bytes(key, version)
+        if self._leases:
+            self._end_leases([encoded])
+        return self.client.delete(encoded)
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
         """Delete a key, as ``delete``."""
-        return await self.client.arun(protocol.delete(self.client.context, self.key_bytes(key, version)))
+        encoded = self.key_bytes(key, version)
+        self._end_leases([encoded])
+        return await self.client.arun(protocol.delete(self.client.context, encoded))
 
     # Integers
 
@@ -192,7 +211,11 @@ class SingleKeyMethods(LeasingCache):
         return _sum_or_raise(key, await self.client.arun(self._incr(key, delta, version)))
 
     def _incr(self, key: Any, delta: int, version: int | None) -> protocol.Operation[int | None]:
-        return protocol.incr(self.client.context, self.key_bytes(key, version), delta)
+        encoded = self.key_bytes(key, version)
+        total = yield from protocol.incr(self.client.context, encoded, delta)
+        if total is not None:
+            self._end_leases([encoded])
+        return total
 
     async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Subtract from an integer and return the difference; raises as ``incr``."""
@@ -216,6 +239,7 @@ class SingleKeyMethods(LeasingCache):
 
     def _move(self, key: Any, version: int, delta: int) -> protocol.Operation[bool]:
         source, target = self.key_bytes(key, version), self.key_bytes(key, version + delta)
+        self._end_leases([source, target])
         return protocol.move(self.client.context, source, target)
 
 

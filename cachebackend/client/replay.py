@@ -41,7 +41,11 @@ class Replay:
 
     def is_complete(self) -> bool:
         """Return whether nothing is left to replay."""
-        return self._context.missed.count(self._node) == 0
+        return self._context.missed.count(self._node) == 0 and not self.has_orphans()
+
+    def has_orphans(self) -> bool:
+        """Return whether the node may hold leases that this process has given up."""
+        return bool(self._context.orphans.of(self._node))
 
 
 def _run_over(exchange: Exchange, operation: Operation[None]) -> None:

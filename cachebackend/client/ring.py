@@ -73,6 +73,7 @@ class RingClient(SingleKeyClient):
         self.outbox: Outbox | None = None
         self._has_warned = False
         self.context.on_missed = self._on_missed
+        self.context.on_orphan = lambda node: self.nodes[node].release_orphans()
         for index, node in enumerate(self.nodes):
             node.breaker = Breaker(node.name, clock)
             node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
@@ -140,6 +141,7 @@ class RingClient(SingleKeyClient):
         """Start again without the parent's threads, locks and counts, in a forked child."""
         self.counters.after_fork()
         self.context.missed.after_fork()
+        self.context.orphans.after_fork()
         self._trackings = []
         if self._near is not None:
             self._near.after_fork()

@@ -18,7 +18,7 @@ from cachebackend.near.cache import MISS, NearCache
 from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
 from cachebackend.protocol.cache.fill import Loader, Unfilled, begin_fill, count_load, settle_fill
 from cachebackend.protocol.cache.get import begin_get, settle_get
-from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, release
+from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, give_up, release
 from cachebackend.protocol.cache.load import GRANTED, settle_load
 from cachebackend.protocol.cache.set import begin_set, settle_set
 from cachebackend.protocol.ring.deletes import begin_delete, settle_delete
@@ -126,7 +126,11 @@ class SingleKeyClient(Client):
             return self.run(get_or_load(context, key, loader, fill_options))
         lease, (node, command) = begin_lease(context, key)
         begun = context.counters.begin_get()
-        reply = self.nodes[node].call(command)
+        try:
+            reply = self.nodes[node].call(command)
+        except BaseException:  # interrupted: the request may have been sent
+            give_up(context, [lease])
+            raise
         context.counters.end_get(begun)
         value = settle_load(context, lease, reply, loader, fill_options)
         if value is GRANTED:
@@ -139,18 +143,23 @@ class SingleKeyClient(Client):
         begun = context.clock.monotonic()
         try:
             try:
-                value = load(loader)
+                value = load(loader, (lease.token,))
             finally:
                 seconds = count_load(context, begun)
-            if value.__class__ is Unfilled:
-                fill, value = None, value.value
-            else:
+            may_fill = value.__class__ is not Unfilled
+            if may_fill:
                 fill = begin_fill(context, lease, value, fill_options, {}, load_seconds=seconds)
         except BaseException:
             self.run(release(context, [lease]))
             raise
-        if fill is None:
+        if not may_fill:  # another reader may be able to fill: it acquires the lease
             self.run(release(context, [lease]))
-        elif rest := settle_fill(context, fill, self._send(fill.request(context))):
+            return value.value
+        try:
+            reply = self._send(fill.request(context))
+        except BaseException:  # interrupted: the fill may not have arrived
+            give_up(context, [lease])
+            raise
+        if rest := settle_fill(context, fill, reply):
             self.run(rest.operation)
         return value

@@ -13,6 +13,7 @@ from cachebackend.codec.payload import CODECS
 from cachebackend.codec.record import (
     HEAD_BYTES,
     HEADER_BYTES,
+    RELEASED,
     TAGS_BYTES,
     Kind,
     Refresh,
@@ -41,6 +42,7 @@ __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
     "HEAD_BYTES",
+    "RELEASED",
     "TAGS_BYTES",
     "Codec",
     "EncodeError",

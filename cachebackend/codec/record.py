@@ -6,7 +6,7 @@ byte 0  record      the rest
 -, 0-9  integer     decimal digits, so that INCRBY works; within 64 bits
 V       value       codec, flags, the blocks of the flags, payload
 S       stale       as V; invalidated, and served only where stale values are allowed
-L       lease       16-byte token: only its holder may fill
+L       lease       16-byte token: only its holder may fill; none: there is nothing to fill
 Q       quarantine  16-byte tokens of the writers in flight
 T       tag         16-byte token; a value that was stored under another token is a miss
 ======  ==========  ======================================================
@@ -50,6 +50,7 @@ from cachebackend.errors import RecordError
 __all__ = [
     "HEADER_BYTES",
     "HEAD_BYTES",
+    "RELEASED",
     "TAGS_BYTES",
     "CodecId",
     "Flag",
@@ -118,6 +119,9 @@ _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
 _COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
 _KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
+#: The record of a lease that was released because its holder has nothing to fill. It holds no token: nobody
+#: can fill over it, and each reader that meets it loads without a lease.
+RELEASED = b"L"
 #: The same as plain integers, because the operators of an enumeration cost more than the rest of a hit.
 _VALUE_BYTE, _REFRESH_BIT, _TAGS_BIT = ord("V"), int(Flag.REFRESH), int(Flag.TAGS)
 _PLAIN_MASK = 0xFF & ~int(_COMPRESSED)

@@ -43,7 +43,11 @@ class Replay(Protocol):
         ...
 
     def is_complete(self) -> bool:
-        """Return whether this process has no missed delete of the node now."""
+        """Return whether this process has no missed delete and no orphan lease of the node now."""
+        ...
+
+    def has_orphans(self) -> bool:
+        """Return whether the node may hold leases that this process has given up."""
         ...
 
 
@@ -189,6 +193,7 @@ class Node:
         assert self.breaker is not None  # noqa: S101  # the caller has checked it
         if not isinstance(reply, NodeUnavailableError):
             self.breaker.succeeded()
+            self.release_orphans()
         elif reply.ejects:
             self.breaker.failed(reply)
 
@@ -206,6 +211,16 @@ class Node:
         """
         if self.breaker is not None and self.breaker.begin_probe(early=True):
             self._start_probe()
+
+    def release_orphans(self) -> None:
+        """Start a probe that releases the leases which this process has given up, if the node answers.
+
+        If the last command failed, the next one that is answered does so.
+        """
+        if self.breaker is None or self.breaker.has_failures or self.breaker.is_open:
+            return
+        if self.replay is not None and self.replay.has_orphans():
+            self.request_replay()
 
     def _start_probe(self) -> None:
         assert self.breaker is not None  # noqa: S101  # the caller has checked it

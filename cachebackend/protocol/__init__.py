@@ -10,7 +10,7 @@ from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Unfil
 from cachebackend.protocol.cache.freshness import value_of
 from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
 from cachebackend.protocol.cache.lease_on_get import (
-    HIT,
+    NOT_LEASED,
     Lease,
     get_and_lease,
     get_many_and_lease,
@@ -36,8 +36,8 @@ from cachebackend.protocol.telemetry.counters import add_counts, read_counts, re
 from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos
 
 __all__ = [
-    "HIT",
     "MISSING",
+    "NOT_LEASED",
     "OK",
     "Ask",
     "Change",

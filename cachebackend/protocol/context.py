@@ -16,6 +16,7 @@ from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheErro
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
+from cachebackend.protocol.orphans import Orphans
 from cachebackend.ring import Ring
 
 __all__ = ["Context", "Gutter", "RingChange"]
@@ -83,6 +84,10 @@ class Context:
     gutter: Gutter | None = None
     #: The deletes that each node missed.
     missed: MissedDeletes = field(init=False)
+    #: The leases that this process has given up.
+    orphans: Orphans = field(default_factory=Orphans, init=False)
+    #: Called with each node that may hold an orphan lease.
+    on_orphan: Callable[[int], None] | None = None
     #: Called with each node that missed deletes, and with those that an outbox must store.
     on_missed: Callable[[int, MissedKeys], None] | None = None
     #: The Redis patterns that match the keys of the aliases that share the client.
@@ -179,6 +184,12 @@ class Context:
         new = self.missed.add(node, missed)
         if self.on_missed is not None:
             self.on_missed(node, MissedKeys() if in_outbox else new)
+
+    def give_up(self, node: int, key: bytes, record: bytes) -> None:
+        """Remember a lease that a node may hold although this process does not use it any more."""
+        self.orphans.add(node, key, record)
+        if self.on_orphan is not None:
+            self.on_orphan(node)
 
     def reply_or(self, reply: Reply, missing: Any) -> Any:
         """Return a reply, or ``missing`` for a node that did not answer.

@@ -384,7 +384,23 @@ def lease_all_keys(author: Author) -> None:
     ]
     keys = [*map(cache.key_bytes, plain_keys), ring("leasing").key_bytes("name")]
     names = dict(zip(keys, keys, strict=True))
-    elsewhere(lambda: cache.client.run(cachebackend.protocol.get_many_and_lease(cache.client.context, names)))
+    leasing = cachebackend.protocol.get_many_and_lease(cache.client.context, names, held={})
+    elsewhere(lambda: cache.client.run(leasing))
+
+
+@pytest.mark.parametrize("reader", [LeaseOnGet, LeaseOnGetMany], indirect=True)
+def test_a_lease_from_before_a_change_is_released(author: Author, read: Read) -> None:
+    """The transaction does not store what it reads after the change, and no reader waits for its lease."""
+    cache = ring("leasing")
+    with transaction.atomic():
+        assert cache.get("name") is None
+        Author.objects.filter(pk=author.pk).update(name="Second")
+        assert cache.get("name") is None
+        assert cache.get_many(["name"]) == {}
+        read(author)
+    cache.close()
+    key = cache.key_bytes("name")
+    assert cache.client.nodes[cache.client.ring.owner(key)].call((b"GET", key)) is None
 
 
 @pytest.mark.parametrize("reader", [GetOrSet, CachedFunctions, GetOrSetMany], indirect=True)

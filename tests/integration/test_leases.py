@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.conf import settings
 
-from cachebackend import RingCache
+from cachebackend import RingCache, protocol
+from cachebackend.protocol.cache import fill as fill_module
+
+Call = Callable[..., Any]
 
 
 @pytest.fixture
@@ -104,6 +110,66 @@ def test_a_cancelled_loader_releases_its_lease(cache: RingCache) -> None:
     assert cache.client.counters.total().lease_waits == 0
 
 
+def test_readers_of_an_absent_row_load_at_the_same_time(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first one, whose loader found nothing to fill; they do not lease it one after another."""
+    monkeypatch.setattr(fill_module, "RELEASED_MS", 60_000)
+    options = protocol.FillOptions(60_000)
+    first, together, loading = threading.Event(), threading.Barrier(5), threading.Event()
+
+    def find_nothing() -> Any:
+        loading.set()
+        first.wait(5)
+        return protocol.MISSING
+
+    def find_nothing_together() -> Any:
+        together.wait(5)
+        return protocol.MISSING
+
+    found: list[Any] = []
+
+    def read(loader: protocol.Loader) -> None:
+        found.append(cache.client.get_or_load(b"k", loader, options))
+
+    threads = [threading.Thread(target=read, args=[find_nothing])]
+    threads[0].start()
+    loading.wait(5)
+    threads += [threading.Thread(target=read, args=[find_nothing_together]) for _ in range(5)]
+    for thread in threads[1:]:
+        thread.start()
+    while cache.client.counters.total().lease_waits < 5:
+        pass
+    first.set()
+    for thread in threads:
+        thread.join()
+    assert found == [protocol.MISSING] * 6
+
+
+def test_a_write_ends_the_time_in_which_readers_load_without_a_lease(cache: RingCache, call: Call) -> None:
+    """``set``, ``add`` and ``delete`` treat the record like a lease."""
+    for name, arguments, expected in (("set", ("v",), "v"), ("add", ("v",), "v"), ("delete", (), "loaded")):
+        cache.get_or_set("k", "not stored", 0)
+        assert cache.client.counters.total().leases_granted > 0
+        assert call(cache, "get", "k") is None
+        call(cache, name, "k", *arguments)
+        assert call(cache, "get_or_set", "k", "loaded") == expected
+        assert call(cache, "get", "k") == expected
+        cache.delete("k")
+
+
+def test_a_loader_may_read_its_own_key(cache: RingCache, call: Call) -> None:
+    """It does not wait for the lease under which it runs, and the outer call fills."""
+    assert cache.get_or_set("k", lambda: cache.get_or_set("k", lambda: 5) + 1) == 6
+
+    async def inner() -> Any:
+        return await cache.aget_or_set("l", lambda: 5) + 1
+
+    assert async_to_sync(cache.aget_or_set)("l", inner) == 6
+    assert call(cache, "get_many", ["k", "l"]) == {"k": 6, "l": 6}
+    assert cache.client.counters.total().lease_waits == 0
+
+
 class TestLeaseOnGet:
     """``lease_on_get``: code that gets, loads and sets by itself cannot set a stale value."""
 
@@ -151,6 +217,175 @@ class TestLeaseOnGet:
         first.close()
         call(first, "set", "k", 3)
         assert call(first, "get", "k") == 3
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("delete", ["k"]), ("delete_many", [["k"]]), ("clear", []), ("clear_all", []),
+            ("delete_pattern", ["k*"]), ("add", ["k", "v"]), ("make_stale", ["k", 5]),
+            ("incr_version", ["k"]), ("set", ["k", "v", 0]),
+        ],
+    )  # fmt: skip
+    def test_another_write_of_the_caller_ends_its_lease(
+        self, caches: tuple[RingCache, RingCache], call: Any, name: str, arguments: list[Any]
+    ) -> None:
+        """It supersedes what the caller has read, so the next set is a plain one."""
+        caller, other = caches
+        assert call(caller, "get", "k") is None
+        if name == "incr_version":
+            call(other, "set", "k", "v")
+        call(caller, name, *arguments)
+        assert call(caller, "set", "k", "new") is True
+        assert call(other, "get", "k") == "new"
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"), [("touch", ["k", 9]), ("incr", ["k"]), ("set", ["k", 6, 9])], ids=str
+    )
+    def test_a_write_that_needs_a_value_ends_the_lease_if_it_found_one(
+        self, caches: tuple[RingCache, RingCache], call: Any, name: str, arguments: list[Any]
+    ) -> None:
+        """Otherwise the lease is still there, and protects the next set."""
+        caller, other = caches
+        options = {"xx": True} if name == "set" else {}
+        call(caller, "get_many", ["k", "l"])
+        call(other, "set", "k", 5)
+        assert call(caller, name, *arguments, **options)
+        assert call(caller, "set", "k", 7) is True
+        with suppress(ValueError):
+            call(caller, name, "l", *arguments[1:], **options)
+        call(other, "delete", "l")
+        assert call(caller, "set", "l", "old") is False
+
+    def test_a_pattern_ends_the_leases_of_the_keys_that_it_may_match(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """The others are still protected."""
+        caller, other = caches
+        call(caller, "get_many", ["user:1", "page:1"])
+        call(caller, "delete_pattern", "user:*")
+        assert call(caller, "set", "user:1", 1) is True
+        call(other, "delete", "page:1")
+        assert call(caller, "set", "page:1", "old") is False
+
+    @pytest.mark.parametrize("record", [b"\x80\x05pickled", b"[1, 2]", b"Vz\x00x", b"V"], ids=str)
+    def test_a_record_that_cannot_be_decoded_can_be_replaced(
+        self, caches: tuple[RingCache, RingCache], call: Any, record: bytes
+    ) -> None:
+        """Another library may have written it: the get acquires a lease in its place."""
+        caller, other = caches
+        node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes("k"))]
+        node.call((b"SET", caller.key_bytes("k"), record))
+        assert call(caller, "get", "k") is None
+        assert call(caller, "set", "k", "new") is True
+        node.call((b"SET", caller.key_bytes("k"), record))
+        assert call(caller, "get_many", ["k"]) == {}
+        call(other, "delete", "k")
+        assert call(caller, "set_many", {"k": "old"}) == []
+        assert call(other, "get", "k") is None
+
+    def test_a_key_of_another_type_can_be_replaced(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """By a plain set: its node grants no lease."""
+        caller, _ = caches
+        node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes("k"))]
+        node.call((b"HSET", caller.key_bytes("k"), b"f", b"v"))
+        assert call(caller, "get", "k") is None
+        assert call(caller, "set", "k", "new") is True
+        assert call(caller, "get", "k") == "new"
+
+    @pytest.mark.parametrize("way", ["time is over", "tag is gone"])
+    def test_a_loaded_value_that_is_a_miss_can_be_replaced(
+        self, caches: tuple[RingCache, RingCache], call: Any, way: str
+    ) -> None:
+        """A stale value, and one whose tags have changed."""
+        caller, other = caches
+        other.get_or_set("k", "old", 60, stale_for=60, tags=["t"])
+        if way == "time is over":
+            other.make_stale("k", 60)
+        else:
+            other.invalidate_tags("t")
+        assert call(caller, "get", "k") is None
+        assert call(caller, "set", "k", "new") is True
+        assert call(other, "get", "k") == "new"
+
+    def test_a_value_that_appears_between_the_get_and_the_lease_is_a_hit(
+        self, caches: tuple[RingCache, RingCache]
+    ) -> None:
+        """The request for the lease returns it; with tags, too."""
+        caller, other = caches
+        for tags in ((), ("t",)):
+            key = caller.key_bytes(f"k{len(tags)}")
+
+            def get(key: bytes = key, tags: tuple[str, ...] = tags) -> protocol.Operation[Any]:
+                operation = protocol.get_and_lease(caller.client.context, key, "missing", {})
+                effect = operation.send((yield next(operation)))
+                other.get_or_set(f"k{len(tags)}", "value", tags=tags)
+                try:
+                    while True:
+                        effect = operation.send((yield effect))
+                except StopIteration as end:
+                    return end.value
+
+            assert caller.client.run(get()) == ("value", protocol.NOT_LEASED)
+
+    def test_an_expired_lease_is_refused_once(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """The key may have been deleted since; the next get acquires a lease again."""
+        caller, _ = caches
+        call(caller, "get_many", ["k", "l"])
+        for key in ("k", "l"):
+            node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes(key))]
+            node.call((b"DEL", caller.key_bytes(key)))
+        assert call(caller, "set", "k", "old") is False
+        assert call(caller, "get", "k") is None
+        assert call(caller, "set", "k", "new") is True
+        assert caller.client.counters.total().stale_sets_refused == 1
+        assert call(caller, "get", "l") is None
+        assert call(caller, "set", "l", "new") is True
+
+    def test_a_lease_that_another_request_holds_by_now_is_not_remembered(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """Ours has expired; a second get of ours finds the other one's."""
+        caller, other = caches
+        call(caller, "get", "k")
+        node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes("k"))]
+        node.call((b"DEL", caller.key_bytes("k")))
+        call(other, "get", "k")
+        call(caller, "get", "k")
+        assert caller._leases == {caller.key_bytes("k"): None}
+
+    def test_get_or_set_after_get_releases_the_lease(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """It does not wait for the lease that the same request holds, and it fills."""
+        caller, other = caches
+        call(caller, "get_many", ["k", "l"])
+        assert call(caller, "get_or_set", "k", "loaded") == "loaded"
+        loaded = call(caller, "get_or_set_many", ["k", "l"], lambda keys: dict.fromkeys(keys, "too"))
+        assert loaded == {"k": "loaded", "l": "too"}
+        assert call(other, "get_many", ["k", "l"]) == loaded
+        assert caller.client.counters.total().lease_waits == 0
+        assert caller._leases == {}
+
+    def test_a_loader_that_gets_its_own_key_leaves_no_lease(
+        self, caches: tuple[RingCache, RingCache]
+    ) -> None:
+        """The outer call fills, and a later set is a plain one."""
+        caller, other = caches
+        assert caller.get_or_set("k", lambda: caller.get("k", 5)) == 5
+        assert other.get("k") == 5
+        assert caller.set("k", 6) is True
+
+    def test_a_key_with_nothing_to_fill_can_be_leased(
+        self, caches: tuple[RingCache, RingCache], call: Any
+    ) -> None:
+        """``get_or_set_many`` found no value, and another part of the code sets one."""
+        caller, other = caches
+        call(caller, "get_or_set_many", ["k"], lambda _: {})
+        assert call(caller, "get", "k") is None
+        assert call(caller, "set", "k", "v") is True
+        assert call(other, "get", "k") == "v"
 
     def test_a_timeout_of_zero_deletes(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
         """As any other set with this timeout."""

@@ -94,6 +94,10 @@ class Process:
         if node in self.world.down:
             self.breakers[node].failed(NodeUnavailableError("down"), at_once=True)
             return NodeUnavailableError("down")
+        if self.world.loses(node, command):
+            error = NodeUnavailableError("did not answer")
+            error.was_sent = True
+            return error
         return self.world.call(node, command)
 
     def moves(self) -> list[str]:
@@ -104,7 +108,11 @@ class Process:
                 continue
             if node in self.replaying:
                 moves.append(f"close{node}")
-            elif self.is_open(node) or self.context.missed.count(position) != 0:
+            elif (
+                self.is_open(node)
+                or self.context.missed.count(position) != 0
+                or self.context.orphans.of(position)
+            ):
                 # The only actor of a process cannot act between the replay and the close
                 moves.append(f"replay{node}" if self.world.scenario.is_one_process else f"probe{node}")
         return moves
@@ -117,7 +125,9 @@ class Process:
             self._replay(node, replay_module.replay(context, position, self.world.outbox, NAMES[node]))
         if move.startswith("replay"):
             return
-        if self.breakers[node].close(lambda: context.missed.count(position) == 0):
+        if self.breakers[node].close(
+            lambda: context.missed.count(position) == 0 and not context.orphans.of(position)
+        ):
             self.confirmed[node] = max(self.confirmed[node], self.replaying.pop(node), self.acknowledged)
         else:
             self._replay(node, replay_module.replay_missed(context, position))
@@ -152,4 +162,7 @@ class Process:
             for keys in self.context.missed._recorded.values()
         ]
         is_open = [breaker.is_open for breaker in self.breakers]
-        return repr((is_open, recorded, self.confirmed, self.replaying, self.acknowledged))
+        orphans = sorted(
+            record for node in range(len(self.order)) for _, record in self.context.orphans.of(node)
+        )
+        return repr((is_open, recorded, orphans, self.confirmed, self.replaying, self.acknowledged))

@@ -71,7 +71,8 @@ class Reader(Actor):
                 assert effect is not None
                 return self.process.perform(effect)
 
-    def finish(self, value: int) -> None:
+    def finish(self, value: Any) -> None:
+        value = 0 if value is protocol.MISSING else value
         self.remaining_reads -= 1
         self.operation = None
         self.history.append(("returned", value))

@@ -9,7 +9,7 @@ from typing import Any
 
 from cachebackend.codec import Codec, Refresh
 from cachebackend.node import Node
-from cachebackend.protocol import FillOptions
+from cachebackend.protocol import MISSING, FillOptions
 from tests.interleavings.clocks import NOW
 from tests.interleavings.readers import DirectReader, DirectReaderOfTwo, Reader, ReaderOfTwo
 from tests.interleavings.world import KEY, TAG, World
@@ -28,7 +28,8 @@ class Scenario:
         actors: Their classes; each schedule creates new ones.
         before: Commands that the first node receives before the schedule.
         accidents: How many times each may happen: ``lapse``, ``evict``, ``flush``, ``fail0``, ``fail1``
-            (a node that failed returns later), and ``relay``: the relay runs while actors can still move.
+            (a node that failed returns later), ``lose``: a request for a lease gets no reply, and arrives
+            later; and ``relay``: the relay runs while actors can still move.
         fill_options: The options with which readers fill.
         by_tag: Writers delete the tag instead of the key.
         has_gutter: The second node is the gutter.
@@ -37,6 +38,7 @@ class Scenario:
         relay: The deploy that the relay runs.
         is_one_process: All actors are threads of one process.
         replay_limit: The largest number of keys that are replayed to a node one by one.
+        is_absent_at_first: The row does not exist before the first commit, and its absence is not cached.
     """
 
     actors: tuple[type[Reader] | type[Writer], ...]
@@ -49,6 +51,7 @@ class Scenario:
     relay: str = "old"
     is_one_process: bool = False
     replay_limit: int = 10_000
+    is_absent_at_first: bool = False
 
     def world(self, nodes: tuple[Node, Node]) -> World:
         """Return the world in which a schedule begins."""
@@ -81,10 +84,11 @@ class Scenario:
         """Whether all writers are strict."""
         return all(issubclass(actor, StrictWriter | Reader) for actor in self.actors)
 
-    def load(self, reader: Reader) -> int:
-        """Return the version of the row that a reader sees in the database."""
+    def load(self, reader: Reader) -> Any:
+        """Return the version of the row that a reader sees in the database; MISSING if there is no row."""
         snapshot = getattr(reader, "snapshot", None)
-        return reader.world.committed if snapshot is None else snapshot
+        version = reader.world.committed if snapshot is None else snapshot
+        return MISSING if self.is_absent_at_first and version == 0 else version
 
 
 def values(version: int, fill_options: FillOptions, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:

@@ -36,6 +36,8 @@ from tests.interleavings.writers import (
 
 ACCIDENTS = (("lapse", 1), ("evict", 1), ("flush", 1))
 FAILS = (("fail0", 1),)
+LAPSE = (("lapse", 1),)
+LOSE = (("lose", 1),)
 RELAY = (("relay", 1),)
 STALE = FillOptions(60_000, stale_ms=30_000)
 TAGGED = FillOptions(60_000, tags=(b"tag",))
@@ -47,6 +49,13 @@ SCENARIOS = {
     "two readers, a writer, accidents": Scenario((Reader, Reader, Writer), OLD, (("lapse", 1), ("evict", 1))),
     "a reader, a writer, every accident": Scenario((Reader, Writer), OLD, ACCIDENTS),
     "two readers, a writer that may crash": Scenario((Reader, Reader, CrashingWriter), OLD, RELAY),
+    "two readers of an absent row, a writer that creates it": Scenario(
+        (Reader, Reader, Writer), accidents=LAPSE, is_absent_at_first=True
+    ),
+    "a request that gets no reply: a reader of two, a writer": Scenario((ReaderOfTwo, Writer), (), LOSE),
+    "a request that gets no reply: one process: two readers, a plain writer": Scenario(
+        (Reader, Reader, PlainWriter), (), LOSE, is_one_process=True
+    ),
     "strict: a reader, two writers": Scenario((Reader, StrictWriter, StrictWriter), OLD),
     "strict: a reader, a writer that may crash, accidents": Scenario(
         (Reader, CrashingStrictWriter), OLD, (("lapse", 1), ("evict", 1))
@@ -121,6 +130,10 @@ SCENARIOS = {
 }
 #: The same with more actors or accidents. They take minutes, so they run only with ``EXPLORE=all``.
 LARGER = {
+    "a request that gets no reply: two readers, a writer": Scenario((Reader, Reader, Writer), (), LOSE),
+    "a request that gets no reply: two readers, a writer, something cached": Scenario(
+        (Reader, Reader, Writer), OLD, (("lose", 2),)
+    ),
     "two readers, two writers": Scenario((Reader, Reader, Writer, Writer), OLD),
     "two readers, two writers, nothing cached": Scenario((Reader, Reader, Writer, Writer)),
     "two readers, a writer, every accident": Scenario((Reader, Reader, Writer), OLD, ACCIDENTS),
@@ -185,6 +198,8 @@ if os.environ.get("EXPLORE") == "all":
 DIRECT = {
     "a reader, two writers",
     "two readers, a writer, nothing cached",
+    "two readers of an absent row, a writer that creates it",
+    "a request that gets no reply: a reader of two, a writer",
     "strict: a reader, two writers",
     "refresh: two readers, a writer",
     "stale: two readers, a writer that softens",

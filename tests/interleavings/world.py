@@ -44,6 +44,10 @@ class World:
         self.committed = self.acknowledged = 0
         self.settled = [0, 0]
         self.down: set[int] = set()
+        #: The next request for a lease is held up by the network, and its caller gives it up.
+        self.is_losing = False
+        #: The requests that are held up; each arrives later.
+        self.held_up: list[tuple[int, Command]] = []
         self.outbox: Any = Outbox(scenario.target)
         self.wrong: list[str] = []
         for node in nodes if scenario.has_two_nodes else nodes[:1]:
@@ -72,6 +76,14 @@ class World:
         # Rounded, so that two schedules differ by their moves, and not by a millisecond
         return -(-reply // TTL_STEP_MS) * TTL_STEP_MS if command[0] == b"PTTL" and reply > 0 else reply
 
+    def loses(self, node: int, command: Command) -> bool:
+        """Return whether the network holds this command up: it may do so to the request for a lease."""
+        if not self.is_losing or b"NX" not in command:
+            return False
+        self.is_losing = False
+        self.held_up.append((node, command))
+        return True
+
     def settle(self, version: int, nodes: Iterable[int]) -> None:
         """Record that nodes confirmed the deletes of all versions up to this one."""
         for node in nodes:
@@ -92,6 +104,10 @@ class World:
             moves.append("accident evict")
         if self.remaining.get("flush"):
             moves.append("accident flush")
+        if self.remaining.get("lose") and not self.is_losing:
+            moves.append("accident lose")
+        if self.held_up:
+            moves.append("accident arrive")
         for node in (0, 1):
             if node in self.down:
                 moves += [f"accident return{node}", f"accident restart{node}"]
@@ -118,7 +134,11 @@ class World:
     def _cause(self, accident: str) -> None:
         self.remaining[accident] = self.remaining.get(accident, 1) - 1
         node = int(accident[-1]) if accident[-1].isdigit() else 0
-        if accident.startswith("fail"):
+        if accident == "lose":
+            self.is_losing = True
+        elif accident == "arrive":
+            self.call(*self.held_up.pop(0))
+        elif accident.startswith("fail"):
             self.down.add(node)
         elif accident.startswith(("return", "restart")):
             self.down.discard(node)
@@ -160,7 +180,7 @@ class World:
     def state(self) -> tuple[Any, ...]:
         histories = tuple(tuple(actor.history) for actor in self.actors)
         processes = tuple(process.state() for process in self.processes)
-        versions = self.committed, self.acknowledged, tuple(self.settled)
+        versions = self.committed, self.acknowledged, tuple(self.settled), self.is_losing, tuple(self.held_up)
         remaining = tuple(sorted(self.remaining.items()))
         rows, down = frozenset(self.outbox.rows), frozenset(self.down)
         return self.contents(), histories, processes, versions, rows, down, remaining

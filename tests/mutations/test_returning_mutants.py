@@ -1,4 +1,7 @@
-"""Mutants of replay and ring change: each removes one line, and the explorer must find a wrong schedule."""
+"""Mutants of replay, orphan leases and ring change: the explorer must find a wrong schedule with each.
+
+Each removes one line.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from typing import Any
 import pytest
 
 from cachebackend import protocol
+from cachebackend.client import single
 from cachebackend.effects import Operation, Reply, Send
 from cachebackend.node import Breaker, Node
 from cachebackend.protocol import Context, missed_deletes
+from cachebackend.protocol.cache import lease as lease_module
+from cachebackend.protocol.cache import load as load_module
 from cachebackend.protocol.cache import warm as warm_module
 from cachebackend.protocol.cache.compare_and_set import CompareAndSet
 from cachebackend.protocol.missed_deletes import MissedDeletes, MissedKeys
@@ -124,6 +130,21 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
     patch.setattr(warm_module, "send_conditional", take)
 
 
+def an_orphan_used_again(patch: Patch) -> None:
+    """A reader asks for the lease with the token of a request that got no reply, and may arrive later."""
+    begin_lease = lease_module.begin_lease
+
+    def begin(context: Any, key: bytes) -> Any:
+        lease, request = begin_lease(context, key)
+        for _, record in context.orphans.of(lease.node):
+            lease.token = record[1:]
+            request = lease.conditional(context.lease_ms).request(context)
+        return lease, request
+
+    patch.setattr(load_module, "begin_lease", begin)
+    patch.setattr(single, "begin_lease", begin)
+
+
 MUTANTS: dict[Callable[[Patch], None], Scenario] = {
     # With the actors in this order the explorer finds the wrong schedule early; the schedules are the same
     a_delete_that_removes_a_quarantine: Scenario((StrictStatement, ReaderOfTwo), (), FAILS + RELAY),
@@ -142,6 +163,7 @@ MUTANTS: dict[Callable[[Patch], None], Scenario] = {
     a_write_without_the_delete_in_the_new_ring: SCENARIOS["a ring that changes: leaving and joining"],
     a_delete_in_both_rings_at_once: SCENARIOS["a ring that changes: leaving and leaving"],
     a_warm_read_without_a_lease: SCENARIOS["a ring that changes: leaving and leaving"],
+    an_orphan_used_again: SCENARIOS["a request that gets no reply: one process: two readers, a plain writer"],
 }
 
 

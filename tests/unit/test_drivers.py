@@ -9,6 +9,7 @@ import pytest
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Ask, Command, Load, Operation, Reply, Script, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.loader import held_tokens
 
 Drive = Callable[..., Any]
 
@@ -152,6 +153,28 @@ def test_a_question_is_asked_in_the_form_of_the_driver(run: Drive, request: pyte
         return (yield Ask(lambda: "drive", async_question))
 
     assert run(operation(), []) == request.node.callspec.params["run"]
+
+
+def test_a_loader_runs_under_the_tokens_of_its_leases(run: Drive) -> None:
+    """And under those of the loaders around it; they end with the loader, even if it fails."""
+    outer, inner = b"outer", b"inner"
+
+    def operation() -> Operation[tuple[bytes, ...]]:
+        return (yield Load(held_tokens, (inner,)))
+
+    def nested() -> Operation[Any]:
+        return (yield Load(lambda: run(operation(), []), (outer,)))
+
+    if run is drive:
+        assert run(nested(), []) == (outer, inner)
+    assert run(operation(), []) == (inner,)
+    with pytest.raises(ZeroDivisionError):
+        run(failing(), [])
+    assert held_tokens() == ()
+
+
+def failing() -> Operation[None]:
+    yield Load(lambda: 1 / 0, (b"token",))
 
 
 def test_the_operation_of_a_cancelled_task_cleans_up() -> None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from cachebackend.codec import Refresh
+from cachebackend.codec import RELEASED, Kind, Refresh
 from cachebackend.effects import Ask, Continue, Load, Operation, Reply
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import Tokens
-from cachebackend.protocol.cache.lease import LeaseRequest, delete_records, release
+from cachebackend.protocol.cache.lease import LONGEST_WAIT_SECONDS, LeaseRequest, give_up, release
 from cachebackend.protocol.context import Context
 
 __all__ = [
@@ -36,6 +36,8 @@ Loader: TypeAlias = Callable[[], Any]
 #: The bytes, and the milliseconds that they live (or NO_EXPIRY).
 _Record: TypeAlias = tuple[bytes, int]
 K = TypeVar("K")
+#: Milliseconds that a lease without a token is stored: every reader that waits looks at least once meanwhile.
+RELEASED_MS = int(2 * LONGEST_WAIT_SECONDS * 1000)
 
 
 class Unfilled(NamedTuple):
@@ -90,27 +92,28 @@ def load_and_fill(
 
     A loader that fails releases the leases at once; so does a value that must not be stored.
     """
+    leases = list(call.leases.values())
     begun = context.clock.monotonic()
     try:
         try:
-            loaded = yield Load(call.loader)
+            loaded = yield Load(call.loader, tuple(lease.token for lease in leases))
         finally:
             seconds = count_load(context, begun)
         may_fill = loaded.__class__ is not Unfilled
         values = call.values_of(loaded if may_fill else loaded.value)
-        fills = {
-            name: begin_fill(context, lease, values[name], fill_options, tokens, load_seconds=seconds)
+        fills = [
+            begin_fill(context, lease, values[name], fill_options, tokens, load_seconds=seconds)
             for name, lease in (call.leases.items() if may_fill else ())
-        }
-    except GeneratorExit:  # abandoned half way: no driver can send for us, so the leases expire
+        ]
+    except GeneratorExit:  # abandoned half way: no driver can send for us
+        give_up(context, leases)
         raise
     except BaseException:
-        yield from release(context, list(call.leases.values()))
+        yield from release(context, leases)
         raise
-    if not may_fill:
-        yield from release(context, list(call.leases.values()))
-    yield from delete_records([call.leases[name] for name, fill in fills.items() if fill is None])
-    yield from _store(context, [fill for fill in fills.values() if fill is not None])
+    if not may_fill:  # another reader may be able to fill: it acquires the lease
+        yield from release(context, leases)
+    yield from _store(context, fills)
     return values
 
 
@@ -131,8 +134,8 @@ def begin_fill(
     tokens: Tokens,
     *,
     load_seconds: float,
-) -> CompareAndSet | None:
-    """Return the write that stores a loaded value under a lease; None: release the lease.
+) -> CompareAndSet:
+    """Return the write that stores a loaded value under a lease, or releases it if there is none to store.
 
     Args:
         context: The alias.
@@ -143,7 +146,7 @@ def begin_fill(
         load_seconds: What the load took.
     """
     record = _record_of(context, value, fill_options, tokens, load_seconds)
-    return None if record is None else CompareAndSet(lease.node, lease.key, lease.record, *record)
+    return CompareAndSet(lease.node, lease.key, lease.record, *(record or (RELEASED, RELEASED_MS)))
 
 
 def _record_of(
@@ -181,12 +184,24 @@ def _store(
     """Replace leases and claims by values, and count the fills that were refused."""
     if not fills:
         return
-    replies = yield from send_conditional(context, fills, replies)
+    try:
+        replies = yield from send_conditional(context, fills, replies)
+    except BaseException:  # cancelled: a fill may not have arrived
+        _give_up(context, fills)
+        raise
     # A copy may hold what the key held before, and the node's invalidation message may come late
     context.drop_near([fill.key for fill in fills])
-    for reply in replies:
+    for fill, reply in zip(fills, replies, strict=True):
         if reply is None:
-            context.fills_refused(1)
+            context.fills_refused(fill.new != RELEASED)
         elif isinstance(reply, Exception):  # costs the fill, not the caller
+            _give_up(context, [fill])
             context.counters.cell.node_failures += 1
             context.log_limited("fill_failed", "%s; a value was not filled", reply)
+
+
+def _give_up(context: Context, fills: Sequence[CompareAndSet]) -> None:
+    """Give up the leases that fills may not have replaced."""
+    for fill in fills:
+        if fill.old[0] == Kind.LEASE:
+            context.give_up(fill.node, fill.key, fill.old)

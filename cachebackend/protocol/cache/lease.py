@@ -18,18 +18,25 @@ A value that is due for a refresh is claimed in the same way: its record is repl
 bears our token, and the fill replaces that. A reader that loses the claim serves the value as it
 is. A delete removes a claimed record as it removes a lease.
 
+A holder that has nothing to fill replaces its lease by one without a token, for a moment. The
+readers that wait for the lease then load at the same time, and fill nothing; without it they would
+acquire and release the lease one after another. The first reader after that moment has a lease again.
+
+A lease that its holder has given up is taken over (see ``protocol.orphans``).
+
 Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI '13, section 3.2.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from cachebackend.codec import Kind, claimed, kind_of, lease_record
-from cachebackend.effects import Operation, Reply, Request, Script, Send, Sleep
+from cachebackend.codec import RELEASED, Kind, claimed, kind_of, lease_record
+from cachebackend.effects import Operation, Reply, Request, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
+from cachebackend.loader import held_tokens
 from cachebackend.protocol.cache.compare_and_set import (
     KEEP_TTL,
     CompareAndSet,
@@ -40,6 +47,7 @@ from cachebackend.protocol.cache.compare_and_set import (
 from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_type, read_record
 from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.node_deletes import release_command
 from cachebackend.tracing import begin
 
 __all__ = [
@@ -47,13 +55,13 @@ __all__ = [
     "LeaseRequest",
     "LeaseWait",
     "begin_lease",
+    "give_up",
     "release",
     "request_leases",
     "serves_reads",
     "sort_answers",
 ]
 
-_RELEASE = Script(__package__, "release")
 K = TypeVar("K")
 #: A waiter looks again after the first time, and then after twice the last one, up to the longest.
 FIRST_WAIT_SECONDS = 0.005
@@ -112,18 +120,32 @@ def begin_lease(context: Context, key: bytes) -> tuple[LeaseRequest, Request]:
 
 
 def release(context: Context, leases: Sequence[LeaseRequest]) -> Operation[None]:
-    """Let others load: delete a lease, undo a claim; each only if the key still holds our record."""
+    """Let others load: delete a lease, undo a claim; each only if the key still holds our record.
+
+    A lease whose node does not answer is given up.
+    """
     claims = [lease for lease in leases if lease.current is not None and lease.served is not None]
     if claims:
         undo = [CompareAndSet(c.node, c.key, c.record, c.current or b"", KEEP_TTL) for c in claims]
         yield from send_conditional(context, undo)
-    yield from delete_records([lease for lease in leases if lease not in claims])
+    held = [lease for lease in leases if lease not in claims]
+    if held:
+        replies = yield Send([(lease.node, release_command(lease.key, lease.record)) for lease in held])
+        give_up(
+            context,
+            [
+                lease
+                for lease, reply in zip(held, replies, strict=True)
+                if isinstance(reply, NodeUnavailableError)
+            ],
+        )
 
 
-def delete_records(leases: Sequence[LeaseRequest]) -> Operation[None]:
-    """Delete our records, each only if its key still holds it."""
-    if leases:
-        yield Send([(lease.node, _RELEASE.call([lease.key], lease.record)) for lease in leases])
+def give_up(context: Context, leases: Iterable[LeaseRequest]) -> None:
+    """Remember leases that a node may hold, and that are not used any more. A claim blocks nobody."""
+    for lease in leases:
+        if lease.served is None:
+            context.give_up(lease.node, lease.key, lease.record)
 
 
 class LeaseWait:
@@ -176,7 +198,11 @@ def request_leases(
     """Send the request of each lease or claim; return the replies, and the tokens of the tags."""
     token_requests = new_token_requests(context, tags)
     writes = [*[lease.conditional(context.lease_ms) for lease in leases], *token_requests]
-    replies = yield from send_conditional(context, writes)
+    try:
+        replies = yield from send_conditional(context, writes)
+    except BaseException:  # cancelled: the requests may have been sent
+        give_up(context, leases)
+        raise
     return replies[: len(leases)], tokens_taken(token_requests, replies[len(leases) :])
 
 
@@ -197,17 +223,18 @@ def sort_answers(
             # (our own record: the reply to an earlier try was lost)
             context.counters.cell.leases_granted += 1
             answers.granted[name] = lease
+            context.orphans.discard(lease.current or b"")
         elif is_claim and lease.served is not None:
             answers.cached[name] = lease.served
         elif isinstance(reply, RingCacheError):
-            _count_refusal(context, reply)
+            _handle_refusal(context, lease, reply)
             answers.unleased.append(name)
         elif is_claim:  # the record that we would replace has changed: ask again
             lease.current = None
             answers.retry[name] = lease
-        elif (kind := _kind(reply)) is Kind.QUARANTINE:
+        elif (kind := _kind(reply)) is Kind.QUARANTINE or reply == RELEASED or _is_held(reply):
             answers.unleased.append(name)
-        elif kind is Kind.LEASE:
+        elif kind is Kind.LEASE and reply not in context.orphans:
             if _has_waited_long(context, lease, reply):
                 answers.unleased.append(name)
             else:
@@ -217,10 +244,15 @@ def sort_answers(
             cached := read_record(context, reply, tokens, allow_stale=allow_stale, tags=tags)
         ):
             answers.cached[name] = cached
-        else:  # stale, under other tags, or not a record at all: replace it, if the key still holds it
+        else:  # stale, under other tags, an orphan, or not a record: replace it, if the key still holds it
             lease.current = reply
             answers.retry[name] = lease
     return answers
+
+
+def _is_held(record: bytes) -> bool:
+    """Return whether a record is the lease under which a loader of this thread or task runs now."""
+    return any(record == lease_record(token) for token in held_tokens())
 
 
 def _has_waited_long(context: Context, lease: LeaseRequest, other: bytes) -> bool:
@@ -235,8 +267,10 @@ def _has_waited_long(context: Context, lease: LeaseRequest, other: bytes) -> boo
     return now - lease.waiting_since >= context.options.lease_timeout
 
 
-def _count_refusal(context: Context, error: RingCacheError) -> None:
+def _handle_refusal(context: Context, lease: LeaseRequest, error: RingCacheError) -> None:
     """Count a node that grants no lease; the value is loaded all the same, unless the settings say raise."""
+    if isinstance(error, NodeUnavailableError) and error.was_sent:
+        give_up(context, [lease])
     context.counters.cell.node_failures += 1
     if context.options.on_node_failure == "raise" and not is_wrong_type(error):
         raise error

@@ -4,6 +4,8 @@
 2. reader    loads the old row
 3. writer    COMMIT, DEL key    -> the lease is gone
 4. reader    set(key, old)      -> presents the lease, and is refused
+
+A lease that has expired is refused, too, although nobody may have written: a delete leaves no trace.
 """
 
 from __future__ import annotations
@@ -11,23 +13,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from cachebackend.codec import lease_record
-from cachebackend.effects import Operation, Reply, Script, Send
-from cachebackend.errors import RingCacheError
-from cachebackend.protocol.cache.compare_and_set import (
-    NO_EXPIRY,
-    CompareAndSet,
-    SetIfAbsent,
-    send_conditional,
-)
-from cachebackend.protocol.cache.freshness import MISS
+from cachebackend.codec import RELEASED
+from cachebackend.effects import Operation, Reply, Send
+from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
+from cachebackend.protocol.cache.freshness import MISS, is_wrong_type
 from cachebackend.protocol.cache.get import get, get_many
+from cachebackend.protocol.cache.lease import LeaseRequest, request_leases, sort_answers
+from cachebackend.protocol.cache.tags import read_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete, delete_many
+from cachebackend.protocol.ring.node_deletes import release_command
 from cachebackend.protocol.ring.write import write_by
 
 __all__ = [
-    "HIT",
+    "NOT_LEASED",
     "Lease",
     "get_and_lease",
     "get_many_and_lease",
@@ -36,53 +36,92 @@ __all__ = [
     "set_with_lease",
 ]
 
-#: What a reader that missed got: a record that it may fill over; None: another process has the lease.
+#: The record that a reader which missed may fill over; None: another process has the lease.
 Lease: TypeAlias = bytes | None
-_RELEASE = Script(__package__, "release")
 K = TypeVar("K")
 
-#: Returned instead of a lease: there was a value.
-HIT: Any = object()
+#: Returned instead of a lease: there was a value, or a key of another type, which any ``set`` replaces.
+NOT_LEASED: Any = object()
 
 
-def get_and_lease(context: Context, key: bytes, missing: Any) -> Operation[tuple[Any, Any]]:
-    """Return the value of a key and HIT; or ``missing`` and the lease, None if it cannot be acquired."""
+def get_and_lease(
+    context: Context, key: bytes, missing: Any, held: Mapping[bytes, Lease]
+) -> Operation[tuple[Any, Any]]:
+    """Return the value of a key and NOT_LEASED; or ``missing`` and the lease, None if it cannot be acquired.
+
+    Args:
+        context: The alias.
+        key: The key.
+        missing: Returned if there is no value.
+        held: The leases that the caller holds already.
+    """
     value = yield from get(context, key, MISS)
     if value is not MISS:
-        return value, HIT
-    leases = yield from _acquire(context, [key])
-    return missing, leases[key]
+        return value, NOT_LEASED
+    values, leases = yield from _acquire(context, [key], held)
+    return values.get(key, missing), leases.get(key, NOT_LEASED)
 
 
 def get_many_and_lease(
-    context: Context, keys: Mapping[K, bytes]
+    context: Context, keys: Mapping[K, bytes], held: Mapping[bytes, Lease]
 ) -> Operation[tuple[dict[K, Any], dict[bytes, Lease]]]:
     """Return the values of the keys that have one, by name, and the leases of the others, by key."""
     values = yield from get_many(context, keys)
     missed = dict.fromkeys(key for name, key in keys.items() if name not in values)
-    return values, (yield from _acquire(context, missed)) if missed else {}
+    if not missed:
+        return values, {}
+    late, leases = yield from _acquire(context, missed, held)
+    values.update({name: late[key] for name, key in keys.items() if key in late})
+    return values, leases
 
 
-def _acquire(context: Context, keys: Iterable[bytes]) -> Operation[dict[bytes, Lease]]:
-    """Acquire the lease of each key that holds nothing, in one scatter."""
-    leases = {key: lease_record(context.clock.token()) for key in keys}
-    writes = [
-        SetIfAbsent(context.serving_node(key), key, lease, context.lease_ms) for key, lease in leases.items()
-    ]
-    replies = yield from send_conditional(context, writes)
-    granted: dict[bytes, Lease] = dict.fromkeys(leases)
-    for (key, lease), reply in zip(leases.items(), replies, strict=True):
-        if reply is None:
-            context.counters.cell.leases_granted += 1
-            granted[key] = lease
-    return granted
+def _acquire(
+    context: Context, keys: Iterable[bytes], held: Mapping[bytes, Lease]
+) -> Operation[tuple[dict[bytes, Any], dict[bytes, Lease]]]:
+    """Acquire the lease of each key that holds no value, by the rules of ``lease``, but never wait.
+
+    A record that is a miss to this reader is replaced: it cannot be decoded, its time is over, or
+    its tags have changed. Otherwise no ``set`` could ever replace it.
+
+    Returns:
+        The values of the keys that hold one by now, and the leases of the others.
+    """
+    requests = {key: LeaseRequest(context.serving_node(key), key, context.clock.token()) for key in keys}
+    values: dict[bytes, Any] = {}
+    leases: dict[bytes, Lease] = {}
+    while requests:
+        replies, _ = yield from request_leases(context, requests.values(), ())
+        tokens = yield from read_tokens(context, replies)
+        answered = dict(zip(requests, replies, strict=True))
+        free = {key: requests[key] for key, reply in answered.items() if reply == RELEASED}
+        for request in free.values():
+            request.current = RELEASED
+        answered = {
+            key: reply for key, reply in answered.items() if key not in free and not is_wrong_type(reply)
+        }
+        asked = {key: requests[key] for key in answered}
+        answers = sort_answers(context, asked, list(answered.values()), tokens, allow_stale=False)
+        leases |= {key: request.record for key, request in answers.granted.items()}
+        leases |= dict.fromkeys(answers.unleased)
+        values |= {key: cached.value for key, cached in answers.cached.items()}
+        requests = free
+        for key, request in answers.retry.items():
+            if request.other_lease is None:
+                requests[key] = request
+            else:
+                leases[key] = request.other_lease if request.other_lease == held.get(key) else None
+    return values, leases
 
 
 def release(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
     """Release leases that were not used by a set, so that no reader waits for them."""
-    held = [(key, lease) for key, lease in leases.items() if lease is not None]
-    if held:
-        yield Send([(context.serving_node(key), _RELEASE.call([key], lease)) for key, lease in held])
+    held = [(context.serving_node(key), key, lease) for key, lease in leases.items() if lease is not None]
+    if not held:
+        return
+    replies = yield Send([(node, release_command(key, lease)) for node, key, lease in held])
+    for each, reply in zip(held, replies, strict=True):
+        if isinstance(reply, NodeUnavailableError):
+            context.give_up(*each)
 
 
 def set_with_lease(
@@ -143,6 +182,9 @@ def _fill(
         sending = send_conditional(context, list(fills.values()))
         answers, _ = yield from write_by(context, list(fills), sending, in_gutter=False)
         replies = dict(zip(fills, answers, strict=True))
+        for key, fill in fills.items():
+            if isinstance(replies[key], NodeUnavailableError):
+                context.give_up(fill.node, key, fill.old)
     filled = [replies.get(key) for key in values]
     context.fills_refused(filled.count(None))
     return filled

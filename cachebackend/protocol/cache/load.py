@@ -27,6 +27,7 @@ from cachebackend.protocol.cache.lease import (
     LeaseRequest,
     LeaseWait,
     begin_lease,
+    give_up,
     request_leases,
     serves_reads,
     sort_answers,
@@ -139,7 +140,11 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
     try:
         lease, request = begin_lease(context, key)
         begun = context.counters.begin_get()
-        reply, *replies = yield Send([request, *[tag.request(context) for tag in tags], *near.begin()])
+        try:
+            reply, *replies = yield Send([request, *[tag.request(context) for tag in tags], *near.begin()])
+        except BaseException:  # cancelled: the request may have been sent
+            give_up(context, [lease])
+            raise
         context.counters.end_get(begun)
         near.settle(replies[len(tags) :])
         tokens = tokens_taken(tags, replies[: len(tags)])

@@ -12,14 +12,20 @@ from cachebackend.effects import Operation, Script, ScriptCall, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
 
-__all__ = ["delete_at", "delete_command"]
+__all__ = ["delete_at", "delete_command", "release_command"]
 
 _DELETE = Script(__package__, "delete")
+_RELEASE = Script(__package__, "release")
 
 
 def delete_command(keys: Sequence[bytes]) -> ScriptCall:
     """Return the command that deletes keys of one node; its reply is the number of keys deleted."""
     return _DELETE.call(keys)
+
+
+def release_command(key: bytes, record: bytes) -> ScriptCall:
+    """Return the command that deletes a key if it holds this record; its reply is 1 if it did."""
+    return _RELEASE.call([key], record)
 
 
 def delete_at(

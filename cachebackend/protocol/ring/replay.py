@@ -5,6 +5,7 @@
     3. close the breaker, in one step with the check that found nothing (``Breaker.close``).
 
 A delete that is missed after 3 is replayed by the next round; recording it starts that round.
+The same holds for the leases that this process has given up, which are released here, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.protocol.ring.clear import delete_matching
-from cachebackend.protocol.ring.node_deletes import delete_command
+from cachebackend.protocol.ring.node_deletes import delete_command, release_command
 
 __all__ = ["replay", "replay_missed"]
 
@@ -39,14 +40,27 @@ def replay(context: Context, node: int, outbox: Outbox | None, endpoint: str) ->
     yield from replay_missed(context, node)
 
 
+def _release_orphans(context: Context, node: int) -> Operation[None]:
+    """Release the leases that this process has given up, so that no reader waits for them."""
+    orphans = context.orphans.of(node)
+    if not orphans:
+        return
+    replies = yield Send([(node, release_command(key, record)) for key, record in orphans])
+    for (_, record), reply in zip(orphans, replies, strict=True):
+        if isinstance(reply, RingCacheError):
+            raise reply
+        context.orphans.discard(record)
+
+
 def replay_missed(context: Context, node: int) -> Operation[None]:
-    """Replay to a node what this process recorded; raises as ``replay`` does."""
+    """Replay to a node what this process recorded, and release its orphans; raises as ``replay`` does."""
     while missed := context.missed.take(node):
         try:
             yield from _replay_keys(context, node, missed)
         except BaseException:
             context.missed.add(node, missed)
             raise
+    yield from _release_orphans(context, node)
 
 
 def _replay_keys(context: Context, node: int, missed: MissedKeys) -> Operation[None]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cachebackend.codec import Codec, Refresh, claimed, stored_of
+from cachebackend.codec import RELEASED, Codec, Refresh, claimed, stored_of
 from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Ask, Effect, Load, Operation, ScriptCall, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.loader import loader_block
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
 from cachebackend.protocol import (
@@ -22,7 +23,7 @@ from cachebackend.protocol import (
     get_or_load_many,
 )
 from cachebackend.ring import Ring
-from tests.unit.protocol.stepping import StillClock
+from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, StillClock
 
 KEY = b"k"
 VALUE = Codec("auto").encode("value")
@@ -50,6 +51,10 @@ def load() -> str:
 def sent(effect: Effect) -> list[tuple[Any, ...]]:
     assert isinstance(effect, Send)
     return [tuple(command) for _, command in effect.requests]
+
+
+def loads_under_a_lease(effect: Effect) -> bool:
+    return isinstance(effect, Load) and effect.loader is load and len(effect.tokens) == 1
 
 
 def result_of(operation: Operation[Any], reply: Any) -> Any:
@@ -101,7 +106,7 @@ def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context
     command = lease_command(operation)
     lease = command[2]
     assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", 5000)
-    assert operation.send([None]) == Load(load)
+    assert loads_under_a_lease(operation.send([None]))
     filled = Codec("auto").encode("loaded")
     assert sent(operation.send("loaded")) == [(b"SET", KEY, filled, b"IFEQ", lease, b"PX", 1000)]
     assert result_of(operation, [b"OK"]) == "loaded"
@@ -140,7 +145,7 @@ def test_a_waiting_reader_acquires_an_expired_lease(context: Context) -> None:
     lease_command(operation)
     operation.send([LEASE_OF_ANOTHER])
     operation.send(None)
-    assert operation.send([None]) == Load(load)
+    assert loads_under_a_lease(operation.send([None]))
 
 
 def test_a_reader_waits_at_most_one_lease_timeout(context: Context, clock: StillClock) -> None:
@@ -197,13 +202,111 @@ def test_a_loader_that_fails_releases_its_lease_at_once(context: Context, error:
 def test_a_value_that_must_not_be_stored_releases_the_lease(
     context: Context, value: Any, ttl_ms: int
 ) -> None:
-    """The next reader need not wait until it expires."""
+    """By a lease without a token, with which all readers that wait for the lease load at the same time."""
     operation = get_or_load(context, KEY, load, FillOptions(ttl_ms))
-    lease_command(operation)
+    lease = lease_command(operation)[2]
     operation.send([None])
     [command] = sent(operation.send(value))
-    assert command[0] == b"EVALSHA"
-    assert result_of(operation, [1]) is value
+    assert command[:6] == (b"SET", KEY, RELEASED, b"IFEQ", lease, b"PX")
+    assert result_of(operation, [b"OK"]) is value
+
+
+def test_a_reader_loads_without_a_lease_after_a_release_without_a_fill(context: Context) -> None:
+    """And it leaves the record as it is."""
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease_command(operation)
+    assert operation.send([RELEASED]) == Load(load)
+    assert result_of(operation, "loaded") == "loaded"
+
+
+def test_a_refused_release_is_not_counted_as_a_refused_fill(context: Context) -> None:
+    """There was nothing to fill."""
+    operation = get_or_load(context, KEY, load, FillOptions(0))
+    lease_command(operation)
+    operation.send([None])
+    operation.send("loaded")
+    assert result_of(operation, [None]) == "loaded"
+    assert context.counters.total().stale_sets_refused == 0
+
+
+def test_a_loader_that_reads_its_own_key_does_not_wait_for_its_own_lease(context: Context) -> None:
+    """It loads without a lease."""
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease = lease_command(operation)[2]
+    inner = get_or_load(context, KEY, load, FillOptions(1000))
+    lease_command(inner)
+    with loader_block((b"another",)), loader_block((lease[1:],)):
+        assert inner.send([lease]) == Load(load)
+
+
+class TestOrphans:
+    """Leases that this process has given up."""
+
+    def give_up(self, context: Context) -> bytes:
+        """Ask for a lease, get no reply, and return its record."""
+        operation = get_or_load(context, KEY, load, FillOptions(1000))
+        lease: bytes = lease_command(operation)[2]
+        assert operation.send([SENT_AND_LOST]) == Load(load)
+        return lease
+
+    def test_a_request_that_got_no_reply_is_given_up(self, context: Context) -> None:
+        """Its node may hold the lease; a request that was not sent has left nothing."""
+        lease = self.give_up(context)
+        assert context.orphans.of(0) == [(KEY, lease)]
+        operation = get_or_load(context, b"other", load, FillOptions(1000))
+        next(operation)
+        operation.send([DOWN])
+        assert len(context.orphans.of(0)) == 1
+
+    def test_an_orphan_is_replaced_by_a_lease_with_another_token(self, context: Context) -> None:
+        """The reader that meets it does not wait."""
+        orphan = self.give_up(context)
+        operation = get_or_load(context, KEY, load, FillOptions(1000))
+        lease = lease_command(operation)[2]
+        assert sent(operation.send([orphan])) == [(b"SET", KEY, lease, b"IFEQ", orphan, b"PX", 5000)]
+        assert loads_under_a_lease(operation.send([b"OK"]))
+        assert orphan not in context.orphans
+
+    @pytest.mark.parametrize("step", ["fill", "release"])
+    def test_a_lease_whose_end_got_no_reply_is_given_up(self, context: Context, step: str) -> None:
+        """The node may hold it still."""
+        operation = get_or_load(context, KEY, load, FillOptions(1000))
+        lease = lease_command(operation)[2]
+        operation.send([None])
+        if step == "fill":
+            operation.send("loaded")
+            assert result_of(operation, [DOWN]) == "loaded"
+        else:
+            operation.throw(ValueError())
+            with pytest.raises(ValueError, match="^$"):
+                operation.send([DOWN])
+        assert context.orphans.of(0) == [(KEY, lease)]
+
+    @pytest.mark.parametrize("steps", [0, 1, 2])
+    def test_a_read_that_is_cancelled_gives_its_lease_up(self, context: Context, steps: int) -> None:
+        """While it asks for the lease, while it loads (and is closed), and while it fills."""
+        given_up: list[int] = []
+        context.on_orphan = given_up.append
+        operation = get_or_load(context, KEY, load, FillOptions(1000))
+        lease = lease_command(operation)[2]
+        for reply in ([None], "loaded")[:steps]:
+            operation.send(reply)
+        if steps == 1:
+            operation.close()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                operation.throw(KeyboardInterrupt())
+        assert context.orphans.of(0) == [(KEY, lease)]
+        assert given_up == [0]
+
+    def test_a_claim_is_not_given_up(self, context: Context, clock: StillClock) -> None:
+        """No reader waits for it."""
+        record = Codec("auto").encode("old", Refresh(clock.at - 1, 1.0))
+        operation = get_or_load(context, KEY, load, FillOptions(1000, stale_ms=9000))
+        lease_command(operation)
+        operation.send([record])
+        assert result_of(operation, [SENT_AND_LOST]) == "old"
+        assert context.orphans.of(0) == []
 
 
 def test_a_node_without_ifeq_is_filled_by_script(context: Context) -> None:
@@ -225,7 +328,7 @@ def test_a_lease_of_an_earlier_try_is_recognized(context: Context) -> None:
     """The reply was lost, but the command arrived: the record is our own token."""
     operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = lease_command(operation)[2]
-    assert operation.send([lease]) == Load(load)
+    assert loads_under_a_lease(operation.send([lease]))
 
 
 def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
@@ -244,11 +347,10 @@ def test_many_keys_take_one_scatter_each_and_one_load(context: Context) -> None:
     assert isinstance(effect, Load)
     loaded = effect.loader()
     assert requested == [["b", "c"]]
-    released = sent(operation.send(loaded))
-    assert [command[3] for command in released] == [b"3"]
-    filled = sent(operation.send([1]))
-    assert [command[:2] for command in filled] == [(b"SET", b"2")]
-    assert result_of(operation, [b"OK"]) == {"a": "value", "b": "B"}
+    filled = sent(operation.send(loaded))
+    assert [command[:2] for command in filled] == [(b"SET", b"2"), (b"SET", b"3")]
+    assert filled[1][2] == RELEASED
+    assert result_of(operation, [b"OK", b"OK"]) == {"a": "value", "b": "B"}
 
 
 def test_many_keys_wait_only_for_the_keys_that_others_load(context: Context) -> None:
@@ -271,7 +373,7 @@ def test_unreadable_bytes_are_replaced_by_the_lease(context: Context) -> None:
     operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = lease_command(operation)[2]
     assert sent(operation.send([b"garbage"])) == [(b"SET", KEY, lease, b"IFEQ", b"garbage", b"PX", 5000)]
-    assert operation.send([b"OK"]) == Load(load)
+    assert loads_under_a_lease(operation.send([b"OK"]))
 
 
 def test_a_value_that_must_not_be_stored_releases_its_lease(context: Context) -> None:
@@ -344,7 +446,7 @@ class TestRefresh:
         assert claim == (b"SET", KEY, claimed_record, b"IFEQ", loaded, b"KEEPTTL")
         loser.send([loaded])
         assert result_of(loser, [None]) == "old"
-        assert winner.send([b"OK"]) == Load(load)
+        assert loads_under_a_lease(winner.send([b"OK"]))
         [fill] = sent(winner.send("new"))
         assert fill[3:5] == (b"IFEQ", claimed_record)
         assert result_of(winner, [b"OK"]) == "new"
@@ -428,7 +530,7 @@ class TestTags:
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
         lease, tag = sent(next(operation))
         assert (tag[0], tag[1], tag[2][:1], *tag[3:5]) == (b"SET", b"t", b"T", b"NX", b"GET")
-        assert operation.send([None, None]) == Load(load)
+        assert loads_under_a_lease(operation.send([None, None]))
         [fill] = sent(operation.send("loaded"))
         assert stored_of(fill[2]).tags == {b"t": tag[2][1:]}
         assert fill[4] == lease[2]
@@ -457,5 +559,5 @@ class TestTags:
         """Nothing could invalidate it."""
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
         next(operation)
-        assert operation.send([None, NodeUnavailableError("down")]) == Load(load)
-        assert sent(operation.send("loaded"))[0][0] == b"EVALSHA"
+        assert loads_under_a_lease(operation.send([None, NodeUnavailableError("down")]))
+        assert sent(operation.send("loaded"))[0][2] == RELEASED

@@ -35,6 +35,21 @@ def test_deletes_of_all_processes_come_before_those_of_this_one() -> None:
     assert context.counters.total().deletes_replayed == 2
 
 
+def test_leases_that_this_process_gave_up_are_released_after_the_deletes() -> None:
+    """In one round trip; one that the node did not confirm stays."""
+    context = context_of("a")
+    context.record_missed(0, [b"mine"])
+    context.give_up(0, b"k", b"L1")
+    context.give_up(0, b"l", b"L2")
+    _, requests = step(replay(context, 0, None, "h:1/0"), [1], [0, 1])
+    assert requests[1] == [(0, ("release", b"k", b"L1")), (0, ("release", b"l", b"L2"))]
+    assert context.orphans.of(0) == []
+    context.give_up(0, b"k", b"L3")
+    with pytest.raises(NodeUnavailableError):
+        step(replay_missed(context, 0), [DOWN])
+    assert b"L3" in context.orphans
+
+
 def test_many_keys_are_deleted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a node stays responsive."""
     monkeypatch.setattr(replay_module, "KEYS_AT_ONCE", 2)

@@ -13,7 +13,7 @@ from django.core.cache.backends.base import CacheKeyWarning
 from django.test import override_settings
 
 from cachebackend import RingCache
-from cachebackend.codec import lease_record
+from cachebackend.codec import RELEASED, lease_record
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RingCacheError
 
 Call = Callable[..., Any]
@@ -98,7 +98,9 @@ def test_counting(ring_cache: RingCache, call: Call) -> None:
         call(ring_cache, "incr", "b")
 
 
-@pytest.mark.parametrize("record", [lease_record(bytes(16)), b"Q" + bytes(16)], ids=["lease", "quarantine"])
+@pytest.mark.parametrize(
+    "record", [lease_record(bytes(16)), RELEASED, b"Q" + bytes(16)], ids=["lease", "released", "quarantine"]
+)
 def test_a_lease_or_quarantine_is_a_miss_to_every_method(
     ring_cache: RingCache, call: Call, record: bytes
 ) -> None:
@@ -110,7 +112,11 @@ def test_a_lease_or_quarantine_is_a_miss_to_every_method(
     assert call(ring_cache, "touch", "k", 10) is False
     with pytest.raises(ValueError, match="not found"):
         call(ring_cache, "incr", "k")
-    assert call(ring_cache, "touch", "k", 0) is False
+    with pytest.raises(ValueError, match="not found"):
+        call(ring_cache, "incr_version", "k")
+    for name, arguments in (("touch", [0]), ("expire", [0]), ("expire_at", [0]), ("persist", [])):
+        assert call(ring_cache, name, "k", *arguments) is False
+    assert call(ring_cache, "keys") == []
     assert raw(ring_cache, "k", b"GET") == record
     assert call(ring_cache, "add", "k", "v") is True
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from cachebackend import RingCache
+from cachebackend import RingCache, protocol
 
 Call = Callable[..., Any]
 
@@ -113,6 +113,33 @@ def test_set_with_xx_needs_a_value_whose_tags_are_valid(cache: RingCache, call: 
     cache.get_or_set("valid", "v", 60, tags=["t"])
     assert call(cache, "set", "valid", "new", xx=True) is True
     assert call(cache, "get_many", [void, "valid"]) == {"valid": "new"}
+
+
+@pytest.mark.parametrize("name", ["add", "touch"])
+def test_a_value_that_is_loaded_while_tags_are_checked_is_checked_too(
+    cache: RingCache, void: str, name: str
+) -> None:
+    """The verdict holds for the tags of the old value only."""
+    context, key = cache.client.context, cache.key_bytes(void)
+    operations = {
+        "add": lambda: protocol.add(context, key, "added", 60_000),
+        "touch": lambda: protocol.touch(context, key, 0),
+    }
+
+    def load_between() -> protocol.Operation[bool]:
+        operation = operations[name]()
+        tokens = operation.send((yield next(operation)))
+        verdict = operation.send((yield tokens))
+        cache.get_or_set(void, "loaded", 60, tags=["t", "u"])
+        reply = yield verdict
+        try:
+            while True:
+                reply = yield operation.send(reply)
+        except StopIteration as end:
+            return bool(end.value)
+
+    assert cache.client.run(load_between()) is (name == "touch")
+    assert cache.get(void) == ("loaded" if name == "add" else None)
 
 
 def test_keys_lists_only_values_whose_tags_are_valid(cache: RingCache, call: Call, void: str) -> None:

@@ -6,8 +6,10 @@ import os
 
 import pytest
 
+from cachebackend.codec import Codec, tag_record
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
+from tests.interleavings.callers import OTHER, Expirer, Incrementer, Mover
 from tests.interleavings.pages import (
     CrashingPageWriter,
     PageReader,
@@ -19,7 +21,7 @@ from tests.interleavings.pages import (
 from tests.interleavings.readers import GutterReader, OldSnapshotReader, Reader, ReaderOfTwo
 from tests.interleavings.scenario import Scenario, values
 from tests.interleavings.search import explore
-from tests.interleavings.world import KEY
+from tests.interleavings.world import KEY, TAG
 from tests.interleavings.writers import (
     Clearer,
     CrashingStrictStatement,
@@ -42,6 +44,9 @@ RELAY = (("relay", 1),)
 STALE = FillOptions(60_000, stale_ms=30_000)
 TAGGED = FillOptions(60_000, tags=(b"tag",))
 OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+#: A version with a tag.
+TAGGED_OLD = Codec("auto").encode(0, tags={TAG: bytes(16)})
+TAG_OLD = (b"SET", TAG, tag_record(bytes(16)))
 
 SCENARIOS = {
     "a reader, two writers": Scenario((Reader, Writer, Writer), OLD),
@@ -72,6 +77,15 @@ SCENARIOS = {
     "tags: two readers, a writer": Scenario((Reader, Reader, Writer), fill_options=TAGGED, by_tag=True),
     "tags: two readers, a writer, a value without the tag": Scenario(
         (Reader, Reader, Writer), OLD, fill_options=TAGGED, by_tag=True
+    ),
+    "tags: a reader, a writer, a version that is added to": Scenario(
+        (Reader, Writer, Incrementer), (TAG_OLD, (b"SET", KEY, TAGGED_OLD)), fill_options=TAGGED, by_tag=True
+    ),
+    "tags: a reader, a writer, a version that is moved": Scenario(
+        (Reader, Writer, Mover), (TAG_OLD, (b"SET", OTHER, TAGGED_OLD)), fill_options=TAGGED, by_tag=True
+    ),
+    "refresh: a reader, a writer, a version that is added to": Scenario(
+        (Reader, Writer, Incrementer), tuple(values(0, STALE, fresh=True)), fill_options=STALE
     ),
     "a node that fails: a reader of two, a writer": Scenario((ReaderOfTwo, Writer), OLD, FAILS),
     "a node that fails: a reader of two, a writer, a gutter": Scenario(
@@ -176,6 +190,9 @@ LARGER = {
     ),
     "a node that fails: strict: a reader, two writers, a gutter": Scenario(
         (Reader, StrictWriter, StrictWriter), OLD, FAILS, has_gutter=True
+    ),
+    "a node that fails: strict: a reader of two, a writer, a value that expires": Scenario(
+        (ReaderOfTwo, StrictWriter, Expirer), (), FAILS
     ),
     "a node that fails twice: strict: a reader, a writer, a gutter": Scenario(
         (Reader, StrictWriter), OLD, (("fail0", 2), ("flush", 1)), has_gutter=True

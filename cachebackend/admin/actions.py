@@ -14,7 +14,7 @@ from django.http import HttpRequest
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
-from cachebackend.backend.tag_names import watched_models
+from cachebackend.backend.tag_names import names_of_text
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import NodeUnavailableError
 
@@ -100,10 +100,8 @@ def _delete_key(cache: RingCache, data: dict[str, Any]) -> str:
 
 
 def _delete_tag(cache: RingCache, data: dict[str, Any]) -> str:
-    """Delete the tag that is this text, and that of the model with this label."""
-    outcomes = {
-        _delete(cache, cache.tag_bytes(tag)) for tag in (data["target"], *watched_models(data["target"]))
-    }
+    """Delete the tag that is this text, and that of the model or row that it names."""
+    outcomes = {_delete(cache, key) for key in cache.many_tag_bytes(names_of_text(data["target"]))}
     return _PENDING if _PENDING in outcomes else "done"
 
 

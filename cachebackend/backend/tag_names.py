@@ -15,7 +15,7 @@ from django.db import models, router
 from cachebackend.backend.canonical import canonical_text, key_part
 from cachebackend.backend.scope import database_of, scope_of
 
-__all__ = ["Tag", "label_of", "model_tag_name", "row_tag_name", "tag_name", "watch_tags_of", "watched_models"]
+__all__ = ["Tag", "label_of", "model_tag_name", "names_of_text", "row_tag_name", "tag_name", "watch_tags_of"]
 
 #: A string, a model (all of its rows), or one row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
@@ -35,9 +35,19 @@ def watch_tags_of(model: type[models.Model]) -> bool:
     return is_new
 
 
-def watched_models(label: str) -> list[type[models.Model]]:
-    """Return the watched models that have a label, in any case: one or none."""
-    return [model for model in _watched if model._meta.label_lower == label.lower()]
+def names_of_text(text: str) -> list[str]:
+    """Return the names of the tags that a text may mean.
+
+    They are the tag that is this text and, for ``demo.Article`` or ``demo.Article:7``, that of the
+    watched model with this label, or of its row with this primary key.
+    """
+    label, is_row, pk = text.partition(":")
+    names: list[str | None] = [tag_name(text)]
+    for model in _watched:
+        if model._meta.label_lower == label.lower():
+            scope = scope_of(router.db_for_write(model))
+            names.append(row_tag_name(model, pk, scope) if is_row else model_tag_name(model, scope))
+    return [name for name in names if name is not None]
 
 
 def tag_name(tag: Tag) -> str:

@@ -281,12 +281,13 @@ def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: Rin
 
 
 def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cache: RingCache) -> None:
-    """The value that was stored under the tag, a text or a model, misses; the keys of other nodes stay."""
+    """A value misses whose tag was deleted: a text, a model or a row. The keys of other nodes stay."""
     assert ring_cache.get_or_set("k", lambda: 1, 100, tags=["t"]) == 1
     assert ring_cache.get_or_set("l", lambda: 1, 100, tags=[Article]) == 1
-    for tag in ("t", "demo.Article"):
+    assert ring_cache.get_or_set("m", lambda: 1, 100, tags=[Article(pk=7)]) == 1
+    for tag in ("t", "demo.Article", "demo.Article:7"):
         client.post(act, {"action": "delete_tag", "alias": "default", "target": tag, "confirmed": "on"})
-    assert ring_cache.get_many(["k", "l"]) == {}
+    assert ring_cache.get_many(["k", "l", "m"]) == {}
     ring_cache.set_many({f"k{n}": n for n in range(60)})
     client.post(act, {"action": "clear_node", "alias": "default", "target": "ring-a", "confirmed": "on"})
     left = ring_cache.get_many([f"k{n}" for n in range(60)])

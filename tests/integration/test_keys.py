@@ -22,6 +22,7 @@ from cachebackend.invalidation import watch_tags_of_settings, watched
 from cachebackend.managers import audit, collations
 from cacheproject.demo.models import Article
 from tests.shop.models import Author, Coin, Line, Tag
+from tests.zoo.models import Token
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 Call = Callable[..., Any]
@@ -338,6 +339,19 @@ def test_a_tag_of_a_row_is_one_key_in_every_form(ring_cache: RingCache, form: ty
     assert ring_cache.get("page") == "old"
     article.save()
     assert ring_cache.get("page") is None
+
+
+@pytest.mark.parametrize("form", [str, lambda pk: pk.hex, lambda pk: pk.hex.upper()])
+def test_a_cached_manager_makes_its_model_and_rows_tags(ring_cache: RingCache, form: Any) -> None:
+    """The model needs no other manager; a tag of a row may have its primary key as text."""
+    token = Token.objects.create()
+    for key, tag in (("all", Token), ("one", Token(pk=form(token.pk)))):
+        assert ring_cache.get_or_set(key, "old", tags=[tag]) == "old"
+    Token.objects.filter(pk=token.pk).update(code=token.pk)
+    assert ring_cache.get_many(["all", "one"]) == {}
+    ring_cache.get_or_set("one", "old", tags=[Token(pk=form(token.pk))])
+    invalidate(Token(pk=token.pk))
+    assert ring_cache.get("one") is None
 
 
 def test_a_model_that_nothing_watches_is_refused_as_a_tag(ring_cache: RingCache) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -129,6 +130,29 @@ def test_flush_drops_what_is_cached_of_every_app(ring_cache: RingCache) -> None:
     emit_post_migrate_signal(verbosity=0, interactive=False, db="default")
     with pytest.raises(Article.DoesNotExist):
         Article.cached.get(pk=article.pk)
+
+
+def schema() -> str:
+    """The namespace of a test."""
+    return "tenant"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_flush_drops_what_is_cached_of_every_namespace(ring_cache: RingCache, settings: Any) -> None:
+    """It runs in one namespace, and empties the rows of all."""
+    settings.RINGCACHE = {"namespace": f"{__name__}.schema"}
+    article = Article.objects.create(slug="first", title="First")
+    Article.cached.get(slug="first")
+    for key, tag in (("all", Article), ("one", article)):
+        ring_cache.get_or_set(key, "old", tags=[tag])
+    with connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM demo_article")
+    settings.RINGCACHE = {}
+    emit_post_migrate_signal(verbosity=0, interactive=False, db="default")
+    settings.RINGCACHE = {"namespace": f"{__name__}.schema"}
+    assert ring_cache.get_many(["all", "one"]) == {}
+    with pytest.raises(Article.DoesNotExist):
+        Article.cached.get(slug="first")
 
 
 @pytest.mark.django_db

@@ -8,7 +8,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from cachebackend.backend.scope import scope_of
-from cachebackend.backend.tag_names import row_tag_name, tag_name, watch_tags_of, watched_models
+from cachebackend.backend.tag_names import names_of_text, row_tag_name, tag_name, watch_tags_of
 from tests.shop.models import Author, Coin, Everything, Line, Product, Review, SaleProduct, Tag
 
 
@@ -53,7 +53,22 @@ def test_a_row_without_a_primary_key_is_refused() -> None:
         tag_name(Tag())
 
 
-def test_watched_models_are_found_by_their_labels() -> None:
-    """Each model is watched once."""
-    assert [watched_models(label) for label in ("shop.Tag", "shop.everything", "front")] == [[Tag], [], []]
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("front", []),
+        ("shop.Tag", [Tag]),
+        ("SHOP.tag:7", [Tag(pk=7)]),
+        ("shop.tag:x", []),
+        ("shop.tag:", []),
+        ("shop.everything", []),
+    ],
+)
+def test_a_text_may_name_a_watched_model_or_its_row(text: str, means: list[Any]) -> None:
+    """It is always a tag itself."""
+    assert names_of_text(text) == [f"tag:{text}", *map(tag_name, means)]
+
+
+def test_a_model_is_watched_once() -> None:
+    """A second manager of the model changes nothing."""
     assert not watch_tags_of(Tag)

@@ -266,7 +266,7 @@ class CachedManager(Generic[M]):
         cacheable = {pk: key for pk, key in keys.items() if key not in changed}
         loader = adapt(row_guard(self._queries.rows, place.using, list(cacheable.values())))
         values = yield from protocol.get_or_load_many(
-            self._context, cacheable, loader, self._fill_options(place.cache)
+            self._context(place.cache), cacheable, loader, self._fill_options(place.cache)
         )
         if len(cacheable) < len(keys):
             uncached = [pk for pk, key in keys.items() if key in changed]
@@ -292,8 +292,8 @@ class CachedManager(Generic[M]):
         if any_changed() and (yield from self._changed_keys((key,), place, adapt)):
             return (yield protocol.Load(adapt(loader)))
         guarded = adapt(row_guard(loader, place.using, (key,)))
-        fill_options = self._fill_options(place.cache)
-        return (yield from protocol.get_or_load(self._context, key, guarded, fill_options))
+        context, fill_options = self._context(place.cache), self._fill_options(place.cache)
+        return (yield from protocol.get_or_load(context, key, guarded, fill_options))
 
     def _changed_keys(
         self, keys: Collection[bytes], place: _Place, adapt: Adapt
@@ -305,10 +305,12 @@ class CachedManager(Generic[M]):
         changed: set[bytes] = yield protocol.Ask(question, adapt(question))
         return changed
 
-    @property
-    def _context(self) -> protocol.Context:
-        """The alias' context; for strict rows without gutter and near cache, which have no quarantine."""
-        context = self.cache.client.context
+    def _context(self, cache: RingCache) -> protocol.Context:
+        """Return the cache's context; for strict rows without gutter and near cache.
+
+        They have no quarantine.
+        """
+        context = cache.client.context
         return context.for_strict() if self.is_strict else context
 
     def _fill_options(self, cache: RingCache) -> protocol.FillOptions:

@@ -51,6 +51,18 @@ def test_a_composite_primary_key_has_one_key() -> None:
     assert keys.python_value(["1", 2]) == (1, 2)
 
 
+@pytest.mark.parametrize("base_manager", [None, "objects"])
+def test_every_key_begins_with_the_prefixes(base_manager: str | None) -> None:
+    """The namespace is between them; the manager that loads the rows is part of the second one."""
+    keys = RowKeys(Tag, ["name"], base_manager)
+    [(start, middle)] = keys.prefixes(["default@site"])
+    for key in keys.of_rows([{"pk": 1, "name": "x"}], ["default@site", "default@site+tenant"]):
+        namespace, found, _ = key.removeprefix(start).partition(middle)
+        assert (namespace in {"", "+tenant"}, found) == (True, middle)
+    other = RowKeys(Tag, ["name"], "other")
+    assert keys.of(keys.pk, 1, "default@site") != other.of(other.pk, 1, "default@site")
+
+
 def test_a_primary_key_that_the_column_cannot_hold_is_left_as_it_is() -> None:
     """The query raises Django's own error."""
     assert RowKeys(Tag, []).python_value("abc") == "abc"

@@ -39,7 +39,7 @@ from cachebackend.backend.open_transactions import (
     is_aborted,
     is_in_transaction,
 )
-from cachebackend.protocol import Ask, Operation, Unfilled
+from cachebackend.protocol import MISSING, Ask, Operation, Unfilled
 
 __all__ = [
     "MAY_FILL",
@@ -99,6 +99,12 @@ def _changes(keys: Collection[bytes] = ()) -> Changes:
     if any(key in group for group in pending for key in keys):
         return Changes.THESE_KEYS
     return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
+
+
+def _has_changes(using: str) -> bool:
+    """Return whether the open transaction of a database has changed anything that is cached."""
+    connection = connections[using]
+    return any_changed() and is_in_transaction(connection) and any(_pending_keys(connection).values())
 
 
 def databases_with_changes() -> list[str]:
@@ -235,11 +241,18 @@ async def _async_guarded(loader: Loader, *args: Any) -> Any:
 
 
 def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
-    """Return a guarded loader that reads the rows of some keys, and nothing else, from a database."""
+    """Return a guarded loader that reads the rows of some keys, and nothing else, from a database.
+
+    After any change the transaction stores no absence. An upsert does not return the row as it was,
+    so no pending delete names its old lookup value, and the row is absent under that value until
+    the transaction rolls back. A lookup that names a row needs no such rule: readers compare the row.
+    """
     return partial(_guarded_rows, loader, using, keys)
 
 
 def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: Any) -> Any:
     sees_commits = _sees_commits(connections[using])
     value = loader(*args)
-    return value if sees_commits and not changed_keys(keys, using) else Unfilled(value)
+    if not sees_commits or changed_keys(keys, using):
+        return Unfilled(value)
+    return Unfilled(value) if value is MISSING and _has_changes(using) else value

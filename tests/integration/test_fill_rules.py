@@ -21,6 +21,7 @@ from cachebackend import RingCache, cached, drivers
 from cachebackend.backend import fill_rules
 from cachebackend.models import OutboxRow
 from tests.shop.models import Author
+from tests.zoo.models import Seat
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -295,6 +296,19 @@ def test_what_a_transaction_has_changed_is_not_stored(
             assert read(author) == "Lost"
         raise RolledBackError
     assert_all_read(read, author, "First")
+
+
+@with_postgres
+def test_the_old_lookup_value_of_an_upserted_row_is_not_stored_as_absent() -> None:
+    """The INSERT does not return the row as it was, so no pending delete names the old value."""
+    Seat.objects.create(pk=1, hall=1, name="old")
+    with pytest.raises(RolledBackError), transaction.atomic():
+        row = Seat(pk=1, hall=1, name="new")
+        Seat.objects.bulk_create([row], update_conflicts=True, update_fields=["name"], unique_fields=["pk"])
+        with pytest.raises(Seat.DoesNotExist):
+            Seat.cached.get(name="old")
+        raise RolledBackError
+    assert Seat.cached.get(name="old").pk == 1
 
 
 def test_a_committed_change_is_read_after_the_commit(author: Author, reader: Any, read: Read) -> None:

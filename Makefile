@@ -41,7 +41,7 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
 	@$(BIN)/python -m tests.live.ring_growth
 	@$(BIN)/python -m tests.live.drain_checker --seconds $$((4 * $(SECONDS)))
-	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
+	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz tests/differential
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
 

@@ -1,0 +1,83 @@
+"""The kinds of steps, and the models that each fits.
+
+A kind is a function that writes; ``tests.differential.writes`` has all of them. A step that finds
+nothing to write does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.db import models
+
+from tests.differential.targets import Step, Target, World
+from tests.zoo.models import FAMILIES
+
+__all__ = [
+    "KINDS",
+    "UNSEEN_WITHOUT_TRIGGERS",
+    "can_bulk",
+    "fits",
+    "has_foreign_key",
+    "has_many",
+    "has_nullable_foreign_key",
+    "has_text",
+    "has_triggers",
+    "is_child",
+    "is_composite",
+    "kind",
+]
+
+Kind = Callable[[Target], object]
+#: Every kind of step, by name.
+KINDS: dict[str, Kind] = {}
+_FITS: dict[str, Callable[[Target], object]] = {}
+#: Kinds that only triggers notice, and after which the relay runs.
+UNSEEN_WITHOUT_TRIGGERS = frozenset({"raw update", "raw insert", "raw delete", "raw truncate"})
+
+
+def kind(name: str, fits: Callable[[Target], object] = lambda _: True) -> Callable[[Kind], Kind]:
+    """Register a kind of step, and the models that it fits."""
+
+    def register(function: Kind) -> Kind:
+        KINDS[name], _FITS[name] = function, fits
+        return function
+
+    return register
+
+
+def fits(name: str, model: type[models.Model]) -> bool:
+    """Return whether a kind of step can write a model."""
+    return bool(_FITS[name](Target(Step(name, model.__name__), World())))
+
+
+def is_composite(target: Target) -> bool:
+    return isinstance(target.model._meta.pk, models.CompositePrimaryKey)
+
+
+def is_child(target: Target) -> bool:
+    return bool(target.model._meta.parents)
+
+
+def can_bulk(target: Target) -> bool:
+    return not target.model._meta.concrete_model._meta.parents
+
+
+def has_text(target: Target) -> bool:
+    return target.text is not None
+
+
+def has_foreign_key(target: Target) -> bool:
+    return bool(target.foreign_keys)
+
+
+def has_nullable_foreign_key(target: Target) -> bool:
+    return bool(target.foreign_keys) and all(each.null for each in target.foreign_keys)
+
+
+def has_many(target: Target) -> bool:
+    return bool(target.many)
+
+
+def has_triggers(target: Target) -> bool:
+    return target.model in FAMILIES["triggers"]

@@ -1,0 +1,98 @@
+"""After every step of a random script, everything read through the ring equals the database.
+
+``FUZZ_SEED=7 FUZZ_ONLY=many-3 pytest tests/differential`` runs one script of a seed again, and
+``FUZZ=50`` runs fifty times as many scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import models, router
+
+from cachebackend.invalidation import watch, watched
+from cachebackend.invalidation.tags import ModelTags
+from cachebackend.testing import empty_ring
+from cacheproject.services import Services
+from tests.differential.machine import Machine, Script, Threads, threads
+from tests.differential.off import is_off
+from tests.differential.rows import start_again
+from tests.differential.scripts import random_script, shrink, steps_of
+from tests.fix_services import flush
+from tests.zoo.models import FAMILIES
+
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+    pytest.mark.filterwarnings("ignore::django.core.cache.CacheKeyWarning"),
+]
+#: The factor by which more scripts are run; ``make soak`` sets it.
+TIMES = int(os.environ.get("FUZZ", "1"))
+#: A new one in each run, so that the runs of many days try many scripts.
+SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
+#: Scripts of each family in ``make test``.
+SCRIPTS = 2
+#: Wrong answers that a failure prints.
+SHOWN = 4
+
+Runner = Callable[[Script, bool], list[str]]
+
+
+@pytest.fixture(scope="module")
+def all_threads() -> Iterator[Threads]:
+    with threads() as found:
+        yield found
+
+
+@pytest.fixture
+def run(
+    family: str, all_threads: Threads, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Runner]:
+    """Return a function that runs a script on new rows and empty nodes, and returns what was wrong."""
+
+    def run_script(script: Script, is_async: bool) -> list[str]:
+        start_again(FAMILIES[family], router.db_for_write(FAMILIES[family][0]))
+        for url in services.ring_urls:
+            flush(url)
+        return Machine(family, all_threads, is_async=is_async).run(script)
+
+    dependents = {model: [*found] for model, found in watched._dependents.items()}
+    monkeypatch.setattr(watched, "_dependents", dependents)
+    for model in FAMILIES[family]:
+        _make_tag(model)
+    with empty_ring(lease_on_get=True):
+        yield run_script
+
+
+def _make_tag(model: type[models.Model]) -> None:
+    """Make a model a tag that has no ``InvalidatingManager``."""
+    if not any(isinstance(dependent, ModelTags) for dependent in watched._dependents.get(model, ())):
+        watch(model, ModelTags(model, "default"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_ring_says_what_the_database_says(family: str, run: Runner) -> None:
+    """However rows are written, committed or rolled back, and by which thread they are read."""
+    counted = 0
+    for number in range(SCRIPTS * TIMES):
+        name = f"{family}-{number}"
+        if os.environ.get("FUZZ_ONLY", name) != name:
+            continue
+        script = random_script(family, random.Random(f"{SEED}-{name}"))
+        counted += steps_of(script)
+        is_async = number % 2 == 1 and not is_off("async reads")
+        if run(script, is_async):
+            shortest = shrink(script, lambda smaller, reads=is_async: run(smaller, reads))
+            pytest.fail(report(name, shortest, run(shortest, is_async)), pytrace=False)
+    print(f"{counted} steps on {family}, FUZZ_SEED={SEED}")
+
+
+def report(name: str, script: Script, found: list[str]) -> str:
+    """Return the text of a failure: how to run the script again, its steps, and what differs."""
+    steps = [f"    {item}," for item in script]
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "\n".join([f"FUZZ_SEED={SEED} FUZZ_ONLY={name}", "script:", *steps, *found[:SHOWN], *more])

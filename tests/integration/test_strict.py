@@ -301,7 +301,9 @@ def test_absence_is_cached_on_request_until_a_row_is_created(cached: CachedManag
     for title in ("once", "again"):
         with CaptureQueriesContext(connection) as captured, pytest.raises(Article.DoesNotExist):
             cached.get(slug="later")
-        assert len(captured) == (1 if title == "once" else 0)
+        # The first lookup of a process also reads the collation of the column
+        queries = [query for query in captured if "demo_article" in query["sql"]]
+        assert len(queries) == (1 if title == "once" else 0)
     Article.objects.create(slug="later", title="Here")
     assert cached.get(slug="later").title == "Here"
     with pytest.raises(Article.DoesNotExist):

@@ -70,7 +70,7 @@ def ring(alias: str = "default") -> RingCache:
 class Rows:
     """Rows by primary key."""
 
-    covers: ClassVar = {"managers.cached._load"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.get(pk=author.pk).name
@@ -82,7 +82,7 @@ class Rows:
 class Lookups:
     """Rows by a lookup."""
 
-    covers: ClassVar = {"managers.cached._load"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.get(code=author.code).name
@@ -94,7 +94,7 @@ class Lookups:
 class ManyRows:
     """Many rows."""
 
-    covers: ClassVar = {"managers.cached._load_many"}
+    covers: ClassVar = {"managers.reads._load_many"}
 
     def read(self, author: Author) -> str:
         return Author.cached.in_bulk([author.pk])[author.pk].name

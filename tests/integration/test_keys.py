@@ -186,7 +186,7 @@ def test_a_row_that_is_renamed_between_two_reads_is_not_returned() -> None:
             Tag.objects.filter(pk=tag.pk).update(name=name)
 
     found = rename_while_read(
-        Tag.cached._get(Tag._meta.get_field("name"), "wanted", place, lambda loader: loader), swap
+        Tag.cached._reads.get(Tag._meta.get_field("name"), "wanted", place, lambda loader: loader), swap
     )
     assert found is None or found.name == "wanted"
     assert Tag.cached.get(name="wanted").name == "wanted"

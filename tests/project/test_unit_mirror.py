@@ -29,6 +29,7 @@ WITHOUT = {
     "managers/audit": "compares rows with nodes",
     "managers/cached": "each method sends commands or queries",
     "managers/queries": "each method runs a query",
+    "managers/reads": "each method reads rows through the ring: tests/integration",
     "migrations/": "written by Django",
     "models": "tables",
     "monitoring/inspector": "asks a node and the outbox",

@@ -8,11 +8,12 @@ pending deletes of that transaction.
 The changed rows come from the database, never from an instance: an instance may hold ``"1"``
 for 1, an expression, or values that another writer has changed.
 
-- ``RETURNING`` gives the new rows of an INSERT, the old ones of a DELETE, and those of an UPDATE:
-  on Postgres 18 the old and the new ones, elsewhere the new ones. If the UPDATE changes no column
-  that keys are made of, they are also the old ones.
-- Otherwise the rows are locked and read first. The statement then names them by primary key, so
-  its filter is not evaluated a second time: it could match other rows.
+- ``RETURNING`` gives the new rows of an INSERT, the old ones of a DELETE, and those of an UPDATE or
+  upsert: on Postgres 18 the old and the new ones, elsewhere the new ones. If the statement changes no
+  column that keys are made of, they are also the old ones.
+- Otherwise the rows are locked and read first. An UPDATE or DELETE then names them by primary key, so
+  its filter is not evaluated a second time: it could match other rows. For an upsert they are the
+  rows with which the new rows conflict (``conflicts``).
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from typing import Any, TypeAlias
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import sql
+from django.db.models.constants import OnConflict
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
+from cachebackend.invalidation.conflicts import conflicting_rows, keeps_unique_columns
 from cachebackend.invalidation.tables import WatchedTable, forget_tables, watched_table
 from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
 from cachebackend.invalidation.watched import Dependent, is_historical, register
@@ -102,13 +105,21 @@ class _Write:
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""
-        if not self._connection.features.can_return_rows_from_bulk_insert:
+        statement = self._connection.ops.insert_statement(on_conflict=self._query.on_conflict)
+        if self._changes_keys and self._returns_old_rows:
+            columns = returning_fields or []
+            with self._returning(statement, has_old_rows=True, is_new=True, columns=columns) as rows:
+                self._method(self._compiler)
+            return rows
+        can_return = self._connection.features.can_return_rows_from_bulk_insert
+        if self._changes_keys or (self._changed_fields and not can_return):
+            self._add_conflicting()
+        if not can_return:
             returned = self._method(self._compiler, returning_fields)
             self._add_instances(returned)
             return returned
         if returning_fields:
             return self._run_returning(returning_fields)
-        statement = self._connection.ops.insert_statement(on_conflict=self._query.on_conflict)
         with self._returning(statement, is_new=True):
             return self._method(self._compiler, returning_fields)
 
@@ -155,10 +166,19 @@ class _Write:
         return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
 
     @property
+    def _changed_fields(self) -> list[models.Field[Any, Any]]:
+        """The columns that an UPDATE or upsert sets in rows that exist."""
+        if isinstance(self._compiler, SQLUpdateCompiler):
+            return [field for field, _, _ in self._query.values]
+        if isinstance(self._compiler, SQLInsertCompiler) and self._query.on_conflict is OnConflict.UPDATE:
+            return list(self._query.update_fields)
+        return []
+
+    @property
     def _changes_keys(self) -> bool:
-        """Whether an UPDATE sets a column that keys are made of."""
-        names = {field.attname for field in self._fields}
-        return any(field.attname in names for field, _, _ in self._query.values)
+        """Whether an UPDATE or upsert sets a column that keys are made of, or a generated one depends on."""
+        names = {field.attname for field in self._changed_fields}
+        return bool(names) and any(field.generated or field.attname in names for field in self._fields)
 
     def _run_returning(self, returning_fields: Fields) -> list[Sequence[Any]]:
         """Execute a statement that reads columns back, and let it read the changed rows as well."""
@@ -169,15 +189,26 @@ class _Write:
 
     @contextmanager
     def _returning(
-        self, statement: str, *, has_old_rows: bool = False, is_new: bool = False
-    ) -> Iterator[None]:
-        """Let the statements that begin with these words and the table's name return the changed rows."""
+        self, statement: str, *, has_old_rows: bool = False, is_new: bool = False, columns: Fields = ()
+    ) -> Iterator[list[Sequence[Any]]]:
+        """Let the statements that begin with these words and the table's name return the changed rows.
+
+        Args:
+            statement: The words.
+            has_old_rows: Whether the rows before the change are returned too.
+            is_new: Whether a row may be new.
+            columns: More columns, for the caller.
+
+        Yields:
+            A list, to which the new values of ``columns`` are added at the end.
+        """
         quote = self._connection.ops.quote_name
         begin = f"{statement} {quote(self._query.get_meta().db_table)}"
-        names = [quote(field.column) for field in self._fields]
+        fields = [*self._fields, *columns]
+        names = [quote(field.column) for field in fields]
         if has_old_rows:
-            columns = ", ".join(f"{row}.{name}" for row in (_OLD, _NEW) for name in names)
-            clause = f" RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) {columns}"
+            both = ", ".join(f"{row}.{name}" for row in (_OLD, _NEW) for name in names)
+            clause = f" RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) {both}"
         else:
             clause = f" RETURNING {', '.join(names)}"
         returned: list[Sequence[Any]] = []
@@ -189,19 +220,34 @@ class _Write:
             returned.extend(context["cursor"].fetchall())
             return result
 
+        found: list[Sequence[Any]] = []
         with self._connection.execute_wrapper(execute):
-            yield
-        width = len(names)
-        rows = [row[start : start + width] for row in returned for start in range(0, len(row), width)]
-        self._add(self._converted(rows), is_new=is_new)
+            yield found
+        width, own = len(names), len(self._fields)
+        halves = [
+            self._converted(fields, [row[start : start + width] for row in returned])
+            for start in range(0, 2 * width if has_old_rows else width, width)
+        ]
+        for rows in halves:
+            # A row that an upsert has inserted has no old values, not even a primary key
+            self._add([row[:own] for row in rows if row[0] is not None], is_new=is_new)
+        found.extend(row[own:] for row in halves[-1])
 
-    def _converted(self, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
+    def _converted(self, fields: Fields, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return rows with the values that Django reads, from the values that the driver returned."""
-        columns: list[Any] = [field.get_col(self._table.model._meta.db_table) for field in self._fields]
+        columns: list[Any] = [field.get_col(self._table.model._meta.db_table) for field in fields]
         converters = self._compiler.get_converters(columns)
         return list(self._compiler.apply_converters(rows, converters)) if converters else rows
 
     # Rows that are read before the statement
+
+    def _add_conflicting(self) -> None:
+        """Lock the rows that an upsert updates, until the transaction ends, and add them."""
+        conflicting = conflicting_rows(self._compiler)
+        if conflicting is not None:
+            query = sql.Query(self._query.model)
+            query.add_q(conflicting)
+            self._add_matching(query)
 
     def _add_matching(self, query: Any) -> list[dict[str, Any]]:
         """Lock the rows that match a query, until the transaction ends, and add them."""
@@ -215,6 +261,8 @@ class _Write:
             outer.add_filter("pk__in", select)
             select = outer
         select.select_for_update = True
+        if self._changed_fields and self._connection.features.has_select_for_no_key_update:
+            select.select_for_no_key_update = keeps_unique_columns(self._query.model, self._changed_fields)
         alias = select.get_initial_alias()
         select.clear_select_clause()
         select.set_select([field.get_col(alias) for field in self._fields])

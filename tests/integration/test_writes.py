@@ -236,6 +236,15 @@ WAYS: dict[str, Callable[[Any], Any]] = {
         unique_fields=["hall", "rank"],
         update_fields=["name"],
     ),
+    "upsert of another row, by two lookups": lambda rows: Nickname.objects.bulk_create(
+        [Nickname(name="nick", code=8), Nickname(name="new", code=9), Nickname(name=None, code=10)],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["code"],
+    ),
+    "upsert under a default of the database": lambda rows: Nickname.objects.bulk_create(
+        [Nickname(name="new")], update_conflicts=True, unique_fields=["code"], update_fields=["name"]
+    ),
     "bulk_update": lambda rows: Author.objects.bulk_update([Author(pk=1, name="new")], ["name"]),
     "delete": lambda rows: rows["Poem"].delete(),
     "delete with cascades of all kinds": lambda rows: rows["third"].delete(),
@@ -275,6 +284,8 @@ FAMILY = {
     "create with a default of the database": "columns",
     "upsert under a key made by the client": "columns",
     "upsert of another row": "columns",
+    "upsert of another row, by two lookups": "columns",
+    "upsert under a default of the database": "columns",
     "a generated lookup": "columns",
     "create": "many",
     "asave": "many",
@@ -323,11 +334,17 @@ def without_returning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes._Write, "_can_return", False)
 
 
+@pytest.fixture
+def without_returning_inserts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an INSERT of several rows return none of them, as on MySQL."""
+    monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
+
+
 #: The ways that update columns which keys are made of, or delete rows.
 READ_FIRST = [
     name
     for name in WAYS
-    if name.startswith(("save", "update", "related", "delete", "bulk_update", "a ", "the ", "many"))
+    if name.startswith(("save", "update", "related", "delete", "bulk_update", "a ", "the ", "many", "upsert"))
     and name != "update of the key"
 ]
 
@@ -344,6 +361,48 @@ def test_earlier_versions_of_postgres_invalidate_too(way: str) -> None:
 def test_databases_that_return_no_rows_invalidate_too(way: str) -> None:
     """Every UPDATE and DELETE locks the rows and reads them first."""
     test_every_way_to_write_a_row_invalidates_it(way)
+
+
+UPSERTS = [name for name in WAYS if name.startswith("upsert")]
+
+
+@pytest.mark.parametrize("way", UPSERTS)
+@pytest.mark.usefixtures("without_returning_inserts", "before_postgres_18")
+def test_databases_that_return_no_upserted_rows_invalidate_too(way: str) -> None:
+    """The rows with which the new ones conflict are locked and read first."""
+    test_every_way_to_write_a_row_invalidates_it(way)
+
+
+@pytest.mark.parametrize(
+    ("update_fields", "lock"), [(["code", "rank"], "FOR UPDATE"), (["rank"], "FOR NO KEY UPDATE")]
+)
+@pytest.mark.usefixtures("without_returning_inserts", "before_postgres_18")
+def test_an_upsert_locks_rows_as_plain_django_does(update_fields: list[str], lock: str) -> None:
+    """A lock for foreign keys' sake is taken only if a unique column changes."""
+    make_columns()
+    with CaptureQueriesContext(connection) as captured:
+        Nickname.objects.bulk_create(
+            [Nickname(name="nick", code=8)],
+            update_conflicts=True,
+            unique_fields=["name"],
+            update_fields=update_fields,
+        )
+    [locking] = [query["sql"] for query in captured if "FROM" in query["sql"] and "FOR " in query["sql"]]
+    assert locking.endswith(lock)
+
+
+def test_an_upsert_returns_the_rows_of_plain_django() -> None:
+    """The columns that the database makes are set on the instances, in rows that it inserts or updates."""
+    nick = make_columns()["nickname"]
+    rows = Nickname.objects.bulk_create(
+        [Nickname(name="new", code=9), Nickname(name="nick", code=8)],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["code"],
+    )
+    stored = dict(Nickname.objects.values_list("name", "pk"))
+    assert [row.pk for row in rows] == [stored["new"], stored["nick"]]
+    assert rows[1].pk == nick.pk
 
 
 @pytest.mark.usefixtures("without_returning")
@@ -400,7 +459,22 @@ RELATION_WRITES: dict[str, Callable[[Any, Any], Any]] = {
     "clear from the other end": lambda product, tag: tag.products.clear(),
     "the table between them": lambda product, tag: Product.tags.through.objects.all().delete(),
     "delete of one end": lambda product, tag: product.delete(),
+    "upsert of the row between them": lambda product, tag: upsert_between(product),
 }
+
+
+def upsert_between(product: Product) -> None:
+    """Give the row between a product and a tag another tag."""
+    through = Product.tags.through
+    [row] = through.objects.all()
+    row.tag = Tag.objects.create(name="second")
+    through.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=["tag"])
+
+
+@pytest.mark.usefixtures("before_postgres_18")
+def test_the_old_end_of_an_upserted_row_is_invalidated_on_earlier_versions() -> None:
+    """The row between two ends is read before the upsert."""
+    test_the_tags_of_both_ends_are_invalidated("upsert of the row between them")
 
 
 @pytest.mark.parametrize("way", RELATION_WRITES)

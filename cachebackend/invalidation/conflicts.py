@@ -1,0 +1,80 @@
+"""The rows that an upsert may update: those with which its new rows conflict.
+
+Before Postgres 18, and elsewhere, an upsert returns new values only. The conflicting rows are locked
+and read before it, as an UPDATE's rows are. One row can escape:
+
+    1. the upsert's transaction finds no conflicting row;
+    2. another transaction inserts one, and commits;
+    3. the upsert updates it, and nobody has read its old values.
+
+Only the tags of the rows at its old ends, in a many-to-many table, are then not invalidated. Its key
+is the same as before, and a row that is cached under an old lookup value is compared when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.db import models
+
+__all__ = ["conflicting_rows", "keeps_unique_columns"]
+
+
+def conflicting_rows(compiler: Any) -> models.Q | None:
+    """Return a filter for the rows that an upsert updates; None if no row can conflict."""
+    query = compiler.query  # an InsertQuery, of an SQLInsertCompiler
+    groups = [query.unique_fields] if query.unique_fields else list(unique_groups(query.get_meta()))
+    filters = [condition for fields in groups for condition in _conditions(compiler, fields)]
+    return models.Q(*filters, _connector=models.Q.OR) if filters else None
+
+
+def keeps_unique_columns(model: type[models.Model], changed: Sequence[models.Field[Any, Any]]) -> bool:
+    """Return whether no unique column changes. Such a change needs a weaker lock, which foreign keys pass."""
+    unique = [field for fields in unique_groups(model._meta) for field in fields]
+    return not any(field.generated or field in changed for field in unique)
+
+
+def unique_groups(meta: Any) -> Iterator[Sequence[models.Field[Any, Any]]]:
+    """Yield the columns of each unique constraint of a table that has neither conditions nor expressions."""
+    yield meta.pk_fields
+    for field in meta.local_concrete_fields:
+        if field.unique and not field.primary_key:
+            yield [field]
+    for names in (*meta.unique_together, *(each.fields for each in meta.total_unique_constraints)):
+        yield [meta.get_field(name) for name in names]
+
+
+def _conditions(compiler: Any, fields: Sequence[models.Field[Any, Any]]) -> Iterator[models.Q]:
+    """Yield filters for the rows that have the same values in these columns as one of the new rows."""
+    query = compiler.query
+    rows = [[_value(compiler, field, instance) for field in fields] for instance in query.objs]
+    if not _nulls_conflict(query.get_meta(), fields):
+        rows = [row for row in rows if None not in row]
+    if len(fields) == 1 and rows and [None] not in rows:
+        yield models.Q((f"{fields[0].attname}__in", [value for [value] in rows]))
+        return
+    for row in rows:
+        pairs = zip(fields, row, strict=True)
+        yield models.Q(
+            *[
+                (f"{field.attname}__isnull", True) if value is None else (field.attname, value)
+                for field, value in pairs
+            ]
+        )
+
+
+def _value(compiler: Any, field: models.Field[Any, Any], instance: Any) -> Any:
+    """Return what the statement inserts: a value, an expression, or None, also if a sequence makes it."""
+    if field.generated:
+        return instance._get_field_expression_map(compiler.query.get_meta())[field.name]
+    return compiler.pre_save_val(field, instance)
+
+
+def _nulls_conflict(meta: Any, fields: Sequence[models.Field[Any, Any]]) -> bool:
+    """Return whether two rows conflict that have NULL in the same one of these columns."""
+    names = {field.name for field in fields}
+    return any(
+        constraint.nulls_distinct is False and names == set(constraint.fields)
+        for constraint in meta.total_unique_constraints
+    )

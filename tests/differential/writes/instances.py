@@ -139,7 +139,9 @@ def _(target: Target) -> None:
 
 @kind("get_or_create")
 def _(target: Target) -> None:
-    target.all.get_or_create(pk=target.new_pk, defaults=target.without_key(target.columns()))
+    target.all.get_or_create(
+        **key_arguments(target.model, target.new_pk), defaults=target.without_key(target.columns())
+    )
 
 
 @kind("get_or_create by text", has_text)
@@ -150,7 +152,9 @@ def _(target: Target) -> None:
 
 @kind("update_or_create")
 def _(target: Target) -> None:
-    target.all.update_or_create(pk=target.new_pk, defaults=target.without_key(target.columns()))
+    target.all.update_or_create(
+        **key_arguments(target.model, target.new_pk), defaults=target.without_key(target.columns())
+    )
 
 
 @kind("update_or_create by text", has_text)

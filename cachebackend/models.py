@@ -116,11 +116,11 @@ class ParkedWrite(models.Model):
         return f"{self.label} {self.key}, batch {self.batch}"
 
 
-class Ring(models.Model):
-    """The ring. It has no table: the permissions of the admin's ring page belong to this model."""
+class Ring(OutboxRow):
+    """The ring. It has no rows of its own: the permissions of the admin's ring page belong to this model."""
 
     class Meta:
-        managed = False
+        proxy = True
         default_permissions = ("view", "change")
         verbose_name = verbose_name_plural = "ring"
 

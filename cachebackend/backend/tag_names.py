@@ -1,8 +1,8 @@
 """The names of tags: a string, a model (all of its rows), or one row.
 
 A model or a row is a tag only if its writes are watched; a tag whose writes nothing notices would
-keep its values for ever. The name of a row or model begins with its scope, and names the concrete
-model: the rows of a proxy are those of its model.
+keep its values for ever. The name of a row or model begins with its scope, and names the table: the
+rows of a proxy are those of its model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db import models, router
 from cachebackend.backend.canonical import canonical_text, key_part
 from cachebackend.backend.scope import database_of, scope_of
 
-__all__ = ["Tag", "label_of", "model_tag_name", "names_of_text", "row_tag_name", "tag_name", "watch_tags_of"]
+__all__ = ["Tag", "model_tag_name", "names_of_text", "row_tag_name", "table_of", "tag_name", "watch_tags_of"]
 
 #: A string, a model (all of its rows), or one row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
@@ -71,12 +71,15 @@ def tag_name(tag: Tag) -> str:
 
 def model_tag_name(model: type[models.Model], scope: str) -> str:
     """Return the name of the tag that is all rows of a model."""
-    return f"rows:{scope}:{label_of(model)}"
+    return f"rows:{scope}:{table_of(model)}"
 
 
-def label_of(model: type[models.Model]) -> str:
-    """Return the label by which the tags of a model are named: that of its concrete model."""
-    return (model._meta.concrete_model or model)._meta.label_lower
+def table_of(model: type[models.Model]) -> str:
+    """Return the name of a model's table, by which the keys and tags of its rows are named.
+
+    Two releases of a project, in which the model has another name, find each other's keys.
+    """
+    return (model._meta.concrete_model or model)._meta.db_table
 
 
 def row_tag_name(model: type[models.Model], pk: Any, scope: str) -> str | None:

@@ -1,17 +1,21 @@
 """Drops what is cached of tables that migrations have changed, or that ``flush`` has emptied.
 
-A migration may change rows by SQL that nothing sees, and ``flush`` truncates tables. So when the
-migrations of an app have run, all keys of its watched models are deleted on all nodes.
+A migration may change rows by SQL that nothing sees. So when the migrations of an app have run, all
+keys of its watched models are deleted on all nodes. ``flush``, which also ends each test of a
+``TransactionTestCase``, truncates tables by the method of Django that ``connect_migrations`` wraps;
+it does not always send ``post_migrate``.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import router
+from django.db import models, router
+from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models.signals import post_migrate
 
 from cachebackend import protocol
@@ -30,14 +34,23 @@ logger = logging.getLogger("cachebackend")
 
 
 def connect_migrations() -> None:
-    """Drop what is cached of an app's tables whenever its migrations have run."""
+    """Drop what is cached of tables when migrations have run, and when ``flush`` has emptied them."""
     post_migrate.connect(_after_migrate, dispatch_uid="ringcache:migrations")
+    flush = BaseDatabaseOperations.execute_sql_flush
+
+    @functools.wraps(flush)
+    def execute_sql_flush(self: BaseDatabaseOperations, sql_list: Iterable[str]) -> None:
+        flush(self, sql_list)
+        _drop_models(list(dependents_by_model()), self.connection.alias)
+
+    if not hasattr(flush, "__wrapped__"):
+        BaseDatabaseOperations.execute_sql_flush = execute_sql_flush  # type: ignore[method-assign]  # Django sends no signal here
 
 
 def _after_migrate(
     *, app_config: AppConfig, using: str, plan: Sequence[tuple[Any, bool]] | None = None, **_: Any
 ) -> None:
-    """Handle the end of ``migrate`` or ``flush`` for one app. Raises nothing: the tables are changed.
+    """Handle the end of ``migrate`` for one app. Raises nothing: the tables are changed.
 
     Args:
         app_config: The app.
@@ -46,9 +59,12 @@ def _after_migrate(
     """
     if app_config.label == OutboxRow._meta.app_label:
         look_for_outbox(using)
-    if plan is not None and all(migration.app_label != app_config.label for migration, _ in plan):
-        return
-    changed = list(app_config.get_models())
+    if any(migration.app_label == app_config.label for migration, _ in plan or ()):
+        _drop_models(list(app_config.get_models()), using)
+
+
+def _drop_models(changed: Sequence[type[models.Model]], using: str) -> None:
+    """Delete what is cached of the rows of these models. Raises nothing: the tables are changed."""
     dependents = [
         dependent
         for model, each in dependents_by_model().items()

@@ -12,7 +12,7 @@ from django.db import models, router
 from cachebackend.backend import Tag, find_ring_cache
 from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
-from cachebackend.backend.tag_names import label_of, model_tag_name, row_tag_name, tag_name, watch_tags_of
+from cachebackend.backend.tag_names import model_tag_name, row_tag_name, table_of, tag_name, watch_tags_of
 from cachebackend.conf import project_options, ring_aliases
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of
@@ -55,7 +55,7 @@ class ModelTags:
 
     def prefixes(self, using: str) -> list[tuple[str, str]]:
         """Return what the keys of the tags of the model and of its rows begin with."""
-        return [(f"rows:{database}", f":{label_of(self.model)}") for database in databases_of_write(using)]
+        return [(f"rows:{database}", f":{table_of(self.model)}") for database in databases_of_write(using)]
 
     def refill(self, keys: Iterable[Any]) -> None:
         """Do nothing: tags hold no rows."""

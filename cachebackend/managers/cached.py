@@ -83,6 +83,7 @@ class CachedManager(Generic[M]):
         triggers: bool = False,
         base_manager: str | None = None,
     ) -> None:
+        self.name = "cached"  # until the manager is an attribute of a model
         self.base_manager = base_manager
         self.has_triggers = triggers
         self.lookups = tuple(lookups)
@@ -250,11 +251,11 @@ class CachedManager(Generic[M]):
 
     @cached_property
     def _keys(self) -> RowKeys:
-        return RowKeys(self.model, self.lookups, self.base_manager)
+        return RowKeys(self.model, self.lookups, self.name)
 
     @cached_property
     def _shape(self) -> RowShape[M]:
-        return RowShape(self.model)
+        return RowShape(self.model, self.base_manager)
 
     @cached_property
     def _queries(self) -> RowQueries[M]:

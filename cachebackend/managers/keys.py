@@ -10,6 +10,7 @@ from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, Vali
 from django.db import models
 
 from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
+from cachebackend.backend.tag_names import table_of
 
 __all__ = ["RowKeys"]
 
@@ -20,15 +21,15 @@ class RowKeys:
     Args:
         model: The rows' model; all of its fields must be known.
         lookups: The unique fields, beside the primary key, by which rows are looked up.
-        base_manager: The name of the manager that loads the rows; None: the model's base manager.
-            A row that exists for one manager may not exist for another.
+        name: The attribute of the model that the manager is.
+
+    Keys are named by table and column, and by nothing that a new release of the project may change
+    while processes of the old one still read and write the same rows.
     """
 
-    def __init__(
-        self, model: type[models.Model], lookups: Sequence[str], base_manager: str | None = None
-    ) -> None:
+    def __init__(self, model: type[models.Model], lookups: Sequence[str], name: str) -> None:
         self._model = model
-        self._base_manager = base_manager
+        self._name = name
         self._lookups = lookups
 
     @cached_property
@@ -135,9 +136,12 @@ class RowKeys:
     @cached_property
     def _middles(self) -> dict[str, str]:
         """What the keys of a field have between the scope and the value, by attribute name."""
-        return {field.attname: f"{self._label}:{field.attname}:" for field in self.fields.values()}
+        return {
+            field.attname: f"{self._label}:{field.column or field.attname}:" for field in self.fields.values()
+        }
 
     @property
     def _label(self) -> str:
-        manager = f".{self._base_manager}" if self._base_manager else ""
-        return f"{self._model._meta.label_lower}{manager}"
+        meta = self._model._meta
+        proxy = f".{meta.model_name}" if meta.proxy else ""
+        return f"{table_of(self._model)}{proxy}:{self._name}"

@@ -77,7 +77,8 @@ class RowReads(Generic[M]):
             3. the reader loads row 1, under its new name.
 
         So the row is compared with what was asked for. If it differs, the keys are deleted and read
-        again, a few times; then one query by the value itself decides.
+        again, a few times; then one query by the value itself decides. The same holds for a value of
+        another shape, which a process with another version of the model has filled.
         """
         key, pk_field = self.key(field, value, place), self._keys.pk
         for _ in range(ATTEMPTS):
@@ -89,11 +90,14 @@ class RowReads(Generic[M]):
                 row_key = self.key(pk_field, pk, place)
             if key is None or row_key is None:
                 break
-            row = yield from self._row(pk, row_key, place, adapt)
-            if row is None and field is pk_field:
-                return None
-            if row is not None and self._is_row(row, pk, field, value):
-                return self._shape.instance(row, place.using)
+            found = yield from self._load(row_key, partial(self._queries.row, pk), place, adapt)
+            if _is_absent(found):
+                if field is pk_field:
+                    return None
+            else:
+                row = self._shape.row(found)
+                if row is not None and self._is_row(row, pk, field, value):
+                    return self._shape.instance(row, place.using)
             yield from protocol.delete_many(place.cache.client.context, [key, row_key])
         instance: M | None = yield protocol.Load(adapt(partial(self._queries.instance, field, value)))
         return instance
@@ -106,33 +110,19 @@ class RowReads(Generic[M]):
             return True
         return self._keys.are_equal(field, row[self._shape.positions[field.attname]], value)
 
-    def _row(
-        self, pk: Any, key: bytes, place: Place, adapt: Adapt
-    ) -> protocol.Operation[Sequence[Any] | None]:
-        """Return the columns of the row with a primary key, cached under this key; None: there is none."""
-        loader = partial(self._queries.row, pk)
-        value = yield from self._load(key, loader, place, adapt)
-        if _is_absent(value):
-            return None
-        row = self._shape.row(value)
-        if row is None:  # a process whose model has another shape filled it
-            yield from protocol.delete(place.cache.client.context, key)
-            value = yield from self._load(key, loader, place, adapt)
-            row = None if _is_absent(value) else self._shape.row(value)
-        return row
-
     def in_bulk(self, pks: list[Any], place: Place, adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
         """Return the rows with these primary keys, by primary key; one query loads those that miss."""
         keys = {self._keys.python_value(pk): self.key(self._keys.pk, pk, place) for pk in pks}
-        cacheable = {pk: key for pk, key in keys.items() if key is not None}
-        rows = yield from self._load_many(cacheable, place, adapt)
-        others = {pk: cacheable[pk] for pk, row in rows.items() if row is None}
-        if others:  # a process whose model has another shape filled them
-            yield from protocol.delete_many(place.cache.client.context, list(others.values()))
-            rows |= yield from self._load_many(others, place, adapt)
-        if len(cacheable) < len(keys):
-            keyless = [pk for pk, key in keys.items() if key is None]
-            values = yield protocol.Load(adapt(partial(self._queries.rows, keyless)))
+        wanted = {pk: key for pk, key in keys.items() if key is not None}
+        rows: dict[Any, Sequence[Any] | None] = {}
+        for _ in range(ATTEMPTS):
+            rows |= yield from self._load_many(wanted, place, adapt)
+            wanted = {pk: key for pk, key in wanted.items() if pk in rows and rows[pk] is None}
+            if not wanted:
+                break
+            yield from protocol.delete_many(place.cache.client.context, list(wanted.values()))
+        if unread := [pk for pk, key in keys.items() if key is None or pk in wanted]:
+            values = yield protocol.Load(adapt(partial(self._queries.rows, unread)))
             rows |= self.rows_of(values)
         return self.instances(keys, rows, place.using)
 

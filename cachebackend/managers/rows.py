@@ -23,9 +23,11 @@ class RowShape(Generic[M]):
 
     Args:
         model: The rows' model; all of its fields must be known.
+        base_manager: The name of the model's manager through which rows are loaded; None: the
+            model's ``_base_manager``. A row that exists for one manager may not exist for another.
     """
 
-    def __init__(self, model: type[M]) -> None:
+    def __init__(self, model: type[M], base_manager: str | None = None) -> None:
         self.model = model
         fields = model._meta.concrete_fields
         self.names = [field.attname for field in fields]
@@ -33,7 +35,7 @@ class RowShape(Generic[M]):
         self.pk_fields = model._meta.pk_fields
         self._pk_positions = [self.positions[field.attname] for field in self.pk_fields]
         shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
-        self._fingerprint = xxh3_64_hexdigest(repr(shape).encode())
+        self._fingerprint = xxh3_64_hexdigest(repr((base_manager, shape)).encode())
 
     def value(self, row: Sequence[Any]) -> list[Any]:
         """Return the value to cache for a row, given its columns in the order of ``names``."""

@@ -317,11 +317,11 @@ def test_tags_are_not_among_the_keys_of_callers(ring_cache: RingCache) -> None:
     """A caller's key may have the text of a tag; ``keys`` shows no tag; ``clear`` deletes them all."""
     ring_cache.get_or_set("page", "old", tags=["python", Article])
     ring_cache.set("tag:python", "mine")
-    ring_cache.set(f"rows:{scope_of('default')}:demo.article", "mine")
+    ring_cache.set(f"rows:{scope_of('default')}:demo_article", "mine")
     assert ring_cache.get("page") == "old"
     assert sorted(ring_cache.keys("*")) == [
         "page",
-        f"rows:{scope_of('default')}:demo.article",
+        f"rows:{scope_of('default')}:demo_article",
         "tag:python",
     ]
     ring_cache.invalidate_tags("python")

@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend import CachedManager, RingCache
+from cachebackend import CachedManager, RingCache, protocol
 from cacheproject.demo.models import Article
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -212,6 +212,25 @@ def test_a_row_of_another_shape_is_a_miss(article: Article, ring_cache: RingCach
         assert titles(pk=article.pk) == "First"
         assert Article.cached.in_bulk([article.pk])[article.pk].title == "First"
     assert len(captured) == 0
+
+
+def test_a_row_is_found_while_another_version_of_the_model_fills_it(
+    article: Article, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a rolling deploy two shapes of one row replace each other; a query decides in the end."""
+    key = Article.cached.key_of(pk=article.pk)
+    delete_many = protocol.delete_many
+
+    def and_fill_again(*args: Any) -> Any:
+        result = yield from delete_many(*args)
+        ring_cache.set(key, ["other shape", 1, 2])
+        return result
+
+    monkeypatch.setattr(protocol, "delete_many", and_fill_again)
+    ring_cache.set(key, ["other shape", 1, 2])
+    assert Article.cached.get(pk=article.pk) == article
+    assert Article.cached.get(slug=article.slug) == article
+    assert Article.cached.in_bulk([article.pk]) == {article.pk: article}
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("get", {"pk": 1}), ("in_bulk", {"keys": [1]})])

@@ -196,7 +196,7 @@ OTHERS: dict[str, Callable[[RingCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many([key]),
     "make_stale": lambda cache, key: cache.make_stale(key, 60),
-    "delete_pattern": lambda cache, key: cache.delete_pattern("*demo.article*"),
+    "delete_pattern": lambda cache, key: cache.delete_pattern("*demo_article*"),
     "clear": lambda cache, _: cache.clear(),
     "invalidate": lambda *_: invalidation.invalidate(Article.objects.get()),
     "another's write": lambda *_: Article.objects.update(title="Another"),

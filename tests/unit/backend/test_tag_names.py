@@ -16,8 +16,8 @@ def test_a_tag_is_a_string_a_model_or_a_row() -> None:
     """No string has the name of a model or row."""
     scope = scope_of("default")
     assert tag_name("front") == "tag:front"
-    assert tag_name(Tag) == f"rows:{scope}:shop.tag"
-    assert tag_name(Tag(pk=7)) == f"rows:{scope}:shop.tag:7"
+    assert tag_name(Tag) == f"rows:{scope}:shop_tag"
+    assert tag_name(Tag(pk=7)) == f"rows:{scope}:shop_tag:7"
 
 
 def test_a_row_has_one_name_however_its_key_is_written() -> None:
@@ -36,7 +36,7 @@ def test_the_rows_of_a_proxy_are_those_of_its_model() -> None:
 
 def test_a_cached_manager_makes_its_model_a_tag() -> None:
     """Review has no InvalidatingManager."""
-    assert tag_name(Review).endswith(":shop.review")
+    assert tag_name(Review).endswith(":shop_review")
 
 
 @pytest.mark.parametrize("tag", [Everything, Everything(pk=1)])

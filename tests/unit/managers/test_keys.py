@@ -18,43 +18,42 @@ CODE = uuid.UUID(int=5)
 
 def test_a_row_has_a_key_for_its_primary_key_and_for_each_lookup() -> None:
     """As far as its columns are known, in each scope."""
-    keys = RowKeys(Author, ["name", "code"])
+    keys = RowKeys(Author, ["name", "code"], "cached")
     assert keys.of_rows([{"pk": 1, "name": "x", "code": CODE}], ["s"]) == [
-        "s:shop.author:id:1", "s:shop.author:name:x", f"s:shop.author:code:{CODE}",
+        "s:shop_author:cached:id:1", "s:shop_author:cached:name:x", f"s:shop_author:cached:code:{CODE}",
     ]  # fmt: skip
-    assert keys.of_rows([{"pk": 1}], ["s", "t"]) == ["s:shop.author:id:1", "t:shop.author:id:1"]
+    assert keys.of_rows([{"pk": 1}], ["s", "t"]) == ["s:shop_author:cached:id:1", "t:shop_author:cached:id:1"]
     assert set(keys.columns) == {"id", "name", "code"}
 
 
 @pytest.mark.parametrize("given", [CODE, str(CODE), CODE.hex])
 def test_equal_values_have_one_key(given: Any) -> None:
     """In every form in which a caller may write them."""
-    keys = RowKeys(Author, ["code"])
-    assert keys.of(keys.fields["code"], given, "s") == f"s:shop.author:code:{CODE}"
+    keys = RowKeys(Author, ["code"], "cached")
+    assert keys.of(keys.fields["code"], given, "s") == f"s:shop_author:cached:code:{CODE}"
 
 
 def test_a_value_without_a_text_has_no_key() -> None:
     """None is not the text "None"."""
-    keys = RowKeys(Tag, ["name"])
+    keys = RowKeys(Tag, ["name"], "cached")
     assert keys.of(keys.fields["name"], None, "s") is None
-    assert keys.of(keys.fields["name"], "None", "s") == "s:shop.tag:name:None"
+    assert keys.of(keys.fields["name"], "None", "s") == "s:shop_tag:cached:name:None"
     assert keys.of_rows([{"pk": None, "name": None}], ["s"]) == []
 
 
 def test_a_composite_primary_key_has_one_key() -> None:
     """Given as a tuple or as a list."""
-    keys = RowKeys(Line, [])
-    expected = ["s:shop.line:pk:1,2"]
+    keys = RowKeys(Line, [], "cached")
+    expected = ["s:shop_line:cached:pk:1,2"]
     assert keys.of(keys.pk, ["1", 2], "s") == expected[0]
     assert keys.of_rows([{"pk": (1, 2)}], ["s"]) == expected
     assert keys.columns == ("order", "number")
     assert keys.python_value(["1", 2]) == (1, 2)
 
 
-@pytest.mark.parametrize("base_manager", [None, "objects"])
-def test_every_key_begins_with_the_prefixes(base_manager: str | None) -> None:
-    """The namespace is between them; the manager that loads the rows is part of the second one."""
-    keys = RowKeys(Tag, ["name"], base_manager)
+def test_every_key_begins_with_the_prefixes() -> None:
+    """The namespace is between them; the manager's name is part of the second one."""
+    keys = RowKeys(Tag, ["name"], "cached")
     [(start, middle)] = keys.prefixes(["default@site"])
     for key in keys.of_rows([{"pk": 1, "name": "x"}], ["default@site", "default@site+tenant"]):
         namespace, found, _ = key.removeprefix(start).partition(middle)
@@ -63,15 +62,27 @@ def test_every_key_begins_with_the_prefixes(base_manager: str | None) -> None:
     assert keys.of(keys.pk, 1, "default@site") != other.of(other.pk, 1, "default@site")
 
 
+def test_a_renamed_model_has_the_same_keys() -> None:
+    """In a rolling deploy, processes of both releases read and write the rows of one table."""
+
+    def keys_of(name: str, attribute: str) -> list[str]:
+        meta = type("Meta", (), {"app_label": "shop", "db_table": "shop_thing", "apps": Apps()})
+        field = models.CharField(max_length=9, unique=True, db_column="name")
+        model = type(name, (models.Model,), {"__module__": __name__, "Meta": meta, attribute: field})
+        return RowKeys(model, [attribute], "cached").of_rows([{"pk": 1, attribute: "x"}], ["s"])
+
+    assert keys_of("Before", "name") == keys_of("After", "title")
+
+
 def test_a_primary_key_that_the_column_cannot_hold_is_left_as_it_is() -> None:
     """The query raises Django's own error."""
-    assert RowKeys(Tag, []).python_value("abc") == "abc"
-    assert RowKeys(Line, []).python_value(1) == 1
+    assert RowKeys(Tag, [], "cached").python_value("abc") == "abc"
+    assert RowKeys(Line, [], "cached").python_value(1) == 1
 
 
 def test_values_are_equal_as_the_column_holds_them() -> None:
     """None equals nothing."""
-    keys = RowKeys(Coin, ["worth"])
+    keys = RowKeys(Coin, ["worth"], "cached")
     worth = keys.fields["worth"]
     assert keys.are_equal(worth, "1.5", 1.50)
     assert not keys.are_equal(worth, "1.5", 1.6)
@@ -81,7 +92,7 @@ def test_values_are_equal_as_the_column_holds_them() -> None:
 
 def test_a_row_may_be_asked_for_under_each_name_of_a_field() -> None:
     """``pk`` is the primary key."""
-    fields = RowKeys(Tag, ["name"]).fields
+    fields = RowKeys(Tag, ["name"], "cached").fields
     assert fields["pk"] is fields["id"]
     assert set(fields) == {"pk", "id", "name"}
 
@@ -90,7 +101,7 @@ def test_a_row_may_be_asked_for_under_each_name_of_a_field() -> None:
 def test_a_lookup_must_be_a_unique_field(lookup: str) -> None:
     """Otherwise one key could belong to several rows."""
     with pytest.raises(ImproperlyConfigured, match=f"Tag: the lookup '{lookup}' is not a unique field"):
-        _ = RowKeys(Tag, [lookup]).fields
+        _ = RowKeys(Tag, [lookup], "cached").fields
 
 
 class Measured(models.Model):
@@ -106,4 +117,4 @@ class Measured(models.Model):
 def test_a_lookup_must_be_comparable_in_python() -> None:
     """A FloatField is not."""
     with pytest.raises(ImproperlyConfigured, match="the lookup 'length' is a FloatField"):
-        _ = RowKeys(Measured, ["length"]).fields
+        _ = RowKeys(Measured, ["length"], "cached").fields

@@ -30,6 +30,11 @@ def test_a_model_with_another_field_has_another_mark() -> None:
     assert RowShape(Tag).row(shorter) is None
 
 
+def test_rows_of_another_manager_have_another_mark() -> None:
+    """So a release that changes ``base_manager`` reads no row that its manager leaves out."""
+    assert RowShape(Tag, "objects").row(RowShape(Tag).value([7, "x"])) is None
+
+
 def test_the_primary_key_of_a_row_is_found_among_its_columns() -> None:
     """A tuple if it is composite."""
     assert RowShape(Tag).pk([7, "x"]) == 7

@@ -1,5 +1,7 @@
 """Processes read and write real rows through a real ring while it is broken; every read is checked.
 
+Rows are read one by one, in pages made of cached rows, and in a value that depends on all of them. They
+are written by several managers, in ``triggers`` by SQL too, and some transactions are rolled back.
 Writers are killed. Nodes are suspended and continue with the memory that they had, are killed and
 come back empty, and are cut off from the writers alone, in one direction or the other; so
 processes differ in their view of a node. Rows are written and read in all modes, and in all but
@@ -10,10 +12,10 @@ when the network is mended, however late, and it is not a fill that a lease woul
 hundred times, for long enough that some processes eject it and some do not.
 
 ``python -m tests.live.checker --seconds 60`` (``make soak``) prints what was read, written and
-broken. It exits with 1 if, in strict mode, a read returned something older than what was
-acknowledged before it began; in the other modes, if one did so later than the relay may take to
-replay missed deletes to a node that is back; or if readers saw the difference that a killed writer
-left for longer than that.
+broken. It exits with 1 if a read returned what was rolled back; if, in strict mode, a read
+returned something older than what was acknowledged before it began; in the other modes, if one did so
+later than the relay may take to replay missed deletes to a node that is back; or if readers saw the
+difference that a killed writer left for longer than that.
 """
 
 from __future__ import annotations
@@ -55,18 +57,21 @@ class Mode:
     """What is checked.
 
     Attributes:
-        strict: Whether rows are cached strictly; keys without a model cannot be.
+        strict: Whether rows are cached strictly; keys without a model, and pages, cannot be.
+        raw: Whether rows are written by SQL too, and triggers on their table notice it.
         options: ``OPTIONS`` of the alias, as JSON.
         flaps: How many times a node is suspended for a moment; 0: all kinds of outages, and killed writers.
     """
 
     strict: bool = False
+    raw: bool = False
     options: str = "{}"
     flaps: int = 0
 
 
 MODES = {
     "commit": Mode(),
+    "triggers": Mode(raw=True),
     "strict": Mode(strict=True),
     "near": Mode(options='{"near": {"max_entries": 1000}}'),
     "cleared": Mode(options='{"replay_limit": 3}'),
@@ -85,6 +90,7 @@ class Checked:
         writes: Writes that were acknowledged.
         kills: Writers that were killed by SIGKILL, at any point.
         accidents: Outages of nodes, by kind.
+        uncommitted: Reads that returned what a rolled back transaction had written.
         stale: Reads that returned something older than what was acknowledged before them.
         worst_stale_seconds: The longest time between the acknowledgement (and the end of the node's
             outage) and a stale read.
@@ -100,6 +106,7 @@ class Checked:
     writes: int = 0
     kills: int = 0
     accidents: dict[str, int] = field(default_factory=dict)
+    uncommitted: int = 0
     stale: int = 0
     worst_stale_seconds: float = 0.0
     worst_crash_seconds: float = 0.0
@@ -109,7 +116,7 @@ class Checked:
     @property
     def is_well(self) -> bool:
         """True if no stale value was read, and the effects of crashes ended in time."""
-        if not self.reads or (self.stale and self.mode == "strict"):
+        if not self.reads or self.uncommitted or (self.stale and self.mode == "strict"):
             return False
         if self.mode == "near" and not self.near_hits:
             return False
@@ -182,7 +189,7 @@ class Site:
     def _write(self, share: int) -> BaseProcess:
         rows = self._keys[share::WRITERS]
         urls = self._ring.writers_urls
-        return self._spawn("write", rows, self._ledger, self._mode.strict, RING_NODES=urls)
+        return self._spawn("write", rows, self._ledger, self._mode.strict, self._mode.raw, RING_NODES=urls)
 
     def wait_for_work(self) -> None:
         """Return when every process has started to work."""
@@ -195,7 +202,7 @@ class Site:
         """Kill a writer and start another; return for how many seconds reads differed from its writes."""
         self.writers[share].kill()
         self.writers[share].join()
-        seconds_wrong = _seconds_until_equal(self._keys[share::WRITERS])
+        seconds_wrong = _seconds_until_equal(self._keys[share::WRITERS], self._mode.strict)
         self.writers[share] = self._write(share)
         return seconds_wrong
 
@@ -218,6 +225,9 @@ def check(name: str, seconds: float, ring: Ring) -> Checked:
     ledger = ring.ledger = Ledger(ROWS + PLAIN, 2 * READERS)
     checked = Checked(name, bound_seconds=SETTLING_SECONDS + 2 * RELAY_SECONDS + PROBE_SECONDS)
     before = dict(ring.accidents)
+    _drop_triggers()
+    if mode.raw:
+        _create_triggers()
     site = Site(mode, ring, keys, ledger)
     try:
         site.wait_for_work()
@@ -231,10 +241,35 @@ def check(name: str, seconds: float, ring: Ring) -> Checked:
         site.end()
         connections.close_all()
     checked.reads, checked.near_hits, checked.writes = ledger.reads, sum(ledger.near), ledger.writes
+    checked.uncommitted = sum(ledger.uncommitted)
     checked.stale, checked.worst_stale_seconds = sum(ledger.stale), max(ledger.worst_stale)
     checked.lag_seconds = ledger.lag.value
     checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}
     return checked
+
+
+def _create_triggers() -> None:
+    """Create the triggers that notice what SQL changes; a writer that is not killed takes in their rows."""
+    import pgtrigger
+    from django.db import connection
+
+    from cachebackend.invalidation.triggers import add_triggers
+    from cacheproject.demo.models import Article
+
+    add_triggers(Article)
+    with connection.cursor() as cursor:
+        for model, trigger in pgtrigger.registered():
+            if model is Article:
+                cursor.execute(str(trigger.compile(model).install_sql))
+
+
+def _drop_triggers() -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgtrigger_ringcache_%'")
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"DROP TRIGGER {name} ON demo_article")
 
 
 def _break(seconds: float, ring: Ring, site: Site, checked: Checked) -> None:
@@ -256,15 +291,16 @@ def _flap(times: int, ring: Ring, site: Site) -> None:
         stop_if_dead(site.writers + site.others)
 
 
-def _seconds_until_equal(keys: list[int]) -> float:
-    """Return how long it takes until reads of a killed writer's rows equal the database."""
+def _seconds_until_equal(keys: list[int], strict: bool) -> float:
+    """Return how long it takes until all ways to read a killed writer's rows equal the database."""
     from cacheproject.demo.models import Article
+    from tests.live.actors import ways_to_read
 
     started = time.monotonic()
     pks = [key % 1_000_000 for key in keys]
     while True:
         stored = dict(Article.objects.filter(pk__in=pks).values_list("pk", "views"))
-        if {pk: row.views for pk, row in Article.cached.in_bulk(pks).items()} == stored:
+        if all(read(pk) == stored[pk] for read in ways_to_read(strict) for pk in pks):
             return time.monotonic() - started
         time.sleep(0.01)
 

@@ -26,6 +26,7 @@ class Ledger:
         read: For each reader the number of checked reads.
         near: For each reader the number of its reads that a copy in its process answered.
         stale: For each reader the number of reads older than what was acknowledged before them.
+        uncommitted: For each reader the number of reads of a version that was never committed.
         worst_stale: For each reader the most seconds between the acknowledgement (and the end of the
             last outage) and a stale read.
         back_since: When the last outage of a node ended; 0 during an outage.
@@ -38,6 +39,7 @@ class Ledger:
         self.acknowledged_at = context.Array("d", rows, lock=False)
         self.written = context.Array("q", rows, lock=False)
         self.read, self.near, self.stale = (context.Array("q", readers, lock=False) for _ in range(3))
+        self.uncommitted = context.Array("q", readers, lock=False)
         self.worst_stale = context.Array("d", readers, lock=False)
         self.back_since = context.Value("d", time.monotonic(), lock=False)
         self.lag = context.Value("d", 0.0, lock=False)

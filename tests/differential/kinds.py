@@ -21,6 +21,7 @@ __all__ = [
     "has_foreign_key",
     "has_many",
     "has_nullable_foreign_key",
+    "has_own_key",
     "has_text",
     "has_triggers",
     "is_child",
@@ -57,6 +58,11 @@ def is_composite(target: Target) -> bool:
 
 def is_child(target: Target) -> bool:
     return bool(target.model._meta.parents)
+
+
+def has_own_key(target: Target) -> bool:
+    """Return whether a model is a child whose primary key is not that of its parent."""
+    return is_child(target) and not target.model._meta.pk.remote_field
 
 
 def can_bulk(target: Target) -> bool:

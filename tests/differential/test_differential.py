@@ -1,13 +1,15 @@
 """After every step of a random script, everything read through the ring equals the database.
 
-``FUZZ_SEED=7 FUZZ_ONLY=many-3 pytest tests/differential`` runs one script of a seed again, and
-``FUZZ=50`` runs fifty times as many scripts.
+``FUZZ_SEED=7 FUZZ_ONLY=many-3 pytest tests/differential`` runs one script of a seed again.
+``FUZZ_SECONDS=3600`` (``make soak SECONDS=3600``) runs scripts of each family for an hour.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,12 +32,16 @@ pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.filterwarnings("ignore::django.core.cache.CacheKeyWarning"),
 ]
-#: The factor by which more scripts are run; ``make soak`` sets it.
-TIMES = int(os.environ.get("FUZZ", "1"))
+#: For how long scripts of each family are run, if that is longer than a few take; ``make soak`` sets it.
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 #: A new one in each run, so that the runs of many days try many scripts.
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
+#: The one script that is run.
+ONLY = os.environ.get("FUZZ_ONLY", "")
 #: Scripts of each family in ``make test``.
-SCRIPTS = 2
+SCRIPTS = 3
+#: Scripts that fail before a family is given up.
+MOST_FINDINGS = 5
 #: Wrong answers that a failure prints.
 SHOWN = 4
 
@@ -77,18 +83,33 @@ def _make_tag(model: type[models.Model]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_ring_says_what_the_database_says(family: str, run: Runner) -> None:
     """However rows are written, committed or rolled back, and by which thread they are read."""
-    counted = 0
-    for number in range(SCRIPTS * TIMES):
-        name = f"{family}-{number}"
-        if os.environ.get("FUZZ_ONLY", name) != name:
-            continue
-        script = random_script(family, random.Random(f"{SEED}-{name}"))
+    counted, findings = 0, []
+    for number in numbers(family):
+        script = random_script(family, random.Random(f"{SEED}-{family}-{number}"))
         counted += steps_of(script)
         is_async = number % 2 == 1 and not is_off("async reads")
         if run(script, is_async):
             shortest = shrink(script, lambda smaller, reads=is_async: run(smaller, reads))
-            pytest.fail(report(name, shortest, run(shortest, is_async)), pytrace=False)
-    print(f"{counted} steps on {family}, FUZZ_SEED={SEED}")
+            findings.append(report(f"{family}-{number}", shortest, run(shortest, is_async)))
+            print(f"\n{findings[-1]}")
+            if len(findings) == MOST_FINDINGS:
+                break
+    print(f"{family}: FUZZ_SEED={SEED}, {counted} steps, {len(findings)} findings")
+    if findings:
+        pytest.fail("\n\n".join(findings), pytrace=False)
+
+
+def numbers(family: str) -> Iterator[int]:
+    """Yield the numbers of a family's scripts that are run."""
+    if ONLY:
+        name, _, number = ONLY.rpartition("-")
+        yield from [int(number)] if name == family else []
+        return
+    end = time.monotonic() + SECONDS
+    for number in itertools.count():
+        if number >= SCRIPTS and time.monotonic() >= end:
+            return
+        yield number
 
 
 def report(name: str, script: Script, found: list[str]) -> str:

@@ -6,7 +6,15 @@ from asgiref.sync import async_to_sync
 from django.db.models import Case, F, Value, When
 from django.db.models.functions import Concat
 
-from tests.differential.kinds import can_bulk, has_foreign_key, has_text, is_child, is_composite, kind
+from tests.differential.kinds import (
+    can_bulk,
+    has_foreign_key,
+    has_own_key,
+    has_text,
+    is_child,
+    is_composite,
+    kind,
+)
 from tests.differential.targets import Target
 
 
@@ -80,7 +88,7 @@ def _(target: Target) -> None:
     target.chosen.update(**{str(target.text): Concat(F(str(target.text)), Value("+"))})
 
 
-@kind("update with Case", has_text)
+@kind("update with Case", lambda target: has_text(target) and not has_own_key(target))
 def _(target: Target) -> None:
     text = str(target.text)
     swap = Case(When(pk=target.chosen_pk(), then=Value("swapped")), default=F(text))

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from cachebackend.invalidation import deletes, tables, transactions, writes
 from cacheproject.demo.models import Article
@@ -111,6 +112,22 @@ def test_ends_that_are_ignored(monkeypatch: Patch) -> None:
     """A value with the tag of a row at the other end is stale."""
     ignores_the_ends(monkeypatch)
     assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "clear")
+
+
+@pytest.mark.parametrize("version", [writes.POSTGRES_18, 10**9])
+def test_an_upsert_that_returns_new_rows_only(version: int, monkeypatch: Patch) -> None:
+    """On Postgres 18 and before, a value with the tag of a row at the old end is stale."""
+    returns_new_rows_only(monkeypatch)
+    monkeypatch.setattr(writes, "POSTGRES_18", version)
+    assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "upsert of the row between them")
+
+
+def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
+    """Where an INSERT returns no rows, the row that was updated is stale."""
+    monkeypatch.setattr(writes._Write, "_add_conflicting", lambda _: None)
+    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
+    assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, "upsert of another row")
 
 
 def test_autocommit_without_a_transaction(article: Article, monkeypatch: Patch) -> None:  # noqa: F811

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -16,8 +16,9 @@ from cachebackend.backend.call_names import arguments_digest, call_scope, functi
 from cachebackend.backend.fill_rules import databases_with_changes
 from cachebackend.backend.guarded_loads import aget_or_load, aload_again, get_or_load, load_again
 from cachebackend.backend.open_transactions import any_changed
+from cachebackend.backend.scope import is_asked_in_thread
+from cachebackend.backend.tag_names import tags_of
 from cachebackend.codec import EncodeError
-from cachebackend.conf import namespace_function
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.transactions import invalidate_together
 
@@ -50,13 +51,19 @@ def cached(
             argument is neither plain data nor a row.
         alias: The cache alias. If it has another backend, as in development, results are not cached.
 
-    ``f.invalidate(*args)`` deletes a result, and ``f.refresh(*args)`` computes it again; for a
-    coroutine function both are awaited. An exception is never cached; None is a result.
+    Raises:
+        TypeError: ``tags`` is a single tag, or the function is not one whose results can be cached.
+
+    ``f.invalidate(*args)`` deletes a result, again after the commit of an open transaction, and
+    ``f.refresh(*args)`` computes it again; for a coroutine function both are awaited. An exception
+    is never cached; None is a result.
     """
+    tags_of_call = _tags_function(tags)
 
     def decorate(function: Callable[P, R]) -> CachedFunction[P, R]:
+        _refuse_uncacheable(function)
         kind = _CachedCoroutine if inspect.iscoroutinefunction(function) else CachedFunction
-        return kind(function, timeout=timeout, tags=tags, stale_for=stale_for, key=key, alias=alias)
+        return kind(function, timeout=timeout, tags=tags_of_call, stale_for=stale_for, key=key, alias=alias)
 
     return decorate
 
@@ -69,7 +76,7 @@ class CachedFunction(Generic[P, R]):
         function: Callable[P, R],
         *,
         timeout: Timeout,
-        tags: Tags,
+        tags: Callable[..., Iterable[Tag]],
         stale_for: float | None,
         key: Callable[..., str] | None,
         alias: str,
@@ -78,7 +85,6 @@ class CachedFunction(Generic[P, R]):
         self._signature = inspect.signature(function)
         self._timeout, self._tags, self._stale_for = timeout, tags, stale_for
         self._key, self._alias = key, alias
-        self._name = function_name(function)
         self._captures = function if has_captures(function) else None
         _aliases.add(alias)
         update_wrapper(self, function)
@@ -107,7 +113,17 @@ class CachedFunction(Generic[P, R]):
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Delete the cached result; the result of a computation that is running is not cached."""
         cache = find_ring_cache(self._alias)
-        return cache is not None and cache.delete(self.key_of(*args, **kwargs))
+        if cache is None:
+            return False
+        key = self.key_of(*args, **kwargs)
+        was_deleted = cache.delete(key)
+        self._delete_after_commits(cache.key_bytes(key))
+        return was_deleted
+
+    @cached_property
+    def _name(self) -> str:
+        """The function's name, asked for when the function is called: its module has it by then."""
+        return function_name(self._function)
 
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of a call; it is the same in every process.
@@ -121,7 +137,7 @@ class CachedFunction(Generic[P, R]):
         """
         prefix = f"call:{call_scope()}:{self._name}"
         if self._key is not None:
-            return f"{prefix}:{self._key(*args, **kwargs)}"
+            return f"{prefix}:{self._captures_digest}{self._key(*args, **kwargs)}"
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
@@ -132,11 +148,19 @@ class CachedFunction(Generic[P, R]):
             )
             raise TypeError(message) from error
 
+    @cached_property
+    def _captures_digest(self) -> str:
+        """What distinguishes two closures of one place, if ``key`` names their arguments."""
+        try:
+            return f"{arguments_digest({}, self._captures)[:32]}:" if self._captures else ""
+        except EncodeError:  # the values cannot be named, so ``key`` must distinguish them
+            return ""
+
     def _load_arguments(
         self, cache: RingCache, *args: Any, **kwargs: Any
     ) -> tuple[bytes, protocol.Loader, protocol.FillOptions]:
         """Return the key of a call, the loader that computes its result, and how the result is filled."""
-        tags = self._tags(*args, **kwargs) if callable(self._tags) else self._tags
+        tags = self._tags(*args, **kwargs)
         key = cache.key_bytes(self.key_of(*args, **kwargs))
         fill_options = cache.fill_options(self._timeout, self._stale_for, tags)
         return key, partial(self._function, *args, **kwargs), fill_options
@@ -178,12 +202,36 @@ class _CachedCoroutine(CachedFunction[P, R]):
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         cache = find_ring_cache(self._alias)
-        return cache is not None and await cache.adelete(await _in_thread(self.key_of, *args, **kwargs))
+        if cache is None:
+            return False
+        key = await _in_thread(self.key_of, *args, **kwargs)
+        was_deleted = await cache.adelete(key)
+        if any_changed():
+            await sync_to_async(self._delete_after_commits)(cache.key_bytes(key))
+        return was_deleted
+
+
+def _tags_function(tags: Tags) -> Callable[..., Iterable[Tag]]:
+    """Return the function that returns the tags of a call; a model class is a tag, too."""
+    if callable(tags) and not isinstance(tags, type):
+        return tags
+    frozen = tags_of(tags)  # type: ignore[arg-type]  # it refuses a class
+    return lambda *_, **__: frozen
+
+
+def _refuse_uncacheable(function: Any) -> None:
+    if isinstance(function, classmethod | staticmethod):
+        message = f"put @{type(function).__name__} above @cached, not below it"
+    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        message = f"{function.__qualname__} is a generator, which can be read once; return a list"
+    else:
+        return
+    raise TypeError(message)
 
 
 async def _in_thread(make: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """Call a function that asks for the namespace, in the thread in which queries run."""
-    if namespace_function() is None:
+    """Call a function that asks for the scope, in the thread in which queries run."""
+    if not is_asked_in_thread():
         return make(*args, **kwargs)
     return await sync_to_async(make)(*args, **kwargs)
 

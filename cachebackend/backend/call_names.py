@@ -6,36 +6,50 @@ cannot be named exactly is refused, never approximated: ``repr`` may be cut off,
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import Enum, Flag
 from functools import partial
 from hashlib import sha256
 from types import FunctionType, MethodType
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, models
+from django.db import models, router
 
 from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.scope import database_of, scope_of
 from cachebackend.codec import EncodeError, pack_plain
+from cachebackend.models import OutboxRow
+
+#: The attributes by which decorators keep the function that they have wrapped.
+_WRAPPED = ("__wrapped__", "__func__", "func", "fget")
 
 __all__ = ["arguments_digest", "call_scope", "function_name", "has_captures"]
 
 
 def call_scope() -> str:
-    """Return the scope of calls: that of the default database's rows, in the current namespace."""
-    return scope_of(DEFAULT_DB_ALIAS)
+    """Return the scope of calls: that of the database to which the router sends writes of no special model.
+
+    So a router that chooses a tenant's database separates the results of tenants.
+    """
+    return scope_of(router.db_for_write(OutboxRow))
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return the name of a function: its module and name; for one without a global name, its place too."""
+    """Return the name of a function: its module and its name in the source, as far as that names it alone.
+
+    A function that cannot be found by its name, because it is local or another one has the name, is named
+    by its place in the source file too. ``functools.wraps`` gives a wrapper the name of another function,
+    so the name is that of its code.
+    """
     while isinstance(function, partial | MethodType):
         function = function.func if isinstance(function, partial) else function.__func__
     if not isinstance(function, FunctionType):
         return f"{type(function).__module__}.{type(function).__qualname__}"
-    name = f"{function.__module__}.{function.__qualname__}"
-    return f"{name}@{_place(function)}" if "<" in name else name
+    module, path = function.__globals__.get("__name__", ""), function.__code__.co_qualname
+    name = f"{module}.{path}"
+    return name if _is_found(function, module, path) else f"{name}@{_place(function)}"
 
 
 def has_captures(function: Callable[..., Any]) -> bool:
@@ -57,6 +71,20 @@ def arguments_digest(arguments: Mapping[str, Any], captures: Callable[..., Any] 
     items = [namer.plain(captures) if captures else None]
     items += [[name, namer.plain(value)] for name, value in arguments.items()]
     return sha256(pack_plain(items)).hexdigest()
+
+
+def _is_found(function: FunctionType, module: str, path: str) -> bool:
+    """Return whether a function, or what decorators have made of it, has this name in its module."""
+    found: Any = sys.modules.get(module)
+    for name in path.split("."):
+        found = inspect.getattr_static(found, name, None)
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        if found is function:
+            return True
+        seen.add(id(found))
+        found = next((each for name in _WRAPPED if (each := getattr(found, name, None)) is not None), None)
+    return False
 
 
 def _place(function: FunctionType) -> str:
@@ -89,7 +117,7 @@ class _Namer:
         if isinstance(value, models.Model):
             return self._row(value)
         if isinstance(value, Enum):
-            return ["enum", self._named(kind), value.name]
+            return ["enum", self._named(kind), self._member(value)]
         if isinstance(value, FunctionType | MethodType | partial):
             return self._function(value)
         if isinstance(value, type):
@@ -102,6 +130,14 @@ class _Namer:
             message = f"{row!r} has the primary key {row.pk!r}; save it first"
             raise EncodeError(message)
         return ["row", scope_of(database_of(row)), row._meta.label_lower, text]
+
+    def _member(self, member: Enum) -> Any:
+        if isinstance(member, Flag):  # a combination of flags may have no name
+            return member.value
+        if type(member).__members__.get(member.name) is not member:
+            message = f"{member!r} is not a member of its enumeration"
+            raise EncodeError(message)
+        return member.name
 
     def _function(self, function: Any) -> list[Any]:
         if id(function) in self._functions:  # it refers to itself

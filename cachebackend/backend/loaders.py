@@ -13,7 +13,7 @@ from cachebackend.backend import guarded_loads
 from cachebackend.backend.fill_rules import MAY_FILL
 from cachebackend.backend.keys import Timeout
 from cachebackend.backend.request_leases import LeasingCache
-from cachebackend.backend.tag_names import Tag
+from cachebackend.backend.tag_names import Tag, tags_of
 from cachebackend.codec import TAGS_BYTES, tag_bytes_of
 
 __all__ = ["LoaderMethods"]
@@ -131,6 +131,7 @@ class LoaderMethods(LeasingCache):
         """Return how a loaded value is filled; its timeout is shortened by the alias' ``jitter``.
 
         Raises:
+            TypeError: ``tags`` is a single tag.
             ValueError: The tags do not fit into a record.
         """
         context = self.client.context
@@ -142,7 +143,7 @@ class LoaderMethods(LeasingCache):
         return protocol.FillOptions(ttl_ms, stale_ms, self._tag_keys(tags), may_fill=MAY_FILL)
 
     def _tag_keys(self, tags: Iterable[Tag]) -> tuple[bytes, ...]:
-        keys = tuple(dict.fromkeys(map(self.tag_bytes, tags)))
+        keys = tuple(dict.fromkeys(map(self.tag_bytes, tags_of(tags))))
         if keys and (size := tag_bytes_of(keys)) > TAGS_BYTES:
             message = (
                 f"a value has {len(keys)} tags that take {size} bytes of its record, of which "

@@ -19,9 +19,16 @@ from uuid import uuid4
 
 from django.db import connections, models, router
 
-from cachebackend.conf import current_namespace
+from cachebackend.conf import current_namespace, namespace_function
 
-__all__ = ["database_of", "databases_of_write", "digest", "scope_of", "scopes_of_write"]
+__all__ = [
+    "database_of",
+    "databases_of_write",
+    "digest",
+    "is_asked_in_thread",
+    "scope_of",
+    "scopes_of_write",
+]
 
 #: A text that a scope contains as it is. Any other text is hashed.
 _PLAIN = re.compile(r"[\w./-]{0,80}", re.ASCII)
@@ -45,6 +52,14 @@ def scopes_of_write(using: str) -> list[str]:
 def databases_of_write(using: str) -> list[str]:
     """Return what the scopes begin with in which rows of a database alias may be cached, in any namespace."""
     return list(dict.fromkeys(map(_database, _aliases_of(using))))
+
+
+def is_asked_in_thread() -> bool:
+    """Return whether the scope may depend on the thread: the namespace and routers may.
+
+    Coroutines then ask in the thread in which their queries run.
+    """
+    return namespace_function() is not None or bool(router.routers)
 
 
 def database_of(row: models.Model) -> str:

@@ -7,6 +7,7 @@ rows of a proxy are those of its model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,16 @@ from django.db import models, router
 from cachebackend.backend.canonical import canonical_text, key_part
 from cachebackend.backend.scope import database_of, scope_of
 
-__all__ = ["Tag", "model_tag_name", "names_of_text", "row_tag_name", "table_of", "tag_name", "watch_tags_of"]
+__all__ = [
+    "Tag",
+    "model_tag_name",
+    "names_of_text",
+    "row_tag_name",
+    "table_of",
+    "tag_name",
+    "tags_of",
+    "watch_tags_of",
+]
 
 #: A string, a model (all of its rows), or one row.
 Tag: TypeAlias = str | type[models.Model] | models.Model
@@ -48,6 +58,18 @@ def names_of_text(text: str) -> list[str]:
             scope = scope_of(router.db_for_write(model))
             names.append(row_tag_name(model, pk, scope) if is_row else model_tag_name(model, scope))
     return [name for name in names if name is not None]
+
+
+def tags_of(tags: Iterable[Tag]) -> tuple[Tag, ...]:
+    """Return tags as a tuple, which can be read again.
+
+    Raises:
+        TypeError: A single tag is given; the letters of a string are not meant as tags.
+    """
+    if isinstance(tags, str | models.Model | type):
+        message = f"tags must be a list of tags; put the tag {tags!r} into one"
+        raise TypeError(message)
+    return tuple(tags)
 
 
 def tag_name(tag: Tag) -> str:

@@ -19,6 +19,7 @@ from cachebackend.invalidation.tables import row_of
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical
 from cachebackend.invalidation.writes import watch
+from cachebackend.models import OutboxRow
 
 __all__ = ["ModelTags", "invalidate", "watch_tags", "watch_tags_of_settings"]
 
@@ -118,7 +119,7 @@ def _databases_of(target: Tag) -> set[str]:
     if not isinstance(target, str):
         return {router.db_for_write(target)}
     opened = {each.alias for each in connections_in_transactions()}
-    return {router.db_for_write(models.Model), *opened}
+    return {router.db_for_write(OutboxRow), *opened}
 
 
 def _names_of(target: Tag) -> list[str]:

@@ -16,8 +16,7 @@ from django.db.models.signals import class_prepared
 from django.utils.asyncio import async_unsafe
 
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
-from cachebackend.backend.scope import databases_of_write, scope_of, scopes_of_write
-from cachebackend.conf import namespace_function
+from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
 from cachebackend.invalidation import watch, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.keys import RowKeys
@@ -244,8 +243,8 @@ class CachedManager(Generic[M]):
         return Place(using, scope_of(using), cache)
 
     async def _aplace(self) -> Place | None:
-        """Return the place; the namespace is asked for in the thread in which queries run."""
-        if namespace_function() is None:
+        """Return the place; the scope is asked for in the thread in which queries run."""
+        if not is_asked_in_thread():
             return self._place
         return await sync_to_async(lambda: self._place)()
 

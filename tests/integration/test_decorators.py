@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from cachebackend import RingCache, cached, invalidate
 from cacheproject.demo.models import Article
@@ -159,6 +160,72 @@ def test_a_method_is_cached_by_its_instance() -> None:
     shop.total.invalidate(1)
     shop.total(1)
     assert calls == [1, 1]
+
+
+@cached(60)
+def title_of(pk: int) -> str:
+    return Article.objects.get(pk=pk).title
+
+
+def test_a_result_that_is_invalidated_in_a_transaction_is_not_the_old_one() -> None:
+    """A reader that misses before the commit fills the old result; it is deleted again after the commit."""
+    article = Article.objects.create(slug="a", title="old")
+    with transaction.atomic():
+        Article.objects.filter(pk=article.pk).update(title="new")
+        assert title_of(article.pk) == "new"
+        title_of.invalidate(article.pk)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(title_of, article.pk).result() == "old"
+            pool.submit(lambda: connection.close()).result()  # noqa: PLW0108  # of its own thread
+    assert title_of(article.pk) == "new"
+
+
+def test_tags_may_be_read_once() -> None:
+    """As those of a generator; the result of each call has them."""
+
+    @cached(60, tags=(model for model in [Article]))
+    def titles_now() -> list[str]:
+        return sorted(Article.objects.values_list("title", flat=True))
+
+    for number in range(3):
+        Article.objects.create(slug=str(number), title=str(number))
+        assert len(titles_now()) == number + 1
+
+
+def test_closures_of_one_place_are_distinguished() -> None:
+    """The function that names the arguments does not see what a closure holds."""
+
+    def multiplier(factor: int) -> Callable[[int], int]:
+        return cached(60, key=str)(lambda number: factor * number)
+
+    assert [multiplier(2)(10), multiplier(3)(10)] == [20, 30]
+
+
+@pytest.mark.parametrize("tags", ["front", Article, Article(pk=1)])
+def test_a_single_tag_is_refused(ring_cache: RingCache, tags: Any) -> None:
+    """The letters of a string are not meant as tags."""
+    with pytest.raises(TypeError, match="tags must be a list of tags"):
+        cached(60, tags=tags)
+    with pytest.raises(TypeError, match="tags must be a list of tags"):
+        ring_cache.get_or_set("k", "v", tags=tags)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (classmethod(len), "put @classmethod above @cached"),
+        (staticmethod(len), "put @staticmethod above @cached"),
+        (None, "is a generator, which can be read once; return a list"),
+    ],
+)
+def test_what_has_no_result_to_cache_is_refused(function: Any, says: str) -> None:
+    """A generator can be read once."""
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match=says):
+        cached(60)(function or numbers)
 
 
 @cached(60, tags=[3])  # type: ignore[list-item]  # the point

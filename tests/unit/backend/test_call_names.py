@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from enum import Enum
-from functools import partial
+from enum import Enum, Flag, IntFlag
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -22,6 +22,20 @@ class Color(Enum):
     """An argument that is a member of an enumeration."""
 
     RED = 1
+
+
+class Right(Flag):
+    """An argument that is a combination of flags."""
+
+    READ = 1
+    WRITE = 2
+    NEXT = 16
+
+
+class Loose(IntFlag):
+    """Flags of which some have no name."""
+
+    READ = 1
 
 
 def adder(number: int) -> Callable[[int], int]:
@@ -41,7 +55,8 @@ def digest(value: Any, function: Any = None) -> str:
         (1, "1"), (1, True), (1, 1.0), (0.0, -0.0), ((1,), [1]), ({1}, [1]), ({1}, frozenset({1})),
         ({"a": 1}, [("a", 1)]), (None, ""), ([[1], 2], [1, [2]]), (Decimal("1.5"), Decimal("1.50")),
         (b"a", "a"), (b"a", bytearray(b"a")), ({1: "a"}, {"1": "a"}), ({1, 2}, {"1", "2"}),
-        (Color.RED, 1), (int, str), (Tag(pk=1), Product(pk=1)), (Product(pk=1), SaleProduct(pk=1)),
+        (Color.RED, 1), (int, str), (Right(0), Right.READ), (Right.READ | Right.WRITE, Right.READ),
+        (Loose(8), Loose(32)), (Tag(pk=1), Product(pk=1)), (Product(pk=1), SaleProduct(pk=1)),
         (Line(pk=(1, 2)), Line(pk=(2, 1))), (adder(1), adder(2)), (adder, adder(1)),
         (partial(adder, 1), partial(adder, 2)), (partial(adder, 1), partial(adder, number=1)),
         (Tag.from_db("default", ["id"], [1]), Tag.from_db("lite", ["id"], [1])), ("x" * 500, "x" * 501),
@@ -92,6 +107,63 @@ def test_functions_at_two_places_have_two_names() -> None:
     assert function_name("".join).startswith("builtins.")
 
 
+def doubled(function: Callable[[int], int]) -> Callable[[int], int]:
+    @wraps(function)
+    def call(number: int) -> int:
+        return 2 * function(number)
+
+    return call
+
+
+def tripled(function: Callable[[int], int]) -> Callable[[int], int]:
+    @wraps(function)
+    def call(number: int) -> int:
+        return 3 * function(number)
+
+    return call
+
+
+def same() -> int:
+    return 1
+
+
+first = same
+
+
+def same() -> int:  # type: ignore[no-redef]  # two functions of one name are the point
+    return 2
+
+
+class Shop:
+    """Functions in a class."""
+
+    @property
+    def name(self) -> str:
+        return "shop"
+
+    @staticmethod
+    def size() -> int:
+        return 1
+
+
+def test_a_wrapper_is_named_by_its_own_code() -> None:
+    """``functools.wraps`` gives it the name of the function that it wraps."""
+    names = {function_name(each) for each in (doubled(adder), tripled(adder), adder)}
+    assert len(names) == 3
+
+
+def test_two_functions_of_one_name_have_two_names() -> None:
+    """The later one has the name; the other one is named by its place too."""
+    assert function_name(same) == f"{__name__}.same"
+    assert function_name(first).startswith(f"{__name__}.same@")
+
+
+def test_a_decorated_function_is_found_by_its_name() -> None:
+    """In a class too."""
+    assert function_name(Shop.__dict__["name"].fget) == f"{__name__}.Shop.name"
+    assert function_name(Shop.size) == f"{__name__}.Shop.size"
+
+
 def test_values_that_a_function_holds_are_part_of_the_digest() -> None:
     """The values of a closure, of a partial function, and the instance of a method."""
     assert [has_captures(each) for each in (adder, adder(1), partial(adder, 1), math.sqrt)] == [
@@ -127,6 +199,15 @@ def test_a_variable_without_a_value_is_refused() -> None:
     assert digest(0, early)
 
 
-def test_calls_have_the_scope_of_the_default_database() -> None:
-    """So tests do not read results of the site."""
+class TenantRouter:
+    """Sends everything to the database of a tenant, and asks each model for its app."""
+
+    def db_for_write(self, model: Any, **_: Any) -> str:
+        return "lite" if model._meta.app_label == "cachebackend" else "default"
+
+
+def test_calls_have_the_scope_of_the_database_that_the_router_chooses(settings: Any) -> None:
+    """So tests do not read results of the site, and tenants not each other's."""
     assert call_scope() == scope_of("default")
+    settings.DATABASE_ROUTERS = [TenantRouter()]
+    assert call_scope() == scope_of("lite")

@@ -3,6 +3,7 @@
 A value is not stored
 
 - if the open transaction has changed what the loader reads: the transaction may roll back;
+- if the thread has rolled back changes since the load began: the value may come from them;
 - if the loader reads a snapshot that is older than the lease:
 
     1. reader    BEGIN ISOLATION LEVEL REPEATABLE READ; its first statement
@@ -38,6 +39,8 @@ from cachebackend.backend.open_transactions import (
     connections_in_transactions,
     is_aborted,
     is_in_transaction,
+    rollbacks,
+    was_rolled_back_since,
 )
 from cachebackend.protocol import MISSING, Ask, Operation, Unfilled
 
@@ -46,6 +49,7 @@ __all__ = [
     "Changes",
     "ask_changes",
     "ask_may_fill",
+    "ask_rolled_back",
     "async_guard",
     "changed_keys",
     "connect_pending_keys",
@@ -99,6 +103,11 @@ def _changes(keys: Collection[bytes] = ()) -> Changes:
     if any(key in group for group in pending for key in keys):
         return Changes.THESE_KEYS
     return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
+
+
+def _is_uncommitted(since: int) -> bool:
+    """Return whether a loaded value may come from changes that are open, or were rolled back since."""
+    return bool(_changes()) or was_rolled_back_since(since)
 
 
 def _has_changes(using: str) -> bool:
@@ -187,19 +196,27 @@ def ask_may_fill() -> Operation[bool]:
     return may_fill
 
 
+def ask_rolled_back(since: int) -> Operation[bool]:
+    """Ask whether changes were rolled back since ``rollbacks`` returned a number."""
+    if rollbacks() == since:
+        return False
+    question = partial(was_rolled_back_since, since)
+    is_rolled_back: bool = yield Ask(question, partial(_in_both_threads, question, max))
+    return is_rolled_back
+
+
 def _may_fill() -> bool:
     return _all_see_commits() and not _changes()
 
 
 async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, Any], Any]) -> Any:
     """Ask in the event loop, where blocking loaders run, and where coroutines use the database."""
-    here = question()
-    if not any_begun() and not any_changed():
-        return here
-    return worst(here, await sync_to_async(question)())
+    return worst(question(), await sync_to_async(question)())
 
 
 async def _async_may_fill() -> bool:
+    if not any_begun() and not any_changed():
+        return True
     return bool(await _in_both_threads(_may_fill, min))
 
 
@@ -214,15 +231,15 @@ def guard(loader: Loader) -> Loader:
     """Return a blocking loader whose value is ``Unfilled`` if it may not be stored.
 
     A snapshot must not be older than the lease, so the rule is asked before the load. The loader
-    itself may write, so what has changed is asked after it.
+    itself may write, and roll back, so what has changed is asked after it.
     """
     return partial(_guarded, loader)
 
 
 def _guarded(loader: Loader, *args: Any) -> Any:
-    sees_commits = _all_see_commits()
+    sees_commits, since = _all_see_commits(), rollbacks()
     value = loader(*args)
-    return value if sees_commits and not _changes() else Unfilled(value)
+    return value if sees_commits and not _is_uncommitted(since) else Unfilled(value)
 
 
 def async_guard(loader: Loader) -> Loader:
@@ -231,13 +248,14 @@ def async_guard(loader: Loader) -> Loader:
 
 
 async def _async_guarded(loader: Loader, *args: Any) -> Any:
-    sees_commits = not any_begun() or await _in_both_threads(_all_see_commits, min)
+    sees_commits, since = not any_begun() or await _in_both_threads(_all_see_commits, min), rollbacks()
     value = loader(*args)
     if inspect.isawaitable(value):
         value = await value
-    if sees_commits and (not any_changed() or not await _in_both_threads(_changes, max)):
+    if sees_commits and not any_changed() and rollbacks() == since:
         return value
-    return Unfilled(value)
+    is_uncommitted = not sees_commits or await _in_both_threads(partial(_is_uncommitted, since), max)
+    return Unfilled(value) if is_uncommitted else value
 
 
 def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:

@@ -2,7 +2,8 @@
 
 The rules of fills ask for it at every read, and the database cannot be asked that often. So a
 wrapper of each connection looks at the statements as they run, and remembers two facts until the
-transaction ends: that a statement ran, and that one ran that may have changed rows.
+transaction ends: that a statement ran, and that one ran that may have changed rows. If such changes
+are rolled back, that is remembered for good: what was computed from them may not be stored later.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = [
     "connections_in_transactions",
     "is_aborted",
     "is_in_transaction",
+    "rollbacks",
+    "was_rolled_back_since",
 ]
 
 #: The attribute of a database connection that holds its ``OpenTransaction``.
@@ -31,6 +34,8 @@ _ATTRIBUTE = "_ringcache_transaction"
 _READS = re.compile(
     r"[\s(]*(?:SELECT\b.*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b|SHOW\b|PRAGMA\b)", re.IGNORECASE | re.DOTALL
 )
+
+_ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
 
 #: The status of a Postgres connection whose transaction has failed, in libpq's PGTransactionStatusType.
 _POSTGRES_INERROR = 3
@@ -45,19 +50,22 @@ class OpenTransaction:
             ``changes_are_known`` was called.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran.
+        rolled_back: The number of the last rollback of changes on this connection, also of a
+            savepoint; 0: there was none.
     """
 
     has_begun: bool
     has_new_changes: bool
     sees_commits: bool | None
+    rolled_back = 0
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._reference = ref(self, _forget)
-        self._begin()
+        self._begin(is_committed=True)
         # At the front, because ``connection.execute_wrapper`` removes the last one at its end
         connection.execute_wrappers.insert(0, self._before_statement)
-        connection.commit = self._ending(connection.commit)  # type: ignore[method-assign]
-        connection.rollback = self._ending(connection.rollback)  # type: ignore[method-assign]
+        connection.commit = self._ending(connection.commit, commits=True)  # type: ignore[method-assign]
+        connection.rollback = self._ending(connection.rollback, commits=False)  # type: ignore[method-assign]
 
     @classmethod
     def of(cls, connection: BaseDatabaseWrapper) -> OpenTransaction:
@@ -80,7 +88,9 @@ class OpenTransaction:
         """Record that nothing is unknown of the changes so far."""
         self.has_new_changes = False
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_committed: bool) -> None:
+        if not is_committed:
+            self._note_rollback()
         self.has_begun = self.has_new_changes = False
         self.sees_commits = None
         _forget(self._reference)
@@ -92,6 +102,8 @@ class OpenTransaction:
         if connection.in_atomic_block or not connection.autocommit:
             if not self.has_begun:
                 self._note_statement()
+            if isinstance(sql, str) and _ROLLBACK.match(sql):  # to a savepoint
+                self._note_rollback()
             if not self.has_new_changes and not (isinstance(sql, str) and _READS.match(sql)):
                 self.note_changes()
         return execute(sql, params, many, context)
@@ -100,14 +112,23 @@ class OpenTransaction:
         self.has_begun = True
         _begun.add(self._reference)
 
-    def _ending(self, end: Callable[[], None]) -> Callable[[], None]:
+    def _note_rollback(self) -> None:
+        """Record that the changes of the transaction so far are rolled back, if there are any."""
+        global _rollbacks  # noqa: PLW0603  # there is one count for a process
+        if self._reference in _changed:
+            _rollbacks += 1
+            self.rolled_back = _rollbacks
+
+    def _ending(self, end: Callable[[], None], *, commits: bool) -> Callable[[], None]:
         """Return a method that ends a transaction, so that it also forgets the statements."""
 
         def end_and_forget() -> None:
+            is_committed = False
             try:
                 end()
+                is_committed = commits
             finally:
-                self._begin()
+                self._begin(is_committed=is_committed)
 
         return end_and_forget
 
@@ -115,6 +136,8 @@ class OpenTransaction:
 #: The transactions of this process in which a statement ran, and those that may have changed rows.
 _begun: set[ref[OpenTransaction]] = set()
 _changed: set[ref[OpenTransaction]] = set()
+#: The number of rollbacks of changes in this process, in all threads.
+_rollbacks = 0
 
 
 def _forget(reference: ref[OpenTransaction]) -> None:
@@ -131,6 +154,20 @@ def any_begun() -> bool:
 def any_changed() -> bool:
     """Return whether an open transaction of this process may have changed rows, in whichever thread."""
     return bool(_changed)
+
+
+def rollbacks() -> int:
+    """Return the number of rollbacks of changes so far in this process, in all threads."""
+    return _rollbacks
+
+
+def was_rolled_back_since(count: int) -> bool:
+    """Return whether changes of this thread were rolled back since ``rollbacks`` returned a number."""
+    if _rollbacks == count:
+        return False
+    return any(
+        OpenTransaction.of(each).rolled_back > count for each in connections.all(initialized_only=True)
+    )
 
 
 def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -155,7 +192,8 @@ def connections_in_transactions() -> list[BaseDatabaseWrapper]:
 
 
 def _watch(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
-    OpenTransaction.of(connection)._begin()  # what ran on an earlier connection has ended with it
+    # What ran on an earlier connection was rolled back when that connection ended
+    OpenTransaction.of(connection)._begin(is_committed=False)
 
 
 connection_created.connect(_watch, dispatch_uid="ringcache")

@@ -353,7 +353,7 @@ class TestLeaseOnGet:
         node.call((b"DEL", caller.key_bytes("k")))
         call(other, "get", "k")
         call(caller, "get", "k")
-        assert caller._leases == {caller.key_bytes("k"): None}
+        assert caller._held([caller.key_bytes("k")]) == {caller.key_bytes("k"): None}
 
     def test_get_or_set_after_get_releases_the_lease(
         self, caches: tuple[RingCache, RingCache], call: Any

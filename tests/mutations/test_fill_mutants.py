@@ -82,6 +82,16 @@ def trigger_rows_lost_with_a_savepoint(patch: Patch) -> None:
     patch.setattr(open_transactions, "_READS", re.compile("SELECT|SHOW|ROLLBACK|SAVEPOINT|RELEASE"))
 
 
+def no_rollback_is_remembered(patch: Patch) -> None:
+    """What was computed from lost changes is stored after the rollback."""
+    patch.setattr(OpenTransaction, "_note_rollback", lambda _: None)
+
+
+def no_rollback_to_a_savepoint_is_remembered(patch: Patch) -> None:
+    """Only the end of a transaction counts."""
+    patch.setattr(open_transactions, "_ROLLBACK", re.compile("never"))
+
+
 def no_delete_after_a_refresh(patch: Patch) -> None:
     """A refresh from a transaction leaves what others store before the commit."""
     patch.setattr("cachebackend.decorators.databases_with_changes", list)
@@ -115,6 +125,22 @@ def refreshed(author: Author, *_: Any) -> None:
     test_fill_rules.test_a_refresh_in_a_transaction_is_a_miss_after_the_commit(author)
 
 
+def lost(author: Author, *_: Any) -> None:
+    test = test_fill_rules.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
+    test(author, test_fill_rules.rolled_back, False)
+
+
+def lost_to_a_savepoint(author: Author, *_: Any) -> None:
+    test = test_fill_rules.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
+    test(author, test_fill_rules.rolled_back_to_a_savepoint, False)
+
+
+def lost_by_the_loader(author: Author, *_: Any) -> None:
+    test_fill_rules.test_a_loader_that_rolls_back_what_it_wrote_is_not_stored(
+        author, test_fill_rules.rolled_back
+    )
+
+
 ROWS, LOADERS = test_fill_rules.Rows, test_fill_rules.GetOrSet
 LEASES = test_fill_rules.LeaseOnGet
 CASES: list[tuple[Mutant, Test, Any]] = [
@@ -130,6 +156,9 @@ CASES: list[tuple[Mutant, Test, Any]] = [
     (no_look_at_trigger_rows, raw, ROWS),
     (no_look_at_trigger_rows, raw, LOADERS),
     (trigger_rows_lost_with_a_savepoint, savepoint, ROWS),
+    (no_rollback_is_remembered, lost, LEASES),
+    (no_rollback_is_remembered, lost_by_the_loader, LOADERS),
+    (no_rollback_to_a_savepoint_is_remembered, lost_to_a_savepoint, LEASES),
     (no_delete_after_a_refresh, refreshed, LOADERS),
 ]
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from cachebackend.backend import open_transactions
-from cachebackend.backend.open_transactions import OpenTransaction, any_begun, any_changed, is_aborted
+from cachebackend.backend.open_transactions import (
+    OpenTransaction,
+    any_begun,
+    any_changed,
+    is_aborted,
+    rollbacks,
+    was_rolled_back_since,
+)
 
 
 class FakeConnection:
@@ -135,3 +142,59 @@ def test_a_transaction_that_must_be_rolled_back_is_aborted(connection: Any) -> N
     assert not is_aborted(connection)
     connection.needs_rollback = True
     assert is_aborted(connection)
+
+
+def lose(connection: Any, how: str) -> None:
+    """Lose the changes of a transaction."""
+    if how == "savepoint":
+        connection.run("ROLLBACK TO SAVEPOINT x")
+    elif how == "new connection":
+        open_transactions._watch(connection=connection)
+    else:
+        with pytest.raises(ConnectionError):
+            getattr(connection, how)()
+
+
+@pytest.mark.parametrize("how", ["rollback", "savepoint", "failed commit", "new connection"])
+def test_a_rollback_of_changes_is_remembered(
+    connection: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also one that a failed commit, or the end of the connection, implies."""
+    if how == "failed commit":
+        connection.commit = OpenTransaction.of(connection)._ending(connection.rollback, commits=True)
+        how = "commit"
+    monkeypatch.setattr(open_transactions, "connections", FakeConnections([connection]))
+    connection.run("DELETE FROM t")
+    before = rollbacks()
+    lose(connection, how)
+    assert was_rolled_back_since(before)
+    assert not was_rolled_back_since(rollbacks())
+
+
+def test_a_rollback_of_reads_and_a_commit_are_not_remembered(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was read is lost with them. Nor is the rollback of another thread's connection."""
+    monkeypatch.setattr(open_transactions, "connections", FakeConnections([connection]))
+    before = rollbacks()
+    connection.run("SELECT 1 FROM t")
+    lose(connection, "rollback")
+    connection.run("DELETE FROM t")
+    connection.commit()
+    assert rollbacks() == before
+    other = FakeConnection()
+    OpenTransaction.of(other)  # type: ignore[arg-type]  # a stand-in
+    lose(other, "rollback")
+    assert rollbacks() == before + 1
+    assert not was_rolled_back_since(before)
+
+
+class FakeConnections:
+    """The database connections of a thread."""
+
+    def __init__(self, connections: list[Any]) -> None:
+        self._connections = connections
+
+    def all(self, *, initialized_only: bool) -> list[Any]:
+        assert initialized_only
+        return self._connections

@@ -19,6 +19,7 @@ from xxhash import xxh3_64_hexdigest
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.watched import dependents_of
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
+from cachebackend.writebehind.conversion import refusal_of
 from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 
@@ -105,7 +106,7 @@ class _Table:
     def __init__(self, model: type[models.Model], connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
         self._quote = connection.ops.quote_name
-        self._label = model._meta.label
+        self._model = model
         self._fields = {f.column: f for f in model._meta.local_concrete_fields}
         self._is_cached = bool(dependents_of(model))
         self._table = self._quote(model._meta.db_table)
@@ -116,9 +117,9 @@ class _Table:
         self._lookups = [f for f in model._meta.local_concrete_fields if f.attname in names and f != self._pk]
 
     def refusal(self, group: RowGroup) -> str | None:
-        """Return why rows cannot be written, if they change a column that the model no longer has."""
-        removed = next((column for column, _ in group.shape if column not in self._fields), None)
-        return None if removed is None else f"{self._label} has no column {removed!r} any more."
+        """Return why rows cannot be written: a column that is gone, or whose type does not fit any more."""
+        refusals = (refusal_of(self._model, column) for column, _ in group.shape)
+        return next((refusal for refusal in refusals if refusal), None)
 
     def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; rows that do not exist are counted as missing."""

@@ -16,6 +16,7 @@ from django.db import models
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
+from cachebackend.writebehind.conversion import Change, convert_columns
 from cachebackend.writebehind.encoding import Encoding, encoding_of
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "rows_of",
 ]
 
-#: A column and the kind of its change.
-Change: TypeAlias = tuple[str, bytes]
 #: All changes of a row, sorted.
 Shape: TypeAlias = tuple[Change, ...]
 #: The markers of rows that are deleted, and of rows that are created.
@@ -82,12 +81,15 @@ class RowGroup:
             )
 
 
-def read_batch(model: type[models.Model], fields: Mapping[bytes, bytes]) -> list[RowGroup]:
-    """Return the rows of a batch.
+def read_batch(
+    model: type[models.Model], fields: Mapping[bytes, bytes], encodings: Mapping[str, str]
+) -> list[RowGroup]:
+    """Return the rows of a batch, their values in the present encodings of their columns.
 
     Args:
         model: The rows' model.
         fields: The fields of the batch's hash.
+        encodings: For each column the code of the encoding of its values.
 
     Raises:
         WriteBehindDamagedError: The name of a field or a marker is not valid.
@@ -108,6 +110,7 @@ def read_batch(model: type[models.Model], fields: Mapping[bytes, bytes]) -> list
         if marker not in _MARKERS:
             message = f"{marker!r} is not a valid marker of a row"
             raise WriteBehindDamagedError(message)
+    columns = convert_columns(model, columns, encodings)
     encoding = encoding_of(model._meta.pk)
     return [
         _ordered(

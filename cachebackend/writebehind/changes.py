@@ -57,6 +57,7 @@ class Rows:
             raise WriteBehindRefusedError(message)
         row = self.row(pk)
         encoded: dict[str, Change] = {}
+        encodings: list[bytes] = []
         for name, change in changes.items():
             field = self.fields.get(name)
             if field is None:
@@ -73,7 +74,8 @@ class Rows:
                 message = f"{self.model.__name__}.{name} is a counter: it takes only F({name!r}) ± n"
                 raise WriteBehindRefusedError(message)
             encoded[field.attname] = (column_prefix(row, field), kind, value)
-        return RowWrite(CHANGE, row, tuple(encoded.values()))
+            encodings.append(encoding_of(field).entry)
+        return RowWrite(CHANGE, row, tuple(encoded.values()), encodings)
 
     def create(self, values: Mapping[str, Any]) -> tuple[RowWrite, models.Model]:
         """Return the write that creates a row with values and the fields' defaults, and the row itself.
@@ -98,14 +100,16 @@ class Rows:
         row = self.row(instance.pk)
         instance.pk = encoding_of(key).decode(row[:-1])
         changes: list[Change] = []
+        encodings: list[bytes] = []
         for field in self.columns:
             if not field.primary_key:
                 encoded = _created(field, instance)
+                encodings.append(encoding_of(field).entry)
                 setattr(instance, field.attname, encoding_of(field).decode_put(encoded))
                 changes.append((column_prefix(row, field), PUT, encoded))
         instance._state.adding = False
         instance._state.db = router.db_for_write(self.model)
-        return RowWrite(CREATE, row, tuple(changes)), instance
+        return RowWrite(CREATE, row, tuple(changes), encodings), instance
 
     def delete(self, pk: Any) -> RowWrite:
         """Return the write that deletes a row.
@@ -116,7 +120,7 @@ class Rows:
         self._refuse_parents("delete")
         row = self.row(pk)
         columns = tuple((column_prefix(row, f), b"", b"") for f in self.columns if not f.primary_key)
-        return RowWrite(DELETE, row, columns)
+        return RowWrite(DELETE, row, columns, ())
 
     def row(self, pk: Any) -> bytes:
         """Return the prefix of a row's field names: its encoded key and a separator.

@@ -26,6 +26,7 @@ from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBe
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
@@ -200,14 +201,14 @@ class _Drain:
                 checkpoint.is_ended = True
                 checkpoint.save(update_fields=["is_ended"])
             return 0
-        batch, seal = sealed_batch
+        batch, sealed = sealed_batch
         try:
-            rows = read_batch(self._model, batch)
+            rows = read_batch(self._model, batch, sealed.encodings)
         except WriteBehindDamagedError as error:
             raise self._damaged(state, number, error) from error
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
-        checkpoint.batch, checkpoint.seal = number, seal
+        checkpoint.batch, checkpoint.seal = number, sealed.seal
         checkpoint.is_ended = False
         checkpoint.landed_at = timezone.now()
         checkpoint.rows += applied.rows
@@ -218,8 +219,8 @@ class _Drain:
 
     def _read_sealed(
         self, state: QueueState, checkpoint: WriteBehindCheckpoint, number: int
-    ) -> tuple[dict[bytes, bytes], str] | None:
-        """Return the batch's fields and its seal, once the seal is on disk; None if there is no batch."""
+    ) -> tuple[dict[bytes, bytes], Sealed] | None:
+        """Return the batch's fields, once its seal is on disk, and the queue; None if there is no batch."""
         sealed = self._client.run(protocol.seal(self._context, state, self._partition, number))
         require_match(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
@@ -233,7 +234,7 @@ class _Drain:
         if not batch:
             message = f"batch {number} of {self._partition} is sealed but missing on its node"
             raise WriteBehindStoppedError(message)
-        return batch, sealed.seal
+        return batch, sealed
 
     def _damaged(
         self, state: QueueState, number: int, error: WriteBehindDamagedError

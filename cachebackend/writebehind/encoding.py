@@ -1,24 +1,25 @@
 """The encoding of a column's values in the queue: exact, and as integers where values can be added.
 
-=================  ==================================  ==================
-field              encoded as                          a delta is
-=================  ==================================  ==================
-integers, keys     decimal digits                      an integer
-Decimal            value * 10 ** decimal_places        a Decimal
-DateTime           microseconds since 1970 (UTC)       a timedelta
-Duration           microseconds                        a timedelta
-Date               days since 0001-01-01, from 1       refused
-Time               microseconds since midnight         refused
-Boolean            0 or 1                              refused
-Float              its shortest exact digits           refused: adding floats rounds
-Char, Text, ...    UTF-8                               refused
-UUID               32 hexadecimal digits               refused
-Binary             the bytes                           refused
-JSON               JSON text                           refused
-=================  ==================================  ==================
+=================  =====  ==================================  ==================
+field              code   encoded as                          a delta is
+=================  =====  ==================================  ==================
+integers, keys     i      decimal digits                      an integer
+Decimal            n2     value * 10 ** decimal_places (2)    a Decimal
+DateTime           ts     microseconds since 1970 (UTC)       a timedelta
+Duration           dur    microseconds                        a timedelta
+Date               d      days since 0001-01-01, from 1       refused
+Time               t      microseconds since midnight         refused
+Boolean            b      0 or 1                              refused
+Float              f      its shortest exact digits           refused: adding floats rounds
+Char, Text, ...    s      UTF-8                               refused
+UUID               u      32 hexadecimal digits               refused
+Binary             x      the bytes                           refused
+JSON               j      JSON text                           refused
+=================  =====  ==================================  ==================
 
-A put is ``=`` and the encoded value, or ``0`` for NULL. Values that are encoded as integers also
-take a lower and an upper bound, within 64 bits.
+The code is queued with the values, so that they are read correctly after the column's type has
+changed (``conversion``). A put is ``=`` and the encoded value, or ``0`` for NULL. Values that are
+encoded as integers also take a lower and an upper bound, within 64 bits.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from django.db import models
 from psycopg.types.json import Jsonb
 
 from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.protocol.queue.encodings import encoding_entry
 
-__all__ = ["NULL", "Encoding", "clean_value", "encoding_of"]
+__all__ = ["NULL", "Encoding", "clean_value", "encoding_of", "encoding_of_code"]
 
 #: The largest integer that Redis adds to.
 _INT64 = 2**63 - 1
@@ -48,6 +50,8 @@ NULL = b"0"
 _MICROSECOND = timedelta(microseconds=1)
 #: More digits than Postgres' numeric has; Python's default context would round to 28.
 _EXACT = Context(prec=150_000, Emax=150_000, Emin=-150_000, traps=[Inexact, InvalidOperation, Overflow])
+#: The code of a decimal: its number of decimal places; Postgres' numeric has no more than 16,383.
+_DECIMAL_CODE = re.compile(r"n([0-9]{1,5})")
 #: NUL as JSON writes it, unless another backslash escapes its own: then it is text.
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -56,6 +60,7 @@ class Encoding(NamedTuple):
     """The encoding of one column. ``encode_delta`` and ``decode_delta`` are None where nothing can be added.
 
     Attributes:
+        code: The name of the encoding; two columns with the same code encode in the same way.
         encode: Encodes a value; raises TypeError or ValueError if it cannot be encoded.
         decode: Decodes a value.
         encode_delta: Returns a delta as an integer; raises TypeError, ValueError or ArithmeticError.
@@ -65,8 +70,10 @@ class Encoding(NamedTuple):
         is_integer: Whether encoded values are integers in the order of the values.
         largest_delta: The largest delta; a larger one always leaves the column's range or 64 bits.
         integers: The integers that the field accepts without running its validators.
+        entry: The column and the code, as the queue stores them.
     """
 
+    code: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     encode_delta: Callable[[Any], int] | None = None
@@ -76,6 +83,7 @@ class Encoding(NamedTuple):
     is_integer: bool = False
     largest_delta: int = 0
     integers: range = range(0)
+    entry: bytes = b""
 
     def decode_put(self, encoded: bytes) -> Any:
         """Return the value of an encoded put."""
@@ -91,11 +99,20 @@ def encoding_of(field: models.Field[Any, Any]) -> Encoding:
     # Cached on the field: every write needs it
     encoding: Encoding | None = field.__dict__.get("_ringcache_encoding")
     if encoding is None:
-        encoding = field.__dict__["_ringcache_encoding"] = _find_encoding(field)._replace(
+        encoding = _find_encoding(field)
+        encoding = field.__dict__["_ringcache_encoding"] = encoding._replace(
             largest_delta=_largest_delta(field),
             integers=_integers(field),
+            entry=encoding_entry(str(field.column), encoding.code),
         )
     return encoding
+
+
+def encoding_of_code(code: str) -> Encoding | None:
+    """Return the encoding with a code, without what depends on one field; None if there is none."""
+    if decimal := _DECIMAL_CODE.fullmatch(code):
+        return _decimal(int(decimal[1]))
+    return _BY_CODE.get(code)
 
 
 def clean_value(field: models.Field[Any, Any], value: Any) -> Any:
@@ -190,6 +207,7 @@ def _decimal(decimal_places: int) -> Encoding:
         return _EXACT.scaleb(Decimal(value), -decimal_places)
 
     return Encoding(
+        f"n{decimal_places}",
         lambda value: b"%d" % scale(value),
         lambda encoded: unscale(int(encoded)),
         scale_delta,
@@ -215,7 +233,7 @@ def _json(field: models.JSONField[Any, Any]) -> Encoding:
         text = encoded.decode()  # now, and not when psycopg needs it, because it may be damaged
         return Jsonb(None, dumps=lambda _: text)
 
-    return Encoding(encode, decode, adapt=adapt)
+    return Encoding("j", encode, decode, adapt=adapt)
 
 
 def _microseconds(value: Any) -> int:
@@ -256,7 +274,7 @@ def _from_midnight(micro: int) -> time:
     return (datetime(1970, 1, 1) + micro * _MICROSECOND).time()
 
 
-_INTEGER = Encoding(lambda value: b"%d" % value, int, _whole, int, is_integer=True)
+_INTEGER = Encoding("i", lambda value: b"%d" % value, int, _whole, int, is_integer=True)
 
 
 def _text(value: str) -> bytes:
@@ -266,10 +284,11 @@ def _text(value: str) -> bytes:
     return value.encode()
 
 
-_TEXT = Encoding(_text, bytes.decode)
+_TEXT = Encoding("s", _text, bytes.decode)
 _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
     models.IntegerField: _INTEGER,
     models.DateTimeField: Encoding(
+        "ts",
         lambda value: b"%d" % _since_epoch(value),
         lambda encoded: _from_epoch(int(encoded)),
         _microseconds,
@@ -277,27 +296,33 @@ _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
         is_integer=True,
     ),
     models.DateField: Encoding(
+        "d",
         lambda value: b"%d" % value.toordinal(),
         lambda encoded: date.fromordinal(int(encoded)),
         is_integer=True,
     ),
     models.TimeField: Encoding(
+        "t",
         lambda value: b"%d" % _since_midnight(value),
         lambda encoded: _from_midnight(int(encoded)),
         is_integer=True,
     ),
     models.DurationField: Encoding(
+        "dur",
         lambda value: b"%d" % _microseconds(value),
         lambda encoded: int(encoded) * _MICROSECOND,
         _microseconds,
         lambda micro: micro * _MICROSECOND,
         is_integer=True,
     ),
-    models.BooleanField: Encoding(lambda value: b"1" if value else b"0", lambda encoded: encoded == b"1"),
-    models.FloatField: Encoding(lambda value: repr(float(value)).encode(), float),
-    models.UUIDField: Encoding(lambda value: value.hex.encode(), lambda encoded: UUID(encoded.decode())),
-    models.BinaryField: Encoding(bytes, bytes),
+    models.BooleanField: Encoding(
+        "b", lambda value: b"1" if value else b"0", lambda encoded: encoded == b"1"
+    ),
+    models.FloatField: Encoding("f", lambda value: repr(float(value)).encode(), float),
+    models.UUIDField: Encoding("u", lambda value: value.hex.encode(), lambda encoded: UUID(encoded.decode())),
+    models.BinaryField: Encoding("x", bytes, bytes),
     models.CharField: _TEXT,
     models.TextField: _TEXT,
     models.GenericIPAddressField: _TEXT,
 }
+_BY_CODE = {encoding.code: encoding for encoding in _ENCODINGS.values()}

@@ -22,6 +22,7 @@ from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.apply import Applied, apply_batch
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.conversion import pack_changes, unpack_changes
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.queue import model_named
 
@@ -109,8 +110,8 @@ def discard(parked: Iterable[ParkedWrite], using: str) -> int:
 def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
     """Return the row of a parked write, as its batch had it."""
     stored = ormsgpack.unpackb(bytes(parked.changes))
-    changes = {(column, kind): value for column, kind, value in stored["changes"]}
-    return BatchRow(encoding_of(model._meta.pk).decode(parked.key.encode()), stored["marker"], changes)
+    pk = encoding_of(model._meta.pk).decode(parked.key.encode())
+    return BatchRow(pk, stored["marker"], unpack_changes(model, stored))
 
 
 def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> None:
@@ -221,12 +222,11 @@ def _key_text(model: type[models.Model], pk: Any) -> str:
 def _parked(
     model: type[models.Model], partition: Partition, number: int, row: BatchRow, error: str
 ) -> ParkedWrite:
-    changes = [[column, kind, value] for (column, kind), value in row.changes.items()]
     return ParkedWrite(
         label=partition.label,
         partition=partition.number,
         batch=number,
         key=_key_text(model, row.pk),
-        changes=ormsgpack.packb({"marker": row.marker, "changes": changes}),
+        changes=ormsgpack.packb({"marker": row.marker} | pack_changes(model, row.changes)),
         error=error,
     )

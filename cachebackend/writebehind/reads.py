@@ -33,10 +33,11 @@ from cachebackend.effects import Operation
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
-from cachebackend.protocol.queue.pending import PENDING_FIELDS
+from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
-from cachebackend.writebehind.encoding import Encoding, encoding_of
+from cachebackend.writebehind.conversion import convert, split_code
+from cachebackend.writebehind.encoding import Encoding, encoding_of, encoding_of_code
 from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
 
@@ -124,7 +125,7 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
     queues = _read_queue(rows, [row])[row]
     checkpoints, _ = _snapshot(rows, [row])  # read after the queue, so batches drained since are left out
     batches = _not_drained(queues, rows.partition(row).number, checkpoints)
-    return [_pending_batch(rows, number, fields) for number, fields in batches]
+    return [_pending_batch(rows, batch) for batch in batches]
 
 
 def describe_row(model: type[models.Model], row: BatchRow) -> str:
@@ -141,19 +142,20 @@ def _changes_of(
     columns = {field.column: field for field in model._meta.local_concrete_fields}
     named: dict[str, dict[str, Any]] = {}
     for (column, kind), encoded in sorted(changes.items()):
-        field = columns.get(column)
+        name, code = split_code(column)
+        field = columns.get(name)
         value: Any = encoded
-        if field is not None:
-            with suppress(Exception):  # a value that cannot be decoded is shown as the stored bytes
-                value = _value(encoding_of(field), kind, encoded)
-        named.setdefault(column if field is None else field.name, {})[_KIND_NAMES[kind]] = value
+        with suppress(Exception):  # a value that cannot be decoded is shown as the stored bytes
+            encoding = encoding_of_code(code) if code else encoding_of(columns[name])
+            value = encoding and _value(encoding, kind, encoded)
+        named.setdefault(name if field is None else field.name, {})[_KIND_NAMES[kind]] = value
     return named
 
 
-def _pending_batch(rows: Rows, number: int, fields: Mapping[bytes, bytes]) -> PendingBatch:
-    [row] = rows_of(read_batch(rows.model, fields))
+def _pending_batch(rows: Rows, batch: PendingFields) -> PendingBatch:
+    [row] = rows_of(read_batch(rows.model, batch.fields, batch.encodings))
     is_created, is_deleted = row.marker in {b"c", b"r"}, row.marker in {b"x", b"r"}
-    return PendingBatch(number, is_created, is_deleted, _changes_of(rows.model, row.changes))
+    return PendingBatch(batch.number, is_created, is_deleted, _changes_of(rows.model, row.changes))
 
 
 def _read_rows(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Model | None, Snapshot]]:
@@ -238,11 +240,13 @@ def _read_queue(rows: Rows, keys: Sequence[bytes]) -> dict[bytes, list[Pending]]
 
 def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
     """Split what one queue holds of several rows by row."""
-    by_row = {row: queue._replace(batches=[(number, {}) for number, _ in queue.batches]) for row in members}
-    for index, (_, fields) in enumerate(queue.batches):
-        for name, value in fields.items():
+    by_row = {
+        row: queue._replace(batches=[batch._replace(fields={}) for batch in queue.batches]) for row in members
+    }
+    for index, batch in enumerate(queue.batches):
+        for name, value in batch.fields.items():
             row = name[: name.index(b"\0") + 1]
-            by_row[row].batches[index][1][name] = value
+            by_row[row].batches[index].fields[name] = value
     return by_row
 
 
@@ -257,14 +261,12 @@ def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> 
     return queues
 
 
-def _not_drained(
-    queues: Sequence[Pending], number: int, checkpoints: Checkpoints
-) -> list[tuple[int, dict[bytes, bytes]]]:
+def _not_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoints) -> list[PendingFields]:
     return [
-        (batch, fields)
+        batch
         for queue in queues
-        for batch, fields in queue.batches
-        if fields and batch > checkpoints.get((number, queue.incarnation), 0)
+        for batch in queue.batches
+        if batch.fields and batch.number > checkpoints.get((number, queue.incarnation), 0)
     ]
 
 
@@ -273,11 +275,11 @@ def _merge(
     row: bytes,
     pk: Any,
     instance: models.Model | None,
-    batches: Sequence[tuple[int, dict[bytes, bytes]]],
+    batches: Sequence[PendingFields],
 ) -> models.Model | None:
     columns = {field.column: field for field in rows.columns}
-    for _, fields in batches:
-        marker = fields.get(row + b"\0" + MARKER)
+    for batch in batches:
+        marker = batch.fields.get(row + b"\0" + MARKER)
         if marker in {b"x", b"r"}:
             instance = None
         if marker in {b"c", b"r"}:
@@ -287,11 +289,12 @@ def _merge(
             instance._state.adding = False
             instance._state.db = router.db_for_write(rows.model)
         if instance is not None:
-            for column, kinds in _by_column(fields).items():
+            for column, kinds in _by_column(batch.fields).items():
                 attribute = columns[column].attname
-                value = getattr(instance, attribute)
+                value, encoding = getattr(instance, attribute), encoding_of(columns[column])
                 try:
-                    setattr(instance, attribute, _changed(encoding_of(columns[column]), value, kinds))
+                    present = _present(encoding, kinds, batch.encodings.get(column, encoding.code))
+                    setattr(instance, attribute, _changed(encoding, value, present))
                 except Exception as error:  # a queue may hold any bytes, which decode to any error
                     message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
                     raise WriteBehindDamagedError(message) from error
@@ -305,6 +308,13 @@ def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:
         if kind != MARKER:
             by_column.setdefault(column, {})[kind] = value
     return by_column
+
+
+def _present(encoding: Encoding, kinds: Kinds, code: str) -> Kinds:
+    """Return the changes of a column in its present encoding; the drain converts them in the same way."""
+    if code == encoding.code:
+        return kinds
+    return {kind: convert(encoded, kind, code, encoding) for kind, encoded in kinds.items()}
 
 
 def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:

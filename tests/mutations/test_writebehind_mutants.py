@@ -9,16 +9,23 @@ from django.db import connection, transaction
 
 from cachebackend import protocol
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.protocol.queue import fold
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import apply, checkpoints, drains, reads
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article
-from tests.integration import test_writebehind, test_writebehind_drains, test_writebehind_reads
+from tests.integration import (
+    test_writebehind,
+    test_writebehind_drains,
+    test_writebehind_reads,
+    test_writebehind_versions,
+)
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Meter
 
 Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
+deploys = test_writebehind_versions.deploys
 pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -88,7 +95,7 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
     """A batch is drained while it still takes writes."""
 
     def unsealed(context: Any, state: Any, partition: Any, number: int) -> Any:
-        return Sealed(number + 1, number - 1, number, "", "")
+        return Sealed(number + 1, number - 1, number, "", "", {})
         yield
 
     monkeypatch.setattr(protocol, "seal", unsealed)
@@ -153,4 +160,12 @@ def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
     monkeypatch.setattr(reads, "_read_queue", undone)
     assert is_caught(
         test_writebehind_reads.test_a_batch_drained_between_the_two_reads_is_not_lost, meter, monkeypatch
+    )
+
+
+def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monkeypatch: Patch) -> None:
+    """Values of two versions of a column are folded into one batch."""
+    monkeypatch.setattr(fold, "_encodings_of", lambda _: b"")
+    assert is_caught(
+        test_writebehind_versions.test_two_versions_write_the_same_row_in_a_rolling_deploy, deploys
     )

@@ -2,7 +2,7 @@
 -- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the open
 --          batch), done, sealed (fields in sealed batches), since:N (time of the first write of
 --          batch N), seal:N (a random value that identifies the sealed batch N among all batches
---          that ever had this number)
+--          that ever had this number), enc:N (the encodings of batch N, as in ARGV[7])
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
@@ -13,7 +13,9 @@
 --          of a batch that this call seals
 -- ARGV[5]  the number of fields at which a batch is sealed
 -- ARGV[6]  the most fields in all of the partition's batches
--- ARGV[7 ...]  for each row: operation, row (key, NUL), number of changes, and for each
+-- ARGV[7]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
+--          encoding of a column: before a write with another one the batch is sealed
+-- ARGV[8 ...]  for each row: operation, row (key, NUL), number of changes, and for each
 --          change: column (key, NUL, column, NUL), kind, value
 --          operation u changes a row, c creates it, x deletes it (with all its columns as changes)
 --          kind p puts a value and replaces what was queued for the column before
@@ -47,7 +49,8 @@ local function less(a, b)
     return a < b
 end
 
-local open = redis.call('HGET', KEYS[1], 'open')
+local meta = redis.call('HMGET', KEYS[1], 'open', 'enc:' .. ARGV[1])
+local open, encodings = meta[1], meta[2] or ''
 if not open then
     open = '1'
     redis.call('HSET', KEYS[1], 'open', open, 'born', ARGV[4])
@@ -59,11 +62,11 @@ local batch = KEYS[2]
 
 -- Fast path for the most frequent write: adding to a sum that is queued already. It needs no new field
 -- and starts no batch. The column must have no bound queued, and the row no marker.
-if #ARGV == 12 and ARGV[7] == 'u' and ARGV[11] == 'd' then
-    local field = ARGV[10]
-    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[8] .. '\0m')
+if #ARGV == 13 and ARGV[8] == 'u' and ARGV[12] == 'd' and string.find(encodings, ARGV[7], 1, true) then
+    local field = ARGV[11]
+    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[9] .. '\0m')
     if queued[1] and not (queued[2] or queued[3] or queued[4]) then
-        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[12])) == 'number' then
+        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[13])) == 'number' then
             return tonumber(open)
         end
     end
@@ -81,7 +84,7 @@ end
 
 local function begin()
     if redis.call('EXISTS', batch) == 0 then
-        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2])
+        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2], 'enc:' .. open, ARGV[7])
         redis.call('ZADD', KEYS[4], 'NX', ARGV[2], ARGV[3])
     end
 end
@@ -212,9 +215,33 @@ function operations.x(row, first, count)
     return 'ok'
 end
 
+-- Adds the encodings of this call to those of the batch; false: the batch has another one of a column.
+local function add_encodings()
+    local code_of = {}
+    for column, code in string.gmatch(encodings, '%z([^%z]+)%z([^%z]+)%z') do
+        code_of[column] = code
+    end
+    for column, code in string.gmatch(ARGV[7], '%z([^%z]+)%z([^%z]+)%z') do
+        if not code_of[column] then
+            encodings = encodings .. '\0' .. column .. '\0' .. code .. '\0'
+        elseif code_of[column] ~= code then
+            return false
+        end
+    end
+    redis.call('HSET', KEYS[1], 'enc:' .. open, encodings)
+    return true
+end
+
+-- A batch that does not exist gets its encodings when it begins
+if not string.find(encodings, ARGV[7], 1, true) and redis.call('EXISTS', batch) == 1 then
+    if not add_encodings() then
+        seal()
+    end
+end
+
 local codes = {}
 local refused = false
-local index = 7
+local index = 8
 while index <= #ARGV do
     if redis.call('HLEN', batch) >= max_in_batch then
         if batch == KEYS[3] then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from cachebackend.effects import Argument, Command, Operation, Reply, Script, Send
@@ -36,11 +37,13 @@ class RowWrite(NamedTuple):
         operation: ``u`` changes the row, ``c`` creates it, ``x`` deletes it.
         row: The row's key and a NUL.
         changes: At most one change for each column.
+        encodings: For each column that gets a value its entry, as ``encoding_entry`` returns it.
     """
 
     operation: bytes
     row: bytes
     changes: Sequence[Change]
+    encodings: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,8 @@ def fold_requests(
     """Return the commands that fold rows of one partition, with the index of its node."""
     node = queue.ring.owner(partition.name)
     open_batch = queue.open_batches.get((node, partition.name), 1)
-    flat: list[Argument] = []
-    for operation, row, changes in rows:
+    flat: list[Argument] = [_encodings_of(rows)]
+    for operation, row, changes, _ in rows:
         flat += (operation, row, len(changes))
         for change in changes:
             flat += change
@@ -125,6 +128,13 @@ def fold_requests(
     # With the script's source: if the node did not know the script, it would answer WAITAOF before the
     # script is sent again and runs
     return [(node, call.with_source), (node, (b"WAITAOF", 1, 0, FSYNC_MS))]
+
+
+def _encodings_of(rows: Sequence[RowWrite]) -> bytes:
+    """Return the encodings of all columns that the rows change, each once."""
+    if len(rows) == 1:
+        return b"".join(rows[0].encodings)
+    return b"".join(dict.fromkeys(chain.from_iterable(row.encodings for row in rows)))
 
 
 def fold_result(

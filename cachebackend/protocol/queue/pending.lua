@@ -4,7 +4,7 @@
 -- ARGV[1]  the first of these numbers
 -- ARGV[2 ...]  the fields
 -- returns  {born, open, done}; and if the keys include all batches that may exist (done + 1 to open),
---          for each of these {number, value of each field}; nothing if the node has no such queue
+--          for each of these {number, value of each field, encodings}; nothing if the node has no such queue
 local meta = redis.call('HMGET', KEYS[1], 'born', 'open', 'done')
 if not meta[1] then
     return {}
@@ -15,6 +15,10 @@ if not (open and done) or first > done + 1 or first + #KEYS - 2 < open then
     return reply
 end
 for number = done + 1, open do
-    reply[#reply + 1] = {number, redis.call('HMGET', KEYS[2 + number - first], unpack(ARGV, 2))}
+    reply[#reply + 1] = {
+        number,
+        redis.call('HMGET', KEYS[2 + number - first], unpack(ARGV, 2)),
+        redis.call('HGET', KEYS[1], string.format('enc:%d', number)) or ''
+    }
 end
 return reply

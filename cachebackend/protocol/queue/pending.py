@@ -15,13 +15,15 @@ the same seals. The seal of the last drained batch is kept until the next batch 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState, pairs_of, parse_numbers
 
-__all__ = ["Pending", "contents", "pending", "renumber"]
+__all__ = ["Pending", "PendingFields", "contents", "pending", "renumber"]
 
 _PENDING = Script(__package__, "pending")
 _RENUMBER = Script(__package__, "renumber")
@@ -32,18 +34,32 @@ SCAN_COUNT = 5000
 PENDING_FIELDS = 4000
 
 
+class PendingFields(NamedTuple):
+    """The requested fields that one batch holds.
+
+    Attributes:
+        number: The batch's number.
+        fields: Those of the requested fields that it holds.
+        encodings: For each column the code of the encoding of its values.
+    """
+
+    number: int
+    fields: dict[bytes, bytes]
+    encodings: dict[str, str]
+
+
 class Pending(NamedTuple):
     """What the batches of one queue hold of some rows.
 
     Attributes:
         incarnation: The queue's incarnation.
         done: The number of the last batch that was deleted.
-        batches: The number of each existing batch, in order, and the requested fields that it holds.
+        batches: Each existing batch, in order, and the requested fields that it holds.
     """
 
     incarnation: str
     done: int
-    batches: list[tuple[int, dict[bytes, bytes]]]
+    batches: list[PendingFields]
 
 
 def contents(
@@ -88,15 +104,17 @@ def pending(
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, open_batch + 1
             continue
-        batches: dict[int, dict[bytes, bytes]] = {}
+        batches: dict[int, PendingFields] = {}
         for start, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
-            for number, values in reply[1:]:
-                batches.setdefault(number, {}).update(
+            for number, values, encodings in reply[1:]:
+                batch = batches.setdefault(number, PendingFields(number, {}, {}))
+                batch.encodings.update(parse_encodings(partition, encodings))
+                batch.fields.update(
                     (name, value)
                     for name, value in zip(fields[start : start + PENDING_FIELDS], values, strict=True)
                     if value is not None
                 )
-        return Pending(incarnation, done, sorted(batches.items()))
+        return Pending(incarnation, done, sorted(batches.values(), key=itemgetter(0)))
 
 
 def renumber(
@@ -132,6 +150,7 @@ def renumber(
         state.open_batch,
         seal,
         queue.clock.token().hex(),
+        queued[0] if queued else 0,
     )
     [reply] = yield Send([(state.node, call)])
     queue.open_batches.pop((state.node, partition.name), None)

@@ -8,13 +8,18 @@
 -- ARGV[4]  the expected number of the open batch; if another is open, nothing is done
 -- ARGV[5]  the seal of the last drained batch
 -- ARGV[6]  a seal for the renamed batches that are sealed
+-- ARGV[7]  the number of the first batch that exists
 -- returns  the number of the open batch, or 0 if nothing was done
 if redis.call('HGET', KEYS[1], 'open') ~= ARGV[4] then
     return 0
 end
 local drained, count = tonumber(ARGV[1]), (#KEYS - 2) / 2
 local open, sealed = drained + 1, 0
+local encodings = {}
 for i = 1, count do
+    local name = string.format('enc:%d', ARGV[7] + i - 1)
+    encodings[i] = redis.call('HGET', KEYS[1], name) or ''
+    redis.call('HDEL', KEYS[1], name)
     if ARGV[3] == 'drop' then
         redis.call('UNLINK', KEYS[2 + i])
     end
@@ -23,6 +28,7 @@ end
 for i = count, 1, -1 do
     if redis.call('EXISTS', KEYS[2 + i]) == 1 then
         redis.call('RENAME', KEYS[2 + i], KEYS[2 + count + i])
+        redis.call('HSET', KEYS[1], string.format('enc:%d', drained + i), encodings[i])
         open = math.max(open, drained + i)
     end
 end

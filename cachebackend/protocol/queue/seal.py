@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
+from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
@@ -30,6 +31,7 @@ class Sealed(NamedTuple):
         synced: The number of the last batch whose seal is known to be on disk.
         previous_seal: The seal of the batch before; empty if it has none.
         seal: The seal of the batch; empty if it is not sealed.
+        encodings: For each column of the batch the code of the encoding of its values.
     """
 
     open_batch: int
@@ -37,6 +39,7 @@ class Sealed(NamedTuple):
     synced: int
     previous_seal: str
     seal: str
+    encodings: Mapping[str, str]
 
 
 def seal(queue: QueueContext, state: QueueState, partition: Partition, number: int) -> Operation[Sealed]:
@@ -51,8 +54,15 @@ def seal(queue: QueueContext, state: QueueState, partition: Partition, number: i
         name = queue.options.all_nodes[state.node].name
         message = f"the queue of {partition} on node {name!r} was emptied while it was drained; drain again"
         raise WriteBehindError(message)
-    open_batch, done, synced, previous_seal, seal = reply
-    return Sealed(open_batch, done, synced, previous_seal.decode(), seal.decode())
+    open_batch, done, synced, previous_seal, seal, encodings = reply
+    return Sealed(
+        open_batch,
+        done,
+        synced,
+        previous_seal.decode(),
+        seal.decode(),
+        parse_encodings(partition, encodings),
+    )
 
 
 def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Operation[None]:

@@ -33,7 +33,7 @@ def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> N
     """Grouping the same rows makes the same batch."""
     fields = [item for pk, (marker, each) in batch.items() for item in fields_of(pk, marker, each).items()]
     random.shuffle(fields)
-    read = read_batch(Tag, dict(fields))
+    read = read_batch(Tag, dict(fields), {})
     rows = rows_of(read)
     assert rows == [BatchRow(pk, *batch[pk]) for pk in sorted(batch)]
     assert {(group.marker, group.shape): group for group in group_rows(rows)} == {
@@ -44,13 +44,13 @@ def test_every_row_is_read_whatever_order_its_fields_come_in(batch, random) -> N
 
 def test_columns_with_equally_damaged_names_lose_no_row() -> None:
     """A value that cannot be decoded is parked, not lost."""
-    rows = rows_of(read_batch(Tag, {b"1\0\xff\0p": b"=1", b"2\0\xfe\0p": b"=2"}))
+    rows = rows_of(read_batch(Tag, {b"1\0\xff\0p": b"=1", b"2\0\xfe\0p": b"=2"}, {}))
     assert [row.pk for row in rows] == [1, 2]
 
 
 def test_rows_are_yielded_in_chunks() -> None:
     """Each row keeps its values; the last chunk is shorter."""
-    [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)})
+    [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)}, {})
     chunks = list(group.chunks(2))
     assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
     assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([group])
@@ -71,4 +71,4 @@ def test_a_damaged_field_is_named(field: bytes, value: bytes, message: str) -> N
     """Among fields that are valid."""
     fields = {b"2\0count\0d": b"1", field: value, b"3\0level\0p": b"=1"}
     with pytest.raises(WriteBehindDamagedError, match=message):
-        read_batch(Tag, fields)
+        read_batch(Tag, fields, {})

@@ -39,7 +39,7 @@ def test_a_new_checkpoint_agrees_with_any_seal() -> None:
 
 def test_a_mismatch_stops_the_partition_and_names_the_way_out() -> None:
     """With the numbers of both."""
-    require_match(CHECKPOINT, Sealed(7, 5, 6, "ab", "cd"))
+    require_match(CHECKPOINT, Sealed(7, 5, 6, "ab", "cd", {}))
     with pytest.raises(WriteBehindStoppedError, match=r"shop.meter:3 .*writebehind repair") as raised:
-        require_match(CHECKPOINT, Sealed(4, 3, 3, "ab", "cd"))
+        require_match(CHECKPOINT, Sealed(4, 3, 3, "ab", "cd", {}))
     assert Mismatch.QUEUE_IS_OLDER in str(raised.value)

@@ -17,7 +17,8 @@ from cachebackend.protocol.queue.partition import DIRTY, Partition
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
 
 METER = Partition("shop.meter", 0)
-WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),)) for n in (1, 2, 3)]
+ENTRY = b"\0count\0i\0"
+WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),), (ENTRY,)) for n in (1, 2, 3)]
 
 
 def test_a_write_names_the_open_batch_and_the_next() -> None:
@@ -29,6 +30,15 @@ def test_a_write_names_the_open_batch_and_the_next() -> None:
     queue.open_batches[0, METER.name] = 7
     [(_, call)] = fold_requests(queue, METER, WRITES[:1])
     assert call[4:6] == (METER.batch(7), METER.batch(8))
+
+
+def test_a_call_names_the_encoding_of_each_column_once() -> None:
+    """Before the rows, for any number of rows that change the column."""
+    other = WRITES[1]._replace(encodings=(ENTRY, b"\0level\0n2\0"))
+    [(_, call)] = fold_requests(queue_of("a"), METER, [WRITES[0], other, WRITES[2]])
+    assert call[13] == b"\0count\0i\0\0level\0n2\0"
+    [(_, call)] = fold_requests(queue_of("a"), METER, WRITES[:1])
+    assert call[13] == ENTRY
 
 
 def test_with_fsync_the_write_waits_for_the_disk() -> None:

@@ -30,9 +30,9 @@ def test_a_batch_is_read_page_by_page() -> None:
 
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:
     """In one script; a field that a batch lacks is left out of it."""
-    reply = [NUMBERS, [2, [b"5", None]], [3, [None, b"6"]]]
+    reply = [NUMBERS, [2, [b"5", None], b""], [3, [None, b"6"], b"\0f\0i\0"]]
     result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
-    assert result == Pending("ab", 1, [(2, {b"f": b"5"}), (3, {b"g": b"6"})])
+    assert result == Pending("ab", 1, [(2, {b"f": b"5"}, {}), (3, {b"g": b"6"}, {"f": "i"})])
     assert len(requests) == 1
 
 
@@ -46,8 +46,8 @@ def test_a_node_without_a_queue_has_nothing_pending() -> None:
 def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
     """The first call returns only the numbers; the second call names every batch that may exist."""
     queue = queue_of("a")
-    result, requests = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"]]]])
-    assert result == Pending("ab", 1, [(2, {b"f": b"5"})])
+    result, requests = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"], b""]]])
+    assert result == Pending("ab", 1, [(2, {b"f": b"5"}, {})])
     assert [command[1:-2] for [(_, command)] in requests] == [
         (METER.meta, METER.batch(1), METER.batch(2)),
         (METER.meta, METER.batch(2), METER.batch(3), METER.batch(4)),
@@ -58,10 +58,10 @@ def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
 def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a batch was sealed or deleted between two calls, all calls are repeated."""
     monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
-    first: list[Any] = [[NUMBERS, [2, [b"5"]]], [[b"ab", b"4", b"1"], [2, [b"6"]]]]
-    second: list[Any] = [[NUMBERS, [2, [b"5"]]], [NUMBERS, [2, [b"6"]]]]
+    first: list[Any] = [[NUMBERS, [2, [b"5"], b""]], [[b"ab", b"4", b"1"], [2, [b"6"], b""]]]
+    second: list[Any] = [[NUMBERS, [2, [b"5"], b""]], [NUMBERS, [2, [b"6"], b"\0g\0i\0"]]]
     result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
-    assert result == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"})])
+    assert result == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"}, {"g": "i"})])
 
 
 @pytest.mark.parametrize(("keep", "word"), [(True, "keep"), (False, "drop")])

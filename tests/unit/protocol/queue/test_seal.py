@@ -18,8 +18,9 @@ STATE = QueueState(0, "ab", 3, 1, 5, None, {})
 
 def test_a_seal_is_random_and_names_the_incarnation() -> None:
     """The node refuses it if its queue has another incarnation by now."""
-    sealed, [[(node, command)]] = step(seal(queue_of("a"), STATE, METER, 2), [[3, 1, 1, b"aa", b"bb"]])
-    assert sealed == Sealed(3, 1, 1, "aa", "bb")
+    reply = [3, 1, 1, b"aa", b"bb", b"\0count\0i\0"]
+    sealed, [[(node, command)]] = step(seal(queue_of("a"), STATE, METER, 2), [reply])
+    assert sealed == Sealed(3, 1, 1, "aa", "bb", {"count": "i"})
     assert (node, command[:3]) == (0, ("seal", METER.meta, METER.batch(2)))
     assert command[-1] == "ab"
     with pytest.raises(WriteBehindError, match="on node 'a' was emptied while it was drained"):
@@ -29,7 +30,7 @@ def test_a_seal_is_random_and_names_the_incarnation() -> None:
 def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     """All partitions of a node at once; one that is synced, or was emptied, is left out."""
     third = Partition("shop.meter", 2)
-    replies = [[3, 1, 1, b"", b"bb"], [3, 1, 2, b"", b"bb"], []]
+    replies = [[3, 1, 1, b"", b"bb", b""], [3, 1, 2, b"", b"bb", b""], []]
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
     _, requests = step(operation, replies, [1, [1, 0]], [1])
     assert requests[1] == [(0, (b"HINCRBY", METER.meta, b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]

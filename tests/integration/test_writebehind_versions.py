@@ -1,0 +1,228 @@
+"""Writes that one version of the code queues and another one drains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import ormsgpack
+import pytest
+from django.apps.registry import Apps
+from django.db import connection, models
+from django.db.models import F
+from django.db.models.functions import Greatest
+
+from cachebackend import WriteBehindManager
+from cachebackend.errors import WriteBehindError
+from cachebackend.models import ParkedWrite
+from cachebackend.writebehind import queue
+from cachebackend.writebehind.queue import project_queue
+from tests.integration.write_behind import command, drain_all, one_partition
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+class Deploys:
+    """The versions of one model; the last one that was used is the one that drains know."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.versions: list[Any] = []
+        self.table: Any = None
+
+    def version(self, **fields: models.Field[Any, Any]) -> Any:
+        """Return a model with these fields beside its key."""
+        options = type("Meta", (), {"app_label": "shop", "apps": Apps(["tests.shop"])})
+        behind = WriteBehindManager[Any](fields=list(fields))
+        copies = {name: field.clone() for name, field in fields.items()}
+        attributes = {"__module__": __name__, "Meta": options, "behind": behind} | copies
+        model = type("Gauge", (models.Model,), attributes)
+        self.versions.append(model)
+        return model
+
+    def migrate(self, model: Any) -> None:
+        """Give the table the columns of a version."""
+        with connection.schema_editor() as editor:
+            if self.table is None:
+                editor.create_model(model)
+            else:
+                old = {field.name: field for field in self.table._meta.local_fields}
+                new = {field.name: field for field in model._meta.local_fields}
+                for name in new.keys() - old.keys():
+                    editor.add_field(model, new[name])
+                for name in old.keys() - new.keys():
+                    editor.remove_field(self.table, old[name])
+                for name in new.keys() & old.keys():
+                    editor.alter_field(self.table, old[name], new[name])
+        self.table = model
+
+    def run(self, model: Any) -> None:
+        """Let this process run a version."""
+        self._patch.setattr(queue, "apps", model._meta.apps)
+
+    def deploy(self, **fields: models.Field[Any, Any]) -> Any:
+        """Migrate to a version and run it."""
+        model = self.version(**fields)
+        self.migrate(model)
+        self.run(model)
+        return model
+
+
+@pytest.fixture
+def deploys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploys]:
+    """Versions of a model, in one partition, so that each write meets the others."""
+    monkeypatch.setattr(queue, "_models", list(queue._models))
+    deploys = Deploys(monkeypatch)
+    with one_partition():
+        yield deploys
+    with connection.schema_editor() as editor:
+        editor.delete_model(deploys.table)
+
+
+def decimal(places: int) -> models.Field[Any, Any]:
+    return models.DecimalField(max_digits=20, decimal_places=places, null=True)
+
+
+INTEGER = models.IntegerField(null=True)
+MIDNIGHT = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change", "expected"),
+    [
+        (decimal(2), decimal(4), Decimal("123.45"), Decimal("123.45")),
+        (decimal(4), decimal(2), Decimal("1.2500"), Decimal("1.25")),
+        (INTEGER, decimal(2), F("value") + 7, Decimal(107)),
+        (decimal(2), INTEGER, F("value") - 7, 93),
+        (INTEGER, decimal(3), Greatest(F("value"), 105), Decimal(105)),
+        (INTEGER, models.FloatField(null=True), 5, 5.0),
+        (INTEGER, models.CharField(max_length=9, null=True), 5, "5"),
+        (decimal(2), INTEGER, None, None),
+    ],
+)
+def test_a_write_queued_before_a_migration_keeps_its_value(
+    before: Any, after: Any, change: Any, expected: Any, deploys: Deploys
+) -> None:
+    """Both in a read before the drain and in the database after it."""
+    old = deploys.deploy(value=before)
+    old.objects.create(pk=1, value=100)
+    old.behind.update(1, value=change)
+    new = deploys.deploy(value=after)
+    assert new.behind.get(1).value == expected
+    assert drain_all()[0].parked == 0
+    assert new.objects.get().value == expected
+
+
+def test_a_date_becomes_a_datetime_at_midnight(deploys: Deploys) -> None:
+    """As the migration converts the rows that are stored already."""
+    old = deploys.deploy(value=models.DateField(null=True))
+    old.objects.create(pk=1)
+    old.behind.update(1, value=date(2026, 5, 1))
+    new = deploys.deploy(value=models.DateTimeField(null=True))
+    drain_all()
+    assert new.objects.get().value == MIDNIGHT
+
+
+def test_a_value_that_has_no_exact_equal_is_parked_with_both_types(deploys: Deploys) -> None:
+    """It keeps its value, and is applied by a retry once the column can hold it."""
+    old = deploys.deploy(value=decimal(4))
+    old.objects.create(pk=1)
+    old.behind.update(1, value=Decimal("1.2345"))
+    new = deploys.deploy(value=decimal(2))
+    with pytest.raises(WriteBehindError, match="more than 2 decimal places"):
+        new.behind.get(1)
+    assert drain_all()[0].parked == 1
+    [write] = command("parked", code=1)["writes"]
+    assert write["changes"] == "value put Decimal('1.2345')"
+    assert "was a decimal with 4 decimal places, and now it is a decimal with 2" in write["error"]
+    assert command("retry", "--all", code=1) == {"landed": 0, "left": 1}
+    newest = deploys.deploy(value=decimal(6))
+    assert command("retry", "--all") == {"landed": 1, "left": 0}
+    assert newest.objects.get().value == Decimal("1.2345")
+
+
+def test_a_parked_write_keeps_its_value_through_a_migration(deploys: Deploys) -> None:
+    """It was refused for another reason, and is retried after the column's type has changed."""
+    old = deploys.deploy(value=decimal(2))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_gauge ADD CONSTRAINT low CHECK (value < 100)")
+    old.objects.create(pk=1)
+    old.behind.update(1, value=Decimal("123.45"))
+    assert drain_all()[0].parked == 1
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_gauge DROP CONSTRAINT low")
+    new = deploys.deploy(value=decimal(4))
+    assert command("retry", "--all") == {"landed": 1, "left": 0}
+    assert new.objects.get().value == Decimal("123.45")
+
+
+def test_two_versions_write_the_same_row_in_a_rolling_deploy(deploys: Deploys) -> None:
+    """Each batch has the values of one version, so their order is kept."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    new = deploys.deploy(value=decimal(2))
+    old.behind.update(1, value=F("value") + 1)
+    new.behind.update(1, value=F("value") + Decimal("0.5"))
+    old.behind.update(1, value=F("value") + 1)
+    assert new.behind.get(1).value == Decimal("2.5")
+    [drained] = drain_all()
+    assert (drained.batches, drained.parked) == (3, 0)
+    assert new.objects.get().value == Decimal("2.5")
+
+
+def test_versions_that_agree_on_a_columns_type_share_a_batch(deploys: Deploys) -> None:
+    """Another column that only one of them has makes no difference."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    old.behind.update(1, value=F("value") + 1)
+    new.behind.update(1, value=F("value") + 1, other=3)
+    old.behind.update(1, value=F("value") + 1)
+    [drained] = drain_all()
+    assert drained.batches == 1
+    assert (new.objects.get().value, new.objects.get().other) == (3, 3)
+
+
+def test_a_batch_of_a_release_that_queued_no_types_is_drained(deploys: Deploys) -> None:
+    """Its values have the column's present type."""
+    model = deploys.deploy(value=decimal(2))
+    model.objects.create(pk=1, value=0)
+    model.behind.update(1, value=F("value") + 1)
+    [meta] = project_queue().nodes[0].call((b"KEYS", b"*:meta"))  # type: ignore[misc]  # a list of one
+    assert project_queue().nodes[0].call((b"HDEL", meta, b"enc:1")) == 1
+    model.behind.update(1, value=F("value") + 1)
+    assert model.behind.get(1).value == 2
+    drain_all()
+    assert model.objects.get().value == 2
+
+
+def test_a_write_that_an_earlier_release_parked_is_retried(deploys: Deploys) -> None:
+    """It has no types; its values have the column's present one."""
+    model = deploys.deploy(value=decimal(2))
+    model.objects.create(pk=1)
+    changes = ormsgpack.packb({"marker": b"", "changes": [["value", b"p", b"=150"]]})
+    ParkedWrite.objects.create(
+        label="shop.gauge", partition=0, batch=1, key="1", changes=changes, error="refused"
+    )
+    assert command("retry", "--all") == {"landed": 1, "left": 0}
+    assert model.objects.get().value == Decimal("1.50")
+
+
+def test_batches_that_repair_keeps_keep_their_types(deploys: Deploys) -> None:
+    """They get other numbers, and the types with them."""
+    model = deploys.deploy(value=decimal(2))
+    model.objects.create(pk=1, value=0)
+    node = project_queue().nodes[0]
+    model.behind.update(1, value=F("value") + 1)
+    drain_all()
+    model.behind.update(1, value=F("value") + 1)
+    dumps = {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}  # type: ignore[union-attr]  # a list
+    drain_all()
+    for key, dump in dumps.items():
+        node.call((b"RESTORE", key, 0, dump, b"REPLACE"))
+    command("repair", "--keep")
+    new = deploys.deploy(value=decimal(4))
+    drain_all()
+    assert new.objects.get().value == 3

@@ -19,6 +19,7 @@ __all__ = [
     "WriteBehindRefusedError",
     "WriteBehindStoppedError",
     "WriteBehindUnknownError",
+    "WriteBehindVersionError",
 ]
 
 
@@ -92,6 +93,10 @@ class WriteBehindFullError(WriteBehindError):
 
 class WriteBehindStoppedError(WriteBehindError):
     """A partition's queue does not match its checkpoint; run ``manage.py writebehind repair``."""
+
+
+class WriteBehindVersionError(WriteBehindError):
+    """A batch was queued by another version of the code; it waits for a worker that runs that version."""
 
 
 class WriteBehindUnknownError(WriteBehindError, NodeUnavailableError):

@@ -27,6 +27,8 @@ __all__ = [
     "Change",
     "convert",
     "convert_columns",
+    "described",
+    "find_encoding",
     "pack_changes",
     "refusal_of",
     "split_code",
@@ -73,7 +75,7 @@ def convert(encoded: bytes, kind: bytes, code: str, target: Encoding) -> bytes:
     if kind == DELTA and source.decode_delta and target.encode_delta:
         return b"%d" % target.encode_delta(_exact(source.decode_delta(int(encoded)), target.code))
     if kind == DELTA or not target.is_integer:
-        message = f"{_described(target.code)} has no such change"
+        message = f"{described(target.code)} has no such change"
         raise TypeError(message)
     return target.encode(_exact(source.decode(encoded), target.code))
 
@@ -96,7 +98,7 @@ def convert_columns(
     converted: dict[Change, dict[Any, bytes]] = {}
     for (column, kind), values in columns.items():
         code = encodings.get(column)
-        target = _encoding(fields.get(column))
+        target = find_encoding(fields.get(column))
         if code is None or (target is not None and target.code == code):
             converted[column, kind] = values
             continue
@@ -112,7 +114,7 @@ def pack_changes(model: type[models.Model], changes: Mapping[Change, bytes]) -> 
     packed: dict[str, list[Any]] = {"changes": [], "codes": []}
     for (column, kind), value in changes.items():
         name, code = split_code(column)
-        encoding = _encoding(fields.get(name))
+        encoding = find_encoding(fields.get(name))
         packed["changes"].append([name, kind, value])
         packed["codes"].append(code or (encoding and encoding.code))
     return packed
@@ -124,7 +126,7 @@ def unpack_changes(model: type[models.Model], packed: Mapping[str, list[Any]]) -
     changes: dict[Change, bytes] = {}
     codes = packed.get("codes") or [None] * len(packed["changes"])  # an earlier release stored none
     for (column, kind, value), code in zip(packed["changes"], codes, strict=True):
-        target = _encoding(fields.get(column))
+        target = find_encoding(fields.get(column))
         change, converted = _convert_change(target, (column, kind), value, code)
         changes[change] = converted
     return changes
@@ -162,25 +164,27 @@ def refusal_of(model: type[models.Model], column: str) -> str | None:
     field = next((each for each in model._meta.local_concrete_fields if each.column == name), None)
     if field is None:
         return f"{model._meta.label} has no column {name!r} any more."
-    target = _encoding(field)
+    target = find_encoding(field)
     if target is None:
         return f"{field}: a {type(field).__name__} cannot be written behind."
     if code is None:
         return None
     return (
-        f"{field}: the write was queued when the column was {_described(code)}, and now it is "
-        f"{_described(target.code)}; the value cannot be converted exactly."
+        f"{field}: the write was queued when the column was {described(code)}, and now it is "
+        f"{described(target.code)}; the value cannot be converted exactly."
     )
 
 
-def _encoding(field: models.Field[Any, Any] | None) -> Encoding | None:
+def find_encoding(field: models.Field[Any, Any] | None) -> Encoding | None:
+    """Return the encoding of a field; None if there is no field, or it cannot be written behind."""
     try:
         return None if field is None else encoding_of(field)
     except WriteBehindRefusedError:  # the column has become one that write-behind does not support
         return None
 
 
-def _described(code: str) -> str:
+def described(code: str) -> str:
+    """Return the type of values that an encoding encodes, as a phrase."""
     if code.startswith("n"):
         return f"a decimal with {code[1:]} decimal places"
     return _KINDS.get(code, f"of an unknown type {code!r}")
@@ -195,7 +199,7 @@ def _exact(value: Any, code: str) -> Any:
     kind = "n" if code.startswith("n") else code
     convert_value = _EXACT.get((_type_of(value), kind))
     if convert_value is None:
-        message = f"{value!r} cannot become {_described(code)}"
+        message = f"{value!r} cannot become {described(code)}"
         raise TypeError(message)
     return convert_value(value)
 

@@ -34,6 +34,7 @@ from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import Queues, require_match
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
+from cachebackend.writebehind.versions import require_same_version
 
 __all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
 
@@ -116,6 +117,7 @@ def drain(partition: Partition, max_batches: int = 100) -> Drained:
             was written.
         WriteBehindDamagedError: The queue holds bytes that no write puts there. Nothing of that
             batch was written.
+        WriteBehindVersionError: The batch waits for a worker that runs another version of the code.
         WriteBehindError: The partition's model is unknown here, or a queue node has no append-only file.
         NodeUnavailableError: A queue node did not answer. Batches that were drained stay drained.
         django.db.Error: The database failed. If it is unreachable, it is not tried again for a while.
@@ -206,6 +208,7 @@ class _Drain:
             rows = read_batch(self._model, batch, sealed.encodings)
         except WriteBehindDamagedError as error:
             raise self._damaged(state, number, error) from error
+        require_same_version(self._model, self.using, rows)
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, sealed.seal

@@ -14,11 +14,13 @@ from django.db import connection, models
 from django.db.models import F
 from django.db.models.functions import Greatest
 
-from cachebackend import WriteBehindManager
-from cachebackend.errors import WriteBehindError
+from cachebackend import WriteBehindManager, protocol, writebehind
+from cachebackend.errors import WriteBehindError, WriteBehindVersionError
 from cachebackend.models import ParkedWrite
+from cachebackend.protocol import QueueState
 from cachebackend.writebehind import queue
 from cachebackend.writebehind.queue import project_queue
+from cachebackend.writebehind.versions import version_fault
 from tests.integration.write_behind import command, drain_all, one_partition
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -226,3 +228,63 @@ def test_batches_that_repair_keeps_keep_their_types(deploys: Deploys) -> None:
     new = deploys.deploy(value=decimal(4))
     drain_all()
     assert new.objects.get().value == 3
+
+
+def next_fault(model: Any) -> str | None:
+    [(partition, _)] = writebehind.dirty_partitions()
+    states = project_queue().run(protocol.queue_states(project_queue().context, [partition]))
+    [state] = states[partition].values()
+    assert isinstance(state, QueueState)
+    return version_fault(model, "default", state)
+
+
+def test_a_column_that_this_code_does_not_know_waits_for_newer_code(deploys: Deploys) -> None:
+    """Nothing is parked, and the rest of the row waits too; the newer worker drains it."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    old.behind.update(1, value=F("value") + 1)
+    new.behind.update(1, other=5)
+    old.behind.update(1, value=F("value") + 1)
+    deploys.run(old)
+    with pytest.raises(WriteBehindVersionError, match="'other', which the table of shop.Gauge has"):
+        drain_all()
+    assert "waits for a worker with newer code" in str(next_fault(old))
+    assert old.behind.get(1).value == 2
+    assert not ParkedWrite.objects.exists()
+    deploys.run(new)
+    assert next_fault(new) is None
+    drain_all()
+    assert (new.objects.get().value, new.objects.get().other) == (2, 5)
+
+
+def test_a_column_that_the_table_no_longer_has_is_parked(deploys: Deploys) -> None:
+    """No newer code knows it; while the table still has it, the write waits."""
+    old = deploys.deploy(value=INTEGER, other=INTEGER)
+    old.objects.create(pk=1)
+    old.behind.update(1, other=5)
+    new = deploys.version(value=INTEGER)
+    deploys.run(new)
+    with pytest.raises(WriteBehindVersionError, match="until the column is dropped"):
+        drain_all()
+    deploys.migrate(new)
+    assert drain_all()[0].parked == 1
+    assert "has no column 'other' any more" in ParkedWrite.objects.get().error
+
+
+def test_a_value_of_a_newer_type_waits_for_newer_code(deploys: Deploys) -> None:
+    """The old worker's model has fewer decimal places than the table; values that fit it are drained."""
+    old = deploys.deploy(value=decimal(2))
+    old.objects.create(pk=1)
+    new = deploys.deploy(value=decimal(4))
+    deploys.run(old)
+    new.behind.update(1, value=Decimal("1.25"))
+    drain_all()
+    assert new.objects.get().value == Decimal("1.25")
+    new.behind.update(1, value=Decimal("1.2345"))
+    with pytest.raises(WriteBehindVersionError, match="2 decimal places, in the table a decimal with 4"):
+        drain_all()
+    assert "agrees with the table" in str(next_fault(old))
+    deploys.run(new)
+    drain_all()
+    assert new.objects.get().value == Decimal("1.2345")

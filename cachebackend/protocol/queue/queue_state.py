@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError
+from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
 
 __all__ = ["QueueState", "dirty", "node_settings", "pairs_of", "parse_numbers", "queue_states"]
@@ -35,6 +36,7 @@ class QueueState:
         fields: The number of fields in all batches.
         since: When the oldest queued write arrived, in seconds since 1970; None if none is queued.
         seals: The seals of sealed batches by batch number, with that of batch ``done``.
+        encodings: For each batch number and column the code of the encoding of the queued values.
     """
 
     node: int
@@ -44,6 +46,7 @@ class QueueState:
     fields: int
     since: float | None
     seals: Mapping[int, str]
+    encodings: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
@@ -118,6 +121,11 @@ def _state(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Queu
             fields=_whole(meta.get(b"sealed", b"0")),
             since=None if since is None else _whole(since) / 1000,
             seals={int(name[5:]): seal.decode() for name, seal in meta.items() if name.startswith(b"seal:")},
+            encodings={
+                int(name[4:]): parse_encodings(partition, text)
+                for name, text in meta.items()
+                if name.startswith(b"enc:")
+            },
         )
     except ValueError as error:
         message = f"the queue of {partition} is damaged, in its hash {partition.meta.decode()}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
@@ -9,7 +10,9 @@ from typing import Any, ClassVar, Protocol
 
 from cachebackend.options.faults import Faults
 
-__all__ = ["Boolean", "Choice", "Integer", "Number", "Optional", "Rule", "check_fields"]
+__all__ = ["Boolean", "Choice", "Integer", "Number", "Optional", "Rule", "Word", "check_fields"]
+
+_WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Rule(Protocol):
@@ -69,6 +72,19 @@ class Integer:
         """Return what is wrong with the value; None: nothing is."""
         is_valid = isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
         return None if is_valid else f"must be a whole number from {self.low} to {self.high}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A text of letters, digits, ``_``, ``-`` and ``.``, not longer than ``length``."""
+
+    length: int
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if isinstance(value, str) and len(value) <= self.length and _WORD.fullmatch(value):
+            return None
+        return f"must be 1 to {self.length} letters, digits, '_', '-' or '.', got {value!r}"
 
 
 @dataclass(frozen=True, slots=True)

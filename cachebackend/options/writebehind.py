@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cachebackend.options.faults import Faults
-from cachebackend.options.rules import Choice, Integer, Number, check_fields
+from cachebackend.options.rules import Choice, Integer, Number, Word, check_fields
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["WriteBehindOptions"]
@@ -24,6 +24,8 @@ class WriteBehindOptions:
         nodes: The queue nodes. None: write-behind is off.
         partitions: The number of partitions of each model's queue. One worker at a time drains
             a partition.
+        prefix: The start of every key on the queue nodes. Two projects, or two test databases, can share
+            nodes if their prefixes differ.
         flush_interval: The time between two drains of a partition.
         batch_rows: The most rows that one statement of a drain handles. A batch is sealed when it
             holds this many rows; a row counts once for each of its columns.
@@ -44,6 +46,7 @@ class WriteBehindOptions:
 
     nodes: tuple[NodeAddress, ...] = ()
     partitions: int = field(default=8, metadata={"rule": Integer(1, 1024)})
+    prefix: str = field(default="wb", metadata={"rule": Word(64)})
     flush_interval: float = field(default=1.0, metadata={"rule": _SECONDS})
     batch_rows: int = field(default=10_000, metadata={"rule": Integer(1, 1_000_000)})
     high_water: int = field(default=1_000_000, metadata={"rule": Integer(1, 2**31)})

@@ -243,9 +243,10 @@ class _Drain:
         self, state: QueueState, number: int, error: WriteBehindDamagedError
     ) -> WriteBehindDamagedError:
         name = self._client.options.all_nodes[state.node].name
+        key = self._context.batch(self._partition, number).decode()
         message = (
             f"batch {number} of {self._partition} on node {name!r} is damaged and cannot be drained: "
-            f"{error}; to give up that field's write, HDEL it from {self._partition.batch(number).decode()}"
+            f"{error}; to give up that field's write, HDEL it from {key}"
         )
         return WriteBehindDamagedError(message)
 

@@ -14,7 +14,6 @@ from cachebackend import writebehind
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
-from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reads import describe_row
@@ -49,7 +48,14 @@ def write(meter: Meter) -> None:
 def damage(generator: random.Random) -> str:
     """Change a field or its name, or add one, in a hash of the queue; return a description of the change."""
     node = project_queue().nodes[0]
-    key = generator.choice([PARTITION.meta, PARTITION.batch(1), PARTITION.batch(1), PARTITION.batch(1)])
+    key = generator.choice(
+        [
+            project_queue().context.meta(PARTITION),
+            project_queue().context.batch(PARTITION, 1),
+            project_queue().context.batch(PARTITION, 1),
+            project_queue().context.batch(PARTITION, 1),
+        ]
+    )
     flat = node.call((b"HGETALL", key))
     names, values = flat[::2], flat[1::2]  # type: ignore[index]  # a list of them
     index = generator.randrange(len(names))
@@ -64,9 +70,9 @@ def damage(generator: random.Random) -> str:
         case 3:
             value = generator.choice([b"", b"9" * 400, b"9" * 5000, b"-1", b"nan", b"1e400", b"\xff"])
         case _:
-            key, name = DIRTY, mutant(generator, [PARTITION.name])
-            node.call((b"ZADD", DIRTY, 1, name))
-            return f"{DIRTY!r} {name!r}"
+            key, name = project_queue().context.dirty, mutant(generator, [PARTITION.name])
+            node.call((b"ZADD", project_queue().context.dirty, 1, name))
+            return f"{project_queue().context.dirty!r} {name!r}"
     node.call((b"HSET", key, name, value))
     return f"{key!r} {name!r} {value[:40]!r}"
 

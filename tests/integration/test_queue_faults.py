@@ -18,7 +18,6 @@ from cachebackend.errors import (
 )
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
-from cachebackend.protocol.queue.partition import DIRTY
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.reads import describe_row
@@ -87,7 +86,7 @@ def batch(meter: Meter) -> Iterator[bytes]:
     """The key of the open batch, which holds one write of the row."""
     with one_partition():
         add_one(meter)
-        yield PARTITION.batch(1)
+        yield project_queue().context.batch(PARTITION, 1)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,7 @@ def test_invalid_numbers_are_reported_as_damage(
     meter: Meter, batch: bytes, name: bytes, value: bytes
 ) -> None:
     """Every reader, writer, drain and status gets an error, and none waits forever."""
-    put(PARTITION.meta, name, value)
+    put(project_queue().context.meta(PARTITION), name, value)
     with pytest.raises(WriteBehindDamagedError, match=r"the queue of shop.meter:0 is damaged"):
         drain_all()
     [status] = [each for each in writebehind.partition_statuses() if each.partition == PARTITION]
@@ -187,7 +186,7 @@ def test_invalid_numbers_are_reported_as_damage(
 def test_an_invalid_partition_name_is_ignored(meter: Meter, batch: bytes) -> None:
     """An invalid name in the set of partitions with writes is ignored."""
     for name in (b"\xff", b"x", b"shop.meter:", b"shop.meter:" + b"9" * 5000):
-        project_queue().nodes[0].call((b"ZADD", DIRTY, 1, name))
+        project_queue().nodes[0].call((b"ZADD", project_queue().context.dirty, 1, name))
     assert writebehind.seal_dirty() == [PARTITION]
     drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 1

@@ -68,7 +68,7 @@ def restore_keys(saved: dict[bytes, bytes]) -> None:
 
 
 def meta() -> dict[bytes, bytes]:
-    flat: list[bytes] = project_queue().nodes[0].call((b"HGETALL", PARTITION.meta))
+    flat: list[bytes] = project_queue().nodes[0].call((b"HGETALL", project_queue().context.meta(PARTITION)))
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -109,7 +109,7 @@ def test_an_older_queue_stays_stopped_after_any_number_of_writes(
 def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
     """Put a field into the open batch that no call queues, as an older version of the project may have."""
     field = b"%b\0%b" % (row.pk.hex.encode(), name)
-    project_queue().nodes[0].call((b"HSET", PARTITION.batch(1), field, value))
+    project_queue().nodes[0].call((b"HSET", project_queue().context.batch(PARTITION, 1), field, value))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_lost_closes_are_repeated(meter: Meter) -> None:
         assert [count_of(each) for each in (meter, *others)] == [1] * 5
         assert command("status")["waiting"] == 0
         assert (int(meta()[b"done"]), int(meta()[b"sealed"])) == (5, 0)
-        assert set(saved_keys()) == {PARTITION.meta}
+        assert set(saved_keys()) == {project_queue().context.meta(PARTITION)}
 
 
 def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
@@ -340,3 +340,16 @@ def test_rows_are_locked_in_the_order_of_their_keys(
         add_one(*meters)
         drain_all()
     assert order_of_updates() == sorted(meter.pk for meter in meters)
+
+
+def test_two_projects_share_a_node_under_different_prefixes(meter: Meter) -> None:
+    """Neither sees, reads or drains the writes of the other."""
+    with one_partition(prefix="shop"):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+    with one_partition(prefix="blog"):
+        assert writebehind.dirty_partitions() == []
+        assert Meter.behind.get(meter.pk).count == 0
+        Meter.behind.update(meter.pk, count=F("count") + 10)
+        assert Meter.behind.get(meter.pk).count == 10
+    keys: Any = project_queue().nodes[0].call((b"KEYS", b"*"))
+    assert {key.partition(b":")[0] for key in keys} == {b"shop", b"blog"}

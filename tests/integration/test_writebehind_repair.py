@@ -87,7 +87,7 @@ def restored(services: Services, meter: Meter) -> None:
     """Restore the queue node's data from before its last batch was drained."""
     node = project_queue().nodes[0]
     [(partition, _)] = writebehind.dirty_partitions()
-    keys = [partition.meta, partition.batch(1), b"wb:dirty"]
+    keys = [project_queue().context.meta(partition), project_queue().context.batch(partition, 1), b"wb:dirty"]
     dumps = [node.call((b"DUMP", key)) for key in keys]
     drain_all()
     for key, dump in zip(keys, dumps, strict=True):

@@ -14,7 +14,7 @@ from cachebackend.errors import (
     WriteBehindDamagedError,
     WriteBehindUnknownError,
 )
-from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
 
@@ -114,7 +114,12 @@ def fold_requests(
         for change in changes:
             flat += change
     call = _FOLD.call(
-        [partition.meta, partition.batch(open_batch), partition.batch(open_batch + 1), DIRTY],
+        [
+            queue.meta(partition),
+            queue.batch(partition, open_batch),
+            queue.batch(partition, open_batch + 1),
+            queue.dirty,
+        ],
         open_batch,
         queue.now_ms(),
         partition.name,

@@ -1,4 +1,4 @@
-"""Partitions of the write-behind queue: their keys, and the nodes that hold them."""
+"""Partitions of the write-behind queue, their keys, and the nodes that hold them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from cachebackend.errors import RingCacheError
 from cachebackend.options import WriteBehindOptions
 from cachebackend.ring import Ring
 
-__all__ = ["DIRTY", "Partition", "QueueContext", "checked"]
+__all__ = ["Partition", "QueueContext", "checked"]
 
-#: Each node's sorted set of partitions with queued writes, scored by the time of the oldest write.
-DIRTY = b"wb:dirty"
 _NAME = re.compile(r"([\w.]+):([0-9]{1,4})")
 
 
@@ -42,22 +40,13 @@ class Partition:
         parts = _NAME.fullmatch(name.decode(errors="replace"))
         return cls(parts[1], int(parts[2])) if parts else None
 
-    @cached_property
-    def meta(self) -> bytes:
-        """The key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``."""
-        return b"wb:{%b}:meta" % self.name
-
-    def batch(self, number: int) -> bytes:
-        """Return the key of a batch's hash."""
-        return _batch(self.name, number)
-
     def __str__(self) -> str:
         return f"{self.label}:{self.number}"
 
 
-@lru_cache(4096)  # each write needs two of these keys, nearly always the same two
-def _batch(partition: bytes, number: int) -> bytes:
-    return b"wb:{%b}:%d" % (partition, number)
+@lru_cache(4096)  # each write needs three of these keys, nearly always the same three
+def _key(prefix: bytes, partition: bytes, name: str | int) -> bytes:
+    return b"%b:{%b}:%b" % (prefix, partition, str(name).encode())
 
 
 class QueueContext:
@@ -71,6 +60,8 @@ class QueueContext:
 
     Attributes:
         nodes: The indices of all nodes.
+        dirty: The key of each node's sorted set of partitions with queued writes, scored by the time of
+            the oldest write.
         open_batches: The number of the open batch as last seen, by node and partition name. A
             number that is out of date costs one round trip.
     """
@@ -79,6 +70,8 @@ class QueueContext:
         self.options = options
         self.ring = ring
         self.clock = clock
+        self._prefix = options.prefix.encode()
+        self.dirty = b"%b:dirty" % self._prefix
         self.open_batches: dict[tuple[int, bytes], int] = {}
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
@@ -87,6 +80,14 @@ class QueueContext:
         self.batch_fields = options.batch_rows
         #: Fields in all batches of a partition together at which it refuses writes.
         self.max_fields = max(options.high_water // options.partitions, 1)
+
+    def meta(self, partition: Partition) -> bytes:
+        """Return the key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``."""
+        return _key(self._prefix, partition.name, "meta")
+
+    def batch(self, partition: Partition, number: int) -> bytes:
+        """Return the key of a batch's hash."""
+        return _key(self._prefix, partition.name, number)
 
     def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.protocol.queue.encodings import parse_encodings
-from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState, pairs_of, parse_numbers
 
 __all__ = ["Pending", "PendingFields", "contents", "pending", "renumber"]
@@ -66,7 +66,7 @@ def contents(
     queue: QueueContext, node: int, partition: Partition, number: int
 ) -> Operation[dict[bytes, bytes]]:
     """Return the fields of a sealed batch: row, column and kind to value; empty if it was deleted."""
-    key = partition.batch(number)
+    key = queue.batch(partition, number)
     fields: dict[bytes, bytes] = {}
     cursor = b"0"
     while True:
@@ -89,9 +89,12 @@ def pending(
     open_batch = queue.open_batches.get((node, partition.name), 1)
     first, last = max(open_batch - 1, 1), open_batch + 1
     while True:
-        keys = [partition.batch(number) for number in range(first, last + 1)]
+        keys = [queue.batch(partition, number) for number in range(first, last + 1)]
         calls = [
-            (node, _PENDING.call([partition.meta, *keys], first, *fields[start : start + PENDING_FIELDS]))
+            (
+                node,
+                _PENDING.call([queue.meta(partition), *keys], first, *fields[start : start + PENDING_FIELDS]),
+            )
             for start in range(0, len(fields), PENDING_FIELDS)
         ]
         replies: list[Reply] = yield Send(calls)
@@ -99,7 +102,7 @@ def pending(
             checked(reply)
         if not replies[0]:
             return None
-        incarnation, open_batch, done = parse_numbers(partition, *replies[0][0])
+        incarnation, open_batch, done = parse_numbers(queue, partition, *replies[0][0])
         queue.open_batches[node, partition.name] = open_batch
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, open_batch + 1
@@ -140,10 +143,10 @@ def renumber(
         The number of the open batch; 0 if the queue changed since ``state`` and nothing was done.
     """
     number, seal = drained
-    old = [partition.batch(each) for each in queued]
-    new = [partition.batch(number + 1 + index) for index in range(len(queued))]
+    old = [queue.batch(partition, each) for each in queued]
+    new = [queue.batch(partition, number + 1 + index) for index in range(len(queued))]
     call = _RENUMBER.call(
-        [partition.meta, DIRTY, *old, *new],
+        [queue.meta(partition), queue.dirty, *old, *new],
         number,
         partition.name,
         "keep" if keep else "drop",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError
 from cachebackend.protocol.queue.encodings import parse_encodings
-from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 
 __all__ = ["QueueState", "dirty", "node_settings", "pairs_of", "parse_numbers", "queue_states"]
 
@@ -56,7 +56,7 @@ def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
         NodeUnavailableError: No queue node answered. If at least one answered, its partitions
             are returned.
     """
-    replies = yield Send([(node, (b"ZRANGE", DIRTY, 0, -1, b"WITHSCORES")) for node in queue.nodes])
+    replies = yield Send([(node, (b"ZRANGE", queue.dirty, 0, -1, b"WITHSCORES")) for node in queue.nodes])
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if len(failures) == len(replies):
         raise failures[0]
@@ -78,7 +78,7 @@ def queue_states(
     A node that may hold a queue and does not answer has its error as the state.
     """
     pairs = [(node, partition) for partition in partitions for node in queue.nodes]
-    metas = yield Send([(node, (b"HGETALL", partition.meta)) for node, partition in pairs])
+    metas = yield Send([(node, (b"HGETALL", queue.meta(partition))) for node, partition in pairs])
     states: dict[Partition, dict[int, QueueState | RingCacheError]] = {
         partition: {} for partition in partitions
     }
@@ -91,10 +91,10 @@ def queue_states(
     known: list[tuple[int, Partition, QueueState]] = []
     for node, partition, meta in existing:
         try:
-            known.append((node, partition, _state(node, partition, meta)))
+            known.append((node, partition, _state(queue, node, partition, meta)))
         except WriteBehindDamagedError as error:
             states[partition][node] = error
-    sizes = [(node, (b"HLEN", partition.batch(state.open_batch))) for node, partition, state in known]
+    sizes = [(node, (b"HLEN", queue.batch(partition, state.open_batch))) for node, partition, state in known]
     replies = (yield Send(sizes)) if sizes else []
     for (node, partition, state), size in zip(known, replies, strict=True):
         is_known = not isinstance(size, RingCacheError)
@@ -102,14 +102,14 @@ def queue_states(
     return states
 
 
-def _state(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> QueueState:
+def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> QueueState:
     """Return a queue's state from its meta hash; ``fields`` counts the sealed batches only.
 
     Raises:
         WriteBehindDamagedError: The hash holds a value that this package does not write.
     """
     incarnation, open_batch, done = parse_numbers(
-        partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
+        queue, partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
     )
     since = meta.get(b"since:%d" % (done + 1))
     try:
@@ -128,7 +128,9 @@ def _state(node: int, partition: Partition, meta: Mapping[bytes, bytes]) -> Queu
             },
         )
     except ValueError as error:
-        message = f"the queue of {partition} is damaged, in its hash {partition.meta.decode()}: {error}"
+        message = (
+            f"the queue of {partition} is damaged, in its hash {queue.meta(partition).decode()}: {error}"
+        )
         raise WriteBehindDamagedError(message) from error
 
 
@@ -140,7 +142,7 @@ def _whole(text: bytes) -> int:
 
 
 def parse_numbers(
-    partition: Partition, incarnation: bytes, open_batch: bytes, done: bytes
+    queue: QueueContext, partition: Partition, incarnation: bytes, open_batch: bytes, done: bytes
 ) -> tuple[str, int, int]:
     """Return a queue's incarnation, and the numbers of its open batch and of its last deleted batch.
 
@@ -152,7 +154,7 @@ def parse_numbers(
         if 0 <= numbers[2] < numbers[1] <= numbers[2] + MAX_BATCHES:
             return numbers
     message = (
-        f"the queue of {partition} is damaged: its hash {partition.meta.decode()} has "
+        f"the queue of {partition} is damaged: its hash {queue.meta(partition).decode()} has "
         f"born {incarnation[:40]!r}, "
         f"open {open_batch[:40]!r} and done {done[:40]!r}"
     )

@@ -13,7 +13,7 @@ from cachebackend.effects import Command, Operation, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
 from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.fold import FSYNC_MS
-from cachebackend.protocol.queue.partition import DIRTY, Partition, QueueContext, checked
+from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
 
 __all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
@@ -93,7 +93,7 @@ def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Op
 def _seal_request(
     queue: QueueContext, state: QueueState, partition: Partition, number: int
 ) -> tuple[int, Command]:
-    keys = [partition.meta, partition.batch(number)]
+    keys = [queue.meta(partition), queue.batch(partition, number)]
     return state.node, _SEAL.call(keys, number, queue.clock.token().hex(), state.incarnation)
 
 
@@ -114,7 +114,7 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     """
     # WAITAOF waits for the last write of its own connection, so the connection has to make one
     touches: list[tuple[int, Command]] = [
-        (node, (b"HINCRBY", partition.meta, b"syncs", 1)) for partition in sealed
+        (node, (b"HINCRBY", queue.meta(partition), b"syncs", 1)) for partition in sealed
     ]
     replies = yield Send([*touches, (node, (b"WAITAOF", 1, 0, FSYNC_MS))])
     name = queue.options.all_nodes[node].name
@@ -127,7 +127,9 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     if checked(replies[-1])[0] < 1:
         message = f"queue node {name!r} did not sync its append-only file within {FSYNC_MS} ms"
         raise WriteBehindError(message)
-    yield Send([(node, (b"HSET", partition.meta, b"synced", number)) for partition, number in sealed.items()])
+    yield Send(
+        [(node, (b"HSET", queue.meta(partition), b"synced", number)) for partition, number in sealed.items()]
+    )
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
@@ -156,8 +158,8 @@ def _no_sync(error: NodeReplyError) -> str:
 
 def close(queue: QueueContext, state: QueueState, partition: Partition, numbers: range) -> Operation[bool]:
     """Delete batches that are in the database; return whether more writes are queued. Idempotent."""
-    batches = [partition.batch(number) for number in (*numbers, numbers[-1] + 1)]
-    keys = [partition.meta, DIRTY, *batches]
+    batches = [queue.batch(partition, number) for number in (*numbers, numbers[-1] + 1)]
+    keys = [queue.meta(partition), queue.dirty, *batches]
     call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, state.incarnation)
     [reply] = yield Send([(state.node, call)])
     return bool(checked(reply))

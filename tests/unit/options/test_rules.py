@@ -9,7 +9,7 @@ import pytest
 
 from cachebackend.errors import ConfigurationError
 from cachebackend.options.faults import Faults
-from cachebackend.options.rules import Boolean, Choice, Integer, Number, Optional, Rule, check_fields
+from cachebackend.options.rules import Boolean, Choice, Integer, Number, Optional, Rule, Word, check_fields
 
 SHARE = Number(0, below=1)
 SECONDS = Number(0, exclusive=True, unit=" seconds")
@@ -20,6 +20,7 @@ SECONDS = Number(0, exclusive=True, unit=" seconds")
     [
         (SHARE, [0, 0.5]), (SECONDS, [0.001, 3]), (Integer(1, 3), [1, 3]), (Choice(("a", "b")), ["b"]),
         (Boolean(), [True, False]), (Optional(Integer(1, 3)), [None, 2]),
+        (Word(4), ["a", "A_1.", "b-2"]),
     ],
 )  # fmt: skip
 def test_a_value_within_the_rule_has_no_fault(rule: Rule, good: list[Any]) -> None:
@@ -35,6 +36,10 @@ def test_a_value_within_the_rule_has_no_fault(rule: Rule, good: list[Any]) -> No
         (SECONDS, 0, "must be > 0 seconds, got 0"),
         (SECONDS, "3", "must be a number seconds, got '3'"),
         (SECONDS, float("nan"), "must be > 0 seconds, got nan"),
+        (Word(4), "a:b", "must be 1 to 4 letters, digits, '_', '-' or '.', got 'a:b'"),
+        (Word(4), "", "must be 1 to 4 letters, digits, '_', '-' or '.', got ''"),
+        (Word(4), "abcde", "must be 1 to 4 letters, digits, '_', '-' or '.', got 'abcde'"),
+        (Word(4), b"a", "must be 1 to 4 letters, digits, '_', '-' or '.', got b'a'"),
         (Integer(1, 3), 4, "must be a whole number from 1 to 3, got 4"),
         (Integer(1, 3), 2.0, "must be a whole number from 1 to 3, got 2.0"),
         (Integer(0, 3), False, "must be a whole number from 0 to 3, got False"),

@@ -13,10 +13,11 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_requests, fold_result
-from cachebackend.protocol.queue.partition import DIRTY, Partition
+from cachebackend.protocol.queue.partition import Partition
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
 
 METER = Partition("shop.meter", 0)
+KEYS = queue_of("a")
 ENTRY = b"\0count\0i\0"
 WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),), (ENTRY,)) for n in (1, 2, 3)]
 
@@ -25,11 +26,14 @@ def test_a_write_names_the_open_batch_and_the_next() -> None:
     """The open batch as last seen; the script refuses if another batch is open by now."""
     queue = queue_of("a")
     [(node, call)] = fold_requests(queue, METER, WRITES[:1])
-    assert (node, call[3:7]) == (0, (METER.meta, METER.batch(1), METER.batch(2), DIRTY))
+    assert (node, call[3:7]) == (
+        0,
+        (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2), KEYS.dirty),
+    )
     assert call[-5:] == (b"1\0", 1, b"1\0count\0", b"d", 1)
     queue.open_batches[0, METER.name] = 7
     [(_, call)] = fold_requests(queue, METER, WRITES[:1])
-    assert call[4:6] == (METER.batch(7), METER.batch(8))
+    assert call[4:6] == (KEYS.batch(METER, 7), KEYS.batch(METER, 8))
 
 
 def test_a_call_names_the_encoding_of_each_column_once() -> None:
@@ -63,7 +67,7 @@ def test_writes_are_sent_again_if_another_batch_is_open() -> None:
     """To that batch; the script folded nothing."""
     [folded], requests = step(fold(queue_of("a"), [(METER, WRITES)]), [-5], [5])
     assert folded == Folded([OK] * 3)
-    assert [command[2] for [(_, command)] in requests] == [METER.batch(1), METER.batch(5)]
+    assert [command[2] for [(_, command)] in requests] == [KEYS.batch(METER, 1), KEYS.batch(METER, 5)]
 
 
 def test_rows_without_a_code_are_sent_again() -> None:

@@ -13,8 +13,17 @@ def test_the_keys_of_a_partition_share_a_hash_tag() -> None:
     """So a cluster stores all of them on one node."""
     partition = Partition("shop.meter", 3)
     assert str(partition) == partition.name.decode() == "shop.meter:3"
-    assert partition.meta == b"wb:{shop.meter:3}:meta"
-    assert partition.batch(12) == b"wb:{shop.meter:3}:12"
+    queue = queue_of("a")
+    assert queue.meta(partition) == b"wb:{shop.meter:3}:meta"
+    assert queue.batch(partition, 12) == b"wb:{shop.meter:3}:12"
+
+
+def test_every_key_begins_with_the_prefix_of_the_settings() -> None:
+    """So two projects can share a node."""
+    queue, partition = queue_of("a", prefix="blog"), Partition("shop.meter", 3)
+    assert queue.dirty == b"blog:dirty"
+    assert queue.meta(partition) == b"blog:{shop.meter:3}:meta"
+    assert queue.batch(partition, 12) == b"blog:{shop.meter:3}:12"
 
 
 @pytest.mark.parametrize("name", [b"", b"shop.meter", b"shop.meter:x", b"a b:1", b"a:12345", b"\xff:1"])

@@ -14,6 +14,7 @@ from cachebackend.protocol.queue.queue_state import QueueState
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER = Partition("shop.meter", 0)
+KEYS = queue_of("a")
 NUMBERS = [b"ab", b"3", b"1"]
 
 
@@ -49,8 +50,8 @@ def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
     result, requests = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"], b""]]])
     assert result == Pending("ab", 1, [(2, {b"f": b"5"}, {})])
     assert [command[1:-2] for [(_, command)] in requests] == [
-        (METER.meta, METER.batch(1), METER.batch(2)),
-        (METER.meta, METER.batch(2), METER.batch(3), METER.batch(4)),
+        (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2)),
+        (KEYS.meta(METER), KEYS.batch(METER, 2), KEYS.batch(METER, 3), KEYS.batch(METER, 4)),
     ]
     assert queue.open_batches[0, METER.name] == 3
 
@@ -72,6 +73,10 @@ def test_batches_are_renumbered_after_the_last_drained_one(keep: bool, word: str
     state = QueueState(0, "ab", 3, 1, 5, None, {})
     opened, [[(_, command)]] = step(renumber(queue, state, METER, (9, "aa"), [2, 3], keep=keep), [12])
     assert opened == 12
-    assert command[1:7] == (METER.meta, b"wb:dirty", *(METER.batch(each) for each in (2, 3, 10, 11)))
+    assert command[1:7] == (
+        KEYS.meta(METER),
+        b"wb:dirty",
+        *(KEYS.batch(METER, each) for each in (2, 3, 10, 11)),
+    )
     assert command[7:12] == (9, METER.name, word, 3, "aa")
     assert queue.open_batches == {}

@@ -17,6 +17,7 @@ from cachebackend.protocol.queue.queue_state import (
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER = Partition("shop.meter", 0)
+KEYS = queue_of("a")
 META = {
     b"born": b"ab12", b"open": b"4", b"done": b"1", b"sealed": b"10", b"since:2": b"1500",
     b"seal:1": b"aa", b"seal:2": b"bb", b"syncs": b"3",
@@ -44,7 +45,7 @@ def test_a_queue_is_read_from_its_meta_hash() -> None:
     """The fields of the open batch are counted in a second round trip."""
     result, requests = step(queue_states(queue_of("a"), [METER]), [flat(META)], [5])
     assert result == {METER: {0: QueueState(0, "ab12", 4, 1, 15, 1.5, {1: "aa", 2: "bb"})}}
-    assert requests[1] == [(0, (b"HLEN", METER.batch(4)))]
+    assert requests[1] == [(0, (b"HLEN", KEYS.batch(METER, 4)))]
 
 
 def test_a_node_without_a_queue_has_no_state() -> None:
@@ -75,8 +76,8 @@ def test_the_error_of_a_damaged_queue_names_its_hash(change: dict[bytes, bytes])
 def test_impossible_batch_numbers_are_refused(incarnation: bytes, open_batch: bytes, done: bytes) -> None:
     """The open batch comes after the last deleted one, and not a million batches after it."""
     with pytest.raises(WriteBehindDamagedError):
-        parse_numbers(METER, incarnation, open_batch, done)
-    assert parse_numbers(METER, b"ab", b"1000001", b"1") == ("ab", 1_000_001, 1)
+        parse_numbers(KEYS, METER, incarnation, open_batch, done)
+    assert parse_numbers(KEYS, METER, b"ab", b"1000001", b"1") == ("ab", 1_000_001, 1)
 
 
 def test_settings_that_a_node_does_not_report_are_left_out() -> None:

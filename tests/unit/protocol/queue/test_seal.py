@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindError
-from cachebackend.protocol.queue.partition import DIRTY, Partition
+from cachebackend.protocol.queue.partition import Partition
 from cachebackend.protocol.queue.queue_state import QueueState
 from cachebackend.protocol.queue.seal import Sealed, close, seal, seal_many, sync, sync_fault
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER, OTHER = Partition("shop.meter", 0), Partition("shop.meter", 1)
+KEYS = queue_of("a")
 STATE = QueueState(0, "ab", 3, 1, 5, None, {})
 
 
@@ -21,7 +22,7 @@ def test_a_seal_is_random_and_names_the_incarnation() -> None:
     reply = [3, 1, 1, b"aa", b"bb", b"\0count\0i\0"]
     sealed, [[(node, command)]] = step(seal(queue_of("a"), STATE, METER, 2), [reply])
     assert sealed == Sealed(3, 1, 1, "aa", "bb", {"count": "i"})
-    assert (node, command[:3]) == (0, ("seal", METER.meta, METER.batch(2)))
+    assert (node, command[:3]) == (0, ("seal", KEYS.meta(METER), KEYS.batch(METER, 2)))
     assert command[-1] == "ab"
     with pytest.raises(WriteBehindError, match="on node 'a' was emptied while it was drained"):
         step(seal(queue_of("a"), STATE, METER, 2), [[]])
@@ -33,8 +34,8 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     replies = [[3, 1, 1, b"", b"bb", b""], [3, 1, 2, b"", b"bb", b""], []]
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
     _, requests = step(operation, replies, [1, [1, 0]], [1])
-    assert requests[1] == [(0, (b"HINCRBY", METER.meta, b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]
-    assert requests[2] == [(0, (b"HSET", METER.meta, b"synced", 2))]
+    assert requests[1] == [(0, (b"HINCRBY", KEYS.meta(METER), b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]
+    assert requests[2] == [(0, (b"HSET", KEYS.meta(METER), b"synced", 2))]
 
 
 @pytest.mark.parametrize(
@@ -66,5 +67,11 @@ def test_drained_batches_are_deleted_in_one_script() -> None:
     """The script returns whether the batch after them has writes."""
     is_more, [[(_, command)]] = step(close(queue_of("a"), STATE, METER, range(2, 4)), [1])
     assert is_more is True
-    assert command[1:6] == (METER.meta, DIRTY, METER.batch(2), METER.batch(3), METER.batch(4))
+    assert command[1:6] == (
+        KEYS.meta(METER),
+        KEYS.dirty,
+        KEYS.batch(METER, 2),
+        KEYS.batch(METER, 3),
+        KEYS.batch(METER, 4),
+    )
     assert command[6:8] == (2, 3)

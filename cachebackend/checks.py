@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register  # n
 from django.db import connections, router
 
 from cachebackend.backend import find_ring_cache
+from cachebackend.backend.collations import inexact_collation
 from cachebackend.conf import (
     namespace_function,
     project_options,
@@ -26,11 +27,11 @@ from cachebackend.invalidation.watched import all_dependents, dependents_of, wat
 from cachebackend.invalidation.writes import is_installed
 from cachebackend.managers import CachedManager
 from cachebackend.managers.audit import cached_managers
-from cachebackend.managers.collations import inexact_collation
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.other_backends import GLOBAL_SETTINGS
 from cachebackend.writebehind import WriteBehindManager
+from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "check_trigger_databases",
     "check_triggers_app",
     "check_write_behind_fields",
+    "check_write_behind_keys",
     "check_write_behind_settings",
     "register_checks",
 ]
@@ -68,6 +70,7 @@ def register_checks() -> None:
     register(Tags.models)(check_namespace_of_writers)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.database)(check_lookup_collations)
+    register(Tags.database)(check_write_behind_keys)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -280,6 +283,22 @@ def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
         for manager in vars(model).values()
         if isinstance(manager, WriteBehindManager)
         for fault in manager.rows.faults()
+    ]
+
+
+def check_write_behind_keys(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """ringcache.E013: a ``WriteBehindManager`` is on a model whose key holds different texts equal."""
+    return [
+        Error(
+            fault,
+            hint="The queue compares keys byte by byte, and the database does not.",
+            obj=model,
+            id="ringcache.E013",
+        )
+        for model in behind_models()
+        for using in [router.db_for_write(model)]
+        if using in (databases or ())
+        if (fault := key_fault(model, using)) is not None
     ]
 
 

@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 
 from cachebackend import protocol
-from cachebackend.managers.collations import inexact_collation
+from cachebackend.backend.collations import inexact_collation
 from cachebackend.managers.rows import RowShape
 
 __all__ = ["RowQueries"]

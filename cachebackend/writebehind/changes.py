@@ -15,6 +15,7 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.encoding import clean_value, encoding_of
+from cachebackend.writebehind.exact_keys import key_fault_if_known
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, encode_change
 
 __all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "SEPARATOR", "Rows", "split_field"]
@@ -41,6 +42,7 @@ class Rows:
         self.model = model
         self._names = tuple(fields)
         self._counters = tuple(counters)
+        self._has_exact_key = False
         self._partitions: dict[int, Partition] = {}
         if unknown := set(counters) - set(fields):
             message = f"{model.__name__}: counters must be among fields, and {sorted(unknown)} are not"
@@ -126,8 +128,11 @@ class Rows:
         """Return the prefix of a row's field names: its encoded key and a separator.
 
         Raises:
-            WriteBehindRefusedError: The value is not a valid primary key of the model.
+            WriteBehindRefusedError: The value is not a valid primary key of the model, or its keys
+                cannot be queued.
         """
+        if not self._has_exact_key:
+            self._require_exact_key()
         field = self.model._meta.pk
         try:
             key = encoding_of(field).encode(clean_value(field, pk)) if pk is not None else SEPARATOR
@@ -173,6 +178,12 @@ class Rows:
     def columns(self) -> list[models.Field[Any, Any]]:
         """The fields of the model's own table that hold a value of their own."""
         return [f for f in self.model._meta.local_concrete_fields if not getattr(f, "generated", False)]
+
+    def _require_exact_key(self) -> None:
+        fault, is_known = key_fault_if_known(self.model)
+        if fault:
+            raise WriteBehindRefusedError(fault)
+        self._has_exact_key = is_known
 
     def _refuse_parents(self, verb: str) -> None:
         if self.model._meta.parents:

@@ -15,11 +15,11 @@ from django.db import connection, connections, models
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, cached, checks, invalidate, protocol
-from cachebackend.backend import tag_names
+from cachebackend.backend import collations, tag_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.effects import Load
 from cachebackend.invalidation import watch_tags_of_settings, watched
-from cachebackend.managers import audit, collations
+from cachebackend.managers import audit
 from cacheproject.demo.models import Article
 from tests.shop.models import Author, Coin, Line, Tag
 from tests.zoo.models import Token

@@ -25,7 +25,7 @@ WITHOUT = {
     "invalidation/": "reads and writes rows and nodes; watched alone is pure, and has its file",
     "management/commands/": "commands: tests/integration and tests/project",
     "management/ring_simulate": "a command; what it computes is in management/simulation",
-    "managers/collations": "asks the database's catalogue: tests/integration/test_keys.py",
+    "backend/collations": "asks the database's catalogue: tests/integration/test_keys.py",
     "managers/audit": "compares rows with nodes",
     "managers/cached": "each method sends commands or queries",
     "managers/queries": "each method runs a query",

@@ -154,7 +154,7 @@ class _Table:
         return Applied(touched, rows=changed, missing=len(rows.pks) - changed)
 
     def insert(self, rows: RowGroup) -> Applied:
-        """Create rows; a row whose key exists already stays as it is and is refused."""
+        """Create rows; a row whose key exists already with other values stays as it is and is refused."""
         stage = self._stage(rows.shape, rows.pks, rows.columns)
         columns = _by_column(rows.shape)
         names = "".join(f", {self._quote(column)}" for column in columns)
@@ -164,8 +164,35 @@ class _Table:
             f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}"
         )
         created_pks = {row["pk"] for row in created}
-        refused = {pk: "A row with this key exists already." for pk in rows.pks if pk not in created_pks}
-        return Applied(created, rows=len(created), refused=refused)
+        applied = Applied(created, rows=len(created))
+        if len(created_pks) < len(rows.pks):
+            applied.add(self._repeat(rows.only(set(rows.pks) - created_pks)))
+        return applied
+
+    def _repeat(self, rows: RowGroup) -> Applied:
+        """Create rows whose keys exist: a creation was sent twice, or the key belongs to another row.
+
+        A caller that got no reply sends a creation again, and the first one may be drained by then. If
+        the row has the values of the creation, only what was queued after it is left to apply.
+        """
+        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        same = "".join(
+            f" AND t.{self._quote(column)} IS NOT DISTINCT FROM {staged[PUT]}"
+            for column, staged in _by_column(rows.shape).items()
+        )
+        equal = self._fetch(
+            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {stage} s "
+            f"ON t.{self._key} = s.pk{same} FOR NO KEY UPDATE OF t"
+        )
+        equal_pks = {row["pk"] for row in equal}
+        is_changed = any(kind != PUT for _, kind in rows.shape)
+        applied = self.update(rows.only(equal_pks)) if equal_pks and is_changed else Applied()
+        applied.refused = {
+            pk: "A row with this key exists already, with other values."
+            for pk in rows.pks
+            if pk not in equal_pks
+        }
+        return applied
 
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> str:
         """Copy keys and columns of encoded values into the shape's temporary table; return its name."""

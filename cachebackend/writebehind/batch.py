@@ -6,7 +6,7 @@ column: one list of values for each, and no object for a row until a single row 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -79,6 +79,12 @@ class RowGroup:
                 self.pks[start:end],
                 [column[start:end] for column in self.columns],
             )
+
+    def only(self, pks: Collection[Any]) -> RowGroup:
+        """Return the group with those of its rows that have one of these keys."""
+        kept = [index for index, pk in enumerate(self.pks) if pk in pks]
+        columns = [[column[index] for index in kept] for column in self.columns]
+        return RowGroup(self.marker, self.shape, [self.pks[index] for index in kept], columns)
 
 
 def read_batch(

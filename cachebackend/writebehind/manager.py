@@ -112,10 +112,13 @@ class WriteBehindManager(Generic[M]):
     def create(self, **values: Any) -> M:
         """Queue a new row and return it as it will be stored; fields that are left out get their defaults.
 
+        A creation whose outcome is unknown may be sent again with the same values; it has no further
+        effect. Pass the key and the times as values then, because a default differs at each call.
+
         Raises:
-            WriteBehindRefusedError: A value is not valid, or the row's creation is queued already;
-                nothing was queued. If the row exists in the database, only the drain finds that
-                out, and parks the write.
+            WriteBehindRefusedError: A value is not valid, or the row's creation with other values is
+                queued already; nothing was queued. If the row exists in the database with other
+                values, only the drain finds that out, and parks the write.
             WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
         """
         write, instance = self.rows.create(values)
@@ -234,7 +237,9 @@ class WriteBehindManager(Generic[M]):
             return WriteBehindRefusedError(
                 f"{name}: the sum of the queued changes for the row is beyond 64 bits; nothing was queued"
             )
-        return WriteBehindRefusedError(f"{name}: the row's creation is queued already; nothing was queued")
+        return WriteBehindRefusedError(
+            f"{name}: the row's creation is queued already, with other values; nothing was queued"
+        )
 
     def _write_through_or_raise(
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None

@@ -283,11 +283,12 @@ def _merge(
         if marker in {b"x", b"r"}:
             instance = None
         if marker in {b"c", b"r"}:
-            if instance is not None:  # the creation will be parked, and all later writes behind it
-                return instance
-            instance = rows.model(pk=pk)
-            instance._state.adding = False
-            instance._state.db = router.db_for_write(rows.model)
+            if instance is None:
+                instance = rows.model(pk=pk)
+                instance._state.adding = False
+                instance._state.db = router.db_for_write(rows.model)
+            elif not _is_repeated(rows, instance, batch):
+                return instance  # the creation will be parked, and all later writes behind it
         if instance is not None:
             for column, kinds in _by_column(batch.fields).items():
                 attribute = columns[column].attname
@@ -299,6 +300,17 @@ def _merge(
                     message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
                     raise WriteBehindDamagedError(message) from error
     return instance
+
+
+def _is_repeated(rows: Rows, instance: models.Model, batch: PendingFields) -> bool:
+    """Return whether a batch creates a row that exists with the same values: the creation was sent twice."""
+    [row] = rows_of(read_batch(rows.model, batch.fields, batch.encodings))
+    fields = {field.column: field for field in rows.columns}
+    return all(
+        getattr(instance, fields[column].attname) == _value(encoding_of(fields[column]), kind, encoded)
+        for (column, kind), encoded in row.changes.items()
+        if kind == PUT
+    )
 
 
 def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:

@@ -177,7 +177,7 @@ def test_the_creation_of_an_existing_row_is_parked(meter: Meter) -> None:
     assert drained.parked == 1
     meter.refresh_from_db()
     assert (meter.level, meter.count) == (5, 0)
-    assert ParkedWrite.objects.get().error == "A row with this key exists already."
+    assert ParkedWrite.objects.get().error == "A row with this key exists already, with other values."
 
 
 def test_writes_behind_a_parked_write_are_not_read(unique_tags: list[Meter]) -> None:

@@ -22,6 +22,7 @@ from cachebackend.errors import (
     WriteBehindRefusedError,
     WriteBehindUnknownError,
 )
+from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -86,6 +87,37 @@ def test_a_row_is_created_changed_and_deleted_behind() -> None:
         Meter.behind.get(key)
     [drained] = drain_all()
     assert (drained.rows, Meter.objects.count()) == (1, 0)
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_a_creation_that_is_sent_again_has_no_further_effect(drained: bool) -> None:
+    """Because its caller got no reply, in the same batch or after the first one was drained."""
+    values = {"pk": uuid7(), "level": 3, "label": "new", "data": {"a": [1, None]}, "total": Decimal("1.50")}
+    Meter.behind.create(**values)
+    if drained:
+        drain_all()
+    else:
+        Meter.behind.update(values["pk"], level=F("level") + 1)
+    Meter.behind.create(**values)
+    Meter.behind.update(values["pk"], level=F("level") + 1, total=Greatest(F("total"), Decimal(7)))
+    expected = (4 if drained else 5, Decimal(7), "new", {"a": [1, None]})
+    row = Meter.behind.get(values["pk"])
+    assert (row.level, row.total, row.label, row.data) == expected
+    assert [each.parked for each in drain_all()] == [0]
+    row = Meter.objects.get()
+    assert (row.level, row.total, row.label, row.data) == expected
+
+
+def test_only_the_rows_that_differ_are_refused() -> None:
+    """Of several creations of rows that exist."""
+    equal, other = [Meter.objects.create(level=level) for level in (1, 2)]
+    with one_partition():
+        for pk in (equal.pk, other.pk, new := uuid7()):
+            Meter.behind.create(pk=pk, level=1)
+        [drained] = drain_all()
+    assert (drained.rows, drained.parked) == (1, 1)
+    assert ParkedWrite.objects.get().key == other.pk.hex
+    assert set(Meter.objects.values_list("pk", "level")) == {(equal.pk, 1), (other.pk, 2), (new, 1)}
 
 
 def test_a_change_before_the_creation_has_no_effect() -> None:

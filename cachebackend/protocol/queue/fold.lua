@@ -183,10 +183,21 @@ function operations.u(row, first, count)
     return 'ok'
 end
 
+-- Whether the batch creates the row with the same values. Sums and bounds that came later do not matter.
+local function equals(first, count)
+    for i = first, first + 3 * (count - 1), 3 do
+        if redis.call('HGET', batch, ARGV[i] .. 'p') ~= ARGV[i + 2] then
+            return false
+        end
+    end
+    return true
+end
+
 function operations.c(row, first, count)
     local marker = redis.call('HGET', batch, row .. '\0m')
     if marker == 'c' or marker == 'r' then
-        return 'exists'
+        -- A caller that got no reply sends the same creation again
+        return equals(first, count) and 'ok' or 'exists'
     end
     if is_full() then
         return 'full'

@@ -56,6 +56,12 @@ def test_rows_are_yielded_in_chunks() -> None:
     assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([group])
 
 
+def test_some_rows_of_a_group_are_a_group() -> None:
+    """Each row keeps its values."""
+    [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)}, {})
+    assert rows_of([group.only({1, 3, 9})]) == [row for row in rows_of([group]) if row.pk in {1, 3}]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

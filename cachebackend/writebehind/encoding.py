@@ -284,6 +284,13 @@ def _text(value: str) -> bytes:
     return value.encode()
 
 
+def _binary(value: Any) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):  # bytes(5) would be five NUL bytes
+        message = f"bytes can be stored, not {value!r}"
+        raise TypeError(message)
+    return bytes(value)
+
+
 _TEXT = Encoding("s", _text, bytes.decode)
 _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
     models.IntegerField: _INTEGER,
@@ -320,7 +327,7 @@ _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
     ),
     models.FloatField: Encoding("f", lambda value: repr(float(value)).encode(), float),
     models.UUIDField: Encoding("u", lambda value: value.hex.encode(), lambda encoded: UUID(encoded.decode())),
-    models.BinaryField: Encoding("x", bytes, bytes),
+    models.BinaryField: Encoding("x", _binary, bytes),
     models.CharField: _TEXT,
     models.TextField: _TEXT,
     models.GenericIPAddressField: _TEXT,

@@ -97,6 +97,14 @@ def test_a_value_that_the_column_cannot_store_is_refused(name: str, value: Any) 
         encoding_of(FIELDS[name]).encode(value)
 
 
+@pytest.mark.parametrize("value", [5, "text", None])
+def test_only_bytes_are_binary(value: Any) -> None:
+    """A number would become as many NUL bytes."""
+    with pytest.raises(TypeError, match="bytes can be stored, not"):
+        encoding_of(FIELDS["binary"]).encode(value)
+    assert encoding_of(FIELDS["binary"]).encode(memoryview(b"a")) == b"a"
+
+
 def test_an_escaped_backslash_before_u0000_is_text() -> None:
     """It does not stand for a NUL character."""
     encoding = encoding_of(FIELDS["document"])

@@ -22,7 +22,7 @@ from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, gr
 from cachebackend.writebehind.conversion import refusal_of
 from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.exact_keys import key_fault
-from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
+from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 
 __all__ = ["Applied", "apply_batch"]
 
@@ -278,10 +278,9 @@ def _new(current: str, staged: Mapping[bytes, str]) -> str:
     value = staged.get(PUT, current)
     if DELTA in staged:
         value = f"{value} + {staged[DELTA]}"
-    if AT_LEAST in staged:
-        value = f"GREATEST({value}, {staged[AT_LEAST]})"
-    if AT_MOST in staged:
-        value = f"LEAST({value}, {staged[AT_MOST]})"
+    for kind in BOUNDS:
+        if kind in staged:
+            value = f"{'LEAST' if kind == AT_MOST else 'GREATEST'}({value}, {staged[kind]})"
     return value
 
 

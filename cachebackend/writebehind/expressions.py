@@ -14,14 +14,18 @@ from cachebackend.effects import Argument
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.writebehind.encoding import NULL, clean_value, encoding_of
 
-__all__ = ["AT_LEAST", "AT_MOST", "DELTA", "KINDS", "PUT", "encode_change"]
+__all__ = ["AT_LEAST", "AT_LEAST_LATE", "AT_MOST", "BOUNDS", "DELTA", "KINDS", "PUT", "encode_change"]
 
 #: The kinds of write, as ``fold.lua`` and the names of a batch's fields have them.
 PUT = b"p"
 DELTA = b"d"
 AT_LEAST = b"g"
 AT_MOST = b"l"
-KINDS = (PUT, DELTA, AT_LEAST, AT_MOST)
+#: A lower bound that came after the upper one; only the queue has it.
+AT_LEAST_LATE = b"h"
+#: The bounds in the order in which they are applied.
+BOUNDS = (AT_LEAST, AT_MOST, AT_LEAST_LATE)
+KINDS = (PUT, DELTA, *BOUNDS)
 #: The largest integer that Redis adds to.
 _INT64 = 2**63 - 1
 

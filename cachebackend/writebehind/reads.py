@@ -38,7 +38,7 @@ from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.conversion import convert, split_code
 from cachebackend.writebehind.encoding import Encoding, encoding_of, encoding_of_code
-from cachebackend.writebehind.expressions import AT_LEAST, AT_MOST, DELTA, PUT
+from cachebackend.writebehind.expressions import AT_LEAST, AT_LEAST_LATE, AT_MOST, BOUNDS, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
 
 __all__ = ["PendingBatch", "describe_row", "merged_rows", "pending"]
@@ -49,7 +49,7 @@ _TRIES = 20
 #: The number of the last drained batch, by partition number and incarnation of its queue.
 Checkpoints = Mapping[tuple[int, str], int]
 #: The names of the kinds of change in ``PendingBatch`` and in descriptions.
-_KIND_NAMES = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most"}
+_KIND_NAMES = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most", AT_LEAST_LATE: "at_least"}
 #: The changes of one column: for each kind its encoded value.
 Kinds = dict[bytes, bytes]
 
@@ -335,9 +335,9 @@ def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:
         value = _value(encoding, PUT, kinds[PUT])
     if DELTA in kinds and value is not None:
         value = encoding.add(value, _value(encoding, DELTA, kinds[DELTA]))
-    for kind, choose in ((AT_LEAST, max), (AT_MOST, min)):
+    for kind in BOUNDS:
         if kind in kinds:
-            bound = _value(encoding, kind, kinds[kind])
+            bound, choose = _value(encoding, kind, kinds[kind]), min if kind == AT_MOST else max
             value = bound if value is None else choose(value, bound)
     return value
 

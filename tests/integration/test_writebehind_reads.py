@@ -134,7 +134,7 @@ def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -
                 return end.value
 
     for module in (reads, pending_module):
-        monkeypatch.setattr(module, "PENDING_FIELDS", 60)  # the fields of two rows, and two more
+        monkeypatch.setattr(module, "PENDING_FIELDS", 74)  # the fields of two rows, and two more
     with one_partition():
         write()
         monkeypatch.setattr(protocol, "pending", command_by_command)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import pytest
@@ -55,14 +56,44 @@ def test_greatest_and_least_are_applied_as_the_orm_applies_them(meter: Meter) ->
     assert (empty.level, empty.seen) == (3, MOMENT)
 
 
-def test_least_after_greatest_goes_into_the_next_batch(meter: Meter) -> None:
-    """One batch cannot hold both in their order, so each is applied in its turn."""
-    Meter.behind.update(meter.pk, level=Greatest(F("level"), 20))
-    Meter.behind.update(meter.pk, level=Least(F("level"), 10))
-    assert [batch.number for batch in Meter.behind.pending(meter.pk)] == [1, 2]
-    drain_all()
-    meter.refresh_from_db()
-    assert meter.level == 10
+def test_greatest_and_least_by_turns_fold_into_one_batch() -> None:
+    """In every order, with sums between them, for NULL too; read and drained as the ORM applies them."""
+    steps: list[tuple[Any, Callable[[int | None], int | None]]] = [
+        (Greatest(F("level"), 20), lambda old: 20 if old is None else max(old, 20)),
+        (Greatest(F("level"), 5), lambda old: 5 if old is None else max(old, 5)),
+        (Least(F("level"), 10), lambda old: 10 if old is None else min(old, 10)),
+        (Least(F("level"), 25), lambda old: 25 if old is None else min(old, 25)),
+        (F("level") + 4, lambda old: None if old is None else old + 4),
+    ]
+    walks = [(start, walk) for start in (None, 0, 30) for walk in product(range(len(steps)), repeat=3)]
+    rows = Meter.objects.bulk_create([Meter(level=start) for start, _ in walks])
+    expected: dict[Any, int | None] = {}
+    for row, (start, walk) in zip(rows, walks, strict=True):
+        expected[row.pk] = start
+        for step in walk:
+            expected[row.pk] = steps[step][1](expected[row.pk])
+    with one_partition():
+        for turn in range(3):
+            Meter.behind.update_many(
+                (row.pk, {"level": steps[walk[turn]][0]}) for row, (_, walk) in zip(rows, walks, strict=True)
+            )
+        assert {pk: row.level for pk, row in Meter.behind.in_bulk(expected).items()} == expected
+        [drained] = drain_all()
+    assert drained.batches == 1
+    assert dict(Meter.objects.values_list("pk", "level")) == expected
+
+
+def test_a_value_replaces_bounds_in_any_order(meter: Meter) -> None:
+    """And so does a deletion."""
+    with one_partition():
+        Meter.behind.update(meter.pk, level=Least(F("level"), 10))
+        Meter.behind.update(meter.pk, level=Greatest(F("level"), 7))
+        Meter.behind.update(meter.pk, level=3)
+        assert [each.changes for each in Meter.behind.pending(meter.pk)] == [{"level": {"put": 3}}]
+        Meter.behind.update(meter.pk, level=Least(F("level"), 10))
+        Meter.behind.update(meter.pk, level=Greatest(F("level"), 7))
+        Meter.behind.delete(meter.pk)
+        assert [each.changes for each in Meter.behind.pending(meter.pk)] == [{}]
 
 
 def test_a_row_is_created_changed_and_deleted_behind() -> None:

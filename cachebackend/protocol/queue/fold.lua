@@ -24,6 +24,8 @@
 --          ARGV[1], and nothing was done; else a table of the number of the open batch and for
 --          each row ok, overflow, full or exists. Only rows with ok were folded. Rows at the end
 --          that have no code were not tried, because both batches are sealed.
+-- The bounds of a column are never crossed. Then their order matters for NULL only, which becomes the first
+-- of them: a lower bound that came after the upper one has the kind h in the batch.
 -- A field of a batch is named row, column and kind; the field row, NUL, m marks that the row is
 -- created (c), deleted (x), or deleted and created again (r) before its changes.
 -- Numbers stay text: Lua's own numbers lose the last digits.
@@ -110,7 +112,8 @@ end
 -- Whether the changes need no new field.
 local function fits(first, count)
     for i = first, first + 3 * (count - 1), 3 do
-        if redis.call('HEXISTS', batch, ARGV[i] .. ARGV[i + 1]) == 0 then
+        local is_late = ARGV[i + 1] == 'g' and redis.call('HEXISTS', batch, ARGV[i] .. 'h') == 1
+        if not is_late and redis.call('HEXISTS', batch, ARGV[i] .. ARGV[i + 1]) == 0 then
             return false
         end
     end
@@ -119,8 +122,8 @@ end
 
 -- Adds to the sum of a field and to its bounds, and appends how to undo each; false: a sum overflowed.
 local function add(field, delta, undo)
-    local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l')
-    for i, kind in ipairs({'d', 'g', 'l'}) do
+    local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l', field .. 'h')
+    for i, kind in ipairs({'d', 'g', 'l', 'h'}) do
         if i == 1 or bounds[i - 1] then
             local sum = redis.pcall('HINCRBY', batch, field .. kind, delta)
             if type(sum) == 'table' then
@@ -135,10 +138,26 @@ local function add(field, delta, undo)
     return true
 end
 
+-- Sets a bound: the lower one is the greatest of the values, the upper one the least. The other bound
+-- moves along if this one would cross it.
 local function clamp(field, kind, value)
-    local bound = redis.call('HGET', batch, field .. kind)
-    if not bound or (kind == 'g') == less(bound, value) then
-        redis.call('HSET', batch, field .. kind, value)
+    local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l', field .. 'h')
+    local upper, lower = bounds[2], bounds[1] or bounds[3]
+    local lower_kind = (bounds[3] or (upper and not bounds[1])) and 'h' or 'g'
+    if kind == 'g' then
+        if not lower or less(lower, value) then
+            redis.call('HSET', batch, field .. lower_kind, value)
+        end
+        if upper and less(upper, value) then
+            redis.call('HSET', batch, field .. 'l', value)
+        end
+    else
+        if not upper or less(value, upper) then
+            redis.call('HSET', batch, field .. 'l', value)
+        end
+        if lower and less(value, lower) then
+            redis.call('HSET', batch, field .. lower_kind, value)
+        end
     end
 end
 
@@ -151,15 +170,6 @@ function operations.u(row, first, count)
         return 'full'
     end
     local last = first + 3 * (count - 1)
-    -- A batch does not store in which order a lower and an upper bound came, and for NULL the order matters.
-    -- So the second kind of bound goes into the next batch.
-    for i = first, last, 3 do
-        local opposite = ({g = 'l', l = 'g'})[ARGV[i + 1]]
-        if opposite and redis.call('HEXISTS', batch, ARGV[i] .. opposite) == 1 then
-            seal()
-            break
-        end
-    end
     begin()
     -- Deltas first, because a sum may overflow; each column comes once, so the order is free.
     local undo = {}
@@ -175,7 +185,7 @@ function operations.u(row, first, count)
         local field, kind, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
         if kind == 'p' then
             redis.call('HSET', batch, field .. 'p', value)
-            redis.call('HDEL', batch, field .. 'd', field .. 'g', field .. 'l')
+            redis.call('HDEL', batch, field .. 'd', field .. 'g', field .. 'l', field .. 'h')
         elseif kind ~= 'd' then
             clamp(field, kind, value)
         end
@@ -220,7 +230,9 @@ function operations.x(row, first, count)
     end
     begin()
     for i = first, first + 3 * (count - 1), 3 do
-        redis.call('HDEL', batch, ARGV[i] .. 'p', ARGV[i] .. 'd', ARGV[i] .. 'g', ARGV[i] .. 'l')
+        for kind in string.gmatch('pdglh', '.') do
+            redis.call('HDEL', batch, ARGV[i] .. kind)
+        end
     end
     redis.call('HSET', batch, row .. '\0m', 'x')
     return 'ok'

@@ -93,9 +93,9 @@ def test_a_row_has_always_the_same_partition() -> None:
 
 
 def test_every_field_that_a_batch_may_hold_of_a_row_is_named() -> None:
-    """The marker, and four kinds of change for each column."""
+    """The marker, and five kinds of change for each column."""
     names = rows_of().names(ROW)
-    assert len(names) == len(set(names)) == 1 + 4 * 7
+    assert len(names) == len(set(names)) == 1 + 5 * 7
     assert names[0] == ROW + b"\0m"
     assert {split_field(name)[0] for name in names} == {PK.hex.encode()}
 

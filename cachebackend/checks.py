@@ -271,11 +271,12 @@ def check_lookup_collations(*, databases: Sequence[str] | None = None, **_: Any)
 
 
 def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
-    """ringcache.E005: a ``WriteBehindManager`` names a field that write-behind cannot write."""
+    """ringcache.E005: a ``WriteBehindManager`` has a field, or a primary key, that it cannot write."""
     return [
         Error(
             fault,
-            hint="WriteBehindManager(fields=[…]) names columns of the model's own table.",
+            hint="WriteBehindManager(fields=[…]) names columns of the model's own table. "
+            "The primary key is one column.",
             obj=model,
             id="ringcache.E005",
         )

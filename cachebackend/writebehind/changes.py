@@ -157,7 +157,14 @@ class Rows:
         return [row + SEPARATOR + MARKER] + [column + kind for column in columns for kind in KINDS]
 
     def faults(self) -> Iterator[str]:
-        """Yield a sentence for each named field that cannot be written behind; the first use raises it."""
+        """Yield a sentence for each field that cannot be written behind; the first use raises it.
+
+        They are the primary key, which every write needs, and the named fields.
+        """
+        try:
+            encoding_of(self.model._meta.pk)
+        except WriteBehindRefusedError as error:
+            yield str(error)
         for name in self._names:
             try:
                 _managed_field(self.model, name)

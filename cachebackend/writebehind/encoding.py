@@ -138,6 +138,9 @@ def _find_encoding(field: models.Field[Any, Any]) -> Encoding:
         return encoding_of(field.target_field)._replace(
             encode_delta=None, decode_delta=None, is_integer=False
         )
+    if isinstance(field, models.CompositePrimaryKey):
+        message = f"{field.model.__name__} has a composite primary key; write its rows with save()"
+        raise WriteBehindRefusedError(message)
     if any(not _is_djangos(field, method) for method in _CONVERSIONS):
         message = f"{field}: a {type(field).__name__} stores its values in its own way; write it with save()"
         raise WriteBehindRefusedError(message)

@@ -11,7 +11,7 @@ from django.db.models import F
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.writebehind.changes import Rows, split_field
-from tests.shop.models import Book, Meter
+from tests.shop.models import Book, Line, Meter
 
 PK = uuid.UUID(int=7)
 ROW = PK.hex.encode() + b"\0"
@@ -108,6 +108,15 @@ def test_faults_name_the_fields_that_cannot_be_written_behind() -> None:
     assert "'no_such'" in faults[1]
     with pytest.raises(ImproperlyConfigured, match="counters must be among fields"):
         rows_of("count", counters=("level",))
+
+
+def test_a_composite_key_is_refused() -> None:
+    """At each call, and by the system check."""
+    rows = Rows(Line, ["text"], ())
+    [fault] = rows.faults()
+    assert fault == "Line has a composite primary key; write its rows with save()"
+    with pytest.raises(WriteBehindRefusedError, match="has a composite primary key"):
+        rows.change((1, 2), {"text": "x"})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.encoding import clean_value, encoding_of
 from cachebackend.writebehind.exact_keys import key_fault_if_known
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, encode_change
+from cachebackend.writebehind.queued_columns import mark_queued
 
 __all__ = ["CHANGE", "CREATE", "DELETE", "MARKER", "SEPARATOR", "Rows", "split_field"]
 
@@ -111,6 +112,7 @@ class Rows:
                 changes.append((column_prefix(row, field), PUT, encoded))
         instance._state.adding = False
         instance._state.db = router.db_for_write(self.model)
+        mark_queued(instance, [field.attname for field in self.columns])
         return RowWrite(CREATE, row, tuple(changes), encodings), instance
 
     def delete(self, pk: Any) -> RowWrite:

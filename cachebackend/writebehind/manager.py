@@ -22,6 +22,7 @@ from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import project_queue, register_model
+from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
 
 __all__ = ["WriteBehindManager"]
 
@@ -63,6 +64,7 @@ class WriteBehindManager(Generic[M]):
         self.model = model
         self.rows = Rows(model, self.fields, self.counters)
         register_model(model)
+        refuse_saves_of_queued_columns(model)
         setattr(model, name, self)
 
     def update(self, pk: Any, **changes: Any) -> None:
@@ -115,6 +117,8 @@ class WriteBehindManager(Generic[M]):
         A creation whose outcome is unknown may be sent again with the same values; it has no further
         effect. Pass the key and the times as values then, because a default differs at each call.
 
+        ``save()`` of the instance raises, as for one that ``get`` returns.
+
         Raises:
             WriteBehindRefusedError: A value is not valid, or the row's creation with other values is
                 queued already; nothing was queued. If the row exists in the database with other
@@ -146,6 +150,9 @@ class WriteBehindManager(Generic[M]):
 
     def get(self, pk: Any) -> M:
         """Return a row as it will be when all queued writes are drained.
+
+        ``save()`` of the instance raises WriteBehindRefusedError if it would write a column that has
+        queued writes: the drain would apply them a second time.
 
         Raises:
             DoesNotExist: The row does not exist, or its deletion is queued.

@@ -40,6 +40,7 @@ from cachebackend.writebehind.conversion import convert, split_code
 from cachebackend.writebehind.encoding import Encoding, encoding_of, encoding_of_code
 from cachebackend.writebehind.expressions import AT_LEAST, AT_LEAST_LATE, AT_MOST, BOUNDS, DELTA, PUT
 from cachebackend.writebehind.queue import project_queue
+from cachebackend.writebehind.queued_columns import mark_queued
 
 __all__ = ["PendingBatch", "describe_row", "merged_rows", "pending"]
 
@@ -278,6 +279,7 @@ def _merge(
     batches: Sequence[PendingFields],
 ) -> models.Model | None:
     columns = {field.column: field for field in rows.columns}
+    queued: set[str] = set()
     for batch in batches:
         marker = batch.fields.get(row + b"\0" + MARKER)
         if marker in {b"x", b"r"}:
@@ -288,7 +290,7 @@ def _merge(
                 instance._state.adding = False
                 instance._state.db = router.db_for_write(rows.model)
             elif not _is_repeated(rows, instance, batch):
-                return instance  # the creation will be parked, and all later writes behind it
+                break  # the creation will be parked, and all later writes behind it
         if instance is not None:
             for column, kinds in _by_column(batch.fields).items():
                 attribute = columns[column].attname
@@ -299,6 +301,9 @@ def _merge(
                 except Exception as error:  # a queue may hold any bytes, which decode to any error
                     message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
                     raise WriteBehindDamagedError(message) from error
+                queued.add(attribute)
+    if instance is not None:
+        mark_queued(instance, queued)
     return instance
 
 

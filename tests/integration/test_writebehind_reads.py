@@ -12,9 +12,7 @@ from django.db.models.functions import Greatest
 
 from cachebackend import uuid7
 from cachebackend.effects import Send
-from cachebackend.errors import (
-    WriteBehindError,
-)
+from cachebackend.errors import WriteBehindError, WriteBehindRefusedError
 from cachebackend.protocol.queue import pending as pending_module
 from tests.integration.write_behind import drain_all, one_partition
 from tests.shop.models import Meter
@@ -151,3 +149,28 @@ def test_pending_returns_the_queued_changes(meter: Meter) -> None:
     assert (batch.is_created, batch.is_deleted) == (False, False)
     drain_all()
     assert Meter.behind.pending(meter.pk) == []
+
+
+def test_an_instance_with_queued_writes_is_not_saved(meter: Meter) -> None:
+    """A sum that is queued would count twice; columns without queued writes are saved."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    shown = Meter.behind.get(meter.pk)
+    with pytest.raises(WriteBehindRefusedError, match="queued writes of count"):
+        shown.save()
+    shown.label = "saved"
+    shown.save(update_fields=["label"])
+    drain_all()
+    meter.refresh_from_db()
+    assert (meter.count, meter.label) == (2, "saved")
+    drained = Meter.behind.get(meter.pk)
+    drained.level = 9
+    drained.save()
+    assert Meter.objects.get().level == 9
+
+
+def test_an_instance_of_a_queued_row_is_not_saved() -> None:
+    """``save()`` would insert the row, and the drain would park the queued creation."""
+    created = Meter.behind.create(label="queued")
+    for instance in (created, Meter.behind.get(created.pk)):
+        with pytest.raises(WriteBehindRefusedError):
+            instance.save()

@@ -20,7 +20,7 @@ WITHOUT = {
     "backend/many_keys": "each method sends commands",
     "backend/request_leases": "each method sends commands",
     "backend/single_key": "each method sends commands",
-    "checks": "checks settings and databases: tests/integration",
+    "checks/": "checks settings and databases: tests/integration",
     "client/single": "sends the requests of protocol/cache, whose functions are pure",
     "invalidation/": "reads and writes rows and nodes; watched alone is pure, and has its file",
     "management/commands/": "commands: tests/integration and tests/project",

@@ -1,4 +1,4 @@
-"""Django's system checks: one function for each message. The ids never change their meaning."""
+"""Checks of ring caches, cached models and invalidation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
 from django.db import connections, router
 
 from cachebackend.backend import find_ring_cache
@@ -17,7 +17,6 @@ from cachebackend.conf import (
     project_options,
     ring_aliases,
     ring_options,
-    write_behind_options,
 )
 from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
@@ -30,8 +29,6 @@ from cachebackend.managers.audit import cached_managers
 from cachebackend.models import OutboxRow
 from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.other_backends import GLOBAL_SETTINGS
-from cachebackend.writebehind import WriteBehindManager
-from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
@@ -47,30 +44,8 @@ __all__ = [
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
-    "check_write_behind_fields",
-    "check_write_behind_keys",
-    "check_write_behind_settings",
-    "register_checks",
+    "settings_faults",
 ]
-
-
-def register_checks() -> None:
-    """Register every check with Django."""
-    register(Tags.caches)(check_ring_settings)
-    register(Tags.caches)(check_write_behind_settings)
-    register(Tags.caches)(check_namespace)
-    register(Tags.caches)(check_outbox)
-    register(Tags.caches)(check_aliases)
-    register(Tags.caches)(check_peer_settings)
-    register(Tags.models)(check_engines)
-    register(Tags.caches)(check_tenant_schemas)
-    register(Tags.models)(check_strict_sentinels)
-    register(Tags.models)(check_triggers_app)
-    register(Tags.models)(check_trigger_databases)
-    register(Tags.models)(check_namespace_of_writers)
-    register(Tags.models)(check_write_behind_fields)
-    register(Tags.database)(check_lookup_collations)
-    register(Tags.database)(check_write_behind_keys)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -78,13 +53,8 @@ def check_ring_settings(**_: Any) -> list[CheckMessage]:
     return [
         message
         for alias in ring_aliases()
-        for message in _faults(lambda alias=alias: ring_options(alias), "ringcache.E001")  # type: ignore[misc]
+        for message in settings_faults(lambda alias=alias: ring_options(alias), "ringcache.E001")  # type: ignore[misc]
     ]
-
-
-def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
-    """ringcache.E002: ``WRITE_BEHIND`` has a fault."""
-    return _faults(write_behind_options, "ringcache.E002")
 
 
 def check_namespace(**_: Any) -> list[CheckMessage]:
@@ -270,46 +240,13 @@ def check_lookup_collations(*, databases: Sequence[str] | None = None, **_: Any)
     ]
 
 
-def check_write_behind_fields(**_: Any) -> list[CheckMessage]:
-    """ringcache.E005: a ``WriteBehindManager`` has a field, or a primary key, that it cannot write."""
-    return [
-        Error(
-            fault,
-            hint="WriteBehindManager(fields=[…]) names columns of the model's own table. "
-            "The primary key is one column.",
-            obj=model,
-            id="ringcache.E005",
-        )
-        for model in behind_models()
-        for manager in vars(model).values()
-        if isinstance(manager, WriteBehindManager)
-        for fault in manager.rows.faults()
-    ]
-
-
-def check_write_behind_keys(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """ringcache.E013: a ``WriteBehindManager`` is on a model whose key holds different texts equal."""
-    return [
-        Error(
-            fault,
-            hint="The queue compares keys byte by byte, and the database does not.",
-            obj=model,
-            id="ringcache.E013",
-        )
-        for model in behind_models()
-        for using in [router.db_for_write(model)]
-        if using in (databases or ())
-        if (fault := key_fault(model, using)) is not None
-    ]
-
-
 def _trigger_fault(using: str) -> str:
     if connections[using].vendor != "postgresql":
         return f"is {connections[using].display_name}, not Postgres"
     return "" if may_have_outbox(using) else "has no outbox table"
 
 
-def _faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:
+def settings_faults(read: Callable[[], object], identifier: str) -> list[CheckMessage]:
     """Return an error for each fault of a settings block, with the text of its exception."""
     try:
         read()

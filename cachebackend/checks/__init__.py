@@ -1,0 +1,68 @@
+"""Django's system checks: one function for each message. The ids never change their meaning.
+
+``caching`` has those of ring caches, cached models and invalidation, ``write_behind`` those of
+write-behind. May import everything below ``monitoring``. A check never changes anything, and asks
+no server except the databases that ``check --database`` names.
+"""
+
+from __future__ import annotations
+
+from django.core.checks import Tags, register
+
+from cachebackend.checks.caching import (
+    check_aliases,
+    check_engines,
+    check_lookup_collations,
+    check_namespace,
+    check_namespace_of_writers,
+    check_outbox,
+    check_peer_settings,
+    check_ring_settings,
+    check_strict_sentinels,
+    check_tenant_schemas,
+    check_trigger_databases,
+    check_triggers_app,
+)
+from cachebackend.checks.write_behind import (
+    check_write_behind_fields,
+    check_write_behind_keys,
+    check_write_behind_settings,
+)
+
+__all__ = [
+    "check_aliases",
+    "check_engines",
+    "check_lookup_collations",
+    "check_namespace",
+    "check_namespace_of_writers",
+    "check_outbox",
+    "check_peer_settings",
+    "check_ring_settings",
+    "check_strict_sentinels",
+    "check_tenant_schemas",
+    "check_trigger_databases",
+    "check_triggers_app",
+    "check_write_behind_fields",
+    "check_write_behind_keys",
+    "check_write_behind_settings",
+    "register_checks",
+]
+
+
+def register_checks() -> None:
+    """Register every check with Django."""
+    register(Tags.caches)(check_ring_settings)
+    register(Tags.caches)(check_write_behind_settings)
+    register(Tags.caches)(check_namespace)
+    register(Tags.caches)(check_outbox)
+    register(Tags.caches)(check_aliases)
+    register(Tags.caches)(check_peer_settings)
+    register(Tags.models)(check_engines)
+    register(Tags.caches)(check_tenant_schemas)
+    register(Tags.models)(check_strict_sentinels)
+    register(Tags.models)(check_triggers_app)
+    register(Tags.models)(check_trigger_databases)
+    register(Tags.models)(check_namespace_of_writers)
+    register(Tags.models)(check_write_behind_fields)
+    register(Tags.database)(check_lookup_collations)
+    register(Tags.database)(check_write_behind_keys)

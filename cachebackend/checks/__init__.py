@@ -24,6 +24,7 @@ from cachebackend.checks.caching import (
     check_triggers_app,
 )
 from cachebackend.checks.write_behind import (
+    check_write_behind_engines,
     check_write_behind_fields,
     check_write_behind_keys,
     check_write_behind_settings,
@@ -42,6 +43,7 @@ __all__ = [
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
+    "check_write_behind_engines",
     "check_write_behind_fields",
     "check_write_behind_keys",
     "check_write_behind_settings",
@@ -64,5 +66,6 @@ def register_checks() -> None:
     register(Tags.models)(check_trigger_databases)
     register(Tags.models)(check_namespace_of_writers)
     register(Tags.models)(check_write_behind_fields)
+    register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_lookup_collations)
     register(Tags.database)(check_write_behind_keys)

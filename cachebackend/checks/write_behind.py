@@ -11,10 +11,16 @@ from django.db import router
 from cachebackend.checks.caching import settings_faults
 from cachebackend.conf import write_behind_options
 from cachebackend.writebehind import WriteBehindManager
+from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.queue import behind_models
 
-__all__ = ["check_write_behind_fields", "check_write_behind_keys", "check_write_behind_settings"]
+__all__ = [
+    "check_write_behind_engines",
+    "check_write_behind_fields",
+    "check_write_behind_keys",
+    "check_write_behind_settings",
+]
 
 
 def check_write_behind_settings(**_: Any) -> list[CheckMessage]:
@@ -52,4 +58,18 @@ def check_write_behind_keys(*, databases: Sequence[str] | None = None, **_: Any)
         for using in [router.db_for_write(model)]
         if using in (databases or ())
         if (fault := key_fault(model, using)) is not None
+    ]
+
+
+def check_write_behind_engines(**_: Any) -> list[CheckMessage]:
+    """ringcache.E014: a ``WriteBehindManager`` is on a model whose database is not Postgres."""
+    return [
+        Error(
+            fault,
+            hint="Let the routers write the model to a Postgres database, or remove the WriteBehindManager.",
+            obj=model,
+            id="ringcache.E014",
+        )
+        for model in behind_models()
+        if (fault := engine_fault(model, router.db_for_write(model))) is not None
     ]

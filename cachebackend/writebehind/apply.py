@@ -21,6 +21,7 @@ from cachebackend.invalidation.watched import dependents_of
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
 from cachebackend.writebehind.conversion import refusal_of
 from cachebackend.writebehind.encoding import NULL, encoding_of
+from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 
@@ -69,9 +70,8 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
         django.db.Error: Postgres refused the rows.
     """
     connection = connections[using]
-    if connection.vendor != "postgresql":
-        message = f"write-behind needs Postgres; DATABASES[{using!r}] is {connection.vendor}"
-        raise WriteBehindError(message)
+    if fault := engine_fault(model, using):
+        raise WriteBehindError(fault)
     if key_fault(model, using):  # one statement would change a row once for all of its equal keys
         chunk_rows = 1
     table = _Table(model, connection)

@@ -15,6 +15,7 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.encoding import clean_value, encoding_of
+from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault_if_known
 from cachebackend.writebehind.expressions import DELTA, KINDS, PUT, encode_change
 from cachebackend.writebehind.queued_columns import mark_queued
@@ -130,8 +131,8 @@ class Rows:
         """Return the prefix of a row's field names: its encoded key and a separator.
 
         Raises:
-            WriteBehindRefusedError: The value is not a valid primary key of the model, or its keys
-                cannot be queued.
+            WriteBehindRefusedError: The value is not a valid primary key of the model, its keys
+                cannot be queued, or its database is not Postgres.
         """
         if not self._has_exact_key:
             self._require_exact_key()
@@ -189,6 +190,9 @@ class Rows:
         return [f for f in self.model._meta.local_concrete_fields if not getattr(f, "generated", False)]
 
     def _require_exact_key(self) -> None:
+        fault = engine_fault(self.model, router.db_for_write(self.model))
+        if fault:
+            raise WriteBehindRefusedError(fault)
         fault, is_known = key_fault_if_known(self.model)
         if fault:
             raise WriteBehindRefusedError(fault)

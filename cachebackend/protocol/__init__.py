@@ -27,7 +27,7 @@ from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
-from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
+from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
 from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_settings, queue_states
 from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
@@ -59,6 +59,7 @@ __all__ = [
     "add",
     "add_counts",
     "all_cursors",
+    "batch_sizes",
     "clear",
     "clear_missed",
     "close",
@@ -92,7 +93,6 @@ __all__ = [
     "read_counts",
     "record_time",
     "release",
-    "renumber",
     "replace",
     "scan",
     "seal",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from django.db import connections
 
@@ -11,11 +13,13 @@ from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol import Partition, Pending, QueueState
 from cachebackend.protocol.queue.seal import Sealed
 
-__all__ = ["Mismatch", "Queues", "mismatch_of", "require_match"]
+__all__ = ["WAY_OUT", "Mismatch", "Position", "Queues", "mismatch_of", "require_match", "require_readable"]
 
+#: What a person does about a partition that stopped.
+WAY_OUT = "`manage.py writebehind repair` shows the difference"
 logger = logging.getLogger("cachebackend")
 
 
@@ -24,7 +28,22 @@ class Mismatch(StrEnum):
 
     QUEUE_IS_OLDER = "the queue node came back with an older file"
     QUEUE_IS_GONE = "the queue node was emptied or replaced"
-    DATABASE_IS_OLDER = "the database came back with an older state"
+    DATABASE_IS_OLDER = "the database came back with an older state, or was emptied"
+    BATCH_IS_MISSING = "the queue node lost a sealed batch"
+
+
+class Position(NamedTuple):
+    """How far a queue is drained, as a reader sees it in the snapshot that it reads rows from.
+
+    Attributes:
+        batch: The number of the last drained batch; 0: none yet.
+        seal: Its seal.
+        is_ended: Whether the queue was given up or has moved to another node.
+    """
+
+    batch: int = 0
+    seal: str = ""
+    is_ended: bool = False
 
 
 class Queues:
@@ -97,12 +116,15 @@ class Queues:
         name = self._client.options.all_nodes[state.node].name
         message = (
             f"the queue of {self._partition} on node {name!r} is not the one whose batch {gone[0].batch} was "
-            "drained: the node was emptied or replaced; `manage.py writebehind repair` shows the difference"
+            "drained: the node was emptied or replaced; if it was replaced, name the old node in "
+            f"WRITE_BEHIND['retiring']; else {WAY_OUT}"
         )
         raise WriteBehindStoppedError(message)
 
 
-def mismatch_of(checkpoint: WriteBehindCheckpoint, open_batch: int, done: int, seal: str) -> Mismatch | None:
+def mismatch_of(
+    checkpoint: WriteBehindCheckpoint | Position, open_batch: int, done: int, seal: str
+) -> Mismatch | None:
     """Return how a queue and its checkpoint contradict each other; None if they agree.
 
     Args:
@@ -131,9 +153,61 @@ def require_match(checkpoint: WriteBehindCheckpoint, sealed: Sealed) -> None:
     """
     mismatch = mismatch_of(checkpoint, sealed.open_batch, sealed.done, sealed.previous_seal)
     if mismatch is not None:
-        message = (
-            f"the queue of {checkpoint.label}:{checkpoint.partition} has batch {sealed.open_batch} open and "
-            f"has deleted batch {sealed.done}, but the last drained batch is {checkpoint.batch}: {mismatch}; "
-            "`manage.py writebehind repair` shows the difference"
-        )
-        raise WriteBehindStoppedError(message)
+        partition = Partition(checkpoint.label, checkpoint.partition)
+        raise _stopped(partition, mismatch, checkpoint.batch, sealed.open_batch, sealed.done)
+
+
+def require_readable(
+    client: QueueClient, partition: Partition, positions: Mapping[str, Position], queues: Sequence[Pending]
+) -> None:
+    """Raise if the drains of a partition have stopped, so that its rows cannot be merged exactly.
+
+    Args:
+        client: The project's queue.
+        partition: The partition.
+        positions: How far each queue is drained, by incarnation.
+        queues: The queues, read after ``positions``. A queue may be further than its position says.
+
+    Raises:
+        WriteBehindStoppedError: A queue and its position contradict each other, or a queue is gone.
+        NodeUnavailableError: A node that may hold the queue that is missing does not answer.
+    """
+    for queue in queues:
+        position = positions.get(queue.incarnation, Position())
+        seal = queue.seals.get(position.batch, "")
+        mismatch = mismatch_of(position, queue.open_batch, queue.done, seal)
+        if mismatch is Mismatch.QUEUE_IS_OLDER:
+            raise _stopped(partition, mismatch, position.batch, queue.open_batch, queue.done)
+    read = {queue.incarnation for queue in queues}
+    unread = {name for name, position in positions.items() if not position.is_ended} - read
+    if unread and client.options.durability != "memory":
+        _require_empty(client, partition, unread)
+
+
+def _require_empty(client: QueueClient, partition: Partition, unread: Collection[str]) -> None:
+    """Raise unless some queues of a partition are on nodes that readers do not read, and are empty."""
+    states = client.run(protocol.queue_states(client.context, [partition]))[partition]
+    for error in states.values():
+        if isinstance(error, RingCacheError):
+            raise error
+    queues = {queue.incarnation: queue for queue in states.values() if isinstance(queue, QueueState)}
+    for incarnation in unread:
+        if incarnation not in queues:
+            message = f"a queue of {partition} is gone: {Mismatch.QUEUE_IS_GONE}; {WAY_OUT}"
+            raise WriteBehindStoppedError(message)
+        if queues[incarnation].fields:
+            name = client.options.all_nodes[queues[incarnation].node].name
+            message = (
+                f"node {name!r} holds writes of {partition}, but is neither its owner nor retiring; name it "
+                "in WRITE_BEHIND['retiring']"
+            )
+            raise WriteBehindStoppedError(message)
+
+
+def _stopped(
+    partition: Partition, mismatch: Mismatch, batch: int, open_batch: int, done: int
+) -> WriteBehindStoppedError:
+    return WriteBehindStoppedError(
+        f"the queue of {partition} has batch {open_batch} open and has deleted batch {done}, but the last "
+        f"drained batch is {batch}: {mismatch}; {WAY_OUT}"
+    )

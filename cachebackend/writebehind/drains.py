@@ -31,7 +31,7 @@ from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
-from cachebackend.writebehind.checkpoints import Queues, require_match
+from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
 from cachebackend.writebehind.versions import require_same_version
@@ -148,6 +148,8 @@ class _Drain:
         self._owner = self._context.ring.owner(partition.name)
         self.using = router.db_for_write(self._model)
         self.drained = Drained()
+        #: The seal of the batch that was drained last.
+        self._seal = ""
 
     def run(self, max_batches: int) -> None:
         """Drain the partition's queues, the owner's last."""
@@ -161,7 +163,7 @@ class _Drain:
                 if number is None:
                     self.drained.more = True
                     return
-                self.drained.more = number > 0 and self._close(state, range(number, number + 1))
+                self.drained.more = number > 0 and self._close(state, range(number, number + 1), self._seal)
                 if not number or (not self.drained.more and state.node == self._owner):
                     break
                 # Writes that arrived after this drain began are left to the next: under load they never end
@@ -170,8 +172,8 @@ class _Drain:
             if self.drained.more:
                 return
 
-    def _close(self, state: QueueState, numbers: range) -> bool:
-        return self._client.run(protocol.close(self._context, state, self._partition, numbers))
+    def _close(self, state: QueueState, numbers: range, seal: str) -> bool:
+        return self._client.run(protocol.close(self._context, state, self._partition, numbers, seal))
 
     def _drain_next(self, state: QueueState, queues: Queues) -> int | None:
         """Drain the batch after the checkpoint in its own transaction; retry if others break it off.
@@ -212,6 +214,7 @@ class _Drain:
         applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, sealed.seal
+        self._seal = sealed.seal
         checkpoint.is_ended = False
         checkpoint.landed_at = timezone.now()
         checkpoint.rows += applied.rows
@@ -227,7 +230,7 @@ class _Drain:
         sealed = self._client.run(protocol.seal(self._context, state, self._partition, number))
         require_match(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
-            self._close(state, range(sealed.done + 1, number))
+            self._close(state, range(sealed.done + 1, number), checkpoint.seal)
         if sealed.open_batch == number:
             return None
         if self._client.options.durability != "memory" and sealed.synced < number:
@@ -235,7 +238,10 @@ class _Drain:
             self._client.run(protocol.sync(self._context, state.node, seals))
         batch = self._client.run(protocol.contents(self._context, state.node, self._partition, number))
         if not batch:
-            message = f"batch {number} of {self._partition} is sealed but missing on its node"
+            message = (
+                f"batch {number} of {self._partition} is sealed but missing: {Mismatch.BATCH_IS_MISSING}; "
+                f"{WAY_OUT}"
+            )
             raise WriteBehindStoppedError(message)
         return batch, sealed
 

@@ -24,18 +24,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import models, router
+from django.db import connections, models, router
 from django.db.models import F, Value
 from django.db.models.functions import Cast, Concat
 
 from cachebackend import protocol
 from cachebackend.effects import Operation
-from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
+from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Position, require_readable
 from cachebackend.writebehind.conversion import convert, split_code
 from cachebackend.writebehind.encoding import Encoding, encoding_of, encoding_of_code
 from cachebackend.writebehind.expressions import AT_LEAST, AT_LEAST_LATE, AT_MOST, BOUNDS, DELTA, PUT
@@ -47,8 +48,8 @@ __all__ = ["PendingBatch", "describe_row", "merged_rows", "pending"]
 M = TypeVar("M", bound=models.Model)
 #: How many times a row is read again because a drain deleted a batch between the two reads.
 _TRIES = 20
-#: The number of the last drained batch, by partition number and incarnation of its queue.
-Checkpoints = Mapping[tuple[int, str], int]
+#: How far each queue is drained, by partition number and incarnation.
+Checkpoints = Mapping[int, Mapping[str, Position]]
 #: The names of the kinds of change in ``PendingBatch`` and in descriptions.
 _KIND_NAMES = {PUT: "put", DELTA: "add", AT_LEAST: "at_least", AT_MOST: "at_most", AT_LEAST_LATE: "at_least"}
 #: The changes of one column: for each kind its encoded value.
@@ -91,6 +92,7 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
     Raises:
         NodeUnavailableError: A queue node did not answer.
         WriteBehindError: The transaction's snapshot is too old for an exact answer.
+        WriteBehindStoppedError: The drains of the rows' partition have stopped.
         WriteBehindDamagedError: A queue holds bytes that no write puts there.
     """
     pk_of = {rows.row(pk): rows.model._meta.pk.to_python(pk) for pk in pks}
@@ -100,19 +102,14 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
         if not missing:
             break
         read = _read_rows(rows, missing)
-        queued = _read_queue(rows, list(missing))
+        queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()})
         for row, (instance, (checkpoints, parked)) in read.items():
-            number = rows.partition(row).number
-            queues = queued[row]
-            if all(checkpoints.get((number, queue.incarnation), 0) >= queue.done for queue in queues):
+            number, queues = rows.partition(row).number, queued[row]
+            if _are_deleted_drained(queues, number, checkpoints):
                 batches = [] if row[:-1] in parked else _not_drained(queues, number, checkpoints)
                 merged[row] = _merge(rows, row, pk_of[row], instance, batches)
     else:
-        message = (
-            f"{rows.model.__name__}: batches were drained after this transaction's snapshot; "
-            "read outside of a REPEATABLE READ or SERIALIZABLE transaction"
-        )
-        raise WriteBehindError(message)
+        raise _older_database(rows, missing)
     return {pk_of[row]: instance for row, instance in merged.items() if instance is not None}
 
 
@@ -121,12 +118,17 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
 
     Raises:
         NodeUnavailableError: A queue node did not answer.
+        WriteBehindStoppedError: The drains of the row's partition have stopped.
     """
     row = rows.row(pk)
-    queues = _read_queue(rows, [row])[row]
-    checkpoints, _ = _snapshot(rows, [row])  # read after the queue, so batches drained since are left out
-    batches = _not_drained(queues, rows.partition(row).number, checkpoints)
-    return [_pending_batch(rows, batch) for batch in batches]
+    partition = rows.partition(row).number
+    for _ in range(_TRIES):
+        checkpoints, _ = _snapshot(rows, [row])
+        queues = _read_queue(rows, {row: checkpoints})[row]
+        if _are_deleted_drained(queues, partition, checkpoints):
+            batches = _not_drained(queues, partition, checkpoints)
+            return [_pending_batch(rows, batch) for batch in batches]
+    raise _older_database(rows, [row])
 
 
 def describe_row(model: type[models.Model], row: BatchRow) -> str:
@@ -203,8 +205,9 @@ def _snapshot(rows: Rows, keys: Sequence[bytes]) -> Snapshot:
 
 def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, Any]:
     """Return the checkpoints of a model's partitions, each as one text."""
-    parts = [Cast(F(name), models.CharField()) for name in ("partition", "incarnation", "batch")]
-    text = Concat(parts[0], Value(" "), parts[1], Value(" "), parts[2])
+    names = ("partition", "incarnation", "batch", "seal", "is_ended")
+    parts = [part for name in names for part in (Cast(F(name), models.CharField()), Value(" "))]
+    text = Concat(*parts[:-1])
     of_model = WriteBehindCheckpoint.objects.filter(label=rows.model._meta.label_lower)
     return of_model.annotate(text=text).values_list("text", flat=True)
 
@@ -218,24 +221,42 @@ def _parked_keys(rows: Rows, row_keys: Sequence[bytes]) -> models.QuerySet[Any, 
 
 
 def _parsed(texts: Iterable[str]) -> Checkpoints:
-    split = [text.split(" ") for text in texts]
-    return {(int(partition), incarnation): int(batch) for partition, incarnation, batch in split}
+    parsed: dict[int, dict[str, Position]] = {}
+    for text in texts:
+        partition, incarnation, batch, seal, is_ended = text.split(" ")
+        position = Position(int(batch), seal, is_ended == "true")
+        parsed.setdefault(int(partition), {})[incarnation] = position
+    return parsed
 
 
-def _read_queue(rows: Rows, keys: Sequence[bytes]) -> dict[bytes, list[Pending]]:
-    """Return what the queues hold of each row; the queue that is drained first comes first."""
+def _read_queue(rows: Rows, keys: Mapping[bytes, Checkpoints]) -> dict[bytes, list[Pending]]:
+    """Return what the queues hold of each row; the queue that is drained first comes first.
+
+    Args:
+        rows: The rows' model.
+        keys: The rows, each with the checkpoints that were read with it.
+
+    Raises:
+        NodeUnavailableError: A queue node did not answer.
+        WriteBehindStoppedError: A queue contradicts its checkpoint.
+    """
     groups: dict[Partition, list[bytes]] = {}
     for row in keys:
         groups.setdefault(rows.partition(row), []).append(row)
     client = project_queue()
     chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
-    queued: dict[bytes, list[Pending]] = {row: [] for row in keys}
+    queued: dict[bytes, list[Pending]] = {}
     for partition, members in groups.items():
         for start in range(0, len(members), chunk_rows):
             chunk = members[start : start + chunk_rows]
-            for queue in client.run(_read_queues(rows, partition, chunk)):
-                for row, pending in _by_row(queue, chunk).items():
-                    queued[row].append(pending)
+            queues = client.run(_read_queues(rows, partition, chunk))
+            checked: list[Mapping[str, Position]] = []
+            for row in chunk:
+                if (positions := keys[row].get(partition.number, {})) not in checked:
+                    require_readable(client, partition, positions, queues)
+                    checked.append(positions)
+            by_row = [_by_row(queue, chunk) for queue in queues]
+            queued |= {row: [each[row] for each in by_row] for row in chunk}
     return queued
 
 
@@ -262,13 +283,34 @@ def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> 
     return queues
 
 
+def _are_deleted_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoints) -> bool:
+    """Return whether a snapshot contains every batch that the queues have deleted."""
+    positions = checkpoints.get(number, {})
+    return all(positions.get(queue.incarnation, Position()).batch >= queue.done for queue in queues)
+
+
 def _not_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoints) -> list[PendingFields]:
+    positions = checkpoints.get(number, {})
     return [
         batch
         for queue in queues
         for batch in queue.batches
-        if batch.fields and batch.number > checkpoints.get((number, queue.incarnation), 0)
+        if batch.fields and batch.number > positions.get(queue.incarnation, Position()).batch
     ]
+
+
+def _older_database(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
+    """Return the error for a database that does not show batches which the queue has deleted."""
+    with connections[router.db_for_write(rows.model)].cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        [isolation] = cursor.fetchone()
+    if isolation != "read committed":
+        return WriteBehindError(
+            f"{rows.model.__name__}: batches were drained after this transaction's snapshot; "
+            "read outside of a REPEATABLE READ or SERIALIZABLE transaction"
+        )
+    partitions = ", ".join(sorted({str(rows.partition(row)) for row in keys}))
+    return WriteBehindStoppedError(f"{partitions}: {Mismatch.DATABASE_IS_OLDER}; {WAY_OUT}")
 
 
 def _merge(

@@ -1,23 +1,33 @@
 """Repair of partitions that stopped because the queue or the database came back with an older state.
 
 Neither side can see what the other lost, so a person decides. If the queue is older, its batches
-are kept or deleted: when they are kept, writes that were drained before count twice; when they are
-deleted, writes that were not drained are lost. If the database is older, the queued batches are
-newer than everything in it, and they are drained.
+are kept or given up: when they are kept, writes that were drained before count twice; when they
+are given up, writes that were not drained are lost. If the database is older or was emptied, the
+queued batches are newer than everything in it, and they are drained.
+
+A repair changes only the checkpoint, in one transaction that holds the lock of the drains:
+
+    1. a person looks: the open batch is sealed, so what was seen never changes;
+    2. new writes are queued in the batches after those that were seen;
+    3. the person answers: the checkpoint is set to the last deleted batch (keep), or to the last
+       batch that was seen (drop), with the queue's seal;
+    4. the next drain deletes what the checkpoint covers, and applies the rest, step 2 included.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import router, transaction
 
 from cachebackend import protocol
+from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of
-from cachebackend.writebehind.queue import behind_models, model_of, project_queue
+from cachebackend.writebehind.queue import behind_models, model_named, model_of, project_queue
 
 __all__ = ["Fault", "Mismatch", "find_faults", "repair"]
 
@@ -31,7 +41,7 @@ class Fault:
         mismatch: How the queue and the checkpoint contradict each other.
         drained_batch: The number of the last drained batch, as the database has it.
         state: The queue's state; None if there is no queue.
-        queued_batches: The numbers of the batches that exist in the queue.
+        queued_batches: The numbers of the sealed batches that exist in the queue.
         incarnation: The incarnation of the checkpoint's queue.
     """
 
@@ -43,28 +53,36 @@ class Fault:
     incarnation: str
 
 
-def find_faults() -> list[Fault]:
+def find_faults(*, seal: bool = False) -> list[Fault]:
     """Return the partitions whose queue and checkpoint contradict each other, in all databases.
+
+    Args:
+        seal: Whether to seal what the queues hold now, so that an answer to ``repair`` is about
+            what this call returns and nothing else.
 
     Raises:
         NodeUnavailableError: A queue node did not answer, so its queues are unknown.
     """
     client = project_queue()
+    checkpoints = _checkpoints()
+    partitions = list(dict.fromkeys([*checkpoints, *_configured_partitions(client)]))
+    # Read after the checkpoints: a queue may be further than its checkpoint then, but not behind it
+    states = _states(client, partitions)
     faults: list[Fault] = []
-    for partition, checkpoints in _checkpoints().items():
-        existing: dict[str, QueueState] = {}
-        for queue in client.run(protocol.queue_states(client.context, [partition]))[partition].values():
-            if isinstance(queue, RingCacheError):
-                raise queue
-            existing[queue.incarnation] = queue
-        for checkpoint in checkpoints:
-            state = existing.get(checkpoint.incarnation)
-            mismatch = _mismatch(checkpoint, state)
-            if mismatch is not None and _is_current(checkpoint):
-                batches = _queued_batches(partition, state) if state else ()
-                faults.append(
-                    Fault(partition, mismatch, checkpoint.batch, state, batches, checkpoint.incarnation)
-                )
+    for partition, queues in states.items():
+        for incarnation, mismatch, batch in _mismatches(
+            client, partition, checkpoints.get(partition, []), queues
+        ):
+            if not _is_current(partition, incarnation, batch):
+                continue
+            state = queues.get(incarnation)
+            if seal and state is not None:
+                client.run(protocol.seal(client.context, state, partition, state.open_batch))
+                state = _states(client, [partition])[partition][incarnation]
+            batches = tuple(
+                number for number, size in _sealed_sizes(client, partition, state).items() if size
+            )
+            faults.append(Fault(partition, mismatch, batch, state, batches, incarnation))
     return faults
 
 
@@ -73,12 +91,12 @@ def repair(fault: Fault, *, keep: bool) -> None:
 
     Args:
         fault: The fault, as ``find_faults`` returned it.
-        keep: Whether the queued batches are kept, so that they are drained. Otherwise they are
-            deleted. A queue that is gone has none.
+        keep: Whether the batches in ``queued_batches`` are kept, so that they are drained.
+            Otherwise they are deleted. Writes that are queued later are drained in any case.
 
     Raises:
-        WriteBehindError: The queue has changed since ``find_faults``; call it again. Or the
-            database is older and ``keep`` is False.
+        WriteBehindError: The queue has changed since ``find_faults`` in another way than by new
+            writes; call it again. Or the database is older and ``keep`` is False.
         NodeUnavailableError: The queue node did not answer.
     """
     if fault.mismatch is Mismatch.DATABASE_IS_OLDER and not keep:
@@ -90,60 +108,109 @@ def repair(fault: Fault, *, keep: bool) -> None:
     client = project_queue()
     using = router.db_for_write(model_of(fault.partition))
     with transaction.atomic(using=using):
-        checkpoint = (
-            WriteBehindCheckpoint.objects.using(using)
-            .select_for_update()
-            .get(
-                label=fault.partition.label,
-                partition=fault.partition.number,
-                incarnation=fault.incarnation,
-            )
-        )
-        if fault.state is None:
-            checkpoint.is_ended = True
-        elif fault.mismatch is Mismatch.DATABASE_IS_OLDER:
-            checkpoint.batch = fault.state.done
-            checkpoint.seal = fault.state.seals[fault.state.done]
-        elif not client.run(
-            protocol.renumber(
-                client.context,
-                fault.state,
-                fault.partition,
-                (checkpoint.batch, checkpoint.seal),
-                fault.queued_batches,
-                keep=keep,
-            )
-        ):
+        checkpoint = _locked_checkpoint(fault, using)
+        queues = _states(client, [fault.partition])[fault.partition]
+        found = _mismatches(client, fault.partition, [checkpoint], queues)
+        is_same = (fault.incarnation, fault.mismatch, fault.drained_batch) in found
+        if not is_same or not _has_all(queues.get(fault.incarnation), fault.state):
             message = f"the queue of {fault.partition} has changed since it was inspected; run repair again"
             raise WriteBehindError(message)
+        if fault.state is None:
+            checkpoint.is_ended = True
+        else:
+            checkpoint.batch = _drained_batch(fault, fault.state, keep=keep)
+            checkpoint.seal = fault.state.seals.get(checkpoint.batch, "")
         checkpoint.save(update_fields=["batch", "seal", "is_ended"])
+
+
+def _drained_batch(fault: Fault, state: QueueState, *, keep: bool) -> int:
+    """Return the number of the last batch that no drain may apply."""
+    if fault.mismatch is Mismatch.BATCH_IS_MISSING:
+        return fault.drained_batch + 1
+    return state.done if keep else state.open_batch - 1
+
+
+def _has_all(state: QueueState | None, seen: QueueState | None) -> bool:
+    """Return whether a queue holds all that it held when it was inspected, and has deleted nothing since."""
+    if state is None or seen is None:
+        return state is seen
+    return state.done == seen.done and seen.seals.items() <= state.seals.items()
+
+
+def _locked_checkpoint(fault: Fault, using: str) -> WriteBehindCheckpoint:
+    """Return the checkpoint of a fault, locked; one that the database lost is created."""
+    checkpoints = WriteBehindCheckpoint.objects.using(using).select_for_update()
+    return checkpoints.get_or_create(
+        label=fault.partition.label, partition=fault.partition.number, incarnation=fault.incarnation
+    )[0]
+
+
+def _mismatches(
+    client: QueueClient,
+    partition: Partition,
+    checkpoints: Sequence[WriteBehindCheckpoint],
+    queues: Mapping[str, QueueState],
+) -> Iterator[tuple[str, Mismatch, int]]:
+    """Yield the incarnation of each queue that contradicts its checkpoint, how, and the drained batch."""
+    for checkpoint in checkpoints:
+        if checkpoint.incarnation not in queues and not checkpoint.is_ended:
+            yield checkpoint.incarnation, Mismatch.QUEUE_IS_GONE, checkpoint.batch
+    by_incarnation = {checkpoint.incarnation: checkpoint for checkpoint in checkpoints}
+    for incarnation, state in queues.items():
+        checkpoint = by_incarnation.get(incarnation) or WriteBehindCheckpoint()
+        if checkpoint.is_ended and not state.fields:
+            continue
+        seal = state.seals.get(checkpoint.batch, "")
+        mismatch = mismatch_of(checkpoint, state.open_batch, state.done, seal)
+        if mismatch is None and _sealed_sizes(client, partition, state).get(checkpoint.batch + 1) == 0:
+            mismatch = Mismatch.BATCH_IS_MISSING
+        if mismatch is not None:
+            yield incarnation, mismatch, checkpoint.batch
+
+
+def _configured_partitions(client: QueueClient) -> list[Partition]:
+    numbers = range(client.options.partitions)
+    return [Partition(model._meta.label_lower, number) for model in behind_models() for number in numbers]
+
+
+def _states(client: QueueClient, partitions: Sequence[Partition]) -> dict[Partition, dict[str, QueueState]]:
+    """Return the queues of each partition by incarnation.
+
+    Raises:
+        RingCacheError: A node did not answer, or a queue is damaged.
+    """
+    states: dict[Partition, dict[str, QueueState]] = {}
+    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+        states[partition] = {}
+        for queue in queues.values():
+            if isinstance(queue, RingCacheError):
+                raise queue
+            states[partition][queue.incarnation] = queue
+    return states
 
 
 def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
     by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
     for using in sorted({router.db_for_write(model) for model in behind_models()}):
-        for checkpoint in WriteBehindCheckpoint.objects.using(using).filter(is_ended=False).order_by("pk"):
-            by_partition.setdefault(Partition(checkpoint.label, checkpoint.partition), []).append(checkpoint)
+        for checkpoint in WriteBehindCheckpoint.objects.using(using).order_by("pk"):
+            if (model := model_named(checkpoint.label)) is None or router.db_for_write(model) == using:
+                partition = Partition(checkpoint.label, checkpoint.partition)
+                by_partition.setdefault(partition, []).append(checkpoint)
     return by_partition
 
 
-def _mismatch(checkpoint: WriteBehindCheckpoint, state: QueueState | None) -> Mismatch | None:
-    if state is None:
-        return Mismatch.QUEUE_IS_GONE
-    return mismatch_of(checkpoint, state.open_batch, state.done, state.seals.get(checkpoint.batch, ""))
-
-
-def _is_current(checkpoint: WriteBehindCheckpoint) -> bool:
+def _is_current(partition: Partition, incarnation: str, batch: int) -> bool:
     """Return whether no batch was drained since a checkpoint was read, so queue and checkpoint compare."""
-    now = WriteBehindCheckpoint.objects.using(checkpoint._state.db).filter(pk=checkpoint.pk)
-    return now.filter(batch=checkpoint.batch, is_ended=False).exists()
-
-
-def _queued_batches(partition: Partition, state: QueueState) -> tuple[int, ...]:
-    client = project_queue()
-    numbers = range(state.done + 1, state.open_batch + 1)
-    return tuple(
-        number
-        for number in numbers
-        if client.run(protocol.contents(client.context, state.node, partition, number))
+    using = router.db_for_write(model_of(partition))
+    now = WriteBehindCheckpoint.objects.using(using).filter(
+        label=partition.label, partition=partition.number, incarnation=incarnation
     )
+    return (now.values_list("batch", flat=True).first() or 0) == batch
+
+
+def _sealed_sizes(client: QueueClient, partition: Partition, state: QueueState | None) -> dict[int, int]:
+    """Return the number of fields of each sealed batch that was not deleted."""
+    if state is None:
+        return {}
+    numbers = range(state.done + 1, state.open_batch)
+    return client.run(protocol.batch_sizes(client.context, state.node, partition, numbers))

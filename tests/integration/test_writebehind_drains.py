@@ -181,7 +181,7 @@ def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
         assert isinstance(old, protocol.QueueState)
         client.nodes[0].call((b"FLUSHALL",))
         add_one(meter)
-        assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2))) is False
+        assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2), "")) is False
         with pytest.raises(WriteBehindError, match="was emptied while it was drained"):
             client.run(protocol.seal(client.context, old, PARTITION, 1))
         drain_all()

@@ -12,10 +12,9 @@ from django.db.models import F
 from django.test import override_settings
 
 from cachebackend import writebehind
-from cachebackend.errors import (
-    WriteBehindStoppedError,
-)
+from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all, one_partition
@@ -107,7 +106,7 @@ def test_a_queue_older_than_its_checkpoint_waits_for_a_person(
             drain_all()
         report = command("repair", code=1)["faults"]
         assert [(f["trouble"], f["landed"], f["open"]) for f in report] == [
-            ("the queue node came back with an older file", 1, 1)
+            ("the queue node came back with an older file", 1, 2)
         ]
         assert command("status", code=1)["stopped"] == ["shop.meter:0"]
         command("repair", choice)
@@ -117,6 +116,100 @@ def test_a_queue_older_than_its_checkpoint_waits_for_a_person(
         drain_all()
         assert Meter.objects.get(pk=meter.pk).count == count + 1
         assert command("repair") == {"faults": []}
+
+
+@pytest.mark.parametrize(("keep", "count"), [(True, 113), (False, 101)])
+@pytest.mark.parametrize("before_the_look", [0, 10])
+def test_writes_between_the_look_and_the_answer_are_drained(
+    meter: Meter, services: Services, keep: bool, count: int, before_the_look: int
+) -> None:
+    """The answer is about the batches that the person saw; what is queued later is drained in any case."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        restored(services, meter)
+        drain_stops()
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        Meter.behind.update(meter.pk, count=F("count") + before_the_look)
+        [fault] = writebehind.find_faults(seal=True)
+        Meter.behind.update(meter.pk, count=F("count") + 100)
+        writebehind.repair(fault, keep=keep)
+        drain_all()
+        assert Meter.objects.get(pk=meter.pk).count == (count if before_the_look else min(count, 103))
+        assert Meter.behind.get(meter.pk).count == Meter.objects.get(pk=meter.pk).count
+        assert writebehind.find_faults() == []
+        assert command("status")["waiting"] == 0
+
+
+def drain_stops() -> None:
+    with pytest.raises(WriteBehindStoppedError):
+        drain_all()
+
+
+def test_an_answer_to_a_queue_that_changed_is_refused(meter: Meter, services: Services) -> None:
+    """Another person's answer came first, or the node came back with yet another file."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        restored(services, meter)
+        [fault] = writebehind.find_faults(seal=True)
+        writebehind.repair(fault, keep=False)
+        with pytest.raises(WriteBehindError, match="has changed since it was inspected"):
+            writebehind.repair(fault, keep=True)
+        drain_all()
+        assert Meter.objects.get(pk=meter.pk).count == 1
+
+
+def test_reads_raise_while_an_older_queue_is_stopped(meter: Meter, services: Services) -> None:
+    """Which of its batches the row contains is not known, so no answer would be right."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        restored(services, meter)
+        Meter.behind.update(meter.pk, count=F("count") + 100)
+        reads_stop(meter, "came back with an older file")
+        command("repair", "--keep")
+        assert Meter.behind.get(meter.pk).count == 102
+
+
+def reads_stop(meter: Meter, why: str) -> None:
+    """Every way to read the row raises."""
+    with pytest.raises(WriteBehindStoppedError, match=why):
+        Meter.behind.get(meter.pk)
+    with pytest.raises(WriteBehindStoppedError, match=why):
+        Meter.behind.in_bulk([meter.pk])
+    with pytest.raises(WriteBehindStoppedError, match=why):
+        Meter.behind.pending(meter.pk)
+
+
+def test_reads_raise_while_a_queue_is_gone_or_the_database_is_older(meter: Meter) -> None:
+    """Until a person has answered. With ``memory`` an emptied queue continues by itself."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        project_queue().nodes[0].call((b"FLUSHALL",))
+        reads_stop(meter, "was emptied or replaced")
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        reads_stop(meter, "was emptied or replaced")
+    with one_partition(durability="memory"):
+        assert Meter.behind.get(meter.pk).count == 2
+    with one_partition():
+        command("repair", "--keep")
+        drain_all()
+        WriteBehindCheckpoint.objects.filter(is_ended=False).update(batch=0, seal="")
+        reads_stop(meter, "came back with an older state")
+
+
+def test_a_batch_that_is_missing_is_seen_and_skipped(meter: Meter) -> None:
+    """Someone deleted its key; the batches after it are drained."""
+    with one_partition():
+        for _ in range(2):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            writebehind.seal_dirty()
+        project_queue().nodes[0].call((b"DEL", project_queue().context.batch(Partition("shop.meter", 0), 1)))
+        drain_stops()
+        assert [fault["trouble"] for fault in command("repair", "--keep")["faults"]] == [
+            "the queue node lost a sealed batch"
+        ]
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 1
 
 
 def test_a_person_gives_up_a_queue_that_is_gone(meter: Meter) -> None:
@@ -130,6 +223,25 @@ def test_a_person_gives_up_a_queue_that_is_gone(meter: Meter) -> None:
             drain_all()
         assert command("repair", "--keep")["faults"][0]["repaired"]
         drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 2
+
+
+def test_a_database_that_lost_its_checkpoint_is_seen_and_released(meter: Meter) -> None:
+    """It was flushed or created again, or rolled back as by a TestCase: there is no row to compare with."""
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        WriteBehindCheckpoint.objects.all().delete()
+        reads_stop(meter, "or was emptied")
+        [fault] = writebehind.find_faults()
+        assert (fault.drained_batch, fault.queued_batches) == (0, ())
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindStoppedError, match="or was emptied"):
+            drain_all()
+        assert command("status", code=1)["stopped"] == ["shop.meter:0"]
+        assert command("repair", "--keep")["faults"][0]["repaired"]
+        drain_all()
+        assert command("status")["well"]
     assert Meter.objects.get(pk=meter.pk).count == 2
 
 

@@ -42,7 +42,7 @@ def bring_back_older_files(services: Services, times: int) -> tuple[int, list[st
             _add(keys, 1)
             stopped_now |= _drain_all()
         stopped += len(stopped_now)
-        faults = writebehind.find_faults()
+        faults = writebehind.find_faults(seal=True)
         if stopped_now != {str(fault.partition) for fault in faults}:
             faulty = [str(fault.partition) for fault in faults]
             wrong.append(f"{sorted(stopped_now)} stopped, but find_faults() returned {faulty}")

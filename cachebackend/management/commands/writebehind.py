@@ -216,7 +216,7 @@ class Command(ReportCommand):
         return Report({"discarded": count})
 
     def _repair(self, options: dict[str, Any]) -> Report:
-        faults = [self._repair_one(fault, options) for fault in writebehind.find_faults()]
+        faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
         if not faults:
             self.say("every queue agrees with its checkpoint")
         return Report({"faults": faults}, all(each["repaired"] for each in faults))
@@ -255,16 +255,19 @@ class Command(ReportCommand):
             return bool(options["keep"])
         if fault.mismatch is Mismatch.DATABASE_IS_OLDER:
             agrees = self.agrees(
-                "The queue has dropped the batches that the database lost: they are gone, unless you restore "
+                "The queue has deleted the batches that the database lost: they are gone, unless you restore "
                 "the database to a later state. Drain what the queue holds into the database as it is?"
             )
+            return True if agrees else None
+        if fault.mismatch is Mismatch.BATCH_IS_MISSING:
+            agrees = self.agrees("The writes of the missing batch are lost. Drain the batches after it?")
             return True if agrees else None
         if not fault.queued_batches:
             agrees = self.agrees("The queue is empty: what it held and was not drained is lost. Restart it?")
             return True if agrees else None
         self.say(
-            "Drain what the queue holds (what was drained before counts twice), or drop it (what was not "
-            "drained is lost)?"
+            "Drain these batches (what was drained before counts twice), or drop them (what was not drained "
+            "is lost)? Writes that arrive from now on are drained in any case."
         )
         answer = self.ask("keep, drop, or leave it stopped [leave]: ").strip().lower()
         return {"keep": True, "drop": False}.get(answer)

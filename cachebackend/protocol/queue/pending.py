@@ -21,12 +21,11 @@ from typing import NamedTuple
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
-from cachebackend.protocol.queue.queue_state import QueueState, pairs_of, parse_numbers
+from cachebackend.protocol.queue.queue_state import pairs_of, parse_numbers
 
-__all__ = ["Pending", "PendingFields", "contents", "pending", "renumber"]
+__all__ = ["Pending", "PendingFields", "batch_sizes", "contents", "pending"]
 
 _PENDING = Script(__package__, "pending")
-_RENUMBER = Script(__package__, "renumber")
 
 #: Fields that a node returns in one reply, so that it stays responsive.
 SCAN_COUNT = 5000
@@ -53,12 +52,16 @@ class Pending(NamedTuple):
 
     Attributes:
         incarnation: The queue's incarnation.
+        open_batch: The number of the open batch.
         done: The number of the last batch that was deleted.
+        seals: The seals of the sealed batches by number, with that of batch ``done``.
         batches: Each existing batch, in order, and the requested fields that it holds.
     """
 
     incarnation: str
+    open_batch: int
     done: int
+    seals: dict[int, str]
     batches: list[PendingFields]
 
 
@@ -102,14 +105,17 @@ def pending(
             checked(reply)
         if not replies[0]:
             return None
-        incarnation, open_batch, done = parse_numbers(queue, partition, *replies[0][0])
+        *numbers, last_seal = replies[0][0]
+        incarnation, open_batch, done = parse_numbers(queue, partition, *numbers)
         queue.open_batches[node, partition.name] = open_batch
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, open_batch + 1
             continue
+        seals = {done: last_seal.decode(errors="replace")}
         batches: dict[int, PendingFields] = {}
         for start, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
-            for number, values, encodings in reply[1:]:
+            for number, seal, values, encodings in reply[1:]:
+                seals[number] = seal.decode(errors="replace")
                 batch = batches.setdefault(number, PendingFields(number, {}, {}))
                 batch.encodings.update(parse_encodings(partition, encodings))
                 batch.fields.update(
@@ -117,44 +123,19 @@ def pending(
                     for name, value in zip(fields[start : start + PENDING_FIELDS], values, strict=True)
                     if value is not None
                 )
-        return Pending(incarnation, done, sorted(batches.values(), key=itemgetter(0)))
+        in_order = sorted(batches.values(), key=itemgetter(0))
+        return Pending(incarnation, open_batch, done, seals, in_order)
 
 
-def renumber(
-    queue: QueueContext,
-    state: QueueState,
-    partition: Partition,
-    drained: tuple[int, str],
-    queued: Sequence[int],
-    *,
-    keep: bool,
-) -> Operation[int]:
-    """Renumber the batches of a queue that is behind its checkpoint; return the number of the open batch.
+def batch_sizes(
+    queue: QueueContext, node: int, partition: Partition, numbers: Sequence[int]
+) -> Operation[dict[int, int]]:
+    """Return the number of fields in each of some batches; 0 if the batch does not exist.
 
-    Args:
-        queue: The queue.
-        state: The queue as it was last seen.
-        partition: The partition.
-        drained: The number of the last drained batch, and its seal.
-        queued: The numbers of the batches that exist, in order, without a gap.
-        keep: Whether to keep the batches, so that they are drained. Otherwise they are deleted.
-
-    Returns:
-        The number of the open batch; 0 if the queue changed since ``state`` and nothing was done.
+    Raises:
+        NodeUnavailableError: The node did not answer.
     """
-    number, seal = drained
-    old = [queue.batch(partition, each) for each in queued]
-    new = [queue.batch(partition, number + 1 + index) for index in range(len(queued))]
-    call = _RENUMBER.call(
-        [queue.meta(partition), queue.dirty, *old, *new],
-        number,
-        partition.name,
-        "keep" if keep else "drop",
-        state.open_batch,
-        seal,
-        queue.clock.token().hex(),
-        queued[0] if queued else 0,
-    )
-    [reply] = yield Send([(state.node, call)])
-    queue.open_batches.pop((state.node, partition.name), None)
-    return int(checked(reply))
+    if not numbers:
+        return {}
+    replies = yield Send([(node, (b"HLEN", queue.batch(partition, number))) for number in numbers])
+    return {number: int(checked(reply)) for number, reply in zip(numbers, replies, strict=True)}

@@ -156,10 +156,21 @@ def _no_sync(error: NodeReplyError) -> str:
     return f"cannot report that its append-only file is on disk ({error}); {way_out}"
 
 
-def close(queue: QueueContext, state: QueueState, partition: Partition, numbers: range) -> Operation[bool]:
-    """Delete batches that are in the database; return whether more writes are queued. Idempotent."""
+def close(
+    queue: QueueContext, state: QueueState, partition: Partition, numbers: range, seal: str
+) -> Operation[bool]:
+    """Delete batches that are in the database; return whether more writes are queued. Idempotent.
+
+    Args:
+        queue: The queue.
+        state: The partition's queue.
+        partition: The partition.
+        numbers: The batches' numbers.
+        seal: The seal of the last of them. If the queue has another seal for that number, it came
+            back with an older file, and nothing is deleted.
+    """
     batches = [queue.batch(partition, number) for number in (*numbers, numbers[-1] + 1)]
     keys = [queue.meta(partition), queue.dirty, *batches]
-    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, state.incarnation)
+    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, state.incarnation, seal)
     [reply] = yield Send([(state.node, call)])
     return bool(checked(reply))

@@ -9,13 +9,13 @@ import pytest
 from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError
 from cachebackend.protocol.queue import pending as pending_module
 from cachebackend.protocol.queue.partition import Partition
-from cachebackend.protocol.queue.pending import Pending, contents, pending, renumber
-from cachebackend.protocol.queue.queue_state import QueueState
+from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER = Partition("shop.meter", 0)
 KEYS = queue_of("a")
-NUMBERS = [b"ab", b"3", b"1"]
+NUMBERS = [b"ab", b"3", b"1", b"aa"]
+SEALS = {1: "aa", 2: "bb", 3: ""}
 
 
 def test_a_batch_is_read_page_by_page() -> None:
@@ -31,9 +31,9 @@ def test_a_batch_is_read_page_by_page() -> None:
 
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:
     """In one script; a field that a batch lacks is left out of it."""
-    reply = [NUMBERS, [2, [b"5", None], b""], [3, [None, b"6"], b"\0f\0i\0"]]
+    reply = [NUMBERS, [2, b"bb", [b"5", None], b""], [3, b"", [None, b"6"], b"\0f\0i\0"]]
     result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
-    assert result == Pending("ab", 1, [(2, {b"f": b"5"}, {}), (3, {b"g": b"6"}, {"f": "i"})])
+    assert result == Pending("ab", 3, 1, SEALS, [(2, {b"f": b"5"}, {}), (3, {b"g": b"6"}, {"f": "i"})])
     assert len(requests) == 1
 
 
@@ -41,14 +41,15 @@ def test_a_node_without_a_queue_has_nothing_pending() -> None:
     """A node with a damaged queue raises an error."""
     assert step(pending(queue_of("a"), 0, METER, [b"f"]), [[]])[0] is None
     with pytest.raises(WriteBehindDamagedError):
-        step(pending(queue_of("a"), 0, METER, [b"f"]), [[[b"?", b"3", b"1"]]])
+        step(pending(queue_of("a"), 0, METER, [b"f"]), [[[b"?", b"3", b"1", b""]]])
 
 
 def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
     """The first call returns only the numbers; the second call names every batch that may exist."""
     queue = queue_of("a")
-    result, requests = step(pending(queue, 0, METER, [b"f"]), [[NUMBERS]], [[NUMBERS, [2, [b"5"], b""]]])
-    assert result == Pending("ab", 1, [(2, {b"f": b"5"}, {})])
+    replies: list[Any] = [[NUMBERS]], [[NUMBERS, [2, b"bb", [b"5"], b""]]]
+    result, requests = step(pending(queue, 0, METER, [b"f"]), *replies)
+    assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, [(2, {b"f": b"5"}, {})])
     assert [command[1:-2] for [(_, command)] in requests] == [
         (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2)),
         (KEYS.meta(METER), KEYS.batch(METER, 2), KEYS.batch(METER, 3), KEYS.batch(METER, 4)),
@@ -59,24 +60,17 @@ def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
 def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a batch was sealed or deleted between two calls, all calls are repeated."""
     monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
-    first: list[Any] = [[NUMBERS, [2, [b"5"], b""]], [[b"ab", b"4", b"1"], [2, [b"6"], b""]]]
-    second: list[Any] = [[NUMBERS, [2, [b"5"], b""]], [NUMBERS, [2, [b"6"], b"\0g\0i\0"]]]
+    other = [b"ab", b"4", b"1", b"aa"]
+    first: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [other, [2, b"bb", [b"6"], b""]]]
+    second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [NUMBERS, [2, b"bb", [b"6"], b"\0g\0i\0"]]]
     result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
-    assert result == Pending("ab", 1, [(2, {b"f": b"5", b"g": b"6"}, {"g": "i"})])
+    batches = [(2, {b"f": b"5", b"g": b"6"}, {"g": "i"})]
+    assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, batches)
 
 
-@pytest.mark.parametrize(("keep", "word"), [(True, "keep"), (False, "drop")])
-def test_batches_are_renumbered_after_the_last_drained_one(keep: bool, word: str) -> None:
-    """The number of the open batch that this process remembered is forgotten."""
-    queue = queue_of("a")
-    queue.open_batches[0, METER.name] = 3
-    state = QueueState(0, "ab", 3, 1, 5, None, {})
-    opened, [[(_, command)]] = step(renumber(queue, state, METER, (9, "aa"), [2, 3], keep=keep), [12])
-    assert opened == 12
-    assert command[1:7] == (
-        KEYS.meta(METER),
-        b"wb:dirty",
-        *(KEYS.batch(METER, each) for each in (2, 3, 10, 11)),
-    )
-    assert command[7:12] == (9, METER.name, word, 3, "aa")
-    assert queue.open_batches == {}
+def test_sizes_of_batches_are_read_in_one_round_trip() -> None:
+    """A batch that does not exist has 0 fields; without batches nothing is sent."""
+    sizes, [requests] = step(batch_sizes(queue_of("a"), 0, METER, range(2, 4)), [5, 0])
+    assert sizes == {2: 5, 3: 0}
+    assert requests == [(0, (b"HLEN", KEYS.batch(METER, 2))), (0, (b"HLEN", KEYS.batch(METER, 3)))]
+    assert step(batch_sizes(queue_of("a"), 0, METER, [])) == ({}, [])

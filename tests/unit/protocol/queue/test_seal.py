@@ -65,7 +65,7 @@ def test_a_node_that_can_sync_has_no_fault() -> None:
 
 def test_drained_batches_are_deleted_in_one_script() -> None:
     """The script returns whether the batch after them has writes."""
-    is_more, [[(_, command)]] = step(close(queue_of("a"), STATE, METER, range(2, 4)), [1])
+    is_more, [[(_, command)]] = step(close(queue_of("a"), STATE, METER, range(2, 4), "bb"), [1])
     assert is_more is True
     assert command[1:6] == (
         KEYS.meta(METER),
@@ -75,3 +75,4 @@ def test_drained_batches_are_deleted_in_one_script() -> None:
         KEYS.batch(METER, 4),
     )
     assert command[6:8] == (2, 3)
+    assert command[-1] == "bb"

@@ -2,7 +2,8 @@
 
 ``encoding``, ``expressions`` and ``changes`` turn a call into bytes; ``manager`` queues them and
 ``reads`` merges rows with queued writes. ``drains`` writes batches to the database with ``apply``
-and ``checkpoints``; ``parked`` sets refused rows aside; ``status`` and ``repair`` serve people.
+and ``checkpoints``; ``parked`` sets refused rows aside; ``moves``,
+``status`` and ``repair`` serve people.
 May import Django, the client and ``invalidation``. Never imports Celery (the tasks are in
 ``cachebackend.tasks``), and never writes to a cached value.
 """
@@ -10,6 +11,7 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, seal_dirty
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.manager import WriteBehindManager
+from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.parked import Retried, discard, retry
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
@@ -17,6 +19,7 @@ from cachebackend.writebehind.status import PartitionStatus, databases, node_fau
 __all__ = [
     "Drained",
     "Fault",
+    "NodeMoves",
     "PartitionStatus",
     "Retried",
     "WriteBehindManager",
@@ -26,6 +29,7 @@ __all__ = [
     "drain",
     "find_faults",
     "node_faults",
+    "node_moves",
     "partition_statuses",
     "repair",
     "retry",

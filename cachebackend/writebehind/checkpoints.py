@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.db import connections
+from django.db import connections, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -15,8 +15,18 @@ from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending, QueueState
 from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.writebehind.queue import behind_models, model_named
 
-__all__ = ["WAY_OUT", "Mismatch", "Position", "Queues", "mismatch_of", "require_match", "require_readable"]
+__all__ = [
+    "WAY_OUT",
+    "Mismatch",
+    "Position",
+    "Queues",
+    "mismatch_of",
+    "require_match",
+    "require_readable",
+    "stored_checkpoints",
+]
 
 #: What a person does about a partition that stopped.
 WAY_OUT = "`manage.py writebehind repair` shows the difference"
@@ -120,6 +130,17 @@ class Queues:
             f"WRITE_BEHIND['retiring']; else {WAY_OUT}"
         )
         raise WriteBehindStoppedError(message)
+
+
+def stored_checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
+    """Return all checkpoints by partition, each from the database to which its model is drained."""
+    by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
+    for using in sorted({router.db_for_write(model) for model in behind_models()}):
+        for checkpoint in WriteBehindCheckpoint.objects.using(using).order_by("pk"):
+            if (model := model_named(checkpoint.label)) is None or router.db_for_write(model) == using:
+                partition = Partition(checkpoint.label, checkpoint.partition)
+                by_partition.setdefault(partition, []).append(checkpoint)
+    return by_partition
 
 
 def mismatch_of(

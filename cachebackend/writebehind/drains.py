@@ -32,6 +32,7 @@ from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
+from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
 from cachebackend.writebehind.versions import require_same_version
@@ -69,9 +70,15 @@ class Drained:
 
 
 def dirty_partitions() -> list[tuple[Partition, float]]:
-    """Return the partitions with queued writes, and the time of each one's oldest (seconds since 1970)."""
+    """Return the partitions to drain, and the time of each one's oldest write (seconds since 1970).
+
+    Those are the partitions with queued writes, and those with a queue on a node that they have
+    left: it is marked as ended when it is empty.
+    """
     client = project_queue()
-    return list(client.run(protocol.dirty(client.context)).items())
+    dirty = client.run(protocol.dirty(client.context))
+    now = SYSTEM_CLOCK.now()
+    return list((dict.fromkeys(moved_partitions(client), now) | dirty).items())
 
 
 def seal_dirty() -> list[Partition]:
@@ -81,15 +88,16 @@ def seal_dirty() -> list[Partition]:
     its partitions are left out and the error is logged.
 
     Returns:
-        The partitions to drain.
+        The partitions to drain, as ``dirty_partitions``.
 
     Raises:
         NodeUnavailableError: No queue node answered.
     """
     client = project_queue()
     dirty = client.run(protocol.dirty(client.context))
+    partitions = dict.fromkeys([*dirty, *moved_partitions(client)])
     if not dirty or client.options.durability == "memory":
-        return list(dirty)
+        return list(partitions)
     by_node: dict[int, dict[Partition, QueueState]] = {}
     for partition, queues in client.run(protocol.queue_states(client.context, list(dirty))).items():
         for node, state in queues.items():
@@ -101,8 +109,8 @@ def seal_dirty() -> list[Partition]:
         except RingCacheError as error:
             logger.error("write-behind: %s; the writes queued there are not drained", error)
             for partition in states:
-                dirty.pop(partition, None)
-    return list(dirty)
+                partitions.pop(partition, None)
+    return list(partitions)
 
 
 def drain(partition: Partition, max_batches: int = 100) -> Drained:

@@ -13,7 +13,15 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition
 from cachebackend.registry import queue_client
 
-__all__ = ["behind_models", "model_named", "model_of", "monitoring_queue", "project_queue", "register_model"]
+__all__ = [
+    "behind_models",
+    "configured_partitions",
+    "model_named",
+    "model_of",
+    "monitoring_queue",
+    "project_queue",
+    "register_model",
+]
 
 _models: list[type[models.Model]] = []
 
@@ -26,6 +34,12 @@ def register_model(model: type[models.Model]) -> None:
 def behind_models() -> list[type[models.Model]]:
     """Return the registered models, each once."""
     return list(dict.fromkeys(_models))
+
+
+def configured_partitions(client: QueueClient) -> list[Partition]:
+    """Return the partitions of all registered models, as the settings number them."""
+    numbers = range(client.options.partitions)
+    return [Partition(model._meta.label_lower, number) for model in behind_models() for number in numbers]
 
 
 def project_queue() -> QueueClient:

@@ -26,8 +26,8 @@ from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
-from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of
-from cachebackend.writebehind.queue import behind_models, model_named, model_of, project_queue
+from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of, stored_checkpoints
+from cachebackend.writebehind.queue import configured_partitions, model_of, project_queue
 
 __all__ = ["Fault", "Mismatch", "find_faults", "repair"]
 
@@ -64,8 +64,8 @@ def find_faults(*, seal: bool = False) -> list[Fault]:
         NodeUnavailableError: A queue node did not answer, so its queues are unknown.
     """
     client = project_queue()
-    checkpoints = _checkpoints()
-    partitions = list(dict.fromkeys([*checkpoints, *_configured_partitions(client)]))
+    checkpoints = stored_checkpoints()
+    partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
     # Read after the checkpoints: a queue may be further than its checkpoint then, but not behind it
     states = _states(client, partitions)
     faults: list[Fault] = []
@@ -168,11 +168,6 @@ def _mismatches(
             yield incarnation, mismatch, checkpoint.batch
 
 
-def _configured_partitions(client: QueueClient) -> list[Partition]:
-    numbers = range(client.options.partitions)
-    return [Partition(model._meta.label_lower, number) for model in behind_models() for number in numbers]
-
-
 def _states(client: QueueClient, partitions: Sequence[Partition]) -> dict[Partition, dict[str, QueueState]]:
     """Return the queues of each partition by incarnation.
 
@@ -187,16 +182,6 @@ def _states(client: QueueClient, partitions: Sequence[Partition]) -> dict[Partit
                 raise queue
             states[partition][queue.incarnation] = queue
     return states
-
-
-def _checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
-    by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
-    for using in sorted({router.db_for_write(model) for model in behind_models()}):
-        for checkpoint in WriteBehindCheckpoint.objects.using(using).order_by("pk"):
-            if (model := model_named(checkpoint.label)) is None or router.db_for_write(model) == using:
-                partition = Partition(checkpoint.label, checkpoint.partition)
-                by_partition.setdefault(partition, []).append(checkpoint)
-    return by_partition
 
 
 def _is_current(partition: Partition, incarnation: str, batch: int) -> bool:

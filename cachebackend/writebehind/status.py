@@ -12,12 +12,18 @@ from django.db import Error, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
+from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
-from cachebackend.writebehind.queue import behind_models, monitoring_queue, project_queue
+from cachebackend.writebehind.queue import (
+    behind_models,
+    configured_partitions,
+    monitoring_queue,
+    project_queue,
+)
 
-__all__ = ["PartitionStatus", "databases", "node_faults", "partition_statuses"]
+__all__ = ["PartitionStatus", "databases", "faults_of_node", "node_faults", "partition_statuses"]
 
 #: The server settings that write-behind depends on.
 _SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
@@ -72,9 +78,7 @@ def partition_statuses() -> list[PartitionStatus]:
     If a node or the database does not answer, its part is left out and ``error`` says why.
     """
     client = monitoring_queue()
-    numbers = range(client.options.partitions)
-    partitions = [Partition(m._meta.label_lower, number) for m in behind_models() for number in numbers]
-    states = client.run(protocol.queue_states(client.context, partitions))
+    states = client.run(protocol.queue_states(client.context, configured_partitions(client)))
     checkpoints, parked, error = _stored()
     statuses = []
     for partition, queues in states.items():
@@ -135,19 +139,23 @@ def _with_checkpoint(status: PartitionStatus, checkpoint: WriteBehindCheckpoint 
 def node_faults() -> list[str]:
     """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
     client = project_queue()
+    return [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
+
+
+def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
+    """Yield what is wrong with one queue node, as ``node_faults``."""
     durability = client.options.durability
-    sentences = []
-    for index, node in enumerate(client.options.all_nodes):
-        try:
-            settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
-            faults = list(_faults(settings, durability))
-            if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
-                faults.append(fault)
-        except RingCacheError as error:
-            sentences.append(str(error))
-            continue
-        sentences += [f"queue node {node.name!r} {fault}" for fault in faults]
-    return sentences
+    name = client.options.all_nodes[index].name
+    try:
+        settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
+        faults = list(_faults(settings, durability))
+        if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
+            faults.append(fault)
+    except RingCacheError as error:
+        yield str(error)
+        return
+    for fault in faults:
+        yield f"queue node {name!r} {fault}"
 
 
 def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:

@@ -50,6 +50,7 @@ WITHOUT = {
     "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
     "writebehind/manager": "each method sends commands",
+    "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",

@@ -43,6 +43,7 @@ class Command(ReportCommand):
   manage.py writebehind retry --all
   manage.py writebehind discard 17 18
   manage.py writebehind repair                  shows what differs, and asks
+  manage.py writebehind nodes                   exits with 0 when `retiring` may be removed
 """
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
@@ -63,6 +64,8 @@ class Command(ReportCommand):
         choice.add_argument(
             "--drop", action="store_true", help="drop what queues with an older state hold; do not ask"
         )
+
+        add("nodes", help="while queue nodes are replaced: what the retiring nodes still hold")
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse numbers that cannot work, and more than one choice of parked writes."""
@@ -215,6 +218,31 @@ class Command(ReportCommand):
         self.say(f"{count} writes were discarded")
         return Report({"discarded": count})
 
+    def _nodes(self, _: dict[str, Any]) -> Report:
+        nodes, gone = writebehind.node_moves()
+        self.print_table(
+            ("node", "takes writes", "retiring", "queues", "queued", "to end"),
+            [
+                (n.node, _yes(n.is_active), _yes(n.is_retiring), n.queues, n.fields, len(n.left))
+                for n in nodes
+            ],
+        )
+        for node in nodes:
+            for fault in node.faults:
+                self.say(f"not well: {fault}")
+            if node.left:
+                self.say(
+                    f"{node.node} still has queues of {', '.join(node.left)}; workers drain and end them, or "
+                    "`manage.py writebehind drain` does"
+                )
+        for partition in gone:
+            self.say(f"the queue of {partition} is on none of these nodes; name its node in `retiring`")
+        is_done = all(node.is_done for node in nodes) and not gone
+        if is_done and any(node.is_retiring for node in nodes):
+            self.say("every queue has moved: when no process uses the old settings, remove `retiring`")
+        data = [asdict(node) | {"done": node.is_done} for node in nodes]
+        return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
+
     def _repair(self, options: dict[str, Any]) -> Report:
         faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
         if not faults:
@@ -318,6 +346,10 @@ def _label(name: str) -> str:
         known = ", ".join(sorted(labels)) or "none"
         message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
         raise CommandError(message) from error
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"
 
 
 def _first_line(parked: ParkedWrite) -> str:

@@ -1,0 +1,115 @@
+"""Moves of partitions to other queue nodes, while the nodes are replaced.
+
+A partition that has another owner than before leaves its queue on the old node, which is named in
+``WRITE_BEHIND["retiring"]``. The queue is drained first. When it is empty, the drain marks its
+checkpoint as ended. From then on the old node may be removed: a queue that is gone and was not
+ended stops its partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from django.db import Error
+
+from cachebackend import protocol
+from cachebackend.client import QueueClient
+from cachebackend.errors import RingCacheError
+from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.checkpoints import stored_checkpoints
+from cachebackend.writebehind.queue import configured_partitions, project_queue
+from cachebackend.writebehind.status import faults_of_node
+
+__all__ = ["NodeMoves", "moved_partitions", "node_moves"]
+
+
+@dataclass(slots=True)
+class NodeMoves:
+    """A queue node, while nodes are replaced. The attributes are keys of ``writebehind nodes --json``.
+
+    Attributes:
+        node: The node's name.
+        is_active: Whether it is in ``nodes``, so that it takes writes.
+        is_retiring: Whether it is in ``retiring``.
+        queues: The partitions that have a queue on the node, drained or not.
+        fields: The number of queued fields: columns of rows.
+        left: The partitions that have another owner, but whose queue here is not ended yet.
+        faults: What is wrong with the node, and what to do about it.
+    """
+
+    node: str
+    is_active: bool
+    is_retiring: bool
+    queues: int = 0
+    fields: int = 0
+    left: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do on this node before ``retiring`` is removed."""
+        return not (self.left or self.faults)
+
+
+def node_moves() -> tuple[list[NodeMoves], list[str]]:
+    """Return what each queue node still holds of moved partitions.
+
+    Returns:
+        The nodes, and, if all of them answer, the partitions whose queue is on none: they have stopped.
+
+    Raises:
+        django.db.Error: The database did not answer.
+    """
+    client = project_queue()
+    options = client.options
+    active = {node.name for node in options.nodes}
+    retiring = {node.name for node in options.retiring}
+    nodes = [
+        NodeMoves(
+            node.name, node.name in active, node.name in retiring, faults=list(faults_of_node(client, index))
+        )
+        for index, node in enumerate(options.all_nodes)
+    ]
+    seen: set[str] = set()
+    for partition, state, is_left in _queues(client):
+        node = nodes[state.node]
+        seen.add(state.incarnation)
+        node.queues += 1
+        node.fields += state.fields
+        if is_left:
+            node.left.append(str(partition))
+    if any(node.faults for node in nodes):  # a node that does not answer may have the queue
+        return nodes, []
+    gone = [
+        str(partition)
+        for partition, checkpoints in stored_checkpoints().items()
+        if any(not each.is_ended and each.incarnation not in seen for each in checkpoints)
+    ]
+    return nodes, gone
+
+
+def moved_partitions(client: QueueClient) -> list[Partition]:
+    """Return the partitions with a queue on a node that they have left, which is not ended yet.
+
+    Only while nodes are retiring. If the database does not answer, none is returned.
+    """
+    if not client.options.retiring:
+        return []
+    try:
+        return list(dict.fromkeys(partition for partition, _, is_left in _queues(client) if is_left))
+    except Error:  # the drains report it
+        return []
+
+
+def _queues(client: QueueClient) -> Iterator[tuple[Partition, QueueState, bool]]:
+    """Yield each queue that a node reports, and whether its partition has left it but not ended it."""
+    checkpoints = stored_checkpoints()
+    partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
+    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+        ended = {each.incarnation for each in checkpoints.get(partition, ()) if each.is_ended}
+        owner = client.context.ring.owner(partition.name)
+        for state in queues.values():
+            if not isinstance(state, RingCacheError):
+                is_ended = state.incarnation in ended and not state.fields
+                yield partition, state, state.node != owner and not is_ended

@@ -1,0 +1,146 @@
+"""Queue nodes that are replaced while partitions are written and while they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from django.db.models import F
+from django.test import override_settings
+
+from cachebackend import writebehind
+from cachebackend.errors import WriteBehindStoppedError
+from cachebackend.models import WriteBehindCheckpoint
+from cacheproject.services import Services
+from tests.fix_services import flush
+from tests.integration.write_behind import command, drain_all
+from tests.shop.models import Meter
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+#: The old and the new nodes.
+MOVES = [("a", "b"), ("a", "ab"), ("ab", "a"), ("ab", "b")]
+
+
+@pytest.fixture(scope="module")
+def new_node(services: Services) -> Iterator[str]:
+    """The URL of a second queue node with an append-only file."""
+    settings = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+    yield f"redis://127.0.0.1:{services.add_node('queue-new', *settings)}/0?name=queue-new"
+    services.kill("queue-new")
+
+
+@pytest.fixture
+def urls(services: Services, new_node: str) -> dict[str, str]:
+    """The URLs of the two queue nodes, both empty."""
+    flush(new_node)
+    return {"a": services.queue_urls[0], "b": new_node}
+
+
+@pytest.fixture
+def meters() -> list[Meter]:
+    """Rows of all partitions."""
+    return Meter.objects.bulk_create([Meter() for _ in range(60)])
+
+
+def on(
+    urls: dict[str, str], nodes: str, retiring: str = "", durability: str = "everysec"
+) -> override_settings:
+    """Return settings with these nodes."""
+    named = {"nodes": [urls[each] for each in nodes], "retiring": [urls[each] for each in retiring]}
+    return override_settings(WRITE_BEHIND=named | {"durability": durability})
+
+
+def add_one(meters: Sequence[Meter]) -> None:
+    Meter.behind.update_many({meter.pk: {"count": F("count") + 1} for meter in meters})
+
+
+def tick() -> None:
+    for partition in writebehind.seal_dirty():
+        writebehind.drain(partition)
+
+
+@pytest.mark.parametrize("durability", ["everysec", "fsync"])
+@pytest.mark.parametrize(("old", "new"), MOVES)
+def test_nodes_are_replaced_while_writes_continue(
+    urls: dict[str, str], meters: list[Meter], old: str, new: str, durability: str
+) -> None:
+    """``nodes`` says when ``retiring`` may be removed, also for partitions that nothing writes to."""
+    with on(urls, old, durability=durability):
+        add_one(meters)
+        tick()
+        add_one(meters[:1])
+    with on(urls, new, retiring=old, durability=durability):
+        add_one(meters[:2])
+        report = command("nodes", code=1)
+        assert not report["done"]
+        assert sum(len(node["left"]) for node in report["nodes"]) > 0
+        assert Meter.behind.get(meters[0].pk).count == 3
+        tick()
+        assert command("nodes")["done"]
+        assert Meter.behind.get(meters[5].pk).count == 1
+    with on(urls, new, durability=durability):
+        add_one(meters)
+        tick()
+        assert command("nodes") == command("nodes") | {"done": True, "gone": []}
+        assert command("repair") == {"faults": []}
+        counts = list(Meter.objects.order_by("pk").values_list("count", flat=True))
+        assert sorted(counts) == [2] * 58 + [3, 4]
+        assert [
+            row.count for _, row in sorted(Meter.behind.in_bulk([m.pk for m in meters]).items())
+        ] == counts
+
+
+@pytest.mark.parametrize(("old", "new"), MOVES)
+def test_nodes_are_replaced_in_a_pause(urls: dict[str, str], meters: list[Meter], old: str, new: str) -> None:
+    """Without workers ``drain`` does the same, before and after the settings change."""
+    with on(urls, old):
+        add_one(meters)
+        command("drain")
+    with on(urls, new, retiring=old):
+        assert command("nodes", code=1)["gone"] == []
+        command("drain")
+        assert command("nodes")["done"]
+    with on(urls, new):
+        add_one(meters)
+        command("drain")
+    assert set(Meter.objects.values_list("count", flat=True)) == {2}
+
+
+def test_partitions_return_to_a_node_that_they_left(urls: dict[str, str], meters: list[Meter]) -> None:
+    """Their queue there continues where it ended."""
+    for nodes, retiring in (("a", ""), ("ab", "a"), ("ab", ""), ("a", "ab"), ("a", "")):
+        with on(urls, nodes, retiring):
+            add_one(meters)
+            tick()
+            if retiring:
+                assert command("nodes")["done"]
+    assert set(Meter.objects.values_list("count", flat=True)) == {5}
+
+
+def test_a_node_that_was_replaced_without_being_named_is_noticed(
+    urls: dict[str, str], meters: list[Meter]
+) -> None:
+    """The partitions stop, ``nodes`` lists them, and naming the old node is enough to continue."""
+    with on(urls, "a"):
+        add_one(meters)
+        tick()
+    with on(urls, "b"):
+        add_one(meters)
+        with pytest.raises(WriteBehindStoppedError, match=r"name the old node in WRITE_BEHIND\['retiring'\]"):
+            drain_all()
+        assert len(command("nodes", code=1)["gone"]) == WriteBehindCheckpoint.objects.count()
+    with on(urls, "b", retiring="a"):
+        tick()
+        assert command("nodes")["done"]
+    assert set(Meter.objects.values_list("count", flat=True)) == {2}
+
+
+def test_a_node_that_does_not_answer_is_not_done(urls: dict[str, str]) -> None:
+    """Its queues are unknown."""
+    away = {"a": "redis://127.0.0.1:1/0?name=away", "b": urls["b"]}
+    with on(away, "b", retiring="a"):
+        report = command("nodes", code=1)
+    assert [(node["node"], node["done"]) for node in report["nodes"]] == [
+        ("queue-new", True),
+        ("away", False),
+    ]

@@ -78,6 +78,14 @@ class WriteBehindCheckpoint(models.Model):
         default=False,
         help_text="Whether the queue has moved to another node, or was given up, and holds no writes.",
     )
+    sampled_open = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="The open batch when the queue was last sampled; 0: never."
+    )
+    sampled_batch = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="A batch that was sealed then, and on the node's disk."
+    )
+    sampled_seal = models.CharField(max_length=32, default="", db_default="", help_text="Its seal.")
+    sampled_at = models.DateTimeField(null=True, help_text="When the queue was last sampled.")
     landed_at = models.DateTimeField(null=True, help_text="When the last batch was applied.")
     rows = models.PositiveBigIntegerField(default=0, help_text="Rows that all batches together changed.")
     missing = models.PositiveBigIntegerField(

@@ -8,11 +8,16 @@ from typing import Any
 
 from cachebackend.options.faults import Faults
 from cachebackend.options.rules import Choice, Integer, Number, Word, check_fields
+from cachebackend.options.sentinel import SENTINEL_SCHEME
 from cachebackend.options.url import NodeAddress, parse_nodes
 
 __all__ = ["WriteBehindOptions"]
 
 _SECONDS = Number(0, exclusive=True, unit=" seconds")
+_BEHIND_SENTINEL = (
+    "is behind Sentinel, which may promote a replica that lacks acknowledged writes; name the node itself, "
+    "as redis://host:6379/0, and let it come back with its append-only file"
+)
 _POLICY = Choice(("raise", "write_through"))
 
 
@@ -76,6 +81,10 @@ class WriteBehindOptions:
             faults.add(
                 "retiring", "has nodes, but 'nodes' has none; list the nodes that replace them in 'nodes'"
             )
+        for key, addresses in (("nodes", nodes), ("retiring", retiring)):
+            for index, node in enumerate(addresses):
+                if node.url.startswith(f"{SENTINEL_SCHEME}:"):
+                    faults.below(key).add(index, _BEHIND_SENTINEL)
         check_fields(cls, rest, faults, also_known=("nodes", "retiring"))
         faults.raise_any()
         return cls(nodes=nodes, retiring=retiring, **rest)

@@ -49,11 +49,24 @@ class Position(NamedTuple):
         batch: The number of the last drained batch; 0: none yet.
         seal: Its seal.
         is_ended: Whether the queue was given up or has moved to another node.
+        sampled_open: The number of the open batch when the queue was last sampled; 0: never.
+        sampled_batch: The number of a batch that was sealed then.
+        sampled_seal: Its seal.
     """
 
     batch: int = 0
     seal: str = ""
     is_ended: bool = False
+    sampled_open: int = 0
+    sampled_batch: int = 0
+    sampled_seal: str = ""
+
+    @classmethod
+    def parse(cls, values: Sequence[str]) -> Position:
+        """Return the position that a checkpoint's columns, as Postgres' text, say."""
+        batch, seal, is_ended, sampled_open, sampled_batch, sampled_seal = values
+        numbers = int(sampled_open), int(sampled_batch)
+        return cls(int(batch), seal, is_ended == "true", *numbers, sampled_seal)
 
 
 class Queues:
@@ -144,20 +157,29 @@ def stored_checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
 
 
 def mismatch_of(
-    checkpoint: WriteBehindCheckpoint | Position, open_batch: int, done: int, seal: str
+    checkpoint: WriteBehindCheckpoint | Position, open_batch: int, done: int, seals: Mapping[int, str]
 ) -> Mismatch | None:
     """Return how a queue and its checkpoint contradict each other; None if they agree.
+
+    A queue that came back with an older file reaches the same numbers again, but not with the same
+    seals. The checkpoint has the seal of the last drained batch, and that of a batch which was
+    sealed when the queue was last sampled.
 
     Args:
         checkpoint: The checkpoint of the queue.
         open_batch: The number of the queue's open batch.
         done: The number of the last batch that the queue deleted.
-        seal: The queue's seal of the checkpoint's batch. A queue that came back with an older
-            file reaches that number again, but not with that seal.
+        seals: The queue's seals by batch number; those of the checkpoint's batch and of the next
+            one are among them, if the queue has them.
     """
     if done > checkpoint.batch:
         return Mismatch.DATABASE_IS_OLDER
-    if open_batch <= checkpoint.batch or (checkpoint.batch and seal != checkpoint.seal):
+    if open_batch <= checkpoint.batch or open_batch < checkpoint.sampled_open:
+        return Mismatch.QUEUE_IS_OLDER
+    if checkpoint.batch and seals.get(checkpoint.batch, "") != checkpoint.seal:
+        return Mismatch.QUEUE_IS_OLDER
+    sampled = checkpoint.sampled_batch
+    if sampled > checkpoint.batch and seals.get(sampled, checkpoint.sampled_seal) != checkpoint.sampled_seal:
         return Mismatch.QUEUE_IS_OLDER
     return None
 
@@ -172,7 +194,8 @@ def require_match(checkpoint: WriteBehindCheckpoint, sealed: Sealed) -> None:
     Raises:
         WriteBehindStoppedError: The queue and the checkpoint contradict each other.
     """
-    mismatch = mismatch_of(checkpoint, sealed.open_batch, sealed.done, sealed.previous_seal)
+    seals = {checkpoint.batch: sealed.previous_seal, checkpoint.batch + 1: sealed.seal}
+    mismatch = mismatch_of(checkpoint, sealed.open_batch, sealed.done, seals)
     if mismatch is not None:
         partition = Partition(checkpoint.label, checkpoint.partition)
         raise _stopped(partition, mismatch, checkpoint.batch, sealed.open_batch, sealed.done)
@@ -195,8 +218,7 @@ def require_readable(
     """
     for queue in queues:
         position = positions.get(queue.incarnation, Position())
-        seal = queue.seals.get(position.batch, "")
-        mismatch = mismatch_of(position, queue.open_batch, queue.done, seal)
+        mismatch = mismatch_of(position, queue.open_batch, queue.done, queue.seals)
         if mismatch is Mismatch.QUEUE_IS_OLDER:
             raise _stopped(partition, mismatch, position.batch, queue.open_batch, queue.done)
     read = {queue.incarnation for queue in queues}

@@ -15,12 +15,14 @@ next drain starts by deleting its hash.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import Error, InterfaceError, OperationalError, connections, router, transaction
 from django.utils import timezone
 
 from cachebackend import protocol
+from cachebackend.client import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
@@ -35,6 +37,7 @@ from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, requ
 from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
+from cachebackend.writebehind.samples import Sample, by_database, store_samples
 from cachebackend.writebehind.versions import require_same_version
 
 __all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
@@ -84,8 +87,8 @@ def dirty_partitions() -> list[tuple[Partition, float]]:
 def seal_dirty() -> list[Partition]:
     """Seal the open batch of each partition with queued writes, so that it can be drained.
 
-    All seals of a node are synced to its disk together, before any drain starts. If a node fails,
-    its partitions are left out and the error is logged.
+    All seals of a node are synced to its disk together, before any drain starts, and sampled in the
+    database. If a node fails, its partitions are left out and the error is logged.
 
     Returns:
         The partitions to drain, as ``dirty_partitions``.
@@ -103,14 +106,27 @@ def seal_dirty() -> list[Partition]:
         for node, state in queues.items():
             if isinstance(state, QueueState) and state.fields:
                 by_node.setdefault(node, {})[partition] = state
+    samples: dict[Partition, Sample] = {}
     for states in by_node.values():
         try:
-            client.run(protocol.seal_many(client.context, states))
+            sealed = client.run(protocol.seal_many(client.context, states))
+            samples |= {partition: (states[partition], each) for partition, each in sealed.items()}
         except RingCacheError as error:
             logger.error("write-behind: %s; the writes queued there are not drained", error)
             for partition in states:
                 partitions.pop(partition, None)
+    _sample(client, samples)
     return list(partitions)
+
+
+def _sample(client: QueueClient, samples: Mapping[Partition, Sample]) -> None:
+    """Store samples in the databases that can be reached; a drain reports why another one cannot."""
+    for using, own in by_database(samples).items():
+        if not _backoff.wait_seconds(using):
+            try:
+                store_samples(client, using, own)
+            except Error as error:
+                logger.warning("the queues are not sampled in the database %r: %s", using, error)
 
 
 def drain(partition: Partition, max_batches: int = 100) -> Drained:

@@ -205,7 +205,7 @@ def _snapshot(rows: Rows, keys: Sequence[bytes]) -> Snapshot:
 
 def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, Any]:
     """Return the checkpoints of a model's partitions, each as one text."""
-    names = ("partition", "incarnation", "batch", "seal", "is_ended")
+    names = ("partition", "incarnation", *Position._fields)
     parts = [part for name in names for part in (Cast(F(name), models.CharField()), Value(" "))]
     text = Concat(*parts[:-1])
     of_model = WriteBehindCheckpoint.objects.filter(label=rows.model._meta.label_lower)
@@ -223,8 +223,8 @@ def _parked_keys(rows: Rows, row_keys: Sequence[bytes]) -> models.QuerySet[Any, 
 def _parsed(texts: Iterable[str]) -> Checkpoints:
     parsed: dict[int, dict[str, Position]] = {}
     for text in texts:
-        partition, incarnation, batch, seal, is_ended = text.split(" ")
-        position = Position(int(batch), seal, is_ended == "true")
+        partition, incarnation, *values = text.split(" ")
+        position = Position.parse(values)
         parsed.setdefault(int(partition), {})[incarnation] = position
     return parsed
 

@@ -120,7 +120,8 @@ def repair(fault: Fault, *, keep: bool) -> None:
         else:
             checkpoint.batch = _drained_batch(fault, fault.state, keep=keep)
             checkpoint.seal = fault.state.seals.get(checkpoint.batch, "")
-        checkpoint.save(update_fields=["batch", "seal", "is_ended"])
+        checkpoint.sampled_open = checkpoint.sampled_batch = 0
+        checkpoint.save(update_fields=["batch", "seal", "is_ended", "sampled_open", "sampled_batch"])
 
 
 def _drained_batch(fault: Fault, state: QueueState, *, keep: bool) -> int:
@@ -160,8 +161,7 @@ def _mismatches(
         checkpoint = by_incarnation.get(incarnation) or WriteBehindCheckpoint()
         if checkpoint.is_ended and not state.fields:
             continue
-        seal = state.seals.get(checkpoint.batch, "")
-        mismatch = mismatch_of(checkpoint, state.open_batch, state.done, seal)
+        mismatch = mismatch_of(checkpoint, state.open_batch, state.done, state.seals)
         if mismatch is None and _sealed_sizes(client, partition, state).get(checkpoint.batch + 1) == 0:
             mismatch = Mismatch.BATCH_IS_MISSING
         if mismatch is not None:

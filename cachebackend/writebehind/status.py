@@ -41,6 +41,9 @@ class PartitionStatus:
         oldest_seconds: The age of the oldest queued write, in seconds; 0 if none is queued.
         landed: The number of the last drained batch.
         landed_at: When it was drained, in seconds since 1970; None if no batch was.
+        sampled_at: When the queue was last sampled in the database, in seconds since 1970; None if it
+            never was. If the node comes back with an older file, writes that it lost and that were
+            acknowledged before are noticed; later ones may not be.
         rows: The number of rows that drained batches have changed.
         missing: The number of rows that they name and that do not exist.
         parked: The number of parked writes.
@@ -58,6 +61,7 @@ class PartitionStatus:
     oldest_seconds: float = 0.0
     landed: int = 0
     landed_at: float | None = None
+    sampled_at: float | None = None
     rows: int = 0
     missing: int = 0
     parked: int = 0
@@ -126,11 +130,12 @@ def _with_checkpoint(status: PartitionStatus, checkpoint: WriteBehindCheckpoint 
     """Return a status with the numbers of its checkpoint."""
     if checkpoint is None:
         return status
-    drained_at = checkpoint.landed_at
+    drained_at, sampled_at = checkpoint.landed_at, checkpoint.sampled_at
     return replace(
         status,
         landed=checkpoint.batch,
         landed_at=drained_at.timestamp() if drained_at else None,
+        sampled_at=sampled_at.timestamp() if sampled_at else None,
         rows=checkpoint.rows,
         missing=checkpoint.missing,
     )

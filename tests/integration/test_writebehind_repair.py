@@ -285,3 +285,73 @@ def test_queues_on_retiring_nodes_are_drained_first(meter: Meter, services: Serv
         drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 4
     assert WriteBehindCheckpoint.objects.filter(is_ended=True).count() == 1
+
+
+# Queues that lost writes before the first drain after them
+
+
+def saved_keys() -> dict[bytes, bytes]:
+    """The queue node's data, as its file holds it."""
+    node = project_queue().nodes[0]
+    return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
+
+
+def restore_keys(saved: dict[bytes, bytes]) -> None:
+    node = project_queue().nodes[0]
+    node.call((b"FLUSHALL",))
+    for key, dump in saved.items():
+        node.call((b"RESTORE", key, 0, dump))
+
+
+@pytest.mark.parametrize("drained_before", [0, 1])
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_an_older_file_of_the_same_batch_is_noticed_after_a_tick(
+    meter: Meter, drained_before: int, is_emptied: bool
+) -> None:
+    """Nothing was drained since, but the tick has sampled what the queue held."""
+    with one_partition():
+        for _ in range(drained_before):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            drain_all()
+        Meter.behind.update(meter.pk, count=F("count") + 10)
+        older = {} if is_emptied else saved_keys()
+        Meter.behind.update(meter.pk, count=F("count") + 100)
+        writebehind.seal_dirty()
+        [status] = [each for each in writebehind.partition_statuses() if each.partition.label == "shop.meter"]
+        assert status.sampled_at is not None
+        restore_keys(older)
+        why = "was emptied or replaced" if is_emptied else "came back with an older file"
+        reads_stop(meter, why)
+        Meter.behind.update(meter.pk, count=F("count") + 1000)
+        reads_stop(meter, why)
+        with pytest.raises(WriteBehindStoppedError, match=why):
+            drain_all()
+        assert command("status", code=1)["stopped"] == ["shop.meter:0"]
+        command("repair", "--keep")
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == drained_before + 1000 + (0 if is_emptied else 10)
+
+
+def test_a_tick_that_cannot_sample_returns_its_partitions(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The drains are sent nevertheless, and nothing is stored."""
+    from cachebackend.writebehind import drains
+
+    def away(*_: Any) -> None:
+        raise OperationalError
+
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        monkeypatch.setattr(drains, "store_samples", away)
+        assert writebehind.seal_dirty() == [Partition("shop.meter", 0)]
+        assert "are not sampled" in caplog.text
+        assert WriteBehindCheckpoint.objects.count() == 0
+
+
+def test_nothing_is_sampled_with_memory(meter: Meter) -> None:
+    """An emptied queue continues by itself."""
+    with one_partition(durability="memory"):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        writebehind.seal_dirty()
+        assert WriteBehindCheckpoint.objects.count() == 0

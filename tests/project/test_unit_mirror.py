@@ -54,6 +54,7 @@ WITHOUT = {
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/status": "asks nodes and the database",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cachebackend.effects import Command, Operation, Script, Send
+from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
 from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.fold import FSYNC_MS
@@ -54,18 +54,12 @@ def seal(queue: QueueContext, state: QueueState, partition: Partition, number: i
         name = queue.options.all_nodes[state.node].name
         message = f"the queue of {partition} on node {name!r} was emptied while it was drained; drain again"
         raise WriteBehindError(message)
-    open_batch, done, synced, previous_seal, seal, encodings = reply
-    return Sealed(
-        open_batch,
-        done,
-        synced,
-        previous_seal.decode(),
-        seal.decode(),
-        parse_encodings(partition, encodings),
-    )
+    return _sealed(reply)._replace(encodings=parse_encodings(partition, reply[-1]))
 
 
-def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Operation[None]:
+def seal_many(
+    queue: QueueContext, states: Mapping[Partition, QueueState]
+) -> Operation[dict[Partition, Sealed]]:
     """Seal the open batches on one node where no other batch is sealed, and sync all seals to its disk.
 
     While a sealed batch waits for its drain, writes fold into the open one. With more than one
@@ -75,19 +69,32 @@ def seal_many(queue: QueueContext, states: Mapping[Partition, QueueState]) -> Op
         queue: The queue.
         states: The partitions to seal, and their queues on the node.
 
+    Returns:
+        The state of each queue that still exists, after its seals are on the disk. ``seal`` is the
+        seal of the batch after ``done``; ``encodings`` is empty.
+
     Raises:
         NodeUnavailableError, WriteBehindError: As ``sync``.
     """
     queues = states.items()
     replies = yield Send([_seal_request(queue, state, part, state.done + 1) for part, state in queues])
     unsynced: dict[int, dict[Partition, int]] = {}
+    many: dict[Partition, Sealed] = {}
     for (partition, state), reply in zip(queues, replies, strict=True):
         if checked(reply):  # empty if the node holds another incarnation by now
-            open_batch, _, synced, *_ = reply
+            many[partition] = _sealed(reply)
+            open_batch, _, synced, *_ = many[partition]
             if synced < open_batch - 1:
                 unsynced.setdefault(state.node, {})[partition] = open_batch - 1
     for node, sealed in unsynced.items():
         yield from sync(queue, node, sealed)
+    return many
+
+
+def _sealed(reply: Reply) -> Sealed:
+    """Return the state in a reply, without the encodings: one that is damaged stops its own drain only."""
+    open_batch, done, synced, previous_seal, seal, _ = reply
+    return Sealed(open_batch, done, synced, previous_seal.decode(), seal.decode(), {})
 
 
 def _seal_request(

@@ -37,3 +37,11 @@ def test_nodes_cannot_be_retired_without_any_to_replace_them() -> None:
     """Their writes would have no queue."""
     with pytest.raises(ConfigurationError, match=r"WRITE_BEHIND\['retiring'\]"):
         WriteBehindOptions.read({"retiring": ["redis://h:1?name=a"]})
+
+
+@pytest.mark.parametrize("key", ["nodes", "retiring"])
+def test_a_queue_node_behind_sentinel_is_refused(key: str) -> None:
+    """A promoted replica may lack writes that the old primary has acknowledged."""
+    given = {"nodes": ["redis://h:1?name=a"]} | {key: ["redis+sentinel://h1,h2/queue"]}
+    with pytest.raises(ConfigurationError, match=rf"WRITE_BEHIND\['{key}'\]\[0\]: is behind Sentinel"):
+        WriteBehindOptions.read(given)

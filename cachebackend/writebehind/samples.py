@@ -1,0 +1,75 @@
+"""Samples of the queues in the database: what a queue node must still have when it comes back.
+
+A checkpoint knows a queue only up to the last drained batch. A node that lost everything after it,
+and before the next drain, would look as if nothing had been written. So each tick stores, after
+the seals are on the node's disk, which batch is open and the seal of a sealed batch. A queue that
+shows less stops its partition.
+
+What was acknowledged after the last sample is not covered: since the last tick, and, while a
+sealed batch waits for its drain, since the open batch was begun. No sample is stored while the
+database does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.db import router, transaction
+from django.utils import timezone
+
+from cachebackend.client import QueueClient
+from cachebackend.errors import RingCacheError
+from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.writebehind.checkpoints import Queues
+from cachebackend.writebehind.queue import model_named
+
+__all__ = ["Sample", "by_database", "store_samples"]
+
+#: A queue, and its state after its seals were synced to disk.
+Sample = tuple[QueueState, Sealed]
+
+
+def by_database(samples: Mapping[Partition, Sample]) -> dict[str, dict[Partition, Sample]]:
+    """Return samples by the alias of the database to which their partitions are drained."""
+    databases: dict[str, dict[Partition, Sample]] = {}
+    for partition, sample in samples.items():
+        if (model := model_named(partition.label)) is not None and sample[1].seal:
+            databases.setdefault(router.db_for_write(model), {})[partition] = sample
+    return databases
+
+
+def store_samples(client: QueueClient, using: str, samples: Mapping[Partition, Sample]) -> None:
+    """Store samples of queues in their checkpoints.
+
+    A checkpoint that is locked is left out: its queue is being drained, up to the sealed batch.
+
+    Raises:
+        django.db.Error: The database failed.
+    """
+    by_incarnation = {state.incarnation: sealed for state, sealed in samples.values()}
+    checkpoints = WriteBehindCheckpoint.objects.using(using).filter(incarnation__in=by_incarnation)
+    existing = set(checkpoints.values_list("incarnation", flat=True))
+    for partition, (state, _) in samples.items():
+        if state.incarnation not in existing:
+            _create(client, using, partition, state)
+    with transaction.atomic(using=using):
+        unlocked = list(checkpoints.select_for_update(skip_locked=True).order_by("pk"))
+        for checkpoint in unlocked:
+            sealed = by_incarnation[checkpoint.incarnation]
+            if sealed.done + 1 >= checkpoint.sampled_batch:  # else another tick was later
+                checkpoint.sampled_open = max(checkpoint.sampled_open, sealed.open_batch)
+                checkpoint.sampled_batch, checkpoint.sampled_seal = sealed.done + 1, sealed.seal
+                checkpoint.sampled_at = timezone.now()
+        names = ["sampled_open", "sampled_batch", "sampled_seal", "sampled_at"]
+        WriteBehindCheckpoint.objects.using(using).bulk_update(unlocked, names)
+
+
+def _create(client: QueueClient, using: str, partition: Partition, state: QueueState) -> None:
+    """Create the checkpoint of a queue that was never drained, unless the partition has stopped."""
+    try:
+        with transaction.atomic(using=using):
+            Queues(client, partition).lock_checkpoint(state, using)
+    except RingCacheError:  # the drain reports it
+        return

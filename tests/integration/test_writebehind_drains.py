@@ -188,6 +188,24 @@ def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
     assert count_of(meter) == 1
 
 
+def test_a_late_close_leaves_no_drained_partition_dirty(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker waits before it closes its batch; another one drains the next batch meanwhile."""
+    close = protocol.close
+    late: list[Any] = []
+    with one_partition():
+        add_one(meter)
+        with monkeypatch.context() as patch:
+            patch.setattr(protocol, "close", lambda *arguments: iter(late.append(arguments) or ()))
+            writebehind.drain(PARTITION)
+        add_one(meter)
+        writebehind.drain(PARTITION)
+        project_queue().run(close(*late[0]))
+        assert writebehind.dirty_partitions() == []
+    assert count_of(meter) == 2
+
+
 def test_without_drains_the_queue_grows_with_rows_and_not_with_ticks() -> None:
     """One batch is sealed and waits; all later writes fold into the open one."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(20)])
@@ -286,6 +304,25 @@ def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pyte
     finally:
         node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 5
+
+
+@pytest.mark.parametrize("durability", ["memory", "everysec", "fsync"])
+def test_a_node_over_its_memory_is_drained(meter: Meter, durability: str) -> None:
+    """Otherwise it could never free the memory; what is sealed, and what is not, is drained."""
+    node = project_queue().nodes[0]
+    with one_partition(durability=durability):
+        add_one(meter)
+        writebehind.seal_dirty()
+        add_one(meter)
+        node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))
+        try:
+            tick()
+            tick()
+            assert writebehind.dirty_partitions() == []
+        finally:
+            node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
+    assert count_of(meter) == 2
+    assert set(saved_keys()) == {project_queue().context.meta(PARTITION)}
 
 
 def test_bad_rows_that_bisection_has_no_time_for_are_parked_together(

@@ -1,4 +1,5 @@
--- Delete drained batches: the database has their writes.
+#!lua flags=allow-oom
+-- Delete drained batches: the database has their writes. A node over its maxmemory does it too.
 -- KEYS[1]  the partition's meta hash
 -- KEYS[2]  the node's sorted set of partitions with queued writes
 -- KEYS[3 ...]  the batch hashes of the numbers from ARGV[1] to ARGV[2], then that of the next number

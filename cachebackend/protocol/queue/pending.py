@@ -27,8 +27,12 @@ __all__ = ["Pending", "PendingFields", "batch_sizes", "contents", "pending"]
 
 _PENDING = Script(__package__, "pending")
 
-#: Fields that a node returns in one reply, so that it stays responsive.
-SCAN_COUNT = 5000
+#: The most fields that a node returns in one reply, so that it stays responsive.
+MAX_SCAN_COUNT = 5000
+#: Fields of the first reply, while the size of the values is not known.
+FIRST_SCAN_COUNT = 10
+#: Bytes of one reply, about. The node's output buffers count as its memory.
+SCAN_BYTES = 1_000_000
 #: Fields that one script call reads; Lua's stack has room for 8000.
 PENDING_FIELDS = 4000
 
@@ -71,13 +75,15 @@ def contents(
     """Return the fields of a sealed batch: row, column and kind to value; empty if it was deleted."""
     key = queue.batch(partition, number)
     fields: dict[bytes, bytes] = {}
-    cursor = b"0"
+    cursor, count = b"0", FIRST_SCAN_COUNT
     while True:
-        [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", SCAN_COUNT))])
+        [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", count))])
         cursor, flat = checked(reply)
         fields.update(pairs_of(flat))
         if cursor == b"0":
             return fields
+        field_bytes = sum(map(len, flat)) / max(len(flat) // 2, 1)
+        count = min(int(SCAN_BYTES / max(field_bytes, 1)) + 1, 10 * count, MAX_SCAN_COUNT)
 
 
 def pending(

@@ -1,4 +1,6 @@
--- Seal a batch, if it is the open one and not empty.
+#!lua flags=allow-oom
+-- Seal a batch, if it is the open one and not empty. A node over its maxmemory does it too: otherwise the
+-- batch could not be drained, and the memory never be freed.
 -- KEYS[1]  the partition's meta hash
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- ARGV[1]  the number to seal

@@ -20,6 +20,7 @@ __all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
 
 _SEAL = Script(__package__, "seal")
 _CLOSE = Script(__package__, "close")
+_SYNC = Script(__package__, "sync")
 
 
 class Sealed(NamedTuple):
@@ -121,7 +122,7 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     """
     # WAITAOF waits for the last write of its own connection, so the connection has to make one
     touches: list[tuple[int, Command]] = [
-        (node, (b"HINCRBY", queue.meta(partition), b"syncs", 1)) for partition in sealed
+        (node, _SYNC.call([queue.meta(partition)], 0).with_source) for partition in sealed
     ]
     replies = yield Send([*touches, (node, (b"WAITAOF", 1, 0, FSYNC_MS))])
     name = queue.options.all_nodes[node].name
@@ -134,9 +135,7 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     if checked(replies[-1])[0] < 1:
         message = f"queue node {name!r} did not sync its append-only file within {FSYNC_MS} ms"
         raise WriteBehindError(message)
-    yield Send(
-        [(node, (b"HSET", queue.meta(partition), b"synced", number)) for partition, number in sealed.items()]
-    )
+    yield Send([(node, _SYNC.call([queue.meta(partition)], number)) for partition, number in sealed.items()])
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:

@@ -29,6 +29,14 @@ def test_a_batch_is_read_page_by_page() -> None:
         step(contents(queue_of("a"), 0, METER, 2), [DOWN])
 
 
+def test_large_values_are_read_in_small_pages() -> None:
+    """A reply has about a megabyte, because the node's output buffers count as its memory."""
+    large, small = b"v" * 500_000, b"v"
+    pages: list[list[Any]] = [[[b"9", [b"f", large]]], [[b"8", [b"g", small]]], [[b"0", []]]]
+    _, requests = step(contents(queue_of("a"), 0, METER, 2), *pages)
+    assert [command[-1] for [(_, command)] in requests] == [10, 2, 20]
+
+
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:
     """In one script; a field that a batch lacks is left out of it."""
     reply = [NUMBERS, [2, b"bb", [b"5", None], b""], [3, b"", [None, b"6"], b"\0f\0i\0"]]

@@ -34,8 +34,10 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     replies = [[3, 1, 1, b"", b"bb", b""], [3, 1, 2, b"", b"bb", b""], []]
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
     _, requests = step(operation, replies, [1, [1, 0]], [1])
-    assert requests[1] == [(0, (b"HINCRBY", KEYS.meta(METER), b"syncs", 1)), (0, (b"WAITAOF", 1, 0, 1500))]
-    assert requests[2] == [(0, (b"HSET", KEYS.meta(METER), b"synced", 2))]
+    [(_, touch), wait] = requests[1]
+    assert (touch[0], touch[2:]) == (b"EVAL", (1, KEYS.meta(METER), 0))
+    assert wait == (0, (b"WAITAOF", 1, 0, 1500))
+    assert requests[2] == [(0, ("sync", KEYS.meta(METER), 2))]
 
 
 @pytest.mark.parametrize(

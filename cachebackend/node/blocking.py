@@ -25,8 +25,9 @@ from cachebackend.node.translate import pack_command, reply_error
 
 __all__ = ["BlockingPool", "Connection"]
 
-#: Seconds idle after which a connection is checked before use, because the server may have closed it.
-CHECK_AFTER_SECONDS = 1.0
+#: Seconds idle after which a connection is checked before use, because the server may have closed it. No
+#: server restarts in less time, so the first command after a restart is never sent to the old one.
+CHECK_AFTER_SECONDS = 0.02
 #: Seconds idle after which a connection is closed.
 IDLE_SECONDS = 60.0
 _READ_BYTES = 65_536

@@ -33,7 +33,8 @@ class WriteBehindOptions:
             nodes if their prefixes differ.
         flush_interval: The time between two drains of a partition.
         batch_rows: The most rows that one statement of a drain handles. A batch is sealed when it
-            holds this many rows; a row counts once for each of its columns.
+            holds this many rows, and twice as many for each batch that waits before it; a row counts
+            once for each of its columns.
         high_water: The most rows that may be pending for each model, counted as for ``batch_rows``
             and divided evenly among its partitions.
         durability: When a write is acknowledged. ``"memory"``: the queue node has it in memory;

@@ -28,6 +28,7 @@ from cachebackend.protocol.queue import fold as fold_module
 from cachebackend.writebehind import parked
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
+from tests.fix_services import restart_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
@@ -54,6 +55,13 @@ def tick() -> list[writebehind.Drained]:
     return [writebehind.drain(partition) for partition in writebehind.seal_dirty()]
 
 
+def seal_open_batch() -> None:
+    client = project_queue()
+    [state] = client.run(protocol.queue_states(client.context, [PARTITION]))[PARTITION].values()
+    assert isinstance(state, protocol.QueueState)
+    client.run(protocol.seal(client.context, state, PARTITION, state.open_batch))
+
+
 def saved_keys() -> dict[bytes, bytes]:
     """The queue node's data, as its file would hold it."""
     node = project_queue().nodes[0]
@@ -75,7 +83,7 @@ def meta() -> dict[bytes, bytes]:
 # Queues with older data
 
 
-@pytest.mark.parametrize(("choice", "total"), [("--keep", 13), ("--drop", 4)])
+@pytest.mark.parametrize(("choice", "total"), [("--keep", 45), ("--drop", 4)])
 def test_an_older_queue_stays_stopped_after_any_number_of_writes(
     meter: Meter, choice: str, total: int
 ) -> None:
@@ -88,7 +96,7 @@ def test_an_older_queue_stays_stopped_after_any_number_of_writes(
             add_one(meter)
             drain_all()
         restore_keys(older)
-        others = Meter.objects.bulk_create([Meter() for _ in range(8)])
+        others = Meter.objects.bulk_create([Meter() for _ in range(40)])
         for other in others:
             add_one(other)
             with pytest.raises(WriteBehindStoppedError, match="came back with an older file"):
@@ -158,9 +166,10 @@ def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> Non
 def test_lost_closes_are_repeated(meter: Meter) -> None:
     """A node that lost its last second holds drained batches again: they are deleted and not applied."""
     others = Meter.objects.bulk_create([Meter() for _ in range(4)])
-    with one_partition(batch_rows=1):
+    with one_partition():
         for other in others:
             add_one(other)
+            seal_open_batch()
         before = saved_keys()
         writebehind.drain(PARTITION, max_batches=3)
         restore_keys(before)
@@ -219,6 +228,20 @@ def test_without_drains_the_queue_grows_with_rows_and_not_with_ticks() -> None:
     assert set(Meter.objects.values_list("count", flat=True)) == {30}
 
 
+def test_without_drains_the_queue_grows_with_rows_and_not_with_writes_past_batch_rows() -> None:
+    """Each batch that waits doubles the size of the next, until one holds a field for each row."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
+    with one_partition(batch_rows=5):
+        waiting = []
+        for _ in range(12):
+            add_one(*meters)
+            waiting.append(command("status")["waiting"])
+        assert waiting[-1] == waiting[-2] < 3 * len(meters)
+        while tick():
+            pass
+    assert set(Meter.objects.values_list("count", flat=True)) == {12}
+
+
 #: The error of a node without an append-only file, and of a node that cannot report its file.
 NO_FILE = re.compile(r"turn its append-only file on|must be Redis 7\.2 or later")
 
@@ -267,7 +290,7 @@ def test_the_limits_hold_within_one_call() -> None:
         assert list(caught.value.errors) == [meter.pk for meter in meters[40:]]
         assert command("status")["waiting"] == 40
         drained = writebehind.drain(PARTITION)
-    assert (drained.batches, drained.rows) == (4, 40)
+    assert (drained.batches, drained.rows) == (3, 40)  # of 10, 20 and 10 rows
     assert set(Meter.objects.filter(pk__in=[m.pk for m in meters[:40]]).values_list("count", flat=True)) == {
         1
     }
@@ -287,7 +310,7 @@ def test_rows_queued_before_a_node_failed_are_not_reported_as_failed(monkeypatch
     monkeypatch.setattr(fold_module, "fold_result", fail_later)
     with one_partition(batch_rows=10), pytest.raises(WriteBehindPartialError) as caught:
         add_one(*meters)
-    assert list(caught.value.errors) == [meter.pk for meter in meters[20:]]
+    assert list(caught.value.errors) == [meter.pk for meter in meters[30:]]
 
 
 def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +346,14 @@ def test_a_node_over_its_memory_is_drained(meter: Meter, durability: str) -> Non
             node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 2
     assert set(saved_keys()) == {project_queue().context.meta(PARTITION)}
+
+
+def test_the_first_write_after_a_restart_is_queued(meter: Meter, services: Services) -> None:
+    """The kept connection was closed by the node, which is noticed before the write is sent."""
+    add_one(meter)
+    restart_queue(services)
+    add_one(meter)
+    assert Meter.behind.get(meter.pk).count == 2
 
 
 def test_bad_rows_that_bisection_has_no_time_for_are_parked_together(

@@ -11,7 +11,7 @@
 -- ARGV[3]  the partition's name in KEYS[4]
 -- ARGV[4]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
 --          of a batch that this call seals
--- ARGV[5]  the number of fields at which a batch is sealed
+-- ARGV[5]  the number of fields at which a batch is sealed if no other batch waits for its drain
 -- ARGV[6]  the most fields in all of the partition's batches
 -- ARGV[7]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
 --          encoding of a column: before a write with another one the batch is sealed
@@ -74,14 +74,22 @@ if #ARGV == 13 and ARGV[8] == 'u' and ARGV[12] == 'd' and string.find(encodings,
     end
 end
 
-local sealed = tonumber(redis.call('HGET', KEYS[1], 'sealed') or '0')
-local max_in_batch, max_fields = tonumber(ARGV[5]), tonumber(ARGV[6])
+local counts = redis.call('HMGET', KEYS[1], 'sealed', 'done')
+local sealed, done = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
+local max_fields = tonumber(ARGV[6])
 
 local function seal()
     sealed = redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
     redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[4])
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
+end
+
+-- The open batch may hold twice as many fields for each batch that waits for its drain. So without drains the
+-- queue grows with the number of rows, and not with the number of writes.
+local function is_batch_full()
+    local waiting = tonumber(open) - 1 - done
+    return redis.call('HLEN', batch) >= tonumber(ARGV[5]) * 2 ^ waiting
 end
 
 local function begin()
@@ -266,7 +274,7 @@ local codes = {}
 local refused = false
 local index = 8
 while index <= #ARGV do
-    if redis.call('HLEN', batch) >= max_in_batch then
+    if is_batch_full() then
         if batch == KEYS[3] then
             return {tonumber(open), unpack(codes)}
         end

@@ -76,7 +76,7 @@ class QueueContext:
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
         self._retiring = [names.index(node.name) for node in options.retiring]
-        #: Fields in a batch at which it is sealed.
+        #: Fields in a batch at which it is sealed, if no other batch waits for its drain.
         self.batch_fields = options.batch_rows
         #: Fields in all batches of a partition together at which it refuses writes.
         self.max_fields = max(options.high_water // options.partitions, 1)

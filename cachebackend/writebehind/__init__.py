@@ -3,13 +3,14 @@
 ``encoding``, ``expressions`` and ``changes`` turn a call into bytes; ``manager`` queues them and
 ``reads`` merges rows with queued writes. ``drains`` writes batches to the database with ``apply``
 and ``checkpoints``; ``parked`` sets refused rows aside; ``moves``,
-``status`` and ``repair`` serve people.
+``locks``, ``status`` and ``repair`` serve people.
 May import Django, the client and ``invalidation``. Never imports Celery (the tasks are in
 ``cachebackend.tasks``), and never writes to a cached value.
 """
 
 from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, seal_dirty
 from cachebackend.writebehind.keys import uuid7
+from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.parked import Retried, discard, retry
@@ -19,6 +20,7 @@ from cachebackend.writebehind.status import PartitionStatus, databases, node_fau
 __all__ = [
     "Drained",
     "Fault",
+    "LockHolder",
     "NodeMoves",
     "PartitionStatus",
     "Retried",
@@ -28,6 +30,7 @@ __all__ = [
     "discard",
     "drain",
     "find_faults",
+    "lock_holders",
     "node_faults",
     "node_moves",
     "partition_statuses",

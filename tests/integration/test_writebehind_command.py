@@ -59,6 +59,28 @@ def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter
     assert "on the nodes that answer, 0 changes are queued" in out.getvalue()
 
 
+def test_status_names_the_session_that_holds_a_partition(meter: Meter) -> None:
+    """A worker that is frozen in its transaction keeps all others from draining."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    [drained] = drain_all()
+    assert drained.rows == 1
+    assert command("status")["locks"] == []
+    frozen = connection.copy()
+    try:
+        with frozen.cursor() as cursor:
+            cursor.execute("SET application_name = 'worker 7'; BEGIN")
+            cursor.execute("SELECT * FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+        [lock] = command("status")["locks"]
+        assert (lock["application"], lock["state"]) == ("worker 7", "idle in transaction")
+        assert lock["partition"].startswith("shop.meter:")
+        out = StringIO()
+        call_command("writebehind", "status", stdout=out)
+        assert f"SELECT pg_terminate_backend({lock['pid']})" in out.getvalue()
+    finally:
+        frozen.close()
+    assert command("status")["locks"] == []
+
+
 @pytest.mark.parametrize("timeout", ["-1", "0", "nan"])
 def test_a_timeout_of_drain_that_cannot_work_is_refused(timeout: str) -> None:
     """Nothing would be drained, or drained without end."""

@@ -49,6 +49,7 @@ WITHOUT = {
     "toolbar": "a panel of another package",
     "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
+    "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/manager": "each method sends commands",
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",

@@ -86,8 +86,9 @@ class Command(ReportCommand):
         statuses = writebehind.partition_statuses()
         totals = Totals.of(statuses)
         faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
-        stopped = []
+        stopped, locks = [], []
         try:
+            locks = [each for using in writebehind.databases() for each in writebehind.lock_holders(using)]
             stopped = [str(fault.partition) for fault in writebehind.find_faults()]
         except (RingCacheError, Error) as error:
             faults.append(f"which partitions have stopped is not known: {error}")
@@ -107,6 +108,8 @@ class Command(ReportCommand):
         )
         for fault in faults:
             self.say(f"not well: {fault}")
+        for lock in locks:
+            self.say(str(lock))
         for partition in stopped:
             self.say(f"stopped: {partition}; see `manage.py writebehind repair`")
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
@@ -121,6 +124,10 @@ class Command(ReportCommand):
             "rows_missing": totals.missing,
             "parked": totals.parked,
             "stopped": stopped,
+            "locks": [
+                asdict(each) | {"partition": str(each.partition), "since": each.since.isoformat()}
+                for each in locks
+            ],
             "faults": faults,
             "partitions": [asdict(each) | {"partition": str(each.partition)} for each in statuses],
             "well": is_well,

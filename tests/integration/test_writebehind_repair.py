@@ -11,7 +11,7 @@ from django.db import OperationalError, connection, connections
 from django.db.models import F
 from django.test import override_settings
 
-from cachebackend import writebehind
+from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition
@@ -301,6 +301,26 @@ def restore_keys(saved: dict[bytes, bytes]) -> None:
     node.call((b"FLUSHALL",))
     for key, dump in saved.items():
         node.call((b"RESTORE", key, 0, dump))
+
+
+def test_a_late_close_deletes_no_other_batch_of_the_same_number(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker commits and freezes; the node comes back older, is repaired and reaches the number again."""
+    close = protocol.close
+    late: list[Any] = []
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        older = saved_keys()
+        with monkeypatch.context() as patch:
+            patch.setattr(protocol, "close", lambda *arguments: iter(late.append(arguments) or ()))
+            drain_all()
+        restore_keys(older)
+        Meter.behind.update(meter.pk, count=F("count") + 10)
+        command("repair", "--keep")
+        project_queue().run(close(*late[0]))
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 12
 
 
 @pytest.mark.parametrize("drained_before", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -10,16 +11,18 @@ from django.db import connection, transaction
 from cachebackend import protocol
 from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol.queue import fold
+from cachebackend.protocol.queue import fold, seal
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import apply, checkpoints, drains, reads
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article
+from cacheproject.services import Services
 from tests.integration import (
     test_writebehind,
     test_writebehind_drains,
     test_writebehind_reads,
+    test_writebehind_repair,
     test_writebehind_versions,
 )
 from tests.mutations.test_mutants import is_caught
@@ -173,3 +176,32 @@ def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monk
     assert is_caught(
         test_writebehind_versions.test_two_versions_write_the_same_row_in_a_rolling_deploy, deploys
     )
+
+
+def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
+    """A slow worker deletes another batch that got the number of its own."""
+    script = copy(seal._CLOSE)
+    compared = b"if redis.call('HGET', meta, 'seal:' .. ARGV[2]) == ARGV[6] then"
+    assert script.source.count(compared) == 1
+    script.source = script.source.replace(compared, b"if true then")
+    script.__dict__.pop("sha", None)
+    monkeypatch.setattr(seal, "_CLOSE", script)
+    assert is_caught(
+        test_writebehind_repair.test_a_late_close_deletes_no_other_batch_of_the_same_number,
+        meter,
+        monkeypatch,
+    )
+
+
+def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:
+    """A queue that came back with an older file of the same batch is not recognized."""
+    monkeypatch.setattr(drains, "store_samples", lambda *_: None)
+    test = test_writebehind_repair.test_an_older_file_of_the_same_batch_is_noticed_after_a_tick
+    assert is_caught(test, meter, 1, False)
+
+
+def test_reads_of_a_stopped_partition(meter: Meter, services: Services, monkeypatch: Patch) -> None:
+    """A read merges the batches of a queue that does not match its checkpoint."""
+    monkeypatch.setattr(reads, "require_readable", lambda *_: None)
+    test = test_writebehind_repair.test_reads_raise_while_an_older_queue_is_stopped
+    assert is_caught(test, meter, services)

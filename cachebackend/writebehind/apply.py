@@ -61,7 +61,7 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
     Args:
         model: The rows' model.
         using: The alias of a Postgres database.
-        batch: The rows.
+        batch: The rows. A group without rows runs its statements too.
         chunk_rows: The most rows in one statement.
 
     Raises:
@@ -77,14 +77,14 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
     table = _Table(model, connection)
     applied = Applied()
     writable: list[RowGroup] = []
-    for group in sorted(batch, key=lambda group: group.pks[0]):
+    for group in sorted(batch, key=lambda group: list(group.pks[:1])):
         if error := table.refusal(group):
             applied.refused.update(dict.fromkeys(group.pks, error))
         else:
             writable.append(group)
-    deleted = sorted(pk for group in writable if group.marker in DELETED for pk in group.pks)
-    for pks in _chunks(deleted, chunk_rows):
-        applied.add(table.delete(pks))
+    if deleting := [group for group in writable if group.marker in DELETED]:
+        for pks in _chunks(sorted(pk for group in deleting for pk in group.pks), chunk_rows):
+            applied.add(table.delete(pks))
     changed = [group for group in writable if not group.marker]
     created = [group for group in writable if group.marker in CREATED]
     if len({group.shape for group in created}) < len(
@@ -99,7 +99,7 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
 
 
 def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), size):
+    for start in range(0, len(values) or 1, size):
         yield values[start : start + size]
 
 

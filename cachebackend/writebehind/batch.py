@@ -18,6 +18,7 @@ from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
 from cachebackend.writebehind.conversion import Change, convert_columns
 from cachebackend.writebehind.encoding import Encoding, encoding_of
+from cachebackend.writebehind.expressions import PUT
 
 __all__ = [
     "CREATED",
@@ -70,8 +71,8 @@ class RowGroup:
     columns: Sequence[Sequence[bytes]]
 
     def chunks(self, size: int) -> Iterator[RowGroup]:
-        """Yield the same rows, ``size`` at a time."""
-        for start in range(0, len(self.pks), size):
+        """Yield the same rows, ``size`` at a time; of a group without rows, the group."""
+        for start in range(0, len(self.pks) or 1, size):
             end = start + size
             yield RowGroup(
                 self.marker,
@@ -85,6 +86,11 @@ class RowGroup:
         kept = [index for index, pk in enumerate(self.pks) if pk in pks]
         columns = [[column[index] for index in kept] for column in self.columns]
         return RowGroup(self.marker, self.shape, [self.pks[index] for index in kept], columns)
+
+    def without_rows(self) -> RowGroup:
+        """Return a group without rows, which puts the same columns."""
+        shape = tuple((column, PUT) for column in dict.fromkeys(column for column, _ in self.shape))
+        return RowGroup(self.marker, shape, [], [[] for _ in shape])
 
 
 def read_batch(

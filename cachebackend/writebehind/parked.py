@@ -12,27 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ormsgpack
-from django.db import DatabaseError, DataError, connections, models, transaction
+from django.db import models, transaction
 
-from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.conf import write_behind_options
-from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
-from cachebackend.writebehind.apply import Applied, apply_batch
+from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.bisection import Bisection
 from cachebackend.writebehind.conversion import pack_changes, unpack_changes
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.queue import model_named
 
 __all__ = ["Retried", "apply_or_park", "discard", "retry", "row_of"]
-
-#: SQLSTATE prefixes of errors that a retry cannot avoid: bad data, a constraint, a view's check, a
-#: trigger's own exception, a value too large for a row or an index.
-_REFUSALS = ("22", "23", "44", "P0", "54000")
-#: Seconds, of those that a drain may take, that bisection may take to find the refused rows.
-BISECTION_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -59,7 +51,7 @@ def apply_or_park(
     """
     parked = ParkedWrite.objects.using(using).filter(label=partition.label, partition=partition.number)
     parked_keys = set(parked.values_list("key", flat=True))
-    bisection = _Bisection(model, using)
+    bisection = Bisection(model, using)
     held_back: list[BatchRow] = []
     if parked_keys:
         rows = rows_of(batch)
@@ -128,7 +120,7 @@ def _retry_row(partition: Partition, key: str, using: str, retried: Retried) -> 
                     0
                 ].error = f"{partition.label!r} is not a model of this project; discard its writes."
                 break
-            bisection = _Bisection(model, using)
+            bisection = Bisection(model, using)
             row = row_of(remaining[0], model)
             bisection.apply(group_rows([row]))
             if errors := [*(error for _, error in bisection.refused), *bisection.applied.refused.values()]:
@@ -147,72 +139,6 @@ def _lock_partition(partition: Partition, using: str) -> None:
         label=partition.label, partition=partition.number
     )
     list(checkpoints.select_for_update().order_by("pk").values_list("pk"))
-
-
-class _Bisection:
-    """Applies rows, and finds those that the database refuses by halving the batch."""
-
-    def __init__(self, model: type[models.Model], using: str) -> None:
-        self._model = model
-        self._using = using
-        self._chunk_rows = write_behind_options().batch_rows
-        self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
-        self.applied = Applied()
-        #: The refused rows, each with its error.
-        self.refused: list[tuple[BatchRow, str]] = []
-
-    def apply(self, batch: Sequence[RowGroup]) -> None:
-        """Write rows; while the database refuses some, halve them until each refused row is found.
-
-        If the time is over before that, all rows that are not separated yet are refused, good and
-        bad. A batch that can never be drained would be worse.
-        """
-        if not batch:
-            return
-        try:
-            applied = self._apply(batch)
-        except (DatabaseError, WriteBehindDamagedError) as error:
-            if not _is_refusal(error):
-                raise
-            text, rows = str(error).strip(), rows_of(batch)
-            if len(rows) > 1 and self._has_time():
-                middle = len(rows) // 2
-                self.apply(group_rows(rows[:middle]))
-                self.apply(group_rows(rows[middle:]))
-                return
-            if len(rows) > 1:
-                text = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: {text}"
-            self.refused += [(row, text) for row in rows]
-        else:
-            self.applied.add(applied)
-
-    def apply_refused_again(self) -> None:
-        """Apply each refused row once more, until the time is over."""
-        refused, self.refused = self.refused, []
-        for row, error in refused:
-            if self._has_time():
-                self.apply(group_rows([row]))
-            else:
-                self.refused.append((row, error))
-
-    def _has_time(self) -> bool:
-        return SYSTEM_CLOCK.monotonic() < self._deadline
-
-    def _apply(self, batch: Sequence[RowGroup]) -> Applied:
-        with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
-            # Rows of one batch may depend on each other in any order, but constraints are checked at the
-            # end of this batch. And every join except a hash join reads rows in the order of their keys,
-            # so rows are locked in that order
-            cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
-            applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        return applied
-
-
-def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, WriteBehindDamagedError | DataError):  # errors of psycopg itself have no SQLSTATE
-        return True
-    return str(getattr(error.__cause__, "sqlstate", None) or "").startswith(_REFUSALS)
 
 
 def _key_text(model: type[models.Model], pk: Any) -> str:

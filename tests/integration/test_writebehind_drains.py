@@ -25,7 +25,7 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Folded, Partition
 from cachebackend.protocol.queue import fold as fold_module
-from cachebackend.writebehind import parked
+from cachebackend.writebehind import bisection
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -360,7 +360,7 @@ def test_bad_rows_that_bisection_has_no_time_for_are_parked_together(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch is drained in any case; a retry applies the rows that were fine."""
-    monkeypatch.setattr(parked, "BISECTION_SECONDS", 0.0)
+    monkeypatch.setattr(bisection, "BISECTION_SECONDS", 0.0)
     others = Meter.objects.bulk_create([Meter() for _ in range(9)])
     with one_partition():
         add_one(meter, *others)

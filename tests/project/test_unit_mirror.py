@@ -48,6 +48,7 @@ WITHOUT = {
     "testing/plugin": "starts nodes",
     "toolbar": "a panel of another package",
     "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
+    "writebehind/bisection": "SQL: tests/integration/test_writebehind_refusals.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
     "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/manager": "each method sends commands",

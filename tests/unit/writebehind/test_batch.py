@@ -54,6 +54,10 @@ def test_rows_are_yielded_in_chunks() -> None:
     chunks = list(group.chunks(2))
     assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
     assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([group])
+    empty = group.without_rows()
+    assert empty.shape == (("count", b"p"),)
+    assert list(empty.chunks(2)) == [empty]
+    assert rows_of([empty]) == []
 
 
 def test_some_rows_of_a_group_are_a_group() -> None:

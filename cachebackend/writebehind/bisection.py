@@ -1,0 +1,101 @@
+"""Bisection: rows that the database refuses are found by halving their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import DatabaseError, connections, models, transaction
+
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.conf import write_behind_options
+from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.writebehind.apply import Applied, apply_batch
+from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.refusals import is_refusal
+
+__all__ = ["Bisection"]
+
+#: Seconds, of those that a drain may take, that bisection may take to find the refused rows.
+BISECTION_SECONDS = 30.0
+
+
+class Bisection:
+    """Applies rows, and finds those that the database refuses.
+
+    Args:
+        model: The rows' model.
+        using: The alias of the database.
+
+    Attributes:
+        applied: What was applied.
+        refused: The refused rows, each with its error.
+    """
+
+    def __init__(self, model: type[models.Model], using: str) -> None:
+        self._model = model
+        self._using = using
+        self._chunk_rows = write_behind_options().batch_rows
+        self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
+        self._is_table_well = False
+        self.applied = Applied()
+        self.refused: list[tuple[BatchRow, str]] = []
+
+    def apply(self, batch: Sequence[RowGroup]) -> None:
+        """Write rows; while the database refuses some, halve them until each refused row is found.
+
+        If the time is over before that, all rows that are not separated yet are refused, good and
+        bad. A batch that can never be drained would be worse.
+
+        Raises:
+            django.db.Error: The error is not one row's own: the batch must be retried.
+        """
+        if not batch:
+            return
+        try:
+            applied = self._apply(batch)
+        except (DatabaseError, WriteBehindDamagedError) as error:
+            if not is_refusal(error):
+                raise
+            self._require_well_table(batch)
+            text, rows = str(error).strip(), rows_of(batch)
+            if len(rows) > 1 and self._has_time():
+                middle = len(rows) // 2
+                self.apply(group_rows(rows[:middle]))
+                self.apply(group_rows(rows[middle:]))
+                return
+            if len(rows) > 1:
+                text = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: {text}"
+            self.refused += [(row, text) for row in rows]
+        else:
+            self.applied.add(applied)
+
+    def apply_refused_again(self) -> None:
+        """Apply each refused row once more, until the time is over."""
+        refused, self.refused = self.refused, []
+        for row, error in refused:
+            if self._has_time():
+                self.apply(group_rows([row]))
+            else:
+                self.refused.append((row, error))
+
+    def _has_time(self) -> bool:
+        return SYSTEM_CLOCK.monotonic() < self._deadline
+
+    def _require_well_table(self, batch: Sequence[RowGroup]) -> None:
+        """Raise the error of statements that put the batch's columns and have no row, if they fail.
+
+        Then the table or a column is missing, locked, or closed to this user, and no row is at fault.
+        """
+        if not self._is_table_well:
+            self._apply([group.without_rows() for group in batch])
+            self._is_table_well = True
+
+    def _apply(self, batch: Sequence[RowGroup]) -> Applied:
+        with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:
+            # Rows of one batch may depend on each other in any order, but constraints are checked at the
+            # end of this batch. And every join except a hash join reads rows in the order of their keys,
+            # so rows are locked in that order
+            cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
+            applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        return applied

@@ -1,20 +1,27 @@
-"""The SQL of one batch: rows are copied into a temporary table, then each shape is one statement.
+"""The SQL of one batch: each shape is one statement, whose parameters are arrays: one for each column.
 
-A shape is what is done to a row: whether it is created or deleted, and the set of columns
-that it changes and how. Rows of one shape share a statement; a batch of counter increments has
-one shape, for any number of rows. Deletes come first and inserts last, each in the order of
-the keys.
+Arrays leave nothing behind: a temporary table for each shape would take a lock, and every later
+commit of the session would empty it.
+
+A shape is what is done to a row: whether it is created or deleted, and the set of columns that it
+changes and how. Rows of one shape share a statement; a batch of counter increments has one shape,
+for any number of rows. Deletes come first and inserts last, each in the order of the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import psycopg
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from xxhash import xxh3_64_hexdigest
+from django.db.backends.utils import CursorWrapper
+from psycopg import abc
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.types.string import StrDumperUnknown
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.watched import dependents_of
@@ -28,6 +35,11 @@ from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 __all__ = ["Applied", "apply_batch"]
 
 T = TypeVar("T")
+#: Encoded bytes in one statement. Postgres accepts 1 GB, and a byte may be sent as four characters.
+MAX_BYTES = 64 * 2**20
+#: The length or the precision in the name of a type. A cast to such a type would truncate a value that is
+#: too long; an assignment to the column refuses it.
+_MODIFIER = re.compile(r"\s*\([^)]*\)")
 
 
 @dataclass(slots=True)
@@ -93,7 +105,7 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
         created = group_rows(row._replace(marker=b"c") for row in rows_of(created))
     for write, groups in ((table.update, changed), (table.insert, created)):
         for group in groups:
-            for chunk in group.chunks(chunk_rows):
+            for chunk in group.chunks(chunk_rows, MAX_BYTES):
                 applied.add(write(chunk))
     return applied
 
@@ -103,12 +115,18 @@ def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield values[start : start + size]
 
 
+class _Staged(NamedTuple):
+    """Keys and values as a relation of SQL, and the parameters that it needs."""
+
+    relation: str
+    arrays: list[str]
+
+
 class _Table:
     """A model's table, and the statements that change it."""
 
     def __init__(self, model: type[models.Model], connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
-        self._quote = connection.ops.quote_name
         self._model = model
         self._fields = {f.column: f for f in model._meta.local_concrete_fields}
         self._is_cached = bool(dependents_of(model))
@@ -119,6 +137,10 @@ class _Table:
         #: The fields by which caches look rows up.
         self._lookups = [f for f in model._meta.local_concrete_fields if f.attname in names and f != self._pk]
 
+    def _quote(self, name: str) -> str:
+        """Quote a name for a statement with parameters, in which a percent sign is written twice."""
+        return self._connection.ops.quote_name(name).replace("%", "%%")
+
     def refusal(self, group: RowGroup) -> str | None:
         """Return why rows cannot be written: a column that is gone, or whose type does not fit any more."""
         refusals = (refusal_of(self._model, column) for column, _ in group.shape)
@@ -126,42 +148,46 @@ class _Table:
 
     def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; rows that do not exist are counted as missing."""
-        stage = self._stage((), pks, [])
+        staged = self._stage((), pks, [])
         deleted = self._fetch(
-            f"DELETE FROM {self._table} t USING {stage} s WHERE t.{self._key} = s.pk {self._returning()}"
+            f"DELETE FROM {self._table} t USING {staged.relation} "
+            f"WHERE t.{self._key} = s.pk {self._returning()}",
+            staged,
         )
         return Applied(deleted, rows=len(deleted), missing=len(pks) - len(deleted))
 
     def update(self, rows: RowGroup) -> Applied:
         """Change rows, in the order of their keys, so that two writers do not deadlock."""
-        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        staged = self._stage(rows.shape, rows.pks, rows.columns)
         columns = {column for column, _ in rows.shape}
         sets = ", ".join(
-            f"{self._quote(column)} = {_new(f't.{self._quote(column)}', staged)}"
-            for column, staged in _by_column(rows.shape).items()
+            f"{self._quote(column)} = {_new(f't.{self._quote(column)}', names)}"
+            for column, names in _by_column(rows.shape).items()
         )
-        change = f"UPDATE {self._table} t SET {sets} FROM {stage} s WHERE t.{self._key} = s.pk"
+        change = f"UPDATE {self._table} t SET {sets} FROM {staged.relation} WHERE t.{self._key} = s.pk"
         if any(f.column in columns for f in self._lookups):
             before = self._fetch(
-                f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {stage} s "
-                f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t"
+                f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
+                f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t",
+                staged,
             )
-            after = self._fetch(f"{change} {self._returning()}")
+            after = self._fetch(f"{change} {self._returning()}", staged)
             return Applied(before + after, rows=len(after), missing=len(rows.pks) - len(after))
         # No lookup column changes, so the keys are enough to invalidate, and they are known already
-        changed = self._execute(change)
+        changed = self._execute(change, staged)
         touched = [{"pk": pk} for pk in rows.pks] if self._is_cached else []
         return Applied(touched, rows=changed, missing=len(rows.pks) - changed)
 
     def insert(self, rows: RowGroup) -> Applied:
         """Create rows; a row whose key exists already with other values stays as it is and is refused."""
-        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        staged = self._stage(rows.shape, rows.pks, rows.columns)
         columns = _by_column(rows.shape)
         names = "".join(f", {self._quote(column)}" for column in columns)
-        values = "".join(f", {_new('NULL', staged)}" for staged in columns.values())
+        values = "".join(f", {_new('NULL', staged_names)}" for staged_names in columns.values())
         created = self._fetch(
-            f"INSERT INTO {self._table} AS t ({self._key}{names}) SELECT s.pk{values} FROM {stage} s "
-            f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}"
+            f"INSERT INTO {self._table} AS t ({self._key}{names}) SELECT s.pk{values} FROM {staged.relation} "
+            f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}",
+            staged,
         )
         created_pks = {row["pk"] for row in created}
         applied = Applied(created, rows=len(created))
@@ -175,14 +201,15 @@ class _Table:
         A caller that got no reply sends a creation again, and the first one may be drained by then. If
         the row has the values of the creation, only what was queued after it is left to apply.
         """
-        stage = self._stage(rows.shape, rows.pks, rows.columns)
+        staged = self._stage(rows.shape, rows.pks, rows.columns)
         same = "".join(
-            f" AND t.{self._quote(column)} IS NOT DISTINCT FROM {staged[PUT]}"
-            for column, staged in _by_column(rows.shape).items()
+            f" AND t.{self._quote(column)} IS NOT DISTINCT FROM {names[PUT]}"
+            for column, names in _by_column(rows.shape).items()
         )
         equal = self._fetch(
-            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {stage} s "
-            f"ON t.{self._key} = s.pk{same} FOR NO KEY UPDATE OF t"
+            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
+            f"ON t.{self._key} = s.pk{same} FOR NO KEY UPDATE OF t",
+            staged,
         )
         equal_pks = {row["pk"] for row in equal}
         is_changed = any(kind != PUT for _, kind in rows.shape)
@@ -194,38 +221,22 @@ class _Table:
         }
         return applied
 
-    def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> str:
-        """Copy keys and columns of encoded values into the shape's temporary table; return its name."""
-        columns = [
-            (f"{kind.decode()}_{number}", _type(self._fields[column], kind, self._connection))
-            for number, (column, kind) in enumerate(shape)
-        ]
-        # The table lives as long as the session, so not every batch pays for creating it
-        stage = self._quote(f"writebehind_{xxh3_64_hexdigest(repr((self._table, shape, columns)).encode())}")
-        definition = "".join(f", {name} {type_}" for name, type_ in columns)
-        names = "".join(f", {name}" for name, _ in columns)
-        copied: list[Iterable[Any]] = [pks]
-        for (column, kind), encoded in zip(shape, values, strict=True):
+    def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:
+        """Return the relation ``s`` of keys and decoded values: ``pk``, and a column for each change."""
+        transformer = Transformer(self._connection.connection)
+        names, types = ["pk"], [_type(self._pk, PUT, self._connection)]
+        arrays = [_array_text(pks, transformer)]
+        for number, ((column, kind), encoded) in enumerate(zip(shape, values, strict=True)):
+            names.append(f"{kind.decode()}_{number}")
+            types.append(_type(self._fields[column], kind, self._connection))
             convert = _converter(self._fields[column], kind)
             try:
-                copied.append([convert(each) for each in encoded])
+                arrays.append(_array_text([convert(each) for each in encoded], transformer))
             except Exception as error:  # a queue may hold any bytes, which decode to any error
                 message = f"The queue's value of {column!r} cannot be read: {error}"
                 raise WriteBehindDamagedError(message) from error
-        with self._connection.cursor() as cursor:
-            cursor.execute(
-                f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} "
-                f"(pk {self._pk.rel_db_type(self._connection)}{definition}) ON COMMIT DELETE ROWS; "
-                f"TRUNCATE {stage}"
-            )
-            # Django wraps the errors of execute() only; without this, those of COPY are psycopg's own
-            with (
-                self._connection.wrap_database_errors,
-                cursor.copy(f"COPY {stage} (pk{names}) FROM STDIN") as copy,
-            ):
-                for row in zip(*copied, strict=True):
-                    copy.write_row(row)
-        return stage
+        parameters = ", ".join(f"%s::{type_}[]" for type_ in types)
+        return _Staged(f"unnest({parameters}) AS s({', '.join(names)})", arrays)
 
     def _lookup_columns(self) -> str:
         return ", ".join(f"t.{self._quote(str(f.column))}" for f in (self._pk, *self._lookups))
@@ -233,16 +244,48 @@ class _Table:
     def _returning(self) -> str:
         return f"RETURNING {self._lookup_columns()}"
 
-    def _execute(self, sql: str) -> int:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql)
+    def _execute(self, sql: str, staged: _Staged) -> int:
+        with self._run(sql, staged) as cursor:
             return int(cursor.rowcount)
 
-    def _fetch(self, sql: str) -> list[dict[str, Any]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql)
+    def _fetch(self, sql: str, staged: _Staged) -> list[dict[str, Any]]:
+        with self._run(sql, staged) as cursor:
             names = ["pk", *(f.attname for f in self._lookups)]
             return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+    def _run(self, sql: str, staged: _Staged) -> CursorWrapper:
+        """Run a statement with its arrays as parameters, also where Django would write them into the SQL.
+
+        The server's log would repeat such a statement, with all its values, for each refused row.
+        """
+        raw: psycopg.Cursor[Any] = psycopg.Cursor(self._connection.connection)
+        # Without a type of its own, an array is of the type that the statement names
+        raw.adapters.register_dumper(str, StrDumperUnknown)
+        is_logged = self._connection.queries_logged
+        wrap: Callable[[Any], CursorWrapper] = (
+            self._connection.make_debug_cursor if is_logged else self._connection.make_cursor
+        )
+        cursor = wrap(raw)
+        cursor.execute(sql, staged.arrays)
+        return cursor
+
+
+def _array_text(values: Sequence[Any], transformer: abc.Transformer) -> str:
+    """Return values of one Python type as the text of an array. psycopg's lists take several times longer."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, int) and not isinstance(first, bool):
+        texts = ["NULL" if value is None else str(value) for value in values]
+    elif first is None:
+        texts = ["NULL"] * len(values)
+    else:
+        dump = transformer.get_dumper(first, PyFormat.TEXT).dump
+        texts = ["NULL" if value is None else _quoted(bytes(dump(value) or b"")) for value in values]
+    return "{" + ",".join(texts) + "}"
+
+
+def _quoted(element: bytes) -> str:
+    """Return the text of an element of an array in quotes."""
+    return '"' + element.decode().replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _converter(field: models.Field[Any, Any], kind: bytes) -> Callable[[bytes], Any]:
@@ -285,11 +328,13 @@ def _new(current: str, staged: Mapping[bytes, str]) -> str:
 
 
 def _type(field: models.Field[Any, Any], kind: bytes, connection: BaseDatabaseWrapper) -> str:
-    """Return the type of a staged column: the field's own for a put, a wider one for sums and bounds."""
+    """Return the type of a staged column: the field's own without its length, or a wider one for sums."""
     if isinstance(field, models.IntegerField) and kind != PUT:
         return "bigint"
     if isinstance(field, models.DecimalField) and kind != PUT:
         return "numeric"
     if isinstance(field, models.DateTimeField) and kind == DELTA:
         return "interval"
-    return str(field.rel_db_type(connection) if field.primary_key else field.db_type(connection))
+    type_ = field.rel_db_type(connection) if field.primary_key else field.db_type(connection)
+    name = _MODIFIER.sub("", str(type_))
+    return "bpchar" if name in {"char", "character"} else name  # without its length, char has one character

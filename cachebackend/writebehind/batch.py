@@ -70,16 +70,23 @@ class RowGroup:
     pks: Sequence[Any]
     columns: Sequence[Sequence[bytes]]
 
-    def chunks(self, size: int) -> Iterator[RowGroup]:
-        """Yield the same rows, ``size`` at a time; of a group without rows, the group."""
-        for start in range(0, len(self.pks) or 1, size):
-            end = start + size
-            yield RowGroup(
-                self.marker,
-                self.shape,
-                self.pks[start:end],
-                [column[start:end] for column in self.columns],
-            )
+    def chunks(self, size: int, max_bytes: int) -> Iterator[RowGroup]:
+        """Yield the same rows in groups of at most ``size`` rows and about ``max_bytes`` encoded bytes.
+
+        A row with more bytes is a group of its own. A group without rows yields itself.
+        """
+        if len(self.pks) <= 1 or (len(self.pks) <= size and self._bytes() <= max_bytes):
+            yield self
+            return
+        step = min(size, (len(self.pks) + 1) // 2)
+        for start in range(0, len(self.pks), step):
+            end = start + step
+            columns = [column[start:end] for column in self.columns]
+            part = RowGroup(self.marker, self.shape, self.pks[start:end], columns)
+            yield from part.chunks(size, max_bytes)
+
+    def _bytes(self) -> int:
+        return sum(len(value) for column in self.columns for value in column)
 
     def only(self, pks: Collection[Any]) -> RowGroup:
         """Return the group with those of its rows that have one of these keys."""

@@ -25,7 +25,7 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Folded, Partition
 from cachebackend.protocol.queue import fold as fold_module
-from cachebackend.writebehind import bisection
+from cachebackend.writebehind import apply, bisection
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -123,15 +123,16 @@ def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
+        (b"label\0p", b"=a\0b", "NUL"),
         (b"tag_id\0p", b"=%d" % 2**63, "out of range"),
         (b"label\0p", b"=%b" % (b"x" * 51), "too long"),
         (b"gone\0p", b"=x", "shop.Meter has no column 'gone' any more"),
     ],
 )
-def test_a_value_that_cannot_be_copied_parks_its_row_alone(
+def test_a_value_that_cannot_be_written_parks_its_row_alone(
     meter: Meter, name: bytes, value: bytes, error: str
 ) -> None:
-    """Whether COPY, the statement, or the model (which has lost the column) refuses it."""
+    """Whether psycopg, the statement, or the model (which has lost the column) refuses it."""
     other = Meter.objects.create()
     with one_partition():
         add_one(meter, other)
@@ -158,6 +159,38 @@ def test_a_value_too_large_for_an_index_parks_its_row_alone(meter: Meter) -> Non
         with connection.cursor() as cursor:
             cursor.execute("DROP INDEX large")
     assert "maximum size" in ParkedWrite.objects.get().error
+
+
+# Statements
+
+
+def test_a_drain_leaves_no_table_in_its_session() -> None:
+    """A pooled session that drains many shapes keeps no temporary table, which every commit would empty."""
+    meters = Meter.objects.bulk_create([Meter(level=1) for _ in range(3)])
+    with one_partition():
+        Meter.behind.update(meters[0].pk, count=F("count") + 1)
+        Meter.behind.update(meters[1].pk, count=F("count") + 1, label='{"a",\\b} NULL')
+        Meter.behind.update(meters[2].pk, label="", level=None, data={"a": ['"', "\\", None]})
+        [drained] = drain_all()
+    assert (drained.rows, drained.parked) == (3, 0)
+    assert Meter.objects.get(pk=meters[1].pk).label == '{"a",\\b} NULL'
+    last = Meter.objects.get(pk=meters[2].pk)
+    assert (last.label, last.level, last.data) == ("", None, {"a": ['"', "\\", None]})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relpersistence = 't' AND relname LIKE 'writebehind%'"
+        )
+        assert cursor.fetchall() == []
+
+
+def test_large_values_are_sent_in_several_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres limits the size of a statement's parameters."""
+    monkeypatch.setattr(apply, "MAX_BYTES", 100)
+    meters = Meter.objects.bulk_create([Meter() for _ in range(9)])
+    with one_partition():
+        Meter.behind.update_many({meter.pk: {"label": "x" * 40} for meter in meters})
+        [drained] = drain_all()
+    assert (drained.rows, set(Meter.objects.values_list("label", flat=True))) == (9, {"x" * 40})
 
 
 # Lost replies, and queues that grow

@@ -49,14 +49,16 @@ def test_columns_with_equally_damaged_names_lose_no_row() -> None:
 
 
 def test_rows_are_yielded_in_chunks() -> None:
-    """Each row keeps its values; the last chunk is shorter."""
+    """Each row keeps its values; the last chunk is shorter. Large values make chunks of fewer rows."""
     [group] = read_batch(Tag, {b"%d\0count\0d" % pk: b"%d" % -pk for pk in range(5)}, {})
-    chunks = list(group.chunks(2))
+    chunks = list(group.chunks(2, 100))
     assert [list(chunk.pks) for chunk in chunks] == [[0, 1], [2, 3], [4]]
     assert [row for chunk in chunks for row in rows_of([chunk])] == rows_of([group])
+    assert [list(chunk.pks) for chunk in group.chunks(9, 5)] == [[0, 1, 2], [3, 4]]
+    assert [list(chunk.pks) for chunk in group.chunks(9, 0)] == [[0], [1], [2], [3], [4]]
     empty = group.without_rows()
     assert empty.shape == (("count", b"p"),)
-    assert list(empty.chunks(2)) == [empty]
+    assert list(empty.chunks(2, 100)) == [empty]
     assert rows_of([empty]) == []
 
 

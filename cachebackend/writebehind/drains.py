@@ -34,6 +34,7 @@ from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
+from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.parked import apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue
@@ -43,8 +44,6 @@ from cachebackend.writebehind.versions import require_same_version
 __all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
 
 logger = logging.getLogger("cachebackend")
-#: Milliseconds that a statement may take, with its wait for locks; after that the batch is retried later.
-STATEMENT_MS = 60_000
 #: How many times a transaction is tried that fails because of concurrent transactions.
 _TRIES = 5
 #: The SQLSTATEs of these failures: a serialization failure, a deadlock.
@@ -218,7 +217,7 @@ class _Drain:
     def _drain_batch(self, state: QueueState, queues: Queues) -> int | None:
         """Drain the batch after the checkpoint inside the open transaction; return as ``_drain_next``."""
         started = SYSTEM_CLOCK.monotonic()
-        _limit_statements(self.using)
+        limit_times(self.using)
         checkpoint = queues.lock_checkpoint(state, self.using)
         if checkpoint is None:
             return None
@@ -297,10 +296,3 @@ class _Drain:
                 self._partition,
                 extra={"event": "writes_parked", "partition": str(self._partition), "count": parked},
             )
-
-
-def _limit_statements(using: str) -> None:
-    connection = connections[using]
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")

@@ -116,7 +116,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
     monkeypatch.setattr(
         commands.time, "sleep", lambda seconds: setattr(clock, "waited", clock.waited + seconds)
     )
-    limit, broken = drains._limit_statements, []
+    limit, broken = drains.limit_times, []
 
     def break_off(using: str) -> None:
         limit(using)
@@ -125,7 +125,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    monkeypatch.setattr(drains, "_limit_statements", break_off)
+    monkeypatch.setattr(drains, "limit_times", break_off)
     Meter.behind.update(meter.pk, count=F("count") + 2)
     report = command("drain")
     assert (broken, report["rows"], report["left"]) == ([1], 1, 0)

@@ -51,6 +51,7 @@ WITHOUT = {
     "writebehind/bisection": "SQL: tests/integration/test_writebehind_refusals.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
     "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
+    "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",
     "writebehind/manager": "each method sends commands",
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",

@@ -1,0 +1,42 @@
+"""The time limits of a transaction of write-behind, as settings of Postgres that end with it."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+__all__ = ["LOCK_MS", "limit_locks", "limit_times"]
+
+#: Milliseconds that a statement may take, with its wait for locks; after that the batch is retried later.
+STATEMENT_MS = 60_000
+#: Milliseconds that a statement waits for one lock: ordinary transactions end within that time.
+LOCK_MS = 2_000
+#: Milliseconds that the transaction may be idle. Postgres ends it if its worker is frozen, so that another
+#: worker can lock the checkpoint.
+IDLE_MS = 60_000
+
+
+def limit_times(using: str) -> None:
+    """Limit the current transaction, unless the session has lower limits of its own."""
+    _limit(
+        using,
+        statement_timeout=STATEMENT_MS,
+        lock_timeout=LOCK_MS,
+        idle_in_transaction_session_timeout=IDLE_MS,
+    )
+
+
+def limit_locks(using: str, milliseconds: int) -> None:
+    """Limit how long the statements of the current transaction, or savepoint, wait for a lock."""
+    _limit(using, lock_timeout=milliseconds)
+
+
+def _limit(using: str, **limits: int) -> None:
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return
+    # A setting has a unit, as intervals have; 0 means that there is no limit, and LEAST ignores NULL
+    lowest = "LEAST(%s, NULLIF(EXTRACT(epoch FROM current_setting(%s)::interval) * 1000, 0))::int::text"
+    calls = ", ".join(f"set_config(%s, {lowest}, true)" for _ in limits)
+    parameters = [each for name, limit in limits.items() for each in (name, limit, name)]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {calls}", parameters)

@@ -105,18 +105,32 @@ class WriteBehindCheckpoint(models.Model):
 
 
 class ParkedWrite(models.Model):
-    """The write of one batch to a row, which Postgres refused. Later writes to the row are parked too."""
+    """The write of one batch to a row, which Postgres refused. Later writes to the row are parked too.
+
+    The first parked write of a row keeps its error. Later ones are composed into one where that is
+    exact, so a row with many writes stays a few parked writes.
+    """
 
     label = models.CharField(max_length=200, help_text="The model, as app_label.model_name.")
     partition = models.PositiveSmallIntegerField()
-    batch = models.PositiveBigIntegerField(help_text="The batch that held the write.")
+    batch = models.PositiveBigIntegerField(help_text="The batch that held the write, or the last part of it.")
     key = models.TextField(help_text="The row's primary key, as text.")
     changes = models.BinaryField(help_text="The fields of the batch, as MessagePack.")
     error = models.TextField(help_text="The error that Postgres returned.")
     created = models.DateTimeField(db_default=Now(), help_text="By the database's clock.")
+    retry_at = models.DateTimeField(
+        null=True,
+        help_text="When it is tried again by itself, because it waits for another row or for a lock; "
+        "empty: a person retries it.",
+    )
 
     class Meta:
-        indexes = (models.Index(fields=["label", "partition", "key"], name="ringcache_parked"),)
+        indexes = (
+            models.Index(fields=["label", "key"], name="ringcache_parked_row"),
+            models.Index(
+                fields=["retry_at"], condition=models.Q(retry_at__isnull=False), name="ringcache_parked_retry"
+            ),
+        )
         ordering = ("pk",)
         verbose_name = "parked write"
 

@@ -21,7 +21,7 @@ from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.protocol import Partition
 from cachebackend.telemetry import heartbeat, shutdown
 
-__all__ = ["audit", "drain", "relay", "tick"]
+__all__ = ["audit", "drain", "relay", "retry_waiting", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def tick() -> int:
     expires = max(2 * write_behind_options().flush_interval, 1.0)
     for partition in partitions:
         drain.apply_async((partition.label, partition.number), expires=expires)
+    for using in writebehind.due_databases():
+        retry_waiting.apply_async((using,), expires=expires)
     return len(partitions)
 
 
@@ -93,6 +95,16 @@ def drain(label: str, number: int) -> int:
     if drained.missing:
         logger.info("drain: %d rows of %s did not exist", drained.missing, label)
     return drained.rows
+
+
+@shared_task(ignore_result=True, soft_time_limit=DRAIN_SOFT_SECONDS, time_limit=DRAIN_SECONDS)
+def retry_waiting(using: str) -> int:
+    """Retry parked writes that wait for other rows or for locks; return the number that were applied."""
+    try:
+        return writebehind.retry_waiting(using).applied
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("retry_waiting: the database failed; the writes stay parked: %s", error)
+        return 0
 
 
 @signals.worker_ready.connect

@@ -26,10 +26,10 @@ MAX_ERRORS = 10
 class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs only
     """Parked writes: an action retries them; to delete one is to discard the write."""
 
-    list_display = ("id", "label", "key", "changes_text", "error", "batch", "created")
+    list_display = ("id", "label", "key", "changes_text", "error", "batch", "created", "retry_at")
     list_filter = ("label",)
     search_fields = ("key", "error")
-    readonly_fields = ("label", "partition", "batch", "key", "created", "changes_text", "error")
+    readonly_fields = ("label", "partition", "batch", "key", "created", "retry_at", "changes_text", "error")
     fields = readonly_fields
     actions = ("retry",)
 
@@ -46,6 +46,8 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
         description = _description(queryset)
         retried = writebehind.retry(queryset, queryset.db)
         outcome = f"{retried.applied} applied, {len(retried.remaining)} still parked"
+        if retried.missing:
+            outcome += f", {retried.missing} of rows that no longer exist"
         log_action(request, ParkedWrite, f"{description}: {outcome}")
         self.message_user(request, f"{retried.applied} writes were applied.")
         for parked in retried.remaining[:MAX_ERRORS]:

@@ -8,12 +8,12 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 ``cachebackend.tasks``), and never writes to a cached value.
 """
 
-from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, seal_dirty
+from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, due_databases, seal_dirty
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
-from cachebackend.writebehind.parked import Retried, discard, retry
+from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiting
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 
@@ -29,6 +29,7 @@ __all__ = [
     "dirty_partitions",
     "discard",
     "drain",
+    "due_databases",
     "find_faults",
     "lock_holders",
     "node_faults",
@@ -36,6 +37,7 @@ __all__ = [
     "partition_statuses",
     "repair",
     "retry",
+    "retry_waiting",
     "seal_dirty",
     "uuid7",
 ]

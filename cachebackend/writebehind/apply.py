@@ -31,6 +31,7 @@ from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
+from cachebackend.writebehind.refusals import Refusal
 
 __all__ = ["Applied", "apply_batch"]
 
@@ -57,7 +58,7 @@ class Applied:
     touched: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
     missing: int = 0
-    refused: dict[Any, str] = field(default_factory=dict)
+    refused: dict[Any, Refusal] = field(default_factory=dict)
 
     def add(self, other: Applied) -> None:
         """Add the result of another part of the batch."""
@@ -141,10 +142,10 @@ class _Table:
         """Quote a name for a statement with parameters, in which a percent sign is written twice."""
         return self._connection.ops.quote_name(name).replace("%", "%%")
 
-    def refusal(self, group: RowGroup) -> str | None:
+    def refusal(self, group: RowGroup) -> Refusal | None:
         """Return why rows cannot be written: a column that is gone, or whose type does not fit any more."""
         refusals = (refusal_of(self._model, column) for column, _ in group.shape)
-        return next((refusal for refusal in refusals if refusal), None)
+        return next((Refusal(refusal) for refusal in refusals if refusal), None)
 
     def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; rows that do not exist are counted as missing."""
@@ -214,11 +215,8 @@ class _Table:
         equal_pks = {row["pk"] for row in equal}
         is_changed = any(kind != PUT for _, kind in rows.shape)
         applied = self.update(rows.only(equal_pks)) if equal_pks and is_changed else Applied()
-        applied.refused = {
-            pk: "A row with this key exists already, with other values."
-            for pk in rows.pks
-            if pk not in equal_pks
-        }
+        exists = Refusal("A row with this key exists already, with other values.")
+        applied.refused = {pk: exists for pk in rows.pks if pk not in equal_pks}
         return applied
 
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:

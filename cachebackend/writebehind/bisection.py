@@ -11,12 +11,15 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.writebehind.apply import Applied, apply_batch
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
-from cachebackend.writebehind.refusals import is_refusal
+from cachebackend.writebehind.limits import limit_locks
+from cachebackend.writebehind.refusals import LOCKED, Refusal, refusal_of
 
 __all__ = ["Bisection"]
 
 #: Seconds, of those that a drain may take, that bisection may take to find the refused rows.
 BISECTION_SECONDS = 30.0
+#: Milliseconds that a part of the batch waits for a lock, after the whole batch has waited in vain.
+PART_LOCK_MS = 50
 
 
 class Bisection:
@@ -28,7 +31,7 @@ class Bisection:
 
     Attributes:
         applied: What was applied.
-        refused: The refused rows, each with its error.
+        refused: The rows that were not written, each with the reason.
     """
 
     def __init__(self, model: type[models.Model], using: str) -> None:
@@ -38,7 +41,8 @@ class Bisection:
         self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
         self._is_table_well = False
         self.applied = Applied()
-        self.refused: list[tuple[BatchRow, str]] = []
+        self._lock_ms: int | None = None
+        self.refused: list[tuple[BatchRow, Refusal]] = []
 
     def apply(self, batch: Sequence[RowGroup]) -> None:
         """Write rows; while the database refuses some, halve them until each refused row is found.
@@ -54,29 +58,41 @@ class Bisection:
         try:
             applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
-            if not is_refusal(error):
+            refusal, rows = refusal_of(error), rows_of(batch)
+            if refusal is None:
                 raise
+            if refusal.sqlstate == LOCKED:
+                self._lock_ms = PART_LOCK_MS
             self._require_well_table(batch)
-            text, rows = str(error).strip(), rows_of(batch)
             if len(rows) > 1 and self._has_time():
                 middle = len(rows) // 2
                 self.apply(group_rows(rows[:middle]))
                 self.apply(group_rows(rows[middle:]))
                 return
             if len(rows) > 1:
-                text = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: {text}"
-            self.refused += [(row, text) for row in rows]
+                found = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: "
+                refusal = refusal._replace(text=found + refusal.text)
+            self.refused += [(row, refusal) for row in rows]
         else:
+            refused, applied.refused = applied.refused, {}
+            if refused:
+                self.refused += [(row, refused[row.pk]) for row in rows_of(batch) if row.pk in refused]
             self.applied.add(applied)
 
     def apply_refused_again(self) -> None:
-        """Apply each refused row once more, until the time is over."""
+        """Apply each refused row once more, until the time is over.
+
+        What it depends on, such as a parent row or a unique value that becomes free, may have been
+        applied after it. A lock is not waited for again.
+        """
+        if not self.applied.rows:
+            return
         refused, self.refused = self.refused, []
-        for row, error in refused:
-            if self._has_time():
+        for row, refusal in refused:
+            if self._has_time() and refusal.sqlstate not in {"", LOCKED}:
                 self.apply(group_rows([row]))
             else:
-                self.refused.append((row, error))
+                self.refused.append((row, refusal))
 
     def _has_time(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._deadline
@@ -96,6 +112,8 @@ class Bisection:
             # end of this batch. And every join except a hash join reads rows in the order of their keys,
             # so rows are locked in that order
             cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
+            if self._lock_ms is not None:
+                limit_locks(self._using, self._lock_ms)
             applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied

@@ -30,18 +30,18 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
-from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
 from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.moves import moved_partitions
-from cachebackend.writebehind.parked import apply_or_park
+from cachebackend.writebehind.parked import Outcome, apply_or_park, is_due
 from cachebackend.writebehind.queue import model_of, project_queue
 from cachebackend.writebehind.samples import Sample, by_database, store_samples
+from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.versions import require_same_version
 
-__all__ = ["Drained", "dirty_partitions", "drain", "seal_dirty"]
+__all__ = ["Drained", "dirty_partitions", "drain", "due_databases", "seal_dirty"]
 
 logger = logging.getLogger("cachebackend")
 #: How many times a transaction is tried that fails because of concurrent transactions.
@@ -60,7 +60,8 @@ class Drained:
         batches: The number of drained batches.
         rows: The number of rows that they changed.
         missing: The number of rows that they name and that do not exist.
-        parked: The number of parked rows.
+        parked: The number of rows that were parked for a person.
+        waiting: The number of rows that were parked and are retried by themselves.
         more: Whether writes are still queued that this drain did not handle.
     """
 
@@ -68,6 +69,7 @@ class Drained:
     rows: int = 0
     missing: int = 0
     parked: int = 0
+    waiting: int = 0
     more: bool = False
 
 
@@ -160,6 +162,21 @@ def drain(partition: Partition, max_batches: int = 100) -> Drained:
     return drain_.drained
 
 
+def due_databases() -> list[str]:
+    """Return the databases in which a parked write must be retried now. One that fails is left out."""
+    due = []
+    for using in databases():
+        if not _backoff.wait_seconds(using):
+            try:
+                due += [using] if is_due(using) else []
+            except Error as error:
+                if connections[using].is_usable():
+                    logger.error("write-behind: the parked writes in %r are not retried: %s", using, error)
+                else:
+                    _backoff.failed(using, error)
+    return due
+
+
 class _Drain:
     """One drain of a partition."""
 
@@ -234,7 +251,8 @@ class _Drain:
         except WriteBehindDamagedError as error:
             raise self._damaged(state, number, error) from error
         require_same_version(self._model, self.using, rows)
-        applied, parked = apply_or_park(self._model, self.using, self._partition, number, rows)
+        outcome = apply_or_park(self._model, self.using, self._partition, number, rows)
+        applied = outcome.applied
         invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, sealed.seal
         self._seal = sealed.seal
@@ -243,7 +261,7 @@ class _Drain:
         checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
         checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
-        transaction.on_commit(lambda: self._count(number, applied, parked, started), using=self.using)
+        transaction.on_commit(lambda: self._count(number, outcome, started), using=self.using)
         return number
 
     def _read_sealed(
@@ -279,20 +297,30 @@ class _Drain:
         )
         return WriteBehindDamagedError(message)
 
-    def _count(self, number: int, applied: Applied, parked: int, started: float) -> None:
+    def _count(self, number: int, outcome: Outcome, started: float) -> None:
         self.drained.batches += 1
-        self.drained.rows += applied.rows
-        self.drained.missing += applied.missing
-        self.drained.parked += parked
+        self.drained.rows += outcome.applied.rows
+        self.drained.missing += outcome.applied.missing
+        self.drained.parked += outcome.parked
+        self.drained.waiting += outcome.waiting
         cell = self._client.counters.cell
-        cell.rows += applied.rows
-        cell.parked += parked
+        cell.rows += outcome.applied.rows
+        cell.parked += outcome.parked
         cell.drain_times.add(SYSTEM_CLOCK.monotonic() - started)
-        if parked:
+        where = {"partition": str(self._partition)}
+        if outcome.parked:
             logger.error(
                 "write-behind: parked %d rows of batch %d of %s",
-                parked,
+                outcome.parked,
                 number,
                 self._partition,
-                extra={"event": "writes_parked", "partition": str(self._partition), "count": parked},
+                extra=where | {"event": "writes_parked", "count": outcome.parked},
+            )
+        if outcome.waiting:
+            logger.warning(
+                "write-behind: %d rows of batch %d of %s wait for other rows or for locks",
+                outcome.waiting,
+                number,
+                self._partition,
+                extra=where | {"event": "writes_waiting", "count": outcome.waiting},
             )

@@ -11,7 +11,8 @@ of the row, and ``done``, the last batch that it deleted. Between the two reads 
 A batch ``n <= c`` that still exists is in the row already and is left out: no delta counts
 twice. If ``c < done``, a batch was deleted that the row does not contain, and the row is read
 again: no write is lost. If the queue is read first, the same two rules hold. If the row has a
-parked write, as of the same statement, its queued writes will be parked behind it.
+parked write, as of the same statement, its queued writes will be parked behind it. Parked writes that
+are retried by themselves count as queued before all batches.
 
 In a transaction with a fixed snapshot (REPEATABLE READ), reading again returns the same row. If
 a batch was drained since the snapshot, there is no exact answer, and WriteBehindError is raised.
@@ -31,7 +32,7 @@ from django.db.models.functions import Cast, Concat
 from cachebackend import protocol
 from cachebackend.effects import Operation
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError, WriteBehindStoppedError
-from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
+from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
@@ -40,6 +41,7 @@ from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Position, re
 from cachebackend.writebehind.conversion import convert, split_code
 from cachebackend.writebehind.encoding import Encoding, encoding_of, encoding_of_code
 from cachebackend.writebehind.expressions import AT_LEAST, AT_LEAST_LATE, AT_MOST, BOUNDS, DELTA, PUT
+from cachebackend.writebehind.parked_texts import ParkedWrites, parked_texts, parse_parked
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.queued_columns import mark_queued
 
@@ -61,11 +63,11 @@ class Snapshot(NamedTuple):
 
     Attributes:
         checkpoints: The last batches that the row contains.
-        parked: Those keys, of the rows that are read, that have a parked write.
+        parked: The parked writes of the rows that are read, by key.
     """
 
     checkpoints: Checkpoints
-    parked: frozenset[bytes]
+    parked: Mapping[bytes, ParkedWrites]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
         for row, (instance, (checkpoints, parked)) in read.items():
             number, queues = rows.partition(row).number, queued[row]
             if _are_deleted_drained(queues, number, checkpoints):
-                batches = [] if row[:-1] in parked else _not_drained(queues, number, checkpoints)
+                waits, batches = parked.get(row[:-1], (True, []))
+                batches = batches + _not_drained(queues, number, checkpoints) if waits else []
                 merged[row] = _merge(rows, row, pk_of[row], instance, batches)
     else:
         raise _older_database(rows, missing)
@@ -184,10 +187,10 @@ def _query(rows: Rows, pks: Mapping[bytes, Any]) -> dict[bytes, tuple[models.Mod
     read: dict[bytes, tuple[models.Model | None, Snapshot]] = {}
     for instance in queryset.annotate(
         _writebehind=ArraySubquery(_checkpoint_texts(rows)),
-        _writebehind_parked=ArraySubquery(_parked_keys(rows, list(pks))),
+        _writebehind_parked=ArraySubquery(parked_texts(rows.model, list(pks))),
     ):
         checkpoints = _parsed(instance.__dict__.pop("_writebehind"))
-        parked = frozenset(key.encode() for key in instance.__dict__.pop("_writebehind_parked"))
+        parked = parse_parked(instance.__dict__.pop("_writebehind_parked"))
         read[rows.row(instance.pk)] = instance, Snapshot(checkpoints, parked)
     return read
 
@@ -198,8 +201,8 @@ def _snapshot(rows: Rows, keys: Sequence[bytes]) -> Snapshot:
 
     texts = _checkpoint_texts(rows).using(router.db_for_write(rows.model))
     # Without a checkpoint no batch was drained, so no write can be parked
-    read = list(texts.values_list("text", ArraySubquery(_parked_keys(rows, keys))))
-    parked = frozenset(key.encode() for _, keys in read[:1] for key in keys)
+    read = list(texts.values_list("text", ArraySubquery(parked_texts(rows.model, keys))))
+    parked = parse_parked(text for _, texts in read[:1] for text in texts)
     return Snapshot(_parsed(text for text, _ in read), parked)
 
 
@@ -210,14 +213,6 @@ def _checkpoint_texts(rows: Rows) -> models.QuerySet[Any, Any]:
     text = Concat(*parts[:-1])
     of_model = WriteBehindCheckpoint.objects.filter(label=rows.model._meta.label_lower)
     return of_model.annotate(text=text).values_list("text", flat=True)
-
-
-def _parked_keys(rows: Rows, row_keys: Sequence[bytes]) -> models.QuerySet[Any, Any]:
-    """Return those keys, of some rows, that have a parked write."""
-    partitions = {rows.partition(row).number for row in row_keys}
-    keys = [row[:-1].decode() for row in row_keys]
-    parked = ParkedWrite.objects.order_by().filter(label=rows.model._meta.label_lower)
-    return parked.filter(partition__in=partitions, key__in=keys).values_list("key", flat=True)
 
 
 def _parsed(texts: Iterable[str]) -> Checkpoints:

@@ -1,30 +1,50 @@
-"""Refusals: the errors of Postgres that are a row's own. All other errors are retried with the batch."""
+"""Refusals: the errors of Postgres that one row causes or meets. All others are retried with the batch."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from django.db import DataError
 
 from cachebackend.errors import WriteBehindDamagedError
 
-__all__ = ["is_refusal", "sqlstate_of"]
+__all__ = ["LOCKED", "Refusal", "refusal_of"]
 
-#: SQLSTATE prefixes of the errors that are not a row's own: the connection, the transaction's state (such
-#: as a server that is read-only), a conflict with another transaction, resources, a lock, an operator, the
-#: system and the server itself.
-_NOT_OF_A_ROW = ("08", "25", "40", "53", "55006", "55P03", "57", "58", "XX")
+#: The SQLSTATE of a row that another transaction holds for longer than the drain waits.
+LOCKED = "55P03"
+#: The SQLSTATE of a reference to a row that does not exist yet, or of a row to which there still is one.
+_REFERENCE = "23503"
+#: SQLSTATE prefixes of the errors that no row causes: of the connection, the transaction's state (such as
+#: a server that is read-only), a conflict with another transaction, resources, an operator, the system and
+#: the server itself.
+_NOT_OF_A_ROW = ("08", "25", "40", "53", "55006", "57", "58", "XX")
 
 
-def is_refusal(error: Exception) -> bool:
-    """Return whether an error may be caused by the data of one row.
+class Refusal(NamedTuple):
+    """Why a row was not written.
+
+    Attributes:
+        text: The error.
+        sqlstate: Its code; empty if Postgres did not report it.
+    """
+
+    text: str
+    sqlstate: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the write may succeed later without a person: it waits for another row or transaction."""
+        return self.sqlstate in {LOCKED, _REFERENCE}
+
+
+def refusal_of(error: Exception) -> Refusal | None:
+    """Return the refusal if one row may have caused an error; None if the whole batch must be retried.
 
     A trigger may raise any SQLSTATE, so all count that are not known to have another cause.
     """
-    if isinstance(error, WriteBehindDamagedError | DataError):  # errors of psycopg itself have no SQLSTATE
-        return True
-    sqlstate = sqlstate_of(error)
-    return bool(sqlstate) and not sqlstate.startswith(_NOT_OF_A_ROW)
-
-
-def sqlstate_of(error: BaseException) -> str:
-    """Return the SQLSTATE of an error of Django; empty if Postgres did not report it."""
-    return str(getattr(error.__cause__, "sqlstate", None) or "")
+    sqlstate = str(getattr(error.__cause__, "sqlstate", None) or "")
+    if not sqlstate:  # errors of psycopg itself have none
+        is_refused = isinstance(error, WriteBehindDamagedError | DataError)
+    else:
+        is_refused = not sqlstate.startswith(_NOT_OF_A_ROW)
+    return Refusal(str(error).strip(), sqlstate) if is_refused else None

@@ -37,7 +37,8 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
     call_command("writebehind", "status", stdout=out)
     assert "1 changes are queued" in out.getvalue()
     assert command("drain") == {
-        "batches": 1, "rows": 1, "missing": 0, "parked": 0, "left": 0, "partitions": {},
+        "batches": 1, "rows": 1, "missing": 0, "parked": 0,
+        "waiting": 0, "left": 0, "partitions": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models import F
 
-from cachebackend import uuid7
+from cachebackend import uuid7, writebehind
 from cachebackend.models import ParkedWrite
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter, Tag
@@ -63,12 +63,12 @@ def test_a_refused_row_is_parked_and_the_rest_is_applied(
         report = command("parked", code=1)
         assert report["parked"] == 2
         assert report["writes"][0]["changes"] == "count add 1; level put 200"
-        assert command("retry", "--all", code=1) == {"landed": 0, "left": 2}
+        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2}
         assert command("status", code=1)["parked"] == 2
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
             cursor.execute("ALTER TABLE shop_meter ADD CONSTRAINT low CHECK (level < 1000)")
-        assert command("retry", str(second.pk)) == {"landed": 2, "left": 0}
+        assert command("retry", str(second.pk)) == {"landed": 2, "missing": 0, "left": 0}
     row = Meter.objects.get(pk=rows[3].pk)
     assert (row.level, row.count) == (50, 1)
     assert command("status")["well"] is True
@@ -147,6 +147,52 @@ def test_a_model_that_does_not_exist_is_refused(meter: Meter, action: str) -> No
     assert command("parked", "--model", "shop.Meter")["parked"] == 0
 
 
+def test_a_retry_of_a_row_that_is_gone_is_counted_as_missing(unique_tags: list[Meter]) -> None:
+    """It is not parked any more, and is not reported as applied."""
+    row = unique_tags[0]
+    Meter.behind.update(row.pk, level=500)
+    drain_all()
+    Meter.objects.filter(pk=row.pk).delete()
+    assert command("retry", "--all") == {"landed": 0, "missing": 1, "left": 0}
+    assert not ParkedWrite.objects.exists()
+
+
+def test_the_later_writes_of_a_parked_row_are_composed(unique_tags: list[Meter]) -> None:
+    """A row that is written all the time stays two parked writes, and its sum is exact."""
+    row, start = unique_tags[0], datetime(2026, 5, 1, tzinfo=UTC)
+    with one_partition():
+        Meter.behind.update(row.pk, level=500, count=F("count") + 1)
+        for day in range(5):
+            drain_all()
+            Meter.behind.update(row.pk, level=day, count=F("count") + 10, seen=start + timedelta(days=day))
+        [drained] = drain_all()
+        assert drained.parked == 1
+        first, second = ParkedWrite.objects.all()
+        assert "violates check" in first.error
+        assert second.batch == 6
+        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2}
+        assert command("discard", str(first.pk), "--yes") == {"discarded": 1}
+        Meter.behind.update(row.pk, count=F("count") + 100)
+        drain_all()
+        assert command("retry", "--all") == {"landed": 2, "missing": 0, "left": 0}
+    row.refresh_from_db()
+    assert (row.level, row.count, row.seen) == (4, 150, start + timedelta(days=4))
+
+
+def test_a_write_that_grew_since_it_was_read_is_not_discarded(unique_tags: list[Meter]) -> None:
+    """A person discards what they have seen."""
+    row = unique_tags[0]
+    with one_partition():
+        for count in (1, 10, 100):
+            Meter.behind.update(row.pk, level=500, count=F("count") + count)
+            if count == 100:
+                seen = list(ParkedWrite.objects.all())
+            drain_all()
+    assert writebehind.discard(seen, "default") == 1
+    [left] = ParkedWrite.objects.all()
+    assert left.pk == seen[1].pk
+
+
 def test_rows_of_a_batch_may_depend_on_each_other_in_any_order(unique_tags: list[Meter]) -> None:
     """If one row gives up a unique value and another takes it, neither is parked."""
     first, second = sorted(unique_tags, key=lambda row: row.pk)[:2]
@@ -165,7 +211,7 @@ def test_a_reference_to_a_missing_row_is_parked(meter: Meter) -> None:
         Meter.behind.update(meter.pk, tag=404)
         Meter.behind.update(other.pk, tag=Tag.objects.create(name="here"))
         [drained] = drain_all()
-    assert (drained.rows, drained.parked) == (1, 1)
+    assert (drained.rows, drained.parked, drained.waiting) == (1, 0, 1)
     assert Meter.objects.get(pk=other.pk).tag is not None
 
 

@@ -55,6 +55,7 @@ WITHOUT = {
     "writebehind/manager": "each method sends commands",
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
+    "writebehind/parked_texts": "SQL: tests/integration/test_writebehind_waiting.py",
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",

@@ -136,7 +136,7 @@ class Command(ReportCommand):
 
     def _drain(self, options: dict[str, Any]) -> Report:
         deadline = time.monotonic() + options["timeout"]
-        counts = {"batches": 0, "rows": 0, "missing": 0, "parked": 0}
+        counts = {"batches": 0, "rows": 0, "missing": 0, "parked": 0, "waiting": 0}
         errors: dict[Partition, Exception] = {}
         while dirty := [partition for partition, _ in writebehind.dirty_partitions()]:
             # A partition that stopped stays stopped until a person repairs it
@@ -149,14 +149,28 @@ class Command(ReportCommand):
             self.say_progress(f"{counts['rows']} rows drained; {len(dirty)} partitions held writes")
             if counts["batches"] == before:  # another worker drains them, or the database is down
                 time.sleep(RETRY_SECONDS)
+        self._retry_waiting(counts)
         for partition in dirty:
             if partition in errors:
                 self.say(f"{partition}: {errors[partition]}")
         self.say(
-            f"{counts['rows']} rows drained, {counts['parked']} parked; {len(dirty)} partitions hold writes"
+            f"{counts['rows']} rows drained, {counts['parked']} parked, {counts['waiting']} wait for other "
+            f"rows or locks; {len(dirty)} partitions hold writes"
         )
         remaining = {str(partition): str(errors.get(partition, "")) for partition in dirty}
         return Report(counts | {"left": len(remaining), "partitions": remaining}, not remaining)
+
+    def _retry_waiting(self, counts: dict[str, int]) -> None:
+        """Retry the writes that waited for rows that are drained now, until no retry applies one."""
+        for using in writebehind.databases():
+            try:
+                while (retried := writebehind.retry_waiting(using, due_only=False)).applied:
+                    counts["rows"] += retried.applied
+            except Error as error:
+                self.say(f"the writes that wait in {using!r} were not retried: {error}")
+                close_old_connections()
+            else:
+                counts["waiting"] += len(retried.remaining)
 
     @staticmethod
     def _drain_one(partition: Partition, counts: dict[str, int], errors: dict[Partition, Exception]) -> None:
@@ -169,14 +183,14 @@ class Command(ReportCommand):
             return
         if drained.batches:
             errors.pop(partition, None)
-        for name in counts:
+        for name in counts.keys() - {"waiting"}:
             counts[name] += getattr(drained, name)
 
     def _parked(self, options: dict[str, Any]) -> Report:
         parked = [write for _, write in self._chosen(options | {"ids": []})]
         shown = parked[: options["limit"]]
         self.print_table(
-            ("id", "model", "key", "batch", "parked at", "changes", "error"),
+            ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
             [
                 (
                     p.pk,
@@ -184,6 +198,7 @@ class Command(ReportCommand):
                     p.key,
                     p.batch,
                     f"{p.created:%m-%d %H:%M:%S}",
+                    "by itself" if p.retry_at else "by a person",
                     changes_text(p),
                     _first_line(p),
                 )
@@ -194,20 +209,23 @@ class Command(ReportCommand):
         writes = [
             {"id": p.pk, "model": p.label, "key": p.key, "batch": p.batch, "created": p.created.isoformat()}
             | {"changes": changes_text(p), "error": p.error}
+            | {"retry_at": p.retry_at and p.retry_at.isoformat()}
             for p in shown
         ]
         return Report({"parked": len(parked), "writes": writes}, not parked)
 
     def _retry(self, options: dict[str, Any]) -> Report:
-        applied, refused = 0, 0
+        applied, missing, refused = 0, 0, 0
         for using, writes in _by_database(self._chosen(options)).items():
             retried = writebehind.retry(writes, using)
             applied += retried.applied
+            missing += retried.missing
             refused += len(retried.remaining)
             for write in retried.remaining:
                 self.say(f"{write}: {write.error}")
-        self.say(f"{applied} writes were applied, {refused} are still parked")
-        return Report({"landed": applied, "left": refused}, not refused)
+        gone = f", {missing} were of rows that no longer exist" if missing else ""
+        self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
+        return Report({"landed": applied, "missing": missing, "left": refused}, not refused)
 
     def _discard(self, options: dict[str, Any]) -> Report:
         chosen = self._chosen(options)

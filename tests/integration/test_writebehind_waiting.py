@@ -1,0 +1,203 @@
+"""Rows that wait for another row or for a lock: they are set aside, and retried by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from cachebackend import writebehind
+from cachebackend.models import ParkedWrite
+from cachebackend.writebehind import limits
+from tests.integration.write_behind import command, drain_all, one_partition
+from tests.shop.models import Meter, Tag
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture
+def meters() -> list[Meter]:
+    """Rows, in the order of their keys."""
+    return sorted(Meter.objects.bulk_create([Meter() for _ in range(6)]), key=lambda meter: meter.pk)
+
+
+@pytest.fixture(autouse=True)
+def short_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain waits 50 ms for a lock."""
+    monkeypatch.setattr(limits, "LOCK_MS", 50)
+
+
+@contextmanager
+def locked(sql: str, *parameters: object) -> Iterator[None]:
+    """Hold the locks of a statement in another session."""
+    other = connection.copy()
+    other.set_autocommit(False)
+    try:
+        with other.cursor() as cursor:
+            cursor.execute(sql, parameters)
+        yield
+    finally:
+        other.close()
+
+
+def add(meters: list[Meter], count: int) -> None:
+    Meter.behind.update_many({meter.pk: {"count": F("count") + count} for meter in meters})
+
+
+def counts(meters: list[Meter]) -> list[int]:
+    stored = Meter.objects.in_bulk([meter.pk for meter in meters])
+    return [stored[meter.pk].count for meter in meters]
+
+
+def read_behind(meters: list[Meter]) -> list[int]:
+    read = Meter.behind.in_bulk([meter.pk for meter in meters])
+    return [read[meter.pk].count for meter in meters]
+
+
+def make_due() -> None:
+    """Let the time of the next retry pass."""
+    ParkedWrite.objects.filter(retry_at__isnull=False).update(retry_at=Now())
+
+
+def test_only_a_locked_row_waits(meters: list[Meter], caplog: pytest.LogCaptureFixture) -> None:
+    """The other rows are applied; the row's writes are read, and applied in order when it is free."""
+    row = meters[3]
+    with one_partition():
+        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+            add(meters, 1)
+            [drained] = drain_all()
+            assert (drained.rows, drained.parked, drained.waiting) == (5, 0, 1)
+            assert "wait for other rows or for locks" in caplog.text
+            assert counts(meters) == [1, 1, 1, 0, 1, 1]
+            assert read_behind(meters) == [1] * 6
+            for _ in range(3):
+                Meter.behind.update(row.pk, count=F("count") + 10, level=7)
+                assert [each.waiting for each in drain_all()] == [1]
+            Meter.behind.update(row.pk, count=F("count") + 100)
+            assert Meter.behind.get(row.pk).count == 131
+            assert ParkedWrite.objects.count() == 2
+            make_due()
+            assert writebehind.retry_waiting("default").applied == 0
+        make_due()
+        assert writebehind.due_databases() == ["default"]
+        retried = writebehind.retry_waiting("default")
+        assert (retried.applied, retried.remaining) == (2, [])
+        assert writebehind.due_databases() == []
+        assert counts([row]) == [31]
+        assert Meter.behind.get(row.pk).count == 131
+        drain_all()
+    row.refresh_from_db()
+    assert (row.count, row.level) == (131, 7)
+    assert not ParkedWrite.objects.exists()
+
+
+def test_a_locked_table_makes_the_batch_wait(meters: list[Meter]) -> None:
+    """No row is at fault, so none is set aside."""
+    with one_partition():
+        add(meters, 1)
+        with locked("LOCK TABLE shop_meter IN SHARE MODE"), pytest.raises(DatabaseError, match="lock"):
+            drain_all()
+        assert not ParkedWrite.objects.exists()
+        assert [each.rows for each in drain_all()] == [6]
+
+
+def test_a_child_is_applied_when_its_parent_exists(meters: list[Meter]) -> None:
+    """The parent may be drained later; a retry happens by itself, and not before its time."""
+    child = meters[0]
+    with one_partition():
+        Meter.behind.update(child.pk, tag=404, count=F("count") + 1)
+        assert [each.waiting for each in drain_all()] == [1]
+        assert writebehind.due_databases() == []
+        make_due()
+        assert writebehind.retry_waiting("default").applied == 0
+        parked = ParkedWrite.objects.get()
+        assert parked.retry_at is not None
+        assert parked.retry_at - parked.created >= timedelta(seconds=1)
+        assert command("parked", code=1)["writes"][0]["retry_at"] is not None
+        Tag.objects.create(pk=404, name="parent")
+        assert writebehind.retry_waiting("default").applied == 0
+        make_due()
+        assert writebehind.retry_waiting("default").applied == 1
+    child.refresh_from_db()
+    assert (child.tag_id, child.count) == (404, 1)
+
+
+def test_the_drain_command_applies_waiting_writes(meters: list[Meter]) -> None:
+    """Without waiting for the time of their next retry."""
+    Meter.behind.update(meters[0].pk, tag=404)
+    drain_all()
+    assert command("drain")["waiting"] == 1
+    Tag.objects.create(pk=404, name="parent")
+    report = command("drain")
+    assert (report["rows"], report["waiting"]) == (1, 0)
+
+
+def test_a_waiting_write_that_is_refused_needs_a_person(meters: list[Meter]) -> None:
+    """A retry may meet another error; the writes behind it wait for the person too."""
+    row = meters[0]
+    with one_partition():
+        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+            Meter.behind.update(row.pk, level=500)
+            drain_all()
+            Meter.behind.update(row.pk, level=5)
+            drain_all()
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE shop_meter ADD CONSTRAINT low CHECK (level < 100)")
+        try:
+            retried = writebehind.retry_waiting("default", due_only=False)
+            assert (retried.applied, len(retried.remaining)) == (0, 2)
+            assert not ParkedWrite.objects.filter(retry_at__isnull=False).exists()
+            assert Meter.behind.get(row.pk).level is None
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
+        assert command("retry", "--all")["landed"] == 2
+    assert Meter.objects.get(pk=row.pk).level == 5
+
+
+def test_the_order_is_kept_if_a_retry_ends_between_two_writes(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write behind an applied one is retried by itself."""
+    row = meters[0]
+    with one_partition():
+        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+            for level in (1, 2):
+                Meter.behind.update(row.pk, level=level)
+                drain_all()
+        limit, calls = limits.limit_times, []
+
+        def end_before_the_second(using: str) -> None:
+            calls.append(using)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            limit(using)
+
+        monkeypatch.setattr("cachebackend.writebehind.parked.limit_times", end_before_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            writebehind.retry_waiting("default", due_only=False)
+        assert Meter.objects.get(pk=row.pk).level == 1
+        assert writebehind.retry_waiting("default").applied == 1
+    assert Meter.objects.get(pk=row.pk).level == 2
+
+
+def test_a_retry_waits_for_a_drain_of_the_row(meters: list[Meter]) -> None:
+    """Whichever comes second sees what the first has left: a drain holds the row's parked writes."""
+    row = meters[0]
+    with one_partition():
+        Meter.behind.update(row.pk, tag=404)
+        drain_all()
+        with locked("SELECT 1 FROM cachebackend_parkedwrite FOR UPDATE"):
+            with pytest.raises(DatabaseError, match="lock"), transaction.atomic():
+                writebehind.retry_waiting("default", due_only=False)
+            add([row], 1)
+            with pytest.raises(DatabaseError, match="lock"):
+                drain_all()
+        Tag.objects.create(pk=404, name="parent")
+        assert writebehind.retry_waiting("default", due_only=False).applied == 1
+        assert [each.rows for each in drain_all()] == [1]

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db import models
+from django.db import Error, models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -74,6 +74,27 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
             "back": request.get_full_path(),
         }
         return TemplateResponse(request, "cachebackend/ring_confirm.html", context)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the parked writes of one database, and name the other databases that have some."""
+        shown = self.get_queryset(request).db
+        for using in set(writebehind.databases()) - {shown} if request.method == "GET" else ():
+            try:
+                count = ParkedWrite.objects.using(using).count()
+            except Error as error:
+                self.message_user(
+                    request, f"The database {using!r} does not answer: {error}", messages.WARNING
+                )
+                continue
+            if count:
+                text = (
+                    f"{count} writes are parked in the database {using!r}, which this page does not show: "
+                    "use `manage.py writebehind parked`."
+                )
+                self.message_user(request, text, messages.WARNING)
+        return super().changelist_view(request, extra_context)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
         """Discard writes, under the locks of their partitions."""

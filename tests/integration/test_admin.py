@@ -17,7 +17,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from cachebackend import RingCache
+from cachebackend import RingCache, writebehind
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation.outbox import keys_of_row, write_row
 from cachebackend.models import OutboxRow, ParkedWrite
@@ -411,6 +411,21 @@ def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> No
     assert "the model no longer exists" in listed
     page = client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
     assert "2 writes are parked because Postgres refused them." in page
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+def test_the_list_of_parked_writes_names_other_databases(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page shows one database, in which a number means one write."""
+    monkeypatch.setattr(writebehind, "databases", lambda: ["default", "lite"])
+    where = reverse("admin:cachebackend_parkedwrite_changelist")
+    assert "which this page does not show" not in client.get(where).content.decode()
+    ParkedWrite.objects.using("lite").create(
+        label="shop.gone", partition=0, batch=1, key="1", changes=b"", error="no"
+    )
+    page = client.get(where).content.decode()
+    assert "1 writes are parked in the database &#x27;lite&#x27;, which this page does not show" in page
 
 
 def test_parked_writes_are_listed_retried_and_discarded(client: Client) -> None:

@@ -105,6 +105,32 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
     assert Meter.objects.get(pk=row.pk).level == 5
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+def test_a_number_means_one_write_of_one_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two databases number their parked writes alike, so a number that both have needs the alias."""
+    monkeypatch.setattr(writebehind, "databases", lambda: ["default", "lite"])
+    for using in ("default", "lite"):
+        ParkedWrite.objects.using(using).create(
+            pk=71, label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no"
+        )
+    ParkedWrite.objects.using("lite").create(
+        pk=72, label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no"
+    )
+    writes = command("parked", code=1)["writes"]
+    assert [(write["database"], write["id"]) for write in writes] == [
+        ("default", 71),
+        ("lite", 71),
+        ("lite", 72),
+    ]
+    with pytest.raises(CommandError, match="several databases: say default:71 or lite:71"):
+        call_command("writebehind", "discard", "71", "--yes")
+    with pytest.raises(CommandError, match="no parked write has the number default:72"):
+        call_command("writebehind", "discard", "default:72", "--yes")
+    assert command("discard", "lite:71", "72", "--yes") == {"discarded": 2}
+    assert list(ParkedWrite.objects.values_list("pk", flat=True)) == [71]
+    assert not ParkedWrite.objects.using("lite").exists()
+
+
 @pytest.mark.parametrize("limit", ["0", "-1"])
 def test_the_list_of_parked_writes_has_at_least_one(limit: str) -> None:
     """A smaller limit is refused."""

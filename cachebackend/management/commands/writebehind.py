@@ -42,6 +42,7 @@ class Command(ReportCommand):
   manage.py writebehind parked --model shop.product
   manage.py writebehind retry --all
   manage.py writebehind discard 17 18
+  manage.py writebehind discard billing:17      in one of several databases
   manage.py writebehind repair                  shows what differs, and asks
   manage.py writebehind nodes                   exits with 0 when `retiring` may be removed
 """
@@ -188,12 +189,13 @@ class Command(ReportCommand):
 
     def _parked(self, options: dict[str, Any]) -> Report:
         parked = [write for _, write in self._chosen(options | {"ids": []})]
+        is_one = len(writebehind.databases()) == 1
         shown = parked[: options["limit"]]
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
             [
                 (
-                    p.pk,
+                    p.pk if is_one else f"{p._state.db}:{p.pk}",
                     p.label,
                     p.key,
                     p.batch,
@@ -207,9 +209,17 @@ class Command(ReportCommand):
         )
         self.say(f"{len(parked)} writes are parked")
         writes = [
-            {"id": p.pk, "model": p.label, "key": p.key, "batch": p.batch, "created": p.created.isoformat()}
-            | {"changes": changes_text(p), "error": p.error}
-            | {"retry_at": p.retry_at and p.retry_at.isoformat()}
+            {
+                "id": p.pk,
+                "database": p._state.db,
+                "model": p.label,
+                "key": p.key,
+                "batch": p.batch,
+                "created": p.created.isoformat(),
+                "retry_at": p.retry_at and p.retry_at.isoformat(),
+                "changes": changes_text(p),
+                "error": p.error,
+            }
             for p in shown
         ]
         return Report({"parked": len(parked), "writes": writes}, not parked)
@@ -337,11 +347,17 @@ class Command(ReportCommand):
             if label:
                 writes = writes.filter(label=label)
             if options["ids"]:
-                writes = writes.filter(pk__in=options["ids"])
+                writes = writes.filter(pk__in=[pk for alias, pk in options["ids"] if alias in {using, None}])
             chosen += [(using, write) for write in writes]
-        if missing := set(options["ids"]) - {write.pk for _, write in chosen}:
-            message = f"no parked write has the number {', '.join(map(str, sorted(missing)))}"
-            raise CommandError(message)
+        for alias, pk in options["ids"]:
+            found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
+            if not found:
+                message = f"no parked write has the number {_numbered(alias, pk)}"
+                raise CommandError(message)
+            if len(found) > 1:
+                names = " or ".join(_numbered(using, pk) for using in found)
+                message = f"{pk} is the number of a parked write in several databases: say {names}"
+                raise CommandError(message)
         return chosen
 
 
@@ -349,9 +365,21 @@ _MODEL_HELP = "only those of a model, as app_label.model_name"
 
 
 def _add_choice(parser: CommandParser) -> None:
-    parser.add_argument("ids", nargs="*", type=int, help="numbers of parked writes, as `parked` lists them")
+    parser.add_argument(
+        "ids", nargs="*", type=_number, help="numbers of parked writes, as `parked` lists them"
+    )
     parser.add_argument("--model", help=_MODEL_HELP)
     parser.add_argument("--all", action="store_true", help="all of them")
+
+
+def _number(text: str) -> tuple[str | None, int]:
+    """Return the alias of the database, if one is given, and the number of a parked write."""
+    alias, _, number = text.rpartition(":")
+    return alias or None, int(number)
+
+
+def _numbered(alias: str | None, pk: int) -> str:
+    return f"{alias}:{pk}" if alias else str(pk)
 
 
 def _label(name: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error, models, router
+from django.db import Error, models
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.effects import Operation
 from cachebackend.errors import (
-    NodeUnavailableError,
+    RingCacheError,
     WriteBehindFullError,
     WriteBehindPartialError,
     WriteBehindRefusedError,
@@ -23,6 +23,7 @@ from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import project_queue, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
+from cachebackend.writebehind.write_through import is_written_through
 
 __all__ = ["WriteBehindManager"]
 
@@ -252,7 +253,7 @@ class WriteBehindManager(Generic[M]):
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
     ) -> None:
         for error in errors.values():
-            if changes is None or not self._is_written_through(error, pk, changes):
+            if changes is None or not is_written_through(self.rows, error, pk, changes):
                 raise error
 
     async def _awrite_through_or_raise(
@@ -268,31 +269,9 @@ class WriteBehindManager(Generic[M]):
         for pk, changes, write in writes:
             if (error := errors.get(write.row)) is not None:
                 try:
-                    if not self._is_written_through(error, pk, changes):
+                    if not is_written_through(self.rows, error, pk, changes):
                         failed[pk] = error
-                except Error as database_error:  # of this row alone: the other rows are still tried
-                    failed[pk] = database_error
+                except (Error, RingCacheError) as own_error:  # of this row alone: the others are still tried
+                    failed[pk] = own_error
         if failed:
             raise WriteBehindPartialError(failed)
-
-    def _is_written_through(self, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
-        """Write to the database what was not queued, if the settings allow it; return whether it was."""
-        return self._may_write_through(error, changes) and self._write_through(pk, changes)
-
-    def _may_write_through(self, error: Exception, changes: Collection[str]) -> bool:
-        """Return whether the settings send a write that was not queued to the database."""
-        options = project_queue().options
-        if isinstance(error, WriteBehindFullError):
-            policy = options.on_full
-        elif isinstance(error, NodeUnavailableError) and not error.was_sent:
-            policy = options.on_unavailable
-        else:
-            return False
-        return policy == "write_through" and self.rows.are_counters(changes)
-
-    def _write_through(self, pk: Any, changes: Mapping[str, Any]) -> bool:
-        """Write to the database now; return whether the row exists."""
-        from cachebackend.invalidation import InvalidatingQuerySet
-
-        using = router.db_for_write(self.model)
-        return bool(InvalidatingQuerySet(self.model, using=using).filter(pk=pk).update(**changes))

@@ -10,9 +10,10 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+import ormsgpack
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import DataError, connections
+from django.db import DataError, OperationalError, connection, connections
 from django.db.models import F
 from django.db.models.functions import Greatest, Least
 
@@ -23,6 +24,7 @@ from cachebackend.errors import (
     WriteBehindRefusedError,
     WriteBehindUnknownError,
 )
+from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -239,6 +241,59 @@ def test_counters_are_written_through_when_the_queue_is_full(
             Meter.behind.update(other.pk, count=1)
         with pytest.raises(WriteBehindFullError):
             Meter.behind.update(uuid7(), count=F("count") + 5)
+
+
+def test_nothing_is_written_through_before_a_queued_creation(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queued or parked creation or deletion would undo it; additions in the queue do not."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    with one_partition(high_water=8, on_full="write_through", batch_rows=1):
+        Meter.behind.delete(meter.pk)
+        Meter.behind.create(pk=meter.pk, count=0)
+        with pytest.raises(WriteBehindFullError):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        ParkedWrite.objects.create(
+            label="shop.meter",
+            partition=0,
+            batch=1,
+            key=meter.pk.hex,
+            changes=ormsgpack.packb({"marker": b"x", "changes": []}),
+            error="no",
+        )
+        Meter.behind.create(pk=uuid7())
+        with pytest.raises(WriteBehindFullError):
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+        ParkedWrite.objects.all().delete()
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        assert Meter.objects.get(pk=meter.pk).count == 1
+        assert Meter.behind.get(meter.pk).count == 1
+
+
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_a_full_queue_and_an_absent_database_are_one_clear_error(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, was_sent: bool
+) -> None:
+    """It says whether the write may have happened: only after the statement was sent."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise OperationalError("the connection is refused")
+
+    method = (InvalidatingQuerySet, "update") if was_sent else (connection, "ensure_connection")
+    expected = WriteBehindUnknownError if was_sent else WriteBehindFullError
+    other = Meter.objects.create()
+    with one_partition(high_water=1, on_full="write_through"):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(*method, away)
+            with pytest.raises(expected, match="the connection is refused"):
+                Meter.behind.update(other.pk, count=F("count") + 5)
+            with pytest.raises(WriteBehindPartialError) as caught:
+                Meter.behind.update_many({other.pk: {"count": F("count") + 5}})
+            assert type(caught.value.errors[other.pk]) is expected
+        assert Meter.objects.get(pk=other.pk).count == 0
 
 
 def test_update_many_writes_through_the_rows_that_may_be(

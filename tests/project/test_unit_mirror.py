@@ -59,6 +59,7 @@ WITHOUT = {
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/write_through": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/status": "asks nodes and the database",
 }
 

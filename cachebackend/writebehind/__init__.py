@@ -14,6 +14,7 @@ from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiting
+from cachebackend.writebehind.removed import RemovedModel, drain_removed, drop_removed, removed_models
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 
@@ -23,18 +24,22 @@ __all__ = [
     "LockHolder",
     "NodeMoves",
     "PartitionStatus",
+    "RemovedModel",
     "Retried",
     "WriteBehindManager",
     "databases",
     "dirty_partitions",
     "discard",
     "drain",
+    "drain_removed",
+    "drop_removed",
     "due_databases",
     "find_faults",
     "lock_holders",
     "node_faults",
     "node_moves",
     "partition_statuses",
+    "removed_models",
     "repair",
     "retry",
     "retry_waiting",

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db import Error, InterfaceError, OperationalError, connections, router, transaction
+from django.db import Error, InterfaceError, OperationalError, connections, models, router, transaction
 from django.utils import timezone
 
 from cachebackend import protocol
@@ -30,6 +30,7 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
+from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
@@ -41,11 +42,13 @@ from cachebackend.writebehind.samples import Sample, by_database, store_samples
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.versions import require_same_version
 
-__all__ = ["Drained", "dirty_partitions", "drain", "due_databases", "seal_dirty"]
+__all__ = ["Drained", "dirty_partitions", "drain", "drop", "due_databases", "seal_dirty"]
 
 logger = logging.getLogger("cachebackend")
 #: How many times a transaction is tried that fails because of concurrent transactions.
 _TRIES = 5
+#: The most batches that one call drops: more than any queue has room for.
+MAX_DROPPED = 1_000_000
 #: The SQLSTATEs of these failures: a serialization failure, a deadlock.
 _CONFLICTS = frozenset({"40001", "40P01"})
 
@@ -71,6 +74,17 @@ class Drained:
     parked: int = 0
     waiting: int = 0
     more: bool = False
+
+
+def drop(partition: Partition) -> int:
+    """Delete the queued writes of a partition, as if they were drained; return the number of batches.
+
+    Raises:
+        WriteBehindError, NodeUnavailableError, django.db.Error: As ``drain``.
+    """
+    drop_ = _Drop(partition, WriteBehindCheckpoint)
+    drop_.run(MAX_DROPPED)
+    return drop_.drained.batches
 
 
 def dirty_partitions() -> list[tuple[Partition, float]]:
@@ -130,12 +144,13 @@ def _sample(client: QueueClient, samples: Mapping[Partition, Sample]) -> None:
                 logger.warning("the queues are not sampled in the database %r: %s", using, error)
 
 
-def drain(partition: Partition, max_batches: int = 100) -> Drained:
+def drain(partition: Partition, max_batches: int = 100, *, into: type[models.Model] | None = None) -> Drained:
     """Drain the queued writes of a partition. Safe to run anywhere, any number of times at once.
 
     Args:
         partition: The partition.
         max_batches: The number of batches after which it stops, so that every task ends.
+        into: The model to whose table the writes go; by default that whose label the partition has.
 
     Raises:
         WriteBehindStoppedError: The queue is behind the checkpoint, or is a different queue. Nothing
@@ -147,7 +162,7 @@ def drain(partition: Partition, max_batches: int = 100) -> Drained:
         NodeUnavailableError: A queue node did not answer. Batches that were drained stay drained.
         django.db.Error: The database failed. If it is unreachable, it is not tried again for a while.
     """
-    drain_ = _Drain(partition)
+    drain_ = _Drain(partition, into or model_of(partition))
     if _backoff.wait_seconds(drain_.using):
         drain_.drained.more = True
         return drain_.drained
@@ -180,13 +195,13 @@ def due_databases() -> list[str]:
 class _Drain:
     """One drain of a partition."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, model: type[models.Model]) -> None:
         self._client = project_queue()
         self._context = self._client.context
         self._partition = partition
-        self._model = model_of(partition)
+        self._model = model
         self._owner = self._context.ring.owner(partition.name)
-        self.using = router.db_for_write(self._model)
+        self.using = router.db_for_write(model)
         self.drained = Drained()
         #: The seal of the batch that was drained last.
         self._seal = ""
@@ -246,14 +261,8 @@ class _Drain:
                 checkpoint.save(update_fields=["is_ended"])
             return 0
         batch, sealed = sealed_batch
-        try:
-            rows = read_batch(self._model, batch, sealed.encodings)
-        except WriteBehindDamagedError as error:
-            raise self._damaged(state, number, error) from error
-        require_same_version(self._model, self.using, rows)
-        outcome = apply_or_park(self._model, self.using, self._partition, number, rows)
+        outcome = self._write(state, number, batch, sealed.encodings)
         applied = outcome.applied
-        invalidate_rows(self._model, applied.touched, self.using)
         checkpoint.batch, checkpoint.seal = number, sealed.seal
         self._seal = sealed.seal
         checkpoint.is_ended = False
@@ -263,6 +272,19 @@ class _Drain:
         checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
         transaction.on_commit(lambda: self._count(number, outcome, started), using=self.using)
         return number
+
+    def _write(
+        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Mapping[str, str]
+    ) -> Outcome:
+        """Write a batch's rows inside the open transaction, and invalidate them."""
+        try:
+            rows = read_batch(self._model, batch, encodings)
+        except WriteBehindDamagedError as error:
+            raise self._damaged(state, number, error) from error
+        require_same_version(self._model, self.using, rows)
+        outcome = apply_or_park(self._model, self.using, self._partition, number, rows)
+        invalidate_rows(self._model, outcome.applied.touched, self.using)
+        return outcome
 
     def _read_sealed(
         self, state: QueueState, checkpoint: WriteBehindCheckpoint, number: int
@@ -324,3 +346,12 @@ class _Drain:
                 self._partition,
                 extra=where | {"event": "writes_waiting", "count": outcome.waiting},
             )
+
+
+class _Drop(_Drain):
+    """A drain of a partition that writes nothing but the checkpoint."""
+
+    def _write(
+        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Mapping[str, str]
+    ) -> Outcome:
+        return Outcome(Applied(), 0, 0)

@@ -57,6 +57,7 @@ WITHOUT = {
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
     "writebehind/parked_texts": "SQL: tests/integration/test_writebehind_waiting.py",
     "writebehind/queue": "finds the client of the project's queue",
+    "writebehind/removed": "nodes and SQL: tests/integration/test_writebehind_removed.py",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/write_through": "nodes and SQL: tests/integration/test_writebehind_rows.py",

@@ -10,6 +10,7 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error, close_old_connections
+from django.db.models import Model
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
@@ -43,6 +44,7 @@ class Command(ReportCommand):
   manage.py writebehind retry --all
   manage.py writebehind discard 17 18
   manage.py writebehind discard billing:17      in one of several databases
+  manage.py writebehind removed --drain shop.page --into shop.article
   manage.py writebehind repair                  shows what differs, and asks
   manage.py writebehind nodes                   exits with 0 when `retiring` may be removed
 """
@@ -59,6 +61,11 @@ class Command(ReportCommand):
         discard = add("discard", help="delete parked writes for good")
         _add_choice(discard)
         discard.add_argument("--yes", action="store_true", help="do not ask")
+        removed = add("removed", help="list writes of models that are gone, and drop or redirect them")
+        removed.add_argument("--drop", metavar="LABEL", help="delete the writes of this model")
+        removed.add_argument("--drain", metavar="LABEL", help="write the changes of this model to another")
+        removed.add_argument("--into", metavar="MODEL", help="the model to which --drain writes")
+        removed.add_argument("--yes", action="store_true", help="do not ask")
         repair = add("repair", help="restart queues that stopped")
         choice = repair.add_mutually_exclusive_group()
         choice.add_argument("--keep", action="store_true", help="drain what the queues hold; do not ask")
@@ -75,6 +82,9 @@ class Command(ReportCommand):
             raise CommandError(message)
         if options.get("limit", 1) < 1:
             message = f"--limit must be at least 1, not {options['limit']}"
+            raise CommandError(message)
+        if options["action"] == "removed" and bool(options["drain"]) != bool(options["into"]):
+            message = "--drain LABEL and --into MODEL belong together"
             raise CommandError(message)
         if options["action"] in {"retry", "discard"}:
             choices = [bool(options[name]) for name in ("ids", "model", "all")]
@@ -278,6 +288,36 @@ class Command(ReportCommand):
         data = [asdict(node) | {"done": node.is_done} for node in nodes]
         return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
 
+    def _removed(self, options: dict[str, Any]) -> Report:
+        removed = {each.label: each for each in writebehind.removed_models()}
+        for label in filter(None, (options["drop"], options["drain"])):
+            if label not in removed:
+                message = f"no writes of a removed model {label!r} are queued or parked"
+                raise CommandError(message)
+        data: dict[str, Any] = {}
+        if label := options["drop"]:
+            question = f"Drop the writes of {label}? They will never reach the database."
+            if not options["yes"] and not self.agrees(question):
+                self.say("nothing was dropped; add --yes if nobody can be asked")
+                return Report({"dropped": 0}, is_well=False)
+            data["dropped"] = writebehind.drop_removed(removed[label])
+            self.say(f"{data['dropped']} batches of {label} were dropped")
+        if label := options["drain"]:
+            into = _model(options["into"])
+            data["rows"] = writebehind.drain_removed(removed[label], into)
+            self.say(f"{data['rows']} rows of {into._meta.label} were changed")
+        if data:
+            removed = {each.label: each for each in writebehind.removed_models()}
+        for each in removed.values():
+            self.say(
+                f"{each.label}: {len(each.partitions)} partitions with writes, {each.parked} parked writes"
+            )
+        models = [
+            {"model": each.label, "partitions": list(map(str, each.partitions)), "parked": each.parked}
+            for each in removed.values()
+        ]
+        return Report(data | {"models": models}, not removed)
+
     def _repair(self, options: dict[str, Any]) -> Report:
         faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
         if not faults:
@@ -403,6 +443,14 @@ def _label(name: str) -> str:
 
 def _yes(flag: bool) -> str:
     return "yes" if flag else "no"
+
+
+def _model(name: str) -> type[Model]:
+    try:
+        return apps.get_model(name)
+    except (LookupError, ValueError) as error:
+        message = f"{name!r} is not a model of this project"
+        raise CommandError(message) from error
 
 
 def _first_line(parked: ParkedWrite) -> str:

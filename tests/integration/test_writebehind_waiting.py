@@ -127,6 +127,24 @@ def test_a_child_is_applied_when_its_parent_exists(meters: list[Meter]) -> None:
     assert (child.tag_id, child.count) == (404, 1)
 
 
+def test_the_tick_retries_waiting_writes(meters: list[Meter]) -> None:
+    """Also when nothing is queued, because the parent may belong to another model."""
+    from celery import current_app
+
+    from cachebackend.tasks import tick
+
+    Meter.behind.update(meters[0].pk, tag=404)
+    drain_all()
+    Tag.objects.create(pk=404, name="parent")
+    make_due()
+    current_app.conf.task_always_eager = True
+    try:
+        assert tick.apply().get() == 0
+    finally:
+        current_app.conf.task_always_eager = False
+    assert Meter.objects.get(pk=meters[0].pk).tag_id == 404
+
+
 def test_the_drain_command_applies_waiting_writes(meters: list[Meter]) -> None:
     """Without waiting for the time of their next retry."""
     Meter.behind.update(meters[0].pk, tag=404)

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('cachebackend', '0002_ring_is_a_proxy'),
+        ('cachebackend', '0003_checkpoint_samples'),
     ]
 
     operations = [

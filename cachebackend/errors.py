@@ -15,6 +15,7 @@ __all__ = [
     "WriteBehindDamagedError",
     "WriteBehindError",
     "WriteBehindFullError",
+    "WriteBehindMovedError",
     "WriteBehindPartialError",
     "WriteBehindRefusedError",
     "WriteBehindStoppedError",
@@ -103,6 +104,18 @@ class WriteBehindUnknownError(WriteBehindError, NodeUnavailableError):
     """The queue node did not answer; it may or may not have queued the write."""
 
     was_sent = True
+
+
+class WriteBehindMovedError(WriteBehindError, NodeUnavailableError):
+    """The number of partitions is being changed; nothing was written. Try again after the change.
+
+    Attributes:
+        is_closed: Whether the change has not ended yet.
+    """
+
+    def __init__(self, message: str, *, is_closed: bool) -> None:
+        super().__init__(message)
+        self.is_closed = is_closed
 
 
 class WriteBehindPartialError(WriteBehindError):

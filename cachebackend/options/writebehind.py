@@ -11,8 +11,10 @@ from cachebackend.options.rules import Choice, Integer, Number, Word, check_fiel
 from cachebackend.options.sentinel import SENTINEL_SCHEME
 from cachebackend.options.url import NodeAddress, parse_nodes
 
-__all__ = ["WriteBehindOptions"]
+__all__ = ["MAX_PARTITIONS", "WriteBehindOptions"]
 
+#: The largest number of partitions of a model's queue.
+MAX_PARTITIONS = 1024
 _SECONDS = Number(0, exclusive=True, unit=" seconds")
 _BEHIND_SENTINEL = (
     "is behind Sentinel, which may promote a replica that lacks acknowledged writes; name the node itself, "
@@ -28,7 +30,8 @@ class WriteBehindOptions:
     Attributes:
         nodes: The queue nodes. None: write-behind is off.
         partitions: The number of partitions of each model's queue. One worker at a time drains
-            a partition.
+            a partition. The queue nodes store it when the first write arrives, and then every process
+            uses theirs; ``manage.py writebehind partitions`` changes it.
         prefix: The start of every key on the queue nodes. Two projects, or two test databases, can share
             nodes if their prefixes differ.
         flush_interval: The time between two drains of a partition.
@@ -51,7 +54,7 @@ class WriteBehindOptions:
     """
 
     nodes: tuple[NodeAddress, ...] = ()
-    partitions: int = field(default=8, metadata={"rule": Integer(1, 1024)})
+    partitions: int = field(default=8, metadata={"rule": Integer(1, MAX_PARTITIONS)})
     prefix: str = field(default="wb", metadata={"rule": Word(64)})
     flush_interval: float = field(default=1.0, metadata={"rule": _SECONDS})
     batch_rows: int = field(default=10_000, metadata={"rule": Integer(1, 1_000_000)})

@@ -25,6 +25,7 @@ from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.queue.counts import are_empty, partition_counts, set_partition_counts
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
@@ -59,6 +60,7 @@ __all__ = [
     "add",
     "add_counts",
     "all_cursors",
+    "are_empty",
     "batch_sizes",
     "clear",
     "clear_missed",
@@ -87,6 +89,7 @@ __all__ = [
     "move",
     "node_infos",
     "node_settings",
+    "partition_counts",
     "pending",
     "quarantine",
     "queue_states",
@@ -100,6 +103,7 @@ __all__ = [
     "set_",
     "set_many",
     "set_many_with_lease",
+    "set_partition_counts",
     "set_with_lease",
     "sync",
     "sync_fault",

@@ -14,6 +14,7 @@ from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiting
+from cachebackend.writebehind.partitions import change_partitions
 from cachebackend.writebehind.removed import RemovedModel, drain_removed, drop_removed, removed_models
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
@@ -27,6 +28,7 @@ __all__ = [
     "RemovedModel",
     "Retried",
     "WriteBehindManager",
+    "change_partitions",
     "databases",
     "dirty_partitions",
     "discard",

@@ -11,7 +11,6 @@ from django.db import models, router
 from django.db.models.expressions import DatabaseDefault, Value
 from xxhash import xxh3_64_intdigest
 
-from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.writebehind.encoding import clean_value, encoding_of
@@ -45,7 +44,7 @@ class Rows:
         self._names = tuple(fields)
         self._counters = tuple(counters)
         self._has_exact_key = False
-        self._partitions: dict[int, Partition] = {}
+        self._partitions: dict[tuple[int, int], Partition] = {}
         if unknown := set(counters) - set(fields):
             message = f"{model.__name__}: counters must be among fields, and {sorted(unknown)} are not"
             raise ImproperlyConfigured(message)
@@ -146,12 +145,13 @@ class Rows:
             raise WriteBehindRefusedError(message)
         return key + SEPARATOR
 
-    def partition(self, row: bytes) -> Partition:
-        """Return the partition of a row; it is always the same, so the row's writes stay in order."""
-        number = xxh3_64_intdigest(row[:-1]) % write_behind_options().partitions
-        partition = self._partitions.get(number)
+    def partition(self, row: bytes, count: int) -> Partition:
+        """Return the partition of a row, of a number of partitions."""
+        number = xxh3_64_intdigest(row[:-1]) % count
+        partition = self._partitions.get((number, count))
         if partition is None:
-            partition = self._partitions[number] = Partition(self.model._meta.label_lower, number)
+            partition = Partition(self.model._meta.label_lower, number, count)
+            self._partitions[number, count] = partition
         return partition
 
     def names(self, row: bytes) -> list[bytes]:

@@ -15,6 +15,7 @@ from cachebackend.effects import Operation
 from cachebackend.errors import (
     RingCacheError,
     WriteBehindFullError,
+    WriteBehindMovedError,
     WriteBehindPartialError,
     WriteBehindRefusedError,
 )
@@ -32,6 +33,8 @@ M = TypeVar("M", bound=models.Model)
 Many: TypeAlias = Mapping[Any, Mapping[str, Any]] | Iterable[tuple[Any, Mapping[str, Any]]]
 #: One row of it: the key as it was given, the changes as they were given, and the encoded write.
 EncodedWrite: TypeAlias = tuple[Any, Mapping[str, Any], RowWrite]
+#: How many times a write follows a changed number of partitions.
+_MOVES = 3
 #: The number of rows that one script call folds.
 _ROWS_A_CALL = 1000
 
@@ -196,7 +199,10 @@ class WriteBehindManager(Generic[M]):
         return writes
 
     def _run_one(self, write: RowWrite) -> dict[bytes, Exception]:
-        folded = project_queue().fold_one(self.rows.partition(write.row), write)
+        client = project_queue()
+        folded = client.fold_one(self.rows.partition(write.row, client.context.partitions), write)
+        if isinstance(folded.error, WriteBehindMovedError):
+            return client.run(self._fold(client, [write]))
         return self._errors([write], folded)
 
     def _run(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
@@ -209,9 +215,23 @@ class WriteBehindManager(Generic[M]):
 
     def _fold(self, client: QueueClient, writes: Sequence[RowWrite]) -> Operation[dict[bytes, Exception]]:
         """Fold the writes; return the error of each row that was not queued."""
+        errors = yield from self._fold_once(client, writes)
+        for _ in range(_MOVES):
+            moved = [write for write in writes if _is_moved(errors.get(write.row))]
+            if not moved:
+                break
+            for write in moved:
+                del errors[write.row]
+            errors |= yield from self._fold_once(client, moved)
+        return errors
+
+    def _fold_once(
+        self, client: QueueClient, writes: Sequence[RowWrite]
+    ) -> Operation[dict[bytes, Exception]]:
         groups: dict[Partition, list[RowWrite]] = {}
         for write in writes:
-            groups.setdefault(self.rows.partition(write.row), []).append(write)
+            partition = self.rows.partition(write.row, client.context.partitions)
+            groups.setdefault(partition, []).append(write)
         errors: dict[bytes, Exception] = {}
         while groups:
             calls = [(partition, rows[:_ROWS_A_CALL]) for partition, rows in groups.items()]
@@ -275,3 +295,8 @@ class WriteBehindManager(Generic[M]):
                     failed[pk] = own_error
         if failed:
             raise WriteBehindPartialError(failed)
+
+
+def _is_moved(error: Exception | None) -> bool:
+    """Return whether a write was sent to a partition of a number of partitions that has changed."""
+    return isinstance(error, WriteBehindMovedError) and not error.is_closed

@@ -10,7 +10,7 @@ from django.db import models
 from cachebackend.client import QueueClient
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindError
-from cachebackend.protocol import Partition
+from cachebackend.protocol import Partition, partition_counts
 from cachebackend.registry import queue_client
 
 __all__ = [
@@ -37,8 +37,9 @@ def behind_models() -> list[type[models.Model]]:
 
 
 def configured_partitions(client: QueueClient) -> list[Partition]:
-    """Return the partitions of all registered models, as the settings number them."""
-    numbers = range(client.options.partitions)
+    """Return the partitions of all registered models, as the queue nodes number them, or the settings."""
+    counts = client.run(partition_counts(client.context, client.context.nodes)).values()
+    numbers = range(max(map(abs, counts), default=client.options.partitions))
     return [Partition(model._meta.label_lower, number) for model in behind_models() for number in numbers]
 
 

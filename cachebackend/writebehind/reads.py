@@ -104,9 +104,9 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
         if not missing:
             break
         read = _read_rows(rows, missing)
-        queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()})
+        count, queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()})
         for row, (instance, (checkpoints, parked)) in read.items():
-            number, queues = rows.partition(row).number, queued[row]
+            number, queues = rows.partition(row, count).number, queued[row]
             if _are_deleted_drained(queues, number, checkpoints):
                 waits, batches = parked.get(row[:-1], (True, []))
                 batches = batches + _not_drained(queues, number, checkpoints) if waits else []
@@ -124,12 +124,12 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
         WriteBehindStoppedError: The drains of the row's partition have stopped.
     """
     row = rows.row(pk)
-    partition = rows.partition(row).number
     for _ in range(_TRIES):
         checkpoints, _ = _snapshot(rows, [row])
-        queues = _read_queue(rows, {row: checkpoints})[row]
-        if _are_deleted_drained(queues, partition, checkpoints):
-            batches = _not_drained(queues, partition, checkpoints)
+        count, queued = _read_queue(rows, {row: checkpoints})
+        queues, number = queued[row], rows.partition(row, count).number
+        if _are_deleted_drained(queues, number, checkpoints):
+            batches = _not_drained(queues, number, checkpoints)
             return [_pending_batch(rows, batch) for batch in batches]
     raise _older_database(rows, [row])
 
@@ -224,8 +224,11 @@ def _parsed(texts: Iterable[str]) -> Checkpoints:
     return parsed
 
 
-def _read_queue(rows: Rows, keys: Mapping[bytes, Checkpoints]) -> dict[bytes, list[Pending]]:
-    """Return what the queues hold of each row; the queue that is drained first comes first.
+def _read_queue(rows: Rows, keys: Mapping[bytes, Checkpoints]) -> tuple[int, dict[bytes, list[Pending]]]:
+    """Return the number of partitions, and for each row what the queues hold of it, in order of their drains.
+
+    The number is compared with that of the nodes after the queues are read. If it was changed, another
+    partition may hold the row, and the queues are read again.
 
     Args:
         rows: The rows' model.
@@ -235,9 +238,25 @@ def _read_queue(rows: Rows, keys: Mapping[bytes, Checkpoints]) -> dict[bytes, li
         NodeUnavailableError: A queue node did not answer.
         WriteBehindStoppedError: A queue contradicts its checkpoint.
     """
+    client = project_queue()
+    for _ in range(_TRIES):
+        count = client.context.partitions
+        queued = _read_partitions(rows, keys, count)
+        partitions = {rows.partition(row, count) for row in keys}
+        nodes = {node for partition in partitions for node in client.context.nodes_of(partition)}
+        counts = client.run(protocol.partition_counts(client.context, nodes))
+        if all(abs(each) == count for each in counts.values()):
+            return count, queued
+        client.context.adopt(next(each for each in counts.values() if abs(each) != count))
+    message = f"the queue nodes of {rows.model.__name__} have different numbers of partitions"
+    raise WriteBehindError(message)
+
+
+def _read_partitions(rows: Rows, keys: Mapping[bytes, Checkpoints], count: int) -> dict[bytes, list[Pending]]:
+    """Return what the queues hold of each row; the queue that is drained first comes first."""
     groups: dict[Partition, list[bytes]] = {}
     for row in keys:
-        groups.setdefault(rows.partition(row), []).append(row)
+        groups.setdefault(rows.partition(row, count), []).append(row)
     client = project_queue()
     chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
     queued: dict[bytes, list[Pending]] = {}
@@ -304,7 +323,9 @@ def _older_database(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
             f"{rows.model.__name__}: batches were drained after this transaction's snapshot; "
             "read outside of a REPEATABLE READ or SERIALIZABLE transaction"
         )
-    partitions = ", ".join(sorted({str(rows.partition(row)) for row in keys}))
+    partitions = ", ".join(
+        sorted({str(rows.partition(row, project_queue().context.partitions)) for row in keys})
+    )
     return WriteBehindStoppedError(f"{partitions}: {Mismatch.DATABASE_IS_OLDER}; {WAY_OUT}")
 
 

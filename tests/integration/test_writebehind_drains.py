@@ -211,7 +211,8 @@ def test_lost_closes_are_repeated(meter: Meter) -> None:
         assert [count_of(each) for each in (meter, *others)] == [1] * 5
         assert command("status")["waiting"] == 0
         assert (int(meta()[b"done"]), int(meta()[b"sealed"])) == (5, 0)
-        assert set(saved_keys()) == {project_queue().context.meta(PARTITION)}
+        context = project_queue().context
+        assert set(saved_keys()) == {context.meta(PARTITION), context.partitions_key}
 
 
 def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
@@ -378,7 +379,10 @@ def test_a_node_over_its_memory_is_drained(meter: Meter, durability: str) -> Non
         finally:
             node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 2
-    assert set(saved_keys()) == {project_queue().context.meta(PARTITION)}
+    assert set(saved_keys()) == {
+        project_queue().context.meta(PARTITION),
+        project_queue().context.partitions_key,
+    }
 
 
 def test_the_first_write_after_a_restart_is_queued(meter: Meter, services: Services) -> None:

@@ -21,6 +21,7 @@ from cacheproject.services import Services
 from tests.integration import (
     test_writebehind,
     test_writebehind_drains,
+    test_writebehind_partitions,
     test_writebehind_reads,
     test_writebehind_repair,
     test_writebehind_versions,
@@ -158,13 +159,13 @@ def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> No
 
 def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
     """A row is returned although a deleted batch is not in it."""
-    read_queue = reads._read_queue
+    read_queue = reads._read_partitions
 
     def undone(*arguments: Any) -> Any:
         rows = read_queue(*arguments)
         return {row: [queue._replace(done=0) for queue in queues] for row, queues in rows.items()}
 
-    monkeypatch.setattr(reads, "_read_queue", undone)
+    monkeypatch.setattr(reads, "_read_partitions", undone)
     assert is_caught(
         test_writebehind_reads.test_a_batch_drained_between_the_two_reads_is_not_lost, meter, monkeypatch
     )
@@ -205,3 +206,17 @@ def test_reads_of_a_stopped_partition(meter: Meter, services: Services, monkeypa
     monkeypatch.setattr(reads, "require_readable", lambda *_: None)
     test = test_writebehind_repair.test_reads_raise_while_an_older_queue_is_stopped
     assert is_caught(test, meter, services)
+
+
+def test_number_of_partitions_not_compared_by_reads(monkeypatch: Patch) -> None:
+    """A process with another number reads partitions that do not hold the rows."""
+
+    def unseen(*_: Any) -> Any:
+        return {}
+        yield
+
+    monkeypatch.setattr(protocol, "partition_counts", unseen)
+    rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
+    assert is_caught(
+        test_writebehind_partitions.test_a_process_with_another_number_follows_the_nodes, rows, "update"
+    )

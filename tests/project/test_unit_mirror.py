@@ -56,6 +56,7 @@ WITHOUT = {
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
     "writebehind/parked_texts": "SQL: tests/integration/test_writebehind_waiting.py",
+    "writebehind/partitions": "asks nodes: tests/integration/test_writebehind_partitions.py",
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/removed": "nodes and SQL: tests/integration/test_writebehind_removed.py",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",

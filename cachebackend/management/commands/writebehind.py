@@ -20,6 +20,7 @@ from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import max_waiting_age
 from cachebackend.monitoring.parked import changes_text
 from cachebackend.monitoring.queues import Totals
+from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import behind_models
 from cachebackend.writebehind.repair import Mismatch
@@ -40,6 +41,7 @@ class Command(ReportCommand):
     help = "See the write-behind queues, drain them now, and retry, discard or repair what needs a person."
     examples = """  manage.py writebehind status --json
   manage.py writebehind drain --timeout 120     before a deploy that changes the queue nodes
+  manage.py writebehind partitions 16           while the project runs
   manage.py writebehind parked --model shop.product
   manage.py writebehind retry --all
   manage.py writebehind discard 17 18
@@ -54,6 +56,9 @@ class Command(ReportCommand):
         add("status", help="how many changes are queued, and for how long")
         drain = add("drain", help="write queued changes to the database until none is left")
         drain.add_argument("--timeout", type=float, default=300.0, help="seconds to give up after (300)")
+        partitions = add("partitions", help="change the number of partitions of each model's queue")
+        partitions.add_argument("count", type=int, help="the new number")
+        partitions.add_argument("--timeout", type=float, default=60.0, help="seconds to drain for (60)")
         parked = add("parked", help="list the writes that Postgres refused")
         parked.add_argument("--model", help=_MODEL_HELP)
         parked.add_argument("--limit", type=int, default=50, help="the most writes to list (50)")
@@ -85,6 +90,9 @@ class Command(ReportCommand):
             raise CommandError(message)
         if options["action"] == "removed" and bool(options["drain"]) != bool(options["into"]):
             message = "--drain LABEL and --into MODEL belong together"
+            raise CommandError(message)
+        if not 1 <= options.get("count", 1) <= MAX_PARTITIONS:
+            message = f"the number of partitions must be from 1 to {MAX_PARTITIONS}, not {options['count']}"
             raise CommandError(message)
         if options["action"] in {"retry", "discard"}:
             choices = [bool(options[name]) for name in ("ids", "model", "all")]
@@ -182,6 +190,15 @@ class Command(ReportCommand):
                 close_old_connections()
             else:
                 counts["waiting"] += len(retried.remaining)
+
+    def _partitions(self, options: dict[str, Any]) -> Report:
+        count = writebehind.change_partitions(options["count"], lambda: self._drain(options))
+        is_changed = count == options["count"]
+        if is_changed:
+            self.say(f"each model's queue has {count} partitions; set WRITE_BEHIND['partitions'] to it too")
+        else:
+            self.say(f"the queues still hold writes, so the number of partitions is {count} as before")
+        return Report({"partitions": count}, is_changed)
 
     @staticmethod
     def _drain_one(partition: Partition, counts: dict[str, int], errors: dict[Partition, Exception]) -> None:

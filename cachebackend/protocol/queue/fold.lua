@@ -6,6 +6,8 @@
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
+-- KEYS[5]  the number of partitions of this node's queues, negative while it is being changed; a node
+--          that has none gets the caller's
 -- ARGV[1]  the number of the open batch, as the caller expects it
 -- ARGV[2]  now, in milliseconds since 1970
 -- ARGV[3]  the partition's name in KEYS[4]
@@ -15,12 +17,14 @@
 -- ARGV[6]  the most fields in all of the partition's batches
 -- ARGV[7]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
 --          encoding of a column: before a write with another one the batch is sealed
--- ARGV[8 ...]  for each row: operation, row (key, NUL), number of changes, and for each
+-- ARGV[8]  the number of partitions from which the caller chose this one
+-- ARGV[9 ...]  for each row: operation, row (key, NUL), number of changes, and for each
 --          change: column (key, NUL, column, NUL), kind, value
 --          operation u changes a row, c creates it, x deletes it (with all its columns as changes)
 --          kind p puts a value and replaces what was queued for the column before
 --          kind d adds to the value; kinds g and l are its lower and upper bound
--- returns  the number of the open batch if all rows were folded; minus that number if it is not
+-- returns  the error PARTITIONS and their number if it is not ARGV[8], and nothing was done;
+--          the number of the open batch if all rows were folded; minus that number if it is not
 --          ARGV[1], and nothing was done; else a table of the number of the open batch and for
 --          each row ok, overflow, full or exists. Only rows with ok were folded. Rows at the end
 --          that have no code were not tried, because both batches are sealed.
@@ -51,6 +55,12 @@ local function less(a, b)
     return a < b
 end
 
+local partitions = redis.call('GET', KEYS[5])
+if not partitions then
+    redis.call('SET', KEYS[5], ARGV[8])
+elseif partitions ~= ARGV[8] then
+    return redis.error_reply('PARTITIONS ' .. partitions)
+end
 local meta = redis.call('HMGET', KEYS[1], 'open', 'enc:' .. ARGV[1])
 local open, encodings = meta[1], meta[2] or ''
 if not open then
@@ -64,11 +74,11 @@ local batch = KEYS[2]
 
 -- Fast path for the most frequent write: adding to a sum that is queued already. It needs no new field
 -- and starts no batch. The column must have no bound queued, and the row no marker.
-if #ARGV == 13 and ARGV[8] == 'u' and ARGV[12] == 'd' and string.find(encodings, ARGV[7], 1, true) then
-    local field = ARGV[11]
-    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[9] .. '\0m')
+if #ARGV == 14 and ARGV[9] == 'u' and ARGV[13] == 'd' and string.find(encodings, ARGV[7], 1, true) then
+    local field = ARGV[12]
+    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[10] .. '\0m')
     if queued[1] and not (queued[2] or queued[3] or queued[4]) then
-        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[13])) == 'number' then
+        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[14])) == 'number' then
             return tonumber(open)
         end
     end
@@ -272,7 +282,7 @@ end
 
 local codes = {}
 local refused = false
-local index = 8
+local index = 9
 while index <= #ARGV do
     if is_batch_full() then
         if batch == KEYS[3] then

@@ -19,6 +19,8 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext, check
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
 
 _FOLD = Script(__package__, "fold")
+#: The code of the error of a node whose queues have another number of partitions.
+MOVED = "PARTITIONS"
 #: The code of a row that was folded.
 OK = b"ok"
 #: Milliseconds that a node may take to sync its append-only file; with ``everysec`` it does so once a second.
@@ -108,18 +110,13 @@ def fold_requests(
     """Return the commands that fold rows of one partition, with the index of its node."""
     node = queue.ring.owner(partition.name)
     open_batch = queue.open_batches.get((node, partition.name), 1)
-    flat: list[Argument] = [_encodings_of(rows)]
+    flat: list[Argument] = [_encodings_of(rows), partition.count or queue.partitions]
     for operation, row, changes, _ in rows:
         flat += (operation, row, len(changes))
         for change in changes:
             flat += change
     call = _FOLD.call(
-        [
-            queue.meta(partition),
-            queue.batch(partition, open_batch),
-            queue.batch(partition, open_batch + 1),
-            queue.dirty,
-        ],
+        queue.fold_keys(partition, open_batch),
         open_batch,
         queue.now_ms(),
         partition.name,
@@ -155,6 +152,8 @@ def fold_result(
     except NodeUnavailableError as error:
         return Folded(error=_unknown(error) if error.was_sent else error)
     except NodeReplyError as error:
+        if error.code == MOVED:
+            return Folded(error=queue.moved(str(error).split(" ")[1].encode()))
         return Folded(error=error)
     if isinstance(reply, int):
         queue.open_batches[node, partition.name] = abs(reply)

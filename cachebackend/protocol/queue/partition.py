@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Reply
-from cachebackend.errors import RingCacheError
+from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.options import WriteBehindOptions
 from cachebackend.ring import Ring
 
 __all__ = ["Partition", "QueueContext", "checked"]
 
+#: The number of open batches whose keys are remembered.
+_MAX_FOLD_KEYS = 4096
+_PARTITIONS = re.compile(rb"-?[1-9][0-9]{0,3}")
 _NAME = re.compile(r"([\w.]+):([0-9]{1,4})")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One of the ``WRITE_BEHIND["partitions"]`` parts in which a model's rows are queued.
+    """One of the parts in which a model's rows are queued.
 
     Attributes:
         label: The model, as ``app_label.model_name``.
         number: The partition's number, from 0.
+        count: The number of partitions from which a row's partition was chosen; 0: not for a row.
     """
 
     label: str
     number: int
+    count: int = field(default=0, compare=False)
 
     @cached_property
     def name(self) -> bytes:
@@ -44,7 +49,7 @@ class Partition:
         return f"{self.label}:{self.number}"
 
 
-@lru_cache(4096)  # each write needs three of these keys, nearly always the same three
+@lru_cache(4096)
 def _key(prefix: bytes, partition: bytes, name: str | int) -> bytes:
     return b"%b:{%b}:%b" % (prefix, partition, str(name).encode())
 
@@ -62,6 +67,9 @@ class QueueContext:
         nodes: The indices of all nodes.
         dirty: The key of each node's sorted set of partitions with queued writes, scored by the time of
             the oldest write.
+        partitions_key: The key of each node's number of partitions. The first writer sets it from the
+            settings; it is negative while the number is being changed, and the node takes no writes.
+        partitions: The number of partitions as last seen.
         open_batches: The number of the open batch as last seen, by node and partition name. A
             number that is out of date costs one round trip.
     """
@@ -72,6 +80,8 @@ class QueueContext:
         self.clock = clock
         self._prefix = options.prefix.encode()
         self.dirty = b"%b:dirty" % self._prefix
+        self.partitions_key = b"%b:partitions" % self._prefix
+        self._fold_keys: dict[tuple[bytes, int], tuple[bytes, ...]] = {}
         self.open_batches: dict[tuple[int, bytes], int] = {}
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
@@ -79,7 +89,33 @@ class QueueContext:
         #: Fields in a batch at which it is sealed, if no other batch waits for its drain.
         self.batch_fields = options.batch_rows
         #: Fields in all batches of a partition together at which it refuses writes.
-        self.max_fields = max(options.high_water // options.partitions, 1)
+        self.max_fields = 0
+        self.adopt(options.partitions)
+
+    def moved(self, text: bytes) -> RingCacheError:
+        """Use a node's number of partitions from now on; return the error of a write that used another.
+
+        Args:
+            text: The number as the node stores it.
+        """
+        count = self.parse_count(text)
+        if count is None:
+            return WriteBehindDamagedError(f"{text[:40]!r} is not a number of partitions")
+        self.adopt(count)
+        if count < 0:
+            message = "the number of partitions is being changed, so no write is taken; try again soon"
+            return WriteBehindMovedError(message, is_closed=True)
+        return WriteBehindMovedError(f"the queue has {count} partitions by now", is_closed=False)
+
+    def adopt(self, count: int) -> None:
+        """Use a node's number of partitions from now on."""
+        self.partitions = abs(count)
+        self.max_fields = max(self.options.high_water // self.partitions, 1)
+
+    @staticmethod
+    def parse_count(text: bytes) -> int | None:
+        """Return the number of partitions that a node stores; None if it is damaged."""
+        return int(text) if _PARTITIONS.fullmatch(text) else None
 
     def meta(self, partition: Partition) -> bytes:
         """Return the key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``."""
@@ -88,6 +124,21 @@ class QueueContext:
     def batch(self, partition: Partition, number: int) -> bytes:
         """Return the key of a batch's hash."""
         return _key(self._prefix, partition.name, number)
+
+    def fold_keys(self, partition: Partition, open_batch: int) -> tuple[bytes, ...]:
+        """Return the keys of ``fold.lua``; each write needs them, and they are nearly always the same."""
+        keys = self._fold_keys.get((partition.name, open_batch))
+        if keys is None:
+            if len(self._fold_keys) >= _MAX_FOLD_KEYS:
+                self._fold_keys.clear()
+            keys = self._fold_keys[partition.name, open_batch] = (
+                self.meta(partition),
+                self.batch(partition, open_batch),
+                self.batch(partition, open_batch + 1),
+                self.dirty,
+                self.partitions_key,
+            )
+        return keys
 
     def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""

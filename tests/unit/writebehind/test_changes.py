@@ -86,10 +86,10 @@ def test_a_row_has_always_the_same_partition() -> None:
     """So its writes stay in order; rows are spread over all partitions."""
     rows = rows_of()
     keys = [rows.row(uuid.UUID(int=number)) for number in range(200)]
-    numbers = [rows.partition(key).number for key in keys]
-    assert numbers == [rows.partition(key).number for key in keys]
+    numbers = [rows.partition(key, 8).number for key in keys]
+    assert numbers == [rows.partition(key, 8).number for key in keys]
     assert set(numbers) == set(range(8))
-    assert rows.partition(ROW).label == "shop.meter"
+    assert rows.partition(ROW, 8).label == "shop.meter"
 
 
 def test_every_field_that_a_batch_may_hold_of_a_row_is_named() -> None:

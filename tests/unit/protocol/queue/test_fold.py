@@ -10,6 +10,7 @@ from cachebackend.errors import (
     NodeReplyError,
     NodeUnavailableError,
     WriteBehindDamagedError,
+    WriteBehindMovedError,
     WriteBehindUnknownError,
 )
 from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_requests, fold_result
@@ -40,9 +41,9 @@ def test_a_call_names_the_encoding_of_each_column_once() -> None:
     """Before the rows, for any number of rows that change the column."""
     other = WRITES[1]._replace(encodings=(ENTRY, b"\0level\0n2\0"))
     [(_, call)] = fold_requests(queue_of("a"), METER, [WRITES[0], other, WRITES[2]])
-    assert call[13] == b"\0count\0i\0\0level\0n2\0"
+    assert call[14] == b"\0count\0i\0\0level\0n2\0"
     [(_, call)] = fold_requests(queue_of("a"), METER, WRITES[:1])
-    assert call[13] == ENTRY
+    assert call[14] == ENTRY
 
 
 def test_with_fsync_the_write_waits_for_the_disk() -> None:
@@ -115,3 +116,16 @@ def test_a_write_that_was_not_acknowledged_is_an_error(
 def test_with_fsync_a_confirmed_write_is_folded() -> None:
     """WAITAOF counts the local disk."""
     assert fold_result(queue_of("a", durability="fsync"), METER, 1, [1, [1, 0]]) == Folded([OK])
+
+
+def test_a_write_names_the_number_of_partitions_that_it_used() -> None:
+    """That of its partition, although the process has seen another number since; the reply is followed."""
+    queue = queue_of("a", partitions=8)
+    [(_, call)] = fold_requests(queue, METER, WRITES[:1])
+    assert call[15] == 8
+    [(_, call)] = fold_requests(queue, Partition("shop.meter", 0, 4), WRITES[:1])
+    assert call[15] == 4
+    folded = fold_result(queue, METER, 1, [NodeReplyError("PARTITIONS 16")])
+    assert folded is not None
+    assert isinstance(folded.error, WriteBehindMovedError)
+    assert queue.partitions == 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.protocol.queue.partition import Partition, checked
 from tests.unit.protocol.stepping import DOWN, queue_of
 
@@ -65,3 +65,16 @@ def test_an_error_among_the_replies_is_raised() -> None:
     assert checked([1, b"x"]) == [1, b"x"]
     with pytest.raises(NodeUnavailableError):
         checked(DOWN)
+
+
+def test_a_context_follows_the_number_of_partitions_of_a_node() -> None:
+    """With the room of a partition; the error says whether the change has ended."""
+    queue = queue_of("a", high_water=1000, partitions=8)
+    error = queue.moved(b"4")
+    assert isinstance(error, WriteBehindMovedError)
+    assert (queue.partitions, queue.max_fields, error.is_closed) == (4, 250, False)
+    error = queue.moved(b"-8")
+    assert isinstance(error, WriteBehindMovedError)
+    assert (queue.partitions, error.is_closed) == (8, True)
+    assert isinstance(queue.moved(b"x"), WriteBehindDamagedError)
+    assert queue.partitions == 8

@@ -17,7 +17,7 @@ from typing import Any
 
 from django.db import models, router
 
-from cachebackend.backend.canonical import canonical_text
+from cachebackend.backend.canonical import canonical_text, is_comparable
 from cachebackend.backend.scope import database_of, scope_of
 from cachebackend.codec import EncodeError, pack_plain
 from cachebackend.models import OutboxRow
@@ -125,11 +125,11 @@ class _Namer:
         return value
 
     def _row(self, row: models.Model) -> list[Any]:
-        text = canonical_text(row._meta.pk, row.pk)
-        if text is None:
+        pk = canonical_text(row._meta.pk, row.pk) if is_comparable(row._meta.pk) else self.plain(row.pk)
+        if pk is None:
             message = f"{row!r} has the primary key {row.pk!r}; save it first"
             raise EncodeError(message)
-        return ["row", scope_of(database_of(row)), row._meta.label_lower, text]
+        return ["row", scope_of(database_of(row)), row._meta.label_lower, pk]
 
     def _member(self, member: Enum) -> Any:
         if isinstance(member, Flag):  # a combination of flags may have no name

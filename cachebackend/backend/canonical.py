@@ -1,17 +1,22 @@
 """The canonical text of a value: one text for all values that a column of the database holds equal.
 
 A text is made of what Django would compare the column with, so ``"1"``, ``1``, ``1.0`` and True are one
-value of an integer column, and a date and time in any zone is that moment in UTC. A value of a kind
-for which Python cannot know what the database holds equal has no text, and nothing is cached for it.
+value of an integer column, and a date and time in any zone is that moment in UTC.
+
+Only Django's own fields have texts, and fields derived from them that keep the methods which decide
+how values are compared and read. The database may hold two values of any other field equal that
+Python holds different: then the absence of one would outlive an insert of the other. Such a value has
+no text, nothing is cached for it, and the database is asked. The same holds for an expression.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -20,42 +25,78 @@ from django.db import models
 
 from cachebackend.backend.scope import digest
 
-__all__ = ["LONGEST_PART", "canonical_text", "is_comparable", "is_text", "key_part"]
+__all__ = [
+    "LONGEST_PART",
+    "canonical_text",
+    "django_class",
+    "is_comparable",
+    "is_text",
+    "key_part",
+    "referred_field",
+]
 
 #: Characters. A longer text is hashed before it becomes a part of a key.
 LONGEST_PART = 100
-#: Columns whose values can be equal in the database and not in Python, or the reverse.
-_UNKNOWN = (models.FloatField, models.JSONField)
+#: Digits. SQLite holds decimals as floats: with more digits, different decimals can be equal.
+_DECIMAL_DIGITS = 15
+#: The methods of a field that decide how its values are compared in the database, and read from it.
+_DECIDING = (
+    "cast_db_type",
+    "db_parameters",
+    "db_type",
+    "from_db_value",
+    "get_db_converters",
+    "get_db_prep_value",
+    "get_internal_type",
+    "get_lookup",
+    "get_prep_value",
+    "get_transform",
+    "target_field",
+    "to_python",
+)
+AnyField: TypeAlias = "models.Field[Any, Any]"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def canonical_text(field: models.Field[Any, Any], value: Any) -> str | None:
+def _remember(function: F) -> F:
+    """Return a function of a class of fields that remembers its results."""
+    return cache(function)  # type: ignore[return-value]  # mypy takes the hash of a field for that of its class
+
+
+def canonical_text(field: AnyField, value: Any) -> str | None:
     """Return the canonical text of a value that a column is compared with.
 
     Returns:
-        None: the value has no text. It is None, or the column cannot be compared with it, or
-        it is of a kind for which Python cannot know what the database holds equal.
+        None: the value has no text. It is None or an expression, or the column cannot be compared
+        with it, or Python cannot know which values the database holds equal to it.
     """
-    if type(value) is int and isinstance(field, models.IntegerField):
-        return str(value)
     try:
         if isinstance(field, models.CompositePrimaryKey):
             return _composite_text(field, value)
         compared = _compared_field(field)
+        kind = _kind_of(type(compared)) if compared is not None else None
+        if kind is None or compared is None or hasattr(value, "resolve_expression"):
+            return None
         if isinstance(value, models.Model):
             value = _related_value(field, value)
-        return None if value is None else _text(compared, compared.get_prep_value(value))
+        return None if value is None else kind.text(compared, compared.get_prep_value(value))
     except (TypeError, ValueError, OverflowError, ValidationError):
         return None  # the query that is run instead raises Django's own error
 
 
-def is_comparable(field: models.Field[Any, Any]) -> bool:
+def is_comparable(field: AnyField) -> bool:
     """Return whether Python can know which values a column holds equal."""
-    return not isinstance(_compared_field(field), _UNKNOWN)
+    if isinstance(field, models.CompositePrimaryKey):
+        parts: Any = field.fields
+        return all(map(is_comparable, parts))
+    compared = _compared_field(field)
+    return compared is not None and _kind_of(type(compared)) is not None
 
 
-def is_text(field: models.Field[Any, Any]) -> bool:
+def is_text(field: AnyField) -> bool:
     """Return whether a column is compared as text, by a collation of the database."""
-    return isinstance(_compared_field(field), models.CharField | models.TextField)
+    compared = _compared_field(field)
+    return compared is not None and _kind_of(type(compared)) is _TEXT
 
 
 def key_part(text: str) -> str:
@@ -64,17 +105,35 @@ def key_part(text: str) -> str:
     return text if is_plain and not text.startswith("#") else digest(text)
 
 
-def _compared_field(field: models.Field[Any, Any]) -> models.Field[Any, Any]:
-    """Return the field that decides how a column is compared: for a foreign key, the one that it names."""
-    while True:
-        if isinstance(field, models.ForeignKey):
-            target: Any = field.target_field
-            field = target
-        elif isinstance(field, models.GeneratedField):
-            output: Any = field.output_field
-            field = output
-        else:
-            return field
+@_remember
+def django_class(field_class: type[AnyField]) -> type[AnyField]:
+    """Return the class of Django that a class of fields is, or is derived from."""
+    return next(each for each in field_class.__mro__ if each.__module__.startswith("django.db.models."))
+
+
+@_remember
+def _decides_as_django(field_class: type[AnyField]) -> bool:
+    """Return whether a class of fields compares and reads values by Django's methods."""
+    base, own_class = django_class(field_class), cast("Any", field_class)
+    exact = own_class.get_lookups()["exact"]
+    return exact.__module__.startswith("django.db.models.") and all(
+        getattr(field_class, name, None) is getattr(base, name, None) for name in _DECIDING
+    )
+
+
+def referred_field(field: AnyField) -> AnyField | None:
+    """Return the field that holds the values of another one: of a foreign key or a generated column."""
+    if isinstance(field, models.ForeignKey):
+        return field.target_field
+    return cast("AnyField", field.output_field) if isinstance(field, models.GeneratedField) else None
+
+
+def _compared_field(field: AnyField) -> AnyField | None:
+    """Return the field that decides how a column is compared; None if it is not one of Django's."""
+    compared: AnyField | None = field
+    while compared is not None and _decides_as_django(type(compared)):
+        field, compared = compared, referred_field(compared)
+    return field if compared is None else None
 
 
 def _composite_text(field: models.CompositePrimaryKey, value: Any) -> str | None:
@@ -87,28 +146,37 @@ def _composite_text(field: models.CompositePrimaryKey, value: Any) -> str | None
     return ",".join(str(text).replace("%", "%25").replace(",", "%2C") for text in texts)
 
 
-def _related_value(field: models.Field[Any, Any], row: models.Model) -> Any:
+def _related_value(field: AnyField, row: models.Model) -> Any:
     """Return the value by which a foreign key refers to a row; None if it cannot refer to such a row."""
     if not isinstance(field, models.ForeignKey) or not isinstance(row, field.related_model):
         return None
     return getattr(row, field.target_field.attname)
 
 
-def _text(field: models.Field[Any, Any], value: Any) -> str | None:
-    if isinstance(field, _UNKNOWN):
-        return None
-    if isinstance(field, models.GenericIPAddressField):
-        address = ipaddress.ip_address(value)
-        return f"{address.version}-{address.exploded}"
-    if isinstance(field, models.DecimalField):
-        return _decimal_text(value, field.decimal_places)
-    for kind, text_of in _TEXTS.items():
-        if isinstance(value, kind):
-            return text_of(value)
-    return None
+class _Kind(NamedTuple):
+    """How the text of a field's values is made.
+
+    Attributes:
+        types: The types that the database is asked with. A value of another type has no text.
+        text_of: Returns the text of a value.
+        is_exact: Whether a value of a derived type has no text: it may be sent in another form.
+    """
+
+    types: tuple[type, ...]
+    text_of: Callable[[Any, Any], str | None]
+    is_exact: bool = True
+
+    def text(self, field: AnyField, value: Any) -> str | None:
+        is_known = type(value) in self.types or (not self.is_exact and isinstance(value, self.types))
+        return self.text_of(field, value) if is_known else None
 
 
-def _decimal_text(value: Decimal, decimal_places: int | None) -> str | None:
+def _address_text(_: AnyField, value: str) -> str:
+    address = ipaddress.ip_address(value)
+    return f"{address.version}-{address.exploded}"
+
+
+def _decimal_text(field: Any, value: Decimal) -> str | None:
     """Return the significant digits and the exponent; None if the column would round the value."""
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):  # not a number, or infinite
@@ -118,27 +186,40 @@ def _decimal_text(value: Decimal, decimal_places: int | None) -> str | None:
     exponent += len(significant) - len(stripped)
     if not stripped:
         return "0"
-    if decimal_places is not None and -exponent > decimal_places:
+    if len(stripped) > _DECIMAL_DIGITS or (
+        field.decimal_places is not None and -exponent > field.decimal_places
+    ):
         return None
     return f"{'-' if sign else ''}{stripped}e{exponent}"
 
 
-def _datetime_text(value: datetime) -> str | None:
+def _datetime_text(_: AnyField, value: datetime) -> str | None:
     if value.tzinfo is None:
         return None if settings.USE_TZ else value.isoformat()
     return value.astimezone(UTC).isoformat() if settings.USE_TZ else None
 
 
-#: How the text of a value is made, by its type; a type is before those that it is derived from.
-_TEXTS: dict[type, Callable[[Any], str | None]] = {
-    str: str.__str__,
-    bool: str,
-    int: int.__repr__,
-    UUID: str,
-    datetime: _datetime_text,
-    date: date.isoformat,
-    time: lambda value: None if value.tzinfo else value.isoformat(),
-    timedelta: lambda value: str(value // timedelta(microseconds=1)),
-    bytes: bytes.hex,
-    memoryview: lambda value: value.tobytes().hex(),
+_TEXT = _Kind((str,), lambda _, value: str.__str__(value), is_exact=False)
+#: How texts are made, by Django's class of the field. Two values of a FloatField or a JSONField may
+#: be equal in the database only, and so may two intervals: Postgres holds a month and 30 days equal.
+_KINDS: dict[type[AnyField], _Kind] = {
+    models.BinaryField: _Kind((bytes, memoryview), lambda _, value: bytes(value).hex()),
+    models.BooleanField: _Kind((bool,), lambda _, value: str(value)),
+    models.CharField: _TEXT,
+    models.DateField: _Kind((date,), lambda _, value: value.isoformat()),
+    models.DateTimeField: _Kind((datetime,), _datetime_text),
+    models.DecimalField: _Kind((Decimal,), _decimal_text),
+    models.FileField: _TEXT,
+    models.FilePathField: _TEXT,
+    models.GenericIPAddressField: _Kind((str,), _address_text),
+    models.IntegerField: _Kind((int,), lambda _, value: str(value)),
+    models.TextField: _TEXT,
+    models.TimeField: _Kind((time,), lambda _, value: None if value.tzinfo else value.isoformat()),
+    models.UUIDField: _Kind((UUID,), lambda _, value: UUID.__str__(value), is_exact=False),
 }
+
+
+@_remember
+def _kind_of(field_class: type[AnyField]) -> _Kind | None:
+    """Return how texts are made for a class of fields; None if its values have none."""
+    return next((_KINDS[each] for each in field_class.__mro__ if each in _KINDS), None)

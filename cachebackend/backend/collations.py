@@ -21,9 +21,13 @@ __all__ = ["inexact_collation"]
 _exact: set[tuple[str, str, str, str]] = set()
 #: The only collations of MySQL that neither ignore case nor trailing spaces.
 _EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "binary")
+#: The types of Postgres that hold no different texts equal, if the collation does not. A column that
+#: Django has not made may have another type, such as ``uuid``, ``macaddr``, or an enumeration.
+_EXACT_IN_POSTGRES = ("text", "varchar")
+_ENUM = "e"
 
 _POSTGRES = """
-    SELECT b.typname, l.collisdeterministic, l.collname
+    SELECT b.typname, b.typtype, l.collisdeterministic, l.collname
     FROM pg_attribute AS a
     JOIN pg_type AS t ON t.oid = a.atttypid
     JOIN pg_type AS b ON b.oid = COALESCE(NULLIF(t.typbasetype, 0), t.oid)
@@ -67,8 +71,8 @@ def _reason_in_postgres(connection: BaseDatabaseWrapper, table: str, column: str
         row = cursor.fetchone()
     if row is None:
         return None
-    type_name, is_deterministic, collation = row
-    if type_name in {"citext", "bpchar"}:
+    type_name, kind, is_deterministic, collation = row
+    if type_name not in _EXACT_IN_POSTGRES and kind != _ENUM:
         return f"the type {'char(n)' if type_name == 'bpchar' else type_name}"
     return f"the collation {collation}, which is not deterministic" if is_deterministic is False else None
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 
-from cachebackend.backend.canonical import canonical_text, key_part
+from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
 from cachebackend.backend.scope import database_of, scope_of
 
 __all__ = [
@@ -87,6 +87,10 @@ def tag_name(tag: Tag) -> str:
     name = row_tag_name(type(tag), tag.pk, scope_of(database_of(tag)))
     if name is None:
         message = f"{tag!r} cannot be a tag: its primary key is {tag.pk!r}"
+        if not is_comparable(tag._meta.pk):
+            message += (
+                f" in a {type(tag._meta.pk).__name__}, whose values Python cannot compare. Use the model"
+            )
         raise TypeError(message)
     return name
 

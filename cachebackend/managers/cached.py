@@ -152,14 +152,14 @@ class CachedManager(Generic[M]):
             _refuse_in_event_loop()
         place = self._place
         if place is None:
-            return self._stored_rows(list(keys))
+            return self._reads.stored(list(keys), self._using)
         return place.cache.client.run(self._reads.in_bulk(list(keys), place, _blocking))
 
     async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
         """Return the rows with these primary keys, as ``in_bulk``."""
         place = await self._aplace()
         if place is None:
-            return await sync_to_async(self._stored_rows)(list(keys))
+            return await sync_to_async(self._reads.stored)(list(keys), self._using)
         return await place.cache.client.arun(self._reads.in_bulk(list(keys), place, sync_to_async))
 
     # Changes of rows
@@ -193,16 +193,8 @@ class CachedManager(Generic[M]):
         the cache; by the next comparison the old one is no longer cached.
         """
         cached = self.cached_rows(keys)
-        stored = self._reads.rows_of(self._queries.rows(list(cached)))
+        stored = self._reads.stored_rows(cached)
         return [pk for pk, row in cached.items() if row != stored.get(pk)]
-
-    # Without a ring cache
-
-    def _stored_rows(self, pks: list[Any]) -> dict[Any, M]:
-        """Return rows as the database has them, by primary key, in the order of the keys."""
-        names = list(map(self._keys.python_value, pks))
-        rows = self._reads.rows_of(self._queries.rows(names))
-        return self._reads.instances(names, rows, self._using)
 
     # Keys
 

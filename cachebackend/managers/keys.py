@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import models
 
 from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
@@ -44,6 +44,11 @@ class RowKeys:
             message = f"{self._model.__name__} has no primary key"
             raise ImproperlyConfigured(message)
         return pk
+
+    @cached_property
+    def exist(self) -> bool:
+        """Whether rows have keys: Python must know which primary keys the database holds equal."""
+        return is_comparable(self.pk)
 
     @cached_property
     def fields(self) -> dict[str, models.Field[Any, Any]]:
@@ -85,24 +90,13 @@ class RowKeys:
         names = (self.pk_columns if field is self.pk else (field.attname,) for field in self.fields.values())
         return tuple(dict.fromkeys(name for group in names for name in group))
 
-    def python_value(self, pk: Any) -> Any:
-        """Return a primary key as Django reads it; unchanged if the column cannot hold it."""
-        try:
-            if isinstance(self.pk, models.CompositePrimaryKey):
-                return tuple(
-                    part.to_python(item) for part, item in zip(self._model._meta.pk_fields, pk, strict=True)
-                )
-            return self.pk.to_python(pk)
-        except (TypeError, ValueError, ValidationError):
-            return pk  # the query raises Django's own error
-
     def of(self, field: models.Field[Any, Any], value: Any, scope: str) -> str | None:
         """Return the key of the row that has this value in a field; None if the value has no text."""
-        middle = self._middles[field.attname]
-        if type(value) is int and isinstance(field, models.IntegerField):
-            return f"{scope}:{middle}{value}"  # what most reads ask for
-        text = canonical_text(field, value)
-        return None if text is None else f"{scope}:{middle}{key_part(text)}"
+        name = field.attname
+        if type(value) is int and name in self._integers:
+            return f"{scope}:{self._middles[name]}{value}"  # what most reads ask for
+        text = canonical_text(field, value) if self.exist else None
+        return None if text is None else f"{scope}:{self._middles[name]}{key_part(text)}"
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
@@ -110,7 +104,7 @@ class RowKeys:
             middle + key_part(text)
             for field, middle in self._fields_and_middles
             for row in rows
-            if (text := canonical_text(field, self._value(row, field))) is not None
+            if self.exist and (text := canonical_text(field, self._value(row, field))) is not None
         ]
         return [f"{scope}:{part}" for scope in scopes for part in parts]
 
@@ -127,6 +121,14 @@ class RowKeys:
 
     def _value(self, row: Mapping[str, Any], field: models.Field[Any, Any]) -> Any:
         return row.get("pk", row.get(field.attname)) if field is self.pk else row.get(field.attname)
+
+    @cached_property
+    def _integers(self) -> frozenset[str]:
+        """The fields whose values of the type int are their own texts, by attribute name."""
+        names = (name for name, field in self.fields.items() if isinstance(field, models.IntegerField))
+        return frozenset(
+            self.fields[name].attname for name in names if self.exist and is_comparable(self.fields[name])
+        )
 
     @cached_property
     def _fields_and_middles(self) -> list[tuple[models.Field[Any, Any], str]]:

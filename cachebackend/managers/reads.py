@@ -110,50 +110,90 @@ class RowReads(Generic[M]):
             return True
         return self._keys.are_equal(field, row[self._shape.positions[field.attname]], value)
 
-    def in_bulk(self, pks: list[Any], place: Place, adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
-        """Return the rows with these primary keys, by primary key; one query loads those that miss."""
-        keys = {self._keys.python_value(pk): self.key(self._keys.pk, pk, place) for pk in pks}
-        wanted = {pk: key for pk, key in keys.items() if key is not None}
-        rows: dict[Any, Sequence[Any] | None] = {}
+    def in_bulk(self, pks: Iterable[Any], place: Place, adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
+        """Return the rows with these primary keys; one query loads those that miss.
+
+        A row is found by the key of its primary key, because a caller may write that in several
+        ways, such as ``"1"`` and 1.
+
+        Returns:
+            The rows by their own primary key, in the order of ``pks``. Rows without a key are last.
+        """
+        asked, unread = self._by_key(pks, place)
+        rows: dict[bytes, Sequence[Any] | None] = {}
+        wanted = asked
         for _ in range(ATTEMPTS):
             rows |= yield from self._load_many(wanted, place, adapt)
-            wanted = {pk: key for pk, key in wanted.items() if pk in rows and rows[pk] is None}
+            wanted = {key: pk for key, pk in wanted.items() if key in rows and rows[key] is None}
             if not wanted:
                 break
-            yield from protocol.delete_many(place.cache.client.context, list(wanted.values()))
-        if unread := [pk for pk, key in keys.items() if key is None or pk in wanted]:
-            values = yield protocol.Load(adapt(partial(self._queries.rows, unread)))
-            rows |= self.rows_of(values)
-        return self.instances(keys, rows, place.using)
+            yield from protocol.delete_many(place.cache.client.context, list(wanted))
+        others: dict[Any, Sequence[Any]] = {}
+        if unread := [*unread, *wanted.values()]:
+            others = yield protocol.Load(adapt(partial(self.stored_rows, unread)))
+        found = [row for key in asked if (row := rows.get(key)) is not None]
+        return self._instances((*found, *others.values()), place.using)
 
-    def instances(
-        self, pks: Iterable[Any], rows: Mapping[Any, Sequence[Any] | None], using: str
-    ) -> dict[Any, M]:
-        """Return the instances of those rows that exist, in the order of the primary keys."""
-        return {pk: self._shape.instance(row, using) for pk in pks if (row := rows.get(pk)) is not None}
+    def stored(self, pks: Sequence[Any], using: str) -> dict[Any, M]:
+        """Return rows as the database has them, by primary key, in the order of ``pks``."""
+        pk_field = self._keys.pk
+        texts = [self._keys.of(pk_field, pk, "") for pk in pks]
+        order = {text: position for position, text in enumerate(texts)}
+        rows = self.stored_rows(pks)
+        by_order = sorted(rows, key=lambda pk: order.get(self._keys.of(pk_field, pk, ""), len(texts)))
+        return self._instances((rows[pk] for pk in by_order), using)
+
+    def stored_rows(self, pks: Iterable[Any]) -> dict[Any, Sequence[Any]]:
+        """Return the columns of rows as the database has them, by primary key."""
+        values = self._queries.rows(list(pks))
+        return {pk: row for pk, value in values.items() if (row := self._shape.row(value)) is not None}
+
+    def _instances(self, rows: Iterable[Sequence[Any]], using: str) -> dict[Any, M]:
+        return {self._shape.pk(row): self._shape.instance(row, using) for row in rows}
+
+    def _by_key(self, pks: Iterable[Any], place: Place) -> tuple[dict[bytes, Any], list[Any]]:
+        """Return one primary key for each key, and the primary keys that have no key."""
+        by_key: dict[bytes, Any] = {}
+        without: list[Any] = []
+        for pk in pks:
+            key = self.key(self._keys.pk, pk, place)
+            if key is None:
+                without.append(pk)
+            else:
+                by_key.setdefault(key, pk)
+        return by_key, without
 
     def _load_many(
-        self, keys: Mapping[Any, bytes], place: Place, adapt: Adapt
-    ) -> protocol.Operation[dict[Any, Sequence[Any] | None]]:
-        """Read many rows by the same rules as ``_load``; a value that is not the row's is None."""
-        changed = yield from self._changed_keys(keys.values(), place, adapt)
-        cacheable = {pk: key for pk, key in keys.items() if key not in changed}
-        loader = adapt(row_guard(self._queries.rows, place.using, list(cacheable.values())))
+        self, asked: Mapping[bytes, Any], place: Place, adapt: Adapt
+    ) -> protocol.Operation[dict[bytes, Sequence[Any] | None]]:
+        """Read many rows by the same rules as ``_load``; a value that is not the row's is None.
+
+        Args:
+            asked: The primary key for each key.
+            place: Where rows are read.
+            adapt: Adapts the loader.
+        """
+        changed = yield from self._changed_keys(asked.keys(), place, adapt)
+        cacheable = {key: key for key in asked if key not in changed}
+        load = partial(self._values, asked, place)
+        loader = adapt(row_guard(load, place.using, list(cacheable)))
         values = yield from protocol.get_or_load_many(
             self._context(place.cache), cacheable, loader, self._fill_options(place.cache)
         )
-        if len(cacheable) < len(keys):
-            uncached = [pk for pk, key in keys.items() if key in changed]
-            values |= yield protocol.Load(adapt(partial(self._queries.rows, uncached)))
-        return self.rows_of(values)
-
-    def rows_of(self, values: Mapping[Any, Any]) -> dict[Any, Sequence[Any] | None]:
-        """Return the columns of loaded or cached rows; None if they have another shape or primary key."""
-        rows = {pk: self._shape.row(value) for pk, value in values.items() if value is not None}
+        if changed:
+            values |= yield protocol.Load(adapt(partial(load, changed)))
+        pk_field = self._keys.pk
+        rows = ((key, self._shape.row(value)) for key, value in values.items())
         return {
-            pk: row if row and self._keys.are_equal(self._keys.pk, self._shape.pk(row), pk) else None
-            for pk, row in rows.items()
+            key: row if row and self._keys.are_equal(pk_field, self._shape.pk(row), asked[key]) else None
+            for key, row in rows
         }
+
+    def _values(self, asked: Mapping[bytes, Any], place: Place, keys: Iterable[bytes]) -> dict[bytes, Any]:
+        """Return the values to cache for keys; the key of a row that does not exist is left out."""
+        values = self._queries.rows([asked[key] for key in keys])
+        by_key = {self.key(self._keys.pk, pk, place): value for pk, value in values.items()}
+        return {key: value for key, value in by_key.items() if key is not None}
 
     def _load(
         self, key: bytes, loader: Callable[[], Any], place: Place, adapt: Adapt

@@ -12,17 +12,20 @@ import pytest
 from django.apps.registry import Apps
 from django.core.exceptions import ImproperlyConfigured, MultipleObjectsReturned, ValidationError
 from django.db import connection, connections, models
+from django.db.models import Value
+from django.db.models.functions import Lower
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, cached, checks, invalidate, protocol
 from cachebackend.backend import collations, tag_names
 from cachebackend.backend.scope import scope_of
+from cachebackend.codec import EncodeError
 from cachebackend.effects import Load
 from cachebackend.invalidation import watch_tags_of_settings, watched
 from cachebackend.managers import audit
 from cacheproject.demo.models import Article
 from tests.shop.models import Author, Coin, Line, Tag
-from tests.zoo.models import Token
+from tests.zoo.models import Arrival, Handle, Token
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 Call = Callable[..., Any]
@@ -100,6 +103,62 @@ def test_a_value_of_another_row_is_never_returned(ring_cache: RingCache) -> None
     ):
         ring_cache.set(Tag.cached.key_of(pk=other.pk), wrong)
         assert read().name == "other"
+
+
+@pytest.mark.parametrize("asked", [datetime(2024, 5, 1, 12), "2024-05-01 12:00:00", "2024-05-01T13:00+01:00"])
+@pytest.mark.filterwarnings("ignore:.*received a naive datetime")
+def test_rows_of_in_bulk_are_found_in_every_spelling(asked: Any) -> None:
+    """The row is returned under its own primary key, and its absence is not cached."""
+    Arrival.objects.create(at=NOON, name="noon")
+    for _ in range(2):
+        assert [(pk, row.name) for pk, row in Arrival.cached.in_bulk([asked, NOON]).items()] == [
+            (NOON, "noon")
+        ]
+    assert Arrival.cached.get(pk=NOON).name == "noon"
+    assert Arrival.cached.get(pk=asked).name == "noon"
+
+
+def test_rows_of_in_bulk_without_keys_are_read_from_the_database() -> None:
+    """And returned once, after the rows with keys."""
+    Handle.objects.create(code="bob", name="bob")
+    assert list(Handle.cached.in_bulk(["BOB", "bob", "other"])) == ["bob"]
+    assert Handle.cached.get(pk="BOB").name == "bob"
+    assert pk_or_none(Handle, pk="other") is None
+    Handle.objects.create(code="OTHER", name="other")
+    assert pk_or_none(Handle, pk="other") == "OTHER".lower()
+
+
+def test_an_expression_is_asked_of_the_database() -> None:
+    """Its text is not the value that it has."""
+    expression = Lower(Value("BOB"))
+    Arrival.objects.create(at=NOON, name=str(expression))
+    assert pk_or_none(Arrival, name=expression) is None
+    assert pk_or_none(Arrival, name=Value("bob")) is None
+    bob = Arrival.objects.create(at=NOON.replace(hour=13), name="bob")
+    assert pk_or_none(Arrival, name=expression) == bob.pk
+    assert pk_or_none(Arrival, name=Value("bob")) == bob.pk
+    assert pk_or_none(Arrival, pk=Value(bob.pk)) == bob.pk
+
+
+def test_a_row_whose_primary_key_has_no_text_is_no_tag(ring_cache: RingCache) -> None:
+    """The message says what to use."""
+    with pytest.raises(TypeError, match="in a Lowered, whose values Python cannot compare. Use the model"):
+        ring_cache.get_or_set("page", lambda: 1, tags=[Handle(code="bob")])
+    ring_cache.get_or_set("page", lambda: 1, tags=[Handle])
+    Handle.objects.create(code="bob", name="bob")
+    assert ring_cache.get("page") is None
+
+
+def test_a_row_whose_primary_key_has_no_text_may_be_an_argument() -> None:
+    """Rows with other primary keys have other results."""
+
+    @cached(60)
+    def code_of(handle: Handle) -> str:
+        return handle.code
+
+    assert [code_of(Handle(code=code)) for code in ("bob", "BOB", "bob")] == ["bob", "BOB", "bob"]
+    with pytest.raises(EncodeError, match="save it first"):
+        code_of(Handle(code=None))
 
 
 def test_none_is_asked_of_the_database() -> None:
@@ -410,7 +469,8 @@ def names() -> Iterator[Callable[[str, str], CachedManager[Named]]]:
         made.append(using)
         with connections[using].cursor() as cursor:
             cursor.execute(f"CREATE TABLE named (name {kind} UNIQUE, word {kind} PRIMARY KEY)")
-            cursor.execute("INSERT INTO named VALUES ('bob', 'key')")
+            if kind != "macaddr":
+                cursor.execute("INSERT INTO named VALUES ('bob', 'key')")
         manager: CachedManager[Named] = CachedManager(lookups=["name"], missing_timeout=60)
         manager.model = Named
         return manager
@@ -443,6 +503,13 @@ def test_a_lookup_that_holds_different_texts_equal_is_refused(
         manager.get(pk="none")
     with pytest.raises(ImproperlyConfigured, match="Remove missing_timeout"):
         manager.in_bulk(["none"])
+
+
+@pytest.mark.postgres
+def test_a_lookup_in_a_column_of_another_type_is_refused(names: Any) -> None:
+    """Postgres holds ``08-00-2b-01-02-03`` and ``08:00:2b:01:02:03`` equal."""
+    with pytest.raises(ImproperlyConfigured, match="equal by the type macaddr. Remove it"):
+        names("macaddr", "default").get(name="08-00-2b-01-02-03")
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cachebackend import RingCache
+from cachebackend.backend import canonical, tag_names
 from cachebackend.backend import keys as backend_keys
-from cachebackend.backend import tag_names
 from cachebackend.backend.canonical import key_part
 from cachebackend.managers import cached, keys, reads
 from tests.integration import test_keys
+from tests.zoo.models import Handle
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 Patch = pytest.MonkeyPatch
@@ -58,3 +59,18 @@ def test_a_model_that_nothing_watches_must_be_refused(monkeypatch: Patch, ring_c
     monkeypatch.setattr(tag_names, "_check", lambda _: None)
     with pytest.raises(FAILED):
         test_keys.test_a_model_that_nothing_watches_is_refused_as_a_tag(ring_cache)
+
+
+def test_a_field_that_decides_itself_must_have_no_keys(monkeypatch: Patch) -> None:
+    """Else the absence of a value outlives the insert of an equal one."""
+    monkeypatch.setattr(canonical, "_decides_as_django", lambda _: True)
+    monkeypatch.setattr(keys.RowKeys, "exist", True)
+    with pytest.raises((*FAILED, Handle.DoesNotExist)):
+        test_keys.test_rows_of_in_bulk_without_keys_are_read_from_the_database()
+
+
+def test_an_expression_must_have_no_key(monkeypatch: Patch) -> None:
+    """Else its text is taken for its value."""
+    monkeypatch.setattr(canonical, "hasattr", lambda *_: False, raising=False)
+    with pytest.raises(FAILED):
+        test_keys.test_an_expression_is_asked_of_the_database()

@@ -7,6 +7,7 @@ tables. Each family is defined by ``FAMILIES``.
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
@@ -314,6 +315,67 @@ class Hymn(Song):
     cached = CachedManager["Hymn"](lookups=["name"], triggers=True)
 
 
+# Values that Python and the database hold in different forms
+
+
+class Shifted(models.IntegerField):
+    """A field whose column holds another number than the one that Python sees."""
+
+    SHIFT = 1000
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else int(value) + self.SHIFT
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return None if value is None else value - self.SHIFT
+
+
+class Lowered(models.CharField):
+    """A field that ignores case."""
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        value = super().get_db_prep_value(value, connection, prepared)
+        return value.lower() if isinstance(value, str) else value
+
+
+class Moment(Row):
+    """A row whose columns may hold values that Python cannot read."""
+
+    at = models.DateTimeField(unique=True, null=True)
+    day = models.DateField(unique=True, null=True)
+    amount = models.DecimalField(unique=True, null=True, max_digits=9, decimal_places=2)
+    hash = models.BinaryField(unique=True, null=True)
+    length = models.DurationField(null=True)
+
+    cached = CachedManager["Moment"](
+        lookups=["name", "at", "day", "amount", "hash"], missing_timeout=MISSING, triggers=True
+    )
+
+
+class Arrival(Row):
+    """A row whose primary key a caller may write in several ways."""
+
+    at = models.DateTimeField(primary_key=True)
+
+    cached = CachedManager["Arrival"](lookups=["name"], missing_timeout=MISSING, triggers=True)
+
+
+class Bill(Row):
+    """A row whose primary key has another form in the database."""
+
+    number = Shifted(primary_key=True)
+
+    cached = CachedManager["Bill"](lookups=["name"], missing_timeout=MISSING, triggers=True)
+
+
+class Handle(Row):
+    """A row whose primary key ignores case."""
+
+    code = Lowered(max_length=40, primary_key=True)
+
+    cached = CachedManager["Handle"](missing_timeout=MISSING)
+
+
 # Databases
 
 
@@ -337,5 +399,6 @@ FAMILIES: dict[str, tuple[type[models.Model], ...]] = {
     "columns": (Token, Word, Stock, Price, Sum, Nickname, Seat),
     "modes": (Account, Entry, Profile, Fan),
     "triggers": (Singer, Song, Hymn),
+    "values": (Moment, Arrival, Bill, Handle),
     "databases": (Tenant, Guest),
 }

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import models
+from django.db.models.functions import Lower
 from django.utils.functional import lazystr
 from django.utils.safestring import mark_safe
 
@@ -42,7 +43,6 @@ EQUAL: dict[str, tuple[Any, list[Any]]] = {
         [NOON, NOON.astimezone(ZoneInfo("Europe/Berlin")), "2024-05-01T14:00:00+02:00", "2024-05-01T12:00Z"],
     ),
     "day": (field(Everything, "day"), [date(2024, 5, 1), "2024-05-01", NOON]),
-    "duration": (field(Everything, "length"), [timedelta(hours=24), timedelta(days=1)]),
     "foreign key": (field(Coin, "tag"), [7, "7", Tag(pk=7)]),
     "boolean": (field(Everything, "flag"), [True, 1, "1", "True"]),
     "address": (field(Everything, "address"), ["2001:db8::1", "2001:DB8:0::1"]),
@@ -89,6 +89,10 @@ def test_values_that_differ_have_two_texts(column: Any, one: Any, other: Any) ->
         (field(Coin, "tag"), Tag()),
         (field(Coin, "tag"), Author(pk=1)),
         (field(Everything, "real"), 1.5),
+        (field(Everything, "length"), timedelta(days=30)),
+        (field(Tag, "name"), Lower(models.Value("BOB"))),
+        (field(Tag, "name"), models.Value("bob")),
+        (models.DecimalField(max_digits=30, decimal_places=20), "1.00000000000000000001"),
         (field(Everything, "document"), "text"),
         (field(Line, "pk"), (1, None)),
         (field(Line, "pk"), (1, 2, 3)),
@@ -130,3 +134,88 @@ def test_columns_are_known_by_what_they_are_compared_with() -> None:
     assert is_comparable(field(Meter, "total"))
     assert is_text(field(Everything, "target"))
     assert not is_text(field(Coin, "tag"))
+    assert not is_comparable(field(Everything, "length"))
+
+
+class Labelled(models.SlugField):
+    """A field that changes nothing in how values are compared."""
+
+    def formfield(self, **kwargs: Any) -> Any:
+        return None
+
+
+class Prepared(models.CharField):
+    """A field that compares other values than those that it is given."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value.lower()
+
+
+class Sent(models.CharField):
+    """A field that sends other values than those that it is given."""
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        return value.lower()
+
+
+class Typed(models.CharField):
+    """A field with a column of a type that Django's class does not have."""
+
+    def db_type(self, connection: Any) -> str:
+        return "macaddr"
+
+
+class Read(models.IntegerField):
+    """A field that reads other values than those that its column holds."""
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return value / 100
+
+
+class Compared(models.CharField):
+    """A field whose lookup is not Django's."""
+
+
+Compared.register_lookup(
+    type("Same", (models.lookups.IExact,), {"lookup_name": "exact", "__module__": "shop"})
+)
+
+
+class Reference(models.ForeignKey):
+    """A foreign key that compares other values than those that it is given."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        return value
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Prepared(max_length=9), Sent(max_length=9), Typed(max_length=9), Read(), Compared(max_length=9),
+        models.Field(), Reference(Tag, models.CASCADE),
+    ],
+    ids=lambda each: type(each).__name__,
+)  # fmt: skip
+def test_a_field_that_decides_itself_has_no_texts(column: Any) -> None:
+    """Python cannot know which of its values the database holds equal."""
+    assert not is_comparable(column)
+    assert not is_text(column)
+    assert canonical_text(column, "1") is None
+    assert canonical_text(column, 1) is None
+
+
+def test_a_field_that_decides_as_django_does_has_texts() -> None:
+    """Only the methods by which values are compared and read matter."""
+    column = Labelled(max_length=9)
+    assert is_comparable(column)
+    assert is_text(column)
+    assert canonical_text(column, "a") == "a"
+
+
+class Moment(datetime):
+    """A moment that the driver may send in another form."""
+
+
+def test_a_value_of_a_derived_type_has_no_text() -> None:
+    """A type derived from datetime may have nanoseconds."""
+    assert canonical_text(field(Coin, "minted"), Moment(2024, 5, 1, tzinfo=UTC)) is None

@@ -48,7 +48,6 @@ def test_a_composite_primary_key_has_one_key() -> None:
     assert keys.of(keys.pk, ["1", 2], "s") == expected[0]
     assert keys.of_rows([{"pk": (1, 2)}], ["s"]) == expected
     assert keys.columns == ("order", "number")
-    assert keys.python_value(["1", 2]) == (1, 2)
 
 
 def test_every_key_begins_with_the_prefixes() -> None:
@@ -72,12 +71,6 @@ def test_a_renamed_model_has_the_same_keys() -> None:
         return RowKeys(model, [attribute], "cached").of_rows([{"pk": 1, attribute: "x"}], ["s"])
 
     assert keys_of("Before", "name") == keys_of("After", "title")
-
-
-def test_a_primary_key_that_the_column_cannot_hold_is_left_as_it_is() -> None:
-    """The query raises Django's own error."""
-    assert RowKeys(Tag, [], "cached").python_value("abc") == "abc"
-    assert RowKeys(Line, [], "cached").python_value(1) == 1
 
 
 def test_values_are_equal_as_the_column_holds_them() -> None:
@@ -118,3 +111,30 @@ def test_a_lookup_must_be_comparable_in_python() -> None:
     """A FloatField is not."""
     with pytest.raises(ImproperlyConfigured, match="the lookup 'length' is a FloatField"):
         _ = RowKeys(Measured, ["length"], "cached").fields
+
+
+class Cents(models.IntegerField):
+    """A field that reads other values than those that its column holds."""
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return value / 100
+
+
+class Priced(models.Model):
+    """A model whose primary key Python cannot compare."""
+
+    cents = Cents(primary_key=True)
+    name = models.CharField(max_length=9, unique=True)
+
+    class Meta:
+        app_label = "shop"
+        apps = Apps()
+
+
+def test_rows_whose_primary_key_python_cannot_compare_have_no_keys() -> None:
+    """Nor has a lookup: its entry would only name such a row."""
+    keys = RowKeys(Priced, ["name"], "cached")
+    assert not keys.exist
+    assert keys.of(keys.pk, 1, "s") is None
+    assert keys.of(keys.fields["name"], "a", "s") is None
+    assert keys.of_rows([{"pk": 1, "name": "a"}], ["s"]) == []

@@ -134,8 +134,9 @@ class _Page:
     """
 
     def __init__(self, rows: Sequence[Any], early_tags: set[int]) -> None:
-        self._node_rows = [(row, keys_of_row(row).keys()) for row in rows if row.node]
-        self._key_rows = [(row, *values_and_tags(keys_of_row(row))) for row in rows if not row.node]
+        readable = [(row, keys) for row in rows if (keys := _keys_of(row)) is not None]
+        self._node_rows = [(row, keys.keys()) for row, keys in readable if row.node]
+        self._key_rows = [(row, *values_and_tags(keys)) for row, keys in readable if not row.node]
         self.deleted = 0
         self.to_clear: set[tuple[str, str]] = set()
         self._unconfirmed: KeysByAlias = {}
@@ -188,6 +189,21 @@ class _Page:
 
     def _are_confirmed(self, keys: KeysByAlias) -> bool:
         return not any(self._unconfirmed.get(alias, set()) & group for alias, group in keys.items())
+
+
+def _keys_of(row: Any) -> KeysByAlias | None:
+    """Return the keys that a row deletes; None if they cannot be found, and the row stays.
+
+    A row that cannot be processed must not delay the others.
+    """
+    try:
+        if not row.label:
+            return keys_of_row(row)
+        with transaction.atomic(using=row._state.db):  # a query for the keys of its children may fail
+            return keys_of_row(row)
+    except Exception:
+        logger.exception("outbox row %s cannot be processed", row.pk)
+        return None
 
 
 def _may_be_running(row: Any) -> bool:

@@ -1,9 +1,15 @@
-"""Outbox rows that triggers write: they hold the columns of changed rows as text, and no keys."""
+"""Outbox rows that triggers write: they hold the columns of changed rows as text, and no keys.
+
+A table may hold values that Python cannot read, such as the date ``infinity`` or a date before the
+year 1. Reading one never raises, because a transaction or the relay would fail with it. It is None
+instead: nothing can be cached under a value that no reader can ask for.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -12,6 +18,7 @@ from django.apps import apps
 from django.db import connections, models
 from django.utils.timezone import is_aware
 
+from cachebackend.backend.canonical import django_class, referred_field
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
@@ -28,12 +35,15 @@ __all__ = [
 ]
 
 logger = logging.getLogger("cachebackend")
+#: A byte of a ``bytea`` that is escaped: a backslash, or three octal digits.
+_ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
 #: The models of this process whose tables have triggers.
 _triggered: set[type[models.Model]] = set()
 #: A model, and rows of it that changed.
 ChangedRows: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
 #: The columns of a row as the trigger wrote them: text by attribute name; None is NULL.
 _TextRow: TypeAlias = Mapping[str, str | None]
+AnyField: TypeAlias = "models.Field[Any, Any]"
 
 
 def record_triggers(model: type[models.Model]) -> None:
@@ -57,7 +67,7 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
     A model that no longer exists has no keys: nothing can read what was cached of it.
     """
     keys: KeysByAlias = {}
-    for model, changed in _changed_rows([(label, rows)]):
+    for model, changed in _changed_rows([(label, rows)], using):
         for dependent, rows_of_dependent in changed_rows(model, changed, using):
             add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
     return keys
@@ -93,10 +103,12 @@ def take_trigger_rows(using: str) -> Iterator[ChangedRows]:
             "RETURNING label, rows::text"
         )
         taken = cursor.fetchall()
-    yield from _changed_rows((label, json.loads(rows)) for label, rows in taken)
+    yield from _changed_rows(((label, json.loads(rows)) for label, rows in taken), using)
 
 
-def _changed_rows(rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]]) -> Iterator[ChangedRows]:
+def _changed_rows(
+    rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]], using: str
+) -> Iterator[ChangedRows]:
     """Yield each model with its changed rows; skip a model that no longer exists."""
     for label, rows in rows_by_label:
         try:
@@ -105,19 +117,53 @@ def _changed_rows(rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]]) -> It
             logger.warning("a trigger named the model %s, which does not exist; drop the trigger", label)
             continue
         fields = {field.attname: field for field in model._meta.concrete_fields}
-        yield model, [_row(model, fields, row) for row in rows]
+        yield model, [_row(model, fields, row, using) for row in rows]
 
 
 def _row(
-    model: type[models.Model], fields: Mapping[str, models.Field[Any, Any]], texts: _TextRow
+    model: type[models.Model], fields: Mapping[str, AnyField], texts: _TextRow, using: str
 ) -> dict[str, Any]:
     """Return a row with the values that Django reads, from the text that a trigger wrote."""
-    row = {name: _value(fields[name], text) for name, text in texts.items() if name in fields}
+    row = {name: _value(fields[name], text, using) for name, text in texts.items() if name in fields}
     key = tuple(row.get(field.attname) for field in model._meta.pk_fields)
     return row | {"pk": key if len(key) > 1 else key[0]}
 
 
-def _value(field: models.Field[Any, Any], text: str | None) -> Any:
-    value = None if text is None else field.to_python(text)
+def _value(field: AnyField, text: str | None, using: str) -> Any:
+    """Return the value that Django reads where a trigger wrote a text; None if it cannot be read.
+
+    First comes what the driver would return for the column, and then what the field makes of that.
+    """
+    if text is None:
+        return None
+    connection, column = connections[using], field.get_col(field.model._meta.db_table)
+    try:
+        value = _read(field, text)
+        for convert in column.get_db_converters(connection):
+            value = convert(value, column, connection)
+    except Exception:  # a field of the project may raise anything
+        logger.debug("a trigger wrote %r for %s, which cannot be read", text, field, exc_info=True)
+        return None
+    return value
+
+
+def _read(field: AnyField, text: str) -> Any:
+    """Return the driver's value of a column, from its text in JSON."""
+    referred = referred_field(field)
+    if referred is not None:
+        return _read(referred, text)
+    kind = django_class(type(field))
+    if issubclass(kind, models.BooleanField):
+        return {"true": True, "false": False}[text]
+    if issubclass(kind, models.BinaryField):
+        return _bytes(text)
+    value: Any = kind.to_python(field, text)
     # Django reads rows in UTC; the session of the statement may have had another time zone
     return value.astimezone(UTC) if isinstance(value, datetime) and is_aware(value) else value
+
+
+def _bytes(text: str) -> bytes:
+    """Return a ``bytea``, in either of the forms that ``bytea_output`` may have."""
+    if text.startswith("\\x"):
+        return bytes.fromhex(text[2:])
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 8) if found[1] != b"\\" else 92]), text.encode())

@@ -25,6 +25,7 @@ from cachebackend.invalidation import relay_listener, trigger_rows, triggers, wa
 from cachebackend.models import OutboxRow
 from cacheproject.processes import MANAGE
 from tests.shop.models import Author, Poem, Sonnet
+from tests.zoo.models import Bill, Moment
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -437,3 +438,111 @@ def test_values_of_triggers_make_the_keys_that_django_makes(author: Author, ring
     )
     row = {"id": author.pk, "pk": author.pk, "name": "Sappho", "code": author.code}
     assert set(Author.cached.keys_of([row], "default")) <= keys["default"]
+
+
+UNREADABLE = [
+    ("at", "'infinity'"),
+    ("at", "'-infinity'"),
+    ("at", "'0044-03-15 BC'"),
+    ("at", "'20000-01-01'"),
+    ("day", "'infinity'"),
+    ("amount", "'NaN'"),
+    ("length", "'1 month'"),
+    ("hash", r"'\xdeadbeef'"),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), UNREADABLE)
+def test_a_value_that_python_cannot_read_does_not_stop_the_relay(
+    author: Author, program: psycopg.Connection[Any], column: str, value: str
+) -> None:
+    """Nothing is cached under it; the row's other keys, and other rows, are deleted."""
+    moment = Moment.objects.create(name="now")
+    assert Moment.cached.get(pk=moment.pk).rank == 0
+    with pytest.raises(Moment.DoesNotExist):
+        Moment.cached.get(name="then")
+    program.execute(f"UPDATE zoo_moment SET name = 'then', rank = 1, {column} = {value}")
+    program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho'")
+    result = invalidation.relay()
+    assert (result.rows, result.pending) == (2, 0)
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    program.execute(f"UPDATE zoo_moment SET {column} = NULL")  # Django cannot read such rows either
+    invalidation.relay()
+    assert Moment.cached.get(name="then").rank == 1
+    assert Moment.cached.get(pk=moment.pk).rank == 1
+
+
+@pytest.mark.parametrize(("column", "value"), UNREADABLE)
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_value_that_python_cannot_read_does_not_lose_a_write(
+    column: str, value: str, *, in_transaction: bool
+) -> None:
+    """Nor what else the transaction writes, in autocommit or in ``atomic``."""
+    with transaction.atomic() if in_transaction else nullcontext(), connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO zoo_moment (name, rank, {column}) VALUES ('now', 0, {value})")
+        Author.objects.create(name="Psappho")
+    assert Moment.objects.filter(name="now").exists()
+    assert Author.objects.filter(name="Psappho").exists()
+
+
+@pytest.mark.parametrize("output", ["hex", "escape"])
+def test_bytes_that_a_trigger_wrote_make_the_key_of_a_lookup(
+    program: psycopg.Connection[Any], output: str
+) -> None:
+    """In both forms in which Postgres writes them."""
+    value = bytes(range(256))
+    with pytest.raises(Moment.DoesNotExist):
+        Moment.cached.get(hash=value)
+    program.execute(f"SET bytea_output = {output}")
+    program.execute("INSERT INTO zoo_moment (name, rank, hash) VALUES ('now', 0, %s)", [value])
+    invalidation.relay()
+    assert Moment.cached.get(hash=value).name == "now"
+
+
+def test_a_custom_primary_key_is_asked_of_the_database(program: psycopg.Connection[Any]) -> None:
+    """Python cannot know which of its values the database holds equal."""
+    Bill.objects.create(number=5, name="five")
+    assert Bill.cached.get(number=5).rank == 0
+    program.execute("UPDATE zoo_bill SET rank = 1")
+    for bill in (Bill.cached.get(pk=5), Bill.cached.get(name="five"), Bill.cached.in_bulk([5])[5]):
+        assert bill.rank == 1
+    assert invalidation.relay().rows == 1
+
+
+def test_trigger_values_are_converted_as_rows_that_django_reads() -> None:
+    """By ``from_db_value``; a text that it refuses is None."""
+    [(model, rows)] = trigger_rows._changed_rows(
+        [("zoo.bill", [{"number": "1005"}, {"number": "x"}])], "default"
+    )
+    assert (model, [row["pk"] for row in rows]) == (Bill, [5, None])
+    [(_, rows)] = trigger_rows._changed_rows(
+        [("shop.everything", [{"flag": "true", "length": "1 mon"}])], "default"
+    )
+    assert (rows[0]["flag"], rows[0]["length"]) == (True, None)
+
+
+def test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others(
+    author: Author,
+    program: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It stays, whether Python or a query failed; the next run tries it again."""
+    program.execute(f"UPDATE {POEM} SET title = 'x'")
+    Poem.objects.create(author=author, title="Ode")
+    program.execute(f"UPDATE {POEM} SET title = 'x'")
+    program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho'")
+    changed_rows = trigger_rows.changed_rows
+
+    def failing(model: type[models.Model], *args: Any) -> Any:
+        if model is Poem:
+            Author.objects.raw("SELECT no_such_column FROM shop_author")[0]
+        return changed_rows(model, *args)
+
+    monkeypatch.setattr(trigger_rows, "changed_rows", failing)
+    result = invalidation.relay()
+    assert (result.rows, result.pending) == (1, 1)
+    assert "cannot be processed" in caplog.text
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    monkeypatch.undo()
+    assert (invalidation.relay().rows, outbox_rows()) == (1, [])

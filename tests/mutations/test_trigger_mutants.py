@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,3 +34,17 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
     test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
     assert is_caught(test, author, False)
+
+
+def test_a_relay_that_reads_all_rows_or_none(
+    author: Author,  # noqa: F811
+    program: Program,  # noqa: F811
+    monkeypatch: Patch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One row that cannot be processed then stops the relay of the database."""
+    relay = sys.modules["cachebackend.invalidation.relay"]  # the package exports the function of this name
+    monkeypatch.setattr(relay, "_keys_of", relay.keys_of_row)
+    test = test_triggers.test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others
+    with monkeypatch.context() as inner:
+        assert is_caught(test, author, program, inner, caplog)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from django.db import models
 
+from cachebackend.backend.canonical import is_comparable
 from tests.differential.targets import Step, Target, World
-from tests.zoo.models import FAMILIES
+from tests.zoo.models import FAMILIES, Arrival, Bill, Moment
 
 __all__ = [
     "KINDS",
@@ -26,7 +27,9 @@ __all__ = [
     "has_triggers",
     "is_child",
     "is_composite",
+    "is_tag",
     "kind",
+    "may_be_unreadable",
 ]
 
 Kind = Callable[[Target], object]
@@ -34,7 +37,9 @@ Kind = Callable[[Target], object]
 KINDS: dict[str, Kind] = {}
 _FITS: dict[str, Callable[[Target], object]] = {}
 #: Kinds that only triggers notice, and after which the relay runs.
-UNSEEN_WITHOUT_TRIGGERS = frozenset({"raw update", "raw insert", "raw delete", "raw truncate"})
+UNSEEN_WITHOUT_TRIGGERS = frozenset(
+    {"raw update", "raw insert", "raw delete", "raw truncate", "raw update by unreadable values"}
+)
 
 
 def kind(name: str, fits: Callable[[Target], object] = lambda _: True) -> Callable[[Kind], Kind]:
@@ -86,4 +91,14 @@ def has_many(target: Target) -> bool:
 
 
 def has_triggers(target: Target) -> bool:
-    return target.model in FAMILIES["triggers"]
+    return target.model in {*FAMILIES["triggers"], Moment, Arrival, Bill}
+
+
+def may_be_unreadable(target: Target) -> bool:
+    """Return whether columns of the model can hold values that Python cannot read."""
+    return target.model is Moment
+
+
+def is_tag(target: Target) -> bool:
+    """Return whether a row of the model may be a tag."""
+    return is_comparable(target.model._meta.pk)

@@ -7,13 +7,23 @@ value that no row has.
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 from django.db import models
 
-__all__ = ["candidates", "field_value", "key_arguments", "number_field", "primary_keys", "text_field"]
+from tests.zoo.models import Lowered
+
+__all__ = [
+    "candidates",
+    "field_value",
+    "key_arguments",
+    "number_field",
+    "primary_keys",
+    "spellings",
+    "text_field",
+]
 
 _TEXTS = ("a", "b", "B", "é b", "tag:zoo", "x" * 38)
 _DECIMALS = (Decimal("1.5"), Decimal("1.50"), Decimal(-2), Decimal(0), None)
@@ -24,6 +34,10 @@ _MOMENTS = (
     None,
 )
 _CODES = (uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3), None)
+_DAYS = (date(2026, 1, 1), date(2026, 1, 2), None)
+_LENGTHS = (timedelta(days=1), timedelta(days=30), timedelta(0), None)
+_BYTES = (b"\xde\xad", b"\\x", b"", None)
+_HANDLES = ("a", "b", "none")
 _LONG_TEXTS = ("1", "None", "#" + "0" * 32, "y" * 290)
 
 
@@ -32,12 +46,20 @@ def candidates(field: models.Field[Any, Any]) -> list[Any]:
     if isinstance(field, models.ForeignKey):
         return primary_keys(field.related_model) + [None] * field.null
     found: tuple[Any, ...]
-    if isinstance(field, models.CharField):
+    if isinstance(field, Lowered):
+        found = _HANDLES
+    elif isinstance(field, models.CharField):
         found = _LONG_TEXTS if field.primary_key else _TEXTS
     elif isinstance(field, models.DecimalField):
         found = _DECIMALS
     elif isinstance(field, models.DateTimeField):
         found = _MOMENTS
+    elif isinstance(field, models.DateField):
+        found = _DAYS
+    elif isinstance(field, models.DurationField):
+        found = _LENGTHS
+    elif isinstance(field, models.BinaryField):
+        found = _BYTES
     elif isinstance(field, models.UUIDField):
         found = _CODES
     else:
@@ -47,6 +69,23 @@ def candidates(field: models.Field[Any, Any]) -> list[Any]:
     return [value for value in found if value is not None]
 
 
+def spellings(field: models.Field[Any, Any], value: Any) -> list[Any]:
+    """Return several forms in which a caller may ask for one value of a column, the value first."""
+    if isinstance(field, models.ForeignKey):
+        return [value]
+    if isinstance(field, Lowered):
+        return [value, value.upper()]
+    if isinstance(value, datetime):
+        return [value, value.astimezone(timezone(timedelta(hours=5))), value.isoformat()]
+    if isinstance(value, Decimal):
+        return [value, value.quantize(Decimal("1.00")), str(value)]
+    if isinstance(value, int):
+        return [value, str(value)]
+    if isinstance(value, uuid.UUID):
+        return [value, value.hex, str(value).upper()]
+    return [value, value.isoformat()] if isinstance(value, date) else [value]
+
+
 def primary_keys(model: type[models.Model]) -> list[Any]:
     """Return the primary keys that steps give to rows."""
     if isinstance(model._meta.pk, models.CompositePrimaryKey):
@@ -54,7 +93,8 @@ def primary_keys(model: type[models.Model]) -> list[Any]:
     pk = model._meta.pk
     if isinstance(pk, models.OneToOneField):
         return primary_keys(pk.related_model)
-    return candidates(pk)[:4] if isinstance(pk, models.CharField) else candidates(pk)[:3]
+    found = list(dict.fromkeys(candidates(pk)))
+    return found[:4] if isinstance(pk, models.CharField) else found[:3]
 
 
 def key_arguments(model: type[models.Model], pk: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes, outbox, transactions, writes
-from cachebackend.managers import cached
+from cachebackend.managers import reads
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.cache import compare_and_set, freshness, tags
@@ -236,7 +236,7 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """A transaction reads rows that it has written through the cache."""
-        monkeypatch.setattr(cached, "changed_keys", lambda *_: set())
+        monkeypatch.setattr(reads, "changed_keys", lambda *_: set())
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])

@@ -16,7 +16,8 @@ A cached value is not returned to a transaction that has invalidated it, or one 
 
 The state of a transaction belongs to a database connection, and a connection to a thread. So the
 questions are asked where the loader runs: in the calling thread, or, in asyncio, in the thread of
-``sync_to_async``. They cost nothing while no transaction of the process has run a statement.
+``sync_to_async``. A hit asks no database: what the statements so far seem to have changed decides what
+it returns. A fill asks the database, because a function or ``COPY`` may have changed rows unseen.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from cachebackend.backend.open_transactions import (
     OpenTransaction,
     any_begun,
     any_changed,
+    any_open,
     connections_in_transactions,
     is_aborted,
     is_in_transaction,
+    is_unmanaged,
     rollbacks,
     was_rolled_back_since,
 )
@@ -49,6 +52,7 @@ __all__ = [
     "Changes",
     "ask_changes",
     "ask_may_fill",
+    "ask_may_store",
     "ask_rolled_back",
     "async_guard",
     "changed_keys",
@@ -61,10 +65,11 @@ __all__ = [
 logger = logging.getLogger("cachebackend")
 K = TypeVar("K", bound=bytes)
 Loader: TypeAlias = Callable[..., Any]
-#: Returns the keys that the open transaction of a connection deletes at its commit, by cache alias.
-PendingKeys: TypeAlias = Callable[[BaseDatabaseWrapper], Mapping[str, Collection[bytes]]]
+#: Returns the keys that the open transaction of a connection deletes at its commit, by cache alias. The
+#: second argument says whether the database is asked for changes that no statement showed.
+PendingKeys: TypeAlias = Callable[[BaseDatabaseWrapper, bool], Mapping[str, Collection[bytes]]]
 #: Without ``invalidation`` no key waits for a commit.
-_pending_keys: PendingKeys = lambda _: {}  # noqa: E731  # replaced by connect_pending_keys
+_pending_keys: PendingKeys = lambda *_: {}  # noqa: E731  # replaced by connect_pending_keys
 #: The databases of which it was logged that reads in transactions fill nothing.
 _logged: set[str] = set()
 
@@ -87,19 +92,25 @@ class Changes(IntEnum):
 
 
 def changed_keys(keys: Iterable[K], using: str) -> set[K]:
-    """Return those of the keys whose rows the open transaction of a database has changed."""
+    """Return those of the keys whose rows the open transaction of a database seems to have changed."""
     connection = connections[using]
     if not any_changed() or not is_in_transaction(connection):
         return set()
-    pending = _pending_keys(connection).values()
+    pending = _pending_keys(connection, False).values()
     return {key for key in keys if any(key in group for group in pending)}
 
 
-def _changes(keys: Collection[bytes] = ()) -> Changes:
-    """Return whether a transaction of this thread has changed anything that is cached."""
-    if not any_changed():
+def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
+    """Return whether a transaction of this thread has changed anything that is cached.
+
+    Args:
+        keys: The keys that matter most.
+        asks: Whether the database is asked for changes that no statement showed.
+    """
+    if not asks and not any_changed():
         return Changes.NOTHING
-    pending = [group for each in connections_in_transactions() for group in _pending_keys(each).values()]
+    transactions = connections_in_transactions()
+    pending = [group for each in transactions for group in _pending_keys(each, asks).values()]
     if any(key in group for group in pending for key in keys):
         return Changes.THESE_KEYS
     return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
@@ -107,20 +118,12 @@ def _changes(keys: Collection[bytes] = ()) -> Changes:
 
 def _is_uncommitted(since: int) -> bool:
     """Return whether a loaded value may come from changes that are open, or were rolled back since."""
-    return bool(_changes()) or was_rolled_back_since(since)
-
-
-def _has_changes(using: str) -> bool:
-    """Return whether the open transaction of a database has changed anything that is cached."""
-    connection = connections[using]
-    return any_changed() and is_in_transaction(connection) and any(_pending_keys(connection).values())
+    return bool(_changes(asks=True)) or was_rolled_back_since(since)
 
 
 def databases_with_changes() -> list[str]:
     """Return the databases whose open transaction in this thread has changed anything that is cached."""
-    if not any_changed():
-        return []
-    return [each.alias for each in connections_in_transactions() if any(_pending_keys(each).values())]
+    return [each.alias for each in connections_in_transactions() if any(_pending_keys(each, True).values())]
 
 
 def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
@@ -128,11 +131,11 @@ def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
     if not is_in_transaction(connection):
         return True
     transaction = OpenTransaction.of(connection)
-    if not transaction.has_begun:  # the loader's first statement takes the snapshot
+    if not transaction.has_begun():  # the loader's first statement takes the snapshot
         return True
     if is_aborted(connection):
         return False
-    if transaction.sees_commits is None:
+    if transaction.sees_commits is None or is_unmanaged(connection):
         transaction.sees_commits = _reads_committed(connection)
         if not transaction.sees_commits:
             _log_snapshot(connection)
@@ -140,7 +143,7 @@ def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _all_see_commits() -> bool:
-    return not any_begun() or all(map(_sees_commits, connections_in_transactions()))
+    return all(map(_sees_commits, connections_in_transactions()))
 
 
 def _reads_committed(connection: Any) -> bool:
@@ -189,7 +192,7 @@ def ask_changes(keys: Collection[bytes]) -> Operation[Changes]:
 
 
 def ask_may_fill() -> Operation[bool]:
-    """Ask ``MAY_FILL``, without a change of the thread if no transaction is open."""
+    """Ask whether a value that is loaded now may be stored, as far as the statements so far show it."""
     if not any_begun():
         return True
     may_fill: bool = yield MAY_FILL
@@ -205,8 +208,20 @@ def ask_rolled_back(since: int) -> Operation[bool]:
     return is_rolled_back
 
 
+def ask_may_store() -> Operation[bool]:
+    """Ask whether a value may be stored that the caller has loaded; it asks the database."""
+    if not any_open():
+        return True
+    may_store: bool = yield Ask(_may_store, partial(_in_both_threads, _may_store, min))
+    return may_store
+
+
 def _may_fill() -> bool:
     return _all_see_commits() and not _changes()
+
+
+def _may_store() -> bool:
+    return _all_see_commits() and not _changes(asks=True)
 
 
 async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, Any], Any]) -> Any:
@@ -217,10 +232,10 @@ async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, An
 async def _async_may_fill() -> bool:
     if not any_begun() and not any_changed():
         return True
-    return bool(await _in_both_threads(_may_fill, min))
+    return not any_open() or bool(await _in_both_threads(_may_fill, min))
 
 
-#: Asks whether a value may be stored that an unknown loader loads now.
+#: Asks whether a value may be stored that an unknown loader loads now, before a lease is acquired.
 MAY_FILL = Ask(_may_fill, _async_may_fill)
 
 
@@ -248,11 +263,11 @@ def async_guard(loader: Loader) -> Loader:
 
 
 async def _async_guarded(loader: Loader, *args: Any) -> Any:
-    sees_commits, since = not any_begun() or await _in_both_threads(_all_see_commits, min), rollbacks()
+    sees_commits, since = not any_open() or await _in_both_threads(_all_see_commits, min), rollbacks()
     value = loader(*args)
     if inspect.isawaitable(value):
         value = await value
-    if sees_commits and not any_changed() and rollbacks() == since:
+    if sees_commits and not any_open() and rollbacks() == since:
         return value
     is_uncommitted = not sees_commits or await _in_both_threads(partial(_is_uncommitted, since), max)
     return Unfilled(value) if is_uncommitted else value
@@ -269,8 +284,13 @@ def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
 
 
 def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: Any) -> Any:
-    sees_commits = _sees_commits(connections[using])
+    connection = connections[using]
+    sees_commits = _sees_commits(connection)
     value = loader(*args)
-    if not sees_commits or changed_keys(keys, using):
+    if not sees_commits:
         return Unfilled(value)
-    return Unfilled(value) if value is MISSING and _has_changes(using) else value
+    if not is_in_transaction(connection):
+        return value
+    pending = _pending_keys(connection, True).values()
+    is_changed = any(key in group for group in pending for key in keys)
+    return Unfilled(value) if is_changed or (value is MISSING and any(pending)) else value

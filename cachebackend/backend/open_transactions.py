@@ -1,9 +1,11 @@
 """What the open transaction of a database connection has done so far.
 
-The rules of fills ask for it at every read, and the database cannot be asked that often. So a
-wrapper of each connection looks at the statements as they run, and remembers two facts until the
-transaction ends: that a statement ran, and that one ran that may have changed rows. If such changes
-are rolled back, that is remembered for good: what was computed from them may not be stored later.
+The driver says whether a transaction is open, however it was begun: by Django, by ``BEGIN`` as SQL, or by
+``transaction()`` of psycopg. Whether it has changed rows only the database knows. A fill asks the
+database; a hit must not cost a statement. So a wrapper of each connection looks at the statements as
+they run, and remembers whether one may have changed rows. That is a hint for hits: ``SELECT f() FROM t``
+may write, and ``cursor.copy`` and ``callproc`` run past the wrapper. If changes are rolled back, that is
+remembered for good: what was computed from them may not be stored later.
 """
 
 from __future__ import annotations
@@ -21,49 +23,59 @@ __all__ = [
     "OpenTransaction",
     "any_begun",
     "any_changed",
+    "any_open",
     "connections_in_transactions",
     "is_aborted",
     "is_in_transaction",
+    "is_open",
+    "is_unmanaged",
     "rollbacks",
     "was_rolled_back_since",
 ]
 
 #: The attribute of a database connection that holds its ``OpenTransaction``.
 _ATTRIBUTE = "_ringcache_transaction"
-#: Statements that change no rows. A SELECT without FROM is a call of a function, which may write.
+#: Statements that most probably change no rows. A SELECT without FROM is a call of a function, which may
+#: write; a second statement in the text, or SET CONSTRAINTS, which runs deferred triggers, may write too.
 _READS = re.compile(
-    r"[\s(]*(?:SELECT\b.*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b|SHOW\b|PRAGMA\b)", re.IGNORECASE | re.DOTALL
+    r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
+    r"(?:SELECT\b[^;]*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b(?!\s+CONSTRAINTS)|SHOW\b|PRAGMA\b)[^;]*;?\s*\Z",
+    re.IGNORECASE | re.DOTALL,
 )
 
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
 
-#: The status of a Postgres connection whose transaction has failed, in libpq's PGTransactionStatusType.
-_POSTGRES_INERROR = 3
+#: The states of a Postgres connection, in libpq's PGTransactionStatusType: a statement runs, a transaction
+#: is open, a transaction has failed.
+_ACTIVE, _INTRANS, _INERROR = 1, 2, 3
 
 
 class OpenTransaction:
     """The statements that ran in the open transaction of one connection.
 
     Attributes:
-        has_begun: Whether a statement ran. Before that, the transaction has no snapshot.
+        has_statements: Whether the wrapper saw a statement.
         has_new_changes: Whether a statement that may have changed rows ran since
             ``changes_are_known`` was called.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
-            database was not asked yet. It cannot change once a statement ran.
+            database was not asked yet. It cannot change once a statement ran. It is not remembered
+            of a transaction that Django does not manage, whose end may not be seen.
         rolled_back: The number of the last rollback of changes on this connection, also of a
             savepoint; 0: there was none.
     """
 
-    has_begun: bool
+    has_statements: bool
     has_new_changes: bool
     sees_commits: bool | None
     rolled_back = 0
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        self._reference = ref(self, _forget)
+        self.connection = connection
+        self._reference = ref(self, _forget_connection)
+        _connections.add(self._reference)
         self._begin(is_committed=True)
         # At the front, because ``connection.execute_wrapper`` removes the last one at its end
-        connection.execute_wrappers.insert(0, self._before_statement)
+        connection.execute_wrappers.insert(0, self._around_statement)
         connection.commit = self._ending(connection.commit, commits=True)  # type: ignore[method-assign]
         connection.rollback = self._ending(connection.rollback, commits=False)  # type: ignore[method-assign]
 
@@ -88,28 +100,39 @@ class OpenTransaction:
         """Record that nothing is unknown of the changes so far."""
         self.has_new_changes = False
 
+    def has_begun(self) -> bool:
+        """Return whether the transaction may have a snapshot: a statement ran, whether it was seen or not."""
+        connection = self.connection
+        if connection.vendor == "postgresql":  # Django sends BEGIN with the first statement
+            return is_open(connection)
+        return self.has_statements or is_unmanaged(connection)
+
     def _begin(self, *, is_committed: bool) -> None:
         if not is_committed:
             self._note_rollback()
-        self.has_begun = self.has_new_changes = False
+        self.has_statements = self.has_new_changes = False
         self.sees_commits = None
         _forget(self._reference)
 
-    def _before_statement(
+    def _around_statement(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
     ) -> Any:
-        connection = context["connection"]
-        if connection.in_atomic_block or not connection.autocommit:
-            if not self.has_begun:
+        connection = self.connection
+        if is_in_transaction(connection):
+            if not self.has_statements:
                 self._note_statement()
             if isinstance(sql, str) and _ROLLBACK.match(sql):  # to a savepoint
                 self._note_rollback()
             if not self.has_new_changes and not (isinstance(sql, str) and _READS.match(sql)):
                 self.note_changes()
-        return execute(sql, params, many, context)
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            if self.has_statements and not is_in_transaction(connection):
+                self._begin(is_committed=False)  # by COMMIT or ROLLBACK as SQL: nobody knows
 
     def _note_statement(self) -> None:
-        self.has_begun = True
+        self.has_statements = True
         _begun.add(self._reference)
 
     def _note_rollback(self) -> None:
@@ -133,7 +156,9 @@ class OpenTransaction:
         return end_and_forget
 
 
-#: The transactions of this process in which a statement ran, and those that may have changed rows.
+#: The connections of this process; those whose transaction ran a statement; those where it may have
+#: changed rows.
+_connections: set[ref[OpenTransaction]] = set()
 _begun: set[ref[OpenTransaction]] = set()
 _changed: set[ref[OpenTransaction]] = set()
 #: The number of rollbacks of changes in this process, in all threads.
@@ -141,19 +166,31 @@ _rollbacks = 0
 
 
 def _forget(reference: ref[OpenTransaction]) -> None:
-    """Remove a transaction that has ended, or whose connection no longer exists."""
+    """Remove a transaction that has ended."""
     _begun.discard(reference)
     _changed.discard(reference)
 
 
+def _forget_connection(reference: ref[OpenTransaction]) -> None:
+    """Remove a connection that no longer exists."""
+    _forget(reference)
+    _connections.discard(reference)
+
+
 def any_begun() -> bool:
-    """Return whether a statement ran in an open transaction of this process, in whichever thread."""
+    """Return whether a statement was seen in an open transaction of this process, in whichever thread."""
     return bool(_begun)
 
 
 def any_changed() -> bool:
-    """Return whether an open transaction of this process may have changed rows, in whichever thread."""
+    """Return whether an open transaction of this process seems to have changed rows, in whichever thread."""
     return bool(_changed)
+
+
+def any_open() -> bool:
+    """Return whether a transaction of this process is open, in whichever thread; it asks each connection."""
+    transactions = [reference() for reference in tuple(_connections)]
+    return any(each is not None and is_in_transaction(each.connection) for each in transactions)
 
 
 def rollbacks() -> int:
@@ -174,16 +211,32 @@ def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the next statement is committed by a later one, and not on its own."""
     if connection.connection is None:  # do not connect for this question: asyncio code cannot
         return not connection.settings_dict["AUTOCOMMIT"]
-    return bool(connection.in_atomic_block or not connection.autocommit)
+    return connection.in_atomic_block or not connection.autocommit or is_open(connection)
+
+
+def is_open(connection: Any) -> bool:
+    """Return whether the driver has a transaction open; False if the driver does not know, as on MySQL."""
+    if connection.vendor == "postgresql":
+        return _status(connection) in {_ACTIVE, _INTRANS, _INERROR}
+    driver = connection.connection
+    return connection.vendor == "sqlite" and driver is not None and bool(driver.in_transaction)
+
+
+def is_unmanaged(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a transaction is open that Django did not begin, and will not commit."""
+    return connection.autocommit and not connection.in_atomic_block and is_open(connection)
 
 
 def is_aborted(connection: Any) -> bool:
-    """Return whether the open transaction can only be rolled back; a query would raise."""
+    """Return whether a query would raise now: the transaction has failed, or another statement still runs."""
     if connection.needs_rollback:
         return True
-    if connection.vendor != "postgresql" or connection.connection is None:
-        return False
-    return bool(connection.connection.info.transaction_status == _POSTGRES_INERROR)
+    return connection.vendor == "postgresql" and _status(connection) in {_ACTIVE, _INERROR}
+
+
+def _status(connection: Any) -> int | None:
+    driver = connection.connection
+    return None if driver is None else int(driver.info.transaction_status)
 
 
 def connections_in_transactions() -> list[BaseDatabaseWrapper]:

@@ -120,7 +120,7 @@ class LeasingCache(ClientCache):
         remembered = {key: self._leases.pop(key) for key in keys}
         leases = {key: each.lease for key, each in remembered.items()}
         since = min(each.since for each in remembered.values())
-        if (yield from fill_rules.ask_may_fill()) and not (yield from fill_rules.ask_rolled_back(since)):
+        if (yield from fill_rules.ask_may_store()) and not (yield from fill_rules.ask_rolled_back(since)):
             return leases
         yield from protocol.release(self.client.context, leases)
         return dict.fromkeys(leases)

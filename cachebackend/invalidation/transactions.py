@@ -18,9 +18,8 @@ a reader that loaded it cannot fill it after the quarantine, which replaces its 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from django.db import connections, models, transaction
@@ -28,13 +27,17 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from cachebackend.backend.fill_rules import connect_pending_keys
-from cachebackend.backend.open_transactions import OpenTransaction, is_aborted, is_in_transaction
-from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
-from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.backend.open_transactions import (
+    OpenTransaction,
+    is_aborted,
+    is_in_transaction,
+    is_open,
+    is_unmanaged,
+)
 from cachebackend.invalidation.deletes import PendingDeletes
-from cachebackend.invalidation.outbox import delete_rows, write_row
 from cachebackend.invalidation.outbox_table import has_outbox
-from cachebackend.invalidation.trigger_rows import has_trigger_rows, take_trigger_rows
+from cachebackend.invalidation.transaction_deletes import TransactionDeletes
+from cachebackend.invalidation.trigger_rows import may_have_trigger_rows, take_trigger_rows
 from cachebackend.invalidation.watched import KeysByAlias, Row, dependents_of
 
 __all__ = [
@@ -45,110 +48,13 @@ __all__ = [
     "pending_keys",
 ]
 
-logger = logging.getLogger("cachebackend")
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
-#: Seconds; the default of the option ``quarantine_timeout``, for a project without a ring cache.
-QUARANTINE_SECONDS = 30.0
-#: The classes of SQLSTATE of an error after which nobody knows whether the commit took place.
-_IN_DOUBT = ("08", "57")
-_unconfirmed_log = LogRateLimit(SYSTEM_CLOCK)
 Rows: TypeAlias = Iterable[Row]
 
 
-class TransactionDeletes(PendingDeletes):
-    """The pending deletes of a connection's open transaction."""
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        super().__init__(connection.alias)
-        self._outbox_row: int | None = None
-        self._is_committed = False
-        #: Whether the transaction is one that Django does not commit itself, because autocommit is
-        #: off: then Django runs no callbacks after the commit.
-        self.is_manual = not (connection.in_atomic_block and connection.commit_on_exit)
-        #: The session of a manual transaction. A transaction does not outlive its session.
-        self._session = connection.connection
-        self._callback = self._run_captured
-        self._was_captured = False
-        _wrap_transaction_methods(connection)
-        if not self.is_manual:
-            connection.on_commit(self._callback)
-
-    def is_scheduled(self, connection: BaseDatabaseWrapper) -> bool:
-        """Return whether the commit of the connection's open transaction will delete the keys.
-
-        It will not once the savepoint in which the deletes were created, or the whole
-        transaction, is rolled back: Django has then removed the callback. Looking for the callback
-        is reliable. Remembering the transaction is not: one ``atomic`` object can begin many
-        transactions. Deletes that an outer savepoint created also hold the keys of inner ones, so
-        after a rollback of an inner savepoint they delete too much at worst.
-        """
-        if self.is_manual:
-            return self._session is connection.connection
-        return any(entry[1] == self._callback for entry in connection.run_on_commit)
-
-    def schedule_again(self, connection: BaseDatabaseWrapper) -> None:
-        """Add the callback once more if a test has captured and run it: another change follows."""
-        if self._was_captured:
-            self._was_captured = False
-            connection.on_commit(self._callback)
-
-    def before_commit(self, connection: BaseDatabaseWrapper) -> None:
-        """Write the outbox row, as the transaction's last statement, and quarantine strict keys.
-
-        Raises:
-            NodeUnavailableError: A strict key's node did not confirm; the transaction must be
-                rolled back.
-        """
-        self._outbox_row = write_row(self.using, self.keys)
-        if self.strict_keys:
-            _limit_idle_time(connection)
-            self.quarantine()
-
-    def commit_failed(self, error: BaseException) -> None:
-        """Leave the quarantines to expire if nobody knows whether the commit took place."""
-        sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
-        if not sqlstate or sqlstate.startswith(_IN_DOUBT):
-            self.leave_quarantines()
-
-    def committed(self) -> None:
-        """Record that the commit took place."""
-        self._is_committed = True
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether the commit took place."""
-        return self._is_committed
-
-    def after_commit(self) -> None:
-        """Delete the keys, and the outbox row if every node confirms.
-
-        Raises nothing: the data is committed.
-        """
-        try:
-            unconfirmed = self.delete()
-            if unconfirmed:
-                _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=self._outbox_row is not None)
-            else:
-                delete_rows(self.using, self._outbox_row)
-            self.refill()
-        except Exception:
-            logger.exception("an invalidation was not finished; the relay will retry it")
-
-    def _run_captured(self) -> None:
-        """Delete the keys inside a transaction whose callbacks a test captured and now runs.
-
-        It is the callback that Django removes when it rolls back the savepoint in which the
-        deletes were created. After a real commit it does nothing: ``after_commit`` precedes all
-        callbacks.
-        """
-        if not self._is_committed:
-            self._was_captured = True
-            self.delete()
-
-
 def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
-    """Replace three methods of a connection by ones that call its pending deletes as well.
+    """Replace methods of a connection by ones that call its pending deletes as well.
 
     Django has no signal before a commit or after a rollback, and its callbacks after a commit run
     in their order until one raises. The deletes must precede all of them: a callback that reads
@@ -162,7 +68,7 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
 
     def commit_with_deletes() -> None:
         try:
-            pending_keys(connection)  # it takes in the rows that triggers wrote
+            pending_keys(connection, True)  # it takes in the rows that triggers wrote
             deletes = scheduled_deletes(connection)
             if deletes is not None:
                 deletes.before_commit(connection)
@@ -205,48 +111,57 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
     connection.commit = commit_with_deletes  # type: ignore[method-assign]
     connection.rollback = rollback_with_deletes  # type: ignore[method-assign]
     connection.run_and_clear_commit_hooks = run_deletes_and_callbacks  # type: ignore[method-assign]
+    _wrap_set_autocommit(connection)
     connection._ringcache_wrapped = True  # type: ignore[attr-defined]
 
 
-def _log_unconfirmed(count: int, *, in_outbox: bool) -> None:
-    """Log that keys could not be invalidated; rate-limited, for while a node is down many writes do so."""
-    if total := _unconfirmed_log.to_log(count):
-        outcome = "the relay retries them" if in_outbox else "their old values are served until they expire"
-        extra = {"event": "deletes_left", "count": total}
-        logger.error("%d keys could not be invalidated; %s", total, outcome, extra=extra)
+def _wrap_set_autocommit(connection: BaseDatabaseWrapper) -> None:
+    """Delete keys also if the driver commits the open transaction because autocommit is turned on."""
+    set_autocommit: Callable[..., None] = connection.set_autocommit
 
+    def set_autocommit_with_deletes(autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        deletes = scheduled_deletes(connection) if autocommit and not connection.autocommit else None
+        # The driver of Postgres refuses it
+        if deletes is not None and deletes.is_manual and connection.vendor != "postgresql":
+            connection.commit()
+        set_autocommit(autocommit, *args, **kwargs)
 
-def _limit_idle_time(connection: BaseDatabaseWrapper) -> None:
-    """Make Postgres end the session if the commit does not arrive before the quarantines expire.
-
-        1. the session is idle in its transaction from the end of this statement on;
-        2. the strict keys are put in quarantine for ``quarantine_timeout`` seconds;
-        3. the process is suspended for longer. Postgres ends the session and rolls back;
-        4. the quarantines expire, and a reader fills the old row, which is the right one;
-        5. the process resumes, and its COMMIT fails.
-
-    Without the limit the COMMIT of step 5 would succeed. ``transaction_timeout`` would not do: if
-    the role has one, its timer runs already and a new value does not set it again. A limit of the
-    role or the session that is shorter remains.
-    """
-    if connection.vendor != "postgresql":
-        return
-    shortest = min(
-        (ring_options(alias).quarantine_timeout for alias in ring_aliases()), default=QUARANTINE_SECONDS
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT set_config('idle_in_transaction_session_timeout', %s, true) FROM pg_settings "
-            "WHERE name = 'idle_in_transaction_session_timeout' AND NOT setting::int BETWEEN 1 AND %s",
-            [f"{int(shortest * 900)}ms", int(shortest * 900)],
-        )
+    connection.set_autocommit = set_autocommit_with_deletes  # type: ignore[method-assign]
 
 
 def each_statement_in_a_transaction(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:
     """Return a context in which a statement and its outbox row are committed together."""
+    if is_unmanaged(connection):
+        return _own_outbox_row(connection)
     if is_in_transaction(connection):
         return nullcontext()
     return transaction.atomic(using=connection.alias, savepoint=False)
+
+
+@contextmanager
+def _own_outbox_row(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Write the outbox row of a statement directly after it: the commit may not be seen.
+
+    Raises:
+        TransactionManagementError: The statement changed strict rows. Their quarantine would have to
+            last until a commit that is not bounded in time.
+    """
+    earlier = scheduled_deletes(connection)
+    setattr(connection, _ATTRIBUTE, None)
+    try:
+        yield
+    finally:  # of several statements, some may have succeeded
+        deletes = scheduled_deletes(connection)
+        if deletes is None:
+            setattr(connection, _ATTRIBUTE, earlier)
+        elif not is_aborted(connection):
+            deletes.write_outbox_row()
+            if earlier is not None:
+                deletes.add_written(earlier)
+    if deletes is not None and deletes.strict_keys:
+        deletes.strict_keys.clear()
+        message = "strict rows can only be changed in transactions that Django commits: use atomic()"
+        raise transaction.TransactionManagementError(message)
 
 
 def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
@@ -278,19 +193,24 @@ def invalidate_together(deletes: PendingDeletes) -> None:
         open_deletes(connection).add(deletes)
 
 
-def pending_keys(connection: BaseDatabaseWrapper) -> KeysByAlias:
+def pending_keys(connection: BaseDatabaseWrapper, asks: bool) -> KeysByAlias:
     """Return the keys that the open transaction of a connection deletes at its commit, by cache alias.
 
-    If statements ran that nothing but a trigger sees, the rows that triggers named are added first,
-    in place of their outbox rows. So no key is in two outbox rows, and keys that raw SQL made wrong
-    are deleted right after the commit.
+    The rows that triggers named are added first, in place of their outbox rows. So no key is in two
+    outbox rows, and keys that raw SQL made wrong are deleted right after the commit. The commit of a
+    transaction that Django does not manage may not be seen, so the relay gets those outbox rows.
+
+    Args:
+        connection: The connection.
+        asks: Whether the database is asked even if no statement seems to have changed rows.
     """
     open_transaction = OpenTransaction.of(connection)
-    if open_transaction.has_new_changes and not is_aborted(connection):
-        if has_trigger_rows(connection.alias):
-            deletes = open_deletes(connection)
-            for model, rows in take_trigger_rows(connection.alias):
-                deletes.add_rows(model, rows)
+    has_begun = asks and is_open(connection)
+    if (has_begun or open_transaction.has_new_changes) and not is_aborted(connection):
+        if may_have_trigger_rows(connection.alias):
+            changed = list(take_trigger_rows(connection.alias, leave=is_unmanaged(connection)))
+            for model, rows in changed:
+                open_deletes(connection).add_rows(model, rows)
         open_transaction.changes_are_known()
     scheduled = scheduled_deletes(connection)
     return {} if scheduled is None else scheduled.keys
@@ -299,6 +219,30 @@ def pending_keys(connection: BaseDatabaseWrapper) -> KeysByAlias:
 def _watch_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
     """See the commits of a connection from the first one on: raw SQL alone opens no deletes."""
     _wrap_transaction_methods(connection)
+    if _around_statement not in connection.execute_wrappers:
+        # At the front, because ``connection.execute_wrapper`` removes the last one at its end
+        connection.execute_wrappers.insert(0, _around_statement)
+
+
+def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a statement; delete the keys of a transaction past Django that has ended, by it or before it."""
+    connection: BaseDatabaseWrapper = arguments[-1]["connection"]
+    _delete_if_ended(connection)
+    try:
+        return execute(*arguments)
+    finally:
+        _delete_if_ended(connection)
+
+
+def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:
+    """Delete the keys of a transaction that Django did not manage, once it has ended.
+
+    Nobody knows whether by a commit. After a rollback the deletes are not needed, but do no harm.
+    """
+    deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    if deletes is not None and deletes.is_unmanaged and not is_unmanaged(connection):
+        setattr(connection, _ATTRIBUTE, None)
+        deletes.after_commit()
 
 
 connect_pending_keys(pending_keys)
@@ -309,6 +253,7 @@ def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:
     """Return the pending deletes of the open transaction; create them if there are none."""
     deletes = scheduled_deletes(connection)
     if deletes is None:
+        _wrap_transaction_methods(connection)
         deletes = TransactionDeletes(connection)
         setattr(connection, _ATTRIBUTE, deletes)
         OpenTransaction.of(connection).note_changes()

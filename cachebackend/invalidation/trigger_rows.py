@@ -26,9 +26,9 @@ from cachebackend.models import OutboxRow
 
 __all__ = [
     "ChangedRows",
-    "has_trigger_rows",
     "has_triggers",
     "keys_of_trigger_row",
+    "may_have_trigger_rows",
     "record_triggers",
     "take_trigger_rows",
     "triggered_models",
@@ -73,34 +73,38 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
     return keys
 
 
-def has_trigger_rows(using: str) -> bool:
-    """Return whether triggers have written outbox rows in the open transaction, which may be read-only."""
-    connection = connections[using]
-    if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
-        return False
-    table = connection.ops.quote_name(OutboxRow._meta.db_table)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT EXISTS (SELECT FROM {table} "
-            "WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint)"
-        )
-        [exists] = cursor.fetchone()
-    return bool(exists)
+def may_have_trigger_rows(using: str) -> bool:
+    """Return whether triggers may have written outbox rows in the open transaction.
 
-
-def take_trigger_rows(using: str) -> Iterator[ChangedRows]:
-    """Delete the outbox rows that triggers wrote in the open transaction; yield the changed rows they name.
-
-    The caller must write the keys of these rows to the outbox in the same transaction.
+    A transaction that has written nothing has no transaction id, however it was begun. Only one that
+    has an id needs rights on the outbox.
     """
     connection = connections[using]
     if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
-        return
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+        [has_written] = cursor.fetchone()
+    return bool(has_written)
+
+
+def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRows]:
+    """Yield the changed rows that triggers named in the open transaction, and delete their outbox rows.
+
+    The caller must write the keys of these rows to the outbox in the same transaction.
+
+    Args:
+        using: The database alias.
+        leave: Leave the outbox rows to the relay.
+    """
+    connection = connections[using]
     table = connection.ops.quote_name(OutboxRow._meta.db_table)
+    own = f"{table} WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint"
     with connection.cursor() as cursor:
         cursor.execute(
-            f"DELETE FROM {table} WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint "
-            "RETURNING label, rows::text"
+            f"SELECT label, rows::text FROM {own}"
+            if leave
+            else f"DELETE FROM {own} RETURNING label, rows::text"
         )
         taken = cursor.fetchall()
     yield from _changed_rows(((label, json.loads(rows)) for label, rows in taken), using)

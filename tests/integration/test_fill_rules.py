@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -337,8 +337,12 @@ def test_what_raw_sql_has_changed_is_not_stored(author: Author, reader: Any, rea
 
 
 @with_postgres
-def test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author: Author, read: Read) -> None:
+def test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(
+    author: Author, reader: Any, read: Read
+) -> None:
     """The rollback of the savepoint in which the change was noticed leaves the change itself."""
+    if has_tags(reader):
+        read(author)
     with pytest.raises(RolledBackError), transaction.atomic():
         raw_rename(author, "Lost")
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -358,6 +362,163 @@ def test_raw_sql_in_a_read_only_transaction(author: Author, reader: Any, read: R
             cursor.execute("SELECT now()")
         assert read(author) == "First"
     assert_all_read(read, author, "First")
+
+
+@pytest.fixture
+def functions() -> Iterator[None]:
+    """Functions of the database: one that renames a row, and one that returns 1."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION rename(key bigint, new text) RETURNS SETOF bigint LANGUAGE sql AS "
+            f"'UPDATE {AUTHOR} SET name = new WHERE id = key RETURNING id'"
+        )
+        cursor.execute("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP FUNCTION rename; DROP FUNCTION one")
+
+
+def rename_by_query(author: Author) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM rename(%s, 'Lost')", [author.pk])
+
+
+def rename_by_callproc(author: Author) -> None:
+    with connection.cursor() as cursor:
+        cursor.callproc("rename", [author.pk, "Lost"])
+
+
+def rename_after_set(author: Author) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SET LOCAL lock_timeout = 0; UPDATE {AUTHOR} SET name = 'Lost' WHERE id = {author.pk}"
+        )
+
+
+def rename_by_driver(author: Author) -> None:
+    connection.connection.execute(f"UPDATE {AUTHOR} SET name = 'Lost' WHERE id = %s", [author.pk])
+
+
+def rename_by_stream(author: Author) -> None:
+    with connection.cursor() as cursor:
+        list(cursor.stream("SELECT * FROM rename(%s, 'Lost')", [author.pk]))
+
+
+#: Ways to change a row that no statement shows.
+UNSEEN = [rename_by_query, rename_by_callproc, rename_after_set, rename_by_driver, rename_by_stream]
+
+
+@with_postgres
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("rename", UNSEEN)
+def test_what_no_statement_shows_is_not_stored(
+    author: Author, rename: Callable[[Author], None], reader: Any, read: Read
+) -> None:
+    """Before a fill the database is asked what the triggers wrote."""
+    with pytest.raises(RolledBackError), transaction.atomic():
+        rename(author)
+        assert read(author) == "Lost"
+        raise RolledBackError
+    assert_all_read(read, author, "First")
+
+
+@with_postgres
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("rename", UNSEEN)
+def test_what_no_statement_shows_is_invalidated_at_the_commit(
+    author: Author, rename: Callable[[Author], None]
+) -> None:
+    """The relay is not needed for it."""
+    Author.cached.get(pk=author.pk)
+    with transaction.atomic():
+        rename(author)
+    assert Author.cached.get(pk=author.pk).name == "Lost"
+    assert OutboxRow.objects.count() == 0
+
+
+@with_postgres
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_copied_rows(ending: str) -> None:
+    """The cursor of the driver copies them, past Django's wrappers."""
+    with pytest.raises(Author.DoesNotExist):
+        Author.cached.get(name="Copied")
+    with transaction.atomic():
+        with connection.cursor() as cursor, cursor.copy(f"COPY {AUTHOR} (id, name, code) FROM STDIN") as copy:
+            copy.write_row((77, "Copied", "9d1a44ba-5a5c-4a3c-8f43-8c3a0ed3a7a1"))
+        assert Author.cached.get(pk=77).name == "Copied"
+        transaction.set_rollback(ending == "rollback")
+    for lookup in ({"pk": 77}, {"name": "Copied"}):
+        if ending == "commit":
+            assert Author.cached.get(**lookup).pk == 77
+        else:
+            with pytest.raises(Author.DoesNotExist):
+                Author.cached.get(**lookup)
+
+
+@with_postgres
+def test_what_a_transaction_past_django_has_changed_is_not_stored(
+    author: Author, reader: Any, read: Read
+) -> None:
+    """The program began it: by SQL, or by the driver."""
+    read(author)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            raw_rename(author, "Lost")
+            seen = read(author)
+        finally:  # the next test needs the connection
+            cursor.execute("ROLLBACK")
+    assert seen == "Lost" or not has_tags(reader)
+    assert_all_read(read, author, "First")
+    with connection.connection.transaction(force_rollback=True):
+        raw_rename(author, "Lost")
+        read(author)
+    assert_all_read(read, author, "First")
+
+
+@with_postgres
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("begin", ["django", "raw"])
+def test_a_snapshot_that_no_statement_shows_is_not_stored(author: Author, read: Read, begin: str) -> None:
+    """A function that was called past Django's wrappers took it, or the program began the transaction."""
+    level = "REPEATABLE READ"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET default_transaction_isolation = '{level}'")
+        with transaction.atomic() if begin == "django" else connection.connection.transaction():
+            cursor.callproc("one") if begin == "django" else connection.connection.execute("SELECT 1")
+            rename_elsewhere(author, "New")
+            read(author)
+        cursor.execute("RESET default_transaction_isolation")
+    assert_all_read(read, author, "New")
+
+
+@with_postgres
+def test_a_role_that_only_reads_needs_no_rights_on_the_outbox(author: Author) -> None:
+    """A transaction without a transaction id has written nothing, so the outbox is not asked."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE reader; GRANT SELECT ON {AUTHOR} TO reader")
+        try:
+            with transaction.atomic():
+                cursor.execute("SET LOCAL ROLE reader")
+                cursor.execute("SELECT pg_advisory_xact_lock(1)")
+                assert Author.cached.get(pk=author.pk).name == "First"
+                assert Author.cached.get(pk=author.pk).name == "First"
+        finally:
+            cursor.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+@with_postgres
+def test_a_hit_asks_no_database(author: Author) -> None:
+    """In autocommit, and in a transaction that has only read."""
+    Author.cached.get(pk=author.pk)
+    with CaptureQueriesContext(connection) as captured:
+        Author.cached.get(pk=author.pk)
+    assert len(captured) == 0
+    with transaction.atomic():
+        Author.objects.count()
+        with CaptureQueriesContext(connection) as captured:
+            Author.cached.get(pk=author.pk)
+    assert [query["sql"] for query in captured if query["sql"] != "COMMIT"] == []
 
 
 def test_a_transaction_that_may_not_store_does_not_wait(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import OperationalError, connection, connections, transaction
-from django.test import TestCase
+from django.db.models.functions import Now
+from django.db.transaction import TransactionManagementError
+from django.test import TestCase, override_settings
 
-from cachebackend import RingCache
+from cachebackend import RingCache, invalidation
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
+from tests.zoo.models import Tenant
+from tests.zoo.router import Tenants
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -169,3 +175,120 @@ def test_a_failed_statement_leaves_nothing_in_the_instance(article: Article, mon
     monkeypatch.undo()
     assert set(vars(article)) == before
     assert cached_title() == "First"
+
+
+# Transactions that Django does not manage
+
+
+@contextmanager
+def begun_by_sql() -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            yield
+        finally:  # the next test needs the connection
+            cursor.execute("COMMIT")
+
+
+@contextmanager
+def begun_by_driver() -> Iterator[None]:
+    connection.ensure_connection()
+    with connection.connection.transaction():
+        yield
+
+
+def rename(article: Article, title: str) -> None:
+    Article.objects.filter(pk=article.pk).update(title=title)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("begun", [begun_by_sql, begun_by_driver])
+@pytest.mark.parametrize("write", [save, rename])
+def test_a_transaction_past_django(
+    article: Article, begun: Callable[[], Any], write: Callable[..., None]
+) -> None:
+    """Each write has its outbox row; the keys are deleted by the COMMIT, or by the next statement."""
+    with begun():
+        write(article, "New")
+        assert Article.cached.get(slug="first").title == "New"
+        assert cached_title() == "First"
+        write(article, "Newer")
+        assert Article.cached.get(slug="first").title == "Newer"
+        assert OutboxRow.objects.count() == 2
+    assert in_thread(OutboxRow.objects.count) == (0 if begun is begun_by_sql else 2)
+    assert OutboxRow.objects.count() == 0  # it is a statement of the connection
+    assert cached_title() == "Newer"
+
+
+@pytest.mark.postgres
+def test_the_relay_deletes_what_a_lost_connection_has_committed(article: Article) -> None:
+    """The commit was not seen."""
+
+    def write() -> None:
+        with begun_by_driver():
+            save(article, "New")
+
+    in_thread(write)  # its connection ends with it
+    assert cached_title() == "First"
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=60))  # the relay waits for the writer
+    assert invalidation.relay().rows == 1
+    assert cached_title() == "New"
+
+
+@pytest.mark.postgres
+def test_a_rollback_past_django(article: Article) -> None:
+    """The outbox row is rolled back with the row."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        save(article, "New")
+        assert Article.cached.get(slug="first").title == "New"
+        cursor.execute("ROLLBACK")
+    assert OutboxRow.objects.count() == 0
+    assert cached_title() == "First"
+
+
+@pytest.mark.postgres
+def test_a_strict_row_is_not_changed_past_django(article: Article, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees the commit before which its quarantine must be placed. The error says what to do."""
+    monkeypatch.setattr(Article.cached, "is_strict", True)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        with pytest.raises(TransactionManagementError, match=r"use atomic\(\)"):
+            save(article, "New")
+        assert OutboxRow.objects.count() == 1  # if the program commits all the same
+        cursor.execute("ROLLBACK")
+
+
+@pytest.fixture
+def tenants() -> Iterator[None]:
+    """Read and write the models of tenants in SQLite."""
+    with override_settings(DATABASE_ROUTERS=["tests.zoo.router.Tenants"]):
+        Tenants.current = "lite"
+        yield
+        Tenants.current = "default"
+
+
+@pytest.mark.usefixtures("tenants")
+def test_a_transaction_of_sqlite_past_django() -> None:
+    """``BEGIN IMMEDIATE`` is how programs avoid its deadlocks."""
+    row = Tenant.objects.create(name="one", rank=1)
+    assert Tenant.cached.get(pk=row.pk).rank == 1
+    with connections["lite"].cursor() as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        Tenant.objects.update(rank=2)
+        assert Tenant.cached.get(pk=row.pk).rank == 2
+        cursor.execute("COMMIT")
+    assert Tenant.cached.get(pk=row.pk).rank == 2
+    assert OutboxRow.objects.using("lite").count() == 0
+
+
+@pytest.mark.usefixtures("tenants")
+def test_autocommit_that_is_turned_on_commits_with_deletes() -> None:
+    """As the driver of SQLite commits then; Postgres refuses it."""
+    row = Tenant.objects.create(name="one", rank=1)
+    assert Tenant.cached.get(pk=row.pk).rank == 1
+    transaction.set_autocommit(False, using="lite")
+    Tenant.objects.update(rank=2)
+    transaction.set_autocommit(True, using="lite")
+    assert Tenant.cached.get(pk=row.pk).rank == 2
+    assert OutboxRow.objects.using("lite").count() == 0

@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, models, transaction
 from django.test.utils import isolate_apps
+from psycopg import sql
 
 from cachebackend import CachedManager, RingCache, checks, invalidation
 from cachebackend.invalidation import relay_listener, trigger_rows, triggers, watched
@@ -201,6 +202,41 @@ def test_raw_sql_in_autocommit_is_invalidated_at_once(author: Author) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(f"UPDATE {AUTHOR} SET name = %s WHERE id = %s", [("Sappho", author.pk)])
     assert Author.cached.get(pk=author.pk).name == "Sappho"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"/* page */ UPDATE {AUTHOR} SET name = 'Psappho'",
+        f"UPDATE {AUTHOR.upper()} SET name = 'Psappho'",
+        f"SET lock_timeout = 0; UPDATE {AUTHOR} SET name = 'Psappho'",
+        f"UPDATE {AUTHOR} SET name = 'Psappho'".encode(),
+        sql.SQL("UPDATE {} SET name = 'Psappho'").format(sql.Identifier(AUTHOR)),
+    ],
+    ids=["comment", "upper case", "after SET", "bytes", "composed"],
+)
+def test_forms_of_raw_sql_in_autocommit(author: Author, statement: Any) -> None:
+    """The relay is not needed for any of them."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    assert OutboxRow.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"DO $$ BEGIN UPDATE {AUTHOR} SET name = 'Psappho'; COMMIT; END $$",
+        f"WITH one AS (SELECT 1) SELECT name FROM {AUTHOR}",
+        f"VACUUM {AUTHOR}",
+    ],
+)
+def test_statements_that_must_not_be_in_a_transaction(author: Author, statement: str) -> None:
+    """They run as they are; what they change waits for the relay."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    invalidation.relay()
+    assert Author.cached.get(pk=author.pk).name == Author.objects.get(pk=author.pk).name
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -33,7 +33,7 @@ Test: TypeAlias = Callable[[Author, Any, Any], None]
 
 def no_look_at_changes(patch: Patch) -> None:
     """A loader that may read anything is stored from a transaction that wrote."""
-    patch.setattr(fill_rules, "_changes", lambda *_: Changes.NOTHING)
+    patch.setattr(fill_rules, "_changes", lambda *_, **__: Changes.NOTHING)
 
 
 def no_look_at_changes_of_a_row(patch: Patch) -> None:
@@ -69,12 +69,28 @@ def no_snapshot_is_old(patch: Patch) -> None:
 
 def no_statement_takes_a_snapshot(patch: Patch) -> None:
     """Statements before the load are not counted."""
-    patch.setattr(OpenTransaction, "_note_statement", lambda self: setattr(self, "has_begun", False))
+    patch.setattr(OpenTransaction, "has_begun", lambda _: False)
 
 
 def no_look_at_trigger_rows(patch: Patch) -> None:
     """Raw SQL is seen at the commit only."""
-    patch.setattr(transactions, "has_trigger_rows", lambda _: False)
+    patch.setattr(transactions, "may_have_trigger_rows", lambda _: False)
+
+
+def no_question_before_a_fill(patch: Patch) -> None:
+    """Only what the statements show counts."""
+    ask = fill_rules._pending_keys
+    patch.setattr(fill_rules, "_pending_keys", lambda connection, _: ask(connection, False))
+
+
+def only_transactions_of_django(patch: Patch) -> None:
+    """The driver is not asked whether a transaction is open."""
+
+    def is_in_transaction(connection: Any) -> bool:
+        return bool(connection.in_atomic_block or not connection.autocommit)
+
+    for module in (open_transactions, fill_rules, transactions):
+        patch.setattr(module, "is_in_transaction", is_in_transaction)
 
 
 def trigger_rows_lost_with_a_savepoint(patch: Patch) -> None:
@@ -117,8 +133,17 @@ def raw(author: Author, reader: Any, read: Any) -> None:
     test_fill_rules.test_what_raw_sql_has_changed_is_not_stored(author, reader, read)
 
 
-def savepoint(author: Author, _: Any, read: Any) -> None:
-    test_fill_rules.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author, read)
+def unseen(author: Author, reader: Any, read: Any) -> None:
+    rename = test_fill_rules.rename_by_driver
+    test_fill_rules.test_what_no_statement_shows_is_not_stored(author, rename, reader, read)
+
+
+def past_django(author: Author, reader: Any, read: Any) -> None:
+    test_fill_rules.test_what_a_transaction_past_django_has_changed_is_not_stored(author, reader, read)
+
+
+def savepoint(author: Author, reader: Any, read: Any) -> None:
+    test_fill_rules.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author, reader, read)
 
 
 def refreshed(author: Author, *_: Any) -> None:
@@ -155,6 +180,11 @@ CASES: list[tuple[Mutant, Test, Any]] = [
     (no_statement_takes_a_snapshot, snapshot, ROWS),
     (no_look_at_trigger_rows, raw, ROWS),
     (no_look_at_trigger_rows, raw, LOADERS),
+    (no_question_before_a_fill, unseen, ROWS),
+    (no_question_before_a_fill, unseen, LOADERS),
+    (no_question_before_a_fill, unseen, LEASES),
+    (only_transactions_of_django, past_django, ROWS),
+    (only_transactions_of_django, past_django, LOADERS),
     (trigger_rows_lost_with_a_savepoint, savepoint, ROWS),
     (no_rollback_is_remembered, lost, LEASES),
     (no_rollback_is_remembered, lost_by_the_loader, LOADERS),

@@ -27,8 +27,8 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
     """They are deleted from the outbox, and no other row has their keys."""
     take = trigger_rows.take_trigger_rows
 
-    def forget(using: str) -> Iterator[Any]:
-        list(take(using))
+    def forget(using: str, *, leave: bool) -> Iterator[Any]:
+        list(take(using, leave=leave))
         return iter(())
 
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)

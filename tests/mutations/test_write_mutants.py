@@ -164,3 +164,16 @@ def test_a_commit_in_doubt_that_ends_the_quarantine(article: Article, monkeypatc
         assert is_caught(
             test_strict.test_a_commit_in_doubt_leaves_the_quarantine, Article.cached, article, patch
         )
+
+
+def test_a_transaction_past_django_without_outbox_rows(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
+    """The commit is not seen, so nothing deletes the keys."""
+    monkeypatch.setattr(transactions.TransactionDeletes, "write_outbox_row", lambda _: None)
+    assert is_caught(test_transactions.test_the_relay_deletes_what_a_lost_connection_has_committed, article)
+
+
+def test_a_transaction_past_django_whose_end_is_not_noticed(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
+    """The keys wait for the relay."""
+    monkeypatch.setattr(transactions, "_delete_if_ended", lambda _: None)
+    test = test_transactions.test_a_transaction_past_django
+    assert is_caught(test, article, test_transactions.begun_by_sql, test_transactions.save)

@@ -40,12 +40,11 @@ def test_a_guarded_loader_says_whether_its_value_may_be_stored(
     order: list[str] = []
 
     def answer(name: str, value: Any) -> Any:
-        return lambda *_: order.append(name) or value
+        return lambda *_, **__: order.append(name) or value
 
     monkeypatch.setattr(fill_rules, "_all_see_commits", answer("snapshot", sees_commits))
     monkeypatch.setattr(fill_rules, "_changes", answer("changes", changes))
-    monkeypatch.setattr(fill_rules, "any_begun", lambda: True)
-    monkeypatch.setattr(fill_rules, "any_changed", lambda: True)
+    monkeypatch.setattr(fill_rules, "any_open", lambda: True)
     expected: Any = 7 if sees_commits and not changes else Unfilled(7)
     assert guard(answer("load", 7))() == expected
     assert order[:2] == ["snapshot", "load"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from cachebackend.backend.open_transactions import (
     OpenTransaction,
     any_begun,
     any_changed,
+    any_open,
     is_aborted,
+    is_in_transaction,
+    is_unmanaged,
     rollbacks,
     was_rolled_back_since,
 )
@@ -25,12 +29,14 @@ class FakeConnection:
     needs_rollback = False
 
     def __init__(self) -> None:
-        self.connection: Any = object()
+        self.connection: Any = SimpleNamespace(in_transaction=False)
         self.execute_wrappers: list[Any] = []
         self.in_atomic_block, self.autocommit = True, False
 
-    def run(self, sql: Any) -> None:
-        def execute(*_: Any) -> None: ...
+    def run(self, sql: Any, *, ends: bool = False) -> None:
+        def execute(*_: Any) -> None:
+            if ends:
+                self.connection.in_transaction = False
 
         for wrapper in self.execute_wrappers:
             wrapper(execute, sql, None, False, {"connection": self})
@@ -44,7 +50,7 @@ class FakeConnection:
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A connection whose transaction has just begun; no other transaction is open."""
-    for name in ("_begun", "_changed"):
+    for name in ("_connections", "_begun", "_changed"):
         monkeypatch.setattr(open_transactions, name, set())
     connection = FakeConnection()
     connection.in_atomic_block, connection.autocommit = False, True
@@ -62,6 +68,7 @@ READS = [
     "SET TRANSACTION READ ONLY",
     "SHOW transaction_isolation",
     "PRAGMA journal_mode",
+    "/* a comment; */ -- and another\nSELECT 1 FROM t;",
 ]
 CHANGES: list[Any] = [
     "UPDATE t SET a = 1",
@@ -69,6 +76,9 @@ CHANGES: list[Any] = [
     "SELECT refresh_all()",
     "ROLLBACK TO SAVEPOINT x",
     "CALL p()",
+    "SET LOCAL lock_timeout = 0; UPDATE t SET a = 1",
+    "SELECT 1 FROM t; DELETE FROM t",
+    "SET CONSTRAINTS ALL IMMEDIATE",
     "TRUNCATE t",
     b"UPDATE t SET a = 1",
 ]
@@ -79,7 +89,7 @@ def test_a_statement_that_only_reads_begins_the_transaction(connection: Any, sql
     """And changes nothing."""
     connection.run(sql)
     assert (any_begun(), any_changed()) == (True, False)
-    assert OpenTransaction.of(connection).has_begun
+    assert OpenTransaction.of(connection).has_begun()
 
 
 @pytest.mark.parametrize("sql", CHANGES)
@@ -112,7 +122,7 @@ def test_the_end_of_a_transaction_forgets_its_statements(connection: Any) -> Non
         else:
             connection.commit()
         assert (any_begun(), any_changed()) == (False, False)
-        assert (transaction.has_begun, transaction.has_new_changes) == (False, False)
+        assert (transaction.has_begun(), transaction.has_new_changes) == (False, False)
         assert transaction.sees_commits is None
 
 
@@ -126,7 +136,7 @@ def test_statements_in_autocommit_are_not_remembered(connection: Any) -> None:
 def test_the_earlier_statements_of_a_transaction_are_unknown(connection: Any) -> None:
     """A connection that is seen first in the middle of a transaction may have changed anything."""
     transaction = OpenTransaction.of(FakeConnection())  # type: ignore[arg-type]  # a stand-in
-    assert transaction.has_begun
+    assert transaction.has_begun()
     assert transaction.has_new_changes
 
 
@@ -198,3 +208,33 @@ class FakeConnections:
     def all(self, *, initialized_only: bool) -> list[Any]:
         assert initialized_only
         return self._connections
+
+
+def test_the_driver_is_asked_for_transactions_that_django_does_not_manage(connection: Any) -> None:
+    """Their statements are remembered until a statement after which the driver has no transaction."""
+    connection.in_atomic_block, connection.autocommit = False, True
+    assert not any_open()
+    connection.connection.in_transaction = True
+    assert (any_open(), is_in_transaction(connection), is_unmanaged(connection)) == (True, True, True)
+    connection.run("DELETE FROM t")
+    assert any_changed()
+    connection.run("COMMIT", ends=True)
+    assert (any_open(), any_begun(), any_changed()) == (False, False, False)
+
+
+def test_a_transaction_of_django_is_managed(connection: Any) -> None:
+    """The driver has it open, too."""
+    connection.connection.in_transaction = True
+    assert (is_in_transaction(connection), is_unmanaged(connection)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(0, (False, False)), (1, (True, True)), (2, (True, False)), (3, (True, True))]
+)
+def test_the_states_of_a_postgres_connection(
+    connection: Any, status: int, expected: tuple[bool, bool]
+) -> None:
+    """Idle, a statement runs, a transaction is open, it has failed."""
+    connection.vendor = "postgresql"
+    connection.connection = SimpleNamespace(info=SimpleNamespace(transaction_status=status))
+    assert (OpenTransaction.of(connection).has_begun(), is_aborted(connection)) == expected

@@ -16,7 +16,6 @@ from tests.zoo.models import FAMILIES, Arrival, Bill, Moment
 
 __all__ = [
     "KINDS",
-    "UNSEEN_WITHOUT_TRIGGERS",
     "can_bulk",
     "fits",
     "has_foreign_key",
@@ -36,10 +35,6 @@ Kind = Callable[[Target], object]
 #: Every kind of step, by name.
 KINDS: dict[str, Kind] = {}
 _FITS: dict[str, Callable[[Target], object]] = {}
-#: Kinds that only triggers notice, and after which the relay runs.
-UNSEEN_WITHOUT_TRIGGERS = frozenset(
-    {"raw update", "raw insert", "raw delete", "raw truncate", "raw update by unreadable values"}
-)
 
 
 def kind(name: str, fits: Callable[[Target], object] = lambda _: True) -> Callable[[Kind], Kind]:

@@ -26,8 +26,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import DatabaseError, connections, router, transaction
 
 import tests.differential.writes  # noqa: F401  # it registers all kinds
-from cachebackend import invalidation
-from tests.differential.kinds import KINDS, UNSEEN_WITHOUT_TRIGGERS
+from tests.differential.kinds import KINDS
 from tests.differential.off import is_off
 from tests.differential.reads import cache_aside, differences, forget_cache_aside, is_cached, slow_reads
 from tests.differential.targets import Step, Target, World
@@ -143,7 +142,6 @@ class Machine:
         self._open = self._waiting = 0
         #: Whether the snapshot of an open transaction is older than another thread's commit.
         self._is_snapshot_old = False
-        self._ran_sql = False
         self._home = threading.current_thread()
 
     def run(self, script: Script) -> list[str]:
@@ -162,7 +160,6 @@ class Machine:
             if isinstance(item, Block):
                 self._run_block(item)
             else:
-                self._ran_sql |= item.kind in UNSEEN_WITHOUT_TRIGGERS
                 KINDS[item.kind](Target(item, self._world))
         except EXPECTED:
             if connections[self._using].in_atomic_block:
@@ -261,12 +258,8 @@ class Machine:
         in_transaction = connection.in_atomic_block
         if not in_transaction:
             forget_cache_aside(self.family)
-        if self._ran_sql and not in_transaction:
-            self._threads.observer.run(invalidation.relay)
-            self._ran_sql = self._open > 0
-        knows_rows = not (in_transaction and self._ran_sql and is_off("own reads after SQL"))
         is_current = not (self._has_snapshot() and self._is_snapshot_old)
-        if not connection.needs_rollback and is_current and knows_rows:
+        if not connection.needs_rollback and is_current:
             own = self._read(checks_aside=not in_transaction)
             self.found += [f"{when}: {line}" for line in own]
         if self._open:

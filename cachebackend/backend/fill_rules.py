@@ -33,6 +33,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from cachebackend.backend.keys import ANY_KEY
 from cachebackend.backend.open_transactions import (
     OpenTransaction,
     any_begun,
@@ -97,7 +98,7 @@ def changed_keys(keys: Iterable[K], using: str) -> set[K]:
     if not any_changed() or not is_in_transaction(connection):
         return set()
     pending = _pending_keys(connection, False).values()
-    return {key for key in keys if any(key in group for group in pending)}
+    return {key for key in keys if any(key in group or ANY_KEY in group for group in pending)}
 
 
 def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
@@ -111,7 +112,7 @@ def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
         return Changes.NOTHING
     transactions = connections_in_transactions()
     pending = [group for each in transactions for group in _pending_keys(each, asks).values()]
-    if any(key in group for group in pending for key in keys):
+    if any(key in group or ANY_KEY in group for group in pending for key in keys):
         return Changes.THESE_KEYS
     return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
 

@@ -20,7 +20,17 @@ from django.core.cache.backends.base import (
 from cachebackend.backend.tag_names import Tag, tag_name
 from cachebackend.errors import RingCacheError
 
-__all__ = ["ENCODING", "LONGEST_KEY", "KeyCache", "Timeout", "is_safe", "is_tag_key"]
+__all__ = [
+    "ANY_KEY",
+    "ENCODING",
+    "LONGEST_KEY",
+    "KeyCache",
+    "Timeout",
+    "is_safe",
+    "is_tag_key",
+    "pattern_key",
+    "pattern_of_key",
+]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
 LONGEST_KEY = 250
@@ -35,6 +45,10 @@ _GLOB = re.compile(rb"([*?\[\]\\^-])")
 ENCODING = ("utf-8", "surrogatepass")
 #: The end of the key that holds a tag's token. No user's key ends in it: UTF-8 has no such byte.
 _TAG_END = b"\xff"
+#: The end of what a set of keys to delete has for all keys of a pattern. No key has this byte either.
+_PATTERN_END = b"\xfe"
+#: What a set of keys to delete has beside patterns: any other key may be one of theirs.
+ANY_KEY = _PATTERN_END
 
 Timeout: TypeAlias = float | object | None
 
@@ -47,6 +61,22 @@ def is_safe(text: str) -> bool:
 def is_tag_key(key: bytes) -> bool:
     """Return whether a key, as the nodes store it, holds the token of a tag."""
     return key.endswith(_TAG_END)
+
+
+def pattern_key(pattern: bytes, *, is_tag: bool) -> bytes:
+    """Return what a set of keys to delete has for all keys that match a Redis pattern.
+
+    Args:
+        pattern: The pattern.
+        is_tag: Whether the keys hold tokens of tags. They are deleted after the values.
+    """
+    return pattern + _PATTERN_END + (_TAG_END if is_tag else b"")
+
+
+def pattern_of_key(key: bytes) -> bytes | None:
+    """Return the pattern of a ``pattern_key``; None for a key."""
+    rest = key.removesuffix(_TAG_END)
+    return rest[:-1] if rest.endswith(_PATTERN_END) else None
 
 
 class KeyCache(BaseCache):

@@ -18,7 +18,7 @@ from typing import Any
 
 from django.db import models
 
-__all__ = ["conflicting_rows", "keeps_unique_columns"]
+__all__ = ["conflicting_rows"]
 
 
 def conflicting_rows(compiler: Any) -> models.Q | None:
@@ -27,12 +27,6 @@ def conflicting_rows(compiler: Any) -> models.Q | None:
     groups = [query.unique_fields] if query.unique_fields else list(unique_groups(query.get_meta()))
     filters = [condition for fields in groups for condition in _conditions(compiler, fields)]
     return models.Q(*filters, _connector=models.Q.OR) if filters else None
-
-
-def keeps_unique_columns(model: type[models.Model], changed: Sequence[models.Field[Any, Any]]) -> bool:
-    """Return whether no unique column changes. Such a change needs a weaker lock, which foreign keys pass."""
-    unique = [field for fields in unique_groups(model._meta) for field in fields]
-    return not any(field.generated or field in changed for field in unique)
 
 
 def unique_groups(meta: Any) -> Iterator[Sequence[models.Field[Any, Any]]]:

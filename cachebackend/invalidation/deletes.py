@@ -37,10 +37,10 @@ from django.db import models
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
-from cachebackend.backend.keys import is_tag_key
+from cachebackend.backend.keys import ANY_KEY, is_tag_key, pattern_key, pattern_of_key
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
@@ -82,6 +82,26 @@ class PendingDeletes:
             add_keys(self.strict_keys, keys)
         if dependent.writes_through:
             self._refills.setdefault(id(dependent), (dependent, set()))[1].update(row["pk"] for row in rows)
+
+    def add_everything(self, dependent: Dependent) -> None:
+        """Add all keys of a dependent: which rows changed is not known.
+
+        Their nodes are searched for them after the commit, so strict keys are not in quarantine.
+        """
+        cache = _ring_cache(dependent.alias)
+        if cache is None:
+            return
+        of_all_rows = dependent.keys_of([{}], self.using)
+        add_keys(self.keys, {dependent.alias: of_all_rows})
+        if not cache.can_clear:
+            logger.error(
+                "what is cached in %r may be stale: its KEY_FUNCTION hides the keys", dependent.alias
+            )
+            return
+        patterns = [cache.pattern_of(*parts) for parts in dependent.prefixes(self.using)]
+        holds_tags = any(map(is_tag_key, of_all_rows))
+        keys = [pattern_key(pattern, is_tag=holds_tags) for pattern in patterns]
+        add_keys(self.keys, {dependent.alias: [ANY_KEY, *keys]})
 
     def add_keys(self, keys: Mapping[str, Iterable[bytes]]) -> None:
         """Add keys by cache alias."""
@@ -193,9 +213,23 @@ def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
     if cache is None:
         return []
     client = cache.client
+    patterns = {key: pattern for key in keys if (pattern := pattern_of_key(key)) is not None}
+    keys = keys - patterns.keys()
     missed = client.run(protocol.delete_many(client.context, list(keys), in_outbox=True))
     client.counters.cell.invalidations += len(keys) - len(missed)
+    for key, pattern in patterns.items():
+        if pattern and not _delete_pattern(cache, pattern):
+            missed.append(key)
     return missed
+
+
+def _delete_pattern(cache: RingCache, pattern: bytes) -> bool:
+    """Delete the keys that match a pattern on all nodes; return whether all of them confirmed it."""
+    try:
+        cache.client.run(protocol.clear(cache.client.context, pattern))
+    except RingCacheError:
+        return False
+    return True
 
 
 def clear_node(alias: str, endpoint: str) -> bool:
@@ -244,6 +278,7 @@ def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[
     full = [index for index in range(len(nodes)) if context.missed.count(index) is None]
     counted = [index for index in range(len(nodes)) if index not in full]
     single = {key for key in unconfirmed if any(context.missed.has_missed(node, key) for node in counted)}
+    single |= {key for key in unconfirmed if pattern_of_key(key) is not None}  # each node has keys of it
     cleared = {key for key in unconfirmed - single if any(context.may_hold(node, key) for node in full)}
     endpoints = [
         nodes[index].endpoint for index in full if any(context.may_hold(index, key) for key in cleared)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 import ormsgpack
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
+from cachebackend.backend.keys import pattern_of_key
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
@@ -161,7 +162,8 @@ class ClientOutbox:
                 keys = keys_of_row(row)
                 for alias in aliases & keys.keys():
                     missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))
-                    if row.node or len(missed) > limit:
+                    has_pattern = any(pattern_of_key(key) is not None for key in keys[alias])
+                    if row.node or has_pattern or len(missed) > limit:
                         return ALL_KEYS
         return MissedKeys(tuple(sorted(missed)))
 

@@ -24,7 +24,10 @@ from cachebackend.invalidation.watched import (
     watched_models,
 )
 
-__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "watched_table"]
+__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "watched_tables"]
+
+#: SQLite limits the parameters of a statement; by default to 999 before version 3.32.
+_VALUES_PER_QUERY = 900
 
 
 class WatchedTable:
@@ -54,11 +57,10 @@ class WatchedTable:
             *(f for f in self.model._meta.local_concrete_fields if f not in key and f.attname in names),
         ]
 
-    def row(self, fields: Sequence[models.Field[Any, Any]], values: Sequence[Any]) -> dict[str, Any]:
-        """Return a row, given its columns and their values; the primary key also under ``pk``."""
-        row = {field.attname: value for field, value in zip(fields, values, strict=True)}
-        key = tuple(row.get(field.attname) for field in self.model._meta.pk_fields)
-        return row | {"pk": key if len(key) > 1 else key[0]}
+    def all_dependents(self) -> list[Dependent]:
+        """Return what caches rows that have a part in this table or are at an end of its relations."""
+        at_ends = [pair for end in self.ends for pair in dependents_of(end.related_model)]
+        return [dependent for _, dependent in [*self.dependents, *at_ends]]
 
     def changed(
         self, rows: Sequence[Row], using: str, *, is_new: bool, in_migration: bool = False
@@ -73,10 +75,9 @@ class WatchedTable:
             in_migration: Whether tables may lack columns that the project's models have.
         """
         for model, dependent in self.dependents:
-            same, found = self._parts(model, dependent, rows, using, is_new=is_new)
-            if found is not None:
-                same = [*same, *(_rows_if_columns_exist(found) if in_migration else found)]
-            yield dependent, same
+            same, keys, found = self._parts(model, dependent, rows, using, is_new=is_new)
+            name = self.model._meta.pk.name
+            yield dependent, [*same, *_rows_with(found, name, keys, in_migration=in_migration)]
         for end in self.ends:
             yield from _changed_ends(end, rows, using, in_migration=in_migration)
 
@@ -88,23 +89,22 @@ class WatchedTable:
         using: str,
         *,
         is_new: bool,
-    ) -> tuple[list[Row], models.QuerySet[Any, Any] | None]:
+    ) -> tuple[list[Row], list[Any], models.QuerySet[Any, Any] | None]:
         """Return the rows of a model that rows of this table are a part of.
 
         Returns:
-            Those whose keys this table has, and a query for what only other tables have: the
-            primary key of a child with its own, or inherited lookup values.
+            Those whose keys this table has. And primary keys of rows of this table, with a query for
+            what only other tables have of them: the primary key of a child with its own, or
+            inherited lookup values.
         """
         has_same_key = all(path.join_field.primary_key for path in model._meta.get_path_to_parent(self.model))
         local = {field.attname for field in self.model._meta.local_concrete_fields}
         inherits_keys = model._meta.concrete_model is self.model and not local.issuperset(dependent.fields)
         if has_same_key and not (is_new and inherits_keys and dependent.caches_absence):
-            return list(rows), None
-        name = self.model._meta.pk.name
+            return list(rows), [], None
         every_row: models.QuerySet[Any, Any] = models.QuerySet(model, using=using)  # a manager may filter
-        matching = every_row.filter(**{f"{name}__in": [row["pk"] for row in rows]})
-        found = matching.values("pk", *set(dependent.fields) - {"pk"})
-        return list(rows) if has_same_key else [], found
+        found = every_row.values("pk", *set(dependent.fields) - {"pk"})
+        return list(rows) if has_same_key else [], [row["pk"] for row in rows], found
 
 
 def changed_rows(
@@ -121,7 +121,7 @@ def changed_rows(
     """
     concrete = model._meta.concrete_model or model
     for part in (concrete, *concrete._meta.get_parent_list()):
-        table = watched_table(part._meta.db_table)
+        table = next((each for each in watched_tables(part._meta.db_table) if each.model is part), None)
         if table is None:
             continue
         has_same_key = all(path.join_field.primary_key for path in concrete._meta.get_path_to_parent(part))
@@ -131,16 +131,25 @@ def changed_rows(
         yield from table.changed(parts, using, is_new=True, in_migration=in_migration)
 
 
-def _rows_if_columns_exist(found: models.QuerySet[Any, Any]) -> list[Any]:
-    """Return rows during a migration; none if a column of the project's model does not exist yet.
+def _rows_with(
+    found: models.QuerySet[Any, Any] | None, name: str, values: Sequence[Any], *, in_migration: bool
+) -> Iterator[Row]:
+    """Yield the rows of a query that have one of these values in a column.
 
+    In a migration there are none if a column of the project's model does not exist yet: then
     ``post_migrate`` deletes what is cached of the migrated tables.
     """
-    try:
-        with transaction.atomic(using=found.db):
-            return list(found)
-    except DatabaseError:
-        return []
+    for start in range(0, len(values) if found is not None else 0, _VALUES_PER_QUERY):
+        chunk: Any = found.filter(**{f"{name}__in": values[start : start + _VALUES_PER_QUERY]})  # type: ignore[union-attr]
+        if not in_migration:
+            yield from chunk
+            continue
+        try:
+            with transaction.atomic(using=chunk.db):
+                rows = list(chunk)
+        except DatabaseError:
+            return
+        yield from rows
 
 
 def _changed_ends(
@@ -153,8 +162,8 @@ def _changed_ends(
         changed: list[Row] = [{"pk": value, target.attname: value} for value in values]
     else:
         every_row: models.QuerySet[Any, Any] = models.QuerySet(model, using=using)
-        matching = every_row.filter(**{f"{target.attname}__in": values})
-        changed = list(matching.values("pk", target.attname))
+        found = every_row.values("pk", target.attname)
+        changed = list(_rows_with(found, target.attname, list(values), in_migration=in_migration))
     yield from changed_rows(model, changed, using, in_migration=in_migration)
 
 
@@ -169,15 +178,27 @@ def row_of(instance: models.Model) -> dict[str, Any]:
 
 # The tables, by name
 
-_tables: dict[str, WatchedTable] | None = None
+_tables: dict[str, list[WatchedTable]] | None = None
 
 
-def watched_table(name: str) -> WatchedTable | None:
-    """Return the watched table of this name; None if nothing is cached of its rows."""
+def watched_tables(name: str) -> Sequence[WatchedTable]:
+    """Return the watched table of this name, as each concrete model has it of whose rows something is cached.
+
+    Args:
+        name: The ``db_table`` of a model. It may name a schema, as in ``"public"."shop_product"``.
+    """
     global _tables  # noqa: PLW0603  # made when all models are known, and again when one is added
     if _tables is None:
         _tables = _watched_tables()
-    return _tables.get(name)
+    return _tables.get(table_name(name), ())
+
+
+def table_name(name: str) -> str:
+    """Return the name of a table without quotes, and without the schema ``public``.
+
+    It is the schema in which Postgres looks for a name that has none.
+    """
+    return name.strip('"').replace('"."', ".").removeprefix("public.")
 
 
 def forget_tables(**_: Any) -> None:
@@ -190,11 +211,11 @@ class_prepared.connect(forget_tables, dispatch_uid="ringcache:tables")
 setting_changed.connect(forget_tables, dispatch_uid="ringcache:tables")
 
 
-def _watched_tables() -> dict[str, WatchedTable]:
-    tables: dict[str, WatchedTable] = {}
+def _watched_tables() -> dict[str, list[WatchedTable]]:
+    tables: dict[type[models.Model], WatchedTable] = {}
 
     def table(model: type[models.Model]) -> WatchedTable:
-        return tables.setdefault(model._meta.db_table, WatchedTable(model))
+        return tables.setdefault(model, WatchedTable(model))
 
     for model, dependents in dependents_by_model().items():
         concrete = model._meta.concrete_model or model
@@ -204,7 +225,10 @@ def _watched_tables() -> dict[str, WatchedTable]:
         for field in through._meta.local_concrete_fields:
             if isinstance(field, models.ForeignKey) and _is_watched(field.related_model):
                 table(through).ends.append(field)
-    return tables
+    by_name: dict[str, list[WatchedTable]] = {}
+    for each in tables.values():
+        by_name.setdefault(table_name(each.model._meta.db_table), []).append(each)
+    return by_name
 
 
 def _many_to_many_models() -> set[type[models.Model]]:

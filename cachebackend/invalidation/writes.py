@@ -11,16 +11,18 @@ for 1, an expression, or values that another writer has changed.
 - ``RETURNING`` gives the new rows of an INSERT, the old ones of a DELETE, and those of an UPDATE or
   upsert: on Postgres 18 the old and the new ones, elsewhere the new ones. If the statement changes no
   column that keys are made of, they are also the old ones.
-- Otherwise the rows are locked and read first. An UPDATE or DELETE then names them by primary key, so
-  its filter is not evaluated a second time: it could match other rows. For an upsert they are the
-  rows with which the new rows conflict (``conflicts``).
+- Otherwise the rows are locked and read first (``old_rows``). For an upsert they are the rows with
+  which the new rows conflict (``conflicts``).
+- If a statement was to return rows and none arrived, everything that is cached of the table is
+  deleted. That is always right and rarely happens. To raise an error would break a write that is
+  right, and to read the rows again cannot find those that are deleted.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 from django.db import models
@@ -30,8 +32,17 @@ from django.db.models.constants import OnConflict
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
-from cachebackend.invalidation.conflicts import conflicting_rows, keeps_unique_columns
-from cachebackend.invalidation.tables import WatchedTable, forget_tables, watched_table
+from cachebackend.invalidation.columns import ReadColumns
+from cachebackend.invalidation.conflicts import conflicting_rows
+from cachebackend.invalidation.old_rows import (
+    OLD,
+    lock_for_writing,
+    matching_rows,
+    update_by_rowid,
+    update_joined,
+)
+from cachebackend.invalidation.returning import returning
+from cachebackend.invalidation.tables import WatchedTable, forget_tables, watched_tables
 from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
 from cachebackend.invalidation.watched import Dependent, is_historical, register
 
@@ -41,8 +52,8 @@ __all__ = ["install", "is_installed", "watch"]
 POSTGRES_18 = 180_000
 #: The attribute that marks a wrapped method.
 _MARK = "_ringcache_wraps"
-#: The names by which RETURNING calls the old and the new row; a table may be called "old".
-_OLD, _NEW = "ringcache_old", "ringcache_new"
+#: The name by which RETURNING calls the new row; a table may be called "new".
+_NEW = "ringcache_new"
 Fields: TypeAlias = "Sequence[models.Field[Any, Any]]"
 
 
@@ -75,11 +86,11 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
 
     @functools.wraps(method)
     def execute(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
-        table = watched_table(self.query.get_meta().db_table)
-        if table is None:
+        tables = watched_tables(self.query.get_meta().db_table)
+        if not tables:
             return method(self, *args, **kwargs)
         with each_statement_in_a_transaction(self.connection):
-            return getattr(_Write(self, table, method), write)(*args, **kwargs)
+            return getattr(_Write(self, tables, method), write)(*args, **kwargs)
 
     setattr(execute, _MARK, method)
     setattr(compiler, name, execute)
@@ -90,25 +101,25 @@ class _Write:
 
     Args:
         compiler: Django's compiler of the statement.
-        table: The table.
+        tables: The table, as each model has it whose rows are cached.
         method: The compiler's own method that executes the statement.
     """
 
-    def __init__(self, compiler: SQLCompiler, table: WatchedTable, method: Callable[..., Any]) -> None:
-        self._compiler, self._table, self._method = compiler, table, method
+    def __init__(
+        self, compiler: SQLCompiler, tables: Sequence[WatchedTable], method: Callable[..., Any]
+    ) -> None:
+        self._compiler, self._tables, self._method = compiler, tables, method
         self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
         self._connection: Any = compiler.connection
-        # The model of a migration may lack columns that the project's model has
-        model: Any = compiler.query.get_meta().concrete_model
-        columns = {field.column for field in model._meta.local_concrete_fields}
-        self._fields = [field for field in table.fields if field.column in columns]
+        self._model: Any = self._query.get_meta().concrete_model
+        self._columns = ReadColumns(self._model, tables)
+        self._fields = self._columns.fields
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""
-        statement = self._connection.ops.insert_statement(on_conflict=self._query.on_conflict)
         if self._changes_keys and self._returns_old_rows:
             columns = returning_fields or []
-            with self._returning(statement, has_old_rows=True, is_new=True, columns=columns) as rows:
+            with self._returning_old_and_new(columns) as rows:
                 self._method(self._compiler)
             return rows
         can_return = self._connection.features.can_return_rows_from_bulk_insert
@@ -120,38 +131,46 @@ class _Write:
             return returned
         if returning_fields:
             return self._run_returning(returning_fields)
-        with self._returning(statement, is_new=True):
+        with self._returning():
             return self._method(self._compiler, returning_fields)
 
     def update(self, result_type: Any) -> Any:
         """Execute an UPDATE; arguments and result as for the compiler's method."""
-        if self._can_return and (self._returns_old_rows or not self._changes_keys):
-            with self._returning("UPDATE", has_old_rows=self._returns_old_rows):
-                return self._method(self._compiler, result_type)
-        self._compiler.pre_sql_setup()  # it moves a filter on other tables into a subquery
-        keys = [row["pk"] for row in self._add_matching(self._query)]
-        count = self._run_named(keys)
         if not self._can_return:
-            self._add_matching(self._named(keys))
-        return count
+            self._compiler.pre_sql_setup()
+            return self._run_named(self._add_matching())
+        if not self._changes_keys:
+            context: Any = self._returning()
+        elif self._returns_old_rows:
+            context = self._returning_old_and_new()
+        elif self._connection.vendor == "postgresql":
+            compile_statement, old = update_joined(self._compiler, self._names, self._columns.key_width)
+            context = self._returning([*old, *self._names], compile_statement=compile_statement)
+        else:
+            compile_statement, rows = update_by_rowid(self._compiler, self._names)
+            self._add(self._converted(self._fields, rows))
+            context = self._returning(compile_statement=compile_statement)
+        with context:
+            return self._method(self._compiler, result_type)
 
     def update_returning(self, returning_fields: Fields | None) -> Any:
         """Execute the UPDATE of a ``save`` that reads columns back, as Django 6.1 does."""
         if not returning_fields or not self._connection.features.can_return_rows_from_update:
             return self._method(self._compiler, returning_fields)  # it calls ``execute_sql``
         if self._changes_keys:
+            lock_for_writing(self._compiler)
             self._compiler.pre_sql_setup()
-            self._add_matching(self._query)
+            self._add_matching()
         return self._run_returning(returning_fields)
 
     def delete(self, result_type: Any) -> Any:
         """Execute a DELETE; arguments and result as for the compiler's method."""
         if self._can_return:
-            with self._returning("DELETE FROM"):
+            with self._returning():
                 return self._method(self._compiler, result_type)
-        return self._run_named([row["pk"] for row in self._add_matching(self._query)])
+        return self._run_named(self._add_matching())
 
-    # Rows that the statement returns
+    # What the statement changes
 
     @property
     def _can_return(self) -> bool:
@@ -177,65 +196,74 @@ class _Write:
     @property
     def _changes_keys(self) -> bool:
         """Whether an UPDATE or upsert sets a column that keys are made of, or a generated one depends on."""
-        names = {field.attname for field in self._changed_fields}
-        return bool(names) and any(field.generated or field.attname in names for field in self._fields)
+        columns = {field.column for field in self._changed_fields}
+        return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether rows may be new: inserted, moved to another primary key or to another parent's row."""
+        if isinstance(self._compiler, SQLInsertCompiler):
+            return True
+        keys = {field.column for table in self._tables for field in table.model._meta.pk_fields}
+        changed: list[Any] = self._changed_fields
+        return any(
+            field.column in keys or (field.is_relation and field.remote_field.parent_link)
+            for field in changed
+        )
+
+    # Rows that the statement returns
+
+    @property
+    def _names(self) -> list[str]:
+        """The columns to read, as SQL."""
+        quote = self._connection.ops.quote_name
+        table = quote(self._query.get_meta().db_table)
+        return [f"{table}.{quote(field.column)}" for field in self._fields]
 
     def _run_returning(self, returning_fields: Fields) -> list[Sequence[Any]]:
         """Execute a statement that reads columns back, and let it read the changed rows as well."""
         rows = self._method(self._compiler, [*returning_fields, *self._fields])
         count = len(returning_fields)
-        self._add([row[count:] for row in rows], is_new=True)
+        self._add([row[count:] for row in rows if row is not None])
         return [row[:count] for row in rows]
+
+    def _returning_old_and_new(self, more: Fields = ()) -> AbstractContextManager[list[Sequence[Any]]]:
+        """Let the statement return changed rows with their old and their new values, as Postgres 18 can."""
+        quote = self._connection.ops.quote_name
+        names = [quote(field.column) for field in [*self._fields, *more]]
+        both = [f"{row}.{name}" for row in (OLD, _NEW) for name in names]
+        return self._returning(both, more, options=f"WITH (OLD AS {OLD}, NEW AS {_NEW}) ")
 
     @contextmanager
     def _returning(
-        self, statement: str, *, has_old_rows: bool = False, is_new: bool = False, columns: Fields = ()
+        self, names: Sequence[str] = (), more: Fields = (), **options: Any
     ) -> Iterator[list[Sequence[Any]]]:
-        """Let the statements that begin with these words and the table's name return the changed rows.
+        """Let the statement return the changed rows.
 
         Args:
-            statement: The words.
-            has_old_rows: Whether the rows before the change are returned too.
-            is_new: Whether a row may be new.
-            columns: More columns, for the caller.
+            names: What it returns, as SQL: the columns, also those of ``more``, once or twice.
+            more: More columns, for the caller.
+            options: Further arguments for ``returning``.
 
         Yields:
-            A list, to which the new values of ``columns`` are added at the end.
+            A list, to which the new values of ``more`` are added at the end.
         """
-        quote = self._connection.ops.quote_name
-        begin = f"{statement} {quote(self._query.get_meta().db_table)}"
-        fields = [*self._fields, *columns]
-        names = [quote(field.column) for field in fields]
-        if has_old_rows:
-            both = ", ".join(f"{row}.{name}" for row in (_OLD, _NEW) for name in names)
-            clause = f" RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) {both}"
-        else:
-            clause = f" RETURNING {', '.join(names)}"
-        returned: list[Sequence[Any]] = []
-
-        def execute(run: Callable[..., Any], query: str, params: Any, many: bool, context: Any) -> Any:
-            if not query.startswith(begin):
-                return run(query, params, many, context)
-            result = run(query + clause, params, many, context)
-            returned.extend(context["cursor"].fetchall())
-            return result
-
+        fields = [*self._fields, *more]
         found: list[Sequence[Any]] = []
-        with self._connection.execute_wrapper(execute):
+        with returning(self._compiler, names or self._names, **options) as returned:
             yield found
-        width, own = len(names), len(self._fields)
-        halves = [
-            self._converted(fields, [row[start : start + width] for row in returned])
-            for start in range(0, 2 * width if has_old_rows else width, width)
-        ]
-        for rows in halves:
+        if returned.missing:
+            self._add_everything()
+        width, own = len(fields), len(self._fields)
+        for start in range(0, len(names) or width, width):
+            rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
             # A row that an upsert has inserted has no old values, not even a primary key
-            self._add([row[:own] for row in rows if row[0] is not None], is_new=is_new)
-        found.extend(row[own:] for row in halves[-1])
+            self._add([row[:own] for row in rows if row[0] is not None])
+            found[:] = [row[own:] for row in rows]
 
     def _converted(self, fields: Fields, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return rows with the values that Django reads, from the values that the driver returned."""
-        columns: list[Any] = [field.get_col(self._table.model._meta.db_table) for field in fields]
+        columns: list[Any] = [field.get_col(self._model._meta.db_table) for field in fields]
         converters = self._compiler.get_converters(columns)
         return list(self._compiler.apply_converters(rows, converters)) if converters else rows
 
@@ -245,29 +273,34 @@ class _Write:
         """Lock the rows that an upsert updates, until the transaction ends, and add them."""
         conflicting = conflicting_rows(self._compiler)
         if conflicting is not None:
-            query = sql.Query(self._query.model)
+            query: Any = sql.Query(self._query.model)
             query.add_q(conflicting)
+            lock_for_writing(self._compiler)
             self._add_matching(query)
 
-    def _add_matching(self, query: Any) -> list[dict[str, Any]]:
-        """Lock the rows that match a query, until the transaction ends, and add them."""
-        select = query.chain(klass=sql.Query)
-        select.clear_ordering(force=True)
-        select.select_related, select.extra = False, {}
+    def _add_matching(self, query: Any = None) -> list[Any]:
+        """Lock the rows that match a query, until the transaction ends, and add them.
+
+        Args:
+            query: A query on one table; None: that of the statement.
+
+        Returns:
+            Their primary keys, as the statement's model has them.
+        """
+        query = self._query if query is None else query
         if isinstance(self._compiler, SQLDeleteCompiler) and not self._compiler.single_alias:
-            select.clear_select_clause()
-            select.add_fields(["pk"])
-            outer: Any = sql.Query(self._query.model)
-            outer.add_filter("pk__in", select)
-            select = outer
-        select.select_for_update = True
-        if self._changed_fields and self._connection.features.has_select_for_no_key_update:
-            select.select_for_no_key_update = keeps_unique_columns(self._query.model, self._changed_fields)
-        alias = select.get_initial_alias()
-        select.clear_select_clause()
-        select.set_select([field.get_col(alias) for field in self._fields])
-        rows = list(select.get_compiler(self._connection.alias).results_iter())
-        return self._add(rows)
+            inner = query.chain(klass=sql.Query)
+            inner.clear_ordering(force=True)
+            inner.clear_select_clause()
+            inner.add_fields(["pk"])
+            query = sql.Query(self._query.model)
+            query.add_filter("pk__in", inner)
+        query.get_initial_alias()
+        compiler = query.get_compiler(self._connection.alias)
+        rows = self._converted(self._fields, matching_rows(compiler, query, self._names))
+        self._add(rows)
+        width = self._columns.key_width
+        return [row[0] if width == 1 else tuple(row[:width]) for row in rows]
 
     def _named(self, keys: Sequence[Any]) -> Any:
         """Return the query, with a filter that names rows by primary key in place of its own."""
@@ -278,43 +311,46 @@ class _Write:
 
     def _run_named(self, keys: Sequence[Any]) -> int:
         """Execute the statement for the rows with these primary keys; return how many it changed."""
-        size = self._connection.ops.bulk_batch_size(["pk"], keys) or 1
-        count = 0
-        for start in range(0, len(keys), size):
-            compiler = self._named(keys[start : start + size]).get_compiler(self._connection.alias)
-            write = _Write(compiler, self._table, self._method)
-            if self._can_return:
-                with write._returning("UPDATE"):
-                    count += self._method(compiler, ROW_COUNT) or 0
-            else:
-                count += self._method(compiler, ROW_COUNT) or 0
+        compiler = self._named(keys).get_compiler(self._connection.alias)
+        count: int = self._method(compiler, ROW_COUNT) or 0
+        if isinstance(self._compiler, SQLUpdateCompiler):
+            _Write(compiler, self._tables, self._method)._add_matching()
         return count
 
     # Pending deletes
 
-    def _add(self, rows: Sequence[Sequence[Any]], *, is_new: bool = False) -> list[dict[str, Any]]:
-        """Add changed rows to the pending deletes of the transaction; return them by column."""
-        by_column = [self._table.row(self._fields, row) for row in rows if row is not None]
-        self._add_rows(by_column, is_new=is_new)
-        return by_column
-
-    def _add_rows(self, rows: list[dict[str, Any]], *, is_new: bool) -> None:
-        if rows:
-            deletes = open_deletes(self._connection)
-            in_migration = is_historical(self._query.get_meta().model)
-            changes = self._table.changed(
-                rows, self._connection.alias, is_new=is_new, in_migration=in_migration
+    def _add(self, values: Sequence[Sequence[Any]]) -> None:
+        """Add changed rows, given the values of the columns, to the pending deletes of the transaction."""
+        if not values:
+            return
+        deletes = open_deletes(self._connection)
+        in_migration = is_historical(self._query.get_meta().model)
+        for table in self._tables:
+            rows = self._columns.rows_of(table, values)
+            if rows is None:
+                self._add_everything(table)
+                continue
+            changes = table.changed(
+                rows, self._connection.alias, is_new=self._is_new, in_migration=in_migration
             )
             for dependent, changed in changes:
                 deletes.add_changed(dependent, changed)
 
+    def _add_everything(self, *tables: WatchedTable) -> None:
+        """Add everything that is cached of the table: which rows changed is not known."""
+        deletes = open_deletes(self._connection)
+        for table in tables or self._tables:
+            for dependent in table.all_dependents():
+                deletes.add_everything(dependent)
+
     def _add_instances(self, returned: list[Sequence[Any]]) -> None:
         """Add the rows of an INSERT on a database that does not return them, as the instances have them."""
-        rows: list[dict[str, Any]] = []
+        rows: list[list[Any]] = []
         for instance in self._query.objs:
-            values = [None if field.generated else getattr(instance, field.attname) for field in self._fields]
-            known = [None if hasattr(value, "resolve_expression") else value for value in values]
-            rows.append(self._table.row(self._fields, known))
-        if len(rows) == len(returned) == 1 and rows[0]["pk"] is None:
-            rows[0]["pk"] = returned[0][0]
-        self._add_rows(rows, is_new=True)
+            values = [
+                None if field.generated else getattr(instance, field.attname, None) for field in self._fields
+            ]
+            rows.append([None if hasattr(value, "resolve_expression") else value for value in values])
+        if len(rows) == len(returned) == 1 and rows[0][0] is None:
+            rows[0][0] = returned[0][0]
+        self._add(rows)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from cachebackend.invalidation import deletes, tables, transactions, writes
+from cachebackend.invalidation import deletes, old_rows, returning, tables, transactions, writes
 from cacheproject.demo.models import Article
-from tests.integration import test_strict, test_transactions, test_writes
+from tests.integration import test_strict, test_transactions, test_write_seam, test_writes
 from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
 from tests.integration.test_transactions import article  # noqa: F401  # a fixture
+from tests.integration.test_write_seam import tenants_on_sqlite  # noqa: F401  # a fixture
 from tests.mutations.test_mutants import is_caught
 
 pytestmark = [
@@ -50,7 +51,9 @@ def ignores_children(patch: Patch) -> None:
 
 def takes_the_parent_s_key_for_the_child_s(patch: Patch) -> None:
     """A child is believed to have the primary key of its parent."""
-    patch.setattr(tables.WatchedTable, "_parts", lambda _, __, ___, rows, *____, **_____: (list(rows), None))
+    patch.setattr(
+        tables.WatchedTable, "_parts", lambda _, __, ___, rows, *____, **_____: (list(rows), [], None)
+    )
 
 
 def ignores_the_ends(patch: Patch) -> None:
@@ -106,6 +109,33 @@ def test_a_filter_that_is_evaluated_twice(monkeypatch: Patch) -> None:
     """The statement could change other rows than those that were read."""
     evaluates_the_filter_twice(monkeypatch)
     assert is_caught(test_writes.test_rows_that_are_read_first_are_named_by_key)
+
+
+def test_a_result_that_is_looked_for_in_the_first_place_only(monkeypatch: Patch) -> None:
+    """Another package has put a statement before it."""
+    monkeypatch.setattr(returning, "_find_result", lambda cursor, name: cursor.description[0][0] == name)
+    monkeypatch.setattr(writes._Write, "_add_everything", lambda *_: None)
+    test = test_write_seam.test_a_statement_whose_text_is_changed_is_seen
+    assert is_caught(test, "update of all", "pgtrigger.ignore")
+
+
+def test_unknown_rows_that_are_forgotten(monkeypatch: Patch) -> None:
+    """A statement returned nothing of what it changed."""
+    monkeypatch.setattr(writes._Write, "_add_everything", lambda *_: None)
+    test = test_write_seam.test_a_statement_that_returns_nothing_invalidates_everything
+    assert is_caught(test, "update of all")
+
+
+def test_an_update_that_never_makes_a_row_new(monkeypatch: Patch) -> None:
+    """The lookups of a child's new parent are not read."""
+    monkeypatch.setattr(writes._Write, "_is_new", False)
+    assert is_caught(test_write_seam.test_a_child_that_moves_to_another_parent_is_no_longer_absent)
+
+
+def test_old_rows_that_are_read_without_a_lock(monkeypatch: Patch, tenants_on_sqlite: None) -> None:  # noqa: F811
+    """Another writer comes in between."""
+    monkeypatch.setattr(old_rows, "lock_for_writing", lambda _: None)
+    assert is_caught(test_write_seam.test_rows_on_sqlite_are_read_under_the_lock_of_writers, True)
 
 
 def test_ends_that_are_ignored(monkeypatch: Patch) -> None:

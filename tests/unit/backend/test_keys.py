@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.cache.backends.base import CacheKeyWarning
 
-from cachebackend.backend.keys import KeyCache, is_safe, is_tag_key
+from cachebackend.backend.keys import KeyCache, is_safe, is_tag_key, pattern_key, pattern_of_key
 from cachebackend.backend.tag_names import tag_name
 from cachebackend.errors import RingCacheError
 from tests.shop.models import Tag
@@ -113,3 +113,13 @@ def test_no_key_of_a_user_is_the_key_of_a_tag(key: Any) -> None:
 def test_a_text_is_safe_if_nobody_is_warned_of_it(text: str, expected: bool) -> None:
     """No blanks, nothing that cannot be printed."""
     assert is_safe(text) is expected
+
+
+def test_a_pattern_is_kept_among_keys() -> None:
+    """It is neither a value nor a tag, and the tags of a pattern are deleted when other tags are."""
+    for is_tag in (False, True):
+        key = pattern_key(b"p:*", is_tag=is_tag)
+        assert pattern_of_key(key) == b"p:*"
+        assert is_tag_key(key) is is_tag
+    assert pattern_of_key(b"p:1") is None
+    assert pattern_of_key(b"p:1\xff") is None

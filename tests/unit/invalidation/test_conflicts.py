@@ -11,7 +11,7 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Lower
 from django.db.models.sql import InsertQuery
 
-from cachebackend.invalidation.conflicts import conflicting_rows, keeps_unique_columns
+from cachebackend.invalidation.conflicts import conflicting_rows
 from tests.zoo.models import Nickname, Seat, Stock, Sum, Token, Word
 
 
@@ -88,15 +88,3 @@ def test_partial_constraints_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Token._meta, "constraints", [partial])
     key = uuid.uuid4()
     assert conflicts(Token(pk=key, rank=1)) == [{"id__in": [key]}]
-
-
-def changed(model: Any, name: str) -> list[models.Field[Any, Any]]:
-    return [model._meta.get_field(name)]
-
-
-def test_a_change_of_a_unique_column_needs_the_stronger_lock() -> None:
-    """Also one that may change a generated unique column."""
-    assert keeps_unique_columns(Seat, changed(Seat, "id")) is False
-    assert keeps_unique_columns(Seat, changed(Seat, "rank")) is False
-    assert keeps_unique_columns(Nickname, changed(Nickname, "rank")) is True
-    assert keeps_unique_columns(Sum, changed(Sum, "made")) is False

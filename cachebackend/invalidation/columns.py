@@ -1,0 +1,81 @@
+"""The columns that a write reads of the rows that it changes.
+
+The model of a statement is not always the model whose rows are cached: a migration has its own
+models, and two models may have one table. They may differ in their primary key, and in the type of a
+column. So rows are named by the primary key of the statement's model, their values are converted by
+its fields, and keys are made of the columns that the cached model has under the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from django.core.exceptions import ValidationError
+
+from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.invalidation.watched import is_historical
+
+__all__ = ["ReadColumns"]
+
+
+# django-stubs says that a column may have no name; only a composite primary key has none
+_Field: TypeAlias = Any
+
+
+class ReadColumns:
+    """The columns that a statement on a watched table reads.
+
+    Args:
+        model: The concrete model of the statement.
+        tables: The watched table, as each cached model has it.
+
+    Attributes:
+        fields: A field for each column: the primary key of the statement's model first.
+        key_width: How many columns this primary key has.
+    """
+
+    def __init__(self, model: Any, tables: Sequence[WatchedTable]) -> None:
+        own = {field.column: field for field in model._meta.local_concrete_fields}
+        by_column: dict[str, Any] = {field.column: field for field in model._meta.pk_fields}
+        self.key_width = len(by_column)
+        for table in tables:
+            field: _Field
+            for field in table.fields:
+                if field.column in own or not is_historical(model):  # a migration may not have the column yet
+                    by_column.setdefault(field.column, own.get(field.column, field))
+        self.fields = list(by_column.values())
+        self._positions = {column: position for position, column in enumerate(by_column)}
+
+    def rows_of(self, table: WatchedTable, values: Sequence[Sequence[Any]]) -> list[dict[str, Any]] | None:
+        """Return rows as a cached model has them, by attribute name; the primary key also under ``pk``.
+
+        Args:
+            table: The table of that model.
+            values: The values of ``fields`` of each row.
+
+        Returns:
+            None if the rows cannot be named by that model's primary key.
+        """
+        fields: Sequence[_Field] = table.fields
+        known = [field for field in fields if field.column in self._positions]
+        pk_fields = table.model._meta.pk_fields
+        if not all(field in known for field in pk_fields):
+            return None
+        readers = [(field.attname, self._positions[field.column], self._conversion(field)) for field in known]
+        try:
+            rows = [
+                {name: convert(row[at]) if convert else row[at] for name, at, convert in readers}
+                for row in values
+            ]
+        except (TypeError, ValueError, ValidationError):
+            return None
+        names = [field.attname for field in pk_fields]
+        for row in rows:
+            row["pk"] = row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
+        return rows
+
+    def _conversion(self, field: _Field) -> Any:
+        """Return what converts a column to the type of the cached model; None if it has this type."""
+        read_by = self.fields[self._positions[field.column]]
+        return None if type(read_by) is type(field) else field.to_python

@@ -1,0 +1,92 @@
+"""The rows that a statement returns through a clause that is added where Django compiles it.
+
+Wrappers of other packages may change the text of a statement before it is executed: they add
+comments, settings of the session, or further statements. So a statement is never recognised by
+its text. The first column of the clause has a name of its own, and a result that has a column of
+this name holds the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+__all__ = ["Compile", "Returned", "returning"]
+
+#: Makes a statement, given the compiler's own method that does: the text and its parameters.
+Compile: TypeAlias = Callable[[Callable[[], Any]], Any]
+
+
+@dataclass
+class Returned:
+    """The rows that the statements of one compiler have returned.
+
+    Attributes:
+        rows: The rows, with the values that the driver returns.
+        missing: How many statements were compiled whose rows have not arrived. If there are any
+            after the execution, the changed rows are unknown.
+    """
+
+    rows: list[Sequence[Any]] = field(default_factory=list)
+    missing: int = 0
+
+
+@contextmanager
+def returning(
+    compiler: Any, columns: Sequence[str], *, options: str = "", compile_statement: Compile | None = None
+) -> Iterator[Returned]:
+    """Let the statements that a compiler executes inside a block return rows.
+
+    Args:
+        compiler: Django's compiler of an INSERT, UPDATE or DELETE.
+        columns: What is returned: names of columns as SQL.
+        options: What the clause has before the columns.
+        compile_statement: Makes the statement in place of the compiler's own method.
+    """
+    connection, own = compiler.connection, compiler.as_sql
+    # Another write may run inside this one, on its way to the database: it has a wrapper more
+    marker = f"ringcache_{len(connection.execute_wrappers)}"
+    first, *more = columns
+    clause = f" RETURNING {options}" + ", ".join([f"{first} AS {connection.ops.quote_name(marker)}", *more])
+    returned = Returned()
+
+    def add_clause(sql: str, params: Any) -> tuple[str, Any]:
+        if not sql:  # an UPDATE that sets no column of this table
+            return sql, params
+        returned.missing += 1
+        return sql + clause, params
+
+    def as_sql(*args: Any, **kwargs: Any) -> Any:
+        def own_sql() -> Any:
+            return own(*args, **kwargs)
+
+        compiled = own_sql() if compile_statement is None else compile_statement(own_sql)
+        if isinstance(compiled, list):  # an INSERT may be several statements
+            return [add_clause(*each) for each in compiled]
+        return add_clause(*compiled)
+
+    def capture(run: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        result = run(sql, params, many, context)
+        if returned.missing and _find_result(context["cursor"], marker):
+            returned.rows += context["cursor"].fetchall()
+            returned.missing -= 1
+        return result
+
+    compiler.as_sql = as_sql
+    try:
+        with connection.execute_wrapper(capture):
+            yield returned
+    finally:
+        del compiler.as_sql
+
+
+def _find_result(cursor: Any, marker: str) -> bool:
+    """Move to the result whose first column is the marker; return whether there is one."""
+    while True:
+        if cursor.description and cursor.description[0][0] == marker:
+            return True
+        # A driver without this method executes one statement at a time
+        if not getattr(cursor, "nextset", bool)():
+            return False

@@ -8,7 +8,7 @@ Three threads take part, each with its own connections, and one of them runs at 
 
 After a step the thread that ran it reads everything, and inside a transaction so does the
 observer. A block ``slow reader`` starts a read that waits between its query and its fill while the
-steps of the block run.
+steps of the block run. A block ``with comments`` changes the text of every statement.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ BLOCKS = (
     "on_commit",
     "other thread",
     "slow reader",
+    "with comments",
 )
 #: How a transaction ends.
 ENDINGS = ("commit", "error", "set_rollback")
@@ -182,6 +183,9 @@ class Machine:
                 self._run_in_other_thread(block.steps)
             case "slow reader":
                 self._beside_slow_reader(block)
+            case "with comments":
+                with connections[self._using].execute_wrapper(_add_comment):
+                    self._run_all(block.steps)
             case "on_commit":
                 transaction.on_commit(lambda: self._run_all(block.steps), using=self._using)
             case _:
@@ -287,6 +291,11 @@ class Machine:
         finally:
             cache.close()
         return lines + aside if checks_aside else lines
+
+
+def _add_comment(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+    """Change the text of every statement, as packages for logging and tracing do."""
+    return execute(f"/* a step */ {sql}", *rest)
 
 
 class Gate:

@@ -90,7 +90,7 @@ def _smaller_item(item: Item) -> Iterator[tuple[Item, ...]]:
         for steps in _smaller(item.steps):
             if steps:
                 yield (replace(item, steps=steps),)
-        if item.kind not in {"atomic", "other thread", "slow reader", "on_commit"}:
+        if item.kind not in {"atomic", "other thread", "slow reader", "on_commit", "with comments"}:
             yield (replace(item, kind="atomic"),)
     else:
         for name in ("row", "other", "value"):

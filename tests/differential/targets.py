@@ -7,9 +7,11 @@ runs after a shrinker has removed steps from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from django.apps import apps
+from django.apps.registry import Apps
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, router
 from django.db.migrations.state import ModelState, ProjectState
@@ -191,6 +193,17 @@ class Target:
     def historical(self) -> Any:
         """Return the queryset of the model as a migration sees it."""
         return _historical().get_model("zoo", self.step.model)._default_manager.using(self.using)
+
+    def other_model(self) -> Any:
+        """Return the queryset of another model of the table, whose primary key is the unique text."""
+        return _other_model(self.model._meta.db_table, str(self.text))._default_manager.using(self.using)
+
+
+@cache
+def _other_model(table: str, text: str) -> Any:
+    meta = type("Meta", (), {"apps": Apps(), "app_label": "other", "db_table": table, "managed": False})
+    column = models.CharField(max_length=40, primary_key=True)
+    return type("Other", (models.Model,), {"__module__": __name__, "Meta": meta, text: column})
 
 
 _HISTORICAL: list[Any] = []

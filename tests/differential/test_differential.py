@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import models, router
 
-from cachebackend.invalidation import watch, watched
+from cachebackend.invalidation import watch, watched, writes
 from cachebackend.invalidation.tags import ModelTags
 from cachebackend.testing import empty_ring
 from cacheproject.services import Services
@@ -83,6 +83,23 @@ def _make_tag(model: type[models.Model]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_ring_says_what_the_database_says(family: str, run: Runner) -> None:
     """However rows are written, committed or rolled back, and by which thread they are read."""
+    run_scripts(family, run)
+
+
+@pytest.mark.parametrize("way", ["before Postgres 18", "no RETURNING"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_says_so_on_databases_that_return_less(
+    family: str, way: str, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There rows are locked and read before they are written."""
+    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    if way == "no RETURNING":
+        monkeypatch.setattr(writes._Write, "_can_return", False)
+    run_scripts(family, run)
+
+
+def run_scripts(family: str, run: Runner) -> None:
+    """Run the random scripts of a family; fail with the shortest script that shows what is wrong."""
     counted, findings = 0, []
     for number in numbers(family):
         script = random_script(family, random.Random(f"{SEED}-{family}-{number}"))

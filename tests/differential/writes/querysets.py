@@ -154,6 +154,17 @@ def _(target: Target) -> None:
     target.model._base_manager.using(target.using).filter(pk=target.chosen_pk()).delete()
 
 
+def has_own_text(target: Target) -> bool:
+    return target.text is not None and not is_child(target) and not target.model._meta.proxy
+
+
+@kind("update another model of the table", has_own_text)
+def _(target: Target) -> None:
+    text = str(target.text)
+    value = getattr(target.get(), text)
+    target.other_model().filter(pk=value).update(**{text: Concat(F(text), Value("+"))})
+
+
 @kind("update a historical model")
 def _(target: Target) -> None:
     target.historical().filter(pk=target.chosen_pk()).update(**target.changes)

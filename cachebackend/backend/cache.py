@@ -30,11 +30,11 @@ class RingCache(SingleKeyMethods, ManyKeyMethods, LoaderMethods, ExtraMethods):
                 matches the keys of this alias only.
         """
         pattern = self.pattern
-        self._leases.clear()
+        self._end_leases_under(b"")
         self.client.run(protocol.clear(self.client.context, pattern))
 
     async def aclear(self) -> None:
         """Delete every key of this alias' prefix, as ``clear``."""
         pattern = self.pattern
-        self._leases.clear()
+        self._end_leases_under(b"")
         await self.client.arun(protocol.clear(self.client.context, pattern))

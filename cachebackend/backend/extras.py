@@ -154,12 +154,12 @@ class ExtraMethods(LeasingCache):
 
     def clear_all(self) -> None:
         """Delete every key in the nodes' databases; ``clear`` deletes the keys of this alias only."""
-        self._leases.clear()
+        self._end_leases_under(b"")
         self.client.run(protocol.flush(self.client.context))
 
     async def aclear_all(self) -> None:
         """Flush the nodes' databases, as ``clear_all``."""
-        self._leases.clear()
+        self._end_leases_under(b"")
         await self.client.arun(protocol.flush(self.client.context))
 
     def _prefix_and_pattern(self, pattern: str, version: int | None) -> tuple[bytes, bytes]:

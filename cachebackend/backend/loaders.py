@@ -48,13 +48,12 @@ class LoaderMethods(LeasingCache):
                 into a record: more than a thousand tags of 40 characters.
         """
         encoded, fill_options = self.key_bytes(key, version), self.fill_options(timeout, stale_for, tags)
-        if self._leases:
-            self.client.run(self._release([encoded]))
+        required = self.client.run(self._release([encoded])) if self._leases else ()
         try:
             return guarded_loads.get_or_load(self.client, encoded, _loader(default), fill_options)
         finally:
-            if self._leases:  # the loader may have read the key
-                self._end_leases([encoded])
+            if self._leases:
+                self._end_leases_of_loader([encoded], required)
 
     async def aget_or_set(
         self,
@@ -68,12 +67,11 @@ class LoaderMethods(LeasingCache):
     ) -> Any:
         """Return the value of a key, as ``get_or_set``; the callable may be a coroutine function."""
         encoded, fill_options = self.key_bytes(key, version), self.fill_options(timeout, stale_for, tags)
-        if self._leases:
-            await self.client.arun(self._release([encoded]))
+        required = await self.client.arun(self._release([encoded])) if self._leases else ()
         try:
             return await guarded_loads.aget_or_load(self.client, encoded, _loader(default), fill_options)
         finally:
-            self._end_leases([encoded])  # the loader may have read the key
+            self._end_leases_of_loader([encoded], required)
 
     def get_or_set_many(
         self,
@@ -98,12 +96,11 @@ class LoaderMethods(LeasingCache):
         """
         fill_options = self.fill_options(timeout, stale_for, tags)
         encoded = self._keys(keys, version)
-        if self._leases:
-            self.client.run(self._release(encoded.values()))
+        required = self.client.run(self._release(encoded.values())) if self._leases else ()
         try:
             return guarded_loads.get_or_load_many(self.client, encoded, loader, fill_options)
         finally:
-            self._end_leases(encoded.values())  # the loader may have read the keys
+            self._end_leases_of_loader(encoded.values(), required)
 
     async def aget_or_set_many(
         self,
@@ -118,12 +115,11 @@ class LoaderMethods(LeasingCache):
         """Return the values of many keys, as ``get_or_set_many``; the loader may be a coroutine function."""
         fill_options = self.fill_options(timeout, stale_for, tags)
         encoded = self._keys(keys, version)
-        if self._leases:
-            await self.client.arun(self._release(encoded.values()))
+        required = await self.client.arun(self._release(encoded.values())) if self._leases else ()
         try:
             return await guarded_loads.aget_or_load_many(self.client, encoded, loader, fill_options)
         finally:
-            self._end_leases(encoded.values())  # the loader may have read the keys
+            self._end_leases_of_loader(encoded.values(), required)
 
     def fill_options(
         self, timeout: Timeout = DEFAULT_TIMEOUT, stale_for: float | None = None, tags: Iterable[Tag] = ()

@@ -56,8 +56,7 @@ class ManyKeyMethods(LeasingCache):
         leased = {name: key for name, key in keys.items() if key in self._leases} if self._leases else {}
         if not leased:
             return (yield from protocol.set_many(context, keys, data, ttl_ms))
-        leases = yield from self._take_leases(leased.values())
-        failed = yield from protocol.set_many_with_lease(context, leased, data, ttl_ms, leases)
+        failed, _ = yield from self._set_many_with_lease(leased, data, ttl_ms)
         unleased = {name: key for name, key in keys.items() if name not in leased}
         if not unleased:
             return failed

@@ -108,7 +108,7 @@ class SingleKeyMethods(LeasingCache):
         if nx or xx:
             return self.client.run(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
         encoded = self.key_bytes(key, version)
-        if encoded in self._leases:
+        if self._leases and encoded in self._leases:
             return self.client.run(self._set_with_lease(encoded, value, timeout))
         return self.client.set(encoded, value, self.ttl_ms(timeout))
 
@@ -126,7 +126,7 @@ class SingleKeyMethods(LeasingCache):
         if nx or xx:
             return await self.client.arun(self._set_if(key, value, timeout, version, nx=nx, xx=xx))
         encoded = self.key_bytes(key, version)
-        if encoded in self._leases:
+        if self._leases and encoded in self._leases:
             return await self.client.arun(self._set_with_lease(encoded, value, timeout))
         return await self.client.aset(encoded, value, self.ttl_ms(timeout))
 
@@ -163,8 +163,10 @@ class SingleKeyMethods(LeasingCache):
 
     def _add(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> protocol.Operation[bool]:
         encoded = self.key_bytes(key, version)
-        self._end_leases([encoded])
-        return protocol.add(self.client.context, encoded, value, self.ttl_ms(timeout))
+        is_stored = yield from protocol.add(self.client.context, encoded, value, self.ttl_ms(timeout))
+        if is_stored:
+            self._end_leases([encoded])
+        return is_stored
 
     def touch(self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value a new timeout; return whether the key has a value."""
@@ -184,8 +186,7 @@ class SingleKeyMethods(LeasingCache):
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Delete a key; return whether its node held a record of it."""
         encoded = self.key_bytes(key, version)
-        if self._leases:
-            self._end_leases([encoded])
+        self._end_leases([encoded])
         return self.client.delete(encoded)
 
     async def adelete(self, key: Any, version: int | None = None) -> bool:
@@ -239,8 +240,10 @@ class SingleKeyMethods(LeasingCache):
 
     def _move(self, key: Any, version: int, delta: int) -> protocol.Operation[bool]:
         source, target = self.key_bytes(key, version), self.key_bytes(key, version + delta)
-        self._end_leases([source, target])
-        return protocol.move(self.client.context, source, target)
+        has_moved = yield from protocol.move(self.client.context, source, target)
+        if has_moved:
+            self._end_leases([source, target])
+        return has_moved
 
 
 def _sum_or_raise(key: Any, total: int | None) -> int:

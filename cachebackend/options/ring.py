@@ -87,8 +87,8 @@ class RingOptions:
         fill: How a lease is filled. ``"native"``: by ``SET … IFEQ``; ``"script"``: by a Lua script;
             ``"auto"``: native if the server has it.
         lease_on_get: Whether a ``get`` that misses takes the lease, and the ``set`` of the same key
-            in the same request fills by it. Code that calls get, loads, and calls set is then safe
-            from stale sets.
+            in the same request fills by it, until a write of the request is stored. Code that calls
+            get, loads, and calls set is then safe from stale sets.
         stale_for: The time for which a loaded value may be served after its timeout, while one
             caller loads it again; 0: none. A call or a manager may set its own.
         jitter: The largest share, 0 to below 1, by which a loaded value's timeout is shortened at

@@ -16,7 +16,6 @@ from cachebackend.protocol.cache.lease_on_get import (
     get_many_and_lease,
     release,
     set_many_with_lease,
-    set_with_lease,
 )
 from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.cache.move import move
@@ -104,7 +103,6 @@ __all__ = [
     "set_many",
     "set_many_with_lease",
     "set_partition_counts",
-    "set_with_lease",
     "sync",
     "sync_fault",
     "touch",

@@ -560,7 +560,7 @@ def lease_all_keys(author: Author) -> None:
     ]
     keys = [*map(cache.key_bytes, plain_keys), ring("leasing").key_bytes("name")]
     names = dict(zip(keys, keys, strict=True))
-    leasing = cachebackend.protocol.get_many_and_lease(cache.client.context, names, held={})
+    leasing = cachebackend.protocol.get_many_and_lease(cache.client.context, names)
     elsewhere(lambda: cache.client.run(leasing))
 
 
@@ -633,7 +633,7 @@ def lost_name(author: Author) -> str:
 def test_a_value_of_a_transaction_that_was_rolled_back_is_not_set(
     author: Author, undo: Callable[..., str], is_inside: bool
 ) -> None:
-    """Although no transaction is open any more when ``set`` presents the lease; the next lease is good."""
+    """Although no transaction is open any more when ``set`` presents the lease; the next request fills."""
     cache = ring("leasing")
 
     def load() -> str:
@@ -648,6 +648,7 @@ def test_a_value_of_a_transaction_that_was_rolled_back_is_not_set(
     lost = undo(load)
     assert cache.set("name", lost) is False
     assert cache.set_many({"other": lost}) == []
+    cache.close()
     assert cache.get_many(["name", "other"]) == {}
     assert cache.set("name", "First") is True
     assert cache.set_many({"other": "First"}) == []

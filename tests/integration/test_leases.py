@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.conf import settings
 
 from cachebackend import RingCache, protocol
@@ -187,9 +187,93 @@ class TestLeaseOnGet:
         call(writer, "delete", "k")
         call(reader, "set", "k", "old", 60)
         assert call(reader, "get", "k") is None
+        reader.close()
+        assert call(reader, "get", "k") is None
         call(reader, "set", "k", "new", 60)
         assert call(writer, "get", "k") == "new"
         assert reader.client.counters.total().stale_sets_refused == 1
+
+    @pytest.mark.parametrize("is_filled", [True, False], ids=["another fills", "nobody fills"])
+    @pytest.mark.parametrize(
+        "touches",
+        [
+            [("get", "k")], [("get_many", ["k"])], [("get", "k"), ("set", "k", "mine")],
+            [("get_many", ["k"]), ("set_many", {"k": "mine"})], [("get_or_set", "k", "mine")],
+            [("get_or_set_many", ["k"], lambda _: {})], [("set", "k", "old")], [("set_many", {"k": "old"})],
+            [("set", "k", "old"), ("get", "k")],
+        ],
+        ids=lambda touches: " ".join(name for name, *_ in touches),
+    )  # fmt: skip
+    def test_the_first_miss_counts_until_a_write_is_stored(
+        self,
+        caches: tuple[RingCache, RingCache],
+        call: Any,
+        touches: list[tuple[Any, ...]],
+        is_filled: bool,
+    ) -> None:
+        """The key is used again between the load and the set: the value is as old as it was."""
+        caller, other = caches
+        assert call(caller, "get", "k") is None
+        call(other, "delete", "k")
+        if is_filled:
+            call(other, "set", "k", "new")
+        for name, *arguments in touches:
+            call(caller, name, *arguments)
+        assert call(caller, "set", "k", "old") is False
+        assert call(other, "get", "k") != "old"
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "options"),
+        [("add", ["k", "old"], {}), ("set", ["k", "old"], {"nx": True})],
+        ids=["add", "set nx"],
+    )
+    def test_a_write_that_stores_nothing_ends_no_lease(
+        self,
+        caches: tuple[RingCache, RingCache],
+        call: Any,
+        name: str,
+        arguments: list[Any],
+        options: dict[str, Any],
+    ) -> None:
+        """Another process has filled the key."""
+        caller, other = caches
+        assert call(caller, "get", "k") is None
+        call(other, "set", "k", "new")
+        assert call(caller, name, *arguments, **options) is False
+        assert call(caller, "set", "k", "old") is False
+        with pytest.raises(ValueError, match="'absent' not found"):
+            call(caller, "incr_version", "absent")
+        assert call(caller, "get", "absent") is None
+        with pytest.raises(ValueError, match="'absent' not found"):
+            call(caller, "incr_version", "absent")
+        call(other, "delete", "absent")
+        assert call(caller, "set", "absent", "old") is False
+
+    def test_a_second_get_takes_no_other_lease(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """It could not be used, and other processes would wait for it; the first one is still good."""
+        caller, other = caches
+        call(caller, "get_many", ["k", "l"])
+        call(other, "delete", "l")
+        assert call(caller, "get_many", ["k", "l"]) == {}
+        assert call(caller, "get", "l") is None
+        assert call(other, "get_or_set", "l", "new") == "new"
+        assert caller.client.counters.total().lease_waits == 0
+        assert call(caller, "set", "k", "v") is True
+        assert call(caller, "set", "k", "w") is True
+
+    def test_a_process_without_requests_forgets_old_misses(
+        self, caches: tuple[RingCache, RingCache], call: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A set of an old value is refused once; a get takes a new lease."""
+        caller, other = caches
+        call(caller, "get_many", ["k", "l"])
+        call(other, "delete_many", ["k", "l"])
+        later = caller.client.context.clock.monotonic() + 61
+        monkeypatch.setattr(type(caller.client.context.clock), "monotonic", lambda _: later)
+        assert call(caller, "set", "k", "old") is False
+        assert call(caller, "set", "k", "new") is True
+        assert call(caller, "get", "l") is None
+        assert call(caller, "set", "l", "new") is True
 
     def test_a_reader_without_the_lease_sets_nothing(
         self, caches: tuple[RingCache, RingCache], call: Any
@@ -318,7 +402,7 @@ class TestLeaseOnGet:
             key = caller.key_bytes(f"k{len(tags)}")
 
             def get(key: bytes = key, tags: tuple[str, ...] = tags) -> protocol.Operation[Any]:
-                operation = protocol.get_and_lease(caller.client.context, key, "missing", {})
+                operation = protocol.get_and_lease(caller.client.context, key, "missing")
                 effect = operation.send((yield next(operation)))
                 other.get_or_set(f"k{len(tags)}", "value", tags=tags)
                 try:
@@ -329,31 +413,19 @@ class TestLeaseOnGet:
 
             assert caller.client.run(get()) == ("value", protocol.NOT_LEASED)
 
-    def test_an_expired_lease_is_refused_once(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
-        """The key may have been deleted since; the next get acquires a lease again."""
+    def test_an_expired_lease_is_refused(self, caches: tuple[RingCache, RingCache], call: Any) -> None:
+        """The key may have been deleted since; the next request acquires a lease again."""
         caller, _ = caches
         call(caller, "get_many", ["k", "l"])
         for key in ("k", "l"):
             node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes(key))]
             node.call((b"DEL", caller.key_bytes(key)))
         assert call(caller, "set", "k", "old") is False
-        assert call(caller, "get", "k") is None
-        assert call(caller, "set", "k", "new") is True
         assert caller.client.counters.total().stale_sets_refused == 1
-        assert call(caller, "get", "l") is None
+        caller.close()
+        assert call(caller, "get_many", ["k", "l"]) == {}
+        assert call(caller, "set", "k", "new") is True
         assert call(caller, "set", "l", "new") is True
-
-    def test_a_lease_that_another_request_holds_by_now_is_not_remembered(
-        self, caches: tuple[RingCache, RingCache], call: Any
-    ) -> None:
-        """Ours has expired; a second get of ours finds the other one's."""
-        caller, other = caches
-        call(caller, "get", "k")
-        node = caller.client.nodes[caller.client.ring.owner(caller.key_bytes("k"))]
-        node.call((b"DEL", caller.key_bytes("k")))
-        call(other, "get", "k")
-        call(caller, "get", "k")
-        assert caller._held([caller.key_bytes("k")]) == {caller.key_bytes("k"): None}
 
     def test_get_or_set_after_get_releases_the_lease(
         self, caches: tuple[RingCache, RingCache], call: Any
@@ -366,7 +438,7 @@ class TestLeaseOnGet:
         assert loaded == {"k": "loaded", "l": "too"}
         assert call(other, "get_many", ["k", "l"]) == loaded
         assert caller.client.counters.total().lease_waits == 0
-        assert caller._leases == {}
+        assert call(caller, "set", "k", "loaded before") is False
 
     def test_a_loader_that_gets_its_own_key_leaves_no_lease(
         self, caches: tuple[RingCache, RingCache]
@@ -428,6 +500,74 @@ class TestLeaseOnGet:
         call(first, "get_many", ["a", "b"])
         assert call(first, "set_many", {"a": 1, "b": 2}, 0) == []
         assert call(second, "get_many", ["a", "b"]) == {}
+
+    def test_a_task_keeps_its_own_lease(self, caches: tuple[RingCache, RingCache]) -> None:
+        """Another task misses the key, or deletes it, or its request ends; the cache object is the same."""
+        cache, other = caches
+
+        async def read(loaded: asyncio.Event, touched: asyncio.Event) -> bool:
+            assert await cache.aget("k") is None
+            loaded.set()
+            await touched.wait()
+            return await cache.aset("k", "old")
+
+        async def touch(way: str, loaded: asyncio.Event, touched: asyncio.Event) -> None:
+            await loaded.wait()
+            await other.adelete("k")
+            if way == "delete":
+                await cache.adelete("k")
+            else:
+                assert await cache.aget("k") is None
+            if way == "end":
+                await sync_to_async(cache.close)()
+            touched.set()
+
+        async def both(way: str) -> None:
+            events = asyncio.Event(), asyncio.Event()
+            is_stored, _ = await asyncio.gather(read(*events), touch(way, *events))
+            assert not is_stored
+
+        assert cache.get("before") is None
+        for way in ("get", "delete", "end"):
+            async_to_sync(both)(way)
+            assert other.get("k") is None
+
+    def test_threads_of_a_request_share_its_leases(self, caches: tuple[RingCache, RingCache]) -> None:
+        """``sync_to_async`` and ``async_to_sync`` carry them there and back."""
+        cache, other = caches
+
+        async def request() -> None:
+            for thread_sensitive in (True, False):
+                assert await sync_to_async(cache.get, thread_sensitive=thread_sensitive)("k") is None
+                other.delete("k")
+                assert await cache.aset("k", "old") is False
+                cache.close()
+            assert await cache.aget("k") is None
+            other.delete("k")
+            assert await sync_to_async(cache.set)("k", "old") is False
+
+        async_to_sync(request)()
+        assert cache.set("k", "old") is False
+        assert other.get("k") is None
+
+    def test_a_task_that_has_ended_leaves_its_leases_to_its_request(
+        self, caches: tuple[RingCache, RingCache]
+    ) -> None:
+        """Under Django's ASGI handler: the request sets, or it ends and releases them."""
+        cache, other = caches
+
+        async def request() -> None:
+            async with ThreadSensitiveContext():
+                await asyncio.gather(*map(cache.aget, ("k", "l", "m")))
+                await other.adelete("k")
+                assert await cache.aset("k", "old") is False
+                assert await cache.aset("l", "new") is True
+                await sync_to_async(cache.close)()
+
+        async_to_sync(request)()
+        assert other.get_many(["k", "l"]) == {"l": "new"}
+        assert other.get_or_set("m", "loaded") == "loaded"
+        assert other.client.counters.total().lease_waits == 0
 
     def test_the_end_of_a_request_releases_its_leases(
         self, caches: tuple[RingCache, RingCache], call: Any

@@ -9,6 +9,7 @@ import pytest
 from cachebackend.codec import Codec, tag_record
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
+from tests.interleavings.aside import AsideReader, AsideReaderThatGetsAgain, AsideReaderThatSetsTwice
 from tests.interleavings.callers import OTHER, Expirer, Incrementer, Mover
 from tests.interleavings.pages import (
     CrashingPageWriter,
@@ -124,6 +125,15 @@ SCENARIOS = {
     ),
     "a ring that changes: a node that fails": Scenario(
         (Reader, Writer), OLD, FAILS, deploys=("leaving", "joining"), relay="leaving"
+    ),
+    "lease_on_get: a reader, a reader that loads under a lease, a writer": Scenario(
+        (AsideReader, Reader, Writer), accidents=LAPSE
+    ),
+    "lease_on_get: two readers that get again, a writer": Scenario(
+        (AsideReaderThatGetsAgain, AsideReaderThatGetsAgain, Writer)
+    ),
+    "lease_on_get: a reader that sets twice, a reader, a writer": Scenario(
+        (AsideReaderThatSetsTwice, AsideReader, Writer)
     ),
     "a page: a reader, a writer": PageScenario((PageReader, PageWriter), OLD),
     "a page: a reader that has a copy of the row, a writer": PageScenario(

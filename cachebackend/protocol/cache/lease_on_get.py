@@ -10,7 +10,7 @@ A lease that has expired is refused, too, although nobody may have written: a de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from cachebackend.codec import RELEASED
@@ -22,7 +22,7 @@ from cachebackend.protocol.cache.get import get, get_many
 from cachebackend.protocol.cache.lease import LeaseRequest, request_leases, sort_answers
 from cachebackend.protocol.cache.tags import read_tokens
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.deletes import delete, delete_many
+from cachebackend.protocol.ring.deletes import delete_many
 from cachebackend.protocol.ring.node_deletes import release_command
 from cachebackend.protocol.ring.write import write_by
 
@@ -33,7 +33,6 @@ __all__ = [
     "get_many_and_lease",
     "release",
     "set_many_with_lease",
-    "set_with_lease",
 ]
 
 #: The record that a reader which missed may fill over; None: another process has the lease.
@@ -44,39 +43,33 @@ K = TypeVar("K")
 NOT_LEASED: Any = object()
 
 
-def get_and_lease(
-    context: Context, key: bytes, missing: Any, held: Mapping[bytes, Lease]
-) -> Operation[tuple[Any, Any]]:
-    """Return the value of a key and NOT_LEASED; or ``missing`` and the lease, None if it cannot be acquired.
-
-    Args:
-        context: The alias.
-        key: The key.
-        missing: Returned if there is no value.
-        held: The leases that the caller holds already.
-    """
+def get_and_lease(context: Context, key: bytes, missing: Any) -> Operation[tuple[Any, Any]]:
+    """Return the value of a key and NOT_LEASED; or ``missing`` and the lease, None if it was refused."""
     value = yield from get(context, key, MISS)
     if value is not MISS:
         return value, NOT_LEASED
-    values, leases = yield from _acquire(context, [key], held)
+    values, leases = yield from _acquire(context, [key])
     return values.get(key, missing), leases.get(key, NOT_LEASED)
 
 
 def get_many_and_lease(
-    context: Context, keys: Mapping[K, bytes], held: Mapping[bytes, Lease]
+    context: Context, keys: Mapping[K, bytes], required: Collection[bytes] = ()
 ) -> Operation[tuple[dict[K, Any], dict[bytes, Lease]]]:
-    """Return the values of the keys that have one, by name, and the leases of the others, by key."""
+    """Return the values of the keys that have one, by name, and the leases of the others, by key.
+
+    No lease is acquired for the ``required`` keys, whose lease the caller must present already.
+    """
     values = yield from get_many(context, keys)
-    missed = dict.fromkeys(key for name, key in keys.items() if name not in values)
+    missed = dict.fromkeys(key for name, key in keys.items() if name not in values and key not in required)
     if not missed:
         return values, {}
-    late, leases = yield from _acquire(context, missed, held)
+    late, leases = yield from _acquire(context, missed)
     values.update({name: late[key] for name, key in keys.items() if key in late})
     return values, leases
 
 
 def _acquire(
-    context: Context, keys: Iterable[bytes], held: Mapping[bytes, Lease]
+    context: Context, keys: Iterable[bytes]
 ) -> Operation[tuple[dict[bytes, Any], dict[bytes, Lease]]]:
     """Acquire the lease of each key that holds no value, by the rules of ``lease``, but never wait.
 
@@ -109,7 +102,7 @@ def _acquire(
             if request.other_lease is None:
                 requests[key] = request
             else:
-                leases[key] = request.other_lease if request.other_lease == held.get(key) else None
+                leases[key] = None
     return values, leases
 
 
@@ -124,46 +117,34 @@ def release(context: Context, leases: Mapping[bytes, Lease]) -> Operation[None]:
             context.give_up(*each)
 
 
-def set_with_lease(
-    context: Context, key: bytes, value: Any, ttl_ms: int | None, lease: Lease
-) -> Operation[bool]:
-    """Store a value that was missed before, if the key still holds its lease; return whether it does.
-
-    A value that could be stale is dropped and counted. Without a lease another process was loading,
-    and nobody knows whether this value is older than a write since then: it is dropped, too.
-    """
-    if ttl_ms is not None and ttl_ms <= 0:
-        context.codec.encode(value)  # a value that cannot be encoded raises with any timeout
-        return (yield from delete(context, key))
-    [reply] = yield from _fill(context, {key: lease}, {key: value}, ttl_ms)
-    if isinstance(reply, RingCacheError):
-        context.reply_or(reply, None)
-        return False
-    return reply is not None
-
-
 def set_many_with_lease(
     context: Context,
     keys: Mapping[K, bytes],
     values: Mapping[K, Any],
     ttl_ms: int | None,
     leases: Mapping[bytes, Lease],
-) -> Operation[list[K]]:
+) -> Operation[tuple[list[K], set[bytes]]]:
     """Store values that were missed before, each if its key still holds its lease, in one scatter.
 
-    Returns the caller's names of the keys that no node confirmed. Values that were refused because
-    they could be stale are not among them.
+    A value that could be stale is dropped and counted. Without a lease another process was loading,
+    and nobody knows whether the value is older than a write since then: it is dropped, too.
+
+    Returns:
+        The caller's names of the keys that no node confirmed, not counting values that were dropped,
+        and the keys that were stored, or deleted if the time to live is over.
     """
     named = {key: values[name] for name, key in keys.items()}
     if ttl_ms is not None and ttl_ms <= 0:
+        for value in named.values():  # a value that cannot be encoded raises with any timeout
+            context.codec.encode(value)
         unconfirmed = set((yield from delete_many(context, list(named))))
-        return [name for name, key in keys.items() if key in unconfirmed]
+        return [name for name, key in keys.items() if key in unconfirmed], named.keys() - unconfirmed
     replies = dict(zip(named, (yield from _fill(context, leases, named, ttl_ms)), strict=True))
-    return [
-        name
-        for name, key in keys.items()
-        if isinstance(reply := replies[key], RingCacheError) and context.reply_or(reply, None) is None
-    ]
+    failed = {key: reply for key, reply in replies.items() if isinstance(reply, RingCacheError)}
+    for error in failed.values():
+        context.reply_or(error, None)
+    stored = {key for key, reply in replies.items() if reply is not None and key not in failed}
+    return [name for name, key in keys.items() if key in failed], stored
 
 
 def _fill(

@@ -11,11 +11,13 @@ from django.core.checks import Tags, register
 
 from cachebackend.checks.caching import (
     check_aliases,
+    check_columns_as_json,
     check_engines,
     check_lookup_collations,
     check_namespace,
     check_namespace_of_writers,
     check_outbox,
+    check_outbox_of_writers,
     check_peer_settings,
     check_ring_settings,
     check_strict_sentinels,
@@ -32,11 +34,13 @@ from cachebackend.checks.write_behind import (
 
 __all__ = [
     "check_aliases",
+    "check_columns_as_json",
     "check_engines",
     "check_lookup_collations",
     "check_namespace",
     "check_namespace_of_writers",
     "check_outbox",
+    "check_outbox_of_writers",
     "check_peer_settings",
     "check_ring_settings",
     "check_strict_sentinels",
@@ -65,6 +69,8 @@ def register_checks() -> None:
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
     register(Tags.models)(check_namespace_of_writers)
+    register(Tags.models)(check_outbox_of_writers)
+    register(Tags.models)(check_columns_as_json)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_lookup_collations)

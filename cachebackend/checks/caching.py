@@ -8,7 +8,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
-from django.db import connections, router
+from django.db import connections, models, router
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.collations import inexact_collation
@@ -33,11 +33,13 @@ from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
     "check_aliases",
+    "check_columns_as_json",
     "check_engines",
     "check_lookup_collations",
     "check_namespace",
     "check_namespace_of_writers",
     "check_outbox",
+    "check_outbox_of_writers",
     "check_peer_settings",
     "check_ring_settings",
     "check_strict_sentinels",
@@ -46,6 +48,11 @@ __all__ = [
     "check_triggers_app",
     "settings_faults",
 ]
+
+#: The types of columns whose values the codec "json" refuses.
+_NOT_JSON = frozenset(
+    {"BinaryField", "DateField", "DateTimeField", "DecimalField", "DurationField", "TimeField", "UUIDField"}
+)
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -86,6 +93,54 @@ def check_outbox(**_: Any) -> list[CheckMessage]:
             id="ringcache.W003",
         )
     ]
+
+
+def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
+    """ringcache.W006: a cached model is written to a database that has no outbox."""
+    return [
+        Warning(
+            f"{model._meta.label} is written to database {using!r}, which has no outbox: a delete that a "
+            "crash or a node failure prevents after the commit is lost.",
+            hint="Let the routers migrate cachebackend there too: the outbox's row is in the transaction of "
+            "the write.",
+            obj=model,
+            id="ringcache.W006",
+        )
+        for model in watched_models()
+        for using in [router.db_for_write(model)]
+        if not may_have_outbox(using)
+        and any(each.alias in ring_aliases() for _, each in dependents_of(model))
+    ]
+
+
+def check_columns_as_json(**_: Any) -> list[CheckMessage]:
+    """ringcache.E015: a cached model has a column that the alias' codec ``json`` cannot hold."""
+    return [
+        Error(
+            f"{model._meta.label}.{dependent.name} is cached by CACHES[{dependent.alias!r}], whose codec "
+            f"'json' cannot hold {', '.join(names)}: every read that fills would fail.",
+            hint="Use the codec 'msgpack', which also never pickles.",
+            obj=model,
+            id="ringcache.E015",
+        )
+        for model, dependent in all_dependents()
+        if isinstance(dependent, CachedManager) and _is_json(dependent.alias)
+        if (names := [each.name for each in model._meta.concrete_fields if _column_type(each) in _NOT_JSON])
+    ]
+
+
+def _is_json(alias: str) -> bool:
+    try:
+        return alias in ring_aliases() and ring_options(alias).codec == "json"
+    except ConfigurationError:  # check_ring_settings reports it
+        return False
+
+
+def _column_type(field: models.Field[Any, Any]) -> str:
+    """Return the type of a field's column: that of the key that a foreign key names."""
+    while isinstance(field, models.ForeignKey):
+        field = field.target_field
+    return field.get_internal_type()
 
 
 def check_aliases(**_: Any) -> list[CheckMessage]:

@@ -556,3 +556,20 @@ def test_a_check_finds_lookups_that_hold_different_texts_equal(monkeypatch: pyte
     assert checks.check_lookup_collations() == []
     [found] = checks.check_lookup_collations(databases=["default"])
     assert (found.id, found.obj) == ("ringcache.E012", Article)
+
+
+def test_a_column_that_the_codec_cannot_hold_is_reported(settings: Any) -> None:
+    """JSON has no dates, decimals and UUIDs; without the check each read that fills would raise."""
+    block, found = settings.CACHES["default"], {}
+    for codec in ("json", "msgpack"):
+        options = block.get("OPTIONS", {}) | {"codec": codec}
+        settings.CACHES = settings.CACHES | {"default": block | {"OPTIONS": options}}
+        found[codec] = {each.obj: each for each in checks.check_columns_as_json()}
+    assert found["msgpack"] == {}
+    assert {each.id for each in found["json"].values()} == {"ringcache.E015"}
+    columns = {
+        model.__name__: message.msg.partition("cannot hold ")[2].partition(":")[0]
+        for model, message in found["json"].items()
+    }
+    assert columns["Article"] == "price, last_viewed, updated"
+    assert columns["Author"] == "code"

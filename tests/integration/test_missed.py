@@ -12,7 +12,7 @@ import pytest
 from django.core.cache import caches
 from django.core.checks import run_checks
 from django.core.signals import setting_changed
-from django.db import connections, transaction
+from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from django.test import override_settings
@@ -25,6 +25,7 @@ from cachebackend.models import OutboxRow
 from cachebackend.node.breaker import EJECTED, UP
 from cachebackend.protocol import missed_deletes
 from cachebackend.protocol.missed_deletes import ALL_KEYS
+from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration.held_node import (
     NODE,
@@ -369,6 +370,25 @@ class Nowhere:
 
     def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool | None:
         return False if app_label == "cachebackend" else None
+
+
+class OwnDatabase:
+    """Sends the articles to a database of their own, and the outbox to the default one only."""
+
+    def db_for_write(self, model: type[models.Model], **_: Any) -> str | None:
+        return "lite" if model is Article else None
+
+    def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool | None:
+        return db == "default" if app_label == "cachebackend" else None
+
+
+def test_a_model_whose_own_database_has_no_outbox_is_reported() -> None:
+    """The outbox row of a write is in its transaction, so each database that is written needs the table."""
+    assert not [each for each in run_checks() if each.id == "ringcache.W006"]
+    with override_settings(DATABASE_ROUTERS=["tests.integration.test_missed.OwnDatabase"]):
+        found = [each for each in run_checks() if each.id in {"ringcache.W003", "ringcache.W006"}]
+    assert {(each.id, each.obj) for each in found} == {("ringcache.W006", Article)}
+    assert "'lite', which has no outbox" in found[0].msg
 
 
 def test_an_outbox_without_a_table_is_a_warning(

@@ -551,7 +551,7 @@ def test_a_check_finds_lookups_that_hold_different_texts_equal(monkeypatch: pyte
     """In the databases that the command names."""
     assert checks.check_lookup_collations(databases=["default"]) == []
     monkeypatch.setattr(
-        checks, "inexact_collation", lambda field, _: "citext" if field.name == "slug" else None
+        checks.caching, "inexact_collation", lambda field, _: "citext" if field.name == "slug" else None
     )
     assert checks.check_lookup_collations() == []
     [found] = checks.check_lookup_collations(databases=["default"])

@@ -1,16 +1,25 @@
-"""The schedule of the periodic tasks, for Celery beat. It imports no tasks, so settings can call it."""
+"""The schedule of the periodic tasks, and the queue of the drains, for Celery.
+
+It imports no tasks, so settings can call its functions.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["beat_schedule"]
+__all__ = ["DRAIN_QUEUE", "beat_schedule", "task_routes"]
+
+#: The default name of Celery's queue for the drains.
+DRAIN_QUEUE = "drains"
 
 
 def beat_schedule(
     flush_interval: float = 1.0, relay_interval: float = 1.0, audit_interval: float | None = None
 ) -> dict[str, dict[str, Any]]:
     """Return the entries for ``CELERY_BEAT_SCHEDULE``.
+
+    No entry has ``expires``: it would compare the clock of beat with that of a worker, and a
+    difference of one interval would discard every task. A task that runs late does no harm.
 
     Args:
         flush_interval: Seconds between two runs of ``tick``, which drains queued writes. Give the
@@ -20,12 +29,19 @@ def beat_schedule(
     """
     intervals = {"tick": flush_interval, "relay": relay_interval, "audit": audit_interval}
     return {
-        f"ringcache.{name}": {
-            "task": f"cachebackend.tasks.{name}",
-            "schedule": interval,
-            # A task that could not start within its interval is superfluous: the next does its work
-            "options": {"expires": interval},
-        }
+        f"ringcache.{name}": {"task": f"cachebackend.tasks.{name}", "schedule": interval}
         for name, interval in intervals.items()
         if interval is not None
     }
+
+
+def task_routes(queue: str = DRAIN_QUEUE) -> dict[str, dict[str, str]]:
+    """Return the entries for ``CELERY_TASK_ROUTES`` that give write-behind a queue of its own.
+
+    The site's tasks then do not delay the drains, and long drains do not delay the relay. A worker
+    must serve the queue: ``celery worker -Q drains``.
+
+    Args:
+        queue: The name of the queue.
+    """
+    return {f"cachebackend.tasks.{name}": {"queue": queue} for name in ("tick", "drain", "retry_waiting")}

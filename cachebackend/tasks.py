@@ -57,21 +57,23 @@ def audit(sample: int = 1000) -> int:
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
 def tick() -> int:
-    """Send a ``drain`` task for each partition that holds writes; return the number of tasks."""
+    """Send a ``drain`` task for each partition that holds writes; return the number of tasks.
+
+    A partition whose last task has not begun yet gets no other one, so tasks do not pile up behind
+    slow ones. No task has a time at which it expires: that would compare the clocks of two machines.
+    """
     heartbeat.record_run("tick")
     if not write_behind_options().nodes:  # the project does not use write-behind
         return 0
     try:
-        partitions = writebehind.seal_dirty()
+        partitions = writebehind.request_drains(writebehind.seal_dirty())
     except NodeUnavailableError as error:
         logger.warning("tick: %s; writes wait in the queue", error)
         return 0
-    # A drain that has not started by then is superfluous: later ticks have sent others
-    expires = max(2 * write_behind_options().flush_interval, 1.0)
     for partition in partitions:
-        drain.apply_async((partition.label, partition.number), expires=expires)
+        drain.delay(partition.label, partition.number)
     for using in writebehind.due_databases():
-        retry_waiting.apply_async((using,), expires=expires)
+        retry_waiting.delay(using)
     return len(partitions)
 
 
@@ -84,8 +86,10 @@ def tick() -> int:
 )
 def drain(label: str, number: int) -> int:
     """Apply the queued writes of a partition to the database; return the number of rows changed."""
+    partition = Partition(label, number)
     try:
-        drained = writebehind.drain(Partition(label, number))
+        writebehind.begin_drain(partition)
+        drained = writebehind.drain(partition)
     except RingCacheError as error:
         logger.error("drain: %s", error)
         return 0
@@ -113,6 +117,19 @@ def log_node_faults(**_: Any) -> None:
     if write_behind_options().nodes:
         for fault in writebehind.node_faults():
             logger.error("write-behind: %s", fault)
+
+
+@signals.worker_ready.connect
+def log_shared_queue(sender: Any, **_: Any) -> None:
+    """Log, when a worker starts, that drains share the default queue, where other tasks delay them."""
+    app = sender.app
+    queue, default = app.amqp.router.route({}, drain.name)["queue"].name, app.conf.task_default_queue
+    if write_behind_options().nodes and queue == default:
+        logger.warning(
+            "write-behind: drains wait behind the other tasks of Celery's queue %r; set CELERY_TASK_ROUTES "
+            "to cachebackend.schedule.task_routes(), and start a worker with -Q drains",
+            queue,
+        )
 
 
 @signals.worker_process_shutdown.connect

@@ -1,15 +1,13 @@
-"""The project's Celery app: ``celery -A cacheproject worker -B``."""
+"""The project's Celery app: ``celery -A cacheproject worker -B``, or one worker for each queue."""
 
 import os
 
 from celery import Celery
 from kombu import Queue
 
-__all__ = ["DRAIN_QUEUE", "app"]
+from cachebackend.schedule import DRAIN_QUEUE, task_routes
 
-#: The queue of the ``drain`` tasks. The site's other tasks do not delay a worker that serves this queue
-#: only (``-Q drains``), and long drains do not delay the relay.
-DRAIN_QUEUE = "drains"
+__all__ = ["app"]
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
 
@@ -17,5 +15,5 @@ app = Celery("cacheproject")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 #: A worker that is started without ``-Q`` serves both queues.
 app.conf.task_queues = [Queue("celery"), Queue(DRAIN_QUEUE)]
-app.conf.task_routes = {"cachebackend.tasks.drain": {"queue": DRAIN_QUEUE}}
+app.conf.task_routes = task_routes(DRAIN_QUEUE)
 app.autodiscover_tasks()

@@ -25,6 +25,7 @@ from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.counts import are_empty, partition_counts, set_partition_counts
+from cachebackend.protocol.queue.drain_requests import begin_drain, pending_requests, request_drains
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
@@ -61,6 +62,7 @@ __all__ = [
     "all_cursors",
     "are_empty",
     "batch_sizes",
+    "begin_drain",
     "clear",
     "clear_missed",
     "close",
@@ -90,12 +92,14 @@ __all__ = [
     "node_settings",
     "partition_counts",
     "pending",
+    "pending_requests",
     "quarantine",
     "queue_states",
     "read_counts",
     "record_time",
     "release",
     "replace",
+    "request_drains",
     "scan",
     "seal",
     "seal_many",

@@ -8,6 +8,7 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 ``cachebackend.tasks``), and never writes to a cached value.
 """
 
+from cachebackend.writebehind.drain_requests import begin_drain, request_drains
 from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, due_databases, seal_dirty
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
@@ -28,6 +29,7 @@ __all__ = [
     "RemovedModel",
     "Retried",
     "WriteBehindManager",
+    "begin_drain",
     "change_partitions",
     "databases",
     "dirty_partitions",
@@ -43,6 +45,7 @@ __all__ = [
     "partition_statuses",
     "removed_models",
     "repair",
+    "request_drains",
     "retry",
     "retry_waiting",
     "seal_dirty",

@@ -14,7 +14,7 @@ from cacheproject.processes import MANAGE
 
 COMPOSE = MANAGE.parent / "compose.yaml"
 #: What serves nobody, so nobody need watch it.
-UNWATCHED = {"migrate", "worker", "beat"}
+UNWATCHED = {"migrate", "worker", "drainer", "beat"}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,15 @@ def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_write_behind_has_a_worker_of_its_own(compose: dict[str, Any]) -> None:
+    """Each queue of the Celery app is served by one worker, and by no other."""
+    from workers.app import app
+
+    commands = [service.get("command", []) for service in compose["services"].values()]
+    served = [command[command.index("-Q") + 1] for command in commands if "worker" in command]
+    assert sorted(served) == sorted(app.amqp.queues) == ["celery", "drains"]
 
 
 def test_durable_services_have_volumes_and_only_the_site_is_published(compose: dict[str, Any]) -> None:

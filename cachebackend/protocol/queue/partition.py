@@ -140,6 +140,10 @@ class QueueContext:
             )
         return keys
 
+    def request(self, partition: Partition) -> bytes:
+        """Return the key that exists while a drain is requested and has not begun."""
+        return _key(self._prefix, partition.name, "request")
+
     def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""
         owner = self.ring.owner(partition.name)

@@ -103,16 +103,18 @@ class Counts(_Counted):
 
 @dataclass(slots=True)
 class DrainCounts(_Counted):
-    """The counters of write-behind's drains.
+    """The counters of write-behind: its drains, and the writes that were dropped.
 
     Attributes:
         rows: Rows of the database that drained batches changed.
         parked: Rows that were parked because Postgres refused them.
+        dropped: Changes of counters that were dropped because a queue node did not answer.
         drain_times: The time that each drained batch took: one Postgres transaction.
     """
 
     rows: int = 0
     parked: int = 0
+    dropped: int = 0
     drain_times: Histogram = field(default_factory=Histogram)
 
 

@@ -126,6 +126,9 @@ class RingCollector(Collector):
             )
         drains = try_to_read(total_drains)
         if isinstance(drains, DrainCounts):
+            yield CounterMetricFamily(
+                "ringcache_behind_dropped", _meanings(DrainCounts)["dropped"], drains.dropped
+            )
             yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
 
     def _last_runs(self, worker: WorkerFigures) -> Iterator[Metric]:

@@ -96,10 +96,10 @@ def flush(url: str) -> None:
 
 def restart_queue(services: Services) -> None:
     """Restart the queue node, and close its breakers, so that this process need not wait for a probe."""
-    from cachebackend.writebehind.queue import monitoring_queue, project_queue
+    from cachebackend.writebehind.queue import monitoring_queue, project_queue, syncing_queue
 
     services.restart("queue-a")
-    for node in (*project_queue().nodes, *monitoring_queue().nodes):
+    for node in (*project_queue().nodes, *monitoring_queue().nodes, *syncing_queue().nodes):
         if node.breaker is not None:
             node.breaker.close()
 

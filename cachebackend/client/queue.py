@@ -28,14 +28,15 @@ class QueueClient(Client):
     """
 
     def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
-        timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability != "memory" else 0)
+        # A write waits for the disk only with "fsync"; a drain that does so has a client of its own
+        timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability == "fsync" else 0)
         super().__init__(options.all_nodes, options.connect_timeout, timeout, clock)
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
         self.counters = Counters(DrainCounts)
         for node in self.nodes:
-            node.breaker = Breaker(node.name, clock, _PROBE_SECONDS)
+            node.breaker = Breaker(node.name, clock, _PROBE_SECONDS, opens_on_timeout=True)
         CLIENTS.add(self)
 
     def after_fork(self) -> None:

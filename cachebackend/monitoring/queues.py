@@ -77,6 +77,7 @@ class QueueFigures:
         rows_by_minute: Rows that were drained in each of the last minutes, the oldest first; None
             for a minute that no node returned.
         drain_times: How long each batch of the hour took.
+        dropped: Writes that were dropped in the hour because a queue node did not answer.
         faults: What is wrong.
     """
 
@@ -87,6 +88,7 @@ class QueueFigures:
     is_database_up: bool = False
     rows_by_minute: list[int | None] = field(default_factory=lambda: [None] * MINUTES)
     drain_times: Histogram = field(default_factory=Histogram)
+    dropped: int = 0
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -203,4 +205,17 @@ def _with_drains(figures: QueueFigures) -> QueueFigures:
     for counts in filter(None, minutes):
         hour.add(counts)
     rows = [None if counts is None else counts.rows for counts in minutes]
-    return replace(figures, rows_by_minute=rows, drain_times=hour.drain_times)
+    faults = [*figures.faults]
+    if hour.dropped:
+        message = (
+            f"{hour.dropped:,} writes of counters were dropped in the last hour, because a queue node did "
+            "not answer."
+        )
+        faults.append(Fault("queue", message))
+    return replace(
+        figures,
+        rows_by_minute=rows,
+        drain_times=hour.drain_times,
+        dropped=hour.dropped,
+        faults=faults,
+    )

@@ -54,6 +54,8 @@ class Breaker:
         name: The node's name.
         clock: The source of time and randomness.
         max_wait: The most seconds between two probes.
+        opens_on_timeout: Whether one timeout ejects the node, so that only the callers that wait at
+            that time pay for it. The caches of a ring wait for a node less long, and lose its keys.
 
     Attributes:
         is_open: Whether the node gets no commands. Read on every command.
@@ -61,8 +63,11 @@ class Breaker:
             command.
     """
 
-    def __init__(self, name: str, clock: Clock, max_wait: float = MAX_WAIT) -> None:
+    def __init__(
+        self, name: str, clock: Clock, max_wait: float = MAX_WAIT, *, opens_on_timeout: bool = False
+    ) -> None:
         self.name = name
+        self.opens_on_timeout = opens_on_timeout
         self._max_wait = max_wait
         self.is_open = False
         self.has_failures = False

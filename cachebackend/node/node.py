@@ -22,7 +22,7 @@ from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake, RedisClient
 from cachebackend.node.loops import LoopConnections
-from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
+from cachebackend.node.translate import CONNECTION_ERRORS, is_timeout, unavailable
 from cachebackend.options import NodeAddress
 
 __all__ = ["Exchange", "Node", "Replay"]
@@ -174,11 +174,11 @@ class Node:
         failure = unavailable(self.name, error, self._timeout)
         failure.was_sent = was_sent
         if self.breaker is not None:
-            self.breaker.failed(
-                failure,
-                at_once=isinstance(failure.__cause__, ConnectionRefusedError)
-                or (isinstance(error, redis.exceptions.ConnectionError) and "refused" in str(error).lower()),
+            is_refused = isinstance(failure.__cause__, ConnectionRefusedError) or (
+                isinstance(error, redis.exceptions.ConnectionError) and "refused" in str(error).lower()
             )
+            is_late = self.breaker.opens_on_timeout and is_timeout(error)
+            self.breaker.failed(failure, at_once=is_refused or is_late)
         return failure
 
     def _record_replies(self, replies: Sequence[Reply]) -> None:

@@ -12,7 +12,7 @@ import redis.exceptions
 from cachebackend.effects import Command
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 
-__all__ = ["CONNECTION_ERRORS", "pack_command", "reply_error", "unavailable"]
+__all__ = ["CONNECTION_ERRORS", "is_timeout", "pack_command", "reply_error", "unavailable"]
 
 #: Returns the bytes of a command; the type stub of hiredis knows tuples of one argument only.
 pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -49,8 +49,13 @@ def unavailable(name: str, error: BaseException, timeout: float) -> NodeUnavaila
     return translated
 
 
+def is_timeout(error: BaseException | None) -> bool:
+    """Return whether a connection failed because the node did not answer in time."""
+    return isinstance(error, _TIMEOUTS)
+
+
 def _reason(error: BaseException, timeout: float) -> str:
-    if isinstance(error, _TIMEOUTS):
+    if is_timeout(error):
         return f"did not answer within {timeout:g} s"
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
         return "refused the user or password"

@@ -46,7 +46,8 @@ class WriteBehindOptions:
         on_full: What happens to a write when its partition is full. ``"raise"``: it raises
             WriteBehindFullError. ``"write_through"``: it goes to the database at once, if it may
             overtake the pending writes; else it raises.
-        on_unavailable: The same when the queue node does not answer.
+        on_unavailable: The same when the queue node does not answer. ``"drop"``: a change of ``counters``
+            is lost, and counted and logged; every other write raises.
         retiring: The nodes that held the queues before ``nodes`` was changed, in whole or in part.
             Their batches are drained before those of ``nodes``.
         connect_timeout: The most time that connecting may take.
@@ -61,7 +62,9 @@ class WriteBehindOptions:
     high_water: int = field(default=1_000_000, metadata={"rule": Integer(1, 2**31)})
     durability: str = field(default="everysec", metadata={"rule": Choice(("memory", "everysec", "fsync"))})
     on_full: str = field(default="raise", metadata={"rule": _POLICY})
-    on_unavailable: str = field(default="raise", metadata={"rule": _POLICY})
+    on_unavailable: str = field(
+        default="raise", metadata={"rule": Choice(("raise", "write_through", "drop"))}
+    )
     retiring: tuple[NodeAddress, ...] = ()
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=1.0, metadata={"rule": _SECONDS})

@@ -37,7 +37,7 @@ from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, requ
 from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.parked import Outcome, apply_or_park, is_due
-from cachebackend.writebehind.queue import model_of, project_queue
+from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
 from cachebackend.writebehind.samples import Sample, by_database, store_samples
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.versions import require_same_version
@@ -121,10 +121,11 @@ def seal_dirty() -> list[Partition]:
         for node, state in queues.items():
             if isinstance(state, QueueState) and state.fields:
                 by_node.setdefault(node, {})[partition] = state
+    syncing = syncing_queue()
     samples: dict[Partition, Sample] = {}
     for states in by_node.values():
         try:
-            sealed = client.run(protocol.seal_many(client.context, states))
+            sealed = syncing.run(protocol.seal_many(syncing.context, states))
             samples |= {partition: (states[partition], each) for partition, each in sealed.items()}
         except RingCacheError as error:
             logger.error("write-behind: %s; the writes queued there are not drained", error)
@@ -298,7 +299,8 @@ class _Drain:
             return None
         if self._client.options.durability != "memory" and sealed.synced < number:
             seals = {self._partition: sealed.open_batch - 1}
-            self._client.run(protocol.sync(self._context, state.node, seals))
+            syncing = syncing_queue()
+            syncing.run(protocol.sync(syncing.context, state.node, seals))
         batch = self._client.run(protocol.contents(self._context, state.node, self._partition, number))
         if not batch:
             message = (

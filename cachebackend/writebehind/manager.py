@@ -22,9 +22,9 @@ from cachebackend.errors import (
 from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
+from cachebackend.writebehind.fallback import fall_back
 from cachebackend.writebehind.queue import project_queue, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
-from cachebackend.writebehind.write_through import is_written_through
 
 __all__ = ["WriteBehindManager"]
 
@@ -45,7 +45,8 @@ class WriteBehindManager(Generic[M]):
     Args:
         fields: The fields that may be changed.
         counters: Those of them that are only ever added to. The order of additions does not
-            matter, so ``on_full`` and ``on_unavailable`` can write them to the database at once.
+            matter, so ``on_full`` and ``on_unavailable`` can write them to the database at once, or
+            drop them.
 
     ``Page.behind.update(pk, views=F("views") + 1)`` returns when the queue node has the
     write. A million such increments of a row are one number in the queue, and one UPDATE.
@@ -86,12 +87,12 @@ class WriteBehindManager(Generic[M]):
             WriteBehindUnknownError: The queue node did not answer. It is not known whether it took
                 the changes, so sending them again may add a delta twice.
         """
-        self._write_through_or_raise(self._run_one(self.rows.change(pk, changes)), pk, changes)
+        self._fall_back_or_raise(self._run_one(self.rows.change(pk, changes)), pk, changes)
 
     async def aupdate(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, as ``update``."""
         errors = await self._arun([self.rows.change(pk, changes)])
-        await self._awrite_through_or_raise(errors, pk, changes)
+        await self._afall_back_or_raise(errors, pk, changes)
 
     def update_many(self, changes: Many) -> None:
         """Queue changes of many rows, in one round trip to all queue nodes.
@@ -107,13 +108,13 @@ class WriteBehindManager(Generic[M]):
             WriteBehindPartialError: Some rows were not queued; the error has each one's own error.
         """
         writes = self._encode_many(changes)
-        self._write_through_or_raise_many(self._run([write for _, _, write in writes]), writes)
+        self._fall_back_or_raise_many(self._run([write for _, _, write in writes]), writes)
 
     async def aupdate_many(self, changes: Many) -> None:
         """Queue changes of many rows, as ``update_many``."""
         writes = self._encode_many(changes)
         if errors := await self._arun([write for _, _, write in writes]):
-            await sync_to_async(self._write_through_or_raise_many)(errors, writes)
+            await sync_to_async(self._fall_back_or_raise_many)(errors, writes)
 
     def create(self, **values: Any) -> M:
         """Queue a new row and return it as it will be stored; fields that are left out get their defaults.
@@ -130,13 +131,13 @@ class WriteBehindManager(Generic[M]):
             WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
         """
         write, instance = self.rows.create(values)
-        self._write_through_or_raise(self._run_one(write))
+        self._fall_back_or_raise(self._run_one(write))
         return cast("M", instance)
 
     async def acreate(self, **values: Any) -> M:
         """Queue a new row, as ``create``."""
         write, instance = self.rows.create(values)
-        self._write_through_or_raise(await self._arun([write]))
+        self._fall_back_or_raise(await self._arun([write]))
         return cast("M", instance)
 
     def delete(self, pk: Any) -> None:
@@ -146,11 +147,11 @@ class WriteBehindManager(Generic[M]):
             WriteBehindRefusedError, WriteBehindFullError, NodeUnavailableError,
                 WriteBehindUnknownError: As ``update``.
         """
-        self._write_through_or_raise(self._run_one(self.rows.delete(pk)))
+        self._fall_back_or_raise(self._run_one(self.rows.delete(pk)))
 
     async def adelete(self, pk: Any) -> None:
         """Queue the deletion of a row, as ``delete``."""
-        self._write_through_or_raise(await self._arun([self.rows.delete(pk)]))
+        self._fall_back_or_raise(await self._arun([self.rows.delete(pk)]))
 
     def get(self, pk: Any) -> M:
         """Return a row as it will be when all queued writes are drained.
@@ -269,27 +270,27 @@ class WriteBehindManager(Generic[M]):
             f"{name}: the row's creation is queued already, with other values; nothing was queued"
         )
 
-    def _write_through_or_raise(
+    def _fall_back_or_raise(
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
     ) -> None:
         for error in errors.values():
-            if changes is None or not is_written_through(self.rows, error, pk, changes):
+            if changes is None or not fall_back(self.rows, error, pk, changes):
                 raise error
 
-    async def _awrite_through_or_raise(
+    async def _afall_back_or_raise(
         self, errors: Mapping[bytes, Exception], pk: Any, changes: Mapping[str, Any]
     ) -> None:
         if errors:
-            await sync_to_async(self._write_through_or_raise)(errors, pk, changes)
+            await sync_to_async(self._fall_back_or_raise)(errors, pk, changes)
 
-    def _write_through_or_raise_many(
+    def _fall_back_or_raise_many(
         self, errors: Mapping[bytes, Exception], writes: Iterable[EncodedWrite]
     ) -> None:
         failed: dict[Any, Exception] = {}
         for pk, changes, write in writes:
             if (error := errors.get(write.row)) is not None:
                 try:
-                    if not is_written_through(self.rows, error, pk, changes):
+                    if not fall_back(self.rows, error, pk, changes):
                         failed[pk] = error
                 except (Error, RingCacheError) as own_error:  # of this row alone: the others are still tried
                     failed[pk] = own_error

@@ -11,6 +11,7 @@ from cachebackend.client import QueueClient
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition, partition_counts
+from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.registry import queue_client
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "monitoring_queue",
     "project_queue",
     "register_model",
+    "syncing_queue",
 ]
 
 _models: list[type[models.Model]] = []
@@ -50,6 +52,16 @@ def project_queue() -> QueueClient:
         ConfigurationError: The setting has faults, or has no nodes.
     """
     return queue_client(write_behind_options())
+
+
+def syncing_queue() -> QueueClient:
+    """Return a client of the same nodes for requests that wait for a node's disk, which take longer.
+
+    Raises:
+        ConfigurationError: The setting has faults, or has no nodes.
+    """
+    options = write_behind_options()
+    return queue_client(replace(options, socket_timeout=options.socket_timeout + FSYNC_MS / 1000))
 
 
 def monitoring_queue() -> QueueClient:

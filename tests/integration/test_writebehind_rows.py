@@ -19,6 +19,7 @@ from django.db.models.functions import Greatest, Least
 
 from cachebackend import uuid7
 from cachebackend.errors import (
+    NodeUnavailableError,
     WriteBehindFullError,
     WriteBehindPartialError,
     WriteBehindRefusedError,
@@ -336,6 +337,34 @@ def test_counters_are_written_through_when_the_queue_node_is_down(
         assert Meter.objects.get(pk=meter.pk).count == 30
         drain_all()
         assert Meter.objects.get(pk=meter.pk).count == 31
+
+
+@pytest.mark.hangs
+def test_a_hung_queue_node_costs_one_timeout_and_drops_counters_only_if_asked(
+    meter: Meter, services: Services, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
+) -> None:
+    """The first call waits for ``socket_timeout``, the later ones for nothing; what is lost is counted."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    times = {"connect_timeout": 0.2, "socket_timeout": 0.2}
+    with one_partition(on_unavailable="drop", **times):
+        client = project_queue()
+        [node] = client.nodes
+        assert node.breaker is not None
+        before = client.counters.total().dropped
+        call(Meter.behind, "update", meter.pk, count=F("count") + 1)
+        services.stop("queue-a")
+        try:
+            call(Meter.behind, "update", meter.pk, count=F("count") + 10)
+            assert (node.breaker.is_open, node._timeout) == (True, 0.2)
+            call(Meter.behind, "update_many", {meter.pk: {"count": F("count") + 10}})
+            assert client.counters.total().dropped == before + 2
+            with pytest.raises(NodeUnavailableError, match="is ejected"):
+                Meter.behind.update(meter.pk, label="x")
+        finally:
+            services.resume("queue-a")
+    with one_partition(**times):
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count in {1, 11}  # the node may take the write that it was sent
 
 
 def test_fsync_acknowledges_only_writes_on_disk(meter: Meter, services: Services) -> None:

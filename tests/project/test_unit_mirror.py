@@ -50,6 +50,7 @@ WITHOUT = {
     "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
     "writebehind/bisection": "SQL: tests/integration/test_writebehind_refusals.py",
     "writebehind/drain_requests": "runs the operations of protocol/queue/drain_requests",
+    "writebehind/fallback": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
     "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",

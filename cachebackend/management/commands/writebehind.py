@@ -17,11 +17,13 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError, WriteBehindError, WriteBehindStoppedError
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.models import ParkedWrite
+from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
 from cachebackend.monitoring.parked import changes_text
 from cachebackend.monitoring.queues import Totals
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
+from cachebackend.telemetry.publisher import total_drains
 from cachebackend.writebehind.queue import behind_models
 from cachebackend.writebehind.repair import Mismatch
 
@@ -134,6 +136,10 @@ class Command(ReportCommand):
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
         known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
         self.say(f"{known}{totals.waiting} changes are queued, {oldest}; {totals.parked} writes are parked")
+        drains = try_to_read(total_drains)
+        dropped = None if isinstance(drains, str) else drains.dropped
+        if dropped:
+            self.say(f"{dropped} writes of counters were dropped, because a queue node did not answer")
         is_late = totals.oldest_seconds > max_waiting_age(write_behind_options())
         is_well = not (faults or stopped or totals.parked or is_late)
         data = {
@@ -142,6 +148,7 @@ class Command(ReportCommand):
             "rows_landed": totals.rows,
             "rows_missing": totals.missing,
             "parked": totals.parked,
+            "dropped": dropped,
             "stopped": stopped,
             "locks": [
                 asdict(each) | {"partition": str(each.partition), "since": each.since.isoformat()}

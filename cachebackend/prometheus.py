@@ -41,6 +41,7 @@ from cachebackend.monitoring import (
     try_to_read,
     worker_figures,
 )
+from cachebackend.monitoring.reasons import Kind
 from cachebackend.telemetry.publisher import total_counts, total_drains
 
 __all__ = ["RingCollector", "metrics"]
@@ -120,6 +121,7 @@ class RingCollector(Collector):
             "behind_oldest_seconds", "For how long the oldest change has waited.", queues.oldest_seconds
         )
         yield _gauge("behind_parked", "Writes that are parked because Postgres refused them.", queues.parked)
+        yield _reasons(queues)
         if queues.rows is not None:
             yield CounterMetricFamily(
                 "ringcache_behind_rows", "Rows that drained batches changed.", queues.rows
@@ -140,6 +142,18 @@ class RingCollector(Collector):
         for task, ran in worker.last_runs.items():
             metric.add_metric([task], ran)
         yield metric
+
+
+def _reasons(queues: QueueFigures) -> Metric:
+    """Return the number of partitions for each reason, 0 included: an alert needs the sample before."""
+    metric = GaugeMetricFamily(
+        "ringcache_behind_partitions",
+        "Partitions whose queued writes do not reach the database.",
+        labels=["reason"],
+    )
+    for kind in Kind:
+        metric.add_metric([kind], len({each.partition for each in queues.reasons if each.kind is kind}))
+    return metric
 
 
 def _gauge(name: str, meaning: str, value: float | None) -> Metric:

@@ -17,6 +17,7 @@ from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.histogram import Histogram
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
+from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry.publisher import drains_by_minute
@@ -78,6 +79,7 @@ class QueueFigures:
             for a minute that no node returned.
         drain_times: How long each batch of the hour took.
         dropped: Writes that were dropped in the hour because a queue node did not answer.
+        reasons: Why queued writes do not reach the database.
         faults: What is wrong.
     """
 
@@ -89,6 +91,7 @@ class QueueFigures:
     rows_by_minute: list[int | None] = field(default_factory=lambda: [None] * MINUTES)
     drain_times: Histogram = field(default_factory=Histogram)
     dropped: int = 0
+    reasons: list[Reason] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -165,6 +168,7 @@ def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigur
         nodes={node.name: node.name not in down for node in options.all_nodes},
         totals=Totals.of(partitions),
         is_database_up=is_database_up and all(each.is_database_seen for each in partitions),
+        reasons=find_reasons(partitions),
     )
     faults = [*_node_faults(down)]
     if is_database_up:
@@ -187,8 +191,17 @@ def _node_faults(down: dict[str, str]) -> Iterator[Fault]:
 
 
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:
+    """Yield a fault for each kind of reason, with the first partition that has it."""
+    by_kind: dict[Kind, list[Reason]] = {}
+    for reason in figures.reasons:
+        by_kind.setdefault(reason.kind, []).append(reason)
+    for kind, reasons in by_kind.items():
+        if kind not in {Kind.PARKED, Kind.MISSING}:  # these have faults of their own
+            others = f" (and {len(reasons) - 1} partitions more)" if len(reasons) > 1 else ""
+            since = min((each.since for each in reasons if each.since is not None), default=None)
+            yield Fault("waiting", f"Queued writes are not drained: {reasons[0]}{others}.", since)
     oldest = figures.oldest_seconds
-    if oldest is not None and oldest > max_waiting_age(options):
+    if not figures.reasons and oldest is not None and oldest > max_waiting_age(options):
         message = f"{figures.waiting:,} queued changes wait to be written to Postgres: is a worker running?"
         yield Fault("waiting", message, time.time() - oldest)
 

@@ -10,7 +10,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
 
+from cachebackend import writebehind
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.monitoring import queue_figures
 from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -166,3 +168,35 @@ def test_status_reports_a_queue_node_that_may_lose_writes(meter: Meter) -> None:
         node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction", b"appendonly", b"yes"))
     assert "set maxmemory-policy noeviction" in first
     assert "set appendonly yes" in second
+
+
+def test_status_and_repair_say_why_writes_are_not_drained(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has stopped, so ``repair`` has nothing to do: no task ever ran, and then no worker took one."""
+    from cachebackend.telemetry import heartbeat
+
+    monkeypatch.setattr("cachebackend.monitoring.faults.MAX_WAITING_INTERVALS", -1)
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    [reason] = command("status", code=1)["reasons"]
+    assert (reason["kind"], reason["text"]) == ("no schedule", "no tick runs")
+    heartbeat.record_run("tick")
+    [partition] = writebehind.request_drains([each for each, _ in writebehind.dirty_partitions()])
+    [reason] = command("status", code=1)["reasons"]
+    assert (reason["kind"], reason["partition"]) == ("no worker", str(partition))
+    out = StringIO()
+    call_command("writebehind", "repair", stdout=out)
+    assert f"repair does not help here: {partition}: a drain was requested" in out.getvalue()
+    [fault] = queue_figures().faults
+    assert fault.message.endswith("no worker has begun it; start a worker with -Q drains.")
+
+
+@pytest.mark.parametrize(
+    ("option", "figure"),
+    [("--max-age=-1", "age"), ("--max-queued=0", "queued"), ("--max-parked=-1", "parked")],
+)
+def test_a_threshold_of_status_trips_its_exit_code(meter: Meter, option: str, figure: str) -> None:
+    """So that a check of a monitoring system needs no JSON."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    assert command("status", "--max-queued=1", "--max-age=60")["exceeded"] == []
+    assert command("status", option, code=1)["exceeded"] == [figure]

@@ -21,6 +21,7 @@ from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
 from cachebackend.monitoring.parked import changes_text
 from cachebackend.monitoring.queues import Totals
+from cachebackend.monitoring.reasons import Kind, find_reasons
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
@@ -33,6 +34,12 @@ __all__ = ["Command"]
 RETRY_SECONDS = 0.2
 
 
+#: The thresholds of ``status``, each with its meaning.
+THRESHOLDS = {
+    "age": "a change is queued for more than this number of seconds (30 flush intervals)",
+    "queued": "more than this number of changes is queued (no limit)",
+    "parked": "more than this number of writes is parked (0)",
+}
 #: The cells of a partition whose queue node does not answer.
 UNKNOWN = ("unknown", "unknown", "unknown")
 
@@ -55,7 +62,9 @@ class Command(ReportCommand):
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
         """Add the actions."""
-        add("status", help="how many changes are queued, and for how long")
+        status = add("status", help="how many changes are queued, for how long, and why they are not drained")
+        for name, meaning in THRESHOLDS.items():
+            status.add_argument(f"--max-{name}", type=float, help=f"exit with 1 if {meaning}")
         drain = add("drain", help="write queued changes to the database until none is left")
         drain.add_argument("--timeout", type=float, default=300.0, help="seconds to give up after (300)")
         partitions = add("partitions", help="change the number of partitions of each model's queue")
@@ -103,7 +112,7 @@ class Command(ReportCommand):
                 message = f"{wrong}: numbers as `writebehind parked` lists them, --model, or --all"
                 raise CommandError(message)
 
-    def _status(self, _: dict[str, Any]) -> Report:
+    def _status(self, options: dict[str, Any]) -> Report:
         statuses = writebehind.partition_statuses()
         totals = Totals.of(statuses)
         faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
@@ -131,8 +140,9 @@ class Command(ReportCommand):
             self.say(f"not well: {fault}")
         for lock in locks:
             self.say(str(lock))
-        for partition in stopped:
-            self.say(f"stopped: {partition}; see `manage.py writebehind repair`")
+        reasons = find_reasons(statuses)
+        for reason in reasons:
+            self.say(str(reason))
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
         known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
         self.say(f"{known}{totals.waiting} changes are queued, {oldest}; {totals.parked} writes are parked")
@@ -140,8 +150,11 @@ class Command(ReportCommand):
         dropped = None if isinstance(drains, str) else drains.dropped
         if dropped:
             self.say(f"{dropped} writes of counters were dropped, because a queue node did not answer")
-        is_late = totals.oldest_seconds > max_waiting_age(write_behind_options())
-        is_well = not (faults or stopped or totals.parked or is_late)
+        exceeded = _exceeded(totals, options)
+        for name in exceeded:
+            self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
+        is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED} for each in reasons)
+        is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
             "waiting": totals.waiting,
             "oldest_seconds": round(totals.oldest_seconds, 3),
@@ -155,6 +168,8 @@ class Command(ReportCommand):
                 for each in locks
             ],
             "faults": faults,
+            "reasons": [asdict(each) | {"partition": str(each.partition)} for each in reasons],
+            "exceeded": exceeded,
             "partitions": [asdict(each) | {"partition": str(each.partition)} for each in statuses],
             "well": is_well,
         }
@@ -346,6 +361,9 @@ class Command(ReportCommand):
         faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
         if not faults:
             self.say("every queue agrees with its checkpoint")
+        for reason in find_reasons(writebehind.partition_statuses()):
+            if reason.kind is not Kind.STOPPED:
+                self.say(f"repair does not help here: {reason}")
         return Report({"faults": faults}, all(each["repaired"] for each in faults))
 
     def _repair_one(self, fault: writebehind.Fault, options: dict[str, Any]) -> dict[str, Any]:
@@ -423,6 +441,14 @@ class Command(ReportCommand):
                 message = f"{pk} is the number of a parked write in several databases: say {names}"
                 raise CommandError(message)
         return chosen
+
+
+def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
+    """Return the thresholds that a figure exceeds."""
+    limits = {"age": max_waiting_age(write_behind_options()), "queued": float("inf"), "parked": 0.0}
+    limits |= {name: given for name in THRESHOLDS if (given := options.get(f"max_{name}")) is not None}
+    figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": totals.parked}
+    return [name for name, figure in figures.items() if figure > limits[name]]
 
 
 _MODEL_HELP = "only those of a model, as app_label.model_name"

@@ -1,0 +1,189 @@
+"""Why queued writes of a partition do not reach the database, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import TypeVar
+
+from django.db import Error, router
+
+from cachebackend import protocol, writebehind
+from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
+from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol import Partition, QueueState
+from cachebackend.telemetry.heartbeat import last_runs
+from cachebackend.writebehind import PartitionStatus
+from cachebackend.writebehind.locks import LockHolder
+from cachebackend.writebehind.queue import model_named, monitoring_queue
+from cachebackend.writebehind.versions import version_fault
+
+__all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of"]
+
+T = TypeVar("T")
+
+
+class Kind(StrEnum):
+    """The kinds of reasons."""
+
+    MISSING = "missing"
+    STOPPED = "stopped"
+    BLOCKED = "blocked"
+    NEWER_CODE = "newer code"
+    NO_SCHEDULE = "no schedule"
+    NO_WORKER = "no worker"
+    SLOW = "slow"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why writes of a partition do not reach the database. The attributes are keys of ``status --json``.
+
+    Attributes:
+        partition: The partition.
+        kind: ``missing``: a server does not answer, or the model is gone; ``stopped``: queue and
+            checkpoint contradict each other; ``blocked``: a session holds the partition's lock;
+            ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
+            ``tick`` runs; ``no worker``: a drain was requested and none began; ``slow``: drains run,
+            but not fast enough; ``parked``: Postgres refused writes.
+        text: What is wrong.
+        way_out: What to do about it.
+        since: When it began, in seconds since 1970; None if that is not known.
+    """
+
+    partition: Partition
+    kind: Kind
+    text: str
+    way_out: str
+    since: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.partition}: {self.text}; {self.way_out}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of the partitions.
+
+    Attributes:
+        statuses: Their queues.
+        stopped: How the queue of a stopped partition contradicts its checkpoint.
+        locks: The session that holds a partition's lock.
+        versions: Why a partition's next batch waits for newer code.
+        removed: The partitions with queued writes whose models are gone.
+        requested: The partitions for which a drain was requested that has not begun.
+        last_tick: When ``tick`` last ran, in seconds since 1970; 0.0: never; None: not known.
+    """
+
+    statuses: Sequence[PartitionStatus] = ()
+    stopped: Mapping[Partition, str] = field(default_factory=dict)
+    locks: Mapping[Partition, LockHolder] = field(default_factory=dict)
+    versions: Mapping[Partition, str] = field(default_factory=dict)
+    removed: Sequence[Partition] = ()
+    requested: AbstractSet[Partition] = frozenset()
+    last_tick: float | None = None
+
+
+def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
+    """Return why partitions do not reach the database; none of a partition that does.
+
+    A fact that a server does not return is left out: the statuses have the server's error.
+
+    Args:
+        statuses: What ``partition_statuses`` returned.
+    """
+    options, now = write_behind_options(), time.time()
+    late = [each.partition for each in statuses if each.oldest_seconds > max_waiting_age(options)]
+    client = monitoring_queue()
+    facts = Facts(
+        statuses,
+        stopped=_read(
+            lambda: {fault.partition: str(fault.mismatch) for fault in writebehind.find_faults()}, {}
+        ),
+        removed=_read(
+            lambda: [each for removed in writebehind.removed_models() for each in removed.partitions], []
+        ),
+        locks=_read(_locks, {}) if late else {},
+        versions=_read(partial(_versions, late), {}) if late else {},
+        requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
+        last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
+    )
+    return list(reasons_of(facts, options, now))
+
+
+def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterator[Reason]:
+    """Yield the reasons that facts show: at most one why a partition is not drained, and its parked writes.
+
+    Args:
+        facts: What is known.
+        options: The settings.
+        now: The time, in seconds since 1970.
+    """
+    explained: set[Partition] = set()
+    for partition in facts.removed:
+        explained.add(partition)
+        text = f"its model {partition.label!r} is not in this project"
+        yield Reason(partition, Kind.MISSING, text, "see `manage.py writebehind removed`")
+    for partition, mismatch in facts.stopped.items():
+        explained.add(partition)
+        yield Reason(partition, Kind.STOPPED, mismatch, "see `manage.py writebehind repair`")
+    for status in facts.statuses:
+        if status.partition not in explained and (reason := _reason(status, facts, options, now)):
+            explained.add(status.partition)
+            yield reason
+    parked = {status.partition: status for status in facts.statuses if status.parked}
+    for partition, status in parked.items():
+        text = f"{status.parked} writes are parked"
+        yield Reason(partition, Kind.PARKED, text, "see `manage.py writebehind parked`", status.parked_since)
+
+
+def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, now: float) -> Reason | None:
+    partition, since = status.partition, now - status.oldest_seconds
+    if not (status.is_queue_seen and status.is_database_seen):
+        return Reason(
+            partition, Kind.MISSING, status.error or "a server does not answer", "restart the server"
+        )
+    if status.oldest_seconds <= max_waiting_age(options):
+        return None
+    if lock := facts.locks.get(partition):
+        return Reason(partition, Kind.BLOCKED, str(lock), "or wait for it", lock.since.timestamp())
+    if fault := facts.versions.get(partition):
+        return Reason(partition, Kind.NEWER_CODE, fault, "deploy the workers", since)
+    if facts.last_tick is not None and now - facts.last_tick > max_tick_age(options):
+        text, way_out = "no tick runs", "start Celery beat, and a worker that serves the queue of `tick`"
+        return Reason(partition, Kind.NO_SCHEDULE, text, way_out, facts.last_tick or None)
+    if partition in facts.requested:
+        text = "a drain was requested, and no worker has begun it"
+        return Reason(partition, Kind.NO_WORKER, text, "start a worker with -Q drains", since)
+    return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
+
+
+def _locks() -> dict[Partition, LockHolder]:
+    holders = [each for using in writebehind.databases() for each in writebehind.lock_holders(using)]
+    return {each.partition: each for each in reversed(holders)}  # the longest lock of each partition
+
+
+def _versions(partitions: Sequence[Partition]) -> dict[Partition, str]:
+    client = monitoring_queue()
+    faults: dict[Partition, str] = {}
+    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+        model = model_named(partition.label)
+        for state in queues.values():
+            if isinstance(state, QueueState) and model is not None:
+                fault = version_fault(model, router.db_for_write(model), state)
+                faults |= {partition: fault} if fault else {}
+    return faults
+
+
+def _read(read: Callable[[], T], unknown: T) -> T:
+    try:
+        return read()
+    except (RingCacheError, Error):
+        return unknown

@@ -1,0 +1,71 @@
+"""Why queued writes of a partition do not reach the database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cachebackend.monitoring.reasons import Facts, Kind, reasons_of
+from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol import Partition
+from cachebackend.writebehind import LockHolder, PartitionStatus
+
+PARTITION, GONE = Partition("shop.meter", 0), Partition("shop.gone", 1)
+NOW = 1_000_000.0
+LATE = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=60.0)
+LOCK = LockHolder(PARTITION, 7, "worker", None, "active", datetime.fromtimestamp(NOW - 50, UTC), 50.0)
+WELL = Facts([LATE], last_tick=NOW - 1)
+
+
+def found(facts: Facts) -> list[tuple[Partition, Kind, float | None]]:
+    reasons = list(reasons_of(facts, WriteBehindOptions(), NOW))
+    assert all(reason.way_out and str(reason.partition) in str(reason) for reason in reasons)
+    return [(reason.partition, reason.kind, reason.since) for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "since"),
+    [
+        (
+            {"stopped": {PARTITION: "it was emptied"}, "locks": {PARTITION: LOCK}},
+            Kind.STOPPED,
+            None,
+        ),
+        ({"locks": {PARTITION: LOCK}, "requested": {PARTITION}}, Kind.BLOCKED, NOW - 50),
+        ({"versions": {PARTITION: "it waits"}, "last_tick": 0.0}, Kind.NEWER_CODE, NOW - 60),
+        ({"last_tick": NOW - 40}, Kind.NO_SCHEDULE, NOW - 40),
+        ({"last_tick": 0.0, "requested": {PARTITION}}, Kind.NO_SCHEDULE, None),
+        ({"requested": {PARTITION}}, Kind.NO_WORKER, NOW - 60),
+        ({"requested": {PARTITION}, "last_tick": None}, Kind.NO_WORKER, NOW - 60),
+        ({}, Kind.SLOW, NOW - 60),
+    ],
+)
+def test_a_late_partition_has_one_reason(facts: dict[str, Any], kind: Kind, since: float | None) -> None:
+    """The one that a person must remove first; an unknown fact does not count."""
+    assert found(replace(WELL, **facts)) == [(PARTITION, kind, since)]
+
+
+def test_a_partition_that_is_drained_has_none() -> None:
+    """A drain that runs holds the lock, and a request is pending until it begins."""
+    status = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=1.0)
+    facts = Facts([status], locks={PARTITION: LOCK}, requested={PARTITION}, last_tick=NOW)
+    assert found(facts) == []
+
+
+def test_servers_and_models_that_are_missing() -> None:
+    """The queue node or the database does not answer, or the project no longer has the model."""
+    for name in ("is_queue_seen", "is_database_seen"):
+        status = replace(LATE, **{name: False}, error="it does not answer")
+        assert found(Facts([status])) == [(PARTITION, Kind.MISSING, None)]
+    assert found(Facts(removed=[GONE])) == [(GONE, Kind.MISSING, None)]
+
+
+def test_parked_writes_are_a_reason_of_their_own() -> None:
+    """Beside the one why the rest is late."""
+    parked = replace(LATE, parked=2, parked_since=NOW - 90)
+    assert found(Facts([parked, parked], last_tick=NOW)) == [
+        (PARTITION, Kind.SLOW, NOW - 60), (PARTITION, Kind.PARKED, NOW - 90),
+    ]  # fmt: skip

@@ -1,8 +1,8 @@
 """Django's system checks: one function for each message. The ids never change their meaning.
 
-``caching`` has those of ring caches, cached models and invalidation, ``write_behind`` those of
-write-behind. May import everything below ``monitoring``. A check never changes anything, and asks
-no server except the databases that ``check --database`` names.
+``caching`` has those of ring caches, cached models and invalidation, ``write_behind`` those of the
+models of write-behind, ``drains`` those of what drains them. May import everything below
+``monitoring``. A check never changes anything, and asks no server except with ``check --database``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ from cachebackend.checks.caching import (
     check_tenant_schemas,
     check_trigger_databases,
     check_triggers_app,
+)
+from cachebackend.checks.drains import (
+    check_write_behind_connections,
+    check_write_behind_migrations,
+    check_write_behind_nodes,
+    check_write_behind_ring,
+    check_write_behind_schedule,
+    check_write_behind_workers,
 )
 from cachebackend.checks.write_behind import (
     check_write_behind_engines,
@@ -47,10 +55,16 @@ __all__ = [
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
+    "check_write_behind_connections",
     "check_write_behind_engines",
     "check_write_behind_fields",
     "check_write_behind_keys",
+    "check_write_behind_migrations",
+    "check_write_behind_nodes",
+    "check_write_behind_ring",
+    "check_write_behind_schedule",
     "check_write_behind_settings",
+    "check_write_behind_workers",
     "register_checks",
 ]
 
@@ -75,3 +89,9 @@ def register_checks() -> None:
     register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_lookup_collations)
     register(Tags.database)(check_write_behind_keys)
+    register(Tags.caches)(check_write_behind_connections)
+    register(Tags.database)(check_write_behind_migrations)
+    register(Tags.caches)(check_write_behind_nodes)
+    register(Tags.caches)(check_write_behind_ring)
+    register(Tags.caches)(check_write_behind_schedule)
+    register(Tags.database)(check_write_behind_workers)

@@ -96,7 +96,7 @@ def check_outbox(**_: Any) -> list[CheckMessage]:
 
 
 def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
-    """ringcache.W006: a cached model is written to a database that has no outbox."""
+    """ringcache.W011: a cached model is written to a database that has no outbox."""
     return [
         Warning(
             f"{model._meta.label} is written to database {using!r}, which has no outbox: a delete that a "
@@ -104,7 +104,7 @@ def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
             hint="Let the routers migrate cachebackend there too: the outbox's row is in the transaction of "
             "the write.",
             obj=model,
-            id="ringcache.W006",
+            id="ringcache.W011",
         )
         for model in watched_models()
         for using in [router.db_for_write(model)]
@@ -114,14 +114,14 @@ def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
 
 
 def check_columns_as_json(**_: Any) -> list[CheckMessage]:
-    """ringcache.E015: a cached model has a column that the alias' codec ``json`` cannot hold."""
+    """ringcache.E016: a cached model has a column that the alias' codec ``json`` cannot hold."""
     return [
         Error(
             f"{model._meta.label}.{dependent.name} is cached by CACHES[{dependent.alias!r}], whose codec "
             f"'json' cannot hold {', '.join(names)}: every read that fills would fail.",
             hint="Use the codec 'msgpack', which also never pickles.",
             obj=model,
-            id="ringcache.E015",
+            id="ringcache.E016",
         )
         for model, dependent in all_dependents()
         if isinstance(dependent, CachedManager) and _is_json(dependent.alias)

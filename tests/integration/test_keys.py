@@ -566,7 +566,7 @@ def test_a_column_that_the_codec_cannot_hold_is_reported(settings: Any) -> None:
         settings.CACHES = settings.CACHES | {"default": block | {"OPTIONS": options}}
         found[codec] = {each.obj: each for each in checks.check_columns_as_json()}
     assert found["msgpack"] == {}
-    assert {each.id for each in found["json"].values()} == {"ringcache.E015"}
+    assert {each.id for each in found["json"].values()} == {"ringcache.E016"}
     columns = {
         model.__name__: message.msg.partition("cannot hold ")[2].partition(":")[0]
         for model, message in found["json"].items()

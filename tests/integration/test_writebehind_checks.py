@@ -1,0 +1,77 @@
+"""System checks of what the drains of write-behind need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db.migrations.recorder import MigrationRecorder
+
+from cachebackend import checks
+from cachebackend.checks import drains
+from cachebackend.telemetry import heartbeat
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("empty_nodes")]
+LOCAL = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+
+def ids(messages: list[Any]) -> list[str]:
+    return [message.id for message in messages]
+
+
+def test_a_project_that_is_set_up_well_has_no_fault() -> None:
+    """The demo's own settings; a worker was seen."""
+    heartbeat.record_run("tick")
+    for name in drains.__all__:
+        assert getattr(checks, name)(databases=["default"]) == []
+
+
+def test_a_manager_without_queue_nodes_is_reported(settings: Any) -> None:
+    """And nothing else, because nothing is queued that needs draining."""
+    settings.WRITE_BEHIND = {}
+    [warning] = checks.check_write_behind_nodes()
+    assert warning.id == "ringcache.W006"
+    assert "shop.Meter" in warning.msg
+    settings.CELERY_BEAT_SCHEDULE = {}
+    assert checks.check_write_behind_schedule() == []
+    settings.WRITE_BEHIND = {"nodes": "nonsense"}
+    assert checks.check_write_behind_nodes() == []  # ringcache.E002 reports it
+
+
+@pytest.mark.parametrize("schedule", [None, {}, {"mail": {"task": "site.mail", "schedule": 1.0}}])
+def test_a_schedule_without_tick_is_reported(settings: Any, schedule: Any) -> None:
+    """No schedule, an empty one, and one of other tasks."""
+    settings.CELERY_BEAT_SCHEDULE = schedule
+    assert ids(checks.check_write_behind_schedule()) == ["ringcache.W007"]
+
+
+def test_a_worker_that_was_never_seen_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only by ``check --database``: the other checks ask no server."""
+    [warning] = checks.check_write_behind_workers(databases=["default"])
+    assert (warning.id, warning.msg.endswith("ever.")) == ("ringcache.W008", True)
+    assert checks.check_write_behind_workers() == []
+    heartbeat.record_run("tick")
+    monkeypatch.setattr(drains, "MAX_TICK_AGE", -1.0)
+    assert ids(checks.check_write_behind_workers(databases=["default"])) == ["ringcache.W008"]
+
+
+def test_a_project_without_a_ring_cache_is_reported(settings: Any) -> None:
+    """Nothing then stores when the tasks last ran."""
+    settings.CACHES = LOCAL
+    assert ids(checks.check_write_behind_ring()) == ["ringcache.W009"]
+    assert checks.check_write_behind_workers(databases=["default"]) == []
+
+
+def test_connections_that_an_asgi_project_keeps_are_reported(settings: Any) -> None:
+    """Each thread keeps one."""
+    settings.ASGI_APPLICATION, settings.WSGI_APPLICATION = "site.asgi.application", None
+    assert ids(checks.check_write_behind_connections()) == ["ringcache.W010"]
+
+
+def test_a_database_without_the_migrations_is_reported() -> None:
+    """The message names those that are missing."""
+    last = MigrationRecorder.Migration.objects.filter(app="cachebackend").latest("pk")
+    last.delete()
+    [error] = checks.check_write_behind_migrations(databases=["default"])
+    assert error.id == "ringcache.E015"
+    assert f"lacks the migrations {last.name} of cachebackend" in error.msg

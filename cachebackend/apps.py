@@ -15,10 +15,12 @@ class CacheBackendConfig(AppConfig):
     def ready(self) -> None:
         """Register checks, watch models, connect clients and migrations, and publish counters at exit."""
         from cachebackend import checks, invalidation
+        from cachebackend.backend.test_prefix import connect_test_prefix
         from cachebackend.telemetry import shutdown
 
         checks.register_checks()
         invalidation.watch_tags_of_settings()
         invalidation.connect_outbox()
         invalidation.connect_migrations()
+        connect_test_prefix()
         shutdown.connect()

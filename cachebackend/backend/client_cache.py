@@ -9,6 +9,7 @@ from typing import Any
 
 from cachebackend import protocol
 from cachebackend.backend.keys import KeyCache
+from cachebackend.backend.test_prefix import with_test_prefix
 from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
 from cachebackend.errors import NodeUnavailableError
@@ -30,6 +31,13 @@ class ClientCache(KeyCache):
         super().__init__(params)
         self._location = location
         self._options: Mapping[str, Any] = params.get("OPTIONS", {})
+        self._given_prefix = self.key_prefix
+        self.set_prefix()
+
+    def set_prefix(self) -> None:
+        """Set the prefix of the keys: that of the settings; tests have one of their own."""
+        self.key_prefix = with_test_prefix(self._given_prefix)
+        self.__dict__.pop("client", None)  # it knows the pattern of the keys
 
     @cached_property
     def client(self) -> RingClient:

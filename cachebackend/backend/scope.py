@@ -23,6 +23,7 @@ from cachebackend.conf import current_namespace, namespace_function
 
 __all__ = [
     "database_of",
+    "database_text",
     "databases_of_write",
     "digest",
     "is_asked_in_thread",
@@ -41,7 +42,7 @@ _PROGRAM = uuid4().hex
 def scope_of(using: str) -> str:
     """Return the scope of the rows of a database alias, in the current namespace."""
     namespace = current_namespace()
-    return f"{_database(using)}+{_part(namespace)}" if namespace else _database(using)
+    return f"{database_text(using)}+{_part(namespace)}" if namespace else database_text(using)
 
 
 def scopes_of_write(using: str) -> list[str]:
@@ -51,7 +52,7 @@ def scopes_of_write(using: str) -> list[str]:
 
 def databases_of_write(using: str) -> list[str]:
     """Return what the scopes begin with in which rows of a database alias may be cached, in any namespace."""
-    return list(dict.fromkeys(map(_database, _aliases_of(using))))
+    return list(dict.fromkeys(map(database_text, _aliases_of(using))))
 
 
 def is_asked_in_thread() -> bool:
@@ -79,7 +80,8 @@ def _aliases_of(using: str) -> list[str]:
     return [using, *(alias for alias, database in databases.items() if database["NAME"] == name)]
 
 
-def _database(using: str) -> str:
+def database_text(using: str) -> str:
+    """Return what the scopes of a database alias begin with."""
     databases = connections.settings
     primary = databases[using]["TEST"]["MIRROR"] or using
     return _text(primary, databases[primary]["NAME"], os.getpid())

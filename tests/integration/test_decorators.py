@@ -128,8 +128,8 @@ def test_invalidate_waits_for_the_commit(ring_cache: RingCache) -> None:
     assert ring_cache.get("k") is None
 
 
-def test_an_exception_is_not_cached_and_an_unusable_argument_is_refused() -> None:
-    """The next call runs the function again."""
+def test_an_exception_is_not_cached() -> None:
+    """The next call runs the function again. An argument that cannot be named is refused."""
 
     @cached()
     def fail(_: object) -> None:

@@ -218,7 +218,7 @@ def test_a_tag_invalidated_during_the_load_makes_the_value_a_miss(cache: RingCac
 
 def test_models_and_rows_are_tags(ring_cache: RingCache) -> None:
     """The tag of a row is for that row, the tag of a model for all rows."""
-    rows = f"demo:1:rows:{scope_of('default')}:demo_article".encode()
+    rows = f"{ring_cache.key_prefix}:1:rows:{scope_of('default')}:demo_article".encode()
     assert ring_cache.tag_bytes(Article) == rows + b"\xff"
     assert ring_cache.tag_bytes(Article(pk=7)) == rows + b":7\xff"
 

@@ -1,0 +1,68 @@
+"""The key prefix of tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from django.db import connections
+from django.db.backends.base.creation import BaseDatabaseCreation
+
+from cachebackend.backend import test_prefix
+from cachebackend.backend.scope import database_text
+
+with_test_prefix = test_prefix.with_test_prefix
+
+
+def name_database(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(connections.settings["default"], "NAME", name)
+
+
+@pytest.fixture(autouse=True)
+def _no_test_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_prefix, "_test_databases", set())
+
+
+@pytest.mark.parametrize("name", ["site", "/srv/site.sqlite3", "attest", ""])
+def test_a_site_has_the_prefix_of_its_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the name of its database is, except one that Django gives to test databases."""
+    name_database(monkeypatch, name)
+    assert with_test_prefix("shop") == "shop"
+
+
+@pytest.mark.parametrize("name", ["test_site", "/srv/test_site.sqlite3", "test_site_gw1"])
+def test_a_test_database_is_part_of_the_prefix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a test starts knows it by its name alone."""
+    name_database(monkeypatch, name)
+    assert f"default@{with_test_prefix('shop').removeprefix('shop+')}" == database_text("default")
+
+
+def test_the_steps_of_django_set_the_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process of tests has its own; when the test database is gone, the site's prefix is back."""
+
+    def name_it(creation: BaseDatabaseCreation, name: str) -> None:
+        creation.connection.settings_dict["NAME"] = name
+
+    cache: Any = caches["default"]
+    before = cache.key_prefix
+    creation = connections["default"].creation
+    monkeypatch.setitem(connections["default"].settings_dict, "NAME", "site")
+    name_database(monkeypatch, "site")
+    steps = {
+        step: test_prefix._and_set_prefixes(step, name_it)
+        for step in ("create_test_db", "setup_worker_connection", "destroy_test_db")
+    }
+    prefixes = []
+    for step, name in (
+        ("create_test_db", "own"),
+        ("setup_worker_connection", "own_2"),
+        ("destroy_test_db", "site"),
+    ):
+        name_database(monkeypatch, name)
+        steps[step](creation, name)
+        prefixes.append(cache.key_prefix)
+    monkeypatch.undo()
+    cache.set_prefix()
+    assert prefixes == ["demo+own", "demo+own_2", "demo"]
+    assert cache.key_prefix == before

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
+from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's name
 from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
@@ -96,12 +96,12 @@ def check_write_behind_connections(**_: Any) -> list[CheckMessage]:
 
 
 def check_write_behind_migrations(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """ringcache.E015: a database that is drained to lacks migrations of ``cachebackend``."""
+    """ringcache.W012: a database that is drained to lacks migrations of ``cachebackend``."""
     return [
-        Error(
+        Warning(  # not an error: `migrate` runs the checks first, and would stop
             f"Database {using!r} lacks the migrations {', '.join(missing)} of cachebackend; no drain works.",
             hint=f"Run manage.py migrate cachebackend --database {using}.",
-            id="ringcache.E015",
+            id="ringcache.W012",
         )
         for using in write_behind_databases()
         if _is_used() and using in (databases or ())

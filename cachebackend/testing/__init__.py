@@ -1,9 +1,9 @@
-"""Helps projects that use the ring with their tests: empty rings, nodes to run them on, an assertion.
+"""Helps projects that use the ring with their tests: empty rings and queues, nodes, an assertion.
 
-``blocks`` has the context managers that a test puts around its code, ``embedded`` starts nodes for
-a test, and ``plugin`` offers both as pytest fixtures. pytest loads the plugin before Django is set
-up, so modules that need Django are imported when they are first used. Nothing outside tests
-imports this package.
+``blocks`` and ``queues`` have the context managers that a test puts around its code, ``cases`` has a
+mixin for Django's test cases, ``embedded`` starts nodes for a test, and ``plugin`` has pytest
+fixtures. pytest loads the plugin before Django is set up, so modules that need Django are imported
+when they are first used. Nothing outside tests imports this package.
 """
 
 from importlib import import_module
@@ -11,12 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cachebackend.testing.blocks import assert_invalidates, empty_ring
+    from cachebackend.testing.cases import RingCacheTestMixin
     from cachebackend.testing.embedded import embedded_nodes
+    from cachebackend.testing.queues import drain_now, empty_queue
 
-__all__ = ["assert_invalidates", "embedded_nodes", "empty_ring"]
+__all__ = [
+    "RingCacheTestMixin",
+    "assert_invalidates",
+    "drain_now",
+    "embedded_nodes",
+    "empty_queue",
+    "empty_ring",
+]
 
 #: The module that defines each public name.
-_MODULES = {"assert_invalidates": "blocks", "embedded_nodes": "embedded", "empty_ring": "blocks"}
+_MODULES = {
+    "RingCacheTestMixin": "cases",
+    "assert_invalidates": "blocks",
+    "drain_now": "queues",
+    "embedded_nodes": "embedded",
+    "empty_queue": "queues",
+    "empty_ring": "blocks",
+}
 
 
 def __getattr__(name: str) -> Any:

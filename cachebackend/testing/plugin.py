@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from django.conf import settings
 
-from cachebackend.testing import embedded_nodes, empty_ring
+from cachebackend.testing import embedded_nodes, empty_queue, empty_ring
 
 if TYPE_CHECKING:
     from cachebackend.backend import RingCache
 
-__all__ = ["ring", "ring_nodes"]
+__all__ = ["own_queue", "ring", "ring_nodes"]
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,19 @@ def ring_nodes() -> Iterator[list[str]]:
 
 @pytest.fixture
 def ring(ring_nodes: list[str]) -> Iterator[RingCache]:
-    """The cache of the alias "default": an empty ring on ``ring_nodes``, for one test."""
-    with empty_ring(location=ring_nodes) as cache:
+    """The cache of the alias "default": an empty ring on ``ring_nodes``, for one test.
+
+    The first of these nodes holds the queue of write-behind, which is empty too.
+    """
+    with empty_ring(location=ring_nodes) as cache, empty_queue(nodes=ring_nodes[:1]):
         yield cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_queue() -> Iterator[None]:
+    """Keep the queued writes of tests without ``ring`` from the workers that drain the settings' nodes."""
+    if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        yield
+        return
+    with empty_queue():
+        yield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, models
+from django.db.models.signals import class_prepared
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -19,11 +22,12 @@ from cachebackend.errors import (
     WriteBehindPartialError,
     WriteBehindRefusedError,
 )
+from cachebackend.invalidation.watched import is_historical
 from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.fallback import fall_back
-from cachebackend.writebehind.queue import project_queue, register_model
+from cachebackend.writebehind.queue import behind_models, project_queue, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
 
 __all__ = ["WriteBehindManager"]
@@ -50,9 +54,13 @@ class WriteBehindManager(Generic[M]):
 
     ``Page.behind.update(pk, views=F("views") + 1)`` returns when the queue node has the
     write. A million such increments of a row are one number in the queue, and one UPDATE.
+
+    Each child of an abstract model has its own manager. In multi-table inheritance a child has none:
+    the parent's manager writes the parent's columns.
     """
 
     model: type[M]
+    name: str
 
     def __init__(self, fields: Sequence[str], counters: Sequence[str] = ()) -> None:
         self.fields = tuple(fields)
@@ -61,16 +69,26 @@ class WriteBehindManager(Generic[M]):
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Set the manager as an attribute of the model. Called by Django."""
-        if model._meta.abstract:
-            message = (
-                f"{model.__name__}.{name}: a WriteBehindManager needs a model with rows, not an abstract one"
-            )
-            raise ImproperlyConfigured(message)
-        self.model = model
+        self.model, self.name = model, name
+        setattr(model, name, self)
+        if model._meta.abstract or is_historical(model):
+            return
         self.rows = Rows(model, self.fields, self.counters)
         register_model(model)
         refuse_saves_of_queued_columns(model)
-        setattr(model, name, self)
+
+    def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Self:
+        """Return the manager. A proxy has that of its concrete model; a child with a table has none."""
+        if owner is self.model or owner._meta.concrete_model is self.model:
+            if owner._meta.abstract:
+                message = f"{owner.__name__} is abstract; its children have {self.name!r}"
+                raise AttributeError(message)
+            return self
+        message = (
+            f"{owner.__name__} has no {self.name!r} of its own: {self.model.__name__}.{self.name} writes the "
+            f"columns of {self.model.__name__}"
+        )
+        raise AttributeError(message)
 
     def update(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, which are applied together. If the row does not exist, nothing is.
@@ -301,3 +319,35 @@ class WriteBehindManager(Generic[M]):
 def _is_moved(error: Exception | None) -> bool:
     """Return whether a write was sent to a partition of a number of partitions that has changed."""
     return isinstance(error, WriteBehindMovedError) and not error.is_closed
+
+
+def _refuse_second_queue(model: type[models.Model], name: str) -> None:
+    """Raise if a proxy's rows would have two queues, so that the order of their writes would be lost."""
+    concrete = model._meta.concrete_model
+    for other in behind_models():
+        if other is not model and other._meta.concrete_model is concrete:
+            message = (
+                f"{model.__name__}.{name}: {other.__name__} has a WriteBehindManager for the same rows; "
+                "use that one, or remove it"
+            )
+            raise ImproperlyConfigured(message)
+
+
+def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:
+    """Give a model its own copy of each WriteBehindManager of its abstract bases."""
+    for name, manager in vars(sender).items():
+        if isinstance(manager, WriteBehindManager) and sender._meta.proxy:
+            _refuse_second_queue(sender, name)
+    inherited = {
+        name: manager
+        for base in reversed(sender.__mro__[1:])
+        for name, manager in vars(base).items()
+        if isinstance(manager, WriteBehindManager)
+    }
+    for name, manager in inherited.items():
+        is_own = inspect.getattr_static(sender, name) is not manager
+        if not is_own and manager.model._meta.abstract:
+            copy.copy(manager).contribute_to_class(sender, name)
+
+
+class_prepared.connect(_copy_inherited, dispatch_uid="ringcache:behind")

@@ -19,6 +19,7 @@ from cachebackend.writebehind.partitions import change_partitions
 from cachebackend.writebehind.removed import RemovedModel, drain_removed, drop_removed, removed_models
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
+from cachebackend.writebehind.waiting import landed
 
 __all__ = [
     "Drained",
@@ -39,6 +40,7 @@ __all__ = [
     "drop_removed",
     "due_databases",
     "find_faults",
+    "landed",
     "lock_holders",
     "node_faults",
     "node_moves",

@@ -41,6 +41,7 @@ from cachebackend.writebehind.queue import model_of, project_queue, syncing_queu
 from cachebackend.writebehind.samples import Sample, by_database, store_samples
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.versions import require_same_version
+from cachebackend.writebehind.waiting import landed
 
 __all__ = ["Drained", "dirty_partitions", "drain", "drop", "due_databases", "seal_dirty"]
 
@@ -321,6 +322,19 @@ class _Drain:
         )
         return WriteBehindDamagedError(message)
 
+    def _send_landed(self, number: int, outcome: Outcome) -> None:
+        """Send the signal; the error of a receiver is logged, for the batch is in the database."""
+        sent = landed.send_robust(
+            self._model,
+            partition=self._partition,
+            batch=number,
+            rows=outcome.applied.rows,
+            using=self.using,
+        )
+        for receiver, error in sent:
+            if isinstance(error, Exception):
+                logger.error("a receiver of landed failed: %r", receiver, exc_info=error)
+
     def _count(self, number: int, outcome: Outcome, started: float) -> None:
         self.drained.batches += 1
         self.drained.rows += outcome.applied.rows
@@ -331,6 +345,7 @@ class _Drain:
         cell.rows += outcome.applied.rows
         cell.parked += outcome.parked
         cell.drain_times.add(SYSTEM_CLOCK.monotonic() - started)
+        self._send_landed(number, outcome)
         where = {"partition": str(self._partition)}
         if outcome.parked:
             logger.error(

@@ -29,6 +29,7 @@ from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.fallback import fall_back
 from cachebackend.writebehind.queue import behind_models, project_queue, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
+from cachebackend.writebehind.waiting import await_drained, wait_drained
 
 __all__ = ["WriteBehindManager"]
 
@@ -208,6 +209,28 @@ class WriteBehindManager(Generic[M]):
     async def apending(self, pk: Any) -> list[reads.PendingBatch]:
         """Return the queued writes of a row, as ``pending``."""
         return await sync_to_async(self.pending)(pk)
+
+    def wait(self, pk: Any, timeout: float = 10.0) -> bool:
+        """Wait until the row's writes that are queued now are in the database.
+
+        Call it outside of a transaction: one with a fixed snapshot would never see them.
+
+        Args:
+            pk: The row's primary key.
+            timeout: The most seconds to wait.
+
+        Returns:
+            Whether they are in the database.
+
+        Raises:
+            WriteBehindError: A write of the row is parked, and only a person can retry it.
+            NodeUnavailableError: A queue node did not answer.
+        """
+        return wait_drained(self.rows, pk, timeout)
+
+    async def await_(self, pk: Any, timeout: float = 10.0) -> bool:  # as its twin
+        """Wait until the row's queued writes are in the database, as ``wait``."""
+        return await await_drained(self.rows, pk, timeout)
 
     def _encode_many(self, changes: Many) -> list[EncodedWrite]:
         pairs = changes.items() if isinstance(changes, Mapping) else changes

@@ -65,6 +65,7 @@ WITHOUT = {
     "writebehind/removed": "nodes and SQL: tests/integration/test_writebehind_removed.py",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/waiting": "nodes and SQL: tests/integration/test_writebehind_wait.py",
     "writebehind/write_through": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/status": "asks nodes and the database",
 }

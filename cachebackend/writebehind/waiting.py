@@ -1,0 +1,88 @@
+"""Waiting until a row's queued writes are drained, and the signal that is sent after each batch.
+
+A caller that waits asks less and less often, so that many callers do not overload the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import router
+from django.dispatch import Signal
+
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.errors import WriteBehindError
+from cachebackend.models import ParkedWrite
+from cachebackend.writebehind import reads
+from cachebackend.writebehind.changes import Rows
+
+__all__ = ["await_drained", "landed", "wait_drained"]
+
+#: Sent after the commit of each drained batch, in the process that drained it. ``sender`` is the model;
+#: the arguments are ``partition``, ``batch`` (its number), ``rows`` (the number of rows that changed) and
+#: ``using`` (the alias of the database).
+landed = Signal()
+#: Seconds between the first two looks, and the most between two looks.
+FIRST_SECONDS, MAX_SECONDS = 0.05, 1.0
+
+
+def wait_drained(rows: Rows, pk: Any, timeout: float) -> bool:
+    """Wait until the writes of a row that are queued now are drained.
+
+    Returns:
+        Whether they were drained within ``timeout`` seconds.
+
+    Raises:
+        WriteBehindError: A write of the row is parked, and only a person can retry it.
+    """
+    looks = _looks(rows, pk, timeout)
+    while (seconds := next(looks)) > 0:
+        time.sleep(seconds)
+    return seconds == 0
+
+
+async def await_drained(rows: Rows, pk: Any, timeout: float) -> bool:  # as its twin
+    """Wait until the writes of a row that are queued now are drained, as ``wait_drained``."""
+    looks = _looks(rows, pk, timeout)
+    look = sync_to_async(lambda: next(looks))
+    while (seconds := await look()) > 0:  # noqa: ASYNC110  # the drain runs in another process
+        await asyncio.sleep(seconds)
+    return seconds == 0
+
+
+def _looks(rows: Rows, pk: Any, timeout: float) -> Iterator[float]:
+    """Yield after each look the seconds until the next; 0: all is drained; -1: the time is over."""
+    end, pause = SYSTEM_CLOCK.monotonic() + timeout, FIRST_SECONDS
+    last = max((batch.number for batch in reads.pending(rows, pk)), default=0)
+    while True:
+        is_parked = _is_parked(rows, pk)
+        if not is_parked and not any(batch.number <= last for batch in reads.pending(rows, pk)):
+            yield 0.0
+        left = end - SYSTEM_CLOCK.monotonic()
+        if left <= 0:
+            yield -1.0
+        yield min(pause, left)
+        pause = min(2 * pause, MAX_SECONDS)
+
+
+def _is_parked(rows: Rows, pk: Any) -> bool:
+    """Return whether a write of the row is parked and is retried by itself.
+
+    Raises:
+        WriteBehindError: It is not retried by itself.
+    """
+    parked = ParkedWrite.objects.using(router.db_for_write(rows.model)).filter(
+        label=rows.model._meta.label_lower, key=rows.row(pk)[:-1].decode()
+    )
+    retried = list(parked.values_list("retry_at", flat=True))
+    if retried and None in retried:
+        message = (
+            f"{rows.model.__name__} {pk!r}: a write is parked and is not drained until it is retried or "
+            "discarded; see `manage.py writebehind parked`"
+        )
+        raise WriteBehindError(message)
+    return bool(retried)

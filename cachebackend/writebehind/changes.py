@@ -43,6 +43,8 @@ class Rows:
         self.model = model
         self._names = tuple(fields)
         self._counters = tuple(counters)
+        #: The database to which the routers sent the rows of the first write; None: nothing is written yet.
+        self._using: str | None = None
         self._has_exact_key = False
         self._partitions: dict[tuple[int, int], Partition] = {}
         if unknown := set(counters) - set(fields):
@@ -133,6 +135,8 @@ class Rows:
             WriteBehindRefusedError: The value is not a valid primary key of the model, its keys
                 cannot be queued, or its database is not Postgres.
         """
+        if (using := router.db_for_write(self.model)) != self._using:
+            self._require_one_database(using)
         if not self._has_exact_key:
             self._require_exact_key()
         field = self.model._meta.pk
@@ -188,6 +192,20 @@ class Rows:
     def columns(self) -> list[models.Field[Any, Any]]:
         """The fields of the model's own table that hold a value of their own."""
         return [f for f in self.model._meta.local_concrete_fields if not getattr(f, "generated", False)]
+
+    def _require_one_database(self, using: str) -> None:
+        """Raise if the routers send the rows to another database than before, as for another tenant.
+
+        A drain asks the routers too, in a process that knows no tenant: it would write every tenant's
+        rows to one database.
+        """
+        if self._using is not None:
+            message = (
+                f"{self.model.__name__}: the database routers send its rows to {self._using!r} and to "
+                f"{using!r}, and write-behind drains them to one database; write them with save()"
+            )
+            raise WriteBehindRefusedError(message)
+        self._using = using
 
     def _require_exact_key(self) -> None:
         fault = engine_fault(self.model, router.db_for_write(self.model))

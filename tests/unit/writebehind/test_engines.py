@@ -42,3 +42,13 @@ def test_a_write_that_would_never_be_drained_is_refused(settings: Any) -> None:
             write()
     found = {(message.id, message.msg) for message in checks.check_write_behind_engines()}
     assert ("ringcache.E014", FAULT) in found
+
+
+def test_rows_of_several_databases_are_refused(settings: Any) -> None:
+    """A drain asks the routers in a process that knows no tenant, and would write to one database."""
+    fresh = type(Meter.behind.rows)(Meter, ["count"], [])
+    fresh._has_exact_key = True  # so that no database is asked
+    fresh.delete(Meter().pk)
+    settings.DATABASE_ROUTERS = ["tests.unit.writebehind.test_engines.ToLite"]
+    with pytest.raises(WriteBehindRefusedError, match="send its rows to 'default' and to 'lite'"):
+        fresh.delete(Meter().pk)

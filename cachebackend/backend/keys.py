@@ -191,7 +191,7 @@ class KeyCache(BaseCache):
             message = "clear() cannot find this alias' keys: its KEY_FUNCTION hides the key it is given"
             raise RingCacheError(message)
         pattern = self.escaped(text.encode(*ENCODING))
-        pattern = pattern.replace(str(_SAMPLE_VERSION).encode(), b"*")
+        pattern = pattern.replace(str(_SAMPLE_VERSION).encode(), b"[0-9]*")
         key = b"".join(self.escaped(part.encode(*ENCODING)) + b"*" for part in parts)
         return pattern.replace(_SAMPLE_KEY.encode(), key)
 

@@ -164,14 +164,6 @@ def test_clear_deletes_the_keys_of_this_prefix_only(ring_cache: RingCache, call:
     assert other.get_many(KEYS) == {}
 
 
-@pytest.mark.parametrize("version", ["v2", -1, 10])
-def test_clear_deletes_the_keys_of_every_version(ring_cache: RingCache, version: Any) -> None:
-    """A version need not be a number."""
-    ring_cache.set("k", 1, version=version)
-    ring_cache.clear()
-    assert ring_cache.get("k", version=version) is None
-
-
 def test_clear_refuses_a_key_function_that_hides_the_key(ring_cache: RingCache) -> None:
     """It cannot find the keys of its alias, so it deletes nothing."""
     ring_cache.key_func = lambda key, prefix, version: f"{hash((key, prefix, version))}"

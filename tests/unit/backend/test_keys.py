@@ -49,7 +49,7 @@ def test_a_key_function_of_the_project_makes_the_keys() -> None:
     """One that hides the key leaves nothing by which ``clear`` could find them."""
     cache = cache_of(KEY_FUNCTION=lambda key, prefix, version: f"{version}/{prefix}/{key}")
     assert cache.many_key_bytes(["k", "l"]) == [b"1/demo/k", b"1/demo/l"]
-    assert cache.pattern == b"*/demo/*"
+    assert cache.pattern == b"[0-9]*/demo/*"
     assert not cache.has_plain_keys
     with pytest.raises(RingCacheError, match="KEY_FUNCTION"):
         _ = cache_of(KEY_FUNCTION=lambda *_: "always").pattern
@@ -57,9 +57,9 @@ def test_a_key_function_of_the_project_makes_the_keys() -> None:
 
 def test_a_pattern_matches_the_keys_of_every_version_and_nothing_else() -> None:
     """What is special in the prefix is escaped."""
-    assert cache_of().pattern == b"demo:*:*"
-    assert cache_of(KEY_PREFIX="a*[b]").pattern == rb"a\*\[b\]:*:*"
-    assert cache_of().pattern_of("shop.tag:*") == rb"demo:*:shop.tag:\**"
+    assert cache_of().pattern == b"demo:[0-9]*:*"
+    assert cache_of(KEY_PREFIX="a*[b]").pattern == rb"a\*\[b\]:[0-9]*:*"
+    assert cache_of().pattern_of("shop.tag:*") == rb"demo:[0-9]*:shop.tag:\**"
     assert KeyCache.escaped(b"a?\\-^") == rb"a\?\\\-\^"
 
 

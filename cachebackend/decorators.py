@@ -12,7 +12,13 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, Timeout, find_ring_cache
-from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
+from cachebackend.backend.call_names import (
+    arguments_digest,
+    call_scope,
+    captures_digest,
+    function_name,
+    has_captures,
+)
 from cachebackend.backend.fill_rules import databases_with_changes
 from cachebackend.backend.guarded_loads import aget_or_load, aload_again, get_or_load, load_again
 from cachebackend.backend.open_transactions import any_changed
@@ -137,7 +143,7 @@ class CachedFunction(Generic[P, R]):
         """
         prefix = f"call:{call_scope()}:{self._name}"
         if self._key is not None:
-            return f"{prefix}:{self._captures_digest}{self._key(*args, **kwargs)}"
+            return f"{prefix}:{self._bound}{self._key(*args, **kwargs)}"
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
@@ -149,12 +155,20 @@ class CachedFunction(Generic[P, R]):
             raise TypeError(message) from error
 
     @cached_property
-    def _captures_digest(self) -> str:
-        """What distinguishes two closures of one place, if ``key`` names their arguments."""
+    def _bound(self) -> str:
+        """What distinguishes two functions of one name, if ``key`` names the arguments.
+
+        Raises:
+            TypeError: Nothing distinguishes the function from others.
+        """
         try:
-            return f"{arguments_digest({}, self._captures)[:32]}:" if self._captures else ""
-        except EncodeError:  # the values cannot be named, so ``key`` must distinguish them
-            return ""
+            digest = captures_digest(self._function)
+        except EncodeError as error:
+            message = (
+                f"nothing distinguishes {self._name} from others of its class; decorate a function: {error}"
+            )
+            raise TypeError(message) from error
+        return f"{digest}:" if digest else ""
 
     def _load_arguments(
         self, cache: RingCache, *args: Any, **kwargs: Any

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum, Flag
 from functools import partial
 from hashlib import sha256
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from django.db import models, router
+from django.db import DEFAULT_DB_ALIAS, models, router
 
 from cachebackend.backend.canonical import canonical_text, is_comparable
 from cachebackend.backend.scope import database_of, scope_of
@@ -24,37 +25,63 @@ from cachebackend.models import OutboxRow
 
 #: The attributes by which decorators keep the function that they have wrapped.
 _WRAPPED = ("__wrapped__", "__func__", "func", "fget")
+#: The most objects of which each wraps the next; an object may invent any attribute that it is asked for.
+_LONGEST_CHAIN = 50
 
-__all__ = ["arguments_digest", "call_scope", "function_name", "has_captures"]
+__all__ = ["arguments_digest", "call_scope", "captures_digest", "function_name", "has_captures"]
 
 
 def call_scope() -> str:
-    """Return the scope of calls: that of the database to which the router sends writes of no special model.
+    """Return the scope of calls: that of the database to which the router sends writes of this app.
 
-    So a router that chooses a tenant's database separates the results of tenants.
+    So a router that chooses a tenant's database separates the results of tenants. Without a tenant it
+    may raise an error; then the scope is that of the default database.
     """
-    return scope_of(router.db_for_write(OutboxRow))
+    if not router.routers:
+        return scope_of(DEFAULT_DB_ALIAS)
+    try:
+        return scope_of(router.db_for_write(OutboxRow))
+    except Exception:  # noqa: BLE001  # a project's router may raise anything
+        return scope_of(DEFAULT_DB_ALIAS)
 
 
 def function_name(function: Callable[..., Any]) -> str:
     """Return the name of a function: its module and its name in the source, as far as that names it alone.
 
     A function that cannot be found by its name, because it is local or another one has the name, is named
-    by its place in the source file too. ``functools.wraps`` gives a wrapper the name of another function,
-    so the name is that of its code.
+    by its place in the source file too. A wrapper is named by what it wraps and by its own code:
+    ``functools.wraps`` gives it the name of another function, and many wrappers have one code.
     """
-    while isinstance(function, partial | MethodType):
-        function = function.func if isinstance(function, partial) else function.__func__
-    if not isinstance(function, FunctionType):
-        return f"{type(function).__module__}.{type(function).__qualname__}"
-    module, path = function.__globals__.get("__name__", ""), function.__code__.co_qualname
-    name = f"{module}.{path}"
-    return name if _is_found(function, module, path) else f"{name}@{_place(function)}"
+    chain = _chain(function)
+    if not chain:
+        named = function if isinstance(function, BuiltinFunctionType) else type(function)
+        return f"{named.__module__ or 'builtins'}.{named.__qualname__}"
+    *wrappers, innermost = chain
+    name = _own_name(innermost)
+    return f"{name}@{_hash(list(map(_own_name, wrappers)))}" if wrappers else name
 
 
 def has_captures(function: Callable[..., Any]) -> bool:
     """Return whether a function's results depend on values that are bound to it, beside its arguments."""
     return not isinstance(function, FunctionType) or bool(function.__closure__)
+
+
+def captures_digest(function: Callable[..., Any]) -> str:
+    """Return a hash of the values that are bound to a function, as far as they can be named.
+
+    Raises:
+        EncodeError: The function is an object, and nothing distinguishes it from others of its class.
+    """
+    if isinstance(function, BuiltinFunctionType) and isinstance(function.__self__, ModuleType):
+        return ""
+    functions = _chain(function)
+    if not functions or isinstance(function, MethodType | partial):
+        return arguments_digest({}, getattr(function, "__self__", function))[:32]
+    names: list[bytes] = []
+    for cell in (cell for each in functions for cell in each.__closure__ or ()):
+        with suppress(EncodeError):  # the caller's own text distinguishes the calls
+            names.append(pack_plain(_Namer().plain(_contents(cell))))
+    return _hash(names) if names else ""
 
 
 def arguments_digest(arguments: Mapping[str, Any], captures: Callable[..., Any] | None = None) -> str:
@@ -73,23 +100,43 @@ def arguments_digest(arguments: Mapping[str, Any], captures: Callable[..., Any] 
     return sha256(pack_plain(items)).hexdigest()
 
 
+def _chain(function: Any) -> list[FunctionType]:
+    """Return a function and those that it wraps, from the outside to the inside."""
+    chain: list[FunctionType] = []
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen and len(seen) < _LONGEST_CHAIN:
+        seen.add(id(function))
+        if isinstance(function, FunctionType):
+            chain.append(function)
+        function = next(
+            (each for name in _WRAPPED if (each := getattr(function, name, None)) is not None), None
+        )
+    return chain
+
+
+def _own_name(function: FunctionType) -> str:
+    module, path = function.__globals__.get("__name__", ""), function.__code__.co_qualname
+    name = f"{module}.{path}"
+    if module == "__main__":  # of any script or shell
+        return f"{name}@{_hash([function.__code__.co_code, repr(function.__code__.co_consts)])}"
+    return name if _is_found(function, module, path) else f"{name}@{_place(function)}"
+
+
 def _is_found(function: FunctionType, module: str, path: str) -> bool:
     """Return whether a function, or what decorators have made of it, has this name in its module."""
     found: Any = sys.modules.get(module)
     for name in path.split("."):
         found = inspect.getattr_static(found, name, None)
-    seen: set[int] = set()
-    while found is not None and id(found) not in seen:
-        if found is function:
-            return True
-        seen.add(id(found))
-        found = next((each for name in _WRAPPED if (each := getattr(found, name, None)) is not None), None)
-    return False
+    return any(each is function for each in _chain(found))
 
 
 def _place(function: FunctionType) -> str:
     """Return a text that differs for two functions at different places of one source file."""
-    return sha256(repr(list(function.__code__.co_positions())).encode()).hexdigest()[:16]
+    return _hash(list(function.__code__.co_positions()))
+
+
+def _hash(parts: list[Any]) -> str:
+    return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class _Namer:

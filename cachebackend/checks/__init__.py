@@ -14,11 +14,13 @@ from cachebackend.checks.caching import (
     check_columns_as_json,
     check_engines,
     check_lookup_collations,
+    check_lookups,
     check_namespace,
     check_namespace_of_writers,
     check_outbox,
     check_outbox_of_writers,
     check_peer_settings,
+    check_primary_keys,
     check_ring_settings,
     check_strict_sentinels,
     check_tenant_schemas,
@@ -45,11 +47,13 @@ __all__ = [
     "check_columns_as_json",
     "check_engines",
     "check_lookup_collations",
+    "check_lookups",
     "check_namespace",
     "check_namespace_of_writers",
     "check_outbox",
     "check_outbox_of_writers",
     "check_peer_settings",
+    "check_primary_keys",
     "check_ring_settings",
     "check_strict_sentinels",
     "check_tenant_schemas",
@@ -85,6 +89,8 @@ def register_checks() -> None:
     register(Tags.models)(check_namespace_of_writers)
     register(Tags.models)(check_outbox_of_writers)
     register(Tags.models)(check_columns_as_json)
+    register(Tags.models)(check_lookups)
+    register(Tags.models)(check_primary_keys)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_lookup_collations)

@@ -278,6 +278,30 @@ def check_namespace_of_writers(**_: Any) -> list[CheckMessage]:
     ]
 
 
+def check_lookups(**_: Any) -> list[CheckMessage]:
+    """ringcache.E017: a ``CachedManager`` has a lookup by which rows cannot be cached."""
+    return [
+        Error(f"{fault}.", hint="Remove it from lookups=[…].", obj=manager.model, id="ringcache.E017")
+        for manager in cached_managers()
+        for fault in manager.faults
+    ]
+
+
+def check_primary_keys(**_: Any) -> list[CheckMessage]:
+    """ringcache.W013: rows are not cached, because their primary key is not one of Django's fields."""
+    return [
+        Warning(
+            f"{manager.model._meta.label} has a CachedManager, but its rows are not cached: the database may "
+            f"hold values of a {type(manager.model._meta.pk).__name__} equal that Python holds different.",
+            hint="Use a field of Django as the primary key, or remove the manager.",
+            obj=manager.model,
+            id="ringcache.W013",
+        )
+        for manager in cached_managers()
+        if not manager.has_keys
+    ]
+
+
 def check_lookup_collations(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """ringcache.E012: a ``CachedManager`` has a lookup whose column holds different texts equal."""
     return [

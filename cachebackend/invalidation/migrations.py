@@ -20,6 +20,7 @@ from django.db.models.signals import post_migrate
 
 from cachebackend import protocol
 from cachebackend.backend import ring_cache
+from cachebackend.backend.scope import databases_of_write
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import look_for_outbox
@@ -41,7 +42,7 @@ def connect_migrations() -> None:
     @functools.wraps(flush)
     def execute_sql_flush(self: BaseDatabaseOperations, sql_list: Iterable[str]) -> None:
         flush(self, sql_list)
-        _drop_models(list(dependents_by_model()), self.connection.alias)
+        _drop_database(self.connection.alias)
 
     if not hasattr(flush, "__wrapped__"):
         BaseDatabaseOperations.execute_sql_flush = execute_sql_flush  # type: ignore[method-assign]  # Django sends no signal here
@@ -64,26 +65,49 @@ def _after_migrate(
 
 
 def _drop_models(changed: Sequence[type[models.Model]], using: str) -> None:
-    """Delete what is cached of the rows of these models. Raises nothing: the tables are changed."""
+    """Delete what is cached of the rows of these models."""
     dependents = [
         dependent
         for model, each in dependents_by_model().items()
         if router.allow_migrate_model(using, model) and any(shares_rows(model, other) for other in changed)
         for dependent in each
     ]
+    _drop([(each, each.prefixes(using)) for each in dependents], using)
+
+
+def _drop_database(using: str) -> None:
+    """Delete what is cached of all rows of a database: two searches of the nodes for each cache alias."""
+    by_alias: dict[tuple[str, bool], Dependent] = {}
+    for dependents in dependents_by_model().values():
+        for dependent in dependents:
+            by_alias[dependent.alias, isinstance(dependent, ModelTags)] = dependent
+    databases = databases_of_write(using)
+    _drop(
+        [
+            (dependent, [(f"rows:{database}" if is_tags else database, ":") for database in databases])
+            for (_, is_tags), dependent in by_alias.items()
+        ],
+        using,
+    )
+
+
+def _drop(searched: Sequence[tuple[Dependent, Sequence[tuple[str, str]]]], using: str) -> None:
+    """Delete the keys that begin with some prefixes on all nodes. Raises nothing: the tables are changed.
+
+    The outbox keeps the clear of a node that fails.
+
+    Args:
+        searched: Dependents, each with prefixes.
+        using: The alias of the database.
+    """
     # Values first, then tags: else a page is made of an old row and kept under the new tag
-    for dependent in sorted(dependents, key=lambda each: isinstance(each, ModelTags)):
-        _drop(dependent, using)
-
-
-def _drop(dependent: Dependent, using: str) -> None:
-    """Delete all keys of a dependent on all nodes; the outbox keeps the clear of a node that fails."""
-    cache = ring_cache(dependent.alias)
-    deletes = PendingDeletes(using)
-    try:
-        for parts in dependent.prefixes(using):
-            cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(*parts)))
-        deletes.add_keys({dependent.alias: dependent.keys_of([{}], using)})
-        invalidate_together(deletes)
-    except RingCacheError:
-        logger.exception("what is cached of %s may be older than the migrations", dependent.alias)
+    for dependent, prefixes in sorted(searched, key=lambda each: isinstance(each[0], ModelTags)):
+        cache = ring_cache(dependent.alias)
+        deletes = PendingDeletes(using)
+        try:
+            for parts in prefixes:
+                cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(*parts)))
+            deletes.add_keys({dependent.alias: dependent.keys_of([{}], using)})
+            invalidate_together(deletes)
+        except RingCacheError:
+            logger.exception("what is cached in %s may be older than the tables", dependent.alias)

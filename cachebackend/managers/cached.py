@@ -208,6 +208,16 @@ class CachedManager(Generic[M]):
         """The fields by which rows are looked up, beside the primary key."""
         return [field for name, field in self._keys.fields.items() if name in self.lookups]
 
+    @property
+    def faults(self) -> list[str]:
+        """Why lookups cannot be used, one sentence for each."""
+        return list(self._keys.faults.values())
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether rows are cached: Python must know which primary keys the database holds equal."""
+        return self._keys.exist
+
     def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         return self.cache.many_key_bytes(self._keys.of_rows(rows, scopes_of_write(using)))
@@ -242,7 +252,10 @@ class CachedManager(Generic[M]):
 
     @cached_property
     def _keys(self) -> RowKeys:
-        return RowKeys(self.model, self.lookups, self.name)
+        managers = (each for each in vars(self.model).values() if isinstance(each, CachedManager))
+        first = next(managers, self)
+        # A row that exists for one manager may not exist for another
+        return RowKeys(self.model, self.lookups, self.name if first.base_manager != self.base_manager else "")
 
     @cached_property
     def _shape(self) -> RowShape[M]:
@@ -276,7 +289,7 @@ class CachedManager(Generic[M]):
         [(name, value)] = lookup.items()
         field = self._keys.fields.get(name)
         if field is None:
-            message = (
+            message = self._keys.faults.get(name) or (
                 f"{self.model.__name__} rows are not cached by {name!r}; add it to lookups=[…], "
                 f"which has {', '.join(self.lookups) or 'none'}"
             )

@@ -21,13 +21,14 @@ class RowKeys:
     Args:
         model: The rows' model; all of its fields must be known.
         lookups: The unique fields, beside the primary key, by which rows are looked up.
-        name: The attribute of the model that the manager is.
+        name: What distinguishes the keys from those of another manager of the model; usually "".
 
-    Keys are named by table and column, and by nothing that a new release of the project may change
-    while processes of the old one still read and write the same rows.
+    Keys are named by table and column, not by what a new release of the project may rename while
+    processes of the old one still read and write the same rows. Only a second model of one table, a proxy
+    or one whose table Django does not manage, is named too: it may have other columns.
     """
 
-    def __init__(self, model: type[models.Model], lookups: Sequence[str], name: str) -> None:
+    def __init__(self, model: type[models.Model], lookups: Sequence[str], name: str = "") -> None:
         self._model = model
         self._name = name
         self._lookups = lookups
@@ -52,32 +53,33 @@ class RowKeys:
 
     @cached_property
     def fields(self) -> dict[str, models.Field[Any, Any]]:
-        """The fields by which rows may be looked up, under each name that a caller may use.
-
-        Raises:
-            ImproperlyConfigured: A lookup is not a unique field, or cannot be compared in Python.
-        """
+        """The fields by which rows may be looked up, under each name that a caller may use."""
         fields = {"pk": self.pk, self.pk.name: self.pk, self.pk.attname: self.pk}
         for name in self._lookups:
-            field = self._lookup(name)
-            fields[field.name] = fields[field.attname] = field
+            if name not in self.faults:
+                field: Any = self._model._meta.get_field(name)
+                fields[field.name] = fields[field.attname] = field
         return fields
 
-    def _lookup(self, name: str) -> models.Field[Any, Any]:
+    @cached_property
+    def faults(self) -> dict[str, str]:
+        """The lookups that cannot be used, each with a sentence that says why."""
+        faults = {name: self._fault(name) for name in self._lookups}
+        return {name: fault for name, fault in faults.items() if fault is not None}
+
+    def _fault(self, name: str) -> str | None:
         try:
             field = self._model._meta.get_field(name)
         except FieldDoesNotExist:
             field = None
         if not isinstance(field, models.Field) or not field.unique:
-            message = f"{self._model.__name__}: the lookup {name!r} is not a unique field"
-            raise ImproperlyConfigured(message)
+            return f"{self._model.__name__}: the lookup {name!r} is not a unique field"
         if not is_comparable(field):
-            message = (
+            return (
                 f"{self._model.__name__}: the lookup {name!r} is a {type(field).__name__}; Python and the "
                 "database may differ on which of its values are equal. Look rows up by another field"
             )
-            raise ImproperlyConfigured(message)
-        return field
+        return None
 
     @cached_property
     def pk_columns(self) -> tuple[str, ...]:
@@ -145,5 +147,5 @@ class RowKeys:
     @property
     def _label(self) -> str:
         meta = self._model._meta
-        proxy = f".{meta.model_name}" if meta.proxy else ""
-        return f"{table_of(self._model)}{proxy}:{self._name}"
+        model = f".{meta.model_name}" if meta.proxy or not meta.managed else ""
+        return f"{table_of(self._model)}{model}" + (f":{self._name}" if self._name else "")

@@ -178,7 +178,7 @@ def test_a_key_function_may_be_swapped(ring_cache: RingCache, call: Call) -> Non
     assert call(ring_cache, "get", "k") is None
     call(ring_cache, "set", "k", 2)
     assert raw(ring_cache, "k", b"GET") == b"2"
-    assert ring_cache.key_bytes("k") == b"other-demo-1-k"
+    assert ring_cache.key_bytes("k") == f"other-{ring_cache.key_prefix}-1-k".encode()
 
 
 @pytest.mark.parametrize("key", ["with space", "x" * 300, "tab\t", "\x7f"])

@@ -201,6 +201,28 @@ def test_closures_of_one_place_are_distinguished() -> None:
     assert [multiplier(2)(10), multiplier(3)(10)] == [20, 30]
 
 
+def test_wrapped_functions_are_distinguished_beside_their_key() -> None:
+    """A decorator may give all of its functions one wrapper, which holds an object without a name."""
+    functions = [
+        cached(60, key=str)(transaction.atomic(each))
+        for each in (lambda number: number, lambda number: -number)
+    ]
+    assert [each(1) for each in functions] == [1, -1]
+
+
+class Report:
+    """A callable object."""
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+def test_an_object_that_nothing_distinguishes_is_refused() -> None:
+    """Also with a key, which only names the arguments."""
+    with pytest.raises(TypeError, match=r"nothing distinguishes .*Report from others of its class"):
+        cached(60, key=str)(Report())(1)
+
+
 @pytest.mark.parametrize("tags", ["front", Article, Article(pk=1)])
 def test_a_single_tag_is_refused(ring_cache: RingCache, tags: Any) -> None:
     """The letters of a string are not meant as tags."""

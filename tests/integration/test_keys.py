@@ -17,12 +17,13 @@ from django.db.models.functions import Lower
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, cached, checks, invalidate, protocol
-from cachebackend.backend import collations, tag_names
+from cachebackend.backend import canonical, collations, tag_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.codec import EncodeError
 from cachebackend.effects import Load
 from cachebackend.invalidation import watch_tags_of_settings, watched
 from cachebackend.managers import audit
+from cachebackend.managers.keys import RowKeys
 from cacheproject.demo.models import Article
 from tests.shop.models import Author, Coin, Line, Tag
 from tests.zoo.models import Arrival, Handle, Token
@@ -556,6 +557,25 @@ def test_a_check_finds_lookups_that_hold_different_texts_equal(monkeypatch: pyte
     assert checks.check_lookup_collations() == []
     [found] = checks.check_lookup_collations(databases=["default"])
     assert (found.id, found.obj) == ("ringcache.E012", Article)
+
+
+def test_checks_report_lookups_and_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads by such a lookup raise; writes do not, and rows are found by their other keys."""
+    monkeypatch.setattr(Article.cached, "lookups", ("slug", "title"))
+    monkeypatch.setattr(Article.cached, "_keys", RowKeys(Article, ["slug", "title"]))
+    [found] = checks.check_lookups()
+    assert (found.id, found.obj) == ("ringcache.E017", Article)
+    article = Article.objects.create(slug="a", title="A")
+    assert Article.cached.get(slug="a") == article
+    with pytest.raises(ImproperlyConfigured, match="the lookup 'title' is not a unique field"):
+        Article.cached.get(title="A")
+    monkeypatch.setattr(canonical, "_KINDS", {})
+    canonical._kind_of.cache_clear()
+    monkeypatch.setattr(Article.cached, "_keys", RowKeys(Article, []))
+    found = next(each for each in checks.check_primary_keys() if each.obj is Article)
+    monkeypatch.undo()
+    canonical._kind_of.cache_clear()
+    assert found.id == "ringcache.W013"
 
 
 def test_a_column_that_the_codec_cannot_hold_is_reported(settings: Any) -> None:

@@ -6,13 +6,20 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum, Flag, IntFlag
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 import pytest
+from django.db.transaction import atomic
 from django.utils.safestring import mark_safe
 
-from cachebackend.backend.call_names import arguments_digest, call_scope, function_name, has_captures
+from cachebackend.backend.call_names import (
+    arguments_digest,
+    call_scope,
+    captures_digest,
+    function_name,
+    has_captures,
+)
 from cachebackend.backend.scope import scope_of
 from cachebackend.codec import EncodeError
 from tests.shop.models import Line, Product, SaleProduct, Tag
@@ -164,6 +171,63 @@ def test_a_decorated_function_is_found_by_its_name() -> None:
     assert function_name(Shop.size) == f"{__name__}.Shop.size"
 
 
+@atomic
+def one() -> int:
+    return 1
+
+
+@atomic
+def two() -> int:
+    return 2
+
+
+@lru_cache
+def three() -> int:
+    return 3
+
+
+def test_two_functions_in_one_kind_of_wrapper_have_two_names() -> None:
+    """Although the wrappers have one code."""
+    assert len({function_name(each) for each in (one, two, one.__wrapped__)}) == 3  # type: ignore[attr-defined]  # it is wrapped
+    assert function_name(three) == f"{__name__}.three"
+
+
+def test_functions_of_c_are_named() -> None:
+    """They have no code, but a module and a name."""
+    assert (function_name(math.floor), function_name(math.ceil)) == ("math.floor", "math.ceil")
+
+
+def test_functions_of_scripts_are_named_by_their_code() -> None:
+    """Each script and shell is the module ``__main__``."""
+    spaces: list[dict[str, Any]] = [{"__name__": "__main__"}, {"__name__": "__main__"}]
+    for space, number in zip(spaces, "12", strict=True):
+        exec(f"def report(): return {number}", space)  # a module of that name
+    assert function_name(spaces[0]["report"]) != function_name(spaces[1]["report"])
+
+
+def test_bound_values_that_have_names_distinguish_functions() -> None:
+    """Beside a text of the caller; a function has them in its wrappers too."""
+    locked = [doubled(adder(number)) for number in (1, 2)]
+    assert captures_digest(locked[0]) != captures_digest(locked[1])
+    assert captures_digest(adder(1)) != captures_digest(adder(2))
+    assert captures_digest("a".join) != captures_digest("b".join)
+    assert captures_digest(Tag(pk=1).save) != captures_digest(Tag(pk=2).save)
+    assert captures_digest(same) == captures_digest(math.floor) == captures_digest(three) == ""
+    assert captures_digest(one) == captures_digest(one)  # it holds an object without a name
+
+
+def test_an_object_that_nothing_distinguishes_is_refused() -> None:
+    """Two of its class would share their results."""
+
+    class Call:
+        def __call__(self) -> int:
+            return 1
+
+    for function in (Call(), Call().__call__):
+        with pytest.raises(EncodeError):
+            captures_digest(function)
+
+
 def test_values_that_a_function_holds_are_part_of_the_digest() -> None:
     """The values of a closure, of a partial function, and the instance of a method."""
     assert [has_captures(each) for each in (adder, adder(1), partial(adder, 1), math.sqrt)] == [
@@ -211,3 +275,16 @@ def test_calls_have_the_scope_of_the_database_that_the_router_chooses(settings: 
     assert call_scope() == scope_of("default")
     settings.DATABASE_ROUTERS = [TenantRouter()]
     assert call_scope() == scope_of("lite")
+
+
+class StrictRouter:
+    """Raises an error while no tenant is set."""
+
+    def db_for_write(self, model: Any, **_: Any) -> str:
+        raise LookupError(model)
+
+
+def test_a_router_that_raises_leaves_the_scope_of_the_default_database(settings: Any) -> None:
+    """A function that needs no tenant can be cached outside of a request."""
+    settings.DATABASE_ROUTERS = [StrictRouter()]
+    assert call_scope() == scope_of("default")

@@ -213,9 +213,40 @@ def test_a_field_that_decides_as_django_does_has_texts() -> None:
 
 
 class Moment(datetime):
-    """A moment that the driver may send in another form."""
+    """A moment as a library that sets the clock of tests makes it."""
 
 
-def test_a_value_of_a_derived_type_has_no_text() -> None:
-    """A type derived from datetime may have nanoseconds."""
-    assert canonical_text(field(Coin, "minted"), Moment(2024, 5, 1, tzinfo=UTC)) is None
+class Precise(datetime):
+    """A moment with nanoseconds, which the driver sends too."""
+
+    def isoformat(self, *args: Any, **kwargs: Any) -> str:
+        return super().isoformat(*args, **kwargs).replace("00:00:00", "00:00:00.000001")
+
+
+def test_a_moment_of_a_derived_type_has_the_text_of_the_equal_moment() -> None:
+    """One that the type itself cannot hold has no text."""
+    plain = datetime(2024, 5, 1, tzinfo=UTC)
+    assert canonical_text(field(Coin, "minted"), Moment(2024, 5, 1, tzinfo=UTC)) == canonical_text(
+        field(Coin, "minted"), plain
+    )
+    assert canonical_text(field(Coin, "minted"), Precise(2024, 5, 1, tzinfo=UTC)) is None
+
+
+class Slug(models.SlugField):
+    """A field that names its type by itself."""
+
+    def get_internal_type(self) -> str:
+        return "SlugField"
+
+
+class Other(models.SlugField):
+    """A field whose column has another type."""
+
+    def get_internal_type(self) -> str:
+        return "TextField"
+
+
+def test_a_field_may_return_the_type_of_django_s_own() -> None:
+    """Many packages do; another type may be compared in another way."""
+    assert is_comparable(Slug())
+    assert not is_comparable(Other())

@@ -26,7 +26,7 @@ def _no_test_databases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["site", "/srv/site.sqlite3", "attest", ""])
 def test_a_site_has_the_prefix_of_its_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the name of its database is, except one that Django gives to test databases."""
+    """For every name of its database, except those that Django gives to test databases."""
     name_database(monkeypatch, name)
     assert with_test_prefix("shop") == "shop"
 

@@ -22,7 +22,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind.checkpoints import Queues
+from cachebackend.writebehind.checkpoints import Queues, mismatch_of
 from cachebackend.writebehind.queue import model_named
 
 __all__ = ["Sample", "by_database", "store_samples"]
@@ -43,12 +43,13 @@ def by_database(samples: Mapping[Partition, Sample]) -> dict[str, dict[Partition
 def store_samples(client: QueueClient, using: str, samples: Mapping[Partition, Sample]) -> None:
     """Store samples of queues in their checkpoints.
 
-    A checkpoint that is locked is left out: its queue is being drained, up to the sealed batch.
+    A checkpoint that is locked is left out: its queue is being drained, up to the sealed batch. So is
+    one that its queue contradicts: it keeps what the queue had, until the partition is repaired.
 
     Raises:
         django.db.Error: The database failed.
     """
-    by_incarnation = {state.incarnation: sealed for state, sealed in samples.values()}
+    by_incarnation = {sample[0].incarnation: sample for sample in samples.values()}
     checkpoints = WriteBehindCheckpoint.objects.using(using).filter(incarnation__in=by_incarnation)
     existing = set(checkpoints.values_list("incarnation", flat=True))
     for partition, (state, _) in samples.items():
@@ -57,10 +58,13 @@ def store_samples(client: QueueClient, using: str, samples: Mapping[Partition, S
     with transaction.atomic(using=using):
         unlocked = list(checkpoints.select_for_update(skip_locked=True).order_by("pk"))
         for checkpoint in unlocked:
-            sealed = by_incarnation[checkpoint.incarnation]
-            if sealed.done + 1 >= checkpoint.sampled_batch:  # else another tick was later
+            state, sealed = by_incarnation[checkpoint.incarnation]
+            number = state.done + 1  # a drain may have deleted that batch since, and `done` may be higher
+            seals = {state.done: sealed.previous_seal, number: sealed.seal}
+            is_latest = number >= checkpoint.sampled_batch  # else another tick was later
+            if is_latest and mismatch_of(checkpoint, sealed.open_batch, sealed.done, seals) is None:
                 checkpoint.sampled_open = max(checkpoint.sampled_open, sealed.open_batch)
-                checkpoint.sampled_batch, checkpoint.sampled_seal = sealed.done + 1, sealed.seal
+                checkpoint.sampled_batch, checkpoint.sampled_seal = number, sealed.seal
                 checkpoint.sampled_at = timezone.now()
         names = ["sampled_open", "sampled_batch", "sampled_seal", "sampled_at"]
         WriteBehindCheckpoint.objects.using(using).bulk_update(unlocked, names)

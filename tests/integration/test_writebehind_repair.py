@@ -328,7 +328,7 @@ def test_a_late_close_deletes_no_other_batch_of_the_same_number(
 def test_an_older_file_of_the_same_batch_is_noticed_after_a_tick(
     meter: Meter, drained_before: int, is_emptied: bool
 ) -> None:
-    """Nothing was drained since, but the tick has sampled what the queue held."""
+    """Nothing was drained since, but the tick has sampled what the queue held; the next tick keeps that."""
     with one_partition():
         for _ in range(drained_before):
             Meter.behind.update(meter.pk, count=F("count") + 1)
@@ -344,6 +344,9 @@ def test_an_older_file_of_the_same_batch_is_noticed_after_a_tick(
         reads_stop(meter, why)
         Meter.behind.update(meter.pk, count=F("count") + 1000)
         reads_stop(meter, why)
+        for _ in range(2):
+            writebehind.seal_dirty()
+            reads_stop(meter, why)
         with pytest.raises(WriteBehindStoppedError, match=why):
             drain_all()
         assert command("status", code=1)["stopped"] == ["shop.meter:0"]
@@ -367,6 +370,28 @@ def test_a_tick_that_cannot_sample_returns_its_partitions(
         assert writebehind.seal_dirty() == [Partition("shop.meter", 0)]
         assert "are not sampled" in caplog.text
         assert WriteBehindCheckpoint.objects.count() == 0
+
+
+def test_a_drain_beside_a_tick_spoils_no_sample(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick has looked, a drain deletes the batch, and what the tick samples then is still true later."""
+    seal_many = protocol.seal_many
+
+    def drained_before(*arguments: Any) -> Any:
+        drain_all()
+        Meter.behind.update(meter.pk, count=F("count") + 10)
+        return seal_many(*arguments)
+
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_all()
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(protocol, "seal_many", drained_before)
+            writebehind.seal_dirty()
+        assert Meter.behind.get(meter.pk).count == 12
+        writebehind.seal_dirty()
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 12
 
 
 def test_nothing_is_sampled_with_memory(meter: Meter) -> None:

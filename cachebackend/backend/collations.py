@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.backend.canonical import is_text
 
-__all__ = ["inexact_collation"]
+__all__ = ["inexact_collation", "inexact_column"]
 
 #: The columns that were found to be exact: database alias and name, table, column.
 _exact: set[tuple[str, str, str, str]] = set()
@@ -47,12 +47,18 @@ _MYSQL = """
 
 
 def inexact_collation(field: models.Field[Any, Any], using: str) -> str | None:
-    """Return why different texts can be equal in a column; None: they cannot.
+    """Return why different texts can be equal in a column that Django's own methods compare as text.
 
-    The answer None is remembered: a process runs one query for each column of text.
+    None: they cannot be equal, or the field is of another class.
     """
-    if not is_text(field):
-        return None
+    return inexact_column(field, using) if is_text(field) else None
+
+
+def inexact_column(field: models.Field[Any, Any], using: str) -> str | None:
+    """Return why different texts can be equal in a column of text; None: they cannot.
+
+    The answer None is remembered: a process runs one query for each column.
+    """
     connection = connections[using]
     reason_of = _REASONS.get(connection.vendor)
     table, column = field.model._meta.db_table, str(field.column)

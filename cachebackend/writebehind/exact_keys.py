@@ -7,10 +7,13 @@ of two rows, in two partitions, and their order would be lost.
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import Error, models, router
 
-from cachebackend.backend.collations import inexact_collation
+from cachebackend.backend.canonical import referred_field
+from cachebackend.backend.collations import inexact_column
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.writebehind.backoff import Backoff
 
@@ -22,10 +25,15 @@ _backoff = Backoff(SYSTEM_CLOCK)
 def key_fault(model: type[models.Model], using: str) -> str | None:
     """Return why rows of a model cannot be written behind, because of their keys; None if they can.
 
+    A project's own class of text fields is asked about too: its column may have any type.
+
     Raises:
         django.db.Error: The database did not answer.
     """
-    if (reason := inexact_collation(model._meta.pk, using)) is None:
+    key: models.Field[Any, Any] | None = model._meta.pk
+    while key is not None and not isinstance(key, models.CharField | models.TextField):
+        key = referred_field(key)
+    if key is None or (reason := inexact_column(model._meta.pk, using)) is None:
         return None
     return (
         f"{model._meta.label}: different primary keys are equal by {reason}, and the queue would lose the "

@@ -13,8 +13,9 @@ __all__ = ["change_partitions"]
 def change_partitions(count: int, drain: Callable[[], object]) -> int:
     """Change the number of partitions on all queue nodes; return the number afterwards.
 
-    From the first step to the last no write is taken: it raises WriteBehindMovedError, which
-    ``on_unavailable`` handles like that of a node that is away. All processes then follow the nodes.
+    From the first step to the last a write is taken only if it adds to a sum that is queued and not
+    sealed. Any other raises WriteBehindMovedError, which ``on_unavailable`` handles like that of a node that
+    is away. All processes then follow the nodes.
 
     Args:
         count: The new number.
@@ -22,7 +23,7 @@ def change_partitions(count: int, drain: Callable[[], object]) -> int:
 
     Raises:
         NodeUnavailableError: A queue node did not answer. Call it again: until then, that node or all
-            nodes may take no writes.
+            nodes may take no other writes.
     """
     client = project_queue()
     context = client.context

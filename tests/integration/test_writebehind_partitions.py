@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db.models import F
 
-from cachebackend import writebehind
+from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindMovedError
+from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 @pytest.fixture
 def meters() -> list[Meter]:
     """Rows that are spread over any number of partitions."""
-    return Meter.objects.bulk_create([Meter() for _ in range(20)])
+    return Meter.objects.bulk_create([Meter(pk=UUID(int=n)) for n in range(20)])
 
 
 def count_all(meters: list[Meter], call: str = "update_many") -> None:
@@ -67,22 +69,59 @@ def test_the_number_is_changed_while_processes_run(meters: list[Meter], count: i
     assert set(Meter.objects.values_list("count", flat=True)) == {2}
 
 
-def test_no_write_is_taken_during_the_change(meters: list[Meter]) -> None:
-    """It is refused before it is sent to another partition; reads are exact all the time."""
+def test_no_new_field_is_queued_during_the_change(meters: list[Meter]) -> None:
+    """A sum that is queued takes additions until its batch is sealed; all of them are drained."""
     refused: list[Exception] = []
 
-    def drain() -> None:
+    def add() -> None:
         with pytest.raises(WriteBehindMovedError, match="is being changed") as caught:
             Meter.behind.update(meters[0].pk, count=F("count") + 1)
         refused.append(caught.value)
-        assert Meter.behind.get(meters[0].pk).count == 1
+
+    def drain() -> None:
+        Meter.behind.update(meters[0].pk, count=F("count") + 1)
+        with pytest.raises(WriteBehindMovedError, match="is being changed"):
+            Meter.behind.update(meters[0].pk, level=1)
+        assert writebehind.seal_dirty()
+        add()
+        assert Meter.behind.get(meters[0].pk).count == 2
         drain_all()
+        add()
 
     count_all(meters)
     assert writebehind.change_partitions(3, drain) == 3
-    assert len(refused) == 1
+    assert len(refused) == 2
+    assert Meter.objects.get(pk=meters[0].pk).count == 2
     Meter.behind.update(meters[0].pk, count=F("count") + 1)
-    assert Meter.behind.get(meters[0].pk).count == 2
+    assert Meter.behind.get(meters[0].pk).count == 3
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_a_write_that_arrives_after_the_change_is_in_its_partition(meters: list[Meter], count: int) -> None:
+    """It is refused, unless the new number gives its row the same partition."""
+    rows = Meter.behind.rows
+
+    def queued_in(number: int) -> list[Partition]:
+        return [rows.partition(rows.row(row.pk), number) for row in meters]
+
+    with one_partition(partitions=4):
+        client = project_queue()
+        count_all(meters)
+        late = [  # writes that are sent before the change, and arrive after it
+            (partition, [rows.change(row.pk, {"count": F("count") + 1})])
+            for row, partition in zip(meters, queued_in(4), strict=True)
+        ]
+        assert command("partitions", str(count)) == {"partitions": count}
+        count_all(meters)
+        folded = [client.run(protocol.fold(client.context, [write]))[0] for write in late]
+        taken = [each.error is None for each in folded]
+        assert all(isinstance(each.error, WriteBehindMovedError | None) for each in folded)
+        assert taken == [old == new for old, new in zip(queued_in(4), queued_in(count), strict=True)]
+        assert any(taken)
+        drain_all()
+        for row, is_taken in zip(meters, taken, strict=True):
+            row.refresh_from_db()
+            assert row.count == 3 if is_taken else 2
 
 
 def test_queues_that_cannot_be_drained_keep_their_number(meters: list[Meter]) -> None:
@@ -95,7 +134,7 @@ def test_queues_that_cannot_be_drained_keep_their_number(meters: list[Meter]) ->
 
 
 def test_a_change_that_was_interrupted_is_run_again(meters: list[Meter]) -> None:
-    """Until then the nodes take no writes."""
+    """Until then the nodes queue no new fields."""
 
     def killed() -> Any:
         raise KeyboardInterrupt
@@ -104,7 +143,7 @@ def test_a_change_that_was_interrupted_is_run_again(meters: list[Meter]) -> None
     with pytest.raises(KeyboardInterrupt):
         writebehind.change_partitions(3, killed)
     with pytest.raises(WriteBehindMovedError):
-        Meter.behind.update(meters[0].pk, count=F("count") + 1)
+        Meter.behind.update(meters[0].pk, level=1)
     assert command("partitions", "3") == {"partitions": 3}
     Meter.behind.update(meters[0].pk, count=F("count") + 1)
 

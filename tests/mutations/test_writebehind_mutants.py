@@ -179,19 +179,32 @@ def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monk
     )
 
 
+def without_line(module: Any, name: str, line: bytes, instead: bytes, monkeypatch: Patch) -> None:
+    """Replace one line of a module's script."""
+    script = copy(getattr(module, name))
+    assert script.source.count(line) == 1
+    script.source = script.source.replace(line, instead)
+    script.__dict__.pop("sha", None)
+    monkeypatch.setattr(module, name, script)
+
+
 def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
     """A slow worker deletes another batch that got the number of its own."""
-    script = copy(seal._CLOSE)
     compared = b"if redis.call('HGET', meta, 'seal:' .. ARGV[2]) == ARGV[6] then"
-    assert script.source.count(compared) == 1
-    script.source = script.source.replace(compared, b"if true then")
-    script.__dict__.pop("sha", None)
-    monkeypatch.setattr(seal, "_CLOSE", script)
+    without_line(seal, "_CLOSE", compared, b"if true then", monkeypatch)
     assert is_caught(
         test_writebehind_repair.test_a_late_close_deletes_no_other_batch_of_the_same_number,
         meter,
         monkeypatch,
     )
+
+
+def test_number_of_partitions_not_compared_by_writes(monkeypatch: Patch) -> None:
+    """A write that arrives after the number was changed is queued in a partition of the old number."""
+    without_line(fold, "_FOLD", b"elseif partitions ~= expected then", b"elseif false then", monkeypatch)
+    rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
+    test = test_writebehind_partitions.test_a_write_that_arrives_after_the_change_is_in_its_partition
+    assert is_caught(test, rows, 16)
 
 
 def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:

@@ -5,11 +5,12 @@ writes of one row would be in two partitions, in no order. So the first writer s
 its settings on the node, and each write names the number that it used: a node that has another one
 takes nothing and answers with its own. To change it, no partition may hold writes:
 
-    1. the number of each node is made negative: it takes no more writes;
+    1. the number of each node is made negative: it takes no more writes, except additions to sums
+       that are queued already;
     2. the partitions are drained;
     3. the new number is stored on each node.
 
-If the process that changes it dies, no write is taken until it is run again.
+If the process that changes it dies, no other write is taken until it is run again.
 """
 
 from __future__ import annotations

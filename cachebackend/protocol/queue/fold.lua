@@ -2,7 +2,7 @@
 -- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the open
 --          batch), done, sealed (fields in sealed batches), since:N (time of the first write of
 --          batch N), seal:N (a random value that identifies the sealed batch N among all batches
---          that ever had this number), enc:N (the encodings of batch N, as in ARGV[7])
+--          that ever had this number), enc:N (the encodings of batch N, as in ARGV[5])
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
@@ -10,20 +10,19 @@
 --          that has none gets the caller's
 -- ARGV[1]  the number of the open batch, as the caller expects it
 -- ARGV[2]  now, in milliseconds since 1970
--- ARGV[3]  the partition's name in KEYS[4]
--- ARGV[4]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
+-- ARGV[3]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
 --          of a batch that this call seals
--- ARGV[5]  the number of fields at which a batch is sealed if no other batch waits for its drain
--- ARGV[6]  the most fields in all of the partition's batches
--- ARGV[7]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
+-- ARGV[4]  separated by spaces: the fields at which a batch is sealed if no other batch waits for its
+--          drain; the most fields in all of the partition's batches; the number of partitions from which
+--          the caller chose this one; the partition's name in KEYS[4]
+-- ARGV[5]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
 --          encoding of a column: before a write with another one the batch is sealed
--- ARGV[8]  the number of partitions from which the caller chose this one
--- ARGV[9 ...]  for each row: operation, row (key, NUL), number of changes, and for each
+-- ARGV[6 ...]  for each row: operation, row (key, NUL), number of changes, and for each
 --          change: column (key, NUL, column, NUL), kind, value
 --          operation u changes a row, c creates it, x deletes it (with all its columns as changes)
 --          kind p puts a value and replaces what was queued for the column before
 --          kind d adds to the value; kinds g and l are its lower and upper bound
--- returns  the error PARTITIONS and their number if it is not ARGV[8], and nothing was done;
+-- returns  the error PARTITIONS and their number if it is not the caller's, and nothing was done;
 --          the number of the open batch if all rows were folded; minus that number if it is not
 --          ARGV[1], and nothing was done; else a table of the number of the open batch and for
 --          each row ok, overflow, full or exists. Only rows with ok were folded. Rows at the end
@@ -33,6 +32,45 @@
 -- A field of a batch is named row, column and kind; the field row, NUL, m marks that the row is
 -- created (c), deleted (x), or deleted and created again (r) before its changes.
 -- Numbers stay text: Lua's own numbers lose the last digits.
+
+local meta = redis.call('HMGET', KEYS[1], 'open', 'enc:' .. ARGV[1])
+local open, encodings = meta[1], meta[2] or ''
+local batch = KEYS[2]
+
+-- Fast path for the most frequent write: adding to a sum that is queued already. It needs no new field
+-- and starts no batch. The column must have no bound queued, and the row no marker.
+-- The number of partitions need not be compared, because the partition is right if it holds the sum:
+--   1. a caller chooses a partition by the number 4, and is delayed before it sends its write
+--   2. the number becomes negative: from now on no batch begins, but queued sums take additions
+--   3. all batches are sealed and drained; only when none is left, the number becomes 16
+--   4. other callers choose partitions by the number 16, and queue sums
+--   5. the write of the first caller arrives: here is a sum of its row only if the number 16 gives the same
+--      partition; if not, the write is refused below
+if open == ARGV[1] and #ARGV == 11 and ARGV[6] == 'u' and ARGV[10] == 'd'
+    and string.find(encodings, ARGV[5], 1, true) then
+    local field = ARGV[9]
+    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[7] .. '\0m')
+    if queued[1] and not (queued[2] or queued[3] or queued[4]) then
+        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[11])) == 'number' then
+            return tonumber(open)
+        end
+    end
+end
+
+local batch_fields, max_fields, expected, name = string.match(ARGV[4], '^(%d+) (%d+) (%d+) (.+)$')
+local partitions = redis.call('GET', KEYS[5])
+if not partitions then
+    redis.call('SET', KEYS[5], expected)
+elseif partitions ~= expected then
+    return redis.error_reply('PARTITIONS ' .. partitions)
+end
+if not open then
+    open = '1'
+    redis.call('HSET', KEYS[1], 'open', open, 'born', ARGV[3])
+end
+if open ~= ARGV[1] then
+    return -tonumber(open)
+end
 
 local function negated(digits)
     if string.sub(digits, 1, 1) == '-' then
@@ -55,42 +93,13 @@ local function less(a, b)
     return a < b
 end
 
-local partitions = redis.call('GET', KEYS[5])
-if not partitions then
-    redis.call('SET', KEYS[5], ARGV[8])
-elseif partitions ~= ARGV[8] then
-    return redis.error_reply('PARTITIONS ' .. partitions)
-end
-local meta = redis.call('HMGET', KEYS[1], 'open', 'enc:' .. ARGV[1])
-local open, encodings = meta[1], meta[2] or ''
-if not open then
-    open = '1'
-    redis.call('HSET', KEYS[1], 'open', open, 'born', ARGV[4])
-end
-if open ~= ARGV[1] then
-    return -tonumber(open)
-end
-local batch = KEYS[2]
-
--- Fast path for the most frequent write: adding to a sum that is queued already. It needs no new field
--- and starts no batch. The column must have no bound queued, and the row no marker.
-if #ARGV == 14 and ARGV[9] == 'u' and ARGV[13] == 'd' and string.find(encodings, ARGV[7], 1, true) then
-    local field = ARGV[12]
-    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', ARGV[10] .. '\0m')
-    if queued[1] and not (queued[2] or queued[3] or queued[4]) then
-        if type(redis.pcall('HINCRBY', batch, field .. 'd', ARGV[14])) == 'number' then
-            return tonumber(open)
-        end
-    end
-end
-
 local counts = redis.call('HMGET', KEYS[1], 'sealed', 'done')
 local sealed, done = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
-local max_fields = tonumber(ARGV[6])
+batch_fields, max_fields = tonumber(batch_fields), tonumber(max_fields)
 
 local function seal()
     sealed = redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
-    redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[4])
+    redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[3])
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
 end
@@ -99,13 +108,13 @@ end
 -- queue grows with the number of rows, and not with the number of writes.
 local function is_batch_full()
     local waiting = tonumber(open) - 1 - done
-    return redis.call('HLEN', batch) >= tonumber(ARGV[5]) * 2 ^ waiting
+    return redis.call('HLEN', batch) >= batch_fields * 2 ^ waiting
 end
 
 local function begin()
     if redis.call('EXISTS', batch) == 0 then
-        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2], 'enc:' .. open, ARGV[7])
-        redis.call('ZADD', KEYS[4], 'NX', ARGV[2], ARGV[3])
+        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2], 'enc:' .. open, ARGV[5])
+        redis.call('ZADD', KEYS[4], 'NX', ARGV[2], name)
     end
 end
 
@@ -262,7 +271,7 @@ local function add_encodings()
     for column, code in string.gmatch(encodings, '%z([^%z]+)%z([^%z]+)%z') do
         code_of[column] = code
     end
-    for column, code in string.gmatch(ARGV[7], '%z([^%z]+)%z([^%z]+)%z') do
+    for column, code in string.gmatch(ARGV[5], '%z([^%z]+)%z([^%z]+)%z') do
         if not code_of[column] then
             encodings = encodings .. '\0' .. column .. '\0' .. code .. '\0'
         elseif code_of[column] ~= code then
@@ -274,7 +283,7 @@ local function add_encodings()
 end
 
 -- A batch that does not exist gets its encodings when it begins
-if not string.find(encodings, ARGV[7], 1, true) and redis.call('EXISTS', batch) == 1 then
+if not string.find(encodings, ARGV[5], 1, true) and redis.call('EXISTS', batch) == 1 then
     if not add_encodings() then
         seal()
     end
@@ -282,7 +291,7 @@ end
 
 local codes = {}
 local refused = false
-local index = 9
+local index = 6
 while index <= #ARGV do
     if is_batch_full() then
         if batch == KEYS[3] then

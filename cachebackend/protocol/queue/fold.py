@@ -110,7 +110,7 @@ def fold_requests(
     """Return the commands that fold rows of one partition, with the index of its node."""
     node = queue.ring.owner(partition.name)
     open_batch = queue.open_batches.get((node, partition.name), 1)
-    flat: list[Argument] = [_encodings_of(rows), partition.count or queue.partitions]
+    flat: list[Argument] = []
     for operation, row, changes, _ in rows:
         flat += (operation, row, len(changes))
         for change in changes:
@@ -119,10 +119,9 @@ def fold_requests(
         queue.fold_keys(partition, open_batch),
         open_batch,
         queue.now_ms(),
-        partition.name,
         queue.clock.token().hex(),
-        queue.batch_fields,
-        queue.max_fields,
+        queue.limits(partition),
+        _encodings_of(rows),
         *flat,
     )
     if queue.options.durability != "fsync":

@@ -68,7 +68,7 @@ class QueueContext:
         dirty: The key of each node's sorted set of partitions with queued writes, scored by the time of
             the oldest write.
         partitions_key: The key of each node's number of partitions. The first writer sets it from the
-            settings; it is negative while the number is being changed, and the node takes no writes.
+            settings; it is negative while the number is being changed, and the node begins no batch.
         partitions: The number of partitions as last seen.
         open_batches: The number of the open batch as last seen, by node and partition name. A
             number that is out of date costs one round trip.
@@ -86,11 +86,8 @@ class QueueContext:
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
         self._retiring = [names.index(node.name) for node in options.retiring]
-        #: Fields in a batch at which it is sealed, if no other batch waits for its drain.
-        self.batch_fields = options.batch_rows
-        #: Fields in all batches of a partition together at which it refuses writes.
-        self.max_fields = 0
-        self.adopt(options.partitions)
+        self._limits: dict[tuple[bytes, int], bytes] = {}
+        self.partitions = options.partitions
 
     def moved(self, text: bytes) -> RingCacheError:
         """Use a node's number of partitions from now on; return the error of a write that used another.
@@ -103,14 +100,23 @@ class QueueContext:
             return WriteBehindDamagedError(f"{text[:40]!r} is not a number of partitions")
         self.adopt(count)
         if count < 0:
-            message = "the number of partitions is being changed, so no write is taken; try again soon"
+            message = "the number of partitions is being changed, so the write is not taken; try again soon"
             return WriteBehindMovedError(message, is_closed=True)
         return WriteBehindMovedError(f"the queue has {count} partitions by now", is_closed=False)
 
     def adopt(self, count: int) -> None:
         """Use a node's number of partitions from now on."""
         self.partitions = abs(count)
-        self.max_fields = max(self.options.high_water // self.partitions, 1)
+
+    def limits(self, partition: Partition) -> bytes:
+        """Return a partition's limits, the number of partitions and its name, as an argument of a fold."""
+        count = partition.count or self.partitions
+        limits = self._limits.get((partition.name, count))
+        if limits is None:
+            numbers = (self.options.batch_rows, max(self.options.high_water // count, 1), count)
+            limits = b"%d %d %d %b" % (*numbers, partition.name)
+            self._limits[partition.name, count] = limits
+        return limits
 
     @staticmethod
     def parse_count(text: bytes) -> int | None:

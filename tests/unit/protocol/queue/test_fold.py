@@ -41,9 +41,9 @@ def test_a_call_names_the_encoding_of_each_column_once() -> None:
     """Before the rows, for any number of rows that change the column."""
     other = WRITES[1]._replace(encodings=(ENTRY, b"\0level\0n2\0"))
     [(_, call)] = fold_requests(queue_of("a"), METER, [WRITES[0], other, WRITES[2]])
-    assert call[14] == b"\0count\0i\0\0level\0n2\0"
+    assert call[12] == b"\0count\0i\0\0level\0n2\0"
     [(_, call)] = fold_requests(queue_of("a"), METER, WRITES[:1])
-    assert call[14] == ENTRY
+    assert call[12] == ENTRY
 
 
 def test_with_fsync_the_write_waits_for_the_disk() -> None:
@@ -118,13 +118,13 @@ def test_with_fsync_a_confirmed_write_is_folded() -> None:
     assert fold_result(queue_of("a", durability="fsync"), METER, 1, [1, [1, 0]]) == Folded([OK])
 
 
-def test_a_write_names_the_number_of_partitions_that_it_used() -> None:
+def test_a_write_names_its_limits_and_the_number_of_partitions_that_it_used() -> None:
     """That of its partition, although the process has seen another number since; the reply is followed."""
     queue = queue_of("a", partitions=8)
     [(_, call)] = fold_requests(queue, METER, WRITES[:1])
-    assert call[15] == 8
+    assert call[11] == b"10000 125000 8 shop.meter:0"
     [(_, call)] = fold_requests(queue, Partition("shop.meter", 0, 4), WRITES[:1])
-    assert call[15] == 4
+    assert call[11] == b"10000 250000 4 shop.meter:0"
     folded = fold_result(queue, METER, 1, [NodeReplyError("PARTITIONS 16")])
     assert folded is not None
     assert isinstance(folded.error, WriteBehindMovedError)

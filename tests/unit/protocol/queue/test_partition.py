@@ -50,9 +50,14 @@ def test_retiring_nodes_come_before_the_owner() -> None:
 
 
 def test_the_room_of_a_model_is_shared_by_its_partitions() -> None:
-    """Evenly, and each has room for at least one field."""
-    assert queue_of("a", high_water=1000, partitions=8).max_fields == 125
-    assert queue_of("a", high_water=3, partitions=8).max_fields == 1
+    """Evenly, and each has room for at least one field; by the number of partitions that a write used."""
+    partition = Partition("shop.meter", 3)
+    assert queue_of("a", high_water=1000, partitions=8).limits(partition) == b"10000 125 8 shop.meter:3"
+    assert queue_of("a", high_water=3, partitions=8).limits(partition) == b"10000 1 8 shop.meter:3"
+    queue = queue_of("a", high_water=1000, partitions=8)
+    assert queue.limits(Partition("shop.meter", 3, 4)) == b"10000 250 4 shop.meter:3"
+    queue.adopt(10)
+    assert queue.limits(partition) == b"10000 100 10 shop.meter:3"
 
 
 def test_the_time_is_in_whole_milliseconds() -> None:
@@ -68,11 +73,11 @@ def test_an_error_among_the_replies_is_raised() -> None:
 
 
 def test_a_context_follows_the_number_of_partitions_of_a_node() -> None:
-    """With the room of a partition; the error says whether the change has ended."""
-    queue = queue_of("a", high_water=1000, partitions=8)
+    """The error says whether the change has ended."""
+    queue = queue_of("a", partitions=8)
     error = queue.moved(b"4")
     assert isinstance(error, WriteBehindMovedError)
-    assert (queue.partitions, queue.max_fields, error.is_closed) == (4, 250, False)
+    assert (queue.partitions, error.is_closed) == (4, False)
     error = queue.moved(b"-8")
     assert isinstance(error, WriteBehindMovedError)
     assert (queue.partitions, error.is_closed) == (8, True)

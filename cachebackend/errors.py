@@ -89,7 +89,7 @@ class WriteBehindRefusedError(WriteBehindError):
 
 
 class WriteBehindFullError(WriteBehindError):
-    """The queue has reached ``WRITE_BEHIND['high_water']``; nothing was written."""
+    """The queue has reached ``high_water`` or ``high_water_bytes``; nothing was written."""
 
 
 class WriteBehindStoppedError(WriteBehindError):

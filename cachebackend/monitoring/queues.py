@@ -33,6 +33,7 @@ class Totals:
 
     Attributes:
         waiting: Changes that wait in the queues.
+        bytes: The bytes of their names and values.
         oldest_seconds: For how long the oldest of them has waited; 0.0 if none waits.
         rows: Rows that drained batches changed, since the queues were new.
         missing: Rows that those batches named and that did not exist.
@@ -46,6 +47,7 @@ class Totals:
     missing: int = 0
     parked: int = 0
     parked_since: float | None = None
+    bytes: int = 0
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
@@ -62,6 +64,7 @@ class Totals:
             sum(each.missing for each in partitions),
             parked,
             since,
+            sum(each.bytes for each in partitions),
         )
 
 

@@ -40,6 +40,9 @@ class WriteBehindOptions:
             once for each of its columns.
         high_water: The most rows that may be pending for each model, counted as for ``batch_rows``
             and divided evenly among its partitions.
+        batch_bytes: The bytes of names and values at which a batch is sealed, as with ``batch_rows``.
+        high_water_bytes: The most bytes of names and values that may be pending for each model, as with
+            ``high_water``. The node needs about twice as much memory.
         durability: When a write is acknowledged. ``"memory"``: the queue node has it in memory;
             ``"everysec"``: it has it in memory, and on its disk within a second; ``"fsync"``: it has
             it on its disk.
@@ -60,6 +63,8 @@ class WriteBehindOptions:
     flush_interval: float = field(default=1.0, metadata={"rule": _SECONDS})
     batch_rows: int = field(default=10_000, metadata={"rule": Integer(1, 1_000_000)})
     high_water: int = field(default=1_000_000, metadata={"rule": Integer(1, 2**31)})
+    batch_bytes: int = field(default=2**24, metadata={"rule": Integer(1, 2**40)})
+    high_water_bytes: int = field(default=2**28, metadata={"rule": Integer(1, 2**50)})
     durability: str = field(default="everysec", metadata={"rule": Choice(("memory", "everysec", "fsync"))})
     on_full: str = field(default="raise", metadata={"rule": _POLICY})
     on_unavailable: str = field(

@@ -300,8 +300,9 @@ class WriteBehindManager(Generic[M]):
         name = self.model.__name__
         if code == b"full":
             return WriteBehindFullError(
-                f"{name}: the queue holds as many fields as WRITE_BEHIND['high_water'] allows; nothing was "
-                "queued. Check the workers and the database with `manage.py writebehind status`"
+                f"{name}: the queue holds as much as WRITE_BEHIND['high_water'] (fields) or "
+                "['high_water_bytes'] allows; nothing was queued. Check the workers and the database with "
+                "`manage.py writebehind status`"
             )
         if code == b"overflow":
             return WriteBehindRefusedError(

@@ -37,6 +37,7 @@ class PartitionStatus:
         partition: The partition.
         node: The node's name.
         fields: The number of queued fields: columns of rows.
+        bytes: The bytes of their names and values.
         sealed: The number of sealed batches that are not drained.
         oldest_seconds: The age of the oldest queued write, in seconds; 0 if none is queued.
         landed: The number of the last drained batch.
@@ -48,8 +49,9 @@ class PartitionStatus:
         missing: The number of rows that they name and that do not exist.
         parked: The number of parked writes.
         parked_since: When the first of them was parked, in seconds since 1970; None if none is.
-        is_queue_seen: Whether the node answered; if not, ``fields``, ``sealed`` and ``oldest_seconds``
-            are unknown, and the numbers of drained batches are those of the last checkpoint.
+        is_queue_seen: Whether the node answered; if not, ``fields``, ``bytes``, ``sealed`` and
+            ``oldest_seconds`` are unknown, and the numbers of drained batches are those of the last
+            checkpoint.
         is_database_seen: Whether the database answered; if not, what is drained and parked is unknown.
         error: Why a part is unknown; None if everything is known.
     """
@@ -57,6 +59,7 @@ class PartitionStatus:
     partition: Partition
     node: str
     fields: int = 0
+    bytes: int = 0
     sealed: int = 0
     oldest_seconds: float = 0.0
     landed: int = 0
@@ -121,6 +124,7 @@ def _with_queue(status: PartitionStatus, state: QueueState) -> PartitionStatus:
     return replace(
         status,
         fields=state.fields,
+        bytes=state.bytes,
         sealed=state.open_batch - state.done - 1,
         oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
     )

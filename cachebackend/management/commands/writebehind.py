@@ -25,6 +25,7 @@ from cachebackend.monitoring.reasons import Kind, find_reasons
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
+from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.queue import behind_models
 from cachebackend.writebehind.repair import Mismatch
 
@@ -41,7 +42,7 @@ THRESHOLDS = {
     "parked": "more than this number of writes is parked (0)",
 }
 #: The cells of a partition whose queue node does not answer.
-UNKNOWN = ("unknown", "unknown", "unknown")
+UNKNOWN = ("unknown",) * 4
 
 
 class Command(ReportCommand):
@@ -123,12 +124,12 @@ class Command(ReportCommand):
         except (RingCacheError, Error) as error:
             faults.append(f"which partitions have stopped is not known: {error}")
         self.print_table(
-            ("partition", "node", "queued", "sealed", "oldest s", "batch", "rows", "parked"),
+            ("partition", "node", "queued", "bytes", "sealed", "oldest s", "batch", "rows", "parked"),
             [
                 (
                     str(s.partition),
                     s.node,
-                    *((s.fields, s.sealed, f"{s.oldest_seconds:.1f}") if s.is_queue_seen else UNKNOWN),
+                    *(_queued_cells(s) if s.is_queue_seen else UNKNOWN),
                     s.landed,
                     s.rows,
                     s.parked,
@@ -145,7 +146,8 @@ class Command(ReportCommand):
             self.say(str(reason))
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
         known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
-        self.say(f"{known}{totals.waiting} changes are queued, {oldest}; {totals.parked} writes are parked")
+        queued = f"{totals.waiting} changes are queued ({totals.bytes} bytes)"
+        self.say(f"{known}{queued}, {oldest}; {totals.parked} writes are parked")
         drains = try_to_read(total_drains)
         dropped = None if isinstance(drains, str) else drains.dropped
         if dropped:
@@ -157,6 +159,7 @@ class Command(ReportCommand):
         is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
             "waiting": totals.waiting,
+            "bytes": totals.bytes,
             "oldest_seconds": round(totals.oldest_seconds, 3),
             "rows_landed": totals.rows,
             "rows_missing": totals.missing,
@@ -489,6 +492,10 @@ def _label(name: str) -> str:
         known = ", ".join(sorted(labels)) or "none"
         message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
         raise CommandError(message) from error
+
+
+def _queued_cells(status: PartitionStatus) -> tuple[int, int, int, str]:
+    return status.fields, status.bytes, status.sealed, f"{status.oldest_seconds:.1f}"
 
 
 def _yes(flag: bool) -> str:

@@ -2,7 +2,8 @@
 -- KEYS[1]  the partition's meta hash: born (the queue's incarnation), open (number of the open
 --          batch), done, sealed (fields in sealed batches), since:N (time of the first write of
 --          batch N), seal:N (a random value that identifies the sealed batch N among all batches
---          that ever had this number), enc:N (the encodings of batch N, as in ARGV[5])
+--          that ever had this number), enc:N (the encodings of batch N, as in ARGV[5]), bytes (of all
+--          fields that were ever queued), base:N (bytes when batch N was begun)
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
@@ -13,8 +14,8 @@
 -- ARGV[3]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
 --          of a batch that this call seals
 -- ARGV[4]  separated by spaces: the fields at which a batch is sealed if no other batch waits for its
---          drain; the most fields in all of the partition's batches; the number of partitions from which
---          the caller chose this one; the partition's name in KEYS[4]
+--          drain; the most fields in all of the partition's batches; the same two limits in bytes; the
+--          number of partitions from which the caller chose this one; the partition's name in KEYS[4]
 -- ARGV[5]  the encodings of the changed columns; for each: NUL, column, NUL, code, NUL. A batch has one
 --          encoding of a column: before a write with another one the batch is sealed
 -- ARGV[6 ...]  for each row: operation, row (key, NUL), number of changes, and for each
@@ -32,6 +33,9 @@
 -- A field of a batch is named row, column and kind; the field row, NUL, m marks that the row is
 -- created (c), deleted (x), or deleted and created again (r) before its changes.
 -- Numbers stay text: Lua's own numbers lose the last digits.
+-- The bytes of a field are those of its name and its value. A sum or bound counts with the most digits that it
+-- may get, so adding to it changes no count. A batch that was begun by a release without base:N has no limit
+-- in bytes.
 
 local meta = redis.call('HMGET', KEYS[1], 'open', 'enc:' .. ARGV[1])
 local open, encodings = meta[1], meta[2] or ''
@@ -57,7 +61,8 @@ if open == ARGV[1] and #ARGV == 11 and ARGV[6] == 'u' and ARGV[10] == 'd'
     end
 end
 
-local batch_fields, max_fields, expected, name = string.match(ARGV[4], '^(%d+) (%d+) (%d+) (.+)$')
+local batch_fields, max_fields, batch_bytes, max_bytes, expected, name =
+    string.match(ARGV[4], '^(%d+) (%d+) (%d+) (%d+) (%d+) (.+)$')
 local partitions = redis.call('GET', KEYS[5])
 if not partitions then
     redis.call('SET', KEYS[5], expected)
@@ -93,33 +98,72 @@ local function less(a, b)
     return a < b
 end
 
-local counts = redis.call('HMGET', KEYS[1], 'sealed', 'done')
-local sealed, done = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
 batch_fields, max_fields = tonumber(batch_fields), tonumber(max_fields)
+batch_bytes, max_bytes = tonumber(batch_bytes), tonumber(max_bytes)
+local NUMBER_BYTES = 20
+local counts = redis.call('HMGET', KEYS[1], 'sealed', 'done', 'bytes', 'base:' .. open)
+local sealed, done, bytes = tonumber(counts[1] or '0'), tonumber(counts[2] or '0'), tonumber(counts[3] or '0')
+-- The bytes when the open batch was begun, and when the oldest batch was
+local base = tonumber(counts[4] or math.huge)
+local first_base = base
+if tonumber(open) > done + 1 then
+    first_base = tonumber(redis.call('HGET', KEYS[1], string.format('base:%d', done + 1)) or math.huge)
+end
+
+local function finish(reply)
+    redis.call('HSET', KEYS[1], 'bytes', string.format('%d', bytes))
+    return reply
+end
 
 local function seal()
+    base = math.huge
     sealed = redis.call('HINCRBY', KEYS[1], 'sealed', redis.call('HLEN', batch))
     redis.call('HSET', KEYS[1], 'seal:' .. open, ARGV[3])
     open = tostring(redis.call('HINCRBY', KEYS[1], 'open', 1))
     batch = KEYS[3]
 end
 
--- The open batch may hold twice as many fields for each batch that waits for its drain. So without drains the
--- queue grows with the number of rows, and not with the number of writes.
+-- The open batch may hold twice as many fields and bytes for each batch that waits for its drain. So without
+-- drains the queue grows with the number of rows, and not with the number of writes.
 local function is_batch_full()
-    local waiting = tonumber(open) - 1 - done
-    return redis.call('HLEN', batch) >= batch_fields * 2 ^ waiting
+    local times = 2 ^ (tonumber(open) - 1 - done)
+    return redis.call('HLEN', batch) >= batch_fields * times or bytes - base >= batch_bytes * times
 end
 
 local function begin()
     if redis.call('EXISTS', batch) == 0 then
-        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2], 'enc:' .. open, ARGV[5])
+        redis.call('HSET', KEYS[1], 'since:' .. open, ARGV[2], 'enc:' .. open, ARGV[5],
+            'base:' .. open, string.format('%d', bytes))
+        base = bytes
+        if tonumber(open) == done + 1 then
+            first_base = base
+        end
         redis.call('ZADD', KEYS[4], 'NX', ARGV[2], name)
     end
 end
 
+local function has_max_bytes()
+    return bytes - first_base >= max_bytes
+end
+
 local function is_full()
-    return sealed + redis.call('HLEN', batch) >= max_fields
+    return has_max_bytes() or sealed + redis.call('HLEN', batch) >= max_fields
+end
+
+-- Set a field that has a value or a marker.
+local function put(field, value)
+    local before = redis.call('HSTRLEN', batch, field)
+    redis.call('HSET', batch, field, value)
+    bytes = bytes + #value - before + (before == 0 and #field or 0)
+end
+
+-- Add the bytes of fields of a column with a number; the count is negative if they were deleted.
+local function count_numbers(field, count)
+    bytes = bytes + count * (#field + 1 + NUMBER_BYTES)
+end
+
+local function delete_numbers(field)
+    count_numbers(field, -redis.call('HDEL', batch, field .. 'd', field .. 'g', field .. 'l', field .. 'h'))
 end
 
 -- Each operation gets the index in ARGV of the row's first change, and the number of changes.
@@ -136,11 +180,15 @@ local function has_any(first, count, kinds)
     return false
 end
 
--- Whether the changes need no new field.
+-- Whether the changes need no new field, and no more bytes if these are full.
 local function fits(first, count)
     for i = first, first + 3 * (count - 1), 3 do
-        local is_late = ARGV[i + 1] == 'g' and redis.call('HEXISTS', batch, ARGV[i] .. 'h') == 1
-        if not is_late and redis.call('HEXISTS', batch, ARGV[i] .. ARGV[i + 1]) == 0 then
+        local kind, value = ARGV[i + 1], ARGV[i + 2]
+        local before = redis.call('HSTRLEN', batch, ARGV[i] .. kind)
+        if before == 0 and kind == 'g' then
+            before = redis.call('HSTRLEN', batch, ARGV[i] .. 'h')
+        end
+        if before == 0 or (kind == 'p' and #value > before and has_max_bytes()) then
             return false
         end
     end
@@ -149,15 +197,18 @@ end
 
 -- Adds to the sum of a field and to its bounds, and appends how to undo each; false: a sum overflowed.
 local function add(field, delta, undo)
-    local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l', field .. 'h')
+    local queued = redis.call('HMGET', batch, field .. 'd', field .. 'g', field .. 'l', field .. 'h')
     for i, kind in ipairs({'d', 'g', 'l', 'h'}) do
-        if i == 1 or bounds[i - 1] then
+        if i == 1 or queued[i] then
             local sum = redis.pcall('HINCRBY', batch, field .. kind, delta)
             if type(sum) == 'table' then
                 if not string.find(sum.err, 'overflow', 1, true) then
                     error(sum)
                 end
                 return false
+            end
+            if not queued[i] then
+                count_numbers(field, 1)
             end
             undo[#undo + 1] = {field .. kind, negated(delta)}
         end
@@ -171,19 +222,22 @@ local function clamp(field, kind, value)
     local bounds = redis.call('HMGET', batch, field .. 'g', field .. 'l', field .. 'h')
     local upper, lower = bounds[2], bounds[1] or bounds[3]
     local lower_kind = (bounds[3] or (upper and not bounds[1])) and 'h' or 'g'
+    local function set(bound_kind)
+        count_numbers(field, redis.call('HSET', batch, field .. bound_kind, value))
+    end
     if kind == 'g' then
         if not lower or less(lower, value) then
-            redis.call('HSET', batch, field .. lower_kind, value)
+            set(lower_kind)
         end
         if upper and less(upper, value) then
-            redis.call('HSET', batch, field .. 'l', value)
+            set('l')
         end
     else
         if not upper or less(value, upper) then
-            redis.call('HSET', batch, field .. 'l', value)
+            set('l')
         end
         if lower and less(value, lower) then
-            redis.call('HSET', batch, field .. lower_kind, value)
+            set(lower_kind)
         end
     end
 end
@@ -211,8 +265,8 @@ function operations.u(row, first, count)
     for i = first, last, 3 do
         local field, kind, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
         if kind == 'p' then
-            redis.call('HSET', batch, field .. 'p', value)
-            redis.call('HDEL', batch, field .. 'd', field .. 'g', field .. 'l', field .. 'h')
+            put(field .. 'p', value)
+            delete_numbers(field)
         elseif kind ~= 'd' then
             clamp(field, kind, value)
         end
@@ -244,9 +298,9 @@ function operations.c(row, first, count)
         seal()
     end
     begin()
-    redis.call('HSET', batch, row .. '\0m', marker == 'x' and 'r' or 'c')
+    put(row .. '\0m', marker == 'x' and 'r' or 'c')
     for i = first, first + 3 * (count - 1), 3 do
-        redis.call('HSET', batch, ARGV[i] .. 'p', ARGV[i + 2])
+        put(ARGV[i] .. 'p', ARGV[i + 2])
     end
     return 'ok'
 end
@@ -257,11 +311,13 @@ function operations.x(row, first, count)
     end
     begin()
     for i = first, first + 3 * (count - 1), 3 do
-        for kind in string.gmatch('pdglh', '.') do
-            redis.call('HDEL', batch, ARGV[i] .. kind)
+        local before = redis.call('HSTRLEN', batch, ARGV[i] .. 'p')
+        if redis.call('HDEL', batch, ARGV[i] .. 'p') == 1 then
+            bytes = bytes - before - #ARGV[i] - 1
         end
+        delete_numbers(ARGV[i])
     end
-    redis.call('HSET', batch, row .. '\0m', 'x')
+    put(row .. '\0m', 'x')
     return 'ok'
 end
 
@@ -295,7 +351,7 @@ local index = 6
 while index <= #ARGV do
     if is_batch_full() then
         if batch == KEYS[3] then
-            return {tonumber(open), unpack(codes)}
+            return finish({tonumber(open), unpack(codes)})
         end
         seal()
     end
@@ -306,6 +362,6 @@ while index <= #ARGV do
     index = index + 3 + 3 * count
 end
 if not refused then
-    return tonumber(open)
+    return finish(tonumber(open))
 end
-return {tonumber(open), unpack(codes)}
+return finish({tonumber(open), unpack(codes)})

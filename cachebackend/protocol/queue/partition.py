@@ -113,8 +113,16 @@ class QueueContext:
         count = partition.count or self.partitions
         limits = self._limits.get((partition.name, count))
         if limits is None:
-            numbers = (self.options.batch_rows, max(self.options.high_water // count, 1), count)
-            limits = b"%d %d %d %b" % (*numbers, partition.name)
+            options = self.options
+            max_fields, max_bytes = options.high_water // count, options.high_water_bytes // count
+            limits = b"%d %d %d %d %d %b" % (
+                options.batch_rows,
+                max(max_fields, 1),
+                options.batch_bytes,
+                max(max_bytes, 1),
+                count,
+                partition.name,
+            )
             self._limits[partition.name, count] = limits
         return limits
 

@@ -34,6 +34,7 @@ class QueueState:
         open_batch: The number of the open batch.
         done: The number of the last batch that was deleted because it was drained.
         fields: The number of fields in all batches.
+        bytes: The bytes of their names and values, as ``fold.lua`` counts them.
         since: When the oldest queued write arrived, in seconds since 1970; None if none is queued.
         seals: The seals of sealed batches by batch number, with that of batch ``done``.
         encodings: For each batch number and column the code of the encoding of the queued values.
@@ -47,6 +48,7 @@ class QueueState:
     since: float | None
     seals: Mapping[int, str]
     encodings: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    bytes: int = 0
 
 
 def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
@@ -112,6 +114,7 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
         queue, partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
     )
     since = meta.get(b"since:%d" % (done + 1))
+    queued_bytes = meta.get(b"bytes", b"0")
     try:
         return QueueState(
             node,
@@ -126,6 +129,7 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
                 for name, text in meta.items()
                 if name.startswith(b"enc:")
             },
+            bytes=_whole(queued_bytes) - _whole(meta.get(b"base:%d" % (done + 1), queued_bytes)),
         )
     except ValueError as error:
         message = (

@@ -122,9 +122,9 @@ def test_a_write_names_its_limits_and_the_number_of_partitions_that_it_used() ->
     """That of its partition, although the process has seen another number since; the reply is followed."""
     queue = queue_of("a", partitions=8)
     [(_, call)] = fold_requests(queue, METER, WRITES[:1])
-    assert call[11] == b"10000 125000 8 shop.meter:0"
+    assert call[11] == b"10000 125000 16777216 33554432 8 shop.meter:0"
     [(_, call)] = fold_requests(queue, Partition("shop.meter", 0, 4), WRITES[:1])
-    assert call[11] == b"10000 250000 4 shop.meter:0"
+    assert call[11] == b"10000 250000 16777216 67108864 4 shop.meter:0"
     folded = fold_result(queue, METER, 1, [NodeReplyError("PARTITIONS 16")])
     assert folded is not None
     assert isinstance(folded.error, WriteBehindMovedError)

@@ -50,14 +50,15 @@ def test_retiring_nodes_come_before_the_owner() -> None:
 
 
 def test_the_room_of_a_model_is_shared_by_its_partitions() -> None:
-    """Evenly, and each has room for at least one field; by the number of partitions that a write used."""
+    """Evenly, and each has room for at least one write; by the number of partitions that a write used."""
     partition = Partition("shop.meter", 3)
-    assert queue_of("a", high_water=1000, partitions=8).limits(partition) == b"10000 125 8 shop.meter:3"
-    assert queue_of("a", high_water=3, partitions=8).limits(partition) == b"10000 1 8 shop.meter:3"
     queue = queue_of("a", high_water=1000, partitions=8)
-    assert queue.limits(Partition("shop.meter", 3, 4)) == b"10000 250 4 shop.meter:3"
+    assert queue.limits(partition) == b"10000 125 16777216 33554432 8 shop.meter:3"
+    small = queue_of("a", high_water=3, high_water_bytes=7, batch_bytes=9, partitions=8)
+    assert small.limits(partition) == b"10000 1 9 1 8 shop.meter:3"
+    assert queue.limits(Partition("shop.meter", 3, 4)) == b"10000 250 16777216 67108864 4 shop.meter:3"
     queue.adopt(10)
-    assert queue.limits(partition) == b"10000 100 10 shop.meter:3"
+    assert queue.limits(partition) == b"10000 100 16777216 26843545 10 shop.meter:3"
 
 
 def test_the_time_is_in_whole_milliseconds() -> None:

@@ -25,6 +25,7 @@ from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
 
 __all__ = [
+    "WROTE",
     "ChangedRows",
     "has_triggers",
     "keys_of_trigger_row",
@@ -37,6 +38,8 @@ __all__ = [
 logger = logging.getLogger("cachebackend")
 #: A byte of a ``bytea`` that is escaped: a backslash, or three octal digits.
 _ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
+#: The setting of a transaction that its triggers turn on if they write outbox rows.
+WROTE = "ringcache.wrote"
 #: The models of this process whose tables have triggers.
 _triggered: set[type[models.Model]] = set()
 #: A model, and rows of it that changed.
@@ -74,18 +77,19 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
 
 
 def may_have_trigger_rows(using: str) -> bool:
-    """Return whether triggers may have written outbox rows in the open transaction.
+    """Return whether triggers have written outbox rows in the open transaction that nobody has taken yet.
 
-    A transaction that has written nothing has no transaction id, however it was begun. Only one that
-    has an id needs rights on the outbox.
+    The triggers say so in a setting, which Postgres reverts with their rows if a savepoint is rolled
+    back. To look into the outbox instead would need rights on it, and would make SERIALIZABLE
+    transactions conflict that write nothing in common.
     """
     connection = connections[using]
     if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
         return False
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+        cursor.execute(f"SELECT current_setting('{WROTE}', true) = 'on'")
         [has_written] = cursor.fetchone()
-    return bool(has_written)
+    return bool(has_written)  # None: nothing in this session has made the setting
 
 
 def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRows]:
@@ -98,16 +102,17 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
         leave: Leave the outbox rows to the relay.
     """
     connection = connections[using]
-    table = connection.ops.quote_name(OutboxRow._meta.db_table)
-    own = f"{table} WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint"
+    quote = connection.ops.quote_name
+    table, pk = quote(OutboxRow._meta.db_table), quote(OutboxRow._meta.pk.column)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT label, rows::text FROM {own}"
-            if leave
-            else f"DELETE FROM {own} RETURNING label, rows::text"
+            f"SELECT {pk}, label, rows::text, set_config('{WROTE}', '', true) FROM {table} "
+            "WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint"
         )
         taken = cursor.fetchall()
-    yield from _changed_rows(((label, json.loads(rows)) for label, rows in taken), using)
+        if taken and not leave:
+            cursor.execute(f"DELETE FROM {table} WHERE {pk} = ANY(%s)", [[row[0] for row in taken]])
+    yield from _changed_rows(((label, json.loads(rows)) for _, label, rows, _ in taken), using)
 
 
 def _changed_rows(

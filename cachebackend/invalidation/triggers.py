@@ -1,7 +1,8 @@
 """Statement triggers for changes that Django does not see: raw SQL, other programs, COPY, cascades.
 
 Each statement writes the primary keys and lookup values of the changed rows, old and new, into
-the outbox, in its own transaction, and notifies the relay. A trigger makes no cache keys: the
+the outbox, in its own transaction, and notifies the relay. It also says so in a setting of the
+transaction, so that no other transaction looks into the outbox. A trigger makes no cache keys: the
 process that handles its outbox row makes them. This module needs django-pgtrigger, so it is
 imported only if a manager asks for triggers.
 """
@@ -16,7 +17,7 @@ from django.db import models
 from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation.relay_listener import CHANNEL
-from cachebackend.invalidation.trigger_rows import has_triggers, record_triggers
+from cachebackend.invalidation.trigger_rows import WROTE, has_triggers, record_triggers
 from cachebackend.invalidation.watched import all_dependents, is_historical, shares_rows
 from cachebackend.models import OutboxRow
 
@@ -42,7 +43,7 @@ _BODY = """
             'INSERT INTO %s (keys, node, is_intent, label, rows, transaction_id) '
             'VALUES ('''', '''', false, $1, $2, pg_current_xact_id()::text::bigint)', outbox
         ) USING '{label}', chunk;
-        PERFORM pg_notify('{channel}', '');
+        PERFORM pg_notify('{channel}', ''), set_config('{wrote}', 'on', true);
     END LOOP;
     RETURN NULL;
 """
@@ -91,6 +92,7 @@ class OutboxTrigger(pgtrigger.Trigger):
             limit=ROWS_PER_OUTBOX_ROW,
             changed=changed,
             channel=CHANNEL,
+            wrote=WROTE,
         )
 
 

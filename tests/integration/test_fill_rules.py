@@ -494,7 +494,7 @@ def test_a_snapshot_that_no_statement_shows_is_not_stored(author: Author, read: 
 
 @with_postgres
 def test_a_role_that_only_reads_needs_no_rights_on_the_outbox(author: Author) -> None:
-    """A transaction without a transaction id has written nothing, so the outbox is not asked."""
+    """The outbox is not asked where no trigger has written."""
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE ROLE reader; GRANT SELECT ON {AUTHOR} TO reader")
         try:

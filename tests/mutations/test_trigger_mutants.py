@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import OperationalError
 
 from cachebackend.invalidation import transactions, trigger_rows
 from tests.integration import test_triggers
@@ -33,6 +34,20 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
 
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
     test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
+    assert is_caught(test, author, False)
+
+
+def test_a_transaction_that_looks_into_the_outbox_although_no_trigger_wrote(monkeypatch: Patch) -> None:
+    """SERIALIZABLE transactions conflict then."""
+    monkeypatch.setattr(transactions, "may_have_trigger_rows", lambda _: True)
+    with pytest.raises(OperationalError, match="could not serialize access"):
+        test_triggers.test_serializable_transactions_that_share_no_row_do_not_conflict()
+
+
+def test_rows_of_triggers_that_stay_announced(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
+    """Every further read then looks into the outbox."""
+    monkeypatch.setattr(trigger_rows, "WROTE", "ringcache.other")
+    test = test_triggers.test_a_setting_of_the_transaction_says_whether_triggers_wrote
     assert is_caught(test, author, False)
 
 

@@ -103,7 +103,7 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
     """
     connection = connections[using]
     quote = connection.ops.quote_name
-    table, pk = quote(OutboxRow._meta.db_table), quote(OutboxRow._meta.pk.column)
+    table, pk = quote(OutboxRow._meta.db_table), quote(str(OutboxRow._meta.pk.column))
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {pk}, label, rows::text, set_config('{WROTE}', '', true) FROM {table} "

@@ -313,7 +313,9 @@ class _Write:
         """Execute the statement for the rows with these primary keys; return how many it changed."""
         compiler = self._named(keys).get_compiler(self._connection.alias)
         count: int = self._method(compiler, ROW_COUNT) or 0
-        if isinstance(self._compiler, SQLUpdateCompiler):
+        if self._is_new:  # the rows have other primary keys, which nothing returns
+            self._add_everything()
+        elif isinstance(self._compiler, SQLUpdateCompiler):
             _Write(compiler, self._tables, self._method)._add_matching()
         return count
 

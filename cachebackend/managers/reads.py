@@ -183,7 +183,7 @@ class RowReads(Generic[M]):
         if changed:
             values |= yield protocol.Load(adapt(partial(load, changed)))
         pk_field = self._keys.pk
-        rows = ((key, self._shape.row(value)) for key, value in values.items())
+        rows = [(key, self._shape.row(value)) for key, value in values.items() if not _is_absent(value)]
         return {
             key: row if row and self._keys.are_equal(pk_field, self._shape.pk(row), asked[key]) else None
             for key, row in rows

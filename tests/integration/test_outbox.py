@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import deletes, outbox, transactions
+from cachebackend.invalidation import deletes, outbox, transaction_deletes
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox_figures
 from cacheproject.demo.models import Article
@@ -226,7 +226,7 @@ def test_the_row_is_deleted_only_after_the_nodes_confirmed(
         assert Article.cached.cache.get(Article.cached.key_of(pk=article.pk)) is None
         raise Killed
 
-    monkeypatch.setattr(transactions, "delete_rows", die)
+    monkeypatch.setattr(transaction_deletes, "delete_rows", die)
     with pytest.raises(Killed):
         in_atomic(article)
     monkeypatch.undo()

@@ -544,7 +544,7 @@ def test_without_pgtrigger_the_manager_says_what_to_install(monkeypatch: pytest.
 def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the app pgtrigger, on tables that are not managed, and on databases other than Postgres."""
     assert checks.check_triggers_app() == checks.check_trigger_databases() == []
-    monkeypatch.setattr(checks.apps, "is_installed", lambda name: name != "pgtrigger")
+    monkeypatch.setattr(checks.caching.apps, "is_installed", lambda name: name != "pgtrigger")
     assert {(message.id, message.obj) for message in checks.check_triggers_app()} >= {
         ("ringcache.E003", Author),
         ("ringcache.E003", Poem),
@@ -554,7 +554,7 @@ def test_checks_report_where_triggers_are_impossible(monkeypatch: pytest.MonkeyP
     [unmanaged] = checks.check_triggers_app()
     assert (unmanaged.id, unmanaged.obj) == ("ringcache.E003", Poem)
     assert "not managed by Django" in unmanaged.msg
-    monkeypatch.setattr(checks.router, "db_for_write", lambda _: "lite")
+    monkeypatch.setattr(checks.caching.router, "db_for_write", lambda _: "lite")
     messages = checks.check_trigger_databases()
     assert {message.id for message in messages} == {"ringcache.E004"}
     assert "SQLite" in messages[0].msg

@@ -18,7 +18,7 @@ from cachebackend.backend import fill_rules
 from cachebackend.codec import Kind
 from cachebackend.effects import Send
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import deletes, outbox, transactions, writes
+from cachebackend.invalidation import deletes, outbox, transaction_deletes, writes
 from cachebackend.managers import reads
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
@@ -267,7 +267,7 @@ class TestStack:
         delete = deletes.PendingDeletes.delete
 
         def delete_row_first(self: Any) -> Any:
-            outbox.delete_rows("default", getattr(self, "_outbox_row", None))
+            outbox.delete_rows("default", *getattr(self, "_outbox_rows", []))
             return delete(self)
 
         Article.cached.get(slug="first")
@@ -278,7 +278,7 @@ class TestStack:
 
     def test_no_outbox_row(self, article: Article, monkeypatch: Patch) -> None:
         """A delete that a node did not confirm is stored nowhere."""
-        monkeypatch.setattr(transactions, "write_row", lambda *_, **__: None)
+        monkeypatch.setattr(transaction_deletes, "write_row", lambda *_, **__: None)
         assert is_caught(test_outbox.test_a_transaction_writes_one_outbox_row, article)
 
     def test_update_without_invalidation(self, article: Article, monkeypatch: Patch) -> None:

@@ -43,6 +43,7 @@ class Fault:
         state: The queue's state; None if there is no queue.
         queued_batches: The numbers of the sealed batches that exist in the queue.
         incarnation: The incarnation of the checkpoint's queue.
+        using: The alias of the database that has, or had, the checkpoint.
     """
 
     partition: Partition
@@ -51,6 +52,7 @@ class Fault:
     state: QueueState | None
     queued_batches: tuple[int, ...]
     incarnation: str
+    using: str
 
 
 def find_faults(*, seal: bool = False) -> list[Fault]:
@@ -70,10 +72,10 @@ def find_faults(*, seal: bool = False) -> list[Fault]:
     states = _states(client, partitions)
     faults: list[Fault] = []
     for partition, queues in states.items():
-        for incarnation, mismatch, batch in _mismatches(
-            client, partition, checkpoints.get(partition, []), queues
-        ):
-            if not _is_current(partition, incarnation, batch):
+        own = checkpoints.get(partition, [])
+        for incarnation, mismatch, batch in _mismatches(client, partition, own, queues):
+            using = _database_of(partition, own)
+            if not _is_current(using, partition, incarnation, batch):
                 continue
             state = queues.get(incarnation)
             if seal and state is not None:
@@ -82,7 +84,7 @@ def find_faults(*, seal: bool = False) -> list[Fault]:
             batches = tuple(
                 number for number, size in _sealed_sizes(client, partition, state).items() if size
             )
-            faults.append(Fault(partition, mismatch, batch, state, batches, incarnation))
+            faults.append(Fault(partition, mismatch, batch, state, batches, incarnation, using))
     return faults
 
 
@@ -106,9 +108,8 @@ def repair(fault: Fault, *, keep: bool) -> None:
         )
         raise WriteBehindError(message)
     client = project_queue()
-    using = router.db_for_write(model_of(fault.partition))
-    with transaction.atomic(using=using):
-        checkpoint = _locked_checkpoint(fault, using)
+    with transaction.atomic(using=fault.using):
+        checkpoint = _locked_checkpoint(fault)
         queues = _states(client, [fault.partition])[fault.partition]
         found = _mismatches(client, fault.partition, [checkpoint], queues)
         is_same = (fault.incarnation, fault.mismatch, fault.drained_batch) in found
@@ -138,9 +139,9 @@ def _has_all(state: QueueState | None, seen: QueueState | None) -> bool:
     return state.done == seen.done and seen.seals.items() <= state.seals.items()
 
 
-def _locked_checkpoint(fault: Fault, using: str) -> WriteBehindCheckpoint:
+def _locked_checkpoint(fault: Fault) -> WriteBehindCheckpoint:
     """Return the checkpoint of a fault, locked; one that the database lost is created."""
-    checkpoints = WriteBehindCheckpoint.objects.using(using).select_for_update()
+    checkpoints = WriteBehindCheckpoint.objects.using(fault.using).select_for_update()
     return checkpoints.get_or_create(
         label=fault.partition.label, partition=fault.partition.number, incarnation=fault.incarnation
     )[0]
@@ -184,9 +185,15 @@ def _states(client: QueueClient, partitions: Sequence[Partition]) -> dict[Partit
     return states
 
 
-def _is_current(partition: Partition, incarnation: str, batch: int) -> bool:
+def _database_of(partition: Partition, checkpoints: Sequence[WriteBehindCheckpoint]) -> str:
+    """Return the alias of the database of a partition, also of a model that the project no longer has."""
+    for checkpoint in checkpoints:
+        return str(checkpoint._state.db)
+    return router.db_for_write(model_of(partition))
+
+
+def _is_current(using: str, partition: Partition, incarnation: str, batch: int) -> bool:
     """Return whether no batch was drained since a checkpoint was read, so queue and checkpoint compare."""
-    using = router.db_for_write(model_of(partition))
     now = WriteBehindCheckpoint.objects.using(using).filter(
         label=partition.label, partition=partition.number, incarnation=incarnation
     )

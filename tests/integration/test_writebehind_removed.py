@@ -66,6 +66,20 @@ def test_writes_of_a_removed_model_are_dropped(meter: Meter) -> None:
     assert Meter.objects.get(pk=meter.pk).count == 100
 
 
+def test_the_queue_of_a_removed_model_that_is_gone_is_repaired(meter: Meter) -> None:
+    """It hides no other partition that stopped, and a repair ends it, like that of any model."""
+    with one_partition():
+        queue_as_gone(meter, 1)
+        Meter.behind.update(meter.pk, count=F("count") + 10)
+        for label in (GONE, "shop.meter"):
+            writebehind.drain(Partition(label, 0), into=Meter)
+        client = project_queue()
+        client.nodes[0].call((b"FLUSHALL",))
+        assert {str(fault.partition) for fault in writebehind.find_faults()} == {f"{GONE}:0", "shop.meter:0"}
+        assert len(command("repair", "--keep")["faults"]) == 2
+        assert writebehind.find_faults() == []
+
+
 def test_only_the_writes_of_removed_models_are_dropped_or_redirected(meter: Meter) -> None:
     """The workers drain those of the others."""
     Meter.behind.update(meter.pk, count=F("count") + 1)

@@ -127,7 +127,7 @@ def _drain_until_killed() -> None:
     if generator.random() < 0.7:
         steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
-        _die_at(*generator.choice(steps), generator.randrange(1, 6), after=generator.random() < 0.5)
+        die_at(*generator.choice(steps), generator.randrange(1, 6), after=generator.random() < 0.5)
     drains._backoff._outages.clear()
     while True:
         try:
@@ -139,7 +139,7 @@ def _drain_until_killed() -> None:
             time.sleep(0.02)
 
 
-def _die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
+def die_at(owner: Any, name: str, turn: int, *, after: bool) -> None:
     """Kill this process at the ``turn``-th call of a step, before or after the call."""
     real = getattr(owner, name)
     remaining = [turn]

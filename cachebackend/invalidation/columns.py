@@ -33,12 +33,18 @@ class ReadColumns:
     Attributes:
         fields: A field for each column: the primary key of the statement's model first.
         key_width: How many columns this primary key has.
+        names_rows: Whether this primary key is that of the table. A model whose table Django does not
+            manage may declare a column that is not unique there, or NULL.
     """
 
     def __init__(self, model: Any, tables: Sequence[WatchedTable]) -> None:
         own = {field.column: field for field in model._meta.local_concrete_fields}
         by_column: dict[str, Any] = {field.column: field for field in model._meta.pk_fields}
         self.key_width = len(by_column)
+        managed = [each._meta for each in (model, *(table.model for table in tables)) if each._meta.managed]
+        self.names_rows = any(
+            {field.column for field in meta.pk_fields} == set(by_column) for meta in managed
+        )
         for table in tables:
             field: _Field
             for field in table.fields:

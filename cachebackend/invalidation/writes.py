@@ -13,9 +13,10 @@ for 1, an expression, or values that another writer has changed.
   column that keys are made of, they are also the old ones.
 - Otherwise the rows are locked and read first (``old_rows``). For an upsert they are the rows with
   which the new rows conflict (``conflicts``).
-- If a statement was to return rows and none arrived, everything that is cached of the table is
-  deleted. That is always right and rarely happens. To raise an error would break a write that is
-  right, and to read the rows again cannot find those that are deleted.
+- If a statement was to return rows and none arrived, or the rows that it locks cannot be named by
+  primary key, everything that is cached of the table is deleted. That is always right and rarely
+  happens. To raise an error would break a write that is right, and to read the rows again cannot
+  find those that are deleted.
 """
 
 from __future__ import annotations
@@ -136,6 +137,9 @@ class _Write:
 
     def update(self, result_type: Any) -> Any:
         """Execute an UPDATE; arguments and result as for the compiler's method."""
+        returns_rows = self._can_return and (self._returns_old_rows or not self._changes_keys)
+        if not returns_rows and not self._columns.names_rows:
+            return self._run_unnamed(result_type)
         if not self._can_return:
             self._compiler.pre_sql_setup()
             return self._run_named(self._add_matching())
@@ -168,6 +172,8 @@ class _Write:
         if self._can_return:
             with self._returning():
                 return self._method(self._compiler, result_type)
+        if not self._columns.names_rows:
+            return self._run_unnamed(result_type)
         return self._run_named(self._add_matching())
 
     # What the statement changes
@@ -257,8 +263,8 @@ class _Write:
         width, own = len(fields), len(self._fields)
         for start in range(0, len(names) or width, width):
             rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
-            # A row that an upsert has inserted has no old values, not even a primary key
-            self._add([row[:own] for row in rows if row[0] is not None])
+            # A row that an upsert has inserted has no old values
+            self._add([row[:own] for row in rows if any(value is not None for value in row[:own])])
             found[:] = [row[own:] for row in rows]
 
     def _converted(self, fields: Fields, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
@@ -318,6 +324,11 @@ class _Write:
         elif isinstance(self._compiler, SQLUpdateCompiler):
             _Write(compiler, self._tables, self._method)._add_matching()
         return count
+
+    def _run_unnamed(self, result_type: Any) -> Any:
+        """Execute the statement as it is: named by primary key, other rows could change than Django's."""
+        self._add_everything()
+        return self._method(self._compiler, result_type)
 
     # Pending deletes
 

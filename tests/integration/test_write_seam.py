@@ -18,10 +18,10 @@ from django.db import connection, connections, models, transaction
 from django.db.migrations.state import ModelState, ProjectState
 from django.db.models import Count, F, Q, Value
 from django.db.models.functions import Concat, Now
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
-from cachebackend import invalidation
-from cachebackend.invalidation import transactions
+from cachebackend import CachedManager, invalidation
+from cachebackend.invalidation import tables, transactions, watched, writes
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import (
     FAMILY,
@@ -34,7 +34,20 @@ from tests.integration.test_writes import (
     make_relations,
     read,
 )
-from tests.zoo.models import FAMILIES, Author, Bar, Credit, Letter, Place, Poem, Post, Seat, Tenant, Token
+from tests.zoo.models import (
+    FAMILIES,
+    Author,
+    Bar,
+    Credit,
+    Letter,
+    Nickname,
+    Place,
+    Poem,
+    Post,
+    Seat,
+    Tenant,
+    Token,
+)
 from tests.zoo.router import Tenants
 
 pytestmark = [
@@ -311,14 +324,11 @@ def test_a_child_that_moves_to_another_parent_is_no_longer_absent() -> None:
 # Several models of one table
 
 
-def by_name(table: str) -> Any:
+def unmanaged(table: str, **columns: Any) -> Any:
     """Return an unmanaged model of a table, in a registry of its own, with another primary key."""
     meta = type("Meta", (), {"apps": Apps(), "app_label": "other", "db_table": table, "managed": False})
-    columns = {
-        "name": models.CharField(max_length=40, primary_key=True),
-        "rank": models.IntegerField(default=0),
-    }
-    return type("ByName", (models.Model,), {"__module__": __name__, "Meta": meta, **columns})
+    columns["rank"] = models.IntegerField(default=0)
+    return type("Unmanaged", (models.Model,), {"__module__": __name__, "Meta": meta, **columns})
 
 
 @pytest.mark.parametrize("table", ["zoo_author", '"zoo_author"', '"public"."zoo_author"'])
@@ -328,7 +338,7 @@ def test_another_model_of_the_table_is_seen(table: str) -> None:
         Author.objects.create(name=name)
     readable = Readable(Author)
     readable.read()
-    other = by_name(table)
+    other = unmanaged(table, name=models.CharField(max_length=40, primary_key=True))
     other.objects.filter(name="first").update(rank=7)
     assert readable.differences() == []
     other.objects.filter(name="first").update(name="new")
@@ -337,6 +347,68 @@ def test_another_model_of_the_table_is_seen(table: str) -> None:
     assert readable.differences() == []
     other.objects.filter(name="fourth").delete()
     assert readable.differences() == []
+
+
+@pytest.fixture(params=["18", "earlier", "lite", "without RETURNING"])
+def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database of each kind: its alias."""
+    if request.param == "earlier":
+        monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    if request.param == "without RETURNING":
+        monkeypatch.setattr(writes._Write, "_can_return", False)
+    return "lite" if request.param == "lite" else "default"
+
+
+def test_a_key_that_is_not_unique_names_no_rows(using: str) -> None:
+    """An unmanaged model may declare one: the statement changes the rows that Django's own changes."""
+    for rank, name in enumerate("abc"):
+        Seat.objects.using(using).create(hall=1, rank=rank, name=name)
+    readable = Readable(Seat)
+    readable.read()
+    by_hall = unmanaged(
+        "zoo_seat", hall=models.IntegerField(primary_key=True), name=models.CharField(max_length=40)
+    ).objects.using(using)
+    assert by_hall.filter(name="a").update(name=Concat("name", Value("x"))) == 1
+    assert by_hall.filter(name="b")._raw_delete(using) == 1
+    assert sorted(Seat.objects.using(using).values_list("name", flat=True)) == ["ax", "c"]
+    assert readable.differences() == []
+
+
+def test_rows_whose_key_is_null_are_changed_and_seen(using: str) -> None:
+    """An unmanaged model may declare such a column as its key."""
+    for code, name in ((1, None), (2, "x")):
+        Nickname.objects.using(using).create(name=name, code=code)
+    readable = Readable(Nickname)
+    readable.read()
+    by_name = unmanaged(
+        "zoo_nickname", name=models.CharField(max_length=40, primary_key=True), code=models.IntegerField()
+    ).objects.using(using)
+    assert by_name.filter(rank=0).update(code=F("code") + 10) == 2
+    assert set(Nickname.objects.using(using).values_list("code", flat=True)) == {11, 12}
+    assert readable.differences() == []
+
+
+def test_a_table_of_sqlite_may_have_no_rowid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django makes none, so only an unmanaged model has such a table."""
+    monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
+    monkeypatch.setattr(tables, "_tables", None)
+    with isolate_apps("tests.zoo"):
+
+        class Shelf(models.Model):
+            name = models.CharField(max_length=40, unique=True)
+            cached = CachedManager(lookups=["name"])
+
+            class Meta:
+                app_label = "zoo"
+                managed = False
+
+    with connections["lite"].cursor() as cursor:
+        cursor.execute("CREATE TABLE zoo_shelf (id integer PRIMARY KEY, name text) WITHOUT ROWID")
+        cursor.execute("INSERT INTO zoo_shelf VALUES (1, 'a')")
+        try:
+            assert Shelf.objects.using("lite").filter(pk=1).update(name="b") == 1
+        finally:
+            cursor.execute("DROP TABLE zoo_shelf")
 
 
 def state_model(name: str, model: type[models.Model], *fields: tuple[str, Any]) -> Any:

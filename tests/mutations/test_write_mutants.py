@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from cachebackend.invalidation import deletes, old_rows, returning, tables, transactions, writes
+from cachebackend.invalidation import columns, deletes, old_rows, returning, tables, transactions, writes
 from cacheproject.demo.models import Article
 from tests.integration import test_strict, test_transactions, test_write_seam, test_writes
 from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
@@ -136,6 +136,21 @@ def test_old_rows_that_are_read_without_a_lock(monkeypatch: Patch, tenants_on_sq
     """Another writer comes in between."""
     monkeypatch.setattr(old_rows, "lock_for_writing", lambda _: None)
     assert is_caught(test_write_seam.test_rows_on_sqlite_are_read_under_the_lock_of_writers, True)
+
+
+@pytest.mark.parametrize("can_return", [True, False])
+def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: Patch) -> None:
+    """Other rows are changed."""
+    named = columns.ReadColumns.__init__
+
+    def init(self: Any, *given: Any) -> None:
+        named(self, *given)
+        self.names_rows = True
+
+    monkeypatch.setattr(columns.ReadColumns, "__init__", init)
+    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(writes._Write, "_can_return", can_return)
+    assert is_caught(test_write_seam.test_a_key_that_is_not_unique_names_no_rows, "default")
 
 
 def test_ends_that_are_ignored(monkeypatch: Patch) -> None:

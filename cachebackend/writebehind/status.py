@@ -148,7 +148,24 @@ def _with_checkpoint(status: PartitionStatus, checkpoint: WriteBehindCheckpoint 
 def node_faults() -> list[str]:
     """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
     client = project_queue()
-    return [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
+    faults = [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
+    return [*faults, *_count_faults(client)]
+
+
+def _count_faults(client: QueueClient) -> Iterator[str]:
+    """Yield that the nodes have different numbers of partitions: one of them was emptied, or is new."""
+    try:
+        counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
+    except RingCacheError as error:
+        yield str(error)
+        return
+    if len(set(map(abs, counts.values()))) > 1:
+        names = {node: client.options.all_nodes[node].name for node in counts}
+        each = ", ".join(f"{names[node]!r} has {abs(count)}" for node, count in counts.items())
+        yield (
+            f"the queue nodes have different numbers of partitions ({each}), so the writes of a row can lose "
+            "their order, and reads fail; run `manage.py writebehind partitions N` with the right one"
+        )
 
 
 def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:

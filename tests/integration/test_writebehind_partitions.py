@@ -6,12 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.conf import settings
 from django.db.models import F
 
 from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindMovedError
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
+from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
@@ -156,3 +158,17 @@ def test_a_damaged_number_is_reported(meters: list[Meter], text: bytes) -> None:
         Meter.behind.update(meters[0].pk, count=F("count") + 1)
     with pytest.raises(WriteBehindError, match="is not a number of partitions"):
         Meter.behind.get(meters[0].pk)
+
+
+def test_nodes_with_different_numbers_are_reported(meters: list[Meter], services: Services) -> None:
+    """A node was emptied, or is new; the command that changes the number ends the fault."""
+    nodes = [*settings.WRITE_BEHIND["nodes"], f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"]
+    with one_partition(nodes=nodes, partitions=4, durability="memory"):
+        count_all(meters)
+        client = project_queue()
+        client.run(protocol.set_partition_counts(client.context, {0: 4, 1: 6}))
+        [fault] = [each for each in writebehind.node_faults() if "numbers of partitions" in each]
+        assert "'queue-a' has 4, 'queue-b' has 6" in fault
+        assert command("partitions", "4") == {"partitions": 4}
+        assert not [each for each in writebehind.node_faults() if "numbers of partitions" in each]
+    assert set(Meter.objects.values_list("count", flat=True)) == {1}

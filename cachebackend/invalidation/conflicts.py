@@ -20,13 +20,34 @@ from django.db import models
 
 __all__ = ["conflicting_rows"]
 
+#: New rows that one filter names at most. SQLite limits the depth of a condition to 1000.
+ROWS_PER_FILTER = 500
 
-def conflicting_rows(compiler: Any) -> models.Q | None:
-    """Return a filter for the rows that an upsert updates; None if no row can conflict."""
+
+def conflicting_rows(compiler: Any) -> list[models.Q]:
+    """Return filters that together match the rows which an upsert updates; none if no row can conflict."""
     query = compiler.query  # an InsertQuery, of an SQLInsertCompiler
     groups = [query.unique_fields] if query.unique_fields else list(unique_groups(query.get_meta()))
-    filters = [condition for fields in groups for condition in _conditions(compiler, fields)]
-    return models.Q(*filters, _connector=models.Q.OR) if filters else None
+    _keep_values(compiler)
+    return [
+        models.Q(*_conditions(fields, rows[start : start + ROWS_PER_FILTER]), _connector=models.Q.OR)
+        for fields in groups
+        for rows in [_rows(compiler, fields)]
+        for start in range(0, len(rows), ROWS_PER_FILTER)
+    ]
+
+
+def _keep_values(compiler: Any) -> None:
+    """Have the statement insert the values that are compared here: a field may make another one each time."""
+    make, kept = compiler.pre_save_val, {}
+
+    def pre_save_val(field: Any, instance: Any) -> Any:
+        name = field.attname, id(instance)  # the query holds the instance
+        if name not in kept:
+            kept[name] = make(field, instance)
+        return kept[name]
+
+    compiler.pre_save_val = pre_save_val
 
 
 def unique_groups(meta: Any) -> Iterator[Sequence[models.Field[Any, Any]]]:
@@ -39,13 +60,18 @@ def unique_groups(meta: Any) -> Iterator[Sequence[models.Field[Any, Any]]]:
         yield [meta.get_field(name) for name in names]
 
 
-def _conditions(compiler: Any, fields: Sequence[models.Field[Any, Any]]) -> Iterator[models.Q]:
-    """Yield filters for the rows that have the same values in these columns as one of the new rows."""
+def _rows(compiler: Any, fields: Sequence[models.Field[Any, Any]]) -> list[list[Any]]:
+    """Return the values of the new rows in these columns, for the rows that can conflict by them."""
     query = compiler.query
     rows = [[_value(compiler, field, instance) for field in fields] for instance in query.objs]
-    if not _nulls_conflict(query.get_meta(), fields):
-        rows = [row for row in rows if None not in row]
-    if len(fields) == 1 and rows and [None] not in rows:
+    if _nulls_conflict(query.get_meta(), fields):
+        return rows
+    return [row for row in rows if None not in row]
+
+
+def _conditions(fields: Sequence[models.Field[Any, Any]], rows: Sequence[list[Any]]) -> Iterator[models.Q]:
+    """Yield filters for the rows that have the same values in these columns as one of the new rows."""
+    if len(fields) == 1 and [None] not in rows:
         yield models.Q((f"{fields[0].attname}__in", [value for [value] in rows]))
         return
     for row in rows:

@@ -1,9 +1,10 @@
 """The rows that a statement returns through a clause that is added where Django compiles it.
 
 Wrappers of other packages may change the text of a statement before it is executed: they add
-comments, settings of the session, or further statements. So a statement is never recognised by
-its text. The first column of the clause has a name of its own, and a result that has a column of
-this name holds the rows.
+comments, settings of the session, or further statements. So the whole text of a statement says
+nothing. The first column of the clause has a name of its own: a text that contains this name may
+return the rows, and a result that has a column of this name holds them. The results of other
+statements, which such a wrapper may run itself, stay as they are.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def returning(
 
     def capture(run: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         result = run(sql, params, many, context)
-        if returned.missing and _find_result(context["cursor"], marker):
+        if returned.missing and marker in str(sql) and _find_result(context["cursor"], marker):
             returned.rows += context["cursor"].fetchall()
             returned.missing -= 1
         return result

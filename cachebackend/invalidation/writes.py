@@ -277,11 +277,12 @@ class _Write:
 
     def _add_conflicting(self) -> None:
         """Lock the rows that an upsert updates, until the transaction ends, and add them."""
-        conflicting = conflicting_rows(self._compiler)
-        if conflicting is not None:
+        filters = conflicting_rows(self._compiler)
+        if filters:
+            lock_for_writing(self._compiler)
+        for conflicting in filters:
             query: Any = sql.Query(self._query.model)
             query.add_q(conflicting)
-            lock_for_writing(self._compiler)
             self._add_matching(query)
 
     def _add_matching(self, query: Any = None) -> list[Any]:

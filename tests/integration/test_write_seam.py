@@ -136,6 +136,25 @@ def test_a_changed_text_is_seen_before_postgres_18(way: str, changer: str) -> No
 WITHOUT_RESULT = ["update of all", "_raw_delete", "bulk_create, conflicts ignored", "many-to-many clear"]
 
 
+def test_the_statements_of_a_wrapper_keep_their_results() -> None:
+    """It may run some on its own cursor, before the write that it wraps."""
+    author = Author.objects.create(name="first")
+    found: list[Any] = []
+
+    def look_first(run: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and not found:
+            found.append(None)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1; SELECT 2")
+                found[0] = cursor.fetchone()
+        return run(sql, *rest)
+
+    with connection.execute_wrapper(look_first):
+        Author.objects.filter(pk=author.pk).update(rank=3)
+    assert found == [(1,)]
+    assert Author.cached.get(pk=author.pk).rank == 3
+
+
 @pytest.mark.parametrize("way", WITHOUT_RESULT)
 def test_a_statement_that_returns_nothing_invalidates_everything(way: str) -> None:
     """Which rows have changed is not known, so none of the table stays cached."""
@@ -294,6 +313,20 @@ def test_an_update_of_many_rows_on_sqlite_is_one_statement() -> None:
 
 
 @before_18
+def test_an_upsert_of_many_rows_by_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite refuses a condition of more than 1000 terms. A batch of Django may have more rows."""
+    monkeypatch.setattr(connections["lite"].features, "max_query_params", 10_000)
+    seats = Seat.objects.using("lite")
+    for name in "ab":
+        seats.bulk_create(
+            [Seat(hall=hall, name=f"{name}{hall}") for hall in range(1100)],
+            update_conflicts=True,
+            unique_fields=["hall", "rank"],
+            update_fields=["name"],
+        )
+    assert seats.filter(name__startswith="b").count() == seats.count() == 1100
+
+
 def test_a_row_that_an_upsert_moves_is_seen_at_its_old_end() -> None:
     """The values that it replaces are invalidated with the new ones."""
     rows = make_many()

@@ -7,9 +7,18 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
-from cachebackend.invalidation import columns, deletes, old_rows, returning, tables, transactions, writes
+from cachebackend.invalidation import (
+    columns,
+    conflicts,
+    deletes,
+    old_rows,
+    returning,
+    tables,
+    transactions,
+    writes,
+)
 from cacheproject.demo.models import Article
 from tests.integration import test_strict, test_transactions, test_write_seam, test_writes
 from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
@@ -136,6 +145,13 @@ def test_old_rows_that_are_read_without_a_lock(monkeypatch: Patch, tenants_on_sq
     """Another writer comes in between."""
     monkeypatch.setattr(old_rows, "lock_for_writing", lambda _: None)
     assert is_caught(test_write_seam.test_rows_on_sqlite_are_read_under_the_lock_of_writers, True)
+
+
+def test_an_upsert_whose_conflicts_are_read_at_once(monkeypatch: Patch) -> None:
+    """The condition is too large."""
+    monkeypatch.setattr(conflicts, "ROWS_PER_FILTER", 10_000)
+    with monkeypatch.context() as inner, pytest.raises(OperationalError, match="too large"):
+        test_write_seam.test_an_upsert_of_many_rows_by_two_columns(inner)
 
 
 @pytest.mark.parametrize("can_return", [True, False])

@@ -21,11 +21,9 @@ def conflicts(*rows: models.Model, unique: tuple[str, ...] = ()) -> list[dict[st
     fields = [model._meta.get_field(name) for name in unique]
     query: Any = InsertQuery(model, unique_fields=fields)
     query.insert_values([*model._meta.concrete_fields], rows)
-    found: Any = conflicting_rows(query.get_compiler(connection=connection))
-    if found is None:
-        return []
-    assert found.connector == Q.OR
-    return [dict(each.children) for each in found.children]
+    found: list[Any] = conflicting_rows(query.get_compiler(connection=connection))
+    assert all(each.connector == Q.OR for each in found)
+    return [dict(condition.children) for each in found for condition in each.children]
 
 
 def test_rows_conflict_by_one_column() -> None:
@@ -38,6 +36,28 @@ def test_rows_conflict_by_two_columns() -> None:
         {"hall": 1, "rank": 2},
         {"hall": 3, "rank": 4},
     ]
+
+
+def test_a_filter_names_a_bounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database limits the size of a condition."""
+    monkeypatch.setattr("cachebackend.invalidation.conflicts.ROWS_PER_FILTER", 2)
+    query: Any = InsertQuery(Seat, unique_fields=[Seat._meta.get_field("hall"), Seat._meta.get_field("rank")])
+    query.insert_values([*Seat._meta.concrete_fields], [Seat(hall=hall) for hall in range(5)])
+    found: list[Any] = conflicting_rows(query.get_compiler(connection=connection))
+    assert [len(each.children) for each in found] == [2, 2, 1]
+
+
+def test_the_values_that_are_compared_are_those_that_are_inserted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a field makes another value each time it is asked."""
+    names = iter("abc")
+    monkeypatch.setattr(Word._meta.get_field("text"), "pre_save", lambda *_, **__: next(names))
+    query: Any = InsertQuery(Word, unique_fields=[Word._meta.get_field("text")])
+    query.insert_values([*Word._meta.concrete_fields], [Word()])
+    compiler: Any = query.get_compiler(connection=connection)
+    [found] = conflicting_rows(compiler)
+    [(_, params)] = compiler.as_sql()
+    assert dict(found.children[0].children) == {"text__in": ["a"]}
+    assert params[0] == "a"
 
 
 def test_rows_conflict_by_a_composite_key() -> None:

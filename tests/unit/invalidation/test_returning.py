@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from psycopg.sql import SQL
+
 from cachebackend.invalidation.returning import returning
 
 
@@ -44,7 +47,7 @@ class Connection:
         yield
         self.execute_wrappers.pop()
 
-    def execute(self, cursor: Cursor, text: str = "") -> None:
+    def execute(self, cursor: Cursor, text: Any) -> None:
         run: Callable[..., Any] = lambda *_: None  # noqa: E731  # what the wrappers wrap
         for wrapper in reversed(self.execute_wrappers):
             run = lambda *given, own=wrapper, inner=run: own(inner, *given)  # noqa: E731
@@ -69,25 +72,27 @@ def test_the_clause_is_part_of_the_compiled_statement() -> None:
     assert compiler.as_sql() == ("DELETE", ())
 
 
-def test_rows_are_found_in_any_result_and_whatever_the_text_is() -> None:
+@pytest.mark.parametrize("text", ["SELECT 1; -- ringcache_0 2", b"... ringcache_0", SQL("... ringcache_0")])
+def test_rows_are_found_in_any_result_and_whatever_the_text_is(text: Any) -> None:
     """Code of another package may have put a statement before it."""
     connection = Connection()
     compiler = compiler_of(connection, ("DELETE", ()))
     with returning(compiler, ["id"]) as returned:
         compiler.as_sql()
-        connection.execute(Cursor(("set_config", [("x",)]), ("ringcache_0", [(1,), (2,)])), "anything")
+        connection.execute(Cursor(("set_config", [("x",)]), ("ringcache_0", [(1,), (2,)])), text)
     assert (returned.rows, returned.missing) == ([(1,), (2,)], 0)
 
 
 def test_results_of_other_statements_are_left_alone() -> None:
-    """A query that runs before the statement is compiled keeps its result."""
+    """A query keeps its result: before the statement is compiled, and of a wrapper on its way."""
     connection = Connection()
     compiler = compiler_of(connection, ("DELETE", ()))
-    query = Cursor(("id", [(1,)]), ("other", []))
+    before, after = (Cursor(("id", [(1,)]), ("other", [])) for _ in range(2))
     with returning(compiler, ["id"]) as returned:
-        connection.execute(query)
+        connection.execute(before, "SELECT 1; SELECT 2")
         compiler.as_sql()
-    assert query.description == [("id",)]
+        connection.execute(after, "SELECT 1; SELECT 2")
+    assert before.description == after.description == [("id",)]
     assert (returned.rows, returned.missing) == ([], 1)
 
 
@@ -96,10 +101,11 @@ def test_each_statement_of_an_insert_returns_rows() -> None:
     connection = Connection()
     compiler = compiler_of(connection, [("INSERT", ()), ("INSERT", ())])
     with returning(compiler, ["id"]) as returned:
-        assert len(compiler.as_sql()) == 2
-        connection.execute(Cursor(("ringcache_0", [(1,)])))
+        compiled = compiler.as_sql()
+        assert len(compiled) == 2
+        connection.execute(Cursor(("ringcache_0", [(1,)])), compiled[0][0])
         assert returned.missing == 1
-        connection.execute(Cursor(("ringcache_0", [(2,)])))
+        connection.execute(Cursor(("ringcache_0", [(2,)])), compiled[1][0])
     assert (returned.rows, returned.missing) == ([(1,), (2,)], 0)
 
 
@@ -109,8 +115,7 @@ def test_an_inner_write_takes_its_own_rows() -> None:
     outer, inner = (compiler_of(connection, ("UPDATE", ())) for _ in range(2))
     with returning(outer, ["id"]) as first, returning(inner, ["id"]) as second:
         outer.as_sql()
-        inner.as_sql()
-        connection.execute(Cursor(("ringcache_1", [(5,)])))
+        connection.execute(Cursor(("ringcache_1", [(5,)])), inner.as_sql()[0])
     assert (first.rows, first.missing, second.rows) == ([], 1, [(5,)])
 
 

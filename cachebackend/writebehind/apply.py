@@ -26,7 +26,7 @@ from psycopg.types.string import StrDumperUnknown
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.invalidation.watched import dependents_of
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
-from cachebackend.writebehind.conversion import refusal_of
+from cachebackend.writebehind.conversion import conversion_fault
 from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
@@ -144,7 +144,7 @@ class _Table:
 
     def refusal(self, group: RowGroup) -> Refusal | None:
         """Return why rows cannot be written: a column that is gone, or whose type does not fit any more."""
-        refusals = (refusal_of(self._model, column) for column, _ in group.shape)
+        refusals = (conversion_fault(self._model, column) for column, _ in group.shape)
         return next((Refusal(refusal) for refusal in refusals if refusal), None)
 
     def delete(self, pks: Sequence[Any]) -> Applied:

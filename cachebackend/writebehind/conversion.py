@@ -25,12 +25,12 @@ from cachebackend.writebehind.expressions import DELTA, PUT
 
 __all__ = [
     "Change",
+    "conversion_fault",
     "convert",
     "convert_columns",
     "described",
     "find_encoding",
     "pack_changes",
-    "refusal_of",
     "split_code",
     "unpack_changes",
 ]
@@ -153,7 +153,7 @@ def split_code(column: str) -> tuple[str, str | None]:
     return name, code or None
 
 
-def refusal_of(model: type[models.Model], column: str) -> str | None:
+def conversion_fault(model: type[models.Model], column: str) -> str | None:
     """Return why values of a column cannot be written to the model's table; None if they can.
 
     Args:

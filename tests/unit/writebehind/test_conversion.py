@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachebackend.writebehind.conversion import (
+    conversion_fault,
     convert,
     convert_columns,
     pack_changes,
-    refusal_of,
     split_code,
     unpack_changes,
 )
@@ -132,14 +132,14 @@ def test_packed_changes_keep_their_codes() -> None:
 
 def test_a_refusal_names_both_types() -> None:
     """Or the column that is gone."""
-    assert refusal_of(Meter, "total") is None
+    assert conversion_fault(Meter, "total") is None
     gone = "shop.Meter has no column 'gone' any more."
-    assert (refusal_of(Meter, "gone"), refusal_of(Meter, "gone\0i")) == (gone, gone)
-    assert refusal_of(Meter, "level\0n4") == (
+    assert (conversion_fault(Meter, "gone"), conversion_fault(Meter, "gone\0i")) == (gone, gone)
+    assert conversion_fault(Meter, "level\0n4") == (
         "shop.Meter.level: the write was queued when the column was a decimal with 4 decimal places, and now "
         "it is an integer; the value cannot be converted exactly."
     )
-    assert "of an unknown type '?'" in str(refusal_of(Meter, "level\0?"))
+    assert "of an unknown type '?'" in str(conversion_fault(Meter, "level\0?"))
     assert split_code("level\0n4") == ("level", "n4")
     assert split_code("level") == ("level", None)
 

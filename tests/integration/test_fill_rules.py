@@ -364,6 +364,18 @@ def test_raw_sql_in_a_read_only_transaction(author: Author, reader: Any, read: R
     assert_all_read(read, author, "First")
 
 
+@with_postgres
+def test_a_temporary_table_in_a_read_only_transaction(author: Author, reader: Any, read: Read) -> None:
+    """Its rows give the transaction an id, but no row of a trigger is deleted: Postgres would refuse that."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE IF NOT EXISTS numbers (number int)")
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("INSERT INTO numbers VALUES (1)")
+        assert read(author) == "First"
+    assert_all_read(read, author, "First")
+
+
 @pytest.fixture
 def functions() -> Iterator[None]:
     """Functions of the database: one that renames a row, and one that returns 1."""

@@ -49,7 +49,8 @@ class WriteBehindOptions:
         on_full: What happens to a write when its partition is full. ``"raise"``: it raises
             WriteBehindFullError. ``"write_through"``: it goes to the database at once, if it may
             overtake the pending writes; else it raises.
-        on_unavailable: The same when the queue node does not answer. ``"drop"``: a change of ``counters``
+        on_unavailable: The same when the queue node does not answer; ``"write_through"`` is only for models
+            whose manager has ``updates_only=True``. ``"drop"``: a change of ``counters``
             is lost, and counted and logged; every other write raises.
         retiring: The nodes that held the queues before ``nodes`` was changed, in whole or in part.
             Their batches are drained before those of ``nodes``.

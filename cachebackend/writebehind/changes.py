@@ -37,10 +37,18 @@ class Rows:
         model: The rows' model.
         fields: The fields that may be changed.
         counters: Those of them that are only ever added to.
+        updates_only: Whether rows are never created or deleted behind.
     """
 
-    def __init__(self, model: type[models.Model], fields: Sequence[str], counters: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: type[models.Model],
+        fields: Sequence[str],
+        counters: Sequence[str],
+        updates_only: bool = False,
+    ) -> None:
         self.model = model
+        self.updates_only = updates_only
         self._names = tuple(fields)
         self._counters = tuple(counters)
         #: The database to which the routers sent the rows of the first write; None: nothing is written yet.
@@ -86,9 +94,9 @@ class Rows:
         """Return the write that creates a row with values and the fields' defaults, and the row itself.
 
         Raises:
-            WriteBehindRefusedError: A value is not valid, or the model has parents.
+            WriteBehindRefusedError: A value is not valid, or the model has parents or takes updates only.
         """
-        self._refuse_parents("create")
+        self._require_whole_rows("create")
         key = self.model._meta.pk
         pk = next((values[name] for name in ("pk", key.name, key.attname) if name in values), None)
         if pk is None and not key.has_default():
@@ -121,9 +129,10 @@ class Rows:
         """Return the write that deletes a row.
 
         Raises:
-            WriteBehindRefusedError: The value is not a valid key, or the model has parents.
+            WriteBehindRefusedError: The value is not a valid key, or the model has parents or takes
+                updates only.
         """
-        self._refuse_parents("delete")
+        self._require_whole_rows("delete")
         row = self.row(pk)
         columns = tuple((column_prefix(row, f), b"", b"") for f in self.columns if not f.primary_key)
         return RowWrite(DELETE, row, columns, ())
@@ -216,7 +225,13 @@ class Rows:
             raise WriteBehindRefusedError(fault)
         self._has_exact_key = is_known
 
-    def _refuse_parents(self, verb: str) -> None:
+    def _require_whole_rows(self, verb: str) -> None:
+        if self.updates_only:
+            message = (
+                f"{self.model.__name__}.behind.{verb}(): its manager has updates_only=True; use the ORM, or "
+                "remove the option"
+            )
+            raise WriteBehindRefusedError(message)
         if self.model._meta.parents:
             message = (
                 f"{self.model.__name__}.behind.{verb}(): its rows are also rows of "

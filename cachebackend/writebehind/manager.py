@@ -52,6 +52,9 @@ class WriteBehindManager(Generic[M]):
         counters: Those of them that are only ever added to. The order of additions does not
             matter, so ``on_full`` and ``on_unavailable`` can write them to the database at once, or
             drop them.
+        updates_only: Whether rows are never created or deleted behind: ``create`` and ``delete`` raise.
+            ``on_unavailable="write_through"`` needs it, because a queued creation or deletion that
+            nothing shows would undo the write.
 
     ``Page.behind.update(pk, views=F("views") + 1)`` returns when the queue node has the
     write. A million such increments of a row are one number in the queue, and one UPDATE.
@@ -63,9 +66,12 @@ class WriteBehindManager(Generic[M]):
     model: type[M]
     name: str
 
-    def __init__(self, fields: Sequence[str], counters: Sequence[str] = ()) -> None:
+    def __init__(
+        self, fields: Sequence[str], counters: Sequence[str] = (), *, updates_only: bool = False
+    ) -> None:
         self.fields = tuple(fields)
         self.counters = tuple(counters)
+        self.updates_only = updates_only
         self.rows: Rows
 
     def contribute_to_class(self, model: type[M], name: str) -> None:
@@ -74,7 +80,7 @@ class WriteBehindManager(Generic[M]):
         setattr(model, name, self)
         if model._meta.abstract or is_historical(model):
             return
-        self.rows = Rows(model, self.fields, self.counters)
+        self.rows = Rows(model, self.fields, self.counters, self.updates_only)
         register_model(model)
         refuse_saves_of_queued_columns(model)
 

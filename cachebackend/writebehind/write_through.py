@@ -7,7 +7,12 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, router
 
-from cachebackend.errors import NodeUnavailableError, WriteBehindFullError, WriteBehindUnknownError
+from cachebackend.errors import (
+    NodeUnavailableError,
+    WriteBehindFullError,
+    WriteBehindMovedError,
+    WriteBehindUnknownError,
+)
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
@@ -16,13 +21,16 @@ from cachebackend.writebehind.queue import project_queue
 
 __all__ = ["is_written_through"]
 
+#: The errors of a node that shows what it holds.
+_READABLE = (WriteBehindFullError, WriteBehindMovedError)
+
 
 def is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
     """Write to the database what was not queued, if that is allowed; return whether it was written.
 
     Additions may be applied in any order, but not before a queued creation, deletion or value: that
     would be drained later and would undo them. If the queue node does not answer, nothing shows what
-    it holds.
+    it holds, so the rows of the model must take updates only: values of counters are never queued.
 
     Args:
         rows: The rows of the model.
@@ -43,7 +51,7 @@ def is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[s
     was_sent = False
     try:
         connections[using].ensure_connection()
-        if isinstance(error, WriteBehindFullError) and not _commutes(rows, using, pk, changes):
+        if isinstance(error, _READABLE) and not _commutes(rows, using, pk, changes):
             return False
         was_sent = True
         return bool(InvalidatingQuerySet(rows.model, using=using).filter(pk=pk).update(**changes))
@@ -64,6 +72,8 @@ def _is_allowed(rows: Rows, error: Exception, changes: Mapping[str, Any]) -> boo
         policy = options.on_full
     elif isinstance(error, NodeUnavailableError) and not error.was_sent:
         policy = options.on_unavailable
+        if not (rows.updates_only or isinstance(error, _READABLE)):
+            return False
     else:
         return False
     return policy == "write_through" and rows.are_counters(changes)

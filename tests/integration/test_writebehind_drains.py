@@ -350,6 +350,7 @@ def test_rows_queued_before_a_node_failed_are_not_reported_as_failed(monkeypatch
 def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says so, for an addition too, and not that the sum is too large; the policy applies."""
     monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    monkeypatch.setattr(Meter.behind.rows, "updates_only", True)
     node = project_queue().nodes[0]
     add_one(meter)
     node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))

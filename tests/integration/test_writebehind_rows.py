@@ -321,7 +321,10 @@ def test_update_many_writes_through_the_rows_that_may_be(
 def test_counters_are_written_through_when_the_queue_node_is_down(
     meter: Meter, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ``on_unavailable="write_through"``, except a write that was sent: it may have been taken."""
+    """With ``on_unavailable="write_through"``, except a write that was sent: it may have been taken.
+
+    A creation or deletion that the node holds would undo it, so the manager must refuse these.
+    """
     monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
     with one_partition(on_unavailable="write_through"):
         Meter.behind.update(meter.pk, count=F("count") + 1)
@@ -330,6 +333,12 @@ def test_counters_are_written_through_when_the_queue_node_is_down(
         try:
             with pytest.raises(WriteBehindUnknownError, match="not known"):
                 Meter.behind.update(meter.pk, count=F("count") + 100)
+            with pytest.raises(NodeUnavailableError):
+                Meter.behind.update(meter.pk, count=F("count") + 1000)
+            monkeypatch.setattr(Meter.behind.rows, "updates_only", True)
+            for refused in (Meter.behind.create, lambda: Meter.behind.delete(meter.pk)):
+                with pytest.raises(WriteBehindRefusedError, match="updates_only"):
+                    refused()
             Meter.behind.update(meter.pk, count=F("count") + 10)
             Meter.behind.update_many({meter.pk: {"count": F("count") + 20}})
         finally:

@@ -13,7 +13,7 @@ from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import connection
 
-from cachebackend.backend import RingCache
+from cachebackend.backend import RingCache, client_cache
 from cachebackend.counters import Counters
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
@@ -63,6 +63,22 @@ def longer_timeouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(RingOptions, "read", read_with_longer_timeouts)
     monkeypatch.setattr(WriteBehindOptions, "read", read_queue_with_longer_timeouts)
+
+
+@pytest.fixture
+def prefix_of_settings() -> Iterator[None]:
+    """The keys have the prefix of the settings, as in processes that a test starts outside its database."""
+
+    def set_prefixes() -> None:
+        for each in caches.all(initialized_only=True):
+            if isinstance(each, RingCache):
+                each.set_prefix()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client_cache, "with_test_prefix", lambda prefix: prefix)
+        set_prefixes()
+        yield
+    set_prefixes()
 
 
 @pytest.fixture

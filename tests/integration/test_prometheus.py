@@ -68,7 +68,7 @@ def test_every_counter_is_exported(ring_cache: RingCache, client: Client) -> Non
 
 def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, services: Services) -> None:
     """The figures of other nodes stay; counts are missing only while the node of their total is dead."""
-    keeper = ring_cache.client.ring.owner(b"ringcache:counts:demo:default:all")
+    keeper = ring_cache.client.ring.owner(f"ringcache:counts:{ring_cache.key_prefix}:default:all".encode())
     ring_cache.get("k")
     assert samples(client)["ringcache_misses_total"] == 1
     for number, name in enumerate(ring_cache.client.ring.names):

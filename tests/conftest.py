@@ -65,9 +65,9 @@ def longer_timeouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(WriteBehindOptions, "read", read_queue_with_longer_timeouts)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def prefix_of_settings() -> Iterator[None]:
-    """The keys have the prefix of the settings, as in processes that a test starts outside its database."""
+    """The keys have the prefix of the settings, so the same nodes own them in each process of a run."""
 
     def set_prefixes() -> None:
         for each in caches.all(initialized_only=True):

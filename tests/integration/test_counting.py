@@ -42,7 +42,7 @@ from tests.integration import process_exits
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
-    pytest.mark.usefixtures("prefix_of_settings", "empty_nodes"),
+    pytest.mark.usefixtures("empty_nodes"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
 ENDINGS = [sys.executable, "-m", process_exits.__name__]

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.herd import PROCESSES, THREADS, herd
 
-pytestmark = pytest.mark.usefixtures("prefix_of_settings", "empty_nodes")
+pytestmark = pytest.mark.usefixtures("empty_nodes")
 READERS = PROCESSES * THREADS
 
 

@@ -9,7 +9,7 @@ from django.core.cache import caches
 from django.db import connections
 from django.db.backends.base.creation import BaseDatabaseCreation
 
-from cachebackend.backend import test_prefix
+from cachebackend.backend import client_cache, test_prefix
 from cachebackend.backend.scope import database_text
 
 with_test_prefix = test_prefix.with_test_prefix
@@ -44,6 +44,7 @@ def test_the_steps_of_django_set_the_prefixes(monkeypatch: pytest.MonkeyPatch) -
     def name_it(creation: BaseDatabaseCreation, name: str) -> None:
         creation.connection.settings_dict["NAME"] = name
 
+    monkeypatch.setattr(client_cache, "with_test_prefix", with_test_prefix)
     cache: Any = caches["default"]
     before = cache.key_prefix
     creation = connections["default"].creation

@@ -98,7 +98,7 @@ def changed_keys(keys: Iterable[K], using: str) -> set[K]:
     if not any_changed() or not is_in_transaction(connection):
         return set()
     pending = _pending_keys(connection, False).values()
-    return {key for key in keys if any(key in group or ANY_KEY in group for group in pending)}
+    return {key for key in keys if _are_pending((key,), pending)}
 
 
 def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
@@ -112,9 +112,14 @@ def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
         return Changes.NOTHING
     transactions = connections_in_transactions()
     pending = [group for each in transactions for group in _pending_keys(each, asks).values()]
-    if any(key in group or ANY_KEY in group for group in pending for key in keys):
+    if _are_pending(keys, pending):
         return Changes.THESE_KEYS
     return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
+
+
+def _are_pending(keys: Iterable[bytes], pending: Collection[Collection[bytes]]) -> bool:
+    """Return whether a key waits for the commit; all do if the changed rows are unknown."""
+    return any(key in group or ANY_KEY in group for group in pending for key in keys)
 
 
 def _is_uncommitted(since: int) -> bool:
@@ -277,6 +282,8 @@ async def _async_guarded(loader: Loader, *args: Any) -> Any:
 def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
     """Return a guarded loader that reads the rows of some keys, and nothing else, from a database.
 
+    It returns a value, MISSING, or a dict that lacks the rows which do not exist.
+
     After any change the transaction stores no absence. An upsert does not return the row as it was,
     so no pending delete names its old lookup value, and the row is absent under that value until
     the transaction rolls back. A lookup that names a row needs no such rule: readers compare the row.
@@ -293,5 +300,5 @@ def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: An
     if not is_in_transaction(connection):
         return value
     pending = _pending_keys(connection, True).values()
-    is_changed = any(key in group for group in pending for key in keys)
-    return Unfilled(value) if is_changed or (value is MISSING and any(pending)) else value
+    is_absent = value is MISSING or (isinstance(value, dict) and len(value) < len(keys))
+    return Unfilled(value) if _are_pending(keys, pending) or (is_absent and any(pending)) else value

@@ -178,17 +178,17 @@ def _forget_connection(reference: ref[OpenTransaction]) -> None:
 
 
 def any_begun() -> bool:
-    """Return whether a statement was seen in an open transaction of this process, in whichever thread."""
+    """Return whether a statement was seen in an open transaction of this process, in any thread."""
     return bool(_begun)
 
 
 def any_changed() -> bool:
-    """Return whether an open transaction of this process seems to have changed rows, in whichever thread."""
+    """Return whether an open transaction of this process seems to have changed rows, in any thread."""
     return bool(_changed)
 
 
 def any_open() -> bool:
-    """Return whether a transaction of this process is open, in whichever thread; it asks each connection."""
+    """Return whether a transaction of this process is open, in any thread; it asks each connection."""
     transactions = [reference() for reference in tuple(_connections)]
     return any(each is not None and is_in_transaction(each.connection) for each in transactions)
 

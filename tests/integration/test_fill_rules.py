@@ -857,3 +857,18 @@ class TestInsideTestCase(TestCase):
                 assert await reader.aread(author) == "Case"
         assert await ring().aget(Author.cached.key_of(pk=author.pk)) is None
         assert await ring().aget("name") is None
+
+
+@pytest.mark.parametrize("pks", [[1001], [1001, 1002]])
+def test_a_transaction_that_changed_rows_stores_no_absence(
+    author: Author, monkeypatch: pytest.MonkeyPatch, pks: list[int]
+) -> None:
+    """What is absent in the transaction may exist after its rollback; the next read loads it again."""
+    monkeypatch.setattr(Author.cached, "missing_timeout", 60)
+    with transaction.atomic():
+        author.save()
+        assert Author.cached.in_bulk(pks) == {}
+    for queries in (1, 0):
+        with CaptureQueriesContext(connection) as captured:
+            assert Author.cached.in_bulk(pks) == {}
+        assert len(captured) == queries

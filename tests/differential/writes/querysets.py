@@ -51,7 +51,7 @@ def _(target: Target) -> None:
     target.all.bulk_create(rows, update_conflicts=True, update_fields=fields, unique_fields=unique)
 
 
-@kind("bulk_update")
+@kind("bulk_update", lambda target: not has_own_key(target))  # Django raises for them
 def _(target: Target) -> None:
     rows = list(target.all.order_by("pk")[:2])
     for row in rows[:1]:

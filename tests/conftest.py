@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import connection
 
-from cachebackend.backend import RingCache, client_cache
+from cachebackend.backend import RingCache, client_cache, test_prefix
 from cachebackend.counters import Counters
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
@@ -65,9 +66,9 @@ def longer_timeouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(WriteBehindOptions, "read", read_queue_with_longer_timeouts)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prefix_of_settings() -> Iterator[None]:
-    """The keys have the prefix of the settings, so the same nodes own them in each process of a run."""
+@contextmanager
+def key_prefix(with_test_prefix: Callable[[str], str]) -> Iterator[None]:
+    """Make the prefix of all keys by a function, for a block."""
 
     def set_prefixes() -> None:
         for each in caches.all(initialized_only=True):
@@ -75,10 +76,24 @@ def prefix_of_settings() -> Iterator[None]:
                 each.set_prefix()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_cache, "with_test_prefix", lambda prefix: prefix)
+        patch.setattr(client_cache, "with_test_prefix", with_test_prefix)
         set_prefixes()
         yield
     set_prefixes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefix_of_settings() -> Iterator[None]:
+    """The keys have the prefix of the settings, so the same nodes own them in each process of a run."""
+    with key_prefix(lambda prefix: prefix):
+        yield
+
+
+@pytest.fixture
+def prefix_of_tests() -> Iterator[None]:
+    """The keys have the prefix of tests, as in a process that a test starts on the test database."""
+    with key_prefix(test_prefix.with_test_prefix):
+        yield
 
 
 @pytest.fixture

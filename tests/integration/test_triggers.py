@@ -412,6 +412,7 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
     assert paused == [0.5]
 
 
+@pytest.mark.usefixtures("prefix_of_tests")
 def test_the_command_listens_until_sigterm(author: Author, program: psycopg.Connection[Any]) -> None:
     """It runs in a separate process, and prints its result at SIGTERM."""
     settings = connection.settings_dict

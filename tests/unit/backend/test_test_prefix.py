@@ -44,9 +44,9 @@ def test_the_steps_of_django_set_the_prefixes(monkeypatch: pytest.MonkeyPatch) -
     def name_it(creation: BaseDatabaseCreation, name: str) -> None:
         creation.connection.settings_dict["NAME"] = name
 
-    monkeypatch.setattr(client_cache, "with_test_prefix", with_test_prefix)
     cache: Any = caches["default"]
     before = cache.key_prefix
+    monkeypatch.setattr(client_cache, "with_test_prefix", with_test_prefix)
     creation = connections["default"].creation
     monkeypatch.setitem(connections["default"].settings_dict, "NAME", "site")
     name_database(monkeypatch, "site")

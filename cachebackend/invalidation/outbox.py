@@ -148,7 +148,7 @@ class ClientOutbox:
             connections.close_all()
 
     def find(self, node: str, limit: float) -> MissedKeys:
-        """Return the pending deletes of a node, whichever process wrote them.
+        """Return the pending deletes of a node that any process wrote.
 
         Args:
             node: The node's endpoint.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from django.utils.asyncio import async_unsafe
 
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
+from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation import watch, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.keys import RowKeys
@@ -306,16 +306,9 @@ class CachedManager(Generic[M]):
 
 def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:
     """Give a model its own copy of each CachedManager that it inherits."""
-    inherited = {
-        name: manager
-        for base in reversed(sender.__mro__[1:])
-        for name, manager in vars(base).items()
-        if isinstance(manager, CachedManager)
-    }
-    for name, manager in inherited.items():
-        if inspect.getattr_static(sender, name) is manager:  # else the model defines the attribute itself
-            args, kwargs = manager._arguments
-            type(manager)(*args, **kwargs).contribute_to_class(sender, name)
+    for name, manager in inherited_attributes(sender, CachedManager).items():
+        args, kwargs = manager._arguments
+        type(manager)(*args, **kwargs).contribute_to_class(sender, name)
 
 
 class_prepared.connect(_copy_inherited, dispatch_uid="ringcache:cached")

@@ -1,8 +1,9 @@
-"""What the settings do with a write that was not queued: write it through, drop it, or raise.
+"""What happens to a write that was not queued: the settings may write it through or drop it.
 
-Only changes of ``counters`` are dropped, and only with ``on_unavailable="drop"``: a page that counts
-its views can do without the count, and cannot wait or fail. What is dropped is counted, and logged at
-most once a minute.
+Only changes of ``counters`` are: additions, which may be applied in any order. Written through, they go
+to the database at once. With ``on_unavailable="drop"`` they are given up: a page that counts its views
+can do without the count, and cannot wait or fail. What is dropped is counted, and logged at most once a
+minute.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from django.db import InterfaceError, OperationalError, connections, router
+
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import (
+    NodeUnavailableError,
+    WriteBehindFullError,
+    WriteBehindMovedError,
+    WriteBehindUnknownError,
+)
+from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
+from cachebackend.writebehind.parked import parked_of, row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.write_through import is_written_through
 
 __all__ = ["fall_back"]
 
 logger = logging.getLogger("cachebackend")
 _dropped_log = LogRateLimit(SYSTEM_CLOCK)
+#: The errors of a node that shows what it holds.
+_READABLE = (WriteBehindFullError, WriteBehindMovedError)
 
 
 def fall_back(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
@@ -36,18 +47,72 @@ def fall_back(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any])
         Whether the write was written through or dropped; if not, the caller raises the error.
 
     Raises:
-        WriteBehindError, NodeUnavailableError: As ``is_written_through``.
+        WriteBehindFullError: The queue is full, and the database cannot be reached.
+        NodeUnavailableError: The queue node and the database cannot be reached.
+        WriteBehindUnknownError: The database did not answer; it may have written the changes.
     """
-    return is_written_through(rows, error, pk, changes) or _is_dropped(rows, error, changes)
-
-
-def _is_dropped(rows: Rows, error: Exception, changes: Mapping[str, Any]) -> bool:
-    client = project_queue()
-    is_asked_for = client.options.on_unavailable == "drop" and isinstance(error, NodeUnavailableError)
-    if not is_asked_for or not rows.are_counters(changes):
+    if not rows.are_counters(changes):
         return False
-    client.counters.cell.dropped += 1
+    match _policy(error):
+        case "write_through":
+            return _is_written_through(rows, error, pk, changes)
+        case "drop":
+            return _is_dropped(error)
+    return False
+
+
+def _policy(error: Exception) -> str:
+    """Return what the settings say about a write that was not queued."""
+    options = project_queue().options
+    if isinstance(error, WriteBehindFullError):
+        return options.on_full
+    if not isinstance(error, NodeUnavailableError):
+        return "raise"
+    # What was sent may be queued: then writing it through would double it, and dropping it would not
+    return "raise" if error.was_sent and options.on_unavailable == "write_through" else options.on_unavailable
+
+
+def _is_dropped(error: Exception) -> bool:
+    project_queue().counters.cell.dropped += 1
     if count := _dropped_log.to_log():
         extra = {"event": "writes_dropped", "count": count, "error": str(error)}
         logger.error("write-behind: dropped %d writes of counters: %s", count, error, extra=extra)
     return True
+
+
+def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
+    """Write additions to the database, unless something queued would undo them; raises as ``fall_back``.
+
+    A queued creation, deletion or value would be drained later. If the queue node does not answer,
+    nothing shows what it holds, so the rows of the model must take updates only: values of counters
+    are never queued.
+    """
+    if not (rows.updates_only or isinstance(error, _READABLE)):
+        return False
+    from cachebackend.invalidation import InvalidatingQuerySet
+
+    using = router.db_for_write(rows.model)
+    was_sent = False
+    try:
+        connections[using].ensure_connection()
+        if isinstance(error, _READABLE) and not _commutes(rows, using, pk, changes):
+            return False
+        was_sent = True
+        return bool(InvalidatingQuerySet(rows.model, using=using).filter(pk=pk).update(**changes))
+    except (OperationalError, InterfaceError) as database_error:
+        if was_sent and not getattr(database_error.__cause__, "sqlstate", None):
+            message = f"{error}; the database did not answer, and may have written it: {database_error}"
+            raise WriteBehindUnknownError(message) from database_error
+        if isinstance(error, WriteBehindFullError):
+            message = f"{error}. The database {using!r} did not take it either: {database_error}"
+            raise WriteBehindFullError(message) from database_error
+        raise error from database_error
+
+
+def _commutes(rows: Rows, using: str, pk: Any, changes: Mapping[str, Any]) -> bool:
+    """Return whether additions may be applied before what is queued and parked of a row."""
+    for batch in reads.pending(rows, pk):
+        puts = (name for name, kinds in batch.changes.items() if "add" not in kinds or len(kinds) > 1)
+        if batch.is_created or batch.is_deleted or not changes.keys().isdisjoint(puts):
+            return False
+    return not any(row_of(write, rows.model).marker for write in parked_of(rows, pk, using))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
@@ -22,6 +21,7 @@ from cachebackend.errors import (
     WriteBehindPartialError,
     WriteBehindRefusedError,
 )
+from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind import reads
@@ -368,15 +368,8 @@ def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:
     for name, manager in vars(sender).items():
         if isinstance(manager, WriteBehindManager) and sender._meta.proxy:
             _refuse_second_queue(sender, name)
-    inherited = {
-        name: manager
-        for base in reversed(sender.__mro__[1:])
-        for name, manager in vars(base).items()
-        if isinstance(manager, WriteBehindManager)
-    }
-    for name, manager in inherited.items():
-        is_own = inspect.getattr_static(sender, name) is not manager
-        if not is_own and manager.model._meta.abstract:
+    for name, manager in inherited_attributes(sender, WriteBehindManager).items():
+        if manager.model._meta.abstract:
             copy.copy(manager).contribute_to_class(sender, name)
 
 

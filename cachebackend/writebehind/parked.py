@@ -5,7 +5,7 @@ their order is kept. A row's parked writes are found by its model and key, and l
 
     1. a drain locks the parked writes of the rows in its batch, and holds back the rows that have some;
     2. a retry locks the parked writes of a row, applies the first one and deletes it;
-    3. whichever comes second waits for the first, and then sees what the first has left.
+    3. the second one waits for the first, and then sees what the first has left.
 
 A person retries or discards a parked write. One that waits for another row or for a lock is also
 retried by itself, until it is applied: after as long as it has waited, and at least once a minute.
@@ -29,6 +29,7 @@ from cachebackend.protocol import Partition
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
 from cachebackend.writebehind.bisection import Bisection
+from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.composition import compose
 from cachebackend.writebehind.conversion import pack_changes, unpack_changes
 from cachebackend.writebehind.encoding import encoding_of
@@ -42,6 +43,7 @@ __all__ = [
     "apply_or_park",
     "discard",
     "is_due",
+    "parked_of",
     "retry",
     "retry_waiting",
     "row_of",
@@ -159,6 +161,12 @@ def discard(parked: Iterable[ParkedWrite], using: str) -> int:
         current = ParkedWrite.objects.using(using).filter(pk__in=seen).select_for_update().order_by("pk")
         equal = [write.pk for write in current if bytes(write.changes) == seen[write.pk]]
         return ParkedWrite.objects.using(using).filter(pk__in=equal).delete()[0]
+
+
+def parked_of(rows: Rows, pk: Any, using: str) -> models.QuerySet[ParkedWrite]:
+    """Return the parked writes of a row, the oldest first."""
+    key = rows.row(pk)[:-1].decode()
+    return ParkedWrite.objects.using(using).filter(label=rows.model._meta.label_lower, key=key)
 
 
 def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:

@@ -16,9 +16,9 @@ from django.dispatch import Signal
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import WriteBehindError
-from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
+from cachebackend.writebehind.parked import parked_of
 
 __all__ = ["await_drained", "landed", "wait_drained"]
 
@@ -75,9 +75,7 @@ def _is_parked(rows: Rows, pk: Any) -> bool:
     Raises:
         WriteBehindError: It is not retried by itself.
     """
-    parked = ParkedWrite.objects.using(router.db_for_write(rows.model)).filter(
-        label=rows.model._meta.label_lower, key=rows.row(pk)[:-1].decode()
-    )
+    parked = parked_of(rows, pk, router.db_for_write(rows.model))
     retried = list(parked.values_list("retry_at", flat=True))
     if retried and None in retried:
         message = (

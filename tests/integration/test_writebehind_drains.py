@@ -29,7 +29,7 @@ from cachebackend.writebehind import apply, bisection
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
-from tests.integration.write_behind import command, drain_all, one_partition
+from tests.integration.write_behind import command, drain_all, one_partition, restore_keys, saved_keys
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -60,19 +60,6 @@ def seal_open_batch() -> None:
     [state] = client.run(protocol.queue_states(client.context, [PARTITION]))[PARTITION].values()
     assert isinstance(state, protocol.QueueState)
     client.run(protocol.seal(client.context, state, PARTITION, state.open_batch))
-
-
-def saved_keys() -> dict[bytes, bytes]:
-    """The queue node's data, as its file would hold it."""
-    node = project_queue().nodes[0]
-    return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
-
-
-def restore_keys(saved: dict[bytes, bytes]) -> None:
-    node = project_queue().nodes[0]
-    node.call((b"FLUSHALL",))
-    for key, dump in saved.items():
-        node.call((b"RESTORE", key, 0, dump))
 
 
 def meta() -> dict[bytes, bytes]:

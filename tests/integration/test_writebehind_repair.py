@@ -17,7 +17,7 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
-from tests.integration.write_behind import command, drain_all, one_partition
+from tests.integration.write_behind import command, drain_all, one_partition, restore_keys, saved_keys
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -288,19 +288,6 @@ def test_queues_on_retiring_nodes_are_drained_first(meter: Meter, services: Serv
 
 
 # Queues that lost writes before the first drain after them
-
-
-def saved_keys() -> dict[bytes, bytes]:
-    """The queue node's data, as its file holds it."""
-    node = project_queue().nodes[0]
-    return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
-
-
-def restore_keys(saved: dict[bytes, bytes]) -> None:
-    node = project_queue().nodes[0]
-    node.call((b"FLUSHALL",))
-    for key, dump in saved.items():
-        node.call((b"RESTORE", key, 0, dump))
 
 
 def test_a_late_close_deletes_no_other_batch_of_the_same_number(

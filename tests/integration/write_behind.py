@@ -11,8 +11,9 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from cachebackend import writebehind
+from cachebackend.writebehind.queue import project_queue
 
-__all__ = ["command", "drain_all", "one_partition"]
+__all__ = ["command", "drain_all", "one_partition", "restore_keys", "saved_keys"]
 
 
 def drain_all() -> list[writebehind.Drained]:
@@ -22,6 +23,20 @@ def drain_all() -> list[writebehind.Drained]:
 def one_partition(**options: Any) -> override_settings:
     nodes = settings.WRITE_BEHIND["nodes"]
     return override_settings(WRITE_BEHIND={"nodes": nodes, "partitions": 1} | options)
+
+
+def saved_keys() -> dict[bytes, bytes]:
+    """Return the queue node's data, as its file would hold it."""
+    node = project_queue().nodes[0]
+    return {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}
+
+
+def restore_keys(saved: dict[bytes, bytes]) -> None:
+    """Give the queue node data that it had before."""
+    node = project_queue().nodes[0]
+    node.call((b"FLUSHALL",))
+    for key, dump in saved.items():
+        node.call((b"RESTORE", key, 0, dump))
 
 
 def command(*words: str, code: int = 0) -> dict[str, Any]:

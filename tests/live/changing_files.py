@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.live.changing_site import Site
 from tests.live.meters import SUMS, key_of
+from tests.live.old_servers import drain_all
 from tests.live.world import TABLE
 
 __all__ = ["empty_node", "restore_file"]
@@ -152,15 +153,9 @@ def _partition(model: Any, key: int) -> Any:
 
 def _tick(model: Any) -> dict[str, list[int]]:
     """Drain like the workers; return the rows whose partitions stopped, and those whose reads raise."""
-    from cachebackend import writebehind
     from cachebackend.errors import WriteBehindStoppedError
 
-    stopped = set()
-    for partition in writebehind.seal_dirty():
-        try:
-            writebehind.drain(partition)
-        except WriteBehindStoppedError:
-            stopped.add(str(partition))
+    stopped = drain_all()
     rows: dict[str, list[int]] = {"stopped": [], "refused": []}
     for index in SUMS:
         key = key_of(0, index)

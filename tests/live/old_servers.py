@@ -27,20 +27,20 @@ def bring_back_older_files(services: Services, times: int) -> tuple[int, list[st
     keys = range(FIRST_KEY, FIRST_KEY + ROWS)
     Article.objects.bulk_create(Article(pk=key, slug=f"older-{key}", title="x") for key in keys)
     _add(keys, 1)
-    _drain_all()
+    drain_all()
     expected, stopped, wrong = 1, 0, []
     for _ in range(times):
         _add(keys, BEFORE_COPY)
         restore = _copy_files(services)
         for _ in range(AFTER_COPY):
             _add(keys, 1)
-            _drain_all()
+            drain_all()
         expected += BEFORE_COPY + AFTER_COPY
         restore()
         stopped_now: set[str] = set()
         for _ in range(AFTER_RESTORE):
             _add(keys, 1)
-            stopped_now |= _drain_all()
+            stopped_now |= drain_all()
         stopped += len(stopped_now)
         faults = writebehind.find_faults(seal=True)
         if stopped_now != {str(fault.partition) for fault in faults}:
@@ -49,7 +49,7 @@ def bring_back_older_files(services: Services, times: int) -> tuple[int, list[st
         for fault in faults:
             writebehind.repair(fault, keep=False)
         _add(keys, 1)
-        wrong += [f"{partition} is stopped after its repair" for partition in _drain_all()]
+        wrong += [f"{partition} is stopped after its repair" for partition in drain_all()]
         expected += 1
         stored = set(Article.objects.filter(pk__in=keys).values_list("views", flat=True))
         if stored != {expected}:
@@ -66,7 +66,7 @@ def _add(keys: range, times: int) -> None:
         Article.behind.update_many({key: {"views": F("views") + 1} for key in keys})
 
 
-def _drain_all() -> set[str]:
+def drain_all() -> set[str]:
     """Drain everything as the workers do; return the partitions that stopped."""
     from cachebackend import writebehind
     from cachebackend.errors import WriteBehindStoppedError

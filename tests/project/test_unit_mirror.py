@@ -24,6 +24,8 @@ WITHOUT = {
     "client/single": "sends the requests of protocol/cache, whose functions are pure",
     "invalidation/": "reads and writes rows and nodes; watched alone is pure, and has its file",
     "management/commands/": "commands: tests/integration and tests/project",
+    "management/parked_actions": "actions of a command: tests/integration/test_writebehind_command.py",
+    "management/repair_actions": "actions of a command: tests/integration/test_writebehind_command.py",
     "management/ring_simulate": "a command; what it computes is in management/simulation",
     "backend/collations": "asks the database's catalogue: tests/integration/test_keys.py",
     "managers/audit": "compares rows with nodes",
@@ -66,7 +68,6 @@ WITHOUT = {
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
     "writebehind/waiting": "nodes and SQL: tests/integration/test_writebehind_wait.py",
-    "writebehind/write_through": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/status": "asks nodes and the database",
 }
 

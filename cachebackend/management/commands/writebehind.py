@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error, close_old_connections
-from django.db.models import Model
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import RingCacheError, WriteBehindError, WriteBehindStoppedError
-from cachebackend.management.report import AddAction, Report, ReportCommand
-from cachebackend.models import ParkedWrite
+from cachebackend.errors import RingCacheError, WriteBehindStoppedError
+from cachebackend.management.parked_actions import ParkedActions
+from cachebackend.management.repair_actions import RepairActions
+from cachebackend.management.report import AddAction, Report
 from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
-from cachebackend.monitoring.parked import changes_text
 from cachebackend.monitoring.queues import Totals
 from cachebackend.monitoring.reasons import Kind, find_reasons
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
 from cachebackend.writebehind import PartitionStatus
-from cachebackend.writebehind.queue import behind_models
-from cachebackend.writebehind.repair import Mismatch
 
 __all__ = ["Command"]
 
 #: Seconds between two rounds of ``drain`` while another worker drains the same partitions.
 RETRY_SECONDS = 0.2
-
-
 #: The thresholds of ``status``, each with its meaning.
 THRESHOLDS = {
     "age": "a change is queued for more than this number of seconds (30 flush intervals)",
@@ -45,7 +38,7 @@ THRESHOLDS = {
 UNKNOWN = ("unknown",) * 4
 
 
-class Command(ReportCommand):
+class Command(ParkedActions, RepairActions):
     """Status, drain, parked writes and repair of write-behind."""
 
     help = "See the write-behind queues, drain them now, and retry, discard or repair what needs a person."
@@ -71,47 +64,19 @@ class Command(ReportCommand):
         partitions = add("partitions", help="change the number of partitions of each model's queue")
         partitions.add_argument("count", type=int, help="the new number")
         partitions.add_argument("--timeout", type=float, default=60.0, help="seconds to drain for (60)")
-        parked = add("parked", help="list the writes that Postgres refused")
-        parked.add_argument("--model", help=_MODEL_HELP)
-        parked.add_argument("--limit", type=int, default=50, help="the most writes to list (50)")
-        _add_choice(add("retry", help="try parked writes again"))
-        discard = add("discard", help="delete parked writes for good")
-        _add_choice(discard)
-        discard.add_argument("--yes", action="store_true", help="do not ask")
-        removed = add("removed", help="list writes of models that are gone, and drop or redirect them")
-        removed.add_argument("--drop", metavar="LABEL", help="delete the writes of this model")
-        removed.add_argument("--drain", metavar="LABEL", help="write the changes of this model to another")
-        removed.add_argument("--into", metavar="MODEL", help="the model to which --drain writes")
-        removed.add_argument("--yes", action="store_true", help="do not ask")
-        repair = add("repair", help="restart queues that stopped")
-        choice = repair.add_mutually_exclusive_group()
-        choice.add_argument("--keep", action="store_true", help="drain what the queues hold; do not ask")
-        choice.add_argument(
-            "--drop", action="store_true", help="drop what queues with an older state hold; do not ask"
-        )
-
-        add("nodes", help="while queue nodes are replaced: what the retiring nodes still hold")
+        self.add_parked_actions(add)
+        self.add_repair_actions(add)
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse numbers that cannot work, and more than one choice of parked writes."""
+        """Refuse what argparse cannot: numbers that cannot work, and options that do not belong together."""
         if not options.get("timeout", 1) > 0:  # NaN included
             message = f"--timeout must be a number of seconds above 0, not {options['timeout']:g}"
-            raise CommandError(message)
-        if options.get("limit", 1) < 1:
-            message = f"--limit must be at least 1, not {options['limit']}"
-            raise CommandError(message)
-        if options["action"] == "removed" and bool(options["drain"]) != bool(options["into"]):
-            message = "--drain LABEL and --into MODEL belong together"
             raise CommandError(message)
         if not 1 <= options.get("count", 1) <= MAX_PARTITIONS:
             message = f"the number of partitions must be from 1 to {MAX_PARTITIONS}, not {options['count']}"
             raise CommandError(message)
-        if options["action"] in {"retry", "discard"}:
-            choices = [bool(options[name]) for name in ("ids", "model", "all")]
-            if sum(choices) != 1:
-                wrong = "say which" if not any(choices) else "say which in one way only"
-                message = f"{wrong}: numbers as `writebehind parked` lists them, --model, or --all"
-                raise CommandError(message)
+        self.check_parked_options(options)
+        self.check_repair_options(options)
 
     def _status(self, options: dict[str, Any]) -> Report:
         statuses = writebehind.partition_statuses()
@@ -239,212 +204,6 @@ class Command(ReportCommand):
         for name in counts.keys() - {"waiting"}:
             counts[name] += getattr(drained, name)
 
-    def _parked(self, options: dict[str, Any]) -> Report:
-        parked = [write for _, write in self._chosen(options | {"ids": []})]
-        is_one = len(writebehind.databases()) == 1
-        shown = parked[: options["limit"]]
-        self.print_table(
-            ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
-            [
-                (
-                    p.pk if is_one else f"{p._state.db}:{p.pk}",
-                    p.label,
-                    p.key,
-                    p.batch,
-                    f"{p.created:%m-%d %H:%M:%S}",
-                    "by itself" if p.retry_at else "by a person",
-                    changes_text(p),
-                    _first_line(p),
-                )
-                for p in shown
-            ],
-        )
-        self.say(f"{len(parked)} writes are parked")
-        writes = [
-            {
-                "id": p.pk,
-                "database": p._state.db,
-                "model": p.label,
-                "key": p.key,
-                "batch": p.batch,
-                "created": p.created.isoformat(),
-                "retry_at": p.retry_at and p.retry_at.isoformat(),
-                "changes": changes_text(p),
-                "error": p.error,
-            }
-            for p in shown
-        ]
-        return Report({"parked": len(parked), "writes": writes}, not parked)
-
-    def _retry(self, options: dict[str, Any]) -> Report:
-        applied, missing, refused = 0, 0, 0
-        for using, writes in _by_database(self._chosen(options)).items():
-            retried = writebehind.retry(writes, using)
-            applied += retried.applied
-            missing += retried.missing
-            refused += len(retried.remaining)
-            for write in retried.remaining:
-                self.say(f"{write}: {write.error}")
-        gone = f", {missing} were of rows that no longer exist" if missing else ""
-        self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
-        return Report({"landed": applied, "missing": missing, "left": refused}, not refused)
-
-    def _discard(self, options: dict[str, Any]) -> Report:
-        chosen = self._chosen(options)
-        question = f"Discard {len(chosen)} parked writes? They will never reach the database."
-        if chosen and not options["yes"] and not self.can_ask:
-            message = (
-                f"{len(chosen)} parked writes would be discarded, and nobody can be asked (no terminal, or "
-                "--json): nothing was discarded; add --yes to discard them"
-            )
-            raise CommandError(message)
-        if not chosen or not (options["yes"] or self.agrees(question)):
-            self.say("nothing was discarded")
-            return Report({"discarded": 0})
-        count = sum(writebehind.discard(writes, using) for using, writes in _by_database(chosen).items())
-        self.say(f"{count} writes were discarded")
-        return Report({"discarded": count})
-
-    def _nodes(self, _: dict[str, Any]) -> Report:
-        nodes, gone = writebehind.node_moves()
-        self.print_table(
-            ("node", "takes writes", "retiring", "queues", "queued", "to end"),
-            [
-                (n.node, _yes(n.is_active), _yes(n.is_retiring), n.queues, n.fields, len(n.left))
-                for n in nodes
-            ],
-        )
-        for node in nodes:
-            for fault in node.faults:
-                self.say(f"not well: {fault}")
-            if node.left:
-                self.say(
-                    f"{node.node} still has queues of {', '.join(node.left)}; workers drain and end them, or "
-                    "`manage.py writebehind drain` does"
-                )
-        for partition in gone:
-            self.say(f"the queue of {partition} is on none of these nodes; name its node in `retiring`")
-        is_done = all(node.is_done for node in nodes) and not gone
-        if is_done and any(node.is_retiring for node in nodes):
-            self.say("every queue has moved: when no process uses the old settings, remove `retiring`")
-        data = [asdict(node) | {"done": node.is_done} for node in nodes]
-        return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
-
-    def _removed(self, options: dict[str, Any]) -> Report:
-        removed = {each.label: each for each in writebehind.removed_models()}
-        for label in filter(None, (options["drop"], options["drain"])):
-            if label not in removed:
-                message = f"no writes of a removed model {label!r} are queued or parked"
-                raise CommandError(message)
-        data: dict[str, Any] = {}
-        if label := options["drop"]:
-            question = f"Drop the writes of {label}? They will never reach the database."
-            if not options["yes"] and not self.agrees(question):
-                self.say("nothing was dropped; add --yes if nobody can be asked")
-                return Report({"dropped": 0}, is_well=False)
-            data["dropped"] = writebehind.drop_removed(removed[label])
-            self.say(f"{data['dropped']} batches of {label} were dropped")
-        if label := options["drain"]:
-            into = _model(options["into"])
-            data["rows"] = writebehind.drain_removed(removed[label], into)
-            self.say(f"{data['rows']} rows of {into._meta.label} were changed")
-        if data:
-            removed = {each.label: each for each in writebehind.removed_models()}
-        for each in removed.values():
-            self.say(
-                f"{each.label}: {len(each.partitions)} partitions with writes, {each.parked} parked writes"
-            )
-        models = [
-            {"model": each.label, "partitions": list(map(str, each.partitions)), "parked": each.parked}
-            for each in removed.values()
-        ]
-        return Report(data | {"models": models}, not removed)
-
-    def _repair(self, options: dict[str, Any]) -> Report:
-        faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
-        if not faults:
-            self.say("every queue agrees with its checkpoint")
-        for reason in find_reasons(writebehind.partition_statuses()):
-            if reason.kind is not Kind.STOPPED:
-                self.say(f"repair does not help here: {reason}")
-        return Report({"faults": faults}, all(each["repaired"] for each in faults))
-
-    def _repair_one(self, fault: writebehind.Fault, options: dict[str, Any]) -> dict[str, Any]:
-        opened = fault.state.open_batch if fault.state else None
-        queue = (
-            f"has batch {opened} open, and holds batches {list(fault.queued_batches)}"
-            if opened
-            else "is gone"
-        )
-        self.say(
-            f"{fault.partition}: {fault.mismatch}. The last batch in the database is {fault.drained_batch}; "
-            f"the queue {queue}"
-        )
-        keep, problem = self._keep(fault, options), None
-        if keep is not None:
-            try:
-                writebehind.repair(fault, keep=keep)
-            except WriteBehindError as error:
-                keep, problem = None, str(error)
-                self.say(problem)
-        return {
-            "partition": str(fault.partition),
-            "trouble": str(fault.mismatch),
-            "landed": fault.drained_batch,
-            "open": opened,
-            "standing": list(fault.queued_batches),
-            "repaired": keep is not None,
-            "error": problem,
-        }
-
-    def _keep(self, fault: writebehind.Fault, options: dict[str, Any]) -> bool | None:
-        """Return whether to drain what the queue holds or to drop it; None: leave the queue stopped."""
-        if options["keep"] or options["drop"]:
-            return bool(options["keep"])
-        if fault.mismatch is Mismatch.DATABASE_IS_OLDER:
-            agrees = self.agrees(
-                "The queue has deleted the batches that the database lost: they are gone, unless you restore "
-                "the database to a later state. Drain what the queue holds into the database as it is?"
-            )
-            return True if agrees else None
-        if fault.mismatch is Mismatch.BATCH_IS_MISSING:
-            agrees = self.agrees("The writes of the missing batch are lost. Drain the batches after it?")
-            return True if agrees else None
-        if not fault.queued_batches:
-            agrees = self.agrees("The queue is empty: what it held and was not drained is lost. Restart it?")
-            return True if agrees else None
-        self.say(
-            "Drain these batches (what was drained before counts twice), or drop them (what was not drained "
-            "is lost)? Writes that arrive from now on are drained in any case."
-        )
-        answer = self.ask("keep, drop, or leave it stopped [leave]: ").strip().lower()
-        return {"keep": True, "drop": False}.get(answer)
-
-    def _chosen(self, options: dict[str, Any]) -> list[tuple[str, ParkedWrite]]:
-        """Return the parked writes of the numbers or the model that were given, each with its database.
-
-        Without either, all of them.
-        """
-        label = options["model"] and _label(options["model"])
-        chosen: list[tuple[str, ParkedWrite]] = []
-        for using in writebehind.databases():
-            writes = ParkedWrite.objects.using(using).all()
-            if label:
-                writes = writes.filter(label=label)
-            if options["ids"]:
-                writes = writes.filter(pk__in=[pk for alias, pk in options["ids"] if alias in {using, None}])
-            chosen += [(using, write) for write in writes]
-        for alias, pk in options["ids"]:
-            found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
-            if not found:
-                message = f"no parked write has the number {_numbered(alias, pk)}"
-                raise CommandError(message)
-            if len(found) > 1:
-                names = " or ".join(_numbered(using, pk) for using in found)
-                message = f"{pk} is the number of a parked write in several databases: say {names}"
-                raise CommandError(message)
-        return chosen
-
 
 def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
     """Return the thresholds that a figure exceeds."""
@@ -454,69 +213,5 @@ def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
     return [name for name, figure in figures.items() if figure > limits[name]]
 
 
-_MODEL_HELP = "only those of a model, as app_label.model_name"
-
-
-def _add_choice(parser: CommandParser) -> None:
-    parser.add_argument(
-        "ids", nargs="*", type=_number, help="numbers of parked writes, as `parked` lists them"
-    )
-    parser.add_argument("--model", help=_MODEL_HELP)
-    parser.add_argument("--all", action="store_true", help="all of them")
-
-
-def _number(text: str) -> tuple[str | None, int]:
-    """Return the alias of the database, if one is given, and the number of a parked write."""
-    alias, _, number = text.rpartition(":")
-    return alias or None, int(number)
-
-
-def _numbered(alias: str | None, pk: int) -> str:
-    return f"{alias}:{pk}" if alias else str(pk)
-
-
-def _label(name: str) -> str:
-    """Return the label of a model; a model that no longer exists counts while writes of it are parked.
-
-    Raises:
-        CommandError: There is no such model; the message names those that there are.
-    """
-    try:
-        return str(apps.get_model(name)._meta.label_lower)
-    except (LookupError, ValueError) as error:
-        labels = {model._meta.label_lower for model in behind_models()}
-        for using in writebehind.databases():
-            labels |= set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True))
-        if name.lower() in labels:
-            return name.lower()
-        known = ", ".join(sorted(labels)) or "none"
-        message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
-        raise CommandError(message) from error
-
-
 def _queued_cells(status: PartitionStatus) -> tuple[int, int, int, str]:
     return status.fields, status.bytes, status.sealed, f"{status.oldest_seconds:.1f}"
-
-
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"
-
-
-def _model(name: str) -> type[Model]:
-    try:
-        return apps.get_model(name)
-    except (LookupError, ValueError) as error:
-        message = f"{name!r} is not a model of this project"
-        raise CommandError(message) from error
-
-
-def _first_line(parked: ParkedWrite) -> str:
-    """Return what Postgres said, without its details: they hold the whole row."""
-    return parked.error.partition("\n")[0]
-
-
-def _by_database(chosen: Iterable[tuple[str, ParkedWrite]]) -> dict[str, list[ParkedWrite]]:
-    writes: dict[str, list[ParkedWrite]] = {}
-    for using, write in chosen:
-        writes.setdefault(using, []).append(write)
-    return writes

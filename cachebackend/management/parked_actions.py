@@ -1,0 +1,185 @@
+"""The actions of ``manage.py writebehind`` on parked writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.apps import apps
+from django.core.management.base import CommandError, CommandParser
+
+from cachebackend import writebehind
+from cachebackend.management.report import AddAction, Report, ReportCommand
+from cachebackend.models import ParkedWrite
+from cachebackend.monitoring.parked import changes_text
+from cachebackend.writebehind.queue import behind_models
+
+__all__ = ["ParkedActions"]
+
+_MODEL_HELP = "only those of a model, as app_label.model_name"
+
+
+class ParkedActions(ReportCommand):
+    """Lists, retries and discards parked writes."""
+
+    def add_parked_actions(self, add: AddAction) -> None:
+        """Add the actions."""
+        parked = add("parked", help="list the writes that Postgres refused")
+        parked.add_argument("--model", help=_MODEL_HELP)
+        parked.add_argument("--limit", type=int, default=50, help="the most writes to list (50)")
+        _add_choice(add("retry", help="try parked writes again"))
+        discard = add("discard", help="delete parked writes for good")
+        _add_choice(discard)
+        discard.add_argument("--yes", action="store_true", help="do not ask")
+
+    def check_parked_options(self, options: dict[str, Any]) -> None:
+        """Refuse a limit that cannot work, and more than one choice of parked writes."""
+        if options.get("limit", 1) < 1:
+            message = f"--limit must be at least 1, not {options['limit']}"
+            raise CommandError(message)
+        if options["action"] in {"retry", "discard"}:
+            choices = [bool(options[name]) for name in ("ids", "model", "all")]
+            if sum(choices) != 1:
+                wrong = "say which" if not any(choices) else "say which in one way only"
+                message = f"{wrong}: numbers as `writebehind parked` lists them, --model, or --all"
+                raise CommandError(message)
+
+    def _parked(self, options: dict[str, Any]) -> Report:
+        parked = [write for _, write in self._chosen(options | {"ids": []})]
+        is_one = len(writebehind.databases()) == 1
+        shown = parked[: options["limit"]]
+        self.print_table(
+            ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
+            [
+                (
+                    p.pk if is_one else f"{p._state.db}:{p.pk}",
+                    p.label,
+                    p.key,
+                    p.batch,
+                    f"{p.created:%m-%d %H:%M:%S}",
+                    "by itself" if p.retry_at else "by a person",
+                    changes_text(p),
+                    _first_line(p),
+                )
+                for p in shown
+            ],
+        )
+        self.say(f"{len(parked)} writes are parked")
+        writes = [
+            {
+                "id": p.pk,
+                "database": p._state.db,
+                "model": p.label,
+                "key": p.key,
+                "batch": p.batch,
+                "created": p.created.isoformat(),
+                "retry_at": p.retry_at and p.retry_at.isoformat(),
+                "changes": changes_text(p),
+                "error": p.error,
+            }
+            for p in shown
+        ]
+        return Report({"parked": len(parked), "writes": writes}, not parked)
+
+    def _retry(self, options: dict[str, Any]) -> Report:
+        applied, missing, refused = 0, 0, 0
+        for using, writes in _by_database(self._chosen(options)).items():
+            retried = writebehind.retry(writes, using)
+            applied += retried.applied
+            missing += retried.missing
+            refused += len(retried.remaining)
+            for write in retried.remaining:
+                self.say(f"{write}: {write.error}")
+        gone = f", {missing} were of rows that no longer exist" if missing else ""
+        self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
+        return Report({"landed": applied, "missing": missing, "left": refused}, not refused)
+
+    def _discard(self, options: dict[str, Any]) -> Report:
+        chosen = self._chosen(options)
+        question = f"Discard {len(chosen)} parked writes? They will never reach the database."
+        if chosen and not options["yes"] and not self.can_ask:
+            message = (
+                f"{len(chosen)} parked writes would be discarded, and nobody can be asked (no terminal, or "
+                "--json): nothing was discarded; add --yes to discard them"
+            )
+            raise CommandError(message)
+        if not chosen or not (options["yes"] or self.agrees(question)):
+            self.say("nothing was discarded")
+            return Report({"discarded": 0})
+        count = sum(writebehind.discard(writes, using) for using, writes in _by_database(chosen).items())
+        self.say(f"{count} writes were discarded")
+        return Report({"discarded": count})
+
+    def _chosen(self, options: dict[str, Any]) -> list[tuple[str, ParkedWrite]]:
+        """Return the parked writes of the numbers or the model that were given, each with its database.
+
+        Without either, all of them.
+        """
+        label = options["model"] and _label(options["model"])
+        chosen: list[tuple[str, ParkedWrite]] = []
+        for using in writebehind.databases():
+            writes = ParkedWrite.objects.using(using).all()
+            if label:
+                writes = writes.filter(label=label)
+            if options["ids"]:
+                writes = writes.filter(pk__in=[pk for alias, pk in options["ids"] if alias in {using, None}])
+            chosen += [(using, write) for write in writes]
+        for alias, pk in options["ids"]:
+            found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
+            if not found:
+                message = f"no parked write has the number {_numbered(alias, pk)}"
+                raise CommandError(message)
+            if len(found) > 1:
+                names = " or ".join(_numbered(using, pk) for using in found)
+                message = f"{pk} is the number of a parked write in several databases: say {names}"
+                raise CommandError(message)
+        return chosen
+
+
+def _add_choice(parser: CommandParser) -> None:
+    parser.add_argument(
+        "ids", nargs="*", type=_number, help="numbers of parked writes, as `parked` lists them"
+    )
+    parser.add_argument("--model", help=_MODEL_HELP)
+    parser.add_argument("--all", action="store_true", help="all of them")
+
+
+def _number(text: str) -> tuple[str | None, int]:
+    """Return the alias of the database, if one is given, and the number of a parked write."""
+    alias, _, number = text.rpartition(":")
+    return alias or None, int(number)
+
+
+def _numbered(alias: str | None, pk: int) -> str:
+    return f"{alias}:{pk}" if alias else str(pk)
+
+
+def _label(name: str) -> str:
+    """Return the label of a model; a model that no longer exists counts while writes of it are parked.
+
+    Raises:
+        CommandError: There is no such model; the message names those that there are.
+    """
+    try:
+        return str(apps.get_model(name)._meta.label_lower)
+    except (LookupError, ValueError) as error:
+        labels = {model._meta.label_lower for model in behind_models()}
+        for using in writebehind.databases():
+            labels |= set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True))
+        if name.lower() in labels:
+            return name.lower()
+        known = ", ".join(sorted(labels)) or "none"
+        message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
+        raise CommandError(message) from error
+
+
+def _first_line(parked: ParkedWrite) -> str:
+    """Return what Postgres said, without its details: they hold the whole row."""
+    return parked.error.partition("\n")[0]
+
+
+def _by_database(chosen: Iterable[tuple[str, ParkedWrite]]) -> dict[str, list[ParkedWrite]]:
+    writes: dict[str, list[ParkedWrite]] = {}
+    for using, write in chosen:
+        writes.setdefault(using, []).append(write)
+    return writes

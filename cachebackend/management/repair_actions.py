@@ -1,0 +1,171 @@
+"""The actions of ``manage.py writebehind`` on queues that moved, stopped, or lost their model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from django.apps import apps
+from django.core.management.base import CommandError
+from django.db.models import Model
+
+from cachebackend import writebehind
+from cachebackend.errors import WriteBehindError
+from cachebackend.management.report import AddAction, Report, ReportCommand
+from cachebackend.monitoring.reasons import Kind, find_reasons
+from cachebackend.writebehind.repair import Mismatch
+
+__all__ = ["RepairActions"]
+
+
+class RepairActions(ReportCommand):
+    """Moves, restarts and drops queues that no worker drains."""
+
+    def add_repair_actions(self, add: AddAction) -> None:
+        """Add the actions."""
+        removed = add("removed", help="list writes of models that are gone, and drop or redirect them")
+        removed.add_argument("--drop", metavar="LABEL", help="delete the writes of this model")
+        removed.add_argument("--drain", metavar="LABEL", help="write the changes of this model to another")
+        removed.add_argument("--into", metavar="MODEL", help="the model to which --drain writes")
+        removed.add_argument("--yes", action="store_true", help="do not ask")
+        repair = add("repair", help="restart queues that stopped")
+        choice = repair.add_mutually_exclusive_group()
+        choice.add_argument("--keep", action="store_true", help="drain what the queues hold; do not ask")
+        choice.add_argument(
+            "--drop", action="store_true", help="drop what queues with an older state hold; do not ask"
+        )
+
+        add("nodes", help="while queue nodes are replaced: what the retiring nodes still hold")
+
+    def check_repair_options(self, options: dict[str, Any]) -> None:
+        """Refuse one of two options that belong together."""
+        if options["action"] == "removed" and bool(options["drain"]) != bool(options["into"]):
+            message = "--drain LABEL and --into MODEL belong together"
+            raise CommandError(message)
+
+    def _nodes(self, _: dict[str, Any]) -> Report:
+        nodes, gone = writebehind.node_moves()
+        self.print_table(
+            ("node", "takes writes", "retiring", "queues", "queued", "to end"),
+            [
+                (n.node, _yes(n.is_active), _yes(n.is_retiring), n.queues, n.fields, len(n.left))
+                for n in nodes
+            ],
+        )
+        for node in nodes:
+            for fault in node.faults:
+                self.say(f"not well: {fault}")
+            if node.left:
+                self.say(
+                    f"{node.node} still has queues of {', '.join(node.left)}; workers drain and end them, or "
+                    "`manage.py writebehind drain` does"
+                )
+        for partition in gone:
+            self.say(f"the queue of {partition} is on none of these nodes; name its node in `retiring`")
+        is_done = all(node.is_done for node in nodes) and not gone
+        if is_done and any(node.is_retiring for node in nodes):
+            self.say("every queue has moved: when no process uses the old settings, remove `retiring`")
+        data = [asdict(node) | {"done": node.is_done} for node in nodes]
+        return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
+
+    def _removed(self, options: dict[str, Any]) -> Report:
+        removed = {each.label: each for each in writebehind.removed_models()}
+        for label in filter(None, (options["drop"], options["drain"])):
+            if label not in removed:
+                message = f"no writes of a removed model {label!r} are queued or parked"
+                raise CommandError(message)
+        data: dict[str, Any] = {}
+        if label := options["drop"]:
+            question = f"Drop the writes of {label}? They will never reach the database."
+            if not options["yes"] and not self.agrees(question):
+                self.say("nothing was dropped; add --yes if nobody can be asked")
+                return Report({"dropped": 0}, is_well=False)
+            data["dropped"] = writebehind.drop_removed(removed[label])
+            self.say(f"{data['dropped']} batches of {label} were dropped")
+        if label := options["drain"]:
+            into = _model(options["into"])
+            data["rows"] = writebehind.drain_removed(removed[label], into)
+            self.say(f"{data['rows']} rows of {into._meta.label} were changed")
+        if data:
+            removed = {each.label: each for each in writebehind.removed_models()}
+        for each in removed.values():
+            self.say(
+                f"{each.label}: {len(each.partitions)} partitions with writes, {each.parked} parked writes"
+            )
+        models = [
+            {"model": each.label, "partitions": list(map(str, each.partitions)), "parked": each.parked}
+            for each in removed.values()
+        ]
+        return Report(data | {"models": models}, not removed)
+
+    def _repair(self, options: dict[str, Any]) -> Report:
+        faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
+        if not faults:
+            self.say("every queue agrees with its checkpoint")
+        for reason in find_reasons(writebehind.partition_statuses()):
+            if reason.kind is not Kind.STOPPED:
+                self.say(f"repair does not help here: {reason}")
+        return Report({"faults": faults}, all(each["repaired"] for each in faults))
+
+    def _repair_one(self, fault: writebehind.Fault, options: dict[str, Any]) -> dict[str, Any]:
+        opened = fault.state.open_batch if fault.state else None
+        queue = (
+            f"has batch {opened} open, and holds batches {list(fault.queued_batches)}"
+            if opened
+            else "is gone"
+        )
+        self.say(
+            f"{fault.partition}: {fault.mismatch}. The last batch in the database is {fault.drained_batch}; "
+            f"the queue {queue}"
+        )
+        keep, problem = self._keep(fault, options), None
+        if keep is not None:
+            try:
+                writebehind.repair(fault, keep=keep)
+            except WriteBehindError as error:
+                keep, problem = None, str(error)
+                self.say(problem)
+        return {
+            "partition": str(fault.partition),
+            "trouble": str(fault.mismatch),
+            "landed": fault.drained_batch,
+            "open": opened,
+            "standing": list(fault.queued_batches),
+            "repaired": keep is not None,
+            "error": problem,
+        }
+
+    def _keep(self, fault: writebehind.Fault, options: dict[str, Any]) -> bool | None:
+        """Return whether to drain what the queue holds or to drop it; None: leave the queue stopped."""
+        if options["keep"] or options["drop"]:
+            return bool(options["keep"])
+        if fault.mismatch is Mismatch.DATABASE_IS_OLDER:
+            agrees = self.agrees(
+                "The queue has deleted the batches that the database lost: they are gone, unless you restore "
+                "the database to a later state. Drain what the queue holds into the database as it is?"
+            )
+            return True if agrees else None
+        if fault.mismatch is Mismatch.BATCH_IS_MISSING:
+            agrees = self.agrees("The writes of the missing batch are lost. Drain the batches after it?")
+            return True if agrees else None
+        if not fault.queued_batches:
+            agrees = self.agrees("The queue is empty: what it held and was not drained is lost. Restart it?")
+            return True if agrees else None
+        self.say(
+            "Drain these batches (what was drained before counts twice), or drop them (what was not drained "
+            "is lost)? Writes that arrive from now on are drained in any case."
+        )
+        answer = self.ask("keep, drop, or leave it stopped [leave]: ").strip().lower()
+        return {"keep": True, "drop": False}.get(answer)
+
+
+def _model(name: str) -> type[Model]:
+    try:
+        return apps.get_model(name)
+    except (LookupError, ValueError) as error:
+        message = f"{name!r} is not a model of this project"
+        raise CommandError(message) from error
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"

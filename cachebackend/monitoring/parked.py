@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cachebackend.models import ParkedWrite
+from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.reads import describe_row
 
 __all__ = ["changes_text"]
 

@@ -1,15 +1,15 @@
 """Write-behind: writes are queued in Redis and drained to Postgres, each exactly once.
 
-``encoding``, ``expressions`` and ``changes`` turn a call into bytes; ``manager`` queues them and
-``reads`` merges rows with queued writes. ``drains`` writes batches to the database with ``apply``
-and ``checkpoints``; ``parked`` sets refused rows aside; ``moves``,
-``locks``, ``status`` and ``repair`` serve people.
+``encoding``, ``expressions`` and ``changes`` turn a call of ``manager`` into bytes, ``folds`` queues
+them, and ``reads`` merges rows with queued writes. ``seals`` finds what to drain, and ``drains``
+writes batches to the database with ``apply`` and ``checkpoints``; ``parked`` sets refused rows
+aside; ``moves``, ``locks``, ``status`` and ``repair`` serve people.
 May import Django, the client and ``invalidation``. Never imports Celery (the tasks are in
 ``cachebackend.tasks``), and never writes to a cached value.
 """
 
 from cachebackend.writebehind.drain_requests import begin_drain, request_drains
-from cachebackend.writebehind.drains import Drained, dirty_partitions, drain, due_databases, seal_dirty
+from cachebackend.writebehind.drains import Drained, drain, due_databases
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
@@ -18,6 +18,7 @@ from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiti
 from cachebackend.writebehind.partitions import change_partitions
 from cachebackend.writebehind.removed import RemovedModel, drain_removed, drop_removed, removed_models
 from cachebackend.writebehind.repair import Fault, find_faults, repair
+from cachebackend.writebehind.seals import dirty_partitions, seal_dirty
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 from cachebackend.writebehind.waiting import landed
 

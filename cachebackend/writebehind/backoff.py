@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from cachebackend.clock import Clock
+from cachebackend.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "database_backoff"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds until an unreachable database is tried again: after the first failure, and at most.
@@ -52,3 +52,7 @@ class Backoff:
         if self._outages.pop(using, None):
             extra = {"event": "database_returned", "database": using}
             logger.warning("the database %r is reachable again", using, extra=extra)
+
+
+#: The databases that drains of this process cannot reach.
+database_backoff = Backoff(SYSTEM_CLOCK)

@@ -28,6 +28,7 @@ __all__ = [
     "conversion_fault",
     "convert",
     "convert_columns",
+    "decode_change",
     "described",
     "find_encoding",
     "pack_changes",
@@ -78,6 +79,15 @@ def convert(encoded: bytes, kind: bytes, code: str, target: Encoding) -> bytes:
         message = f"{described(target.code)} has no such change"
         raise TypeError(message)
     return target.encode(_exact(source.decode(encoded), target.code))
+
+
+def decode_change(encoding: Encoding, kind: bytes, encoded: bytes) -> Any:
+    """Return the value of a change: what is put, added, or a bound."""
+    if kind == PUT:
+        return encoding.decode_put(encoded)
+    if kind == DELTA:
+        return encoding.decode_delta(int(encoded))  # type: ignore[misc]  # only such fields are given deltas
+    return encoding.decode(encoded)
 
 
 def convert_columns(

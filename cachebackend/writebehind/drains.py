@@ -22,28 +22,25 @@ from django.db import Error, InterfaceError, OperationalError, connections, mode
 from django.utils import timezone
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindStoppedError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
-from cachebackend.writebehind.backoff import Backoff
+from cachebackend.writebehind.backoff import database_backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
 from cachebackend.writebehind.limits import limit_times
-from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.parked import Outcome, apply_or_park, is_due
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
-from cachebackend.writebehind.samples import Sample, by_database, store_samples
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.versions import require_same_version
 from cachebackend.writebehind.waiting import landed
 
-__all__ = ["Drained", "dirty_partitions", "drain", "drop", "due_databases", "seal_dirty"]
+__all__ = ["Drained", "drain", "drop", "due_databases"]
 
 logger = logging.getLogger("cachebackend")
 #: How many times a transaction is tried that fails because of concurrent transactions.
@@ -52,8 +49,6 @@ _TRIES = 5
 MAX_DROPPED = 1_000_000
 #: The SQLSTATEs of these failures: a serialization failure, a deadlock.
 _CONFLICTS = frozenset({"40001", "40P01"})
-
-_backoff = Backoff(SYSTEM_CLOCK)
 
 
 @dataclass(slots=True)
@@ -88,64 +83,6 @@ def drop(partition: Partition) -> int:
     return drop_.drained.batches
 
 
-def dirty_partitions() -> list[tuple[Partition, float]]:
-    """Return the partitions to drain, and the time of each one's oldest write (seconds since 1970).
-
-    Those are the partitions with queued writes, and those with a queue on a node that they have
-    left: it is marked as ended when it is empty.
-    """
-    client = project_queue()
-    dirty = client.run(protocol.dirty(client.context))
-    now = SYSTEM_CLOCK.now()
-    return list((dict.fromkeys(moved_partitions(client), now) | dirty).items())
-
-
-def seal_dirty() -> list[Partition]:
-    """Seal the open batch of each partition with queued writes, so that it can be drained.
-
-    All seals of a node are synced to its disk together, before any drain starts, and sampled in the
-    database. If a node fails, its partitions are left out and the error is logged.
-
-    Returns:
-        The partitions to drain, as ``dirty_partitions``.
-
-    Raises:
-        NodeUnavailableError: No queue node answered.
-    """
-    client = project_queue()
-    dirty = client.run(protocol.dirty(client.context))
-    partitions = dict.fromkeys([*dirty, *moved_partitions(client)])
-    if not dirty or client.options.durability == "memory":
-        return list(partitions)
-    by_node: dict[int, dict[Partition, QueueState]] = {}
-    for partition, queues in client.run(protocol.queue_states(client.context, list(dirty))).items():
-        for node, state in queues.items():
-            if isinstance(state, QueueState) and state.fields:
-                by_node.setdefault(node, {})[partition] = state
-    syncing = syncing_queue()
-    samples: dict[Partition, Sample] = {}
-    for states in by_node.values():
-        try:
-            sealed = syncing.run(protocol.seal_many(syncing.context, states))
-            samples |= {partition: (states[partition], each) for partition, each in sealed.items()}
-        except RingCacheError as error:
-            logger.error("write-behind: %s; the writes queued there are not drained", error)
-            for partition in states:
-                partitions.pop(partition, None)
-    _sample(client, samples)
-    return list(partitions)
-
-
-def _sample(client: QueueClient, samples: Mapping[Partition, Sample]) -> None:
-    """Store samples in the databases that can be reached; a drain reports why another one cannot."""
-    for using, own in by_database(samples).items():
-        if not _backoff.wait_seconds(using):
-            try:
-                store_samples(client, using, own)
-            except Error as error:
-                logger.warning("the queues are not sampled in the database %r: %s", using, error)
-
-
 def drain(partition: Partition, max_batches: int = 100, *, into: type[models.Model] | None = None) -> Drained:
     """Drain the queued writes of a partition. Safe to run anywhere, any number of times at once.
 
@@ -165,7 +102,7 @@ def drain(partition: Partition, max_batches: int = 100, *, into: type[models.Mod
         django.db.Error: The database failed. If it is unreachable, it is not tried again for a while.
     """
     drain_ = _Drain(partition, into or model_of(partition))
-    if _backoff.wait_seconds(drain_.using):
+    if database_backoff.wait_seconds(drain_.using):
         drain_.drained.more = True
         return drain_.drained
     try:
@@ -173,9 +110,9 @@ def drain(partition: Partition, max_batches: int = 100, *, into: type[models.Mod
             drain_.run(max_batches)
     except (OperationalError, InterfaceError) as error:
         if not connections[drain_.using].is_usable():
-            _backoff.failed(drain_.using, error)
+            database_backoff.failed(drain_.using, error)
         raise
-    _backoff.answered(drain_.using)
+    database_backoff.answered(drain_.using)
     return drain_.drained
 
 
@@ -183,14 +120,14 @@ def due_databases() -> list[str]:
     """Return the databases in which a parked write must be retried now. One that fails is left out."""
     due = []
     for using in databases():
-        if not _backoff.wait_seconds(using):
+        if not database_backoff.wait_seconds(using):
             try:
                 due += [using] if is_due(using) else []
             except Error as error:
                 if connections[using].is_usable():
                     logger.error("write-behind: the parked writes in %r are not retried: %s", using, error)
                 else:
-                    _backoff.failed(using, error)
+                    database_backoff.failed(using, error)
     return due
 
 

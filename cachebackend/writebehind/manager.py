@@ -11,23 +11,20 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, models
 from django.db.models.signals import class_prepared
 
-from cachebackend import protocol
-from cachebackend.client import QueueClient
-from cachebackend.effects import Operation
 from cachebackend.errors import (
     RingCacheError,
-    WriteBehindFullError,
-    WriteBehindMovedError,
     WriteBehindPartialError,
     WriteBehindRefusedError,
 )
 from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation.watched import is_historical
-from cachebackend.protocol import Folded, Partition, RowWrite
+from cachebackend.protocol import RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
+from cachebackend.writebehind.descriptions import PendingBatch
 from cachebackend.writebehind.fallback import fall_back
-from cachebackend.writebehind.queue import behind_models, project_queue, register_model
+from cachebackend.writebehind.folds import afold_rows, fold_row, fold_rows
+from cachebackend.writebehind.queue import behind_models, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
 from cachebackend.writebehind.waiting import await_drained, wait_drained
 
@@ -38,10 +35,6 @@ M = TypeVar("M", bound=models.Model)
 Many: TypeAlias = Mapping[Any, Mapping[str, Any]] | Iterable[tuple[Any, Mapping[str, Any]]]
 #: One row of it: the key as it was given, the changes as they were given, and the encoded write.
 EncodedWrite: TypeAlias = tuple[Any, Mapping[str, Any], RowWrite]
-#: How many times a write follows a changed number of partitions.
-_MOVES = 3
-#: The number of rows that one script call folds.
-_ROWS_A_CALL = 1000
 
 
 class WriteBehindManager(Generic[M]):
@@ -112,11 +105,11 @@ class WriteBehindManager(Generic[M]):
             WriteBehindUnknownError: The queue node did not answer. It is not known whether it took
                 the changes, so sending them again may add a delta twice.
         """
-        self._fall_back_or_raise(self._run_one(self.rows.change(pk, changes)), pk, changes)
+        self._fall_back_or_raise(fold_row(self.rows, self.rows.change(pk, changes)), pk, changes)
 
     async def aupdate(self, pk: Any, **changes: Any) -> None:
         """Queue changes of one row, as ``update``."""
-        errors = await self._arun([self.rows.change(pk, changes)])
+        errors = await afold_rows(self.rows, [self.rows.change(pk, changes)])
         await self._afall_back_or_raise(errors, pk, changes)
 
     def update_many(self, changes: Many) -> None:
@@ -133,12 +126,12 @@ class WriteBehindManager(Generic[M]):
             WriteBehindPartialError: Some rows were not queued; the error has each one's own error.
         """
         writes = self._encode_many(changes)
-        self._fall_back_or_raise_many(self._run([write for _, _, write in writes]), writes)
+        self._fall_back_or_raise_many(fold_rows(self.rows, [write for _, _, write in writes]), writes)
 
     async def aupdate_many(self, changes: Many) -> None:
         """Queue changes of many rows, as ``update_many``."""
         writes = self._encode_many(changes)
-        if errors := await self._arun([write for _, _, write in writes]):
+        if errors := await afold_rows(self.rows, [write for _, _, write in writes]):
             await sync_to_async(self._fall_back_or_raise_many)(errors, writes)
 
     def create(self, **values: Any) -> M:
@@ -156,13 +149,13 @@ class WriteBehindManager(Generic[M]):
             WriteBehindFullError, NodeUnavailableError, WriteBehindUnknownError: As ``update``.
         """
         write, instance = self.rows.create(values)
-        self._fall_back_or_raise(self._run_one(write))
+        self._fall_back_or_raise(fold_row(self.rows, write))
         return cast("M", instance)
 
     async def acreate(self, **values: Any) -> M:
         """Queue a new row, as ``create``."""
         write, instance = self.rows.create(values)
-        self._fall_back_or_raise(await self._arun([write]))
+        self._fall_back_or_raise(await afold_rows(self.rows, [write]))
         return cast("M", instance)
 
     def delete(self, pk: Any) -> None:
@@ -172,11 +165,11 @@ class WriteBehindManager(Generic[M]):
             WriteBehindRefusedError, WriteBehindFullError, NodeUnavailableError,
                 WriteBehindUnknownError: As ``update``.
         """
-        self._fall_back_or_raise(self._run_one(self.rows.delete(pk)))
+        self._fall_back_or_raise(fold_row(self.rows, self.rows.delete(pk)))
 
     async def adelete(self, pk: Any) -> None:
         """Queue the deletion of a row, as ``delete``."""
-        self._fall_back_or_raise(await self._arun([self.rows.delete(pk)]))
+        self._fall_back_or_raise(await afold_rows(self.rows, [self.rows.delete(pk)]))
 
     def get(self, pk: Any) -> M:
         """Return a row as it will be when all queued writes are drained.
@@ -208,11 +201,11 @@ class WriteBehindManager(Generic[M]):
         """Return the rows that exist, as ``in_bulk``."""
         return await sync_to_async(self.in_bulk)(pks)
 
-    def pending(self, pk: Any) -> list[reads.PendingBatch]:
+    def pending(self, pk: Any) -> list[PendingBatch]:
         """Return the queued writes of a row that are not drained, one item for each batch, in order."""
         return reads.pending(self.rows, pk)
 
-    async def apending(self, pk: Any) -> list[reads.PendingBatch]:
+    async def apending(self, pk: Any) -> list[PendingBatch]:
         """Return the queued writes of a row, as ``pending``."""
         return await sync_to_async(self.pending)(pk)
 
@@ -246,78 +239,6 @@ class WriteBehindManager(Generic[M]):
             raise WriteBehindRefusedError(message)
         return writes
 
-    def _run_one(self, write: RowWrite) -> dict[bytes, Exception]:
-        client = project_queue()
-        folded = client.fold_one(self.rows.partition(write.row, client.context.partitions), write)
-        if isinstance(folded.error, WriteBehindMovedError):
-            return client.run(self._fold(client, [write]))
-        return self._errors([write], folded)
-
-    def _run(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
-        client = project_queue()
-        return client.run(self._fold(client, writes))
-
-    async def _arun(self, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
-        client = project_queue()
-        return await client.arun(self._fold(client, writes))
-
-    def _fold(self, client: QueueClient, writes: Sequence[RowWrite]) -> Operation[dict[bytes, Exception]]:
-        """Fold the writes; return the error of each row that was not queued."""
-        errors = yield from self._fold_once(client, writes)
-        for _ in range(_MOVES):
-            moved = [write for write in writes if _is_moved(errors.get(write.row))]
-            if not moved:
-                break
-            for write in moved:
-                del errors[write.row]
-            errors |= yield from self._fold_once(client, moved)
-        return errors
-
-    def _fold_once(
-        self, client: QueueClient, writes: Sequence[RowWrite]
-    ) -> Operation[dict[bytes, Exception]]:
-        groups: dict[Partition, list[RowWrite]] = {}
-        for write in writes:
-            partition = self.rows.partition(write.row, client.context.partitions)
-            groups.setdefault(partition, []).append(write)
-        errors: dict[bytes, Exception] = {}
-        while groups:
-            calls = [(partition, rows[:_ROWS_A_CALL]) for partition, rows in groups.items()]
-            results = yield from protocol.fold(client.context, calls)
-            for (_, rows), folded in zip(calls, results, strict=True):
-                errors.update(self._errors(rows, folded))
-            groups = {p: rows[_ROWS_A_CALL:] for p, rows in groups.items() if rows[_ROWS_A_CALL:]}
-        return errors
-
-    def _errors(self, rows: Sequence[RowWrite], folded: Folded) -> dict[bytes, Exception]:
-        if folded.error is None and folded.codes.count(protocol.OK) == len(rows):
-            return {}
-        answered, unanswered = rows[: len(folded.codes)], rows[len(folded.codes) :]
-        errors = {
-            write.row: self._error(code)
-            for write, code in zip(answered, folded.codes, strict=True)
-            if code != protocol.OK
-        }
-        if folded.error is not None:
-            errors |= dict.fromkeys((write.row for write in unanswered), folded.error)
-        return errors
-
-    def _error(self, code: bytes) -> Exception:
-        name = self.model.__name__
-        if code == b"full":
-            return WriteBehindFullError(
-                f"{name}: the queue holds as much as WRITE_BEHIND['high_water'] (fields) or "
-                "['high_water_bytes'] allows; nothing was queued. Check the workers and the database with "
-                "`manage.py writebehind status`"
-            )
-        if code == b"overflow":
-            return WriteBehindRefusedError(
-                f"{name}: the sum of the queued changes for the row is beyond 64 bits; nothing was queued"
-            )
-        return WriteBehindRefusedError(
-            f"{name}: the row's creation is queued already, with other values; nothing was queued"
-        )
-
     def _fall_back_or_raise(
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
     ) -> None:
@@ -344,11 +265,6 @@ class WriteBehindManager(Generic[M]):
                     failed[pk] = own_error
         if failed:
             raise WriteBehindPartialError(failed)
-
-
-def _is_moved(error: Exception | None) -> bool:
-    """Return whether a write was sent to a partition of a number of partitions that has changed."""
-    return isinstance(error, WriteBehindMovedError) and not error.is_closed
 
 
 def _refuse_second_queue(model: type[models.Model], name: str) -> None:

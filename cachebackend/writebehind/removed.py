@@ -15,8 +15,9 @@ from django.db.models import Count
 from cachebackend.errors import WriteBehindError
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
-from cachebackend.writebehind.drains import dirty_partitions, drain, drop
+from cachebackend.writebehind.drains import drain, drop
 from cachebackend.writebehind.queue import model_named
+from cachebackend.writebehind.seals import dirty_partitions
 from cachebackend.writebehind.status import databases
 
 __all__ = ["RemovedModel", "drain_removed", "drop_removed", "removed_models"]

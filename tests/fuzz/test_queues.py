@@ -14,9 +14,9 @@ from cachebackend import writebehind
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
+from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reads import describe_row
 from tests.fuzz.mutants import count, mutant
 from tests.integration.write_behind import one_partition
 from tests.shop.models import Meter

@@ -18,9 +18,9 @@ from cachebackend.errors import (
 )
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
+from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue
-from cachebackend.writebehind.reads import describe_row
 from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter

@@ -115,7 +115,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
     from tests.interleavings.clocks import StepClock
 
     clock = StepClock("drain")
-    monkeypatch.setattr(drains, "_backoff", Backoff(clock))
+    monkeypatch.setattr(drains, "database_backoff", Backoff(clock))
     monkeypatch.setattr(
         commands.time, "sleep", lambda seconds: setattr(clock, "waited", clock.waited + seconds)
     )

@@ -62,7 +62,7 @@ def test_an_unreachable_database_is_not_tried_for_a_while(
 
     clock = StepClock("worker")
     backoff = Backoff(clock)
-    monkeypatch.setattr(drains, "_backoff", backoff)
+    monkeypatch.setattr(drains, "database_backoff", backoff)
     Meter.behind.update(meter.pk, count=F("count") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
 
@@ -346,14 +346,14 @@ def test_a_tick_that_cannot_sample_returns_its_partitions(
     meter: Meter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The drains are sent nevertheless, and nothing is stored."""
-    from cachebackend.writebehind import drains
+    from cachebackend.writebehind import seals
 
     def away(*_: Any) -> None:
         raise OperationalError
 
     with one_partition():
         Meter.behind.update(meter.pk, count=F("count") + 1)
-        monkeypatch.setattr(drains, "store_samples", away)
+        monkeypatch.setattr(seals, "store_samples", away)
         assert writebehind.seal_dirty() == [Partition("shop.meter", 0)]
         assert "are not sampled" in caplog.text
         assert WriteBehindCheckpoint.objects.count() == 0

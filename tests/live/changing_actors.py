@@ -145,13 +145,14 @@ def _drain(model: Any, _: list[str]) -> None:
     from cachebackend import protocol, writebehind
     from cachebackend.errors import NodeUnavailableError, WriteBehindVersionError
     from cachebackend.writebehind import drains
+    from cachebackend.writebehind.backoff import database_backoff
 
     if random.random() < 0.5:
         steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
         die_at(*random.choice(steps), random.randrange(1, 6), after=random.random() < 0.5)
     while True:
-        drains._backoff._outages.clear()
+        database_backoff._outages.clear()
         try:
             for partition in writebehind.seal_dirty():
                 try:

@@ -122,20 +122,21 @@ def _drain_until_killed() -> None:
     from cachebackend import protocol, writebehind
     from cachebackend.errors import NodeUnavailableError
     from cachebackend.writebehind import drains
+    from cachebackend.writebehind.backoff import database_backoff
 
     generator = random.Random(os.getpid() ^ time.time_ns())
     if generator.random() < 0.7:
         steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
         die_at(*generator.choice(steps), generator.randrange(1, 6), after=generator.random() < 0.5)
-    drains._backoff._outages.clear()
+    database_backoff._outages.clear()
     while True:
         try:
             for partition in writebehind.seal_dirty():
                 writebehind.drain(partition)
         except (NodeUnavailableError, OperationalError, InterfaceError):
             connection.close()
-            drains._backoff._outages.clear()
+            database_backoff._outages.clear()
             time.sleep(0.02)
 
 

@@ -13,7 +13,7 @@ from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol.queue import fold, seal
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind import apply, checkpoints, drains, reads, samples
+from cachebackend.writebehind import apply, checkpoints, drains, reads, samples, seals
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
 from cacheproject.demo.models import Article
@@ -209,7 +209,7 @@ def test_number_of_partitions_not_compared_by_writes(monkeypatch: Patch) -> None
 
 def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:
     """A queue that came back with an older file of the same batch is not recognized."""
-    monkeypatch.setattr(drains, "store_samples", lambda *_: None)
+    monkeypatch.setattr(seals, "store_samples", lambda *_: None)
     test = test_writebehind_repair.test_an_older_file_of_the_same_batch_is_noticed_after_a_tick
     assert is_caught(test, meter, 1, False)
 

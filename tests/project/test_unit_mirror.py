@@ -56,6 +56,7 @@ WITHOUT = {
     "writebehind/drain_requests": "runs the operations of protocol/queue/drain_requests",
     "writebehind/fallback": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
+    "writebehind/folds": "each function sends commands",
     "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",
     "writebehind/manager": "each method sends commands",
@@ -66,7 +67,10 @@ WITHOUT = {
     "writebehind/queue": "finds the client of the project's queue",
     "writebehind/removed": "nodes and SQL: tests/integration/test_writebehind_removed.py",
     "writebehind/repair": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/reads": "nodes and SQL: tests/integration/test_writebehind_reads.py",
     "writebehind/samples": "nodes and SQL: tests/integration/test_writebehind_repair.py",
+    "writebehind/seals": "nodes and SQL: tests/integration/test_writebehind_drains.py",
+    "writebehind/snapshots": "SQL: tests/integration/test_writebehind_reads.py",
     "writebehind/waiting": "nodes and SQL: tests/integration/test_writebehind_wait.py",
     "writebehind/status": "asks nodes and the database",
 }

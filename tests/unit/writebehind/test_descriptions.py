@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from cachebackend.writebehind.batch import BatchRow
-from cachebackend.writebehind.reads import describe_row
+from cachebackend.writebehind.descriptions import describe_row
 from tests.shop.models import Meter
 
 PK = uuid.UUID(int=7)

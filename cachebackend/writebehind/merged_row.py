@@ -1,0 +1,110 @@
+"""A row merged with its queued writes, as Postgres will compute it when they are drained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import models, router
+
+from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.protocol.queue.pending import PendingFields
+from cachebackend.writebehind.batch import read_batch, rows_of
+from cachebackend.writebehind.changes import MARKER, Rows, split_field
+from cachebackend.writebehind.conversion import convert, decode_change
+from cachebackend.writebehind.encoding import Encoding, encoding_of
+from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
+from cachebackend.writebehind.queued_columns import mark_queued
+
+__all__ = ["merged_row"]
+
+#: The changes of one column: for each kind its encoded value.
+Kinds = dict[bytes, bytes]
+
+
+def merged_row(
+    rows: Rows,
+    row: bytes,
+    pk: Any,
+    instance: models.Model | None,
+    batches: Sequence[PendingFields],
+) -> models.Model | None:
+    """Return a row as it will be when some batches are drained; None if it will not exist.
+
+    Args:
+        rows: The row's model.
+        row: The row's key in the queue.
+        pk: The row's primary key.
+        instance: The row in the database, which is changed; None if it does not exist.
+        batches: What the queues hold of it, in order of their drains.
+
+    Raises:
+        WriteBehindDamagedError: A batch holds bytes that no write puts there.
+    """
+    columns = {field.column: field for field in rows.columns}
+    queued: set[str] = set()
+    for batch in batches:
+        marker = batch.fields.get(row + b"\0" + MARKER)
+        if marker in {b"x", b"r"}:
+            instance = None
+        if marker in {b"c", b"r"}:
+            if instance is None:
+                instance = rows.model(pk=pk)
+                instance._state.adding = False
+                instance._state.db = router.db_for_write(rows.model)
+            elif not _is_repeated(rows, instance, batch):
+                break  # the creation will be parked, and all later writes behind it
+        if instance is not None:
+            for column, kinds in _by_column(batch.fields).items():
+                attribute = columns[column].attname
+                value, encoding = getattr(instance, attribute), encoding_of(columns[column])
+                try:
+                    present = _present(encoding, kinds, batch.encodings.get(column, encoding.code))
+                    setattr(instance, attribute, _changed(encoding, value, present))
+                except Exception as error:  # a queue may hold any bytes, which decode to any error
+                    message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
+                    raise WriteBehindDamagedError(message) from error
+                queued.add(attribute)
+    if instance is not None:
+        mark_queued(instance, queued)
+    return instance
+
+
+def _is_repeated(rows: Rows, instance: models.Model, batch: PendingFields) -> bool:
+    """Return whether a batch creates a row that exists with the same values: the creation was sent twice."""
+    [row] = rows_of(read_batch(rows.model, batch.fields, batch.encodings))
+    fields = {field.column: field for field in rows.columns}
+    return all(
+        getattr(instance, fields[column].attname) == decode_change(encoding_of(fields[column]), kind, encoded)
+        for (column, kind), encoded in row.changes.items()
+        if kind == PUT
+    )
+
+
+def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:
+    by_column: dict[str, Kinds] = {}
+    for name, value in fields.items():
+        _, column, kind = split_field(name)
+        if kind != MARKER:
+            by_column.setdefault(column, {})[kind] = value
+    return by_column
+
+
+def _present(encoding: Encoding, kinds: Kinds, code: str) -> Kinds:
+    """Return the changes of a column in its present encoding; the drain converts them in the same way."""
+    if code == encoding.code:
+        return kinds
+    return {kind: convert(encoded, kind, code, encoding) for kind, encoded in kinds.items()}
+
+
+def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:
+    """Return a value after a batch's changes, as Postgres computes it: NULL plus anything is NULL."""
+    if PUT in kinds:
+        value = decode_change(encoding, PUT, kinds[PUT])
+    if DELTA in kinds and value is not None:
+        value = encoding.add(value, decode_change(encoding, DELTA, kinds[DELTA]))
+    for kind in BOUNDS:
+        if kind in kinds:
+            bound, choose = decode_change(encoding, kind, kinds[kind]), min if kind == AT_MOST else max
+            value = bound if value is None else choose(value, bound)
+    return value

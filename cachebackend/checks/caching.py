@@ -20,10 +20,10 @@ from cachebackend.conf import (
 )
 from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
+from cachebackend.invalidation.compilers import is_installed
 from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
-from cachebackend.invalidation.writes import is_installed
 from cachebackend.managers import CachedManager
 from cachebackend.managers.audit import cached_managers
 from cachebackend.models import OutboxRow

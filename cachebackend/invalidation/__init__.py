@@ -1,15 +1,17 @@
 """Invalidation: which keys a changed row makes wrong, and when they are deleted.
 
 ``watched`` knows what is cached of a model, and ``tables`` which rows a changed row is a part of.
-``writes`` sees every write of the ORM, ``triggers`` and ``raw_sql`` the others. ``transactions`` deletes the
-keys after the commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox``
-stores each delete until every node has confirmed it, and ``relay`` retries it if the writing
-process dies or a node is down. ``migrations`` drops what is cached of migrated tables.
+``compilers`` sees every write of the ORM, and ``writes`` executes it and finds the changed rows;
+``triggers`` and ``raw_sql`` see the other writes. ``transactions`` deletes the keys after the
+commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox`` stores each
+delete until every node has confirmed it, and ``relay`` retries it if the writing process dies or a
+node is down. ``migrations`` drops what is cached of migrated tables.
 
 Imports the backend and the models. Never decides how a key is read or filled.
 """
 
 from cachebackend.invalidation import raw_sql as raw_sql
+from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
@@ -17,7 +19,6 @@ from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
 from cachebackend.invalidation.tags import invalidate, watch_tags, watch_tags_of_settings
 from cachebackend.invalidation.transactions import invalidate_rows
 from cachebackend.invalidation.watched import Dependent
-from cachebackend.invalidation.writes import watch
 
 __all__ = [
     "Dependent",

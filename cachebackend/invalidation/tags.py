@@ -14,11 +14,11 @@ from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
 from cachebackend.backend.tag_names import model_tag_name, row_tag_name, table_of, tag_name, watch_tags_of
 from cachebackend.conf import project_options, ring_aliases
+from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical
-from cachebackend.invalidation.writes import watch
 from cachebackend.models import OutboxRow
 
 __all__ = ["ModelTags", "invalidate", "watch_tags", "watch_tags_of_settings"]

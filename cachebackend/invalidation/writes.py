@@ -1,9 +1,4 @@
-"""The write seam: every INSERT, UPDATE and DELETE of the ORM, where Django compiles it.
-
-Managers, related managers, the deletion of related rows, and the models of migrations all write
-through three compilers of Django. ``install`` wraps their methods that execute a statement. A
-statement on a watched table runs in a transaction, and the rows that it changed are added to the
-pending deletes of that transaction.
+"""The execution of one INSERT, UPDATE or DELETE on a watched table, and the rows that it changes.
 
 The changed rows come from the database, never from an instance: an instance may hold ``"1"``
 for 1, an expression, or values that another writer has changed.
@@ -21,13 +16,11 @@ for 1, an expression, or values that another writer has changed.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 from django.db import models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import sql
 from django.db.models.constants import OnConflict
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
@@ -43,61 +36,20 @@ from cachebackend.invalidation.old_rows import (
     update_joined,
 )
 from cachebackend.invalidation.returning import returning
-from cachebackend.invalidation.tables import WatchedTable, forget_tables, watched_tables
-from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
-from cachebackend.invalidation.watched import Dependent, is_historical, register
+from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.invalidation.transactions import open_deletes
+from cachebackend.invalidation.watched import is_historical
 
-__all__ = ["install", "is_installed", "watch"]
+__all__ = ["Write"]
 
 #: The first version whose RETURNING gives old values.
 POSTGRES_18 = 180_000
-#: The attribute that marks a wrapped method.
-_MARK = "_ringcache_wraps"
 #: The name by which RETURNING calls the new row; a table may be called "new".
 _NEW = "ringcache_new"
 Fields: TypeAlias = "Sequence[models.Field[Any, Any]]"
 
 
-def watch(model: type[models.Model], dependent: Dependent) -> None:
-    """Invalidate what a dependent caches of a model's rows whenever one changes."""
-    register(model, dependent)
-    forget_tables()
-    install()
-
-
-def install() -> None:
-    """Wrap the methods of Django's compilers that execute writes; a second call does nothing."""
-    _wrap(SQLInsertCompiler, "execute_sql", "insert")
-    _wrap(SQLUpdateCompiler, "execute_sql", "update")
-    _wrap(SQLUpdateCompiler, "execute_returning_sql", "update_returning")
-    _wrap(SQLDeleteCompiler, "execute_sql", "delete")
-
-
-def is_installed(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the writes of a connection are seen: an engine may replace Django's compilers."""
-    names = ("SQLInsertCompiler", "SQLUpdateCompiler", "SQLDeleteCompiler")
-    return all(hasattr(connection.ops.compiler(name).execute_sql, _MARK) for name in names)
-
-
-def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
-    """Let a method of ``_Write`` execute the statements on watched tables."""
-    method = getattr(compiler, name, None)
-    if method is None or hasattr(method, _MARK):  # Django 5.2 has no ``execute_returning_sql``
-        return
-
-    @functools.wraps(method)
-    def execute(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
-        tables = watched_tables(self.query.get_meta().db_table)
-        if not tables:
-            return method(self, *args, **kwargs)
-        with each_statement_in_a_transaction(self.connection):
-            return getattr(_Write(self, tables, method), write)(*args, **kwargs)
-
-    setattr(execute, _MARK, method)
-    setattr(compiler, name, execute)
-
-
-class _Write:
+class Write:
     """One statement on a watched table.
 
     Args:
@@ -323,7 +275,7 @@ class _Write:
         if self._is_new:  # the rows have other primary keys, which nothing returns
             self._add_everything()
         elif isinstance(self._compiler, SQLUpdateCompiler):
-            _Write(compiler, self._tables, self._method)._add_matching()
+            Write(compiler, self._tables, self._method)._add_matching()
         return count
 
     def _run_unnamed(self, result_type: Any) -> Any:

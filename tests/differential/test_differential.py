@@ -94,7 +94,7 @@ def test_it_says_so_on_databases_that_return_less(
     """There rows are locked and read before they are written."""
     monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
     if way == "no RETURNING":
-        monkeypatch.setattr(writes._Write, "_can_return", False)
+        monkeypatch.setattr(writes.Write, "_can_return", False)
     run_scripts(family, run)
 
 

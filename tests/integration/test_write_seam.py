@@ -388,7 +388,7 @@ def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     if request.param == "earlier":
         monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
     if request.param == "without RETURNING":
-        monkeypatch.setattr(writes._Write, "_can_return", False)
+        monkeypatch.setattr(writes.Write, "_can_return", False)
     return "lite" if request.param == "lite" else "default"
 
 

@@ -331,7 +331,7 @@ def before_postgres_18(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_returning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have UPDATE and DELETE return no rows, as on MySQL."""
-    monkeypatch.setattr(writes._Write, "_can_return", False)
+    monkeypatch.setattr(writes.Write, "_can_return", False)
 
 
 @pytest.fixture

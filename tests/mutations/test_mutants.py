@@ -284,7 +284,7 @@ class TestStack:
     def test_update_without_invalidation(self, article: Article, monkeypatch: Patch) -> None:
         """``QuerySet.update`` deletes no keys."""
         unseen = lambda write, result_type: write._method(write._compiler, result_type)  # noqa: E731  # one line
-        monkeypatch.setattr(writes._Write, "update", unseen)
+        monkeypatch.setattr(writes.Write, "update", unseen)
         assert is_caught(
             test_models.test_every_way_to_change_a_row_invalidates_it, article, test_models.CHANGES["update"]
         )

@@ -11,6 +11,7 @@ from django.db import OperationalError, connection
 
 from cachebackend.invalidation import (
     columns,
+    compilers,
     conflicts,
     deletes,
     old_rows,
@@ -36,14 +37,14 @@ Rows = Iterator[tuple[Any, list[Any]]]
 
 def returns_new_rows_only(patch: Patch) -> None:
     """An UPDATE of a primary key forgets the old one."""
-    patch.setattr(writes._Write, "_returns_old_rows", False)
-    patch.setattr(writes._Write, "_changes_keys", False)
+    patch.setattr(writes.Write, "_returns_old_rows", False)
+    patch.setattr(writes.Write, "_changes_keys", False)
 
 
 def evaluates_the_filter_twice(patch: Patch) -> None:
     """Where the rows are read first, the statement uses its own filter again."""
-    patch.setattr(writes._Write, "_can_return", False)
-    patch.setattr(writes._Write, "_named", lambda write, _: write._query.clone())
+    patch.setattr(writes.Write, "_can_return", False)
+    patch.setattr(writes.Write, "_named", lambda write, _: write._query.clone())
 
 
 def ignores_children(patch: Patch) -> None:
@@ -88,7 +89,7 @@ def trusts_the_instance(patch: Patch) -> None:
         write._add_instances(returned)
         return returned
 
-    patch.setattr(writes._Write, "insert", insert)
+    patch.setattr(writes.Write, "insert", insert)
 
 
 WRITE_MUTANTS: list[tuple[Callable[[Patch], None], str]] = [
@@ -123,21 +124,21 @@ def test_a_filter_that_is_evaluated_twice(monkeypatch: Patch) -> None:
 def test_a_result_that_is_looked_for_in_the_first_place_only(monkeypatch: Patch) -> None:
     """Another package has put a statement before it."""
     monkeypatch.setattr(returning, "_find_result", lambda cursor, name: cursor.description[0][0] == name)
-    monkeypatch.setattr(writes._Write, "_add_everything", lambda *_: None)
+    monkeypatch.setattr(writes.Write, "_add_everything", lambda *_: None)
     test = test_write_seam.test_a_statement_whose_text_is_changed_is_seen
     assert is_caught(test, "update of all", "pgtrigger.ignore")
 
 
 def test_unknown_rows_that_are_forgotten(monkeypatch: Patch) -> None:
     """A statement returned nothing of what it changed."""
-    monkeypatch.setattr(writes._Write, "_add_everything", lambda *_: None)
+    monkeypatch.setattr(writes.Write, "_add_everything", lambda *_: None)
     test = test_write_seam.test_a_statement_that_returns_nothing_invalidates_everything
     assert is_caught(test, "update of all")
 
 
 def test_an_update_that_never_makes_a_row_new(monkeypatch: Patch) -> None:
     """The lookups of a child's new parent are not read."""
-    monkeypatch.setattr(writes._Write, "_is_new", False)
+    monkeypatch.setattr(writes.Write, "_is_new", False)
     assert is_caught(test_write_seam.test_a_child_that_moves_to_another_parent_is_no_longer_absent)
 
 
@@ -165,7 +166,7 @@ def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: 
 
     monkeypatch.setattr(columns.ReadColumns, "__init__", init)
     monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
-    monkeypatch.setattr(writes._Write, "_can_return", can_return)
+    monkeypatch.setattr(writes.Write, "_can_return", can_return)
     assert is_caught(test_write_seam.test_a_key_that_is_not_unique_names_no_rows, "default")
 
 
@@ -185,7 +186,7 @@ def test_an_upsert_that_returns_new_rows_only(version: int, monkeypatch: Patch) 
 
 def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
     """Where an INSERT returns no rows, the row that was updated is stale."""
-    monkeypatch.setattr(writes._Write, "_add_conflicting", lambda _: None)
+    monkeypatch.setattr(writes.Write, "_add_conflicting", lambda _: None)
     monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
     monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
     assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, "upsert of another row")
@@ -193,7 +194,7 @@ def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
 
 def test_autocommit_without_a_transaction(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
     """The outbox row and the statement are committed one after the other."""
-    monkeypatch.setattr(writes, "each_statement_in_a_transaction", lambda _: nullcontext())
+    monkeypatch.setattr(compilers, "each_statement_in_a_transaction", lambda _: nullcontext())
     assert is_caught(test_writes.test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row)
 
 

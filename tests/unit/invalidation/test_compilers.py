@@ -8,15 +8,15 @@ from typing import Any
 from django.db import connections
 from django.db.models.sql.compiler import SQLUpdateCompiler
 
-from cachebackend.invalidation import writes
+from cachebackend.invalidation import compilers
 
 
 def test_django_s_own_engines_are_seen() -> None:
     """Watching the first model wraps the compilers; a second call changes nothing."""
     method = SQLUpdateCompiler.execute_sql
-    writes.install()
+    compilers.install()
     assert SQLUpdateCompiler.execute_sql is method
-    assert all(writes.is_installed(connections[alias]) for alias in connections)
+    assert all(compilers.is_installed(connections[alias]) for alias in connections)
 
 
 def test_an_engine_that_executes_its_writes_itself_is_not_seen() -> None:
@@ -27,4 +27,4 @@ def test_an_engine_that_executes_its_writes_itself_is_not_seen() -> None:
             """Execute nothing."""
 
     connection: Any = SimpleNamespace(ops=SimpleNamespace(compiler=lambda _: Compiler))
-    assert not writes.is_installed(connection)
+    assert not compilers.is_installed(connection)

@@ -1,0 +1,65 @@
+"""The write seam: every INSERT, UPDATE and DELETE of the ORM, where Django compiles it.
+
+Managers, related managers, the deletion of related rows, and the models of migrations all write
+through three compilers of Django. ``install`` wraps their methods that execute a statement. A
+statement on a watched table runs in a transaction, and the rows that it changed are added to the
+pending deletes of that transaction (``writes``).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
+
+from cachebackend.invalidation.tables import forget_tables, watched_tables
+from cachebackend.invalidation.transactions import each_statement_in_a_transaction
+from cachebackend.invalidation.watched import Dependent, register
+from cachebackend.invalidation.writes import Write
+
+__all__ = ["install", "is_installed", "watch"]
+
+#: The attribute that marks a wrapped method.
+_MARK = "_ringcache_wraps"
+
+
+def watch(model: type[models.Model], dependent: Dependent) -> None:
+    """Invalidate what a dependent caches of a model's rows whenever one changes."""
+    register(model, dependent)
+    forget_tables()
+    install()
+
+
+def install() -> None:
+    """Wrap the methods of Django's compilers that execute writes; a second call does nothing."""
+    _wrap(SQLInsertCompiler, "execute_sql", "insert")
+    _wrap(SQLUpdateCompiler, "execute_sql", "update")
+    _wrap(SQLUpdateCompiler, "execute_returning_sql", "update_returning")
+    _wrap(SQLDeleteCompiler, "execute_sql", "delete")
+
+
+def is_installed(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the writes of a connection are seen: an engine may replace Django's compilers."""
+    names = ("SQLInsertCompiler", "SQLUpdateCompiler", "SQLDeleteCompiler")
+    return all(hasattr(connection.ops.compiler(name).execute_sql, _MARK) for name in names)
+
+
+def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
+    """Let a method of ``Write`` execute the statements on watched tables."""
+    method = getattr(compiler, name, None)
+    if method is None or hasattr(method, _MARK):  # Django 5.2 has no ``execute_returning_sql``
+        return
+
+    @functools.wraps(method)
+    def execute(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
+        tables = watched_tables(self.query.get_meta().db_table)
+        if not tables:
+            return method(self, *args, **kwargs)
+        with each_statement_in_a_transaction(self.connection):
+            return getattr(Write(self, tables, method), write)(*args, **kwargs)
+
+    setattr(execute, _MARK, method)
+    setattr(compiler, name, execute)

@@ -32,7 +32,9 @@ __all__ = [
     "is_unknown_script",
 ]
 
-Argument: TypeAlias = bytes | str | int | float
+#: Never a number: to format one, hiredis runs Python code, and crashes the process if a signal handler
+#: raises in it.
+Argument: TypeAlias = bytes | str
 Command: TypeAlias = tuple[Argument, ...]
 #: A node, by its index, and the command for it.
 Request: TypeAlias = tuple[int, Command]
@@ -117,7 +119,7 @@ class Script:
 
     def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
         """Return the command that runs the script with these KEYS and ARGV."""
-        call = ScriptCall((b"EVALSHA", self.sha, len(keys), *keys, *arguments))
+        call = ScriptCall((b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
         call.script = self
         return call
 

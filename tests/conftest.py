@@ -16,7 +16,9 @@ from django.db import connection
 
 from cachebackend.backend import RingCache, client_cache, test_prefix
 from cachebackend.counters import Counters
-from cachebackend.node import Node
+from cachebackend.effects import Command
+from cachebackend.node import Node, blocking, multiplexed
+from cachebackend.node.translate import pack_command
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
 
@@ -36,6 +38,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_publisher() -> None:
     """Publish counters only where a test does it: the publisher thread has its own connections and counts."""
     Counters.on_thread = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_numbers_in_commands() -> Iterator[None]:
+    """Refuse numbers in commands: hiredis crashes if a signal handler raises while it formats one."""
+
+    def pack(command: Command) -> bytes:
+        assert not any(isinstance(argument, int | float) for argument in command), command
+        return pack_command(command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (blocking, multiplexed):
+            patch.setattr(module, "pack_command", pack)
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -26,6 +26,8 @@ RedisLock: TypeAlias = redis.lock.Lock
 
 #: The name of our connections in ``CLIENT LIST``.
 CLIENT_NAME = "ringcache"
+#: redis-py packs a command of fewer bytes in one piece.
+_PACKED_BYTES = 6000
 #: Asks whether the user may run scripts, and whether it may write; both commands change nothing.
 _RIGHTS = (("EVALSHA", "0" * 40, "0"), ("SET", "ringcache:rights", "", "XX"))
 
@@ -47,6 +49,9 @@ class Handshake:
             url = address.node_url
         self._arguments: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
         self._class = self._arguments.pop("connection_class", redis.connection.Connection)
+        encoder = redis.connection.Encoder("utf-8", "strict", False)  # type: ignore[attr-defined, no-untyped-call]
+        #: Packs redis-py's own commands, which hold numbers: hiredis must not (see ``effects.Argument``).
+        self._packer = redis.connection.PythonRespSerializer(_PACKED_BYTES, encoder.encode)
         self._arguments.update(
             socket_connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
@@ -83,10 +88,11 @@ class Handshake:
 
     def _with_address(self) -> dict[str, Any]:
         """Return redis-py's arguments; behind Sentinel, with the address of the present primary."""
+        arguments = self._arguments | {"command_packer": self._packer}
         if self._sentinels is None:
-            return self._arguments
+            return arguments
         host, port = self._sentinels.primary()
-        return self._arguments | {"host": host, "port": port}
+        return arguments | {"host": host, "port": port}
 
     async def connection_async(self) -> redis.asyncio.connection.AbstractConnection:
         """Return a connection of the running event loop, ready to use.

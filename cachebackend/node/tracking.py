@@ -74,7 +74,7 @@ class Tracking:
             RingCacheError: The node does not support tracking.
         """
         self._connection = connection = Connection(self._handshake, QUIET_SECONDS)
-        connection.send([(b"HELLO", 3), (b"CLIENT", b"TRACKING", b"ON", b"BCAST")])
+        connection.send([(b"HELLO", b"3"), (b"CLIENT", b"TRACKING", b"ON", b"BCAST")])
         for _ in range(2):
             if isinstance(reply := self._read(connection), Exception):
                 raise reply

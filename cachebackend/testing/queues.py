@@ -24,7 +24,7 @@ from cachebackend.writebehind.queue import project_queue
 __all__ = ["drain_now", "empty_queue"]
 
 #: Keys that a node returns and deletes in one step.
-_KEYS_A_STEP = 1000
+_KEYS_A_STEP = b"1000"
 #: How many times the partitions are drained: writes that wait for other rows need several rounds.
 _ROUNDS = 20
 

@@ -10,7 +10,6 @@ from django.db import models
 from django.db.models.expressions import Combinable, CombinedExpression, F, Value
 from django.db.models.functions import Greatest, Least
 
-from cachebackend.effects import Argument
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.writebehind.encoding import NULL, clean_value, encoding_of
 
@@ -30,7 +29,7 @@ KINDS = (PUT, DELTA, *BOUNDS)
 _INT64 = 2**63 - 1
 
 
-def encode_change(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Argument]:
+def encode_change(field: models.Field[Any, Any], change: Any) -> tuple[bytes, bytes]:
     """Return the kind of a change, and its encoded value.
 
     Args:
@@ -46,11 +45,11 @@ def encode_change(field: models.Field[Any, Any], change: Any) -> tuple[bytes, Ar
         case CombinedExpression(connector=Combinable.ADD, lhs=F() as own, rhs=Value(value=addend)) | (
             CombinedExpression(connector=Combinable.ADD, lhs=Value(value=addend), rhs=F() as own)
         ) if _refers_to(own, field):
-            return DELTA, _delta(field, addend)
+            return DELTA, b"%d" % _delta(field, addend)
         case CombinedExpression(connector=Combinable.SUB, lhs=F() as own, rhs=Value(value=addend)) if (
             _refers_to(own, field)
         ):
-            return DELTA, -_delta(field, addend)
+            return DELTA, b"%d" % -_delta(field, addend)
         case Greatest() | Least() if (bound := _bound(field, change)) is not None:
             return AT_LEAST if isinstance(change, Greatest) else AT_MOST, _clamp(field, bound)
     message = (

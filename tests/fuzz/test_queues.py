@@ -71,7 +71,7 @@ def damage(generator: random.Random) -> str:
             value = generator.choice([b"", b"9" * 400, b"9" * 5000, b"-1", b"nan", b"1e400", b"\xff"])
         case _:
             key, name = project_queue().context.dirty, mutant(generator, [PARTITION.name])
-            node.call((b"ZADD", project_queue().context.dirty, 1, name))
+            node.call((b"ZADD", project_queue().context.dirty, b"1", name))
             return f"{project_queue().context.dirty!r} {name!r}"
     node.call((b"HSET", key, name, value))
     return f"{key!r} {name!r} {value[:40]!r}"

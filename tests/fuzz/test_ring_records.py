@@ -84,7 +84,7 @@ def seeds(cache: RingCache) -> list[bytes]:
 
 def put(cache: RingCache, key: bytes, record: bytes) -> None:
     life_ms = 20 if record[:1] == b"L" else 100_000  # a loader waits for the end of a lease
-    cache.client.nodes[cache.client.ring.owner(key)].call((b"SET", key, record, b"PX", life_ms))
+    cache.client.nodes[cache.client.ring.owner(key)].call((b"SET", key, record, b"PX", b"%d" % life_ms))
 
 
 @pytest.fixture(

@@ -225,7 +225,7 @@ def test_the_figures_of_a_key_are_shown(client: Client, url: str, ring_cache: Ri
     write_row("default", {"default": {key, b"another"}})
     write_row("default", {"default": {b"another"}})
     ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call(
-        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", 9_900)
+        (b"SET", key, b"Q" + b"\x01" * 16 + b"\x02" * 16, b"PX", b"9900")
     )
     page = client.get(url, looked).content.decode()
     assert f"<dt>Token of writer 1</dt><dd><code>{'01' * 16}</code>" in page

@@ -387,7 +387,7 @@ def test_warming_without_the_lease_would_be_wrong(
     from cachebackend.protocol.cache import compare_and_set
 
     def plain_set(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
+        return self.node, (b"SET", self.key, self.new, b"PX", b"%d" % max(self.ttl_ms, 1000))
 
     monkeypatch.setattr(compare_and_set.CompareAndSet, "request", plain_set)
     assert run_all(deploys, "leaving", "leaving")

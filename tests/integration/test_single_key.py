@@ -116,7 +116,7 @@ def outcome(
     if record_name == "a list":
         node.call((b"RPUSH", KEY, b"x"))
     elif (record := RECORDS[record_name](cache)) is not None:
-        node.call((b"SET", KEY, record, b"PX", 60_000))
+        node.call((b"SET", KEY, record, b"PX", b"60000"))
     before, calls = cache.client.counters.total(), []
 
     def loader() -> Any:

@@ -59,7 +59,7 @@ def test_a_wait_for_the_load_of_another_caller_is_a_span(ring_cache: RingCache, 
         client = ring_cache.client
         [lease] = [client.nodes[client.ring.owner(key)].call((b"GET", key))]
         assert lease[:1] == b"L"
-        client.nodes[client.ring.owner(key)].call((b"PEXPIRE", key, 60))
+        client.nodes[client.ring.owner(key)].call((b"PEXPIRE", key, b"60"))
         with ThreadPoolExecutor(1) as pool:  # a loader that reads its own key does not wait
             assert pool.submit(ring_cache.get_or_set, "k", lambda: "mine").result() == "mine"
         return "late"

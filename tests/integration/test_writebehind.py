@@ -257,7 +257,7 @@ def test_a_restarted_queue_node_has_its_writes(articles: list[Article], services
     """While killed, it answers nothing; restarted, it has read its file."""
     services_queue = project_queue().nodes[0]
     Article.behind.update(articles[0].pk, views=F("views") + 1)
-    services_queue.call((b"WAITAOF", 1, 0, 1000))
+    services_queue.call((b"WAITAOF", b"1", b"0", b"1000"))
     services.kill("queue-a")
     for message in (
         "is not reachable",

@@ -90,7 +90,7 @@ def restored(services: Services, meter: Meter) -> None:
     dumps = [node.call((b"DUMP", key)) for key in keys]
     drain_all()
     for key, dump in zip(keys, dumps, strict=True):
-        node.call((b"RESTORE", key, 0, dump, b"REPLACE"))
+        node.call((b"RESTORE", key, b"0", dump, b"REPLACE"))
 
 
 @pytest.mark.parametrize(("choice", "count"), [("--keep", 3), ("--drop", 1)])

@@ -328,7 +328,7 @@ def test_counters_are_written_through_when_the_queue_node_is_down(
     monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
     with one_partition(on_unavailable="write_through"):
         Meter.behind.update(meter.pk, count=F("count") + 1)
-        project_queue().nodes[0].call((b"WAITAOF", 1, 0, 1500))
+        project_queue().nodes[0].call((b"WAITAOF", b"1", b"0", b"1500"))
         services.kill("queue-a")
         try:
             with pytest.raises(WriteBehindUnknownError, match="not known"):

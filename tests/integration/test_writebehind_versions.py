@@ -223,7 +223,7 @@ def test_batches_that_repair_keeps_keep_their_types(deploys: Deploys) -> None:
     dumps = {key: node.call((b"DUMP", key)) for key in node.call((b"KEYS", b"wb:*"))}  # type: ignore[union-attr]  # a list
     drain_all()
     for key, dump in dumps.items():
-        node.call((b"RESTORE", key, 0, dump, b"REPLACE"))
+        node.call((b"RESTORE", key, b"0", dump, b"REPLACE"))
     command("repair", "--keep")
     new = deploys.deploy(value=decimal(4))
     drain_all()

@@ -36,7 +36,7 @@ def restore_keys(saved: dict[bytes, bytes]) -> None:
     node = project_queue().nodes[0]
     node.call((b"FLUSHALL",))
     for key, dump in saved.items():
-        node.call((b"RESTORE", key, 0, dump))
+        node.call((b"RESTORE", key, b"0", dump))
 
 
 def command(*words: str, code: int = 0) -> dict[str, Any]:

@@ -44,7 +44,7 @@ LOSE = (("lose", 1),)
 RELAY = (("relay", 1),)
 STALE = FillOptions(60_000, stale_ms=30_000)
 TAGGED = FillOptions(60_000, tags=(b"tag",))
-OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+OLD = ((b"SET", KEY, b"0", b"PX", b"60000"),)
 #: A version with a tag.
 TAGGED_OLD = Codec("auto").encode(0, tags={TAG: bytes(16)})
 TAG_OLD = (b"SET", TAG, tag_record(bytes(16)))

@@ -36,7 +36,7 @@ from tests.interleavings.world import KEY
 from tests.interleavings.writers import CrashingWriter, StrictWriter, Writer
 
 Patch = pytest.MonkeyPatch
-OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+OLD = ((b"SET", KEY, b"0", b"PX", b"60000"),)
 LAPSE = (("lapse", 1),)
 
 
@@ -47,7 +47,7 @@ def fill_with_plain_set(patch: Patch) -> None:
     """A fill does not compare."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"PX", max(self.ttl_ms, 1000))
+        return self.node, (b"SET", self.key, self.new, b"PX", b"%d" % max(self.ttl_ms, 1000))
 
     patch.setattr(compare_and_set.CompareAndSet, "request", request)
 
@@ -56,7 +56,7 @@ def fill_under_any_record(patch: Patch) -> None:
     """The fill requires that some record exists, not that its own lease does."""
 
     def request(self: compare_and_set.CompareAndSet, _: Any) -> Any:
-        return self.node, (b"SET", self.key, self.new, b"XX", b"PX", max(self.ttl_ms, 1000))
+        return self.node, (b"SET", self.key, self.new, b"XX", b"PX", b"%d" % max(self.ttl_ms, 1000))
 
     patch.setattr(compare_and_set.CompareAndSet, "request", request)
 

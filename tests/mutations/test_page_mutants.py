@@ -15,7 +15,7 @@ from tests.interleavings.search import explore
 from tests.interleavings.world import KEY
 
 Patch = pytest.MonkeyPatch
-OLD = ((b"SET", KEY, b"0", b"PX", 60_000),)
+OLD = ((b"SET", KEY, b"0", b"PX", b"60000"),)
 values_and_tags = deletes.values_and_tags
 
 

@@ -123,7 +123,10 @@ def a_warm_read_without_a_lease(patch: Patch) -> None:
 
     def take(_: Context, swaps: Sequence[CompareAndSet]) -> Operation[list[Reply]]:
         replies: list[Reply] = yield Send(
-            [(swap.node, (b"SET", swap.key, swap.new, b"PX", max(swap.ttl_ms, 1000))) for swap in swaps]
+            [
+                (swap.node, (b"SET", swap.key, swap.new, b"PX", b"%d" % max(swap.ttl_ms, 1000)))
+                for swap in swaps
+            ]
         )
         return replies
 

@@ -87,9 +87,12 @@ def test_a_script_that_a_node_does_not_know_is_sent_with_its_source(run: Drive) 
     script = Script("cachebackend.protocol.cache", "ttl")
 
     def operation() -> Operation[list[Reply]]:
-        return (yield Send([(0, (b"X",)), (0, script.call([b"k"], 5))]))
+        return (yield Send([(0, (b"X",)), (0, script.call([b"k"], b"5"))]))
 
-    assert run(operation(), [FakeNode("a", [])]) == [("a", b"X"), ("a", b"EVAL", script.source, 1, b"k", 5)]
+    assert run(operation(), [FakeNode("a", [])]) == [
+        ("a", b"X"),
+        ("a", b"EVAL", script.source, b"1", b"k", b"5"),
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2])

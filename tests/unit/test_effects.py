@@ -14,9 +14,9 @@ SCRIPT = Script("cachebackend.protocol.ring", "delete")
 
 def test_a_script_is_called_by_its_sha1() -> None:
     """With its keys and arguments; the same call can carry the source."""
-    call = SCRIPT.call([b"k", b"l"], 1, b"x")
-    assert call == (b"EVALSHA", sha1(SCRIPT.source).hexdigest(), 2, b"k", b"l", 1, b"x")
-    assert call.with_source == (b"EVAL", SCRIPT.source, 2, b"k", b"l", 1, b"x")
+    call = SCRIPT.call([b"k", b"l"], b"1", b"x")
+    assert call == (b"EVALSHA", sha1(SCRIPT.source).hexdigest(), b"2", b"k", b"l", b"1", b"x")
+    assert call.with_source == (b"EVAL", SCRIPT.source, b"2", b"k", b"l", b"1", b"x")
     assert call.script is SCRIPT
 
 

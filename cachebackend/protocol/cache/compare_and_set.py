@@ -46,7 +46,7 @@ class ConditionalSet(Protocol):
 
 def set_if_absent_command(key: bytes, record: bytes, ttl_ms: int) -> Command:
     """Return the command that stores a record where the key holds nothing."""
-    return (b"SET", key, record, b"NX", b"GET", b"PX", ttl_ms)
+    return (b"SET", key, record, b"NX", b"GET", b"PX", b"%d" % ttl_ms)
 
 
 class SetIfAbsent(NamedTuple):
@@ -91,9 +91,9 @@ class CompareAndSet(NamedTuple):
         """Return the request in the form that its node supports. The reply is None if it was refused."""
         ttl_ms = self.ttl_ms if self.ttl_ms == KEEP_TTL else context.ttl_at(self.node, self.ttl_ms)
         if self._is_native(context):
-            arguments = _TTL_ARGUMENTS.get(ttl_ms, (b"PX", ttl_ms))
+            arguments = _TTL_ARGUMENTS.get(ttl_ms, (b"PX", b"%d" % ttl_ms))
             return self.node, (b"SET", self.key, self.new, b"IFEQ", self.old, *arguments)
-        return self.node, _COMPARE_AND_SET.call([self.key], self.old, self.new, ttl_ms)
+        return self.node, _COMPARE_AND_SET.call([self.key], self.old, self.new, b"%d" % ttl_ms)
 
     def _is_native(self, context: Context) -> bool:
         how = context.options.fill

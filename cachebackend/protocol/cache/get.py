@@ -228,7 +228,7 @@ def has_key(context: Context, key: bytes) -> Operation[bool]:
 
 def ttl(context: Context, key: bytes) -> Operation[int]:
     """Return how many milliseconds the value of a key has left; -1: it does not expire; -2: no value."""
-    now = context.clock.now()
+    now = str(context.clock.now())
 
     def attempt(verdict: bytes) -> Operation[Reply]:
         [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], now, verdict))])

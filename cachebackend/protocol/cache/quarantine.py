@@ -54,7 +54,7 @@ def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operati
         NodeUnavailableError: A node did not confirm; the row must not be written.
     """
     context.drop_near(keys)
-    ttl_ms = int(context.options.quarantine_timeout * 1000)
+    ttl_ms = b"%d" % int(context.options.quarantine_timeout * 1000)
     replies = yield Send(
         [(node, _QUARANTINE.call([key], token, ttl_ms)) for key in keys for node in context.owners(key)]
     )

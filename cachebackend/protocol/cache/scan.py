@@ -32,9 +32,8 @@ def scan(
         cursors: The cursor of each node's scan.
         count: How many keys a node examines.
     """
-    replies = yield Send(
-        [(node, (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", count)) for node, cursor in cursors.items()]
-    )
+    options = b"MATCH", pattern, b"COUNT", b"%d" % count
+    replies = yield Send([(node, (b"SCAN", cursor, *options)) for node, cursor in cursors.items()])
     following: dict[int, bytes] = {}
     found: list[tuple[int, bytes]] = []
     for node, reply in zip(cursors, replies, strict=True):
@@ -44,7 +43,8 @@ def scan(
             following[node] = cursor
     if not found:
         return [], following
-    heads = yield Send([(node, (b"GETRANGE", key, 0, HEAD_BYTES - 1)) for node, key in found])
+    last = b"%d" % (HEAD_BYTES - 1)
+    heads = yield Send([(node, (b"GETRANGE", key, b"0", last)) for node, key in found])
     now = context.clock.now()
     readable = {
         key: (node, head)
@@ -65,7 +65,8 @@ def _with_changed_tags(context: Context, heads: Mapping[bytes, tuple[int, bytes]
     if not spans:
         return set()
     requests: list[Request] = [
-        (heads[key][0], (b"GETRANGE", key, begin, end - 1)) for key, (begin, end) in spans.items()
+        (heads[key][0], (b"GETRANGE", key, b"%d" % begin, b"%d" % (end - 1)))
+        for key, (begin, end) in spans.items()
     ]
     blocks = {
         key: tags_of_block(block) if isinstance(block, bytes) else None

@@ -61,7 +61,7 @@ def begin_set(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -
 
 
 def _set_command(key: bytes, record: bytes, ttl_ms: int | None) -> Command:
-    return (b"SET", key, record) if ttl_ms is None else (b"SET", key, record, b"PX", ttl_ms)
+    return (b"SET", key, record) if ttl_ms is None else (b"SET", key, record, b"PX", b"%d" % ttl_ms)
 
 
 def settle_set(context: Context, reply: Reply) -> bool:
@@ -108,7 +108,7 @@ def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Ope
 def _set_if(
     context: Context, key: bytes, script: Script, value: Any, ttl_ms: int | None, *, overwrites: bool
 ) -> Operation[bool]:
-    arguments = context.clock.now(), context.codec.encode(value), _script_ttl(ttl_ms)
+    arguments = str(context.clock.now()), context.codec.encode(value), b"%d" % _script_ttl(ttl_ms)
 
     def attempt(verdict: bytes) -> Operation[Reply]:
         request = context.ring.owner(key), script.call([key], *arguments, verdict)
@@ -122,9 +122,10 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     """Give a value a new time to live; return whether there is a value. 0 or less deletes it."""
     now, life_ms = context.clock.now(), _script_ttl(ttl_ms)
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
+    arguments = str(now), b"%d" % life_ms, fresh_until
 
     def attempt(verdict: bytes) -> Operation[Reply]:
-        request = context.ring.owner(key), _TOUCH.call([key], now, life_ms, fresh_until, verdict)
+        request = context.ring.owner(key), _TOUCH.call([key], *arguments, verdict)
         if life_ms == 0:
             [reply] = yield from write(context, [key], lambda: [request])
         else:
@@ -153,7 +154,7 @@ def incr(context: Context, key: bytes, delta: int) -> Operation[int | None]:
     if not -(2**63) <= delta < 2**63:
         message = f"{delta} is beyond 64 bits"
         raise OverflowError(message)
-    request = context.ring.owner(key), _INCR.call([key], context.clock.now(), delta)
+    request = context.ring.owner(key), _INCR.call([key], str(context.clock.now()), b"%d" % delta)
     [reply] = yield from write(context, [key], lambda: [request], overwrites=False)
     if isinstance(reply, bytes):
         return (yield from _incr_loaded(context, key, delta, reply))
@@ -201,6 +202,6 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
     if stale_ms <= 0:
         yield from delete(context, key)
         return False
-    request = context.ring.owner(key), _STALE.call([key], stale_ms)
+    request = context.ring.owner(key), _STALE.call([key], b"%d" % stale_ms)
     [reply] = yield from write(context, [key], lambda: [request])
     return bool(context.reply_or(reply, 0))

@@ -53,7 +53,9 @@ def set_partition_counts(queue: QueueContext, counts: Mapping[int, int]) -> Oper
     Raises:
         NodeUnavailableError: A node did not answer.
     """
-    replies = yield Send([(node, (b"SET", queue.partitions_key, count)) for node, count in counts.items()])
+    replies = yield Send(
+        [(node, (b"SET", queue.partitions_key, b"%d" % count)) for node, count in counts.items()]
+    )
     for reply in replies:
         checked(reply)
 

@@ -29,9 +29,12 @@ def request_drains(queue: QueueContext, partitions: Sequence[Partition]) -> Oper
     If a node stores no request, because it is full for example, its partitions are returned: a drain
     too many does no harm.
     """
-    milliseconds = int(request_seconds(queue) * 1000) or 1
+    milliseconds = b"%d" % (int(request_seconds(queue) * 1000) or 1)
     requests = [
-        (queue.ring.owner(partition.name), (b"SET", queue.request(partition), 1, b"NX", b"PX", milliseconds))
+        (
+            queue.ring.owner(partition.name),
+            (b"SET", queue.request(partition), b"1", b"NX", b"PX", milliseconds),
+        )
         for partition in partitions
     ]
     replies = (yield Send(requests)) if requests else []

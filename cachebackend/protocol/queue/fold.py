@@ -29,7 +29,7 @@ FSYNC_MS = 1500
 _TRIES = 100
 
 #: A prefix of field names (row and column), the kind of change, and its value.
-Change: TypeAlias = tuple[bytes, bytes, Argument]
+Change: TypeAlias = tuple[bytes, bytes, bytes]
 
 
 class RowWrite(NamedTuple):
@@ -112,13 +112,13 @@ def fold_requests(
     open_batch = queue.open_batches.get((node, partition.name), 1)
     flat: list[Argument] = []
     for operation, row, changes, _ in rows:
-        flat += (operation, row, len(changes))
+        flat += (operation, row, b"%d" % len(changes))
         for change in changes:
             flat += change
     call = _FOLD.call(
         queue.fold_keys(partition, open_batch),
-        open_batch,
-        queue.now_ms(),
+        b"%d" % open_batch,
+        b"%d" % queue.now_ms(),
         queue.clock.token().hex(),
         queue.limits(partition),
         _encodings_of(rows),
@@ -128,7 +128,7 @@ def fold_requests(
         return [(node, call)]
     # With the script's source: if the node did not know the script, it would answer WAITAOF before the
     # script is sent again and runs
-    return [(node, call.with_source), (node, (b"WAITAOF", 1, 0, FSYNC_MS))]
+    return [(node, call.with_source), (node, (b"WAITAOF", b"1", b"0", b"%d" % FSYNC_MS))]
 
 
 def _encodings_of(rows: Sequence[RowWrite]) -> bytes:

@@ -77,7 +77,7 @@ def contents(
     fields: dict[bytes, bytes] = {}
     cursor, count = b"0", FIRST_SCAN_COUNT
     while True:
-        [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", count))])
+        [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", b"%d" % count))])
         cursor, flat = checked(reply)
         fields.update(pairs_of(flat))
         if cursor == b"0":
@@ -99,11 +99,9 @@ def pending(
     first, last = max(open_batch - 1, 1), open_batch + 1
     while True:
         keys = [queue.batch(partition, number) for number in range(first, last + 1)]
+        keys.insert(0, queue.meta(partition))
         calls = [
-            (
-                node,
-                _PENDING.call([queue.meta(partition), *keys], first, *fields[start : start + PENDING_FIELDS]),
-            )
+            (node, _PENDING.call(keys, b"%d" % first, *fields[start : start + PENDING_FIELDS]))
             for start in range(0, len(fields), PENDING_FIELDS)
         ]
         replies: list[Reply] = yield Send(calls)

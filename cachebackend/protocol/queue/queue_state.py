@@ -58,7 +58,9 @@ def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
         NodeUnavailableError: No queue node answered. If at least one answered, its partitions
             are returned.
     """
-    replies = yield Send([(node, (b"ZRANGE", queue.dirty, 0, -1, b"WITHSCORES")) for node in queue.nodes])
+    replies = yield Send(
+        [(node, (b"ZRANGE", queue.dirty, b"0", b"-1", b"WITHSCORES")) for node in queue.nodes]
+    )
     failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if len(failures) == len(replies):
         raise failures[0]

@@ -102,7 +102,7 @@ def _seal_request(
     queue: QueueContext, state: QueueState, partition: Partition, number: int
 ) -> tuple[int, Command]:
     keys = [queue.meta(partition), queue.batch(partition, number)]
-    return state.node, _SEAL.call(keys, number, queue.clock.token().hex(), state.incarnation)
+    return state.node, _SEAL.call(keys, b"%d" % number, queue.clock.token().hex(), state.incarnation)
 
 
 def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
@@ -122,9 +122,9 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     """
     # WAITAOF waits for the last write of its own connection, so the connection has to make one
     touches: list[tuple[int, Command]] = [
-        (node, _SYNC.call([queue.meta(partition)], 0).with_source) for partition in sealed
+        (node, _SYNC.call([queue.meta(partition)], b"0").with_source) for partition in sealed
     ]
-    replies = yield Send([*touches, (node, (b"WAITAOF", 1, 0, FSYNC_MS))])
+    replies = yield Send([*touches, (node, (b"WAITAOF", b"1", b"0", b"%d" % FSYNC_MS))])
     name = queue.options.all_nodes[node].name
     if isinstance(replies[-1], NodeReplyError):
         message = (
@@ -135,7 +135,9 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     if checked(replies[-1])[0] < 1:
         message = f"queue node {name!r} did not sync its append-only file within {FSYNC_MS} ms"
         raise WriteBehindError(message)
-    yield Send([(node, _SYNC.call([queue.meta(partition)], number)) for partition, number in sealed.items()])
+    yield Send(
+        [(node, _SYNC.call([queue.meta(partition)], b"%d" % number)) for partition, number in sealed.items()]
+    )
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
@@ -144,7 +146,9 @@ def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:
     Raises:
         NodeUnavailableError: The node did not answer.
     """
-    [reply] = yield Send([(node, (b"WAITAOF", 0, 0, 1))])  # waits for 0 copies, so it returns at once
+    [reply] = yield Send(
+        [(node, (b"WAITAOF", b"0", b"0", b"1"))]
+    )  # waits for 0 copies, so it returns at once
     if isinstance(reply, NodeReplyError):
         return _no_sync(reply)
     checked(reply)
@@ -177,6 +181,7 @@ def close(
     """
     batches = [queue.batch(partition, number) for number in (*numbers, numbers[-1] + 1)]
     keys = [queue.meta(partition), queue.dirty, *batches]
-    call = _CLOSE.call(keys, numbers[0], numbers[-1], queue.now_ms(), partition.name, state.incarnation, seal)
+    first, last, now_ms = (b"%d" % number for number in (numbers[0], numbers[-1], queue.now_ms()))
+    call = _CLOSE.call(keys, first, last, now_ms, partition.name, state.incarnation, seal)
     [reply] = yield Send([(state.node, call)])
     return bool(checked(reply))

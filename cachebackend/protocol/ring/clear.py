@@ -13,7 +13,7 @@ from cachebackend.protocol.ring.node_deletes import delete_command
 __all__ = ["clear", "clear_missed", "delete_matching", "delete_misplaced", "flush"]
 
 #: Keys that a node examines for each SCAN, which keeps it busy for about a millisecond.
-SCAN_COUNT = 1000
+SCAN_COUNT = b"1000"
 
 
 @dataclass(slots=True)

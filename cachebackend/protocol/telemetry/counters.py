@@ -48,8 +48,8 @@ def add_counts(
         expire_seconds: Seconds after which the hash expires, from now on.
         copies: The number of nodes that store it.
     """
-    pairs = [part for pair in counts.items() for part in pair]
-    call = _COUNT.call([key], expire_seconds, *pairs)
+    pairs = [part for name, count in counts.items() for part in (name, b"%d" % count)]
+    call = _COUNT.call([key], b"%d" % expire_seconds, *pairs)
     replies = yield Send([(node, call) for node in _nodes_of(context, key, copies)])
     refused = [reply for reply in replies if _is_refusal(reply)]
     return refused[0] if len(refused) == len(replies) else None
@@ -63,13 +63,8 @@ def _is_refusal(reply: Reply) -> bool:
 
 def record_time(context: _Context, key: bytes, name: str, at: int, expire_seconds: int) -> Operation[None]:
     """Store a time, in any whole unit, in a hash as a counter; of the copies the latest time is read."""
-    yield Send(
-        [
-            request
-            for node in _nodes_of(context, key, COPIES)
-            for request in ((node, (b"HSET", key, name, at)), (node, (b"EXPIRE", key, expire_seconds)))
-        ]
-    )
+    commands = (b"HSET", key, name, b"%d" % at), (b"EXPIRE", key, b"%d" % expire_seconds)
+    yield Send([(node, command) for node in _nodes_of(context, key, COPIES) for command in commands])
 
 
 def read_counts(

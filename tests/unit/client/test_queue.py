@@ -13,7 +13,7 @@ from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, RowWrite
 
 METER = Partition("shop.meter", 0)
-WRITE = RowWrite(b"u", b"1\0", ((b"1\0count\0", b"d", 1),), ())
+WRITE = RowWrite(b"u", b"1\0", ((b"1\0count\0", b"d", b"1"),), ())
 
 
 def client_of(**options: Any) -> QueueClient:

@@ -33,7 +33,7 @@ def test_a_script_is_sent_with_its_source(client: RingClient) -> None:
     assert not replay.is_complete()
     replay.replay_all(exchange)
     [command] = sent
-    assert (command[0], command[2:]) == (b"EVAL", (1, b"k"))
+    assert (command[0], command[2:]) == (b"EVAL", (b"1", b"k"))
     assert replay.is_complete()
 
 

@@ -51,6 +51,13 @@ def test_a_user_that_may_write_must_be_allowed_to_run_scripts(may_run_scripts: b
         _refuse_without_scripts(replies)
 
 
+def test_redis_py_packs_commands_without_hiredis() -> None:
+    """They may hold numbers, and a signal handler that raises while hiredis formats one ends the process."""
+    packer = pool_of("redis://h/3").connection_kwargs["command_packer"]
+    assert isinstance(packer, redis.connection.PythonRespSerializer)
+    assert b"".join(packer.pack("SELECT", 3)) == b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+
+
 def test_redis_py_retries_no_command() -> None:
     """Only the caller knows whether a command may be sent twice."""
     assert pool_of("redis://h").connection_kwargs["retry"].get_retries() == 0

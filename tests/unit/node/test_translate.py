@@ -78,5 +78,5 @@ def test_the_reason_is_in_plain_words(error: BaseException, reason: str) -> None
 
 
 def test_a_command_is_packed_as_the_protocol_requires() -> None:
-    """Bytes, text and numbers become strings of the protocol."""
-    assert pack_command((b"SET", "k", 1)) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n"
+    """Bytes and text become strings of the protocol."""
+    assert pack_command((b"SET", "k", b"1")) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n"

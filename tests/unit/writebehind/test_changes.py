@@ -26,7 +26,7 @@ def test_a_change_is_a_field_for_each_column() -> None:
     write = rows_of().change(PK, {"count": F("count") + 2, "level": 5, "seen": None})
     assert (write.operation, write.row) == (b"u", ROW)
     assert write.changes == (
-        (ROW + b"Odd Name\0", b"d", 2),
+        (ROW + b"Odd Name\0", b"d", b"2"),
         (ROW + b"level\0", b"p", b"=5"),
         (ROW + b"seen\0", b"p", b"0"),
     )

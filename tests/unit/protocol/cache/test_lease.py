@@ -105,10 +105,10 @@ def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context
     operation = get_or_load(context, KEY, load, FillOptions(1000))
     command = lease_command(operation)
     lease = command[2]
-    assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", 5000)
+    assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", b"5000")
     assert loads_under_a_lease(operation.send([None]))
     filled = Codec("auto").encode("loaded")
-    assert sent(operation.send("loaded")) == [(b"SET", KEY, filled, b"IFEQ", lease, b"PX", 1000)]
+    assert sent(operation.send("loaded")) == [(b"SET", KEY, filled, b"IFEQ", lease, b"PX", b"1000")]
     assert result_of(operation, [b"OK"]) == "loaded"
 
 
@@ -263,7 +263,7 @@ class TestOrphans:
         orphan = self.give_up(context)
         operation = get_or_load(context, KEY, load, FillOptions(1000))
         lease = lease_command(operation)[2]
-        assert sent(operation.send([orphan])) == [(b"SET", KEY, lease, b"IFEQ", orphan, b"PX", 5000)]
+        assert sent(operation.send([orphan])) == [(b"SET", KEY, lease, b"IFEQ", orphan, b"PX", b"5000")]
         assert loads_under_a_lease(operation.send([b"OK"]))
         assert orphan not in context.orphans
 
@@ -372,7 +372,7 @@ def test_unreadable_bytes_are_replaced_by_the_lease(context: Context) -> None:
     """If they did not change: an unreadable record must not prevent its key from being cached for ever."""
     operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease = lease_command(operation)[2]
-    assert sent(operation.send([b"garbage"])) == [(b"SET", KEY, lease, b"IFEQ", b"garbage", b"PX", 5000)]
+    assert sent(operation.send([b"garbage"])) == [(b"SET", KEY, lease, b"IFEQ", b"garbage", b"PX", b"5000")]
     assert loads_under_a_lease(operation.send([b"OK"]))
 
 
@@ -430,7 +430,7 @@ class TestRefresh:
         operation.send([None])
         clock.at += 2
         [command] = sent(operation.send("loaded"))
-        assert command[5:] == (b"PX", 90_000)
+        assert command[5:] == (b"PX", b"90000")
         assert stored_of(command[2]).refresh == Refresh(clock.at + 60, 2.0)
 
     def test_one_reader_claims_a_stale_value_and_the_others_are_served(
@@ -487,7 +487,7 @@ class TestRefresh:
         clock.at += 61
         operation = get_or_load(context, KEY, load, FillOptions(60_000))
         lease = lease_command(operation)[2]
-        assert sent(operation.send([loaded])) == [(b"SET", KEY, lease, b"IFEQ", loaded, b"PX", 5000)]
+        assert sent(operation.send([loaded])) == [(b"SET", KEY, lease, b"IFEQ", loaded, b"PX", b"5000")]
         effect = operation.send([None])
         assert sent(effect)[0][3:5] == (b"NX", b"GET")
 

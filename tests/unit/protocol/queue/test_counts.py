@@ -29,8 +29,8 @@ def test_the_number_is_set_on_every_node_or_an_error_is_raised() -> None:
     queue = queue_of("a", "b")
     _, [requests] = step(set_partition_counts(queue, {0: 4, 1: -4}), [b"OK", b"OK"])
     assert [command for _, command in requests] == [
-        (b"SET", b"wb:partitions", 4),
-        (b"SET", b"wb:partitions", -4),
+        (b"SET", b"wb:partitions", b"4"),
+        (b"SET", b"wb:partitions", b"-4"),
     ]
     with pytest.raises(NodeUnavailableError):
         step(set_partition_counts(queue, {0: 4, 1: 4}), [b"OK", DOWN])

@@ -14,7 +14,7 @@ def test_a_pending_request_is_not_repeated() -> None:
     """It expires after ten flush intervals by the node's clock; a node without an answer does not matter."""
     requested, [requests] = step(request_drains(QUEUE, [METER, OTHER, THIRD]), [b"OK", None, DOWN])
     assert requested == [METER, THIRD]
-    assert requests[0] == (0, (b"SET", b"wb:{shop.meter:0}:request", 1, b"NX", b"PX", 10_000))
+    assert requests[0] == (0, (b"SET", b"wb:{shop.meter:0}:request", b"1", b"NX", b"PX", b"10000"))
     assert step(request_drains(QUEUE, [])) == ([], [])
 
 

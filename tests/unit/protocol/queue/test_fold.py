@@ -20,7 +20,7 @@ from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
 METER = Partition("shop.meter", 0)
 KEYS = queue_of("a")
 ENTRY = b"\0count\0i\0"
-WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", 1),), (ENTRY,)) for n in (1, 2, 3)]
+WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", b"1"),), (ENTRY,)) for n in (1, 2, 3)]
 
 
 def test_a_write_names_the_open_batch_and_the_next() -> None:
@@ -31,7 +31,7 @@ def test_a_write_names_the_open_batch_and_the_next() -> None:
         0,
         (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2), KEYS.dirty),
     )
-    assert call[-5:] == (b"1\0", 1, b"1\0count\0", b"d", 1)
+    assert call[-5:] == (b"1\0", b"1", b"1\0count\0", b"d", b"1")
     queue.open_batches[0, METER.name] = 7
     [(_, call)] = fold_requests(queue, METER, WRITES[:1])
     assert call[4:6] == (KEYS.batch(METER, 7), KEYS.batch(METER, 8))

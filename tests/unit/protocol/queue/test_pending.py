@@ -34,7 +34,7 @@ def test_large_values_are_read_in_small_pages() -> None:
     large, small = b"v" * 500_000, b"v"
     pages: list[list[Any]] = [[[b"9", [b"f", large]]], [[b"8", [b"g", small]]], [[b"0", []]]]
     _, requests = step(contents(queue_of("a"), 0, METER, 2), *pages)
-    assert [command[-1] for [(_, command)] in requests] == [10, 2, 20]
+    assert [command[-1] for [(_, command)] in requests] == [b"10", b"2", b"20"]
 
 
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:

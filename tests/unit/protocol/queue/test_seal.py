@@ -35,9 +35,9 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
     _, requests = step(operation, replies, [1, [1, 0]], [1])
     [(_, touch), wait] = requests[1]
-    assert (touch[0], touch[2:]) == (b"EVAL", (1, KEYS.meta(METER), 0))
-    assert wait == (0, (b"WAITAOF", 1, 0, 1500))
-    assert requests[2] == [(0, ("sync", KEYS.meta(METER), 2))]
+    assert (touch[0], touch[2:]) == (b"EVAL", (b"1", KEYS.meta(METER), b"0"))
+    assert wait == (0, (b"WAITAOF", b"1", b"0", b"1500"))
+    assert requests[2] == [(0, ("sync", KEYS.meta(METER), b"2"))]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_seal_that_is_not_on_the_disk_is_an_error_with_advice(reply: Any, says
 def test_a_node_that_can_sync_has_no_fault() -> None:
     """The check does not wait for the disk; a node that is down raises."""
     fault, [requests] = step(sync_fault(queue_of("a"), 0), [[0, 0]])
-    assert (fault, requests) == (None, [(0, (b"WAITAOF", 0, 0, 1))])
+    assert (fault, requests) == (None, [(0, (b"WAITAOF", b"0", b"0", b"1"))])
     fault, _ = step(sync_fault(queue_of("a"), 0), [NodeReplyError("ERR no appendonly")])
     assert "turn its append-only file on" in fault
     with pytest.raises(NodeUnavailableError):
@@ -76,5 +76,5 @@ def test_drained_batches_are_deleted_in_one_script() -> None:
         KEYS.batch(METER, 3),
         KEYS.batch(METER, 4),
     )
-    assert command[6:8] == (2, 3)
+    assert command[6:8] == (b"2", b"3")
     assert command[-1] == "bb"

@@ -10,7 +10,7 @@ from tests.unit.protocol.stepping import DOWN, context_of, step
 def test_a_delete_is_one_script_for_all_keys_of_a_node() -> None:
     """The script does not delete a quarantine, which DEL would."""
     call = delete_command([b"a", b"b"])
-    assert (call.script.name, call[2:]) == ("delete", (2, b"a", b"b"))
+    assert (call.script.name, call[2:]) == ("delete", (b"2", b"a", b"b"))
 
 
 def test_nothing_is_sent_for_no_keys() -> None:

@@ -1,0 +1,24 @@
+"""Signal handlers that raise: Ctrl-C, Celery's soft time limit, the abort of a server's worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from cachebackend.backend import RingCache
+from tests.integration import interrupted_calls
+
+#: How often each kind of call is interrupted: about three seconds for all of them.
+ROUNDS = 100
+
+
+def test_a_handler_that_raises_neither_crashes_nor_mixes_replies(ring_cache: RingCache) -> None:
+    """The next call gets its own reply."""
+    command = [sys.executable, "-X", "faulthandler", "-m", interrupted_calls.__name__, str(ROUNDS)]
+    ended = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["interrupted"] > 3 * ROUNDS
+    assert (report["wrong"], report["ejected"]) == ([], [])

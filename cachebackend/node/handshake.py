@@ -6,6 +6,7 @@ that it could never delete, so its connection is refused. A user that may only r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,8 +17,9 @@ import redis.lock
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.sentinels import Sentinels
-from cachebackend.options import SENTINEL_SCHEME, sentinel_address
+from cachebackend.options import SENTINEL_SCHEME, Password, sentinel_address
 
 __all__ = ["CLIENT_NAME", "Handshake", "RedisClient", "RedisLock"]
 
@@ -36,12 +38,15 @@ class Handshake:
     """Makes connections to one node.
 
     Args:
-        url: The node's URL, with its password.
+        url: The node's URL.
         connect_timeout: The most seconds that connecting may take.
         socket_timeout: The most seconds that each reply of the handshake may take.
+        password: The password, or a function that returns it, if the URL has none.
     """
 
-    def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
+    def __init__(
+        self, url: str, connect_timeout: float, socket_timeout: float, password: Password | None = None
+    ) -> None:
         self._sentinels: Sentinels | None = None
         if url.startswith(f"{SENTINEL_SCHEME}:"):
             address = sentinel_address(url)
@@ -52,6 +57,10 @@ class Handshake:
         encoder = redis.connection.Encoder("utf-8", "strict", False)  # type: ignore[attr-defined, no-untyped-call]
         #: Packs redis-py's own commands, which hold numbers: hiredis must not (see ``effects.Argument``).
         self._packer = redis.connection.PythonRespSerializer(_PACKED_BYTES, encoder.encode)
+        username = self._arguments.pop("username", None)
+        password = self._arguments.pop("password", None) or password
+        if username or password:
+            self._arguments["credential_provider"] = Login(username, password or "")
         self._arguments.update(
             socket_connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
@@ -67,6 +76,13 @@ class Handshake:
         Raises:
             OSError, redis.RedisError: The connection could not be made.
         """
+        handled = sys.exception()
+        try:
+            return self._connected()
+        except BaseException as error:  # noqa: BLE001  # it is raised again
+            raise remove_frames(error, handled)  # noqa: B904  # it is the same error
+
+    def _connected(self) -> redis.connection.AbstractConnection:
         connection: redis.connection.AbstractConnection = self._class(**self._with_address())
         connection.connect()  # type: ignore[no-untyped-call]
         try:
@@ -100,6 +116,13 @@ class Handshake:
         Raises:
             OSError, redis.RedisError: The connection could not be made.
         """
+        handled = sys.exception()
+        try:
+            return await self._connected_async()
+        except BaseException as error:  # noqa: BLE001  # it is raised again
+            raise remove_frames(error, handled)  # noqa: B904  # it is the same error
+
+    async def _connected_async(self) -> redis.asyncio.connection.AbstractConnection:
         async_class = getattr(redis.asyncio.connection, self._class.__name__)
         arguments = dict(self._arguments, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         if self._sentinels is not None:

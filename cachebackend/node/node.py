@@ -73,7 +73,7 @@ class Node:
         #: Replays missed deletes when the node is back; None: there is nothing to replay.
         self.replay: Replay | None = None
         self._timeout = socket_timeout
-        self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout)
+        self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout, address.password)
         self._pool = BlockingPool(handshake, socket_timeout, clock)
         self._loops = LoopConnections(handshake, socket_timeout)
         _NODES.add(self)

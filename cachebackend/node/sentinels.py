@@ -10,6 +10,7 @@ import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cachebackend.node.login import Login
 from cachebackend.options import SentinelAddress
 
 __all__ = ["Sentinels"]
@@ -34,12 +35,12 @@ class Sentinels:
         self._service = address.service
         self._hosts = list(address.hosts)
         self._arguments: dict[str, Any] = {
-            "username": address.username,
-            "password": address.password,
             "socket_connect_timeout": connect_timeout,
             "socket_timeout": socket_timeout,
             "protocol": 2,
         }
+        if address.username or address.password:
+            self._arguments["credential_provider"] = Login(address.username, address.password or "")
 
     def primary(self) -> tuple[str, int]:
         """Return host and port of the primary.

@@ -9,6 +9,7 @@ Django's settings (``conf`` does), and never connects.
 from cachebackend.options.faults import Faults
 from cachebackend.options.project import ProjectOptions
 from cachebackend.options.ring import RingOptions, change_faults
+from cachebackend.options.rules import Password
 from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
 from cachebackend.options.writebehind import WriteBehindOptions
@@ -17,6 +18,7 @@ __all__ = [
     "SENTINEL_SCHEME",
     "Faults",
     "NodeAddress",
+    "Password",
     "ProjectOptions",
     "RingOptions",
     "SentinelAddress",

@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 
 from cachebackend.errors import ConfigurationError
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "shown"]
+
+#: Longer values are shortened in a message.
+_MAX_SHOWN = 100
+
+
+def shown(value: object) -> str:
+    """Return the ``repr`` of a value for a message, shortened; of a value that has none, its type."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a value of any class may be in settings; an int may be too long
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 @dataclass(slots=True)
@@ -28,12 +40,12 @@ class Faults:
             key: The setting below ``path``, a name or an index; None: the block itself.
             text: What is wrong with it.
         """
-        path = f"{self.path}[{key!r}]" if key is not None else self.path
+        path = f"{self.path}[{shown(key)}]" if key is not None else self.path
         self.messages.append(f"{path}: {text}")
 
     def below(self, key: object) -> Faults:
         """Return a collector for the block at ``key``; it adds to the same list."""
-        return Faults(f"{self.path}[{key!r}]", self.messages)
+        return Faults(f"{self.path}[{shown(key)}]", self.messages)
 
     def raise_any(self) -> None:
         """Raise an error if there are faults.

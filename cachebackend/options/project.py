@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cachebackend.options.faults import Faults
+from cachebackend.options.faults import Faults, shown
 from cachebackend.options.rules import check_fields
 
 __all__ = ["ProjectOptions"]
@@ -20,7 +20,7 @@ class _DottedPath:
         is_path = isinstance(value, str) and all(map(str.isidentifier, value.split(".")))
         if value == "" or (is_path and "." in str(value)):
             return None
-        return f'must be a dotted path such as "project.tenants.current", got {value!r}'
+        return f'must be a dotted path such as "project.tenants.current", got {shown(value)}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class _WatchedModels:
             return f'must be a dict such as {{"auth.User": {{}}}}, got a {type(value).__name__}'
         for label, options in value.items():
             if not isinstance(label, str) or label.count(".") != 1:
-                return f'must have labels of models such as "auth.User" as keys, got {label!r}'
+                return f'must have labels of models such as "auth.User" as keys, got {shown(label)}'
             if options != {}:
-                return f"must have an empty dict for {label!r}, got {options!r}"
+                return f"must have an empty dict for {shown(label)}, got {shown(options)}"
         return None
 
 

@@ -10,8 +10,17 @@ from typing import Any, TypeVar
 from cachebackend.codec import CODECS, COMPRESSORS
 from cachebackend.options.faults import Faults
 from cachebackend.options.other_backends import other_backend_option
-from cachebackend.options.rules import Boolean, Choice, Integer, Number, Optional, check_fields
-from cachebackend.options.url import NodeAddress, parse_nodes
+from cachebackend.options.rules import (
+    Boolean,
+    Choice,
+    Integer,
+    IsPassword,
+    Number,
+    Optional,
+    Password,
+    check_fields,
+)
+from cachebackend.options.url import NodeAddress, parse_nodes, with_password
 from cachebackend.policies import POLICIES
 
 __all__ = ["RingOptions", "change_faults"]
@@ -72,6 +81,9 @@ class RingOptions:
         socket_timeout: The most time that a reply of a node may take.
         on_node_failure: What a read does while a node is down. ``"miss"``: the node's keys miss;
             ``"raise"``: the read raises NodeUnavailableError.
+        password: The password of every node whose URL has none, or a function without arguments that
+            returns it. The function is called for each new connection, so that a password may change;
+            it may also return a user and a password. None: only URLs have passwords.
         replay_limit: The most missed deletes that are replayed to a returning node one by one. A
             node that missed more is cleared of this alias' keys.
         joining: The nodes of the new ring, as ``LOCATION`` will list them; deletes go to the new ring
@@ -113,6 +125,7 @@ class RingOptions:
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
+    password: Password | None = field(default=None, repr=False, metadata={"rule": Optional(IsPassword())})
     replay_limit: int = field(default=10_000, metadata={"rule": Integer(1, 10_000_000)})
     joining: tuple[NodeAddress, ...] = ()
     leaving: tuple[NodeAddress, ...] = ()
@@ -184,7 +197,7 @@ class RingOptions:
             for node in ring
             if node.endpoint not in endpoints
         )
-        return self.nodes + other_ring + self.gutter
+        return with_password(self.nodes + other_ring + self.gutter, self.password)
 
 
 def _block(kind: type[_Block], given: object, faults: Faults) -> _Block | None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
-from cachebackend.options.faults import Faults
+from cachebackend.options.faults import Faults, shown
 
-__all__ = ["Boolean", "Choice", "Integer", "Number", "Optional", "Rule", "Word", "check_fields"]
+__all__ = [
+    "Boolean",
+    "Choice",
+    "Integer",
+    "IsPassword",
+    "Number",
+    "Optional",
+    "Password",
+    "Rule",
+    "Word",
+    "check_fields",
+]
 
+#: A password, or a function that returns it; the function may also return a user and a password.
+Password: TypeAlias = str | Callable[[], str | Sequence[str]]
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -42,12 +55,12 @@ class Number:
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value; None: nothing is."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"must be a number{self.unit}, got {value!r}"
+            return f"must be a number{self.unit}, got {shown(value)}"
         is_enough = value > self.low if self.exclusive else value >= self.low
         bound = f"{'>' if self.exclusive else '>='} {self.low:g}"
         if value >= self.below:
             bound += f" and < {self.below:g}"
-        return None if is_enough and value < self.below else f"must be {bound}{self.unit}, got {value!r}"
+        return None if is_enough and value < self.below else f"must be {bound}{self.unit}, got {shown(value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,9 @@ class Integer:
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value; None: nothing is."""
         is_valid = isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
-        return None if is_valid else f"must be a whole number from {self.low} to {self.high}, got {value!r}"
+        return (
+            None if is_valid else f"must be a whole number from {self.low} to {self.high}, got {shown(value)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Word:
         """Return what is wrong with the value; None: nothing is."""
         if isinstance(value, str) and len(value) <= self.length and _WORD.fullmatch(value):
             return None
-        return f"must be 1 to {self.length} letters, digits, '_', '-' or '.', got {value!r}"
+        return f"must be 1 to {self.length} letters, digits, '_', '-' or '.', got {shown(value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +110,7 @@ class Choice:
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value; None: nothing is."""
-        return None if value in self.words else f"must be one of {', '.join(self.words)}, got {value!r}"
+        return None if value in self.words else f"must be one of {', '.join(self.words)}, got {shown(value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,21 @@ class Boolean:
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value; None: nothing is."""
-        return None if isinstance(value, bool) else f"must be True or False, got {value!r}"
+        return None if isinstance(value, bool) else f"must be True or False, got {shown(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class IsPassword:
+    """A password, or a function that returns it. The message never shows it."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if (isinstance(value, str) and value) or (callable(value) and isinstance(value, Hashable)):
+            return None
+        return (
+            "must be a text that is not empty, or a function that returns the password, "
+            f"got a {type(value).__name__}"
+        )
 
 
 class _Dataclass(Protocol):
@@ -126,7 +155,7 @@ def check_fields(
     for name, value in given.items():
         if name not in known:
             names = sorted((*known, *also_known))
-            similar = get_close_matches(str(name), names, n=1)
+            similar = get_close_matches(name, names, n=1) if isinstance(name, str) else []
             hint = f"; did you mean {similar[0]!r}?" if similar else f"; known are {', '.join(names)}"
             faults.add(name, f"unknown option{hint}")
         elif text := known[name].metadata["rule"].fault(value):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
-from cachebackend.options.host import is_host
+from cachebackend.options.host import is_database, is_host
 
 __all__ = ["SENTINEL_PARAMETERS", "SENTINEL_SCHEME", "SentinelAddress", "sentinel_address"]
 
@@ -60,8 +60,8 @@ def sentinel_address(url: str) -> SentinelAddress:
     if not service:
         message = "has no service; write redis+sentinel://host1,host2/service"
         raise ValueError(message)
-    if not (database or "0").isdigit():
-        message = f"the database must be a number, got {database!r}"
+    if not is_database(database or "0"):
+        message = "the database must be a number"
         raise ValueError(message)
     given = dict(parse_qsl(query))
     return SentinelAddress(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
-from cachebackend.options.host import MAX_PART, is_host
+from cachebackend.options.host import MAX_PART, is_database, is_host
+from cachebackend.options.rules import Password
 from cachebackend.options.sentinel import SENTINEL_PARAMETERS, SENTINEL_SCHEME, sentinel_address
 
-__all__ = ["NodeAddress", "parse_node", "parse_nodes"]
+__all__ = ["NodeAddress", "parse_node", "parse_nodes", "with_password"]
 
 #: The ring gives a node 1000 points for each unit of weight; this range keeps a ring of 50 nodes quick
 #: to build.
@@ -28,8 +30,17 @@ _TLS_PARAMETERS = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
     | {"ssl_password"}
 )
+#: Parameters whose value is one of a few words.
+_WORDS = {
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_check_hostname": ("true", "false", "True", "False", "yes", "no", "1", "0"),
+}
 #: Parameters that only URLs of this scheme may have.
 _PARAMETERS_OF_SCHEME = {"rediss": _TLS_PARAMETERS, SENTINEL_SCHEME: SENTINEL_PARAMETERS}
+_ENCODE = (
+    "percent-encode '/', '?', '#' and '@' in a user name, a password or a name, as "
+    "urllib.parse.quote(password, safe='') does"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +51,13 @@ class NodeAddress:
         name: What the ring hashes: ``?name=``; without it host:port, the socket's path, or the service.
         weight: Share of the keys, relative to the other nodes; 1.0 unless ``?weight=`` says otherwise.
         url: The URL to connect to, without name and weight. May hold a password: never printed.
+        password: The password if the URL has none, or a function that returns it. Never printed.
     """
 
     name: str
     weight: float
     url: str
+    password: Password | None = None
 
     @property
     def endpoint(self) -> str:
@@ -69,7 +82,7 @@ class NodeAddress:
         """The URL as settings have it, with name and weight; user and passwords are masked."""
         given = {"name": self.name} | ({} if self.weight == 1 else {"weight": f"{self.weight:g}"})
         url = self.public_url
-        return f"{url}{'&' if '?' in url else '?'}{urlencode(given, safe='/:@[]')}"
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(given, safe='/:[]')}"
 
     def __repr__(self) -> str:
         return f"NodeAddress(name={self.name!r}, weight={self.weight:g}, url={self.public_url!r})"
@@ -78,10 +91,13 @@ class NodeAddress:
 def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
     """Return the address that a URL has; if the URL is not valid, add a fault under ``key`` and return None.
 
-    No message repeats the URL, because it may hold a password.
+    No message repeats a part of the URL: a password that is not percent-encoded may be in any part.
     """
     if not isinstance(url, str):
         faults.add(key, f"must be a URL such as 'redis://host:6379/0?name=a', got a {type(url).__name__}")
+        return None
+    if fault := _text_fault(url):
+        faults.add(key, fault)
         return None
     if url.startswith(f"{SENTINEL_SCHEME}:"):
         try:
@@ -97,9 +113,7 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         faults.add(key, f"is not a URL: {_without_quotes(error)}")
         return None
     if parts.scheme not in _SCHEMES:
-        faults.add(
-            key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}, got {parts.scheme!r}"
-        )
+        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
         return None
     if parts.scheme == "unix":
         default_name = unquote(parts.path)
@@ -107,17 +121,30 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
             faults.add(key, "has no path of a socket; write unix:///path/to/socket")
             return None
     else:
-        if fault := _host_fault(host):
+        if fault := _host_fault(unquote(host)):
             faults.add(key, fault)
             return None
         if port == 0:
             faults.add(key, "the port must be from 1 to 65535, got 0")
             return None
-        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
-            faults.add(key, f"the database must be a number, got {parts.path.strip('/')!r}")
+        if not is_database(parts.path.strip("/") or "0"):
+            faults.add(key, "the database must be a number")
             return None
         default_name = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
     return _named(url, parts.scheme, default_name, key, faults)
+
+
+def _text_fault(url: str) -> str | None:
+    """Return what is wrong with the characters of a URL; None: nothing is."""
+    if not url.isprintable() or any("\ud800" <= character <= "\udfff" for character in url):
+        return "has a character that cannot be printed; percent-encode it"
+    if "#" in url:
+        return f"has a '#'; {_ENCODE}"
+    rest = url.partition("://")[2]
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if "@" in rest[len(authority) :] and not url.startswith("unix:"):
+        return f"has an '@' after the host; {_ENCODE}"
+    return None
 
 
 def _host_fault(host: str) -> str | None:
@@ -133,16 +160,16 @@ def _host_fault(host: str) -> str | None:
 
 def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults) -> NodeAddress | None:
     """Return the address of a URL whose host is valid, with the name and weight of its query."""
-    base, _, query_text = url.partition("#")[0].partition("?")
+    base, _, query_text = url.partition("?")
     query = parse_qsl(query_text, keep_blank_values=True)
     given = dict(query)
     name, weight = given.get("name", default_name), _weight(given.get("weight", "1"))
     if not _NAME.fullmatch(name):
-        faults.add(key, f"the name must be 1 to 100 letters, digits or ._:-/@, got {name!r}")
+        faults.add(key, "the name must be 1 to 100 letters, digits or ._:-/@")
         return None
     if weight is None:
         low, high = WEIGHT_RANGE
-        faults.add(key, f"the weight must be a number from {low:g} to {high:g}, got {given['weight']!r}")
+        faults.add(key, f"the weight must be a number from {low:g} to {high:g}")
         return None
     if fault := _query_fault(scheme, given):
         faults.add(key, fault)
@@ -154,10 +181,16 @@ def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults
 def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
     """Return what is wrong with the query of a URL; None: nothing is."""
     known = _PARAMETERS | _PARAMETERS_OF_SCHEME.get(scheme, frozenset())
-    if unknown := sorted(set(given) - known):
-        return f"the parameter {unknown[0]!r} is not known; known are {', '.join(sorted(known))}"
-    if not given.get("db", "0").isdigit():
-        return f"the database must be a number, got {given['db']!r}"
+    for number, parameter in enumerate(given, 1):
+        if parameter not in known:
+            similar = get_close_matches(parameter, known, n=1)
+            hint = f"did you mean {similar[0]!r}?" if similar else f"known are {', '.join(sorted(known))}"
+            return f"parameter {number} of the query is not known; {hint}"
+    if not is_database(given.get("db", "0")):
+        return "the database must be a number"
+    for parameter, words in _WORDS.items():
+        if given.get(parameter, words[0]) not in words:
+            return f"the parameter {parameter!r} must be one of {', '.join(words)}"
     return None
 
 
@@ -184,6 +217,11 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
     if len(urls) > MAX_NODES:
         faults.add(None, f"has {len(urls)} nodes; a ring may have at most {MAX_NODES}")
     return tuple(nodes.values())
+
+
+def with_password(nodes: tuple[NodeAddress, ...], password: Password | None) -> tuple[NodeAddress, ...]:
+    """Return addresses with the password for nodes whose URL has none."""
+    return nodes if password is None else tuple(replace(node, password=password) for node in nodes)
 
 
 def _weight(text: str) -> float | None:

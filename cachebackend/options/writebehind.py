@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cachebackend.options.faults import Faults
-from cachebackend.options.rules import Choice, Integer, Number, Word, check_fields
+from cachebackend.options.rules import (
+    Choice,
+    Integer,
+    IsPassword,
+    Number,
+    Optional,
+    Password,
+    Word,
+    check_fields,
+)
 from cachebackend.options.sentinel import SENTINEL_SCHEME
-from cachebackend.options.url import NodeAddress, parse_nodes
+from cachebackend.options.url import NodeAddress, parse_nodes, with_password
 
 __all__ = ["MAX_PARTITIONS", "WriteBehindOptions"]
 
@@ -56,6 +65,8 @@ class WriteBehindOptions:
             Their batches are drained before those of ``nodes``.
         connect_timeout: The most time that connecting may take.
         socket_timeout: The most time that a reply of a queue node may take.
+        password: The password of every queue node whose URL has none, or a function without arguments
+            that returns it for each new connection. None: only URLs have passwords.
     """
 
     nodes: tuple[NodeAddress, ...] = ()
@@ -74,6 +85,7 @@ class WriteBehindOptions:
     retiring: tuple[NodeAddress, ...] = ()
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=1.0, metadata={"rule": _SECONDS})
+    password: Password | None = field(default=None, repr=False, metadata={"rule": Optional(IsPassword())})
 
     @classmethod
     def read(cls, given: object) -> WriteBehindOptions:
@@ -106,4 +118,5 @@ class WriteBehindOptions:
     def all_nodes(self) -> tuple[NodeAddress, ...]:
         """The nodes, then the retiring nodes that are not among them."""
         names = {node.name for node in self.nodes}
-        return self.nodes + tuple(node for node in self.retiring if node.name not in names)
+        retiring = tuple(node for node in self.retiring if node.name not in names)
+        return with_password(self.nodes + retiring, self.password)

@@ -11,12 +11,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import trustme
+from django.views.debug import ExceptionReporter
 
 from cachebackend import RingCache, checks
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
@@ -56,12 +58,18 @@ def works(cache: RingCache) -> None:
 
 
 def failure_of(cache: RingCache, call: Callable[..., Any]) -> str:
-    """Return the message of a read that must fail; its traceback must not contain a password."""
+    """Return the message of a read that must fail; no traceback of it may contain a password."""
     with pytest.raises(NodeUnavailableError) as raised:
         call(cache, "get", "k")
-    text = "".join(traceback.format_exception(raised.value))
-    assert not any(secret in text for secret in SECRETS)
+    refuse_secrets("".join(traceback.format_exception(raised.value)))
+    # Django's error page also shows the local variables of each frame
+    refuse_secrets(unescape(ExceptionReporter(None, *raised._excinfo).get_traceback_html()))
     return str(raised.value)
+
+
+def refuse_secrets(text: str) -> None:
+    shown = [secret for secret in SECRETS if secret in text or repr(secret.encode())[2:-1] in text]
+    assert not shown, text[text.index(shown[0]) - 600 :][:700]
 
 
 class TestLogin:
@@ -90,6 +98,47 @@ class TestLogin:
         """Nor the user's name."""
         cache = open_cache(guarded.url(account))
         assert failure_of(cache, call) == "node 'g' refused the user or password"
+
+    @pytest.mark.parametrize(
+        "password",
+        [PASSWORD, lambda: PASSWORD, lambda: ("app", PASSWORD)],
+        ids=["a text", "a function", "a function that also returns the user"],
+    )
+    def test_a_password_in_the_options(self, guarded: Guarded, open_cache: Open, password: Any) -> None:
+        """It is used for a URL that has none."""
+        account = "" if callable(password) and isinstance(password(), tuple) else "app@"
+        url = guarded.url().replace(f"app:{QUOTED}@", account)
+        works(open_cache(url, password=password))
+
+    def test_the_password_of_a_url_is_used_first(self, guarded: Guarded, open_cache: Open) -> None:
+        """The option is for the other nodes."""
+        works(open_cache(guarded.url(), password="wrong-secret"))
+
+    def test_a_function_is_called_for_each_connection(
+        self, guarded: Guarded, open_cache: Open, call: Any
+    ) -> None:
+        """So a password that changes, or a token that expires, needs no restart."""
+        passwords = iter(["wrong-secret", PASSWORD])
+        cache = open_cache(guarded.url("app"), password=lambda: next(passwords))
+        assert failure_of(cache, call) == "node 'g' refused the user or password"
+        assert call(cache, "get", "k", "absent") in {"absent", "w"}
+
+    @pytest.mark.parametrize(
+        ("function", "says"),
+        [
+            (lambda: 1 / 0, "raised ZeroDivisionError"),
+            (lambda: None, "returned neither a text nor a user and a text"),
+            (lambda: (), "returned neither a text nor a user and a text"),
+        ],
+    )
+    def test_a_function_that_fails_is_a_failure_of_the_node(
+        self, guarded: Guarded, open_cache: Open, call: Any, function: Any, says: str
+    ) -> None:
+        """It does not stop the site: with ``on_node_failure="miss"`` the read misses."""
+        message = f"node 'g' is not reachable: the function that returns its password {says}"
+        assert failure_of(open_cache(guarded.url("app"), password=function), call) == message
+        missing = open_cache(guarded.url("app"), password=function, on_node_failure="miss")
+        assert call(missing, "get", "k") is None
 
     def test_a_missing_password(self, guarded: Guarded, open_cache: Open, call: Any) -> None:
         """The error is the same as for a login that is refused."""

@@ -20,7 +20,7 @@ def test_the_url_names_server_login_and_database() -> None:
     """Decoded; the timeouts are the caller's."""
     kwargs = pool_of("redis://me:p%40ss@h:7/3").connection_kwargs
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 7, 3)
-    assert (kwargs["username"], kwargs["password"]) == ("me", "p@ss")
+    assert kwargs["credential_provider"].get_credentials() == ("me", "p@ss")
     assert (kwargs["socket_connect_timeout"], kwargs["socket_timeout"]) == (0.1, 0.2)
     assert kwargs["client_name"] == CLIENT_NAME
 
@@ -72,4 +72,5 @@ def test_behind_sentinel_the_address_is_asked_for_with_every_connection(
     handshake = Handshake("redis+sentinel://:secret@s1,s2:9/shop/2", 0.1, 0.2)
     for host in ("one", "two"):
         kwargs = handshake.client().connection_pool.connection_kwargs
-        assert (kwargs["host"], kwargs["password"], kwargs["db"]) == (host, "secret", 2)
+        assert (kwargs["host"], kwargs["db"]) == (host, 2)
+        assert kwargs["credential_provider"].get_credentials() == ("secret",)

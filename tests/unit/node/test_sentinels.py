@@ -51,7 +51,7 @@ def test_the_sentinel_that_answered_is_asked_first_from_then_on(sentinels: Senti
     """The others keep their order; the login is the sentinels' own."""
     assert [sentinels.primary() for _ in range(2)] == [("shop", 6380)] * 2
     assert Asked.hosts == [["a", "b", "c"], ["c", "a", "b"]]
-    assert (Asked.given["username"], Asked.given["password"]) == ("u", "hunter2")
+    assert Asked.given["credential_provider"].get_credentials() == ("u", "hunter2")
 
 
 def test_a_service_that_no_sentinel_knows_is_named(

@@ -33,7 +33,7 @@ def test_every_fault_is_reported_with_its_path() -> None:
     assert faults == (
         (
             "CACHES['default']['LOCATION'][1]: must begin with one of redis://, rediss://, unix://, "
-            "redis+sentinel://, got 'http'"
+            "redis+sentinel://"
         ),
         "CACHES['default']['OPTIONS']['lease_timeout']: must be > 0 seconds, got -1",
         (
@@ -130,3 +130,11 @@ def test_faults_of_the_settings_are_reported(near: Any, says: str) -> None:
     """With their paths."""
     with pytest.raises(ConfigurationError, match=says):
         RingOptions.read(["redis://h:1"], {"near": near}, "CACHES['default']")
+
+
+@pytest.mark.parametrize("password", ["", b"hunter2", 7, ["hunter2"]])
+def test_a_password_is_a_text_or_a_function(password: object) -> None:
+    """The message does not show what it is instead."""
+    [fault] = faults_of(URL, password=password)
+    assert "['password']: must be a text that is not empty, or a function" in fault
+    assert "hunter2" not in fault

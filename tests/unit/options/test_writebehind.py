@@ -45,3 +45,11 @@ def test_a_queue_node_behind_sentinel_is_refused(key: str) -> None:
     given = {"nodes": ["redis://h:1?name=a"]} | {key: ["redis+sentinel://h1,h2/queue"]}
     with pytest.raises(ConfigurationError, match=rf"WRITE_BEHIND\['{key}'\]\[0\]: is behind Sentinel"):
         WriteBehindOptions.read(given)
+
+
+def test_the_password_is_that_of_each_node_and_in_no_repr() -> None:
+    """A URL's own password stays in the URL, which is used first."""
+    given = {"nodes": ["redis://h", "redis://:own@i"], "retiring": ["redis://j"], "password": "hunter2"}
+    options = WriteBehindOptions.read(given)
+    assert [node.password for node in options.all_nodes] == ["hunter2"] * 3
+    assert "hunter2" not in f"{options!r} {options.all_nodes!r}"

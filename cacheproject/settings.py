@@ -12,6 +12,7 @@ env = environ.Env()
 environ.Env.read_env(BASE_DIR / ".env")
 
 DEBUG = env.bool("DEBUG", default=False)
+DEFAULT_EXCEPTION_REPORTER_FILTER = "cachebackend.error_reports.URLPasswordFilter"
 #: Good enough for a demo on one machine; a site that others can reach sets its own.
 SECRET_KEY = env.str("SECRET_KEY", default="for-the-demo-only-not-a-secret-0000000000000000000000")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])

@@ -89,7 +89,7 @@ def drain(label: str, number: int) -> int:
     partition = Partition(label, number)
     try:
         writebehind.begin_drain(partition)
-        drained = writebehind.drain(partition)
+        drained = writebehind.drain(partition, only_sealed=True)
     except RingCacheError as error:
         logger.error("drain: %s", error)
         return 0

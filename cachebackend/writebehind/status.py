@@ -196,7 +196,10 @@ def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
     elif appendfsync == "no":
         yield "lets its operating system decide when its file is on disk; set appendfsync everysec"
     elif durability == "fsync" and appendfsync != "always":
-        yield "syncs its file once a second, and each write waits for that; set appendfsync always"
+        yield (
+            "syncs its file once a second: Redis lets each write wait for that, and Valkey confirms it "
+            "early; set appendfsync always"
+        )
 
 
 def _stored() -> tuple[

@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.models import F
 from django.test import override_settings
 
-from cachebackend import protocol, writebehind
+from cachebackend import protocol, tasks, writebehind
 from cachebackend.errors import (
     NodeUnavailableError,
     WriteBehindError,
@@ -261,6 +261,22 @@ def test_without_drains_the_queue_grows_with_rows_and_not_with_writes_past_batch
         while tick():
             pass
     assert set(Meter.objects.values_list("count", flat=True)) == {12}
+
+
+def test_the_task_does_not_wait_for_the_seal_of_a_batch_that_was_open_when_it_began(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seal may take a second to reach the disk; the next tick seals and syncs all batches together."""
+    with one_partition():
+        add_one(meter)
+        [partition] = writebehind.seal_dirty()
+        add_one(meter)
+        with monkeypatch.context() as patch:
+            patch.setattr(protocol, "sync", lambda *_: pytest.fail("the drain waits for the node's disk"))
+            tasks.drain(partition.label, partition.number)
+        assert count_of(meter) == 1
+        tick()
+    assert count_of(meter) == 2
 
 
 #: The error of a node without an append-only file, and of a node that cannot report its file.

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, connections, router
+from django.db import InterfaceError, InternalError, OperationalError, connections, router, transaction
+from django.db.transaction import TransactionManagementError
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.errors import (
@@ -23,6 +24,7 @@ from cachebackend.errors import (
 )
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
+from cachebackend.writebehind.descriptions import pending_batch
 from cachebackend.writebehind.parked import parked_of, row_of
 from cachebackend.writebehind.queue import project_queue
 
@@ -86,6 +88,9 @@ def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[
     A queued creation, deletion or value would be drained later. If the queue node does not answer,
     nothing shows what it holds, so the rows of the model must take updates only: values of counters
     are never queued.
+
+    Inside a transaction of the caller the write is part of it: it is rolled back with it. A connection of its
+    own could wait for a row that the caller has locked.
     """
     if not (rows.updates_only or isinstance(error, _READABLE)):
         return False
@@ -98,9 +103,11 @@ def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[
         if isinstance(error, _READABLE) and not _commutes(rows, using, pk, changes):
             return False
         was_sent = True
-        return bool(InvalidatingQuerySet(rows.model, using=using).filter(pk=pk).update(**changes))
-    except (OperationalError, InterfaceError) as database_error:
-        if was_sent and not getattr(database_error.__cause__, "sqlstate", None):
+        with transaction.atomic(using=using):  # so that a refused statement does not break the caller's
+            return bool(InvalidatingQuerySet(rows.model, using=using).filter(pk=pk).update(**changes))
+    except (OperationalError, InterfaceError, InternalError, TransactionManagementError) as database_error:
+        is_lost = isinstance(database_error, OperationalError | InterfaceError)
+        if was_sent and is_lost and not getattr(database_error.__cause__, "sqlstate", None):
             message = f"{error}; the database did not answer, and may have written it: {database_error}"
             raise WriteBehindUnknownError(message) from database_error
         if isinstance(error, WriteBehindFullError):
@@ -111,7 +118,7 @@ def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[
 
 def _commutes(rows: Rows, using: str, pk: Any, changes: Mapping[str, Any]) -> bool:
     """Return whether additions may be applied before what is queued and parked of a row."""
-    for batch in reads.pending(rows, pk):
+    for batch in (pending_batch(rows, each) for each in reads.pending(rows, pk)):
         puts = (name for name, kinds in batch.changes.items() if "add" not in kinds or len(kinds) > 1)
         if batch.is_created or batch.is_deleted or not changes.keys().isdisjoint(puts):
             return False

@@ -21,7 +21,7 @@ from cachebackend.invalidation.watched import is_historical
 from cachebackend.protocol import RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
-from cachebackend.writebehind.descriptions import PendingBatch
+from cachebackend.writebehind.descriptions import PendingBatch, pending_batch
 from cachebackend.writebehind.fallback import fall_back
 from cachebackend.writebehind.folds import afold_rows, fold_row, fold_rows
 from cachebackend.writebehind.queue import behind_models, register_model
@@ -203,7 +203,7 @@ class WriteBehindManager(Generic[M]):
 
     def pending(self, pk: Any) -> list[PendingBatch]:
         """Return the queued writes of a row that are not drained, one item for each batch, in order."""
-        return reads.pending(self.rows, pk)
+        return [pending_batch(self.rows, batch) for batch in reads.pending(self.rows, pk)]
 
     async def apending(self, pk: Any) -> list[PendingBatch]:
         """Return the queued writes of a row, as ``pending``."""

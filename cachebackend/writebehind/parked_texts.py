@@ -63,4 +63,4 @@ def _pending(number: int, key: bytes, changes: bytes) -> PendingFields:
             encodings[column] = code
     if stored["marker"]:
         fields[row + SEPARATOR + MARKER] = stored["marker"]
-    return PendingFields(number, fields, encodings)
+    return PendingFields("", number, fields, encodings)

@@ -14,6 +14,10 @@ again: no write is lost. If the queue is read first, the same two rules hold. If
 parked write, as of the same statement, its queued writes will be parked behind it. Parked writes that
 are retried by themselves count as queued before all batches.
 
+The number of partitions says which queue holds a row. The number that is known before step 1 must still
+be that of the nodes after step 3. Else the queue may have been drained for the change after step 1, and
+the row is read again. A number that was changed twice in between, and back, is not noticed.
+
 In a transaction with a fixed snapshot (REPEATABLE READ), reading again returns the same row. If
 a batch was drained since the snapshot, there is no exact answer, and WriteBehindError is raised.
 """
@@ -32,7 +36,6 @@ from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Position, require_readable
-from cachebackend.writebehind.descriptions import PendingBatch, pending_batch
 from cachebackend.writebehind.merged_row import merged_row
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.snapshots import Checkpoints, read_rows, take_snapshot
@@ -54,24 +57,25 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
     """
     pk_of = {rows.row(pk): rows.model._meta.pk.to_python(pk) for pk in pks}
     merged: dict[bytes, models.Model | None] = {}
-    for _ in range(_TRIES):
-        missing = {row: pk for row, pk in pk_of.items() if row not in merged}
+    missing = dict(pk_of)
+    for _ in range(_TRIES if missing else 0):
+        count = project_queue().context.partitions
+        read = read_rows(rows, missing)
+        queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()}, count)
+        for row, batches in queued.items():
+            instance, (_, parked) = read[row]
+            waits, parked_batches = parked.get(row[:-1], (True, []))
+            merged[row] = merged_row(
+                rows, row, missing.pop(row), instance, parked_batches + batches if waits else []
+            )
         if not missing:
             break
-        read = read_rows(rows, missing)
-        count, queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()})
-        for row, (instance, (checkpoints, parked)) in read.items():
-            number, queues = rows.partition(row, count).number, queued[row]
-            if _are_deleted_drained(queues, number, checkpoints):
-                waits, batches = parked.get(row[:-1], (True, []))
-                batches = batches + _not_drained(queues, number, checkpoints) if waits else []
-                merged[row] = merged_row(rows, row, pk_of[row], instance, batches)
-    else:
-        raise _older_database(rows, missing)
+    if missing:
+        raise _no_exact_answer(rows, missing)
     return {pk_of[row]: instance for row, instance in merged.items() if instance is not None}
 
 
-def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
+def pending(rows: Rows, pk: Any) -> list[PendingFields]:
     """Return the queued writes of a row that are not drained, oldest batch first.
 
     Raises:
@@ -80,48 +84,52 @@ def pending(rows: Rows, pk: Any) -> list[PendingBatch]:
     """
     row = rows.row(pk)
     for _ in range(_TRIES):
+        count = project_queue().context.partitions
         checkpoints, _ = take_snapshot(rows, [row])
-        count, queued = _read_queue(rows, {row: checkpoints})
-        queues, number = queued[row], rows.partition(row, count).number
-        if _are_deleted_drained(queues, number, checkpoints):
-            batches = _not_drained(queues, number, checkpoints)
-            return [pending_batch(rows, batch) for batch in batches]
-    raise _older_database(rows, [row])
+        if row in (queued := _read_queue(rows, {row: checkpoints}, count)):
+            return queued[row]
+    raise _no_exact_answer(rows, [row])
 
 
-def _read_queue(rows: Rows, keys: Mapping[bytes, Checkpoints]) -> tuple[int, dict[bytes, list[Pending]]]:
-    """Return the number of partitions, and for each row what the queues hold of it, in order of their drains.
+def _read_queue(
+    rows: Rows, keys: Mapping[bytes, Checkpoints], count: int
+) -> dict[bytes, list[PendingFields]]:
+    """Return for each row what the queues hold of it that is not drained, in order of the drains.
 
-    The number is compared with that of the nodes after the queues are read. If it was changed, another
-    partition may hold the row, and the queues are read again.
+    A row is left out if it must be read again.
 
     Args:
         rows: The rows' model.
         keys: The rows, each with the checkpoints that were read with it.
+        count: The number of partitions that was known before they were read.
 
     Raises:
         NodeUnavailableError: A queue node did not answer.
         WriteBehindStoppedError: A queue contradicts its checkpoint.
     """
     client = project_queue()
-    for _ in range(_TRIES):
-        count = client.context.partitions
-        queued = _read_partitions(rows, keys, count)
-        partitions = {rows.partition(row, count) for row in keys}
-        nodes = {node for partition in partitions for node in client.context.nodes_of(partition)}
-        counts = client.run(protocol.partition_counts(client.context, nodes))
-        if all(abs(each) == count for each in counts.values()):
-            return count, queued
-        client.context.adopt(next(each for each in counts.values() if abs(each) != count))
-    message = f"the queue nodes of {rows.model.__name__} have different numbers of partitions"
-    raise WriteBehindError(message)
+    partition_of = {row: rows.partition(row, count) for row in keys}
+    queued = _read_partitions(rows, keys, partition_of)
+    nodes = {node for partition in partition_of.values() for node in client.context.nodes_of(partition)}
+    counts = client.run(protocol.partition_counts(client.context, nodes))
+    if changed := [each for each in counts.values() if abs(each) != count]:
+        client.context.adopt(changed[0])
+        return {}
+    batches: dict[bytes, list[PendingFields]] = {}
+    for row, queues in queued.items():
+        positions = keys[row].get(partition_of[row].number, {})
+        if all(positions.get(queue.incarnation, Position()).batch >= queue.done for queue in queues):
+            batches[row] = _not_drained(queues, positions)
+    return batches
 
 
-def _read_partitions(rows: Rows, keys: Mapping[bytes, Checkpoints], count: int) -> dict[bytes, list[Pending]]:
+def _read_partitions(
+    rows: Rows, keys: Mapping[bytes, Checkpoints], partition_of: Mapping[bytes, Partition]
+) -> dict[bytes, list[Pending]]:
     """Return what the queues hold of each row; the queue that is drained first comes first."""
     groups: dict[Partition, list[bytes]] = {}
-    for row in keys:
-        groups.setdefault(rows.partition(row, count), []).append(row)
+    for row, partition in partition_of.items():
+        groups.setdefault(partition, []).append(row)
     client = project_queue()
     chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
     queued: dict[bytes, list[Pending]] = {}
@@ -162,14 +170,7 @@ def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> 
     return queues
 
 
-def _are_deleted_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoints) -> bool:
-    """Return whether a snapshot contains every batch that the queues have deleted."""
-    positions = checkpoints.get(number, {})
-    return all(positions.get(queue.incarnation, Position()).batch >= queue.done for queue in queues)
-
-
-def _not_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoints) -> list[PendingFields]:
-    positions = checkpoints.get(number, {})
+def _not_drained(queues: Sequence[Pending], positions: Mapping[str, Position]) -> list[PendingFields]:
     return [
         batch
         for queue in queues
@@ -178,8 +179,19 @@ def _not_drained(queues: Sequence[Pending], number: int, checkpoints: Checkpoint
     ]
 
 
-def _older_database(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
-    """Return the error for a database that does not show batches which the queue has deleted."""
+def _no_exact_answer(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
+    """Return the error for rows that were read again and again.
+
+    The nodes have different numbers of partitions, or the database does not show batches that the
+    queue has deleted.
+    """
+    context = project_queue().context
+    counts = project_queue().run(protocol.partition_counts(context, context.nodes))
+    if len({abs(count) for count in counts.values()}) > 1:
+        return WriteBehindError(
+            f"{rows.model.__name__}: the queue nodes have different numbers of partitions; "
+            "`manage.py writebehind partitions N` sets one number"
+        )
     with connections[router.db_for_write(rows.model)].cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         [isolation] = cursor.fetchone()
@@ -188,7 +200,5 @@ def _older_database(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
             f"{rows.model.__name__}: batches were drained after this transaction's snapshot; "
             "read outside of a REPEATABLE READ or SERIALIZABLE transaction"
         )
-    partitions = ", ".join(
-        sorted({str(rows.partition(row, project_queue().context.partitions)) for row in keys})
-    )
+    partitions = ", ".join(sorted({str(rows.partition(row, context.partitions)) for row in keys}))
     return WriteBehindStoppedError(f"{partitions}: {Mismatch.DATABASE_IS_OLDER}; {WAY_OUT}")

@@ -6,6 +6,7 @@ A caller that waits asks less and less often, so that many callers do not overlo
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -55,12 +56,24 @@ async def await_drained(rows: Rows, pk: Any, timeout: float) -> bool:  # as its 
 
 
 def _looks(rows: Rows, pk: Any, timeout: float) -> Iterator[float]:
-    """Yield after each look the seconds until the next; 0: all is drained; -1: the time is over."""
+    """Yield after each look the seconds until the next; 0: all is drained; -1: the time is over.
+
+    The queue is read before the parked writes:
+
+        1. the queue is read, and a batch with a write of the row is in it;
+        2. a drain parks the write and deletes the batch;
+        3. the parked writes are read, and the write is among them.
+
+    In the other order neither would have the write.
+    """
+    if not 0 <= timeout < math.inf:  # it is false for NaN too
+        message = f"timeout is a number of seconds from 0, not {timeout!r}"
+        raise ValueError(message)
     end, pause = SYSTEM_CLOCK.monotonic() + timeout, FIRST_SECONDS
-    last = max((batch.number for batch in reads.pending(rows, pk)), default=0)
+    waited = _batches(rows, pk)
     while True:
-        is_parked = _is_parked(rows, pk)
-        if not is_parked and not any(batch.number <= last for batch in reads.pending(rows, pk)):
+        is_queued = not waited.isdisjoint(_batches(rows, pk))
+        if not _is_parked(rows, pk) and not is_queued:
             yield 0.0
         left = end - SYSTEM_CLOCK.monotonic()
         if left <= 0:
@@ -69,18 +82,24 @@ def _looks(rows: Rows, pk: Any, timeout: float) -> Iterator[float]:
         pause = min(2 * pause, MAX_SECONDS)
 
 
+def _batches(rows: Rows, pk: Any) -> set[tuple[str, int]]:
+    """Return the batches with writes of a row that are not drained: for each its queue and its number."""
+    return {(batch.incarnation, batch.number) for batch in reads.pending(rows, pk)}
+
+
 def _is_parked(rows: Rows, pk: Any) -> bool:
-    """Return whether a write of the row is parked and is retried by itself.
+    """Return whether writes of the row are parked and are retried by themselves.
+
+    The oldest one decides: those behind it are retried with it.
 
     Raises:
-        WriteBehindError: It is not retried by itself.
+        WriteBehindError: They are not retried by themselves.
     """
-    parked = parked_of(rows, pk, router.db_for_write(rows.model))
-    retried = list(parked.values_list("retry_at", flat=True))
-    if retried and None in retried:
+    oldest = parked_of(rows, pk, router.db_for_write(rows.model)).first()
+    if oldest is not None and oldest.retry_at is None:
         message = (
             f"{rows.model.__name__} {pk!r}: a write is parked and is not drained until it is retried or "
             "discarded; see `manage.py writebehind parked`"
         )
         raise WriteBehindError(message)
-    return bool(retried)
+    return oldest is not None

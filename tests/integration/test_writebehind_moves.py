@@ -11,6 +11,7 @@ from django.test import override_settings
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.writebehind import waiting
 from cacheproject.services import Services
 from tests.fix_services import flush
 from tests.integration.write_behind import command, drain_all
@@ -115,6 +116,24 @@ def test_partitions_return_to_a_node_that_they_left(urls: dict[str, str], meters
             if retiring:
                 assert command("nodes")["done"]
     assert set(Meter.objects.values_list("count", flat=True)) == {5}
+
+
+def test_a_wait_ends_while_a_node_is_replaced(
+    urls: dict[str, str], meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batches of the old and the new queue have the same numbers, but only one of them is waited for."""
+    row = meters[0]
+    with on(urls, "a"):
+        add_one([row])
+        with on(urls, "b", retiring="a"):
+
+            def drain_and_write(_: float) -> None:
+                tick()
+                add_one([row])
+
+            monkeypatch.setattr(waiting.time, "sleep", drain_and_write)
+            assert Meter.behind.wait(row.pk, timeout=60.0)
+            assert Meter.behind.get(row.pk).count == 2
 
 
 def test_a_node_that_was_replaced_without_being_named_is_noticed(

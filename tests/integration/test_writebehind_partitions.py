@@ -12,6 +12,7 @@ from django.db.models import F
 from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindMovedError
 from cachebackend.protocol import Partition
+from cachebackend.writebehind import reads
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all, one_partition
@@ -69,6 +70,28 @@ def test_the_number_is_changed_while_processes_run(meters: list[Meter], count: i
         assert (partitions == {0}) is (count == 1)
         drain_all()
     assert set(Meter.objects.values_list("count", flat=True)) == {2}
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_read_notices_a_change_of_the_number(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    """The queues that were drained for the change are not in a row that was read before: it is read again."""
+    read_rows = reads.read_rows
+
+    def then_change(*args: Any) -> Any:
+        monkeypatch.setattr(reads, "read_rows", read_rows)
+        rows = read_rows(*args)
+        assert command("partitions", "16") == {"partitions": 16}
+        project_queue().context.adopt(
+            16 if knows else 4
+        )  # another thread of the process may know it, or none
+        return rows
+
+    with one_partition(partitions=4):
+        count_all(meters)
+        monkeypatch.setattr(reads, "read_rows", then_change)
+        assert {row.count for row in Meter.behind.in_bulk([row.pk for row in meters]).values()} == {1}
 
 
 def test_no_new_field_is_queued_during_the_change(meters: list[Meter]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import ormsgpack
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import DataError, OperationalError, connection, connections
+from django.db import DataError, OperationalError, connection, connections, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Least
 
@@ -270,6 +270,26 @@ def test_nothing_is_written_through_before_a_queued_creation(
         Meter.behind.update(meter.pk, count=F("count") + 1)
         assert Meter.objects.get(pk=meter.pk).count == 1
         assert Meter.behind.get(meter.pk).count == 1
+
+
+def test_what_is_written_through_is_part_of_the_transaction(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is rolled back with it; a write that the database refuses does not break the transaction."""
+    monkeypatch.setattr(Meter.behind.rows, "_counters", ("count",))
+    one, large = Meter.objects.bulk_create([Meter(), Meter(count=2**63 - 1)])
+    with one_partition(high_water=1, on_full="write_through"):
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with transaction.atomic():
+            with pytest.raises(DataError):
+                Meter.behind.update(large.pk, count=F("count") + 5)
+            Meter.behind.update(one.pk, count=F("count") + 5)
+        with transaction.atomic():
+            Meter.behind.update(one.pk, count=F("count") + 5)
+            transaction.set_rollback(True)
+            with pytest.raises(WriteBehindFullError, match="did not take it either"):
+                Meter.behind.update(one.pk, count=F("count") + 5)
+        assert Meter.objects.get(pk=one.pk).count == 5
 
 
 @pytest.mark.parametrize("was_sent", [False, True])

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ormsgpack
 import pytest
 from asgiref.sync import async_to_sync
 from django.db.models import F
+from django.utils import timezone
 
 from cachebackend.errors import WriteBehindError
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import landed, waiting
+from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import drain_all
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+#: A parked write that does nothing.
+NO_CHANGES = ormsgpack.packb({"marker": b"", "changes": []})
 
 
 class Pauses:
@@ -71,9 +76,54 @@ def test_the_time_to_wait_is_limited(meter: Meter, pauses: Pauses) -> None:
 def test_a_parked_write_ends_the_wait(meter: Meter) -> None:
     """Unless a person retries it, it never reaches the database."""
     key = Meter.behind.rows.row(meter.pk)[:-1].decode()
-    ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key=key, changes=b"")
+    ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key=key, changes=NO_CHANGES)
     with pytest.raises(WriteBehindError, match="a write is parked"):
         Meter.behind.wait(meter.pk)
+
+
+def test_writes_behind_one_that_is_retried_are_waited_for(meter: Meter, pauses: Pauses) -> None:
+    """The row's oldest parked write decides: those behind it are retried with it."""
+    key = Meter.behind.rows.row(meter.pk)[:-1].decode()
+    drain_all()
+    row = {"label": "shop.meter", "partition": 0, "key": key, "changes": NO_CHANGES}
+    ParkedWrite.objects.create(**row, batch=1, retry_at=timezone.now())
+    ParkedWrite.objects.create(**row, batch=2)
+    pauses.steps = iter([lambda: None, ParkedWrite.objects.all().delete])
+    assert Meter.behind.wait(meter.pk)
+    assert len(pauses.seconds) == 2
+
+
+def test_a_write_that_is_parked_between_the_two_looks_is_not_taken_for_drained(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look reads the queue and then the parked writes."""
+    looks = 0
+
+    def then_park(look: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            nonlocal looks
+            found, looks = look(*args), looks + 1
+            if looks == 2:
+                key = Meter.behind.rows.row(meter.pk)[:-1].decode()
+                ParkedWrite.objects.create(
+                    label="shop.meter", partition=0, batch=1, key=key, changes=NO_CHANGES
+                )
+                project_queue().nodes[0].call((b"FLUSHALL",))
+            return found
+
+        return run
+
+    for name in ("_is_parked", "_batches"):
+        monkeypatch.setattr(waiting, name, then_park(getattr(waiting, name)))
+    with pytest.raises(WriteBehindError, match="a write is parked"):
+        Meter.behind.wait(meter.pk)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1])
+def test_the_time_to_wait_is_a_number_of_seconds(meter: Meter, timeout: float) -> None:
+    """A wait that never ends, or that has no meaning, is refused."""
+    with pytest.raises(ValueError, match="timeout is a number of seconds"):
+        Meter.behind.wait(meter.pk, timeout=timeout)
 
 
 def test_a_signal_is_sent_after_each_batch(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:

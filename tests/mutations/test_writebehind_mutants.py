@@ -16,6 +16,7 @@ from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import apply, checkpoints, drains, reads, samples, seals
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
+from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration import (
@@ -32,6 +33,7 @@ from tests.shop.models import Meter
 Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
+meters = test_writebehind_partitions.meters
 pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -151,9 +153,22 @@ def test_delta_applied_as_a_put(articles: list[Article], monkeypatch: Patch) -> 
 def test_overlay_ignoring_the_checkpoint(meter: Meter, monkeypatch: Patch) -> None:
     """A batch that the row contains counts again until its hash is deleted."""
     real = reads._not_drained
-    monkeypatch.setattr(reads, "_not_drained", lambda queues, number, _: real(queues, number, {}))
+    monkeypatch.setattr(reads, "_not_drained", lambda queues, _: real(queues, {}))
     assert is_caught(
         test_writebehind_reads.test_a_read_is_exact_at_every_step_of_a_drain, meter, monkeypatch, "close"
+    )
+
+
+def test_overlay_ignoring_the_number_of_partitions(meters: list[Meter], monkeypatch: Patch) -> None:
+    """A row that was read before the number was changed is merged with the queue of the new number."""
+    read_queue = reads._read_queue
+
+    def late(rows: Any, keys: Any, _: int) -> Any:
+        return read_queue(rows, keys, project_queue().context.partitions)
+
+    monkeypatch.setattr(reads, "_read_queue", late)
+    assert is_caught(
+        test_writebehind_partitions.test_a_read_notices_a_change_of_the_number, meters, monkeypatch, True
     )
 
 

@@ -15,7 +15,7 @@ the same seals. The seal of the last drained batch is kept until the next batch 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
@@ -41,11 +41,13 @@ class PendingFields(NamedTuple):
     """The requested fields that one batch holds.
 
     Attributes:
+        incarnation: The incarnation of its queue; empty if the fields are parked.
         number: The batch's number.
         fields: Those of the requested fields that it holds.
         encodings: For each column the code of the encoding of its values.
     """
 
+    incarnation: str
     number: int
     fields: dict[bytes, bytes]
     encodings: dict[str, str]
@@ -120,14 +122,14 @@ def pending(
         for start, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
             for number, seal, values, encodings in reply[1:]:
                 seals[number] = seal.decode(errors="replace")
-                batch = batches.setdefault(number, PendingFields(number, {}, {}))
+                batch = batches.setdefault(number, PendingFields(incarnation, number, {}, {}))
                 batch.encodings.update(parse_encodings(partition, encodings))
                 batch.fields.update(
                     (name, value)
                     for name, value in zip(fields[start : start + PENDING_FIELDS], values, strict=True)
                     if value is not None
                 )
-        in_order = sorted(batches.values(), key=itemgetter(0))
+        in_order = sorted(batches.values(), key=attrgetter("number"))
         return Pending(incarnation, open_batch, done, seals, in_order)
 
 

@@ -20,7 +20,7 @@ def batch(fields: dict[tuple[bytes, bytes], bytes], marker: bytes = b"", **encod
     stored = {ROW + column + b"\0" + kind: value for (column, kind), value in fields.items()}
     if marker:
         stored[ROW + b"\0m"] = marker
-    return PendingFields(1, stored, encodings)
+    return PendingFields("", 1, stored, encodings)
 
 
 def merged(instance: Meter | None, *batches: PendingFields) -> Meter | None:

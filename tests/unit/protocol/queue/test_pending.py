@@ -41,7 +41,9 @@ def test_fields_of_all_batches_are_read_at_one_instant() -> None:
     """In one script; a field that a batch lacks is left out of it."""
     reply = [NUMBERS, [2, b"bb", [b"5", None], b""], [3, b"", [None, b"6"], b"\0f\0i\0"]]
     result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
-    assert result == Pending("ab", 3, 1, SEALS, [(2, {b"f": b"5"}, {}), (3, {b"g": b"6"}, {"f": "i"})])
+    assert result == Pending(
+        "ab", 3, 1, SEALS, [("ab", 2, {b"f": b"5"}, {}), ("ab", 3, {b"g": b"6"}, {"f": "i"})]
+    )
     assert len(requests) == 1
 
 
@@ -57,7 +59,7 @@ def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
     queue = queue_of("a")
     replies: list[Any] = [[NUMBERS]], [[NUMBERS, [2, b"bb", [b"5"], b""]]]
     result, requests = step(pending(queue, 0, METER, [b"f"]), *replies)
-    assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, [(2, {b"f": b"5"}, {})])
+    assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, [("ab", 2, {b"f": b"5"}, {})])
     assert [command[1:-2] for [(_, command)] in requests] == [
         (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2)),
         (KEYS.meta(METER), KEYS.batch(METER, 2), KEYS.batch(METER, 3), KEYS.batch(METER, 4)),
@@ -72,7 +74,7 @@ def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytes
     first: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [other, [2, b"bb", [b"6"], b""]]]
     second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [NUMBERS, [2, b"bb", [b"6"], b"\0g\0i\0"]]]
     result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
-    batches = [(2, {b"f": b"5", b"g": b"6"}, {"g": "i"})]
+    batches = [("ab", 2, {b"f": b"5", b"g": b"6"}, {"g": "i"})]
     assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, batches)
 
 

@@ -18,7 +18,7 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext, check
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
 
-_FOLD = Script(__package__, "fold")
+_FOLD = Script(__package__, "fold", "queued_sum", "open_batch", "row_operations")
 #: The code of the error of a node whose queues have another number of partitions.
 MOVED = "PARTITIONS"
 #: The code of a row that was folded.

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.db.models.functions import Now
 
 __all__ = ["OutboxRow", "ParkedWrite", "Ring", "WriteBehindCheckpoint"]
+
+# The checks of an app that is not installed do not run. What Django raises for its models names no way out
+if not apps.is_installed("cachebackend"):
+    message = (
+        "cachebackend.models is imported, but INSTALLED_APPS does not contain 'cachebackend': add it, and "
+        "run manage.py migrate"
+    )
+    raise ImproperlyConfigured(message)
 
 
 class OutboxRow(models.Model):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from cachebackend import checks
 from cachebackend.checks import drains
 from cachebackend.telemetry import heartbeat
+from cacheproject.processes import MANAGE
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("empty_nodes")]
 LOCAL = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -75,3 +80,29 @@ def test_a_database_without_the_migrations_is_reported() -> None:
     [warning] = checks.check_write_behind_migrations(databases=["default"])
     assert warning.id == "ringcache.W012"
     assert f"lacks the migrations {last.name} of cachebackend" in warning.msg
+
+
+@pytest.mark.parametrize("manager", ["WriteBehindManager(fields=['count'])", "CachedManager()"])
+def test_a_manager_without_the_app_is_refused(manager: str, tmp_path: Path) -> None:
+    """The checks of an app that is not installed do not run, so its models raise the error."""
+    (tmp_path / "plain.py").write_text("INSTALLED_APPS = ['django.contrib.contenttypes', 'site_pages']\n")
+    (tmp_path / "site_pages").mkdir()
+    (tmp_path / "site_pages" / "models.py").write_text(
+        "from django.db import models\n"
+        "from cachebackend import CachedManager, WriteBehindManager\n"
+        "class Page(models.Model):\n"
+        "    count = models.IntegerField(default=0)\n"
+        f"    manager = {manager}\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "django", "check", "--settings", "plain"],
+        env=os.environ | {"PYTHONPATH": f"{MANAGE.parent}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last_line = ran.stderr.strip().splitlines()[-1]
+    assert last_line.endswith(
+        "ImproperlyConfigured: cachebackend.models is imported, but INSTALLED_APPS does not contain "
+        "'cachebackend': add it, and run manage.py migrate"
+    )

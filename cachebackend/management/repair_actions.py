@@ -84,6 +84,14 @@ class RepairActions(ReportCommand):
             self.say(f"{data['dropped']} batches of {label} were dropped")
         if label := options["drain"]:
             into = _model(options["into"])
+            question = (
+                f"Writes of {into._meta.label} were drained since those of {label} were queued. Where both "
+                "set the same column of a row, the older value replaces the newer one. Drain them?"
+            )
+            is_newer = not options["yes"] and writebehind.would_replace_newer(removed[label], into)
+            if is_newer and not self.agrees(question):
+                self.say("nothing was drained; add --yes if nobody can be asked")
+                return Report({"rows": 0}, is_well=False)
             data["rows"] = writebehind.drain_removed(removed[label], into)
             self.say(f"{data['rows']} rows of {into._meta.label} were changed")
         if data:

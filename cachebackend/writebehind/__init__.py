@@ -16,7 +16,13 @@ from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiting
 from cachebackend.writebehind.partitions import change_partitions
-from cachebackend.writebehind.removed import RemovedModel, drain_removed, drop_removed, removed_models
+from cachebackend.writebehind.removed import (
+    RemovedModel,
+    drain_removed,
+    drop_removed,
+    removed_models,
+    would_replace_newer,
+)
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.seals import dirty_partitions, seal_dirty
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
@@ -53,4 +59,5 @@ __all__ = [
     "retry_waiting",
     "seal_dirty",
     "uuid7",
+    "would_replace_newer",
 ]

@@ -72,13 +72,17 @@ class Drained:
     more: bool = False
 
 
-def drop(partition: Partition) -> int:
+def drop(partition: Partition, using: str) -> int:
     """Delete the queued writes of a partition, as if they were drained; return the number of batches.
+
+    Args:
+        partition: The partition.
+        using: The alias of the database with the partition's checkpoints.
 
     Raises:
         WriteBehindError, NodeUnavailableError, django.db.Error: As ``drain``.
     """
-    drop_ = _Drop(partition, WriteBehindCheckpoint)
+    drop_ = _Drop(partition, using)
     drop_.run(MAX_DROPPED)
     return drop_.drained.batches
 
@@ -315,6 +319,10 @@ class _Drain:
 
 class _Drop(_Drain):
     """A drain of a partition that writes nothing but the checkpoint."""
+
+    def __init__(self, partition: Partition, using: str) -> None:
+        super().__init__(partition, WriteBehindCheckpoint)  # its model may be gone
+        self.using = using
 
     def _write(
         self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Mapping[str, str]

@@ -6,21 +6,21 @@ So a person decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import models, router
-from django.db.models import Count
+from django.db.models import Count, Max
 
 from cachebackend.errors import WriteBehindError
-from cachebackend.models import ParkedWrite
+from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.drains import drain, drop
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.seals import dirty_partitions
 from cachebackend.writebehind.status import databases
 
-__all__ = ["RemovedModel", "drain_removed", "drop_removed", "removed_models"]
+__all__ = ["RemovedModel", "drain_removed", "drop_removed", "removed_models", "would_replace_newer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,15 @@ class RemovedModel:
         label: The model, as it was called: ``app_label.model_name``.
         partitions: Its partitions with queued writes.
         parked: The number of its parked writes.
+        since: The time of the oldest queued write, in seconds since 1970; None if none is queued.
+        databases: The databases that have its checkpoints or parked writes.
     """
 
     label: str
     partitions: Sequence[Partition]
     parked: int
+    since: float | None = None
+    databases: Sequence[str] = ()
 
 
 def removed_models() -> list[RemovedModel]:
@@ -44,19 +48,22 @@ def removed_models() -> list[RemovedModel]:
     Raises:
         NodeUnavailableError: No queue node answered.
     """
-    partitions: dict[str, list[Partition]] = {}
-    for partition, _ in dirty_partitions():
-        partitions.setdefault(partition.label, []).append(partition)
-    parked: dict[str, int] = {}
+    queued: dict[str, dict[Partition, float]] = {}
+    for partition, since in dirty_partitions():
+        queued.setdefault(partition.label, {})[partition] = since
+    parked: dict[str, dict[str, int]] = {}
     for using in databases():
         counted = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
         for row in counted:
-            parked[row["label"]] = parked.get(row["label"], 0) + row["count"]
-    return [
-        RemovedModel(label, partitions.get(label, []), parked.get(label, 0))
-        for label in sorted({*partitions, *parked})
-        if model_named(label) is None
-    ]
+            parked.setdefault(row["label"], {})[using] = row["count"]
+    gone = [label for label in sorted({*queued, *parked}) if model_named(label) is None]
+    return [_removed_model(label, queued.get(label, {}), parked.get(label, {})) for label in gone]
+
+
+def _removed_model(label: str, queued: Mapping[Partition, float], parked: Mapping[str, int]) -> RemovedModel:
+    since = min(queued.values(), default=None)
+    used = [using for using in databases() if using in parked or _checkpoints(using, label).exists()]
+    return RemovedModel(label, list(queued), sum(parked.values()), since, used)
 
 
 def drop_removed(removed: RemovedModel) -> int:
@@ -66,22 +73,41 @@ def drop_removed(removed: RemovedModel) -> int:
         WriteBehindError: The project has the model.
     """
     _require_gone(removed)
-    batches = sum(drop(partition) for partition in removed.partitions)
+    batches = sum(drop(partition, _database_of(partition)) for partition in removed.partitions)
     for using in databases():
         ParkedWrite.objects.using(using).filter(label=removed.label).delete()
     return batches
+
+
+def would_replace_newer(removed: RemovedModel, into: type[models.Model]) -> bool:
+    """Return whether another model has drained writes since the oldest of these was queued.
+
+    Where both set the same column of a row, the older value would then replace the newer one.
+    """
+    drained = _checkpoints(router.db_for_write(into), into._meta.label_lower)
+    last = drained.aggregate(last=Max("landed_at"))["last"]
+    return removed.since is not None and last is not None and last.timestamp() > removed.since
 
 
 def drain_removed(removed: RemovedModel, into: type[models.Model]) -> int:
     """Drain the queued writes of a model that is gone to another model; return the rows changed.
 
     Its parked writes become parked writes of the other model. Each batch is drained once, as by
-    ``drain``; a write that is queued for the other model already may be applied first.
+    ``drain``. What the workers have drained of the other model before may be replaced
+    (``would_replace_newer``); what they drain afterwards is applied later.
 
     Raises:
-        WriteBehindError: The project has the model, or another worker drains it.
+        WriteBehindError: The project has the model, or another worker drains it, or its writes
+            belong to another database than those of the other model.
     """
     _require_gone(removed)
+    using = router.db_for_write(into)
+    if elsewhere := [each for each in removed.databases if each != using]:
+        message = (
+            f"the writes of {removed.label} belong to the database {elsewhere[0]!r}, and those of "
+            f"{into._meta.label} to {using!r}; name a model of {elsewhere[0]!r}"
+        )
+        raise WriteBehindError(message)
     rows = 0
     for partition in removed.partitions:
         is_unfinished = True
@@ -92,9 +118,21 @@ def drain_removed(removed: RemovedModel, into: type[models.Model]) -> int:
             if drained.more and not drained.batches:
                 message = f"{partition} cannot be drained now; try again"
                 raise WriteBehindError(message)
-    parked = ParkedWrite.objects.using(router.db_for_write(into)).filter(label=removed.label)
+    parked = ParkedWrite.objects.using(using).filter(label=removed.label)
     parked.update(label=into._meta.label_lower)
     return rows
+
+
+def _checkpoints(using: str, label: str) -> models.QuerySet[WriteBehindCheckpoint]:
+    return WriteBehindCheckpoint.objects.using(using).filter(label=label)
+
+
+def _database_of(partition: Partition) -> str:
+    """Return the alias of the database with a partition's checkpoints; of several, the first."""
+    for using in databases():
+        if _checkpoints(using, partition.label).filter(partition=partition.number).exists():
+            return using
+    return router.db_for_write(WriteBehindCheckpoint)
 
 
 def _require_gone(removed: RemovedModel) -> None:

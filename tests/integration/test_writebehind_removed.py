@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.core.management import CommandError, call_command
 from django.db.models import F
+from django.utils import timezone
 
-from cachebackend import writebehind
+from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError
-from cachebackend.models import ParkedWrite
+from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind import removed
 from cachebackend.writebehind.queue import project_queue
@@ -26,9 +29,20 @@ def meter() -> Meter:
 
 
 def queue_as_gone(meter: Meter, count: int) -> None:
+    """Queue an addition under the label that the row's model had before."""
+    put_as_gone(meter, F("count") + count)
+
+
+def put_as_gone(meter: Meter, count: Any) -> None:
     """Queue a change of a row under the label that its model had before."""
-    client, write = project_queue(), Meter.behind.rows.change(meter.pk, {"count": F("count") + count})
-    client.fold_one(Partition(GONE, 0), write)
+    project_queue().fold_one(Partition(GONE, 0), Meter.behind.rows.change(meter.pk, {"count": count}))
+
+
+def drain_all_of_meter() -> None:
+    """Drain the model's own writes, as workers do."""
+    for partition, _ in writebehind.dirty_partitions():
+        if partition.label != GONE:
+            writebehind.drain(partition)
 
 
 def test_writes_of_a_removed_model_are_listed_and_drained_to_another(meter: Meter) -> None:
@@ -92,3 +106,48 @@ def test_only_the_writes_of_removed_models_are_dropped_or_redirected(meter: Mete
     queue_as_gone(meter, 1)
     with pytest.raises(CommandError, match="'shop.nope' is not a model"):
         call_command("writebehind", "removed", "--drain", GONE, "--into", "shop.nope")
+
+
+def test_older_writes_of_a_removed_model_are_applied_first(meter: Meter) -> None:
+    """What is queued for the other model was written later, after the model was renamed."""
+    with one_partition():
+        queue_as_gone(meter, 1)
+        Meter.behind.update(meter.pk, count=50)
+        command("removed", "--drain", GONE, "--into", "shop.Meter")
+        drain_all_of_meter()
+    assert Meter.objects.get(pk=meter.pk).count == 50
+
+
+def test_writes_that_would_replace_newer_ones_need_consent(meter: Meter) -> None:
+    """The workers have drained writes of the other model in the meantime."""
+    with one_partition():
+        put_as_gone(meter, 1)
+        Meter.behind.update(meter.pk, count=50)
+        drain_all_of_meter()
+        report = command("removed", "--drain", GONE, "--into", "shop.Meter", code=1)
+        assert report == {"rows": 0}
+        assert Meter.objects.get(pk=meter.pk).count == 50
+        command("removed", "--drain", GONE, "--into", "shop.Meter", "--yes")
+        assert Meter.objects.get(pk=meter.pk).count == 1
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are dropped there, and are not drained elsewhere: their batches and rows are counted there."""
+    monkeypatch.setattr(removed, "databases", lambda: ["default", "lite"])
+    with one_partition():
+        queue_as_gone(meter, 1)
+        state = project_queue().run(protocol.queue_states(project_queue().context, [Partition(GONE, 0)]))
+        [queue] = state[Partition(GONE, 0)].values()
+        assert isinstance(queue, protocol.QueueState)
+        checkpoints, parked = WriteBehindCheckpoint.objects.using("lite"), ParkedWrite.objects.using("lite")
+        checkpoints.create(label=GONE, partition=0, incarnation=queue.incarnation)
+        parked.create(
+            label=GONE, partition=0, batch=1, key="1", changes=b"", error="no", created=timezone.now()
+        )
+        with pytest.raises(CommandError, match="belong to the database 'lite'.*shop.Meter .*'default'"):
+            call_command("writebehind", "removed", "--drain", GONE, "--into", "shop.Meter")
+        assert Meter.objects.get(pk=meter.pk).count == 0
+        assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": []}
+        assert (checkpoints.get().batch, parked.count()) == (1, 0)
+        assert not WriteBehindCheckpoint.objects.exists()

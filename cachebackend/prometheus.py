@@ -118,6 +118,9 @@ class RingCollector(Collector):
         yield up
         yield _gauge("behind_waiting", "Changes that wait in the queues.", queues.waiting)
         yield _gauge(
+            "behind_waiting_bytes", "Bytes of the changes that wait, with the names of fields.", queues.bytes
+        )
+        yield _gauge(
             "behind_oldest_seconds", "For how long the oldest change has waited.", queues.oldest_seconds
         )
         yield _gauge("behind_parked", "Writes that are parked because Postgres refused them.", queues.parked)

@@ -103,14 +103,22 @@ class QueueFigures:
         return bool(self.nodes) and all(self.nodes.values())
 
     @property
-    def used_partitions(self) -> list[PartitionStatus]:
-        """The partitions of which there is anything to show."""
-        return [each for each in self.partitions if each.fields or each.landed or each.parked or each.error]
+    def listed_partitions(self) -> list[tuple[PartitionStatus, list[Reason]]]:
+        """The partitions of which there is anything to show, and why each one's writes are not drained."""
+        used = [each for each in self.partitions if each.fields or each.landed or each.parked or each.error]
+        return [
+            (each, [reason for reason in self.reasons if reason.partition == each.partition]) for each in used
+        ]
 
     @property
     def waiting(self) -> int | None:
         """Changes that wait; None if a queue node does not answer."""
         return self.totals.waiting if self.is_queue_up else None
+
+    @property
+    def bytes(self) -> int | None:
+        """The bytes of what waits; None if a queue node does not answer."""
+        return self.totals.bytes if self.is_queue_up else None
 
     @property
     def oldest_seconds(self) -> float | None:

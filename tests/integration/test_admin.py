@@ -26,6 +26,7 @@ from cachebackend.node import Node
 from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.integration.write_behind import one_partition
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -400,6 +401,18 @@ def test_a_project_without_a_ring_has_a_page(client: Client, url: str, settings:
     """It says that there is no ring."""
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     assert "No alias of" in client.get(url).content.decode()
+
+
+def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, url: str) -> None:
+    """The reason is that of ``writebehind status``, with what to do about it."""
+    with one_partition():
+        Article.behind.update(1, views=7)
+        ParkedWrite.objects.create(label="demo.article", partition=0, batch=1, key="1", changes=b"", error="")
+        page = client.get(url).content.decode()
+    [row] = re.findall(r'<tr data-key="demo.article:0@queue-a">.*?</tr>', page)
+    assert re.search(r"<td>1</td><td>\d+\xa0bytes</td>", row)
+    assert "parked: 1 writes are parked; see `manage.py writebehind parked`" in row
+    assert re.search(r'<dd data-figure="waiting">1 \(\d+\xa0bytes\)</dd>', page)
 
 
 def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> None:

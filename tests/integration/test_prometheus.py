@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cachebackend import RingCache
 from cachebackend.counters import Counts
 from cachebackend.telemetry.heartbeat import record_run
+from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
 
@@ -90,13 +91,16 @@ def test_a_queue_that_does_not_answer_has_no_samples(client: Client, services: S
     found = samples(client)
     assert (found["ringcache_queue_node_up queue-a"], found["ringcache_behind_waiting"]) == (1, 0)
     assert {"ringcache_behind_rows_total", "ringcache_drain_seconds_count"} <= found.keys()
+    assert found["ringcache_behind_waiting_bytes"] == 0
+    Article.behind.update(1, views=7)
+    assert samples(client)["ringcache_behind_waiting_bytes"] > 0
     services.kill("queue-a")
     try:
         found = samples(client)
     finally:
         restart_queue(services)
     assert found["ringcache_queue_node_up queue-a"] == 0
-    unknown = ("waiting", "oldest_seconds", "rows_total")
+    unknown = ("waiting", "waiting_bytes", "oldest_seconds", "rows_total")
     assert not {f"ringcache_behind_{name}" for name in unknown} & found.keys()
     assert (found["ringcache_behind_parked"], found["ringcache_outbox_up"]) == (0, 1)
 

@@ -9,6 +9,7 @@ import pytest
 from cachebackend.monitoring import QueueFigures, queues
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.monitoring.queues import Totals, queue_figures
+from cachebackend.monitoring.reasons import Kind, Reason
 from cachebackend.monitoring.window import MINUTES
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
@@ -38,13 +39,25 @@ def test_figures_of_a_server_that_does_not_answer_are_unknown(queue: bool, datab
     figures = QueueFigures(
         is_on=True,
         nodes={"queue-a": queue},
-        totals=Totals(waiting=2, oldest_seconds=1.5, rows=9, parked=1),
+        totals=Totals(waiting=2, oldest_seconds=1.5, rows=9, parked=1, bytes=70),
         is_database_up=database,
     )
     assert figures.waiting == (2 if queue else None)
+    assert figures.bytes == (70 if queue else None)
     assert figures.oldest_seconds == (1.5 if queue else None)
     assert figures.parked == (1 if database else None)
     assert figures.rows == (9 if queue and database else None)
+
+
+def test_a_partition_is_listed_with_its_reasons() -> None:
+    """One that was never written to is left out; one that lies on two nodes has its reasons twice."""
+    written = [PartitionStatus(ONE, "a", fields=1), PartitionStatus(ONE, "b", landed=1)]
+    reasons = [Reason(ONE, kind, "", "") for kind in (Kind.SLOW, Kind.PARKED)]
+    figures = QueueFigures(
+        partitions=[*written, PartitionStatus(TWO, "a")],
+        reasons=[*reasons, Reason(TWO, Kind.SLOW, "", "")],
+    )
+    assert figures.listed_partitions == [(each, reasons) for each in written]
 
 
 def test_minutes_that_no_node_returned_are_gaps_of_the_chart() -> None:

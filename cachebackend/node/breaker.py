@@ -8,6 +8,7 @@ interval between probes doubles with each one that fails.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ FAILURES = 3
 FIRST_WAIT = 1.0
 #: The most seconds between two probes.
 MAX_WAIT = 60.0
+#: Seconds after which a claim counts as lost if its probe has not begun: the caller was interrupted by an
+#: exception of a signal handler, for example, before it could start the probe's thread.
+CLAIM_SECONDS = 5.0
 #: The largest share by which a wait is shortened at random, so that processes do not probe together.
 JITTER = 0.2
 
@@ -79,6 +83,7 @@ class Breaker:
         self._wait = FIRST_WAIT
         self._probe_at = 0.0
         self._is_probing = False
+        self._claim_lost_at = math.inf
 
     @property
     def state(self) -> NodeState:
@@ -111,14 +116,21 @@ class Breaker:
             early: Probe now, if the node is up.
 
         Returns:
-            Whether the caller must probe the node, and then call ``close`` or ``probe_failed``.
+            Whether the caller must start a probe within ``CLAIM_SECONDS``. The probe calls ``probe_begun``,
+            and then ``close`` or ``probe_failed``.
         """
         with self._lock:
-            is_due = self._clock.monotonic() >= self._probe_at if self.is_open else early
-            if self._is_probing or not is_due:
+            now = self._clock.monotonic()
+            is_due = now >= self._probe_at if self.is_open else early
+            if not is_due or (self._is_probing and now < self._claim_lost_at):
                 return False
-            self._is_probing = True
+            self._is_probing, self._claim_lost_at = True, now + CLAIM_SECONDS
             return True
+
+    def probe_begun(self) -> None:
+        """Keep the claim until the probe ends, however long that takes."""
+        with self._lock:
+            self._claim_lost_at = math.inf
 
     def begin_replay(self) -> None:
         """Handle a node that answers again: the deletes that it missed are replayed to it now."""

@@ -237,12 +237,13 @@ class Node:
         """Send PING to the node; if it answers, replay missed deletes to it and close the breaker."""
         assert self.breaker is not None  # noqa: S101  # the caller has checked it
         connection = None
+        self.breaker.probe_begun()
         try:
             connection = self._pool.make()
             _exchange(connection, [(b"PING",)])
             self.breaker.begin_replay()
             self._replay_and_close(partial(_exchange, connection))
-        except Exception as error:  # noqa: BLE001  # after any error the breaker stays open
+        except BaseException as error:  # noqa: BLE001  # after any error the breaker stays open
             if connection is not None:
                 connection.close()
             self.breaker.probe_failed(self._probe_error(error))
@@ -258,7 +259,7 @@ class Node:
         while not self.breaker.close(self.replay.is_complete):
             self.replay.replay_rest(exchange)
 
-    def _probe_error(self, error: Exception) -> RingCacheError:
+    def _probe_error(self, error: BaseException) -> RingCacheError:
         """Return our error for a probe that failed, which may have another cause than the node."""
         if isinstance(error, RingCacheError):
             return error

@@ -130,6 +130,31 @@ def test_a_node_whose_probe_cannot_start_is_probed_later(
     assert cache.get(dead[0]) is None
 
 
+def test_a_node_whose_probe_was_interrupted_is_probed_again(
+    cache: RingCache, dead: list[str], services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may raise before the probe's thread exists, and any error may end the probe itself."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    breaker = node_of(cache).breaker
+    assert breaker is not None
+    eject(cache, dead[0])
+    breaker._probe_at = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "_spawn", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cache.get(dead[0])
+    breaker._claim_lost_at = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "_replay_and_close", interrupt)
+        come_back(cache, services, probes)
+    assert state(cache) == EJECTED
+    come_back(cache, services, probes)
+    assert state(cache) == UP
+
+
 @pytest.mark.parametrize(
     "way", ["delete", "delete_many", "adelete", "set", "set_many", "clear", "make_stale"]
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.node.breaker import EJECTED, REPLAYING, UP, Breaker
+from cachebackend.node.breaker import CLAIM_SECONDS, EJECTED, REPLAYING, UP, Breaker
 
 ERROR = NodeUnavailableError("node 'a' is not reachable")
 
@@ -126,3 +126,24 @@ def test_ejection_and_return_are_logged_as_events(
     events = [(each.event, each.node) for each in caplog.records]  # type: ignore[attr-defined]
     assert events == [("node_ejected", "a"), ("node_returned", "a")]
     assert caplog.records[0].error == str(ERROR)  # type: ignore[attr-defined]
+
+
+def test_a_claim_whose_probe_never_begins_is_lost(breaker: Breaker, clock: HeldClock) -> None:
+    """Its caller was interrupted before it could start the probe; the next caller gets the claim."""
+    breaker.failed(ERROR, at_once=True)
+    clock.at += 2
+    assert breaker.begin_probe()
+    clock.at += CLAIM_SECONDS - 1
+    assert not breaker.begin_probe()
+    clock.at += 1
+    assert breaker.begin_probe()
+
+
+def test_a_probe_that_has_begun_may_take_long(breaker: Breaker, clock: HeldClock) -> None:
+    """It replays many missed deletes, perhaps; no second probe runs beside it."""
+    breaker.failed(ERROR, at_once=True)
+    clock.at += 2
+    assert breaker.begin_probe()
+    breaker.probe_begun()
+    clock.at += 1000
+    assert not breaker.begin_probe()

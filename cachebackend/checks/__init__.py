@@ -1,8 +1,9 @@
 """Django's system checks: one function for each message. The ids never change their meaning.
 
-``caching`` has those of ring caches, cached models and invalidation, ``write_behind`` those of the
-models of write-behind, ``drains`` those of what drains them. May import everything below
-``monitoring``. A check never changes anything, and asks no server except with ``check --database``.
+``caching`` has those of ring caches, cached models and invalidation, ``listening`` that of the relay's
+connection, ``write_behind`` those of the models of write-behind, ``drains`` those of what drains them.
+May import everything below ``monitoring``. A check never changes anything, and asks no server except with
+``check --database``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cachebackend.checks.drains import (
     check_write_behind_schedule,
     check_write_behind_workers,
 )
+from cachebackend.checks.listening import check_notifications
 from cachebackend.checks.write_behind import (
     check_write_behind_engines,
     check_write_behind_fields,
@@ -50,6 +52,7 @@ __all__ = [
     "check_lookups",
     "check_namespace",
     "check_namespace_of_writers",
+    "check_notifications",
     "check_outbox",
     "check_outbox_of_writers",
     "check_peer_settings",
@@ -94,6 +97,7 @@ def register_checks() -> None:
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_lookup_collations)
+    register(Tags.database)(check_notifications)
     register(Tags.database)(check_write_behind_keys)
     register(Tags.caches)(check_write_behind_connections)
     register(Tags.database)(check_write_behind_migrations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cachebackend.options.faults import Faults, shown
 from cachebackend.options.rules import check_fields
@@ -39,6 +40,27 @@ class _WatchedModels:
         return None
 
 
+#: What a direct connection may have instead of its database's own.
+_ADDRESS = frozenset({"HOST", "NAME", "OPTIONS", "PASSWORD", "PORT", "USER"})
+
+
+@dataclass(frozen=True, slots=True)
+class _DirectConnections:
+    """A dict from aliases of databases to parts of their blocks."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if not isinstance(value, Mapping):
+            return (
+                f'must be a dict such as {{"default": {{"HOST": "10.0.0.1"}}}}, got a {type(value).__name__}'
+            )
+        for using, block in value.items():
+            if not isinstance(block, Mapping) or not block.keys() <= _ADDRESS:
+                known = ", ".join(sorted(_ADDRESS))
+                return f"must have a dict of some of {known} for {using!r}"
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectOptions:
     """The options of ``RINGCACHE``.
@@ -49,11 +71,17 @@ class ProjectOptions:
             another one. Empty: there is one namespace.
         models: The models of other apps whose writes are watched, so that they and their rows can be
             tags: labels with empty dicts, such as ``{"auth.User": {}}``.
+        listen: Where the relay listens for notifications, if ``DATABASES`` names a pooler such as pgbouncer:
+            for each database the parts of its block that differ in a direct connection, such as
+            ``{"default": {"HOST": "10.0.0.1", "PORT": 5432}}``.
     """
 
     namespace: str = field(default="", metadata={"rule": _DottedPath()})
     models: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict, metadata={"rule": _WatchedModels()}
+    )
+    listen: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict, metadata={"rule": _DirectConnections()}
     )
 
     @classmethod

@@ -27,6 +27,11 @@ def test_the_options_have_defaults() -> None:
         ({"models": ["auth.User"]}, r"RINGCACHE\['models'\]: must be a dict such as"),
         ({"models": {"User": {}}}, "must have labels of models"),
         ({"models": {"auth.User": {"timeout": 5}}}, "must have an empty dict for 'auth.User'"),
+        ({"listen": "10.0.0.1"}, r"RINGCACHE\['listen'\]: must be a dict such as"),
+        (
+            {"listen": {"default": {"ENGINE": "x"}}},
+            "must have a dict of some of HOST, NAME, .* for 'default'",
+        ),
     ],
 )
 def test_faults_have_their_path(given: Any, says: str) -> None:

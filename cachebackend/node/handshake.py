@@ -160,15 +160,18 @@ def _reply_or_error(read: Callable[[], Any]) -> Any:
         return error
 
 
+def _is_refused(reply: Any) -> bool:
+    """Return whether a reply refuses the command, not only the key: the user may write other keys."""
+    return isinstance(reply, redis.exceptions.NoPermissionError) and "permissions to access" not in str(reply)
+
+
 def _refuse_without_scripts(replies: Sequence[Any]) -> None:
     """Refuse a user that may write but not run scripts, given the replies to ``_RIGHTS``.
 
     Raises:
         redis.exceptions.NoPermissionError: The user's rights are not enough.
     """
-    may_run_scripts, may_write = (
-        not isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies
-    )
+    may_run_scripts, may_write = (not _is_refused(reply) for reply in replies)
     if may_write and not may_run_scripts:
         message = "the user may not run scripts"
         raise redis.exceptions.NoPermissionError(message)

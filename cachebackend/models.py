@@ -23,7 +23,8 @@ class OutboxRow(models.Model):
 
     The row is committed with the transaction, in the same database. A trigger cannot make keys,
     so it writes the changed rows instead, and the process that handles the outbox row makes the
-    keys. A row with a node's endpoint means every key of some aliases on that node.
+    keys. A row with a node's endpoint means every key of some aliases on that node. A row that cannot
+    be read is set aside, with the error: nothing but a person deletes it.
     """
 
     keys = models.BinaryField(default=b"", help_text="The keys by cache alias, as MessagePack.")
@@ -48,6 +49,14 @@ class OutboxRow(models.Model):
         default=False, help_text="Deprecated: whether an earlier release wrote the row before its statement."
     )
     created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
+    # Triggers do not name the column, and neither do processes of an earlier release
+    error = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why the row cannot be read, if it is set aside.",
+    )
 
     class Meta:
         indexes = (

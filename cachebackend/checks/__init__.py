@@ -20,6 +20,7 @@ from cachebackend.checks.caching import (
     check_namespace_of_writers,
     check_outbox,
     check_outbox_of_writers,
+    check_outbox_tables,
     check_peer_settings,
     check_primary_keys,
     check_ring_settings,
@@ -55,6 +56,7 @@ __all__ = [
     "check_notifications",
     "check_outbox",
     "check_outbox_of_writers",
+    "check_outbox_tables",
     "check_peer_settings",
     "check_primary_keys",
     "check_ring_settings",
@@ -96,6 +98,7 @@ def register_checks() -> None:
     register(Tags.models)(check_primary_keys)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)
+    register(Tags.database)(check_outbox_tables)
     register(Tags.database)(check_lookup_collations)
     register(Tags.database)(check_notifications)
     register(Tags.database)(check_write_behind_keys)

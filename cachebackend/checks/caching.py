@@ -8,7 +8,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
-from django.db import connections, models, router
+from django.db import DatabaseError, connections, models, router
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.collations import inexact_collation
@@ -21,7 +21,8 @@ from cachebackend.conf import (
 from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation.compilers import is_installed
-from cachebackend.invalidation.outbox_table import may_have_outbox
+from cachebackend.invalidation.outbox_databases import outbox_databases
+from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
 from cachebackend.managers import CachedManager
@@ -40,6 +41,7 @@ __all__ = [
     "check_namespace_of_writers",
     "check_outbox",
     "check_outbox_of_writers",
+    "check_outbox_tables",
     "check_peer_settings",
     "check_ring_settings",
     "check_strict_sentinels",
@@ -93,6 +95,27 @@ def check_outbox(**_: Any) -> list[CheckMessage]:
             id="ringcache.W003",
         )
     ]
+
+
+def check_outbox_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """ringcache.W015: the routers let a database have an outbox, and it has no table for it."""
+    return [
+        Warning(
+            f"Database {using!r} has no table {OutboxRow._meta.db_table}: writes there have no outbox, and "
+            "each probe of a node asks the database for it.",
+            hint=f"Run migrate --database {using}, or let the routers keep cachebackend out of it.",
+            id="ringcache.W015",
+        )
+        for using in outbox_databases()
+        if ring_aliases() and using in (databases or ()) and not _has_outbox(using)
+    ]
+
+
+def _has_outbox(using: str) -> bool:
+    try:
+        return has_outbox(using)
+    except DatabaseError:  # a database that cannot be reached: `migrate` says so
+        return True
 
 
 def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:

@@ -16,18 +16,20 @@ clear, the node's endpoint, and means every key of the aliases on that node.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import ormsgpack
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import DatabaseError, router
 
 from cachebackend.backend.keys import pattern_of_key
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import WRITE_TIMEOUT, outbox_writer
-from cachebackend.invalidation.trigger_rows import keys_of_trigger_row
-from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.registry import prepare_ring_clients
@@ -37,13 +39,16 @@ __all__ = [
     "ClientOutbox",
     "connect_outbox",
     "delete_rows",
-    "keys_of_row",
     "new_row",
     "write_row",
 ]
 
 #: Seconds; longer than any statement may run.
 INTENT_SECONDS = 60.0
+#: Seconds that a probe waits for the outboxes.
+READ_TIMEOUT = 5.0
+#: Seconds after which a node does not wait any longer for an outbox that cannot be read.
+UNREAD_SECONDS = 10.0
 
 
 # Rows
@@ -75,13 +80,6 @@ def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = ""
     return row.pk
 
 
-def keys_of_row(row: OutboxRow) -> KeysByAlias:
-    """Return the keys that a stored row deletes, by cache alias; no keys for the aliases of a node's row."""
-    if row.label:
-        return keys_of_trigger_row(row.label, row.rows or [], row._state.db or DEFAULT_DB_ALIAS)
-    return {alias: set(keys) for alias, keys in ormsgpack.unpackb(bytes(row.keys)).items()}
-
-
 def delete_rows(using: str, *pks: int | None) -> None:
     """Delete rows whose keys every node has confirmed; None is a row that was not written."""
     if written := [pk for pk in pks if pk is not None]:
@@ -110,6 +108,8 @@ class ClientOutbox:
 
     def __init__(self, client: RingClient) -> None:
         self._client = client
+        #: The databases that could not be read last time, and since when (monotonic seconds).
+        self._unread: dict[str, float] = {}
 
     def keep(self, node: str, missed: MissedKeys) -> bool:
         """Store the deletes that a node missed; return whether they are committed.
@@ -138,34 +138,51 @@ class ClientOutbox:
         return True
 
     def missed_by(self, node: str, limit: float) -> MissedKeys:
-        """Return the pending deletes of a node; arguments as for ``find``.
-
-        The thread of a probe calls it, so it closes every database connection that it opened.
-        """
-        try:
-            return self.find(node, limit)
-        finally:
-            connections.close_all()
-
-    def find(self, node: str, limit: float) -> MissedKeys:
         """Return the pending deletes of a node that any process wrote.
+
+        What a database holds that cannot be read is not known. If it stays so for ``UNREAD_SECONDS``,
+        the node is cleared instead: then it has missed nothing, and need not wait for the database.
 
         Args:
             node: The node's endpoint.
-            limit: With more keys than this, all keys of the node are returned as missed.
+            limit: With more keys than this, all keys of the node are returned as missed. Infinite:
+                the node's keys cannot be cleared.
+
+        Raises:
+            DatabaseError: A database cannot be read.
         """
+        asked = ask_databases(partial(self._missed_in, node=node, limit=limit), READ_TIMEOUT)
+        now = self._client.context.clock.monotonic()
+        self._unread = {using: self._unread.get(using, now) for using in asked.errors}
+        if asked.errors:
+            texts = [f"database {using!r}: {error}" for using, error in asked.errors.items()]
+            error = DatabaseError(f"the outbox cannot be read in {'; '.join(texts)}")
+            if limit == math.inf or any(now - since < UNREAD_SECONDS for since in self._unread.values()):
+                raise error
+            self._client.context.log_limited(
+                "outbox_unread", "a returning node is cleared, because %s", error
+            )
+            return ALL_KEYS
+        if any(missed.is_all_keys for missed in asked.found.values()):
+            return ALL_KEYS
+        keys = {key for missed in asked.found.values() for key in missed.keys}
+        return MissedKeys(tuple(sorted(keys))) if len(keys) <= limit else ALL_KEYS
+
+    def _missed_in(self, using: str, *, node: str, limit: float) -> MissedKeys:
+        """Return the pending deletes of a node that one database holds; arguments as for ``missed_by``."""
+        if not has_outbox(using):
+            return MissedKeys()
         nodes = [index for index, each in enumerate(self._client.nodes) if each.endpoint == node]
         may_hold, aliases = self._client.context.may_hold, set(self._aliases())
         missed: set[bytes] = set()
-        for using in filter(has_outbox, connections):
-            for row in OutboxRow.objects.using(using).filter(node__in=("", node)).iterator():
-                keys = keys_of_row(row)
-                for alias in aliases & keys.keys():
-                    missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))
-                    has_pattern = any(pattern_of_key(key) is not None for key in keys[alias])
-                    if row.node or has_pattern or len(missed) > limit:
-                        return ALL_KEYS
-        return MissedKeys(tuple(sorted(missed)))
+        for row in pending_rows(using).filter(node__in=("", node)).iterator():
+            keys = read_row(row).keys
+            for alias in aliases & keys.keys():
+                missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))
+                has_pattern = any(pattern_of_key(key) is not None for key in keys[alias])
+                if row.node or has_pattern or len(missed) > limit:
+                    return ALL_KEYS
+        return MissedKeys(tuple(missed))
 
     def _aliases(self) -> list[str]:
         """Return the aliases that share the client."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import F, Q
+from django.db.models import Max, Q
 from django.db.models.functions import Now
 
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.invalidation.deletes import (
     clear_node,
     clear_tags,
@@ -26,24 +27,26 @@ from cachebackend.invalidation.deletes import (
     nodes_to_clear,
     values_and_tags,
 )
-from cachebackend.invalidation.outbox import (
-    INTENT_SECONDS,
-    delete_rows,
-    keys_of_row,
-    write_row,
-)
-from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
+from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
+from cachebackend.invalidation.outbox_databases import ask_databases, server_of
+from cachebackend.invalidation.outbox_keys import RowKeys, pending_rows, read_row
+from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.set_aside import set_aside
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
-from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
 from cachebackend.telemetry.heartbeat import record_run
 
-__all__ = ["SETTLING_SECONDS", "RelayResult", "outbox_lag", "relay"]
+__all__ = ["RELAY_TIMEOUT", "SETTLING_SECONDS", "RelayResult", "outbox_lag", "relay"]
 
 logger = logging.getLogger("cachebackend")
 
 #: Outbox rows that one transaction of the relay locks and processes.
 ROWS_PER_PAGE = 500
+#: Seconds that a run waits for the databases; shorter than the time limit of the task.
+RELAY_TIMEOUT = 15.0
+#: The smallest primary key that a table can hold.
+_BEFORE_ALL = -(2**63)
+_failures_log: dict[str, LogRateLimit] = {}
 #: By database, the primary keys of rows whose tags are deleted, and whose values are not confirmed.
 _early_tags: defaultdict[str, set[int]] = defaultdict(set)
 
@@ -57,38 +60,68 @@ class RelayResult:
         keys: Keys that were deleted on their nodes.
         pending: Rows that the next run must process again.
         lag: Age of the oldest row that the run found, in seconds; 0.0 if it found none.
+        failed: Why a database could not be processed, by alias.
     """
 
     rows: int = 0
     keys: int = 0
     pending: int = 0
     lag: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
 
 
-def relay() -> RelayResult:
-    """Process the outbox of every database. Any number of processes may run it at the same time."""
+def relay(timeout: float = RELAY_TIMEOUT) -> RelayResult:
+    """Process the outbox of every database. Any number of processes may run it at the same time.
+
+    Args:
+        timeout: The most seconds to wait. A database that has not answered until then is reported; its
+            thread continues by itself.
+    """
     record_run("relay")
-    result = RelayResult()
-    for using in filter(may_have_outbox, connections):
-        try:
-            if not has_outbox(using):
-                continue
-            result.lag = max(result.lag, outbox_lag(using))
-            pending: set[int] = set()
-            last: int | None = 0
-            while last is not None:  # every page: rows of a node that is down do not delay the others
-                last = _process_page(using, last, result, pending)
-            _early_tags[using] &= pending
-        except DatabaseError:  # a database that is down must not delay the others
-            logger.exception("the outbox of database %r could not be read", using)
+    asked = ask_databases(_process, timeout)
+    for using, error in asked.errors.items():
+        _log_failure(using, error)
+    result = RelayResult(failed={using: str(error) for using, error in asked.errors.items()})
+    for each in asked.found.values():
+        result.rows += each.rows
+        result.keys += each.keys
+        result.pending += each.pending
+        result.lag = max(result.lag, each.lag)
     return result
 
 
 def outbox_lag(using: str) -> float:
     """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none."""
-    ages = OutboxRow.objects.using(using).order_by("created").values_list(Now() - F("created"), flat=True)
-    oldest = ages.first()
+    oldest = pending_rows(using).aggregate(oldest=Max("age"))["oldest"]
     return oldest.total_seconds() if oldest is not None else 0.0
+
+
+def _log_failure(using: str, error: Exception) -> None:
+    """Log that a database could not be processed; rate-limited, for the relay runs every second."""
+    limit = _failures_log.setdefault(using, LogRateLimit(SYSTEM_CLOCK))
+    if count := limit.to_log():
+        is_expected = isinstance(error, DatabaseError | TimeoutError)
+        logger.error(
+            "the outbox of database %r could not be processed: %s",
+            using,
+            error,
+            exc_info=None if is_expected else error,
+            extra={"event": "outbox_failed", "database": using, "count": count, "error": str(error)},
+        )
+
+
+def _process(using: str) -> RelayResult:
+    """Process the outbox of one database."""
+    result = RelayResult()
+    if not has_outbox(using) or server_of(using).is_read_only:
+        return result
+    result.lag = outbox_lag(using)
+    pending: set[int] = set()
+    last: int | None = _BEFORE_ALL
+    while last is not None:  # every page: rows of a node that is down do not delay the others
+        last = _process_page(using, last, result, pending)
+    _early_tags[using] &= pending
+    return result
 
 
 def _process_page(using: str, after: int, result: RelayResult, pending: set[int]) -> int | None:
@@ -97,25 +130,36 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     The keys of the rows that remain are added to ``pending``.
     """
     skip_locked = connections[using].features.has_select_for_update_skip_locked
-    # A young row is most likely being handled by its writer; a trigger's row is the relay's alone
-    is_due = ~Q(label="") | Q(created__lt=Now() - timedelta(seconds=SETTLING_SECONDS))
+    # A young row is most likely being handled by its writer; a trigger's row is the relay's alone. The
+    # time of a row may be nonsense: then its age is 0 for ever
+    settling = timedelta(seconds=SETTLING_SECONDS)
+    is_young = Q(label="", created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
     with transaction.atomic(using=using):
         rows = list(
-            OutboxRow.objects.using(using)
-            .filter(is_due, pk__gt=after)
+            pending_rows(using)
+            .filter(~is_young, pk__gt=after)
             .order_by("pk")
-            .annotate(age=Now() - F("created"))
             .select_for_update(skip_locked=skip_locked)[:ROWS_PER_PAGE]
         )
         page = _Page(rows, _early_tags[using])
-        confirmed = {row.pk for row in page.confirmed_rows()}
-        delete_rows(using, *confirmed)
+        confirmed = page.confirmed_rows()
+        unreadable = [(row, error) for row in confirmed if (error := page.errors.get(row.pk))]
+        covered = set_aside(using, unreadable)
+        gone = {row.pk for row in confirmed if row.pk not in page.errors} | covered
+        delete_rows(using, *gone)
         for alias, node in page.to_clear:
             write_row(using, {alias: []}, node=node)
-    result.rows += len(confirmed)
-    result.pending += len(rows) - len(confirmed)
+    for row, error in unreadable:
+        if row.pk not in covered:
+            extra = {"event": "outbox_unreadable", "database": using, "error": error}
+            logger.error(
+                "an outbox row of database %r cannot be read and is set aside: %s", using, error, extra=extra
+            )
+    remaining = {row.pk for row in rows} - {row.pk for row in confirmed}
+    result.rows += len(gone)
+    result.pending += len(remaining)
     result.keys += page.deleted
-    pending.update(row.pk for row in rows if row.pk not in confirmed)
+    pending |= remaining
     return rows[-1].pk if rows else None
 
 
@@ -129,14 +173,16 @@ class _Page:
 
     Attributes:
         deleted: The number of keys that were confirmed.
+        errors: Why rows cannot be read, by primary key.
         to_clear: Aliases and nodes whose unconfirmed keys are too many to list. A row for the whole
             node replaces the rows of these keys, so the outbox does not grow without limit.
     """
 
     def __init__(self, rows: Sequence[Any], early_tags: set[int]) -> None:
-        readable = [(row, keys) for row in rows if (keys := _keys_of(row)) is not None]
-        self._node_rows = [(row, keys.keys()) for row, keys in readable if row.node]
-        self._key_rows = [(row, *values_and_tags(keys)) for row, keys in readable if not row.node]
+        read = [(row, found) for row in rows if (found := _read(row)) is not None]
+        self.errors = {row.pk: found.error for row, found in read if found.error}
+        self._node_rows = [(row, found.keys.keys()) for row, found in read if row.node]
+        self._key_rows = [(row, *values_and_tags(found.keys)) for row, found in read if not row.node]
         self.deleted = 0
         self.to_clear: set[tuple[str, str]] = set()
         self._unconfirmed: KeysByAlias = {}
@@ -191,18 +237,15 @@ class _Page:
         return not any(self._unconfirmed.get(alias, set()) & group for alias, group in keys.items())
 
 
-def _keys_of(row: Any) -> KeysByAlias | None:
-    """Return the keys that a row deletes; None if they cannot be found, and the row stays.
+def _read(row: Any) -> RowKeys | None:
+    """Return what a row deletes; None if the database failed, and the row stays for the next run.
 
     A row that cannot be processed must not delay the others.
     """
     try:
-        if not row.label:
-            return keys_of_row(row)
-        with transaction.atomic(using=row._state.db):  # a query for the keys of its children may fail
-            return keys_of_row(row)
-    except Exception:
-        logger.exception("outbox row %s cannot be processed", row.pk)
+        return read_row(row)
+    except DatabaseError:
+        logger.exception("outbox row %s cannot be processed now", row.pk)
         return None
 
 

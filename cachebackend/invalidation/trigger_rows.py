@@ -1,8 +1,9 @@
 """Outbox rows that triggers write: they hold the columns of changed rows as text, and no keys.
 
 A table may hold values that Python cannot read, such as the date ``infinity`` or a date before the
-year 1. Reading one never raises, because a transaction or the relay would fail with it. It is None
-instead: nothing can be cached under a value that no reader can ask for.
+year 1. Reading a lookup never raises. It is None instead: nothing can be cached under a value that no
+reader can ask for. But a row whose primary key cannot be read is not known: ``outbox_keys`` says what
+follows.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def triggered_models() -> list[type[models.Model]]:
 def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> KeysByAlias:
     """Return the keys that are wrong because rows of a model changed in a database.
 
-    A model that no longer exists has no keys: nothing can read what was cached of it.
+    Raises as ``_changed_rows``.
     """
     keys: KeysByAlias = {}
-    for model, changed in _changed_rows([(label, rows)], using):
-        for dependent, rows_of_dependent in changed_rows(model, changed, using):
-            add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
+    model, changed = _changed_rows(label, rows, using)
+    for dependent, rows_of_dependent in changed_rows(model, changed, using):
+        add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
     return keys
 
 
@@ -95,7 +96,8 @@ def may_have_trigger_rows(using: str) -> bool:
 def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRows]:
     """Yield the changed rows that triggers named in the open transaction, and delete their outbox rows.
 
-    The caller must write the keys of these rows to the outbox in the same transaction.
+    The caller must write the keys of these rows to the outbox in the same transaction. An outbox row
+    that cannot be read is left to the relay: the transaction must not fail because of it.
 
     Args:
         using: The database alias.
@@ -104,29 +106,33 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
     connection = connections[using]
     quote = connection.ops.quote_name
     table, pk = quote(OutboxRow._meta.db_table), quote(str(OutboxRow._meta.pk.column))
+    changed: dict[int, ChangedRows] = {}
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {pk}, label, rows::text, set_config('{WROTE}', '', true) FROM {table} "
             "WHERE transaction_id = pg_current_xact_id_if_assigned()::text::bigint"
         )
-        taken = cursor.fetchall()
-        if taken and not leave:
-            cursor.execute(f"DELETE FROM {table} WHERE {pk} = ANY(%s)", [[row[0] for row in taken]])
-    yield from _changed_rows(((label, json.loads(rows)) for _, label, rows, _ in taken), using)
+        for key, label, rows, _ in cursor.fetchall():
+            try:
+                changed[key] = _changed_rows(label, json.loads(rows), using)
+            except Exception as error:  # noqa: BLE001  # a row of triggers may hold anything
+                logger.warning("the relay handles a change of %r, which cannot be read: %r", label, error)
+        if changed and not leave:
+            cursor.execute(f"DELETE FROM {table} WHERE {pk} = ANY(%s)", [list(changed)])
+    yield from changed.values()
 
 
-def _changed_rows(
-    rows_by_label: Iterable[tuple[str, Iterable[_TextRow]]], using: str
-) -> Iterator[ChangedRows]:
-    """Yield each model with its changed rows; skip a model that no longer exists."""
-    for label, rows in rows_by_label:
-        try:
-            model = apps.get_model(label)
-        except LookupError:
-            logger.warning("a trigger named the model %s, which does not exist; drop the trigger", label)
-            continue
-        fields = {field.attname: field for field in model._meta.concrete_fields}
-        yield model, [_row(model, fields, row, using) for row in rows]
+def _changed_rows(label: str, rows: Iterable[_TextRow], using: str) -> ChangedRows:
+    """Return a model with its changed rows.
+
+    Raises:
+        LookupError: The project has no such model.
+        ValueError: A row cannot be named: its primary key is missing, or cannot be read.
+        Exception: The rows have another form than the triggers write.
+    """
+    model = apps.get_model(label)
+    fields = {field.attname: field for field in model._meta.concrete_fields}
+    return model, [_row(model, fields, row, using) for row in rows]
 
 
 def _row(
@@ -134,6 +140,10 @@ def _row(
 ) -> dict[str, Any]:
     """Return a row with the values that Django reads, from the text that a trigger wrote."""
     row = {name: _value(fields[name], text, using) for name, text in texts.items() if name in fields}
+    for name in (field.attname for field in model._meta.pk_fields):
+        if name not in row or (row[name] is None and texts[name] is not None):
+            message = f"the primary key {name!r} is {texts.get(name)!r:.100}, which cannot be read"
+            raise ValueError(message)
     key = tuple(row.get(field.attname) for field in model._meta.pk_fields)
     return row | {"pk": key if len(key) > 1 else key[0]}
 

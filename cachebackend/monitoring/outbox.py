@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-from django.db import Error, connections
-from django.db.models import F
-from django.db.models.functions import Now
+from typing import Any, NamedTuple
 
 from cachebackend.client import RingClient
 from cachebackend.invalidation import outbox_lag
-from cachebackend.invalidation.outbox import INTENT_SECONDS, keys_of_row
-from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
-from cachebackend.models import OutboxRow
+from cachebackend.invalidation.outbox import INTENT_SECONDS, READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
+from cachebackend.invalidation.outbox_keys import pending_rows, read_row
+from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.set_aside import set_aside_errors
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
 
@@ -33,6 +32,10 @@ __all__ = [
 MAX_SEARCHED_ROWS = 20_000
 #: The most outbox rows of a database that are counted by node, the oldest first.
 MAX_COUNTED_ROWS = 10_000
+_SET_ASIDE = (
+    "The outbox of database {!r} holds {}, which cannot be read and is set aside. All that it can mean was "
+    'deleted. "manage.py invalidation discard" deletes it.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class OutboxFigures:
 
     Attributes:
         lag: Age of the oldest pending delete, in seconds; None if a database did not answer.
-        rows: How many rows there are; None if a database did not answer.
+        rows: How many rows are pending; None if a database did not answer.
         faults: What is wrong.
     """
 
@@ -50,19 +53,46 @@ class OutboxFigures:
     faults: list[Fault] = field(default_factory=list)
 
 
+class _Outbox(NamedTuple):
+    """The outbox table of one database, or nothing (no ``server``) if it has none of its own."""
+
+    server: Server | None = None
+    lag: float = 0.0
+    rows: int = 0
+    set_aside: Sequence[str] = ()
+
+
 def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
-    """Return the lag and the number of rows over all databases.
+    """Return the lag and the number of rows over all databases; each database is counted once.
 
     Args:
         nodes_down: The names of the nodes that do not answer, as far as the caller knows.
     """
-    try:
-        databases = list(filter(has_outbox, connections))
-        lag = max(map(outbox_lag, databases), default=0.0)
-        rows = sum(OutboxRow.objects.using(using).count() for using in databases)
-    except Error as error:
-        return OutboxFigures(faults=[Fault("pending", f"The outbox cannot be read: {error}")])
-    return OutboxFigures(lag, rows, faults=_lag_faults(lag, nodes_down))
+    asked = ask_databases(_read_outbox, READ_TIMEOUT)
+    by_server = {outbox.server: (using, outbox) for using, outbox in asked.found.items() if outbox.server}
+    outboxes = dict(by_server.values())
+    faults = [
+        Fault("pending", f"The outbox of database {using!r} cannot be read: {error}")
+        for using, error in asked.errors.items()
+    ]
+    faults += [
+        Fault("pending", _SET_ASIDE.format(using, each))
+        for using, outbox in outboxes.items()
+        for each in outbox.set_aside
+    ]
+    lag = max((outbox.lag for outbox in outboxes.values()), default=0.0)
+    faults += _lag_faults(lag, nodes_down)
+    if asked.errors:
+        return OutboxFigures(faults=faults)
+    return OutboxFigures(lag, sum(outbox.rows for outbox in outboxes.values()), faults)
+
+
+def _read_outbox(using: str) -> _Outbox:
+    """Return the outbox of one database; that of a replica is its primary's."""
+    if not has_outbox(using) or (server := server_of(using)).is_replica:
+        return _Outbox()
+    same = server._replace(is_read_only=False)
+    return _Outbox(same, outbox_lag(using), pending_rows(using).count(), set_aside_errors(using))
 
 
 class PendingRow(NamedTuple):
@@ -87,10 +117,12 @@ class PendingByNode:
         missed: By alias, the number of keys for each node; "all" if the node must drop every key.
         incomplete: The databases that have more than ``MAX_COUNTED_ROWS`` outbox rows: only their
             oldest rows were counted.
+        errors: Why the rows of a database are not counted, by its alias.
     """
 
     missed: dict[str, list[int | str]]
     incomplete: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Sequence[bool]]) -> PendingByNode:
@@ -100,9 +132,6 @@ def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Seque
         clients: The clients of all ring caches, by alias: a row may hold keys of several aliases, and
             a dead node of one of them may be the only reason why the row is still there.
         is_up: For each alias and each node, whether the node answers.
-
-    Raises:
-        django.db.Error: A database did not answer.
     """
     names: dict[RingClient, list[str]] = {client: [] for client in clients.values()}
     for alias, client in clients.items():
@@ -110,23 +139,29 @@ def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Seque
     numbers = dict(zip(names, _numbers(names), strict=True))
     nodes_up = [up for aliases in names.values() for up in is_up[aliases[0]]]
     limits = [client.context.missed.limit for client in names for _ in client.nodes]
-    incomplete: list[str] = []
-    rows = (
-        PendingRow(
-            {
-                numbers[client][node]: keys
-                for client, aliases in names.items()
-                for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
-            },
-            bool(row.node),
-            age > REPLAY_AGE_SECONDS + (INTENT_SECONDS if row.is_intent else 0),
-        )
-        for row, age in _oldest_rows(incomplete)
-        for keys_by_alias in [keys_of_row(row)]
+
+    def rows_of(using: str) -> list[PendingRow]:
+        return [
+            PendingRow(
+                {
+                    numbers[client][node]: keys
+                    for client, aliases in names.items()
+                    for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
+                },
+                bool(row.node),
+                row.age.total_seconds() > REPLAY_AGE_SECONDS + (INTENT_SECONDS if row.is_intent else 0),
+            )
+            for row in _oldest_rows(using)
+            for keys_by_alias in [read_row(row).keys]
+        ]
+
+    asked = ask_databases(rows_of, READ_TIMEOUT)
+    incomplete = [using for using, rows in asked.found.items() if len(rows) > MAX_COUNTED_ROWS]
+    missed = count_missed(
+        (row for rows in asked.found.values() for row in rows[:MAX_COUNTED_ROWS]), nodes_up, limits
     )
-    missed = count_missed(rows, nodes_up, limits)
     by_alias = {alias: [missed[number] for number in numbers[client]] for alias, client in clients.items()}
-    return PendingByNode(by_alias, incomplete)
+    return PendingByNode(by_alias, incomplete, {using: str(error) for using, error in asked.errors.items()})
 
 
 def count_missed(
@@ -160,23 +195,28 @@ def pending_of_key(alias: str, client: RingClient, key: bytes) -> list[str]:
     endpoints = {
         node.endpoint for index, node in enumerate(client.nodes) if client.context.may_hold(index, key)
     }
+    asked = ask_databases(lambda using: _lines(using, alias, key, endpoints), READ_TIMEOUT)
+    return [line for lines in asked.found.values() for line in lines] + [
+        f"the outbox of database {using!r} cannot be read: {error}" for using, error in asked.errors.items()
+    ]
+
+
+def _lines(using: str, alias: str, key: bytes, endpoints: AbstractSet[str]) -> list[str]:
+    """Return the lines of ``pending_of_key`` for one database."""
+    if not has_outbox(using) or server_of(using).is_replica:
+        return []
     lines = []
-    for using in filter(may_have_outbox, connections):
-        try:
-            if not has_outbox(using):
-                continue
-            rows = list(OutboxRow.objects.using(using).order_by("-pk")[: MAX_SEARCHED_ROWS + 1])
-        except Error as error:
-            lines.append(f"the outbox of database {using!r} cannot be read: {error}")
-            continue
-        for row in rows[:MAX_SEARCHED_ROWS]:
-            keys = keys_of_row(row)
-            if alias in keys and (key in keys[alias] or row.node in endpoints):
-                lines.append(_line(row))
-        if len(rows) > MAX_SEARCHED_ROWS:
-            lines.append(
-                f"database {using!r} has more than the {MAX_SEARCHED_ROWS:,} outbox rows that were searched"
-            )
+    rows = list(pending_rows(using).order_by("-pk")[: MAX_SEARCHED_ROWS + 1])
+    for row in rows[:MAX_SEARCHED_ROWS]:
+        keys, error = read_row(row)
+        if error:
+            lines.append(f"{_line(row)}, which cannot be read: {error}")
+        elif alias in keys and (key in keys[alias] or row.node in endpoints):
+            lines.append(_line(row))
+    if len(rows) > MAX_SEARCHED_ROWS:
+        lines.append(
+            f"database {using!r} has more than the {MAX_SEARCHED_ROWS:,} outbox rows that were searched"
+        )
     return lines
 
 
@@ -192,19 +232,10 @@ def _lag_faults(lag: float, nodes_down: Sequence[str]) -> list[Fault]:
     return [Fault("pending", message, time.time() - lag)]
 
 
-def _oldest_rows(incomplete: list[str]) -> Iterator[tuple[OutboxRow, float]]:
-    """Yield the oldest outbox rows of every database, each with its age in seconds.
-
-    Args:
-        incomplete: The names of the databases that have more rows are appended to it.
-    """
-    for using in filter(has_outbox, connections):
-        rows = OutboxRow.objects.using(using).annotate(age=Now() - F("created")).order_by("pk")
-        for count, row in enumerate(rows[: MAX_COUNTED_ROWS + 1].iterator()):
-            if count == MAX_COUNTED_ROWS:
-                incomplete.append(using)
-                break
-            yield row, row.age.total_seconds()
+def _oldest_rows(using: str) -> Iterator[Any]:
+    """Yield the oldest outbox rows of a database, one more than are counted; none of a replica."""
+    if has_outbox(using) and not server_of(using).is_replica:
+        yield from pending_rows(using).order_by("pk")[: MAX_COUNTED_ROWS + 1].iterator()
 
 
 def _numbers(clients: Iterable[RingClient]) -> Iterator[range]:
@@ -238,6 +269,6 @@ def _keys_by_node(
     return held
 
 
-def _line(row: OutboxRow) -> str:
+def _line(row: Any) -> str:
     kept = ", written before a statement and stored for one minute" if row.is_intent else ""
-    return f"pending delete, since {moment(row.created.timestamp())}{kept}"
+    return f"pending delete, since {moment(time.time() - row.age.total_seconds())}{kept}"

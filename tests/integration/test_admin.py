@@ -19,7 +19,8 @@ from django.utils import timezone
 
 from cachebackend import RingCache, writebehind
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation.outbox import keys_of_row, write_row
+from cachebackend.invalidation.outbox import write_row
+from cachebackend.invalidation.outbox_keys import keys_of_row
 from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring.formatting import moment
 from cachebackend.node import Node

@@ -213,9 +213,9 @@ def test_more_missed_keys_than_the_limit_clear_the_node(
     outbox = ClientOutbox(cache.client)
     for key in dead[:2]:
         write_row("default", {"default": {cache.key_bytes(key)}})
-    assert outbox.find(node_of(cache).endpoint, 1) == ALL_KEYS
-    assert len(outbox.find(node_of(cache).endpoint, 2).keys) == 2
-    assert not outbox.find("ring-b", 0)
+    assert outbox.missed_by(node_of(cache).endpoint, 1) == ALL_KEYS
+    assert len(outbox.missed_by(node_of(cache).endpoint, 2).keys) == 2
+    assert not outbox.missed_by("ring-b", 0)
     eject(cache, dead[0])
     come_back(cache, services, probes)
     assert cache.get_many(dead) == {}
@@ -225,7 +225,7 @@ def test_the_error_names_an_outbox_that_cannot_be_read(
     cache: RingCache, services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node is not blamed for it."""
-    monkeypatch.setattr(ClientOutbox, "find", lambda *_: 1 / 0)
+    monkeypatch.setattr(ClientOutbox, "missed_by", lambda *_: 1 / 0)
     eject_at_once(cache)
     come_back(cache, services, probes)
     breaker = node_of(cache).breaker

@@ -12,7 +12,8 @@ from django.db.models.functions import Now
 
 from cachebackend import RingCache, cached, invalidation
 from cachebackend.invalidation import deletes
-from cachebackend.invalidation.outbox import keys_of_row, write_row
+from cachebackend.invalidation.outbox import write_row
+from cachebackend.invalidation.outbox_keys import keys_of_row
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 

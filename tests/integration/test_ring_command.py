@@ -17,7 +17,8 @@ from django.utils import timezone
 from cachebackend import RingCache
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
-from cachebackend.invalidation.outbox import keys_of_row, write_row
+from cachebackend.invalidation.outbox import write_row
+from cachebackend.invalidation.outbox_keys import read_row
 from cachebackend.management.commands import ring
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox
@@ -164,11 +165,11 @@ def test_status_reads_each_outbox_row_once(
     """For all aliases and nodes."""
     read: list[int] = []
 
-    def keys_of(row: OutboxRow) -> Any:
+    def record(row: OutboxRow) -> Any:
         read.append(row.pk)
-        return keys_of_row(row)
+        return read_row(row)
 
-    monkeypatch.setattr(outbox, "keys_of_row", keys_of)
+    monkeypatch.setattr(outbox, "read_row", record)
     for number in range(3):
         keys = {two_aliases.key_bytes(str(number))}
         write_row("default", {"default": {ring_cache.key_bytes(str(number))}, "other": keys})

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db import OperationalError
 
-from cachebackend.invalidation import transactions, trigger_rows
+from cachebackend.invalidation import outbox_keys, transactions, trigger_rows
 from tests.integration import test_triggers
 from tests.integration.test_triggers import author, program  # noqa: F401  # fixtures that those tests need
 from tests.mutations.test_mutants import is_caught
@@ -59,7 +59,7 @@ def test_a_relay_that_reads_all_rows_or_none(
 ) -> None:
     """One row that cannot be processed then stops the relay of the database."""
     relay = sys.modules["cachebackend.invalidation.relay"]  # the package exports the function of this name
-    monkeypatch.setattr(relay, "_keys_of", relay.keys_of_row)
+    monkeypatch.setattr(relay, "_read", lambda row: relay.RowKeys(outbox_keys.keys_of_row(row)))
     test = test_triggers.test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others
     with monkeypatch.context() as inner:
         assert is_caught(test, author, program, inner, caplog)

@@ -6,13 +6,16 @@ import argparse
 import math
 import signal
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.db import connections
 
 from cachebackend.invalidation import RelayResult, relay
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.relay_listener import relay_on_notify
+from cachebackend.invalidation.set_aside import delete_set_aside
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.monitoring import outbox_figures
@@ -20,11 +23,16 @@ from cachebackend.monitoring import outbox_figures
 __all__ = ["Command"]
 
 
+#: Seconds that a database may take for all its pending deletes.
+RELAY_TIMEOUT = 60.0
+#: Seconds that a database may take to delete the rows that are set aside.
+DISCARD_TIMEOUT = 60.0
 #: What the text says for a key of the JSON.
 _LABELS = {
     "rows": "outbox rows",
     "keys": "keys deleted",
     "left": "outbox rows still pending",
+    "discarded": "unreadable outbox rows deleted",
     "lag_seconds": "age of the oldest outbox row, in seconds",
 }
 
@@ -41,7 +49,7 @@ def _windows(text: str) -> tuple[float, ...]:
 
 
 class Command(ReportCommand):
-    """Status, relay and audit of invalidation."""
+    """Status, relay, unreadable rows and audit of invalidation."""
 
     help = "See pending deletes, send them now, and compare cached rows with the database."
     examples = """  manage.py invalidation status --json
@@ -51,7 +59,7 @@ class Command(ReportCommand):
 """
 
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
-        """Add status, relay and audit; their options may come before the action too."""
+        """Add status, relay, discard and audit; their options may come before the action too."""
         add("status", help="how many outbox rows are pending, and the age of the oldest in seconds")
         relay = add("relay", help="send pending deletes now")
         self.add_option(
@@ -66,6 +74,7 @@ class Command(ReportCommand):
             default="default",
             help="--listen: the database whose triggers notify, if it is Postgres (default: default)",
         )
+        add("discard", help="delete the outbox rows that cannot be read and are set aside")
         audit = add("audit", help="compare cached rows with the database")
         self.add_option(
             [parser, audit],
@@ -90,14 +99,27 @@ class Command(ReportCommand):
 
     def _status(self, _: dict[str, Any]) -> Report:
         outbox = outbox_figures()
+        for fault in outbox.faults:
+            self.say(fault.message)
         if outbox.lag is None:
             raise CommandError(outbox.faults[0].message)
         return self._report({"rows": outbox.rows, "lag_seconds": round(outbox.lag, 3)}, not outbox.faults)
 
+    def _discard(self, _: dict[str, Any]) -> Report:
+        asked = ask_databases(delete_set_aside, DISCARD_TIMEOUT)
+        return self._report({"discarded": sum(asked.found.values())}, self._can_be_read(asked.errors))
+
+    def _can_be_read(self, errors: Mapping[str, object]) -> bool:
+        """Report the databases that could not be read; return whether there are none."""
+        for using, error in errors.items():
+            self.say(f"the outbox of database {using!r} cannot be read: {error}")
+        return not errors
+
     def _relay(self, options: dict[str, Any]) -> Report:
-        relayed = self._listen(options["database"]) if options["listen"] else relay()
+        relayed = self._listen(options["database"]) if options["listen"] else relay(RELAY_TIMEOUT)
         counts = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.pending}
-        return self._report(counts | {"lag_seconds": round(relayed.lag, 3)}, not relayed.pending)
+        is_well = self._can_be_read(relayed.failed) and not relayed.pending
+        return self._report(counts | {"lag_seconds": round(relayed.lag, 3)}, is_well)
 
     def _listen(self, using: str) -> RelayResult:
         """Relay at every notification until SIGTERM or SIGINT; return the sums of all runs."""
@@ -112,6 +134,7 @@ class Command(ReportCommand):
             total.rows += done.rows
             total.keys += done.keys
             total.pending, total.lag = done.pending, max(total.lag, done.lag)
+            total.failed = done.failed
             return not ended.is_set()
 
         self.stderr.write(f"relaying every second, listening to database {using!r}; end with Ctrl-C")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import Error
 
 from cachebackend import protocol, writebehind
 from cachebackend.backend import ring_cache
@@ -114,11 +113,12 @@ class Command(ReportCommand):
         self, clients: Mapping[str, RingClient], nodes: Mapping[str, Sequence[NodeFigures]]
     ) -> PendingByNode:
         is_up = {alias: [node.is_up for node in each] for alias, each in nodes.items()}
-        try:
-            return pending_by_node(clients, is_up)
-        except Error as error:
-            self.say(f"the pending deletes are unknown, because the outbox cannot be read: {error}")
-            return PendingByNode({alias: [0 for _ in each] for alias, each in nodes.items()})
+        pending = pending_by_node(clients, is_up)
+        for using, error in pending.errors.items():
+            self.say(
+                f"the pending deletes of database {using!r} are unknown: its outbox cannot be read: {error}"
+            )
+        return pending
 
     def _owner(self, options: dict[str, Any]) -> Report:
         figures = key_figures(

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.db import OperationalError
 
+from cachebackend.invalidation.outbox_databases import Answers, Server
 from cachebackend.monitoring import outbox, outbox_figures
 from cachebackend.monitoring.outbox import PendingRow, count_missed
 
 A, B, C = 0, 1, 2
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    """Let each database answer, or fail, with what is given."""
+    found = {using: each for using, each in answers.items() if not isinstance(each, Exception)}
+    errors = {using: each for using, each in answers.items() if isinstance(each, Exception)}
+    monkeypatch.setattr(outbox, "ask_databases", lambda *_: Answers(found, errors))
+
+
+def server(*identity: str) -> Server:
+    return Server(is_replica=False, is_read_only=False, identity=identity)
 
 
 @pytest.mark.parametrize(("lag", "faults"), [(0.0, 0), (10.0, 0), (12.5, 1)])
@@ -16,10 +30,7 @@ def test_a_delete_that_is_pending_for_long_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, lag: float, faults: int
 ) -> None:
     """It says for how long, and how to send it; the age of the oldest decides, not their number."""
-    monkeypatch.setattr(outbox, "outbox_lag", lambda _: lag)
-    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
-    monkeypatch.setattr(outbox, "connections", ["default"])
-    monkeypatch.setattr(outbox.OutboxRow, "objects", Rows())
+    answering(monkeypatch, default=outbox._Outbox(server("a"), lag, 7))
     figures = outbox_figures()
     assert (figures.lag, figures.rows, len(figures.faults)) == (lag, 7, faults)
     for fault in figures.faults:
@@ -30,10 +41,7 @@ def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It does not ask what the caller knows; a node of two aliases is named once."""
-    monkeypatch.setattr(outbox, "outbox_lag", lambda _: 12.5)
-    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
-    monkeypatch.setattr(outbox, "connections", ["default"])
-    monkeypatch.setattr(outbox.OutboxRow, "objects", Rows())
+    answering(monkeypatch, default=outbox._Outbox(server("a"), 12.5, 7))
     [fault] = outbox_figures(["ring-b", "ring-a", "ring-b"]).faults
     assert fault.message == (
         "Deletes have been pending for 12 s: these nodes do not answer: ring-a, ring-b. "
@@ -42,30 +50,37 @@ def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
 
 
 def test_a_database_that_does_not_answer_leaves_the_figures_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is reported as the fault."""
-    monkeypatch.setattr(outbox, "has_outbox", lambda _: True)
-    monkeypatch.setattr(outbox, "connections", ["default"])
-
-    def refuse(_: str) -> float:
-        message = "the connection is closed"
-        raise OperationalError(message)
-
-    monkeypatch.setattr(outbox, "outbox_lag", refuse)
+    """The database is reported as the fault, by its alias; what the others hold is reported too."""
+    away = OperationalError("the connection is closed")
+    answering(monkeypatch, default=outbox._Outbox(server("a"), 12.5, 7), analytics=away)
     figures = outbox_figures()
     assert (figures.lag, figures.rows) == (None, None)
-    assert [fault.message for fault in figures.faults] == [
-        "The outbox cannot be read: the connection is closed"
-    ]
+    messages = [fault.message for fault in figures.faults]
+    assert messages[0] == "The outbox of database 'analytics' cannot be read: the connection is closed"
+    assert messages[1].startswith("Deletes have been pending for 12 s")
 
 
-class Rows:
-    """A manager of an outbox with seven rows."""
+def test_a_database_with_two_aliases_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a pooler and without, or with a role that may only read; a replica has no outbox of its own."""
+    answers = {
+        "default": outbox._Outbox(server("a"), 1.0, 7),
+        "direct": outbox._Outbox(server("a"), 1.0, 7),
+        "other": outbox._Outbox(server("b"), 2.0, 1),
+        "replica": outbox._Outbox(),
+    }
+    answering(monkeypatch, **answers)
+    figures = outbox_figures()
+    assert (figures.lag, figures.rows) == (2.0, 8)
 
-    def using(self, _: str) -> Rows:
-        return self
 
-    def count(self) -> int:
-        return 7
+def test_a_row_that_is_set_aside_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the database and the error, and how to delete the row."""
+    answering(monkeypatch, default=outbox._Outbox(server("a"), 0.0, 0, ["a change of shop.gone (unknown)"]))
+    figures = outbox_figures()
+    assert (figures.lag, figures.rows) == (0.0, 0)
+    [fault] = figures.faults
+    assert "'default' holds a change of shop.gone (unknown), which cannot be read" in fault.message
+    assert "invalidation discard" in fault.message
 
 
 def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:

@@ -1,0 +1,163 @@
+"""The keys that an outbox row deletes, also of a row that cannot be read.
+
+A row may be damaged, may come from a newer release, or may hold what a database can store and Python
+cannot. It must not stop the other rows, and it must not be ignored: a change would stay cached. So it
+means everything that it can mean: a trigger's row everything that is cached of its model, any other
+row every key of every alias. The relay deletes that once, and sets the row aside.
+
+The model of a trigger's row may not exist in this project: it is gone, or only a newer release has it.
+Nothing that this process reads is cached of it. The relay sets such rows aside too, as one row without
+columns, which means everything that is cached of the model. A process that has the model handles it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import ormsgpack
+from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections, models, transaction
+from django.db.models import Case, F, Q, QuerySet, When
+from django.db.models.functions import Cast, Now
+
+from cachebackend.backend import find_ring_cache
+from cachebackend.backend.keys import pattern_key
+from cachebackend.conf import ring_aliases
+from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.tables import watched_tables
+from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
+from cachebackend.invalidation.watched import KeysByAlias
+from cachebackend.models import OutboxRow
+
+__all__ = ["UNKNOWN_MODEL", "RowKeys", "keys_of_row", "pending_rows", "read_row", "stored_rows"]
+
+#: The error of a row whose model this project does not have.
+UNKNOWN_MODEL = "the project has no model of this name"
+#: A row that claims to be older, or from the future, has a time that says nothing about its age.
+_OLDEST = timedelta(days=36_500)
+
+
+class RowKeys(NamedTuple):
+    """What an outbox row deletes.
+
+    Attributes:
+        keys: The keys by cache alias; no keys for the aliases of a node's row.
+        error: Why the row cannot be read, and ``keys`` are everything that it can mean; empty: it can.
+    """
+
+    keys: KeysByAlias
+    error: str = ""
+
+
+def stored_rows(using: str) -> QuerySet[OutboxRow]:
+    """Return the outbox rows of a database, in a form in which they can be fetched with any content.
+
+    Python reads neither every time of Postgres nor every number of its JSON, and one row that cannot be
+    fetched would hide all others. So ``rows`` comes as ``rows_text``, and ``created`` as ``age``.
+    """
+    is_past = Q(created__gt=Now() - _OLDEST, created__lte=Now())
+    duration = models.DurationField()
+    age = Case(When(is_past, then=Now() - F("created")), default=timedelta(0), output_field=duration)
+    stored = OutboxRow.objects.using(using).defer("rows", "created")
+    return stored.annotate(age=age, rows_text=Cast("rows", models.TextField()))
+
+
+def pending_rows(using: str) -> QuerySet[OutboxRow]:
+    """Return the rows that this process must handle, as ``stored_rows`` does: those not set aside.
+
+    A row of a model that another process did not know is pending for a process that knows it.
+    """
+    labels = [model._meta.label_lower for model in triggered_models()]
+    return stored_rows(using).filter(Q(error="") | Q(error=UNKNOWN_MODEL, label__in=labels))
+
+
+def read_row(row: Any) -> RowKeys:
+    """Return what a stored row deletes, and why it cannot be read, if it cannot.
+
+    Args:
+        row: A row of ``stored_rows``.
+
+    Raises:
+        OperationalError, InterfaceError: The database failed; the row may be readable.
+    """
+    try:
+        with _savepoint(row):  # a query for the keys of a row's children may fail
+            return RowKeys(keys_of_row(row))
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a damaged row, or a field of the project, may raise anything
+        model = _model_of(row)
+        if row.label and model is None:
+            return RowKeys({}, UNKNOWN_MODEL)
+        return RowKeys(
+            _everything_of_aliases(row) if model is None else _everything_of_model(model, _using(row)),
+            f"{type(error).__name__}: {error}",
+        )
+
+
+def keys_of_row(row: Any) -> KeysByAlias:
+    """Return the keys that a stored row deletes, by cache alias. Raises anything if it cannot be read."""
+    if not row.label:
+        return _stored_keys(ormsgpack.unpackb(bytes(row.keys)))
+    if row.rows_text is None:
+        return _everything_of_model(apps.get_model(row.label), _using(row))
+    return keys_of_trigger_row(row.label, json.loads(row.rows_text), _using(row))
+
+
+def _stored_keys(stored: Any) -> KeysByAlias:
+    keys = {alias: set(group) for alias, group in stored.items()}
+    if not all(isinstance(alias, str) for alias in keys):
+        message = "a cache alias is not a text"
+        raise TypeError(message)
+    if not all(isinstance(key, bytes) for group in keys.values() for key in group):
+        message = "a key is not bytes"
+        raise TypeError(message)
+    return keys
+
+
+def _everything_of_model(model: type[models.Model], using: str) -> KeysByAlias:
+    """Return keys that stand for everything that is cached of a model's rows."""
+    deletes = PendingDeletes(using)
+    concrete = model._meta.concrete_model or model
+    for part in (concrete, *concrete._meta.get_parent_list()):
+        for table in watched_tables(part._meta.db_table):
+            for dependent in table.all_dependents():
+                deletes.add_everything(dependent)
+    return deletes.keys
+
+
+def _everything_of_aliases(row: OutboxRow) -> KeysByAlias:
+    """Return keys that stand for every key of every alias; for a node's row, only the aliases."""
+    caches = {alias: cache for alias in ring_aliases() if (cache := find_ring_cache(alias)) is not None}
+    if row.node:
+        return {alias: set() for alias in caches}
+    return {
+        alias: {pattern_key(cache.pattern, is_tag=False), pattern_key(cache.tag_pattern, is_tag=True)}
+        for alias, cache in caches.items()
+        if cache.can_clear
+    }
+
+
+def _model_of(row: OutboxRow) -> type[models.Model] | None:
+    try:
+        return apps.get_model(row.label)
+    except (LookupError, ValueError):
+        return None
+
+
+def _using(row: OutboxRow) -> str:
+    return row._state.db or DEFAULT_DB_ALIAS
+
+
+@contextmanager
+def _savepoint(row: OutboxRow) -> Iterator[None]:
+    """Roll back what a failed query did to an open transaction; without one there is nothing to do."""
+    if row.label and connections[_using(row)].in_atomic_block:
+        with transaction.atomic(using=_using(row)):
+            yield
+    else:
+        yield

@@ -1,0 +1,259 @@
+"""Outbox rows that cannot be read: they mean everything that they can, are set aside, and stop nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import ormsgpack
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import OperationalError, connection, transaction
+from django.db.models.functions import Now
+from django.test import Client
+from django.urls import reverse
+
+from cachebackend import RingCache, invalidation
+from cachebackend.invalidation import outbox_keys
+from cachebackend.invalidation.outbox import ClientOutbox, write_row
+from cachebackend.invalidation.outbox_keys import UNKNOWN_MODEL
+from cachebackend.models import OutboxRow
+from cachebackend.monitoring import key_figures, outbox_figures
+from cachebackend.monitoring.outbox import pending_by_node
+from cachebackend.protocol.missed_deletes import ALL_KEYS
+from tests.shop.models import Author
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+def insert(**columns: Any) -> None:
+    """Insert an outbox row as raw SQL, so that it holds what no write of this package makes."""
+    given = {"keys": b"", "node": "", "is_intent": False, "label": ""} | columns
+    names, places = ", ".join(given), ", ".join(["%s"] * len(given))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO cachebackend_outboxrow ({names}) VALUES ({places})", list(given.values())
+        )
+
+
+def trigger_row(rows: object, label: str = "shop.author") -> dict[str, Any]:
+    return {"label": label, "rows": json.dumps(rows)}
+
+
+#: Rows that any process may find in the table, by what is wrong with them.
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "keys that are not MessagePack": {"keys": b"\xff\xff\x00"},
+    "no keys at all": {"keys": b""},
+    "keys without an alias": {"keys": ormsgpack.packb([1])},
+    "keys that are not bytes": {"keys": ormsgpack.packb({"default": ["text", 5, None]})},
+    "a number of keys": {"keys": ormsgpack.packb({"default": 5})},
+    "an alias that is a number": {"keys": ormsgpack.packb({5: [b"k"]}, option=ormsgpack.OPT_NON_STR_KEYS)},
+    "a huge declared length": {"keys": b"\xdf\xff\xff\xff\xff"},
+    "a trigger's row of another type": trigger_row([{"id": "abc", "name": "x", "code": "x"}]),
+    "a primary key that Python cannot read": trigger_row([{"id": "infinity", "name": "x"}]),
+    "a row without its primary key": trigger_row([{"name": "x"}]),
+    "an object in place of rows": trigger_row({"a": 1}),
+    "numbers in place of rows": trigger_row([1, 2]),
+    "a number with 5,000 digits": {"label": "shop.author", "rows": f'[{{"id": {"9" * 5000}}}]'},
+    "deeply nested JSON": {"label": "shop.author", "rows": "[" * 3000 + "]" * 3000},
+}
+
+
+@pytest.fixture
+def author(ring_cache: RingCache) -> Author:
+    """A row that is cached, and a key "k" whose delete is pending besides."""
+    author = Author.objects.create(name="Sappho")
+    OutboxRow.objects.all().delete()
+    Author.cached.get(pk=author.pk)
+    ring_cache.set("k", "old", None)
+    ring_cache.set("kept", "new", None)
+    write_row("default", {"default": {ring_cache.key_bytes("k")}})
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
+    return author
+
+
+def age() -> None:
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("columns", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_row_is_set_aside_and_the_others_are_processed(
+    author: Author, ring_cache: RingCache, columns: dict[str, Any]
+) -> None:
+    """All that it can mean is deleted once: what is cached of its model, or everything."""
+    insert(**columns)
+    age()
+    result = invalidation.relay()
+    assert (result.rows, result.pending, result.failed) == (1, 0, {})
+    assert ring_cache.get("k") is None
+    assert (ring_cache.get("kept") == "new") is bool(columns.get("label"))
+    [key] = Author.cached.keys_of([{"pk": author.pk}], "default")[:1]
+    assert ring_cache.client.nodes[ring_cache.client.ring.owner(key)].call((b"EXISTS", key)) == 0
+    [row] = OutboxRow.objects.defer("rows")
+    assert row.error
+    ring_cache.set("kept", "newer", None)
+    again = invalidation.relay()
+    assert (again.rows, again.keys, again.pending, again.lag) == (0, 0, 0, 0.0)
+    assert ring_cache.get("kept") == "newer"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("columns", UNREADABLE.values(), ids=UNREADABLE)
+def test_everything_that_shows_pending_deletes_survives_an_unreadable_row(
+    author: Author, ring_cache: RingCache, columns: dict[str, Any]
+) -> None:
+    """Before and after it is set aside: the page, the inspector, the commands, and the probe of a node."""
+    insert(**columns)
+    age()
+    client, page = Client(), reverse("admin:cachebackend_ring_changelist")
+    client.force_login(User.objects.create_superuser("root"))
+    ring = ring_cache.client
+    outbox = ClientOutbox(ring)
+    for turn in range(2):
+        assert client.get(page, {"alias": "default", "key": "k"}).status_code == 200
+        figures = outbox_figures()
+        assert figures.rows == (0 if turn else 2)
+        assert any("cannot be read and is set aside" in each.message for each in figures.faults) is bool(turn)
+        lines = key_figures("default", "k", None, shows_value=False).pending
+        assert any("cannot be read" in line for line in lines) is not bool(turn)
+        pending_by_node({"default": ring}, {"default": [True] * len(ring.nodes)})
+        if turn:
+            with pytest.raises(SystemExit):
+                call_command("invalidation", "status")
+        else:
+            assert outbox.missed_by(ring.nodes[0].endpoint, 1000) == ALL_KEYS
+            invalidation.relay()
+    assert not outbox.missed_by(ring.nodes[0].endpoint, 1000)
+    call_command("invalidation", "discard")
+    assert not OutboxRow.objects.exists()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "0044-03-15 BC", "20000-01-01"])
+def test_a_row_with_a_time_that_python_cannot_hold_is_processed(
+    author: Author, ring_cache: RingCache, time: str
+) -> None:
+    """It has no age, but its keys are deleted; the page and the inspector stay up meanwhile."""
+    insert(keys=ormsgpack.packb({"default": [ring_cache.key_bytes("kept")]}), created=time)
+    assert outbox_figures().rows == 2
+    assert key_figures("default", "kept", None, shows_value=False).pending
+    assert invalidation.relay().rows == 2
+    assert ring_cache.get("kept") is None
+    assert not OutboxRow.objects.exists()
+
+
+def test_a_row_with_a_negative_key_is_processed(author: Author, ring_cache: RingCache) -> None:
+    """A sequence may count downwards."""
+    OutboxRow.objects.update(id=-5)
+    assert invalidation.relay().rows == 1
+    assert ring_cache.get("k") is None
+
+
+@pytest.mark.postgres
+def test_a_set_aside_row_stands_for_the_next_ones_of_its_model(author: Author) -> None:
+    """A forgotten trigger does not fill the outbox, and each of its rows still deletes what it can mean."""
+    for _ in range(3):
+        insert(**trigger_row([{"id": "abc"}]))
+        insert(**trigger_row([{"id": "1"}], "shop.gone"))
+        Author.cached.get(pk=author.pk)
+        invalidation.relay()
+    errors = dict(OutboxRow.objects.values_list("label", "error"))
+    assert errors.keys() == {"shop.author", "shop.gone"}
+    assert errors["shop.gone"] == UNKNOWN_MODEL
+    assert OutboxRow.objects.count() == 2
+
+
+@pytest.fixture
+def unknown_model(author: Author, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """This process does not have the model yet, or not any more; the patch can be undone."""
+    find = outbox_keys.apps.get_model
+
+    def get_model(label: str, *args: Any) -> Any:
+        if label == "shop.author":
+            raise LookupError(label)
+        return find(label, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_keys.apps, "get_model", get_model)
+        patch.setattr(outbox_keys, "triggered_models", list)
+        yield patch
+
+
+@pytest.mark.postgres
+def test_a_row_of_a_model_that_this_process_does_not_know_is_left_for_one_that_does(
+    author: Author, unknown_model: pytest.MonkeyPatch, ring_cache: RingCache
+) -> None:
+    """In a rolling deploy the relay of the older release meets rows of the newer one's models."""
+    insert(**trigger_row([{"id": str(author.pk)}]))
+    insert(**trigger_row([{"id": str(author.pk)}]))
+    for _ in range(2):
+        result = invalidation.relay()
+        assert (result.pending, result.failed) == (0, {})
+    assert list(OutboxRow.objects.values_list("label", "rows", "error")) == [
+        ("shop.author", None, UNKNOWN_MODEL)
+    ]
+    assert "shop.author" in outbox_figures().faults[0].message
+    unknown_model.undo()
+    Author.objects.filter(pk=author.pk)._raw_delete("default")
+    Author.cached.cache.set("untouched", 1, None)
+    assert invalidation.relay().rows == 1
+    assert not OutboxRow.objects.exists()
+    assert not Author.cached.in_bulk([author.pk])
+    assert ring_cache.get("untouched") == 1
+
+
+@pytest.mark.postgres
+def test_a_row_that_another_relay_has_locked_stands_for_no_further_one(
+    author: Author, unknown_model: pytest.MonkeyPatch
+) -> None:
+    """That relay knows the model and is about to delete its row; a later change needs a row of its own."""
+    insert(**trigger_row([{"id": "1"}]))
+    invalidation.relay()
+    locker = connection.copy()
+    try:
+        with locker.cursor() as cursor:
+            locker.set_autocommit(False)
+            cursor.execute("SELECT id FROM cachebackend_outboxrow FOR UPDATE")
+            insert(**trigger_row([{"id": "1"}]))
+            invalidation.relay()
+        assert OutboxRow.objects.filter(error=UNKNOWN_MODEL).count() == 2
+    finally:
+        locker.close()
+
+
+@pytest.mark.postgres
+def test_a_row_whose_query_fails_because_of_the_database_stays_pending(
+    author: Author, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such a row can be read later, so it is not set aside."""
+    insert(**trigger_row([{"id": str(author.pk)}]))
+
+    def fail(*_: Any) -> Any:
+        message = "canceling statement due to lock timeout"
+        raise OperationalError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_keys, "keys_of_trigger_row", fail)
+        result = invalidation.relay()
+    assert (result.rows, result.pending) == (1, 1)
+    assert "cannot be processed now" in caplog.text
+    assert invalidation.relay().rows == 1
+
+
+@pytest.mark.postgres
+def test_a_transaction_does_not_fail_because_of_an_unreadable_row_of_a_trigger(author: Author) -> None:
+    """It commits, and leaves the row to the relay."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("UPDATE shop_author SET name = 'Psappho' WHERE id = %s", [author.pk])
+        cursor.execute("UPDATE cachebackend_outboxrow SET rows = '[5]' WHERE label = 'shop.author'")
+    assert OutboxRow.objects.filter(label="shop.author").count() == 1
+    invalidation.relay()
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+    assert OutboxRow.objects.get().error

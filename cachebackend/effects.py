@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.errors import NodeReplyError
+from cachebackend.replies import Reply, Shape
 
 __all__ = [
     "Argument",
@@ -38,9 +39,6 @@ Argument: TypeAlias = bytes | str
 Command: TypeAlias = tuple[Argument, ...]
 #: A node, by its index, and the command for it.
 Request: TypeAlias = tuple[int, Command]
-#: A node's reply to one command: None, an integer, bytes, or a list of these. If the command failed,
-#: the RingCacheError is the reply; it is not raised.
-Reply: TypeAlias = Any
 
 
 class Send(NamedTuple):
@@ -105,10 +103,12 @@ class Script:
         package: The package that contains the file.
         name: The file's name without ``.lua``.
         preludes: The names of files that are put before it.
+        reply: The shape of what it returns.
     """
 
-    def __init__(self, package: str, name: str, *preludes: str) -> None:
+    def __init__(self, package: str, name: str, *preludes: str, reply: Shape) -> None:
         self.name = name
+        self.reply = reply
         parts = (*preludes, name)
         self.source = b"".join(files(package).joinpath(f"{part}.lua").read_bytes() for part in parts)
 
@@ -119,9 +119,7 @@ class Script:
 
     def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
         """Return the command that runs the script with these KEYS and ARGV."""
-        call = ScriptCall((b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
-        call.script = self
-        return call
+        return ScriptCall.of(self, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
 
 
 def is_unknown_script(reply: Reply) -> bool:
@@ -134,7 +132,14 @@ class ScriptCall(tuple[Argument, ...]):
 
     script: Script
 
+    @classmethod
+    def of(cls, script: Script, command: Command) -> ScriptCall:
+        """Return a command as a call of a script."""
+        call = cls(command)
+        call.script = script
+        return call
+
     @property
-    def with_source(self) -> Command:
+    def with_source(self) -> ScriptCall:
         """The same call, with the script's source instead of its SHA-1."""
-        return (b"EVAL", self.script.source, *self[2:])
+        return ScriptCall.of(self.script, (b"EVAL", self.script.source, *self[2:]))

@@ -7,21 +7,26 @@ threads it starts and ends. Taking and putting back are atomic operations of a d
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import ssl
-import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-import hiredis
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import pack_command, reply_error
+from cachebackend.node.translate import (
+    INCOMPLETE,
+    UNREADABLE,
+    MalformedReplyError,
+    check_reply_bytes,
+    make_reader,
+    misfit,
+    pack_command,
+    surplus,
+)
+from cachebackend.replies import TEXT_COMMANDS, fits
 
 __all__ = ["BlockingPool", "Connection"]
 
@@ -36,25 +41,19 @@ _READ_BYTES = 65_536
 class Connection:
     """A connection that is ready for commands, and is written and read directly.
 
-    The kernel measures the timeout (``SO_RCVTIMEO``), because a timeout of Python costs a ``poll`` for
-    each call. A read that times out raises BlockingIOError. Under TLS and under gevent Python measures
-    the timeout, and the read raises TimeoutError.
+    A read that takes longer than the timeout raises TimeoutError.
     """
 
-    __slots__ = ("_feed", "_gets", "_recv", "_redis", "_sendall", "_socket", "idle_since")
+    __slots__ = ("_feed", "_gets", "_has_data", "_recv", "_redis", "_sendall", "_socket", "idle_since")
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
         self._redis: Any = handshake.connection()
         # redis-py offers its socket only as a private attribute; its handshake is worth that
         sock: Any = self._redis._sock
         self._socket: socket.socket = sock
-        # A TLS socket retries for ever when the kernel's timeout ends; gevent's never wait in the kernel
-        if isinstance(sock, ssl.SSLSocket) or not os.get_blocking(sock.fileno()):
-            sock.settimeout(timeout)
-        else:
-            _set_kernel_timeout(sock, timeout)
-        reader = hiredis.Reader(replyError=reply_error)
-        self._feed, self._gets = reader.feed, reader.gets
+        sock.settimeout(timeout)
+        reader = make_reader()
+        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
         self.idle_since = 0.0
 
@@ -62,14 +61,24 @@ class Connection:
         """Send one command and return its reply; no other command may be in flight.
 
         Raises:
-            OSError: The connection failed or the node took too long.
+            OSError: The connection failed, the node took too long, or sent no reply to this command.
         """
         self._sendall(pack_command(command))
+        reply = INCOMPLETE
         if data := self._recv(_READ_BYTES):
-            self._feed(data)
-            if (reply := self._gets()) is not False:
-                return reply
-        return self.read()
+            try:
+                self._feed(data)
+                reply = self._gets()
+            except UNREADABLE as error:
+                raise MalformedReplyError(repr(error)) from error
+        if reply is INCOMPLETE:
+            reply = self.read(command)
+        # A hit is checked here, because a call of a function takes longer than the check
+        if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):
+            raise misfit(command)
+        if self._has_data():
+            raise surplus()
+        return reply
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send the commands.
@@ -82,20 +91,41 @@ class Connection:
         else:
             self._sendall(b"".join([pack_command(command) for command in commands]))
 
-    def read(self) -> Reply:
-        """Return the next reply.
+    def replies(self, commands: Sequence[Command]) -> Iterator[Reply]:
+        """Yield the reply to each command that was sent.
 
         Raises:
+            MalformedReplyError: The node sent a reply that does not fit its command, or too many of them.
+                The replies before may belong to other commands, too.
             OSError: The connection failed or the node took too long.
         """
-        reply = self._gets()
-        while reply is False:  # hiredis: the reply is not complete; RESP2 has no booleans
-            data = self._recv(_READ_BYTES)
-            if not data:
-                message = "the node closed the connection"
-                raise ConnectionResetError(message)
-            self._feed(data)
-            reply = self._gets()
+        for command in commands:
+            reply = self.read(command)
+            if not fits(command, reply):
+                raise misfit(command)
+            yield reply
+        if self._has_data():
+            raise surplus()
+
+    def read(self, command: Command) -> Reply:
+        """Return the next reply, of any shape; ``command`` bounds its length.
+
+        Raises:
+            MalformedReplyError: The node sent no reply, or one that is too long.
+            OSError: The connection failed or the node took too long.
+        """
+        received = 0
+        try:
+            while (reply := self._gets()) is INCOMPLETE:
+                data = self._recv(_READ_BYTES)
+                if not data:
+                    message = "the node closed the connection"
+                    raise ConnectionResetError(message)
+                received += len(data)
+                check_reply_bytes(received, command)
+                self._feed(data)
+        except UNREADABLE as error:
+            raise MalformedReplyError(repr(error)) from error
         return reply
 
     @property
@@ -108,13 +138,6 @@ class Connection:
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self._redis.disconnect()
-
-
-def _set_kernel_timeout(sock: socket.socket, timeout: float) -> None:
-    sock.settimeout(None)
-    interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
 class BlockingPool:

@@ -6,8 +6,9 @@ that it could never delete, so its connection is refused. A user that may only r
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import redis.asyncio.connection
@@ -19,6 +20,7 @@ from redis.retry import Retry
 
 from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.sentinels import Sentinels
+from cachebackend.node.translate import UNREADABLE, MalformedReplyError, surplus
 from cachebackend.options import SENTINEL_SCHEME, Password, sentinel_address
 
 __all__ = ["CLIENT_NAME", "Handshake", "RedisClient", "RedisLock"]
@@ -84,10 +86,13 @@ class Handshake:
 
     def _connected(self) -> redis.connection.AbstractConnection:
         connection: redis.connection.AbstractConnection = self._class(**self._with_address())
-        connection.connect()  # type: ignore[no-untyped-call]
         try:
-            connection.send_packed_command(connection.pack_commands(_RIGHTS))  # type: ignore[no-untyped-call]
-            _refuse_without_scripts([_reply_or_error(connection.read_response) for _ in _RIGHTS])
+            with _readable():
+                connection.connect()  # type: ignore[no-untyped-call]
+                connection.send_packed_command(connection.pack_commands(_RIGHTS))  # type: ignore[no-untyped-call]
+                _refuse_without_scripts([_reply_or_error(connection.read_response) for _ in _RIGHTS])
+                if connection.can_read(0):
+                    raise surplus()
         except BaseException:
             connection.disconnect()  # type: ignore[no-untyped-call]
             raise
@@ -137,20 +142,34 @@ class Handshake:
 
         connection.disconnect = abort
         try:
-            await connection.connect()
-            await connection.send_packed_command(connection.pack_commands(_RIGHTS))
-            replies: list[Any] = []
-            for _ in _RIGHTS:
-                try:
-                    replies.append(await connection.read_response())
-                except redis.exceptions.ResponseError as error:
-                    replies.append(error)
-            _refuse_without_scripts(replies)
+            with _readable():
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_commands(_RIGHTS))
+                replies: list[Any] = []
+                for _ in _RIGHTS:
+                    try:
+                        replies.append(await connection.read_response())
+                    except redis.exceptions.ResponseError as error:
+                        replies.append(error)
+                _refuse_without_scripts(replies)
+                # before redis-py 8 it has another name
+                can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
+                if await can_read():
+                    raise surplus()
         except BaseException:  # a cancellation too, after which redis-py closes nothing
             await abort()
             raise
         ready: redis.asyncio.connection.AbstractConnection = connection
         return ready
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raise MalformedReplyError for a reply that redis-py cannot read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise MalformedReplyError(repr(error)) from error
 
 
 def _reply_or_error(read: Callable[[], Any]) -> Any:

@@ -12,11 +12,19 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
-
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import pack_command, reply_error
+from cachebackend.node.translate import (
+    INCOMPLETE,
+    UNREADABLE,
+    MalformedReplyError,
+    check_reply_bytes,
+    make_reader,
+    misfit,
+    pack_command,
+    surplus,
+)
+from cachebackend.replies import fits
 
 __all__ = ["MultiplexedConnection"]
 
@@ -27,11 +35,13 @@ _GRACE_SECONDS = 0.01
 class _Batch:
     """Commands in flight: the future of their replies, the replies read so far, and when it was sent."""
 
-    __slots__ = ("count", "future", "replies", "sent_at")
+    __slots__ = ("commands", "future", "replies", "sent_at")
 
-    def __init__(self, future: asyncio.Future[list[Reply]], count: int, sent_at: float) -> None:
+    def __init__(
+        self, future: asyncio.Future[list[Reply]], commands: Sequence[Command], sent_at: float
+    ) -> None:
         self.future = future
-        self.count = count
+        self.commands = commands
         self.replies: list[Reply] = []
         self.sent_at = sent_at
 
@@ -50,7 +60,9 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
-        self._reader = hiredis.Reader(replyError=reply_error)
+        self._reader = make_reader()
+        #: Bytes received since the last reply that was complete.
+        self._unread_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._active_at = 0.0
         self._unsent_bytes = 0
@@ -83,7 +95,7 @@ class MultiplexedConnection(asyncio.Protocol):
         packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
         self._note_progress(now)
-        self._in_flight.append(_Batch(future, len(commands), now))
+        self._in_flight.append(_Batch(future, commands, now))
         self._transport.write(packed)
         self._unsent_bytes = self._transport.get_write_buffer_size()
         if self._timer is None:
@@ -91,19 +103,37 @@ class MultiplexedConnection(asyncio.Protocol):
         return future
 
     def data_received(self, data: bytes) -> None:
-        """Add each complete reply to its batch."""
+        """Add each complete reply to its batch; after bytes that are not replies, fail all batches."""
         self._active_at = self._loop.time()
+        try:
+            self._read(data)
+        except MalformedReplyError as error:
+            self._fail(error)
+        except UNREADABLE as error:
+            self._fail(MalformedReplyError(repr(error)))
+
+    def _read(self, data: bytes) -> None:
+        self._unread_bytes += len(data)
         self._reader.feed(data)
         while self._in_flight:
             batch = self._in_flight[0]
-            while len(batch.replies) < batch.count:
+            while len(batch.replies) < len(batch.commands):
+                command = batch.commands[len(batch.replies)]
                 reply = self._reader.gets()
-                if reply is False:  # hiredis: the reply is not complete
+                if reply is INCOMPLETE:
+                    check_reply_bytes(self._unread_bytes, command)
                     return
+                self._unread_bytes = 0
+                if not fits(command, reply):
+                    raise misfit(command)
                 batch.replies.append(reply)
+            if len(self._in_flight) == 1 and self._reader.has_data():
+                break  # the replies may belong to other commands
             self._in_flight.popleft()
             if not batch.future.done():
                 batch.future.set_result(batch.replies)
+        if self._reader.has_data():
+            raise surplus()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail all batches in flight."""

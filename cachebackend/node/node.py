@@ -22,7 +22,7 @@ from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake, RedisClient
 from cachebackend.node.loops import LoopConnections
-from cachebackend.node.translate import CONNECTION_ERRORS, is_timeout, unavailable
+from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
 
 __all__ = ["Exchange", "Node", "Replay"]
@@ -103,20 +103,20 @@ class Node:
     def send(self, commands: Sequence[Command]) -> PendingReplies:
         """Send commands; ``receive`` of the result returns their replies."""
         if self.breaker is not None and self.breaker.is_open:
-            return PendingReplies(self, len(commands), None, self._ejected_error())
+            return PendingReplies(self, commands, None, self._ejected_error())
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
-            return PendingReplies(self, len(commands), None, self._record_failure(error))
+            return PendingReplies(self, commands, None, self._record_failure(error))
         try:
             connection.send(commands)
         except CONNECTION_ERRORS as error:
             connection.close()
-            return PendingReplies(self, len(commands), None, self._record_failure(error, was_sent=True))
+            return PendingReplies(self, commands, None, self._record_failure(error, was_sent=True))
         except BaseException:
             connection.close()
             raise
-        return PendingReplies(self, len(commands), connection, None)
+        return PendingReplies(self, commands, connection, None)
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
@@ -275,28 +275,34 @@ class Node:
 class PendingReplies:
     """The replies to commands that were sent to a node."""
 
-    __slots__ = ("_connection", "_count", "_error", "_node")
+    __slots__ = ("_commands", "_connection", "_error", "_node")
 
     def __init__(
-        self, node: Node, count: int, connection: Connection | None, error: NodeUnavailableError | None
+        self,
+        node: Node,
+        commands: Sequence[Command],
+        connection: Connection | None,
+        error: NodeUnavailableError | None,
     ) -> None:
         self._node = node
-        self._count = count
+        self._commands = commands
         self._connection = connection
         self._error = error
 
     def receive(self) -> list[Reply]:
         """Return the reply to each command; a reply that did not come is a NodeUnavailableError."""
         if self._connection is None:
-            return [self._error] * self._count
+            return [self._error] * len(self._commands)
         replies: list[Reply] = []
         try:
-            for _ in range(self._count):
-                replies.append(self._connection.read())  # noqa: PERF401  # replies before a failure are kept
+            for reply in self._connection.replies(self._commands):
+                replies.append(reply)  # noqa: PERF402  # replies before a failure are kept
         except CONNECTION_ERRORS as error:
             self._connection.close()
+            if isinstance(error, MalformedReplyError):
+                replies.clear()  # they may be replies to other commands
             failure = self._node._record_failure(error, was_sent=True)  # both classes are one unit
-            return replies + [failure] * (self._count - len(replies))
+            return replies + [failure] * (len(self._commands) - len(replies))
         except BaseException:
             self._connection.close()
             raise
@@ -318,7 +324,7 @@ def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Reply
         RingCacheError: The node answered one of them with an error.
     """
     connection.send(commands)
-    replies = [connection.read() for _ in commands]
+    replies = list(connection.replies(commands))
     for reply in replies:
         if isinstance(reply, RingCacheError):
             raise reply

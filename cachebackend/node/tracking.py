@@ -7,17 +7,23 @@ Source: https://valkey.io/topics/client-side-caching/, section "Broadcasting mod
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cachebackend.effects import Command
 from cachebackend.errors import RingCacheError
 from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import CONNECTION_ERRORS
+from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError
 
 __all__ = ["Tracking"]
 
+logger = logging.getLogger("cachebackend")
+_HELLO: Command = (b"HELLO", b"3")
+_TRACKING: Command = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
+_PING: Command = (b"PING",)
 #: After this many seconds without a message the node is sent a PING. After as many without a reply the
 #: connection counts as lost.
 QUIET_SECONDS = 1.0
@@ -59,6 +65,9 @@ class Tracking:
                 self._listen()
             except (*CONNECTION_ERRORS, RingCacheError):
                 pass
+            except Exception:
+                # Without this thread the process would never have a near cache again
+                logger.exception("the tracking connection failed and is opened again")
             finally:
                 self._on_down()
                 if self._connection is not None:
@@ -74,7 +83,7 @@ class Tracking:
             RingCacheError: The node does not support tracking.
         """
         self._connection = connection = Connection(self._handshake, QUIET_SECONDS)
-        connection.send([(b"HELLO", b"3"), (b"CLIENT", b"TRACKING", b"ON", b"BCAST")])
+        connection.send([_HELLO, _TRACKING])
         for _ in range(2):
             if isinstance(reply := self._read(connection), Exception):
                 raise reply
@@ -84,15 +93,23 @@ class Tracking:
             try:
                 self._read(connection)
                 is_pinged = False
-            except (BlockingIOError, TimeoutError):
+            except TimeoutError:
                 if is_pinged:
                     raise
-                connection.send([(b"PING",)])
+                connection.send([_PING])
                 is_pinged = True
 
     def _read(self, connection: Connection) -> Any:
-        """Return the next reply or invalidation message; pass an invalidation message on to ``on_change``."""
-        reply = connection.read()
+        """Return the next reply or invalidation message; pass an invalidation message on to ``on_change``.
+
+        Raises:
+            MalformedReplyError: The message names no keys.
+        """
+        reply = connection.read(_PING)
         if isinstance(reply, list) and reply and reply[0] == b"invalidate":
-            self._on_change(reply[1])
+            keys = reply[1] if len(reply) == 2 else ()
+            if keys is not None and not (isinstance(keys, list) and all(type(key) is bytes for key in keys)):
+                message = "an invalidation message has no list of keys"
+                raise MalformedReplyError(message)
+            self._on_change(keys)
         return reply

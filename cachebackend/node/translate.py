@@ -12,16 +12,42 @@ import redis.exceptions
 from cachebackend.effects import Command
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 
-__all__ = ["CONNECTION_ERRORS", "is_timeout", "pack_command", "reply_error", "unavailable"]
+__all__ = [
+    "CONNECTION_ERRORS",
+    "INCOMPLETE",
+    "UNREADABLE",
+    "MalformedReplyError",
+    "check_reply_bytes",
+    "is_timeout",
+    "make_reader",
+    "misfit",
+    "pack_command",
+    "reply_error",
+    "surplus",
+    "unavailable",
+]
 
 #: Returns the bytes of a command; the type stub of hiredis knows tuples of one argument only.
 pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
+#: Returned by a reader: the bytes are not a whole reply yet.
+INCOMPLETE = object()
+#: The most bytes of a reply, for each argument of its command. A Redis string is not longer.
+MAX_REPLY_BYTES = 512 * 1024 * 1024
+#: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
+#: than the memory, and for a list as a key.
+UNREADABLE = (MemoryError, TypeError)
+
+
+class MalformedReplyError(ConnectionError):
+    """The bytes that a node sent are not the reply to a command; the connection cannot be used any more."""
+
+
 #: The errors that a failed connection raises, by redis-py or by the socket.
 CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)
 
-#: The errors of a timeout: the kernel's, Python's, Python's under TLS, redis-py's.
-_TIMEOUTS = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, redis.exceptions.TimeoutError)
+#: The errors of a timeout: Python's, Python's under TLS, redis-py's.
+_TIMEOUTS = (TimeoutError, ssl.SSLWantReadError, redis.exceptions.TimeoutError)
 
 #: Errors by which a node says that it cannot serve any client now.
 _CANNOT_SERVE = frozenset(
@@ -30,6 +56,35 @@ _CANNOT_SERVE = frozenset(
 
 #: The errors of these that concern writes only.
 _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
+
+
+def make_reader() -> hiredis.Reader:
+    """Return a parser of replies; it returns INCOMPLETE, and raises MalformedReplyError or UNREADABLE."""
+    return hiredis.Reader(protocolError=MalformedReplyError, replyError=reply_error, notEnoughData=INCOMPLETE)
+
+
+def misfit(command: Command) -> MalformedReplyError:
+    """Return the error for a reply that cannot be the reply to its command."""
+    name = command[0]
+    return MalformedReplyError(
+        f"the reply to {name.decode() if isinstance(name, bytes) else name} has another form"
+    )
+
+
+def check_reply_bytes(received: int, command: Command) -> None:
+    """Check how many bytes of the reply to a command a node has sent so far.
+
+    Raises:
+        MalformedReplyError: A Redis string is not so long, and the reply holds at most one for each argument.
+    """
+    if received > len(command) * MAX_REPLY_BYTES:
+        message = f"a reply has more than {MAX_REPLY_BYTES:,} bytes for each argument of its command"
+        raise MalformedReplyError(message)
+
+
+def surplus() -> MalformedReplyError:
+    """Return the error for a reply that no command has asked for."""
+    return MalformedReplyError("there are more replies than commands")
 
 
 def reply_error(text: str) -> RingCacheError:
@@ -70,6 +125,8 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"has a TLS certificate that cannot be verified: {error}"
     if any(isinstance(each, socket.gaierror) for each in chain):
         return f"has a host name that cannot be resolved: {error}"
+    if isinstance(error, MalformedReplyError):
+        return f"sent bytes that are not the reply to a command: {error}"
     if any(isinstance(each, redis.exceptions.InvalidResponse) for each in chain):
         return f"does not speak Redis' protocol: is its port that of a Redis or Valkey server? ({error})"
     if "closed by server" in str(error):

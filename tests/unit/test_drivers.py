@@ -10,6 +10,7 @@ from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Ask, Command, Load, Operation, Reply, Script, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.loader import held_tokens
+from cachebackend.replies import integer
 
 Drive = Callable[..., Any]
 
@@ -84,7 +85,7 @@ def test_commands_are_sent_to_all_nodes_before_any_reply_is_read() -> None:
 
 def test_a_script_that_a_node_does_not_know_is_sent_with_its_source(run: Drive) -> None:
     """NOSCRIPT means that nothing ran; only this call is sent again."""
-    script = Script("cachebackend.protocol.cache", "ttl")
+    script = Script("cachebackend.protocol.cache", "ttl", reply=integer)
 
     def operation() -> Operation[list[Reply]]:
         return (yield Send([(0, (b"X",)), (0, script.call([b"k"], b"5"))]))

@@ -8,8 +8,9 @@ import pytest
 
 from cachebackend.effects import Script, is_unknown_script
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.replies import integer
 
-SCRIPT = Script("cachebackend.protocol.ring", "delete")
+SCRIPT = Script("cachebackend.protocol.ring", "delete", reply=integer)
 
 
 def test_a_script_is_called_by_its_sha1() -> None:
@@ -22,8 +23,8 @@ def test_a_script_is_called_by_its_sha1() -> None:
 
 def test_a_script_begins_with_its_preludes() -> None:
     """In their order."""
-    parts = [Script("cachebackend.protocol.queue", name).source for name in ("seal", "close")]
-    assert Script("cachebackend.protocol.queue", "close", "seal").source == b"".join(parts)
+    parts = [Script("cachebackend.protocol.queue", name, reply=integer).source for name in ("seal", "close")]
+    assert Script("cachebackend.protocol.queue", "close", "seal", reply=integer).source == b"".join(parts)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from cachebackend.effects import Command, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeReplyError
 from cachebackend.protocol.context import Context
+from cachebackend.replies import optional_text
 
 __all__ = [
     "KEEP_TTL",
@@ -23,7 +24,7 @@ __all__ = [
     "set_if_absent_command",
 ]
 
-_COMPARE_AND_SET = Script(__package__, "compare_and_set", "store")
+_COMPARE_AND_SET = Script(__package__, "compare_and_set", "store", reply=optional_text)
 
 #: Times to live that are not a number of milliseconds.
 NO_EXPIRY = -1

@@ -24,6 +24,7 @@ from cachebackend.protocol.cache.freshness import (
 from cachebackend.protocol.cache.near_reads import NearReads
 from cachebackend.protocol.cache.tags import has_tag_tokens, read_tokens, with_checked_tags
 from cachebackend.protocol.context import Context
+from cachebackend.replies import either, integer, text
 
 __all__ = [
     "begin_get",
@@ -35,7 +36,7 @@ __all__ = [
     "ttl",
 ]
 
-_TTL = Script(__package__, "ttl", "readable_value")
+_TTL = Script(__package__, "ttl", "readable_value", reply=either(integer, text))
 K = TypeVar("K")
 
 

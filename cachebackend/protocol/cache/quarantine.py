@@ -40,11 +40,12 @@ from collections.abc import Sequence
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
+from cachebackend.replies import integer, text
 
 __all__ = ["quarantine", "unquarantine"]
 
-_QUARANTINE = Script(__package__, "quarantine")
-_UNQUARANTINE = Script(__package__, "unquarantine")
+_QUARANTINE = Script(__package__, "quarantine", reply=text)
+_UNQUARANTINE = Script(__package__, "unquarantine", reply=integer)
 
 
 def quarantine(context: Context, keys: Sequence[bytes], token: bytes) -> Operation[None]:

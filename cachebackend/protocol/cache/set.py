@@ -23,6 +23,7 @@ from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete
 from cachebackend.protocol.ring.node_deletes import delete_command
 from cachebackend.protocol.ring.write import delete_elsewhere, write, write_by
+from cachebackend.replies import either, integer, optional_text, text
 
 __all__ = [
     "add",
@@ -36,11 +37,11 @@ __all__ = [
     "touch",
 ]
 
-_ADD = Script(__package__, "add", "readable_value", "store")
-_INCR = Script(__package__, "incr", "readable_value")
-_REPLACE = Script(__package__, "replace", "readable_value", "store")
-_TOUCH = Script(__package__, "touch", "readable_value")
-_STALE = Script(__package__, "make_stale")
+_ADD = Script(__package__, "add", "readable_value", "store", reply=either(integer, text))
+_INCR = Script(__package__, "incr", "readable_value", reply=either(integer, optional_text))
+_REPLACE = Script(__package__, "replace", "readable_value", "store", reply=either(integer, text))
+_TOUCH = Script(__package__, "touch", "readable_value", reply=either(integer, text))
+_STALE = Script(__package__, "make_stale", reply=integer)
 K = TypeVar("K")
 
 

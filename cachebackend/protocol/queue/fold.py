@@ -15,10 +15,18 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
+from cachebackend.replies import either, integer, items, text
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
 
-_FOLD = Script(__package__, "fold", "queued_sum", "open_batch", "row_operations")
+_FOLD = Script(
+    __package__,
+    "fold",
+    "queued_sum",
+    "open_batch",
+    "row_operations",
+    reply=either(integer, items(integer, text)),
+)
 #: The code of the error of a node whose queues have another number of partitions.
 MOVED = "PARTITIONS"
 #: The code of a row that was folded.

@@ -16,16 +16,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import pairs_of, parse_numbers
+from cachebackend.replies import either, integer, items, list_of, optional_text, row, text
 
 __all__ = ["Pending", "PendingFields", "batch_sizes", "contents", "pending"]
 
-_PENDING = Script(__package__, "pending")
+_BATCH = row(integer, text, list_of(optional_text), text)
+_PAGES = either(row(), items(row(text, text, text, text), _BATCH))
+
+
+def _pending_reply(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match what ``pending.lua`` returns: each batch has a value or None for each requested field."""
+    fields = len(command) - 4 - int(command[2])
+    return _PAGES(reply, command) and all(len(batch[2]) == fields for batch in reply[1:])
+
+
+_PENDING = Script(__package__, "pending", reply=_pending_reply)
 
 #: The most fields that a node returns in one reply, so that it stays responsive.
 MAX_SCAN_COUNT = 5000

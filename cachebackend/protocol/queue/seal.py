@@ -15,12 +15,14 @@ from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
+from cachebackend.replies import either, integer, row, text
 
 __all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
 
-_SEAL = Script(__package__, "seal")
-_CLOSE = Script(__package__, "close")
-_SYNC = Script(__package__, "sync")
+_STATE = row(integer, integer, integer, text, text, text)
+_SEAL = Script(__package__, "seal", reply=either(row(), _STATE))
+_CLOSE = Script(__package__, "close", reply=integer)
+_SYNC = Script(__package__, "sync", reply=integer)
 
 
 class Sealed(NamedTuple):

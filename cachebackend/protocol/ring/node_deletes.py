@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from cachebackend.effects import Operation, Script, ScriptCall, Send
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
+from cachebackend.replies import integer
 
 __all__ = ["delete_at", "delete_command", "release_command"]
 
-_DELETE = Script(__package__, "delete")
-_RELEASE = Script(__package__, "release")
+_DELETE = Script(__package__, "delete", reply=integer)
+_RELEASE = Script(__package__, "release", reply=integer)
 
 
 def delete_command(keys: Sequence[bytes]) -> ScriptCall:

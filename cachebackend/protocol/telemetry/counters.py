@@ -15,10 +15,11 @@ from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.partition import QueueContext
+from cachebackend.replies import integer
 
 __all__ = ["add_counts", "read_counts", "record_time"]
 
-_COUNT = Script(__package__, "count")
+_COUNT = Script(__package__, "count", reply=integer)
 #: The number of nodes that store a hash, if the ring has as many.
 COPIES = 2
 #: An integer that HINCRBY accepts.

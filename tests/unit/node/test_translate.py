@@ -44,7 +44,6 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (BlockingIOError(11, "Resource temporarily unavailable"), "did not answer within 0.25 s"),
         (redis.exceptions.TimeoutError("Timeout"), "did not answer within 0.25 s"),
         (ssl.SSLWantReadError(), "did not answer within 0.25 s"),
         (redis.exceptions.AuthenticationError("WRONGPASS"), "refused the user or password"),

@@ -80,7 +80,9 @@ def step(operation: Operation[Any], *replies: list[Any]) -> tuple[Any, list[list
 
 
 def _words(command: Any) -> tuple[Any, ...]:
-    return (command.script.name, *command[3:]) if isinstance(command, ScriptCall) else tuple(command)
+    if isinstance(command, ScriptCall) and command[0] == b"EVALSHA":
+        return (command.script.name, *command[3:])
+    return tuple(command)
 
 
 TOKEN = b"t" * TOKEN_BYTES

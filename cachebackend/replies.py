@@ -1,0 +1,154 @@
+"""The shapes of replies: what a node may answer to each command.
+
+A node answers with a reply of another shape if it is not a Redis or Valkey server, if its replies and our
+commands have got out of step, or on purpose. ``node`` checks each reply where it is read: such a node
+has failed like one that does not answer. So no operation ever gets a reply of another shape.
+
+A shape is a function of a reply and its command. An error reply has no shape, and always fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from cachebackend.errors import RingCacheError
+
+__all__ = [
+    "TEXT_COMMANDS",
+    "Reply",
+    "Shape",
+    "either",
+    "fits",
+    "integer",
+    "items",
+    "list_of",
+    "one_for_each_key",
+    "optional_text",
+    "pairs",
+    "row",
+    "scored",
+    "text",
+]
+
+#: A node's reply to one command: None, an integer, bytes, or a list of these. If the command failed,
+#: the RingCacheError is the reply; it is not raised.
+Reply: TypeAlias = Any
+#: Returns whether a reply may be the reply to a command.
+Shape: TypeAlias = Callable[[Reply, Sequence[Any]], bool]
+
+_TEXT_CLASSES = frozenset({bytes, type(None)})
+
+
+def fits(command: Sequence[Any], reply: Reply) -> bool:
+    """Return whether a reply may be the reply to a command; the reply to an unknown command always may."""
+    shape = _SHAPES.get(command[0])
+    return shape is None or shape(reply, command) or isinstance(reply, RingCacheError)
+
+
+def integer(reply: Reply, _: Sequence[Any]) -> bool:
+    """Match an integer."""
+    return reply.__class__ is int
+
+
+def text(reply: Reply, _: Sequence[Any]) -> bool:
+    """Match bytes."""
+    return reply.__class__ is bytes
+
+
+def optional_text(reply: Reply, _: Sequence[Any]) -> bool:
+    """Match bytes, or None."""
+    return reply.__class__ is bytes or reply is None
+
+
+def either(*shapes: Shape) -> Shape:
+    """Return a shape that matches what any of the shapes matches."""
+    return lambda reply, command: any(shape(reply, command) for shape in shapes)
+
+
+def list_of(shape: Shape) -> Shape:
+    """Return a shape that matches a list of any length."""
+    return lambda reply, command: reply.__class__ is list and all(shape(each, command) for each in reply)
+
+
+def row(*shapes: Shape) -> Shape:
+    """Return a shape that matches a list with one item for each of the shapes."""
+    return lambda reply, command: (
+        reply.__class__ is list
+        and len(reply) == len(shapes)
+        and all(shape(each, command) for shape, each in zip(shapes, reply, strict=True))
+    )
+
+
+def items(first: Shape, others: Shape) -> Shape:
+    """Return a shape that matches a list of one item, and then any number of items of another shape."""
+    return lambda reply, command: (
+        reply.__class__ is list
+        and bool(reply)
+        and first(reply[0], command)
+        and all(others(each, command) for each in reply[1:])
+    )
+
+
+def pairs(reply: Reply, _: Sequence[Any]) -> bool:
+    """Match a flat list of names and values, all bytes."""
+    return reply.__class__ is list and not len(reply) % 2 and all(each.__class__ is bytes for each in reply)
+
+
+def scored(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match a flat list of members of a sorted set and their scores."""
+    return pairs(reply, command) and all(map(_is_number, reply[1::2]))
+
+
+def one_for_each_key(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match a list with bytes or None for each argument of the command."""
+    return (
+        reply.__class__ is list
+        and len(reply) == len(command) - 1
+        and _TEXT_CLASSES.issuperset(map(type, reply))
+    )
+
+
+def _is_number(score: bytes) -> bool:
+    try:
+        return math.isfinite(float(score))
+    except ValueError:
+        return False
+
+
+def _script_reply(reply: Reply, command: Any) -> bool:
+    """Match what the called script returns."""
+    fits_script: bool = command.script.reply(reply, command)
+    return fits_script
+
+
+_page = row(text, list_of(text))
+_SHAPES: Mapping[bytes, Shape] = {
+    b"CONFIG": either(text, pairs),
+    b"DEL": integer,
+    b"EVAL": _script_reply,
+    b"EVALSHA": _script_reply,
+    b"EXISTS": integer,
+    b"EXPIRE": integer,
+    b"FLUSHDB": text,
+    b"GET": optional_text,
+    b"GETRANGE": text,
+    b"HGET": optional_text,
+    b"HGETALL": pairs,
+    b"HLEN": integer,
+    b"HSCAN": row(text, pairs),
+    b"HSET": integer,
+    b"INFO": text,
+    b"MEMORY": either(integer, optional_text),
+    b"MGET": one_for_each_key,
+    b"PING": text,
+    b"PTTL": integer,
+    b"SCAN": _page,
+    b"SET": optional_text,
+    b"WAITAOF": row(integer, integer),
+    b"ZCARD": integer,
+    b"ZRANGE": scored,
+}
+#: The commands that are answered with bytes, and may be with any.
+TEXT_COMMANDS = frozenset(name for name, shape in _SHAPES.items() if shape in {text, optional_text})

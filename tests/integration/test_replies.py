@@ -1,0 +1,212 @@
+"""Nonsense from the other end of a connection is a failure of the node, and costs no more than one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.cache import caches
+from django.test import override_settings
+
+from cachebackend import RingCache
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.node import translate
+from cachebackend.node.breaker import EJECTED, FAILURES
+from tests.integration.fake_node import NIL, FakeNode, bulk
+
+A_VALUE = bulk(b"Vm\0\x01")
+#: Bytes that are not the reply to any command that these tests send.
+NONSENSE = {
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "a list instead of a string": b"*1\r\n$1\r\na\r\n",
+    "an integer that is too large": b":99999999999999999999999\r\n",
+    "a length below -1": b"$-5\r\n",
+    "a list longer than memory": b"*9223372036854775807\r\n",
+    "a map with a list as a key": b"%1\r\n*0\r\n+a\r\n",
+    "a map": b"%1\r\n+a\r\n+b\r\n",
+    "a boolean": b"#f\r\n",
+    "a number": b",1.5\r\n",
+    "lists in lists": b"*1\r\n" * 5000,
+    "an invalidation message": b">2\r\n+invalidate\r\n*0\r\n",
+    "an error in a list": b"*1\r\n-ERR no\r\n",
+    "two replies": A_VALUE * 2,
+    "a reply and the beginning of another": A_VALUE + b"*2\r\n",
+}
+
+
+def read_many(cache: RingCache) -> object:
+    return cache.get_many(["a", "b"])
+
+
+CALLS: dict[str, tuple[Callable[[RingCache], object], object]] = {
+    "get": (lambda cache: cache.get("k", "missing"), "missing"),
+    "get_many": (read_many, {}),
+    "set": (lambda cache: cache.set("k", 1), False),
+    "set_many": (lambda cache: cache.set_many({"k": 1}), ["k"]),
+    "delete": (lambda cache: cache.delete("k"), False),
+    "get_or_set": (lambda cache: cache.get_or_set("k", lambda: 7), 7),
+    "aget": (lambda cache: asyncio.run(cache.aget("k", "missing")), "missing"),
+    "aget_many": (lambda cache: asyncio.run(cache.aget_many(["a", "b"])), {}),
+    "keys": (lambda cache: cache.keys("*"), []),
+    "ttl": (lambda cache: cache.ttl("k"), 0),
+}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeNode]:
+    node = FakeNode()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def open_cache(fake: FakeNode) -> Iterator[Callable[..., RingCache]]:
+    """Makes an alias whose only node is the fake one."""
+    made: list[RingCache] = []
+
+    def make(**options: Any) -> RingCache:
+        block = {"BACKEND": "cachebackend.RingCache", "LOCATION": [fake.url], "OPTIONS": options}
+        with override_settings(CACHES=settings.CACHES | {"default": block}):
+            cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        made.append(cache)
+        return cache
+
+    yield make
+    for cache in made:
+        cache.client.close()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nonsense_is_a_failure_of_the_node(
+    fake: FakeNode, open_cache: Callable[..., RingCache], call: str
+) -> None:
+    """It is counted like a node that does not answer, and the connection is not used again."""
+    cache, (function, expected) = open_cache(), CALLS[call]
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    for name, nonsense in NONSENSE.items():
+        breaker.close()
+        fake.answer = lambda _, nonsense=nonsense: nonsense
+        assert function(cache) == expected, name
+        assert breaker.has_failures, name
+        assert not cache.client.nodes[0]._pool._idle, name
+        fake.answer = lambda command: bulk(b"Vm\0\x05") if command[0] == b"GET" else NIL
+        assert breaker.is_open or cache.get("other") == 5, name
+
+
+def test_a_node_that_sends_only_nonsense_is_ejected(
+    fake: FakeNode, open_cache: Callable[..., RingCache]
+) -> None:
+    """Its state names the cause."""
+    cache = open_cache()
+    fake.answer = lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    for _ in range(FAILURES):
+        assert cache.get("k") is None
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    assert breaker.state.state == EJECTED
+    assert "not the reply" in breaker.state.error
+
+
+def test_the_replies_before_a_surplus_one_are_not_believed(
+    fake: FakeNode, open_cache: Callable[..., RingCache]
+) -> None:
+    """The surplus reply may have been the first: then each command would get the reply to the one before."""
+    cache = open_cache()
+    fake.answer = lambda command: A_VALUE * 2 if command[1].endswith(b"l") else NIL
+    replies = cache.client.nodes[0].send([(b"GET", b"k"), (b"GET", b"l")]).receive()
+    assert [type(reply) for reply in replies] == [NodeUnavailableError] * 2
+
+
+def test_a_surplus_reply_in_asyncio_closes_the_connection(
+    fake: FakeNode, open_cache: Callable[..., RingCache]
+) -> None:
+    """The next command has a connection of its own."""
+    cache = open_cache()
+    fake.answer = lambda command: A_VALUE * 2 if command[1].endswith(b"k") else bulk(b"Vm\0\x02")
+
+    async def run() -> list[object]:
+        return [await cache.aget("k"), await cache.aget("l")]
+
+    assert asyncio.run(run()) == [None, 2]
+
+
+@pytest.mark.parametrize("call", ["get", "aget"])
+def test_a_reply_has_a_largest_length(
+    fake: FakeNode, open_cache: Callable[..., RingCache], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A node that announces a terabyte, and sends it, is left after the length of the longest string."""
+    monkeypatch.setattr(translate, "MAX_REPLY_BYTES", 100_000)
+    cache, (function, expected) = open_cache(), CALLS[call]
+    fake.answer = lambda _: b"$1000000000000\r\n" + bytes(1_000_000)
+    assert function(cache) == expected
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    breaker.failed(NodeUnavailableError("x"), at_once=True)
+    assert breaker.has_failures
+
+
+#: Of these redis-py makes no error, and nobody reads the value: the connection is as good as any.
+READABLE = {"a list instead of a string", "a map", "a boolean", "a number", "an error in a list"}
+#: redis-py waits for the reply after it.
+SKIPPED = {"an invalidation message"}
+
+
+@pytest.mark.parametrize("call", ["get", "aget"])
+def test_nonsense_in_a_handshake_is_a_failure_of_the_node(
+    fake: FakeNode, open_cache: Callable[..., RingCache], call: str
+) -> None:
+    """As in a reply; a connection with a surplus reply is not used."""
+    cache, (function, expected) = open_cache(), CALLS[call]
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    fake.answer = lambda _: bulk(b"Vm\0\x07")
+    for name, nonsense in (NONSENSE | {"a surplus reply": NIL * 2}).items():
+        if name not in READABLE | SKIPPED:
+            breaker.close()
+            fake.handshake = lambda command, nonsense=nonsense: (
+                nonsense if command[0] == b"SET" else b"+OK\r\n"
+            )
+            assert function(cache) == expected, name
+            assert breaker.has_failures, name
+
+
+MESSAGES = {
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "a number of keys": b">2\r\n$10\r\ninvalidate\r\n:5\r\n",
+    "keys that are lists": b">2\r\n$10\r\ninvalidate\r\n*1\r\n*0\r\n",
+    "no keys": b">1\r\n$10\r\ninvalidate\r\n",
+    "a list longer than memory": b"*9223372036854775807\r\n",
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_tracking_thread_survives_any_message(
+    fake: FakeNode,
+    open_cache: Callable[..., RingCache],
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+) -> None:
+    """The connection counts as lost, and is opened again."""
+    monkeypatch.setattr("cachebackend.node.tracking.RETRY_SECONDS", 0.0)
+    cache = open_cache(near={"max_entries": 10})
+    cache.get("first")
+    near = cache.client._near
+    assert near is not None
+    wait_until(lambda: near.tracked_nodes)
+    fake.tracking[0].sendall(MESSAGES[message])
+    wait_until(lambda: len(fake.tracking) > 1 and near.tracked_nodes)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Return when a condition is true; another thread makes it true."""
+    deadline, done = time.monotonic() + 30, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        done.wait(0.002)

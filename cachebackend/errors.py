@@ -12,6 +12,7 @@ __all__ = [
     "NodeUnavailableError",
     "RecordError",
     "RingCacheError",
+    "ValueTooLongError",
     "WriteBehindDamagedError",
     "WriteBehindError",
     "WriteBehindFullError",
@@ -74,6 +75,10 @@ class RecordError(RingCacheError):
 
 class CodecError(RingCacheError):
     """The codec of the settings cannot hold the value."""
+
+
+class ValueTooLongError(CodecError):
+    """The value has more bytes than ``max_value_bytes`` allows."""
 
 
 class WriteBehindError(RingCacheError):

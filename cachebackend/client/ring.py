@@ -46,7 +46,9 @@ class RingClient(SingleKeyClient):
         super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.counters = Counters(Counts)
-        codec = Codec(options.codec, options.compressor, options.compress_over_bytes, secrets)
+        codec = Codec(
+            options.codec, options.compressor, options.compress_over_bytes, secrets, options.max_value_bytes
+        )
         self.context = Context(self.ring, codec, options, clock, self.counters)
         endpoints = [node.endpoint for node in options.all_nodes]
         if others := options.joining or options.leaving:

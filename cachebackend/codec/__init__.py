@@ -7,7 +7,7 @@ node, reads the time or knows a key.
 """
 
 from cachebackend.codec import msgpack
-from cachebackend.codec.codec import Codec
+from cachebackend.codec.codec import MAX_BYTES, Codec
 from cachebackend.codec.compression import COMPRESSORS
 from cachebackend.codec.payload import CODECS
 from cachebackend.codec.record import (
@@ -42,6 +42,7 @@ __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
     "HEAD_BYTES",
+    "MAX_BYTES",
     "RELEASED",
     "TAGS_BYTES",
     "Codec",

@@ -32,10 +32,12 @@ from cachebackend.codec.record import (
     stored_of,
     value_record,
 )
-from cachebackend.errors import RecordError
+from cachebackend.errors import RecordError, ValueTooLongError
 
-__all__ = ["Codec"]
+__all__ = ["MAX_BYTES", "Codec"]
 
+#: The most bytes of a payload: a Redis string is not longer, and holds at most 65 KB beside it.
+MAX_BYTES = 512 * 1024**2 - 131_072
 #: The integers that INCRBY can hold.
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -48,6 +50,8 @@ class Codec:
         compressor: ``"none"``, or a key of ``COMPRESSORS``.
         over_bytes: Payloads longer than this are compressed.
         secrets: Returns the secrets that signatures are checked with; the first one signs.
+        max_bytes: The most bytes of a payload that is not compressed; longer ones are neither written
+            nor decompressed.
 
     Attributes:
         plain: The records that hold nothing except a payload are the most frequent ones. For each
@@ -57,7 +61,7 @@ class Codec:
         CodecError: The compressor's package is not installed.
     """
 
-    __slots__ = ("_compressor", "_dumps", "_loads", "_over_bytes", "name", "plain")
+    __slots__ = ("_compressor", "_dumps", "_loads", "_max_bytes", "_over_bytes", "name", "plain")
 
     def __init__(
         self,
@@ -65,8 +69,10 @@ class Codec:
         compressor: str = "none",
         over_bytes: int = 1024,
         secrets: Secrets = tuple,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.name = name
+        self._max_bytes = max_bytes
         self._over_bytes = over_bytes
         self._compressor = None if compressor == "none" else Compressor(compressor)
         self._dumps = CODECS[name].writer(secrets)
@@ -88,12 +94,17 @@ class Codec:
 
         Raises:
             CodecError: The codec cannot hold the value.
+            ValueTooLongError: Its payload is longer than ``max_bytes``.
             pickle.PickleError: The value refuses to be pickled. Pickle raises TypeError or
                 AttributeError for some values; they pass through as they are.
         """
         if not refresh and not tags and type(value) is int and value in _INTEGERS:
             return b"%d" % value
         codec, payload = self._dumps(value)
+        if len(payload) > self._max_bytes:
+            allowed = f"{self._max_bytes:,} (OPTIONS['max_value_bytes'])"
+            message = f"a value of {len(payload):,} bytes is longer than is allowed: {allowed}"
+            raise ValueTooLongError(message)
         if self._compressor is None or len(payload) <= self._over_bytes:
             if refresh is None and not tags:
                 return plain_header(codec) + payload
@@ -130,7 +141,9 @@ class Codec:
         if loads is None:
             message = f"a value was written by codec {stored.codec:#04x}, which {self.name!r} does not read"
             raise RecordError(message)
-        payload = decompress(stored.compressor, stored.payload) if stored.compressor else stored.payload
+        payload = stored.payload
+        if stored.compressor:
+            payload = decompress(stored.compressor, payload, self._max_bytes)
         return _loaded(loads, payload)
 
 

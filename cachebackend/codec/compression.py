@@ -13,8 +13,10 @@ from cachebackend.errors import CodecError, RecordError
 __all__ = ["COMPRESSORS", "Compressor", "decompress"]
 
 _Bytes: TypeAlias = Callable[[bytes], bytes]
-#: A Redis string is not longer, so no payload that was compressed here was longer either.
-MAX_BYTES = 512 * 1024 * 1024
+#: Returns a payload as it was before it was compressed; raises RecordError if it is longer than a limit.
+_Decompress: TypeAlias = Callable[[bytes, int], bytes]
+#: The most bytes by which a payload grows in the first step of its decompression.
+_FIRST_BYTES = 65_536
 
 
 class CompressorType(NamedTuple):
@@ -23,12 +25,12 @@ class CompressorType(NamedTuple):
     Attributes:
         flag: The flag that its records have.
         compressor: Returns the function that compresses; raises CodecError if a package is missing.
-        decompress: Returns a payload as it was before.
+        decompress: Returns a payload as it was before, if it is not longer than a limit.
     """
 
     flag: Flag
     compressor: Callable[[], _Bytes]
-    decompress: _Bytes
+    decompress: _Decompress
 
 
 class Compressor:
@@ -48,18 +50,19 @@ class Compressor:
         self.compress = COMPRESSORS[name].compressor()
 
 
-def decompress(flag: int, payload: bytes) -> bytes:
+def decompress(flag: int, payload: bytes, max_bytes: int) -> bytes:
     """Return a payload as it was before it was compressed.
 
     Raises:
-        RecordError: It was not compressed in this way, or the compressor is not installed here.
+        RecordError: It was longer than ``max_bytes``, it was not compressed in this way, or the compressor
+            is not installed here.
     """
     plain_of = _DECOMPRESSORS.get(flag)
     if plain_of is None:
         message = f"a value was compressed in a way, {flag:#04x}, that this version does not know"
         raise RecordError(message)
     try:
-        return plain_of(payload)
+        return plain_of(payload, max_bytes)
     except RecordError:
         raise
     except Exception as error:  # another program may have written it; each compressor has its own errors
@@ -82,19 +85,50 @@ def _zstd() -> _Bytes:
     return lambda payload: zstandard.ZstdCompressor(level=3).compress(payload)
 
 
-def _from_zstd(payload: bytes) -> bytes:
-    decompressor = _module("zstandard", "zstd").ZstdDecompressor()
-    plain: bytes = decompressor.decompress(payload, max_output_size=MAX_BYTES)
+def _from_zstd(payload: bytes, max_bytes: int) -> bytes:
+    zstandard = _module("zstandard", "zstd")
+    # max_output_size holds only for a payload that does not say how long it is
+    if zstandard.frame_content_size(payload) > max_bytes:
+        raise _too_long(max_bytes)
+    plain: bytes = zstandard.ZstdDecompressor().decompress(payload, max_output_size=max_bytes)
     return plain
 
 
-def _whole(decompressor: Any, payload: bytes) -> bytes:
-    """Return all of a payload, decompressed."""
-    plain: bytes = decompressor.decompress(payload, MAX_BYTES)
+def _from_zlib(payload: bytes, max_bytes: int) -> bytes:
+    decompressor = zlib.decompressobj()
+    plain = decompressor.decompress(payload, max_bytes + 1)
+    if len(plain) > max_bytes:
+        raise _too_long(max_bytes)
     if not decompressor.eof:
-        message = f"a compressed payload is incomplete, or longer than {MAX_BYTES:,} bytes"
-        raise RecordError(message)
+        raise _incomplete()
     return plain
+
+
+def _from_lz4(payload: bytes, max_bytes: int) -> bytes:
+    """Decompress in steps, each twice as long: lz4 allocates the most bytes that a step may return."""
+    decompressor = _module("lz4.frame", "lz4").LZ4FrameDecompressor()
+    parts: list[bytes] = []
+    step, room = max(_FIRST_BYTES, 4 * len(payload)), max_bytes + 1
+    while not decompressor.eof:
+        part = decompressor.decompress(payload, min(step, room))
+        room -= len(part)
+        if not room:
+            raise _too_long(max_bytes)
+        if not part and decompressor.needs_input:
+            raise _incomplete()
+        parts.append(part)
+        payload, step = b"", 2 * step
+    return b"".join(parts)
+
+
+def _too_long(max_bytes: int) -> RecordError:
+    return RecordError(
+        f"a compressed payload is longer than {max_bytes:,} bytes (OPTIONS['max_value_bytes'])"
+    )
+
+
+def _incomplete() -> RecordError:
+    return RecordError("a compressed payload is incomplete")
 
 
 def _module(path: str, name: str) -> Any:
@@ -107,10 +141,8 @@ def _module(path: str, name: str) -> Any:
 
 #: The compressors that ``OPTIONS["compressor"]`` may name.
 COMPRESSORS: Mapping[str, CompressorType] = {
-    "zlib": CompressorType(Flag.ZLIB, _zlib, lambda payload: _whole(zlib.decompressobj(), payload)),
-    "lz4": CompressorType(
-        Flag.LZ4, _lz4, lambda payload: _whole(_module("lz4.frame", "lz4").LZ4FrameDecompressor(), payload)
-    ),
+    "zlib": CompressorType(Flag.ZLIB, _zlib, _from_zlib),
+    "lz4": CompressorType(Flag.LZ4, _lz4, _from_lz4),
     "zstd": CompressorType(Flag.ZSTD, _zstd, _from_zstd),
 }
-_DECOMPRESSORS: dict[int, _Bytes] = {each.flag: each.decompress for each in COMPRESSORS.values()}
+_DECOMPRESSORS: dict[int, _Decompress] = {each.flag: each.decompress for each in COMPRESSORS.values()}

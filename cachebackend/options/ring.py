@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from cachebackend.codec import CODECS, COMPRESSORS
+from cachebackend.codec import CODECS, COMPRESSORS, MAX_BYTES
 from cachebackend.options.faults import Faults
 from cachebackend.options.other_backends import other_backend_option
 from cachebackend.options.rules import (
@@ -119,6 +119,9 @@ class RingOptions:
             pickle, and refuse values that they cannot hold.
         compressor: What compresses long values.
         compress_over_bytes: Values whose bytes are more than this are compressed.
+        max_value_bytes: The most bytes of a value, before it is compressed. A write of a longer value
+            raises ValueTooLongError; a longer value that was loaded is returned and not stored; a record
+            that would be decompressed to more is a miss.
     """
 
     nodes: tuple[NodeAddress, ...]
@@ -144,6 +147,7 @@ class RingOptions:
     codec: str = field(default="auto", metadata={"rule": Choice(tuple(CODECS))})
     compressor: str = field(default="none", metadata={"rule": Choice(("none", *COMPRESSORS))})
     compress_over_bytes: int = field(default=1024, metadata={"rule": Integer(0, 2**31)})
+    max_value_bytes: int = field(default=MAX_BYTES, metadata={"rule": Integer(1, MAX_BYTES)})
 
     @classmethod
     def read(cls, location: object, options: object, path: str) -> RingOptions:

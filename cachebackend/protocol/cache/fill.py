@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.codec import RELEASED, Kind, Refresh
 from cachebackend.effects import Ask, Continue, Load, Operation, Reply
+from cachebackend.errors import ValueTooLongError
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import Tokens
 from cachebackend.protocol.cache.lease import LONGEST_WAIT_SECONDS, LeaseRequest, give_up, release
@@ -145,7 +146,11 @@ def begin_fill(
         tokens: The tokens of its tags, taken with the lease.
         load_seconds: What the load took.
     """
-    record = _record_of(context, value, fill_options, tokens, load_seconds)
+    try:
+        record = _record_of(context, value, fill_options, tokens, load_seconds)
+    except ValueTooLongError as error:
+        context.log_limited("value_too_long", "%s; it is returned and not cached", error)
+        record = None
     return CompareAndSet(lease.node, lease.key, lease.record, *(record or (RELEASED, RELEASED_MS)))
 
 

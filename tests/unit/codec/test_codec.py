@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from cachebackend.codec import CODECS, COMPRESSORS, Codec, Kind, kind_of, lease_record, lease_token
 from cachebackend.codec.record import CodecId
-from cachebackend.errors import CodecError, RecordError
+from cachebackend.errors import CodecError, RecordError, ValueTooLongError
 
 
 def SECRETS() -> list[bytes]:  # noqa: N802  # one for all tests
@@ -214,3 +214,17 @@ def test_every_codec_decodes_what_it_encodes(name: str) -> None:
     codec = Codec(name, secrets=SECRETS)
     for value in ({"a": [1, "b", None]}, "text", 17):
         assert codec.decode(codec.encode(value)) == value
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("compressor", ["none", *COMPRESSORS])
+def test_a_value_has_a_largest_length(name: str, compressor: str) -> None:
+    """Before it is compressed; a reader with a lower limit does not decompress it."""
+    low, high = (Codec(name, compressor, 0, SECRETS, limit) for limit in (1000, 10_000))
+    with pytest.raises(ValueTooLongError, match="max_value_bytes"):
+        low.encode("x" * 2000)
+    record = high.encode("x" * 2000)
+    assert high.decode(record) == "x" * 2000
+    if compressor != "none":
+        with pytest.raises(RecordError, match="cannot be|longer than"):
+            low.decode(record)

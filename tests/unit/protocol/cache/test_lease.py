@@ -211,6 +211,17 @@ def test_a_value_that_must_not_be_stored_releases_the_lease(
     assert result_of(operation, [b"OK"]) is value
 
 
+def test_a_value_that_is_too_long_is_returned_and_not_stored(context: Context) -> None:
+    """Its lease is released, as of any value that must not be stored."""
+    context.codec = Codec("auto", max_bytes=10)
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease = lease_command(operation)[2]
+    operation.send([None])
+    [command] = sent(operation.send("x" * 20))
+    assert command[:6] == (b"SET", KEY, RELEASED, b"IFEQ", lease, b"PX")
+    assert result_of(operation, [b"OK"]) == "x" * 20
+
+
 def test_a_reader_loads_without_a_lease_after_a_release_without_a_fill(context: Context) -> None:
     """And it leaves the record as it is."""
     operation = get_or_load(context, KEY, load, FillOptions(1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import hiredis
 
@@ -14,15 +15,17 @@ class BareSocket:
     """A socket to a node that sends commands with hiredis.
 
     Args:
-        url: The node's URL; of the part after the port only the database is used.
+        url: The node's URL; of its query nothing is used.
     """
 
     def __init__(self, url: str) -> None:
-        endpoint, _, database = url.removeprefix("redis://").partition("?")[0].partition("/")
-        host, _, port = endpoint.partition(":")
-        self._socket = socket.create_connection((host, int(port)))
+        address = urlsplit(url)
+        database = address.path.strip("/")
+        self._socket = socket.create_connection((address.hostname, address.port or 6379))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
+        if address.password:
+            self.call(b"AUTH", address.password.encode())
         if database not in {"", "0"}:
             self.call(b"SELECT", database.encode())
 

@@ -85,6 +85,7 @@ def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
         host=database["HOST"],
         port=database["PORT"],
         user=database["USER"],
+        password=database["PASSWORD"],
         dbname=database["NAME"],
         autocommit=True,
         prepare_threshold=1,

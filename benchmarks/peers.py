@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import hiredis
 
@@ -253,9 +254,8 @@ def in_threads(found: dict[str, Any]) -> dict[str, Runs]:
 
 def in_tasks(found: dict[str, Any], url: str, rounds: int) -> dict[str, Timing]:
     """Return the time of an asynchronous get with a hundred concurrent tasks."""
-    host, _, port = url.removeprefix("redis://").partition("/")[0].partition(":")
     loop = asyncio.new_event_loop()
-    streams = loop.run_until_complete(_streams(host, int(port)))
+    streams = loop.run_until_complete(_streams(urlsplit(url)))
 
     def at_once(get: Callable[[int], Any]) -> Callable[[], Any]:
         async def run() -> None:
@@ -282,8 +282,14 @@ def in_tasks(found: dict[str, Any], url: str, rounds: int) -> dict[str, Timing]:
         loop.close()
 
 
-async def _streams(host: str, port: int) -> list[tuple[Any, Any, Any]]:
-    return [(*await asyncio.open_connection(host, port), hiredis.Reader()) for _ in range(TASKS)]
+async def _streams(node: SplitResult) -> list[tuple[Any, Any, Any]]:
+    streams = []
+    for _ in range(TASKS):
+        reader, writer = await asyncio.open_connection(node.hostname, node.port)
+        writer.write(f"AUTH {node.password}\r\n".encode())
+        await reader.readline()
+        streams.append((reader, writer, hiredis.Reader()))
+    return streams
 
 
 def measure(services: Services, rounds: int) -> dict[str, dict[str, Timing]]:

@@ -20,7 +20,7 @@ _SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60"}
 _WITHOUT_DISK = {"fsync": "off", "full_page_writes": "off"}
 _INITDB_OPTIONS = (
     "--username=postgres",
-    "--auth=trust",
+    "--auth=scram-sha-256",
     "--encoding=UTF8",
     "--no-locale",
     "--no-sync",
@@ -30,13 +30,14 @@ _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def postgres_server(
-    folder: Path, on_start: Callable[[int, signal.Signals], None], *, durable: bool
+    folder: Path, on_start: Callable[[int, signal.Signals], None], password: str, *, durable: bool
 ) -> Server:
     """Create a database cluster and return its server, not started.
 
     Args:
         folder: The folder for its files. Its path is short, because that of a socket has at most 104 bytes.
         on_start: Called with the process id and the stop signal when the server is started.
+        password: The password of the user ``postgres``. A socket does not do without it either.
         durable: Whether each commit is synced to disk.
 
     Raises:
@@ -52,7 +53,7 @@ def postgres_server(
             os.chown(new, user.pw_uid, user.pw_gid)
     if user is not None and not _can_run(binaries / "postgres", user):
         binaries = _copied(binaries, folder / "software")
-    _create_cluster(binaries, data, user)
+    _create_cluster(binaries, data, password, user)
     settings: Mapping[str, str] = {
         **_SETTINGS,
         **({} if durable else _WITHOUT_DISK),
@@ -71,9 +72,14 @@ def postgres_server(
     )
 
 
-def _create_cluster(binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
+def _create_cluster(binaries: Path, data: Path, password: str, user: pwd.struct_passwd | None) -> None:
+    password_file = data.parent / "password"
+    password_file.touch(mode=0o600)
+    password_file.write_text(password)
+    if user is not None:
+        os.chown(password_file, user.pw_uid, user.pw_gid)
     initdb = subprocess.run(
-        [binaries / "initdb", "-D", data, *_INITDB_OPTIONS],
+        [binaries / "initdb", "-D", data, f"--pwfile={password_file}", *_INITDB_OPTIONS],
         check=False,
         env=_ENVIRONMENT,
         cwd="/",
@@ -81,6 +87,7 @@ def _create_cluster(binaries: Path, data: Path, user: pwd.struct_passwd | None) 
         text=True,
         **run_as(user),
     )
+    password_file.unlink()
     if initdb.returncode:
         message = f"initdb failed:\n{initdb.stdout}{initdb.stderr}"
         raise ServiceError(message)

@@ -42,6 +42,7 @@ class Server:
         on_start: Called with the process id of each process that is started.
         user: The user that the server runs as; None: the user of this process.
         environment: The environment variables; None: those of this process.
+        password: The password that clients must send; None: the server's own settings decide.
         port: The port; 0 before the first start.
         process: The last process that was started.
     """
@@ -54,6 +55,7 @@ class Server:
     on_start: Callable[[int, signal.Signals], None]
     user: pwd.struct_passwd | None = None
     environment: dict[str, str] | None = None
+    password: str | None = field(default=None, repr=False)
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -65,6 +67,7 @@ class Server:
     def start(self) -> None:
         """Start the process; return before it is ready."""
         self.port = self.port or _free_port()
+        self._log_file.touch(mode=0o600)  # a log holds statements with their values
         with self._log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(self.port),
@@ -125,10 +128,10 @@ class Server:
 
 
 def answers_ping(server: Server) -> bool:
-    """Return whether this Redis or Valkey node answers PING, or requires a password.
+    """Return whether this Redis or Valkey node answers PING, or requires a password that is not ours.
 
     Another server may have taken the port before this one could. So the process number in the
-    answer must be that of our process; a node that requires a password does not report it.
+    answer must be that of our process; a node that requires another password does not report it.
     """
     assert server.process is not None  # noqa: S101  # the caller started it
     try:
@@ -136,6 +139,10 @@ def answers_ping(server: Server) -> bool:
             socket.create_connection(("127.0.0.1", server.port), 0.5) as connection,
             connection.makefile("rb") as replies,
         ):
+            if server.password is not None:
+                connection.sendall(b"AUTH %s\r\n" % server.password.encode())
+                if not replies.readline().startswith(b"+OK"):
+                    return False
             connection.sendall(b"PING\r\nINFO server\r\n")
             first = replies.readline()
             if not first.startswith(b"+PONG"):

@@ -3,14 +3,18 @@
     with Services(ring=3) as services:
         subprocess.run([...], env=os.environ | services.env())
 
-They listen on free ports of the loopback address. They end, and their folder is removed, when
-this process ends: at the end of the block, after Ctrl-C, and after SIGKILL. Three mechanisms
-ensure that: ``close``, the kernel (``PR_SET_PDEATHSIG``, Linux), and ``reaper``.
+They listen on free ports of the loopback address, which every user of the machine can reach. So each
+requires a random password, which is in no command line and in no file that others can read.
+
+They end, and their folder is removed, when this process ends: at the end of the block, after Ctrl-C,
+and after SIGKILL. Three mechanisms ensure that: ``close``, the kernel (``PR_SET_PDEATHSIG``, Linux),
+and ``reaper``.
 """
 
 from __future__ import annotations
 
 import atexit
+import secrets
 import signal
 import subprocess
 import sys
@@ -66,6 +70,7 @@ class Services:
         durable: bool = False,
     ) -> None:
         self._servers: dict[str, Server] = {}
+        self._password = secrets.token_hex(16)
         # In /tmp, because the path of a socket has at most 104 bytes
         self.folder = Path(tempfile.mkdtemp(prefix="ringcache-", dir="/tmp"))
         self.folder.chmod(0o711)
@@ -86,7 +91,9 @@ class Services:
             if queue:
                 self._add_node("broker", _BROKER_SETTINGS)
             if postgres:
-                self._servers["postgres"] = postgres_server(self.folder, self._on_start, durable=durable)
+                self._servers["postgres"] = postgres_server(
+                    self.folder, self._on_start, self._password, durable=durable
+                )
             for server in self._servers.values():
                 server.start()
             for server in self._servers.values():
@@ -100,23 +107,31 @@ class Services:
     @property
     def ring_urls(self) -> list[str]:
         """The URLs of the ring nodes, with their names."""
-        return [f"{self._node_url(name)}?name={name}" for name in self._ring]
+        return [self.node_url(name) for name in self._ring]
 
     @property
     def queue_urls(self) -> list[str]:
         """The URLs of the queue nodes, with their names."""
-        return [f"{self._node_url(name)}?name={name}" for name in self._queue]
+        return [self.node_url(name) for name in self._queue]
 
     @property
     def broker_url(self) -> str | None:
         """The URL of Celery's broker; None without queue nodes."""
-        return self._node_url("broker") if "broker" in self._servers else None
+        return self.node_url("broker").partition("?")[0] if "broker" in self._servers else None
 
     @property
     def database_url(self) -> str | None:
         """The URL of the database; None without Postgres."""
         server = self._servers.get("postgres")
-        return f"postgres://postgres@127.0.0.1:{server.port}/postgres" if server else None
+        if server is None:
+            return None
+        return f"postgres://postgres:{self._password}@127.0.0.1:{server.port}/postgres"
+
+    def node_url(self, name: str) -> str:
+        """Return the URL of a node, with its name, and with its password if the node was given none."""
+        server = self._servers[name]
+        account = f":{server.password}@" if server.password else ""
+        return f"redis://{account}127.0.0.1:{server.port}/0?name={name}"
 
     def env(self) -> dict[str, str]:
         """Return the environment variables by which the project's settings use these services."""
@@ -153,12 +168,13 @@ class Services:
         server.wait_until_ready(keep_port=True)
 
     def add_node(self, name: str, *settings: str, conf: str | None = None) -> int:
-        """Start one more node and return its port.
+        """Start one more node and return its port; ``node_url`` returns its URL.
 
         Args:
             name: The node's name.
             settings: Arguments of its command line.
-            conf: The text of a configuration file that the node may rewrite, as a sentinel does.
+            conf: The text of a configuration file that the node may rewrite, as a sentinel does. Without
+                it, the node has the password of the other servers.
         """
         server = self._add_node(name, settings, conf)
         server.start()
@@ -189,11 +205,10 @@ class Services:
         self, name: str, settings: Sequence[str], conf: str | None = None, binary: Path | None = None
     ) -> Server:
         folder = self.folder / name
-        folder.mkdir()
-        command: list[str | Path] = [binary or valkey_server()]
-        if conf is not None:
-            (folder / "node.conf").write_text(conf)
-            command.append(folder / "node.conf")
+        folder.mkdir(mode=0o700)
+        password = self._password if conf is None else None
+        (folder / "node.conf").write_text(f"requirepass {password}\n" if conf is None else conf)
+        command = [binary or valkey_server(), folder / "node.conf"]
         server = self._servers[name] = Server(
             name,
             self.folder,
@@ -201,6 +216,7 @@ class Services:
             answers_ping,
             signal.SIGKILL,
             self._on_start,
+            password=password,
         )
         return server
 
@@ -216,9 +232,6 @@ class Services:
             message = f"no service {name!r}; there are {', '.join(self._servers)}"
             raise KeyError(message)
         return server.process
-
-    def _node_url(self, name: str) -> str:
-        return f"redis://127.0.0.1:{self._servers[name].port}/0"
 
 
 def _letters(number: int) -> str:

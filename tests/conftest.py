@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -145,7 +146,8 @@ def node() -> Iterator[Node]:
     with Services(ring=0, queue=0, postgres=False) as own:
         path = own.folder / "stepped.sock"
         own.add_node("stepped", "--save", "", "--unixsocket", str(path))
-        node = Node(NodeAddress("a", 1.0, f"unix://{path}?db=0"), 1.0, 1.0)
+        password = urlsplit(own.node_url("stepped")).password
+        node = Node(NodeAddress("a", 1.0, f"unix://:{password}@{path}?db=0"), 1.0, 1.0)
         yield node
         node.close()
 

@@ -88,10 +88,13 @@ def empty_nodes(services: Services) -> Iterator[None]:
 def flush(url: str) -> None:
     """Empty a node, without redis-py, because its handshake takes longer than the command."""
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), 10) as node:
-        node.sendall(b"FLUSHALL\r\n")
-        answer = node.recv(64)
-    assert answer == b"+OK\r\n", answer
+    with (
+        socket.create_connection((address.hostname, address.port), 10) as node,
+        node.makefile("rb") as replies,
+    ):
+        node.sendall(f"AUTH {address.password}\r\nFLUSHALL\r\n".encode())
+        answers = [replies.readline() for _ in range(2)]
+    assert answers == [b"+OK\r\n"] * 2, answers
 
 
 def restart_queue(services: Services) -> None:

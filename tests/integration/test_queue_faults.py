@@ -42,7 +42,8 @@ def add_one(meter: Meter) -> None:
 def old_node(own_services: Services) -> Iterator[str]:
     """A node that lacks WAITAOF, as Redis before 7.2 does."""
     settings = ("--appendonly", "yes", "--maxmemory-policy", "noeviction", "--rename-command", "WAITAOF", "")
-    yield f"redis://127.0.0.1:{own_services.add_node('old', *settings)}/0?name=old"
+    own_services.add_node("old", *settings)
+    yield own_services.node_url("old")
     own_services.kill("old")
 
 

@@ -26,9 +26,9 @@ class Refuser:
     """A separate node, which can be made to refuse commands and to serve again."""
 
     def __init__(self, services: Services) -> None:
-        port = services.add_node("refuser", "--save", "", "--stop-writes-on-bgsave-error", "yes")
-        self.url = f"redis://127.0.0.1:{port}/0?name=r"
-        self.admin = redis.Redis(port=port)
+        services.add_node("refuser", "--save", "", "--stop-writes-on-bgsave-error", "yes")
+        self.url = services.node_url("refuser").replace("name=refuser", "name=r")
+        self.admin = redis.Redis.from_url(self.url.partition("?")[0])
         self._file = Path(services.folder) / "refuser" / "dump.rdb"
 
     def refuse(self, state: str) -> None:

@@ -321,8 +321,8 @@ def test_a_missed_delete_is_not_replayed_to_another_server_of_the_same_name(
     replaced["after"].set(key, "new", None)
     options = leaving.client.context.options
     block = settings.CACHES["default"] | {
-        "LOCATION": [node.setting for node in options.nodes],
-        "OPTIONS": {"leaving": [node.setting for node in options.leaving]},
+        "LOCATION": [f"{node.url}?name={node.name}" for node in options.nodes],
+        "OPTIONS": {"leaving": [f"{node.url}?name={node.name}" for node in options.leaving]},
     }
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         new_row({"default": []}, node=new_endpoint).save()

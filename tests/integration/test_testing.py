@@ -130,6 +130,15 @@ def test_a_ring_of_other_nodes_replaces_any_cache() -> None:
         assert not folder.exists()
 
 
+def test_no_other_user_of_the_machine_reaches_the_nodes() -> None:
+    """They listen on sockets in a private folder, and on no port."""
+    with embedded_nodes(1) as [url], empty_ring(location=[url]) as ring:
+        folder = Path(url.removeprefix("unix://")).parent
+        assert folder.stat().st_mode & 0o077 == 0
+        [info] = [node.call((b"INFO", b"server")) for node in ring.client.nodes]
+        assert b"tcp_port:0\r\n" in info  # type: ignore[operator]  # a text
+
+
 def test_a_node_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the server's log, or with what to install."""
     server = tmp_path / "server"

@@ -53,6 +53,7 @@ def program() -> Iterator[psycopg.Connection[Any]]:
         host=settings["HOST"],
         port=settings["PORT"],
         user=settings["USER"],
+        password=settings["PASSWORD"],
         dbname=settings["NAME"],
         autocommit=True,
     ) as own:
@@ -416,7 +417,8 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
 def test_the_command_listens_until_sigterm(author: Author, program: psycopg.Connection[Any]) -> None:
     """It runs in a separate process, and prints its result at SIGTERM."""
     settings = connection.settings_dict
-    url = f"postgres://{settings['USER']}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}"
+    login = f"{settings['USER']}:{settings['PASSWORD']}"
+    url = f"postgres://{login}@{settings['HOST']}:{settings['PORT']}/{settings['NAME']}"
     command = [sys.executable, str(MANAGE), "invalidation", "relay", "--listen", "--json"]
     with subprocess.Popen(
         command,

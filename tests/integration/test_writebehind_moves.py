@@ -26,7 +26,8 @@ MOVES = [("a", "b"), ("a", "ab"), ("ab", "a"), ("ab", "b")]
 def new_node(services: Services) -> Iterator[str]:
     """The URL of a second queue node with an append-only file."""
     settings = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
-    yield f"redis://127.0.0.1:{services.add_node('queue-new', *settings)}/0?name=queue-new"
+    services.add_node("queue-new", *settings)
+    yield services.node_url("queue-new")
     services.kill("queue-new")
 
 

@@ -151,8 +151,8 @@ class Site:
         """Start one more queue node; return its name and its URL."""
         name = f"queue-new-{self._started}"
         self._started += 1
-        port = self.services.add_node(name, *_QUEUE_SETTINGS, "--appendfsync", self._fsync)
-        return name, f"redis://127.0.0.1:{port}/0?name={name}"
+        self.services.add_node(name, *_QUEUE_SETTINGS, "--appendfsync", self._fsync)
+        return name, self.services.node_url(name)
 
     def a_node(self) -> str:
         """Return the name of a random queue node."""

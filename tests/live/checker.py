@@ -132,7 +132,8 @@ class Ring:
         ports = [int(urlsplit(url).port or 0) for url in services.ring_urls]
         self._proxies = {name: Proxy(port) for name, port in zip(self.names, ports, strict=True)}
         self.writers_urls = ",".join(
-            f"redis://127.0.0.1:{proxy.port}/0?name={name}" for name, proxy in self._proxies.items()
+            services.node_url(name).replace(f":{port}/", f":{proxy.port}/")
+            for port, (name, proxy) in zip(ports, self._proxies.items(), strict=True)
         )
         #: The ledger of the processes that run now.
         self.ledger = Ledger(0, 0)

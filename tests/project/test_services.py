@@ -6,25 +6,29 @@ import json
 import os
 import select
 import signal
-import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
 
 def ping(url: str) -> bool:
-    port = int(url.rpartition(":")[2].partition("/")[0])
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1) as node:
-            node.sendall(b"PING\r\n")
-            return node.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
+    retry = Retry(NoBackoff(), 0)
+    with redis.Redis.from_url(url.partition("?")[0], socket_timeout=1, retry=retry) as node:
+        try:
+            return bool(node.ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
 
 
 def children_of(pid: int) -> list[int]:
@@ -62,6 +66,36 @@ def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None
         assert ping(url)
         with pytest.raises(KeyError, match="no service 'ring-z'; there are ring-a"):
             services.kill("ring-z")
+
+
+def test_another_user_of_the_machine_has_no_access() -> None:
+    """No server answers without a password, on a port or a socket; no file and no command line shows it."""
+    with Services(ring=1, queue=1) as services:
+        services.add_node("one-more", "--save", "")
+        nodes = [
+            *services.ring_urls,
+            *services.queue_urls,
+            str(services.broker_url),
+            services.node_url("one-more"),
+        ]
+        for url in nodes:
+            assert ping(url)
+            without = f"redis://{url.rpartition('@')[2].partition('?')[0]}"
+            with redis.Redis.from_url(without) as node, pytest.raises(redis.AuthenticationError):
+                node.ping()
+        url = str(services.database_url)
+        port = url.rpartition(":")[2].partition("/")[0]
+        psycopg.connect(url).close()
+        for host in ("127.0.0.1", str(services.folder / "s")):
+            with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+                psycopg.connect(host=host, port=port, user="postgres", dbname="postgres")
+        password = str(urlsplit(url).password)
+        commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children_of(os.getpid())]
+        assert len(commands) >= 5
+        assert not any(password in command for command in commands)
+        private = stat.S_IRWXG | stat.S_IRWXO
+        entries = {entry: entry.stat().st_mode & private for entry in services.folder.iterdir()}
+        assert [entry for entry, rights in entries.items() if rights and entry.name != "software"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -25,7 +26,7 @@ INSTALLED_APPS += ["cachebackend", "shop"]
 CACHES = {"default": {"BACKEND": "cachebackend.RingCache", "LOCATION": RING}}
 WRITE_BEHIND = {"nodes": QUEUE}
 DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "wheel", "USER": "postgres",
-                         "HOST": "127.0.0.1", "PORT": PORT}}
+                         "PASSWORD": PASSWORD, "HOST": "127.0.0.1", "PORT": PORT}}
 ALLOWED_HOSTS = ["testserver"]
 SILENCED_SYSTEM_CHECKS = ["ringcache.W007", "ringcache.W008"]  # no worker runs in this test
 """
@@ -102,12 +103,12 @@ assert not extras & sys.modules.keys()
 
 @pytest.fixture
 def database(services: Services) -> Iterator[str]:
-    """The port of a Postgres with a database of the test's own."""
+    """The URL of a Postgres with a database of the test's own."""
     url = services.database_url
     assert url is not None
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE wheel")
-    yield url.rpartition(":")[2].partition("/")[0]
+    yield url
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute("DROP DATABASE wheel WITH (FORCE)")
 
@@ -187,8 +188,10 @@ def test_a_project_is_served_by_the_wheel(
     (tmp_path / "shop" / "models.py").write_text(MODELS)
     (tmp_path / "shop" / "__init__.py").touch()
     ten = SETTINGS.replace("RING", repr(services.ring_urls)).replace("QUEUE", repr(services.queue_urls))
+    address = urlsplit(database)
+    ten = ten.replace(": PASSWORD", f": {address.password!r}").replace("PORT}", f"{address.port}}}")
     with (tmp_path / "site_" / "settings.py").open("a") as settings:
-        settings.write(ten.replace("PORT}", f"{database}}}"))
+        settings.write(ten)
     (tmp_path / "site_" / "urls.py").write_text(URLS)
     manage = (python, "manage.py")
     run(*manage, "makemigrations", "shop", cwd=tmp_path)

@@ -52,7 +52,7 @@ class Worker:
         self._log = log
         database = connection.settings_dict
         environment = {
-            "DATABASE_URL": f"postgres://postgres@127.0.0.1:{database['PORT']}/{database['NAME']}",
+            "DATABASE_URL": f"{os.environ['DATABASE_URL'].rpartition('/')[0]}/{database['NAME']}",
             "CELERY_WORKER_POOL": pool,
             "WRITE_BEHIND_FLUSH_INTERVAL": str(INTERVAL),
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from cachebackend import RingCache
 from cachebackend.telemetry.heartbeat import record_run
@@ -24,6 +24,11 @@ pytestmark = [
     ),
 ]
 PATH = "/admin/cachebackend/ring/"
+#: Allows what the site itself serves, and nothing inline.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'"
+)
 #: An element of each kind of text.
 TEXTS = (
     "#verdict",
@@ -196,6 +201,34 @@ def test_a_key_is_looked_up_and_deleted_after_a_question(
     page.click("text=Yes, do it")
     expect(page.locator(".messagelist")).to_contain_text("Delete the key 'k' of 'default': done")
     assert ring_cache.get("k") is None
+
+
+def test_a_strict_content_security_policy_breaks_nothing(
+    open_page: Callable[..., Page], ring_cache: RingCache, settings: Any
+) -> None:
+    """The page has no inline script or style: it refreshes and deletes, in German with separators too."""
+    settings.LANGUAGE_CODE, settings.USE_THOUSAND_SEPARATOR = "de", True
+    ring_cache.set("k", 1, version=1_234_567)
+    page = open_page(locale="de-DE")
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+
+    def with_policy(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, headers=response.headers | {"content-security-policy": POLICY})
+
+    page.route(f"**{PATH}*", with_policy)
+    page.clock.install()
+    page.goto(f"{page.url}?alias=default&key=k&version=1234567")
+    with page.expect_response(f"**{PATH}"):
+        page.clock.run_for(6000)
+    expect(page.locator("#verdict")).to_have_text("All is well")
+    page.click("text=Delete the key")
+    page.click("text=Yes, do it")
+    expect(page.locator(".messagelist")).to_contain_text("Delete the key 'k' of 'default': done")
+    assert ring_cache.get("k", version=1_234_567) is None
+    assert messages == []
 
 
 def test_without_permission_there_is_no_page(open_page: Callable[..., Page]) -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core.cache import caches
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -280,6 +282,37 @@ def test_a_version_of_a_key_is_deleted(client: Client, act: str, ring_cache: Rin
     assert f'name="version" value="{version}"' in client.post(act, asked).content.decode()
     client.post(act, asked | {"confirmed": "on"})
     assert (ring_cache.get("k", version=version), ring_cache.get("k")) == (None, 1)
+
+
+def test_static_files_with_hashed_names_are_found(
+    client: Client, url: str, ring_cache: RingCache, settings: Any, tmp_path: Path
+) -> None:
+    """The page names them only by ``{% static %}``, as ManifestStaticFilesStorage requires."""
+    settings.STATIC_ROOT = tmp_path
+    storage = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+    settings.STORAGES = settings.STORAGES | {"staticfiles": {"BACKEND": storage}}
+    call_command("collectstatic", interactive=False, verbosity=0)
+    page = client.get(url).content.decode()
+    for name in ("css", "js"):
+        assert re.search(rf"static/cachebackend/ring\.[0-9a-f]{{12}}\.{name}", page)
+
+
+HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
+
+
+def test_the_forms_work_with_the_numbers_of_another_language(
+    client: Client, url: str, act: str, ring_cache: RingCache, settings: Any
+) -> None:
+    """A thousands separator is for people: the forms send numbers as they read them."""
+    settings.LANGUAGE_CODE, settings.USE_THOUSAND_SEPARATOR = "de", True
+    ring_cache.set("k", "v", version=1_234_567)
+    page = client.get(url, {"key": "k", "alias": "default", "version": "1234567"}).content.decode()
+    assert re.findall(r'data-(?:refresh|value)="(\d+)"', page)
+    form = page[page.index('value="delete_key"') - 40 :].partition("</form>")[0]
+    question = client.post(act, dict(HIDDEN.findall(form))).content.decode()
+    answer = client.post(act, dict(HIDDEN.findall(question)), follow=True).content.decode()
+    assert "Delete the key &#x27;k&#x27; of &#x27;default&#x27;: done." in answer
+    assert ring_cache.get("k", version=1_234_567) is None
 
 
 def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cache: RingCache) -> None:

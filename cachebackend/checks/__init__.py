@@ -40,6 +40,7 @@ from cachebackend.checks.drains import (
 from cachebackend.checks.listening import check_notifications
 from cachebackend.checks.write_behind import (
     check_write_behind_engines,
+    check_write_behind_fallback,
     check_write_behind_fields,
     check_write_behind_keys,
     check_write_behind_settings,
@@ -66,6 +67,7 @@ __all__ = [
     "check_triggers_app",
     "check_write_behind_connections",
     "check_write_behind_engines",
+    "check_write_behind_fallback",
     "check_write_behind_fields",
     "check_write_behind_keys",
     "check_write_behind_migrations",
@@ -99,6 +101,7 @@ def register_checks() -> None:
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)
     register(Tags.database)(check_outbox_tables)
+    register(Tags.models)(check_write_behind_fallback)
     register(Tags.database)(check_lookup_collations)
     register(Tags.database)(check_notifications)
     register(Tags.database)(check_write_behind_keys)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import models
 from django.db.migrations.recorder import MigrationRecorder
+from django.test.utils import isolate_apps
 
-from cachebackend import checks
+from cachebackend import WriteBehindManager, checks
 from cachebackend.checks import drains
 from cachebackend.telemetry import heartbeat
+from cachebackend.writebehind import queue
 from cacheproject.processes import MANAGE
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("empty_nodes")]
@@ -71,6 +74,29 @@ def test_connections_that_an_asgi_project_keeps_are_reported(settings: Any) -> N
     """Each thread keeps one."""
     settings.ASGI_APPLICATION, settings.WSGI_APPLICATION = "site.asgi.application", None
     assert ids(checks.check_write_behind_connections()) == ["ringcache.W010"]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_reported"),
+    [({"counters": ["count"]}, True), ({"counters": ["count"], "updates_only": True}, False), ({}, False)],
+)
+@isolate_apps("tests.shop")
+def test_counters_that_cannot_be_written_through_are_reported(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], is_reported: bool
+) -> None:
+    """A queued creation or deletion would undo the addition, so the setting has no effect for them."""
+    monkeypatch.setattr(queue, "_models", [])
+
+    class Visit(models.Model):
+        count = models.IntegerField(default=0)
+        behind = WriteBehindManager["Visit"](fields=["count"], **options)
+
+        class Meta:
+            app_label = "shop"
+
+    assert checks.check_write_behind_fallback() == []
+    settings.WRITE_BEHIND = settings.WRITE_BEHIND | {"on_unavailable": "write_through"}
+    assert ids(checks.check_write_behind_fallback()) == ["ringcache.W016"] * is_reported
 
 
 def test_a_database_without_the_migrations_is_reported() -> None:

@@ -462,3 +462,23 @@ def test_two_projects_share_a_node_under_different_prefixes(meter: Meter) -> Non
         assert Meter.behind.get(meter.pk).count == 10
     keys: Any = project_queue().nodes[0].call((b"KEYS", b"*"))
     assert {key.partition(b":")[0] for key in keys} == {b"shop", b"blog"}
+
+
+# Requests for drains
+
+
+def test_a_partition_has_one_task_that_waits(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks send no second task until the first one begins, or is lost for ten flush intervals."""
+    sent: list[tuple[str, int]] = []
+    monkeypatch.setattr(tasks.drain, "delay", lambda *partition: sent.append(partition))
+    with one_partition():
+        client = project_queue()
+        add_one(meter)
+        assert (tasks.tick(), tasks.tick()) == (1, 0)
+        life = client.nodes[0].call((b"PTTL", client.context.request(PARTITION)))
+        assert 0 < life <= 10_000 * client.options.flush_interval
+        tasks.drain(*sent.pop())
+        add_one(meter)
+        assert (tasks.tick(), sent) == (1, [("shop.meter", 0)])
+        tasks.drain(*sent.pop())
+        assert count_of(meter) == 2

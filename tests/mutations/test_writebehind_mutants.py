@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 
-from cachebackend import protocol
-from cachebackend.errors import WriteBehindStoppedError
+from cachebackend import protocol, writebehind
+from cachebackend.effects import Command, Send
+from cachebackend.errors import WriteBehindRefusedError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol.queue import fold, seal
+from cachebackend.node import Breaker
+from cachebackend.protocol.queue import drain_requests, fold, seal
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind import apply, checkpoints, drains, reads, samples, seals
+from cachebackend.writebehind import apply, changes, checkpoints, drains, merged_row, reads, samples, seals
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
 from cachebackend.writebehind.queue import project_queue
@@ -25,6 +28,7 @@ from tests.integration import (
     test_writebehind_partitions,
     test_writebehind_reads,
     test_writebehind_repair,
+    test_writebehind_rows,
     test_writebehind_versions,
 )
 from tests.mutations.test_mutants import is_caught
@@ -255,3 +259,61 @@ def test_number_of_partitions_not_compared_by_reads(monkeypatch: Patch) -> None:
     assert is_caught(
         test_writebehind_partitions.test_a_process_with_another_number_follows_the_nodes, rows, "update"
     )
+
+
+class TestRequestsForDrains:
+    """A partition has one task that waits."""
+
+    @staticmethod
+    def is_noticed(meter: Meter, monkeypatch: Patch) -> bool:
+        return is_caught(test_writebehind_drains.test_a_partition_has_one_task_that_waits, meter, monkeypatch)
+
+    @pytest.mark.parametrize("left_out", [{b"NX"}, {b"PX", b"10000"}], ids=["NX", "PX"])
+    def test_request_without_an_option(self, meter: Meter, monkeypatch: Patch, left_out: set[bytes]) -> None:
+        """Each tick sends a task; or no tick ever sends another one after a task that is lost."""
+
+        def send(requests: Sequence[tuple[int, Command]]) -> Send:
+            return Send(
+                [(node, tuple(word for word in words if word not in left_out)) for node, words in requests]
+            )
+
+        monkeypatch.setattr(drain_requests, "Send", send)
+        assert self.is_noticed(meter, monkeypatch)
+
+    def test_request_that_no_drain_ends(self, meter: Meter, monkeypatch: Patch) -> None:
+        """Later writes wait until the request expires."""
+        monkeypatch.setattr(writebehind, "begin_drain", lambda _: None)
+        assert self.is_noticed(meter, monkeypatch)
+
+
+@pytest.mark.hangs
+def test_timeout_that_ejects_no_queue_node(
+    meter: Meter, services: Services, monkeypatch: Patch, call: Callable[..., Any]
+) -> None:
+    """Each call waits for a node that hangs."""
+    # The client outlives the test, so its breakers keep their own value
+    never = property(lambda _: False, lambda breaker, value: vars(breaker).update(opens_on_timeout=value))
+    monkeypatch.setattr(Breaker, "opens_on_timeout", never, raising=False)
+    test = test_writebehind_rows.test_a_hung_queue_node_costs_one_timeout_and_drops_counters_only_if_asked
+    assert is_caught(test, meter, services, monkeypatch, call)
+
+
+def test_row_that_does_not_name_its_queued_columns(meter: Meter, monkeypatch: Patch) -> None:
+    """``save()`` writes a sum that the drain adds again."""
+    monkeypatch.setattr(merged_row, "mark_queued", lambda *_: None)
+    assert is_caught(test_writebehind_reads.test_an_instance_with_queued_writes_is_not_saved, meter)
+
+
+def test_created_row_that_does_not_name_its_queued_columns(monkeypatch: Patch) -> None:
+    """``save()`` inserts the row, and the drain parks its creation."""
+    monkeypatch.setattr(changes, "mark_queued", lambda *_: None)
+    assert is_caught(test_writebehind_reads.test_an_instance_of_a_queued_row_is_not_saved)
+
+
+def test_queued_row_that_refuses_every_save(meter: Meter, monkeypatch: Patch) -> None:
+    """Columns without queued writes are refused too."""
+    mark = merged_row.mark_queued
+    columns = [field.attname for field in Meter._meta.concrete_fields]
+    monkeypatch.setattr(merged_row, "mark_queued", lambda instance, _: mark(instance, columns))
+    with pytest.raises(WriteBehindRefusedError):
+        test_writebehind_reads.test_an_instance_with_queued_writes_is_not_saved(meter)

@@ -5,6 +5,10 @@
 3. callers     continue: no crash loses their rows now. Rows that arrive during 2 are in the next
                statement
 
+Callers and the writer share SimpleQueues and a lock, which are implemented in C. A Condition, an Event
+or a Future acquires its lock in Python. If a signal handler raised there, the lock would stay acquired,
+and the writer would wait for it for ever.
+
 The writer's connection is not from the pool of the database alias (``OPTIONS["pool"]``). Callers wait
 for their rows inside transactions, and their connections may be all that the pool has.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 
 from django.db import Error, connections, router
 
@@ -28,64 +32,103 @@ WRITE_TIMEOUT = 5.0
 IDLE_TIMEOUT = 1.0
 
 
+class Written:
+    """Whether a row is committed; one caller waits for it."""
+
+    def __init__(self) -> None:
+        self._outcomes: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def set(self, error: Exception | None) -> None:
+        """Record that the row is committed, or the error because of which it is not."""
+        self._outcomes.put(error)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the outcome is known."""
+        return not self._outcomes.empty()
+
+    def result(self, timeout: float) -> None:
+        """Return when the row is committed.
+
+        Raises:
+            TimeoutError: The row was not committed within ``timeout`` seconds.
+            Exception: The error because of which it could not be committed.
+        """
+        try:
+            error = self._outcomes.get(timeout=timeout)
+        except Empty:
+            raise _timeout() from None
+        if error is not None:
+            raise error
+
+
 class OutboxWriter:
     """A thread with its own database connection; both exist only while rows arrive."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._rows: list[OutboxRow] = []
-        self._written: Future[None] = Future()
+        #: Held while a thread starts, and while it decides to end.
+        self._lock = threading.Lock()
+        self._rows: SimpleQueue[tuple[OutboxRow, Written]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         #: When the insert that is running began (monotonic seconds); None: none is running.
         self._insert_began: float | None = None
 
-    def write(self, row: OutboxRow) -> Future[None]:
-        """Queue a row for the next insert; return a future that is done when the row is committed.
+    def write(self, row: OutboxRow) -> Written:
+        """Queue a row for the next insert, and return its outcome.
 
         Raises:
             TimeoutError: The database has not answered an insert for ``WRITE_TIMEOUT`` seconds.
             RuntimeError: The process cannot start another thread.
         """
-        with self._changed:
-            began = self._insert_began
-            if began is not None and SYSTEM_CLOCK.monotonic() - began > WRITE_TIMEOUT:
-                message = f"the outbox's database has not answered for {WRITE_TIMEOUT:g} s"
-                raise TimeoutError(message)
-            if self._thread is None:
+        began = self._insert_began
+        if began is not None and SYSTEM_CLOCK.monotonic() - began > WRITE_TIMEOUT:
+            raise _timeout()
+        written = Written()
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name="ringcache-outbox", daemon=True)
                 thread.start()
                 self._thread = thread
-            self._rows.append(row)
-            self._changed.notify()
-            return self._written
+            self._rows.put((row, written))
+        return written
 
     def _run(self) -> None:
         try:
             while taken := self._take():
-                rows, written = taken
+                failure: Exception | None = None
                 try:
-                    _insert(rows)
+                    _insert([row for row, _ in taken])
                 except Exception as error:  # noqa: BLE001  # the callers that wait log it
                     connections.close_all()
-                    written.set_exception(error)
-                else:
-                    written.set_result(None)
+                    failure = error
+                for _, written in taken:
+                    written.set(failure)
         finally:
             connections.close_all()
 
-    def _take(self) -> tuple[list[OutboxRow], Future[None]] | None:
-        """Return all the rows that wait, and the future of their callers; None: the thread must end."""
-        with self._changed:
-            self._insert_began = None
-            if not self._rows:
-                self._changed.wait(IDLE_TIMEOUT)
-            if not self._rows:
-                self._thread = None
-                return None
-            taken = self._rows, self._written
-            self._rows, self._written = [], Future()
-            self._insert_began = SYSTEM_CLOCK.monotonic()
-            return taken
+    def _take(self) -> list[tuple[OutboxRow, Written]]:
+        """Return all the rows that wait; none: the thread must end."""
+        self._insert_began = None
+        while not (taken := self._queued(IDLE_TIMEOUT)):
+            with self._lock:
+                if self._rows.empty():
+                    self._thread = None
+                    return []
+        self._insert_began = SYSTEM_CLOCK.monotonic()
+        return taken
+
+    def _queued(self, timeout: float) -> list[tuple[OutboxRow, Written]]:
+        """Return the rows in the queue; wait for the first one for ``timeout`` seconds."""
+        rows: list[tuple[OutboxRow, Written]] = []
+        try:
+            while True:
+                rows.append(self._rows.get(timeout=0.0 if rows else timeout))
+        except Empty:
+            return rows
+
+
+def _timeout() -> TimeoutError:
+    return TimeoutError(f"the outbox's database has not answered for {WRITE_TIMEOUT:g} s")
 
 
 def _insert(rows: list[OutboxRow]) -> None:

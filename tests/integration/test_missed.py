@@ -272,7 +272,7 @@ def test_callers_that_wait_together_share_one_insert(monkeypatch: pytest.MonkeyP
     first = writer.write(new_row({"default": [b"0"]}))
     assert began.wait(10)
     others = [writer.write(new_row({"default": [str(n).encode()]})) for n in range(1, 6)]
-    assert not any(each.done() for each in (first, *others))
+    assert not any(each.is_set for each in (first, *others))
     may_insert.set()
     for each in (first, *others):
         each.result(10)

@@ -71,8 +71,8 @@ class OpenTransaction:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
-        self._reference = ref(self, _forget_connection)
-        _connections.add(self._reference)
+        self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
+        _connections.add(ref(self, _connections.discard))
         self._begin(is_committed=True)
         # At the front, because ``connection.execute_wrapper`` removes the last one at its end
         connection.execute_wrappers.insert(0, self._around_statement)
@@ -94,7 +94,7 @@ class OpenTransaction:
     def note_changes(self) -> None:
         """Record that rows may have changed, or that something else waits for the commit."""
         self.has_new_changes = True
-        _changed.add(self._reference)
+        _changed.add(self._as_changed)
 
     def changes_are_known(self) -> None:
         """Record that nothing is unknown of the changes so far."""
@@ -112,7 +112,8 @@ class OpenTransaction:
             self._note_rollback()
         self.has_statements = self.has_new_changes = False
         self.sees_commits = None
-        _forget(self._reference)
+        _begun.discard(self._as_begun)
+        _changed.discard(self._as_changed)
 
     def _around_statement(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
@@ -133,12 +134,12 @@ class OpenTransaction:
 
     def _note_statement(self) -> None:
         self.has_statements = True
-        _begun.add(self._reference)
+        _begun.add(self._as_begun)
 
     def _note_rollback(self) -> None:
         """Record that the changes of the transaction so far are rolled back, if there are any."""
         global _rollbacks  # noqa: PLW0603  # there is one count for a process
-        if self._reference in _changed:
+        if self._as_changed in _changed:
             _rollbacks += 1
             self.rolled_back = _rollbacks
 
@@ -157,24 +158,13 @@ class OpenTransaction:
 
 
 #: The connections of this process; those whose transaction ran a statement; those where it may have
-#: changed rows.
+#: changed rows. Each reference calls only a method of its set when the connection no longer exists: Python
+#: ignores what a signal handler raises in a function that a reference calls.
 _connections: set[ref[OpenTransaction]] = set()
 _begun: set[ref[OpenTransaction]] = set()
 _changed: set[ref[OpenTransaction]] = set()
 #: The number of rollbacks of changes in this process, in all threads.
 _rollbacks = 0
-
-
-def _forget(reference: ref[OpenTransaction]) -> None:
-    """Remove a transaction that has ended."""
-    _begun.discard(reference)
-    _changed.discard(reference)
-
-
-def _forget_connection(reference: ref[OpenTransaction]) -> None:
-    """Remove a connection that no longer exists."""
-    _forget(reference)
-    _connections.discard(reference)
 
 
 def any_begun() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "CodecError",
     "ConfigurationError",
+    "InterruptLostError",
     "NodeReplyError",
     "NodeUnavailableError",
     "RecordError",
@@ -42,6 +43,10 @@ class ConfigurationError(RingCacheError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+class InterruptLostError(RingCacheError):
+    """A signal handler raised while a value was encoded or decoded, and its own exception was lost."""
 
 
 class NodeUnavailableError(RingCacheError):

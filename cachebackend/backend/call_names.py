@@ -21,6 +21,7 @@ from django.db import DEFAULT_DB_ALIAS, models, router
 from cachebackend.backend.canonical import canonical_text, is_comparable
 from cachebackend.backend.scope import database_of, scope_of
 from cachebackend.codec import EncodeError, pack_plain
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.models import OutboxRow
 
 #: The attributes by which decorators keep the function that they have wrapped.
@@ -41,7 +42,8 @@ def call_scope() -> str:
         return scope_of(DEFAULT_DB_ALIAS)
     try:
         return scope_of(router.db_for_write(OutboxRow))
-    except Exception:  # noqa: BLE001  # a project's router may raise anything
+    except Exception as error:  # noqa: BLE001  # a project's router may raise anything
+        raise_interrupt(error)
         return scope_of(DEFAULT_DB_ALIAS)
 
 

@@ -33,6 +33,7 @@ from cachebackend.codec.record import (
     value_record,
 )
 from cachebackend.errors import RecordError, ValueTooLongError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["MAX_BYTES", "Codec"]
 
@@ -153,5 +154,6 @@ def _loaded(loads: Callable[[bytes], Any], payload: bytes) -> Any:
     except RecordError:
         raise
     except Exception as error:  # another program may have written it, and unpickling may raise any error
+        raise_interrupt(error)
         message = f"a payload of {len(payload)} bytes cannot be read: {type(error).__name__}"
         raise RecordError(message) from error

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from cachebackend.codec.record import Flag
 from cachebackend.errors import CodecError, RecordError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["COMPRESSORS", "Compressor", "decompress"]
 
@@ -66,6 +67,7 @@ def decompress(flag: int, payload: bytes, max_bytes: int) -> bytes:
     except RecordError:
         raise
     except Exception as error:  # another program may have written it; each compressor has its own errors
+        raise_interrupt(error)
         message = f"a payload of {len(payload)} bytes cannot be decompressed: {type(error).__name__}"
         raise RecordError(message) from error
 

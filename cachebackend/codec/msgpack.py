@@ -11,6 +11,7 @@ Source: https://github.com/msgpack/msgpack/blob/master/spec.md, section "Extensi
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -19,6 +20,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import ormsgpack
+
+from cachebackend.errors import InterruptLostError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["EncodeError", "dumps", "loads"]
 
@@ -33,6 +37,10 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
+#: How ormsgpack's errors begin if ``_extend`` or ``_restore`` has raised an exception, which it drops.
+_NOT_EXTENDED, _NOT_RESTORED = "Type is not msgpack serializable", "ext_hook failed"
+#: For each thread, the exception that ``_extend`` or ``_restore`` has raised.
+_raised = threading.local()
 _unpack, _TIMES = ormsgpack.unpackb, ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT
 _TIMEDELTA = struct.Struct(">iii")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,27 +54,76 @@ def dumps(value: object) -> bytes:
     Raises:
         EncodeError: The value contains something that would not come back as it is.
     """
-    return ormsgpack.packb(value, _extend, _OPTIONS)
+    try:
+        return ormsgpack.packb(value, _extend, _OPTIONS)
+    except EncodeError as error:
+        _pass_interrupt(error, _NOT_EXTENDED, dumps, value)
+        raise
 
 
 def _extend(value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
-    """Pack a value that ormsgpack does not know; it turns a TypeError of this function into EncodeError."""
-    pack = _PACKERS.get(type(value))
-    if pack is None:
-        message = f"{type(value).__name__} has no extension"
-        raise TypeError(message)
-    return pack(value)
+    """Pack a value that ormsgpack does not know; a TypeError says that there is no extension for it."""
+    try:
+        pack = _PACKERS.get(type(value))
+        if pack is None:
+            message = f"{type(value).__name__} has no extension"
+            raise TypeError(message)
+        return pack(value)
+    except BaseException as error:
+        _raised.error = error
+        raise
 
 
 def _restore(tag: int, payload: bytes) -> Any:
-    if tag == 7:  # the type that models' rows have most often, so it is checked first
-        return Decimal(payload.decode())
-    return _RESTORERS[tag](payload)
+    try:
+        if tag == 7:  # the type that models' rows have most often, so it is checked first
+            return Decimal(payload.decode())
+        return _RESTORERS[tag](payload)
+    except BaseException as error:
+        _raised.error = error
+        raise
 
 
 def loads(payload: bytes) -> Any:
     """Return the value of a payload; bytes that ``dumps`` did not make may raise any exception."""
-    return _unpack(payload, ext_hook=_restore, option=_TIMES)
+    try:
+        return _unpack(payload, ext_hook=_restore, option=_TIMES)
+    except ValueError as error:
+        _pass_interrupt(error, _NOT_RESTORED, loads, payload)
+        raise
+
+
+def _pass_interrupt(error: Exception, message: str, call: Callable[[Any], object], argument: Any) -> None:
+    """Raise what a signal handler has raised in ``_extend`` or ``_restore``, which ormsgpack drops.
+
+    Both functions record what they raise. Before its first instruction a function can record nothing;
+    whether it was interrupted there is seen by making the same call again.
+
+    Args:
+        error: The error that ormsgpack has raised.
+        message: How its text begins if one of the functions has raised.
+        call: The function that called ormsgpack.
+        argument: Its argument.
+
+    Raises:
+        InterruptLostError: A signal handler has raised, and its exception is lost.
+    """
+    if not str(error).startswith(message):
+        return
+    cause: BaseException | None = _raised.__dict__.pop("error", None)
+    if cause is None and not getattr(_raised, "is_repeated", False):
+        _raised.is_repeated = True
+        try:
+            call(argument)
+        except (EncodeError, ValueError):
+            return
+        finally:
+            _raised.is_repeated = False
+        raise InterruptLostError
+    if cause is not None:
+        if not isinstance(cause, Exception):
+            raise cause
+        raise_interrupt(cause)
 
 
 def _state(value: datetime | time) -> bytes:

@@ -41,6 +41,7 @@ from cachebackend.backend.keys import ANY_KEY, is_tag_key, pattern_key, pattern_
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
@@ -181,7 +182,8 @@ class PendingDeletes:
         for dependent, pks in self._refills.values():
             try:
                 dependent.refill(pks)
-            except Exception:  # the data is committed: nothing may raise into the caller now
+            except Exception as error:  # the data is committed: nothing may raise into the caller now
+                raise_interrupt(error)
                 logger.exception("a row could not be loaded again after it was written")
 
 

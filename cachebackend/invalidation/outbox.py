@@ -26,6 +26,7 @@ from django.db import DatabaseError, router
 from cachebackend.backend.keys import pattern_of_key
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
@@ -129,6 +130,7 @@ class ClientOutbox:
             row = new_row(dict.fromkeys(aliases, missed.keys), node=node if missed.is_all_keys else "")
             outbox_writer().write(row).result(WRITE_TIMEOUT)
         except Exception as error:  # noqa: BLE001  # the deletes are still in this process' memory
+            raise_interrupt(error)
             self._client.context.log_limited(
                 "deletes_unkept",
                 "the deletes that a node missed are kept in memory only, and lost with this process: %r",

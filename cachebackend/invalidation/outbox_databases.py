@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from django.db import connections
 
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.models import OutboxRow
 
@@ -106,6 +107,7 @@ def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
         try:
             answers.found[using] = answer.result(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
         except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
+            raise_interrupt(error)
             answers.errors[using] = error
             if thread is not None and not answer.done():
                 _late[using] = [*_late.get(using, ()), thread]

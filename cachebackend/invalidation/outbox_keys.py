@@ -27,6 +27,7 @@ from django.db.models.functions import Cast, Now
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.keys import pattern_key
 from cachebackend.conf import ring_aliases
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
@@ -90,6 +91,7 @@ def read_row(row: Any) -> RowKeys:
     except (OperationalError, InterfaceError):
         raise
     except Exception as error:  # noqa: BLE001  # a damaged row, or a field of the project, may raise anything
+        raise_interrupt(error)
         model = _model_of(row)
         if row.label and model is None:
             return RowKeys({}, UNKNOWN_MODEL)

@@ -9,6 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from cachebackend.backend.open_transactions import is_unmanaged
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox import delete_rows, write_row
 
@@ -110,7 +111,8 @@ class TransactionDeletes(PendingDeletes):
             else:
                 delete_rows(self.using, *self._outbox_rows)
             self.refill()
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error)
             logger.exception("an invalidation was not finished; the relay will retry it")
 
     def _run_captured(self) -> None:

@@ -99,20 +99,30 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
                 deletes.end_quarantines()
 
     def run_deletes_and_callbacks() -> None:
-        deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-        if deletes is not None and deletes.is_committed:
-            setattr(connection, _ATTRIBUTE, None)
-            # A transaction of its own, such as a refill's, must not run the callbacks of this one
-            callbacks, connection.run_on_commit = connection.run_on_commit, []
-            deletes.after_commit()
-            connection.run_on_commit = callbacks + connection.run_on_commit
-        run_callbacks()
+        try:
+            _delete_after_commit(connection)
+        finally:  # if a signal handler raises meanwhile, the transaction is committed all the same
+            run_callbacks()
 
     connection.commit = commit_with_deletes  # type: ignore[method-assign]
     connection.rollback = rollback_with_deletes  # type: ignore[method-assign]
     connection.run_and_clear_commit_hooks = run_deletes_and_callbacks  # type: ignore[method-assign]
     _wrap_set_autocommit(connection)
     connection._ringcache_wrapped = True  # type: ignore[attr-defined]
+
+
+def _delete_after_commit(connection: BaseDatabaseWrapper) -> None:
+    """Delete the keys of the transaction that was committed."""
+    deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    if deletes is None or not deletes.is_committed:
+        return
+    setattr(connection, _ATTRIBUTE, None)
+    # A transaction of its own, such as a refill's, must not run the callbacks of this one
+    callbacks, connection.run_on_commit = connection.run_on_commit, []
+    try:
+        deletes.after_commit()
+    finally:
+        connection.run_on_commit = callbacks + connection.run_on_commit
 
 
 def _wrap_set_autocommit(connection: BaseDatabaseWrapper) -> None:

@@ -20,6 +20,7 @@ from django.db import connections, models
 from django.utils.timezone import is_aware
 
 from cachebackend.backend.canonical import django_class, referred_field
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
@@ -116,6 +117,7 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
             try:
                 changed[key] = _changed_rows(label, json.loads(rows), using)
             except Exception as error:  # noqa: BLE001  # a row of triggers may hold anything
+                raise_interrupt(error)
                 logger.warning("the relay handles a change of %r, which cannot be read: %r", label, error)
         if changed and not leave:
             cursor.execute(f"DELETE FROM {table} WHERE {pk} = ANY(%s)", [list(changed)])
@@ -160,7 +162,8 @@ def _value(field: AnyField, text: str | None, using: str) -> Any:
         value = _read(field, text)
         for convert in column.get_db_converters(connection):
             value = convert(value, column, connection)
-    except Exception:  # a field of the project may raise anything
+    except Exception as error:  # a field of the project may raise anything
+        raise_interrupt(error)
         logger.debug("a trigger wrote %r for %s, which cannot be read", text, field, exc_info=True)
         return None
     return value

@@ -21,6 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from cachebackend.interrupts import raise_interrupt
+
 __all__ = ["Trace", "TraceError", "read_trace"]
 
 #: The request of one line: its blocks, by number or by name, and whether it writes them.
@@ -152,6 +154,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
             try:
                 yield unpack.decompress(packed)
             except Exception as error:
+                raise_interrupt(error)
                 raise _UnpackError(str(error)) from error
         if not unpack.eof:
             message = "the compressed file is cut off"

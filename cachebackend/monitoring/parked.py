@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
@@ -21,4 +22,5 @@ def changes_text(parked: ParkedWrite) -> str:
     try:
         return describe_row(model, row_of(parked, model))
     except Exception as error:  # noqa: BLE001  # one such write must not hide the others
+        raise_interrupt(error)
         return f"cannot be read: {error!r}"

@@ -7,6 +7,7 @@ import asyncio
 import redis.exceptions
 from redis.credentials import CredentialProvider
 
+from cachebackend.interrupts import note_interrupt, raise_interrupt
 from cachebackend.options import Password
 
 __all__ = ["Login", "remove_frames"]
@@ -44,6 +45,7 @@ class Login(CredentialProvider):
             try:
                 given = given()
             except Exception as error:
+                raise_interrupt(error)
                 message = f"the function that returns its password raised {type(error).__name__}"
                 raise redis.exceptions.ConnectionError(message) from error
         words = (given,) if isinstance(given, str) else given
@@ -74,6 +76,7 @@ def remove_frames(error: BaseException, handled: BaseException | None) -> BaseEx
         error: The error, of which the causes lose their frames too.
         handled: The error that the caller was handling before, which keeps its frames.
     """
+    note_interrupt(error)
     rest: list[BaseException | None] = [error]
     seen: list[BaseException | None] = [None, handled]
     while rest:

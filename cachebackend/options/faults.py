@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cachebackend.errors import ConfigurationError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["Faults", "shown"]
 
@@ -16,7 +17,8 @@ def shown(value: object) -> str:
     """Return the ``repr`` of a value for a message, shortened; of a value that has none, its type."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001  # a value of any class may be in settings; an int may be too long
+    except Exception as error:  # noqa: BLE001  # a value of any class may be in settings; an int may be too long
+        raise_interrupt(error)
         return f"a {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 

@@ -13,6 +13,7 @@ from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.cache import RingCache
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["last_runs", "record_run"]
 
@@ -30,7 +31,8 @@ def record_run(task: str) -> None:
         if cache is not None:
             now = int(time.time() * 1000)
             cache.client.run(protocol.record_time(cache.client.context, _key(cache), task, now, KEEP_SECONDS))
-    except Exception:
+    except Exception as error:
+        raise_interrupt(error)
         logger.exception("the run of the periodic task %s could not be recorded", task)
 
 

@@ -21,6 +21,7 @@ from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
 
 __all__ = [
@@ -125,12 +126,14 @@ def publish_all(**_: Any) -> None:
             publish_counts(alias)
         except ConfigurationError:
             continue  # it counted nothing; its users and the checks report its faults
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error)
             logger.exception("the counts of %r could not be published", alias)
     try:
         if write_behind_options().nodes:
             _of_queue().publish()
-    except Exception:
+    except Exception as error:
+        raise_interrupt(error)
         logger.exception("the counts of drains could not be published")
 
 

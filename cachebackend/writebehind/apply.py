@@ -24,6 +24,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.string import StrDumperUnknown
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.watched import dependents_of
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
 from cachebackend.writebehind.conversion import conversion_fault
@@ -231,6 +232,7 @@ class _Table:
             try:
                 arrays.append(_array_text([convert(each) for each in encoded], transformer))
             except Exception as error:  # a queue may hold any bytes, which decode to any error
+                raise_interrupt(error)
                 message = f"The queue's value of {column!r} cannot be read: {error}"
                 raise WriteBehindDamagedError(message) from error
         parameters = ", ".join(f"%s::{type_}[]" for type_ in types)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import models
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.queue.pending import PendingFields
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import Rows
@@ -57,9 +57,11 @@ def _changes_of(
         name, code = split_code(column)
         field = columns.get(name)
         value: Any = encoded
-        with suppress(Exception):  # a value that cannot be decoded is shown as the stored bytes
+        try:
             encoding = encoding_of_code(code) if code else encoding_of(columns[name])
             value = encoding and decode_change(encoding, kind, encoded)
+        except Exception as error:  # noqa: BLE001  # what cannot be decoded is shown as the stored bytes
+            raise_interrupt(error)
         named.setdefault(name if field is None else field.name, {})[_KIND_NAMES[kind]] = value
     return named
 

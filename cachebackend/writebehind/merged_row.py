@@ -8,6 +8,7 @@ from typing import Any
 from django.db import models, router
 
 from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.queue.pending import PendingFields
 from cachebackend.writebehind.batch import read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
@@ -62,6 +63,7 @@ def merged_row(
                     present = _present(encoding, kinds, batch.encodings.get(column, encoding.code))
                     setattr(instance, attribute, _changed(encoding, value, present))
                 except Exception as error:  # a queue may hold any bytes, which decode to any error
+                    raise_interrupt(error)
                     message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
                     raise WriteBehindDamagedError(message) from error
                 queued.add(attribute)

@@ -23,6 +23,7 @@ from django.db import models, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest, Least, Now
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
@@ -265,6 +266,7 @@ def _apply_first(
         try:
             rows.append(row_of(write, model))
         except Exception as error:  # noqa: BLE001  # the kind of the key may have changed since
+            raise_interrupt(error)
             refused[write.key] = Refusal(f"The parked write cannot be read: {error}")
     bisection = Bisection(model, using)
     bisection.apply(group_rows(rows))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeReplyError, RecordError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.context import Context
 
 __all__ = [
@@ -136,7 +137,8 @@ def plain_value(context: Context, reply: Reply) -> Any:
         if loads is not None:
             try:
                 value = loads(reply[HEADER_BYTES:])
-            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+            except Exception as error:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+                raise_interrupt(error)
                 return NOT_PLAIN
             context.counters.cell.hits += 1
             return value

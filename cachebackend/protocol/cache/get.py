@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from cachebackend.codec import HEADER_BYTES
 from cachebackend.effects import Continue, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.cache.freshness import (
     MISS,
     NOT_PLAIN,
@@ -131,7 +132,8 @@ def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any
                 continue
             try:
                 values[name] = loads(record[HEADER_BYTES:])
-            except Exception:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+            except Exception as error:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+                raise_interrupt(error)
                 others[name] = record
     context.counters.cell.hits += len(values) - len(others)
     if others:
@@ -154,7 +156,8 @@ def _plain_values(context: Context, records: Sequence[Reply]) -> list[Any] | Non
             return None
         loads = context.codec.plain[header]
         return [loads(payload) for payload in payloads]  # map() would treat StopIteration as its own end
-    except Exception:  # noqa: BLE001  # no such header, or foreign bytes: unpickling may raise any exception
+    except Exception as error:  # noqa: BLE001  # no such header, or foreign bytes: unpickling may raise any exception
+        raise_interrupt(error)
         return None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import count, takewhile
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +15,7 @@ import ormsgpack
 import pytest
 
 from cachebackend.codec.msgpack import EncodeError, dumps, loads
+from tests.interrupting import interrupt, raising_handler
 
 
 class Text(str):
@@ -92,3 +95,26 @@ def test_an_unknown_extension_is_an_error() -> None:
     """A newer release wrote it."""
     with pytest.raises(ormsgpack.MsgpackDecodeError):
         loads(b"\xd4\x4d\x00")
+
+
+ROW = {"price": Decimal("1.5"), "sizes": (1, (2, UUID(int=3))), "at": datetime(2026, 1, 1)}  # a naive one
+
+
+@pytest.mark.parametrize("call", [lambda: dumps(ROW), lambda: loads(dumps(ROW))], ids=["dumps", "loads"])
+def test_what_a_signal_handler_raises_reaches_the_caller(call: Callable[[], Any]) -> None:
+    """Although ormsgpack drops what the functions raise that it calls. The next call is not affected."""
+    expected = call()
+    with raising_handler():
+        interruptions = list(takewhile(bool, (interrupt(call, point) for point in count())))
+    assert len(interruptions) > 10
+    assert [each.place for each in interruptions if each and not each.has_reached_caller] == []
+    assert call() == expected
+
+
+def test_a_value_that_nests_too_deeply_is_no_interruption() -> None:
+    """Python refuses the call of a function that the codec would make for the next level."""
+    value: tuple[Any, ...] = ()
+    for _ in range(3000):
+        value = (value,)
+    with pytest.raises(EncodeError):
+        dumps(value)

@@ -1,0 +1,75 @@
+"""No ``except`` swallows what a signal handler raises, such as Celery's soft time limit."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "cachebackend"
+BROAD = {"Exception", "BaseException"}
+#: The functions that catch any exception and neither raise it again nor call ``raise_interrupt``, and why.
+ALLOWED = {
+    "client/replay._run_over": "throws it into the operation",
+    "drivers.adrive": "throws it into the operation",
+    "drivers.drive": "throws it into the operation",
+    "invalidation/outbox_databases._answer": "a future raises it again in the thread that waits",
+    "invalidation/outbox_writer._run": "a thread of its own: signal handlers run in the main thread only",
+    "node/handshake.connection": "raises the same error without its frames",
+    "node/handshake.connection_async": "raises the same error without its frames",
+    "node/node._probe": "a thread of its own: signal handlers run in the main thread only",
+    "node/tracking._run": "a thread of its own: signal handlers run in the main thread only",
+}
+
+
+def swallowing(source: str) -> Iterator[str]:
+    """Yield the name of each function with an ``except`` that may swallow any exception."""
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from (function.name for node in ast.walk(function) if _swallows(node))
+
+
+def _swallows(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "suppress":
+        return any(map(_is_broad, node.args))
+    if not isinstance(node, ast.ExceptHandler) or not _is_broad(node.type):
+        return False
+    raises_again = ast.unparse(node.body[-1]) == "raise" and not any(
+        isinstance(each, ast.Return | ast.Continue | ast.Break)
+        for statement in node.body
+        for each in ast.walk(statement)
+    )
+    return not raises_again and ast.unparse(node.body[0]) != f"raise_interrupt({node.name})"
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(map(_is_broad, caught.elts))
+    return caught is None or ast.unparse(caught) in BROAD
+
+
+def test_no_except_swallows_an_interrupt() -> None:
+    """One that catches any exception first raises again what a signal handler raised."""
+    found = {
+        f"{path.relative_to(PACKAGE).with_suffix('')}.{name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in swallowing(path.read_text())
+    }
+    assert found == ALLOWED.keys()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "except Exception:\n  pass",
+        "except:\n  pass",
+        "except (ValueError, BaseException) as error:\n  raise KeyError from error",
+        "except Exception as error:\n  log()\n  raise_interrupt(error)",
+        "except Exception:\n  if lost: return\n  raise",
+    ],
+)
+def test_the_rule_finds_an_except_that_swallows(handler: str) -> None:
+    """Also one that logs first, or converts the error."""
+    assert list(swallowing(f"def f():\n try:\n  g()\n {handler.replace(chr(10), chr(10) + ' ')}")) == ["f"]

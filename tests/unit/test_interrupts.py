@@ -1,0 +1,94 @@
+"""The exception of a signal handler is told from other errors."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from cachebackend.errors import InterruptLostError
+from cachebackend.interrupts import note_interrupt, raise_interrupt
+
+
+class SoftLimitError(Exception):
+    """What the handlers raise: an Exception, as Celery's SoftTimeLimitExceeded."""
+
+
+def handle(_: int, __: FrameType | None) -> None:
+    raise SoftLimitError
+
+
+def handle_by_another_function(*arguments: Any) -> None:
+    handle(*arguments)
+
+
+def handle_once(number: int, frame: FrameType | None, *, error: type[Exception] = SoftLimitError) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise error
+
+
+class Limit:
+    """An object with handlers."""
+
+    def handle(self, _: int, __: FrameType | None) -> None:
+        raise SoftLimitError
+
+    def __call__(self, _: int, __: FrameType | None) -> None:
+        raise SoftLimitError
+
+
+@pytest.fixture
+def set_handler() -> Iterator[Callable[[Any], None]]:
+    """Sets the handler of SIGUSR1 for a test."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda handler: signal.signal(signal.SIGUSR1, handler) and None
+    signal.signal(signal.SIGUSR1, before)
+
+
+def interrupted() -> Exception:
+    """Return what the handler raises in code that it interrupts."""
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except SoftLimitError as error:
+        return error
+    pytest.fail("the handler has not raised")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [handle, handle_by_another_function, handle_once, Limit().handle, Limit(), partial(handle)],
+    ids=["function", "calls another", "removes itself", "method", "object", "partial"],
+)
+def test_the_exception_of_a_handler_is_raised_again(handler: Any, set_handler: Callable[[Any], None]) -> None:
+    """The handler may be any kind of callable."""
+    set_handler(handler)
+    with pytest.raises(SoftLimitError):
+        raise_interrupt(interrupted())
+
+
+def test_another_error_is_not_raised(set_handler: Callable[[Any], None]) -> None:
+    """Even of the same class, and although there is a handler."""
+    set_handler(handle)
+    try:
+        raise SoftLimitError  # its traceback is what counts
+    except SoftLimitError as error:
+        raise_interrupt(error)
+
+
+def test_a_note_outlives_the_traceback(set_handler: Callable[[Any], None]) -> None:
+    """An error of a handshake loses its frames, which hold the password."""
+    set_handler(handle)
+    error = interrupted()
+    note_interrupt(error)
+    with pytest.raises(SoftLimitError):
+        raise_interrupt(error.with_traceback(None))
+
+
+def test_a_lost_exception_is_raised_as_one_of_ours() -> None:
+    """Which one it was is not known."""
+    with pytest.raises(InterruptLostError):
+        raise_interrupt(InterruptLostError())

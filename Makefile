@@ -59,10 +59,11 @@ lint: $(STAMP)  ## Check style, types, layers, spelling and plain language
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)
 
-# make matrix ONLY=redis runs the cells whose name holds the word, and writes nothing
+# make matrix ONLY=redis runs the cells whose name holds the word, and writes nothing. MATRIX_SERVERS names more
+# servers of nodes, as paths separated by colons
 ONLY ?=
 
-matrix: $(STAMP)  ## Run tests on each Python, Django and server that is present; writes docs/matrix.md
+matrix: $(STAMP)  ## Run tests on each Python, Django, pooler and server that can be had; writes docs/matrix.md
 	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only '$(ONLY)')
 
 # make bench QUICK=1 takes fewer rounds, leaves write-behind out, and writes nothing

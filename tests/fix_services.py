@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cacheproject.server import Server
 from cacheproject.services import Services
+from tests.pgbouncer import pgbouncer_binary, pgbouncer_server
 
 TESTS = Path(__file__).resolve().parent
 #: Folders whose tests need no server; a run of these alone starts none.
@@ -24,6 +26,7 @@ SERVERLESS = ("unit", "properties", "typing")
 #: Fixtures that are servers, or need them.
 NEED_SERVERS = frozenset({"services", "own_services", "empty_nodes", "node", "db", "transactional_db"})
 RUNNING: dict[str, Services] = {}
+POOLERS: list[Server] = []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,7 +39,20 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
         postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
         RUNNING["services"] = services = Services(ring=3, queue=1, postgres=postgres, appendfsync="always")
         os.environ.update(services.env())
+        if os.environ.get("PGBOUNCER") and services.database_url:
+            os.environ["DATABASE_URL"] = start_pgbouncer(services)
     return (yield)
+
+
+def start_pgbouncer(services: Services) -> str:
+    """Start pgbouncer in front of the database, and return its URL."""
+    url = urlsplit(str(services.database_url))
+    server = pgbouncer_server(str(pgbouncer_binary()), services.folder, url.port or 5432)
+    POOLERS.append(server)
+    os.environ["PGBOUNCER_DATABASE_PORT"] = str(url.port)
+    server.start()
+    server.wait_until_ready()
+    return url._replace(netloc=f"{url.username}@{url.hostname}:{server.port}").geturl()
 
 
 def needs_servers(given: Any) -> bool:
@@ -59,6 +75,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_unconfigure() -> None:
     """End the servers."""
+    for server in POOLERS:
+        server.end()
     if "services" in RUNNING:
         RUNNING.pop("services").close()
 

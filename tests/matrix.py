@@ -1,18 +1,16 @@
-"""Runs tests on every Python, Django and server that is installed, and writes the results.
+"""Runs tests in every environment that this machine has or can install, and writes the results.
 
-``make matrix``: one cell after another, each with its own servers. A Python other than
-the one that runs this gets an environment under ``.cache``, from ``requirements.lock``, which names the
-Django for it. Versions that are not installed are left out, and the page lists them.
-``make matrix ONLY=redis`` runs the cells whose name contains the word, and writes nothing.
+``make matrix``: one cell after another, each with its own servers. A Python other than the one that
+runs this gets an environment under ``.cache``, from ``requirements.lock``, which names the Django for it;
+so do the lowest versions that ``pyproject.toml`` allows. What is not installed, and cannot be installed
+from a registry, is left out, and the page lists it. ``make matrix ONLY=redis`` runs the cells whose name
+contains the word, and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,11 +22,21 @@ from xml.etree import ElementTree
 
 from cachebackend.testing.embedded import valkey_server
 from cacheproject.binaries import postgres_folder
+from tests.matrix_software import (
+    ROOT,
+    first_line,
+    interpreter,
+    lowest_interpreter,
+    node_servers,
+    node_version,
+    postgres_folders,
+    postgres_version,
+    versions,
+)
+from tests.pgbouncer import pgbouncer_binary
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENTS = ROOT / ".cache" / "matrix"
 PAGE = ROOT / "docs" / "matrix.md"
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 #: Tests of code that may differ between Pythons and Djangos: all except those of the protocol itself.
 LIBRARY = ("tests/unit", "tests/properties", "tests/integration", "tests/project/test_wheel.py")
 #: Tests of code that may differ between servers, such as how a record is replaced.
@@ -36,6 +44,8 @@ NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)
 #: Files of which every test needs Postgres; a single test that needs it has a marker.
 POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
+#: The tests of poolers start one themselves; a pooler keeps the test database open, so it cannot be dropped.
+POOLED = (*DATABASES, "--ignore=tests/integration/test_poolers.py", "--reuse-db")
 SQLITE = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
 
 
@@ -75,59 +85,6 @@ class Outcome:
     conformance: str
 
 
-def first_line(*words: str | Path) -> str:
-    """Return the first line that a program prints; an empty string if it cannot be run."""
-    try:
-        completed = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return completed.stdout.partition("\n")[0] if completed.returncode == 0 else ""
-
-
-def versions(python: Path) -> str:
-    """Return the versions of an interpreter and of its Django."""
-    script = (
-        "import platform, django; print(f'Python {platform.python_version()} | Django {django.__version__}')"
-    )
-    return first_line(python, "-c", script)
-
-
-def node_version(server: Path) -> str:
-    """Return the name and version of a node's server, such as ``Valkey 9.1.2``."""
-    match = re.search(r"(\w+) server v=([\d.]+)", first_line(server, "--version"))
-    return f"{match[1].capitalize()} {match[2]}" if match else ""
-
-
-def postgres_version(folder: Path) -> str:
-    """Return the version of a Postgres, such as ``Postgres 18.6``."""
-    match = re.search(r"\d+(\.\d+)?", first_line(folder / "postgres", "-V"))
-    return f"Postgres {match[0]}" if match else ""
-
-
-def interpreter(version: str) -> Path | None:
-    """Return the interpreter to test with, in an environment made for it; None if it is not installed."""
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-        return Path(sys.executable)
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    candidates = [f"python{version}", *pyenv.glob(f"versions/{version}.*/bin/python")]
-    base = next(
-        (each for each in candidates if first_line(each, "-V").startswith(f"Python {version}.")), None
-    )
-    if base is None:
-        return None
-    environment = ENVIRONMENTS / f"python{version}"
-    python, made = environment / "bin" / "python", environment / ".made"
-    locked = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
-    if not made.exists() or made.read_text() != locked:
-        print(f"Making {environment.relative_to(ROOT)}", file=sys.stderr)
-        shutil.rmtree(environment, ignore_errors=True)
-        subprocess.run([base, "-m", "venv", environment], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        subprocess.run([*pip, "-r", ROOT / "requirements.lock"], check=True, stderr=subprocess.DEVNULL)
-        made.write_text(locked)
-    return python
-
-
 def cells(left_out: list[str]) -> Iterator[Cell]:
     """Yield the cells of the installed versions, and add the others to ``left_out``."""
     ours = Path(sys.executable)
@@ -138,21 +95,31 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
             left_out.append(f"Python {version}: not installed")
         else:
             yield Cell(python, valkey, postgres, LIBRARY)
-    redis = shutil.which("redis-server")
-    if redis is None or not node_version(Path(redis)).startswith("Redis"):
-        left_out.append("Redis: no `redis-server` on the path")
+    yield Cell(lowest_interpreter(), valkey, f"{postgres}; lowest versions of everything", LIBRARY)
+    for server in node_servers(left_out):
+        if (version := node_version(server)) != valkey:
+            environment = {"RING_SERVER": str(server)}
+            if _can_queue(version):
+                environment["VALKEY_SERVER"] = str(server)
+            yield Cell(ours, version, postgres, NODES, environment)
+    for folder in postgres_folders(left_out):
+        if (version := postgres_version(folder)) != postgres:
+            yield Cell(ours, valkey, version, DATABASES, {"POSTGRES_BIN": str(folder)}, conforms=False)
+    if pgbouncer_binary() is None:
+        left_out.append("pgbouncer: not installed")
     else:
-        yield Cell(ours, node_version(Path(redis)), postgres, NODES, {"RING_SERVER": redis})
-    other_postgres = [
-        folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if postgres_version(folder)
-    ]
-    if not other_postgres:
-        left_out.append("another Postgres: none under `/usr/lib/postgresql`")
-    for folder in sorted(other_postgres):
-        environment = {"POSTGRES_BIN": str(folder)}
-        yield Cell(ours, valkey, postgres_version(folder), DATABASES, environment, conforms=False)
+        yield Cell(
+            ours, valkey, f"{postgres} behind pgbouncer", DATABASES, {"PGBOUNCER": "1"}, conforms=False
+        )
+    yield Cell(ours, valkey, f"{postgres} with a pool", POOLED, {"DATABASE_POOL": "1"}, conforms=False)
     lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
     yield Cell(ours, valkey, lite, SQLITE, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)
+
+
+def _can_queue(version: str) -> bool:
+    """Return whether a server can be a queue node: it has WAITAOF, since Redis 7.2."""
+    name, _, number = version.partition(" ")
+    return name == "Valkey" or tuple(map(int, number.split(".")[:2])) >= (7, 2)
 
 
 def run(cell: Cell) -> Outcome:
@@ -201,10 +168,12 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
     lines += [
         "",
         "Each Python runs " + ", ".join(f"`{each}`" for each in LIBRARY) + ";",
-        "other nodes run " + " and ".join(f"`{each}`" for each in NODES) + ", the queue nodes and the broker",
-        "staying the same; another Postgres runs `tests/integration`, and so does SQLite, except for",
+        "other nodes run " + " and ".join(f"`{each}`" for each in NODES) + ", and are the queue",
+        "nodes and the broker, too, if they are Valkey or at least Redis 7.2; another Postgres, a pool and",
+        "pgbouncer (in transaction mode) run `tests/integration`, and so does SQLite, except for",
         "write-behind and triggers, which need Postgres. All other tests exercise code that does not depend",
-        "on any of these; `make test` runs them.",
+        "on any of these; `make test` runs them. What each environment needs, and what does not work there:",
+        "[production](production.md#what-is-supported).",
         "",
     ]
     reasons: dict[str, list[str]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -33,9 +32,7 @@ def pgbouncer_binary() -> str | None:
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
 
 
-def pgbouncer_server(
-    binary: str, folder: Path, database_port: int, on_start: Callable[[int, signal.Signals], None]
-) -> Server:
+def pgbouncer_server(binary: str, folder: Path, database_port: int) -> Server:
     """Return a pgbouncer, not started, in front of the Postgres at a port."""
     configuration = folder / "pgbouncer.ini"
 
@@ -45,7 +42,7 @@ def pgbouncer_server(
         user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses root
         return [binary, *user, configuration]
 
-    return Server("pgbouncer", folder, command, _answers, signal.SIGKILL, on_start)
+    return Server("pgbouncer", folder, command, _answers, signal.SIGKILL, lambda *_: None)
 
 
 def _answers(server: Server) -> bool:

@@ -15,3 +15,9 @@ for _alias, _database in DATABASES.items():
         # In a file, because Django never closes a database in memory, in any thread
         _file = Path(tempfile.gettempdir(), f"ringcache-{os.getpid()}-{_alias}.sqlite3")
         _database["TEST"] = {"NAME": str(_file)}
+if os.environ.get("DATABASE_POOL"):
+    DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 20}}}
+if os.environ.get("PGBOUNCER"):
+    # Two transactions of one process may have two connections of the server
+    DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+    RINGCACHE = {"listen": {"default": {"PORT": os.environ["PGBOUNCER_DATABASE_PORT"]}}}

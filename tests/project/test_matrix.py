@@ -8,24 +8,58 @@ from pathlib import Path
 
 import pytest
 
-from tests import matrix
+from tests import matrix, matrix_software
 
 OURS = Path(sys.executable)
 
 
-def test_installed_versions_are_cells_and_missing_ones_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Each installed Python, Redis and Postgres, and SQLite; no environment is made for this."""
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No server on the path, and no registry."""
     monkeypatch.setattr(matrix, "PYTHONS", (f"{sys.version_info.major}.{sys.version_info.minor}", "2.9"))
+    monkeypatch.setattr(matrix, "lowest_interpreter", lambda: OURS)
+    monkeypatch.setattr(matrix, "pgbouncer_binary", lambda: None)
+    monkeypatch.setattr(matrix_software, "NODE_PACKAGES", ())
+    monkeypatch.setattr(matrix_software, "POSTGRES_PACKAGES", ())
+    monkeypatch.setattr(matrix_software.shutil, "which", lambda name: None)
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setattr(matrix.shutil, "which", lambda name: None)
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_installed_versions_are_cells_and_missing_ones_are_named() -> None:
+    """Each installed Python, the lowest versions, a pool and SQLite; no environment is made for this."""
     left_out: list[str] = []
     cells = list(matrix.cells(left_out))
     assert cells[0].python == OURS
     assert cells[0].arguments == matrix.LIBRARY
-    assert cells[-1].environment == {"DATABASE_URL": "sqlite://:memory:"}
+    assert "lowest versions" in cells[1].name
+    assert [each.environment for each in cells[-2:]] == [
+        {"DATABASE_POOL": "1"},
+        {"DATABASE_URL": "sqlite://:memory:"},
+    ]
     assert left_out[:2] == ["Python 2.9: not installed", "Redis: no `redis-server` on the path"]
+    assert left_out[-1] == "pgbouncer: not installed"
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(("version", "queues"), [("7.0.15", False), ("7.2.6", True), ("8.2.3", True)])
+def test_a_named_server_is_a_cell_and_a_queue_node_if_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, queues: bool
+) -> None:
+    """Redis has WAITAOF since 7.2."""
+    server = script(tmp_path, f"Redis server v={version} sha=0")
+    monkeypatch.setenv("MATRIX_SERVERS", str(server))
+    [environment] = [cell.environment for cell in matrix.cells([]) if cell.nodes == f"Redis {version}"]
+    assert environment["RING_SERVER"] == str(server)
+    assert (environment.get("VALKEY_SERVER") == str(server)) is queues
+
+
+def test_the_lowest_versions_are_those_of_the_library() -> None:
+    """Those of the tools of the tests are the locked ones."""
+    lowest = matrix_software.lowest_requirements()
+    assert "redis[hiredis]==7.2" in lowest
+    assert any(each.startswith("celery[redis]==") for each in lowest)
+    assert not any(each.startswith(("furo", "gunicorn")) for each in lowest)
 
 
 def test_the_page_lists_failed_tests_and_missing_versions() -> None:
@@ -41,8 +75,13 @@ def test_the_page_lists_failed_tests_and_missing_versions() -> None:
 
 def test_a_server_is_known_by_its_own_name(tmp_path: Path) -> None:
     """Debian's ``redis-server`` may be a Valkey; a file that is not a server has no name."""
-    server = tmp_path / "redis-server"
-    server.write_text("#!/bin/sh\necho 'Valkey server v=8.0.1 sha=0 bits=64'\n")
-    server.chmod(0o755)
-    assert matrix.node_version(server) == "Valkey 8.0.1"
+    assert matrix.node_version(script(tmp_path, "Valkey server v=8.0.1 sha=0 bits=64")) == "Valkey 8.0.1"
     assert matrix.node_version(tmp_path / "none") == ""
+
+
+def script(folder: Path, line: str) -> Path:
+    """Return a program that prints a line."""
+    server = folder / "redis-server"
+    server.write_text(f"#!/bin/sh\necho '{line}'\n")
+    server.chmod(0o755)
+    return server

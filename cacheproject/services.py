@@ -174,7 +174,7 @@ class Services:
             name: The node's name.
             settings: Arguments of its command line.
             conf: The text of a configuration file that the node may rewrite, as a sentinel does. Without
-                it, the node has the password of the other servers.
+                it, and without ``--requirepass``, the node has the password of the other servers.
         """
         server = self._add_node(name, settings, conf)
         server.start()
@@ -206,8 +206,8 @@ class Services:
     ) -> Server:
         folder = self.folder / name
         folder.mkdir(mode=0o700)
-        password = self._password if conf is None else None
-        (folder / "node.conf").write_text(f"requirepass {password}\n" if conf is None else conf)
+        password = self._password if conf is None and "--requirepass" not in settings else None
+        (folder / "node.conf").write_text(f"requirepass {password}\n" if password else conf or "")
         command = [binary or valkey_server(), folder / "node.conf"]
         server = self._servers[name] = Server(
             name,

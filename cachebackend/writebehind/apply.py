@@ -10,7 +10,6 @@ for any number of rows. Deletes come first and inserts last, each in the order o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -33,15 +32,13 @@ from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 from cachebackend.writebehind.refusals import Refusal
+from cachebackend.writebehind.stored_columns import StoredColumn
 
 __all__ = ["Applied", "apply_batch"]
 
 T = TypeVar("T")
 #: Encoded bytes in one statement. Postgres accepts 1 GB, and a byte may be sent as four characters.
 MAX_BYTES = 64 * 2**20
-#: The length or the precision in the name of a type. A cast to such a type would truncate a value that is
-#: too long; an assignment to the column refuses it.
-_MODIFIER = re.compile(r"\s*\([^)]*\)")
 
 
 @dataclass(slots=True)
@@ -69,13 +66,20 @@ class Applied:
         self.refused |= other.refused
 
 
-def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup], chunk_rows: int) -> Applied:
+def apply_batch(
+    model: type[models.Model],
+    using: str,
+    batch: Sequence[RowGroup],
+    stored: Mapping[str, StoredColumn],
+    chunk_rows: int,
+) -> Applied:
     """Apply rows, inside the caller's transaction.
 
     Args:
         model: The rows' model.
         using: The alias of a Postgres database.
         batch: The rows. A group without rows runs its statements too.
+        stored: The columns of the model's table.
         chunk_rows: The most rows in one statement.
 
     Raises:
@@ -88,7 +92,7 @@ def apply_batch(model: type[models.Model], using: str, batch: Sequence[RowGroup]
         raise WriteBehindError(fault)
     if key_fault(model, using):  # one statement would change a row once for all of its equal keys
         chunk_rows = 1
-    table = _Table(model, connection)
+    table = _Table(model, connection, stored)
     applied = Applied()
     writable: list[RowGroup] = []
     for group in sorted(batch, key=lambda group: list(group.pks[:1])):
@@ -127,8 +131,14 @@ class _Staged(NamedTuple):
 class _Table:
     """A model's table, and the statements that change it."""
 
-    def __init__(self, model: type[models.Model], connection: BaseDatabaseWrapper) -> None:
+    def __init__(
+        self,
+        model: type[models.Model],
+        connection: BaseDatabaseWrapper,
+        stored: Mapping[str, StoredColumn],
+    ) -> None:
         self._connection = connection
+        self._stored = stored
         self._model = model
         self._fields = {f.column: f for f in model._meta.local_concrete_fields}
         self._is_cached = bool(dependents_of(model))
@@ -223,11 +233,11 @@ class _Table:
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:
         """Return the relation ``s`` of keys and decoded values: ``pk``, and a column for each change."""
         transformer = Transformer(self._connection.connection)
-        names, types = ["pk"], [_type(self._pk, PUT, self._connection)]
+        names, types = ["pk"], [self._type(self._pk, PUT)]
         arrays = [_array_text(pks, transformer)]
         for number, ((column, kind), encoded) in enumerate(zip(shape, values, strict=True)):
             names.append(f"{kind.decode()}_{number}")
-            types.append(_type(self._fields[column], kind, self._connection))
+            types.append(self._type(self._fields[column], kind))
             convert = _converter(self._fields[column], kind)
             try:
                 arrays.append(_array_text([convert(each) for each in encoded], transformer))
@@ -237,6 +247,19 @@ class _Table:
                 raise WriteBehindDamagedError(message) from error
         parameters = ", ".join(f"%s::{type_}[]" for type_ in types)
         return _Staged(f"unnest({parameters}) AS s({', '.join(names)})", arrays)
+
+    def _type(self, field: models.Field[Any, Any], kind: bytes) -> str:
+        """Return the type of a staged column: that of the table without its length, or a wider one for sums.
+
+        A cast to a type with a length would truncate a value that is too long; an assignment refuses it.
+        """
+        if isinstance(field, models.DateTimeField):  # the text of a timestamp without time zone has none
+            return "interval" if kind == DELTA else str(field.db_type(self._connection))
+        if isinstance(field, models.IntegerField) and kind != PUT:
+            return "bigint"
+        if isinstance(field, models.DecimalField) and kind != PUT:
+            return "numeric"
+        return self._stored[str(field.column)].type
 
     def _lookup_columns(self) -> str:
         return ", ".join(f"t.{self._quote(str(f.column))}" for f in (self._pk, *self._lookups))
@@ -325,16 +348,3 @@ def _new(current: str, staged: Mapping[bytes, str]) -> str:
         if kind in staged:
             value = f"{'LEAST' if kind == AT_MOST else 'GREATEST'}({value}, {staged[kind]})"
     return value
-
-
-def _type(field: models.Field[Any, Any], kind: bytes, connection: BaseDatabaseWrapper) -> str:
-    """Return the type of a staged column: the field's own without its length, or a wider one for sums."""
-    if isinstance(field, models.IntegerField) and kind != PUT:
-        return "bigint"
-    if isinstance(field, models.DecimalField) and kind != PUT:
-        return "numeric"
-    if isinstance(field, models.DateTimeField) and kind == DELTA:
-        return "interval"
-    type_ = field.rel_db_type(connection) if field.primary_key else field.db_type(connection)
-    name = _MODIFIER.sub("", str(type_))
-    return "bpchar" if name in {"char", "character"} else name  # without its length, char has one character

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from django.db import DatabaseError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import write_behind_options
-from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.errors import WriteBehindDamagedError, WriteBehindVersionError
 from cachebackend.writebehind.apply import Applied, apply_batch
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
 from cachebackend.writebehind.limits import limit_locks
-from cachebackend.writebehind.refusals import LOCKED, Refusal, refusal_of
+from cachebackend.writebehind.refusals import LOCKED, TOO_LARGE, Refusal, refusal_of
+from cachebackend.writebehind.stored_columns import read_stored_columns
+from cachebackend.writebehind.versions import columns_fault, has_other_types
 
 __all__ = ["Bisection"]
 
@@ -37,6 +39,7 @@ class Bisection:
     def __init__(self, model: type[models.Model], using: str) -> None:
         self._model = model
         self._using = using
+        self._stored = read_stored_columns(model, using)
         self._chunk_rows = write_behind_options().batch_rows
         self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
         self._is_table_well = False
@@ -52,9 +55,19 @@ class Bisection:
 
         Raises:
             django.db.Error: The error is not one row's own: the batch must be retried.
+            WriteBehindVersionError: The batch must wait for a worker of another version.
         """
         if not batch:
             return
+        if fault := self.version_fault(column for group in batch for column, _ in group.shape):
+            raise WriteBehindVersionError(fault)
+        self._apply_or_halve(batch)
+
+    def version_fault(self, columns: Iterable[str]) -> str | None:
+        """Return why a write of some columns waits for a worker of another version; None if it does not."""
+        return columns_fault(self._model, columns, self._stored)
+
+    def _apply_or_halve(self, batch: Sequence[RowGroup]) -> None:
         try:
             applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
@@ -66,13 +79,13 @@ class Bisection:
             self._require_well_table(batch)
             if len(rows) > 1 and self._has_time():
                 middle = len(rows) // 2
-                self.apply(group_rows(rows[:middle]))
-                self.apply(group_rows(rows[middle:]))
+                self._apply_or_halve(group_rows(rows[:middle]))
+                self._apply_or_halve(group_rows(rows[middle:]))
                 return
             if len(rows) > 1:
                 found = f"One of {len(rows)} rows, too many to find it in time; this row may be fine: "
                 refusal = refusal._replace(text=found + refusal.text)
-            self.refused += [(row, refusal) for row in rows]
+            self.refused += [(row, self._of_version(row, refusal)) for row in rows]
         else:
             refused, applied.refused = applied.refused, {}
             if refused:
@@ -90,9 +103,17 @@ class Bisection:
         refused, self.refused = self.refused, []
         for row, refusal in refused:
             if self._has_time() and refusal.sqlstate not in {"", LOCKED}:
-                self.apply(group_rows([row]))
+                self._apply_or_halve(group_rows([row]))
             else:
                 self.refused.append((row, refusal))
+
+    def _of_version(self, row: BatchRow, refusal: Refusal) -> Refusal:
+        """Return the refusal of a row; if the table is of another version, the row waits for a deploy."""
+        if refusal.sqlstate not in TOO_LARGE:
+            return refusal
+        columns = (column for column, _ in row.changes)
+        is_other = has_other_types(self._model, self._using, columns, self._stored)
+        return refusal._replace(is_of_other_version=is_other)
 
     def _has_time(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._deadline
@@ -114,6 +135,6 @@ class Bisection:
             cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
             if self._lock_ms is not None:
                 limit_locks(self._using, self._lock_ms)
-            applied = apply_batch(self._model, self._using, batch, self._chunk_rows)
+            applied = apply_batch(self._model, self._using, batch, self._stored, self._chunk_rows)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied

@@ -37,7 +37,6 @@ from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.parked import Outcome, apply_or_park, is_due
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
 from cachebackend.writebehind.status import databases
-from cachebackend.writebehind.versions import require_same_version
 from cachebackend.writebehind.waiting import landed
 
 __all__ = ["Drained", "drain", "drop", "due_databases"]
@@ -235,7 +234,6 @@ class _Drain:
             rows = read_batch(self._model, batch, encodings)
         except WriteBehindDamagedError as error:
             raise self._damaged(state, number, error) from error
-        require_same_version(self._model, self.using, rows)
         outcome = apply_or_park(self._model, self.using, self._partition, number, rows)
         invalidate_rows(self._model, outcome.applied.touched, self.using)
         return outcome

@@ -262,13 +262,18 @@ def _apply_first(
 ) -> tuple[Applied, dict[str, Refusal]]:
     """Apply one parked write of each row; return what was applied, and the refusals by key."""
     rows, refused = [], {}
+    bisection = Bisection(model, using)
     for write in parked:
         try:
-            rows.append(row_of(write, model))
+            row = row_of(write, model)
         except Exception as error:  # noqa: BLE001  # the kind of the key may have changed since
             raise_interrupt(error)
             refused[write.key] = Refusal(f"The parked write cannot be read: {error}")
-    bisection = Bisection(model, using)
+            continue
+        if fault := bisection.version_fault(column for column, _ in row.changes):
+            refused[write.key] = Refusal(fault, is_of_other_version=True)
+        else:
+            rows.append(row)
     bisection.apply(group_rows(rows))
     bisection.apply_refused_again()
     refused |= {_key_text(model, row.pk): refusal for row, refusal in bisection.refused}

@@ -8,10 +8,12 @@ from django.db import DataError
 
 from cachebackend.errors import WriteBehindDamagedError
 
-__all__ = ["LOCKED", "Refusal", "refusal_of"]
+__all__ = ["LOCKED", "TOO_LARGE", "Refusal", "refusal_of"]
 
 #: The SQLSTATE of a row that another transaction holds for longer than the drain waits.
 LOCKED = "55P03"
+#: The SQLSTATEs of a text that is too long, and of a number that is too large, for its column.
+TOO_LARGE = frozenset({"22001", "22003"})
 #: The SQLSTATE of a reference to a row that does not exist yet, or of a row to which there still is one.
 _REFERENCE = "23503"
 #: SQLSTATE prefixes of the errors that no row causes: of the connection, the transaction's state (such as
@@ -26,15 +28,17 @@ class Refusal(NamedTuple):
     Attributes:
         text: The error.
         sqlstate: Its code; empty if Postgres did not report it.
+        is_of_other_version: Whether the table is not as the model of this process describes it.
     """
 
     text: str
     sqlstate: str = ""
+    is_of_other_version: bool = False
 
     @property
     def waits(self) -> bool:
-        """Whether the write may succeed later without a person: it waits for another row or transaction."""
-        return self.sqlstate in {LOCKED, _REFERENCE}
+        """Whether the write may succeed later by itself: it waits for a row, a transaction or a deploy."""
+        return self.is_of_other_version or self.sqlstate in {LOCKED, _REFERENCE}
 
 
 def refusal_of(error: Exception) -> Refusal | None:

@@ -288,3 +288,160 @@ def test_a_value_of_a_newer_type_waits_for_newer_code(deploys: Deploys) -> None:
     deploys.run(new)
     drain_all()
     assert new.objects.get().value == Decimal("1.2345")
+
+
+FLOAT = models.FloatField(null=True)
+MOMENT = datetime(2026, 5, 1, 13, 45, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value"),
+    [
+        (decimal(4), decimal(2), Decimal("1.2345")),
+        (FLOAT, INTEGER, 1.5),
+        (decimal(2), INTEGER, Decimal("1.50")),
+        (models.DateTimeField(null=True), models.DateField(null=True), MOMENT),
+        (FLOAT, decimal(18), 0.1 + 0.2),
+    ],
+)
+def test_a_worker_whose_model_differs_from_the_table_rounds_nothing(
+    before: Any, after: Any, value: Any, deploys: Deploys
+) -> None:
+    """It runs the code before a migration, or the code after it: its drains and retries wait."""
+    model = deploys.deploy(value=before)
+    model.objects.create(pk=1)
+    model.behind.update(1, value=value)
+    other = deploys.version(value=after)
+    deploys.migrate(other)
+    with pytest.raises(WriteBehindVersionError, match="agrees with the table"):
+        drain_all()
+    assert "agrees with the table" in str(next_fault(model))
+    deploys.migrate(model)
+    drain_all()
+    assert model.objects.get().value == value
+
+
+def test_a_worker_lands_values_that_the_table_holds_exactly(deploys: Deploys) -> None:
+    """The table has more decimal places than the worker's model."""
+    old = deploys.deploy(value=decimal(2))
+    old.objects.create(pk=1)
+    old.behind.update(1, value=Decimal("1.25"))
+    new = deploys.version(value=decimal(4))
+    deploys.migrate(new)
+    drain_all()
+    assert new.objects.get().value == Decimal("1.25")
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "value"),
+    [
+        (INTEGER, models.BigIntegerField(null=True), 3_000_000_000),
+        (models.SmallIntegerField(null=True), INTEGER, 70_000),
+        (models.GenericIPAddressField(null=True), models.CharField(max_length=50, null=True), "hello"),
+    ],
+)
+def test_an_old_worker_lands_values_that_only_the_newer_table_holds(
+    narrow: Any, wide: Any, value: Any, deploys: Deploys
+) -> None:
+    """The values have the type of the table, not that of the worker's model."""
+    old = deploys.deploy(value=narrow)
+    old.objects.create(pk=1)
+    new = deploys.deploy(value=wide)
+    new.behind.update(1, value=value)
+    deploys.run(old)
+    assert drain_all()[0].parked == 0
+    assert new.objects.get().value == value
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "value"),
+    [
+        (INTEGER, models.BigIntegerField(null=True), 3_000_000_000),
+        (models.CharField(max_length=3, null=True), models.CharField(max_length=9, null=True), "hello"),
+    ],
+)
+def test_a_value_that_is_too_large_before_the_migration_waits_for_it(
+    narrow: Any, wide: Any, value: Any, deploys: Deploys
+) -> None:
+    """Newer code runs before its migration: no person has to retry the write."""
+    old = deploys.deploy(value=narrow)
+    old.objects.create(pk=1)
+    new = deploys.version(value=wide)
+    deploys.run(new)
+    new.behind.update(1, value=value)
+    [drained] = drain_all()
+    assert (drained.parked, drained.waiting) == (0, 1)
+    deploys.migrate(new)
+    writebehind.retry_waiting("default", due_only=False)
+    assert new.objects.get().value == value
+
+
+def test_a_value_that_is_too_large_for_its_own_column_is_parked_for_a_person(deploys: Deploys) -> None:
+    """The table is of the worker's own version, so no migration makes it fit."""
+    model = deploys.deploy(value=INTEGER, name=models.CharField(max_length=3, null=True), price=decimal(2))
+    model.objects.create(pk=1, value=2**31 - 1)
+    model.behind.update(1, value=F("value") + 1, name="abc", price=Decimal(1))
+    [drained] = drain_all()
+    assert (drained.parked, drained.waiting) == (1, 0)
+
+
+def test_a_waiting_write_is_not_frozen_by_the_retry_of_an_old_worker(deploys: Deploys) -> None:
+    """A column that the old worker does not know; the newer worker retries the write by itself."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    old.objects.create(pk=2, value=0)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    new.behind.update(1, other=5)
+    new.behind.update(2, value=5)
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM shop_gauge FOR UPDATE")
+        assert drain_all()[0].waiting == 2
+    other.close()
+    deploys.run(old)
+    assert writebehind.retry_waiting("default", due_only=False).applied == 1
+    assert "newer code" in ParkedWrite.objects.get().error
+    deploys.run(new)
+    new.behind.update(1, value=7)
+    drain_all()
+    assert writebehind.retry_waiting("default", due_only=False).applied == 2
+    assert list(new.objects.order_by("pk").values_list("value", "other")) == [(7, 5), (5, None)]
+
+
+def test_a_parked_write_is_not_rounded_by_a_retry(deploys: Deploys) -> None:
+    """The worker's model has more decimal places than the table."""
+    old = deploys.deploy(value=decimal(2))
+    old.objects.create(pk=1)
+    new = deploys.version(value=decimal(4))
+    deploys.run(new)
+    changes = ormsgpack.packb({"marker": b"", "changes": [["value", b"p", b"=12345"]], "codes": ["n4"]})
+    ParkedWrite.objects.create(label="shop.gauge", batch=1, partition=0, key="1", changes=changes)
+    assert command("retry", "--all", code=1)["left"] == 1
+    deploys.migrate(new)
+    assert command("retry", "--all")["landed"] == 1
+    assert new.objects.get().value == Decimal("1.2345")
+
+
+@pytest.mark.parametrize(
+    ("native", "value"),
+    [("mood", "sad"), ("uuid", "6f0c4a2c-7d7e-4a43-8f2f-1c2f0c0c0c0c"), ("jsonb", "{}"), ("integer", "5")],
+)
+def test_a_text_field_over_a_column_of_another_type_is_written(
+    native: str, value: str, deploys: Deploys
+) -> None:
+    """The ORM writes it; a value that the type refuses parks its row, and the other rows land."""
+    model = deploys.deploy(value=models.CharField(max_length=50, null=True))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        cursor.execute("ALTER TABLE shop_gauge DROP COLUMN value")
+        cursor.execute(f"ALTER TABLE shop_gauge ADD COLUMN value {native}")
+    try:
+        model.objects.create(pk=1)
+        model.objects.create(pk=2)
+        model.behind.update_many({1: {"value": value}, 2: {"value": "no such value"}})
+        [drained] = drain_all()
+        assert (drained.rows, drained.parked) == (1, 1)
+        assert str(model.objects.get(pk=1).value) == value
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TYPE mood CASCADE")

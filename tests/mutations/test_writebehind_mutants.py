@@ -16,7 +16,17 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.node import Breaker
 from cachebackend.protocol.queue import drain_requests, fold, seal
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind import apply, changes, checkpoints, drains, merged_row, reads, samples, seals
+from cachebackend.writebehind import (
+    apply,
+    bisection,
+    changes,
+    checkpoints,
+    drains,
+    merged_row,
+    reads,
+    samples,
+    seals,
+)
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
 from cachebackend.writebehind.queue import project_queue
@@ -317,3 +327,15 @@ def test_queued_row_that_refuses_every_save(meter: Meter, monkeypatch: Patch) ->
     monkeypatch.setattr(merged_row, "mark_queued", lambda instance, _: mark(instance, columns))
     with pytest.raises(WriteBehindRefusedError):
         test_writebehind_reads.test_an_instance_with_queued_writes_is_not_saved(meter)
+
+
+def test_table_not_asked_for_its_types(deploys: Any, monkeypatch: Patch) -> None:
+    """A batch is applied by the model's types; the table rounds its values."""
+    monkeypatch.setattr(bisection.Bisection, "version_fault", lambda *_: None)
+    assert is_caught(
+        test_writebehind_versions.test_a_worker_whose_model_differs_from_the_table_rounds_nothing,
+        test_writebehind_versions.FLOAT,
+        test_writebehind_versions.INTEGER,
+        1.5,
+        deploys,
+    )

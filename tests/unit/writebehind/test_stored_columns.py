@@ -1,0 +1,49 @@
+"""The columns of a table, as far as no database is needed."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import models
+
+from cachebackend.writebehind.stored_columns import StoredColumn, _code, is_declared_type
+from tests.shop.models import Meter
+
+
+@pytest.mark.parametrize(
+    ("type_name", "modifier", "code"),
+    [
+        ("numeric", (12 << 16 | 4) + 4, "n4"),
+        ("numeric", -1, None),
+        ("int4", -1, "i"),
+        ("varchar", 54, "s"),
+        ("money", -1, None),
+    ],
+)
+def test_a_type_of_postgres_has_the_code_of_its_columns_encoding(
+    type_name: str, modifier: int, code: str | None
+) -> None:
+    """A type that write-behind does not write has none."""
+    assert _code(type_name, modifier) == code
+
+
+@pytest.mark.parametrize(
+    ("declared", "full_type", "is_declared"),
+    [
+        ("varchar(5)", "character varying(5)", True),
+        ("varchar(9)", "character varying(5)", False),
+        ("char(5)", "character(5)", True),
+        ("numeric(9, 2)", "numeric(9,2)", True),
+        ("bigint", "integer", False),
+        ("integer", "bigint", False),
+        ("timestamp with time zone", "timestamp with time zone", True),
+    ],
+)
+def test_a_column_has_the_type_that_its_field_declares(
+    declared: str, full_type: str, is_declared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django and Postgres write the same type in different ways."""
+    field = Meter._meta.get_field("level")
+    assert isinstance(field, models.Field)
+    monkeypatch.setattr(field, "db_type", lambda _: declared)
+    stored = {"level": StoredColumn("", full_type, None)}
+    assert is_declared_type(field, "default", stored) == is_declared

@@ -87,6 +87,15 @@ def services() -> Services:
     return RUNNING["services"]
 
 
+@pytest.fixture(scope="session")
+def new_node(services: Services) -> Iterator[str]:
+    """The URL of a second queue node with an append-only file."""
+    settings = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+    services.add_node("queue-new", *settings)
+    yield services.node_url("queue-new")
+    services.kill("queue-new")
+
+
 @pytest.fixture
 def empty_nodes(services: Services) -> Iterator[None]:
     """Empty ring and queue nodes, and counters that begin at zero."""

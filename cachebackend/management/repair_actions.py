@@ -69,9 +69,11 @@ class RepairActions(ReportCommand):
         return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
 
     def _removed(self, options: dict[str, Any]) -> Report:
-        removed = {each.label: each for each in writebehind.removed_models()}
+        found = writebehind.removed_models()
+        removed = {each.label: each for each in found}
         for label in filter(None, (options["drop"], options["drain"])):
             if label not in removed:
+                found.complete()  # else another server may hold them
                 message = f"no writes of a removed model {label!r} are queued or parked"
                 raise CommandError(message)
         data: dict[str, Any] = {}
@@ -95,16 +97,18 @@ class RepairActions(ReportCommand):
             data["rows"] = writebehind.drain_removed(removed[label], into)
             self.say(f"{data['rows']} rows of {into._meta.label} were changed")
         if data:
-            removed = {each.label: each for each in writebehind.removed_models()}
-        for each in removed.values():
+            found = writebehind.removed_models()
+        self.say_unanswered(found.errors)
+        for each in found:
             self.say(
                 f"{each.label}: {len(each.partitions)} partitions with writes, {each.parked} parked writes"
             )
         models = [
             {"model": each.label, "partitions": list(map(str, each.partitions)), "parked": each.parked}
-            for each in removed.values()
+            for each in found
         ]
-        return Report(data | {"models": models}, not removed)
+        unanswered = {name: str(error) for name, error in found.errors.items()}
+        return Report(data | {"models": models, "unanswered": unanswered}, not (found or unanswered))
 
     def _repair(self, options: dict[str, Any]) -> Report:
         faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]

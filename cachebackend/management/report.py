@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
@@ -133,6 +133,11 @@ class ReportCommand(BaseCommand):
         """Print a line for people."""
         if not self.is_json:
             self.stdout.write(text)
+
+    def say_unanswered(self, errors: Mapping[str, object]) -> None:
+        """Print for each server that did not answer that the report does not cover it, and its error."""
+        for name, error in errors.items():
+            self.say(f"not well: {name} did not answer, so what it holds is not known: {error}")
 
     def say_progress(self, text: str) -> None:
         """Print a line about work that is not finished, to the error stream."""

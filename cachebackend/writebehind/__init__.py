@@ -8,6 +8,7 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 ``cachebackend.tasks``), and never writes to a cached value.
 """
 
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drain_requests import begin_drain, request_drains
 from cachebackend.writebehind.drains import Drained, drain, due_databases
 from cachebackend.writebehind.keys import uuid7
@@ -24,11 +25,12 @@ from cachebackend.writebehind.removed import (
     would_replace_newer,
 )
 from cachebackend.writebehind.repair import Fault, find_faults, repair
-from cachebackend.writebehind.seals import dirty_partitions, seal_dirty
+from cachebackend.writebehind.seals import dirty_partitions, find_dirty, seal_dirty
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 from cachebackend.writebehind.waiting import landed
 
 __all__ = [
+    "Answers",
     "Drained",
     "Fault",
     "LockHolder",
@@ -46,6 +48,7 @@ __all__ = [
     "drain_removed",
     "drop_removed",
     "due_databases",
+    "find_dirty",
     "find_faults",
     "landed",
     "lock_holders",

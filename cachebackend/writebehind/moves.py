@@ -17,6 +17,7 @@ from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import stored_checkpoints
 from cachebackend.writebehind.queue import configured_partitions, project_queue
 from cachebackend.writebehind.status import faults_of_node
@@ -89,17 +90,17 @@ def node_moves() -> tuple[list[NodeMoves], list[str]]:
     return nodes, gone
 
 
-def moved_partitions(client: QueueClient) -> list[Partition]:
+def moved_partitions(client: QueueClient) -> Answers[Partition]:
     """Return the partitions with a queue on a node that they have left, which is not ended yet.
 
-    Only while nodes are retiring. If the database does not answer, none is returned.
+    Only while nodes are retiring. If the database does not answer, none is known.
     """
     if not client.options.retiring:
-        return []
+        return Answers()
     try:
-        return list(dict.fromkeys(partition for partition, _, is_left in _queues(client) if is_left))
-    except Error:  # the drains report it
-        return []
+        return Answers(dict.fromkeys(partition for partition, _, is_left in _queues(client) if is_left))
+    except Error as error:
+        return Answers(errors={"the database": error})
 
 
 def _queues(client: QueueClient) -> Iterator[tuple[Partition, QueueState, bool]]:

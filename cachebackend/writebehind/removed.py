@@ -6,18 +6,19 @@ So a person decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import models, router
+from django.db import Error, models, router
 from django.db.models import Count, Max
 
 from cachebackend.errors import WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drains import drain, drop
 from cachebackend.writebehind.queue import model_named
-from cachebackend.writebehind.seals import dirty_partitions
+from cachebackend.writebehind.seals import find_dirty
 from cachebackend.writebehind.status import databases
 
 __all__ = ["RemovedModel", "drain_removed", "drop_removed", "removed_models", "would_replace_newer"]
@@ -42,28 +43,37 @@ class RemovedModel:
     databases: Sequence[str] = ()
 
 
-def removed_models() -> list[RemovedModel]:
-    """Return the models that are gone and that have queued or parked writes, by label.
-
-    Raises:
-        NodeUnavailableError: No queue node answered.
-    """
+def removed_models() -> Answers[RemovedModel]:
+    """Return the models that are gone and that have queued or parked writes, by label."""
+    dirty = find_dirty()
     queued: dict[str, dict[Partition, float]] = {}
-    for partition, since in dirty_partitions():
+    for partition, since in dirty:
         queued.setdefault(partition.label, {})[partition] = since
     parked: dict[str, dict[str, int]] = {}
+    drained: dict[str, list[str]] = {}
+    errors = dirty.errors
     for using in databases():
         counted = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
-        for row in counted:
-            parked.setdefault(row["label"], {})[using] = row["count"]
+        try:
+            for row in counted:
+                parked.setdefault(row["label"], {})[using] = row["count"]
+            labels = WriteBehindCheckpoint.objects.using(using).values_list("label", flat=True)
+            for label in labels.distinct():
+                drained.setdefault(label, []).append(using)
+        except Error as error:
+            errors[f"database {using!r}"] = error
     gone = [label for label in sorted({*queued, *parked}) if model_named(label) is None]
-    return [_removed_model(label, queued.get(label, {}), parked.get(label, {})) for label in gone]
-
-
-def _removed_model(label: str, queued: Mapping[Partition, float], parked: Mapping[str, int]) -> RemovedModel:
-    since = min(queued.values(), default=None)
-    used = [using for using in databases() if using in parked or _checkpoints(using, label).exists()]
-    return RemovedModel(label, list(queued), sum(parked.values()), since, used)
+    found = [
+        RemovedModel(
+            label,
+            list(queued.get(label, {})),
+            sum(parked.get(label, {}).values()),
+            min(queued.get(label, {}).values(), default=None),
+            sorted({*parked.get(label, {}), *drained.get(label, [])}),
+        )
+        for label in gone
+    ]
+    return Answers(found, errors)
 
 
 def drop_removed(removed: RemovedModel) -> int:

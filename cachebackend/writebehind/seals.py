@@ -12,12 +12,13 @@ from cachebackend.client import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.backoff import database_backoff
 from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.queue import project_queue, syncing_queue
 from cachebackend.writebehind.samples import Sample, by_database, store_samples
 
-__all__ = ["dirty_partitions", "seal_dirty"]
+__all__ = ["dirty_partitions", "find_dirty", "seal_dirty"]
 
 logger = logging.getLogger("cachebackend")
 
@@ -27,18 +28,30 @@ def dirty_partitions() -> list[tuple[Partition, float]]:
 
     Those are the partitions with queued writes, and those with a queue on a node that they have
     left: it is marked as ended when it is empty.
+
+    Raises:
+        RingCacheError: A queue node did not answer: it may hold writes of more partitions.
+        django.db.Error: A database did not answer, while nodes are replaced.
     """
+    return find_dirty().complete()
+
+
+def find_dirty() -> Answers[tuple[Partition, float]]:
+    """Return the partitions to drain, as ``dirty_partitions``, of the servers that answer."""
     client = project_queue()
-    dirty = client.run(protocol.dirty(client.context))
+    dirty, unanswered = client.run(protocol.dirty(client.context))
+    moved = moved_partitions(client)
+    names = {f"node {client.options.all_nodes[node].name!r}": error for node, error in unanswered.items()}
     now = SYSTEM_CLOCK.now()
-    return list((dict.fromkeys(moved_partitions(client), now) | dirty).items())
+    return Answers((dict.fromkeys(moved, now) | dirty).items(), names | moved.errors)
 
 
 def seal_dirty() -> list[Partition]:
     """Seal the open batch of each partition with queued writes, so that it can be drained.
 
     All seals of a node are synced to its disk together, before any drain starts, and sampled in the
-    database. If a node fails, its partitions are left out and the error is logged.
+    database. If a node fails, its partitions are left out and the error is logged: the next tick
+    finds them.
 
     Returns:
         The partitions to drain, as ``dirty_partitions``.
@@ -47,7 +60,11 @@ def seal_dirty() -> list[Partition]:
         NodeUnavailableError: No queue node answered.
     """
     client = project_queue()
-    dirty = client.run(protocol.dirty(client.context))
+    dirty, unanswered = client.run(protocol.dirty(client.context))
+    for error in unanswered.values():
+        if len(unanswered) == len(client.context.nodes):
+            raise error
+        logger.warning("write-behind: %s; the writes queued there are not drained", error)
     partitions = dict.fromkeys([*dirty, *moved_partitions(client)])
     if not dirty or client.options.durability == "memory":
         return list(partitions)

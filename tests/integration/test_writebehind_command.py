@@ -40,7 +40,7 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
     assert "1 changes are queued" in out.getvalue()
     assert command("drain") == {
         "batches": 1, "rows": 1, "missing": 0, "parked": 0,
-        "waiting": 0, "left": 0, "partitions": {},
+        "waiting": 0, "left": 0, "partitions": {}, "unanswered": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
 

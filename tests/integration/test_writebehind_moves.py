@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from django.db.models import F
@@ -20,15 +20,6 @@ from tests.shop.models import Meter
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 #: The old and the new nodes.
 MOVES = [("a", "b"), ("a", "ab"), ("ab", "a"), ("ab", "b")]
-
-
-@pytest.fixture(scope="module")
-def new_node(services: Services) -> Iterator[str]:
-    """The URL of a second queue node with an append-only file."""
-    settings = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
-    services.add_node("queue-new", *settings)
-    yield services.node_url("queue-new")
-    services.kill("queue-new")
 
 
 @pytest.fixture

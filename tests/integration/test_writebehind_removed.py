@@ -72,9 +72,9 @@ def test_writes_of_a_removed_model_are_dropped(meter: Meter) -> None:
             queue_as_gone(meter, count)
         ParkedWrite.objects.create(label=GONE, partition=0, batch=1, key="1", changes=b"", error="no")
         assert command("removed", "--drop", GONE, code=1) == {"dropped": 0}
-        assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": []}
+        assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": [], "unanswered": {}}
         assert not ParkedWrite.objects.exists()
-        assert command("removed") == {"models": []}
+        assert command("removed") == {"models": [], "unanswered": {}}
         queue_as_gone(meter, 100)
         assert writebehind.drain(Partition(GONE, 0), into=Meter).rows == 1
     assert Meter.objects.get(pk=meter.pk).count == 100
@@ -148,6 +148,6 @@ def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch
         with pytest.raises(CommandError, match="belong to the database 'lite'.*shop.Meter .*'default'"):
             call_command("writebehind", "removed", "--drain", GONE, "--into", "shop.Meter")
         assert Meter.objects.get(pk=meter.pk).count == 0
-        assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": []}
+        assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": [], "unanswered": {}}
         assert (checkpoints.get().batch, parked.count()) == (1, 0)
         assert not WriteBehindCheckpoint.objects.exists()

@@ -147,7 +147,8 @@ class Command(ParkedActions, RepairActions):
         deadline = time.monotonic() + options["timeout"]
         counts = {"batches": 0, "rows": 0, "missing": 0, "parked": 0, "waiting": 0}
         errors: dict[Partition, Exception] = {}
-        while dirty := [partition for partition, _ in writebehind.dirty_partitions()]:
+        while found := writebehind.find_dirty():
+            dirty = [partition for partition, _ in found]
             # A partition that stopped stays stopped until a person repairs it
             awaited = [each for each in dirty if not isinstance(errors.get(each), WriteBehindStoppedError)]
             if not awaited or time.monotonic() > deadline:
@@ -158,28 +159,37 @@ class Command(ParkedActions, RepairActions):
             self.say_progress(f"{counts['rows']} rows drained; {len(dirty)} partitions held writes")
             if counts["batches"] == before:  # another worker drains them, or the database is down
                 time.sleep(RETRY_SECONDS)
-        self._retry_waiting(counts)
+        unanswered = {name: str(error) for name, error in found.errors.items()} | self._retry_waiting(counts)
+        dirty = [partition for partition, _ in found]
         for partition in dirty:
             if partition in errors:
                 self.say(f"{partition}: {errors[partition]}")
+        self.say_unanswered(unanswered)
         self.say(
             f"{counts['rows']} rows drained, {counts['parked']} parked, {counts['waiting']} wait for other "
             f"rows or locks; {len(dirty)} partitions hold writes"
         )
         remaining = {str(partition): str(errors.get(partition, "")) for partition in dirty}
-        return Report(counts | {"left": len(remaining), "partitions": remaining}, not remaining)
+        data = counts | {"left": len(remaining), "partitions": remaining, "unanswered": unanswered}
+        return Report(data, not (remaining or unanswered))
 
-    def _retry_waiting(self, counts: dict[str, int]) -> None:
-        """Retry the writes that waited for rows that are drained now, until no retry applies one."""
+    def _retry_waiting(self, counts: dict[str, int]) -> dict[str, str]:
+        """Retry the writes that waited for rows that are drained now, until no retry applies one.
+
+        Returns:
+            For each database that failed its error.
+        """
+        unanswered = {}
         for using in writebehind.databases():
             try:
                 while (retried := writebehind.retry_waiting(using, due_only=False)).applied:
                     counts["rows"] += retried.applied
             except Error as error:
-                self.say(f"the writes that wait in {using!r} were not retried: {error}")
+                unanswered[f"database {using!r}"] = str(error)
                 close_old_connections()
             else:
                 counts["waiting"] += len(retried.remaining)
+        return unanswered
 
     def _partitions(self, options: dict[str, Any]) -> Report:
         count = writebehind.change_partitions(options["count"], lambda: self._drain(options))

@@ -51,27 +51,26 @@ class QueueState:
     bytes: int = 0
 
 
-def dirty(queue: QueueContext) -> Operation[dict[Partition, float]]:
+def dirty(queue: QueueContext) -> Operation[tuple[dict[Partition, float], dict[int, RingCacheError]]]:
     """Return the partitions with queued writes and the time of each one's oldest, in one round trip.
 
-    Raises:
-        NodeUnavailableError: No queue node answered. If at least one answered, its partitions
-            are returned.
+    Returns:
+        The partitions of the nodes that answered, and by node the errors of the others.
     """
     replies = yield Send(
         [(node, (b"ZRANGE", queue.dirty, b"0", b"-1", b"WITHSCORES")) for node in queue.nodes]
     )
-    failures = [reply for reply in replies if isinstance(reply, RingCacheError)]
-    if len(failures) == len(replies):
-        raise failures[0]
     oldest: dict[Partition, float] = {}
-    for reply in replies:
-        if not isinstance(reply, RingCacheError):
-            for name, score in pairs_of(reply):
-                partition, since = Partition.parse(name), float(score) / 1000
-                if partition is not None:
-                    oldest[partition] = min(since, oldest.get(partition, since))
-    return oldest
+    errors: dict[int, RingCacheError] = {}
+    for node, reply in zip(queue.nodes, replies, strict=True):
+        if isinstance(reply, RingCacheError):
+            errors[node] = reply
+            continue
+        for name, score in pairs_of(reply):
+            partition, since = Partition.parse(name), float(score) / 1000
+            if partition is not None:
+                oldest[partition] = min(since, oldest.get(partition, since))
+    return oldest, errors
 
 
 def queue_states(

@@ -12,7 +12,8 @@ database does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from django.db import router, transaction
 from django.utils import timezone
@@ -27,47 +28,68 @@ from cachebackend.writebehind.queue import model_named
 
 __all__ = ["Sample", "by_database", "store_samples"]
 
-#: A queue, and its state after its seals were synced to disk.
-Sample = tuple[QueueState, Sealed]
+
+class Sample(NamedTuple):
+    """A queue as it was sampled. While nodes are replaced a partition has several queues.
+
+    Attributes:
+        partition: The partition.
+        state: The queue.
+        sealed: Its state after its seals were synced to disk.
+    """
+
+    partition: Partition
+    state: QueueState
+    sealed: Sealed
 
 
-def by_database(samples: Mapping[Partition, Sample]) -> dict[str, dict[Partition, Sample]]:
+def by_database(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """Return samples by the alias of the database to which their partitions are drained."""
-    databases: dict[str, dict[Partition, Sample]] = {}
-    for partition, sample in samples.items():
-        if (model := model_named(partition.label)) is not None and sample[1].seal:
-            databases.setdefault(router.db_for_write(model), {})[partition] = sample
+    databases: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if (model := model_named(sample.partition.label)) is not None and sample.sealed.seal:
+            databases.setdefault(router.db_for_write(model), []).append(sample)
     return databases
 
 
-def store_samples(client: QueueClient, using: str, samples: Mapping[Partition, Sample]) -> None:
+def store_samples(client: QueueClient, using: str, samples: Iterable[Sample]) -> None:
     """Store samples of queues in their checkpoints.
 
     A checkpoint that is locked is left out: its queue is being drained, up to the sealed batch. So is
     one that its queue contradicts: it keeps what the queue had, until the partition is repaired.
 
+    A queue that was ended and has a sealed batch that is not drained is in use again: its partition has
+    returned to its node.
+
     Raises:
         django.db.Error: The database failed.
     """
-    by_incarnation = {sample[0].incarnation: sample for sample in samples.values()}
+    by_incarnation = {sample.state.incarnation: sample for sample in samples}
     checkpoints = WriteBehindCheckpoint.objects.using(using).filter(incarnation__in=by_incarnation)
     existing = set(checkpoints.values_list("incarnation", flat=True))
-    for partition, (state, _) in samples.items():
-        if state.incarnation not in existing:
-            _create(client, using, partition, state)
+    for incarnation, sample in by_incarnation.items():
+        if incarnation not in existing:
+            _create(client, using, sample.partition, sample.state)
     with transaction.atomic(using=using):
         unlocked = list(checkpoints.select_for_update(skip_locked=True).order_by("pk"))
         for checkpoint in unlocked:
-            state, sealed = by_incarnation[checkpoint.incarnation]
-            number = state.done + 1  # a drain may have deleted that batch since, and `done` may be higher
-            seals = {state.done: sealed.previous_seal, number: sealed.seal}
-            is_latest = number >= checkpoint.sampled_batch  # else another tick was later
-            if is_latest and mismatch_of(checkpoint, sealed.open_batch, sealed.done, seals) is None:
-                checkpoint.sampled_open = max(checkpoint.sampled_open, sealed.open_batch)
-                checkpoint.sampled_batch, checkpoint.sampled_seal = number, sealed.seal
-                checkpoint.sampled_at = timezone.now()
-        names = ["sampled_open", "sampled_batch", "sampled_seal", "sampled_at"]
+            _store(checkpoint, by_incarnation[checkpoint.incarnation])
+        names = ["sampled_open", "sampled_batch", "sampled_seal", "sampled_at", "is_ended"]
         WriteBehindCheckpoint.objects.using(using).bulk_update(unlocked, names)
+
+
+def _store(checkpoint: WriteBehindCheckpoint, sample: Sample) -> None:
+    """Set a queue's sample in its checkpoint, unless that has a later one or contradicts it."""
+    _, state, sealed = sample
+    number = state.done + 1  # a drain may have deleted that batch since, and `done` may be higher
+    seals = {state.done: sealed.previous_seal, number: sealed.seal}
+    is_latest = number >= checkpoint.sampled_batch  # else another tick was later
+    if is_latest and mismatch_of(checkpoint, sealed.open_batch, sealed.done, seals) is None:
+        checkpoint.sampled_open = max(checkpoint.sampled_open, sealed.open_batch)
+        checkpoint.sampled_batch, checkpoint.sampled_seal = number, sealed.seal
+        checkpoint.sampled_at = timezone.now()
+        # The batch may be drained since, and the queue be ended after it
+        checkpoint.is_ended = checkpoint.is_ended and number <= checkpoint.batch
 
 
 def _create(client: QueueClient, using: str, partition: Partition, state: QueueState) -> None:

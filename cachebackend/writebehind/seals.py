@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from django.db import Error
 
@@ -74,11 +74,11 @@ def seal_dirty() -> list[Partition]:
             if isinstance(state, QueueState) and state.fields:
                 by_node.setdefault(node, {})[partition] = state
     syncing = syncing_queue()
-    samples: dict[Partition, Sample] = {}
+    samples: list[Sample] = []
     for states in by_node.values():
         try:
             sealed = syncing.run(protocol.seal_many(syncing.context, states))
-            samples |= {partition: (states[partition], each) for partition, each in sealed.items()}
+            samples += [Sample(partition, states[partition], each) for partition, each in sealed.items()]
         except RingCacheError as error:
             logger.error("write-behind: %s; the writes queued there are not drained", error)
             for partition in states:
@@ -87,7 +87,7 @@ def seal_dirty() -> list[Partition]:
     return list(partitions)
 
 
-def _sample(client: QueueClient, samples: Mapping[Partition, Sample]) -> None:
+def _sample(client: QueueClient, samples: Iterable[Sample]) -> None:
     """Store samples in the databases that can be reached; a drain reports why another one cannot."""
     for using, own in by_database(samples).items():
         if not database_backoff.wait_seconds(using):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from django.db.models import F
@@ -11,7 +12,7 @@ from django.test import override_settings
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.writebehind import waiting
+from cachebackend.writebehind import seals, waiting
 from cacheproject.services import Services
 from tests.fix_services import flush
 from tests.integration.write_behind import command, drain_all
@@ -155,3 +156,62 @@ def test_a_node_that_does_not_answer_is_not_done(urls: dict[str, str]) -> None:
         ("queue-new", True),
         ("away", False),
     ]
+
+
+def test_a_queue_that_is_in_use_again_is_sampled(urls: dict[str, str], meters: list[Meter]) -> None:
+    """Its partitions left and ended it before; a node that is emptied after a tick stops them."""
+    with on(urls, "a"):
+        add_one(meters)
+        tick()
+    for nodes, retiring in (("b", "a"), ("a", "b")):
+        with on(urls, nodes, retiring):
+            tick()
+            assert command("nodes")["done"]
+    with on(urls, "a"):
+        add_one(meters)
+        assert writebehind.seal_dirty()
+        flush(urls["a"])
+        with pytest.raises(WriteBehindStoppedError, match="was emptied or replaced"):
+            Meter.behind.get(meters[0].pk)
+        add_one(meters)
+        with pytest.raises(WriteBehindStoppedError):
+            drain_all()
+
+
+def test_a_sample_of_a_drained_batch_starts_no_ended_queue(
+    urls: dict[str, str], meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick is slow: the queue was drained and ended between its seals and its samples."""
+    stored = seals.store_samples
+
+    def late(*arguments: Any) -> None:
+        drain_all()
+        drain_all()
+        stored(*arguments)
+
+    with on(urls, "a"):
+        add_one(meters)
+    with on(urls, "b", "a"), monkeypatch.context() as patch:
+        patch.setattr(seals, "store_samples", late)
+        writebehind.seal_dirty()
+        assert command("nodes")["done"]
+    with on(urls, "b"):
+        assert command("nodes")["gone"] == []
+
+
+@pytest.mark.parametrize("emptied", ["a", "b"])
+def test_every_queue_of_a_partition_is_sampled(
+    urls: dict[str, str], meters: list[Meter], emptied: str
+) -> None:
+    """While nodes are replaced a partition has two queues with writes."""
+    with on(urls, "a"):
+        add_one(meters)
+        tick()
+        add_one(meters)
+    with on(urls, "b", "a"):
+        add_one(meters)
+        assert writebehind.seal_dirty()
+        assert Meter.behind.get(meters[0].pk).count == 3
+        flush(urls[emptied])
+        with pytest.raises(WriteBehindStoppedError, match="was emptied or replaced"):
+            Meter.behind.get(meters[0].pk)

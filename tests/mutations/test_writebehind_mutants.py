@@ -35,6 +35,7 @@ from cacheproject.services import Services
 from tests.integration import (
     test_writebehind,
     test_writebehind_drains,
+    test_writebehind_moves,
     test_writebehind_partitions,
     test_writebehind_reads,
     test_writebehind_repair,
@@ -48,6 +49,7 @@ Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
 meters = test_writebehind_partitions.meters
+urls = test_writebehind_moves.urls
 pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -248,6 +250,51 @@ def test_samples_of_an_older_queue_stored(meter: Meter, monkeypatch: Patch) -> N
     monkeypatch.setattr(samples, "mismatch_of", lambda *_: None)
     test = test_writebehind_repair.test_an_older_file_of_the_same_batch_is_noticed_after_a_tick
     assert is_caught(test, meter, 1, False)
+
+
+def test_one_queue_of_a_partition_sampled(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """Samples are stored by partition, so one of two queues has none."""
+    store = seals.store_samples
+
+    def by_partition(client: Any, using: str, queues: Any) -> None:
+        store(client, using, {each.partition: each for each in queues}.values())
+
+    monkeypatch.setattr(seals, "store_samples", by_partition)
+    test = test_writebehind_moves.test_every_queue_of_a_partition_is_sampled
+    assert is_caught(test, urls, meters, "b")
+
+
+def test_ended_queue_not_started_by_a_sample(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """A queue that is in use again counts as ended until its first drain."""
+    save = samples._store
+
+    def ended(checkpoint: Any, sample: Any) -> None:
+        is_ended = checkpoint.is_ended
+        save(checkpoint, sample)
+        checkpoint.is_ended = is_ended
+
+    monkeypatch.setattr(samples, "_store", ended)
+    assert is_caught(test_writebehind_moves.test_a_queue_that_is_in_use_again_is_sampled, urls, meters)
+
+
+def test_ended_queue_started_by_a_late_sample(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """A sample of a batch that is drained by now starts a queue that ended after it."""
+    save = samples._store
+
+    def started(checkpoint: Any, sample: Any) -> None:
+        save(checkpoint, sample)
+        checkpoint.is_ended = False
+
+    monkeypatch.setattr(samples, "_store", started)
+    test = test_writebehind_moves.test_a_sample_of_a_drained_batch_starts_no_ended_queue
+    with pytest.MonkeyPatch.context() as patch:
+        assert is_caught(test, urls, meters, patch)
 
 
 def test_reads_of_a_stopped_partition(meter: Meter, services: Services, monkeypatch: Patch) -> None:

@@ -47,12 +47,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def start_pgbouncer(services: Services) -> str:
     """Start pgbouncer in front of the database, and return its URL."""
     url = urlsplit(str(services.database_url))
-    server = pgbouncer_server(str(pgbouncer_binary()), services.folder, url.port or 5432)
+    binary, password = str(pgbouncer_binary()), str(url.password)
+    server = pgbouncer_server(binary, services.folder, url.port or 5432, password)
     POOLERS.append(server)
     os.environ["PGBOUNCER_DATABASE_PORT"] = str(url.port)
     server.start()
     server.wait_until_ready()
-    return url._replace(netloc=f"{url.username}@{url.hostname}:{server.port}").geturl()
+    return url._replace(netloc=f"{url.username}:{password}@{url.hostname}:{server.port}").geturl()
 
 
 def needs_servers(given: Any) -> bool:

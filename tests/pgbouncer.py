@@ -15,12 +15,13 @@ __all__ = ["pgbouncer_binary", "pgbouncer_server"]
 
 _CONFIGURATION = """
 [databases]
-* = host=127.0.0.1 port={database_port} user=postgres
+* = host=127.0.0.1 port={database_port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
-auth_type = any
+auth_type = md5
+auth_file = {users}
 pool_mode = transaction
 max_client_conn = 200
 default_pool_size = 25
@@ -32,22 +33,27 @@ def pgbouncer_binary() -> str | None:
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
 
 
-def pgbouncer_server(binary: str, folder: Path, database_port: int) -> Server:
-    """Return a pgbouncer, not started, in front of the Postgres at a port."""
-    configuration = folder / "pgbouncer.ini"
+def pgbouncer_server(binary: str, folder: Path, database_port: int, password: str) -> Server:
+    """Return a pgbouncer, not started, in front of the Postgres at a port, with the same password."""
+    configuration, users = folder / "pgbouncer.ini", folder / "pgbouncer.users"
 
     def command(port: int) -> list[str | Path]:
-        configuration.write_text(_CONFIGURATION.format(port=port, database_port=database_port))
-        configuration.chmod(0o644)
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses root
-        return [binary, *user, configuration]
+        values = {"port": port, "database_port": database_port, "users": users}
+        configuration.write_text(_CONFIGURATION.format(**values))
+        users.touch(mode=0o600)
+        users.write_text(f'"postgres" "{password}"\n')
+        if os.geteuid() != 0:
+            return [binary, configuration]
+        shutil.chown(users, "nobody")
+        shutil.chown(configuration, "nobody")
+        return [binary, "-u", "nobody", configuration]  # it refuses root
 
-    return Server("pgbouncer", folder, command, _answers, signal.SIGKILL, lambda *_: None)
+    def answers(server: Server) -> bool:
+        url = f"postgres://postgres:{password}@127.0.0.1:{server.port}/postgres"
+        try:
+            psycopg.connect(url, connect_timeout=2).close()
+        except psycopg.Error:
+            return False
+        return True
 
-
-def _answers(server: Server) -> bool:
-    try:
-        psycopg.connect(f"postgres://postgres@127.0.0.1:{server.port}/postgres", connect_timeout=2).close()
-    except psycopg.Error:
-        return False
-    return True
+    return Server("pgbouncer", folder, command, answers, signal.SIGKILL, lambda *_: None)

@@ -48,7 +48,7 @@ def ring_cache() -> RingCache:
 
 
 def as_user(url: str) -> str:
-    return url.replace("redis://", "redis://limited:password@")
+    return f"redis://limited:password@{url.rpartition('@')[2]}"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def pooled(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
         pytest.skip("no pgbouncer")
     block = connection.settings_dict
     direct = {"HOST": block["HOST"], "PORT": block["PORT"]}
-    server = pgbouncer_server(binary, services.folder, int(block["PORT"]))
+    server = pgbouncer_server(binary, services.folder, int(block["PORT"]), block["PASSWORD"])
     server.start()
     try:
         server.wait_until_ready()

@@ -1,4 +1,8 @@
-"""pgbouncer in front of the tests' Postgres, in transaction mode: its connections are shared."""
+"""pgbouncer in front of the tests' Postgres, in transaction mode: its connections are shared.
+
+A test that changes a setting of its session would change it for the tests after it, so settings are
+reset after each transaction.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ auth_file = {users}
 pool_mode = transaction
 max_client_conn = 200
 default_pool_size = 25
+server_reset_query = RESET ALL
+server_reset_query_always = 1
 """
 
 

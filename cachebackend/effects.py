@@ -13,7 +13,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from cachebackend.errors import NodeReplyError
+from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.replies import Reply, Shape
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Send",
     "Sleep",
     "is_unknown_script",
+    "side_by_side",
 ]
 
 #: Never a number: to format one, hiredis runs Python code, and crashes the process if a signal handler
@@ -83,6 +84,32 @@ class Ask(NamedTuple):
 Effect: TypeAlias = Send | Sleep | Load | Ask
 T = TypeVar("T")
 Operation: TypeAlias = Generator[Effect, Any, T]
+
+
+def side_by_side(operations: Sequence[Operation[T]]) -> Operation[list[T | RingCacheError]]:
+    """Run operations that only send commands in step: what each sends next goes out in one scatter.
+
+    So operations that wait for different nodes wait at the same time. An operation that raises a
+    RingCacheError has it as its result, and the others continue.
+    """
+    results: dict[int, T | RingCacheError] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(operations)))
+    while True:
+        sent: dict[int, Send] = {}
+        for index, answer in answers.items():
+            try:
+                effect = operations[index].send(answer)
+            except StopIteration as end:
+                results[index] = end.value
+            except RingCacheError as error:
+                results[index] = error
+            else:
+                assert isinstance(effect, Send)  # noqa: S101  # the caller gives no other operations
+                sent[index] = effect
+        if not sent:
+            return [results[index] for index in range(len(operations))]
+        replies = iter((yield Send([request for send in sent.values() for request in send.requests])))
+        answers = {index: [next(replies) for _ in send.requests] for index, send in sent.items()}
 
 
 class Continue(NamedTuple):

@@ -10,6 +10,7 @@ from django.db import Error
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.effects import side_by_side
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
@@ -49,9 +50,9 @@ def find_dirty() -> Answers[tuple[Partition, float]]:
 def seal_dirty() -> list[Partition]:
     """Seal the open batch of each partition with queued writes, so that it can be drained.
 
-    All seals of a node are synced to its disk together, before any drain starts, and sampled in the
-    database. If a node fails, its partitions are left out and the error is logged: the next tick
-    finds them.
+    All seals of a node are synced to its disk together, on all nodes at the same time, before any drain
+    starts, and sampled in the database. If a node fails, its partitions are left out and the error is
+    logged: the next tick finds them.
 
     Returns:
         The partitions to drain, as ``dirty_partitions``.
@@ -75,14 +76,14 @@ def seal_dirty() -> list[Partition]:
                 by_node.setdefault(node, {})[partition] = state
     syncing = syncing_queue()
     samples: list[Sample] = []
-    for states in by_node.values():
-        try:
-            sealed = syncing.run(protocol.seal_many(syncing.context, states))
-            samples += [Sample(partition, states[partition], each) for partition, each in sealed.items()]
-        except RingCacheError as error:
-            logger.error("write-behind: %s; the writes queued there are not drained", error)
+    seals = [protocol.seal_many(syncing.context, states) for states in by_node.values()]
+    for states, sealed in zip(by_node.values(), syncing.run(side_by_side(seals)), strict=True):
+        if isinstance(sealed, RingCacheError):
+            logger.error("write-behind: %s; the writes queued there are not drained", sealed)
             for partition in states:
                 partitions.pop(partition, None)
+        else:
+            samples += [Sample(partition, states[partition], each) for partition, each in sealed.items()]
     _sample(client, samples)
     return list(partitions)
 

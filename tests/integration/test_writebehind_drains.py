@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.models import F
 from django.test import override_settings
 
-from cachebackend import protocol, tasks, writebehind
+from cachebackend import drivers, protocol, tasks, writebehind
 from cachebackend.errors import (
     NodeUnavailableError,
     WriteBehindError,
@@ -277,6 +277,28 @@ def test_the_task_does_not_wait_for_the_seal_of_a_batch_that_was_open_when_it_be
         assert count_of(meter) == 1
         tick()
     assert count_of(meter) == 2
+
+
+def test_a_tick_waits_for_the_disks_of_all_nodes_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, new_node: str
+) -> None:
+    """One after another, nodes that sync once a second would take a second each."""
+    meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
+    scatters: list[set[int]] = []
+    scatter = drivers._scatter
+
+    def look(requests: Any, *others: Any) -> Any:
+        scatters.append({node for node, command in requests if command[0] == b"WAITAOF"})
+        return scatter(requests, *others)
+
+    monkeypatch.setattr(drivers, "_scatter", look)
+    with override_settings(WRITE_BEHIND={"nodes": [*settings.WRITE_BEHIND["nodes"], new_node]}):
+        add_one(*meters)
+        partitions = writebehind.seal_dirty()
+        assert [nodes for nodes in scatters if nodes] == [{0, 1}]
+        for partition in partitions:
+            writebehind.drain(partition)
+    assert set(Meter.objects.values_list("count", flat=True)) == {1}
 
 
 #: The error of a node without an append-only file, and of a node that cannot report its file.

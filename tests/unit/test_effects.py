@@ -1,13 +1,14 @@
-"""Scripts as commands."""
+"""Scripts as commands, and operations side by side."""
 
 from __future__ import annotations
 
 from hashlib import sha1
+from typing import Any
 
 import pytest
 
-from cachebackend.effects import Script, is_unknown_script
-from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.effects import Operation, Script, Send, is_unknown_script, side_by_side
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.replies import integer
 
 SCRIPT = Script("cachebackend.protocol.ring", "delete", reply=integer)
@@ -40,3 +41,24 @@ def test_a_script_begins_with_its_preludes() -> None:
 def test_only_noscript_means_that_nothing_ran(reply: object, expected: bool) -> None:
     """Then the script may be sent again, whole."""
     assert is_unknown_script(reply) is expected
+
+
+def test_operations_side_by_side_send_together() -> None:
+    """Each gets its own replies; if one raises, its error is its result; one may end before the others."""
+
+    def operation(name: bytes, rounds: int) -> Operation[list[Any]]:
+        replies: list[Any] = []
+        for number in range(rounds):
+            replies += yield Send([(number, (name,))] * (number + 1))
+        if name == b"bad":
+            raise RingCacheError(replies)
+        return replies
+
+    together = side_by_side([operation(b"a", 2), operation(b"none", 0), operation(b"bad", 1)])
+    first = next(together)
+    assert first == Send([(0, (b"a",)), (0, (b"bad",))])
+    assert together.send([1, 2]) == Send([(1, (b"a",)), (1, (b"a",))])
+    with pytest.raises(StopIteration) as ended:
+        together.send([3, 4])
+    replies, nothing, error = ended.value.value
+    assert (replies, nothing, error.args) == ([1, 3, 4], [], ([2],))

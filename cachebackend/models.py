@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.db.backends.ddl_references import Statement
 from django.db.models.functions import Now
 
-__all__ = ["OutboxRow", "ParkedWrite", "Ring", "WriteBehindCheckpoint"]
+__all__ = ["OutboxRow", "ParkedWrite", "PrefixIndex", "Ring", "WriteBehindCheckpoint"]
 
 # The checks of an app that is not installed do not run. What Django raises for its models names no way out
 if not apps.is_installed("cachebackend"):
@@ -16,6 +19,29 @@ if not apps.is_installed("cachebackend"):
         "run manage.py migrate"
     )
     raise ImproperlyConfigured(message)
+
+
+#: Characters of a text that MySQL and MariaDB index: with a model's label less than their 3,072 bytes.
+PREFIX_CHARACTERS = 255
+
+
+class PrefixIndex(models.Index):
+    """An index of columns some of which are texts of any length; MySQL and MariaDB index their beginning."""
+
+    def create_sql(
+        self, model: type[models.Model], schema_editor: Any, using: str = "", **kwargs: Any
+    ) -> Statement:
+        """Return the statement that creates the index."""
+        if schema_editor.connection.vendor != "mysql":
+            return super().create_sql(model, schema_editor, using, **kwargs)
+        fields = [model._meta.get_field(name) for name in self.fields]
+        prefixes = [
+            f"({PREFIX_CHARACTERS})" if isinstance(field, models.TextField) else "" for field in fields
+        ]
+        statement: Statement = schema_editor._create_index_sql(
+            model, fields=fields, name=self.name, using=using, col_suffixes=prefixes, **kwargs
+        )
+        return statement
 
 
 class OutboxRow(models.Model):
@@ -145,7 +171,7 @@ class ParkedWrite(models.Model):
 
     class Meta:
         indexes = (
-            models.Index(fields=["label", "key"], name="ringcache_parked_row"),
+            PrefixIndex(fields=["label", "key"], name="ringcache_parked_row"),
             models.Index(
                 fields=["retry_at"], condition=models.Q(retry_at__isnull=False), name="ringcache_parked_retry"
             ),

@@ -19,8 +19,8 @@ __all__ = ["inexact_collation", "inexact_column"]
 
 #: The columns that were found to be exact: database alias and name, table, column.
 _exact: set[tuple[str, str, str, str]] = set()
-#: The only collations of MySQL that neither ignore case nor trailing spaces.
-_EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "binary")
+#: The only collations of MySQL and MariaDB that neither ignore case nor trailing spaces.
+_EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin", "binary")
 #: The types of Postgres that hold no different texts equal, if the collation does not. A column that
 #: Django has not made may have another type, such as ``uuid``, ``macaddr``, or an enumeration.
 _EXACT_IN_POSTGRES = ("text", "varchar")

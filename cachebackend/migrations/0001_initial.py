@@ -3,6 +3,8 @@
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+import cachebackend.models
+
 
 class Migration(migrations.Migration):
 
@@ -56,7 +58,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'parked write',
                 'ordering': ('pk',),
-                'indexes': [models.Index(fields=['label', 'partition', 'key'], name='ringcache_parked')],
+                'indexes': [cachebackend.models.PrefixIndex(fields=['label', 'partition', 'key'], name='ringcache_parked')],
             },
         ),
         migrations.CreateModel(

@@ -1,5 +1,7 @@
 from django.db import migrations, models
 
+import cachebackend.models
+
 
 class Migration(migrations.Migration):
 
@@ -24,7 +26,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='parkedwrite',
-            index=models.Index(fields=['label', 'key'], name='ringcache_parked_row'),
+            index=cachebackend.models.PrefixIndex(fields=['label', 'key'], name='ringcache_parked_row'),
         ),
         migrations.AddIndex(
             model_name='parkedwrite',

@@ -23,7 +23,7 @@ from django.test.utils import CaptureQueriesContext
 from cachebackend import RingCache
 from cachebackend.invalidation import outbox_table
 from cachebackend.invalidation.watched import watched_models
-from cachebackend.models import OutboxRow
+from cachebackend.models import OutboxRow, ParkedWrite
 from cacheproject.demo.models import Article
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
@@ -96,6 +96,19 @@ migrate("signup")
 print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("row"), cache.get("kept"))
 """)
     assert lines == ["1 old old", "11 None None kept"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("vendor", "column"), [("mysql", '"key" (255)'), ("postgresql", '"key"')])
+def test_mysql_indexes_the_beginning_of_a_text(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, column: str
+) -> None:
+    """It refuses an index of a text without a length, and with it all migrations of the app."""
+    [index] = [each for each in ParkedWrite._meta.indexes if each.name == "ringcache_parked_row"]
+    with connections["default"].schema_editor(collect_sql=True) as editor:
+        monkeypatch.setattr(connections["default"], "vendor", vendor)
+        assert f'("label", {column})' in str(index.create_sql(ParkedWrite, editor))
+        monkeypatch.undo()
 
 
 def test_models_of_migration_states_are_not_watched() -> None:

@@ -30,7 +30,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
-from cachebackend.invalidation.outbox_writer import WRITE_TIMEOUT, outbox_writer
+from cachebackend.invalidation.outbox_writer import outbox_writer
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.registry import prepare_ring_clients
@@ -128,7 +128,8 @@ class ClientOutbox:
                 message = "no database has the outbox's table; see check ringcache.W003"
                 raise LookupError(message)
             row = new_row(dict.fromkeys(aliases, missed.keys), node=node if missed.is_all_keys else "")
-            outbox_writer().write(row).result(WRITE_TIMEOUT)
+            timeout = self._client.context.options.outbox_timeout
+            outbox_writer().write(row, timeout).result(timeout)
         except Exception as error:  # noqa: BLE001  # the deletes are still in this process' memory
             raise_interrupt(error)
             self._client.context.log_limited(

@@ -24,10 +24,8 @@ from django.db import Error, connections, router
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.models import OutboxRow
 
-__all__ = ["WRITE_TIMEOUT", "OutboxWriter", "outbox_writer"]
+__all__ = ["OutboxWriter", "outbox_writer"]
 
-#: Seconds that a caller waits until its row is committed.
-WRITE_TIMEOUT = 5.0
 #: Seconds without a row to write, after which the writer closes its connection and ends.
 IDLE_TIMEOUT = 1.0
 
@@ -57,7 +55,7 @@ class Written:
         try:
             error = self._outcomes.get(timeout=timeout)
         except Empty:
-            raise _timeout() from None
+            raise _timeout(timeout) from None
         if error is not None:
             raise error
 
@@ -73,16 +71,20 @@ class OutboxWriter:
         #: When the insert that is running began (monotonic seconds); None: none is running.
         self._insert_began: float | None = None
 
-    def write(self, row: OutboxRow) -> Written:
+    def write(self, row: OutboxRow, timeout: float) -> Written:
         """Queue a row for the next insert, and return its outcome.
 
+        Args:
+            row: The row.
+            timeout: The most seconds that the caller will wait for the outcome.
+
         Raises:
-            TimeoutError: The database has not answered an insert for ``WRITE_TIMEOUT`` seconds.
+            TimeoutError: The database has not answered an insert for longer than that: no caller waits.
             RuntimeError: The process cannot start another thread.
         """
         began = self._insert_began
-        if began is not None and SYSTEM_CLOCK.monotonic() - began > WRITE_TIMEOUT:
-            raise _timeout()
+        if began is not None and SYSTEM_CLOCK.monotonic() - began > timeout:
+            raise _timeout(timeout)
         written = Written()
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
@@ -127,8 +129,8 @@ class OutboxWriter:
             return rows
 
 
-def _timeout() -> TimeoutError:
-    return TimeoutError(f"the outbox's database has not answered for {WRITE_TIMEOUT:g} s")
+def _timeout(timeout: float) -> TimeoutError:
+    return TimeoutError(f"the outbox's database has not answered for {timeout:g} s")
 
 
 def _insert(rows: list[OutboxRow]) -> None:

@@ -86,6 +86,8 @@ class RingOptions:
             it may also return a user and a password. None: only URLs have passwords.
         replay_limit: The most missed deletes that are replayed to a returning node one by one. A
             node that missed more is cleared of this alias' keys.
+        outbox_timeout: The most time that a call waits until the deletes which a node missed are in the
+            outbox. Then they are in the memory of the process only, until the node returns.
         joining: The nodes of the new ring, as ``LOCATION`` will list them; deletes go to the new ring
             too.
         leaving: The nodes of the old ring, as ``LOCATION`` listed them; deletes go to the old ring
@@ -130,6 +132,7 @@ class RingOptions:
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
     password: Password | None = field(default=None, repr=False, metadata={"rule": Optional(IsPassword())})
     replay_limit: int = field(default=10_000, metadata={"rule": Integer(1, 10_000_000)})
+    outbox_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     joining: tuple[NodeAddress, ...] = ()
     leaving: tuple[NodeAddress, ...] = ()
     gutter: tuple[NodeAddress, ...] = ()

@@ -123,9 +123,13 @@ def _script_reply(reply: Reply, command: Any) -> bool:
     return fits_script
 
 
+def _config_reply(reply: Reply, command: Sequence[Any]) -> bool:
+    return pairs(reply, command) if command[1] == b"GET" else text(reply, command)
+
+
 _page = row(text, list_of(text))
 _SHAPES: Mapping[bytes, Shape] = {
-    b"CONFIG": either(text, pairs),
+    b"CONFIG": _config_reply,
     b"DEL": integer,
     b"EVAL": _script_reply,
     b"EVALSHA": _script_reply,

@@ -18,8 +18,10 @@ from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import (
     INCOMPLETE,
+    STRING,
     UNREADABLE,
     MalformedReplyError,
+    check_begin,
     check_reply_bytes,
     make_reader,
     misfit,
@@ -66,6 +68,8 @@ class Connection:
         self._sendall(pack_command(command))
         reply = INCOMPLETE
         if data := self._recv(_READ_BYTES):
+            if data[0] != STRING:
+                check_begin(data, command)
             try:
                 self._feed(data)
                 reply = self._gets()
@@ -121,6 +125,8 @@ class Connection:
                 if not data:
                     message = "the node closed the connection"
                     raise ConnectionResetError(message)
+                if not received:
+                    check_begin(data, command)
                 received += len(data)
                 check_reply_bytes(received, command)
                 self._feed(data)

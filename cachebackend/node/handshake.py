@@ -168,7 +168,7 @@ def _readable() -> Iterator[None]:
     """Raise MalformedReplyError for a reply that redis-py cannot read."""
     try:
         yield
-    except UNREADABLE as error:
+    except (*UNREADABLE, AttributeError, LookupError, ValueError) as error:  # redis-py expects valid replies
         raise MalformedReplyError(repr(error)) from error
 
 

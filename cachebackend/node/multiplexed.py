@@ -18,6 +18,7 @@ from cachebackend.node.translate import (
     INCOMPLETE,
     UNREADABLE,
     MalformedReplyError,
+    check_begin,
     check_reply_bytes,
     make_reader,
     misfit,
@@ -113,6 +114,8 @@ class MultiplexedConnection(asyncio.Protocol):
             self._fail(MalformedReplyError(repr(error)))
 
     def _read(self, data: bytes) -> None:
+        if not self._unread_bytes and self._in_flight:
+            check_begin(data, self._in_flight[0].commands[0])
         self._unread_bytes += len(data)
         self._reader.feed(data)
         while self._in_flight:

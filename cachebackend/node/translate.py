@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheE
 __all__ = [
     "CONNECTION_ERRORS",
     "INCOMPLETE",
+    "STRING",
     "UNREADABLE",
     "MalformedReplyError",
+    "check_begin",
     "check_reply_bytes",
     "is_timeout",
     "make_reader",
@@ -34,6 +37,12 @@ pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[
 INCOMPLETE = object()
 #: The most bytes of a reply, for each argument of its command. A Redis string is not longer.
 MAX_REPLY_BYTES = 512 * 1024 * 1024
+#: The most items of a list, if its command has fewer arguments.
+MAX_ITEMS = 1_000_000
+#: The beginning of a list, map, set or push message with at least a million items.
+_LONG_LIST = re.compile(rb"[*%~>|](\d{7,20})\r")
+#: The first byte of a reply that is a string.
+STRING = ord("$")
 #: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
 #: than the memory, and for a list as a key.
 UNREADABLE = (MemoryError, TypeError)
@@ -79,6 +88,18 @@ def check_reply_bytes(received: int, command: Command) -> None:
     """
     if received > len(command) * MAX_REPLY_BYTES:
         message = f"a reply has more than {MAX_REPLY_BYTES:,} bytes for each argument of its command"
+        raise MalformedReplyError(message)
+
+
+def check_begin(data: bytes, command: Command) -> None:
+    """Check the first bytes of the reply to a command: hiredis allocates a list of any length that they name.
+
+    Raises:
+        MalformedReplyError: They name more items than the reply to any command has.
+    """
+    match = _LONG_LIST.match(data)
+    if match is not None and int(match[1]) > max(MAX_ITEMS, len(command)):
+        message = f"a reply with more than {MAX_ITEMS:,} items"
         raise MalformedReplyError(message)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import hiredis
 
-__all__ = ["FakeNode", "bulk"]
+__all__ = ["NIL", "FakeNode", "bulk"]
 
 #: The replies to the handshake of redis-py, to our questions about rights, and to a probe.
 _HANDSHAKE = {b"CLIENT": b"+OK\r\n", b"SELECT": b"+OK\r\n", b"HELLO": b"+OK\r\n", b"PING": b"+PONG\r\n"}
@@ -23,7 +23,7 @@ def bulk(text: bytes) -> bytes:
 
 
 class FakeNode:
-    """A server on a free port; each connection has a thread.
+    """A server on a free port; each connection has a thread, and commands that came together one reply.
 
     Attributes:
         answer: Returns the bytes that are sent for a command, valid or not; None: the connection is
@@ -64,11 +64,13 @@ class FakeNode:
         with contextlib.suppress(OSError), connection:
             while data := connection.recv(65_536):
                 reader.feed(data)
+                replies = b""
                 while (command := reader.gets()) is not False:
                     reply = self._reply(connection, command)
                     if reply is None:
                         return
-                    connection.sendall(reply)
+                    replies += reply
+                connection.sendall(replies)
 
     def _reply(self, connection: socket.socket, command: list[bytes]) -> bytes | None:
         if command[:2] == [b"CLIENT", b"TRACKING"]:

@@ -27,6 +27,8 @@ NONSENSE = {
     "an integer that is too large": b":99999999999999999999999\r\n",
     "a length below -1": b"$-5\r\n",
     "a list longer than memory": b"*9223372036854775807\r\n",
+    "a list of a billion items": b"*1073741823\r\n",
+    "a message of a billion items": b">1073741823\r\n",
     "a map with a list as a key": b"%1\r\n*0\r\n+a\r\n",
     "a map": b"%1\r\n+a\r\n+b\r\n",
     "a boolean": b"#f\r\n",

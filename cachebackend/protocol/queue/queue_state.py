@@ -178,7 +178,7 @@ def node_settings(queue: QueueContext, node: int, names: Sequence[bytes]) -> Ope
         if isinstance(reply, NodeReplyError):  # a managed service may not allow CONFIG
             continue
         reply_pairs = checked(reply)
-        settings.update((name, value.decode()) for name, value in pairs_of(reply_pairs))
+        settings.update((name, value.decode(errors="replace")) for name, value in pairs_of(reply_pairs))
     return settings
 
 

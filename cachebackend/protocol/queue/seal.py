@@ -97,7 +97,9 @@ def seal_many(
 def _sealed(reply: Reply) -> Sealed:
     """Return the state in a reply, without the encodings: one that is damaged stops its own drain only."""
     open_batch, done, synced, previous_seal, seal, _ = reply
-    return Sealed(open_batch, done, synced, previous_seal.decode(), seal.decode(), {})
+    return Sealed(
+        open_batch, done, synced, previous_seal.decode(errors="replace"), seal.decode(errors="replace"), {}
+    )
 
 
 def _seal_request(

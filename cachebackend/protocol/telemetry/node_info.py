@@ -57,7 +57,9 @@ def memory_usage(context: Context, keys: Sequence[bytes]) -> Operation[list[int]
 
 
 def _info(text: bytes) -> dict[str, str]:
-    lines = [line.partition(":") for line in text.decode().splitlines() if not line.startswith("#")]
+    lines = [
+        line.partition(":") for line in text.decode(errors="replace").splitlines() if not line.startswith("#")
+    ]
     return {name: value for name, _, value in lines if name}
 
 

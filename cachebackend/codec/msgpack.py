@@ -183,7 +183,8 @@ def _restore_timedelta(payload: bytes) -> timedelta:
 
 def _restore_time(payload: bytes) -> time:
     zone = payload[6:]
-    return time(payload[:6], _restore_zone(zone)) if zone else time(payload)  # type: ignore[arg-type]
+    restored = time(payload[:6], _restore_zone(zone)) if zone else time(payload)  # type: ignore[arg-type]
+    return restored.replace()
 
 
 def _big(value: int) -> bytes:
@@ -203,10 +204,11 @@ _PACKERS: dict[type, Callable[[Any], ormsgpack.Ext | ormsgpack.Fragment]] = {
     frozenset: lambda v: ormsgpack.Ext(11, dumps(list(v))),
     int: lambda v: ormsgpack.Ext(12, _big(v)),
 }
-# The constructors of datetime and time accept the state that pickle passes to them.
+# The constructors of datetime and time accept the state that pickle passes to them. They check hardly any
+# of it; replace() makes the object again, from fields that it checks.
 _RESTORERS: dict[int, Callable[[bytes], Any]] = {
-    1: datetime,  # type: ignore[dict-item]
-    3: lambda p: datetime(p[:10], _restore_zone(p[10:])),  # type: ignore[arg-type, call-arg]
+    1: lambda p: datetime(p).replace(),  # type: ignore[arg-type, call-arg]
+    3: lambda p: datetime(p[:10], _restore_zone(p[10:])).replace(),  # type: ignore[arg-type, call-arg]
     4: lambda p: date.fromordinal(int.from_bytes(p, "big")),
     5: _restore_time,
     6: _restore_timedelta,

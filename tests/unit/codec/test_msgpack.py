@@ -118,3 +118,23 @@ def test_a_value_that_nests_too_deeply_is_no_interruption() -> None:
         value = (value,)
     with pytest.raises(EncodeError):
         dumps(value)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [b"\x07\xea\x01\x63\0\0\0\0\0\0", b"\x07\xea\x02\x1e\0\0\0\0\0\0", b"\x07\xea\x01\x01\x63\0\0\0\0\0",
+     b"\x07\xea\x01\x01\0\x63\0\0\0\0", b"\0\0\x01\x01\0\0\0\0\0\0", b"\x07\xea\x01\x01\0\0\0\xff\xff\xff"],
+)  # fmt: skip
+def test_a_datetime_that_does_not_exist_is_an_error(state: bytes) -> None:
+    """The constructor takes most of its state unchecked; such an object crashes later, in other code."""
+    for extension in (ormsgpack.Ext(1, state), ormsgpack.Ext(3, state + b"zUTC")):
+        with pytest.raises(ValueError):  # noqa: PT011  # of datetime
+            loads(ormsgpack.packb(extension))
+
+
+@pytest.mark.parametrize("state", [b"\0\x63\0\0\0\0", b"\0\0\x63\0\0\0", b"\0\0\0\xff\xff\xff"])
+def test_a_time_that_does_not_exist_is_an_error(state: bytes) -> None:
+    """As with datetimes."""
+    for extension in (ormsgpack.Ext(5, state), ormsgpack.Ext(5, state + b"zUTC")):
+        with pytest.raises(ValueError):  # noqa: PT011  # of datetime
+            loads(ormsgpack.packb(extension))

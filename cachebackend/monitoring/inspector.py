@@ -130,3 +130,5 @@ def _value(codec: Codec, record: protocol.Inspected) -> str | None:
         return repr(codec.decode(record.record))[:MAX_SHOWN_CHARACTERS]
     except RingCacheError as error:
         return f"(cannot be decoded: {error})"
+    except (ValueError, RecursionError) as error:  # a huge integer, for example
+        return f"(cannot be shown: {error})"

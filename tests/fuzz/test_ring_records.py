@@ -143,3 +143,10 @@ def test_the_page_shows_any_record(ring_cache: RingCache) -> None:
         assert client.get(url, {"alias": "default", "key": "k"}).status_code == 200, record
     print(f"{len(tried)} records on the page")
     assert LOADED == []
+
+
+@pytest.mark.parametrize("value", [10**5000, [10**5000]], ids=["alone", "in a list"])
+def test_the_inspector_shows_a_value_without_a_text(ring_cache: RingCache, value: object) -> None:
+    """Python writes no integer of more than 4300 digits."""
+    put(ring_cache, ring_cache.key_bytes("k"), Codec("msgpack").encode(value))
+    assert str(key_figures("default", "k", None, shows_value=True).value).startswith("(cannot be shown")

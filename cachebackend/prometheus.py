@@ -17,15 +17,6 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from cachebackend.conf import ring_aliases
 from cachebackend.counters import Counts, DrainCounts
@@ -43,6 +34,20 @@ from cachebackend.monitoring import (
 )
 from cachebackend.monitoring.reasons import Kind
 from cachebackend.telemetry.publisher import total_counts, total_drains
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    message = "the metrics need prometheus-client: pip install 'django-ringcache[prometheus]'"
+    raise ImportError(message) from error
 
 __all__ = ["RingCollector", "metrics"]
 

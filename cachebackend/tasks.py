@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import shared_task, signals
 from django.db import InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
@@ -20,6 +19,12 @@ from cachebackend.managers.audit import WINDOWS, cached_managers
 from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.protocol import Partition
 from cachebackend.telemetry import heartbeat, shutdown
+
+try:
+    from celery import shared_task, signals
+except ModuleNotFoundError as error:
+    message = "the periodic tasks need Celery: pip install 'django-ringcache[celery]'"
+    raise ImportError(message) from error
 
 __all__ = ["audit", "drain", "relay", "retry_waiting", "tick"]
 

@@ -81,7 +81,7 @@ def check_write_behind_keys(*, databases: Sequence[str] | None = None, **_: Any)
 
 
 def check_write_behind_engines(**_: Any) -> list[CheckMessage]:
-    """ringcache.E014: a ``WriteBehindManager`` is on a model whose database is not Postgres."""
+    """ringcache.E014: a ``WriteBehindManager`` is on a model outside of Postgres, or psycopg 3 is missing."""
     return [
         Error(
             fault,

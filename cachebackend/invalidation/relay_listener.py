@@ -12,8 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import psycopg
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.conf import project_options
@@ -51,7 +50,7 @@ def relay_on_notify(
         try:
             if not _listen(using, on_round, interval):
                 return
-        except (DatabaseError, psycopg.Error) as error:
+        except Error as error:
             logger.warning("the relay lost its connection to database %r: %s", using, error)
             pause(interval)
 
@@ -90,8 +89,9 @@ def _listen(using: str, on_round: Callable[[RelayResult], bool], interval: float
         with listening.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
         while on_round(relay()):
-            for _ in listening.connection.notifies(timeout=interval, stop_after=1):
-                pass
+            with listening.wrap_database_errors:
+                for _ in listening.connection.notifies(timeout=interval, stop_after=1):
+                    pass
         return False
     finally:
         listening.close()

@@ -12,15 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import psycopg
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
-from psycopg import abc
-from psycopg.adapt import PyFormat, Transformer
-from psycopg.types.string import StrDumperUnknown
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.interrupts import raise_interrupt
@@ -33,6 +29,9 @@ from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 from cachebackend.writebehind.refusals import Refusal
 from cachebackend.writebehind.stored_columns import StoredColumn
+
+if TYPE_CHECKING:
+    from psycopg.abc import Transformer
 
 __all__ = ["Applied", "apply_batch"]
 
@@ -232,7 +231,9 @@ class _Table:
 
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:
         """Return the relation ``s`` of keys and decoded values: ``pk``, and a column for each change."""
-        transformer = Transformer(self._connection.connection)
+        from psycopg import adapt
+
+        transformer = adapt.Transformer(self._connection.connection)
         names, types = ["pk"], [self._type(self._pk, PUT)]
         arrays = [_array_text(pks, transformer)]
         for number, ((column, kind), encoded) in enumerate(zip(shape, values, strict=True)):
@@ -281,7 +282,10 @@ class _Table:
 
         The server's log would repeat such a statement, with all its values, for each refused row.
         """
-        raw: psycopg.Cursor[Any] = psycopg.Cursor(self._connection.connection)
+        from psycopg import Cursor
+        from psycopg.types.string import StrDumperUnknown
+
+        raw: Cursor[Any] = Cursor(self._connection.connection)
         # Without a type of its own, an array is of the type that the statement names
         raw.adapters.register_dumper(str, StrDumperUnknown)
         is_logged = self._connection.queries_logged
@@ -293,7 +297,7 @@ class _Table:
         return cursor
 
 
-def _array_text(values: Sequence[Any], transformer: abc.Transformer) -> str:
+def _array_text(values: Sequence[Any], transformer: Transformer) -> str:
     """Return values of one Python type as the text of an array. psycopg's lists take several times longer."""
     first = next((value for value in values if value is not None), None)
     if isinstance(first, int) and not isinstance(first, bool):
@@ -301,6 +305,8 @@ def _array_text(values: Sequence[Any], transformer: abc.Transformer) -> str:
     elif first is None:
         texts = ["NULL"] * len(values)
     else:
+        from psycopg.adapt import PyFormat
+
         dump = transformer.get_dumper(first, PyFormat.TEXT).dump
         texts = ["NULL" if value is None else _quoted(bytes(dump(value) or b"")) for value in values]
     return "{" + ",".join(texts) + "}"

@@ -36,7 +36,6 @@ from uuid import UUID
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from psycopg.types.json import Jsonb
 
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.protocol.queue.encodings import encoding_entry
@@ -231,7 +230,9 @@ def _json(field: models.JSONField[Any, Any]) -> Encoding:
     def decode(encoded: bytes) -> Any:
         return json.loads(encoded, cls=field.decoder)
 
-    def adapt(encoded: bytes) -> Jsonb:
+    def adapt(encoded: bytes) -> Any:
+        from psycopg.types.json import Jsonb  # needed only where Postgres is
+
         # Passed on as text: the model's decoder is for the model's users, not for Postgres
         text = encoded.decode()  # now, and not when psycopg needs it, because it may be damaged
         return Jsonb(None, dumps=lambda _: text)

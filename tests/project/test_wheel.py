@@ -93,11 +93,48 @@ assert ring.status_code == 200 and b"ring-a" in ring.content, ring.status_code
 print("all of it works")
 """
 ALONE = """
+import importlib
+import importlib.util
 import sys
+
+import django
+from django.conf import settings
+
+extras = ["celery", "psycopg", "prometheus_client", "libcachesim", "rich", "lz4", "zstandard", "pgtrigger"]
+assert not [name for name in extras if importlib.util.find_spec(name)]
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "cachebackend"],
+    CACHES={"default": {"BACKEND": "cachebackend.RingCache", "LOCATION": LOCATIONS}},
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "alone.sqlite3"}},
+    RINGCACHE={"models": {"auth.Group": {}}},
+)
+django.setup()
+from django.contrib.auth.models import Group
+from django.core.cache import cache
+from django.core.management import call_command
+
 import cachebackend
-import cachebackend.backend
-extras = {"celery", "kombu", "cacheproject", "workers", "prometheus_client", "libcachesim", "rich"}
-assert not extras & sys.modules.keys()
+from cachebackend.schedule import beat_schedule
+
+for name in cachebackend.__all__:
+    getattr(cachebackend, name)
+call_command("migrate", verbosity=0)
+call_command("check", "--database", "default")
+call_command("ring", "doctor")
+cache.set("k", 1)
+assert cache.get_or_set("k", lambda: 2) == 1
+assert cache.get_or_set("tagged", lambda: 3, tags=[Group]) == 3
+Group.objects.create(name="g")
+assert cache.get_or_set("tagged", lambda: 4, tags=[Group]) == 4
+assert beat_schedule()
+for name, extra in (("tasks", "celery"), ("prometheus", "prometheus")):
+    try:
+        importlib.import_module(f"cachebackend.{name}")
+    except ImportError as error:
+        assert f"pip install 'django-ringcache[{extra}]'" in str(error), error
+    else:
+        raise AssertionError(name)
+print("works without extras")
 """
 
 
@@ -182,7 +219,9 @@ def test_a_project_is_served_by_the_wheel(
     (tmp_path / "tested.txt").write_text("\n".join(tested))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "-q"]
     run(*pip, "--no-compile", "-c", "tested.txt", wheel, cwd=tmp_path)
-    run(python, "-c", ALONE, cwd=tmp_path)
+    alone = ALONE.replace("LOCATIONS", repr(services.ring_urls))
+    assert "works without extras" in run(python, "-c", alone, cwd=tmp_path)
+    run(*pip, "--no-compile", "-c", "tested.txt", f"{wheel}[postgres]", cwd=tmp_path)
     run(python, "-m", "django", "startproject", "site_", ".", cwd=tmp_path)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "models.py").write_text(MODELS)

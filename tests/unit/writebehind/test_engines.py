@@ -9,6 +9,7 @@ from django.db import connections
 
 from cachebackend import checks
 from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.writebehind import engines
 from cachebackend.writebehind.engines import engine_fault
 from tests.shop.models import Meter
 
@@ -27,6 +28,16 @@ def test_only_postgres_can_be_drained_to() -> None:
     assert engine_fault(Meter, "lite") == FAULT
     if connections["default"].vendor == "postgresql":
         assert engine_fault(Meter, "default") is None
+
+
+def test_write_behind_needs_psycopg_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not among what the library requires, because the cache works without it."""
+    monkeypatch.setattr(connections["default"], "vendor", "postgresql")
+    monkeypatch.setattr(engines, "_HAS_PSYCOPG", False)
+    assert engine_fault(Meter, "default") == (
+        "shop.Meter: write-behind needs psycopg 3, which is not installed: "
+        "pip install 'django-ringcache[postgres]'"
+    )
 
 
 def test_a_write_that_would_never_be_drained_is_refused(settings: Any) -> None:

@@ -192,8 +192,11 @@ def _keys_by_shape(
         return {(b"", changes): keys}
     keys_by_shape: dict[tuple[bytes, Shape], list[bytes]] = {}
     for key in keys:
-        shape = tuple(change for change in changes if key in columns[change])
-        keys_by_shape.setdefault((markers.get(key, b""), shape), []).append(key)
+        marker = markers.get(key, b"")
+        # A row that is only deleted needs none of its columns; an earlier release left some queued
+        of_row = () if marker == b"x" else changes
+        shape = tuple(change for change in of_row if key in columns[change])
+        keys_by_shape.setdefault((marker, shape), []).append(key)
     return keys_by_shape
 
 

@@ -174,7 +174,8 @@ def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
     """Return the row of a parked write, as its batch had it."""
     stored = ormsgpack.unpackb(bytes(parked.changes))
     pk = encoding_of(model._meta.pk).decode(parked.key.encode())
-    return BatchRow(pk, stored["marker"], unpack_changes(model, stored))
+    changes = {} if stored["marker"] == b"x" else unpack_changes(model, stored)
+    return BatchRow(pk, stored["marker"], changes)
 
 
 def _lock_parked(

@@ -445,3 +445,49 @@ def test_a_text_field_over_a_column_of_another_type_is_written(
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP TYPE mood CASCADE")
+
+
+@pytest.mark.parametrize("other", [5, Greatest(F("other"), 5)])
+def test_a_deletion_deletes_queued_changes_of_columns_that_its_code_does_not_know(
+    other: Any, deploys: Deploys
+) -> None:
+    """The row that is created after it has none of them."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    new.behind.update(1, other=other)
+    old.behind.delete(1)
+    old.behind.create(pk=1, value=1)
+    assert new.behind.get(1).other is None
+    assert drain_all()[0].parked == 0
+    assert (new.objects.get().value, new.objects.get().other) == (1, None)
+
+
+def test_a_creation_is_drained_after_changes_of_columns_that_its_code_does_not_know(deploys: Deploys) -> None:
+    """They change no row, and not the new one."""
+    old = deploys.deploy(value=INTEGER)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    new.behind.update(1, other=5)
+    old.behind.create(pk=1, value=1)
+    assert drain_all()[0].missing == 1
+    assert (new.objects.get().value, new.objects.get().other) == (1, None)
+
+
+def test_a_deletion_needs_no_column_that_is_gone(deploys: Deploys) -> None:
+    """Neither one that is queued before it, nor one that an earlier release left beside it."""
+    old = deploys.deploy(value=INTEGER, other=INTEGER)
+    old.objects.bulk_create([old(pk=pk) for pk in (1, 2, 3)])
+    new = deploys.version(value=INTEGER)
+    old.behind.update_many({1: {"other": 5}, 2: {"value": 5}})
+    new.behind.delete(1)
+    new.behind.delete(2)
+    [batch] = project_queue().nodes[0].call((b"KEYS", b"*:1"))  # type: ignore[misc]  # a list of one
+    project_queue().nodes[0].call((b"HSET", batch, b"2\0other\0p", b"=5"))
+    stored = ormsgpack.packb({"marker": b"x", "changes": [["other", b"p", b"=5"]], "codes": ["i"]})
+    ParkedWrite.objects.create(label="shop.gauge", batch=1, partition=0, key="3", changes=stored)
+    deploys.migrate(new)
+    deploys.run(new)
+    [drained] = drain_all()
+    assert (drained.rows, drained.parked) == (2, 0)
+    assert command("retry", "--all")["landed"] == 1
+    assert not new.objects.exists()

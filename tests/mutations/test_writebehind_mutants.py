@@ -386,3 +386,16 @@ def test_table_not_asked_for_its_types(deploys: Any, monkeypatch: Patch) -> None
         1.5,
         deploys,
     )
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        test_writebehind_versions.test_a_deletion_deletes_queued_changes_of_columns_that_its_code_does_not_know,
+        test_writebehind_versions.test_a_creation_is_drained_after_changes_of_columns_that_its_code_does_not_know,
+    ],
+)
+def test_columns_of_other_versions_not_known(deploys: Any, behaviour: Any, monkeypatch: Patch) -> None:
+    """A deletion and a creation see only the columns of their own version of the code."""
+    without_line(fold, "_FOLD", b"know(row .. column .. '\\0')", b"", monkeypatch)
+    assert is_caught(behaviour, *([5] if "deletion" in behaviour.__name__ else []), deploys)

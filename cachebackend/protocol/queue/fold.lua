@@ -20,7 +20,8 @@
 --          encoding of a column: before a write with another one the batch is sealed
 -- ARGV[6 ...]  for each row: operation, row (key, NUL), number of changes, and for each
 --          change: column (key, NUL, column, NUL), kind, value
---          operation u changes a row, c creates it, x deletes it (with all its columns as changes)
+--          operation u changes a row, c creates it, x deletes it (with all columns that
+--          the caller knows as changes)
 --          kind p puts a value and replaces what was queued for the column before
 --          kind d adds to the value; kinds g and l are its lower and upper bound
 -- returns  the error PARTITIONS and their number if it is not the caller's, and nothing was done;

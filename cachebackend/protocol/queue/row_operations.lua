@@ -24,10 +24,29 @@ end
 -- Each operation gets the index in ARGV of the row's first change, and the number of changes.
 local operations = {}
 
-local function has_any(first, count, kinds)
+-- The columns that the batch may hold of a row: those of this call, and those that only processes of another
+-- version of the code know. A batch of a release without encodings has only the former.
+local function columns_of(row, first, count)
+    local columns, is_known = {}, {}
+    local function know(column)
+        if not is_known[column] then
+            is_known[column] = true
+            columns[#columns + 1] = column
+        end
+    end
     for i = first, first + 3 * (count - 1), 3 do
+        know(ARGV[i])
+    end
+    for column in string.gmatch(encodings, '%z([^%z]+)%z[^%z]+%z') do
+        know(row .. column .. '\0')
+    end
+    return columns
+end
+
+local function has_any(columns, kinds)
+    for _, column in ipairs(columns) do
         for kind in string.gmatch(kinds, '.') do
-            if redis.call('HEXISTS', batch, ARGV[i] .. kind) == 1 then
+            if redis.call('HEXISTS', batch, column .. kind) == 1 then
                 return true
             end
         end
@@ -149,7 +168,7 @@ function operations.c(row, first, count)
         return 'full'
     end
     -- Changes that are queued before the creation have no effect: they must be drained before it.
-    if not marker and has_any(first, count, 'pdgl') then
+    if not marker and has_any(columns_of(row, first, count), 'pdgl') then
         seal()
     end
     begin()
@@ -165,12 +184,12 @@ function operations.x(row, first, count)
         return 'full'
     end
     begin()
-    for i = first, first + 3 * (count - 1), 3 do
-        local before = redis.call('HSTRLEN', batch, ARGV[i] .. 'p')
-        if redis.call('HDEL', batch, ARGV[i] .. 'p') == 1 then
-            bytes = bytes - before - #ARGV[i] - 1
+    for _, column in ipairs(columns_of(row, first, count)) do
+        local before = redis.call('HSTRLEN', batch, column .. 'p')
+        if redis.call('HDEL', batch, column .. 'p') == 1 then
+            bytes = bytes - before - #column - 1
         end
-        delete_numbers(ARGV[i])
+        delete_numbers(column)
     end
     put(row .. '\0m', 'x')
     return 'ok'

@@ -27,7 +27,7 @@ from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
-from cachebackend.writebehind.refusals import Refusal
+from cachebackend.writebehind.refusals import TOO_SLOW, Refusal
 from cachebackend.writebehind.stored_columns import StoredColumn
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Applied", "apply_batch"]
 
 T = TypeVar("T")
+#: The refusal of rows for which no time was left.
+LATE = Refusal("The batch took too long; this row is written later, by itself.", TOO_SLOW)
 #: Encoded bytes in one statement. Postgres accepts 1 GB, and a byte may be sent as four characters.
 MAX_BYTES = 64 * 2**20
 
@@ -70,7 +72,9 @@ def apply_batch(
     using: str,
     batch: Sequence[RowGroup],
     stored: Mapping[str, StoredColumn],
+    *,
     chunk_rows: int,
+    may_begin: Callable[[], bool],
 ) -> Applied:
     """Apply rows, inside the caller's transaction.
 
@@ -80,6 +84,7 @@ def apply_batch(
         batch: The rows. A group without rows runs its statements too.
         stored: The columns of the model's table.
         chunk_rows: The most rows in one statement.
+        may_begin: Returns whether another statement may begin; if not, the rows that are left are refused.
 
     Raises:
         WriteBehindError: The database is not Postgres.
@@ -101,7 +106,7 @@ def apply_batch(
             writable.append(group)
     if deleting := [group for group in writable if group.marker in DELETED]:
         for pks in _chunks(sorted(pk for group in deleting for pk in group.pks), chunk_rows):
-            applied.add(table.delete(pks))
+            applied.add(table.delete(pks) if may_begin() else _late(pks))
     changed = [group for group in writable if not group.marker]
     created = [group for group in writable if group.marker in CREATED]
     if len({group.shape for group in created}) < len(
@@ -111,8 +116,12 @@ def apply_batch(
     for write, groups in ((table.update, changed), (table.insert, created)):
         for group in groups:
             for chunk in group.chunks(chunk_rows, MAX_BYTES):
-                applied.add(write(chunk))
+                applied.add(write(chunk) if may_begin() else _late(chunk.pks))
     return applied
+
+
+def _late(pks: Sequence[Any]) -> Applied:
+    return Applied(refused=dict.fromkeys(pks, LATE))
 
 
 def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -7,19 +7,22 @@ from collections.abc import Iterable, Sequence
 from django.db import DatabaseError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindVersionError
 from cachebackend.writebehind.apply import Applied, apply_batch
 from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
 from cachebackend.writebehind.limits import limit_locks
-from cachebackend.writebehind.refusals import LOCKED, TOO_LARGE, Refusal, refusal_of
+from cachebackend.writebehind.refusals import LOCKED, TOO_LARGE, TOO_SLOW, Refusal, refusal_of
+from cachebackend.writebehind.repeated_failures import repeated_failures
+from cachebackend.writebehind.statement_sizes import statement_sizes
 from cachebackend.writebehind.stored_columns import read_stored_columns
 from cachebackend.writebehind.versions import columns_fault, has_other_types
 
 __all__ = ["Bisection"]
 
-#: Seconds, of those that a drain may take, that bisection may take to find the refused rows.
-BISECTION_SECONDS = 30.0
+#: Seconds, of those that a drain may take, in which refused rows are looked for.
+BISECTION_SECONDS = 40.0
+#: Seconds, of those that a drain may take, in which statements may begin.
+WRITE_SECONDS = 50.0
 #: Milliseconds that a part of the batch waits for a lock, after the whole batch has waited in vain.
 PART_LOCK_MS = 50
 
@@ -30,18 +33,20 @@ class Bisection:
     Args:
         model: The rows' model.
         using: The alias of the database.
+        name: The name of the batch, by which its earlier failures are found.
 
     Attributes:
         applied: What was applied.
         refused: The rows that were not written, each with the reason.
     """
 
-    def __init__(self, model: type[models.Model], using: str) -> None:
+    def __init__(self, model: type[models.Model], using: str, name: str) -> None:
         self._model = model
         self._using = using
+        self._name = name
+        self._is_repeated = False
         self._stored = read_stored_columns(model, using)
-        self._chunk_rows = write_behind_options().batch_rows
-        self._deadline = SYSTEM_CLOCK.monotonic() + BISECTION_SECONDS
+        self._began = SYSTEM_CLOCK.monotonic()
         self._is_table_well = False
         self.applied = Applied()
         self._lock_ms: int | None = None
@@ -62,6 +67,7 @@ class Bisection:
         if fault := self.version_fault(column for group in batch for column, _ in group.shape):
             raise WriteBehindVersionError(fault)
         self._apply_or_halve(batch)
+        repeated_failures.forget(self._name)
 
     def version_fault(self, columns: Iterable[str]) -> str | None:
         """Return why a write of some columns waits for a worker of another version; None if it does not."""
@@ -71,12 +77,14 @@ class Bisection:
         try:
             applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
-            refusal, rows = refusal_of(error), rows_of(batch)
+            refusal, rows = self._refusal_of(error), rows_of(batch)
             if refusal is None:
                 raise
+            self._require_well_table(batch)
             if refusal.sqlstate == LOCKED:
                 self._lock_ms = PART_LOCK_MS
-            self._require_well_table(batch)
+            if refusal.sqlstate == TOO_SLOW:
+                statement_sizes.halve(self._model, self._using, len(rows))
             if len(rows) > 1 and self._has_time():
                 middle = len(rows) // 2
                 self._apply_or_halve(group_rows(rows[:middle]))
@@ -102,10 +110,17 @@ class Bisection:
             return
         refused, self.refused = self.refused, []
         for row, refusal in refused:
-            if self._has_time() and refusal.sqlstate not in {"", LOCKED}:
+            if self._has_time() and refusal.sqlstate not in {"", LOCKED, TOO_SLOW}:
                 self._apply_or_halve(group_rows([row]))
             else:
                 self.refused.append((row, refusal))
+
+    def _refusal_of(self, error: Exception) -> Refusal | None:
+        """Return the refusal if one row may be at fault: also after the batch has failed so several times."""
+        if (refusal := refusal_of(error, is_repeated=self._is_repeated)) is None:
+            self._is_repeated = repeated_failures.is_repeated(self._name, error)
+            refusal = refusal_of(error, is_repeated=self._is_repeated)
+        return refusal
 
     def _of_version(self, row: BatchRow, refusal: Refusal) -> Refusal:
         """Return the refusal of a row; if the table is of another version, the row waits for a deploy."""
@@ -116,7 +131,10 @@ class Bisection:
         return refusal._replace(is_of_other_version=is_other)
 
     def _has_time(self) -> bool:
-        return SYSTEM_CLOCK.monotonic() < self._deadline
+        return SYSTEM_CLOCK.monotonic() < self._began + BISECTION_SECONDS
+
+    def _may_begin(self) -> bool:
+        return SYSTEM_CLOCK.monotonic() < self._began + WRITE_SECONDS
 
     def _require_well_table(self, batch: Sequence[RowGroup]) -> None:
         """Raise the error of statements that put the batch's columns and have no row, if they fail.
@@ -135,6 +153,13 @@ class Bisection:
             cursor.execute("SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_hashjoin = off")
             if self._lock_ms is not None:
                 limit_locks(self._using, self._lock_ms)
-            applied = apply_batch(self._model, self._using, batch, self._stored, self._chunk_rows)
+            applied = apply_batch(
+                self._model,
+                self._using,
+                batch,
+                self._stored,
+                chunk_rows=statement_sizes.rows(self._model, self._using),
+                may_begin=self._may_begin,
+            )
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied

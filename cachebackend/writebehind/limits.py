@@ -6,9 +6,10 @@ from django.db import connections
 
 __all__ = ["LOCK_MS", "limit_locks", "limit_times"]
 
-#: Milliseconds that a statement may take, with its wait for locks; after that the batch is retried later.
-STATEMENT_MS = 60_000
-#: Milliseconds that a statement waits for one lock: ordinary transactions end within that time.
+#: Milliseconds that a statement may take, with its wait for locks; after that it is tried with fewer rows.
+STATEMENT_MS = 30_000
+#: Milliseconds that a statement waits for one lock: ordinary transactions end within that time. At most half
+#: of the session's limit for statements, so that a lock is not taken for a slow statement.
 LOCK_MS = 2_000
 #: Milliseconds that the transaction may be idle. Postgres ends it if its worker is frozen, so that another
 #: worker can lock the checkpoint.
@@ -35,8 +36,12 @@ def _limit(using: str, **limits: int) -> None:
     if connection.vendor != "postgresql":
         return
     # A setting has a unit, as intervals have; 0 means that there is no limit, and LEAST ignores NULL
-    lowest = "LEAST(%s, NULLIF(EXTRACT(epoch FROM current_setting(%s)::interval) * 1000, 0))::int::text"
+    present = "NULLIF(EXTRACT(epoch FROM current_setting(%s)::interval) * 1000, 0)"
+    lowest = f"GREATEST(LEAST(%s, {present}, {present} / %s), 1)::int::text"
     calls = ", ".join(f"set_config(%s, {lowest}, true)" for _ in limits)
-    parameters = [each for name, limit in limits.items() for each in (name, limit, name)]
+    parameters: list[str | int] = []
+    for name, limit in limits.items():
+        longer, parts = ("statement_timeout", 2) if name == "lock_timeout" else (name, 1)
+        parameters += [name, limit, name, longer, parts]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {calls}", parameters)

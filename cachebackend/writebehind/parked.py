@@ -100,7 +100,7 @@ def apply_or_park(
         rows = rows_of(batch)
         held_back = [row for row in rows if _key_text(model, row.pk) in earlier]
         batch = group_rows(row for row in rows if _key_text(model, row.pk) not in earlier)
-    bisection = Bisection(model, using)
+    bisection = Bisection(model, using, f"{using} {partition} {number}")
     bisection.apply(batch)
     bisection.apply_refused_again()
     new, composed = list(bisection.refused), []
@@ -263,7 +263,7 @@ def _apply_first(
 ) -> tuple[Applied, dict[str, Refusal]]:
     """Apply one parked write of each row; return what was applied, and the refusals by key."""
     rows, refused = [], {}
-    bisection = Bisection(model, using)
+    bisection = Bisection(model, using, f"{using} parked {[write.pk for write in parked]}")
     for write in parked:
         try:
             row = row_of(write, model)

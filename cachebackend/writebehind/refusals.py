@@ -8,10 +8,12 @@ from django.db import DataError
 
 from cachebackend.errors import WriteBehindDamagedError
 
-__all__ = ["LOCKED", "TOO_LARGE", "Refusal", "refusal_of"]
+__all__ = ["LOCKED", "TOO_LARGE", "TOO_SLOW", "Refusal", "refusal_of"]
 
 #: The SQLSTATE of a row that another transaction holds for longer than the drain waits.
 LOCKED = "55P03"
+#: The SQLSTATE of a statement that takes longer than its limit: with fewer rows it may not.
+TOO_SLOW = "57014"
 #: The SQLSTATEs of a text that is too long, and of a number that is too large, for its column.
 TOO_LARGE = frozenset({"22001", "22003"})
 #: The SQLSTATE of a reference to a row that does not exist yet, or of a row to which there still is one.
@@ -38,17 +40,19 @@ class Refusal(NamedTuple):
     @property
     def waits(self) -> bool:
         """Whether the write may succeed later by itself: it waits for a row, a transaction or a deploy."""
-        return self.is_of_other_version or self.sqlstate in {LOCKED, _REFERENCE}
+        is_met = self.sqlstate in {LOCKED, _REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
+        return is_met or self.is_of_other_version
 
 
-def refusal_of(error: Exception) -> Refusal | None:
+def refusal_of(error: Exception, *, is_repeated: bool = False) -> Refusal | None:
     """Return the refusal if one row may have caused an error; None if the whole batch must be retried.
 
-    A trigger may raise any SQLSTATE, so all count that are not known to have another cause.
+    A trigger may raise any SQLSTATE, so all count that are not known to have another cause, and those
+    too if the batch has met them again and again.
     """
     sqlstate = str(getattr(error.__cause__, "sqlstate", None) or "")
     if not sqlstate:  # errors of psycopg itself have none
         is_refused = isinstance(error, WriteBehindDamagedError | DataError)
     else:
-        is_refused = not sqlstate.startswith(_NOT_OF_A_ROW)
+        is_refused = is_repeated or sqlstate == TOO_SLOW or not sqlstate.startswith(_NOT_OF_A_ROW)
     return Refusal(str(error).strip(), sqlstate) if is_refused else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from django.db import DatabaseError, connection
 from django.db.models import F
 
+from cachebackend import writebehind
 from cachebackend.models import ParkedWrite
+from cachebackend.writebehind import bisection, statement_sizes
 from tests.integration.write_behind import drain_all, one_partition
 from tests.shop.models import Meter
 
@@ -81,3 +83,76 @@ def test_an_error_of_the_table_parks_nothing(meters: list[Meter]) -> None:
                 cursor.execute("ALTER TABLE away RENAME TO shop_meter")
         assert not ParkedWrite.objects.exists()
         assert [(each.rows, each.parked) for each in drain_all()] == [(6, 0)]
+
+
+@pytest.mark.parametrize("code", ["40P01", "53400", "57P01", "58030", "XX000", "25006", "55006", "08000"])
+def test_a_row_whose_trigger_raises_an_error_of_the_server_waits(meters: list[Meter], code: str) -> None:
+    """The batch has failed so several times, while a statement without rows succeeds: the other rows land."""
+    with one_partition():
+        add_one(meters)
+        with trigger("ROW", f"NEW.id = '{meters[2].pk}'", code):
+            drained: list[writebehind.Drained] = []
+            for _ in range(6):
+                with suppress(DatabaseError):
+                    drained += drain_all()
+            assert [(each.rows, each.waiting) for each in drained] == [(5, 1)]
+        assert writebehind.retry_waiting("default", due_only=False).applied == 1
+    assert set(Meter.objects.values_list("count", flat=True)) == {1}
+
+
+@contextmanager
+def slow_table(most: int) -> Iterator[None]:
+    """Let Postgres cancel a statement that updates more than ``most`` rows, as if it took too long."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF (SELECT count(*) FROM changed) > {most} THEN RAISE EXCEPTION 'too slow' "
+            "USING ERRCODE = '57014'; END IF; RETURN NULL; END $$;"
+            "CREATE TRIGGER slow AFTER UPDATE ON shop_meter REFERENCING NEW TABLE AS changed "
+            "FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER slow ON shop_meter; DROP FUNCTION slow")
+
+
+def test_a_statement_that_takes_too_long_is_divided(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows land, and the next statements have fewer rows."""
+    sizes = statement_sizes.StatementSizes()
+    monkeypatch.setattr(bisection, "statement_sizes", sizes)
+    with one_partition(), slow_table(3):
+        for _ in range(2):
+            add_one(meters)
+            assert [(each.rows, each.parked, each.waiting) for each in drain_all()] == [(6, 0, 0)]
+        assert sizes.rows(Meter, "default") <= 3
+    assert not ParkedWrite.objects.exists()
+
+
+def test_rows_for_which_no_time_is_left_are_written_by_themselves(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drain ends in time, and no later batch waits for a slow one."""
+    monkeypatch.setattr(bisection, "WRITE_SECONDS", 0.0)
+    with one_partition():
+        add_one(meters)
+        assert [(each.rows, each.waiting) for each in drain_all()] == [(0, 6)]
+        monkeypatch.undo()
+        assert writebehind.retry_waiting("default", due_only=False).applied == 6
+    assert set(Meter.objects.values_list("count", flat=True)) == {1}
+
+
+def test_a_locked_row_waits_alone_in_a_session_with_a_low_limit(meters: list[Meter]) -> None:
+    """The wait for its lock ends before the limit of the statement."""
+    with one_partition(), closing(connection.copy()) as other, connection.cursor() as cursor:
+        add_one(meters)
+        cursor.execute("SET statement_timeout = '500ms'")
+        try:
+            with other.cursor() as locker:
+                locker.execute("BEGIN; SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", [meters[3].pk])
+                assert [(each.rows, each.waiting) for each in drain_all()] == [(5, 1)]
+        finally:
+            cursor.execute("RESET statement_timeout")

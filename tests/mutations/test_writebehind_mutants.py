@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from cachebackend import protocol, writebehind
 from cachebackend.effects import Command, Send
@@ -24,6 +24,8 @@ from cachebackend.writebehind import (
     drains,
     merged_row,
     reads,
+    refusals,
+    repeated_failures,
     samples,
     seals,
 )
@@ -38,6 +40,7 @@ from tests.integration import (
     test_writebehind_moves,
     test_writebehind_partitions,
     test_writebehind_reads,
+    test_writebehind_refusals,
     test_writebehind_repair,
     test_writebehind_rows,
     test_writebehind_versions,
@@ -48,6 +51,7 @@ from tests.shop.models import Meter
 Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
+meters = test_writebehind_refusals.meters
 meters = test_writebehind_partitions.meters
 urls = test_writebehind_moves.urls
 pytestmark = [
@@ -399,3 +403,24 @@ def test_columns_of_other_versions_not_known(deploys: Any, behaviour: Any, monke
     """A deletion and a creation see only the columns of their own version of the code."""
     without_line(fold, "_FOLD", b"know(row .. column .. '\\0')", b"", monkeypatch)
     assert is_caught(behaviour, *([5] if "deletion" in behaviour.__name__ else []), deploys)
+
+
+def test_statement_that_is_too_slow_not_divided(meters: list[Meter], monkeypatch: Patch) -> None:
+    """The batch is tried again as it is, for ever."""
+    monkeypatch.setattr(refusals, "TOO_SLOW", "")
+    with pytest.raises(OperationalError):
+        test_writebehind_refusals.test_a_statement_that_takes_too_long_is_divided(meters, monkeypatch)
+
+
+def test_lock_waited_for_as_long_as_a_statement(meters: list[Meter], monkeypatch: Patch) -> None:
+    """A locked row is taken for a slow statement."""
+    monkeypatch.setattr(drains, "limit_times", lambda _: None)
+    test = test_writebehind_refusals.test_a_locked_row_waits_alone_in_a_session_with_a_low_limit
+    assert is_caught(test, meters)
+
+
+def test_repeated_failures_not_counted(meters: list[Meter], monkeypatch: Patch) -> None:
+    """A trigger's error with an SQLSTATE of the server stops its partition."""
+    monkeypatch.setattr(repeated_failures.RepeatedFailures, "is_repeated", lambda *_: False)
+    test = test_writebehind_refusals.test_a_row_whose_trigger_raises_an_error_of_the_server_waits
+    assert is_caught(test, meters, "XX000")

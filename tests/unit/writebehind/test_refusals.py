@@ -6,7 +6,7 @@ import pytest
 from django.db import DatabaseError, DataError, OperationalError
 
 from cachebackend.errors import WriteBehindDamagedError
-from cachebackend.writebehind.refusals import LOCKED, Refusal, refusal_of
+from cachebackend.writebehind.refusals import LOCKED, TOO_SLOW, Refusal, refusal_of
 
 
 class PostgresError(Exception):
@@ -31,11 +31,20 @@ def test_any_other_sqlstate_may_be_a_rows_own(sqlstate: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sqlstate", ["08006", "25006", "40001", "40P01", "53200", "55006", "57014", "58030", "XX001"]
+    "sqlstate", ["08006", "25006", "40001", "40P01", "53200", "55006", "57P01", "58030", "XX001"]
 )
 def test_errors_of_the_server_and_of_other_transactions_are_not_a_rows_own(sqlstate: str) -> None:
-    """The batch is retried as it is."""
+    """The batch is retried as it is, until it has failed so again and again; then the row waits."""
     assert refusal_of(error_with(sqlstate)) is None
+    refusal = refusal_of(error_with(sqlstate), is_repeated=True)
+    assert refusal == Refusal("no", sqlstate)
+    assert refusal.waits
+
+
+def test_a_statement_that_takes_too_long_is_tried_with_fewer_rows() -> None:
+    """A single row that takes too long waits."""
+    assert refusal_of(error_with(TOO_SLOW)) == Refusal("no", TOO_SLOW)
+    assert Refusal("no", TOO_SLOW).waits
 
 
 def test_without_an_sqlstate_only_bad_data_is_a_rows_own() -> None:

@@ -9,7 +9,15 @@ from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import QueueContext
-from cachebackend.protocol.queue.fold import FSYNC_MS, Folded, RowWrite, fold, fold_requests, fold_result
+from cachebackend.protocol.queue.fold import (
+    FSYNC_MS,
+    WITHOUT_COUNT,
+    Folded,
+    RowWrite,
+    fold,
+    fold_requests,
+    fold_result,
+)
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.ring import Ring
 
@@ -49,10 +57,9 @@ class QueueClient(Client):
         if len(requests) == 1:
             [(node, command)] = requests
             reply = self.nodes[node].call(command)
-            if (
-                not is_unknown_script(reply)
-                and (result := fold_result(self.context, partition, 1, [reply])) is not None
-            ):
-                return result
+            if not is_unknown_script(reply):
+                result = fold_result(self.context, partition, 1, [reply])
+                if result is not None and result is not WITHOUT_COUNT:
+                    return result
         [result] = self.run(fold(self.context, [(partition, [write])]))
         return result

@@ -12,7 +12,7 @@ from django.db.models import Model
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindError
 from cachebackend.management.report import AddAction, Report, ReportCommand
-from cachebackend.monitoring.reasons import Kind, find_reasons
+from cachebackend.monitoring.reasons import Kind, find_reasons, summaries
 from cachebackend.writebehind.repair import Mismatch
 
 __all__ = ["RepairActions"]
@@ -114,9 +114,11 @@ class RepairActions(ReportCommand):
         faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
         if not faults:
             self.say("every queue agrees with its checkpoint")
-        for reason in find_reasons(writebehind.partition_statuses()):
-            if reason.kind is not Kind.STOPPED:
-                self.say(f"repair does not help here: {reason}")
+        others = [
+            each for each in find_reasons(writebehind.partition_statuses()) if each.kind is not Kind.STOPPED
+        ]
+        for line in summaries(others):
+            self.say(f"repair does not help here: {line}")
         return Report({"faults": faults}, all(each["repaired"] for each in faults))
 
     def _repair_one(self, fault: writebehind.Fault, options: dict[str, Any]) -> dict[str, Any]:

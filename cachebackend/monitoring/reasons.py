@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +13,7 @@ from typing import TypeVar
 from django.db import Error, router
 
 from cachebackend import protocol, writebehind
+from cachebackend.client import QueueClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
@@ -21,10 +22,10 @@ from cachebackend.protocol import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.locks import LockHolder
-from cachebackend.writebehind.queue import model_named, monitoring_queue
+from cachebackend.writebehind.queue import configured_partitions, model_named, monitoring_queue
 from cachebackend.writebehind.versions import version_fault
 
-__all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of"]
+__all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of", "summaries"]
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Kind(StrEnum):
 
     MISSING = "missing"
     STOPPED = "stopped"
+    CLOSED = "closed"
     BLOCKED = "blocked"
     NEWER_CODE = "newer code"
     NO_SCHEDULE = "no schedule"
@@ -49,7 +51,8 @@ class Reason:
     Attributes:
         partition: The partition.
         kind: ``missing``: a server does not answer, or the model is gone; ``stopped``: queue and
-            checkpoint contradict each other; ``blocked``: a session holds the partition's lock;
+            checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
+            its node takes no writes; ``blocked``: a session holds the partition's lock;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
             ``tick`` runs; ``no worker``: a drain was requested and none began; ``slow``: drains run,
             but not fast enough; ``parked``: Postgres refused writes.
@@ -75,6 +78,7 @@ class Facts:
     Attributes:
         statuses: Their queues.
         stopped: How the queue of a stopped partition contradicts its checkpoint.
+        closed: The partitions whose node takes no writes, because the number of partitions is changed.
         locks: The session that holds a partition's lock.
         versions: Why a partition's next batch waits for newer code.
         removed: The partitions with queued writes whose models are gone.
@@ -84,6 +88,7 @@ class Facts:
 
     statuses: Sequence[PartitionStatus] = ()
     stopped: Mapping[Partition, str] = field(default_factory=dict)
+    closed: Sequence[Partition] = ()
     locks: Mapping[Partition, LockHolder] = field(default_factory=dict)
     versions: Mapping[Partition, str] = field(default_factory=dict)
     removed: Sequence[Partition] = ()
@@ -110,6 +115,7 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
         removed=_read(
             lambda: [each for removed in writebehind.removed_models() for each in removed.partitions], []
         ),
+        closed=_read(partial(_closed, client), []),
         locks=_read(_locks, {}) if late else {},
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
@@ -134,6 +140,12 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
     for partition, mismatch in facts.stopped.items():
         explained.add(partition)
         yield Reason(partition, Kind.STOPPED, mismatch, "see `manage.py writebehind repair`")
+    for partition in facts.closed:
+        if partition not in explained:
+            explained.add(partition)
+            text = "its node takes no writes, because the number of partitions is being changed"
+            way_out = "if no `manage.py writebehind partitions` runs, run `writebehind partitions N` again"
+            yield Reason(partition, Kind.CLOSED, text, way_out)
     for status in facts.statuses:
         if status.partition not in explained and (reason := _reason(status, facts, options, now)):
             explained.add(status.partition)
@@ -163,6 +175,27 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
         text = "a drain was requested, and no worker has begun it"
         return Reason(partition, Kind.NO_WORKER, text, "start a worker with -Q drains", since)
     return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
+
+
+def summaries(reasons: Iterable[Reason]) -> list[str]:
+    """Return reasons as sentences, one for all partitions of which the same is true."""
+    groups: dict[tuple[Kind, str, str], list[Reason]] = {}
+    for reason in reasons:
+        groups.setdefault((reason.kind, reason.text, reason.way_out), []).append(reason)
+    return [
+        f"{own[0]} (and {len(own) - 1} partitions more)" if len(own) > 1 else str(own[0])
+        for own in groups.values()
+    ]
+
+
+def _closed(client: QueueClient) -> list[Partition]:
+    """Return the partitions whose owner has a negative number of partitions."""
+    counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
+    closed = {node for node, count in counts.items() if count < 0}
+    if not closed:
+        return []
+    owner = client.context.ring.owner
+    return [each for each in configured_partitions(client) if owner(each.name) in closed]
 
 
 def _locks() -> dict[Partition, LockHolder]:

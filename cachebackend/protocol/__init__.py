@@ -24,7 +24,12 @@ from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.queue.counts import are_empty, partition_counts, set_partition_counts
+from cachebackend.protocol.queue.counts import (
+    are_empty,
+    exchange_partition_counts,
+    partition_counts,
+    share_partition_count,
+)
 from cachebackend.protocol.queue.drain_requests import begin_drain, pending_requests, request_drains
 from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
@@ -72,6 +77,7 @@ __all__ = [
     "delete_matching",
     "delete_misplaced",
     "dirty",
+    "exchange_partition_counts",
     "flush",
     "fold",
     "get",
@@ -106,7 +112,7 @@ __all__ = [
     "set_",
     "set_many",
     "set_many_with_lease",
-    "set_partition_counts",
+    "share_partition_count",
     "sync",
     "sync_fault",
     "touch",

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.effects import Operation
-from cachebackend.errors import WriteBehindFullError, WriteBehindMovedError, WriteBehindRefusedError
+from cachebackend.errors import (
+    RingCacheError,
+    WriteBehindFullError,
+    WriteBehindMovedError,
+    WriteBehindRefusedError,
+)
 from cachebackend.protocol import Folded, Partition, RowWrite
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import project_queue
@@ -48,6 +53,10 @@ def _fold(rows: Rows, client: QueueClient, writes: Sequence[RowWrite]) -> Operat
         moved = [write for write in writes if _is_moved(errors.get(write.row))]
         if not moved:
             break
+        try:
+            yield from protocol.share_partition_count(client.context)
+        except RingCacheError as error:  # the nodes have different numbers: none is followed
+            return errors | {write.row: error for write in moved}
         for write in moved:
             del errors[write.row]
         errors |= yield from _fold_once(rows, client, moved)

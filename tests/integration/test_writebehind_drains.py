@@ -363,6 +363,8 @@ def test_rows_queued_before_a_node_failed_are_not_reported_as_failed(monkeypatch
 
     def fail_later(*arguments: Any) -> Folded | None:
         found = fold_result(*arguments)
+        if found is fold_module.WITHOUT_COUNT:
+            return found
         turns.append(1)
         return found if len(turns) == 1 else Folded(error=WriteBehindUnknownError("lost"))
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
 from django.db.models import F
+from django.test import override_settings
 
 from cachebackend import protocol, writebehind
-from cachebackend.errors import WriteBehindError, WriteBehindMovedError
+from cachebackend.errors import NodeUnavailableError, WriteBehindError, WriteBehindMovedError
+from cachebackend.monitoring import queue_figures
 from cachebackend.protocol import Partition
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
+from tests.integration import test_writebehind_moves
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+urls = test_writebehind_moves.urls
 
 
 @pytest.fixture
@@ -158,19 +164,128 @@ def test_queues_that_cannot_be_drained_keep_their_number(meters: list[Meter]) ->
     assert set(Meter.objects.values_list("count", flat=True)) == {2}
 
 
-def test_a_change_that_was_interrupted_is_run_again(meters: list[Meter]) -> None:
-    """Until then the nodes queue no new fields."""
+def set_numbers(*numbers: int) -> None:
+    """Set the nodes' numbers, as a process leaves them that is killed or had other settings."""
+    client = project_queue()
+    for node, number in zip(client.nodes, numbers, strict=True):
+        node.call((b"SET", client.context.partitions_key, b"%d" % number))
 
-    def killed() -> Any:
+
+def numbers() -> list[bytes]:
+    client = project_queue()
+    return [node.call((b"GET", client.context.partitions_key)) for node in client.nodes]
+
+
+def test_a_change_that_was_interrupted_is_undone(meters: list[Meter]) -> None:
+    """By Ctrl-C, or by an error of the drain."""
+
+    def interrupted() -> Any:
         raise KeyboardInterrupt
 
     count_all(meters)
     with pytest.raises(KeyboardInterrupt):
-        writebehind.change_partitions(3, killed)
+        writebehind.change_partitions(3, interrupted)
+    Meter.behind.update(meters[0].pk, level=1)
+
+
+def test_a_change_whose_process_was_killed_is_run_again(meters: list[Meter]) -> None:
+    """Until then the nodes queue no new fields, and every report says so, with the way out."""
+    count_all(meters)
+    set_numbers(-project_queue().options.partitions)
     with pytest.raises(WriteBehindMovedError):
         Meter.behind.update(meters[0].pk, level=1)
+    report = command("status", code=1)
+    assert {reason["kind"] for reason in report["reasons"]} == {"closed"}
+    assert all("`writebehind partitions N`" in reason["way_out"] for reason in report["reasons"])
+    out = StringIO()
+    call_command("writebehind", "repair", stdout=out)
+    assert "takes no writes" in out.getvalue()
+    [fault] = [fault for fault in queue_figures().faults if "takes no writes" in fault.message]
+    assert "partitions more" in fault.message
     assert command("partitions", "3") == {"partitions": 3}
     Meter.behind.update(meters[0].pk, count=F("count") + 1)
+    assert command("status")["reasons"] == []
+
+
+def test_nothing_changes_while_a_node_is_away(meters: list[Meter], urls: dict[str, str]) -> None:
+    """The node that answers takes writes as before."""
+    nodes = [urls["a"], "redis://127.0.0.1:1/0?name=away"]
+    with one_partition(partitions=4):
+        count_all(meters)
+        with override_settings(WRITE_BEHIND={"nodes": nodes, "partitions": 4}):
+            with pytest.raises(CommandError, match="'away'"):
+                command("partitions", "8", "--timeout", "2")
+            assert numbers()[0] == b"4"
+        count_all(meters)
+
+
+def test_a_node_that_goes_away_during_the_change_is_named(meters: list[Meter], urls: dict[str, str]) -> None:
+    """The other nodes get their numbers back; the change is run again when it answers."""
+    with one_partition(nodes=[urls["a"], urls["b"]], partitions=4):
+        count_all(meters)
+        client = project_queue()
+        away = client.nodes[1].breaker
+        assert away is not None
+
+        def drain() -> None:
+            drain_all()
+            for _ in range(3):
+                away.failed(NodeUnavailableError("gone"))
+
+        with pytest.raises(NodeUnavailableError, match="run again, 'queue-new' may take no writes"):
+            writebehind.change_partitions(8, drain)
+        away.close()
+        assert numbers() == [b"4", b"-4"]
+        assert command("partitions", "8") == {"partitions": 8}
+        count_all(meters)
+
+
+def test_each_node_gets_its_own_number_back(meters: list[Meter], urls: dict[str, str]) -> None:
+    """Nodes with different numbers hold writes by these."""
+    with one_partition(nodes=[urls["a"], urls["b"]], partitions=4):
+        count_all(meters)
+        set_numbers(16, 4)
+        assert writebehind.change_partitions(8, lambda: None) == 16
+        assert numbers() == [b"16", b"4"]
+        assert command("partitions", "8") == {"partitions": 8}
+        assert numbers() == [b"8", b"8"]
+        assert set(Meter.objects.values_list("count", flat=True)) == {1}
+
+
+def test_a_change_does_not_undo_that_of_another_process(meters: list[Meter]) -> None:
+    """Two run at once; the one that cannot drain leaves the number that the other has set."""
+
+    def other() -> None:
+        assert writebehind.change_partitions(8, drain_all) == 8
+        count_all(meters)
+
+    with one_partition(partitions=4):
+        count_all(meters)
+        writebehind.change_partitions(16, other)
+        assert numbers() == [b"8"]
+
+
+def test_a_new_node_gets_the_number_of_the_others(meters: list[Meter], urls: dict[str, str]) -> None:
+    """Not that of the settings, which nobody has changed after the command."""
+    with one_partition(nodes=[urls["a"]], partitions=4):
+        count_all(meters)
+        assert command("partitions", "16") == {"partitions": 16}
+    with one_partition(nodes=[urls["a"], urls["b"]], retiring=[urls["a"]], partitions=4):
+        project_queue().context.adopt(4)  # as a process that has just started
+        count_all(meters)
+        assert numbers() == [b"16", b"16"]
+
+
+def test_no_number_is_followed_while_the_nodes_differ(meters: list[Meter], urls: dict[str, str]) -> None:
+    """The write of a row could be in two partitions, in no order."""
+    with one_partition(nodes=[urls["a"], urls["b"]], partitions=4):
+        count_all(meters)
+        set_numbers(16, 16)
+        count_all(meters)
+        set_numbers(4, 16)
+        with pytest.raises(WriteBehindError) as raised:
+            count_all(meters)
+        assert "different numbers of partitions" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", [b"x", b"", b"0", b"99999"])
@@ -188,8 +303,7 @@ def test_nodes_with_different_numbers_are_reported(meters: list[Meter], services
     nodes = [*settings.WRITE_BEHIND["nodes"], f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"]
     with one_partition(nodes=nodes, partitions=4, durability="memory"):
         count_all(meters)
-        client = project_queue()
-        client.run(protocol.set_partition_counts(client.context, {0: 4, 1: 6}))
+        set_numbers(4, 6)
         [fault] = [each for each in writebehind.node_faults() if "numbers of partitions" in each]
         assert "'queue-a' has 4, 'queue-b' has 6" in fault
         assert command("partitions", "4") == {"partitions": 4}

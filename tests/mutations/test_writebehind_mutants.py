@@ -11,10 +11,10 @@ from django.db import OperationalError, connection, transaction
 
 from cachebackend import protocol, writebehind
 from cachebackend.effects import Command, Send
-from cachebackend.errors import WriteBehindRefusedError, WriteBehindStoppedError
+from cachebackend.errors import WriteBehindPartialError, WriteBehindRefusedError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.node import Breaker
-from cachebackend.protocol.queue import drain_requests, fold, seal
+from cachebackend.protocol.queue import counts, drain_requests, fold, seal
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import (
     apply,
@@ -23,6 +23,7 @@ from cachebackend.writebehind import (
     checkpoints,
     drains,
     merged_row,
+    partitions,
     reads,
     refusals,
     repeated_failures,
@@ -236,10 +237,53 @@ def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
 
 def test_number_of_partitions_not_compared_by_writes(monkeypatch: Patch) -> None:
     """A write that arrives after the number was changed is queued in a partition of the old number."""
-    without_line(fold, "_FOLD", b"elseif partitions ~= expected then", b"elseif false then", monkeypatch)
+    without_line(fold, "_FOLD", b"if partitions ~= expected then", b"if not partitions then", monkeypatch)
     rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
     test = test_writebehind_partitions.test_a_write_that_arrives_after_the_change_is_in_its_partition
     assert is_caught(test, rows, 16)
+
+
+def test_numbers_not_given_back(meters: list[Meter], urls: dict[str, str], monkeypatch: Patch) -> None:
+    """A change of the number that fails leaves the other nodes without writes."""
+    monkeypatch.setattr(partitions, "_reopen", lambda *_: None)
+    test = test_writebehind_partitions.test_a_node_that_goes_away_during_the_change_is_named
+    assert is_caught(test, meters, urls)
+
+
+def test_number_exchanged_for_any_other(meters: list[Meter], monkeypatch: Patch) -> None:
+    """A change that fails overwrites the number that another process has set."""
+    compared = b"if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then"
+    without_line(counts, "_EXCHANGE", compared, b"if false then", monkeypatch)
+    assert is_caught(test_writebehind_partitions.test_a_change_does_not_undo_that_of_another_process, meters)
+
+
+def test_new_node_numbered_by_the_settings(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """The first writer gives a node that has no number its own."""
+
+    def by_settings(queue: Any) -> Any:
+        found = yield from protocol.partition_counts(queue, queue.nodes)
+        new = {node: (None, queue.options.partitions) for node in queue.nodes if node not in found}
+        yield from counts.exchange_partition_counts(queue, new)
+
+    monkeypatch.setattr(fold, "share_partition_count", by_settings)
+    with pytest.raises(WriteBehindPartialError, match="different numbers"):
+        test_writebehind_partitions.test_a_new_node_gets_the_number_of_the_others(meters, urls)
+
+
+def test_a_number_followed_while_the_nodes_differ(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """A write follows the node that it reached."""
+
+    def unseen(*_: Any) -> Any:
+        return
+        yield
+
+    monkeypatch.setattr(protocol, "share_partition_count", unseen)
+    test = test_writebehind_partitions.test_no_number_is_followed_while_the_nodes_differ
+    assert is_caught(test, meters, urls)
 
 
 def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:

@@ -18,7 +18,7 @@ from cachebackend.management.report import AddAction, Report
 from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
 from cachebackend.monitoring.queues import Totals
-from cachebackend.monitoring.reasons import Kind, find_reasons
+from cachebackend.monitoring.reasons import Kind, find_reasons, summaries
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
@@ -107,8 +107,8 @@ class Command(ParkedActions, RepairActions):
         for lock in locks:
             self.say(str(lock))
         reasons = find_reasons(statuses)
-        for reason in reasons:
-            self.say(str(reason))
+        for line in summaries(reasons):
+            self.say(line)
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
         known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
         queued = f"{totals.waiting} changes are queued ({totals.bytes} bytes)"
@@ -120,7 +120,7 @@ class Command(ParkedActions, RepairActions):
         exceeded = _exceeded(totals, options)
         for name in exceeded:
             self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
-        is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED} for each in reasons)
+        is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED, Kind.CLOSED} for each in reasons)
         is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
             "waiting": totals.waiting,

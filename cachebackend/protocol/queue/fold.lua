@@ -7,8 +7,8 @@
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time
--- KEYS[5]  the number of partitions of this node's queues, negative while it is being changed; a node
---          that has none gets the caller's
+-- KEYS[5]  the number of partitions of this node's queues, negative while it is being changed; the callers
+--          give one to a node that has none
 -- ARGV[1]  the number of the open batch, as the caller expects it
 -- ARGV[2]  now, in milliseconds since 1970
 -- ARGV[3]  a random name: it becomes the incarnation of a queue that has none yet, and the seal
@@ -24,7 +24,7 @@
 --          the caller knows as changes)
 --          kind p puts a value and replaces what was queued for the column before
 --          kind d adds to the value; kinds g and l are its lower and upper bound
--- returns  the error PARTITIONS and their number if it is not the caller's, and nothing was done;
+-- returns  the error PARTITIONS and their number, or none, if it is not the caller's, and nothing was done;
 --          the number of the open batch if all rows were folded; minus that number if it is not
 --          ARGV[1], and nothing was done; else a table of the number of the open batch and for
 --          each row ok, overflow, full or exists. Only rows with ok were folded. Rows at the end

@@ -11,9 +11,12 @@ from cachebackend.effects import Argument, Command, Operation, Reply, Script, Se
 from cachebackend.errors import (
     NodeReplyError,
     NodeUnavailableError,
+    RingCacheError,
     WriteBehindDamagedError,
+    WriteBehindMovedError,
     WriteBehindUnknownError,
 )
+from cachebackend.protocol.queue.counts import share_partition_count
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.replies import either, integer, items, text
 
@@ -29,6 +32,8 @@ _FOLD = Script(
 )
 #: The code of the error of a node whose queues have another number of partitions.
 MOVED = "PARTITIONS"
+#: What such a node answers that has none, because it is new or was emptied.
+NO_COUNT = b"none"
 #: The code of a row that was folded.
 OK = b"ok"
 #: Milliseconds that a node may take to sync its append-only file; with ``everysec`` it does so once a second.
@@ -71,6 +76,10 @@ class Folded:
 
 #: The result of nearly every call: one row, folded.
 _ONE = Folded((OK,))
+#: The result of a call to a node that has no number of partitions yet: ``fold`` gives it one.
+WITHOUT_COUNT = Folded(
+    error=WriteBehindMovedError("the node has no number of partitions yet", is_closed=False)
+)
 
 
 def fold(
@@ -92,18 +101,27 @@ def fold(
             partition, rows = writes[index]
             calls.append(fold_requests(queue, partition, rows[len(results[index].codes) :]))
         replies = yield Send([request for requests in calls for request in requests])
-        again = []
+        again, is_counted = [], True
         for index, requests in zip(unfinished, calls, strict=True):
             own_replies, replies = replies[: len(requests)], replies[len(requests) :]
             partition, rows = writes[index]
             codes = results[index].codes
             result = fold_result(queue, partition, len(rows) - len(codes), own_replies)
+            if result is WITHOUT_COUNT:
+                result, is_counted = None, False
             if result is not None:
                 idle = 0 if result.codes else idle
                 results[index] = Folded([*codes, *result.codes], result.error)
             if result is None or (result.error is None and len(results[index].codes) < len(rows)):
                 again.append(index)
         unfinished = again
+        if not is_counted:
+            try:
+                yield from share_partition_count(queue)
+            except RingCacheError as error:
+                for index in unfinished:
+                    results[index] = Folded(results[index].codes, error)
+                return results
     for index in unfinished:
         message = (
             f"the queue of {writes[index][0]} is damaged: the batch that it names as open takes no writes"
@@ -160,7 +178,8 @@ def fold_result(
         return Folded(error=_unknown(error) if error.was_sent else error)
     except NodeReplyError as error:
         if error.code == MOVED:
-            return Folded(error=queue.moved(str(error).split(" ")[1].encode()))
+            number = str(error).split(" ")[1].encode()
+            return WITHOUT_COUNT if number == NO_COUNT else Folded(error=queue.moved(number))
         return Folded(error=error)
     if isinstance(reply, int):
         queue.open_batches[node, partition.name] = abs(reply)

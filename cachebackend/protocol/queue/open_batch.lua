@@ -4,10 +4,8 @@
 local batch_fields, max_fields, batch_bytes, max_bytes, expected, name =
     string.match(ARGV[4], '^(%d+) (%d+) (%d+) (%d+) (%d+) (.+)$')
 local partitions = redis.call('GET', KEYS[5])
-if not partitions then
-    redis.call('SET', KEYS[5], expected)
-elseif partitions ~= expected then
-    return redis.error_reply('PARTITIONS ' .. partitions)
+if partitions ~= expected then
+    return redis.error_reply('PARTITIONS ' .. (partitions or 'none'))
 end
 if not open then
     open = '1'

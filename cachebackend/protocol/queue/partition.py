@@ -67,8 +67,8 @@ class QueueContext:
         nodes: The indices of all nodes.
         dirty: The key of each node's sorted set of partitions with queued writes, scored by the time of
             the oldest write.
-        partitions_key: The key of each node's number of partitions. The first writer sets it from the
-            settings; it is negative while the number is being changed, and the node begins no batch.
+        partitions_key: The key of each node's number of partitions. It is negative while the number is
+            being changed, and the node begins no batch.
         partitions: The number of partitions as last seen.
         open_batches: The number of the open batch as last seen, by node and partition name. A
             number that is out of date costs one round trip.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cachebackend.monitoring.reasons import Facts, Kind, reasons_of
+from cachebackend.monitoring.reasons import Facts, Kind, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
 from cachebackend.writebehind import LockHolder, PartitionStatus
@@ -61,6 +61,20 @@ def test_servers_and_models_that_are_missing() -> None:
         status = replace(LATE, **{name: False}, error="it does not answer")
         assert found(Facts([status])) == [(PARTITION, Kind.MISSING, None)]
     assert found(Facts(removed=[GONE])) == [(GONE, Kind.MISSING, None)]
+
+
+def test_partitions_whose_node_takes_no_writes() -> None:
+    """The number of partitions is being changed; one that stopped has that reason."""
+    closed = Facts([LATE], stopped={GONE: "it was emptied"}, closed=[PARTITION, GONE])
+    assert found(closed) == [(GONE, Kind.STOPPED, None), (PARTITION, Kind.CLOSED, None)]
+
+
+def test_reasons_that_are_the_same_are_one_sentence() -> None:
+    """With the first partition that has it."""
+    reasons = reasons_of(Facts(closed=[PARTITION, GONE], stopped={}), WriteBehindOptions(), NOW)
+    [line] = summaries(reasons)
+    assert line.startswith("shop.meter:0: its node takes no writes")
+    assert line.endswith("(and 1 partitions more)")
 
 
 def test_parked_writes_are_a_reason_of_their_own() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError
-from cachebackend.protocol.queue.counts import are_empty, partition_counts, set_partition_counts
+from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError, WriteBehindMovedError
+from cachebackend.protocol.queue.counts import (
+    are_empty,
+    exchange_partition_counts,
+    partition_counts,
+    share_partition_count,
+)
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 
@@ -24,16 +29,50 @@ def test_a_damaged_number_is_an_error(text: bytes) -> None:
         step(partition_counts(queue_of("a"), [0]), [text])
 
 
-def test_the_number_is_set_on_every_node_or_an_error_is_raised() -> None:
-    """A node that did not answer may have the old one."""
-    queue = queue_of("a", "b")
-    _, [requests] = step(set_partition_counts(queue, {0: 4, 1: -4}), [b"OK", b"OK"])
-    assert [command for _, command in requests] == [
-        (b"SET", b"wb:partitions", b"4"),
-        (b"SET", b"wb:partitions", b"-4"),
-    ]
+def test_every_node_must_answer_if_the_numbers_must_be_complete() -> None:
+    """A change of the number begins with them."""
     with pytest.raises(NodeUnavailableError):
-        step(set_partition_counts(queue, {0: 4, 1: 4}), [b"OK", DOWN])
+        step(partition_counts(queue_of("a", "b"), [0, 1], complete=True), [b"8", DOWN])
+
+
+def test_a_number_is_exchanged_for_the_expected_one() -> None:
+    """The reply of each node says whether it was, and a node that did not answer may have either."""
+    queue = queue_of("a", "b", "c")
+    exchanged = exchange_partition_counts(queue, {0: (4, -4), 1: (None, -4), 2: (4, -4)})
+    done, [requests] = step(exchanged, [1, 0, DOWN])
+    assert done == {0: True, 1: False, 2: DOWN}
+    assert [command[1:] for _, command in requests] == [
+        (b"wb:partitions", b"4", b"-4"),
+        (b"wb:partitions", b"", b"-4"),
+        (b"wb:partitions", b"4", b"-4"),
+    ]
+
+
+@pytest.mark.parametrize("number", [b"16", b"-16"])
+def test_a_node_without_a_number_gets_that_of_the_others(number: bytes) -> None:
+    """Not that of the settings; a node that does not answer changes nothing."""
+    queue = queue_of("a", "b", "c", partitions=4)
+    _, [_, [(node, command)]] = step(share_partition_count(queue), [None, number, DOWN], [1])
+    assert (node, command[1:]) == (0, (b"wb:partitions", b"", number))
+
+
+def test_without_any_number_one_node_decides() -> None:
+    """Processes with different settings ask the same one, in any order of their nodes."""
+    queue = queue_of("b", "a", partitions=4)
+    _, requests = step(share_partition_count(queue), [None, None], [0], [b"8"], [1])
+    assert [[(node, *command[1:]) for node, command in each] for each in requests[1:]] == [
+        [(1, b"wb:partitions", b"", b"4")],
+        [(1, b"wb:partitions")],
+        [(0, b"wb:partitions", b"", b"8")],
+    ]
+
+
+def test_a_number_that_may_be_another_is_not_shared() -> None:
+    """The nodes differ, or the one that may have the number does not answer."""
+    with pytest.raises(WriteBehindMovedError, match="different numbers"):
+        step(share_partition_count(queue_of("a", "b")), [b"4", b"16"])
+    with pytest.raises(NodeUnavailableError, match="number of partitions is not known"):
+        step(share_partition_count(queue_of("a", "b")), [None, DOWN])
 
 
 def test_all_nodes_are_empty_or_not() -> None:

@@ -38,13 +38,14 @@ test-fast: $(STAMP)  ## Run the tests that need no server (20 seconds)
 # checked four times as long, and then during as many changes of what is around it
 SECONDS ?= 60
 
-soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records
+soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records, interruptions
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
 	@$(BIN)/python -m tests.live.ring_growth
 	@$(BIN)/python -m tests.live.drain_checker --seconds $$((4 * $(SECONDS)))
 	@$(BIN)/python -m tests.live.change_checker --faults $(SECONDS)
 	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
 	@FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -q -s tests/differential
+	@INTERRUPT=all $(BIN)/python -m pytest -q tests/integration/test_interrupts.py
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
 

@@ -2,24 +2,41 @@
 
 Python looks for signals when a function begins, after each call, and when a loop begins again: nowhere
 else can a handler raise. A trace function sees every instruction, and raises the signal before the
-instruction that follows such a place.
+instruction that follows such a place. A place is left out if another ``except`` or ``with`` handles an
+exception there than before that instruction.
+
+``INTERRUPT=all`` interrupts at every place, and not only at some of them.
 """
 
 from __future__ import annotations
 
+import dis
 import opcode
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+import pytest
+
 from cachebackend.errors import InterruptLostError
 
-__all__ = ["Interruption", "SoftLimitError", "interrupt", "raising_handler"]
+__all__ = [
+    "Interruption",
+    "SoftLimitError",
+    "handler",
+    "interrupt",
+    "interrupted_everywhere",
+    "raising_handler",
+]
 
+#: One in ``STEP`` places of an operation is interrupted.
+STEP = 1 if os.environ.get("INTERRUPT") == "all" else 11
 #: The code that is interrupted: ours, and what of Python and redis-py holds our locks and sockets.
 WATCHED = ("/cachebackend/", "/redis/", "/threading.py", "/queue.py")
 #: How the names of the instructions begin after which Python runs signal handlers.
@@ -74,14 +91,44 @@ def interrupt(operation: Callable[[], object], point: int) -> Interruption | Non
     return None if trace.place is None else Interruption(trace.place, has_reached_caller)
 
 
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """The signal of the interruptions has a handler that raises."""
+    with raising_handler():
+        yield
+
+
+def interrupted_everywhere(operation: Callable[[], object], check: Callable[[], object]) -> list[str]:
+    """Interrupt an operation at each place, and check after each.
+
+    Returns:
+        The places where the interruption did not reach the caller.
+    """
+    operation()
+    swallowed = []
+    for point in count(0, STEP):
+        interruption = interrupt(operation, point)
+        if interruption is None:
+            assert point > 0
+            return swallowed
+        if not interruption.has_reached_caller:
+            swallowed.append(interruption.place)
+        try:
+            check()
+        except AssertionError as error:
+            error.add_note(f"interrupted at {interruption.place}")
+            raise
+    raise AssertionError  # the count does not end
+
+
 class _Trace:
     """A trace function that raises the signal at a place."""
 
     def __init__(self, point: int) -> None:
         self.place: str | None = None
         self._left = point
-        #: For each running frame, by its ``id``, the instruction before.
-        self._before: dict[int, str] = {}
+        #: For each running frame, by its ``id``, the offset of the instruction before.
+        self._before: dict[int, int] = {}
         self._codes: dict[CodeType, bytes] = {}
 
     def begin(self, frame: FrameType, _: str, __: Any) -> Any:
@@ -92,19 +139,32 @@ class _Trace:
         if code not in self._codes:
             self._codes[code] = code.co_code
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        self._before[id(frame)] = "RESUME"
         return self._step
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "return":
             self._before.pop(id(frame), None)
         elif event == "opcode" and self.place is None:
-            before = self._before.get(id(frame), "RESUME")
-            self._before[id(frame)] = opcode.opname[self._codes[frame.f_code][frame.f_lasti]]
-            if before.startswith(_CHECKS):
+            before = self._before.get(id(frame), frame.f_lasti)
+            self._before[id(frame)] = frame.f_lasti
+            if self._is_place(frame.f_code, before, frame.f_lasti):
                 self._left -= 1
                 if self._left < 0:
                     path = frame.f_code.co_filename.rpartition("site-packages/")[2].removeprefix(_ROOT)
                     self.place = f"{path}:{frame.f_lineno} {frame.f_code.co_name}"
                     signal.raise_signal(_SIGNAL)
         return self._step
+
+    def _is_place(self, code: CodeType, before: int, at: int) -> bool:
+        """Return whether Python handles signals after an instruction, as if before the next one."""
+        if before == at:
+            return True  # the function begins
+        if not opcode.opname[self._codes[code][before]].startswith(_CHECKS):
+            return False
+        return _handler_of(code, before) == _handler_of(code, at)
+
+
+def _handler_of(code: CodeType, offset: int) -> int | None:
+    """Return where an exception is handled that an instruction raises."""
+    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    return next((entry.target for entry in reversed(entries) if entry.start <= offset < entry.end), None)

@@ -1,26 +1,26 @@
-"""A signal handler that raises anywhere in an operation leaves everything in order.
-
-``INTERRUPT=all`` interrupts at every place, and not only at some of them.
-"""
+"""A signal handler that raises anywhere in a call of the cache leaves everything in order."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
-import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 
 from cachebackend import RingCache
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
 from cacheproject.services import Services
 from tests.fix_services import connections_of
-from tests.interrupting import interrupt, raising_handler
+from tests.integration.held_node import NODE, node_of, owner
+from tests.interrupting import handler, interrupted_everywhere
 
-#: One in ``STEP`` places of an operation is interrupted.
-STEP = 1 if os.environ.get("INTERRUPT") == "all" else 11
+__all__ = ["handler"]
+
 KEYS = [f"key-{number}" for number in range(30)]
 VALUES = {key: f"value of {key}" for key in KEYS}
 
@@ -31,37 +31,11 @@ pytestmark = [
 
 
 @pytest.fixture
-def handler() -> Iterator[None]:
-    """The signal of the interruptions has a handler that raises."""
-    with raising_handler():
-        yield
-
-
-@pytest.fixture
 def cache(ring_cache: RingCache) -> RingCache:
     """The default alias with some keys."""
     ring_cache.set_many(VALUES, 600)
     ring_cache.set("number", 7, 600)
     return ring_cache
-
-
-def interrupted_everywhere(operation: Callable[[], object], check: Callable[[], object]) -> list[str]:
-    """Interrupt an operation at each place, and check after each; return the places that swallowed it."""
-    operation()
-    swallowed = []
-    for point in count(0, STEP):
-        interruption = interrupt(operation, point)
-        if interruption is None:
-            assert point > 0
-            return swallowed
-        if not interruption.has_reached_caller:
-            swallowed.append(interruption.place)
-        try:
-            check()
-        except AssertionError as error:
-            error.add_note(f"interrupted at {interruption.place}")
-            raise
-    raise AssertionError  # the count does not end
 
 
 def check_order(cache: RingCache) -> None:
@@ -133,3 +107,77 @@ def test_an_interrupted_handshake_leaves_no_connection(cache: RingCache, service
     assert [place for place in swallowed if not place.startswith("redis/")] == []
     gc.collect()
     assert connections_of(services) == sum(len(node._pool._idle) for node in cache.client.nodes)
+
+
+# Python's own start of a thread, interrupted, lets the thread fail before it calls our function
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_node_whose_probe_is_interrupted_comes_back(cache: RingCache) -> None:
+    """From any place where the caller that starts its probe may be interrupted."""
+    key = next(key for key in KEYS if owner(cache, key).name == NODE)
+    breaker = node_of(cache).breaker
+    assert breaker is not None
+
+    def start_probe() -> None:
+        breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
+        breaker._probe_at = 0.0
+        cache.get(key)
+
+    def check() -> None:
+        for _ in range(2):
+            for thread in threading.enumerate():
+                if thread.name == "ringcache-probe" and thread.is_alive():
+                    thread.join(10)
+            breaker._probe_at = 0.0
+            breaker._claim_lost_at = min(
+                breaker._claim_lost_at, 0.0
+            )  # a claim may be lost: it ends by itself
+            cache.get(key)
+        check_order(cache)
+
+    assert interrupted_everywhere(start_probe, check) == []
+
+
+async def cancelled(coroutine: Coroutine[Any, Any, Any], steps: int) -> bool:
+    """Cancel a task after some steps of the event loop; return whether it had not ended before."""
+    task = asyncio.ensure_future(coroutine)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    was_cancelled = task.cancel()
+    await asyncio.wait([task])
+    return was_cancelled
+
+
+ASYNC_OPERATIONS: dict[str, Callable[[RingCache], Coroutine[Any, Any, Any]]] = {
+    "aget": lambda cache: cache.aget(KEYS[0]),
+    "aget_many": lambda cache: cache.aget_many(KEYS),
+    "aset": lambda cache: cache.aset("written", 1, 60),
+    "aset_many": lambda cache: cache.aset_many(VALUES, 600),
+    "aincr": lambda cache: cache.aincr("number"),
+    "adelete": lambda cache: cache.adelete(next(_absent)),
+    "aget_or_set": lambda cache: cache.aget_or_set(next(_absent), lambda: 1, 60),
+}
+
+
+@pytest.mark.parametrize("is_connected", [True, False], ids=["connected", "connecting"])
+@pytest.mark.parametrize("name", ASYNC_OPERATIONS)
+def test_a_cancelled_task_leaves_everything_in_order(
+    cache: RingCache, services: Services, name: str, is_connected: bool
+) -> None:
+    """At each step of the event loop; other tasks of the loop get their own replies."""
+
+    async def cancel_after(steps: int) -> bool:
+        if is_connected:
+            await cache.aget_many(KEYS)
+        was_cancelled = await cancelled(ASYNC_OPERATIONS[name](cache), steps)
+        values = await asyncio.gather(cache.aget_many(KEYS), *map(cache.aget, KEYS[:6]))
+        assert values == [VALUES, *[VALUES[key] for key in KEYS[:6]]]
+        return was_cancelled
+
+    before = connections_of(services)
+    assert asyncio.run(cancel_after(0))
+    for steps in count(1):
+        if not asyncio.run(cancel_after(steps)):
+            break
+    check_order(cache)
+    gc.collect()
+    assert connections_of(services) == max(before, sum(len(node._pool._idle) for node in cache.client.nodes))

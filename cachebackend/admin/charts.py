@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
 
 from cachebackend.monitoring import NodeFigures
 
@@ -37,9 +38,9 @@ def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
         angle += sweep
     up = sum(node.is_up for node in nodes)
     return format_html(
-        '<svg class="ring" viewBox="0 0 {0} {0}" role="img" aria-label="{1} of {2} nodes are up">{3}{4}'
+        '<svg class="ring" viewBox="0 0 {0} {0}" role="img" aria-label="{7}">{3}{4}'
         '<text x="{5}" y="{5}" class="big">{1}/{2}</text>'
-        '<text x="{5}" y="{6}" class="small">nodes up</text></svg>',
+        '<text x="{5}" y="{6}" class="small">{8}</text></svg>',
         SIDE,
         up,
         len(nodes),
@@ -47,6 +48,8 @@ def ring_picture(nodes: Sequence[NodeFigures]) -> SafeString:
         format_html_join("", '<text x="{}" y="{}" text-anchor="{}" class="name {}">{}</text>', names),
         SIDE // 2,
         SIDE // 2 + 18,
+        _("%(up)d of %(all)d nodes are up") % {"up": up, "all": len(nodes)},
+        _("nodes up"),
     )
 
 
@@ -99,15 +102,16 @@ def line_chart(
         '<svg class="chart" viewBox="0 0 {0} {1}" preserveAspectRatio="none" role="img" aria-label="{2}">'
         '<line x1="0" x2="{0}" y1="{1}" y2="{1}"/>'
         '<line x1="0" x2="{0}" y1="{3}" y2="{3}" class="top"/>{4}{5}</svg>'
-        '<p class="axis"><span>{6}</span><span>{7}</span><span>now</span></p>',
+        '<p class="axis"><span>{6}</span><span>{7}</span><span>{8}</span></p>',
         CHART_WIDTH,
         CHART_HEIGHT,
         label,
         CHART_MARGIN,
         lines,
         dots,
-        f"{len(values) - 1} min ago" if len(values) > 1 else "",
-        _top_label(top, unit) if any(pieces) else "no figures",
+        _("%(number)d min ago") % {"number": len(values) - 1} if len(values) > 1 else "",
+        _top_label(top, unit) if any(pieces) else _("no figures"),
+        _("now"),
     )
 
 

@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from cachebackend.admin.actions import ActionForm, log_action
 from cachebackend.admin.charts import line_chart, ring_picture
@@ -97,7 +98,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         form = KeyForm(request.GET if "key" in request.GET else None)
         context = {
             **self.admin_site.each_context(request),
-            "title": "Ring",
+            "title": _("Ring"),
             "opts": self.opts,
             "unknown": UNKNOWN,
             "tiles": tiles(aliases, worker, outbox, queues),
@@ -107,7 +108,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
             "drain_times": percentiles(queues.drain_times),
-            "drained_chart": line_chart("Rows drained per minute in the last hour", queues.rows_by_minute),
+            "drained_chart": line_chart(_("Rows drained per minute in the last hour"), queues.rows_by_minute),
             "faults": faults,
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
@@ -154,10 +155,10 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         ]
         context = {
             **self.admin_site.each_context(request),
-            "title": "Are you sure?",
+            "title": _("Are you sure?"),
             "opts": self.opts,
             "description": form.description,
-            "consequence": "The next read of a deleted key loads its value from the database.",
+            "consequence": _("The next read of a deleted key loads its value from the database."),
             "fields": fields,
             "back": back,
         }
@@ -181,9 +182,9 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
         "get_times": percentiles(figures.hour.get_times),
         "load_times": percentiles(figures.hour.load_times),
         "charts": [
-            ("Hit ratio", line_chart("Hit ratio in the last hour, in percent", ratios, 100, " %")),
-            ("Reads per minute", line_chart("Keys read per minute in the last hour", reads)),
-            ("Loads per minute", line_chart("Loads per minute in the last hour", loads)),
+            (_("Hit ratio"), line_chart(_("Hit ratio in the last hour, in percent"), ratios, 100, " %")),
+            (_("Reads per minute"), line_chart(_("Keys read per minute in the last hour"), reads)),
+            (_("Loads per minute"), line_chart(_("Loads per minute in the last hour"), loads)),
         ],
         "rows": [
             (_minutes_ago(len(minutes) - 1 - index), each.hits, each.misses, ratio, each.loads)
@@ -194,4 +195,4 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
 
 
 def _minutes_ago(minutes: int) -> str:
-    return f"{minutes} min ago" if minutes else "now"
+    return _("%(number)d min ago") % {"number": minutes} if minutes else _("now")

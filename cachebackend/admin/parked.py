@@ -10,6 +10,8 @@ from django.db import Error, models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from cachebackend import writebehind
 from cachebackend.admin.actions import log_action
@@ -33,12 +35,12 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
     fields = readonly_fields
     actions = ("retry",)
 
-    @admin.display(description="changes")
+    @admin.display(description=gettext_lazy("changes"))
     def changes_text(self, parked: ParkedWrite) -> str:
         """Return what the write does to its row, as text."""
         return changes_text(parked)
 
-    @admin.action(description="Retry the selected parked writes", permissions=["change"])
+    @admin.action(description=gettext_lazy("Retry the selected parked writes"), permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> HttpResponse | None:
         """Retry writes after a confirmation, each with every other parked write of its row."""
         if "confirmed" not in request.POST:
@@ -49,7 +51,7 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
         if retried.missing:
             outcome += f", {retried.missing} of rows that no longer exist"
         log_action(request, ParkedWrite, f"{description}: {outcome}")
-        self.message_user(request, f"{retried.applied} writes were applied.")
+        self.message_user(request, _("%(number)d writes were applied.") % {"number": retried.applied})
         for parked in retried.remaining[:MAX_ERRORS]:
             self.message_user(request, f"{parked}: {parked.error}", messages.WARNING)
         return None
@@ -63,10 +65,10 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
         ]
         context = {
             **self.admin_site.each_context(request),
-            "title": "Are you sure?",
+            "title": _("Are you sure?"),
             "opts": self.opts,
             "description": _description(queryset),
-            "consequence": (
+            "consequence": _(
                 "A write that succeeds changes its row in the database; "
                 "one that is refused again stays parked."
             ),

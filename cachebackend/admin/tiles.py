@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from django.utils.translation import gettext as _
+
 from cachebackend.monitoring import AliasFigures, Fault, OutboxFigures, QueueFigures, WorkerFigures, hit_ratio
 from cachebackend.monitoring.formatting import ago, duration, percentiles
 
@@ -62,38 +64,43 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     alias, suffix = figures.alias, "" if is_alone else f", {figures.alias}"
     href = f"#cache-{alias}"
     down = [node.name for node in figures.nodes if not node.is_up]
-    note = f"not up: {', '.join(down[:_MAX_NAMES])}{' …' if len(down) > _MAX_NAMES else ''}" if down else ""
-    up = f"{figures.nodes_up} of {len(figures.ring_nodes)}"
-    yield Tile(f"nodes-{alias}", f"Nodes up{suffix}", up, note, href, is_well=not down)
+    names = f"{', '.join(down[:_MAX_NAMES])}{' …' if len(down) > _MAX_NAMES else ''}"
+    note = _("not up: %(names)s") % {"names": names} if down else ""
+    up = _("%(up)d of %(all)d") % {"up": figures.nodes_up, "all": len(figures.ring_nodes)}
+    yield Tile(f"nodes-{alias}", f"{_('Nodes up')}{suffix}", up, note, href, is_well=not down)
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
-    ratio = "no reads" if recent is None else f"{recent:.1%}"
-    last_hour = "" if hour is None else f"{hour:.1%} in the last hour"
-    yield Tile(f"hits-{alias}", f"Hit ratio{suffix}, 5 min", ratio, last_hour, href)
+    ratio = _("no reads") if recent is None else f"{recent:.1%}"
+    last_hour = "" if hour is None else _("%(ratio)s in the last hour") % {"ratio": f"{hour:.1%}"}
+    yield Tile(f"hits-{alias}", f"{_('Hit ratio')}{suffix}, 5 min", ratio, last_hour, href)
     rate, times = f"{figures.gets_per_second:,.0f}", percentiles(figures.recent.get_times)
-    yield Tile(f"gets-{alias}", f"Reads per second{suffix}", rate, times, href)
+    yield Tile(f"gets-{alias}", f"{_('Reads per second')}{suffix}", rate, times, href)
 
 
 def _worker(worker: WorkerFigures) -> Tile:
-    value = UNKNOWN if worker.last_runs is None else "never"
+    value = UNKNOWN if worker.last_runs is None else _("never")
     if worker.last_seen is not None:
         value = ago(worker.last_seen)
-    return Tile("worker", "Worker last seen", value, href="#invalidation")
+    return Tile("worker", _("Worker last seen"), value, href="#invalidation")
 
 
 def _pending(outbox: OutboxFigures) -> Tile:
     if outbox.rows is None or outbox.lag is None:
-        return Tile("pending", "Pending outbox rows", UNKNOWN, href="#invalidation")
-    note = f"the oldest for {duration(outbox.lag)}" if outbox.rows and outbox.lag else ""
-    return Tile("pending", "Pending outbox rows", f"{outbox.rows:,}", note, "#invalidation")
+        return Tile("pending", _("Pending outbox rows"), UNKNOWN, href="#invalidation")
+    note = _("the oldest for %(time)s") % {"time": duration(outbox.lag)} if outbox.rows and outbox.lag else ""
+    return Tile("pending", _("Pending outbox rows"), f"{outbox.rows:,}", note, "#invalidation")
 
 
 def _waiting(queues: QueueFigures) -> Iterator[Tile]:
     if not queues.is_on:
         return
     if queues.waiting is None:
-        yield Tile("waiting", "Queued writes", UNKNOWN, href="#write-behind")
+        yield Tile("waiting", _("Queued writes"), UNKNOWN, href="#write-behind")
         return
-    oldest = f"the oldest for {duration(queues.oldest_seconds)}" if queues.oldest_seconds else ""
-    parked = f"{queues.parked:,} parked" if queues.parked else ""
+    oldest = (
+        _("the oldest for %(time)s") % {"time": duration(queues.oldest_seconds)}
+        if queues.oldest_seconds
+        else ""
+    )
+    parked = _("%(number)s parked") % {"number": f"{queues.parked:,}"} if queues.parked else ""
     note = "; ".join(filter(None, (oldest, parked)))
-    yield Tile("waiting", "Queued writes", f"{queues.waiting:,}", note, "#write-behind")
+    yield Tile("waiting", _("Queued writes"), f"{queues.waiting:,}", note, "#write-behind")

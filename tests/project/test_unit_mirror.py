@@ -9,7 +9,6 @@ PACKAGE, UNIT = ROOT / "cachebackend", ROOT / "tests" / "unit"
 #: Modules without a unit test file, and the reason. ``folder/`` stands for all modules in the folder.
 WITHOUT = {
     "admin/actions": "a view: needs a test client and nodes",
-    "admin/page": "a view: needs a test client and nodes",
     "admin/parked": "a view: needs a test client and Postgres",
     "apps": "called by Django once in a process",
     "backend/cache": "puts the classes of this package together",

@@ -56,10 +56,15 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
     @functools.wraps(method)
     def execute(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
         tables = watched_tables(self.query.get_meta().db_table)
-        if not tables:
-            return method(self, *args, **kwargs)
+        if not tables or (write == "update_returning" and not _returns_columns(self, *args, **kwargs)):
+            return method(self, *args, **kwargs)  # without columns it calls ``execute_sql``, which is wrapped
         with each_statement_in_a_transaction(self.connection):
             return getattr(Write(self, tables, method), write)(*args, **kwargs)
 
     setattr(execute, _MARK, method)
     setattr(compiler, name, execute)
+
+
+def _returns_columns(compiler: SQLCompiler, returning_fields: Any) -> bool:
+    """Return whether an UPDATE with these ``returning_fields`` reads columns back."""
+    return bool(returning_fields) and compiler.connection.features.can_return_rows_from_update

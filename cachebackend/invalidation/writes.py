@@ -109,10 +109,8 @@ class Write:
         with context:
             return self._method(self._compiler, result_type)
 
-    def update_returning(self, returning_fields: Fields | None) -> Any:
+    def update_returning(self, returning_fields: Fields) -> Any:
         """Execute the UPDATE of a ``save`` that reads columns back, as Django 6.1 does."""
-        if not returning_fields or not self._connection.features.can_return_rows_from_update:
-            return self._method(self._compiler, returning_fields)  # it calls ``execute_sql``
         if self._changes_keys:
             lock_for_writing(self._compiler)
             self._compiler.pre_sql_setup()

@@ -225,11 +225,11 @@ def test_a_setting_of_the_transaction_says_whether_triggers_wrote(author: Author
     """It is reverted with their rows, and taken back with a rollback of the savepoint that took them."""
     assert not trigger_rows.may_have_trigger_rows("default")
     with transaction.atomic():
-        outer = transaction.savepoint()
+        outer = connection.savepoint()
         with connection.cursor() as cursor:
             cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
         assert trigger_rows.may_have_trigger_rows("default")
-        inner = transaction.savepoint()
+        inner = connection.savepoint()
         assert list(trigger_rows.take_trigger_rows("default"))
         assert not trigger_rows.may_have_trigger_rows("default")
         transaction.savepoint_rollback(inner)

@@ -315,7 +315,8 @@ def test_an_update_of_many_rows_on_sqlite_is_one_statement() -> None:
 @before_18
 def test_an_upsert_of_many_rows_by_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite refuses a condition of more than 1000 terms. A batch of Django may have more rows."""
-    monkeypatch.setattr(connections["lite"].features, "max_query_params", 10_000)
+    # Of the class: from Django 6.1 on it is a property
+    monkeypatch.setattr(type(connections["lite"].features), "max_query_params", 10_000)
     seats = Seat.objects.using("lite")
     for name in "ab":
         seats.bulk_create(

@@ -28,7 +28,7 @@ from cachebackend.protocol.queue import fold as fold_module
 from cachebackend.writebehind import apply, bisection
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
-from tests.fix_services import restart_queue
+from tests.fix_services import flush, restart_queue
 from tests.integration.write_behind import command, drain_all, one_partition, restore_keys, saved_keys
 from tests.shop.models import Meter
 
@@ -283,6 +283,7 @@ def test_a_tick_waits_for_the_disks_of_all_nodes_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch, new_node: str
 ) -> None:
     """One after another, nodes that sync once a second would take a second each."""
+    flush(new_node)
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
     scatters: list[set[int]] = []
     scatter = drivers._scatter

@@ -131,7 +131,7 @@ def test_no_batch_stops_the_others(rows: tuple[Everything, Meter]) -> None:
 
     A batch that cannot be read at all stays, and is reported as such.
     """
-    generator, tried, parked, left = random.Random(random.getrandbits(32)), count(24), 0, 0
+    generator, tried, parked, left = random.Random(random.getrandbits(32)), count(12), 0, 0
     client, pages = Client(), ["cachebackend_ring_changelist", "cachebackend_parkedwrite_changelist"]
     client.force_login(User.objects.create_superuser("root"))
     good, meter = rows

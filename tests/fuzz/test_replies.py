@@ -97,7 +97,10 @@ QUEUE_OPERATIONS: dict[str, Callable[[QueueClient], object]] = {
     "close": lambda queue: queue.run(protocol.close(queue.context, STATE, PARTITION, range(2, 3), "aa")),
     "node_settings": lambda queue: queue.run(protocol.node_settings(queue.context, 0, [b"appendonly"])),
     "partition_counts": lambda queue: queue.run(protocol.partition_counts(queue.context, [0])),
-    "set_partition_counts": lambda queue: queue.run(protocol.set_partition_counts(queue.context, {0: 4})),
+    "exchange_partition_counts": lambda queue: queue.run(
+        protocol.exchange_partition_counts(queue.context, {0: (None, 4)})
+    ),
+    "share_partition_count": lambda queue: queue.run(protocol.share_partition_count(queue.context)),
     "are_empty": lambda queue: queue.run(protocol.are_empty(queue.context)),
     "request_drains": lambda queue: queue.run(protocol.request_drains(queue.context, [PARTITION])),
     "begin_drain": lambda queue: queue.run(protocol.begin_drain(queue.context, PARTITION)),

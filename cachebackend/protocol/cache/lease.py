@@ -33,6 +33,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import RELEASED, Kind, claimed, kind_of, lease_record
 from cachebackend.effects import Operation, Reply, Request, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
@@ -236,15 +237,15 @@ def sort_answers(
             answers.unleased.append(name)
         elif kind is Kind.LEASE and reply not in context.orphans:
             if _has_waited_long(context, lease, reply):
-                answers.unleased.append(name)
+                lease.current = reply
             else:
-                answers.retry[name] = lease
                 answers.must_wait = True
+            answers.retry[name] = lease
         elif kind is not None and (
             cached := read_record(context, reply, tokens, allow_stale=allow_stale, tags=tags)
         ):
             answers.cached[name] = cached
-        else:  # stale, under other tags, an orphan, or not a record: replace it, if the key still holds it
+        else:  # stale, under other tags, an orphan, or not of this project: replace it, if it is still there
             lease.current = reply
             answers.retry[name] = lease
     return answers
@@ -258,8 +259,9 @@ def _is_held(record: bytes) -> bool:
 def _has_waited_long(context: Context, lease: LeaseRequest, other: bytes) -> bool:
     """Return whether the key has held one and the same lease of another process for a whole period.
 
-    It should have expired by then. A different lease begins another period: the key was
-    invalidated, or the holder died, and the new holder is loading.
+    It should have expired by then, and never expires if another program stored it: it is replaced. A
+    different lease begins another period: the key was invalidated, or the holder died, and the new
+    holder is loading.
     """
     now = context.clock.monotonic()
     if other != lease.other_lease:
@@ -285,7 +287,13 @@ def serves_reads(error: RingCacheError) -> bool:
 
 
 def _kind(record: bytes) -> Kind | None:
+    """Return the kind of a record; None if no process of this project has stored it."""
     try:
-        return kind_of(record)
+        kind = kind_of(record)
     except RecordError:
         return None
+    tokens, rest = divmod(len(record) - 1, TOKEN_BYTES)
+    is_lease, is_quarantine = kind is Kind.LEASE, kind is Kind.QUARANTINE
+    if (is_lease and (tokens, rest) != (1, 0)) or (is_quarantine and (tokens == 0 or rest)):
+        return None
+    return kind

@@ -15,7 +15,7 @@ from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
-from cachebackend.writebehind.parked import Retried, discard, retry, retry_waiting
+from cachebackend.writebehind.parked import discard
 from cachebackend.writebehind.partitions import change_partitions
 from cachebackend.writebehind.removed import (
     RemovedModel,
@@ -25,6 +25,7 @@ from cachebackend.writebehind.removed import (
     would_replace_newer,
 )
 from cachebackend.writebehind.repair import Fault, find_faults, repair
+from cachebackend.writebehind.retries import Retried, retry, retry_waiting
 from cachebackend.writebehind.seals import dirty_partitions, find_dirty, seal_dirty
 from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
 from cachebackend.writebehind.waiting import landed

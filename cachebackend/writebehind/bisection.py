@@ -34,16 +34,20 @@ class Bisection:
         model: The rows' model.
         using: The alias of the database.
         name: The name of the batch, by which its earlier failures are found.
+        is_deferred: Whether the caller checks deferred constraints, after other rows are written too.
 
     Attributes:
         applied: What was applied.
         refused: The rows that were not written, each with the reason.
     """
 
-    def __init__(self, model: type[models.Model], using: str, name: str) -> None:
+    def __init__(
+        self, model: type[models.Model], using: str, name: str, *, is_deferred: bool = False
+    ) -> None:
         self._model = model
         self._using = using
         self._name = name
+        self._is_deferred = is_deferred
         self._is_repeated = False
         self._stored = read_stored_columns(model, using)
         self._began = SYSTEM_CLOCK.monotonic()
@@ -101,19 +105,20 @@ class Bisection:
             self.applied.add(applied)
 
     def apply_refused_again(self) -> None:
-        """Apply each refused row once more, until the time is over.
+        """Apply each refused row again, while that applies any and there is time.
 
         What it depends on, such as a parent row or a unique value that becomes free, may have been
         applied after it. A lock is not waited for again.
         """
-        if not self.applied.rows:
-            return
-        refused, self.refused = self.refused, []
-        for row, refusal in refused:
-            if self._has_time() and refusal.sqlstate not in {"", LOCKED, TOO_SLOW}:
-                self._apply_or_halve(group_rows([row]))
-            else:
-                self.refused.append((row, refusal))
+        before = 0
+        while self.refused and self.applied.rows > before and self._has_time():
+            before = self.applied.rows
+            refused, self.refused = self.refused, []
+            for row, refusal in refused:
+                if self._has_time() and refusal.sqlstate not in {"", LOCKED, TOO_SLOW}:
+                    self._apply_or_halve(group_rows([row]))
+                else:
+                    self.refused.append((row, refusal))
 
     def _refusal_of(self, error: Exception) -> Refusal | None:
         """Return the refusal if one row may be at fault: also after the batch has failed so several times."""
@@ -161,5 +166,6 @@ class Bisection:
                 chunk_rows=statement_sizes.rows(self._model, self._using),
                 may_begin=self._may_begin,
             )
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            if not self._is_deferred:
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return applied

@@ -34,8 +34,9 @@ from cachebackend.writebehind.backoff import database_backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
 from cachebackend.writebehind.limits import limit_times
-from cachebackend.writebehind.parked import Outcome, apply_or_park, is_due
+from cachebackend.writebehind.parked import Outcome, apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
+from cachebackend.writebehind.retries import is_due
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.waiting import landed
 

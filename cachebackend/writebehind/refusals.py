@@ -8,7 +8,7 @@ from django.db import DataError
 
 from cachebackend.errors import WriteBehindDamagedError
 
-__all__ = ["LOCKED", "TOO_LARGE", "TOO_SLOW", "Refusal", "refusal_of"]
+__all__ = ["LOCKED", "REFERENCE", "TOO_LARGE", "TOO_SLOW", "Refusal", "refusal_of"]
 
 #: The SQLSTATE of a row that another transaction holds for longer than the drain waits.
 LOCKED = "55P03"
@@ -17,7 +17,9 @@ TOO_SLOW = "57014"
 #: The SQLSTATEs of a text that is too long, and of a number that is too large, for its column.
 TOO_LARGE = frozenset({"22001", "22003"})
 #: The SQLSTATE of a reference to a row that does not exist yet, or of a row to which there still is one.
-_REFERENCE = "23503"
+REFERENCE = "23503"
+#: The SQLSTATEs of a value that another row has; an earlier write of that row may free it.
+_TAKEN = frozenset({"23505", "23P01"})
 #: SQLSTATE prefixes of the errors that no row causes: of the connection, the transaction's state (such as
 #: a server that is read-only), a conflict with another transaction, resources, an operator, the system and
 #: the server itself.
@@ -40,8 +42,13 @@ class Refusal(NamedTuple):
     @property
     def waits(self) -> bool:
         """Whether the write may succeed later by itself: it waits for a row, a transaction or a deploy."""
-        is_met = self.sqlstate in {LOCKED, _REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
-        return is_met or self.is_of_other_version
+        is_met = self.sqlstate in {LOCKED, REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
+        return is_met or self.is_of_other_version or self.waits_briefly
+
+    @property
+    def waits_briefly(self) -> bool:
+        """Whether a person is needed if it does not succeed soon: nothing queued need free the value."""
+        return self.sqlstate in _TAKEN
 
 
 def refusal_of(error: Exception, *, is_repeated: bool = False) -> Refusal | None:

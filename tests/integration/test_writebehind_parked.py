@@ -264,8 +264,8 @@ def test_writes_behind_a_parked_write_are_not_read(unique_tags: list[Meter]) -> 
         drain_all()
         assert Meter.behind.get(row.pk).level is None
         created = Meter.behind.create(pk=uuid7(), label="x")
-        Meter.behind.create(pk=(taken := uuid7()), label="x")
-        assert Meter.behind.get(taken).label == "x"
+        Meter.behind.create(pk=(taken := uuid7()), level=200)
+        assert Meter.behind.get(taken).level == 200
         drain_all()
         Meter.behind.delete(taken)
         Meter.behind.create(pk=taken, label="y")

@@ -196,7 +196,7 @@ def test_the_order_is_kept_if_a_retry_ends_between_two_writes(
                 raise KeyboardInterrupt
             limit(using)
 
-        monkeypatch.setattr("cachebackend.writebehind.parked.limit_times", end_before_the_second)
+        monkeypatch.setattr("cachebackend.writebehind.retries.limit_times", end_before_the_second)
         with pytest.raises(KeyboardInterrupt):
             writebehind.retry_waiting("default", due_only=False)
         assert Meter.objects.get(pk=row.pk).level == 1
@@ -219,3 +219,56 @@ def test_a_retry_waits_for_a_drain_of_the_row(meters: list[Meter]) -> None:
         Tag.objects.create(pk=404, name="parent")
         assert writebehind.retry_waiting("default", due_only=False).applied == 1
         assert [each.rows for each in drain_all()] == [1]
+
+
+@pytest.fixture
+def unique_levels(meters: list[Meter]) -> Iterator[list[Meter]]:
+    """Rows with the levels 0 to 5, each of them only once."""
+    for level, meter in enumerate(meters):
+        Meter.objects.filter(pk=meter.pk).update(level=level)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE UNIQUE INDEX one_level ON shop_meter (level)")
+    yield meters
+    with connection.cursor() as cursor:
+        cursor.execute("DROP INDEX one_level")
+
+
+def levels(meters: list[Meter]) -> list[int | None]:
+    stored = Meter.objects.in_bulk([meter.pk for meter in meters])
+    return [stored[meter.pk].level for meter in meters]
+
+
+def test_values_that_other_rows_of_the_batch_free_are_written(unique_levels: list[Meter]) -> None:
+    """In whichever order the rows are written: a refused row is tried again while that helps."""
+    with one_partition():
+        for meter in reversed(unique_levels):
+            Meter.behind.update(meter.pk, level=F("level") + 1)
+        assert [(each.rows, each.parked + each.waiting) for each in drain_all()] == [(6, 0)]
+    assert levels(unique_levels) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_value_that_a_later_batch_frees_is_waited_for(unique_levels: list[Meter]) -> None:
+    """The batch of another partition may be drained later; one retry writes all rows, in any order."""
+    for meter in reversed(unique_levels):
+        Meter.behind.update(meter.pk, level=F("level") + 1)
+    drained = drain_all()
+    assert sum(each.parked for each in drained) == 0
+    assert command("retry", "--all")["left"] == 0
+    assert levels(unique_levels) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_value_that_stays_taken_needs_a_person(unique_levels: list[Meter]) -> None:
+    """After some minutes no queued write will free it."""
+    with one_partition():
+        Meter.behind.update(unique_levels[0].pk, level=5)
+        assert [(each.parked, each.waiting) for each in drain_all()] == [(0, 1)]
+        Meter.behind.update(unique_levels[0].pk, level=6)
+        drain_all()
+        assert writebehind.retry_waiting("default", due_only=False).applied == 0
+        assert ParkedWrite.objects.order_by("pk")[0].retry_at is not None
+        ParkedWrite.objects.update(created=Now() - timedelta(minutes=6))
+        assert writebehind.retry_waiting("default", due_only=False).applied == 0
+        assert not ParkedWrite.objects.filter(retry_at__isnull=False).exists()
+        Meter.objects.filter(pk=unique_levels[5].pk).update(level=50)
+        assert command("retry", "--all")["landed"] == 2
+    assert levels(unique_levels)[0] == 6

@@ -27,6 +27,7 @@ from cachebackend.writebehind import (
     reads,
     refusals,
     repeated_failures,
+    retries,
     samples,
     seals,
 )
@@ -37,6 +38,7 @@ from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration import (
     test_writebehind,
+    test_writebehind_cycles,
     test_writebehind_drains,
     test_writebehind_moves,
     test_writebehind_partitions,
@@ -45,6 +47,7 @@ from tests.integration import (
     test_writebehind_repair,
     test_writebehind_rows,
     test_writebehind_versions,
+    test_writebehind_waiting,
 )
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Meter
@@ -53,6 +56,8 @@ Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
 meters = test_writebehind_refusals.meters
+cities = test_writebehind_cycles.cities
+unique_levels = test_writebehind_waiting.unique_levels
 meters = test_writebehind_partitions.meters
 urls = test_writebehind_moves.urls
 pytestmark = [
@@ -468,3 +473,16 @@ def test_repeated_failures_not_counted(meters: list[Meter], monkeypatch: Patch) 
     monkeypatch.setattr(repeated_failures.RepeatedFailures, "is_repeated", lambda *_: False)
     test = test_writebehind_refusals.test_a_row_whose_trigger_raises_an_error_of_the_server_waits
     assert is_caught(test, meters, "XX000")
+
+
+def test_cycles_not_retried_together(cities: Any, monkeypatch: Patch) -> None:
+    """Rows that refer to each other wait for each other, for ever."""
+    monkeypatch.setattr(retries, "find_cycles", lambda _: [])
+    assert is_caught(test_writebehind_cycles.test_new_rows_of_two_models_may_refer_to_each_other, cities)
+
+
+def test_taken_values_not_waited_for(unique_levels: list[Meter], monkeypatch: Patch) -> None:
+    """A person has to retry a write whose value a queued write frees."""
+    monkeypatch.setattr(refusals.Refusal, "waits_briefly", False)
+    test = test_writebehind_waiting.test_a_value_that_a_later_batch_frees_is_waited_for
+    assert is_caught(test, unique_levels)

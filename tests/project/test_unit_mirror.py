@@ -60,6 +60,7 @@ WITHOUT = {
     "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",
     "writebehind/manager": "each method sends commands",
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
+    "writebehind/retries": "SQL: tests/integration/test_writebehind_waiting.py",
     "writebehind/parked": "SQL: tests/integration/test_writebehind_parked.py",
     "writebehind/parked_texts": "SQL: tests/integration/test_writebehind_waiting.py",
     "writebehind/partitions": "asks nodes: tests/integration/test_writebehind_partitions.py",

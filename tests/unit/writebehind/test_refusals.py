@@ -59,5 +59,7 @@ def test_a_write_waits_for_a_lock_or_for_another_row() -> None:
     """All other refusals need a person."""
     assert Refusal("no", LOCKED).waits
     assert Refusal("no", "23503").waits
-    assert not Refusal("no", "23505").waits
+    assert Refusal("no", "23505").waits
+    assert Refusal("no", "23505").waits_briefly
+    assert not Refusal("no", "23514").waits
     assert not Refusal("no").waits

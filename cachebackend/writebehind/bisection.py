@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from django.db import DatabaseError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindVersionError
 from cachebackend.writebehind.apply import Applied, apply_batch
-from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.batch import CREATED, BatchRow, RowGroup, group_rows, rows_of
 from cachebackend.writebehind.limits import limit_locks
 from cachebackend.writebehind.refusals import LOCKED, TOO_LARGE, TOO_SLOW, Refusal, refusal_of
 from cachebackend.writebehind.repeated_failures import repeated_failures
@@ -66,8 +67,6 @@ class Bisection:
             django.db.Error: The error is not one row's own: the batch must be retried.
             WriteBehindVersionError: The batch must wait for a worker of another version.
         """
-        if not batch:
-            return
         if fault := self.version_fault(column for group in batch for column, _ in group.shape):
             raise WriteBehindVersionError(fault)
         self._apply_or_halve(batch)
@@ -78,13 +77,17 @@ class Bisection:
         return columns_fault(self._model, columns, self._stored)
 
     def _apply_or_halve(self, batch: Sequence[RowGroup]) -> None:
+        if not batch:
+            return
         try:
             applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
             refusal, rows = self._refusal_of(error), rows_of(batch)
             if refusal is None:
                 raise
-            self._require_well_table(batch)
+            if len(well := self._well_groups(batch)) < len(batch):
+                self._apply_or_halve(well)
+                return
             if refusal.sqlstate == LOCKED:
                 self._lock_ms = PART_LOCK_MS
             if refusal.sqlstate == TOO_SLOW:
@@ -115,7 +118,8 @@ class Bisection:
             before = self.applied.rows
             refused, self.refused = self.refused, []
             for row, refusal in refused:
-                if self._has_time() and refusal.sqlstate not in {"", LOCKED, TOO_SLOW}:
+                is_final = refusal.is_of_table or refusal.sqlstate in {"", LOCKED, TOO_SLOW}
+                if self._has_time() and not is_final:
                     self._apply_or_halve(group_rows([row]))
                 else:
                     self.refused.append((row, refusal))
@@ -133,7 +137,7 @@ class Bisection:
             return refusal
         columns = (column for column, _ in row.changes)
         is_other = has_other_types(self._model, self._using, columns, self._stored)
-        return refusal._replace(is_of_other_version=is_other)
+        return refusal._replace(is_of_table=is_other)
 
     def _has_time(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._began + BISECTION_SECONDS
@@ -141,14 +145,39 @@ class Bisection:
     def _may_begin(self) -> bool:
         return SYSTEM_CLOCK.monotonic() < self._began + WRITE_SECONDS
 
-    def _require_well_table(self, batch: Sequence[RowGroup]) -> None:
-        """Raise the error of statements that put the batch's columns and have no row, if they fail.
+    def _well_groups(self, batch: Sequence[RowGroup]) -> list[RowGroup]:
+        """Return the groups whose statements succeed without rows; the rows of the others are set aside.
 
-        Then the table or a column is missing, locked, or closed to this user, and no row is at fault.
+        The table may have no unique index on its key, so that no row can be created, or it may be closed to
+        this user for some columns.
+
+        Raises:
+            django.db.Error: The table is missing, locked, or closed to this user: no group is at fault.
         """
-        if not self._is_table_well:
-            self._apply([group.without_rows() for group in batch])
-            self._is_table_well = True
+        if self._is_table_well:
+            return list(batch)
+        faults = [self._fault_without_rows(group) for group in batch]
+        for group, fault in zip(batch, faults, strict=True):
+            refusal = refusal_of(fault) if fault else None
+            if fault and (refusal is None or refusal.sqlstate == LOCKED):
+                raise fault
+            if fault and all(faults) and (group.marker not in CREATED or self._fault_of_update(group)):
+                raise fault
+            if refusal:
+                self.refused += [(row, refusal._replace(is_of_table=True)) for row in rows_of([group])]
+        self._is_table_well = True
+        return [group for group, fault in zip(batch, faults, strict=True) if not fault]
+
+    def _fault_without_rows(self, group: RowGroup) -> DatabaseError | None:
+        try:
+            self._apply([group.without_rows()])
+        except DatabaseError as error:
+            return error
+        return None
+
+    def _fault_of_update(self, group: RowGroup) -> DatabaseError | None:
+        """Return the error of a statement without rows that changes the columns of a group."""
+        return self._fault_without_rows(replace(group, marker=b""))
 
     def _apply(self, batch: Sequence[RowGroup]) -> Applied:
         with transaction.atomic(using=self._using), connections[self._using].cursor() as cursor:

@@ -32,18 +32,19 @@ class Refusal(NamedTuple):
     Attributes:
         text: The error.
         sqlstate: Its code; empty if Postgres did not report it.
-        is_of_other_version: Whether the table is not as the model of this process describes it.
+        is_of_table: Whether the table is not as the model of this process describes it, or refuses
+            the statement also without rows.
     """
 
     text: str
     sqlstate: str = ""
-    is_of_other_version: bool = False
+    is_of_table: bool = False
 
     @property
     def waits(self) -> bool:
         """Whether the write may succeed later by itself: it waits for a row, a transaction or a deploy."""
         is_met = self.sqlstate in {LOCKED, REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
-        return is_met or self.is_of_other_version or self.waits_briefly
+        return is_met or self.is_of_table or self.waits_briefly
 
     @property
     def waits_briefly(self) -> bool:

@@ -216,7 +216,7 @@ def _apply_first(
             refused[write.key] = Refusal(f"The parked write cannot be read: {error}")
             continue
         if fault := bisection.version_fault(column for column, _ in row.changes):
-            refused[write.key] = Refusal(fault, is_of_other_version=True)
+            refused[write.key] = Refusal(fault, is_of_table=True)
         else:
             rows.append(row)
     bisection.apply(group_rows(rows))

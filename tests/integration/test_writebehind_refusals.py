@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.db.models import F
 
-from cachebackend import writebehind
+from cachebackend import uuid7, writebehind
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import bisection, statement_sizes
 from tests.integration.write_behind import drain_all, one_partition
@@ -156,3 +156,42 @@ def test_a_locked_row_waits_alone_in_a_session_with_a_low_limit(meters: list[Met
                 assert [(each.rows, each.waiting) for each in drain_all()] == [(5, 1)]
         finally:
             cursor.execute("RESET statement_timeout")
+
+
+@pytest.mark.parametrize("updates", [True, False])
+def test_rows_that_cannot_be_created_do_not_stop_the_others(meters: list[Meter], updates: bool) -> None:
+    """A partitioned table has no unique index on the key alone; creations wait, beside updates or alone."""
+    with one_partition():
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT shop_meter_pkey")
+        try:
+            Meter.behind.create(pk=(created := uuid7()), count=1)
+            if updates:
+                add_one(meters)
+            assert [(each.rows, each.waiting) for each in drain_all()] == [(6 if updates else 0, 1)]
+            assert "no unique or exclusion constraint" in ParkedWrite.objects.get().error
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER TABLE shop_meter ADD PRIMARY KEY (id)")
+        assert writebehind.retry_waiting("default", due_only=False).applied == 1
+        assert Meter.objects.get(pk=created).count == 1
+
+
+def test_columns_that_are_closed_do_not_stop_the_others(meters: list[Meter]) -> None:
+    """A statement of one shape fails without rows, and that of another shape succeeds."""
+    with one_partition():
+        Meter.behind.update(meters[0].pk, level=5)
+        Meter.behind.update(meters[1].pk, count=F("count") + 1)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION 'it is closed' USING ERRCODE = '42501'; END $$;"
+                "CREATE TRIGGER refuse BEFORE UPDATE OF level ON shop_meter "
+                "FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+            )
+        try:
+            assert [(each.rows, each.waiting) for each in drain_all()] == [(1, 1)]
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("DROP TRIGGER refuse ON shop_meter; DROP FUNCTION refuse")
+        assert writebehind.retry_waiting("default", due_only=False).applied == 1

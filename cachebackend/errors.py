@@ -15,6 +15,7 @@ __all__ = [
     "RingCacheError",
     "ValueTooLongError",
     "WriteBehindDamagedError",
+    "WriteBehindDatabaseError",
     "WriteBehindError",
     "WriteBehindFullError",
     "WriteBehindMovedError",
@@ -104,6 +105,10 @@ class WriteBehindFullError(WriteBehindError):
 
 class WriteBehindStoppedError(WriteBehindError):
     """A partition's queue does not match its checkpoint; run ``manage.py writebehind repair``."""
+
+
+class WriteBehindDatabaseError(WriteBehindError):
+    """A batch was queued for another database than the one to which this process sends the model's rows."""
 
 
 class WriteBehindVersionError(WriteBehindError):

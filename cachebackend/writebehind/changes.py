@@ -13,6 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.protocol import Change, Partition, RowWrite
+from cachebackend.protocol.queue.encodings import DEFAULT_DATABASE, entry_of_database
 from cachebackend.writebehind.encoding import clean_value, encoding_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault_if_known
@@ -88,7 +89,7 @@ class Rows:
                 raise WriteBehindRefusedError(message)
             encoded[field.attname] = (column_prefix(row, field), kind, value)
             encodings.append(encoding_of(field).entry)
-        return RowWrite(CHANGE, row, tuple(encoded.values()), encodings)
+        return RowWrite(CHANGE, row, tuple(encoded.values()), self._with_database(encodings))
 
     def create(self, values: Mapping[str, Any]) -> tuple[RowWrite, models.Model]:
         """Return the write that creates a row with values and the fields' defaults, and the row itself.
@@ -123,7 +124,7 @@ class Rows:
         instance._state.adding = False
         instance._state.db = router.db_for_write(self.model)
         mark_queued(instance, [field.attname for field in self.columns])
-        return RowWrite(CREATE, row, tuple(changes), encodings), instance
+        return RowWrite(CREATE, row, tuple(changes), self._with_database(encodings)), instance
 
     def delete(self, pk: Any) -> RowWrite:
         """Return the write that deletes a row.
@@ -135,7 +136,8 @@ class Rows:
         self._require_whole_rows("delete")
         row = self.row(pk)
         columns = tuple((column_prefix(row, f), b"", b"") for f in self.columns if not f.primary_key)
-        return RowWrite(DELETE, row, columns, ())
+        entry = encoding_of(self.model._meta.pk).entry  # a batch of deletions names its database too
+        return RowWrite(DELETE, row, columns, self._with_database([entry]))
 
     def row(self, pk: Any) -> bytes:
         """Return the prefix of a row's field names: its encoded key and a separator.
@@ -202,11 +204,18 @@ class Rows:
         """The fields of the model's own table that hold a value of their own."""
         return [f for f in self.model._meta.local_concrete_fields if not getattr(f, "generated", False)]
 
+    def _with_database(self, entries: list[bytes]) -> list[bytes]:
+        """Return the entries of encodings with the alias of the rows' database, unless it is the default."""
+        using = self._using
+        if using is None or using == DEFAULT_DATABASE:
+            return entries
+        return [entry_of_database(entry, using) for entry in entries]
+
     def _require_one_database(self, using: str) -> None:
         """Raise if the routers send the rows to another database than before, as for another tenant.
 
-        A drain asks the routers too, in a process that knows no tenant: it would write every tenant's
-        rows to one database.
+        A drain asks the routers too, in a process that knows no tenant. Of two tenants that have a process
+        each, it refuses the batches of the other one.
         """
         if self._using is not None:
             message = (

@@ -11,11 +11,12 @@ from django.db import connections, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
-from cachebackend.errors import RingCacheError, WriteBehindStoppedError
+from cachebackend.errors import RingCacheError, WriteBehindDatabaseError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending, QueueState
+from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.seal import Sealed
-from cachebackend.writebehind.queue import behind_models, model_named
+from cachebackend.writebehind.queue import behind_models, model_named, model_of
 
 __all__ = [
     "WAY_OUT",
@@ -23,6 +24,7 @@ __all__ = [
     "Position",
     "Queues",
     "mismatch_of",
+    "require_database",
     "require_match",
     "require_readable",
     "stored_checkpoints",
@@ -214,9 +216,14 @@ def require_readable(
 
     Raises:
         WriteBehindStoppedError: A queue and its position contradict each other, or a queue is gone.
+        WriteBehindDatabaseError: A batch belongs to another database.
         NodeUnavailableError: A node that may hold the queue that is missing does not answer.
     """
+    using = _database_of(partition)
     for queue in queues:
+        for batch in queue.batches:
+            if batch.fields:
+                require_database(partition, batch.number, batch.encodings, using)
         position = positions.get(queue.incarnation, Position())
         mismatch = mismatch_of(position, queue.open_batch, queue.done, queue.seals)
         if mismatch is Mismatch.QUEUE_IS_OLDER:
@@ -225,6 +232,25 @@ def require_readable(
     unread = {name for name, position in positions.items() if not position.is_ended} - read
     if unread and client.options.durability != "memory":
         _require_empty(client, partition, unread)
+
+
+def require_database(partition: Partition, number: int, encodings: Encodings, using: str) -> None:
+    """Raise if a batch belongs to another database than the one that this process reads or writes.
+
+    Raises:
+        WriteBehindDatabaseError: The routers of the writers send its rows to another database.
+    """
+    if others := sorted(encodings.databases - {using}):
+        message = (
+            f"batch {number} of {partition} was written for the database {others[0]!r}, and the routers of "
+            f"this process send the rows of {partition.label} to {using!r}; let them send a model's rows to "
+            "one database in all processes, or save the rows of several databases with the ORM"
+        )
+        raise WriteBehindDatabaseError(message)
+
+
+def _database_of(partition: Partition) -> str:
+    return router.db_for_write(model_of(partition))
 
 
 def _require_empty(client: QueueClient, partition: Partition, unread: Collection[str]) -> None:

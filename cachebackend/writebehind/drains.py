@@ -27,12 +27,13 @@ from cachebackend.errors import WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import database_backoff
 from cachebackend.writebehind.batch import read_batch
-from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_match
+from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_database, require_match
 from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.parked import Outcome, apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
@@ -109,6 +110,7 @@ def drain(
             was written.
         WriteBehindDamagedError: The queue holds bytes that no write puts there. Nothing of that
             batch was written.
+        WriteBehindDatabaseError: The batch belongs to another database.
         WriteBehindVersionError: The batch waits for a worker that runs another version of the code.
         WriteBehindError: The partition's model is unknown here, or a queue node has no append-only file.
         NodeUnavailableError: A queue node did not answer. Batches that were drained stay drained.
@@ -228,9 +230,10 @@ class _Drain:
         return number
 
     def _write(
-        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Mapping[str, str]
+        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Encodings
     ) -> Outcome:
         """Write a batch's rows inside the open transaction, and invalidate them."""
+        require_database(self._partition, number, encodings, self.using)
         try:
             rows = read_batch(self._model, batch, encodings)
         except WriteBehindDamagedError as error:
@@ -324,6 +327,6 @@ class _Drop(_Drain):
         self.using = using
 
     def _write(
-        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Mapping[str, str]
+        self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Encodings
     ) -> Outcome:
         return Outcome(Applied(), 0, 0)

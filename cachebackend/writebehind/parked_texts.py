@@ -11,6 +11,7 @@ from django.db.models import Case, F, Func, Value, When
 from django.db.models.functions import Cast, Concat
 
 from cachebackend.models import ParkedWrite
+from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.pending import PendingFields
 from cachebackend.writebehind.changes import MARKER, SEPARATOR
 
@@ -63,4 +64,4 @@ def _pending(number: int, key: bytes, changes: bytes) -> PendingFields:
             encodings[column] = code
     if stored["marker"]:
         fields[row + SEPARATOR + MARKER] = stored["marker"]
-    return PendingFields("", number, fields, encodings)
+    return PendingFields("", number, fields, Encodings(encodings.items()))

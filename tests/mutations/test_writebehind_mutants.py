@@ -39,6 +39,7 @@ from cacheproject.services import Services
 from tests.integration import (
     test_writebehind,
     test_writebehind_cycles,
+    test_writebehind_databases,
     test_writebehind_drains,
     test_writebehind_moves,
     test_writebehind_partitions,
@@ -60,6 +61,7 @@ cities = test_writebehind_cycles.cities
 unique_levels = test_writebehind_waiting.unique_levels
 meters = test_writebehind_partitions.meters
 urls = test_writebehind_moves.urls
+second, two = test_writebehind_databases.second, test_writebehind_databases.two
 pytestmark = [
     pytest.mark.usefixtures("empty_nodes"),
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -289,6 +291,14 @@ def test_a_number_followed_while_the_nodes_differ(
     monkeypatch.setattr(protocol, "share_partition_count", unseen)
     test = test_writebehind_partitions.test_no_number_is_followed_while_the_nodes_differ
     assert is_caught(test, meters, urls)
+
+
+def test_batch_of_another_database_drained(two: str, monkeypatch: Patch) -> None:
+    """A worker writes the rows of another tenant to its own database."""
+    monkeypatch.setattr(drains, "require_database", lambda *_: None)
+    test = test_writebehind_databases.test_a_batch_of_another_database_does_not_land
+    with pytest.MonkeyPatch.context() as patch:
+        assert is_caught(test, two, patch, "update")
 
 
 def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:

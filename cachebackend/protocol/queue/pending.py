@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
-from cachebackend.protocol.queue.encodings import parse_encodings
+from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import pairs_of, parse_numbers
 from cachebackend.replies import either, integer, items, list_of, optional_text, row, text
@@ -61,7 +61,7 @@ class PendingFields(NamedTuple):
     incarnation: str
     number: int
     fields: dict[bytes, bytes]
-    encodings: dict[str, str]
+    encodings: Encodings
 
 
 class Pending(NamedTuple):
@@ -133,8 +133,8 @@ def pending(
         for start, reply in zip(range(0, len(fields), PENDING_FIELDS), replies, strict=True):
             for number, seal, values, encodings in reply[1:]:
                 seals[number] = seal.decode(errors="replace")
-                batch = batches.setdefault(number, PendingFields(incarnation, number, {}, {}))
-                batch.encodings.update(parse_encodings(partition, encodings))
+                codes = parse_encodings(partition, encodings)
+                batch = batches.setdefault(number, PendingFields(incarnation, number, {}, codes))
                 batch.fields.update(
                     (name, value)
                     for name, value in zip(fields[start : start + PENDING_FIELDS], values, strict=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
 from cachebackend.errors import NodeReplyError, WriteBehindError
-from cachebackend.protocol.queue.encodings import parse_encodings
+from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
 from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
@@ -42,7 +42,7 @@ class Sealed(NamedTuple):
     synced: int
     previous_seal: str
     seal: str
-    encodings: Mapping[str, str]
+    encodings: Encodings
 
 
 def seal(queue: QueueContext, state: QueueState, partition: Partition, number: int) -> Operation[Sealed]:
@@ -98,7 +98,12 @@ def _sealed(reply: Reply) -> Sealed:
     """Return the state in a reply, without the encodings: one that is damaged stops its own drain only."""
     open_batch, done, synced, previous_seal, seal, _ = reply
     return Sealed(
-        open_batch, done, synced, previous_seal.decode(errors="replace"), seal.decode(errors="replace"), {}
+        open_batch,
+        done,
+        synced,
+        previous_seal.decode(errors="replace"),
+        seal.decode(errors="replace"),
+        Encodings(),
     )
 
 

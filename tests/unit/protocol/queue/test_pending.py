@@ -72,7 +72,8 @@ def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytes
     monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
     other = [b"ab", b"4", b"1", b"aa"]
     first: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [other, [2, b"bb", [b"6"], b""]]]
-    second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [NUMBERS, [2, b"bb", [b"6"], b"\0g\0i\0"]]]
+    codes = b"\0g\0i\0"
+    second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], codes]], [NUMBERS, [2, b"bb", [b"6"], codes]]]
     result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
     batches = [("ab", 2, {b"f": b"5", b"g": b"6"}, {"g": "i"})]
     assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, batches)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.db import Error, InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
 from cachebackend.conf import write_behind_options
@@ -100,6 +100,9 @@ def drain(label: str, number: int) -> int:
         return 0
     except (OperationalError, InterfaceError) as error:
         logger.warning("drain: the database failed; the next drain retries the batch: %s", error)
+        return 0
+    except Error as error:
+        logger.error("drain: the next drain of %s retries the batch: %s", partition, error)
         return 0
     if drained.missing:
         logger.info("drain: %d rows of %s did not exist", drained.missing, label)

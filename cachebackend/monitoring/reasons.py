@@ -28,6 +28,9 @@ from cachebackend.writebehind.versions import version_fault
 __all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of", "summaries"]
 
 T = TypeVar("T")
+#: A failure that is older is no longer the reason: a drain would have failed again since, even one that is
+#: ended by a limit of time.
+FAILED_SECONDS = 300
 
 
 class Kind(StrEnum):
@@ -39,6 +42,7 @@ class Kind(StrEnum):
     BLOCKED = "blocked"
     NEWER_CODE = "newer code"
     NO_SCHEDULE = "no schedule"
+    FAILING = "failing"
     NO_WORKER = "no worker"
     SLOW = "slow"
     PARKED = "parked"
@@ -54,8 +58,9 @@ class Reason:
             checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
             its node takes no writes; ``blocked``: a session holds the partition's lock;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
-            ``tick`` runs; ``no worker``: a drain was requested and none began; ``slow``: drains run,
-            but not fast enough; ``parked``: Postgres refused writes.
+            ``tick`` runs; ``failing``: its drains fail, with this error; ``no worker``: a drain was
+            requested and none began; ``slow``: drains run, but not fast enough; ``parked``: Postgres
+            refused writes.
         text: What is wrong.
         way_out: What to do about it.
         since: When it began, in seconds since 1970; None if that is not known.
@@ -171,6 +176,9 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
     if facts.last_tick is not None and now - facts.last_tick > max_tick_age(options):
         text, way_out = "no tick runs", "start Celery beat, and a worker that serves the queue of `tick`"
         return Reason(partition, Kind.NO_SCHEDULE, text, way_out, facts.last_tick or None)
+    if now - (status.failed_at or 0.0) < FAILED_SECONDS:
+        text = f"its drains fail: {status.drain_error}"
+        return Reason(partition, Kind.FAILING, text, "remove the cause; the workers retry it", since)
     if partition in facts.requested:
         text = "a drain was requested, and no worker has begun it"
         return Reason(partition, Kind.NO_WORKER, text, "start a worker with -Q drains", since)

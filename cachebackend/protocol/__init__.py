@@ -35,7 +35,7 @@ from cachebackend.protocol.queue.fold import OK, Change, Folded, RowWrite, fold
 from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
 from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_settings, queue_states
-from cachebackend.protocol.queue.seal import close, seal, seal_many, sync, sync_fault
+from cachebackend.protocol.queue.seal import close, fail, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
@@ -78,6 +78,7 @@ __all__ = [
     "delete_misplaced",
     "dirty",
     "exchange_partition_counts",
+    "fail",
     "flush",
     "fold",
     "get",

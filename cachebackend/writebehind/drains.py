@@ -48,6 +48,8 @@ logger = logging.getLogger("cachebackend")
 _TRIES = 5
 #: The most batches that one call drops: more than any queue has room for.
 MAX_DROPPED = 1_000_000
+#: The most characters of an error that are stored. The first line only: later ones may hold a row's values.
+MAX_ERROR = 500
 #: The SQLSTATEs of these failures: a serialization failure, a deadlock.
 _CONFLICTS = frozenset({"40001", "40P01"})
 
@@ -123,9 +125,11 @@ def drain(
     try:
         with span("ringcache.drain", model=partition.label, partition=partition.number):
             drain_.run(max_batches)
-    except (OperationalError, InterfaceError) as error:
-        if not connections[drain_.using].is_usable():
+    except Exception as error:
+        is_lost = isinstance(error, OperationalError | InterfaceError)
+        if is_lost and not connections[drain_.using].is_usable():
             database_backoff.failed(drain_.using, error)
+        drain_.store_error(error)
         raise
     database_backoff.answered(drain_.using)
     return drain_.drained
@@ -182,6 +186,11 @@ class _Drain:
                     break
             if self.drained.more:
                 return
+
+    def store_error(self, error: Exception) -> None:
+        """Store why the drain failed, for the status; a node that does not answer is seen there anyway."""
+        text = str(error).partition("\n")[0][:MAX_ERROR] or type(error).__name__
+        self._client.run(protocol.fail(self._context, self._partition, text))
 
     def _close(self, state: QueueState, numbers: range, seal: str) -> bool:
         return self._client.run(protocol.close(self._context, state, self._partition, numbers, seal))

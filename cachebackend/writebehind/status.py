@@ -54,6 +54,8 @@ class PartitionStatus:
             checkpoint.
         is_database_seen: Whether the database answered; if not, what is drained and parked is unknown.
         error: Why a part is unknown; None if everything is known.
+        drain_error: Why the last drain failed; empty if a batch was drained since.
+        failed_at: When it failed, in seconds since 1970; None if it did not.
     """
 
     partition: Partition
@@ -72,6 +74,8 @@ class PartitionStatus:
     is_queue_seen: bool = True
     is_database_seen: bool = True
     error: str | None = None
+    drain_error: str = ""
+    failed_at: float | None = None
 
 
 def databases() -> list[str]:
@@ -127,6 +131,8 @@ def _with_queue(status: PartitionStatus, state: QueueState) -> PartitionStatus:
         bytes=state.bytes,
         sealed=state.open_batch - state.done - 1,
         oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
+        drain_error=state.error,
+        failed_at=state.failed_at or None,
     )
 
 

@@ -10,14 +10,14 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
 
-from cachebackend import writebehind
+from cachebackend import tasks, writebehind
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
 from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
-from tests.integration.write_behind import command, drain_all
+from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -189,6 +189,28 @@ def test_status_and_repair_say_why_writes_are_not_drained(
     assert f"repair does not help here: {partition}: a drain was requested" in out.getvalue()
     [fault] = queue_figures().faults
     assert fault.message.endswith("no worker has begun it; start a worker with -Q drains.")
+
+
+def test_status_says_why_drains_fail(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last error of the drains is stored until a batch is drained, an error of any kind."""
+    from cachebackend.telemetry import heartbeat
+
+    monkeypatch.setattr("cachebackend.monitoring.faults.MAX_WAITING_INTERVALS", -1)
+    heartbeat.record_run("tick")
+    with one_partition():
+        Meter.behind.update(meter.pk, count=F("count") + 2)
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE shop_meter RENAME TO shop_elsewhere")
+        try:
+            assert tasks.drain("shop.meter", 0) == 0
+            [reason] = command("status", code=1)["reasons"]
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER TABLE shop_elsewhere RENAME TO shop_meter")
+        assert reason["kind"] == "failing"
+        assert "shop_meter" in reason["text"]
+        assert tasks.drain("shop.meter", 0) == 1
+        assert [each.drain_error for each in writebehind.partition_statuses()] == [""]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ if redis.call('HGET', meta, 'seal:' .. ARGV[2]) == ARGV[6] then
         redis.call('HINCRBY', meta, 'sealed', -redis.call('HLEN', batch))
         redis.call('UNLINK', batch)
         -- The last seal is kept: the next drain compares it with the seal in the checkpoint.
-        redis.call('HDEL', meta, string.format('since:%d', number), string.format('enc:%d', number),
+        redis.call('HDEL', meta, 'error', 'failed', string.format('since:%d', number), string.format('enc:%d', number),
             string.format('base:%d', number), string.format('seal:%d', number - 1))
     end
     -- The hashes and done change in one script: a reader that misses a hash sees the new done.

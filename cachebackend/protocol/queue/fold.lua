@@ -3,7 +3,8 @@
 --          batch), done, sealed (fields in sealed batches), since:N (time of the first write of
 --          batch N), seal:N (a random value that identifies the sealed batch N among all batches
 --          that ever had this number), enc:N (the encodings of batch N, as in ARGV[5]), bytes (of all
---          fields that were ever queued), base:N (bytes when batch N was begun)
+--          fields that were ever queued), base:N (bytes when batch N was begun), error and failed (why and
+--          when a drain failed, since the last batch was drained)
 -- KEYS[2]  the batch hash of the number in ARGV[1]
 -- KEYS[3]  the batch hash of the next number
 -- KEYS[4]  the node's sorted set of partitions with queued writes, scored by the oldest one's time

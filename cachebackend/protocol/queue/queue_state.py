@@ -34,10 +34,12 @@ class QueueState:
         open_batch: The number of the open batch.
         done: The number of the last batch that was deleted because it was drained.
         fields: The number of fields in all batches.
-        bytes: The bytes of their names and values, as ``fold.lua`` counts them.
         since: When the oldest queued write arrived, in seconds since 1970; None if none is queued.
         seals: The seals of sealed batches by batch number, with that of batch ``done``.
         encodings: For each batch number and column the code of the encoding of the queued values.
+        bytes: The bytes of the queued fields' names and values, as ``fold.lua`` counts them.
+        error: Why the last drain failed; empty if a batch was drained since.
+        failed_at: When it failed, in seconds since 1970.
     """
 
     node: int
@@ -49,6 +51,8 @@ class QueueState:
     seals: Mapping[int, str]
     encodings: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     bytes: int = 0
+    error: str = ""
+    failed_at: float = 0.0
 
 
 def dirty(queue: QueueContext) -> Operation[tuple[dict[Partition, float], dict[int, RingCacheError]]]:
@@ -131,6 +135,8 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
                 if name.startswith(b"enc:")
             },
             bytes=_whole(queued_bytes) - _whole(meta.get(b"base:%d" % (done + 1), queued_bytes)),
+            error=meta.get(b"error", b"").decode(errors="replace"),
+            failed_at=_whole(meta.get(b"failed", b"0")) / 1000,
         )
     except ValueError as error:
         message = (

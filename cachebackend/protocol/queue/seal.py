@@ -17,12 +17,13 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext, check
 from cachebackend.protocol.queue.queue_state import QueueState
 from cachebackend.replies import either, integer, row, text
 
-__all__ = ["Sealed", "close", "seal", "seal_many", "sync", "sync_fault"]
+__all__ = ["Sealed", "close", "fail", "seal", "seal_many", "sync", "sync_fault"]
 
 _STATE = row(integer, integer, integer, text, text, text)
 _SEAL = Script(__package__, "seal", reply=either(row(), _STATE))
 _CLOSE = Script(__package__, "close", reply=integer)
 _SYNC = Script(__package__, "sync", reply=integer)
+_FAIL = Script(__package__, "fail", reply=integer)
 
 
 class Sealed(NamedTuple):
@@ -194,3 +195,9 @@ def close(
     call = _CLOSE.call(keys, first, last, now_ms, partition.name, state.incarnation, seal)
     [reply] = yield Send([(state.node, call)])
     return bool(checked(reply))
+
+
+def fail(queue: QueueContext, partition: Partition, error: str) -> Operation[None]:
+    """Store why a drain of a partition failed, on the nodes that answer; ``close`` deletes it."""
+    call = _FAIL.call([queue.meta(partition)], error.encode(), b"%d" % queue.now_ms())
+    yield Send([(node, call) for node in queue.nodes_of(partition)])

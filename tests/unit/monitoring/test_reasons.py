@@ -48,6 +48,16 @@ def test_a_late_partition_has_one_reason(facts: dict[str, Any], kind: Kind, sinc
     assert found(replace(WELL, **facts)) == [(PARTITION, kind, since)]
 
 
+@pytest.mark.parametrize(("seconds", "kind"), [(5, Kind.FAILING), (500, Kind.NO_WORKER)])
+def test_a_drain_that_failed_lately_is_the_reason(seconds: float, kind: Kind) -> None:
+    """With its error; after a while without a failure no drain runs at all."""
+    status = replace(LATE, drain_error="permission denied", failed_at=NOW - seconds)
+    facts = replace(WELL, statuses=[status], requested={PARTITION})
+    assert found(facts) == [(PARTITION, kind, NOW - 60)]
+    [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
+    assert ("permission denied" in str(reason)) is (kind is Kind.FAILING)
+
+
 def test_a_partition_that_is_drained_has_none() -> None:
     """A drain that runs holds the lock, and a request is pending until it begins."""
     status = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=1.0)

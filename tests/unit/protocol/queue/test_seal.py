@@ -9,7 +9,7 @@ import pytest
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindError
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.protocol.queue.queue_state import QueueState
-from cachebackend.protocol.queue.seal import Sealed, close, seal, seal_many, sync, sync_fault
+from cachebackend.protocol.queue.seal import Sealed, close, fail, seal, seal_many, sync, sync_fault
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER, OTHER = Partition("shop.meter", 0), Partition("shop.meter", 1)
@@ -78,3 +78,9 @@ def test_drained_batches_are_deleted_in_one_script() -> None:
     )
     assert command[6:8] == (b"2", b"3")
     assert command[-1] == "bb"
+
+
+def test_the_error_of_a_drain_is_stored_on_the_nodes_of_its_queues() -> None:
+    """One that does not answer stores nothing."""
+    _, [requests] = step(fail(queue_of("a"), METER, "no such table"), [DOWN])
+    assert requests == [(0, ("fail", KEYS.meta(METER), b"no such table", b"1000000"))]

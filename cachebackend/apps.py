@@ -14,7 +14,7 @@ class CacheBackendConfig(AppConfig):
 
     def ready(self) -> None:
         """Register checks, watch models, connect clients and migrations, and publish counters at exit."""
-        from cachebackend import checks, invalidation
+        from cachebackend import checks, invalidation, writebehind
         from cachebackend.backend.test_prefix import connect_test_prefix
         from cachebackend.telemetry import shutdown
 
@@ -22,5 +22,5 @@ class CacheBackendConfig(AppConfig):
         invalidation.watch_tags_of_settings()
         invalidation.connect_outbox()
         invalidation.connect_migrations()
-        connect_test_prefix()
+        connect_test_prefix(writebehind.erase_queue)
         shutdown.connect()

@@ -19,12 +19,14 @@ from cachebackend.client import QueueClient, RingClient
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import RingOptions, WriteBehindOptions
 
-__all__ = ["close_clients", "prepare_ring_clients", "queue_client", "ring_client"]
+__all__ = ["close_clients", "has_used_queue", "prepare_ring_clients", "queue_client", "ring_client"]
 
 _lock = threading.Lock()
 _rings: dict[RingOptions, RingClient] = {}
 _prepare_functions: list[Callable[[RingClient], None]] = []
 _queues: dict[WriteBehindOptions, QueueClient] = {}
+#: The prefixes of all queue clients that this process has created.
+_queue_prefixes: set[str] = set()
 
 
 def ring_client(options: RingOptions) -> RingClient:
@@ -63,23 +65,35 @@ def queue_client(options: WriteBehindOptions) -> QueueClient:
             message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
             raise ConfigurationError([message])
         with _lock:
+            _queue_prefixes.add(options.prefix)
             client = _queues.get(options) or _queues.setdefault(options, QueueClient(options))
     return client
 
 
+def has_used_queue(prefix: str) -> bool:
+    """Return whether this process may have used the queue whose keys begin with a prefix."""
+    return prefix in _queue_prefixes
+
+
 def close_clients() -> None:
     """Close every idle connection and discard the clients; the next call for one creates it again."""
+    _close(_rings, _queues)
+
+
+def _close(*registries: dict[Any, Any]) -> None:
     with _lock:
-        clients = [*_rings.values(), *_queues.values()]
-        _rings.clear()
-        _queues.clear()
+        clients = [client for registry in registries for client in registry.values()]
+        for registry in registries:
+            registry.clear()
     for client in clients:
         client.close()
 
 
 def _follow_settings(*, setting: str, **_: Any) -> None:
-    if setting in {"CACHES", "WRITE_BEHIND"}:
-        close_clients()
+    if setting == "CACHES":
+        _close(_rings)
+    elif setting == "WRITE_BEHIND":
+        _close(_queues)
 
 
 setting_changed.connect(_follow_settings, dispatch_uid="cachebackend.registry")

@@ -24,6 +24,8 @@ from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
 
 TESTS = Path(__file__).resolve().parent
+#: The function itself, which ``prefix_of_settings`` replaces.
+WITH_TEST_PREFIX = test_prefix.with_test_prefix
 #: Folders whose tests take several seconds each.
 SLOW = ("live", "project", "browser", "typing", "interleavings", "mutations")
 
@@ -88,12 +90,14 @@ def key_prefix(with_test_prefix: Callable[[str], str]) -> Iterator[None]:
     """Make the prefix of all keys by a function, for a block."""
 
     def set_prefixes() -> None:
+        test_prefix.queue_options.cache_clear()
         for each in caches.all(initialized_only=True):
             if isinstance(each, RingCache):
                 each.set_prefix()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_cache, "with_test_prefix", with_test_prefix)
+        for module in (client_cache, test_prefix):
+            patch.setattr(module, "with_test_prefix", with_test_prefix)
         set_prefixes()
         yield
     set_prefixes()
@@ -109,7 +113,7 @@ def prefix_of_settings() -> Iterator[None]:
 @pytest.fixture
 def prefix_of_tests() -> Iterator[None]:
     """The keys have the prefix of tests, as in a process that a test starts on the test database."""
-    with key_prefix(test_prefix.with_test_prefix):
+    with key_prefix(WITH_TEST_PREFIX):
         yield
 
 

@@ -104,7 +104,8 @@ def empty_nodes(services: Services) -> Iterator[None]:
 
     def forget_clients() -> None:
         # Django's handler forgets the cache objects, ours forgets their clients
-        setting_changed.send(sender=None, setting="CACHES", value=None, enter=True)
+        for setting in ("CACHES", "WRITE_BEHIND"):
+            setting_changed.send(sender=None, setting=setting, value=None, enter=True)
 
     forget_clients()
     for url in services.ring_urls + services.queue_urls:

@@ -41,8 +41,8 @@ class WriteBehindOptions:
         partitions: The number of partitions of each model's queue. One worker at a time drains
             a partition. The queue nodes store it when the first write arrives, and then every process
             uses theirs; ``manage.py writebehind partitions`` changes it.
-        prefix: The start of every key on the queue nodes. Two projects, or two test databases, can share
-            nodes if their prefixes differ.
+        prefix: The start of every key on the queue nodes. Two projects can share nodes if their prefixes
+            differ. While tests run, the name of the test database is added.
         flush_interval: The time between two drains of a partition.
         batch_rows: The most rows that one statement of a drain handles. A batch is sealed when it
             holds this many rows, and twice as many for each batch that waits before it; a row counts

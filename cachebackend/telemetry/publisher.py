@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
+from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient, RingClient
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
@@ -110,7 +111,7 @@ def _of_alias(alias: str) -> _Publication[Counts]:
 
 
 def _of_queue() -> _Publication[DrainCounts]:
-    client = queue_client(write_behind_options())
+    client = queue_client(queue_options())
     return _Publication(client, client.counters, DrainCounts, "ringcache:drains")
 
 

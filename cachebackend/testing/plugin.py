@@ -34,9 +34,9 @@ def ring(ring_nodes: list[str]) -> Iterator[RingCache]:
         yield cache
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def own_queue() -> Iterator[None]:
-    """Keep the queued writes of tests without ``ring`` from the workers that drain the settings' nodes."""
+    """Give each test without ``ring`` an empty queue on the settings' nodes, which no worker drains."""
     if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
         yield
         return

@@ -11,6 +11,7 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drain_requests import begin_drain, request_drains
 from cachebackend.writebehind.drains import Drained, drain, due_databases
+from cachebackend.writebehind.erasure import erase_queue
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
@@ -49,6 +50,7 @@ __all__ = [
     "drain_removed",
     "drop_removed",
     "due_databases",
+    "erase_queue",
     "find_dirty",
     "find_faults",
     "landed",

@@ -7,8 +7,8 @@ from dataclasses import replace
 from django.apps import apps
 from django.db import models
 
+from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient
-from cachebackend.conf import write_behind_options
 from cachebackend.errors import WriteBehindError
 from cachebackend.protocol import Partition, partition_counts
 from cachebackend.protocol.queue.fold import FSYNC_MS
@@ -51,7 +51,7 @@ def project_queue() -> QueueClient:
     Raises:
         ConfigurationError: The setting has faults, or has no nodes.
     """
-    return queue_client(write_behind_options())
+    return queue_client(queue_options())
 
 
 def syncing_queue() -> QueueClient:
@@ -60,7 +60,7 @@ def syncing_queue() -> QueueClient:
     Raises:
         ConfigurationError: The setting has faults, or has no nodes.
     """
-    options = write_behind_options()
+    options = queue_options()
     return queue_client(replace(options, socket_timeout=options.socket_timeout + FSYNC_MS / 1000))
 
 
@@ -73,7 +73,7 @@ def monitoring_queue() -> QueueClient:
     Raises:
         ConfigurationError: The setting has faults, or has no nodes.
     """
-    options = write_behind_options()
+    options = queue_options()
     timeout = min(options.connect_timeout, options.socket_timeout)
     return queue_client(replace(options, durability="memory", socket_timeout=timeout))
 

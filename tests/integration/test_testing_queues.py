@@ -5,9 +5,12 @@ from __future__ import annotations
 import unittest
 
 import pytest
+from django.conf import settings
 from django.core.cache import cache
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
 from django.db.models import F
-from django.test import TestCase, TransactionTestCase
+from django.test import LiveServerTestCase, SimpleTestCase, TestCase, TransactionTestCase, override_settings
 
 from cachebackend import uuid7, writebehind
 from cachebackend.models import WriteBehindCheckpoint
@@ -90,10 +93,122 @@ class Committing(Counting, TransactionTestCase):
     """Each test commits, and its tables are emptied after it."""
 
 
+def run(*cases: type[unittest.TestCase]) -> unittest.TestResult:
+    """Run the tests of cases with Django's code, as its test runner does."""
+    result = unittest.TestResult()
+    tests = [unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases]
+    unittest.TestSuite(tests).run(result)
+    return result
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("case", "count"), [(InTransactions, 4), (Committing, 3)])
 def test_each_test_of_a_case_has_its_own_queue(case: type[unittest.TestCase], count: int) -> None:
     """In Django's test cases of both kinds, in any order."""
-    result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
+    result = run(case)
     assert (result.testsRun, result.errors, result.failures) == (count, [], [])
+
+
+@override_settings(SITE_NAME="of the class")
+class OverridingAClass(RingCacheTestMixin, TestCase):
+    """Django overrides settings for the class, and restores them after it."""
+
+    __test__ = False
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        assert settings.SITE_NAME == "of the class"
+
+    def test_the_setting(self) -> None:
+        assert settings.SITE_NAME == "of the class"
+
+
+class Served(RingCacheTestMixin, LiveServerTestCase):
+    """Django adds the server's host to the allowed hosts of the class."""
+
+    __test__ = False
+
+    def test_the_hosts(self) -> None:
+        assert "localhost" in settings.ALLOWED_HOSTS
+
+
+class WithoutDatabase(RingCacheTestMixin, SimpleTestCase):
+    """A test that may not query a database."""
+
+    __test__ = False
+
+    def test_the_cache(self) -> None:
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("case", [OverridingAClass, Served, WithoutDatabase])
+def test_settings_of_a_class_are_in_force_and_end_with_it(case: type[unittest.TestCase]) -> None:
+    """The mixin's own settings end too: the next class has those of the project."""
+    before = {name: getattr(settings, name, None) for name in ("CACHES", "WRITE_BEHIND", "SITE_NAME")}
+    result = run(case)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert {name: getattr(settings, name, None) for name in before} == before
+
+
+class OfOneDatabase(Counting, TestCase):
+    """A test that may query one of the databases with write-behind."""
+
+    databases = frozenset({"default"})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_case_need_not_declare_databases_that_it_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain sends queries only to the databases of what is queued."""
+    monkeypatch.setattr(writebehind, "databases", lambda: ["default", "lite"])
+    result = run(OfOneDatabase)
+    assert (result.testsRun, result.errors, result.failures) == (3, [], [])
+
+
+class WithRefusedData(RingCacheTestMixin, TestCase):
+    """What it queues for all tests cannot be written."""
+
+    __test__ = False
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        Meter.behind.create(pk=uuid7(), tag_id=999)
+
+    def test_it(self) -> None:
+        """Not reached."""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_refused_data_of_a_class_leave_no_transaction_open() -> None:
+    """The class is an error, and the next classes find the database as it was."""
+    result = run(WithRefusedData, Committing)
+    [(_, text)] = result.errors
+    assert "could not write everything" in text
+    assert (result.testsRun, result.failures) == (3, [])
+    assert not connection.in_atomic_block
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_drain_needs_a_queue_of_the_test() -> None:
+    """In a queue of several tests, a test that is rolled back takes the checkpoint of its batches with it."""
+    with pytest.raises(ImproperlyConfigured, match="RingCacheTestMixin"):
+        drain_now()
+
+
+@pytest.mark.django_db
+def test_a_drain_inside_a_block_of_the_test_is_refused() -> None:
+    """A worker drains after the commit. In the transaction of a ``TestCase`` a drain writes as usual."""
+    meter = Meter.objects.create()
+    with empty_queue():
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with transaction.atomic(), pytest.raises(ImproperlyConfigured, match="after the block"):
+            drain_now()
+        drain_now()
+    assert Meter.objects.get().count == 1
+
+
+def test_an_empty_queue_that_is_not_used_sends_nothing() -> None:
+    """So a node that is away costs the other tests no time."""
+    with empty_queue(nodes=["redis://127.0.0.1:1?name=away"]):
+        pass

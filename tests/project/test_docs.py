@@ -197,12 +197,13 @@ def test_links_between_files_of_the_repository_lead_somewhere(page: Path) -> Non
 )
 def test_examples_run(page: Path, names: dict[str, Any]) -> None:
     """The Python of a page runs from top to bottom on the ring; its settings are valid."""
-    for text in blocks(page, "python"):
-        try:
-            run_block(text, names)
-        except Exception as error:
-            error.add_note(f"in {page.name}:\n{text}")
-            raise
+    with testing.empty_queue():  # as in a reader's tests
+        for text in blocks(page, "python"):
+            try:
+                run_block(text, names)
+            except Exception as error:
+                error.add_note(f"in {page.name}:\n{text}")
+                raise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from cachebackend.writebehind.queue import project_queue
 from cacheproject.processes import MANAGE
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -131,3 +132,73 @@ def test_processes_of_django_s_test_runner_do_not_share_keys_or_queues(tmp_path:
     text = TWO_PROCESSES.replace("{mixin}", "RingCacheTestMixin, ")
     command = ("django", "test", "--settings", "own_settings", "--parallel", "2", "test_both")
     assert "Ran 2 tests" in run(tmp_path, *command, test_both=text)
+
+
+COUNTS_A_VIEW = """
+from django.db.models import F
+from django.test import TestCase
+
+from cacheproject.demo.models import Article
+
+
+class PlainTests(TestCase):
+    def test_a_view_is_counted(self):
+        Article.objects.create(pk=1, slug="x")
+        Article.behind.update(1, views=F("views") + 1)
+        self.assertEqual(Article.behind.get(1).views, 1)
+"""
+
+
+def test_what_a_plain_test_queues_reaches_no_other_database(tmp_path: Path, empty_nodes: None) -> None:
+    """Without the mixin: the site's queue has nothing to drain, and the next run starts with an empty one."""
+    command = ("django", "test", "--settings", "own_settings", "test_plain")
+    for _ in range(2):
+        assert "Ran 1 test" in run(tmp_path, *command, test_plain=COUNTS_A_VIEW)
+    assert "Ran 1 test" in run(tmp_path, *command, "--keepdb", test_plain=COUNTS_A_VIEW)
+    assert "Ran 1 test" in run(tmp_path, *command, "--keepdb", test_plain=COUNTS_A_VIEW)
+    [node] = project_queue().nodes
+    assert node.call((b"KEYS", b"*")) == []
+
+
+EACH_TEST = """
+import pytest
+from django.db.models import F
+
+from cachebackend.testing import drain_now
+from cacheproject.demo.models import Article
+
+
+def count_a_view():
+    Article.objects.create(pk=1, slug="x")
+    Article.behind.update(1, views=F("views") + 1)
+    assert Article.behind.get(1).views == 1
+    drain_now()
+    assert Article.objects.get(pk=1).views == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("again", [1, 2])
+def test_rolled_back(again):
+    count_a_view()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("again", [1, 2])
+def test_queued_only(again):
+    Article.objects.create(pk=1, slug="x")
+    Article.behind.update(1, views=F("views") + 1)
+    assert Article.behind.get(1).views == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("again", [1, 2])
+def test_committed(again):
+    count_a_view()
+"""
+
+
+def test_the_plugin_gives_each_test_a_queue_of_its_own(tmp_path: Path, empty_nodes: None) -> None:
+    """Without the fixture ``ring``, in tests that roll back and in tests that commit; nothing is left."""
+    assert "6 passed" in run(tmp_path, *PYTEST, conftest=PLUGIN, test_each=EACH_TEST)
+    [node] = project_queue().nodes
+    assert node.call((b"KEYS", b"*")) == []

@@ -96,6 +96,7 @@ def test_the_site_stays_up(article: Article, client: Client, services: Services,
         connection.close()
 
 
+@pytest.mark.usefixtures("prefix_of_tests")
 def test_the_site_stays_up_with_the_worker_dead(
     article: Article, client: Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

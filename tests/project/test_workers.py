@@ -25,7 +25,10 @@ from cacheproject.demo.models import Article
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("empty_nodes", "prefix_of_tests"),
+]
 #: Seconds between two ticks here, and until a test gives up.
 INTERVAL, PATIENCE = 0.1, 60.0
 

@@ -10,7 +10,7 @@ from django.core.signals import setting_changed
 
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import RingOptions, WriteBehindOptions
-from cachebackend.registry import close_clients, queue_client, ring_client
+from cachebackend.registry import close_clients, has_used_queue, queue_client, ring_client
 
 URL = "redis://unused-by-anybody-else?name=a"
 
@@ -46,14 +46,24 @@ def test_write_behind_that_is_off_has_no_client() -> None:
         queue_client(WriteBehindOptions.read({}))
 
 
-@pytest.mark.parametrize("setting", ["CACHES", "WRITE_BEHIND"])
-def test_clients_are_forgotten_when_their_settings_change(setting: str) -> None:
-    """As in tests that override them; another setting changes nothing."""
-    client = ring_client(ring())
-    setting_changed.send(sender=None, setting="DEBUG", value=None, enter=True)
-    assert ring_client(ring()) is client
-    setting_changed.send(sender=None, setting=setting, value=None, enter=True)
-    assert ring_client(ring()) is not client
+def test_clients_are_forgotten_when_their_setting_changes() -> None:
+    """As in tests that override it; the clients of another setting are kept, with their connections."""
+    queue = WriteBehindOptions.read({"nodes": [URL]})
+    clients = {"CACHES": lambda: ring_client(ring()), "WRITE_BEHIND": lambda: queue_client(queue)}
+    for changed in ("DEBUG", *clients):
+        before = {setting: client() for setting, client in clients.items()}
+        setting_changed.send(sender=None, setting=changed, value=None, enter=True)
+        assert {each for each, client in clients.items() if client() is not before[each]} == {changed} - {
+            "DEBUG"
+        }
+
+
+def test_a_queue_that_was_used_is_remembered() -> None:
+    """By its prefix, also after its client is closed."""
+    queue_client(WriteBehindOptions.read({"nodes": [URL], "prefix": "used"}))
+    close_clients()
+    assert has_used_queue("used")
+    assert not has_used_queue("unused")
 
 
 def test_values_are_signed_with_the_projects_secrets(settings: Any) -> None:

@@ -15,6 +15,10 @@ from cachebackend.backend.scope import database_text
 with_test_prefix = test_prefix.with_test_prefix
 
 
+def queue_prefix() -> str:
+    return test_prefix.queue_options().prefix
+
+
 def name_database(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(connections.settings["default"], "NAME", name)
 
@@ -42,16 +46,20 @@ def test_the_steps_of_django_set_the_prefixes(monkeypatch: pytest.MonkeyPatch) -
     """Each process of tests has its own; when the test database is gone, the site's prefix is back."""
 
     def name_it(creation: BaseDatabaseCreation, name: str) -> None:
+        name_database(monkeypatch, name)
         creation.connection.settings_dict["NAME"] = name
 
     cache: Any = caches["default"]
     before = cache.key_prefix
-    monkeypatch.setattr(client_cache, "with_test_prefix", with_test_prefix)
+    for module in (client_cache, test_prefix):
+        monkeypatch.setattr(module, "with_test_prefix", with_test_prefix)
+    erased: list[str] = []
     creation = connections["default"].creation
     monkeypatch.setitem(connections["default"].settings_dict, "NAME", "site")
     name_database(monkeypatch, "site")
+    test_prefix.queue_options.cache_clear()
     steps = {
-        step: test_prefix._and_set_prefixes(step, name_it)
+        step: test_prefix._and_set_prefixes(step, name_it, lambda: erased.append(queue_prefix()))
         for step in ("create_test_db", "setup_worker_connection", "destroy_test_db")
     }
     prefixes = []
@@ -60,10 +68,11 @@ def test_the_steps_of_django_set_the_prefixes(monkeypatch: pytest.MonkeyPatch) -
         ("setup_worker_connection", "own_2"),
         ("destroy_test_db", "site"),
     ):
-        name_database(monkeypatch, name)
         steps[step](creation, name)
-        prefixes.append(cache.key_prefix)
+        prefixes += [cache.key_prefix, queue_prefix()]
     monkeypatch.undo()
+    test_prefix.queue_options.cache_clear()
     cache.set_prefix()
-    assert prefixes == ["demo+own", "demo+own_2", "demo"]
+    assert prefixes == ["demo+own", "wb+own", "demo+own_2", "wb+own_2", "demo", "wb"]
+    assert erased == ["wb+own", "wb+own_2", "wb+own_2"]
     assert cache.key_prefix == before

@@ -56,7 +56,6 @@ from tests.shop.models import Meter
 Patch = pytest.MonkeyPatch
 second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
-meters = test_writebehind_refusals.meters
 cities = test_writebehind_cycles.cities
 unique_levels = test_writebehind_waiting.unique_levels
 meters = test_writebehind_partitions.meters

@@ -15,6 +15,7 @@ from cachebackend.errors import WriteBehindPartialError, WriteBehindRefusedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.node import Breaker
 from cachebackend.protocol.queue import counts, drain_requests, fold, seal
+from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.writebehind import (
     apply,
@@ -130,7 +131,7 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
     """A batch is drained while it still takes writes; its queue does not delete a batch without a seal."""
 
     def unsealed(context: Any, state: Any, partition: Any, number: int) -> Any:
-        return Sealed(number + 1, number - 1, number, "", "", {})
+        return Sealed(number + 1, number - 1, number, "", "", Encodings())
         yield
 
     monkeypatch.setattr(protocol, "seal", unsealed)

@@ -38,6 +38,9 @@ __all__ = ["Applied", "apply_batch"]
 T = TypeVar("T")
 #: The refusal of rows for which no time was left.
 LATE = Refusal("The batch took too long; this row is written later, by itself.", TOO_SLOW)
+#: The refusals of rows that were not created: the key exists, or a trigger returned no row.
+EXISTS = Refusal("A row with this key exists already, with other values.")
+SKIPPED = Refusal("The database created no row and reported no error: a trigger or a rule skips it.")
 #: Encoded bytes in one statement. Postgres accepts 1 GB, and a byte may be sent as four characters.
 MAX_BYTES = 64 * 2**20
 
@@ -234,9 +237,20 @@ class _Table:
         equal_pks = {row["pk"] for row in equal}
         is_changed = any(kind != PUT for _, kind in rows.shape)
         applied = self.update(rows.only(equal_pks)) if equal_pks and is_changed else Applied()
-        exists = Refusal("A row with this key exists already, with other values.")
-        applied.refused = {pk: exists for pk in rows.pks if pk not in equal_pks}
+        applied.refused = dict.fromkeys(set(rows.pks) - equal_pks, EXISTS)
+        if applied.refused:
+            applied.refused |= dict.fromkeys(self._not_created(rows.only(applied.refused)), SKIPPED)
         return applied
+
+    def _not_created(self, rows: RowGroup) -> set[Any]:
+        """Return the keys of rows that do not exist though their creation met no error."""
+        staged = self._stage((), rows.pks, [])
+        existing = self._fetch(
+            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
+            f"ON t.{self._key} = s.pk",
+            staged,
+        )
+        return set(rows.pks) - {row["pk"] for row in existing}
 
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:
         """Return the relation ``s`` of keys and decoded values: ``pk``, and a column for each change."""
@@ -328,6 +342,9 @@ def _quoted(element: bytes) -> str:
 
 def _converter(field: models.Field[Any, Any], kind: bytes) -> Callable[[bytes], Any]:
     encoding = encoding_of(field)
+    if kind == DELTA and encoding.code == "ts":
+        # Elapsed time: psycopg would write 24 hours as a day, which has 23 hours if the clocks change
+        return lambda encoded: f"{int(encoded)} microseconds"
     if kind == PUT:
         adapt = encoding.adapt or encoding.decode
         return lambda encoded: None if encoded == NULL else adapt(_without_prefix(encoded))

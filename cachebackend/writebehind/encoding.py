@@ -36,6 +36,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.utils import timezone
 
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.protocol.queue.encodings import encoding_entry
@@ -147,6 +148,8 @@ def _find_encoding(field: models.Field[Any, Any]) -> Encoding:
         return _decimal(field.decimal_places or 0)
     if isinstance(field, models.JSONField):
         return _json(field)
+    if isinstance(field, models.FloatField) and field.primary_key:
+        return _FLOAT._replace(encode=lambda value: repr(float(value) + 0.0).encode())  # -0.0 is the key 0.0
     for kind, encoding in _ENCODINGS.items():
         if isinstance(field, kind):
             return encoding
@@ -257,6 +260,14 @@ def _from_epoch(micro: int) -> datetime:
     return start + micro * _MICROSECOND
 
 
+def _after(value: datetime, elapsed: timedelta) -> datetime:
+    """Return the time when a duration has elapsed; Python alone would add it to what a clock shows."""
+    if settings.USE_TZ:
+        return value.astimezone(UTC) + elapsed
+    zone = timezone.get_default_timezone()
+    return (value.replace(tzinfo=zone).astimezone(UTC) + elapsed).astimezone(zone).replace(tzinfo=None)
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         message = f"an integer can be added, not {value!r}"
@@ -295,6 +306,7 @@ def _binary(value: Any) -> bytes:
     return bytes(value)
 
 
+_FLOAT = Encoding("f", lambda value: repr(float(value)).encode(), float)
 _TEXT = Encoding("s", _text, bytes.decode)
 _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
     models.IntegerField: _INTEGER,
@@ -304,6 +316,7 @@ _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
         lambda encoded: _from_epoch(int(encoded)),
         _microseconds,
         lambda micro: micro * _MICROSECOND,
+        _after,
         is_integer=True,
     ),
     models.DateField: Encoding(
@@ -329,7 +342,7 @@ _ENCODINGS: dict[type[models.Field[Any, Any]], Encoding] = {
     models.BooleanField: Encoding(
         "b", lambda value: b"1" if value else b"0", lambda encoded: encoded == b"1"
     ),
-    models.FloatField: Encoding("f", lambda value: repr(float(value)).encode(), float),
+    models.FloatField: _FLOAT,
     models.UUIDField: Encoding("u", lambda value: value.hex.encode(), lambda encoded: UUID(encoded.decode())),
     models.BinaryField: Encoding("x", _binary, bytes),
     models.CharField: _TEXT,

@@ -32,6 +32,11 @@ def key_fault(model: type[models.Model], using: str) -> str | None:
     """
     key: models.Field[Any, Any] | None = model._meta.pk
     while key is not None and not isinstance(key, models.CharField | models.TextField):
+        if isinstance(key, models.JSONField):
+            return (
+                f"{model._meta.label}: different texts of JSON are equal primary keys, and the queue would "
+                "lose the order of their writes; write the rows with save()"
+            )
         key = referred_field(key)
     if key is None or (reason := inexact_column(model._meta.pk, using)) is None:
         return None

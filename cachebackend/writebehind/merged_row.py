@@ -77,10 +77,20 @@ def _is_repeated(rows: Rows, instance: models.Model, batch: PendingFields) -> bo
     [row] = rows_of(read_batch(rows.model, batch.fields, batch.encodings))
     fields = {field.column: field for field in rows.columns}
     return all(
-        getattr(instance, fields[column].attname) == decode_change(encoding_of(fields[column]), kind, encoded)
+        _comparable(getattr(instance, fields[column].attname))
+        == _comparable(decode_change(encoding_of(fields[column]), kind, encoded))
         for (column, kind), encoded in row.changes.items()
         if kind == PUT
     )
+
+
+def _comparable(value: Any) -> Any:
+    """Return a value that is equal where Postgres' are: to Python ``True`` is 1, also in JSON."""
+    if isinstance(value, dict):
+        return {key: _comparable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_comparable(each) for each in value]
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:

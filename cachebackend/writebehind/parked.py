@@ -123,8 +123,11 @@ def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
 def _lock_parked(
     model: type[models.Model], using: str, label: str, batch: Sequence[RowGroup]
 ) -> dict[str, list[ParkedWrite]]:
-    """Return the parked writes of a batch's rows by key, locked until the end of the transaction."""
-    of_label = ParkedWrite.objects.using(using).filter(label=label)
+    """Return the parked writes of a batch's rows by key, locked until the end of the transaction.
+
+    A batch of a model that was renamed has the old label, and its rows those of the new one too.
+    """
+    of_label = ParkedWrite.objects.using(using).filter(label__in={label, model._meta.label_lower})
     if not of_label.exists():
         return {}
     keys = [key_text(model, pk) for group in batch for pk in group.pks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import models
+from django.db import connections, models
 from django.db.models import F
 from django.test.utils import isolate_apps
 from django.utils.functional import SimpleLazyObject
@@ -198,3 +199,32 @@ def test_a_lazy_integer_is_refused() -> None:
         Photo.behind.update(SimpleLazyObject(lambda: 5), views=1)
     with pytest.raises(WriteBehindRefusedError, match="must be an integer"):
         Photo.behind.update(1, views=SimpleLazyObject(lambda: 5))
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The connection has a time zone in which the clocks change."""
+
+    def forget() -> None:
+        connections["default"].close()
+        for name in ("timezone", "timezone_name"):
+            vars(connections["default"]).pop(name, None)
+
+    monkeypatch.setitem(connections["default"].settings_dict, "TIME_ZONE", "Europe/Berlin")
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_duration_is_elapsed_time_where_the_clocks_change(steps: int) -> None:
+    """Two additions of 12 hours are one of 24 hours, for a read and for the drain."""
+    meter = Meter.objects.create(seen=datetime(2026, 3, 28, 12, tzinfo=UTC))
+    for _ in range(steps):
+        Meter.behind.update(meter.pk, seen=F("seen") + timedelta(hours=24 / steps))
+    read = Meter.behind.get(meter.pk).seen
+    drain_all()
+    meter.refresh_from_db()
+    assert read == meter.seen == datetime(2026, 3, 29, 12, tzinfo=UTC)

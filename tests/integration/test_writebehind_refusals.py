@@ -195,3 +195,21 @@ def test_columns_that_are_closed_do_not_stop_the_others(meters: list[Meter]) -> 
             with connection.cursor() as cursor:
                 cursor.execute("DROP TRIGGER refuse ON shop_meter; DROP FUNCTION refuse")
         assert writebehind.retry_waiting("default", due_only=False).applied == 1
+
+
+def test_a_row_that_a_trigger_skips_is_parked_with_that_reason() -> None:
+    """Its key does not exist; another row's does."""
+    Meter.objects.create(pk=(existing := uuid7()), count=5)
+    with one_partition(), connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+            "CREATE TRIGGER skip BEFORE INSERT ON shop_meter FOR EACH ROW EXECUTE FUNCTION skip()"
+        )
+        try:
+            for pk in (existing, skipped := uuid7()):
+                Meter.behind.create(pk=pk, count=1)
+            assert [each.parked for each in drain_all()] == [2]
+        finally:
+            cursor.execute("DROP TRIGGER skip ON shop_meter; DROP FUNCTION skip")
+    assert "exists already" in ParkedWrite.objects.get(key=existing.hex).error
+    assert "a trigger or a rule skips it" in ParkedWrite.objects.get(key=skipped.hex).error

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
@@ -151,3 +152,17 @@ def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch
         assert command("removed", "--drop", GONE, "--yes") == {"dropped": 1, "models": [], "unanswered": {}}
         assert (checkpoints.get().batch, parked.count()) == (1, 0)
         assert not WriteBehindCheckpoint.objects.exists()
+
+
+def test_a_write_of_a_renamed_model_waits_for_the_parked_writes_of_the_new_one(meter: Meter) -> None:
+    """They have its label since an earlier redirection: an old process may write until it ends."""
+    with one_partition():
+        with connection.cursor() as cursor:
+            cursor.execute('ALTER TABLE shop_meter ADD CONSTRAINT low CHECK ("Odd Name" < 100)')
+        for count in (150, 7):
+            put_as_gone(meter, count)
+            command("removed", "--drain", GONE, "--into", "shop.Meter")
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
+        assert command("retry", "--all")["landed"] == 2
+        assert Meter.objects.get(pk=meter.pk).count == 7

@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -151,3 +152,21 @@ def test_a_field_that_stores_values_in_its_own_way_is_refused() -> None:
     field.set_attributes_from_name("stored")
     with pytest.raises(WriteBehindRefusedError, match="in its own way"):
         encoding_of(field)
+
+
+def test_a_float_key_has_one_zero() -> None:
+    """Postgres holds the keys 0.0 and -0.0 equal; another column keeps the sign."""
+    key, other = models.FloatField(primary_key=True), models.FloatField()
+    for field in (key, other):
+        field.set_attributes_from_name("value")
+    assert encoding_of(key).encode(-0.0) == encoding_of(key).encode(0.0) == b"0.0"
+    assert encoding_of(other).encode(-0.0) == b"-0.0"
+
+
+def test_a_duration_is_added_to_a_datetime_as_elapsed_time(settings: Any) -> None:
+    """Also where the clocks change in between, and to naive times, which are those of the project's zone."""
+    zone, add = ZoneInfo("Europe/Berlin"), encoding_of(Meter._meta.get_field("seen")).add  # type: ignore[arg-type]  # a field
+    day = timedelta(hours=24)
+    assert add(datetime(2026, 3, 28, 12, tzinfo=zone), day) == datetime(2026, 3, 29, 11, tzinfo=UTC)
+    settings.USE_TZ, settings.TIME_ZONE = False, "Europe/Berlin"
+    assert add(datetime(2026, 3, 29, 1, 30), timedelta(hours=1)) == datetime(2026, 3, 29, 3, 30)

@@ -76,3 +76,12 @@ def test_bytes_that_no_write_puts_there_raise() -> None:
     """The error names the row and the column."""
     with pytest.raises(WriteBehindDamagedError, match=f"shop.Meter.level, row {PK}, cannot be read"):
         merged(Meter(PK), batch({(LEVEL, b"p"): b"=?"}))
+
+
+def test_a_boolean_in_json_is_not_a_number() -> None:
+    """To Postgres such a creation is another one, and it will be parked."""
+    created, later = batch({(b"data", b"p"): b'={"on": [true]}'}, b"c"), batch({(LEVEL, b"p"): b"=5"})
+    for data, level in (({"on": [1]}, None), ({"on": [True]}, 5)):
+        row = merged(Meter(PK, data=data), created, later)
+        assert row is not None
+        assert row.level == level

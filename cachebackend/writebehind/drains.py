@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db import Error, InterfaceError, OperationalError, connections, models, router, transaction
+from django.db import Error, InterfaceError, OperationalError, connections, models, router
 from django.utils import timezone
 
 from cachebackend import protocol
@@ -34,11 +34,11 @@ from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import database_backoff
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_database, require_match
-from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.parked import Outcome, apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
 from cachebackend.writebehind.retries import is_due
 from cachebackend.writebehind.status import databases
+from cachebackend.writebehind.transactions import limited_transaction
 from cachebackend.writebehind.waiting import landed
 
 __all__ = ["Drained", "drain", "drop", "due_databases"]
@@ -204,27 +204,33 @@ class _Drain:
         for attempt in range(_TRIES):
             try:
                 # durable: the hash is deleted after this commit, so no outer transaction may roll it back
-                with transaction.atomic(using=self.using, durable=True):
-                    return self._drain_batch(state, queues)
+                started = SYSTEM_CLOCK.monotonic()
+                with limited_transaction(self.using, durable=True):
+                    number, outcome = self._drain_batch(state, queues)
+                if number and outcome:
+                    self._count(number, outcome, started)
+                return number
             except OperationalError as error:
                 if getattr(error.__cause__, "sqlstate", None) not in _CONFLICTS or attempt == _TRIES - 1:
                     raise
         return None
 
-    def _drain_batch(self, state: QueueState, queues: Queues) -> int | None:
-        """Drain the batch after the checkpoint inside the open transaction; return as ``_drain_next``."""
-        started = SYSTEM_CLOCK.monotonic()
-        limit_times(self.using)
+    def _drain_batch(self, state: QueueState, queues: Queues) -> tuple[int | None, Outcome | None]:
+        """Drain the batch after the checkpoint inside the open transaction.
+
+        Returns:
+            The batch's number, as ``_drain_next``; and what became of the batch.
+        """
         checkpoint = queues.lock_checkpoint(state, self.using)
         if checkpoint is None:
-            return None
+            return None, None
         number = checkpoint.batch + 1
         sealed_batch = self._read_sealed(state, checkpoint, number)
         if sealed_batch is None:
             if state.node != self._owner and not checkpoint.is_ended:
                 checkpoint.is_ended = True
                 checkpoint.save(update_fields=["is_ended"])
-            return 0
+            return 0, None
         batch, sealed = sealed_batch
         outcome = self._write(state, number, batch, sealed.encodings)
         applied = outcome.applied
@@ -235,8 +241,7 @@ class _Drain:
         checkpoint.rows += applied.rows
         checkpoint.missing += applied.missing
         checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
-        transaction.on_commit(lambda: self._count(number, outcome, started), using=self.using)
-        return number
+        return number, outcome
 
     def _write(
         self, state: QueueState, number: int, batch: Mapping[bytes, bytes], encodings: Encodings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, connections, models, transaction
+from django.db import IntegrityError, connections, models
 from django.db.models import F, Value
 from django.db.models.functions import Greatest, Least, Now
 
@@ -23,10 +23,10 @@ from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.batch import group_rows
 from cachebackend.writebehind.bisection import Bisection
 from cachebackend.writebehind.cycles import RowName, find_cycles, referred_rows
-from cachebackend.writebehind.limits import limit_times
 from cachebackend.writebehind.parked import FIRST_WAIT, key_text, lock_by_key, row_of
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.refusals import REFERENCE, Refusal
+from cachebackend.writebehind.transactions import limited_transaction
 
 __all__ = ["Retried", "is_due", "retry", "retry_waiting"]
 
@@ -138,8 +138,7 @@ def _retry_cycle(rows: Sequence[RowName], using: str, retried: Retried) -> None:
     """
     together = Retried()
     try:
-        with transaction.atomic(using=using):
-            limit_times(using)
+        with limited_transaction(using):
             for label, keys in _keys_by_label(rows).items():
                 _retry_first(label, keys, using, together, is_deferred=True)
             with connections[using].cursor() as cursor:
@@ -155,8 +154,7 @@ def _retry_rows(label: str, keys: Sequence[str], using: str, retried: Retried, *
     for start in range(0, len(keys), together):
         unfinished = keys[start : start + together]
         while unfinished:
-            with transaction.atomic(using=using):
-                limit_times(using)
+            with limited_transaction(using):
                 unfinished = _retry_first(label, unfinished, using, retried)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import unittest
+from functools import partial
 
 import pytest
 from django.conf import settings
 from django.core.cache import cache
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.test import LiveServerTestCase, SimpleTestCase, TestCase, TransactionTestCase, override_settings
 
 from cachebackend import uuid7, writebehind
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.testing import RingCacheTestMixin, drain_now, empty_queue
+from cachebackend.writebehind import landed
 from cachebackend.writebehind.queue import project_queue
-from tests.shop.models import Meter
+from tests.shop.models import Meter, Tag
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 
@@ -212,3 +214,86 @@ def test_an_empty_queue_that_is_not_used_sends_nothing() -> None:
     """So a node that is away costs the other tests no time."""
     with empty_queue(nodes=["redis://127.0.0.1:1?name=away"]):
         pass
+
+
+SETTINGS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "enable_hashjoin",
+)
+
+
+def settings_of_session() -> list[str]:
+    """The settings of Postgres that a drain changes."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {', '.join('current_setting(%s)' for _ in SETTINGS)}", SETTINGS)
+        return list(cursor.fetchone())
+
+
+class AfterADrain(RingCacheTestMixin, TestCase):
+    """Tests whose first one drains; what a drain sets would last until the class ends."""
+
+    __test__ = False
+    before: list[str]
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        cls.before = settings_of_session()
+
+    def test_1_a_drain_restores_the_settings(self) -> None:
+        meter = Meter.objects.create()
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        Meter.behind.create(pk=uuid7(), tag_id=999)
+        with pytest.raises(AssertionError):
+            drain_now()
+        assert settings_of_session() == self.before
+
+    def test_2_a_child_may_come_before_its_parent(self) -> None:
+        Meter.objects.create(tag_id=77)
+        Tag.objects.create(pk=77, name="late")
+
+    def test_3_also_after_a_drain_of_the_same_test(self) -> None:
+        meter = Meter.objects.create()
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        drain_now()
+        Meter.objects.create(tag_id=77)
+        Tag.objects.create(pk=77, name="late")
+
+    def test_4_a_constraint_that_is_not_deferred_at_first_is_not_afterwards(self) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE one (id int UNIQUE DEFERRABLE) ON COMMIT DROP")
+            meter = Meter.objects.create()
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            drain_now()
+            with pytest.raises(IntegrityError), transaction.atomic():
+                cursor.execute("INSERT INTO one VALUES (1), (1)")
+
+    def test_5_a_row_of_the_test_is_not_taken_for_a_queued_one(self) -> None:
+        meter = Meter.objects.create(tag_id=77)
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        with pytest.raises(IntegrityError, match="shop_tag") as raised:
+            drain_now()
+        assert "before write-behind" in raised.value.__notes__[0]
+        Tag.objects.create(pk=77, name="late")
+        drain_now()
+        assert Meter.objects.get(pk=meter.pk).count == 1
+
+    def test_6_the_signal_is_sent(self) -> None:
+        meter = Meter.objects.create()
+        received: list[int] = []
+        receiver = partial(lambda received, **sent: received.append(sent["rows"]), received)
+        landed.connect(receiver)
+        try:
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            drain_now()
+        finally:
+            landed.disconnect(receiver)
+        assert received == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_drain_leaves_the_transaction_of_a_test_as_it_was() -> None:
+    """Its limits, its constraints and those of the next tests of the class; ``landed`` is sent."""
+    result = run(AfterADrain)
+    assert (result.errors, result.failures, result.testsRun) == ([], [], 6)

@@ -110,7 +110,7 @@ def test_a_stopped_partition_does_not_stop_the_others(meter: Meter) -> None:
 def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """``drain`` waits until the backoff ends, and continues."""
     from cachebackend.management.commands import writebehind as commands
-    from cachebackend.writebehind import drains
+    from cachebackend.writebehind import drains, transactions
     from cachebackend.writebehind.backoff import Backoff
     from tests.interleavings.clocks import StepClock
 
@@ -119,7 +119,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
     monkeypatch.setattr(
         commands.time, "sleep", lambda seconds: setattr(clock, "waited", clock.waited + seconds)
     )
-    limit, broken = drains.limit_times, []
+    limit, broken = transactions.limit_times, []
 
     def break_off(using: str) -> None:
         limit(using)
@@ -128,7 +128,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    monkeypatch.setattr(drains, "limit_times", break_off)
+    monkeypatch.setattr(transactions, "limit_times", break_off)
     Meter.behind.update(meter.pk, count=F("count") + 2)
     report = command("drain")
     assert (broken, report["rows"], report["left"]) == ([1], 1, 0)

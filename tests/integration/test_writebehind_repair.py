@@ -70,7 +70,7 @@ def test_an_unreachable_database_is_not_tried_for_a_while(
         raise OperationalError
 
     with monkeypatch.context() as patch:
-        patch.setattr(drains, "limit_times", away)
+        patch.setattr("cachebackend.writebehind.transactions.limit_times", away)
         patch.setattr(connections["default"], "is_usable", lambda: False)
         with pytest.raises(OperationalError):
             writebehind.drain(partition)

@@ -196,7 +196,7 @@ def test_the_order_is_kept_if_a_retry_ends_between_two_writes(
                 raise KeyboardInterrupt
             limit(using)
 
-        monkeypatch.setattr("cachebackend.writebehind.retries.limit_times", end_before_the_second)
+        monkeypatch.setattr("cachebackend.writebehind.transactions.limit_times", end_before_the_second)
         with pytest.raises(KeyboardInterrupt):
             writebehind.retry_waiting("default", due_only=False)
         assert Meter.objects.get(pk=row.pk).level == 1

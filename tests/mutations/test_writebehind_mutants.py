@@ -31,6 +31,7 @@ from cachebackend.writebehind import (
     retries,
     samples,
     seals,
+    transactions,
 )
 from cachebackend.writebehind.checkpoints import Position
 from cachebackend.writebehind.expressions import DELTA
@@ -473,7 +474,7 @@ def test_statement_that_is_too_slow_not_divided(meters: list[Meter], monkeypatch
 
 def test_lock_waited_for_as_long_as_a_statement(meters: list[Meter], monkeypatch: Patch) -> None:
     """A locked row is taken for a slow statement."""
-    monkeypatch.setattr(drains, "limit_times", lambda _: None)
+    monkeypatch.setattr(transactions, "limit_times", lambda _: None)
     test = test_writebehind_refusals.test_a_locked_row_waits_alone_in_a_session_with_a_low_limit
     assert is_caught(test, meters)
 

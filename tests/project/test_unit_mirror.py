@@ -58,6 +58,7 @@ WITHOUT = {
     "writebehind/folds": "each function sends commands",
     "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",
+    "writebehind/transactions": "SQL: tests/integration/test_testing_queues.py",
     "writebehind/manager": "each method sends commands",
     "writebehind/moves": "nodes and SQL: tests/integration/test_writebehind_moves.py",
     "writebehind/retries": "SQL: tests/integration/test_writebehind_waiting.py",

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
+from django.db import Error
 
 from cachebackend import writebehind
 from cachebackend.management.report import AddAction, Report, ReportCommand
@@ -45,8 +46,9 @@ class ParkedActions(ReportCommand):
                 raise CommandError(message)
 
     def _parked(self, options: dict[str, Any]) -> Report:
-        parked = [write for _, write in self._chosen(options | {"ids": []})]
-        is_one = len(writebehind.databases()) == 1
+        chosen = self._chosen(options | {"ids": []})
+        parked = [write for _, write in chosen]
+        is_one = len(writebehind.all_databases()) == 1
         shown = parked[: options["limit"]]
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
@@ -79,11 +81,14 @@ class ParkedActions(ReportCommand):
             }
             for p in shown
         ]
-        return Report({"parked": len(parked), "writes": writes}, not parked)
+        unanswered = {name: str(error) for name, error in chosen.errors.items()}
+        data = {"parked": len(parked), "writes": writes, "unanswered": unanswered}
+        return Report(data, not (parked or unanswered))
 
     def _retry(self, options: dict[str, Any]) -> Report:
         applied, missing, refused = 0, 0, 0
-        for using, writes in _by_database(self._chosen(options)).items():
+        chosen = self._chosen(options)
+        for using, writes in _by_database(chosen).items():
             retried = writebehind.retry(writes, using)
             applied += retried.applied
             missing += retried.missing
@@ -92,7 +97,9 @@ class ParkedActions(ReportCommand):
                 self.say(f"{write}: {write.error}")
         gone = f", {missing} were of rows that no longer exist" if missing else ""
         self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
-        return Report({"landed": applied, "missing": missing, "left": refused}, not refused)
+        return Report(
+            {"landed": applied, "missing": missing, "left": refused}, not (refused or chosen.errors)
+        )
 
     def _discard(self, options: dict[str, Any]) -> Report:
         chosen = self._chosen(options)
@@ -105,28 +112,33 @@ class ParkedActions(ReportCommand):
             raise CommandError(message)
         if not chosen or not (options["yes"] or self.agrees(question)):
             self.say("nothing was discarded")
-            return Report({"discarded": 0})
+            return Report({"discarded": 0}, not chosen.errors)
         count = sum(writebehind.discard(writes, using) for using, writes in _by_database(chosen).items())
         self.say(f"{count} writes were discarded")
-        return Report({"discarded": count})
+        return Report({"discarded": count}, not chosen.errors)
 
-    def _chosen(self, options: dict[str, Any]) -> list[tuple[str, ParkedWrite]]:
+    def _chosen(self, options: dict[str, Any]) -> writebehind.Answers[tuple[str, ParkedWrite]]:
         """Return the parked writes of the numbers or the model that were given, each with its database.
 
-        Without either, all of them.
+        Without either, all of them. A database that does not answer is named.
         """
         label = options["model"] and _label(options["model"])
-        chosen: list[tuple[str, ParkedWrite]] = []
-        for using in writebehind.databases():
+        chosen: writebehind.Answers[tuple[str, ParkedWrite]] = writebehind.Answers()
+        for using in writebehind.all_databases():
             writes = ParkedWrite.objects.using(using).all()
             if label:
                 writes = writes.filter(label=label)
             if options["ids"]:
                 writes = writes.filter(pk__in=[pk for alias, pk in options["ids"] if alias in {using, None}])
-            chosen += [(using, write) for write in writes]
+            try:
+                chosen += [(using, write) for write in writes]
+            except Error as error:
+                chosen.errors[f"database {using!r}"] = error
+        self.say_unanswered(chosen.errors)
         for alias, pk in options["ids"]:
             found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
             if not found:
+                chosen.complete()  # else a database that does not answer may have it
                 message = f"no parked write has the number {_numbered(alias, pk)}"
                 raise CommandError(message)
             if len(found) > 1:
@@ -164,7 +176,7 @@ def _label(name: str) -> str:
         return str(apps.get_model(name)._meta.label_lower)
     except (LookupError, ValueError) as error:
         labels = {model._meta.label_lower for model in behind_models()}
-        for using in writebehind.databases():
+        for using in writebehind.all_databases():
             labels |= set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True))
         if name.lower() in labels:
             return name.lower()

@@ -62,11 +62,13 @@ class RepairActions(ReportCommand):
                 )
         for partition in gone:
             self.say(f"the queue of {partition} is on none of these nodes; name its node in `retiring`")
-        is_done = all(node.is_done for node in nodes) and not gone
+        self.say_unanswered(gone.errors)
+        is_done = all(node.is_done for node in nodes) and not (gone or gone.errors)
         if is_done and any(node.is_retiring for node in nodes):
             self.say("every queue has moved: when no process uses the old settings, remove `retiring`")
         data = [asdict(node) | {"done": node.is_done} for node in nodes]
-        return Report({"nodes": data, "gone": gone, "done": is_done}, is_done)
+        unanswered = {name: str(error) for name, error in gone.errors.items()}
+        return Report({"nodes": data, "gone": gone, "unanswered": unanswered, "done": is_done}, is_done)
 
     def _removed(self, options: dict[str, Any]) -> Report:
         found = writebehind.removed_models()
@@ -111,15 +113,19 @@ class RepairActions(ReportCommand):
         return Report(data | {"models": models, "unanswered": unanswered}, not (found or unanswered))
 
     def _repair(self, options: dict[str, Any]) -> Report:
-        faults = [self._repair_one(fault, options) for fault in writebehind.find_faults(seal=True)]
-        if not faults:
+        found = writebehind.find_faults(seal=True)
+        faults = [self._repair_one(fault, options) for fault in found]
+        self.say_unanswered(found.errors)
+        if not (faults or found.errors):
             self.say("every queue agrees with its checkpoint")
         others = [
             each for each in find_reasons(writebehind.partition_statuses()) if each.kind is not Kind.STOPPED
         ]
         for line in summaries(others):
             self.say(f"repair does not help here: {line}")
-        return Report({"faults": faults}, all(each["repaired"] for each in faults))
+        is_well = all(each["repaired"] for each in faults) and not (others or found.errors)
+        unanswered = {name: str(error) for name, error in found.errors.items()}
+        return Report({"faults": faults, "unanswered": unanswered}, is_well)
 
     def _repair_one(self, fault: writebehind.Fault, options: dict[str, Any]) -> dict[str, Any]:
         opened = fault.state.open_batch if fault.state else None

@@ -160,7 +160,7 @@ def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
 def _parked() -> tuple[int, float | None]:
     """Return how many writes are parked, and since when; a database that does not answer has none."""
     count, since = 0, None
-    for using in writebehind.databases():
+    for using in writebehind.all_databases():
         with suppress(Error):
             row = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
             count += row["count"]

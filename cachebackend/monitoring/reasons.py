@@ -207,7 +207,9 @@ def _closed(client: QueueClient) -> list[Partition]:
 
 
 def _locks() -> dict[Partition, LockHolder]:
-    holders = [each for using in writebehind.databases() for each in writebehind.lock_holders(using)]
+    holders: list[LockHolder] = []
+    for using in writebehind.databases():
+        holders += _read(partial(writebehind.lock_holders, using), [])
     return {each.partition: each for each in reversed(holders)}  # the longest lock of each partition
 
 

@@ -28,7 +28,13 @@ from cachebackend.writebehind.removed import (
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.retries import Retried, retry, retry_waiting
 from cachebackend.writebehind.seals import dirty_partitions, find_dirty, seal_dirty
-from cachebackend.writebehind.status import PartitionStatus, databases, node_faults, partition_statuses
+from cachebackend.writebehind.status import (
+    PartitionStatus,
+    all_databases,
+    databases,
+    node_faults,
+    partition_statuses,
+)
 from cachebackend.writebehind.waiting import landed
 
 __all__ = [
@@ -41,6 +47,7 @@ __all__ = [
     "RemovedModel",
     "Retried",
     "WriteBehindManager",
+    "all_databases",
     "begin_drain",
     "change_partitions",
     "databases",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.db import connections, router
+from django.db import Error, connections, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -147,15 +147,25 @@ class Queues:
         raise WriteBehindStoppedError(message)
 
 
-def stored_checkpoints() -> dict[Partition, list[WriteBehindCheckpoint]]:
-    """Return all checkpoints by partition, each from the database to which its model is drained."""
+def stored_checkpoints() -> tuple[dict[Partition, list[WriteBehindCheckpoint]], dict[str, Error]]:
+    """Return all checkpoints by partition, each from the database to which its model is drained.
+
+    Returns:
+        The checkpoints of the databases that answered, and for each alias of another one its error.
+    """
     by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
+    errors: dict[str, Error] = {}
     for using in sorted({router.db_for_write(model) for model in behind_models()}):
-        for checkpoint in WriteBehindCheckpoint.objects.using(using).order_by("pk"):
+        try:
+            stored = list(WriteBehindCheckpoint.objects.using(using).order_by("pk"))
+        except Error as error:
+            errors[using] = error
+            continue
+        for checkpoint in stored:
             if (model := model_named(checkpoint.label)) is None or router.db_for_write(model) == using:
                 partition = Partition(checkpoint.label, checkpoint.partition)
                 by_partition.setdefault(partition, []).append(checkpoint)
-    return by_partition
+    return by_partition, errors
 
 
 def mismatch_of(

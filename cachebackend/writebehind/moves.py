@@ -8,7 +8,7 @@ ended stops its partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db import Error
@@ -16,6 +16,7 @@ from django.db import Error
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
+from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import stored_checkpoints
@@ -53,14 +54,12 @@ class NodeMoves:
         return not (self.left or self.faults)
 
 
-def node_moves() -> tuple[list[NodeMoves], list[str]]:
+def node_moves() -> tuple[list[NodeMoves], Answers[str]]:
     """Return what each queue node still holds of moved partitions.
 
     Returns:
-        The nodes, and, if all of them answer, the partitions whose queue is on none: they have stopped.
-
-    Raises:
-        django.db.Error: The database did not answer.
+        The nodes, and, if all of them answer, the partitions whose queue is on none: they have stopped. Those
+        of a database that does not answer are not known.
     """
     client = project_queue()
     options = client.options
@@ -73,7 +72,8 @@ def node_moves() -> tuple[list[NodeMoves], list[str]]:
         for index, node in enumerate(options.all_nodes)
     ]
     seen: set[str] = set()
-    for partition, state, is_left in _queues(client):
+    checkpoints, errors = stored_checkpoints()
+    for partition, state, is_left in _queues(client, checkpoints):
         node = nodes[state.node]
         seen.add(state.incarnation)
         node.queues += 1
@@ -81,31 +81,35 @@ def node_moves() -> tuple[list[NodeMoves], list[str]]:
         if is_left:
             node.left.append(str(partition))
     if any(node.faults for node in nodes):  # a node that does not answer may have the queue
-        return nodes, []
+        return nodes, Answers()
     gone = [
         str(partition)
-        for partition, checkpoints in stored_checkpoints().items()
-        if any(not each.is_ended and each.incarnation not in seen for each in checkpoints)
+        for partition, own in checkpoints.items()
+        if any(not each.is_ended and each.incarnation not in seen for each in own)
     ]
-    return nodes, gone
+    return nodes, Answers(gone, _named(errors))
 
 
 def moved_partitions(client: QueueClient) -> Answers[Partition]:
     """Return the partitions with a queue on a node that they have left, which is not ended yet.
 
-    Only while nodes are retiring. If the database does not answer, none is known.
+    Only while nodes are retiring. A queue whose database does not answer counts as not ended.
     """
     if not client.options.retiring:
         return Answers()
-    try:
-        return Answers(dict.fromkeys(partition for partition, _, is_left in _queues(client) if is_left))
-    except Error as error:
-        return Answers(errors={"the database": error})
+    checkpoints, errors = stored_checkpoints()
+    moved = dict.fromkeys(partition for partition, _, is_left in _queues(client, checkpoints) if is_left)
+    return Answers(moved, _named(errors))
 
 
-def _queues(client: QueueClient) -> Iterator[tuple[Partition, QueueState, bool]]:
+def _named(errors: Mapping[str, Error]) -> dict[str, Error]:
+    return {f"database {using!r}": error for using, error in errors.items()}
+
+
+def _queues(
+    client: QueueClient, checkpoints: Mapping[Partition, Sequence[WriteBehindCheckpoint]]
+) -> Iterator[tuple[Partition, QueueState, bool]]:
     """Yield each queue that a node reports, and whether its partition has left it but not ended it."""
-    checkpoints = stored_checkpoints()
     partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
     for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
         ended = {each.incarnation for each in checkpoints.get(partition, ()) if each.is_ended}

@@ -19,7 +19,7 @@ from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drains import drain, drop
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.seals import find_dirty
-from cachebackend.writebehind.status import databases
+from cachebackend.writebehind.status import all_databases
 
 __all__ = ["RemovedModel", "drain_removed", "drop_removed", "removed_models", "would_replace_newer"]
 
@@ -52,7 +52,7 @@ def removed_models() -> Answers[RemovedModel]:
     parked: dict[str, dict[str, int]] = {}
     drained: dict[str, list[str]] = {}
     errors = dirty.errors
-    for using in databases():
+    for using in all_databases():
         counted = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
         try:
             for row in counted:
@@ -84,7 +84,7 @@ def drop_removed(removed: RemovedModel) -> int:
     """
     _require_gone(removed)
     batches = sum(drop(partition, _database_of(partition)) for partition in removed.partitions)
-    for using in databases():
+    for using in all_databases():
         ParkedWrite.objects.using(using).filter(label=removed.label).delete()
     return batches
 
@@ -139,7 +139,7 @@ def _checkpoints(using: str, label: str) -> models.QuerySet[WriteBehindCheckpoin
 
 def _database_of(partition: Partition) -> str:
     """Return the alias of the database with a partition's checkpoints; of several, the first."""
-    for using in databases():
+    for using in all_databases():
         if _checkpoints(using, partition.label).filter(partition=partition.number).exists():
             return using
     return router.db_for_write(WriteBehindCheckpoint)

@@ -23,11 +23,12 @@ from django.db import router, transaction
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
-from cachebackend.errors import RingCacheError, WriteBehindError
+from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of, stored_checkpoints
-from cachebackend.writebehind.queue import configured_partitions, model_of, project_queue
+from cachebackend.writebehind.queue import configured_partitions, model_named, model_of, project_queue
 
 __all__ = ["Fault", "Mismatch", "find_faults", "repair"]
 
@@ -55,25 +56,35 @@ class Fault:
     using: str
 
 
-def find_faults(*, seal: bool = False) -> list[Fault]:
+def find_faults(*, seal: bool = False) -> Answers[Fault]:
     """Return the partitions whose queue and checkpoint contradict each other, in all databases.
 
     Args:
         seal: Whether to seal what the queues hold now, so that an answer to ``repair`` is about
             what this call returns and nothing else.
 
+    Returns:
+        The faults of the partitions whose database answers, in the queues of the nodes that answer. A queue
+        may be on a node that does not, so then none is taken for gone.
+
     Raises:
-        NodeUnavailableError: A queue node did not answer, so its queues are unknown.
+        NodeReplyError, WriteBehindDamagedError: A queue cannot be read.
     """
     client = project_queue()
-    checkpoints = stored_checkpoints()
+    checkpoints, errors = stored_checkpoints()
     partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
     # Read after the checkpoints: a queue may be further than its checkpoint then, but not behind it
-    states = _states(client, partitions)
-    faults: list[Fault] = []
+    states, unanswered = _answered_states(client, partitions)
+    faults: Answers[Fault] = Answers(errors={f"database {using!r}": error for using, error in errors.items()})
+    faults.errors |= unanswered
     for partition, queues in states.items():
         own = checkpoints.get(partition, [])
+        model = model_named(partition.label)
+        if model is not None and router.db_for_write(model) in errors:
+            continue
         for incarnation, mismatch, batch in _mismatches(client, partition, own, queues):
+            if unanswered and mismatch is Mismatch.QUEUE_IS_GONE:
+                continue
             using = _database_of(partition, own)
             if not _is_current(using, partition, incarnation, batch):
                 continue
@@ -175,14 +186,32 @@ def _states(client: QueueClient, partitions: Sequence[Partition]) -> dict[Partit
     Raises:
         RingCacheError: A node did not answer, or a queue is damaged.
     """
+    states, unanswered = _answered_states(client, partitions)
+    for error in unanswered.values():
+        raise error
+    return states
+
+
+def _answered_states(
+    client: QueueClient, partitions: Sequence[Partition]
+) -> tuple[dict[Partition, dict[str, QueueState]], dict[str, NodeUnavailableError]]:
+    """Return the queues of each partition by incarnation, and the errors of nodes that did not answer.
+
+    Raises:
+        NodeReplyError, WriteBehindDamagedError: A queue cannot be read.
+    """
     states: dict[Partition, dict[str, QueueState]] = {}
+    unanswered: dict[str, NodeUnavailableError] = {}
     for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
         states[partition] = {}
-        for queue in queues.values():
-            if isinstance(queue, RingCacheError):
+        for node, queue in queues.items():
+            if isinstance(queue, NodeUnavailableError):
+                unanswered[f"node {client.options.all_nodes[node].name!r}"] = queue
+            elif isinstance(queue, RingCacheError):
                 raise queue
-            states[partition][queue.incarnation] = queue
-    return states
+            else:
+                states[partition][queue.incarnation] = queue
+    return states, unanswered
 
 
 def _database_of(partition: Partition, checkpoints: Sequence[WriteBehindCheckpoint]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
-from django.db import Error, router
+from django.db import Error, connections, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
@@ -19,11 +19,19 @@ from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.queue import (
     behind_models,
     configured_partitions,
+    model_named,
     monitoring_queue,
     project_queue,
 )
 
-__all__ = ["PartitionStatus", "databases", "faults_of_node", "node_faults", "partition_statuses"]
+__all__ = [
+    "PartitionStatus",
+    "all_databases",
+    "databases",
+    "faults_of_node",
+    "node_faults",
+    "partition_statuses",
+]
 
 #: The server settings that write-behind depends on.
 _SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
@@ -83,29 +91,66 @@ def databases() -> list[str]:
     return sorted({router.db_for_write(model) for model in behind_models()})
 
 
-def partition_statuses() -> list[PartitionStatus]:
-    """Return the status of every partition that was ever written to, of the project's models.
+def all_databases() -> list[str]:
+    """Return the aliases of ``databases``, and of those to which only models were drained that are gone.
 
-    If a node or the database does not answer, its part is left out and ``error`` says why.
+    A database of the second kind is found by its tables. One that does not answer is left out, and so is
+    a replica, which shows the rows of another database.
+    """
+    own = databases()
+    places = {_place(using) for using in own}
+    others = [using for using in connections if using not in own and _place(using) not in places]
+    return sorted([*own, *filter(_has_tables, others)])
+
+
+def _place(using: str) -> tuple[str, ...]:
+    """Return the server and the name of a database: several aliases may be of the same one."""
+    return tuple(str(connections.settings[using].get(name)) for name in ("HOST", "PORT", "NAME"))
+
+
+def _has_tables(using: str) -> bool:
+    """Return whether batches may have been drained to a database."""
+    connection = connections[using]
+    if connection.vendor != "postgresql" or not router.allow_migrate_model(using, ParkedWrite):
+        return False
+    tables = [
+        connection.ops.quote_name(model._meta.db_table) for model in (ParkedWrite, WriteBehindCheckpoint)
+    ]
+    query = "SELECT NOT pg_is_in_recovery() AND to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL"
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query, tables)
+            return bool(cursor.fetchone()[0])
+    except (Error, AssertionError):  # Django raises the second in a test that may not use the database
+        return False
+
+
+def partition_statuses() -> list[PartitionStatus]:
+    """Return the status of every partition that was ever written to, or that has queued writes.
+
+    If a node or a database does not answer, its part is left out and ``error`` says why.
     """
     client = monitoring_queue()
-    states = client.run(protocol.queue_states(client.context, configured_partitions(client)))
-    checkpoints, parked, error = _stored()
+    dirty, _ = client.run(protocol.dirty(client.context))  # of models that are gone, too
+    partitions = list(dict.fromkeys([*configured_partitions(client), *dirty]))
+    states = client.run(protocol.queue_states(client.context, partitions))
+    stored = _Stored.read()
     statuses = []
     for partition, queues in states.items():
+        error = stored.error_of(partition)
         for node, state in queues.items():
             status = PartitionStatus(
                 partition,
                 client.options.all_nodes[node].name,
-                **parked.get(partition, {}),
+                **stored.parked.get(partition, {}),
                 is_database_seen=error is None,
                 error=error,
             )
             if isinstance(state, QueueState):
-                checkpoint = checkpoints.get((partition, state.incarnation))
+                checkpoint = stored.checkpoints.get((partition, state.incarnation))
                 statuses.append(_with_checkpoint(_with_queue(status, state), checkpoint))
             elif node == client.context.ring.owner(partition.name):
-                newest = _newest_checkpoint(checkpoints, partition)
+                newest = _newest_checkpoint(stored.checkpoints, partition)
                 status = replace(status, is_queue_seen=False, error=str(state))
                 statuses.append(_with_checkpoint(status, newest))
     return statuses
@@ -208,21 +253,41 @@ def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
         )
 
 
-def _stored() -> tuple[
-    dict[tuple[Partition, str], WriteBehindCheckpoint], dict[Partition, dict[str, Any]], str | None
-]:
-    """Return the checkpoints, the parked writes of each partition, and the error if a database failed."""
-    checkpoints: dict[tuple[Partition, str], WriteBehindCheckpoint] = {}
-    parked: dict[Partition, dict[str, Any]] = {}
-    try:
+@dataclass(slots=True)
+class _Stored:
+    """What the databases store of the partitions.
+
+    Attributes:
+        checkpoints: The checkpoints by partition and incarnation.
+        parked: The number of parked writes, and since when, by partition.
+        errors: For the alias of each database that failed its error.
+    """
+
+    checkpoints: dict[tuple[Partition, str], WriteBehindCheckpoint] = field(default_factory=dict)
+    parked: dict[Partition, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls) -> _Stored:
+        """Return what the databases that answer store."""
+        stored = cls()
         for using in databases():
-            for checkpoint in WriteBehindCheckpoint.objects.using(using).all():
-                partition = Partition(checkpoint.label, checkpoint.partition)
-                checkpoints[partition, checkpoint.incarnation] = checkpoint
-            counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
-            for row in counted.annotate(count=Count("pk"), first=Min("created")):
-                values = {"parked": row["count"], "parked_since": row["first"].timestamp()}
-                parked[Partition(row["label"], row["partition"])] = values
-    except Error as error:
-        return checkpoints, parked, f"the database does not answer: {error}"
-    return checkpoints, parked, None
+            try:
+                stored._read_one(using)
+            except Error as error:
+                stored.errors[using] = f"the database {using!r} does not answer: {error}"
+        return stored
+
+    def _read_one(self, using: str) -> None:
+        for checkpoint in WriteBehindCheckpoint.objects.using(using).all():
+            partition = Partition(checkpoint.label, checkpoint.partition)
+            self.checkpoints[partition, checkpoint.incarnation] = checkpoint
+        counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
+        for row in counted.annotate(count=Count("pk"), first=Min("created")):
+            values = {"parked": row["count"], "parked_since": row["first"].timestamp()}
+            self.parked[Partition(row["label"], row["partition"])] = values
+
+    def error_of(self, partition: Partition) -> str | None:
+        """Return the error of the database to which a partition is drained; None if it answered."""
+        model = model_named(partition.label)
+        return self.errors.get(router.db_for_write(model)) if model is not None else None

@@ -151,7 +151,7 @@ def test_status_reports_the_lag_while_a_server_is_down(meter: Meter, services: S
         restart_queue(services) if dead == "queue-a" else services.restart(dead)
         connections.close_all()
     assert report["well"] is False
-    assert any("which partitions have stopped is not known" in fault for fault in report["faults"])
+    assert any("partitions have stopped is not known" in fault for fault in report["faults"])
     assert "not well: " in out.getvalue()
     if dead == "postgres":
         assert (report["waiting"], report["oldest_seconds"] > 0) == (1, True)
@@ -185,7 +185,8 @@ def test_status_and_repair_say_why_writes_are_not_drained(
     [reason] = command("status", code=1)["reasons"]
     assert (reason["kind"], reason["partition"]) == ("no worker", str(partition))
     out = StringIO()
-    call_command("writebehind", "repair", stdout=out)
+    with pytest.raises(SystemExit):
+        call_command("writebehind", "repair", stdout=out)
     assert f"repair does not help here: {partition}: a drain was requested" in out.getvalue()
     [fault] = queue_figures().faults
     assert fault.message.endswith("no worker has begun it; start a worker with -Q drains.")

@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 import pytest
-from django.db import connection, connections, models
+from django.db import OperationalError, connection, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 from django.test import TransactionTestCase, override_settings
@@ -16,6 +16,8 @@ from django.test.testcases import _DatabaseFailure
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindDatabaseError
 from cachebackend.models import OutboxRow, ParkedWrite, WriteBehindCheckpoint
+from cachebackend.protocol import Partition
+from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter, Photo
 
@@ -128,3 +130,77 @@ def test_two_databases_are_drained(two: str) -> None:
     assert (Photo.objects.using(two).get().views, Meter.objects.get().count) == (1, 1)
     assert command("status")["well"]
     assert writebehind.databases() == ["default", "two"]
+
+
+@pytest.fixture
+def away(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second database does not answer; each database has a drained partition and a queued write."""
+    photo, meter = Photo.objects.using(two).create(pk=1), Meter.objects.create()
+    for _ in range(2):
+        add_view(photo)
+        Meter.behind.update(meter.pk, count=F("count") + 1)
+        if not WriteBehindCheckpoint.objects.exists():
+            drain_all()
+    ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        message = "connection refused"
+        raise OperationalError(message)
+
+    monkeypatch.setattr(connections[two], "cursor", refuse)
+
+
+def test_a_database_that_is_away_hides_no_other(away: None) -> None:
+    """Status, reasons and commands cover the partitions of the one that answers, and name the other."""
+    by_label = {each.partition.label: each for each in writebehind.partition_statuses()}
+    near, far = by_label["shop.meter"], by_label["shop.photo"]
+    assert (near.error, near.is_database_seen, near.landed, near.parked) == (None, True, 1, 1)
+    assert not far.is_database_seen
+    assert "'two'" in str(far.error)
+    reasons = {(each["partition"], each["kind"]) for each in command("status", code=1)["reasons"]}
+    assert reasons == {("shop.photo:0", "missing"), ("shop.meter:0", "parked")}
+    for action in ("repair", "nodes", "removed"):
+        assert list(command(action, code=1)["unanswered"]) == ["database 'two'"]
+    report = command("parked", code=1)
+    assert (report["parked"], list(report["unanswered"])) == (1, ["database 'two'"])
+    report = command("drain", "--timeout", "1", code=1)
+    assert (report["rows"], list(report["partitions"])) == (1, ["shop.photo:0"])
+    assert command("discard", "--all", "--yes", code=1) == {"discarded": 1}
+
+
+def test_writes_of_a_model_that_is_gone_are_found_in_any_database(
+    two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if no model of the project is drained to it any more; they can be discarded."""
+    monkeypatch.setattr(Router, "photos", "default")
+    for using in ("two", "default"):
+        ParkedWrite.objects.using(using).create(
+            label="shop.gone", partition=0, batch=1, key="1", changes=b"", error="no"
+        )
+    assert writebehind.databases() == ["default"]
+    assert writebehind.all_databases() == ["default", "two"]
+    assert command("status", code=1)["parked"] == 2
+    assert command("removed", code=1)["models"] == [{"model": "shop.gone", "partitions": [], "parked": 2}]
+    monkeypatch.setattr("cachebackend.writebehind.status.behind_models", list)
+    assert command("parked", code=1)["parked"] == 2
+    assert command("discard", "--all", "--yes") == {"discarded": 2}
+
+
+def test_two_aliases_of_one_database_show_its_writes_once(two: str) -> None:
+    """Such as one past a pooler; a replica and a database without the tables show none."""
+    connections.databases["again"] = connections.databases["default"] | {}
+    try:
+        assert "again" not in writebehind.all_databases()
+    finally:
+        del connections.databases["again"]
+
+
+def test_status_counts_the_queued_writes_of_models_that_are_gone(two: str) -> None:
+    """It names them, with the way out."""
+    client = project_queue()
+    client.fold_one(
+        Partition("shop.gone", 0), Meter.behind.rows.change(Meter().pk, {"count": F("count") + 1})
+    )
+    report = command("status", code=1)
+    assert report["waiting"] == 1
+    assert [(each["partition"], each["kind"]) for each in report["reasons"]] == [("shop.gone:0", "missing")]

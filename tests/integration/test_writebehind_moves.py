@@ -76,7 +76,7 @@ def test_nodes_are_replaced_while_writes_continue(
         add_one(meters)
         tick()
         assert command("nodes") == command("nodes") | {"done": True, "gone": []}
-        assert command("repair") == {"faults": []}
+        assert command("repair") == {"faults": [], "unanswered": {}}
         counts = list(Meter.objects.order_by("pk").values_list("count", flat=True))
         assert sorted(counts) == [2] * 58 + [3, 4]
         assert [

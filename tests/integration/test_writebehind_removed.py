@@ -135,7 +135,7 @@ def test_writes_that_would_replace_newer_ones_need_consent(meter: Meter) -> None
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are dropped there, and are not drained elsewhere: their batches and rows are counted there."""
-    monkeypatch.setattr(removed, "databases", lambda: ["default", "lite"])
+    monkeypatch.setattr(removed, "all_databases", lambda: ["default", "lite"])
     with one_partition():
         queue_as_gone(meter, 1)
         state = project_queue().run(protocol.queue_states(project_queue().context, [Partition(GONE, 0)]))

@@ -109,7 +109,12 @@ class Site:
 
     def drain_all(self) -> None:
         """Drain until nothing is queued and nothing waits to be retried."""
-        wait_for(lambda: not self.command("drain", "--timeout", "10")["left"], self.diagnosis)
+        wait_for(self._is_drained, self.diagnosis)
+
+    def _is_drained(self) -> bool:
+        """Drain, and return whether the command says of every node that nothing is left there."""
+        report = self.command("drain", "--timeout", "10")
+        return not (report["left"] or report["unanswered"])
 
     def diagnosis(self) -> str:
         """Return what the commands report of the queues."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -82,12 +83,17 @@ class Command(ParkedActions, RepairActions):
         statuses = writebehind.partition_statuses()
         totals = Totals.of(statuses)
         faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
-        stopped, locks = [], []
+        stopped: list[str] = []
         try:
-            locks = [each for using in writebehind.databases() for each in writebehind.lock_holders(using)]
-            stopped = [str(fault.partition) for fault in writebehind.find_faults()]
-        except (RingCacheError, Error) as error:
+            found = writebehind.find_faults()
+            stopped = [str(fault.partition) for fault in found]
+            faults += [
+                f"{name} does not answer, so which of its partitions have stopped is not known: {error}"
+                for name, error in found.errors.items()
+            ]
+        except RingCacheError as error:
             faults.append(f"which partitions have stopped is not known: {error}")
+        locks = self._locks()
         self.print_table(
             ("partition", "node", "queued", "bytes", "sealed", "oldest s", "batch", "rows", "parked"),
             [
@@ -142,6 +148,15 @@ class Command(ParkedActions, RepairActions):
             "well": is_well,
         }
         return Report(data, is_well)
+
+    @staticmethod
+    def _locks() -> list[writebehind.LockHolder]:
+        """Return who holds the locks of partitions, in the databases that answer; status names the others."""
+        locks: list[writebehind.LockHolder] = []
+        for using in writebehind.databases():
+            with suppress(Error):
+                locks += writebehind.lock_holders(using)
+        return locks
 
     def _drain(self, options: dict[str, Any]) -> Report:
         deadline = time.monotonic() + options["timeout"]

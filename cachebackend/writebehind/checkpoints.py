@@ -7,11 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.db import Error, connections, router
+from django.db import Error, connections, models, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
-from cachebackend.errors import RingCacheError, WriteBehindDatabaseError, WriteBehindStoppedError
+from cachebackend.errors import (
+    NodeUnavailableError,
+    RingCacheError,
+    WriteBehindDatabaseError,
+    WriteBehindStoppedError,
+)
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending, QueueState
 from cachebackend.protocol.queue.encodings import Encodings
@@ -91,7 +96,7 @@ class Queues:
             NodeUnavailableError: A node that may hold writes to drain first does not answer.
         """
         owner = self._client.context.ring.owner(self._partition.name)
-        required = set(self._client.context.nodes_of(self._partition))
+        required = self._client.context.required_nodes(self._partition)
         order = sorted(self._states, key=lambda node: node == owner)
         for node in order:
             if isinstance(error := self._states[node], RingCacheError) and node in required:
@@ -102,6 +107,7 @@ class Queues:
         """Return the checkpoint of a queue, locked; None if another worker holds the lock.
 
         Raises:
+            NodeUnavailableError: A queue that is not ended may be on a node that does not answer.
             WriteBehindStoppedError: The queue is new, and a queue with a checkpoint is gone.
         """
         all_checkpoints = WriteBehindCheckpoint.objects.using(using).filter(
@@ -111,6 +117,7 @@ class Queues:
         skip_locked = connections[using].features.has_select_for_update_skip_locked
         for is_created in (False, True):
             if (checkpoint := own.select_for_update(skip_locked=skip_locked).first()) is not None:
+                self._require_seen(all_checkpoints)
                 return checkpoint
             if is_created or own.exists():
                 return None
@@ -120,6 +127,15 @@ class Queues:
             )
             WriteBehindCheckpoint.objects.using(using).bulk_create([new], ignore_conflicts=True)
         return None
+
+    def _require_seen(self, checkpoints: models.QuerySet[WriteBehindCheckpoint]) -> None:
+        """Raise if a queue that is not ended may be on a node that does not answer: it is drained first."""
+        for error in self._states.values():
+            if isinstance(error, NodeUnavailableError):
+                seen = {queue.incarnation for queue in self._states.values() if isinstance(queue, QueueState)}
+                if checkpoints.filter(is_ended=False).exclude(incarnation__in=seen).exists():
+                    raise error
+                return
 
     def _accept(self, state: QueueState, checkpoints: list[WriteBehindCheckpoint]) -> None:
         """Accept a queue without a checkpoint, if the queue of every other checkpoint still exists."""

@@ -31,7 +31,7 @@ from django.db import connections, models, router
 
 from cachebackend import protocol
 from cachebackend.effects import Operation
-from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
+from cachebackend.errors import NodeUnavailableError, WriteBehindError, WriteBehindStoppedError
 from cachebackend.protocol import Partition, Pending
 from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.changes import Rows
@@ -163,8 +163,14 @@ def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> 
     context = project_queue().context
     names = [name for row in members for name in rows.names(row)]
     queues = []
+    required = context.required_nodes(partition)
     for node in context.nodes_of(partition):
-        queue = yield from protocol.pending(context, node, partition, names)
+        try:
+            queue = yield from protocol.pending(context, node, partition, names)
+        except NodeUnavailableError:
+            if node in required:
+                raise
+            continue  # if a checkpoint shows that its queue is not ended, the caller raises
         if queue is not None:
             queues.append(queue)
     return queues

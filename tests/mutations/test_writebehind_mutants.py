@@ -44,6 +44,7 @@ from tests.integration import (
     test_writebehind_databases,
     test_writebehind_drains,
     test_writebehind_moves,
+    test_writebehind_partial,
     test_writebehind_partitions,
     test_writebehind_reads,
     test_writebehind_refusals,
@@ -300,6 +301,16 @@ def test_batch_of_another_database_drained(two: str, monkeypatch: Patch) -> None
     test = test_writebehind_databases.test_a_batch_of_another_database_does_not_land
     with pytest.MonkeyPatch.context() as patch:
         assert is_caught(test, two, patch, "update")
+
+
+def test_queue_on_a_node_that_is_away_not_waited_for(
+    meters: list[Meter], urls: dict[str, str], monkeypatch: Patch
+) -> None:
+    """A drain goes past an older queue that a checkpoint shows."""
+    monkeypatch.setattr(checkpoints.Queues, "_require_seen", lambda *_: None)
+    monkeypatch.setattr(checkpoints.Queues, "_accept", lambda *_: None)
+    test = test_writebehind_partial.test_a_queue_that_is_not_ended_is_waited_for_on_any_node
+    assert is_caught(test, urls, meters)
 
 
 def test_samples_not_stored(meter: Meter, monkeypatch: Patch) -> None:

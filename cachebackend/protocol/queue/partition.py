@@ -86,6 +86,8 @@ class QueueContext:
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
         self._retiring = [names.index(node.name) for node in options.retiring]
+        retiring = [(node.name, node.weight) for node in options.retiring]
+        self._old_ring = Ring(retiring) if retiring else ring
         self._limits: dict[tuple[bytes, int], bytes] = {}
         self.partitions = options.partitions
 
@@ -162,6 +164,17 @@ class QueueContext:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""
         owner = self.ring.owner(partition.name)
         return [*(node for node in self._retiring if node != owner), owner]
+
+    def required_nodes(self, partition: Partition) -> set[int]:
+        """Return those of ``nodes_of`` without which a partition can be neither drained nor read.
+
+        They are its owner, and its owner before, in the ring of the nodes that are being retired. A
+        checkpoint shows a queue on another node. In memory a queue may have none, so then all are required.
+        """
+        nodes = self.nodes_of(partition)
+        if not self._retiring or self.options.durability == "memory":
+            return set(nodes)
+        return {nodes[-1], self._retiring[self._old_ring.owner(partition.name)]}
 
     def now_ms(self) -> int:
         """Return the wall-clock time in milliseconds since 1970."""

@@ -6,6 +6,7 @@ import pytest
 
 from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.protocol.queue.partition import Partition, checked
+from cachebackend.ring import Ring
 from tests.unit.protocol.stepping import DOWN, queue_of
 
 
@@ -47,6 +48,18 @@ def test_retiring_nodes_come_before_the_owner() -> None:
         assert queue.nodes_of(partition) == ([2, 0, 1] if owner == 1 else [2, 0])
     assert {queue.ring.owner(partition.name) for partition in partitions} == {0, 1}
     assert list(queue.nodes) == [0, 1, 2]
+
+
+def test_a_partition_needs_its_owner_and_its_owner_before() -> None:
+    """Other nodes that are being retired may be away, unless queues in memory have no checkpoints."""
+    urls = ["redis://unused-a?name=a", "redis://unused-b?name=b", "redis://unused-c?name=c"]
+    queue = queue_of("a", retiring=urls)
+    memory = queue_of("a", retiring=urls, durability="memory")
+    old = Ring([("a", 1.0), ("b", 1.0), ("c", 1.0)])
+    for partition in [Partition("shop.meter", number) for number in range(8)]:
+        assert queue.required_nodes(partition) == {0, old.owner(partition.name)}
+        assert memory.required_nodes(partition) == {0, 1, 2}
+        assert queue_of("a").required_nodes(partition) == {0}
 
 
 def test_the_room_of_a_model_is_shared_by_its_partitions() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -21,17 +21,14 @@ from django.db.backends.utils import CursorWrapper
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.watched import dependents_of
+from cachebackend.writebehind.arrays import array_text, converter
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
 from cachebackend.writebehind.conversion import conversion_fault
-from cachebackend.writebehind.encoding import NULL, encoding_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.exact_keys import key_fault
 from cachebackend.writebehind.expressions import AT_MOST, BOUNDS, DELTA, PUT
 from cachebackend.writebehind.refusals import TOO_SLOW, Refusal
 from cachebackend.writebehind.stored_columns import StoredColumn
-
-if TYPE_CHECKING:
-    from psycopg.abc import Transformer
 
 __all__ = ["Applied", "apply_batch"]
 
@@ -258,13 +255,13 @@ class _Table:
 
         transformer = adapt.Transformer(self._connection.connection)
         names, types = ["pk"], [self._type(self._pk, PUT)]
-        arrays = [_array_text(pks, transformer)]
+        arrays = [array_text(pks, transformer)]
         for number, ((column, kind), encoded) in enumerate(zip(shape, values, strict=True)):
             names.append(f"{kind.decode()}_{number}")
             types.append(self._type(self._fields[column], kind))
-            convert = _converter(self._fields[column], kind)
+            convert = converter(self._fields[column], kind)
             try:
-                arrays.append(_array_text([convert(each) for each in encoded], transformer))
+                arrays.append(array_text([convert(each) for each in encoded], transformer))
             except Exception as error:  # a queue may hold any bytes, which decode to any error
                 raise_interrupt(error)
                 message = f"The queue's value of {column!r} cannot be read: {error}"
@@ -318,46 +315,6 @@ class _Table:
         cursor = wrap(raw)
         cursor.execute(sql, staged.arrays)
         return cursor
-
-
-def _array_text(values: Sequence[Any], transformer: Transformer) -> str:
-    """Return values of one Python type as the text of an array. psycopg's lists take several times longer."""
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, int) and not isinstance(first, bool):
-        texts = ["NULL" if value is None else str(value) for value in values]
-    elif first is None:
-        texts = ["NULL"] * len(values)
-    else:
-        from psycopg.adapt import PyFormat
-
-        dump = transformer.get_dumper(first, PyFormat.TEXT).dump
-        texts = ["NULL" if value is None else _quoted(bytes(dump(value) or b"")) for value in values]
-    return "{" + ",".join(texts) + "}"
-
-
-def _quoted(element: bytes) -> str:
-    """Return the text of an element of an array in quotes."""
-    return '"' + element.decode().replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _converter(field: models.Field[Any, Any], kind: bytes) -> Callable[[bytes], Any]:
-    encoding = encoding_of(field)
-    if kind == DELTA and encoding.code == "ts":
-        # Elapsed time: psycopg would write 24 hours as a day, which has 23 hours if the clocks change
-        return lambda encoded: f"{int(encoded)} microseconds"
-    if kind == PUT:
-        adapt = encoding.adapt or encoding.decode
-        return lambda encoded: None if encoded == NULL else adapt(_without_prefix(encoded))
-    if kind == DELTA and encoding.decode_delta is not int:
-        return lambda encoded: encoding.decode_delta(int(encoded))  # type: ignore[misc]  # only such fields are given deltas
-    return encoding.decode
-
-
-def _without_prefix(encoded: bytes) -> bytes:
-    if not encoded.startswith(b"="):
-        message = f"{encoded[:40]!r} is not an encoded value"
-        raise ValueError(message)
-    return encoded[1:]
 
 
 def _by_column(shape: Shape) -> dict[str, dict[bytes, str]]:

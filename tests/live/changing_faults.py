@@ -7,8 +7,8 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -90,7 +90,7 @@ def add_or_drop_column(site: Site) -> None:
         site.role.work = ["sums", "puts", "lives", "extras"]
     site.role.versions = [new, old]
     site.deploy()
-    time.sleep(random.uniform(0.3, 1))
+    lock_rows(site)  # what one version sets aside, the other may retry
     if new.has_extra:
         site.role.versions = [new]
         site.deploy()
@@ -225,6 +225,37 @@ def lock_table(site: Site) -> None:
             time.sleep(random.uniform(0.5, 4))
 
 
+def fail_rows(site: Site) -> None:
+    """A trigger raises an error of the server, or one that ends by itself, for some rows."""
+    code = random.choice(("23505", "40001", "55006", "57014", "58030", "XX000"))
+    body = f"RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'"
+    with _trigger(site, f"IF NEW.id % 10 = {random.randrange(10)} THEN {body}; END IF"):
+        time.sleep(random.uniform(1, 4))
+
+
+def slow_table(site: Site) -> None:
+    """Postgres needs long for each row, and the sessions have a low limit for statements."""
+    with site.database() as database:
+        database.execute("SET statement_timeout = 0")
+        limit = "ALTER DATABASE %s %s statement_timeout"
+        name = database.info.dbname
+        database.execute(limit % (name, "SET") + " = '1s'")
+        with _trigger(site, "PERFORM pg_sleep(0.03)"):
+            time.sleep(random.uniform(1, 4))
+        database.execute(limit % (name, "RESET"))
+
+
+@contextmanager
+def _trigger(site: Site, body: str) -> Iterator[None]:
+    """Let a trigger run for each row that is written."""
+    site.alter(
+        f"CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;"
+        f"CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION fault()"
+    )
+    yield
+    site.alter(f"DROP TRIGGER fault ON {TABLE}; DROP FUNCTION fault")
+
+
 def _node(site: Site, name: str) -> Any:
     return redis.Redis.from_url(site.nodes[name].partition("?")[0])
 
@@ -255,6 +286,8 @@ FAULTS: tuple[Callable[[Site], None], ...] = (
     shift_clocks,
     lock_rows,
     lock_table,
+    fail_rows,
+    slow_table,
     restore_file,
     empty_node,
 )

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from tests.live.drain_checker import die_at
-from tests.live.meters import EXTRAS, LIVES, PUTS, SUMS, Meters, key_of
+from tests.live.meters import EXTRAS, LIVES, PUTS, REST, SUMS, Meters, key_of
 from tests.live.world import Role, World, become
 
 __all__ = ["drainer", "reader", "writer"]
@@ -131,7 +131,8 @@ def _write_one(model: Any, kind: str, key: int, turn: int) -> None:
     elif kind == "extras":
         model.behind.update(key, extra=F("extra") + 1)
     elif kind == "puts":
-        model.behind.update(key, price=Decimal(turn) / 100)
+        rest = REST if model._meta.get_field("price").decimal_places > 2 else 0
+        model.behind.update(key, price=Decimal(turn) / 100 + rest)
     else:
         # In every outcome of the last attempts, the row does not exist after the delete
         model.behind.delete(key)

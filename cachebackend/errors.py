@@ -33,6 +33,18 @@ class RingCacheError(Exception):
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or type(self).__doc__)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message and the attributes; ``__init__`` of a subclass may take other arguments."""
+        return _unpickle, (type(self), self.args, self.__dict__)
+
+
+def _unpickle(
+    kind: type[RingCacheError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> RingCacheError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class ConfigurationError(RingCacheError):
     """The settings of the ring are not valid.

@@ -22,6 +22,7 @@ from cachebackend.telemetry import heartbeat, shutdown
 
 try:
     from celery import shared_task, signals
+    from celery.exceptions import QueueNotFound
 except ModuleNotFoundError as error:
     message = "the periodic tasks need Celery: pip install 'django-ringcache[celery]'"
     raise ImportError(message) from error
@@ -129,10 +130,21 @@ def log_node_faults(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def log_shared_queue(sender: Any, **_: Any) -> None:
-    """Log, when a worker starts, that drains share the default queue, where other tasks delay them."""
+    """Log, when a worker starts, that drains share the default queue, where other tasks delay them.
+
+    A route that names an exchange and a routing key leaves the queue to the broker, so it is not known.
+    """
     app = sender.app
-    queue, default = app.amqp.router.route({}, drain.name)["queue"].name, app.conf.task_default_queue
-    if write_behind_options().nodes and queue == default:
+    if not write_behind_options().nodes:
+        return
+    try:
+        queue = getattr(app.amqp.router.route({}, drain.name).get("queue"), "name", None)
+    except QueueNotFound as error:
+        logger.error(
+            "write-behind: no drain can be sent: CELERY_TASK_ROUTES names an unknown queue: %s", error
+        )
+        return
+    if queue == app.conf.task_default_queue:
         logger.warning(
             "write-behind: drains wait behind the other tasks of Celery's queue %r; set CELERY_TASK_ROUTES "
             "to cachebackend.schedule.task_routes(), and start a worker with -Q drains",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
@@ -59,6 +61,10 @@ class ReportCommand(BaseCommand):
 
     examples = ""
     is_json = False
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        _open_closed_streams()
+        super().__init__(*args, **named)
 
     @abstractmethod
     def add_actions(self, parser: CommandParser, add: AddAction) -> None:
@@ -116,6 +122,10 @@ class ReportCommand(BaseCommand):
     def handle(self, *_: Any, **options: Any) -> None:
         """Run the action, print its report, and exit with 1 if it is not well."""
         self.is_json = options["json"]
+        for name, value in options.items():
+            if isinstance(value, float) and math.isnan(value):  # it is neither above nor below a limit
+                message = f"--{name.replace('_', '-')} must be a number, not nan"
+                raise CommandError(message)
         self.check_options(options)
         try:
             report: Report = getattr(self, f"_{options['action']}")(options)
@@ -161,6 +171,13 @@ class ReportCommand(BaseCommand):
     def agrees(self, question: str) -> bool:
         """Return whether the user agrees; nothing is done that nobody agreed to."""
         return self.ask(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that the parent process closed, as some daemons do."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until exit
 
 
 _JSON_HELP = "print one JSON object as the last line"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -188,3 +189,30 @@ def test_a_worker_says_at_its_start_that_drains_wait_behind_other_tasks(
     log_shared_queue(SimpleNamespace(app=Celery("site", set_as_current=False)))
     [message] = caplog.messages
     assert message.startswith("write-behind: drains wait behind the other tasks of Celery's queue 'celery'")
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [
+        ({"task_routes": {"cachebackend.tasks.*": {"exchange": "e", "routing_key": "k"}}}, []),
+        ({"task_routes": {"cachebackend.tasks.*": {"queue": "own"}}}, []),
+        (
+            {
+                "task_routes": {"cachebackend.tasks.*": {"queue": "own"}},
+                "task_create_missing_queues": False,
+            },
+            ["write-behind: no drain can be sent: CELERY_TASK_ROUTES names an unknown queue"],
+        ),
+    ],
+    ids=["exchange", "queue", "unknown queue"],
+)
+def test_a_worker_starts_with_each_kind_of_route(
+    settings: dict[str, Any], logged: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A route names a queue or an exchange, and Celery may know no other queues than the given ones."""
+    from cachebackend.tasks import log_shared_queue
+
+    app = Celery("site", set_as_current=False)
+    app.conf.update(settings)
+    log_shared_queue(SimpleNamespace(app=app))
+    assert [message.partition(": '")[0][: len(logged[0])] for message in caplog.messages] == logged

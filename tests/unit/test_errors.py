@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from cachebackend.errors import (
     NodeReplyError,
     NodeUnavailableError,
     RingCacheError,
+    WriteBehindMovedError,
     WriteBehindPartialError,
     WriteBehindUnknownError,
 )
@@ -25,6 +30,26 @@ def test_every_error_is_a_ring_cache_error_with_a_name_of_its_own(kind: type[Exc
     assert issubclass(kind, RingCacheError)
     assert kind.__name__.endswith("Error")
     assert kind.__name__ in errors.__all__
+
+
+#: Arguments of the errors that take more than a message.
+ARGUMENTS: dict[type[Exception], tuple[tuple[Any, ...], dict[str, Any]]] = {
+    ConfigurationError: ((["one", "two"],), {}),
+    WriteBehindMovedError: (("moved",), {"is_closed": True}),
+    WriteBehindPartialError: (({7: ValueError("full")},), {}),
+}
+
+
+@pytest.mark.parametrize("copied", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_error_can_be_pickled(kind: type[Exception], copied: Callable[[Any], Any]) -> None:
+    """Celery's results and parallel tests send errors to other processes."""
+    args, named = ARGUMENTS.get(kind, (("the message",), {}))
+    error = kind(*args, **named)
+    error.add_note("a note")
+    again = copied(error)
+    assert (type(again), str(again), again.__dict__.keys()) == (kind, str(error), error.__dict__.keys())
+    assert repr(again.__dict__) == repr(error.__dict__)
 
 
 def test_the_docstring_is_the_default_message() -> None:

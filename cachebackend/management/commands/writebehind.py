@@ -70,7 +70,7 @@ class Command(ParkedActions, RepairActions):
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse what argparse cannot: numbers that cannot work, and options that do not belong together."""
-        if not options.get("timeout", 1) > 0:  # NaN included
+        if options.get("timeout", 1) <= 0:
             message = f"--timeout must be a number of seconds above 0, not {options['timeout']:g}"
             raise CommandError(message)
         if not 1 <= options.get("count", 1) <= MAX_PARTITIONS:

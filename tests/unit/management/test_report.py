@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from typing import Any
 
@@ -103,3 +104,40 @@ def test_help_shows_the_examples_as_they_are_written(name: str) -> None:
     text = COMMANDS[name]().create_parser("manage.py", name).format_help()
     assert f"examples:\n  manage.py {name} status" in text
     assert "Exits with 1 if the report finds a fault." in text
+
+
+def number_options() -> list[tuple[str, list[str], str]]:
+    """Each option of a command that takes a number with a fraction, with the words before it."""
+    found = []
+    for name, command in COMMANDS.items():
+        parser = command().create_parser("manage.py", name)
+        [actions] = [each.choices for each in parser._actions if each.dest == "action"]
+        for action, of_action in dict(actions or {}).items():  # type: ignore[call-overload]  # parsers by name
+            words = [
+                action,
+                *("1" for each in of_action._actions if each.required and not each.option_strings),
+            ]
+            found += [
+                (name, words, each.option_strings[0]) for each in of_action._actions if each.type is float
+            ]
+    return found
+
+
+@pytest.mark.parametrize(("name", "words", "option"), number_options())
+def test_no_number_is_nan(name: str, words: list[str], option: str) -> None:
+    """It is neither above nor below a threshold, so the threshold would be off."""
+    command = COMMANDS[name]()
+    options = vars(command.create_parser("manage.py", name).parse_args([*words, option, "nan"]))
+    with pytest.raises(CommandError, match=f"{option} must be a number, not nan"):
+        command.handle(**options)
+
+
+def test_a_parent_may_close_the_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some daemons do: nobody can be asked, and the output is lost."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    command = Weather()
+    assert command.agrees("Rain?") is False
+    command.run_from_argv(["manage.py", "weather", "today"])
+    for name in ("stdin", "stdout", "stderr"):
+        getattr(sys, name).close()

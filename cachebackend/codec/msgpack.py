@@ -5,6 +5,11 @@ included. A value that MessagePack and these extensions cannot hold exactly (sub
 dataclasses, dicts whose keys are not str) raises EncodeError, and the codec ``auto`` then pickles it.
 One exception: a bytearray or memoryview comes back as the bytes that it is equal to.
 
+ormsgpack uses the stack of C for nested lists and dicts, at most 1024 levels, which need half a
+megabyte. A tuple or set is a payload of its own inside a payload, and each one could hold another 1024
+levels. So ``loads`` never reads a long one inside of another: it reads the outer payload, then the
+payloads of its long tuples and sets, and then the outer one again, with these in their places.
+
 Source: https://github.com/msgpack/msgpack/blob/master/spec.md, section "Extension types".
 """
 
@@ -12,10 +17,11 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -43,9 +49,17 @@ _NOT_EXTENDED, _NOT_RESTORED = "Type is not msgpack serializable", "ext_hook fai
 _raised = threading.local()
 _unpack, _TIMES = ormsgpack.unpackb, ormsgpack.OPT_DATETIME_AS_TIMESTAMP_EXT
 _TIMEDELTA = struct.Struct(">iii")
+#: The most bytes of a tuple's or set's payload that is read inside of another: no more levels fit into it.
+_SHORT_BYTES = 512
+#: The most long tuples and sets inside of each other. Each level holds a copy of what is inside of it.
+_MAX_DEPTH = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Timestamps: the byte for "an extension of 8 bytes" (or the two for "of 12"), the type -1, and the time.
 _TIMESTAMP_64, _TIMESTAMP_96 = struct.Struct(">BBQ"), struct.Struct(">BBBIq")
+
+
+class _LongError(ValueError):
+    """A tuple or set is too long to be read inside of another payload."""
 
 
 def dumps(value: object) -> bytes:
@@ -54,23 +68,74 @@ def dumps(value: object) -> bytes:
     Raises:
         EncodeError: The value contains something that would not come back as it is.
     """
+    return _dumps(0, value)
+
+
+def _dumps(depth: int, value: object) -> bytes:
+    """Return the payload of a value that ``depth`` tuples and sets contain."""
     try:
-        return ormsgpack.packb(value, _extend, _OPTIONS)
+        return ormsgpack.packb(value, _EXTEND[depth], _OPTIONS)
     except EncodeError as error:
-        _pass_interrupt(error, _NOT_EXTENDED, dumps, value)
+        _pass_interrupt(error, _NOT_EXTENDED, partial(_dumps, depth), value)
         raise
 
 
-def _extend(value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
+def _extend(depth: int, value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
     """Pack a value that ormsgpack does not know; a TypeError says that there is no extension for it."""
     try:
-        pack = _PACKERS.get(type(value))
+        kind = type(value)
+        tag = _TAGS.get(kind)
+        if tag is not None:
+            if depth == _MAX_DEPTH:
+                message = f"more than {_MAX_DEPTH} tuples and sets are inside of each other"
+                raise TypeError(message)
+            return ormsgpack.Ext(tag, _dumps(depth + 1, list(value)))  # type: ignore[call-overload]  # a tuple or set
+        pack = _PACKERS.get(kind)
         if pack is None:
-            message = f"{type(value).__name__} has no extension"
+            message = f"{kind.__name__} has no extension"
             raise TypeError(message)
         return pack(value)
     except BaseException as error:
         _raised.error = error
+        raise
+
+
+#: ``_extend`` for each number of tuples and sets that contain a value.
+_EXTEND = [partial(_extend, depth) for depth in range(_MAX_DEPTH + 1)]
+
+
+def loads(payload: bytes, depth: int = 0) -> Any:
+    """Return the value of a payload; bytes that ``dumps`` did not make may raise any exception.
+
+    Args:
+        payload: The payload.
+        depth: How many long tuples and sets contain it.
+    """
+    try:
+        return _unpack(payload, ext_hook=_restore, option=_TIMES)
+    except ValueError as error:
+        if type(_pass_interrupt(error, _NOT_RESTORED, loads, payload)) is not _LongError:
+            raise
+    if depth == _MAX_DEPTH:
+        message = f"more than {_MAX_DEPTH} long tuples and sets are inside of each other"
+        raise ValueError(message)
+    long: list[tuple[int, bytes]] = []
+    _unpack_outer(payload, long.append)
+    values = iter([_COLLECTIONS[tag](loads(inner, depth + 1)) for tag, inner in long])
+    return _unpack_outer(payload, lambda _: next(values))
+
+
+def _unpack_outer(payload: bytes, replace: Callable[[tuple[int, bytes]], Any]) -> Any:
+    """Return the value of a payload, with the results of ``replace`` for its long tuples and sets."""
+
+    def restore(tag: int, inner: bytes) -> Any:
+        is_long = len(inner) > _SHORT_BYTES and tag in _COLLECTIONS
+        return replace((tag, inner)) if is_long else _restore(tag, inner)
+
+    try:
+        return _unpack(payload, ext_hook=restore, option=_TIMES)
+    except ValueError as error:
+        _pass_interrupt(error, _NOT_RESTORED, loads, payload)
         raise
 
 
@@ -84,17 +149,14 @@ def _restore(tag: int, payload: bytes) -> Any:
         raise
 
 
-def loads(payload: bytes) -> Any:
-    """Return the value of a payload; bytes that ``dumps`` did not make may raise any exception."""
-    try:
-        return _unpack(payload, ext_hook=_restore, option=_TIMES)
-    except ValueError as error:
-        _pass_interrupt(error, _NOT_RESTORED, loads, payload)
-        raise
+def _refuse_long() -> NoReturn:
+    raise _LongError
 
 
-def _pass_interrupt(error: Exception, message: str, call: Callable[[Any], object], argument: Any) -> None:
-    """Raise what a signal handler has raised in ``_extend`` or ``_restore``, which ormsgpack drops.
+def _pass_interrupt(
+    error: Exception, message: str, call: Callable[[Any], object], argument: Any
+) -> Exception | None:
+    """Return the error of ``_extend`` or ``_restore``, which ormsgpack drops; raise that of a signal handler.
 
     Both functions record what they raise. Before its first instruction a function can record nothing;
     whether it was interrupted there is seen by making the same call again.
@@ -109,21 +171,23 @@ def _pass_interrupt(error: Exception, message: str, call: Callable[[Any], object
         InterruptLostError: A signal handler has raised, and its exception is lost.
     """
     if not str(error).startswith(message):
-        return
+        return None
     cause: BaseException | None = _raised.__dict__.pop("error", None)
     if cause is None and not getattr(_raised, "is_repeated", False):
         _raised.is_repeated = True
         try:
             call(argument)
         except (EncodeError, ValueError):
-            return
+            return None
         finally:
             _raised.is_repeated = False
         raise InterruptLostError
-    if cause is not None:
-        if not isinstance(cause, Exception):
-            raise cause
-        raise_interrupt(cause)
+    if cause is None or type(cause) is _LongError:
+        return cause
+    if not isinstance(cause, Exception):
+        raise cause
+    raise_interrupt(cause)
+    return cause
 
 
 def _state(value: datetime | time) -> bytes:
@@ -192,6 +256,8 @@ def _big(value: int) -> bytes:
 
 
 #: The numbers of the extensions are part of stored records: never change or reuse one.
+_COLLECTIONS: dict[int, Callable[[Iterable[Any]], Any]] = {9: tuple, 10: set, 11: frozenset}
+_TAGS = {kind: tag for tag, kind in _COLLECTIONS.items()}
 _PACKERS: dict[type, Callable[[Any], ormsgpack.Ext | ormsgpack.Fragment]] = {
     datetime: _pack_datetime,
     date: lambda v: ormsgpack.Ext(4, v.toordinal().to_bytes(4, "big")),
@@ -199,9 +265,6 @@ _PACKERS: dict[type, Callable[[Any], ormsgpack.Ext | ormsgpack.Fragment]] = {
     timedelta: lambda v: ormsgpack.Ext(6, _TIMEDELTA.pack(v.days, v.seconds, v.microseconds)),
     Decimal: lambda v: ormsgpack.Ext(7, str(v).encode()),
     UUID: lambda v: ormsgpack.Ext(8, v.bytes),
-    tuple: lambda v: ormsgpack.Ext(9, dumps(list(v))),
-    set: lambda v: ormsgpack.Ext(10, dumps(list(v))),
-    frozenset: lambda v: ormsgpack.Ext(11, dumps(list(v))),
     int: lambda v: ormsgpack.Ext(12, _big(v)),
 }
 # The constructors of datetime and time accept the state that pickle passes to them. They check hardly any
@@ -213,8 +276,8 @@ _RESTORERS: dict[int, Callable[[bytes], Any]] = {
     5: _restore_time,
     6: _restore_timedelta,
     8: lambda p: UUID(bytes=p),
-    9: lambda p: tuple(loads(p)),
-    10: lambda p: set(loads(p)),
-    11: lambda p: frozenset(loads(p)),
+    9: lambda p: tuple(loads(p)) if len(p) <= _SHORT_BYTES else _refuse_long(),
+    10: lambda p: set(loads(p)) if len(p) <= _SHORT_BYTES else _refuse_long(),
+    11: lambda p: frozenset(loads(p)) if len(p) <= _SHORT_BYTES else _refuse_long(),
     12: lambda p: int.from_bytes(p, "big", signed=True),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -138,3 +140,104 @@ def test_a_time_that_does_not_exist_is_an_error(state: bytes) -> None:
     for extension in (ormsgpack.Ext(5, state), ormsgpack.Ext(5, state + b"zUTC")):
         with pytest.raises(ValueError):  # noqa: PT011  # of datetime
             loads(ormsgpack.packb(extension))
+
+
+def tuple_of(payload: bytes) -> bytes:
+    """Return the payload of a tuple, given the payload of the list of its items."""
+    return b"\xc9" + len(payload).to_bytes(4, "big") + b"\x09" + payload
+
+
+def chain(levels: int, lists: int, item: bytes = b"\x90") -> bytes:
+    """Return a payload of tuples inside of each other, each of which `lists` lists contain."""
+    for _ in range(levels):
+        item = b"\x91" * lists + tuple_of(item)
+    return item
+
+
+#: Reads payloads, one a line in hexadecimal, in a thread that has the smallest stack that is supported.
+READER = """
+import sys, threading
+from cachebackend.codec.msgpack import loads
+
+def read():
+    for line in sys.stdin:
+        try:
+            loads(bytes.fromhex(line))
+            print("read")
+        except ValueError:
+            print("refused")
+
+threading.stack_size(2**20)
+thread = threading.Thread(target=read)
+thread.start()
+thread.join()
+"""
+
+
+def test_no_payload_overflows_the_stack() -> None:
+    """However its lists, dicts and tuples are nested: the process would crash."""
+    payloads = {
+        "lists": (b"\x91" * 1020 + b"\x90", "read"),
+        "more lists than ormsgpack reads": (b"\x91" * 5000 + b"\x90", "refused"),
+        "dicts": (b"\x81\xa1a" * 1020 + b"\x90", "read"),
+        "lists around a short tuple of lists": (b"\x91" * 1020 + tuple_of(b"\x91" * 511 + b"\x90"), "read"),
+        "lists around short tuples": (b"\x91" * 1020 + chain(63, 2), "read"),
+        "lists around long tuples": (chain(16, 1000), "read"),
+        "more long tuples than a value may have": (chain(300, 1000), "refused"),
+        "more tuples than a value may have": (chain(900, 0), "refused"),
+    }
+    lines = "\n".join(payload.hex() for payload, _ in payloads.values())
+    reading = subprocess.run(
+        [sys.executable, "-c", READER], input=lines, capture_output=True, text=True, check=True
+    )
+    assert dict(zip(payloads, reading.stdout.split(), strict=True)) == {
+        name: expected for name, (_, expected) in payloads.items()
+    }
+
+
+LONG = ("x" * 600,)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        LONG,
+        [LONG, LONG, {"a": LONG, "b": [(1,), LONG]}],
+        (LONG, (LONG, LONG), LONG),
+        {LONG, (LONG, 1)},
+        frozenset({(1, LONG)}),
+        [(1, Decimal(5)), LONG, {UUID(int=1)}, LONG],
+    ],
+    ids=range(6),
+)
+def test_long_tuples_and_sets_come_back_in_their_places(value: Any) -> None:
+    """They are read after the payload that contains them."""
+    assert loads(dumps(value)) == value
+
+
+def nested(levels: int) -> Any:
+    """Return tuples inside of each other, each of which is long."""
+    value: Any = "x" * 600
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
+def test_what_is_written_can_be_read() -> None:
+    """A value of more tuples inside of each other than the reader accepts is refused by the writer."""
+    assert loads(dumps(nested(16))) == nested(16)
+    with pytest.raises(EncodeError):
+        dumps(nested(17))
+    with pytest.raises(ValueError, match="inside of each other"):
+        loads(tuple_of(b"\x91" + dumps(nested(16))))
+
+
+def test_an_interruption_reaches_the_caller_from_long_tuples() -> None:
+    """From each of the passes over their payload."""
+    packed = dumps([LONG, {"a": (LONG, Decimal(1))}])
+    expected = loads(packed)
+    with raising_handler():
+        interruptions = list(takewhile(bool, (interrupt(lambda: loads(packed), point) for point in count())))
+    assert len(interruptions) > 10
+    assert [each.place for each in interruptions if each and not each.has_reached_caller] == []
+    assert loads(packed) == expected

@@ -137,7 +137,7 @@ class Script:
         self.name = name
         self.reply = reply
         parts = (*preludes, name)
-        self.source = b"".join(files(package).joinpath(f"{part}.lua").read_bytes() for part in parts)
+        self.source = b"".join(_code(files(package).joinpath(f"{part}.lua").read_bytes()) for part in parts)
 
     @cached_property
     def sha(self) -> str:
@@ -147,6 +147,12 @@ class Script:
     def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
         """Return the command that runs the script with these KEYS and ARGV."""
         return ScriptCall.of(self, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
+
+
+def _code(text: bytes) -> bytes:
+    """Return a script without indentation and comment lines: in a transaction each call sends the source."""
+    lines = (line.strip() for line in text.splitlines())
+    return b"".join(line + b"\n" for line in lines if line and not line.startswith(b"--"))
 
 
 def is_unknown_script(reply: Reply) -> bool:

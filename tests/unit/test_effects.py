@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha1
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -26,6 +27,18 @@ def test_a_script_begins_with_its_preludes() -> None:
     """In their order."""
     parts = [Script("cachebackend.protocol.queue", name, reply=integer).source for name in ("seal", "close")]
     assert Script("cachebackend.protocol.queue", "close", "seal", reply=integer).source == b"".join(parts)
+
+
+def test_the_source_is_sent_without_comments() -> None:
+    """With ``durability="fsync"`` each write sends it; no statement is lost."""
+    source = Script("cachebackend.protocol.queue", "fold", "row_operations", reply=integer).source
+    lines = [line.strip() for name in ("row_operations", "fold") for line in lines_of(name)]
+    assert source.splitlines() == [line for line in lines if line and not line.startswith(b"--")]
+    assert len(source) < sum(map(len, (b"".join(lines_of(name)) for name in ("row_operations", "fold"))))
+
+
+def lines_of(name: str) -> list[bytes]:
+    return files("cachebackend.protocol.queue").joinpath(f"{name}.lua").read_bytes().splitlines(keepends=True)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ NODE_PACKAGES = (
 )
 #: The versions of the npm package that contains Postgres.
 POSTGRES_PACKAGES = ("15.18.0-beta.17", "16.14.0-beta.17", "17.10.0-beta.17")
-#: The extras whose packages only the tests, the demo and the site use: they have the versions of ``requirements.lock``.
+#: The extras whose packages only the tests, the demo and the site use: they have the versions of
+#: ``requirements.lock``.
 NOT_LOWEST = frozenset({"demo", "dev", "site"})
 _PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 

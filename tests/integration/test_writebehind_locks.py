@@ -45,9 +45,6 @@ def test_lower_limits_of_the_session_are_kept() -> None:
 def test_a_lock_is_waited_for_at_most_half_as_long_as_a_statement_may_take() -> None:
     """So a locked row is an error of its lock, not a slow statement."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL statement_timeout = '1s'")
+        cursor.execute("SET LOCAL statement_timeout = '3s'")
         limit_times("default")
-        assert limits() == [1000, 500, IDLE_MS]
-        cursor.execute("SET LOCAL statement_timeout = '1ms'")
-        limit_times("default")
-        assert limits() == [1, 1, IDLE_MS]
+        assert limits() == [3000, 1500, IDLE_MS]

@@ -26,6 +26,7 @@ from tests.integration.test_strict import before_commit  # noqa: F401  # a fixtu
 from tests.integration.test_transactions import article  # noqa: F401  # a fixture
 from tests.integration.test_write_seam import tenants_on_sqlite  # noqa: F401  # a fixture
 from tests.mutations.test_mutants import is_caught
+from tests.zoo.models import Seat
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -155,9 +156,24 @@ def test_an_upsert_whose_conflicts_are_read_at_once(monkeypatch: Patch) -> None:
         test_write_seam.test_an_upsert_of_many_rows_by_two_columns(inner)
 
 
+@pytest.fixture(params=[1, 100])
+def statistics(request: pytest.FixtureRequest) -> int:
+    """How many rows Postgres expects in the table, as after an earlier test; the plan depends on it."""
+    seats = Seat.objects.bulk_create(Seat(hall=9, rank=rank, name=str(rank)) for rank in range(request.param))
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE zoo_seat")
+    Seat.objects.all().delete()
+    return len(seats)
+
+
 @pytest.mark.parametrize("can_return", [True, False])
+@pytest.mark.usefixtures("statistics")
 def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: Patch) -> None:
-    """Other rows are changed."""
+    """Other rows are changed: all with the same key, or the first of them.
+
+    If Postgres expects one row, it reads the locked rows again for each row that it joins with them,
+    and leaves them out as soon as the statement has updated one.
+    """
     named = columns.ReadColumns.__init__
 
     def init(self: Any, *given: Any) -> None:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
+from django.conf import settings
 from django.db import Error, router
 
 from cachebackend import protocol, writebehind
@@ -89,6 +90,7 @@ class Facts:
         removed: The partitions with queued writes whose models are gone.
         requested: The partitions for which a drain was requested that has not begun.
         last_tick: When ``tick`` last ran, in seconds since 1970; 0.0: never; None: not known.
+        queue: The name of Celery's queue for the drains.
     """
 
     statuses: Sequence[PartitionStatus] = ()
@@ -99,6 +101,7 @@ class Facts:
     removed: Sequence[Partition] = ()
     requested: AbstractSet[Partition] = frozenset()
     last_tick: float | None = None
+    queue: str = "drains"
 
 
 def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
@@ -125,6 +128,7 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
+        queue=_drain_queue(),
     )
     return list(reasons_of(facts, options, now))
 
@@ -181,8 +185,17 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
         return Reason(partition, Kind.FAILING, text, "remove the cause; the workers retry it", since)
     if partition in facts.requested:
         text = "a drain was requested, and no worker has begun it"
-        return Reason(partition, Kind.NO_WORKER, text, "start a worker with -Q drains", since)
+        way_out = f"start a worker with -Q {facts.queue}, or raise the rate limit of its tasks"
+        return Reason(partition, Kind.NO_WORKER, text, way_out, since)
     return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
+
+
+def _drain_queue() -> str:
+    """Return the queue that Celery's settings name for the drains, in any namespace; else the usual one."""
+    routes = [getattr(settings, name) for name in dir(settings) if name.endswith("TASK_ROUTES")]
+    entries = [each.get("cachebackend.tasks.drain") for each in routes if isinstance(each, Mapping)]
+    names = [entry["queue"] for entry in entries if isinstance(entry, Mapping) and "queue" in entry]
+    return str(names[0]) if names else "drains"
 
 
 def summaries(reasons: Iterable[Reason]) -> list[str]:

@@ -15,6 +15,9 @@ from cachebackend.writebehind.encoding import NULL, clean_value, encoding_of
 
 __all__ = ["AT_LEAST", "AT_LEAST_LATE", "AT_MOST", "BOUNDS", "DELTA", "KINDS", "PUT", "encode_change"]
 
+#: The most bytes of a value: the default ``proto-max-bulk-len`` of a node, which closes the connection of a
+#: client that sends a longer one.
+MAX_BYTES = 512 * 2**20
 #: The kinds of write, as ``fold.lua`` and the names of a batch's fields have them.
 PUT = b"p"
 DELTA = b"d"
@@ -94,13 +97,17 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
     if isinstance(field, models.ForeignKey) and isinstance(value, models.Model):
         value = _referred_value(field, value)
     try:
-        return b"=" + encoding_of(field).encode(clean_value(field, value))
+        encoded = b"=" + encoding_of(field).encode(clean_value(field, value))
     except ValidationError as error:
         message = f"{field}: {' '.join(error.messages)}"
         raise WriteBehindRefusedError(message) from error
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         message = f"{field}: cannot be {short(value)}: {error}"
         raise WriteBehindRefusedError(message) from error
+    if len(encoded) > MAX_BYTES:
+        message = f"{field}: the value has {len(encoded) - 1:,} bytes, and a queue node takes {MAX_BYTES:,}"
+        raise WriteBehindRefusedError(message)
+    return encoded
 
 
 def _referred_value(field: models.ForeignKey[Any, Any], row: models.Model) -> Any:

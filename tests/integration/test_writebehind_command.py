@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
 
-from cachebackend import tasks, writebehind
+from cachebackend import tasks, uuid7, writebehind
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
 from cachebackend.writebehind import partition_statuses
@@ -43,6 +43,15 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
         "waiting": 0, "left": 0, "partitions": {}, "unanswered": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
+
+
+def test_status_shows_writes_of_rows_that_the_worker_does_not_see(meter: Meter) -> None:
+    """They are lost: the rows do not exist, or row-level security hides them."""
+    Meter.behind.update(uuid7(), count=F("count") + 2)
+    drain_all()
+    out = StringIO()
+    call_command("writebehind", "status", stdout=out)
+    assert "1 drained writes named rows that do not exist or that the worker may not see" in out.getvalue()
 
 
 def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter, services: Services) -> None:
@@ -189,7 +198,7 @@ def test_status_and_repair_say_why_writes_are_not_drained(
         call_command("writebehind", "repair", stdout=out)
     assert f"repair does not help here: {partition}: a drain was requested" in out.getvalue()
     [fault] = queue_figures().faults
-    assert fault.message.endswith("no worker has begun it; start a worker with -Q drains.")
+    assert fault.message.endswith("start a worker with -Q drains, or raise the rate limit of its tasks.")
 
 
 def test_status_says_why_drains_fail(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,10 @@ class Command(ParkedActions, RepairActions):
         known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
         queued = f"{totals.waiting} changes are queued ({totals.bytes} bytes)"
         self.say(f"{known}{queued}, {oldest}; {totals.parked} writes are parked")
+        if totals.missing:
+            self.say(
+                f"{totals.missing} drained writes named rows that do not exist or that the worker may not see"
+            )
         drains = try_to_read(total_drains)
         dropped = None if isinstance(drains, str) else drains.dropped
         if dropped:

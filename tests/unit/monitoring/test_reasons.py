@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.test import override_settings
 
-from cachebackend.monitoring.reasons import Facts, Kind, reasons_of, summaries
+from cachebackend.monitoring.reasons import Facts, Kind, _drain_queue, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
 from cachebackend.writebehind import LockHolder, PartitionStatus
@@ -93,3 +94,19 @@ def test_parked_writes_are_a_reason_of_their_own() -> None:
     assert found(Facts([parked, parked], last_tick=NOW)) == [
         (PARTITION, Kind.SLOW, NOW - 60), (PARTITION, Kind.PARKED, NOW - 90),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("routes", "queue"),
+    [
+        ({"cachebackend.tasks.drain": {"queue": "slow"}}, "slow"),
+        ({"cachebackend.tasks.drain": {"exchange": "e"}}, "drains"),
+        ("shop.routes.route", "drains"),
+    ],
+)
+def test_the_way_out_names_the_queue_of_the_settings(routes: Any, queue: str) -> None:
+    """A worker that serves another queue does not help."""
+    with override_settings(CELERY_TASK_ROUTES=routes):
+        facts = replace(WELL, requested={PARTITION}, queue=_drain_queue())
+    [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
+    assert reason.way_out.startswith(f"start a worker with -Q {queue}, ")

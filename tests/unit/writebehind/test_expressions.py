@@ -11,6 +11,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
 from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.writebehind import expressions
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.expressions import DELTA, PUT, encode_change
 from cacheproject.demo.models import Article
@@ -146,3 +147,13 @@ def test_an_unknown_kind_of_field_is_refused() -> None:
     """Its encoding is not guessed."""
     with pytest.raises(WriteBehindRefusedError, match="write-behind cannot encode a Field"):
         encoding_of(field(models.Field))
+
+
+def test_a_value_that_no_node_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node would close the connection, and the caller would not know whether the value is queued."""
+    assert expressions.MAX_BYTES == 512 * 2**20
+    monkeypatch.setattr(expressions, "MAX_BYTES", 9)
+    text = field(models.TextField)
+    assert encode_change(text, "x" * 8) == (PUT, b"=xxxxxxxx")
+    with pytest.raises(WriteBehindRefusedError, match="the value has 9 bytes, and a queue node takes 9"):
+        encode_change(text, "x" * 9)

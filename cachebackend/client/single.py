@@ -74,7 +74,7 @@ class SingleKeyClient(Client):
         context = self.context
         if not context.has_one_owner:
             return self.run(set_(context, key, value, ttl_ms))
-        record = context.codec.encode(value)
+        record = context.codec.encode(value, key)
         return settle_set(context, self._write(key, begin_set(context, key, record, ttl_ms)))
 
     async def aset(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
@@ -82,7 +82,7 @@ class SingleKeyClient(Client):
         context = self.context
         if not context.has_one_owner:
             return await self.arun(set_(context, key, value, ttl_ms))
-        node, command = begin_set(context, key, context.codec.encode(value), ttl_ms)
+        node, command = begin_set(context, key, context.codec.encode(value, key), ttl_ms)
         context.drop_near((key,))
         [reply] = await self.nodes[node].submit([command])
         if is_unknown_script(reply) and isinstance(command, ScriptCall):

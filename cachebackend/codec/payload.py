@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import pickle
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,11 +17,12 @@ from cachebackend.codec import msgpack
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import CodecError, RecordError
 
-__all__ = ["CODECS", "CodecType", "Payload", "Secrets", "loaders"]
+__all__ = ["CODECS", "LOADERS", "CodecType", "Payload", "Secrets", "load_signed", "sign_again"]
 
 #: Which codec wrote the bytes, and the bytes.
 Payload: TypeAlias = tuple[CodecId, bytes]
-Dumps: TypeAlias = Callable[[object], Payload]
+#: Turns a value into the payload of a key's record. Only the signature of a pickle depends on the key.
+Dumps: TypeAlias = Callable[[object, bytes], Payload]
 Loads: TypeAlias = Callable[[bytes], Any]
 #: Returns the secrets that signatures are checked with; the first one signs.
 Secrets: TypeAlias = Callable[[], Sequence[bytes]]
@@ -29,7 +31,8 @@ _PICKLE_PROTOCOL = 5
 #: Bytes of a signature: HMAC-SHA256.
 _SIGNATURE_BYTES = 32
 #: Goes before the secret, so that a signature made here is valid nowhere else, and the reverse.
-_PURPOSE = b"cachebackend.codec.signed-pickle"
+_PURPOSE = b"cachebackend.codec.signed-pickle-of-key"
+_LENGTH = struct.Struct(">Q")
 
 
 class CodecType(NamedTuple):
@@ -44,53 +47,72 @@ class CodecType(NamedTuple):
     reads: frozenset[CodecId]
 
 
-def loaders(secrets: Secrets) -> dict[CodecId, Loads]:
-    """Return, for each codec's payloads, the function that turns them into values."""
-    return {
-        CodecId.MSGPACK_EXTENDED: msgpack.loads,
-        CodecId.JSON: json.loads,
-        CodecId.PICKLE: pickle.loads,  # read only where the settings choose to trust the nodes
-        CodecId.SIGNED_PICKLE: lambda payload: _load_signed(secrets(), payload),
-    }
+#: For each codec but that of signed pickles, the function that turns its payloads into values.
+LOADERS: Mapping[CodecId, Loads] = {
+    CodecId.MSGPACK_EXTENDED: msgpack.loads,
+    CodecId.JSON: json.loads,
+    CodecId.PICKLE: pickle.loads,  # read only where the settings choose to trust the nodes
+}
 
 
 def _msgpack_or(fallback: Dumps) -> Dumps:
     """Return a function that writes MessagePack, and calls ``fallback`` for values it cannot hold."""
 
-    def dumps(value: object) -> Payload:
+    def dumps(value: object, key: bytes) -> Payload:
         try:
             return CodecId.MSGPACK_EXTENDED, msgpack.dumps(value)
         except msgpack.EncodeError:
-            return fallback(value)
+            return fallback(value, key)
 
     return dumps
 
 
-def _pickle(value: object) -> Payload:
+def _pickle(value: object, _: bytes) -> Payload:
     return CodecId.PICKLE, pickle.dumps(value, _PICKLE_PROTOCOL)
 
 
 def _signed_pickle(secrets: Secrets) -> Dumps:
-    def dumps(value: object) -> Payload:
-        pickled = pickle.dumps(value, _PICKLE_PROTOCOL)
-        return CodecId.SIGNED_PICKLE, _signature(secrets()[0], pickled) + pickled
+    def dumps(value: object, key: bytes) -> Payload:
+        return CodecId.SIGNED_PICKLE, _sign(secrets(), pickle.dumps(value, _PICKLE_PROTOCOL), key)
 
     return dumps
 
 
-def _load_signed(secrets: Sequence[bytes], payload: bytes) -> Any:
+def load_signed(secrets: Sequence[bytes], payload: bytes, key: bytes) -> Any:
+    """Return the value of a signed pickle.
+
+    Raises:
+        RecordError: No process of this project has signed it for this key.
+    """
+    return pickle.loads(_verified(secrets, payload, key))  # noqa: S301  # this project wrote it
+
+
+def sign_again(secrets: Sequence[bytes], payload: bytes, key: bytes, target: bytes) -> bytes:
+    """Return the payload of a signed pickle of ``key`` for the key ``target``.
+
+    Raises:
+        RecordError: No process of this project has signed it for ``key``.
+    """
+    return _sign(secrets, _verified(secrets, payload, key), target)
+
+
+def _sign(secrets: Sequence[bytes], pickled: bytes, key: bytes) -> bytes:
+    return _signature(secrets[0], pickled, key) + pickled
+
+
+def _verified(secrets: Sequence[bytes], payload: bytes, key: bytes) -> bytes:
     signature, pickled = payload[:_SIGNATURE_BYTES], payload[_SIGNATURE_BYTES:]
-    if not any(hmac.compare_digest(signature, _signature(secret, pickled)) for secret in secrets):
-        message = "a pickle has no valid signature of this project"
+    if not any(hmac.compare_digest(signature, _signature(secret, pickled, key)) for secret in secrets):
+        message = "a pickle has no valid signature of this project for its key"
         raise RecordError(message)
-    return pickle.loads(pickled)  # noqa: S301  # this project wrote it
+    return pickled
 
 
-def _signature(secret: bytes, pickled: bytes) -> bytes:
-    return hmac.digest(_PURPOSE + secret, pickled, "sha256")
+def _signature(secret: bytes, pickled: bytes, key: bytes) -> bytes:
+    return hmac.digest(_PURPOSE + secret, _LENGTH.pack(len(key)) + key + pickled, "sha256")
 
 
-def _msgpack(value: object) -> Payload:
+def _msgpack(value: object, _: bytes) -> Payload:
     try:
         return CodecId.MSGPACK_EXTENDED, msgpack.dumps(value)
     except msgpack.EncodeError as error:
@@ -98,7 +120,7 @@ def _msgpack(value: object) -> Payload:
         raise CodecError(message) from error
 
 
-def _json(value: object) -> Payload:
+def _json(value: object, _: bytes) -> Payload:
     _refuse_unless_json(value)
     try:
         return CodecId.JSON, json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

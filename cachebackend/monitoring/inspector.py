@@ -90,7 +90,7 @@ def key_figures(
         codec="" if record.codec is None else _codec_name(record.codec),
         age=_age(cache, record),
         tokens=_tokens(record),
-        value=_value(client.context.codec, record) if shows_value else None,
+        value=_value(client.context.codec, node_key, record) if shows_value else None,
     )
 
 
@@ -121,13 +121,13 @@ def _tokens(record: protocol.Inspected) -> list[str]:
     return [tokens[start : start + digits] for start in range(0, len(tokens), digits)]
 
 
-def _value(codec: Codec, record: protocol.Inspected) -> str | None:
+def _value(codec: Codec, key: bytes, record: protocol.Inspected) -> str | None:
     if record.kind not in {Kind.INTEGER.name.lower(), "value", "stale"}:
         return None
     if record.codec in {CodecId.PICKLE, CodecId.SIGNED_PICKLE}:
         return "(a pickle, which this page does not load)"
     try:
-        return repr(codec.decode(record.record))[:MAX_SHOWN_CHARACTERS]
+        return repr(codec.decode(record.record, key))[:MAX_SHOWN_CHARACTERS]
     except RingCacheError as error:
         return f"(cannot be decoded: {error})"
     except (ValueError, RecursionError) as error:  # a huge integer, for example

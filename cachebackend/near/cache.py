@@ -96,12 +96,12 @@ class NearCache:
         #: Called at the beginning of every read.
         self.on_read: Callable[[], None] | None = None
 
-    def get(self, key: bytes, decode: Callable[[bytes], Any]) -> Any:
+    def get(self, key: bytes, decode: Callable[[bytes, bytes], Any]) -> Any:
         """Return the value of a key's copy; MISS if there is no copy, or a loader asks.
 
         Args:
             key: The key.
-            decode: Returns the value of a record, for values that are not immutable.
+            decode: Returns the value of a record of a key, for values that are not immutable.
         """
         copy = self._copies.get(key)  # without the lock, which only threads that change copies need
         if copy is None or (running and in_loader()):
@@ -109,7 +109,7 @@ class NearCache:
         if copy.until <= self._monotonic():
             self.drop((key,))
             return MISS
-        return copy.value if copy.record is None else decode(copy.record)
+        return copy.value if copy.record is None else decode(copy.record, key)
 
     def has_copy(self, key: bytes) -> bool:
         """Return whether a copy is cached, without counting it as an access."""

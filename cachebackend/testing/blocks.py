@@ -112,7 +112,7 @@ def _assert_invalidated(marks: Sequence[_Mark], value: str) -> None:
     for mark in marks:
         client = mark.cache.client
         record = client.run(protocol.inspect(client.context, mark.key)).record
-        if record == client.context.codec.encode(value):
+        if record == client.context.codec.encode(value, mark.key):
             faults.setdefault("not invalidated", []).append(mark.description)
         elif record and not mark.is_refilled:
             faults.setdefault("read by the block, so it cannot be checked", []).append(mark.description)

@@ -73,7 +73,7 @@ def seeds(cache: RingCache) -> list[bytes]:
     for name in CODECS:
         for compressor in ("none", *COMPRESSORS):
             codec = Codec(name, compressor, 5, lambda: (b"another project's",))
-            found += [codec.encode(value) for value in ("a" * 50, {"a": [1, 2, 3]}, None, [1.5] * 40)]
+            found += [codec.encode(value, b"") for value in ("a" * 50, {"a": [1, 2, 3]}, None, [1.5] * 40)]
     cache.get_or_set("made", lambda: [1, 2], 60, stale_for=30, tags=TAGS)
     inspection = protocol.inspect(cache.client.context, cache.key_bytes("made"))
     found.append(cache.client.run(inspection).record)
@@ -148,5 +148,5 @@ def test_the_page_shows_any_record(ring_cache: RingCache) -> None:
 @pytest.mark.parametrize("value", [10**5000, [10**5000]], ids=["alone", "in a list"])
 def test_the_inspector_shows_a_value_without_a_text(ring_cache: RingCache, value: object) -> None:
     """Python writes no integer of more than 4300 digits."""
-    put(ring_cache, ring_cache.key_bytes("k"), Codec("msgpack").encode(value))
+    put(ring_cache, ring_cache.key_bytes("k"), Codec("msgpack").encode(value, b""))
     assert str(key_figures("default", "k", None, shows_value=True).value).startswith("(cannot be shown")

@@ -333,7 +333,7 @@ def test_a_loader_reads_past_the_copies(
     cache.set("k", "old")
     keep_copy(cache, "old")
     monkeypatch.setattr(near_of(cache), "drop", lambda _: None)  # the message does not arrive
-    elsewhere(cache, "SET", cache.key_bytes("k"), cache.client.context.codec.encode("new"))
+    elsewhere(cache, "SET", cache.key_bytes("k"), cache.client.context.codec.encode("new", b""))
     assert READS[read](cache) == "old"
     assert LOADS[how](cache, lambda: READS[read](cache)) == "new"
 

@@ -72,11 +72,11 @@ def cache(request: pytest.FixtureRequest, empty_nodes: None, monkeypatch: pytest
 
 RECORDS: dict[str, Callable[[RingCache], bytes | None]] = {
     "nothing": lambda _: None,
-    "a value": lambda cache: cache.client.context.codec.encode("cached"),
-    "a fresh value": lambda cache: cache.client.context.codec.encode("cached", Refresh(FUTURE, 0.0)),
-    "a stale value": lambda cache: cache.client.context.codec.encode("cached", Refresh(PAST, 1.0)),
+    "a value": lambda cache: cache.client.context.codec.encode("cached", b""),
+    "a fresh value": lambda cache: cache.client.context.codec.encode("cached", b"", Refresh(FUTURE, 0.0)),
+    "a stale value": lambda cache: cache.client.context.codec.encode("cached", b"", Refresh(PAST, 1.0)),
     "a claimed value": lambda cache: cache.client.context.codec.encode(
-        "cached", Refresh(PAST, 1.0, b"t" * 16, FUTURE)
+        "cached", b"", Refresh(PAST, 1.0, b"t" * 16, FUTURE)
     ),
     "an integer": lambda _: b"17",
     "a lease of another reader": lambda _: lease_record(b"x" * 16),
@@ -170,12 +170,12 @@ class RaisesStopIteration:
 def test_get_many_returns_what_get_returns_for_each_key(cache: RingCache) -> None:
     """Next to every other kind of record: values of two codecs, none, leases, bytes that are not a record."""
     encode = cache.client.context.codec.encode
-    plain: list[Any] = [encode({"n": n}) for n in range(30)]
+    plain: list[Any] = [encode({"n": n}, b"") for n in range(30)]
     odd = [make(cache) for name, make in RECORDS.items() if name not in {"nothing", "a list"}]
     odd += [
-        encode({1, (2, 3)}),
-        encode(LookupError("pickled")),
-        encode(RaisesStopIteration()),
+        encode({1, (2, 3)}, b""),
+        encode(LookupError("pickled"), b""),
+        encode(RaisesStopIteration(), b""),
         b"",
         b"5",
         None,

@@ -100,7 +100,7 @@ class PageProcess(Process):
         for node in self.order:
             near.tracking_opened(node)
         record = self.world.call(0, (b"GET", KEY))
-        near.keep(near.begin(KEY, 0), record, self.context.codec.decode(record), 60.0)
+        near.keep(near.begin(KEY, 0), record, self.context.codec.decode(record, KEY), 60.0)
 
     def cut_off(self) -> None:
         """Eject the row's node, which does not come back for this process."""

@@ -93,6 +93,6 @@ class Scenario:
 
 def values(version: int, fill_options: FillOptions, *, fresh: bool = False) -> Iterator[tuple[Any, ...]]:
     """Yield the commands that store a loaded value, either fresh or past its ``fresh_until``."""
-    record = Codec("auto").encode(version, Refresh(NOW + 60 if fresh else NOW - 1, 0.1))
+    record = Codec("auto").encode(version, KEY, Refresh(NOW + 60 if fresh else NOW - 1, 0.1))
     life_ms = (fill_options.ttl_ms or 0) + fill_options.stale_ms
     yield (b"SET", KEY, record, b"PX", b"%d" % life_ms)

@@ -46,7 +46,7 @@ STALE = FillOptions(60_000, stale_ms=30_000)
 TAGGED = FillOptions(60_000, tags=(b"tag",))
 OLD = ((b"SET", KEY, b"0", b"PX", b"60000"),)
 #: A version with a tag.
-TAGGED_OLD = Codec("auto").encode(0, tags={TAG: bytes(16)})
+TAGGED_OLD = Codec("auto").encode(0, KEY, tags={TAG: bytes(16)})
 TAG_OLD = (b"SET", TAG, tag_record(bytes(16)))
 
 SCENARIOS = {

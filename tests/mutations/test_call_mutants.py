@@ -68,7 +68,7 @@ def a_move_that_drops_tags(patch: Patch) -> None:
     begin_set = move_module.begin_set
 
     def begin(context: Context, key: bytes, record: bytes, ttl_ms: int | None) -> Any:
-        return begin_set(context, key, context.codec.encode(context.codec.decode(record)), ttl_ms)
+        return begin_set(context, key, context.codec.encode(context.codec.decode(record, key), key), ttl_ms)
 
     patch.setattr(move_module, "begin_set", begin)
 

@@ -122,8 +122,8 @@ def tags_not_compared(patch: Patch) -> None:
     patch.setattr(
         freshness,
         "_read_refreshable",
-        lambda context, kind, stored, tokens, allow_stale: read(
-            context, kind, stored._replace(tags={}), tokens, allow_stale
+        lambda context, key, kind, stored, **options: read(
+            context, key, kind, stored._replace(tags={}), **options
         ),
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from cachebackend.codec import CODECS, COMPRESSORS, Codec, kind_of
 from cachebackend.errors import CodecError, RecordError
 
-decode = Codec("auto").decode
+KEY = b"shop:1:k"
+decode = partial(Codec("auto").decode, key=KEY)
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(),
@@ -47,7 +49,7 @@ def types_of(value: Any) -> Any:
 @given(VALUES)
 def test_any_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
     """Through ``auto``, and however it is nested."""
-    back = decode(Codec("auto").encode(value))
+    back = decode(Codec("auto").encode(value, KEY))
     assert back == value
     assert types_of(back) == types_of(value)
 
@@ -69,9 +71,9 @@ SECRETS = (b"new", b"old")
 @given(VALUES, st.sampled_from(sorted(COMPRESSORS)), st.sampled_from(["auto", "signed-pickle", "pickle"]))
 def test_any_value_comes_back_from_every_compressor(value: Any, compressor: str, name: str) -> None:
     """Whichever codec wrote it, and with a reader of any codec that loads pickles."""
-    record = Codec(name, compressor, 0, lambda: SECRETS).encode(value)
+    record = Codec(name, compressor, 0, lambda: SECRETS).encode(value, KEY)
     for reader in ("auto", "pickle"):
-        assert Codec(reader, secrets=lambda: SECRETS).decode(record) == value
+        assert Codec(reader, secrets=lambda: SECRETS).decode(record, KEY) == value
 
 
 @settings(max_examples=200, deadline=None)
@@ -79,7 +81,7 @@ def test_any_value_comes_back_from_every_compressor(value: Any, compressor: str,
 def test_a_codec_without_pickle_holds_a_value_exactly_or_refuses_it(value: Any, name: str) -> None:
     """No value comes back as another value."""
     with contextlib.suppress(CodecError):
-        back = Codec(name).decode(Codec(name).encode(value))
+        back = Codec(name).decode(Codec(name).encode(value, KEY), KEY)
         assert back == value
         assert types_of(back) == types_of(value)
 
@@ -94,4 +96,4 @@ def test_a_codec_without_pickle_holds_a_value_exactly_or_refuses_it(value: Any, 
 def test_hostile_bytes_are_a_value_or_a_record_error(name: str, codec: int, flags: int, rest: bytes) -> None:
     """With the codec and flags of every codec and compressor."""
     with contextlib.suppress(RecordError):
-        Codec(name, secrets=lambda: SECRETS).decode(b"V%c%c%b" % (codec, flags, rest))
+        Codec(name, secrets=lambda: SECRETS).decode(b"V%c%c%b" % (codec, flags, rest), KEY)

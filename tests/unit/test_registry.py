@@ -70,9 +70,9 @@ def test_values_are_signed_with_the_projects_secrets(settings: Any) -> None:
     """The present one signs; the fallbacks are accepted."""
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "old", []
     codec = ring_client(ring(codec="signed-pickle")).context.codec
-    record = codec.encode({1: 2})
+    record = codec.encode({1: 2}, b"k")
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new", ["old"]
-    assert codec.decode(record) == {1: 2}
+    assert codec.decode(record, b"k") == {1: 2}
     settings.SECRET_KEY_FALLBACKS = []
     with pytest.raises(Exception, match="signature"):
-        codec.decode(record)
+        codec.decode(record, b"k")

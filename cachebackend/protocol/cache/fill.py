@@ -147,7 +147,7 @@ def begin_fill(
         load_seconds: What the load took.
     """
     try:
-        record = _record_of(context, value, fill_options, tokens, load_seconds)
+        record = _record_of(context, lease.key, value, fill_options, tokens=tokens, load_seconds=load_seconds)
     except ValueTooLongError as error:
         context.log_limited("value_too_long", "%s; it is returned and not cached", error)
         record = None
@@ -155,7 +155,13 @@ def begin_fill(
 
 
 def _record_of(
-    context: Context, value: Any, fill_options: FillOptions, tokens: Tokens, load_seconds: float
+    context: Context,
+    key: bytes,
+    value: Any,
+    fill_options: FillOptions,
+    *,
+    tokens: Tokens,
+    load_seconds: float,
 ) -> _Record | None:
     """Return the record of a loaded value, and its time to live; None if it must not be stored."""
     known = {tag: token for tag, token in tokens.items() if token is not None}
@@ -163,16 +169,18 @@ def _record_of(
         return None
     encode, ttl_ms = context.codec.encode, fill_options.ttl_ms
     if value is MISSING:
-        return (encode(None, tags=known), fill_options.missing_ms) if fill_options.missing_ms > 0 else None
+        return (
+            (encode(None, key, tags=known), fill_options.missing_ms) if fill_options.missing_ms > 0 else None
+        )
     if ttl_ms is None:
-        return encode(value, tags=known), NO_EXPIRY
+        return encode(value, key, tags=known), NO_EXPIRY
     if ttl_ms <= 0:
         return None
     life_ms = ttl_ms + max(0, fill_options.stale_ms)
     early = context.options.early_refresh_beta > 0 and type(value) is not int  # INCRBY needs a bare integer
     if life_ms > ttl_ms or early:
-        return encode(value, Refresh(context.clock.now() + ttl_ms / 1000, load_seconds), known), life_ms
-    return encode(value, tags=known), life_ms
+        return encode(value, key, Refresh(context.clock.now() + ttl_ms / 1000, load_seconds), known), life_ms
+    return encode(value, key, tags=known), life_ms
 
 
 def settle_fill(context: Context, fill: CompareAndSet, reply: Reply) -> Continue | None:

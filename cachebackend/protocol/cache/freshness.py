@@ -54,12 +54,19 @@ class CachedValue(NamedTuple):
 
 
 def read_record(
-    context: Context, reply: Reply, tokens: Tokens, *, allow_stale: bool, tags: Iterable[bytes] = ()
+    context: Context,
+    key: bytes,
+    reply: Reply,
+    tokens: Tokens,
+    *,
+    allow_stale: bool,
+    tags: Iterable[bytes] = (),
 ) -> CachedValue | None:
     """Return the value that a reply to GET holds; None for a miss.
 
     Args:
         context: The alias.
+        key: The key.
         reply: The record, or the error.
         tokens: The tokens that the value's tags have now.
         allow_stale: Whether a value whose time is over may be served.
@@ -80,13 +87,13 @@ def read_record(
         if kind in _NO_VALUES:
             return None
         if kind is Kind.INTEGER:
-            return None if tags else CachedValue(context.codec.decode(reply), due=False, stale=False)
+            return None if tags else CachedValue(context.codec.decode(reply, key), due=False, stale=False)
         stored = stored_of(reply)
         if tags and not stored.tags.keys() >= set(tags):
             return None
         if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
-            return CachedValue(context.codec.decode_stored(stored), due=False, stale=False)
-        return _read_refreshable(context, kind, stored, tokens, allow_stale)
+            return CachedValue(context.codec.decode_stored(stored, key), due=False, stale=False)
+        return _read_refreshable(context, key, kind, stored, tokens=tokens, allow_stale=allow_stale)
     except RecordError as error:
         context.undecodable(error)
         return None
@@ -98,7 +105,7 @@ def is_wrong_type(reply: Reply) -> bool:
 
 
 def _read_refreshable(
-    context: Context, kind: Kind, stored: Stored, tokens: Tokens, allow_stale: bool
+    context: Context, key: bytes, kind: Kind, stored: Stored, *, tokens: Tokens, allow_stale: bool
 ) -> CachedValue | None:
     if any(tokens.get(tag) != token for tag, token in stored.tags.items()):
         return None
@@ -106,12 +113,12 @@ def _read_refreshable(
     if refresh is None:  # a stale value has one: without it nobody could claim the refresh
         if kind is not Kind.VALUE:
             return None
-        return CachedValue(context.codec.decode_stored(stored), due=False, stale=False)
+        return CachedValue(context.codec.decode_stored(stored, key), due=False, stale=False)
     stale = kind is Kind.STALE or now >= refresh.fresh_until
     if stale and not allow_stale:
         return None
     due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
-    return CachedValue(context.codec.decode_stored(stored), due, stale)
+    return CachedValue(context.codec.decode_stored(stored, key), due, stale)
 
 
 def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
@@ -145,10 +152,10 @@ def plain_value(context: Context, reply: Reply) -> Any:
     return NOT_PLAIN
 
 
-def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
-    """Return the value that a reply to GET holds, or ``missing``; count a hit or a miss."""
+def value_of(context: Context, key: bytes, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
+    """Return the value that a reply to GET of a key holds, or ``missing``; count a hit or a miss."""
     cell = context.counters.cell
-    cached = read_record(context, reply, tokens or {}, allow_stale=False)
+    cached = read_record(context, key, reply, tokens or {}, allow_stale=False)
     if cached is None:
         cell.misses += 1
         return missing
@@ -156,7 +163,7 @@ def value_of(context: Context, reply: Reply, missing: Any, tokens: Tokens | None
     return cached.value
 
 
-def can_warm(context: Context, record: Reply) -> bool:
+def can_warm(context: Context, key: bytes, record: Reply) -> bool:
     """Return whether a record of the old ring is a value that may be copied to the new ring as it is."""
     if not isinstance(record, bytes) or has_tags(record):
         return False
@@ -165,7 +172,7 @@ def can_warm(context: Context, record: Reply) -> bool:
             return False
     except RecordError:
         return False
-    cached = read_record(context, record, {}, allow_stale=False)
+    cached = read_record(context, key, record, {}, allow_stale=False)
     return cached is not None and not cached.due
 
 

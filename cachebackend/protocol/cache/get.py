@@ -55,10 +55,10 @@ def settle_get(context: Context, key: bytes, request: Request, reply: Reply, mis
     if reply is None and context.ring_change is not None:
         return Continue(_get_in_old_ring(context, key, missing))
     if has_tag_tokens(reply):
-        return Continue(_get_tagged(context, reply, missing))
+        return Continue(_get_tagged(context, key, reply, missing))
     if context.gutter is not None and _has_just_been_ejected(context, key, request, reply):
         return Continue(_get_in_gutter(context, key, missing))
-    return value_of(context, reply, missing)
+    return value_of(context, key, reply, missing)
 
 
 def _has_just_been_ejected(context: Context, key: bytes, request: Request, reply: Reply) -> bool:
@@ -68,12 +68,12 @@ def _has_just_been_ejected(context: Context, key: bytes, request: Request, reply
 
 def _get_in_old_ring(context: Context, key: bytes, missing: Any) -> Operation[Any]:
     reply = (yield from _old_ring_records(context, [key])).get(key)
-    return value_of(context, reply, missing)
+    return value_of(context, key, reply, missing)
 
 
-def _get_tagged(context: Context, reply: Reply, missing: Any) -> Operation[Any]:
+def _get_tagged(context: Context, key: bytes, reply: Reply, missing: Any) -> Operation[Any]:
     tokens = yield from read_tokens(context, [reply])
-    return value_of(context, reply, missing, tokens)
+    return value_of(context, key, reply, missing, tokens)
 
 
 def _get_in_gutter(context: Context, key: bytes, missing: Any) -> Operation[Any]:
@@ -172,7 +172,8 @@ def _get_many_near(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[
         for name, record in records.items():
             value = plain_value(context, record)
             if value is NOT_PLAIN:
-                value = value_of(context, old.get(keys[name]) if record is None else record, MISS, tokens)
+                key = keys[name]
+                value = value_of(context, key, old.get(key) if record is None else record, MISS, tokens)
             if value is not MISS:
                 values[name] = value
                 near.keep(name, record, value, fresh_seconds(context, record))
@@ -189,7 +190,7 @@ def _read_others(
     old = yield from _old_ring_records(context, list(missing.values()))
     records.update({name: old.get(key) for name, key in missing.items()})
     tokens = yield from read_tokens(context, list(records.values()))
-    values = ((name, value_of(context, record, MISS, tokens)) for name, record in records.items())
+    values = ((name, value_of(context, keys[name], record, MISS, tokens)) for name, record in records.items())
     return {name: value for name, value in values if value is not MISS}
 
 
@@ -221,7 +222,9 @@ def _old_ring_records(context: Context, keys: Sequence[bytes]) -> Operation[dict
         return {}
     asked = [(other.owner(key), key) for key in keys if other.owner(key) != context.ring.owner(key)]
     replies = (yield Send([(node, (b"GET", key)) for node, key in asked])) if asked else []
-    return {key: record for (_, key), record in zip(asked, replies, strict=True) if can_warm(context, record)}
+    return {
+        key: record for (_, key), record in zip(asked, replies, strict=True) if can_warm(context, key, record)
+    }
 
 
 def has_key(context: Context, key: bytes) -> Operation[bool]:

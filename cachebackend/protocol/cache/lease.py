@@ -242,7 +242,7 @@ def sort_answers(
                 answers.must_wait = True
             answers.retry[name] = lease
         elif kind is not None and (
-            cached := read_record(context, reply, tokens, allow_stale=allow_stale, tags=tags)
+            cached := read_record(context, lease.key, reply, tokens, allow_stale=allow_stale, tags=tags)
         ):
             answers.cached[name] = cached
         else:  # stale, under other tags, an orphan, or not of this project: replace it, if it is still there

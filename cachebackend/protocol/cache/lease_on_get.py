@@ -135,8 +135,8 @@ def set_many_with_lease(
     """
     named = {key: values[name] for name, key in keys.items()}
     if ttl_ms is not None and ttl_ms <= 0:
-        for value in named.values():  # a value that cannot be encoded raises with any timeout
-            context.codec.encode(value)
+        for key, value in named.items():  # a value that cannot be encoded raises with any timeout
+            context.codec.encode(value, key)
         unconfirmed = set((yield from delete_many(context, list(named))))
         return [name for name, key in keys.items() if key in unconfirmed], named.keys() - unconfirmed
     replies = dict(zip(named, (yield from _fill(context, leases, named, ttl_ms)), strict=True))
@@ -152,7 +152,7 @@ def _fill(
 ) -> Operation[list[Reply]]:
     """Replace leases by values; return a reply for each, None for one that was refused."""
     life_ms = NO_EXPIRY if ttl_ms is None else ttl_ms
-    records = {key: context.codec.encode(value) for key, value in values.items()}
+    records = {key: context.codec.encode(value, key) for key, value in values.items()}
     fills = {
         key: CompareAndSet(context.serving_node(key), key, lease, records[key], life_ms)
         for key in values

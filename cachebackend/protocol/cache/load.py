@@ -108,7 +108,7 @@ def _load_after(
         [record] = yield Send([(lease.node, (b"GET", lease.key))])
     if others := [tag for tag in tags_of([record]) if tag not in tokens]:
         tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
-    cached = _read(context, record, tokens, fill_options)
+    cached = _read(context, lease.key, record, tokens, fill_options)
     if cached is not None and not cached.due:
         if near is not None:
             near.keep(lease.key, record, cached.value, fresh_seconds(context, record))
@@ -182,7 +182,7 @@ def get_or_load_many(
         records, tokens = yield from records_of(context, near)
         for name, key in near.misses.items():
             record = records[name]
-            cached = _read(context, record, tokens, fill_options)
+            cached = _read(context, key, record, tokens, fill_options)
             if cached is not None and not cached.due:
                 values[name] = cached.value
                 near.keep(name, record, cached.value, fresh_seconds(context, record))
@@ -222,10 +222,12 @@ def _values_by_name(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]
     return {name: loaded.get(name, MISSING) for name in names}
 
 
-def _read(context: Context, reply: Reply, tokens: Tokens, fill_options: FillOptions) -> CachedValue | None:
+def _read(
+    context: Context, key: bytes, reply: Reply, tokens: Tokens, fill_options: FillOptions
+) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
     cached = read_record(
-        context, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.tags
+        context, key, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.tags
     )
     cell = context.counters.cell
     if cached is None:
@@ -279,7 +281,7 @@ def _lease_and_load(
             values.update({name: cached.value for name, cached in answers.cached.items()})
             if context.ring_change is not None and not fill_options.tags:  # it warms no value with tags
                 for name, record in (yield from warm(context, answers.granted)).items():
-                    values[name] = context.codec.decode(record)
+                    values[name] = context.codec.decode(record, leases[name].key)
                     del answers.granted[name]
             names = [*answers.granted, *answers.unleased]
             if names:

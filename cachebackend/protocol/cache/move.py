@@ -21,9 +21,9 @@ def move(context: Context, key: bytes, target: bytes) -> Operation[bool]:
     node = context.serving_node(key)
     record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
     tokens = yield from read_tokens(context, [record])
-    if read_record(context, record, tokens, allow_stale=False) is None or not isinstance(ttl_ms, int):
+    if read_record(context, key, record, tokens, allow_stale=False) is None or not isinstance(ttl_ms, int):
         return False
-    life_ms = None if ttl_ms == -1 else ttl_ms
+    record, life_ms = context.codec.moved(record, key, target), None if ttl_ms == -1 else ttl_ms
     [reply] = yield from write(context, [target], lambda: [begin_set(context, target, record, life_ms)])
     settle_set(context, reply)
     yield from delete(context, key)

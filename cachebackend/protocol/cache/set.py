@@ -77,7 +77,7 @@ def settle_set(context: Context, reply: Reply) -> bool:
 
 def set_(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Operation[bool]:
     """Store a value and replace the old record, if any; return whether the node confirmed it."""
-    record = context.codec.encode(value)
+    record = context.codec.encode(value, key)
     [reply] = yield from write(context, [key], lambda: [begin_set(context, key, record, ttl_ms)])
     return settle_set(context, reply)
 
@@ -87,7 +87,7 @@ def set_many(
 ) -> Operation[list[K]]:
     """Store many values in one scatter; return the caller's names of the keys that were not confirmed."""
     encode = context.codec.encode
-    records = [(key, encode(values[name])) for name, key in keys.items()]
+    records = [(key, encode(values[name], key)) for name, key in keys.items()]
     replies = yield from write(
         context,
         list(keys.values()),
@@ -109,7 +109,7 @@ def replace(context: Context, key: bytes, value: Any, ttl_ms: int | None) -> Ope
 def _set_if(
     context: Context, key: bytes, script: Script, value: Any, ttl_ms: int | None, *, overwrites: bool
 ) -> Operation[bool]:
-    arguments = str(context.clock.now()), context.codec.encode(value), b"%d" % _script_ttl(ttl_ms)
+    arguments = str(context.clock.now()), context.codec.encode(value, key), b"%d" % _script_ttl(ttl_ms)
 
     def attempt(verdict: bytes) -> Operation[Reply]:
         request = context.ring.owner(key), script.call([key], *arguments, verdict)
@@ -176,7 +176,7 @@ def _incr_loaded(context: Context, key: bytes, delta: int, record: bytes) -> Ope
     Its record is replaced, if the key still holds it; else the whole ``incr`` is made again.
     """
     tokens = yield from read_tokens(context, [record])
-    cached = read_record(context, record, tokens, allow_stale=False)
+    cached = read_record(context, key, record, tokens, allow_stale=False)
     if cached is None:
         return None
     if type(cached.value) is not int:
@@ -187,7 +187,7 @@ def _incr_loaded(context: Context, key: bytes, delta: int, record: bytes) -> Ope
         message = "the sum is beyond 64 bits"
         raise OverflowError(message)
     stored = stored_of(record)
-    new = context.codec.encode(total, stored.refresh, stored.tags)
+    new = context.codec.encode(total, key, stored.refresh, stored.tags)
     swap = CompareAndSet(context.ring.owner(key), key, record, new, KEEP_TTL)
     [reply], _ = yield from write_by(context, [key], send_conditional(context, [swap]))
     if reply is None:

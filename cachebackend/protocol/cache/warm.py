@@ -45,7 +45,7 @@ def warm(context: Context, leases: Mapping[K, LeaseRequest]) -> Operation[dict[K
     found = {
         name: (record, ttl_ms)
         for name, record, ttl_ms in zip(owners, replies[::2], replies[1::2], strict=True)
-        if can_warm(context, record) and isinstance(ttl_ms, int) and ttl_ms not in {0, -2}
+        if can_warm(context, leases[name].key, record) and isinstance(ttl_ms, int) and ttl_ms not in {0, -2}
     }
     fills = [
         CompareAndSet(

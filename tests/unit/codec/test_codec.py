@@ -6,6 +6,7 @@ from collections import namedtuple
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -22,7 +23,8 @@ def SECRETS() -> list[bytes]:  # noqa: N802  # one for all tests
     return [b"new", b"old"]
 
 
-decode = Codec("auto", secrets=SECRETS).decode
+KEY = b"shop:1:k"
+decode = partial(Codec("auto", secrets=SECRETS).decode, key=KEY)
 Point = namedtuple("Point", "x y")
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -70,7 +72,7 @@ def shape(value: Any) -> Any:
 @pytest.mark.parametrize("value", PLAIN + PICKLED, ids=repr)
 def test_a_value_comes_back_equal_and_of_the_same_types(name: str, value: Any) -> None:
     """With every codec that pickles."""
-    back = decode(Codec(name, secrets=SECRETS).encode(value))
+    back = decode(Codec(name, secrets=SECRETS).encode(value, KEY))
     assert back == value
     assert shape(back) == shape(value)
 
@@ -78,25 +80,25 @@ def test_a_value_comes_back_equal_and_of_the_same_types(name: str, value: Any) -
 @pytest.mark.parametrize("value", PLAIN, ids=repr)
 def test_auto_writes_messagepack_if_it_can_hold_the_value(value: Any) -> None:
     """It pickles only values that MessagePack would change."""
-    assert Codec("auto").encode(value)[1] == CodecId.MSGPACK_EXTENDED
+    assert Codec("auto").encode(value, KEY)[1] == CodecId.MSGPACK_EXTENDED
 
 
 @pytest.mark.parametrize("value", PICKLED, ids=repr)
 def test_auto_pickles_other_values(value: Any) -> None:
     """Subclasses, enums, dataclasses and keys that are not str."""
-    assert Codec("auto").encode(value)[1] == CodecId.PICKLE
+    assert Codec("auto").encode(value, KEY)[1] == CodecId.PICKLE
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63)])
 def test_an_integer_is_written_bare(value: int) -> None:
     """So that INCRBY can add to it."""
-    assert Codec("auto").encode(value) == str(value).encode()
+    assert Codec("auto").encode(value, KEY) == str(value).encode()
 
 
 @pytest.mark.parametrize("value", [True, False, 2**63])
 def test_values_that_incrby_cannot_hold_are_not_bare(value: int) -> None:
     """A bool is not an integer, and an integer of a record has at most 64 bits."""
-    assert kind_of(Codec("auto").encode(value)) is Kind.VALUE
+    assert kind_of(Codec("auto").encode(value, KEY)) is Kind.VALUE
 
 
 def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
@@ -107,7 +109,7 @@ def test_a_value_that_refuses_to_be_pickled_raises_when_written() -> None:
             raise pickle.PickleError
 
     with pytest.raises(pickle.PickleError):
-        Codec("auto").encode(Closed())
+        Codec("auto").encode(Closed(), KEY)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_lease_record_holds_its_token() -> None:
 
 def test_safe_strings_stay_safe() -> None:
     """A cached template fragment must not be escaped a second time."""
-    assert type(decode(Codec("auto").encode(mark_safe("<b>")))) is SafeString
+    assert type(decode(Codec("auto").encode(mark_safe("<b>"), KEY))) is SafeString
 
 
 class Bomb:
@@ -150,16 +152,16 @@ class Bomb:
 def test_a_pickle_that_the_project_did_not_sign_is_never_loaded(name: str, record: bytes) -> None:
     """Otherwise a program that can write to a node could run code in this process."""
     with pytest.raises(RecordError):
-        Codec(name, secrets=SECRETS).decode(record)
+        Codec(name, secrets=SECRETS).decode(record, KEY)
 
 
 def test_a_signature_by_a_former_secret_is_valid() -> None:
     """While the secret is being changed. A signature by another secret is not valid."""
-    record = Codec("signed-pickle", secrets=lambda: [b"old"]).encode(Colour.RED)
+    record = Codec("signed-pickle", secrets=lambda: [b"old"]).encode(Colour.RED, KEY)
     assert record[1] == CodecId.SIGNED_PICKLE
-    assert Codec("signed-pickle", secrets=SECRETS).decode(record) is Colour.RED
+    assert Codec("signed-pickle", secrets=SECRETS).decode(record, KEY) is Colour.RED
     with pytest.raises(RecordError, match="no valid signature"):
-        Codec("signed-pickle", secrets=lambda: [b"another"]).decode(record)
+        Codec("signed-pickle", secrets=lambda: [b"another"]).decode(record, KEY)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_a_signature_by_a_former_secret_is_valid() -> None:
 def test_a_codec_without_pickle_refuses_values_that_it_cannot_hold(name: str, value: Any, says: str) -> None:
     """When the value is written, and the message names the type."""
     with pytest.raises(CodecError, match=says):
-        Codec(name).encode(value)
+        Codec(name).encode(value, KEY)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
@@ -185,18 +187,18 @@ def test_long_values_are_compressed_and_short_ones_are_not(compressor: str) -> N
     """Nor are values that compression would make longer."""
     codec = Codec("auto", compressor, 100)
     long, short = "x" * 5000, "x" * 50
-    assert len(codec.encode(long)) < 200
-    assert codec.encode(short)[2] == 0
-    assert decode(codec.encode(long)) == long
+    assert len(codec.encode(long, KEY)) < 200
+    assert codec.encode(short, KEY)[2] == 0
+    assert decode(codec.encode(long, KEY)) == long
     noise = bytes(hash((n, "noise")) % 256 for n in range(300))
-    assert decode(codec.encode(noise)) == noise
+    assert decode(codec.encode(noise, KEY)) == noise
 
 
 def test_a_compressor_that_is_not_installed_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to install. For a reader the value is a miss."""
     from cachebackend.codec import compression
 
-    record = Codec("auto", "zstd", 0).encode("x" * 100)
+    record = Codec("auto", "zstd", 0).encode("x" * 100, KEY)
 
     def missing(path: str) -> Any:
         raise ImportError(path)
@@ -213,7 +215,7 @@ def test_every_codec_decodes_what_it_encodes(name: str) -> None:
     """A codec that cannot read its own payloads would miss on every read."""
     codec = Codec(name, secrets=SECRETS)
     for value in ({"a": [1, "b", None]}, "text", 17):
-        assert codec.decode(codec.encode(value)) == value
+        assert codec.decode(codec.encode(value, KEY), KEY) == value
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -222,9 +224,9 @@ def test_a_value_has_a_largest_length(name: str, compressor: str) -> None:
     """Before it is compressed; a reader with a lower limit does not decompress it."""
     low, high = (Codec(name, compressor, 0, SECRETS, limit) for limit in (1000, 10_000))
     with pytest.raises(ValueTooLongError, match="max_value_bytes"):
-        low.encode("x" * 2000)
-    record = high.encode("x" * 2000)
-    assert high.decode(record) == "x" * 2000
+        low.encode("x" * 2000, KEY)
+    record = high.encode("x" * 2000, KEY)
+    assert high.decode(record, KEY) == "x" * 2000
     if compressor != "none":
         with pytest.raises(RecordError, match="cannot be|longer than"):
-            low.decode(record)
+            low.decode(record, KEY)

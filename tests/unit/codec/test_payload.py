@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from cachebackend.codec.payload import CODECS, loaders
+from cachebackend.codec.payload import CODECS, LOADERS, load_signed, sign_again
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import CodecError, RecordError
+
+KEY = b"shop:1:k"
 
 
 def secrets() -> list[bytes]:
@@ -30,13 +32,15 @@ def test_each_codec_writes_plain_data_and_may_write_the_rest(
 ) -> None:
     """``msgpack`` and ``json`` refuse what would not come back as it is."""
     dumps = CODECS[name].writer(secrets)
-    assert dumps(["x"])[0] is plain
+    assert dumps(["x"], KEY)[0] is plain
     if other is None:
         with pytest.raises(CodecError):
-            dumps({1: 2})
+            dumps({1: 2}, KEY)
     else:
-        codec, payload = dumps({1: 2})
-        assert (codec, loaders(secrets)[codec](payload)) == (other, {1: 2})
+        codec, payload = dumps({1: 2}, KEY)
+        assert codec is other
+        is_signed = codec is CodecId.SIGNED_PICKLE
+        assert (load_signed(secrets(), payload, KEY) if is_signed else LOADERS[codec](payload)) == {1: 2}
 
 
 def test_an_unsigned_pickle_is_read_only_where_the_settings_trust_the_nodes() -> None:
@@ -51,25 +55,37 @@ def test_an_unsigned_pickle_is_read_only_where_the_settings_trust_the_nodes() ->
 
 def test_the_first_secret_signs_and_every_secret_is_accepted() -> None:
     """While SECRET_KEY is changed, its fallbacks are the others."""
-    _, payload = CODECS["signed-pickle"].writer(lambda: [b"old"])({1: 2})
-    load = loaders(secrets)[CodecId.SIGNED_PICKLE]
-    assert load(payload) == {1: 2}
-    for wrong in (payload[:-1] + b"x", b"short", loaded_under(b"another")):
+    payload = signed_by(b"old")
+    assert load_signed(secrets(), payload, KEY) == {1: 2}
+    for wrong in (payload[:-1] + b"x", b"short", signed_by(b"another")):
         with pytest.raises(RecordError, match="no valid signature"):
-            load(wrong)
+            load_signed(secrets(), wrong, KEY)
 
 
-def loaded_under(secret: bytes) -> bytes:
-    return CODECS["signed-pickle"].writer(lambda: [secret])({1: 2})[1]
+def signed_by(secret: bytes) -> bytes:
+    """Return the payload of ``{1: 2}`` under KEY."""
+    return CODECS["signed-pickle"].writer(lambda: [secret])({1: 2}, KEY)[1]
+
+
+def test_a_signature_is_valid_for_one_key() -> None:
+    """A record that someone copies to another key is not read; what moves a value signs it again."""
+    payload = signed_by(b"old")
+    for other in (b"", KEY + b"\x80", KEY[:-1]):
+        with pytest.raises(RecordError, match="no valid signature"):
+            load_signed(secrets(), payload, other)
+        with pytest.raises(RecordError, match="no valid signature"):
+            sign_again(secrets(), payload, other, KEY)
+    moved = sign_again(secrets(), payload, KEY, b"target")
+    assert load_signed([b"new"], moved, b"target") == {1: 2}
 
 
 @pytest.mark.parametrize("value", [(1,), {1: 2}, {"a": {2: 3}}, [float("nan")], {"a": b"x"}])
 def test_json_refuses_what_it_would_change(value: Any) -> None:
     """Tuples, keys that are not str, NaN and bytes, at any depth."""
     with pytest.raises(CodecError, match="codec 'json' cannot hold"):
-        CODECS["json"].writer(secrets)(value)
+        CODECS["json"].writer(secrets)(value, KEY)
 
 
 def test_json_is_written_without_blanks() -> None:
     """Shorter, and the same for equal values."""
-    assert CODECS["json"].writer(secrets)({"a": [1, None]}) == (CodecId.JSON, b'{"a":[1,null]}')
+    assert CODECS["json"].writer(secrets)({"a": [1, None]}, KEY) == (CodecId.JSON, b'{"a":[1,null]}')

@@ -67,8 +67,8 @@ def test_a_reply_that_something_overtook_is_not_kept(
 def test_a_mutable_value_is_decoded_for_each_reader(near: NearCache) -> None:
     """Its record is kept; an immutable value is shared."""
     store_copy(near, value=[1])
-    first, second = (near.get(b"k", lambda record: [record]) for _ in range(2))
-    assert first == second == [b"record"]
+    first, second = (near.get(b"k", lambda record, key: [key, record]) for _ in range(2))
+    assert first == second == [b"k", b"record"]
     assert first is not second
 
 

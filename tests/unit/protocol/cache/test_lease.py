@@ -26,7 +26,7 @@ from cachebackend.ring import Ring
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, StillClock
 
 KEY = b"k"
-VALUE = Codec("auto").encode("value")
+VALUE = Codec("auto").encode("value", KEY)
 LEASE_OF_ANOTHER = b"L" + b"a" * 16
 QUARANTINE = b"Q" + b"a" * 16
 
@@ -107,7 +107,7 @@ def test_a_miss_takes_the_lease_then_loads_then_fills_by_compare_and_set(context
     lease = command[2]
     assert command == (b"SET", KEY, lease, b"NX", b"GET", b"PX", b"5000")
     assert loads_under_a_lease(operation.send([None]))
-    filled = Codec("auto").encode("loaded")
+    filled = Codec("auto").encode("loaded", KEY)
     assert sent(operation.send("loaded")) == [(b"SET", KEY, filled, b"IFEQ", lease, b"PX", b"1000")]
     assert result_of(operation, [b"OK"]) == "loaded"
 
@@ -315,7 +315,7 @@ class TestOrphans:
 
     def test_a_claim_is_not_given_up(self, context: Context, clock: StillClock) -> None:
         """No reader waits for it."""
-        record = Codec("auto").encode("old", Refresh(clock.at - 1, 1.0))
+        record = Codec("auto").encode("old", KEY, Refresh(clock.at - 1, 1.0))
         operation = get_or_load(context, KEY, load, FillOptions(1000, stale_ms=9000))
         lease_command(operation)
         operation.send([record])
@@ -434,7 +434,7 @@ class TestRefresh:
     @pytest.fixture
     def loaded(self, context: Context, clock: StillClock) -> bytes:
         """The record of a value whose load took two seconds, fresh for a minute from now."""
-        return context.codec.encode("old", Refresh(clock.at + 60, 2.0))
+        return context.codec.encode("old", KEY, Refresh(clock.at + 60, 2.0))
 
     def test_a_loaded_value_is_stored_with_its_refresh_time(
         self, context: Context, clock: StillClock
@@ -555,7 +555,7 @@ class TestTags:
         self, context: Context, token: Any
     ) -> None:
         """Whether the tag has another token, no token, or a node that is down."""
-        record = context.codec.encode("old", tags={b"t": b"o" * 16})
+        record = context.codec.encode("old", KEY, tags={b"t": b"o" * 16})
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
         next(operation)
         effect = operation.send([record, token])
@@ -563,7 +563,7 @@ class TestTags:
 
     def test_a_plain_get_reads_the_tag_tokens_of_the_value(self, context: Context) -> None:
         """In a second scatter, and only for values with tags."""
-        record = context.codec.encode("value", tags={b"t": b"o" * 16})
+        record = context.codec.encode("value", KEY, tags={b"t": b"o" * 16})
         for token, expected in ((b"T" + b"o" * 16, "value"), (b"T" + b"n" * 16, None), (None, None)):
             operation = get(context, KEY)
             next(operation)

@@ -30,10 +30,10 @@ def test_values_whose_time_is_over_or_whose_tags_have_changed_are_left_out() -> 
     now = context.clock.now()
     tags = {"fresh": {b"t": OLD_TOKEN, b"u": TOKEN}, "changed": {b"t": TOKEN}, "gone": {b"v": TOKEN}}
     records = {
-        "over": context.codec.encode(1, Refresh(now, 1.0)),
-        "fresh": context.codec.encode("long" * 100, Refresh(now + 1, 1.0), tags["fresh"]),
-        "changed": context.codec.encode(1, None, tags["changed"]),
-        "gone": context.codec.encode(1, None, tags["gone"]),
+        "over": context.codec.encode(1, b"", Refresh(now, 1.0)),
+        "fresh": context.codec.encode("long" * 100, b"", Refresh(now + 1, 1.0), tags["fresh"]),
+        "changed": context.codec.encode(1, b"", None, tags["changed"]),
+        "gone": context.codec.encode(1, b"", None, tags["gone"]),
         "damaged": b"Vm\x02\xff",
     }
     spans = {key: tag_block_span(record[:HEAD_BYTES]) for key, record in records.items() if key in tags}

@@ -150,5 +150,5 @@ def test_a_read_that_ejects_the_owner_reads_the_gutter_and_then_the_old_ring() -
     effect = operation.send([None])
     assert effect.requests == [(1, (b"GET", b"k"))]
     with pytest.raises(StopIteration) as end:
-        operation.send([context.codec.encode("warm")])
+        operation.send([context.codec.encode("warm", b"")])
     assert end.value.value == "warm"

@@ -11,7 +11,7 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.telemetry.node_info import inspect, memory_usage, node_infos
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
 
-VALUE = Codec("auto").encode("x", Refresh(2000.0, 0.5), {b"tag": TOKEN})
+VALUE = Codec("auto").encode("x", b"k", Refresh(2000.0, 0.5), {b"tag": TOKEN})
 
 
 def test_info_is_read_by_name() -> None:

@@ -28,6 +28,9 @@ from cachebackend.writebehind.queue import model_named
 
 __all__ = ["Sample", "by_database", "store_samples"]
 
+#: The columns of a checkpoint that a sample changes.
+_STORED = ("sampled_open", "sampled_batch", "sampled_seal", "sampled_at", "is_ended")
+
 
 class Sample(NamedTuple):
     """A queue as it was sampled. While nodes are replaced a partition has several queues.
@@ -64,18 +67,29 @@ def store_samples(client: QueueClient, using: str, samples: Iterable[Sample]) ->
     Raises:
         django.db.Error: The database failed.
     """
-    by_incarnation = {sample.state.incarnation: sample for sample in samples}
-    checkpoints = WriteBehindCheckpoint.objects.using(using).filter(incarnation__in=by_incarnation)
-    existing = set(checkpoints.values_list("incarnation", flat=True))
-    for incarnation, sample in by_incarnation.items():
-        if incarnation not in existing:
-            _create(client, using, sample.partition, sample.state)
+    unstored = _store_unlocked(using, samples)
+    if not unstored:
+        return
+    own = WriteBehindCheckpoint.objects.using(using).filter(incarnation__in=unstored)
+    locked = set(own.values_list("incarnation", flat=True))
+    new = [sample for incarnation, sample in unstored.items() if incarnation not in locked]
+    for sample in new:
+        _create(client, using, sample.partition, sample.state)
+    _store_unlocked(using, new)
+
+
+def _store_unlocked(using: str, samples: Iterable[Sample]) -> dict[str, Sample]:
+    """Store the samples whose checkpoints exist and are not locked; return the others by incarnation."""
+    left = {sample.state.incarnation: sample for sample in samples}
+    checkpoints = WriteBehindCheckpoint.objects.using(using)
     with transaction.atomic(using=using):
-        unlocked = list(checkpoints.select_for_update(skip_locked=True).order_by("pk"))
+        own = checkpoints.filter(incarnation__in=left).select_for_update(skip_locked=True).order_by("pk")
+        unlocked = list(own)
         for checkpoint in unlocked:
-            _store(checkpoint, by_incarnation[checkpoint.incarnation])
-        names = ["sampled_open", "sampled_batch", "sampled_seal", "sampled_at", "is_ended"]
-        WriteBehindCheckpoint.objects.using(using).bulk_update(unlocked, names)
+            _store(checkpoint, left.pop(checkpoint.incarnation))
+        # Django's bulk_update has a WHEN for each row and column, and takes several times longer
+        checkpoints.bulk_create(unlocked, update_conflicts=True, unique_fields=["id"], update_fields=_STORED)
+    return left
 
 
 def _store(checkpoint: WriteBehindCheckpoint, sample: Sample) -> None:

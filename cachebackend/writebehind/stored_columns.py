@@ -10,11 +10,16 @@ from django.db import connections, models
 
 __all__ = ["StoredColumn", "is_declared_type", "read_stored_columns"]
 
+# A join with pg_type would read all types of the database. A type that is not a domain has the base type 0.
 _COLUMNS = """
-    SELECT a.attname, format_type(b.oid, -1), format_type(a.atttypid, a.atttypmod), b.typname, a.atttypmod
+    SELECT
+        a.attname,
+        format_type(COALESCE(
+            NULLIF((SELECT t.typbasetype FROM pg_type AS t WHERE t.oid = a.atttypid), 0), a.atttypid
+        ), -1),
+        format_type(a.atttypid, a.atttypmod),
+        a.atttypmod
     FROM pg_attribute AS a
-    JOIN pg_type AS t ON t.oid = a.atttypid
-    JOIN pg_type AS b ON b.oid = COALESCE(NULLIF(t.typbasetype, 0), t.oid)
     WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 # The subquery returns nothing. It makes Postgres lock the table before it takes the statement's snapshot
@@ -22,11 +27,12 @@ _COLUMNS = """
 _LOCK = "AND NOT EXISTS (SELECT FROM {table} WHERE false)"
 #: The code of the encoding of Postgres' types; that of numeric has the number of decimal places.
 _CODES = (
-    dict.fromkeys(("int2", "int4", "int8"), "i")
-    | dict.fromkeys(("float4", "float8"), "f")
-    | dict.fromkeys(("text", "varchar", "bpchar", "citext", "inet"), "s")
-    | dict.fromkeys(("timestamptz", "timestamp"), "ts")
-    | {"date": "d", "time": "t", "interval": "dur", "bool": "b", "uuid": "u", "bytea": "x", "jsonb": "j"}
+    dict.fromkeys(("smallint", "integer", "bigint"), "i")
+    | dict.fromkeys(("real", "double precision"), "f")
+    | dict.fromkeys(("text", "character varying", "bpchar", "citext", "inet"), "s")
+    | dict.fromkeys(("timestamp with time zone", "timestamp without time zone"), "ts")
+    | {"date": "d", "time without time zone": "t", "interval": "dur"}
+    | {"boolean": "b", "uuid": "u", "bytea": "x", "jsonb": "j"}
 )
 #: The names by which Django and the SQL standard call the same types.
 _NAMES = (("varchar", "charactervarying"), ("char(", "character("))
@@ -67,8 +73,8 @@ def read_stored_columns(
     with connection.cursor() as cursor:
         cursor.execute(sql, [table])
         return {
-            column: StoredColumn(type_, full_type, _code(type_name, modifier))
-            for column, type_, full_type, type_name, modifier in cursor.fetchall()
+            column: StoredColumn(type_, full_type, _code(type_, modifier))
+            for column, type_, full_type, modifier in cursor.fetchall()
         }
 
 
@@ -86,8 +92,8 @@ def _normal(type_: str) -> str:
     return normal
 
 
-def _code(type_name: str, modifier: int) -> str | None:
-    if type_name == "numeric":
+def _code(type_: str, modifier: int) -> str | None:
+    if type_ == "numeric":
         # The scale is in the low 11 bits of the modifier, which is 4 too large; -1: it has no scale
         return None if modifier < 0 else f"n{(modifier - 4) & 0x7FF}"
-    return _CODES.get(type_name)
+    return _CODES.get(type_.rpartition(".")[2])  # the type of an extension may have the name of its schema

@@ -20,6 +20,7 @@ from cachebackend.models import ParkedWrite
 from cachebackend.protocol import QueueState
 from cachebackend.writebehind import queue
 from cachebackend.writebehind.queue import project_queue
+from cachebackend.writebehind.stored_columns import StoredColumn, read_stored_columns
 from cachebackend.writebehind.versions import version_fault
 from tests.integration.write_behind import command, drain_all, one_partition
 
@@ -445,6 +446,21 @@ def test_a_text_field_over_a_column_of_another_type_is_written(
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP TYPE mood CASCADE")
+
+
+def test_a_column_of_a_domain_has_the_type_of_its_values(deploys: Deploys) -> None:
+    """The domain has constraints of its own, and its values have the encoding of its base type."""
+    model = deploys.deploy(value=INTEGER)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DOMAIN level AS integer CHECK (VALUE < 10)")
+        cursor.execute("ALTER TABLE shop_gauge ALTER COLUMN value TYPE level")
+    try:
+        columns = read_stored_columns(model, "default")
+        assert columns["value"] == StoredColumn("integer", "level", "i")
+        assert columns["id"] == StoredColumn("bigint", "bigint", "i")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP DOMAIN level CASCADE")
 
 
 @pytest.mark.parametrize("other", [5, Greatest(F("other"), 5)])

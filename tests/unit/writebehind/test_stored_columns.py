@@ -10,20 +10,21 @@ from tests.shop.models import Meter
 
 
 @pytest.mark.parametrize(
-    ("type_name", "modifier", "code"),
+    ("type_", "modifier", "code"),
     [
         ("numeric", (12 << 16 | 4) + 4, "n4"),
         ("numeric", -1, None),
-        ("int4", -1, "i"),
-        ("varchar", 54, "s"),
+        ("integer", -1, "i"),
+        ("character varying", 54, "s"),
+        ("public.citext", -1, "s"),
         ("money", -1, None),
     ],
 )
 def test_a_type_of_postgres_has_the_code_of_its_columns_encoding(
-    type_name: str, modifier: int, code: str | None
+    type_: str, modifier: int, code: str | None
 ) -> None:
     """A type that write-behind does not write has none."""
-    assert _code(type_name, modifier) == code
+    assert _code(type_, modifier) == code
 
 
 @pytest.mark.parametrize(

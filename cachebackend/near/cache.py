@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ __all__ = ["MISS", "NearCache", "Read"]
 MISS: Any = object()
 #: Types of immutable values: all callers may share one object.
 _IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
-#: The most placeholders at one time; a read beyond them stores no copy.
+#: The most placeholders at one time; a read beyond them replaces the oldest one, whose read stores no copy.
+#: A placeholder that an interrupted reader left behind is therefore replaced some time.
 _MAX_PLACEHOLDERS = 10_000
 
 
@@ -91,7 +93,7 @@ class NearCache:
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._copies: Policy[bytes, _Copy] = POLICIES[options.policy](options.max_entries)
-        self._placeholders: dict[bytes, object] = {}
+        self._placeholders: OrderedDict[bytes, object] = OrderedDict()  # the oldest one first
         self._tracked_nodes: set[int] = set()
         #: Called at the beginning of every read.
         self.on_read: Callable[[], None] | None = None
@@ -123,8 +125,10 @@ class NearCache:
             self.on_read()
         read = Read(key, node, object(), self._monotonic())
         with self._lock:
-            if len(self._placeholders) < _MAX_PLACEHOLDERS:
-                self._placeholders[key] = read.placeholder
+            self._placeholders.pop(key, None)
+            if len(self._placeholders) >= _MAX_PLACEHOLDERS:
+                self._placeholders.popitem(last=False)
+            self._placeholders[key] = read.placeholder
         return read
 
     def keep(self, read: Read, record: bytes, value: Any, ttl: float) -> None:

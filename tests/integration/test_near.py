@@ -293,6 +293,24 @@ def test_a_read_that_stores_no_copy_removes_its_placeholder(
     assert not placeholders
 
 
+def test_a_read_that_is_interrupted_while_it_begins_removes_its_placeholders(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the keys that it has announced before."""
+    near = near_of(cache)
+    begin = near.begin
+
+    def begin_two(key: bytes, node: int) -> Any:
+        if len(near._placeholders) == 2:
+            raise KeyboardInterrupt
+        return begin(key, node)
+
+    monkeypatch.setattr(near, "begin", begin_two)
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_many([f"absent-{number}" for number in range(5)])
+    assert not near._placeholders
+
+
 def _in_a_coroutine(cache: RingCache, load: Callable[[], Any]) -> Any:
     async def loader() -> Any:
         return load()

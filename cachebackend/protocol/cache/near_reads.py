@@ -55,7 +55,8 @@ class NearReads(Generic[K]):
         if self._near is None:
             return []
         nodes = {name: self._context.serving_node(key) for name, key in self.misses.items()}
-        self._reads = {name: self._near.begin(key, nodes[name]) for name, key in self.misses.items()}
+        for name, key in self.misses.items():  # one by one: if this loop is interrupted, ``end`` knows them
+            self._reads[name] = self._near.begin(key, nodes[name])
         return [(nodes[name], (b"PTTL", key)) for name, key in self.misses.items()]
 
     def settle(self, replies: Sequence[Reply]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlencode, urlsplit
 
 from cachebackend.options.faults import Faults
 from cachebackend.options.host import MAX_PART, is_database, is_host
@@ -20,10 +20,11 @@ __all__ = ["NodeAddress", "parse_node", "parse_nodes", "with_password"]
 WEIGHT_RANGE = (0.1, 10.0)
 #: The ring's table has one byte for each owner.
 MAX_NODES = 255
+_WEIGHT = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20}")
 _NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
 _SCHEMES = ("redis", "rediss", "unix", SENTINEL_SCHEME)
 #: What separates URLs in one string. A comma between two sentinels is not followed by a scheme.
-_BETWEEN_URLS = re.compile(r"[;\s]+|,\s*(?=[a-z+]+://|$)")
+_BETWEEN_URLS = re.compile(r"[;\s]+|,\s*(?=[A-Za-z+]+://|$)")
 #: Parameters that the query of every node's URL may have.
 _PARAMETERS = frozenset({"db", "name", "weight"})
 _TLS_PARAMETERS = frozenset(
@@ -99,23 +100,26 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
     if fault := _text_fault(url):
         faults.add(key, fault)
         return None
-    if url.startswith(f"{SENTINEL_SCHEME}:"):
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()  # redis-py knows it in lower case only
+    if scheme not in _SCHEMES:
+        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+        return None
+    url = f"{scheme}://{rest}"
+    if scheme == SENTINEL_SCHEME:
         try:
             service = sentinel_address(url).service
         except ValueError as error:
             faults.add(key, str(error))
             return None
-        return _named(url, SENTINEL_SCHEME, service, key, faults)
+        return _named(url, scheme, service, key, faults)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         faults.add(key, f"is not a URL: {_without_quotes(error)}")
         return None
-    if parts.scheme not in _SCHEMES:
-        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
-        return None
-    if parts.scheme == "unix":
+    if scheme == "unix":
         default_name = unquote(parts.path)
         if not default_name or parts.netloc.rpartition("@")[2]:
             faults.add(key, "has no path of a socket; write unix:///path/to/socket")
@@ -131,13 +135,15 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
             faults.add(key, "the database must be a number")
             return None
         default_name = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
-    return _named(url, parts.scheme, default_name, key, faults)
+    return _named(url, scheme, default_name, key, faults)
 
 
 def _text_fault(url: str) -> str | None:
     """Return what is wrong with the characters of a URL; None: nothing is."""
     if not url.isprintable() or any("\ud800" <= character <= "\udfff" for character in url):
         return "has a character that cannot be printed; percent-encode it"
+    if " " in url:
+        return "has a space; percent-encode it"
     if "#" in url:
         return f"has a '#'; {_ENCODE}"
     rest = url.partition("://")[2]
@@ -161,7 +167,7 @@ def _host_fault(host: str) -> str | None:
 def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults) -> NodeAddress | None:
     """Return the address of a URL whose host is valid, with the name and weight of its query."""
     base, _, query_text = url.partition("?")
-    query = parse_qsl(query_text, keep_blank_values=True)
+    query = _parameters(query_text)
     given = dict(query)
     name, weight = given.get("name", default_name), _weight(given.get("weight", "1"))
     if not _NAME.fullmatch(name):
@@ -171,21 +177,31 @@ def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults
         low, high = WEIGHT_RANGE
         faults.add(key, f"the weight must be a number from {low:g} to {high:g}")
         return None
-    if fault := _query_fault(scheme, given):
+    if fault := _query_fault(scheme, query):
         faults.add(key, fault)
         return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
     return NodeAddress(name, weight, base + (f"?{rest}" if rest else ""))
 
 
-def _query_fault(scheme: str, given: dict[str, str]) -> str | None:
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """Return the names and values of a query. Names are not decoded: a filter looks for ``password=``."""
+    parts = [part.partition("=") for part in query.split("&") if part]
+    return [(name, unquote_plus(value)) for name, _, value in parts]
+
+
+def _query_fault(scheme: str, query: list[tuple[str, str]]) -> str | None:
     """Return what is wrong with the query of a URL; None: nothing is."""
     known = _PARAMETERS | _PARAMETERS_OF_SCHEME.get(scheme, frozenset())
-    for number, parameter in enumerate(given, 1):
+    given: dict[str, str] = {}
+    for number, (parameter, value) in enumerate(query, 1):
         if parameter not in known:
             similar = get_close_matches(parameter, known, n=1)
             hint = f"did you mean {similar[0]!r}?" if similar else f"known are {', '.join(sorted(known))}"
             return f"parameter {number} of the query is not known; {hint}"
+        if parameter in given:
+            return f"the parameter {parameter!r} is given twice"
+        given[parameter] = value
     if not is_database(given.get("db", "0")):
         return "the database must be a number"
     for parameter, words in _WORDS.items():
@@ -225,10 +241,7 @@ def with_password(nodes: tuple[NodeAddress, ...], password: Password | None) -> 
 
 
 def _weight(text: str) -> float | None:
-    try:
-        weight = float(text)
-    except ValueError:
-        return None
+    weight = float(text) if _WEIGHT.fullmatch(text) else 0.0
     return weight if WEIGHT_RANGE[0] <= weight <= WEIGHT_RANGE[1] else None
 
 

@@ -27,6 +27,10 @@ def fault_of(url: object) -> str:
         ("rediss://[::1]:7/0", "[::1]:7", 1.0, "rediss://[::1]:7/0"),
         ("unix:///run/redis.sock?db=1&name=s", "s", 1.0, "unix:///run/redis.sock?db=1"),
         ("redis+sentinel://h1,h2:1/shop/2?weight=2", "shop", 2.0, "redis+sentinel://h1,h2:1/shop/2"),
+        ("REDIS://H:1", "h:1", 1.0, "redis://H:1"),
+        ("RedisS://h", "h:6379", 1.0, "rediss://h"),
+        ("UNIX:///run/redis.sock", "/run/redis.sock", 1.0, "unix:///run/redis.sock"),
+        ("Redis+Sentinel://h/shop", "shop", 1.0, "redis+sentinel://h/shop"),
     ],
 )
 def test_a_url_has_name_weight_and_address(url: str, name: str, weight: float, rest: str) -> None:
@@ -45,7 +49,16 @@ def test_a_url_has_name_weight_and_address(url: str, name: str, weight: float, r
         ("redis://h/zero", "the database must be a number"),
         ("redis://h?weight=0", "the weight must be a number from 0.1 to 10"),
         ("redis://h?weight=heavy", "the weight must be a number"),
-        ("redis://h?name=a b", "the name must be"),
+        ("redis://h?weight=1_0", "the weight must be a number"),
+        ("redis://h?weight=\u0663", "the weight must be a number"),
+        ("redis://h?weight=1e0", "the weight must be a number"),
+        ("redis://h?name=a%20b", "the name must be"),
+        ("redis://:a b@h", "has a space; percent-encode it"),
+        ("redis://h?db=1&db=2", "the parameter 'db' is given twice"),
+        ("redis://h?name=a&name=a", "the parameter 'name' is given twice"),
+        ("redis://h?d%62=1", "parameter 1 of the query is not known"),
+        ("unix:/run/redis.sock", "must begin with one of"),
+        ("redis:h", "must begin with one of"),
         (7, "must be a URL such as"),
         ("redis://h?foo=bar", "parameter 1 of the query is not known; known are db, name, weight"),
         ("redis://h?db=1&names=a", "parameter 2 of the query is not known; did you mean 'name'?"),
@@ -132,7 +145,9 @@ def test_a_comma_between_sentinels_does_not_separate_urls() -> None:
     assert nodes[0].public_url == "redis+sentinel://***@h1,h2/shop?sentinel_password=%2A%2A%2A"
 
 
-@pytest.mark.parametrize("text", ["redis://a,redis://b", "redis://a; redis://b", "redis://a redis://b"])
+@pytest.mark.parametrize(
+    "text", ["redis://a,redis://b", "redis://a,REDIS://b", "redis://a; redis://b", "redis://a redis://b"]
+)
 def test_one_string_may_hold_several_urls(text: str) -> None:
     """As an environment variable does."""
     assert [node.name for node in parse_nodes(text, Faults("NODES"))] == ["a:6379", "b:6379"]

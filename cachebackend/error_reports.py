@@ -4,6 +4,9 @@ Django masks a setting by its name, so it shows the password of a URL in ``CACHE
 and in each local variable that holds these settings::
 
     DEFAULT_EXCEPTION_REPORTER_FILTER = "cachebackend.error_reports.URLPasswordFilter"
+
+It masks the text that the page prints of a value, so the type of the value does not matter. Django filters
+neither the message of an error nor the lines of source code.
 """
 
 from __future__ import annotations
@@ -16,11 +19,21 @@ from typing import Any
 from django.http import HttpRequest
 from django.views.debug import SafeExceptionReporterFilter
 
+from cachebackend.interrupts import raise_interrupt
+
 __all__ = ["URLPasswordFilter"]
 
-#: What precedes the host in a URL, and a password in its query.
-_LOGIN = re.compile(r"(?<=://)[^\s'\",;]*@")
-_QUERY = re.compile(r"(?<=password=)[^\s'\",;&]+")
+#: A part of a text without white space, up to the comma or semicolon before another URL. No valid URL has
+#: white space; each other character may be in a login.
+_PIECE = re.compile(r"(?:(?![,;][A-Za-z+]{1,20}://)\S)+")
+#: A password in the query of a URL, or in the text that libpq connects with.
+_QUERY = re.compile(r"(?<=password=)[^&]+", re.IGNORECASE)
+#: What precedes a login: in a URL, and in what ``urlsplit`` returns.
+_BEFORE_LOGIN = ("://", "netloc=")
+#: Names whose value is masked if it is a text.
+_SECRET_NAMES = re.compile("password|netloc", re.IGNORECASE)
+#: Types of values that hold no text.
+_WITHOUT_TEXT = frozenset({bool, float, int, type(None)})
 #: Values that are nested deeper than this are masked whole.
 _MAX_DEPTH = 20
 
@@ -30,6 +43,8 @@ class URLPasswordFilter(SafeExceptionReporterFilter):
 
     def cleanse_setting(self, key: int | str, value: Any) -> Any:
         """Return a setting as Django masks it, without the logins of URLs."""
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            value = value._asdict()  # Django's filter would remove the names
         return self._masked(super().cleanse_setting(key, value))
 
     def get_traceback_frame_variables(
@@ -41,21 +56,50 @@ class URLPasswordFilter(SafeExceptionReporterFilter):
         return masked.items()
 
     def _masked(self, value: Any, depth: int = 0) -> Any:
-        """Return a text or a container with masked texts; any other value as it is."""
+        """Return a text or a container with masked texts; for any other value, its masked ``repr``."""
         if depth > _MAX_DEPTH:
             return self.cleansed_substitute
         kind = type(value)
+        if kind in _WITHOUT_TEXT:
+            return value
         if kind is str:
-            return _QUERY.sub("***", _LOGIN.sub("***@", value))
+            return _without_logins(value)
         if kind is dict:
             return {
-                key: (
+                self._masked(key, depth + 1): (
                     self.cleansed_substitute
-                    if isinstance(key, str) and "password" in key.lower() and isinstance(each, str)
+                    if isinstance(key, str) and isinstance(each, str | bytes) and _SECRET_NAMES.search(key)
                     else self._masked(each, depth + 1)
                 )
                 for key, each in value.items()
             }
         if kind in {list, tuple}:
             return kind(self._masked(each, depth + 1) for each in value)
-        return value
+        return _Shown(value)
+
+
+class _Shown:
+    """Stands for a value: its ``repr`` is that of the value, without the logins of URLs."""
+
+    def __init__(self, value: object) -> None:
+        try:
+            self._text = _without_logins(repr(value))
+        except Exception as error:  # noqa: BLE001  # a class may raise any error
+            raise_interrupt(error)
+            self._text = f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _without_logins(text: str) -> str:
+    """Return a text in which the logins of URLs, and passwords in their queries, are masked."""
+    return _PIECE.sub(lambda piece: _without_login(piece[0]), text)
+
+
+def _without_login(piece: str) -> str:
+    for mark in _BEFORE_LOGIN:
+        before, found, rest = piece.partition(mark)
+        if found and "@" in rest:
+            piece = f"{before}{mark}***@{rest.rpartition('@')[2]}"
+    return _QUERY.sub("***", piece)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable
 from html import unescape
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
+from urllib.parse import urlparse, urlsplit
 
 import pytest
+from django.template.defaultfilters import pprint
 from django.test import RequestFactory
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
@@ -53,3 +59,73 @@ def test_the_error_page_masks_the_logins_of_urls(settings: Any, is_debug: bool) 
 def test_without_the_filter_django_shows_them(settings: Any) -> None:
     """So the test above tests something."""
     assert f"{USER}:{PASSWORD}@h" in page(SafeExceptionReporterFilter(), settings)
+
+
+Point = namedtuple("Point", "a b")
+
+
+class Text(str):
+    __slots__ = ()
+
+
+#: Values in which Django's page prints a URL.
+VALUES: dict[str, Callable[[str], Any]] = {
+    "text": lambda url: url,
+    "in a text": lambda url: f"cannot connect to {url}, and gives up",
+    "after another": lambda url: f"redis://a,{url}",
+    "text of a class": Text,
+    "bytes": str.encode,
+    "list": lambda url: [url],
+    "set": lambda url: {url},
+    "frozenset": lambda url: frozenset({url}),
+    "named tuple": lambda url: Point(url, 1),
+    "ordered": lambda url: OrderedDict(a=url),
+    "default": lambda url: defaultdict(str, a=url),
+    "deque": lambda url: deque([url]),
+    "proxy": lambda url: MappingProxyType({"a": url}),
+    "key": lambda url: {url: 1},
+    "keys": lambda url: {url: 1}.keys(),
+    "object": lambda url: SimpleNamespace(url=url),
+    "error": ValueError,
+    "split": urlsplit,
+    "parsed": urlparse,
+    "bytes in a list": lambda url: [{"a": (url.encode(),)}],
+    "password": lambda _: {"PASSWORD": PASSWORD.encode()},
+}
+URLS = [
+    *(f"redis://:x{character}{PASSWORD}@h:1/0" for character in ",;'\"(|\\"),
+    f"REDIS://:{PASSWORD}@h",
+    f"redis+sentinel://a/s?sentinel_password=x,;'\"{PASSWORD}",
+]
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_login_is_masked_in_values_of_any_kind(kind: str) -> None:
+    """What the page prints of a value counts, and not its type."""
+
+    def show(value: Any) -> str:
+        frame = inspect.currentframe()
+        assert frame is not None
+        [(_, shown)] = [
+            each for each in reporter_filter.get_traceback_frame_variables(None, frame) if each[0] == "value"
+        ]
+        return pprint(shown) + pprint(reporter_filter.cleanse_setting("SOME", value))
+
+    reporter_filter = URLPasswordFilter()
+    for url in URLS:
+        shown = show(VALUES[kind](url))
+        assert PASSWORD not in shown
+        assert "***" in shown
+
+
+def test_a_value_without_a_login_is_shown_as_it_is() -> None:
+    """Also one whose repr() fails: Django's page says so."""
+
+    class Awkward:
+        def __repr__(self) -> str:
+            raise ValueError(URL)
+
+    setting = {"a": [1, b"2", {3}], "b": deque([4])}
+    assert pprint(URLPasswordFilter().cleanse_setting("SOME", setting)) == pprint(setting)
+    assert "ValueError" in pprint(URLPasswordFilter().cleanse_setting("SOME", Awkward()))
+    assert PASSWORD not in pprint(URLPasswordFilter().cleanse_setting("SOME", Awkward()))

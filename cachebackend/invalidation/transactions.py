@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
-from django.db import connections, models, transaction
+from django.db import Error, connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -73,7 +73,10 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
             if deletes is not None:
                 deletes.before_commit(connection)
         except BaseException:
-            rollback_with_deletes()  # Django rolls back after database errors only
+            try:
+                rollback_with_deletes()  # Django rolls back after database errors only
+            except Error:  # as after an interrupted statement; no error may take the place of the first one
+                connection.close()
             raise
         if deletes is None:
             commit()

@@ -221,6 +221,30 @@ def test_a_transaction_past_django(
 
 
 @pytest.mark.postgres
+def test_no_error_takes_the_place_of_the_one_that_ends_a_commit(
+    article: Article, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler raises while the outbox row is written, and the driver refuses the rollback."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    def refused() -> None:
+        message = "another command is already in progress"
+        raise OperationalError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cachebackend.invalidation.transaction_deletes.write_row", interrupted)
+        patch.setattr(connection, "_rollback", refused)
+        article.title = "Lost"
+        with pytest.raises(ZeroDivisionError):
+            article.save()
+    assert Article.objects.get().title == cached_title() == "First"
+    article.title = "Second"
+    article.save()
+    assert cached_title() == "Second"
+
+
 def test_the_relay_deletes_what_a_lost_connection_has_committed(article: Article) -> None:
     """The commit was not seen."""
 

@@ -5,12 +5,14 @@ a process that                          publishes for the last time
 ======================================  =========================================================
 ends by itself, or by ``sys.exit``      in ``atexit``
 is a child of ``multiprocessing``       in a ``Finalize``: such a child does not run ``atexit``
-receives SIGTERM and has no handler     in our handler, which then lets the signal end it
 is a child of a Celery worker           in ``worker_process_shutdown`` (``cachebackend.tasks``)
-is killed, or ends by ``os._exit``      never: the counts of its last seconds are lost
+is killed by a signal                   never: the counts of its last seconds are lost
+ends by ``os._exit``                    never
 ======================================  =========================================================
 
-Servers such as gunicorn and uvicorn have their own handlers, and end by themselves.
+Servers such as gunicorn and uvicorn handle SIGTERM and end by themselves. In other processes SIGTERM
+keeps its default action. Python runs a handler only between two of its instructions, so with a handler
+the signal would not end a process that is in one long call of C code.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ import contextlib
 import multiprocessing.util
 import os
 import queue
-import signal
 import threading
-from types import FrameType
 from typing import Any
 
 from cachebackend.counters import Counters
@@ -71,53 +71,48 @@ class _Publisher(threading.Thread):
 
 
 _publisher: _Publisher | None = None
-_lock = threading.Lock()
+#: Whether the publisher could not start when a thread counted for the first time.
+_is_missing = False
+#: Reentrant: a signal handler may count while the thread that it interrupts starts the publisher.
+_lock = threading.RLock()
 
 
 def _start() -> None:
     """Start the publishing thread of this process, if there is none."""
-    global _publisher  # noqa: PLW0603  # one for the whole process
+    global _publisher, _is_missing  # noqa: PLW0603  # one for the whole process
     with _lock:
         if _publisher is not None:
             return
-        _publisher = _Publisher()
-    try:
-        _publisher.start()
-    except RuntimeError:  # the interpreter is ending, and no thread can start
-        return
-    if multiprocessing.parent_process() is not None:
-        multiprocessing.util.Finalize(None, publish_last, exitpriority=0)
+        if multiprocessing.parent_process() is not None:
+            multiprocessing.util.Finalize(None, publish_last, exitpriority=0)
+        publisher = _Publisher()
+        try:
+            publisher.start()
+        except RuntimeError:  # the process can start no thread now; the next thread that counts tries again
+            _is_missing = True
+        else:
+            _publisher = publisher
 
 
 def publish_last(**_: Any) -> None:
     """Publish for the last time: the process ends."""
-    if _publisher is not None and _publisher.is_alive():
-        _publisher.end()
-
-
-def _end_by_signal(number: int, _: FrameType | None) -> None:
-    """Publish for the last time, then end by the signal's default action.
-
-    Another thread publishes: the code that the signal interrupted may hold a lock.
-    """
-    publish_last()
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    if _publisher is not None:
+        if _publisher.is_alive():
+            _publisher.end()
+    elif _is_missing:
+        publish_all()
 
 
 def connect() -> None:
     """Make every process publish, from the first time it counts anything."""
     Counters.on_thread = _start
     atexit.register(publish_last)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end_by_signal)
 
 
 def _after_fork() -> None:
     """Forget the parent's thread, which does not exist in the child, and its lock, which may be held."""
-    global _publisher, _lock
-    _publisher, _lock = None, threading.Lock()
+    global _publisher, _is_missing, _lock
+    _publisher, _is_missing, _lock = None, False, threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

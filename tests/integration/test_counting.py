@@ -80,24 +80,78 @@ def killed(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
 
 
 def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> None:
-    """Exactly, though they end right after: by themselves, by a signal, or as a child of another process."""
+    """Exactly, though they end right after: by themselves, or as a child of another process."""
     ring_cache.set(process_exits.THERE, 1)
-    ways = {"exit": 17, "sigterm": 40, "fork": 23, "spawn": 55}
-    processes = {way: start(*ENDINGS, way, str(times), stdout=subprocess.PIPE) for way, times in ways.items()}
-    by_signal = processes["sigterm"]
-    assert by_signal.stdout is not None
-    assert by_signal.stdout.readline() == b"counted\n"
-    by_signal.terminate()
-    codes = {}
-    for way, process in processes.items():
-        process.communicate(timeout=60)
-        codes[way] = process.returncode
-    assert codes == {"exit": 0, "sigterm": -signal.SIGTERM, "fork": 0, "spawn": 0}
+    ways = {"exit": 17, "fork": 23, "spawn": 55}
+    processes = {way: start(*ENDINGS, way, str(times)) for way, times in ways.items()}
+    assert {way: process.wait(60) for way, process in processes.items()} == dict.fromkeys(ways, 0)
     total = sum(ways.values())
     hour = alias_figures("default").hour
     assert (hour.hits, hour.misses) == (total, total)
     in_all = total_counts("default")
     assert (in_all.hits, in_all.misses) == (total, total)
+
+
+def test_sigterm_keeps_its_default_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler of the app would not run while the process is in one long call of C code."""
+    monkeypatch.setattr(Counters, "on_thread", None)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        shutdown.connect()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def unstarted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has counted nothing yet."""
+    monkeypatch.setattr(shutdown, "_publisher", None)
+    monkeypatch.setattr(shutdown, "_is_missing", False)
+    monkeypatch.setattr(Counters, "on_thread", shutdown._start)
+    yield
+    if shutdown._publisher is not None:
+        shutdown._publisher.end()
+
+
+def count_in_a_new_thread(cache: RingCache) -> None:
+    thread = threading.Thread(target=cache.get, args=("k",))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.usefixtures("unstarted")
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_publisher_that_could_not_start_starts_later(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """The process could not start a thread, or a signal handler raised: the next thread tries again."""
+
+    def fail(_: threading.Thread) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(shutdown._Publisher, "start", fail)
+        shutdown._start()
+    count_in_a_new_thread(ring_cache)
+    assert shutdown._publisher is not None
+    assert shutdown._publisher.is_alive()
+
+
+@pytest.mark.usefixtures("unstarted")
+def test_without_a_publisher_the_end_of_the_process_publishes(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process could never start a thread."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(shutdown._Publisher, "start", fail)
+    publish_counts("default")
+    count_in_a_new_thread(ring_cache)
+    shutdown.publish_last()
+    assert shown().misses == 1
 
 
 def test_a_server_that_is_stopped_has_published_all(ring_cache: RingCache) -> None:
@@ -184,7 +238,7 @@ def test_a_fork_during_a_publication_does_not_hang(ring_cache: RingCache) -> Non
 
 
 def test_a_signal_during_the_last_publication_does_not_hang(ring_cache: RingCache) -> None:
-    """At any line: in each forked child one line later, until a child ends before the signal comes."""
+    """A server's handler may end the process; here it does so at any line, in each forked child one later."""
     code, line = -signal.SIGTERM, 0
     while code == -signal.SIGTERM:
         line += 1
@@ -206,8 +260,13 @@ def exit_code_of_a_child_with_sigterm_at(line: int, cache: RingCache) -> int:
             signal.raise_signal(signal.SIGTERM)
         return trace
 
+    def end(number: int, _: FrameType | None) -> None:
+        shutdown.publish_last()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
     signal.alarm(20)
-    signal.signal(signal.SIGTERM, shutdown._end_by_signal)
+    signal.signal(signal.SIGTERM, end)
     Counters.on_thread = shutdown._start
     cache.get("k")
     sys.settrace(trace)

@@ -1,24 +1,27 @@
 """Asks the outbox of each database by itself: one that is down or hangs does not delay the others.
 
 Each database is asked in a thread of its own, because few drivers limit the time of a query on a
-server that does not answer. A thread that is late is left to itself, and ends when the server answers
-or the connection breaks.
+server that does not answer. The thread and its connection are used again while requests follow each
+other, as the relay's do. A thread that is late is left to itself, and ends when the server answers or
+the connection breaks.
 
 A replica shows the outbox of its primary, so its rows are handled and counted where they were written.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_table import may_have_outbox
+from cachebackend.invalidation.own_thread import Outcome, OwnThread
 from cachebackend.models import OutboxRow
 
 __all__ = ["Answers", "Server", "ask_databases", "outbox_databases", "server_of"]
@@ -26,8 +29,8 @@ __all__ = ["Answers", "Server", "ask_databases", "outbox_databases", "server_of"
 T = TypeVar("T")
 #: The most threads for each database that wait for an answer although nothing waits for them any more.
 MAX_LATE = 3
-#: Those threads, by database alias.
-_late: dict[str, list[threading.Thread]] = {}
+#: Seconds without a request, after which a thread closes its connection and ends.
+IDLE_SECONDS = 3.0
 
 _POSTGRES = """
     SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
@@ -87,11 +90,57 @@ def server_of(using: str) -> Server:
     return Server(bool(is_replica), bool(is_read_only), tuple(identity))
 
 
+class _Asker:
+    """A thread that asks a database, one request at a time.
+
+    Attributes:
+        answer: Where the thread puts the answer of the request that it has; None: it is idle.
+    """
+
+    def __init__(self, using: str) -> None:
+        self.answer: Outcome[Any] | None = None
+        self._using = using
+        self._thread = OwnThread(f"ringcache-{using}", self._answer, IDLE_SECONDS)
+
+    def begin(self, ask: Callable[[str], T], answer: Outcome[T]) -> None:
+        """Give the thread a request."""
+        self.answer = answer
+        try:
+            self._thread.put((ask, answer))
+        except BaseException:
+            self.answer = None
+            raise
+
+    def _answer(self, requests: list[tuple[Callable[[str], Any], Outcome[Any]]]) -> None:
+        for ask, answer in requests:
+            try:
+                _reconnect_if_broken(self._using)
+                found = ask(self._using)
+            except BaseException as error:  # noqa: BLE001  # ``result`` raises it in the thread that waits
+                self._end(is_broken=True)
+                answer.fail(error)
+            else:
+                self._end(is_broken=False)
+                answer.set(found)
+
+    def _end(self, *, is_broken: bool) -> None:
+        """Become idle; give the connection back if all threads share a few, or if it may be broken."""
+        if is_broken or "pool" in connections[self._using].settings_dict["OPTIONS"]:
+            connections.close_all()
+        self.answer = None
+
+
+#: Held while a thread is chosen.
+_lock = threading.Lock()
+#: The threads that ask, by database alias. Those that are idle may have ended, and then start again.
+_askers: dict[str, list[_Asker]] = {}
+
+
 def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
     """Ask every database that can have an outbox, all at the same time.
 
-    In an open transaction of the calling thread a database is asked by this thread, because no other
-    one sees what the transaction has written.
+    The calling thread asks a database in which it has an open transaction, because no other one sees
+    what the transaction has written. It also asks SQLite in memory: each thread has another database.
 
     Args:
         ask: Is called with each database alias. It raises any error if the database cannot be asked.
@@ -102,48 +151,62 @@ def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
     """
     answers: Answers[T] = Answers({}, {})
     deadline = SYSTEM_CLOCK.monotonic() + timeout
-    asked = {using: _ask(using, ask) for using in list(outbox_databases())}
-    for using, (thread, answer) in asked.items():
-        try:
-            answers.found[using] = answer.result(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
-        except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
-            raise_interrupt(error)
-            answers.errors[using] = error
-            if thread is not None and not answer.done():
-                _late[using] = [*_late.get(using, ()), thread]
-                answers.errors[using] = TimeoutError(f"no answer within {timeout:g} s")
+    asked: dict[str, Outcome[T]] = {using: Outcome() for using in list(outbox_databases())}
+    try:
+        for using, answer in asked.items():
+            _ask(using, ask, answer)
+        for using, answer in asked.items():
+            try:
+                answers.found[using] = answer.result(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+            except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
+                raise_interrupt(error)
+                answers.errors[using] = error
+    finally:  # also if a signal handler raises while this thread waits
+        for answer in asked.values():
+            answer.is_awaited = False
     return answers
 
 
-def _ask(using: str, ask: Callable[[str], T]) -> tuple[threading.Thread | None, Future[T]]:
-    """Begin to ask a database; return the thread that does, if any, and its future answer."""
-    answer: Future[T] = Future()
-    _late[using] = late = [each for each in _late.get(using, ()) if each.is_alive()]
-    if len(late) >= MAX_LATE:
-        answer.set_exception(TimeoutError(f"no answer to {len(late)} earlier requests"))
-        return None, answer
-    if connections[using].in_atomic_block:
-        _answer(using, ask, answer)
-        return None, answer
-    thread = threading.Thread(target=_run, args=(using, ask, answer), name=f"ringcache-{using}", daemon=True)
+def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
+    """Begin to ask a database."""
     try:
-        thread.start()
-    except RuntimeError as error:  # the process cannot start another thread
-        answer.set_exception(error)
-    return thread, answer
+        if _is_private(connections[using]):
+            answer.set(ask(using))
+            return
+        with _lock:
+            askers = _askers.setdefault(using, [])
+            late = sum(each.answer is not None and not each.answer.is_awaited for each in askers)
+            if late >= MAX_LATE:
+                message = f"no answer to {late} earlier requests"
+                raise TimeoutError(message)  # an error as those of ``ask``
+            asker = next((each for each in askers if each.answer is None), None)
+            if asker is None:
+                asker = _Asker(using)
+                askers.append(asker)
+            asker.begin(ask, answer)
+    except Exception as error:  # noqa: BLE001  # ``result`` raises it
+        raise_interrupt(error)
+        answer.fail(error)
 
 
-def _run(using: str, ask: Callable[[str], T], answer: Future[T]) -> None:
-    try:
-        _answer(using, ask, answer)
-    finally:
-        connections.close_all()
+def _is_private(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether only the calling thread can see what its connection sees."""
+    if connection.in_atomic_block:
+        return True
+    return connection.vendor == "sqlite" and connection.is_in_memory_db()  # type: ignore[attr-defined]
 
 
-def _answer(using: str, ask: Callable[[str], T], answer: Future[T]) -> None:
-    try:
-        found = ask(using)
-    except BaseException as error:  # noqa: BLE001  # ``result`` raises it in the thread that waits
-        answer.set_exception(error)
-    else:
-        answer.set_result(found)
+def _reconnect_if_broken(using: str) -> None:
+    """Close the calling thread's connection if the server has closed it since the last request."""
+    connection = connections[using]
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603  # another thread of the parent may have held it
+    _lock = threading.Lock()
+    _askers.clear()  # a forked child does not have the parent's threads
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -21,6 +21,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox, outbox_databases, outbox_table
 from cachebackend.invalidation.outbox import ClientOutbox, write_row
 from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.invalidation.own_thread import Outcome
 from cachebackend.management.commands import invalidation as command
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import key_figures, outbox_figures
@@ -28,6 +29,9 @@ from cachebackend.monitoring import outbox as figures_of_outbox
 from cachebackend.node.breaker import EJECTED, UP
 from cacheproject.services import Services
 from tests.integration.held_node import Probes, cache, come_back, node_of, probes, state
+from tests.interrupting import handler, interrupted_everywhere
+
+__all__ = ["handler"]
 
 pytestmark = [
     pytest.mark.postgres,
@@ -43,7 +47,7 @@ def add_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 
     def add(alias: str, **changed: Any) -> None:
         settings = connections["default"].settings_dict
-        changed["OPTIONS"] = settings["OPTIONS"] | changed.pop("OPTIONS", {})
+        changed["OPTIONS"] = changed.pop("OPTIONS", {}) | ({} if "ENGINE" in changed else settings["OPTIONS"])
         monkeypatch.setitem(connections.settings, alias, settings | changed)
         test_case = inspect.getclosurevars(BaseDatabaseWrapper.ensure_connection).nonlocals["cls"]
         monkeypatch.setattr(test_case, "databases", test_case.databases | {alias})
@@ -51,6 +55,10 @@ def add_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 
     yield add
     for alias in added:
+        for asker in outbox_databases._askers.pop(alias, ()):  # their connections have these settings
+            closed: Outcome[None] = Outcome()
+            asker.begin(lambda using: connections[using].close(), closed)
+            closed.result(10)
         connections[alias].close()
         del connections[alias]
 
@@ -61,15 +69,13 @@ def away(
 ) -> Iterator[str]:
     """The alias of a database that refuses connections, or accepts them and does not answer."""
     monkeypatch.setattr(outbox, "READ_TIMEOUT", 0.5)
-    monkeypatch.setattr(outbox_databases, "_late", {})
+    monkeypatch.setattr(outbox_databases, "_askers", {})
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if request.param == "refuses":
             server.close()
         add_database("away", HOST="127.0.0.1", PORT=port)
         yield "away"
-    for thread in outbox_databases._late.get("away", ()):
-        thread.join(10)
 
 
 def eject(cache: RingCache) -> None:
@@ -142,17 +148,65 @@ def test_the_database_is_shown(ring_cache: RingCache, away: str, monkeypatch: py
 def test_few_threads_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Further requests fail at once, until a thread has ended."""
     may_answer = threading.Event()
-    monkeypatch.setattr(outbox_databases, "_late", {})
+    monkeypatch.setattr(outbox_databases, "_askers", {})
     monkeypatch.setattr(outbox_databases, "outbox_databases", lambda: ["default"])
     for _ in range(outbox_databases.MAX_LATE):
         assert "no answer within" in str(ask_databases(lambda _: may_answer.wait(10), 0).errors["default"])
-    late = outbox_databases._late["default"]
+    late = outbox_databases._askers["default"]
     assert len(late) == outbox_databases.MAX_LATE
     assert "no answer to 3 earlier" in str(ask_databases(lambda _: True, 10).errors["default"])
+    answers = [each.answer for each in late]
     may_answer.set()
-    for thread in late:
-        thread.join(10)
+    for answer in answers:
+        assert answer is not None
+        assert answer.result(10)
     assert ask_databases(lambda _: True, 10).found == {"default": True}
+
+
+def test_requests_that_follow_each_other_use_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a relay that runs every second starts no thread and opens no connection each time."""
+    monkeypatch.setattr(outbox_databases, "_askers", {})
+
+    def session(using: str) -> tuple[int, int]:
+        connections[using].ensure_connection()
+        return threading.get_ident(), connections[using].connection.info.backend_pid
+
+    first = ask_databases(session, 10).found["default"]
+    assert ask_databases(session, 10).found["default"] == first
+    assert first != session("default")
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
+    """The thread that keeps it looks before each request."""
+
+    def close(using: str) -> None:
+        connections[using].ensure_connection()
+        connections[using].connection.close()
+
+    ask_databases(close, 10)
+    assert ask_databases(lambda using: OutboxRow.objects.using(using).count(), 10).found["default"] == 0
+
+
+def test_a_database_in_memory_is_asked_by_the_calling_thread(add_database: Callable[..., None]) -> None:
+    """Each thread has another one."""
+    add_database("memory", ENGINE="django.db.backends.sqlite3", NAME=":memory:", OPTIONS={})
+    with connections["memory"].schema_editor() as editor:
+        editor.create_model(OutboxRow)
+    write_row("memory", {"default": {b"key"}})
+    asked = ask_databases(lambda using: OutboxRow.objects.using(using).count(), 10)
+    assert (asked.found["memory"], asked.errors) == (1, {})
+
+
+@pytest.mark.usefixtures("handler")
+def test_an_interrupted_request_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that asks answers the next request."""
+    monkeypatch.setattr(outbox_databases, "outbox_databases", lambda: ["default"])
+
+    def ask() -> None:
+        assert ask_databases(lambda using: using, 10).found == {"default": "default"}
+
+    assert interrupted_everywhere(ask, ask, 1) == []
+    assert not outbox_databases._lock.locked()
 
 
 def test_a_database_is_asked_inside_the_open_transaction_of_the_caller(ring_cache: RingCache) -> None:

@@ -146,7 +146,9 @@ class Script:
 
     def call(self, keys: Sequence[bytes], *arguments: Argument) -> ScriptCall:
         """Return the command that runs the script with these KEYS and ARGV."""
-        return ScriptCall.of(self, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
+        call = ScriptCall((b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments))
+        call.script = self
+        return call
 
 
 def _code(text: bytes) -> bytes:
@@ -165,14 +167,9 @@ class ScriptCall(tuple[Argument, ...]):
 
     script: Script
 
-    @classmethod
-    def of(cls, script: Script, command: Command) -> ScriptCall:
-        """Return a command as a call of a script."""
-        call = cls(command)
-        call.script = script
-        return call
-
     @property
     def with_source(self) -> ScriptCall:
         """The same call, with the script's source instead of its SHA-1."""
-        return ScriptCall.of(self.script, (b"EVAL", self.script.source, *self[2:]))
+        call = ScriptCall((b"EVAL", self.script.source, *self[2:]))
+        call.script = self.script
+        return call

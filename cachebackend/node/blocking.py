@@ -18,7 +18,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import (
     INCOMPLETE,
-    STRING,
+    LISTS,
     UNREADABLE,
     MalformedReplyError,
     check_begin,
@@ -68,7 +68,7 @@ class Connection:
         self._sendall(pack_command(command))
         reply = INCOMPLETE
         if data := self._recv(_READ_BYTES):
-            if data[0] != STRING:
+            if data[0] in LISTS:
                 check_begin(data, command)
             try:
                 self._feed(data)

@@ -16,7 +16,7 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheE
 __all__ = [
     "CONNECTION_ERRORS",
     "INCOMPLETE",
-    "STRING",
+    "LISTS",
     "UNREADABLE",
     "MalformedReplyError",
     "check_begin",
@@ -39,10 +39,10 @@ INCOMPLETE = object()
 MAX_REPLY_BYTES = 512 * 1024 * 1024
 #: The most items of a list, if its command has fewer arguments.
 MAX_ITEMS = 1_000_000
-#: The beginning of a list, map, set or push message with at least a million items.
+#: The first byte of a list, map, set, push message or attribute.
+LISTS = frozenset(b"*%~>|")
+#: The beginning of one of these with at least a million items.
 _LONG_LIST = re.compile(rb"[*%~>|](\d{7,20})\r")
-#: The first byte of a reply that is a string.
-STRING = ord("$")
 #: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
 #: than the memory, and for a list as a key.
 UNREADABLE = (MemoryError, TypeError)

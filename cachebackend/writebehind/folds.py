@@ -50,16 +50,15 @@ def _fold(rows: Rows, client: QueueClient, writes: Sequence[RowWrite]) -> Operat
     """Fold the writes, and those again whose partition depends on a changed number of partitions."""
     errors = yield from _fold_once(rows, client, writes)
     for _ in range(_MOVES):
-        moved = [write for write in writes if _is_moved(errors.get(write.row))]
+        moved = {row for row, error in errors.items() if _is_moved(error)}
         if not moved:
             break
         try:
             yield from protocol.share_partition_count(client.context)
         except RingCacheError as error:  # the nodes have different numbers: none is followed
-            return errors | {write.row: error for write in moved}
-        for write in moved:
-            del errors[write.row]
-        errors |= yield from _fold_once(rows, client, moved)
+            return errors | dict.fromkeys(moved, error)
+        errors = {row: error for row, error in errors.items() if row not in moved}
+        errors |= yield from _fold_once(rows, client, [write for write in writes if write.row in moved])
     return errors
 
 
@@ -111,6 +110,6 @@ def _error(rows: Rows, code: bytes) -> Exception:
     )
 
 
-def _is_moved(error: Exception | None) -> bool:
+def _is_moved(error: Exception) -> bool:
     """Return whether a write was sent to a partition of a number of partitions that has changed."""
     return isinstance(error, WriteBehindMovedError) and not error.is_closed

@@ -31,6 +31,7 @@ from cachebackend.effects import (
 )
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.loader import loader_block
+from cachebackend.threads import call_in_thread
 from cachebackend.tracing import span
 
 __all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
@@ -93,9 +94,9 @@ class DeferredCalls:
         self.calls = None
 
     async def make_calls(self) -> None:
-        """Make the collected calls in other threads, and return when all have ended."""
+        """Make the collected calls in other threads if these can start, and return when all have ended."""
         calls, self.calls = self.calls or [], None
-        await asyncio.gather(*[asyncio.to_thread(call) for call in calls])
+        await asyncio.gather(*[call_in_thread(call) for call in calls])
 
     @classmethod
     def call(cls, function: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.ring import Ring
+from cachebackend.threads import is_thread_refused
 
 __all__ = ["RingClient"]
 
@@ -113,22 +114,26 @@ class RingClient(SingleKeyClient):
 
     def _track(self) -> None:
         """Start tracking on the nodes, with the first read that may store a copy."""
-        if self._trackings:
+        if len(self._trackings) == len(self.nodes):
             return
+        with _tracking_lock:
+            for index in range(len(self._trackings), len(self.nodes)):
+                try:
+                    self._trackings.append(self._tracking(index))
+                except RuntimeError as error:
+                    if not is_thread_refused(error):
+                        raise
+                    return  # the next read tries again; until then no copies of this node are stored
+
+    def _tracking(self, index: int) -> Tracking:
         near = self._near
         assert near is not None  # noqa: S101  # it is what calls
-        with _tracking_lock:
-            if self._trackings:
-                return
-            self._trackings = [
-                Tracking(
-                    node.handshake,
-                    lambda keys: near.drop_all() if keys is None else near.drop(keys),
-                    partial(near.tracking_opened, index),
-                    partial(near.tracking_lost, index),
-                )
-                for index, node in enumerate(self.nodes)
-            ]
+        return Tracking(
+            self.nodes[index].handshake,
+            lambda keys: near.drop_all() if keys is None else near.drop(keys),
+            partial(near.tracking_opened, index),
+            partial(near.tracking_lost, index),
+        )
 
     def close(self) -> None:
         """Close the idle connections and end the tracking. The client can still be used afterwards."""

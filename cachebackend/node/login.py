@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import redis.exceptions
 from redis.credentials import CredentialProvider
 
 from cachebackend.interrupts import note_interrupt, raise_interrupt
 from cachebackend.options import Password
+from cachebackend.threads import call_in_thread
 
 __all__ = ["Login", "remove_frames"]
 
@@ -63,7 +62,7 @@ class Login(CredentialProvider):
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         """Return the same; a function is called in another thread, because it may wait for a server."""
         if callable(self._password):
-            return await asyncio.to_thread(self.get_credentials)
+            return await call_in_thread(self.get_credentials)
         return self.get_credentials()
 
 

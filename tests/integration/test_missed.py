@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ from tests.integration.held_node import (
     probes,
     state,
 )
+from tests.threadless import threadless
 
 pytestmark = [
     pytest.mark.hangs,
@@ -404,3 +406,17 @@ def test_an_outbox_without_a_table_is_a_warning(
         assert "has no outbox" in found.msg
         assert not ClientOutbox(cache.client).keep(node_of(cache).endpoint, ALL_KEYS)
     assert "ringcache.W003" in caplog.text
+
+
+def test_a_process_without_threads_remembers_missed_deletes(cache: RingCache, dead: list[str]) -> None:
+    """Also in asyncio: they stay in its memory, because the outbox is written in another thread."""
+
+    async def delete() -> None:
+        with threadless():
+            await cache.adelete_many(dead)
+
+    eject_at_once(cache)
+    asyncio.run(delete())
+    node = cache.client.nodes.index(node_of(cache))
+    assert cache.client.context.missed.count(node) == len(dead)
+    assert OutboxRow.objects.count() == 0

@@ -19,6 +19,7 @@ from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.threadless import threadless
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -309,6 +310,17 @@ def test_a_read_that_is_interrupted_while_it_begins_removes_its_placeholders(
     with pytest.raises(KeyboardInterrupt):
         cache.get_many([f"absent-{number}" for number in range(5)])
     assert not near._placeholders
+
+
+def test_a_process_without_threads_reads_from_the_nodes(cache: RingCache) -> None:
+    """A later read opens the tracking connections, when threads can start again."""
+    cache.set("k", 1)
+    cache.client.close()
+    with threadless():
+        assert cache.get("k") == 1
+        assert cache.get_many(["k"]) == {"k": 1}
+    assert cache.get("absent") is None
+    wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
 
 
 def _in_a_coroutine(cache: RingCache, load: Callable[[], Any]) -> Any:

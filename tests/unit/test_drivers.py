@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from cachebackend.drivers import adrive, drive
+from cachebackend.drivers import DeferredCalls, adrive, drive
 from cachebackend.effects import Ask, Command, Load, Operation, Reply, Script, Send, Sleep
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.loader import held_tokens
 from cachebackend.replies import integer
+from tests.threadless import threadless
 
 Drive = Callable[..., Any]
 
@@ -218,3 +219,16 @@ def test_replies_are_abandoned_if_reading_fails() -> None:
     with pytest.raises(KeyboardInterrupt):
         drive(operation(), nodes)
     assert journal == ["send a", "send b", "read b", "abandon a"]
+
+
+def test_deferred_calls_are_made_in_the_event_loop_if_no_thread_can_start() -> None:
+    """The process is at its limit of threads, or ends."""
+    calls: list[int] = []
+
+    async def defer() -> None:
+        with DeferredCalls() as deferred, threadless():
+            deferred.call(lambda: calls.append(1))
+            await deferred.make_calls()
+
+    asyncio.run(defer())
+    assert calls == [1]

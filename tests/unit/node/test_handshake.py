@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 import redis.connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from cachebackend.node.handshake import CLIENT_NAME, Handshake, _refuse_without_scripts
 from cachebackend.node.sentinels import Sentinels
+from tests.threadless import threadless
 
 
 def pool_of(url: str) -> Any:
@@ -74,3 +77,14 @@ def test_behind_sentinel_the_address_is_asked_for_with_every_connection(
         kwargs = handshake.client().connection_pool.connection_kwargs
         assert (kwargs["host"], kwargs["db"]) == (host, 2)
         assert kwargs["credential_provider"].get_credentials() == ("secret",)
+
+
+def test_a_host_that_cannot_be_looked_up_without_threads_is_a_failed_connection() -> None:
+    """In asyncio another thread looks it up. The caller gets no RuntimeError."""
+
+    async def connect() -> None:
+        with threadless():
+            await Handshake("redis://localhost:1", 0.1, 0.2).connection_async()
+
+    with pytest.raises(RedisConnectionError, match="can't start new thread"):
+        asyncio.run(connect())

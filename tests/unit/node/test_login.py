@@ -8,6 +8,7 @@ import pytest
 import redis.exceptions
 
 from cachebackend.node.login import Login, remove_frames
+from tests.threadless import threadless
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,16 @@ def test_a_login_is_a_password_or_a_user_and_a_password(
     login = Login(username, password)  # type: ignore[arg-type]  # of each kind
     assert login.get_credentials() == sent
     assert asyncio.run(login.get_credentials_async()) == sent
+
+
+def test_a_function_is_called_in_the_event_loop_if_no_thread_can_start() -> None:
+    """The process is at its limit of threads, or ends."""
+
+    async def ask() -> object:
+        with threadless():
+            return await Login("u", lambda: "p").get_credentials_async()
+
+    assert asyncio.run(ask()) == ("u", "p")
 
 
 def test_no_repr_shows_a_login() -> None:

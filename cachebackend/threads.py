@@ -1,0 +1,37 @@
+"""Calls blocking functions of an event loop in other threads, and in its own thread if none can start.
+
+A process cannot start a thread at the limit of its operating system, and while the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TypeVar
+
+__all__ = ["call_in_thread", "is_thread_refused"]
+
+T = TypeVar("T")
+#: How Python's errors begin if no thread can start.
+_REFUSED = re.compile("can't (start|create) new thread|cannot schedule new futures")
+
+
+async def call_in_thread(function: Callable[[], T]) -> T:
+    """Return what a function returns: in another thread, so that it does not block the event loop.
+
+    The function may be called twice, so it must be idempotent.
+    """
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, copy_context().run, function)
+    except RuntimeError as error:
+        if not is_thread_refused(error):
+            raise
+        return function()  # a pool may call it a second time, when it can start a thread again
+    return await future
+
+
+def is_thread_refused(error: BaseException) -> bool:
+    """Return whether an error means that the process cannot start another thread."""
+    return isinstance(error, RuntimeError) and _REFUSED.match(str(error)) is not None

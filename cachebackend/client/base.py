@@ -10,6 +10,7 @@ from weakref import WeakSet
 from cachebackend.clock import Clock
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Operation
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress
 
@@ -33,6 +34,10 @@ class Client:
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation in the running event loop."""
         return await adrive(operation, self.nodes)
+
+    def fail_node(self, node: int, reason: str) -> NodeUnavailableError:
+        """Record that a node has failed, by its index; return the error."""
+        return self.nodes[node].fail(reason)
 
     def close(self) -> None:
         """Close the idle connections; the client can still be used."""

@@ -42,6 +42,7 @@ class QueueClient(Client):
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)
+        self.context.fail_node = self.fail_node
         self.counters = Counters(DrainCounts)
         for node in self.nodes:
             node.breaker = Breaker(node.name, clock, _PROBE_SECONDS, opens_on_timeout=True)

@@ -75,6 +75,7 @@ class RingClient(SingleKeyClient):
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
         self._has_warned = False
+        self.context.fail_node = self.fail_node
         self.context.on_missed = self._on_missed
         self.context.on_orphan = lambda node: self.nodes[node].release_orphans()
         for index, node in enumerate(self.nodes):

@@ -129,6 +129,17 @@ class Node:
             return self._open_and_submit(commands)
         return self._await(connection.submit(commands), len(commands))
 
+    def fail(self, reason: str) -> NodeUnavailableError:
+        """Record that the node's replies, each valid, kept an operation in a loop; return our error.
+
+        The node has answered many commands meanwhile, so this one failure ejects it.
+        """
+        failure = NodeUnavailableError(f"node {self.name!r} {reason}")
+        failure.was_sent = True
+        if self.breaker is not None:
+            self.breaker.failed(failure, at_once=True)
+        return failure
+
     def redis(self) -> RedisClient:
         """Return a new redis-py client; it connects when it is first used."""
         return self.handshake.client()

@@ -17,6 +17,7 @@ from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
 from cachebackend.protocol.orphans import Orphans
+from cachebackend.protocol.rounds import FailNode, node_failure
 from cachebackend.ring import Ring
 
 __all__ = ["Context", "Gutter", "RingChange"]
@@ -90,6 +91,8 @@ class Context:
     on_orphan: Callable[[int], None] | None = None
     #: Called with each node that missed deletes, and with those that an outbox must store.
     on_missed: Callable[[int, MissedKeys], None] | None = None
+    #: Records that a node has failed although it answers.
+    fail_node: FailNode = node_failure
     #: The Redis patterns that match the keys of the aliases that share the client.
     patterns: set[bytes] = field(default_factory=set)
     #: Milliseconds that a lease lives.

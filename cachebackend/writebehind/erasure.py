@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from cachebackend.client import QueueClient
 from cachebackend.errors import ConfigurationError, RingCacheError
+from cachebackend.protocol.rounds import Cursor
 from cachebackend.writebehind.queue import project_queue
 
 __all__ = ["delete_keys", "erase_queue"]
@@ -29,17 +30,16 @@ def delete_keys(client: QueueClient) -> list[str]:
     """
     pattern = f"{client.options.prefix}:*".encode()
     incarnations: list[str] = []
-    for node in client.nodes:
-        cursor = b"0"
-        while True:
-            reply = node.call((b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _KEYS_A_STEP))
+    for index, node in enumerate(client.nodes):
+        cursor, is_unfinished = Cursor(), True
+        while is_unfinished:
+            reply = node.call((b"SCAN", cursor.text, b"MATCH", pattern, b"COUNT", _KEYS_A_STEP))
             if isinstance(reply, RingCacheError):
                 break
-            cursor, keys = reply
+            text, keys = reply
             born = [node.call((b"HGET", key, b"born")) for key in keys if key.endswith(b":meta")]
             incarnations += [each.decode() for each in born if isinstance(each, bytes)]
             if keys:
                 node.call((b"DEL", *keys))
-            if cursor == b"0":
-                break
+            is_unfinished = cursor.move(text, client.fail_node, index)
     return incarnations

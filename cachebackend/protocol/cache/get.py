@@ -235,11 +235,11 @@ def has_key(context: Context, key: bytes) -> Operation[bool]:
 
 def ttl(context: Context, key: bytes) -> Operation[int]:
     """Return how many milliseconds the value of a key has left; -1: it does not expire; -2: no value."""
-    now = str(context.clock.now())
+    now, node = str(context.clock.now()), context.ring.owner(key)
 
     def attempt(verdict: bytes) -> Operation[Reply]:
-        [reply] = yield Send([(context.ring.owner(key), _TTL.call([key], now, verdict))])
+        [reply] = yield Send([(node, _TTL.call([key], now, verdict))])
         return reply
 
-    milliseconds: int = context.reply_or((yield from with_checked_tags(context, attempt)), -2)
+    milliseconds: int = context.reply_or((yield from with_checked_tags(context, node, attempt)), -2)
     return milliseconds

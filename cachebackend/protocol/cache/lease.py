@@ -49,6 +49,7 @@ from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_
 from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import release_command
+from cachebackend.protocol.rounds import MAX_TRIES, endless
 from cachebackend.tracing import begin
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "LeaseWait",
     "begin_lease",
     "give_up",
+    "may_ask_again",
     "release",
     "request_leases",
     "serves_reads",
@@ -67,6 +69,9 @@ K = TypeVar("K")
 #: A waiter looks again after the first time, and then after twice the last one, up to the longest.
 FIRST_WAIT_SECONDS = 0.005
 LONGEST_WAIT_SECONDS = 0.05
+#: How many times ``lease_timeout`` a reader waits for one lease after the other, before it loads without one.
+#: A holder may die, and the next one has its whole time.
+MAX_PERIODS = 3
 
 
 @dataclass(slots=True)
@@ -82,6 +87,8 @@ class LeaseRequest:
         deadline: When our claim ends, in seconds since 1970.
         other_lease: The lease of another process that the key holds.
         waiting_since: When we began to wait for that lease, by the monotonic clock.
+        first_waited: When we began to wait for the first lease of another process.
+        tries: How many times we have asked again at once.
     """
 
     node: int
@@ -92,6 +99,8 @@ class LeaseRequest:
     deadline: float = 0.0
     other_lease: bytes | None = None
     waiting_since: float = 0.0
+    first_waited: float = 0.0
+    tries: int = 0
 
     @property
     def record(self) -> bytes:
@@ -232,23 +241,44 @@ def sort_answers(
             answers.unleased.append(name)
         elif is_claim:  # the record that we would replace has changed: ask again
             lease.current = None
-            answers.retry[name] = lease
+            _ask_again(context, answers, name, lease)
         elif (kind := _kind(reply)) is Kind.QUARANTINE or reply == RELEASED or _is_held(reply):
             answers.unleased.append(name)
         elif kind is Kind.LEASE and reply not in context.orphans:
-            if _has_waited_long(context, lease, reply):
+            now = _note_lease(context, lease, reply)
+            if now - lease.waiting_since >= context.options.lease_timeout:
+                # It should have expired by now, and never expires if another program stored it: replace it
                 lease.current = reply
+                _ask_again(context, answers, name, lease)
+            elif now - lease.first_waited >= MAX_PERIODS * context.options.lease_timeout:
+                answers.unleased.append(name)
             else:
                 answers.must_wait = True
-            answers.retry[name] = lease
+                answers.retry[name] = lease
         elif kind is not None and (
             cached := read_record(context, lease.key, reply, tokens, allow_stale=allow_stale, tags=tags)
         ):
             answers.cached[name] = cached
         else:  # stale, under other tags, an orphan, or not of this project: replace it, if it is still there
             lease.current = reply
-            answers.retry[name] = lease
+            _ask_again(context, answers, name, lease)
     return answers
+
+
+def _ask_again(context: Context, answers: Answers[K], name: K, lease: LeaseRequest) -> None:
+    if may_ask_again(context, lease):
+        answers.retry[name] = lease
+    else:
+        answers.unleased.append(name)
+
+
+def may_ask_again(context: Context, lease: LeaseRequest) -> bool:
+    """Return whether to ask for a lease again at once; after too many times its node has failed."""
+    lease.tries += 1
+    if lease.tries <= MAX_TRIES:
+        return True
+    _handle_refusal(context, lease, endless(context.fail_node, lease.node))
+    return False
 
 
 def _is_held(record: bytes) -> bool:
@@ -256,17 +286,18 @@ def _is_held(record: bytes) -> bool:
     return any(record == lease_record(token) for token in held_tokens())
 
 
-def _has_waited_long(context: Context, lease: LeaseRequest, other: bytes) -> bool:
-    """Return whether the key has held one and the same lease of another process for a whole period.
+def _note_lease(context: Context, lease: LeaseRequest, other: bytes) -> float:
+    """Note which lease of another process a key holds, and since when; return the time now.
 
-    It should have expired by then, and never expires if another program stored it: it is replaced. A
-    different lease begins another period: the key was invalidated, or the holder died, and the new
+    A different lease begins another period: the key was invalidated, or the holder died, and the new
     holder is loading.
     """
     now = context.clock.monotonic()
     if other != lease.other_lease:
+        if lease.other_lease is None:
+            lease.first_waited = now
         lease.other_lease, lease.waiting_since = other, now
-    return now - lease.waiting_since >= context.options.lease_timeout
+    return now
 
 
 def _handle_refusal(context: Context, lease: LeaseRequest, error: RingCacheError) -> None:

@@ -19,7 +19,7 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import MISS, is_wrong_type
 from cachebackend.protocol.cache.get import get, get_many
-from cachebackend.protocol.cache.lease import LeaseRequest, request_leases, sort_answers
+from cachebackend.protocol.cache.lease import LeaseRequest, may_ask_again, request_leases, sort_answers
 from cachebackend.protocol.cache.tags import read_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete_many
@@ -87,8 +87,11 @@ def _acquire(
         tokens = yield from read_tokens(context, replies)
         answered = dict(zip(requests, replies, strict=True))
         free = {key: requests[key] for key, reply in answered.items() if reply == RELEASED}
-        for request in free.values():
+        for key, request in list(free.items()):
             request.current = RELEASED
+            if not may_ask_again(context, request):
+                leases[key] = None
+                answered.pop(key), free.pop(key)
         answered = {
             key: reply for key, reply in answered.items() if key not in free and not is_wrong_type(reply)
         }

@@ -6,24 +6,26 @@ from collections.abc import Mapping
 
 from cachebackend.codec import HEAD_BYTES, Kind, fresh_until_of, has_tags, tag_block_span, tags_of_block
 from cachebackend.effects import Operation, Reply, Request, Send
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.cache.tags import have_tokens, token_requests, tokens_of
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.rounds import Cursor
 
 __all__ = ["all_cursors", "scan"]
 
 #: The first bytes of records that hold no value for a plain reader.
 _NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
-Cursors = Mapping[int, bytes]
+Cursors = Mapping[int, Cursor]
 
 
-def all_cursors(context: Context) -> dict[int, bytes]:
+def all_cursors(context: Context) -> dict[int, Cursor]:
     """Return the cursors that a scan of all nodes begins with."""
-    return dict.fromkeys(range(len(context.ring)), b"0")
+    return {node: Cursor() for node in range(len(context.ring))}
 
 
 def scan(
     context: Context, pattern: bytes, cursors: Cursors, count: int
-) -> Operation[tuple[list[bytes], dict[int, bytes]]]:
+) -> Operation[tuple[list[bytes], dict[int, Cursor]]]:
     """Return keys that match a Redis pattern and hold values, and the next cursors; none at the end.
 
     Args:
@@ -33,14 +35,17 @@ def scan(
         count: How many keys a node examines.
     """
     options = b"MATCH", pattern, b"COUNT", b"%d" % count
-    replies = yield Send([(node, (b"SCAN", cursor, *options)) for node, cursor in cursors.items()])
-    following: dict[int, bytes] = {}
+    replies = yield Send([(node, (b"SCAN", cursor.text, *options)) for node, cursor in cursors.items()])
+    following: dict[int, Cursor] = {}
     found: list[tuple[int, bytes]] = []
     for node, reply in zip(cursors, replies, strict=True):
-        cursor, keys = context.reply_or(reply, (b"0", []))
+        text, keys = context.reply_or(reply, (b"0", []))
         found += [(node, key) for key in keys]
-        if cursor != b"0":
-            following[node] = cursor
+        try:
+            if cursors[node].move(text, context.fail_node, node):
+                following[node] = cursors[node]
+        except NodeUnavailableError as error:
+            context.reply_or(error, None)
     if not found:
         return [], following
     last = b"%d" % (HEAD_BYTES - 1)

@@ -110,13 +110,14 @@ def _set_if(
     context: Context, key: bytes, script: Script, value: Any, ttl_ms: int | None, *, overwrites: bool
 ) -> Operation[bool]:
     arguments = str(context.clock.now()), context.codec.encode(value, key), b"%d" % _script_ttl(ttl_ms)
+    node = context.ring.owner(key)
 
     def attempt(verdict: bytes) -> Operation[Reply]:
-        request = context.ring.owner(key), script.call([key], *arguments, verdict)
+        request = node, script.call([key], *arguments, verdict)
         [reply] = yield from write(context, [key], lambda: [request], overwrites=overwrites)
         return reply
 
-    return bool(context.reply_or((yield from with_checked_tags(context, attempt)), 0))
+    return bool(context.reply_or((yield from with_checked_tags(context, node, attempt)), 0))
 
 
 def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
@@ -124,9 +125,10 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     now, life_ms = context.clock.now(), _script_ttl(ttl_ms)
     fresh_until = struct.pack(">d", math.inf if ttl_ms is None else now + ttl_ms / 1000)
     arguments = str(now), b"%d" % life_ms, fresh_until
+    node = context.ring.owner(key)
 
     def attempt(verdict: bytes) -> Operation[Reply]:
-        request = context.ring.owner(key), _TOUCH.call([key], *arguments, verdict)
+        request = node, _TOUCH.call([key], *arguments, verdict)
         if life_ms == 0:
             [reply] = yield from write(context, [key], lambda: [request])
         else:
@@ -134,7 +136,7 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
         return reply
 
     context.drop_near([key])
-    reply = yield from with_checked_tags(context, attempt)
+    reply = yield from with_checked_tags(context, node, attempt)
     if life_ms and reply == 1:
         # A copy elsewhere could outlive the new time; a value that was not yet moved stays
         yield from delete_elsewhere(context, [key])

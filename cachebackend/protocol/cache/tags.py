@@ -26,6 +26,7 @@ from cachebackend.errors import RecordError
 from cachebackend.protocol.cache.compare_and_set import SetIfAbsent
 from cachebackend.protocol.cache.freshness import Tokens
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.rounds import MAX_TRIES, endless
 
 __all__ = [
     "has_tag_tokens",
@@ -86,21 +87,26 @@ def have_tokens(tokens: Tokens, recorded: Mapping[bytes, bytes]) -> bool:
     return all(tokens.get(tag) == token for tag, token in recorded.items())
 
 
-def with_checked_tags(context: Context, attempt: Callable[[bytes], Operation[Reply]]) -> Operation[Reply]:
+def with_checked_tags(
+    context: Context, node: int, attempt: Callable[[bytes], Operation[Reply]]
+) -> Operation[Reply]:
     """Run a script that needs a value, and check the tags of that value for it.
 
     Args:
         context: The alias.
+        node: The index of the node that runs the script.
         attempt: Runs the script with a verdict, and returns its reply: a number, or a tag block to check.
     """
     reply = yield from attempt(b"")
-    while reply.__class__ is bytes:
+    for _ in range(MAX_TRIES):
+        if reply.__class__ is not bytes:
+            return reply
         recorded = tags_of_block(reply)
         tags = list(recorded)
         tokens = tokens_of(tags, (yield Send(token_requests(context, tags)))) if tags else {}
         is_valid = bool(tags) and have_tokens(tokens, recorded)
         reply = yield from attempt((b"1" if is_valid else b"0") + reply)
-    return reply
+    return reply if reply.__class__ is not bytes else endless(context.fail_node, node)
 
 
 def new_token_requests(context: Context, tags: Sequence[bytes]) -> list[SetIfAbsent]:

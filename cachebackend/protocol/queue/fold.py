@@ -18,6 +18,7 @@ from cachebackend.errors import (
 )
 from cachebackend.protocol.queue.counts import share_partition_count
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
+from cachebackend.protocol.rounds import MAX_TRIES
 from cachebackend.replies import either, integer, items, text
 
 __all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
@@ -38,8 +39,6 @@ NO_COUNT = b"none"
 OK = b"ok"
 #: Milliseconds that a node may take to sync its append-only file; with ``everysec`` it does so once a second.
 FSYNC_MS = 1500
-#: How many times in a row a call may fold nothing because another batch was open than expected.
-_TRIES = 100
 
 #: A prefix of field names (row and column), the kind of change, and its value.
 Change: TypeAlias = tuple[bytes, bytes, bytes]
@@ -94,7 +93,7 @@ def fold(
     results = [Folded()] * len(writes)
     unfinished = list(range(len(writes)))
     idle = 0
-    while unfinished and idle < _TRIES:
+    while unfinished and idle < MAX_TRIES:  # a call may fold nothing, because another batch is open
         idle += 1
         calls = []
         for index in unfinished:

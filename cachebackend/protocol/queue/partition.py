@@ -10,6 +10,7 @@ from cachebackend.clock import Clock
 from cachebackend.effects import Reply
 from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.options import WriteBehindOptions
+from cachebackend.protocol.rounds import FailNode, node_failure
 from cachebackend.ring import Ring
 
 __all__ = ["Partition", "QueueContext", "checked"]
@@ -90,6 +91,8 @@ class QueueContext:
         self._old_ring = Ring(retiring) if retiring else ring
         self._limits: dict[tuple[bytes, int], bytes] = {}
         self.partitions = options.partitions
+        #: Records that a node has failed although it answers.
+        self.fail_node: FailNode = node_failure
 
     def moved(self, text: bytes) -> RingCacheError:
         """Use a node's number of partitions from now on; return the error of a write that used another.

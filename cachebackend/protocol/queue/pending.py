@@ -22,6 +22,7 @@ from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import pairs_of, parse_numbers
+from cachebackend.protocol.rounds import MAX_TRIES, Cursor, endless
 from cachebackend.replies import either, integer, items, list_of, optional_text, row, text
 
 __all__ = ["Pending", "PendingFields", "batch_sizes", "contents", "pending"]
@@ -88,12 +89,12 @@ def contents(
     """Return the fields of a sealed batch: row, column and kind to value; empty if it was deleted."""
     key = queue.batch(partition, number)
     fields: dict[bytes, bytes] = {}
-    cursor, count = b"0", FIRST_SCAN_COUNT
+    cursor, count = Cursor(), FIRST_SCAN_COUNT
     while True:
-        [reply] = yield Send([(node, (b"HSCAN", key, cursor, b"COUNT", b"%d" % count))])
-        cursor, flat = checked(reply)
+        [reply] = yield Send([(node, (b"HSCAN", key, cursor.text, b"COUNT", b"%d" % count))])
+        text_, flat = checked(reply)
         fields.update(pairs_of(flat))
-        if cursor == b"0":
+        if not cursor.move(text_, queue.fail_node, node):
             return fields
         field_bytes = sum(map(len, flat)) / max(len(flat) // 2, 1)
         count = min(int(SCAN_BYTES / max(field_bytes, 1)) + 1, 10 * count, MAX_SCAN_COUNT)
@@ -110,7 +111,7 @@ def pending(
     """
     open_batch = queue.open_batches.get((node, partition.name), 1)
     first, last = max(open_batch - 1, 1), open_batch + 1
-    while True:
+    for _ in range(MAX_TRIES):
         keys = [queue.batch(partition, number) for number in range(first, last + 1)]
         keys.insert(0, queue.meta(partition))
         calls = [
@@ -142,6 +143,7 @@ def pending(
                 )
         in_order = sorted(batches.values(), key=attrgetter("number"))
         return Pending(incarnation, open_batch, done, seals, in_order)
+    raise endless(queue.fail_node, node)
 
 
 def batch_sizes(

@@ -9,6 +9,7 @@ from cachebackend.effects import Operation, Reply, Request, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import delete_command
+from cachebackend.protocol.rounds import Cursor
 
 __all__ = ["clear", "clear_missed", "delete_matching", "delete_misplaced", "flush"]
 
@@ -35,7 +36,7 @@ def delete_matching(context: Context, pattern: bytes, nodes: Sequence[int]) -> O
     A key that is written while this runs may stay, as with any SCAN.
     """
     cleared = Cleared()
-    cursors = dict.fromkeys(nodes, b"0")
+    cursors = {node: Cursor() for node in nodes}
     while cursors:
         asked = list(cursors)
         replies = yield Send([_scan_request(node, cursors[node], pattern) for node in asked])
@@ -45,8 +46,12 @@ def delete_matching(context: Context, pattern: bytes, nodes: Sequence[int]) -> O
                 cleared.failures[node] = reply
                 del cursors[node]
                 continue
-            cursors[node], keys = reply
-            if cursors[node] == b"0":
+            text, keys = reply
+            try:
+                if not cursors[node].move(text, context.fail_node, node):
+                    del cursors[node]
+            except NodeUnavailableError as error:
+                cleared.failures[node] = error
                 del cursors[node]
             if keys:
                 deletes.append((node, delete_command(keys)))
@@ -60,8 +65,8 @@ def delete_matching(context: Context, pattern: bytes, nodes: Sequence[int]) -> O
     return cleared
 
 
-def _scan_request(node: int, cursor: bytes, pattern: bytes) -> Request:
-    return node, (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_COUNT)
+def _scan_request(node: int, cursor: Cursor, pattern: bytes) -> Request:
+    return node, (b"SCAN", cursor.text, b"MATCH", pattern, b"COUNT", SCAN_COUNT)
 
 
 def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) -> Operation[int]:
@@ -152,12 +157,13 @@ def delete_misplaced(
     """
     misplaced = examined = 0
     for node in range(len(context.ring)):
-        cursor = b""
-        while cursor != b"0":
-            [reply] = yield Send([_scan_request(node, cursor or b"0", pattern)])
+        cursor, is_unfinished = Cursor(), True
+        while is_unfinished:
+            [reply] = yield Send([_scan_request(node, cursor, pattern)])
             if isinstance(reply, RingCacheError):
                 raise reply
-            cursor, keys = reply
+            text, keys = reply
+            is_unfinished = cursor.move(text, context.fail_node, node)
             examined += len(keys)
             strays = [key for key in keys if context.ring.owner(key) != node]
             misplaced += len(strays)

@@ -22,6 +22,7 @@ from cachebackend.protocol import (
     get_or_load,
     get_or_load_many,
 )
+from cachebackend.protocol.cache.lease import MAX_PERIODS
 from cachebackend.ring import Ring
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, StillClock
 
@@ -174,6 +175,24 @@ def test_a_new_lease_holder_starts_a_new_wait(context: Context, clock: StillCloc
     operation.send(None)
     [command] = sent(operation.send([b"L" + b"d" * 16]))
     assert command[3:5] == (b"IFEQ", b"L" + b"d" * 16)
+
+
+def test_a_reader_that_meets_one_new_holder_after_the_other_loads_without_a_lease(
+    context: Context, clock: StillClock
+) -> None:
+    """After three periods; no node, and no herd of writers, makes it wait longer."""
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease_command(operation)
+    waits = 0
+    effect: Effect = operation.send([LEASE_OF_ANOTHER])
+    while isinstance(effect, Sleep):
+        waits += 1
+        clock.at += 1.0
+        operation.send(None)
+        effect = operation.send([b"La%015d" % waits])
+    assert waits == MAX_PERIODS * 5
+    assert effect == Load(load)
+    assert result_of(operation, "loaded") == "loaded"
 
 
 @pytest.mark.parametrize("reply", [QUARANTINE, NodeUnavailableError("down")], ids=repr)

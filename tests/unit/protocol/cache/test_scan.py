@@ -7,6 +7,7 @@ import pytest
 from cachebackend.codec import HEAD_BYTES, Refresh, tag_block_span
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.cache.scan import all_cursors, scan
+from cachebackend.protocol.rounds import Cursor
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
 
 OLD_TOKEN = b"o" * 16
@@ -19,7 +20,7 @@ def test_a_page_contains_the_keys_with_values() -> None:
     firsts = [b"V", b"L", b"5", b"Q", b"T", b"S", b""]
     (keys, cursors), requests = step(scan(context, b"*", all_cursors(context), 10), replies, firsts)
     assert keys == [b"k1", b"k3"]
-    assert cursors == {0: b"7"}
+    assert {node: cursor.text for node, cursor in cursors.items()} == {0: b"7"}
     assert requests[0] == [(node, (b"SCAN", b"0", b"MATCH", b"*", b"COUNT", b"10")) for node in (0, 1)]
     assert requests[1][0] == (0, (b"GETRANGE", b"k1", b"0", b"%d" % (HEAD_BYTES - 1)))
 
@@ -51,7 +52,7 @@ def test_values_whose_time_is_over_or_whose_tags_have_changed_are_left_out() -> 
 def test_an_empty_page_costs_one_round_trip() -> None:
     """And only nodes that have more pages are asked again."""
     context = context_of("a", "b")
-    (keys, cursors), requests = step(scan(context, b"x*", {1: b"9"}, 5), [[b"0", []]])
+    (keys, cursors), requests = step(scan(context, b"x*", {1: Cursor(b"9")}, 5), [[b"0", []]])
     assert (keys, cursors) == ([], {})
     assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", b"5"))]]
 
@@ -59,6 +60,6 @@ def test_an_empty_page_costs_one_round_trip() -> None:
 def test_a_node_that_is_down_has_no_keys() -> None:
     """Or the scan raises, according to the settings."""
     context = context_of("a")
-    assert step(scan(context, b"*", {0: b"0"}, 5), [DOWN])[0] == ([], {})
+    assert step(scan(context, b"*", {0: Cursor()}, 5), [DOWN])[0] == ([], {})
     with pytest.raises(NodeUnavailableError):
-        step(scan(context_of("a", on_node_failure="raise"), b"*", {0: b"0"}, 5), [DOWN])
+        step(scan(context_of("a", on_node_failure="raise"), b"*", {0: Cursor()}, 5), [DOWN])

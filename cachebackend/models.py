@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.apps import apps
@@ -9,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.db.backends.ddl_references import Statement
 from django.db.models.functions import Now
+from django.db.models.sql.compiler import SQLCompiler
 
 __all__ = ["OutboxRow", "ParkedWrite", "PrefixIndex", "Ring", "WriteBehindCheckpoint"]
 
@@ -23,6 +25,10 @@ if not apps.is_installed("cachebackend"):
 
 #: Characters of a text that MySQL and MariaDB index: with a model's label less than their 3,072 bytes.
 PREFIX_CHARACTERS = 255
+
+
+#: Two days within the first and the last time that Python can hold: a time zone moves a time by up to one.
+FETCHABLE_TIMES = ("0001-01-03 00:00:00+00", "9999-12-29 00:00:00+00")
 
 
 class PrefixIndex(models.Index):
@@ -42,6 +48,28 @@ class PrefixIndex(models.Index):
             model, fields=fields, name=self.name, using=using, col_suffixes=prefixes, **kwargs
         )
         return statement
+
+
+class FetchableDateTimeField(models.DateTimeField):  # type: ignore[type-arg]  # generic in the stubs only
+    """A time that can always be fetched: Postgres stores times that Python cannot hold.
+
+    One such time would make every query fail that fetches it, and hide all other rows. The nearest time
+    that Python can hold, in any time zone, is fetched in its place. Conditions, orderings and expressions
+    use the time that is stored.
+    """
+
+    def deconstruct(self) -> tuple[str, str, Sequence[Any], dict[str, Any]]:
+        """Return Django's field: the column is the same, so there is nothing to migrate."""
+        name, _, arguments, keywords = super().deconstruct()
+        return name, "django.db.models.DateTimeField", arguments, keywords
+
+    def select_format(self, compiler: SQLCompiler, sql: str, params: Any) -> tuple[str, Any]:
+        """Return the SQL of the time, or of an aggregate of times, in a list of columns to fetch."""
+        if compiler.connection.vendor != "postgresql":
+            return sql, params
+        first, last = (f"'{time}'::timestamptz" for time in FETCHABLE_TIMES)
+        nearest = f"CASE WHEN {sql} < {first} THEN {first} WHEN {sql} > {last} THEN {last} ELSE {sql} END"
+        return nearest, (*params, *params, *params)
 
 
 class OutboxRow(models.Model):
@@ -74,7 +102,7 @@ class OutboxRow(models.Model):
     is_intent = models.BooleanField(
         default=False, help_text="Deprecated: whether an earlier release wrote the row before its statement."
     )
-    created = models.DateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
+    created = FetchableDateTimeField(db_default=Now(), db_index=True, help_text="By the database's clock.")
     # Triggers do not name the column, and neither do processes of an earlier release
     error = models.CharField(
         max_length=500,
@@ -130,8 +158,8 @@ class WriteBehindCheckpoint(models.Model):
         default=0, db_default=0, help_text="A batch that was sealed then, and on the node's disk."
     )
     sampled_seal = models.CharField(max_length=32, default="", db_default="", help_text="Its seal.")
-    sampled_at = models.DateTimeField(null=True, help_text="When the queue was last sampled.")
-    landed_at = models.DateTimeField(null=True, help_text="When the last batch was applied.")
+    sampled_at = FetchableDateTimeField(null=True, help_text="When the queue was last sampled.")
+    landed_at = FetchableDateTimeField(null=True, help_text="When the last batch was applied.")
     rows = models.PositiveBigIntegerField(default=0, help_text="Rows that all batches together changed.")
     missing = models.PositiveBigIntegerField(
         default=0, help_text="Rows that batches named but that did not exist."
@@ -162,8 +190,8 @@ class ParkedWrite(models.Model):
     key = models.TextField(help_text="The row's primary key, as text.")
     changes = models.BinaryField(help_text="The fields of the batch, as MessagePack.")
     error = models.TextField(help_text="The error that Postgres returned.")
-    created = models.DateTimeField(db_default=Now(), help_text="By the database's clock.")
-    retry_at = models.DateTimeField(
+    created = FetchableDateTimeField(db_default=Now(), help_text="By the database's clock.")
+    retry_at = FetchableDateTimeField(
         null=True,
         help_text="When it is tried again by itself, because it waits for another row or for a lock; "
         "empty: a person retries it.",

@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, connections, models
-from django.db.models import F, Value
-from django.db.models.functions import Greatest, Least, Now
+from django.db.models import Case, F, Value, When
+from django.db.models.functions import Now
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import invalidate_rows
@@ -224,6 +224,14 @@ def _apply_first(
 
 
 def _next_retry() -> Any:
-    """Return the SQL of the next retry: after as long as the write has waited, within limits."""
-    waited = Greatest(Now() - F("created"), Value(FIRST_WAIT))
-    return Now() + Least(waited, Value(LONGEST_WAIT))
+    """Return the SQL of the next retry: after as long as the write has waited, within limits.
+
+    The time at which it was parked may be infinite, and is only subtracted if it is not.
+    """
+    wait = Case(
+        When(created__lt=Now() - Value(LONGEST_WAIT), then=Value(LONGEST_WAIT)),
+        When(created__lt=Now() - Value(FIRST_WAIT), then=Now() - F("created")),
+        default=Value(FIRST_WAIT),
+        output_field=models.DurationField(),
+    )
+    return Now() + wait

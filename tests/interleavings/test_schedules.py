@@ -69,6 +69,9 @@ SCENARIOS = {
     "strict: a reader, two writers that may crash": Scenario(
         (Reader, CrashingStrictWriter, CrashingStrictWriter), OLD
     ),
+    "strict: a quarantine of another program that never expires": Scenario(
+        (Reader, StrictWriter), ((b"SET", KEY, b"Q" + bytes(16)),), FAILS
+    ),
     "refresh: two readers, a writer": Scenario(
         (Reader, Reader, Writer), tuple(values(0, STALE)), fill_options=STALE
     ),

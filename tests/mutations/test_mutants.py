@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from cachebackend.protocol.cache import load as load_module
 from cachebackend.protocol.cache import quarantine as quarantine_module
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
-from tests.integration import test_models, test_outbox, test_strict
+from tests.integration import test_endless_records, test_models, test_outbox, test_strict
 from tests.interleavings.readers import Reader, ReaderOfTwo
 from tests.interleavings.scenario import Scenario
 from tests.interleavings.search import explore
@@ -218,6 +219,16 @@ needs_the_stack = pytest.mark.usefixtures("empty_nodes")
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 class TestStack:
     """Each mutant, and the test that catches it."""
+
+    def test_quarantine_deleted_by_a_reader(self, ring_cache: RingCache, monkeypatch: Patch) -> None:
+        """A reader deletes a quarantine that it meets, although it expires: it is a writer's."""
+        script = lease_module._DELETE_ENDLESS
+        source = script.source.replace(b"redis.call('PTTL', KEYS[1]) == -1", b"true")
+        assert source != script.source
+        monkeypatch.setattr(script, "source", source)
+        monkeypatch.setattr(script, "sha", sha1(source, usedforsecurity=False).hexdigest())
+        test: Callable[..., None] = test_endless_records.test_a_reader_leaves_it_if_it_expires
+        assert is_caught(test, ring_cache, b"Q" + bytes(16))
 
     def test_delete_before_the_commit(
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch

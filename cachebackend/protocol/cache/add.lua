@@ -12,8 +12,7 @@ if tags then
 elseif value then
     return 0
 end
-local record = redis.pcall('GET', KEYS[1])
-if type(record) == 'string' and string.sub(record, 1, 1) == 'Q' then
+if is_quarantined(KEYS[1]) then
     return 1
 elseif ARGV[3] == '0' then
     redis.call('DEL', KEYS[1])

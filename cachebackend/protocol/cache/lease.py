@@ -35,7 +35,7 @@ from typing import Generic, TypeVar
 
 from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import RELEASED, Kind, claimed, kind_of, lease_record
-from cachebackend.effects import Operation, Reply, Request, Send, Sleep
+from cachebackend.effects import Operation, Reply, Request, Script, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
 from cachebackend.loader import held_tokens
 from cachebackend.protocol.cache.compare_and_set import (
@@ -50,6 +50,7 @@ from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import release_command
 from cachebackend.protocol.rounds import MAX_TRIES, endless
+from cachebackend.replies import integer
 from cachebackend.tracing import begin
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "LeaseRequest",
     "LeaseWait",
     "begin_lease",
+    "delete_endless",
     "give_up",
     "may_ask_again",
     "release",
@@ -65,6 +67,7 @@ __all__ = [
     "sort_answers",
 ]
 
+_DELETE_ENDLESS = Script(__package__, "delete_endless", reply=integer)
 K = TypeVar("K")
 #: A waiter looks again after the first time, and then after twice the last one, up to the longest.
 FIRST_WAIT_SECONDS = 0.005
@@ -279,6 +282,22 @@ def may_ask_again(context: Context, lease: LeaseRequest) -> bool:
         return True
     _handle_refusal(context, lease, endless(context.fail_node, lease.node))
     return False
+
+
+def delete_endless(
+    context: Context, leases: Iterable[LeaseRequest], replies: Iterable[Reply]
+) -> Operation[None]:
+    """Delete the quarantines and leases without a token that requests met, if they never expire.
+
+    No process of this project stores one, and nobody could ever fill its key.
+    """
+    met = [
+        lease
+        for lease, reply in zip(leases, replies, strict=True)
+        if isinstance(reply, bytes) and (reply == RELEASED or _kind(reply) is Kind.QUARANTINE)
+    ]
+    if met:
+        yield Send([(lease.node, _DELETE_ENDLESS.call([lease.key])) for lease in met])
 
 
 def _is_held(record: bytes) -> bool:

@@ -19,7 +19,13 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import MISS, is_wrong_type
 from cachebackend.protocol.cache.get import get, get_many
-from cachebackend.protocol.cache.lease import LeaseRequest, may_ask_again, request_leases, sort_answers
+from cachebackend.protocol.cache.lease import (
+    LeaseRequest,
+    delete_endless,
+    may_ask_again,
+    request_leases,
+    sort_answers,
+)
 from cachebackend.protocol.cache.tags import read_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete_many
@@ -97,6 +103,7 @@ def _acquire(
         }
         asked = {key: requests[key] for key in answered}
         answers = sort_answers(context, asked, list(answered.values()), tokens, allow_stale=False)
+        yield from delete_endless(context, asked.values(), answered.values())
         leases |= {key: request.record for key, request in answers.granted.items()}
         leases |= dict.fromkeys(answers.unleased)
         values |= {key: cached.value for key, cached in answers.cached.items()}

@@ -27,6 +27,7 @@ from cachebackend.protocol.cache.lease import (
     LeaseRequest,
     LeaseWait,
     begin_lease,
+    delete_endless,
     give_up,
     request_leases,
     serves_reads,
@@ -288,6 +289,7 @@ def _lease_and_load(
                 wait.end()
                 call = LoaderCall(answers.granted, loader_of(names), partial(values_of, names=names))
                 values.update((yield from load_and_fill(context, call, fill_options, tokens)))
+                yield from delete_endless(context, leases.values(), replies)
             leases = answers.retry
             if answers.must_wait:
                 if fill_options.may_fill is not None and not (yield fill_options.may_fill):

@@ -5,10 +5,10 @@
 -- Only a value that a loader made (flag 1) can be claimed for a refresh. Any other record is
 -- deleted, a lease included; a quarantine stays. A claim on the value ends: its loader read too
 -- early.
-local record = redis.pcall('GET', KEYS[1])
-if type(record) == 'string' and string.sub(record, 1, 1) == 'Q' then
+if is_quarantined(KEYS[1]) then
     return 0
 end
+local record = redis.pcall('GET', KEYS[1])
 if type(record) ~= 'string' or not string.find(record, '^[VS]') or #record < 43
     or bit.band(string.byte(record, 3), 1) == 0 then
     redis.call('DEL', KEYS[1])

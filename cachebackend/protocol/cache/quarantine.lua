@@ -3,10 +3,10 @@
 -- ARGV[1]  the writer's token, 16 bytes
 -- ARGV[2]  for how many milliseconds
 -- returns  OK
-local record = redis.pcall('GET', KEYS[1])
-if type(record) ~= 'string' or string.sub(record, 1, 1) ~= 'Q' then
+if not is_quarantined(KEYS[1]) then
     return redis.call('SET', KEYS[1], 'Q' .. ARGV[1], 'PX', ARGV[2])
 end
+local record = redis.call('GET', KEYS[1])
 local life = math.max(tonumber(ARGV[2]), redis.call('PTTL', KEYS[1]))
 for at = 2, #record, 16 do
     if string.sub(record, at, at + 15) == ARGV[1] then

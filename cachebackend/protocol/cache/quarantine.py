@@ -29,6 +29,9 @@ that meets a quarantine is confirmed. For a writer that died:
 
 If 4 comes first, the relay's delete meets the quarantine, and every later fill loads the new row.
 
+Every quarantine expires. One that does not was stored by another program: it is treated as no record,
+and the first delete, write or reader that meets it deletes it.
+
 Source: Ghandeharizadeh et al., "Strong Consistency in Cache Augmented SQL Systems",
 Middleware '14 (the IQ framework), section 3.
 """
@@ -44,7 +47,7 @@ from cachebackend.replies import integer, text
 
 __all__ = ["quarantine", "unquarantine"]
 
-_QUARANTINE = Script(__package__, "quarantine", reply=text)
+_QUARANTINE = Script(__package__, "quarantine", "is_quarantined", reply=text)
 _UNQUARANTINE = Script(__package__, "unquarantine", reply=integer)
 
 

@@ -37,11 +37,11 @@ __all__ = [
     "touch",
 ]
 
-_ADD = Script(__package__, "add", "readable_value", "store", reply=either(integer, text))
+_ADD = Script(__package__, "add", "readable_value", "is_quarantined", "store", reply=either(integer, text))
 _INCR = Script(__package__, "incr", "readable_value", reply=either(integer, optional_text))
 _REPLACE = Script(__package__, "replace", "readable_value", "store", reply=either(integer, text))
 _TOUCH = Script(__package__, "touch", "readable_value", reply=either(integer, text))
-_STALE = Script(__package__, "make_stale", reply=integer)
+_STALE = Script(__package__, "make_stale", "is_quarantined", reply=integer)
 K = TypeVar("K")
 
 

@@ -195,13 +195,29 @@ def test_a_reader_that_meets_one_new_holder_after_the_other_loads_without_a_leas
     assert result_of(operation, "loaded") == "loaded"
 
 
-@pytest.mark.parametrize("reply", [QUARANTINE, NodeUnavailableError("down")], ids=repr)
-def test_without_a_lease_the_value_is_loaded_and_not_filled(context: Context, reply: Any) -> None:
-    """After a quarantine or a node that is down; the node is not asked again."""
+def test_without_a_lease_the_value_is_loaded_and_not_filled(context: Context) -> None:
+    """If the node is down; it is not asked again."""
+    operation = get_or_load(context, KEY, load, FillOptions(1000))
+    lease_command(operation)
+    assert operation.send([NodeUnavailableError("down")]) == Load(load)
+    assert result_of(operation, "loaded") == "loaded"
+
+
+@pytest.mark.parametrize("reply", [QUARANTINE, RELEASED], ids=repr)
+@pytest.mark.parametrize("answer", [0, NodeUnavailableError("down")], ids=repr)
+def test_a_record_without_a_value_is_deleted_if_it_never_expires(
+    context: Context, reply: bytes, answer: Any
+) -> None:
+    """The value is loaded without a lease first; the answer of the node changes nothing."""
     operation = get_or_load(context, KEY, load, FillOptions(1000))
     lease_command(operation)
     assert operation.send([reply]) == Load(load)
-    assert result_of(operation, "loaded") == "loaded"
+    effect = operation.send("loaded")
+    assert isinstance(effect, Send)
+    [(_, call)] = effect.requests
+    assert isinstance(call, ScriptCall)
+    assert (call.script.name, call[3:]) == ("delete_endless", (KEY,))
+    assert result_of(operation, [answer]) == "loaded"
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
@@ -242,14 +258,6 @@ def test_a_value_that_is_too_long_is_returned_and_not_stored(context: Context) -
     [command] = sent(operation.send("x" * 20))
     assert command[:6] == (b"SET", KEY, RELEASED, b"IFEQ", lease, b"PX")
     assert result_of(operation, [b"OK"]) == "x" * 20
-
-
-def test_a_reader_loads_without_a_lease_after_a_release_without_a_fill(context: Context) -> None:
-    """And it leaves the record as it is."""
-    operation = get_or_load(context, KEY, load, FillOptions(1000))
-    lease_command(operation)
-    assert operation.send([RELEASED]) == Load(load)
-    assert result_of(operation, "loaded") == "loaded"
 
 
 def test_a_refused_release_is_not_counted_as_a_refused_fill(context: Context) -> None:

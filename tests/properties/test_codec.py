@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachebackend.codec import CODECS, COMPRESSORS, Codec, kind_of
+from cachebackend.codec import (
+    CODECS,
+    COMPRESSORS,
+    Codec,
+    Refresh,
+    fresh_until_of,
+    kind_of,
+    tags_of_block,
+)
 from cachebackend.errors import CodecError, RecordError
 
 KEY = b"shop:1:k"
@@ -97,3 +105,73 @@ def test_hostile_bytes_are_a_value_or_a_record_error(name: str, codec: int, flag
     """With the codec and flags of every codec and compressor."""
     with contextlib.suppress(RecordError):
         Codec(name, secrets=lambda: SECRETS).decode(b"V%c%c%b" % (codec, flags, rest), KEY)
+
+
+SEED_VALUES = (
+    "a" * 50,
+    {"a": [1, 2, 3]},
+    None,
+    [1.5] * 40,
+    17,
+    (1, ("x" * 600,)),
+    {1: 2},
+    datetime(2026, 1, 1),
+)
+#: The most bytes that a damaged record may become when it is decompressed.
+MAX_BYTES = 100_000
+
+
+def seeds() -> list[bytes]:
+    """Return valid records of each codec and compressor, with and without blocks."""
+    found = [b"L" + bytes(16), b"Q" + bytes(32), b"T" + bytes(16), b"5", b"9" * 30]
+    for name in CODECS:
+        for compressor in ("none", *COMPRESSORS):
+            codec = Codec(name, compressor, 5, lambda: SECRETS)
+            for value in SEED_VALUES:
+                with contextlib.suppress(CodecError):
+                    found.append(codec.encode(value, KEY))
+                    found.append(codec.encode(value, KEY, Refresh(2.0, 0.5), {b"tag": bytes(16)}))
+    return found
+
+
+SEEDS = seeds()
+#: Bits to flip, the number of bytes to keep, and bytes to append.
+DAMAGE = st.tuples(
+    st.lists(st.integers(min_value=0), max_size=4),
+    st.one_of(st.none(), st.integers(min_value=0)),
+    st.binary(max_size=9),
+)
+
+
+def damaged(record: bytes, bits: list[int], kept: int | None, tail: bytes) -> bytes:
+    """Return a record with bits flipped, its end cut off, and bytes appended."""
+    changed = bytearray(record)
+    for bit in bits:
+        byte, position = divmod(bit % (8 * len(changed)), 8)
+        changed[byte] ^= 1 << position
+    return bytes(changed[: None if kept is None else kept % (len(changed) + 1)]) + tail
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(SEEDS), DAMAGE, st.sampled_from(["signed-pickle", "json", "msgpack"]))
+def test_a_damaged_record_is_a_value_or_a_record_error(seed: bytes, damage: Any, name: str) -> None:
+    """For each reader that loads no unsigned pickle; with its bounds on memory."""
+    record = damaged(seed, *damage)
+    codec = Codec(name, secrets=lambda: SECRETS, max_bytes=MAX_BYTES)
+    with contextlib.suppress(RecordError):
+        codec.decode(record, KEY)
+    with contextlib.suppress(RecordError):
+        codec.moved(record, KEY, b"target")
+    tags_of_block(record)
+    fresh_until_of(record)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([seed for seed in SEEDS if seed[1:2] == b"s"]), DAMAGE)
+def test_a_signed_pickle_is_intact_or_refused(seed: bytes, damage: Any) -> None:
+    """However the record is damaged: a pickle that is loaded is one that was written."""
+    record = damaged(seed, *damage)
+    if record[:2] not in {b"Vs", b"Ss"}:
+        return
+    with contextlib.suppress(RecordError):
+        assert Codec("signed-pickle", secrets=lambda: SECRETS).decode(record, KEY) in SEED_VALUES

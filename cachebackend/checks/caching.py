@@ -8,10 +8,11 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
-from django.db import DatabaseError, connections, models, router
+from django.db import connections, models, router
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.collations import inexact_collation
+from cachebackend.checks.migrated import lacks_outbox
 from cachebackend.conf import (
     namespace_function,
     project_options,
@@ -22,7 +23,7 @@ from cachebackend.decorators import aliases_of_functions
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation.compilers import is_installed
 from cachebackend.invalidation.outbox_databases import outbox_databases
-from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
+from cachebackend.invalidation.outbox_table import may_have_outbox
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.invalidation.watched import all_dependents, dependents_of, watched_models
 from cachebackend.managers import CachedManager
@@ -107,15 +108,8 @@ def check_outbox_tables(*, databases: Sequence[str] | None = None, **_: Any) -> 
             id="ringcache.W015",
         )
         for using in outbox_databases()
-        if ring_aliases() and using in (databases or ()) and not _has_outbox(using)
+        if ring_aliases() and using in (databases or ()) and lacks_outbox(using)
     ]
-
-
-def _has_outbox(using: str) -> bool:
-    try:
-        return has_outbox(using)
-    except DatabaseError:  # a database that cannot be reached: `migrate` says so
-        return True
 
 
 def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:

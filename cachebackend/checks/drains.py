@@ -8,10 +8,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's name
-from django.db import Error as DatabaseError
 from django.db import connections
-from django.db.migrations.loader import MigrationLoader
 
+from cachebackend.checks.migrated import missing_migrations
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.options import WriteBehindOptions
@@ -105,7 +104,7 @@ def check_write_behind_migrations(*, databases: Sequence[str] | None = None, **_
         )
         for using in write_behind_databases()
         if _is_used() and using in (databases or ())
-        if (missing := _missing_migrations(using))
+        if (missing := missing_migrations(using))
     ]
 
 
@@ -122,15 +121,6 @@ def check_write_behind_workers(*, databases: Sequence[str] | None = None, **_: A
             return []
         text = f"No worker has run {_TICK!r} {'ever' if last is None else 'within an hour'}."
     return [Warning(text, hint="Start Celery beat, and a worker with -Q drains.", id="ringcache.W008")]
-
-
-def _missing_migrations(using: str) -> list[str]:
-    try:
-        loader = MigrationLoader(connections[using], ignore_no_migrations=True)
-    except DatabaseError:  # a database that cannot be reached: `migrate` says so
-        return []
-    known = {key for key in loader.disk_migrations if key[0] == "cachebackend"}
-    return sorted(name for _, name in known - set(loader.applied_migrations))
 
 
 def _options() -> WriteBehindOptions | None:

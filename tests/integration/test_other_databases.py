@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from cachebackend import RingCache, checks, invalidation
+from cachebackend.checks.migrated import lacks_outbox, missing_migrations
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox, outbox_databases, outbox_table
 from cachebackend.invalidation.outbox import ClientOutbox, write_row
@@ -262,6 +264,19 @@ def test_a_check_names_a_database_that_lacks_the_table(monkeypatch: pytest.Monke
     messages = checks.check_outbox_tables(**named)
     assert [message.id for message in messages] == ["ringcache.W015"] * 2
     assert "Database 'lite' has no table ringcache_missing" in messages[1].msg
+
+
+def test_no_check_asks_to_migrate_a_database_without_any_migration(
+    add_database: Callable[..., None], tmp_path: Path
+) -> None:
+    """Its first ``migrate`` may be running, which runs the checks before."""
+    engine = connections["lite"].settings_dict["ENGINE"]
+    add_database("fresh", ENGINE=engine, NAME=str(tmp_path / "fresh"), OPTIONS={})
+    assert not outbox_table.has_outbox("fresh")
+    assert not lacks_outbox("fresh")
+    assert missing_migrations("fresh") == []
+    assert not lacks_outbox("default")
+    assert missing_migrations("default") == []
 
 
 def test_a_database_without_the_table_keeps_no_node_out(

@@ -6,9 +6,8 @@ that it could never delete, so its connection is refused. A user that may only r
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import redis.asyncio.connection
@@ -20,7 +19,7 @@ from redis.retry import Retry
 
 from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.sentinels import Sentinels
-from cachebackend.node.translate import UNREADABLE, MalformedReplyError, surplus
+from cachebackend.node.translate import readable, surplus
 from cachebackend.options import SENTINEL_SCHEME, Password, sentinel_address
 
 __all__ = ["CLIENT_NAME", "Handshake", "RedisClient", "RedisLock"]
@@ -87,7 +86,7 @@ class Handshake:
     def _connected(self) -> redis.connection.AbstractConnection:
         connection: redis.connection.AbstractConnection = self._class(**self._with_address())
         try:
-            with _readable():
+            with readable():
                 connection.connect()  # type: ignore[no-untyped-call]
                 connection.send_packed_command(connection.pack_commands(_RIGHTS))  # type: ignore[no-untyped-call]
                 _refuse_without_scripts([_reply_or_error(connection.read_response) for _ in _RIGHTS])
@@ -142,7 +141,7 @@ class Handshake:
 
         connection.disconnect = abort
         try:
-            with _readable():
+            with readable():
                 await connection.connect()
                 await connection.send_packed_command(connection.pack_commands(_RIGHTS))
                 replies: list[Any] = []
@@ -161,15 +160,6 @@ class Handshake:
             raise
         ready: redis.asyncio.connection.AbstractConnection = connection
         return ready
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Raise MalformedReplyError for a reply that redis-py cannot read."""
-    try:
-        yield
-    except (*UNREADABLE, AttributeError, LookupError, ValueError) as error:  # redis-py expects valid replies
-        raise MalformedReplyError(repr(error)) from error
 
 
 def _reply_or_error(read: Callable[[], Any]) -> Any:

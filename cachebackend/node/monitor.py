@@ -12,7 +12,7 @@ import redis.exceptions
 
 from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.node.node import Node
-from cachebackend.node.translate import CONNECTION_ERRORS, unavailable
+from cachebackend.node.translate import CONNECTION_ERRORS, readable, unavailable
 
 __all__ = ["read_keys", "read_keys_of"]
 
@@ -50,7 +50,8 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
             with node.redis() as client, client.monitor() as monitor:
                 while time.monotonic() < end:
                     if monitor.connection.can_read(timeout=_POLL_SECONDS):
-                        moment, keys = read_keys_of(monitor.connection.read_response())
+                        with readable():
+                            moment, keys = read_keys_of(monitor.connection.read_response())
                         reads.extend((moment, key) for key in keys if fnmatch.fnmatchcase(key, glob))
         except redis.exceptions.ResponseError as error:
             failures.append(NodeReplyError(f"node {node.name!r} refuses MONITOR: {error}"))

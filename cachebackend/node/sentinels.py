@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachebackend.node.login import Login
+from cachebackend.node.translate import MalformedReplyError, readable
 from cachebackend.options import SentinelAddress
 
 __all__ = ["Sentinels"]
@@ -47,14 +48,19 @@ class Sentinels:
 
         Raises:
             redis.RedisError: No sentinel that answers knows the primary.
+            MalformedReplyError: A sentinel sent something else.
         """
         arguments = dict(self._arguments, retry=Retry(NoBackoff(), 0))
         sentinel = redis.sentinel.Sentinel(self._hosts, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
         try:
-            host, port = sentinel.discover_master(self._service)  # type: ignore[no-untyped-call]
+            with readable():
+                host, port = sentinel.discover_master(self._service)  # type: ignore[no-untyped-call]
             self._prefer(sentinel.sentinels[0])
         except _NOT_FOUND as error:
             raise self._unknown() from error
+        except MalformedReplyError:
+            self._ask_another()
+            raise
         finally:
             for each in sentinel.sentinels:
                 each.close()
@@ -65,20 +71,29 @@ class Sentinels:
 
         Raises:
             redis.RedisError: No sentinel that answers knows the primary.
+            MalformedReplyError: A sentinel sent something else.
         """
         arguments = dict(self._arguments, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
             self._hosts, sentinel_kwargs=arguments
         )
         try:
-            host, port = await sentinel.discover_master(self._service)
+            with readable():
+                host, port = await sentinel.discover_master(self._service)
             self._prefer(sentinel.sentinels[0])
         except _NOT_FOUND as error:
             raise self._unknown() from error
+        except MalformedReplyError:
+            self._ask_another()
+            raise
         finally:
             for each in sentinel.sentinels:
                 await each.aclose()
         return host, port
+
+    def _ask_another(self) -> None:
+        """Ask the other sentinels first next time: redis-py asks none after a reply that it cannot read."""
+        self._hosts.append(self._hosts.pop(0))
 
     def _prefer(self, answered: Any) -> None:
         arguments = answered.connection_pool.connection_kwargs

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hiredis
 import redis.exceptions
@@ -25,6 +26,7 @@ __all__ = [
     "make_reader",
     "misfit",
     "pack_command",
+    "readable",
     "reply_error",
     "surplus",
     "unavailable",
@@ -70,6 +72,18 @@ _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
 def make_reader() -> hiredis.Reader:
     """Return a parser of replies; it returns INCOMPLETE, and raises MalformedReplyError or UNREADABLE."""
     return hiredis.Reader(protocolError=MalformedReplyError, replyError=reply_error, notEnoughData=INCOMPLETE)
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raise MalformedReplyError for a reply that redis-py cannot read: it expects valid replies.
+
+    Every call of redis-py that reads a reply is made in this block.
+    """
+    try:
+        yield
+    except (*UNREADABLE, AttributeError, LookupError, ValueError) as error:
+        raise MalformedReplyError(repr(error)) from error
 
 
 def misfit(command: Command) -> MalformedReplyError:

@@ -179,6 +179,37 @@ def test_nonsense_in_a_handshake_is_a_failure_of_the_node(
             assert breaker.has_failures, name
 
 
+#: What no sentinel answers, although it is a reply.
+NO_PRIMARY = {
+    "another protocol": NONSENSE["another protocol"],
+    "an integer that is too large": NONSENSE["an integer that is too large"],
+    "OK": b"+OK\r\n",
+    "an integer": b":5\r\n",
+    "nothing": b"*-1\r\n",
+    "a primary without fields": b"*1\r\n*0\r\n",
+    "a primary with its name alone": b"*1\r\n*2\r\n$4\r\nname\r\n$1\r\nm\r\n",
+    "a field without a value": b"*1\r\n*3\r\n$4\r\nname\r\n$4\r\nshop\r\n$1\r\nx\r\n",
+    "text that is not UTF-8": b"*1\r\n*2\r\n$4\r\nname\r\n$2\r\n\xff\xfe\r\n",
+}
+
+
+@pytest.mark.parametrize("call", ["get", "aget"])
+def test_a_sentinel_that_answers_nonsense_is_a_failure_of_the_node(
+    fake: FakeNode, open_cache: Callable[..., RingCache], call: str
+) -> None:
+    """As nonsense from the node itself: the call is a miss, and the node is ejected."""
+    host = fake.url.removeprefix("redis://").partition("/")[0]
+    fake.url = f"redis+sentinel://{host}/shop?name=fake"
+    cache, (function, expected) = open_cache(), CALLS[call]
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    for name, nonsense in NO_PRIMARY.items():
+        breaker.close()
+        fake.answer = lambda _, nonsense=nonsense: nonsense
+        assert function(cache) == expected, name
+        assert breaker.has_failures, name
+
+
 MESSAGES = {
     "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "a number of keys": b">2\r\n$10\r\ninvalidate\r\n:5\r\n",

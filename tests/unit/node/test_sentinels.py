@@ -10,6 +10,7 @@ import redis
 import redis.sentinel
 
 from cachebackend.node.sentinels import Sentinels
+from cachebackend.node.translate import MalformedReplyError
 from cachebackend.options import sentinel_address
 
 URL = "redis+sentinel://a,b:9,c/shop?sentinel_username=u&sentinel_password=hunter2"
@@ -21,6 +22,7 @@ class Asked:
     hosts: ClassVar[list[list[str]]] = []
     given: ClassVar[dict[str, Any]] = {}
     answers = True
+    error: Exception | None = None
 
     def __init__(self, hosts: Any, sentinel_kwargs: Any) -> None:
         Asked.hosts.append([host for host, _ in hosts])
@@ -34,6 +36,8 @@ class Asked:
         ]
 
     def discover_master(self, service: str) -> tuple[str, int]:
+        if self.error is not None:
+            raise self.error
         if not self.answers:
             raise redis.sentinel.MasterNotFoundError
         self.sentinels.insert(0, self.sentinels.pop())  # redis-py puts the one that answered first
@@ -62,3 +66,15 @@ def test_a_service_that_no_sentinel_knows_is_named(
     with pytest.raises(redis.ConnectionError, match="a:26379, b:9, c:26379 .*'shop'") as raised:
         sentinels.primary()
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("flags"), TypeError(), ValueError(), AttributeError()])
+def test_after_nonsense_another_sentinel_is_asked_first(
+    sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """One sentinel that is not one must not hide the others; the error is that of a connection."""
+    monkeypatch.setattr(Asked, "error", error)
+    for _ in range(2):
+        with pytest.raises(MalformedReplyError):
+            sentinels.primary()
+    assert Asked.hosts == [["a", "b", "c"], ["b", "c", "a"]]

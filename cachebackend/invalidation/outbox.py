@@ -29,7 +29,7 @@ from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
-from cachebackend.invalidation.outbox_table import has_outbox, may_have_outbox
+from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
@@ -77,7 +77,11 @@ def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = ""
     if not keys or not has_outbox(using):
         return None
     row = new_row(keys, node=node)
-    row.save(using=using)
+    try:
+        row.save(using=using)
+    except DatabaseError:
+        forget_outbox(using)
+        raise
     return row.pk
 
 

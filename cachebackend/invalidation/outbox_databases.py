@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.outbox_table import may_have_outbox
+from cachebackend.invalidation.outbox_table import forget_outbox, may_have_outbox
 from cachebackend.invalidation.own_thread import Outcome, OwnThread
 from cachebackend.models import OutboxRow
 
@@ -161,6 +161,8 @@ def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
             except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
                 raise_interrupt(error)
                 answers.errors[using] = error
+                if isinstance(error, DatabaseError):
+                    forget_outbox(using)
     finally:  # also if a signal handler raises while this thread waits
         for answer in asked.values():
             answer.is_awaited = False

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.apps import apps
 from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.models import OutboxRow
 
-__all__ = ["has_outbox", "look_for_outbox", "may_have_outbox"]
+__all__ = ["forget_outbox", "has_outbox", "look_for_outbox", "may_have_outbox"]
+
+logger = logging.getLogger("cachebackend")
 
 #: The vendor that Django gives a database alias for which the settings name no engine.
 NO_DATABASE = "unknown"
 #: The databases, by alias and name, in which this process has seen the outbox's table.
 _with_table: set[tuple[str, str]] = set()
+#: Those of them that must be asked again, because a statement has failed since.
+_in_doubt: set[tuple[str, str]] = set()
 
 
 def may_have_outbox(using: str) -> bool:
@@ -31,20 +37,34 @@ def has_outbox(using: str) -> bool:
     """Return whether a database has the outbox's table.
 
     Before ``migrate`` has made the table, nothing can write to it: a statement that fails would end
-    the caller's transaction on Postgres. So the database is asked, until it has the table.
+    the caller's transaction on Postgres. So the database is asked, until it has the table, and again
+    after a statement on the table has failed.
     """
     if not may_have_outbox(using):
         return False
     connection = connections[using]
     database = using, str(connection.settings_dict["NAME"])  # a test database has another name
-    if database not in _with_table and _has_table(connection):
-        _with_table.add(database)
+    if database not in _with_table:
+        if _has_table(connection):
+            _with_table.add(database)
+        elif database in _in_doubt:
+            extra = {"event": "outbox_missing", "database": using}
+            logger.error("the outbox of database %r is gone: writes do not use it", using, extra=extra)
+        _in_doubt.discard(database)
     return database in _with_table
+
+
+def forget_outbox(using: str) -> None:
+    """Let the next statement look again: one has failed, and the table may be renamed, moved or dropped."""
+    seen = {database for database in tuple(_with_table) if database[0] == using}
+    _in_doubt.update(seen)
+    _with_table.difference_update(seen)
 
 
 def look_for_outbox(using: str) -> bool:
     """Ask a database again whether it has the outbox's table: its migrations have run."""
-    _with_table.difference_update([each for each in _with_table if each[0] == using])
+    forget_outbox(using)
+    _in_doubt.clear()  # migrations may drop it
     return has_outbox(using)
 
 

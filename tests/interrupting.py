@@ -35,10 +35,14 @@ __all__ = [
     "raising_handler",
 ]
 
-#: One in ``STEP`` places of an operation is interrupted.
-STEP = 1 if os.environ.get("INTERRUPT") == "all" else 11
+#: One in ``STEP`` places of an operation is interrupted, if a test names no other step.
+STEP = 11
+_EVERYWHERE = os.environ.get("INTERRUPT") == "all"
 #: The code that is interrupted: ours, and what of Python and redis-py holds our locks and sockets.
 WATCHED = ("/cachebackend/", "/redis/", "/threading.py", "/queue.py")
+#: Functions that replace a method of Django. Interrupted when they begin, they have no effect, as the method
+#: has none then. This is the one place where callbacks after a commit are lost.
+OF_DJANGO = ("set_autocommit_with_deletes", "run_deletes_and_callbacks")
 #: How the names of the instructions begin after which Python runs signal handlers.
 _CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 _SIGNAL = signal.SIGUSR1
@@ -98,15 +102,28 @@ def handler() -> Iterator[None]:
         yield
 
 
-def interrupted_everywhere(operation: Callable[[], object], check: Callable[[], object]) -> list[str]:
+def interrupted_everywhere(
+    operation: Callable[[], object],
+    check: Callable[[], object],
+    step: int = STEP,
+    prepare: Callable[[], object] = lambda: None,
+) -> list[str]:
     """Interrupt an operation at each place, and check after each.
+
+    Args:
+        operation: What to interrupt.
+        check: Raises AssertionError if something is wrong afterwards.
+        step: One in ``step`` places is interrupted; all of them with ``INTERRUPT=all``.
+        prepare: Called before each operation, and not interrupted.
 
     Returns:
         The places where the interruption did not reach the caller.
     """
+    prepare()
     operation()
     swallowed = []
-    for point in count(0, STEP):
+    for point in count(0, 1 if _EVERYWHERE else step):
+        prepare()
         interruption = interrupt(operation, point)
         if interruption is None:
             assert point > 0
@@ -158,7 +175,7 @@ class _Trace:
     def _is_place(self, code: CodeType, before: int, at: int) -> bool:
         """Return whether Python handles signals after an instruction, as if before the next one."""
         if before == at:
-            return True  # the function begins
+            return code.co_name not in OF_DJANGO  # the function begins
         if not opcode.opname[self._codes[code][before]].startswith(_CHECKS):
             return False
         return _handler_of(code, before) == _handler_of(code, at)

@@ -68,6 +68,7 @@ class RingClient(SingleKeyClient):
             )
         self._near: NearCache | None = None
         self._trackings: list[Tracking] = []
+        self._is_tracking = False
         if options.near is not None:
             self._near = NearCache(options.near, clock)
             self._near.on_read = self._track
@@ -115,16 +116,19 @@ class RingClient(SingleKeyClient):
 
     def _track(self) -> None:
         """Start tracking on the nodes, with the first read that may store a copy."""
-        if len(self._trackings) == len(self.nodes):
+        if self._is_tracking:
             return
         with _tracking_lock:
-            for index in range(len(self._trackings), len(self.nodes)):
+            # A signal handler may raise anywhere here, so the next read continues
+            self._trackings = self._trackings or [self._tracking(index) for index in range(len(self.nodes))]
+            for tracking in self._trackings:
                 try:
-                    self._trackings.append(self._tracking(index))
+                    tracking.start()
                 except RuntimeError as error:
                     if not is_thread_refused(error):
                         raise
                     return  # the next read tries again; until then no copies of this node are stored
+            self._is_tracking = True
 
     def _tracking(self, index: int) -> Tracking:
         near = self._near
@@ -139,9 +143,11 @@ class RingClient(SingleKeyClient):
     def close(self) -> None:
         """Close the idle connections and end the tracking. The client can still be used afterwards."""
         super().close()
-        for tracking in self._trackings:
-            tracking.close()
-        self._trackings = []
+        with _tracking_lock:
+            self._is_tracking = False
+            for tracking in self._trackings:
+                tracking.close()
+            self._trackings = []
         if self._near is not None:
             self._near.drop_all()
 
@@ -150,7 +156,7 @@ class RingClient(SingleKeyClient):
         self.counters.after_fork()
         self.context.missed.after_fork()
         self.context.orphans.after_fork()
-        self._trackings = []
+        self._trackings, self._is_tracking = [], False
         if self._near is not None:
             self._near.after_fork()
 

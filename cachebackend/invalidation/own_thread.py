@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from django.db import connections
 
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.interrupts import start_thread
 
 __all__ = ["Outcome", "OwnThread"]
 
@@ -91,7 +92,7 @@ class OwnThread(Generic[T]):
             if self._thread is None or not self._thread.is_alive():
                 # Assigned first: it may run although a signal handler raises in ``start``
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                start_thread(self._thread)
             self._items.put(item)
 
     def _run(self) -> None:

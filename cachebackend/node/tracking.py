@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cachebackend.effects import Command
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import start_thread
 from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError
@@ -38,7 +40,7 @@ class Tracking:
         handshake: Makes connections to the node.
         on_change: Called with the keys of an invalidation message; None: all keys of the node.
         on_up: Called when the tracking connection is open.
-        on_down: Called when the tracking connection is lost, and after each attempt that failed.
+        on_down: Called when the tracking connection is lost or closed, and after each attempt that failed.
     """
 
     def __init__(
@@ -50,46 +52,68 @@ class Tracking:
     ) -> None:
         self._handshake = handshake
         self._on_change, self._on_up, self._on_down = on_change, on_up, on_down
-        self._closed = threading.Event()
-        self._connection: Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="ringcache-tracking", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        #: Held while ``on_up`` and ``on_down`` run, so that no thread calls them after it lost its permit.
+        self._lock = threading.Lock()
+        #: The thread that shall run has this object. Another thread ends as soon as it notices.
+        self._permit: object | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs.
+
+        If a signal handler raises here, a second call ends with one thread, whether the first one has
+        started it or not.
+        """
+        if self._permit is None or self._thread is None or not self._thread.is_alive():
+            self._permit = permit = object()
+            self._thread = threading.Thread(
+                target=self._run, args=(permit,), name="ringcache-tracking", daemon=True
+            )
+            start_thread(self._thread)
 
     def close(self) -> None:
         """Request that the thread closes the connection and ends; return at once."""
-        self._closed.set()
+        with self._lock:
+            self._permit = None
+            self._on_down()
 
-    def _run(self) -> None:
-        while not self._closed.is_set():
+    def _call(self, function: Callable[[], None], permit: object) -> None:
+        with self._lock:
+            if self._permit is permit:
+                function()
+
+    def _run(self, permit: object) -> None:
+        while self._permit is permit:
+            connection: Connection | None = None
             try:
-                self._listen()
+                connection = Connection(self._handshake, QUIET_SECONDS)
+                self._listen(connection, permit)
             except (*CONNECTION_ERRORS, RingCacheError):
                 pass
             except Exception:
                 # Without this thread the process would never have a near cache again
                 logger.exception("the tracking connection failed and is opened again")
             finally:
-                self._on_down()
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
-            self._closed.wait(RETRY_SECONDS)
+                self._call(self._on_down, permit)
+                if connection is not None:
+                    connection.close()
+            if self._permit is permit:
+                time.sleep(RETRY_SECONDS)
 
-    def _listen(self) -> None:
+    def _listen(self, connection: Connection, permit: object) -> None:
         """Read messages until the connection fails.
 
         Raises:
             OSError, redis.RedisError: The connection failed.
             RingCacheError: The node does not support tracking.
         """
-        self._connection = connection = Connection(self._handshake, QUIET_SECONDS)
         connection.send([_HELLO, _TRACKING])
         for _ in range(2):
             if isinstance(reply := self._read(connection), Exception):
                 raise reply
-        self._on_up()
+        self._call(self._on_up, permit)
         is_pinged = False
-        while not self._closed.is_set():
+        while self._permit is permit:
             try:
                 self._read(connection)
                 is_pinged = False

@@ -19,7 +19,10 @@ from cachebackend.near import MISS, NearCache
 from cachebackend.node.node import PendingReplies
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.interrupting import handler, interrupted_everywhere
 from tests.threadless import threadless
+
+__all__ = ["handler"]
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -405,3 +408,28 @@ def test_a_changed_cache_object_makes_other_keys(cache: RingCache, name: str, ot
     assert cache.get("k") == "one"
     setattr(cache, name, other)
     assert cache.get("k") is None
+
+
+# Python ignores what is raised in the finalizer of a connection
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("handler")
+def test_an_interrupted_read_leaves_one_tracking_connection_for_each_node(cache: RingCache) -> None:
+    """Wherever the start or the end of the tracking is interrupted; the next read continues it."""
+    client = cache.client
+
+    def begin_again() -> None:
+        client.close()
+        cache.get("k")
+
+    def check() -> None:
+        cache.get("k")
+        wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
+
+    swallowed = interrupted_everywhere(begin_again, check, 3)
+    assert [place for place in swallowed if not place.startswith("redis/")] == []
+    wait_until(lambda: len(tracking_threads()) == 3)
+
+
+def tracking_threads() -> list[threading.Thread]:
+    """Return the threads that run; one whose start was interrupted may never come to call our function."""
+    return [each for each in threading.enumerate() if each.name == "ringcache-tracking" and each.is_alive()]

@@ -45,7 +45,7 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@$(BIN)/python -m tests.live.change_checker --faults $(SECONDS)
 	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
 	@FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -q -s tests/differential
-	@INTERRUPT=all $(BIN)/python -m pytest -q tests/integration/test_interrupts.py
+	@INTERRUPT=all $(BIN)/python -m pytest -q tests/integration/test_interrupts.py tests/integration/test_interrupted_writes.py
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
 

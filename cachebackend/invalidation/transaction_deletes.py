@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -51,11 +52,18 @@ class TransactionDeletes(PendingDeletes):
         transactions. Deletes that an outer savepoint created also hold the keys of inner ones, so
         after a rollback of an inner savepoint they delete too much at worst.
         """
-        if self.is_unmanaged and not is_unmanaged(connection):
+        if self._is_committed or (self.is_unmanaged and not is_unmanaged(connection)):
             return False
         if self.is_manual:
             return self._session is connection.connection
         return any(entry[1] == self._callback for entry in connection.run_on_commit)
+
+    def other_callbacks(self, connection: BaseDatabaseWrapper) -> list[Any]:
+        """Return the callbacks of the transaction without the deletes' own.
+
+        Django drops all later callbacks if a signal handler raises in one.
+        """
+        return [entry for entry in connection.run_on_commit if entry[1] != self._callback]
 
     def schedule_again(self, connection: BaseDatabaseWrapper) -> None:
         """Add the callback once more if a test has captured and run it: another change follows."""
@@ -86,6 +94,8 @@ class TransactionDeletes(PendingDeletes):
 
     def commit_failed(self, error: BaseException) -> None:
         """Leave the quarantines to expire if nobody knows whether the commit took place."""
+        if self._is_committed:  # a signal handler has raised after it
+            return
         sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
         if not sqlstate or sqlstate.startswith(_IN_DOUBT):
             self.leave_quarantines()
@@ -93,11 +103,6 @@ class TransactionDeletes(PendingDeletes):
     def committed(self) -> None:
         """Record that the commit took place."""
         self._is_committed = True
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether the commit took place."""
-        return self._is_committed
 
     def after_commit(self) -> None:
         """Delete the keys, and the outbox row if every node confirms.

@@ -83,10 +83,10 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
             return
         try:
             commit()
+            deletes.committed()
         except BaseException as error:
             deletes.commit_failed(error)
             raise
-        deletes.committed()
         if deletes.is_manual:
             setattr(connection, _ATTRIBUTE, None)
             deletes.after_commit()
@@ -117,11 +117,12 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
 def _delete_after_commit(connection: BaseDatabaseWrapper) -> None:
     """Delete the keys of the transaction that was committed."""
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is None or not deletes.is_committed:
+    if deletes is None:
         return
     setattr(connection, _ATTRIBUTE, None)
+    others = deletes.other_callbacks(connection)
     # A transaction of its own, such as a refill's, must not run the callbacks of this one
-    callbacks, connection.run_on_commit = connection.run_on_commit, []
+    callbacks, connection.run_on_commit = others, []
     try:
         deletes.after_commit()
     finally:
@@ -129,17 +130,33 @@ def _delete_after_commit(connection: BaseDatabaseWrapper) -> None:
 
 
 def _wrap_set_autocommit(connection: BaseDatabaseWrapper) -> None:
-    """Delete keys also if the driver commits the open transaction because autocommit is turned on."""
+    """Let no driver commit an open transaction unseen because autocommit is turned on."""
     set_autocommit: Callable[..., None] = connection.set_autocommit
 
     def set_autocommit_with_deletes(autocommit: bool, *args: Any, **kwargs: Any) -> None:
-        deletes = scheduled_deletes(connection) if autocommit and not connection.autocommit else None
-        # The driver of Postgres refuses it
-        if deletes is not None and deletes.is_manual and connection.vendor != "postgresql":
-            connection.commit()
-        set_autocommit(autocommit, *args, **kwargs)
+        try:
+            if autocommit and not connection.autocommit:
+                _end_open_transaction(connection)
+        finally:  # if a signal handler raises meanwhile, Django must run the callbacks all the same
+            set_autocommit(autocommit, *args, **kwargs)
 
     connection.set_autocommit = set_autocommit_with_deletes  # type: ignore[method-assign]
+
+
+def _end_open_transaction(connection: BaseDatabaseWrapper) -> None:
+    """End a transaction that the driver would commit or refuse to commit when autocommit is turned on.
+
+    ``atomic`` turns it on after the commit. The transaction is still open then only if a signal handler
+    has raised before the commit or the rollback began.
+    """
+    deletes = scheduled_deletes(connection)
+    if deletes is None:
+        return
+    if not deletes.is_manual:
+        if is_open(connection):
+            connection.rollback()
+    elif connection.vendor != "postgresql":  # whose driver refuses it
+        connection.commit()
 
 
 def each_statement_in_a_transaction(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:

@@ -38,7 +38,8 @@ Reply: TypeAlias = Any
 #: Returns whether a reply may be the reply to a command.
 Shape: TypeAlias = Callable[[Reply, Sequence[Any]], bool]
 
-_TEXT_CLASSES = frozenset({bytes, type(None)})
+_TEXT_CLASS = frozenset({bytes})
+_TEXT_CLASSES = _TEXT_CLASS | {type(None)}
 
 
 def fits(command: Sequence[Any], reply: Reply) -> bool:
@@ -93,7 +94,7 @@ def items(first: Shape, others: Shape) -> Shape:
 
 def pairs(reply: Reply, _: Sequence[Any]) -> bool:
     """Match a flat list of names and values, all bytes."""
-    return reply.__class__ is list and not len(reply) % 2 and all(each.__class__ is bytes for each in reply)
+    return reply.__class__ is list and not len(reply) % 2 and _TEXT_CLASS.issuperset(map(type, reply))
 
 
 def scored(reply: Reply, command: Sequence[Any]) -> bool:

@@ -86,7 +86,7 @@ class RowGroup:
             yield from part.chunks(size, max_bytes)
 
     def _bytes(self) -> int:
-        return sum(len(value) for column in self.columns for value in column)
+        return sum(sum(map(len, column)) for column in self.columns)
 
     def only(self, pks: Collection[Any]) -> RowGroup:
         """Return the group with those of its rows that have one of these keys."""

@@ -116,7 +116,7 @@ class Queues:
         own = all_checkpoints.filter(incarnation=state.incarnation)
         skip_locked = connections[using].features.has_select_for_update_skip_locked
         for is_created in (False, True):
-            if (checkpoint := own.select_for_update(skip_locked=skip_locked).first()) is not None:
+            for checkpoint in own.select_for_update(skip_locked=skip_locked):  # there is at most one
                 self._require_seen(all_checkpoints)
                 return checkpoint
             if is_created or own.exists():

@@ -99,12 +99,16 @@ class RingCollector(Collector):
             for node in each.nodes:
                 values = [each.alias, node.name]
                 up.add_metric(values, float(node.is_up))
-                if node.info:
-                    keys.add_metric(values, node.keys)
-                    memory.add_metric(values, float(node.info.get("used_memory", 0)))
-                    evicted.add_metric(values, node.evicted)
-                    received.add_metric(values, float(node.info.get("total_net_input_bytes", 0)))
-                    sent.add_metric(values, float(node.info.get("total_net_output_bytes", 0)))
+                figures_of_node = (
+                    (keys, node.keys if node.info else None),
+                    (memory, node.number("used_memory")),
+                    (evicted, node.evicted),
+                    (received, node.number("total_net_input_bytes")),
+                    (sent, node.number("total_net_output_bytes")),
+                )
+                for metric, value in figures_of_node:
+                    if value is not None:
+                        metric.add_metric(values, value)
         yield from (up, keys, memory, evicted, received, sent)
 
     def _outbox(self, outbox: OutboxFigures) -> Iterator[Metric]:

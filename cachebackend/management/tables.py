@@ -25,9 +25,9 @@ def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[obje
     Args:
         out: The stream that a command writes to.
         names: The names of the columns.
-        rows: The cells of each row.
+        rows: The cells of each row; None: nothing is shown.
     """
-    table = [list(names), *([str(cell) for cell in row] for row in rows)]
+    table = [list(names), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
     if len(table) == 1:
         return
     is_terminal = bool(getattr(out, "isatty", bool)())

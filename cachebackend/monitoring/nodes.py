@@ -63,8 +63,8 @@ class NodeFigures:
     @property
     def memory_percent(self) -> float | None:
         """How much of ``maxmemory`` is used, 0 to 100; None if there is no limit, or it is not known."""
-        limit = int(self.info.get("maxmemory", 0))
-        return 100 * int(self.info.get("used_memory", 0)) / limit if limit else None
+        limit, used = self.number("maxmemory"), self.number("used_memory")
+        return 100 * used / limit if used is not None and limit is not None and limit > 0 else None
 
     @property
     def server(self) -> str:
@@ -74,21 +74,33 @@ class NodeFigures:
         return f"Redis {self.info['redis_version']}" if "redis_version" in self.info else ""
 
     @property
-    def keys(self) -> int:
-        """How many keys it holds, in all databases."""
+    def keys(self) -> int | None:
+        """How many keys it holds, in all databases; None if that is not known."""
         databases = [value for name, value in self.info.items() if name.startswith("db") and "keys=" in value]
-        return sum(int(value.partition("keys=")[2].partition(",")[0]) for value in databases)
+        numbers = [
+            protocol.number_of({"keys": value.partition("keys=")[2].partition(",")[0]}, "keys")
+            for value in databases
+        ]
+        return None if None in numbers else sum(number or 0 for number in numbers)
 
     @property
-    def evicted(self) -> int:
-        """How many keys it has evicted since it was started."""
-        return int(self.info.get("evicted_keys", 0))
+    def evicted(self) -> int | None:
+        """How many keys it has evicted since it was started; None if that is not known."""
+        return self.number("evicted_keys")
 
     @property
     def hit_percent(self) -> float | None:
         """The server's own hit ratio, 0 to 100, over all its clients since it was started."""
-        hits, misses = int(self.info.get("keyspace_hits", 0)), int(self.info.get("keyspace_misses", 0))
-        return 100 * hits / (hits + misses) if hits + misses else None
+        hits, misses = self.number("keyspace_hits"), self.number("keyspace_misses")
+        return (
+            100 * hits / (hits + misses)
+            if hits is not None and misses is not None and hits + misses > 0
+            else None
+        )
+
+    def number(self, name: str) -> int | None:
+        """Return the integer in a field of ``info``; None if it is missing or is not an integer."""
+        return protocol.number_of(self.info, name)
 
 
 def node_figures(client: RingClient) -> list[NodeFigures]:

@@ -93,6 +93,6 @@ def _faults(name: str, info: dict[str, str], now: float) -> Iterator[str]:
         yield (
             f"node {name!r} never evicts keys without a timeout (maxmemory-policy {policy}); set allkeys-lfu"
         )
-    skew = abs(int(info.get("server_time_usec", 0)) / 1e6 - now)
-    if "server_time_usec" in info and skew > MAX_CLOCK_SKEW_SECONDS:
+    time = protocol.number_of(info, "server_time_usec")
+    if time is not None and (skew := abs(time / 1e6 - now)) > MAX_CLOCK_SKEW_SECONDS:
         yield f"the clock of node {name!r} is {skew:.0f} s off; set its time"

@@ -39,7 +39,7 @@ from cachebackend.protocol.queue.seal import close, fail, seal, seal_many, sync,
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
-from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos
+from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos, number_of
 
 __all__ = [
     "MISSING",
@@ -97,6 +97,7 @@ __all__ = [
     "move",
     "node_infos",
     "node_settings",
+    "number_of",
     "partition_counts",
     "pending",
     "pending_requests",

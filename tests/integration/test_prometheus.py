@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from django.db.backends.utils import CursorWrapper
 from django.test import Client
+from django.urls import reverse
 from prometheus_client.parser import text_string_to_metric_families
 
 from cachebackend import RingCache
@@ -84,6 +88,22 @@ def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, service
         for node in ring_cache.client.nodes:
             assert node.breaker is not None
             node.breaker.close()
+
+
+@pytest.mark.usefixtures("ring_cache")
+def test_a_figure_that_is_no_number_has_no_sample(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics, the page and the doctor show the rest."""
+    fields = ["maxmemory", "used_memory", "keyspace_hits", "evicted_keys", "total_net_input_bytes"]
+    info = dict.fromkeys(fields, "abc") | {"db0": "keys=x", "server_time_usec": "9" * 400}
+    monkeypatch.setattr("cachebackend.protocol.telemetry.node_info._info", lambda _: info)
+    found = samples(client)
+    assert found["ringcache_node_up ring-a"] == 1
+    assert not {"ringcache_node_keys ring-a", "ringcache_node_memory_bytes ring-a"} & found.keys()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    assert client.get(reverse("admin:cachebackend_ring_changelist")).status_code == 200
+    for action in ("status", "doctor"):
+        with contextlib.suppress(SystemExit, CommandError):
+            call_command("ring", action, stdout=StringIO())
 
 
 def test_a_queue_that_does_not_answer_has_no_samples(client: Client, services: Services) -> None:

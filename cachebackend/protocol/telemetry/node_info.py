@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
@@ -10,7 +11,10 @@ from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["Inspected", "inspect", "memory_usage", "node_infos"]
+__all__ = ["Inspected", "inspect", "memory_usage", "node_infos", "number_of"]
+
+#: An integer that a node may report: of at most 64 bits.
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,12 @@ def node_infos(
     indices = range(len(context.ring)) if nodes is None else nodes
     replies = yield Send([(node, (b"INFO",)) for node in indices])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
+
+
+def number_of(info: Mapping[str, str], name: str) -> int | None:
+    """Return the integer in a field of a node's INFO; None if it is missing or is not an integer."""
+    text = info.get(name, "")
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def memory_usage(context: Context, keys: Sequence[bytes]) -> Operation[list[int]]:

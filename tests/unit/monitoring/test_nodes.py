@@ -39,6 +39,17 @@ def test_a_node_that_reports_nothing_has_no_ratios() -> None:
     assert node(redis_version="7.2.4").server == "Redis 7.2.4"
 
 
+@pytest.mark.parametrize("text", ["", "abc", "1e9", "9" * 5000])
+def test_figures_that_are_no_numbers_are_unknown(text: str) -> None:
+    """One such node must not hide the others from the page, the metrics and the commands."""
+    fields = ["maxmemory", "used_memory", "keyspace_hits", "keyspace_misses", "evicted_keys"]
+    figures = node(db0=f"keys={text},expires=0", **dict.fromkeys(fields, text))
+    assert (figures.keys, figures.evicted) == (None, None)
+    assert (figures.memory_percent, figures.hit_percent) == (None, None)
+    assert node(keyspace_hits="1", keyspace_misses="-1").hit_percent is None
+    assert node(maxmemory="-5", used_memory="1").memory_percent is None
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 
 from cachebackend.codec import Codec, Refresh
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.protocol.telemetry.node_info import inspect, memory_usage, node_infos
+from cachebackend.protocol.telemetry.node_info import inspect, memory_usage, node_infos, number_of
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
 
 VALUE = Codec("auto").encode("x", b"k", Refresh(2000.0, 0.5), {b"tag": TOKEN})
@@ -64,3 +64,17 @@ def test_a_node_that_is_down_is_raised() -> None:
     """Then nothing is known about the key."""
     with pytest.raises(NodeUnavailableError):
         step(inspect(context_of("a"), b"k"), [DOWN, DOWN])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("256", 256), ("-1", -1), ("9" * 19, int("9" * 19))]
+    + [
+        (text, None)
+        for text in ("", "abc", "1e9", "1.5", "nan", "inf", "1_0", " 1", "\u0661", "9" * 20, "9" * 5000)
+    ],
+)
+def test_a_field_is_a_number_or_unknown(text: str, number: int | None) -> None:
+    """A server that is not Redis may report anything; a field that is missing is unknown, too."""
+    assert number_of({"maxmemory": text}, "maxmemory") == number
+    assert number_of({}, "maxmemory") is None

@@ -34,7 +34,7 @@ from cachebackend.codec.record import (
     stored_of,
     value_record,
 )
-from cachebackend.errors import RecordError, ValueTooLongError
+from cachebackend.errors import CodecError, RecordError, ValueTooLongError
 from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["MAX_BYTES", "Codec"]
@@ -103,14 +103,18 @@ class Codec:
             tags: The key of each of its tags, and the token that the tag had before the load.
 
         Raises:
-            CodecError: The codec cannot hold the value.
+            CodecError: The codec cannot hold the value, or the value is nested too deeply.
             ValueTooLongError: Its payload is longer than ``max_bytes``.
             pickle.PickleError: The value refuses to be pickled. Pickle raises TypeError or
                 AttributeError for some values; they pass through as they are.
         """
         if not refresh and not tags and type(value) is int and value in _INTEGERS:
             return b"%d" % value
-        codec, payload = self._dumps(value, key)
+        try:
+            codec, payload = self._dumps(value, key)
+        except RecursionError as error:
+            message = f"a {type(value).__name__} is nested too deeply, or contains itself"
+            raise CodecError(message) from error
         if len(payload) > self._max_bytes:
             allowed = f"{self._max_bytes:,} (OPTIONS['max_value_bytes'])"
             message = f"a value of {len(payload):,} bytes is longer than is allowed: {allowed}"

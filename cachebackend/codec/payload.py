@@ -124,7 +124,7 @@ def _json(value: object, _: bytes) -> Payload:
     _refuse_unless_json(value)
     try:
         return CodecId.JSON, json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"codec 'json' cannot hold this {type(value).__name__}: {error}"
         raise CodecError(message) from error
 

@@ -230,3 +230,27 @@ def test_a_value_has_a_largest_length(name: str, compressor: str) -> None:
     if compressor != "none":
         with pytest.raises(RecordError, match="cannot be|longer than"):
             low.decode(record, KEY)
+
+
+def _nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def _in_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("value", [_nested(3000), _in_itself()], ids=["deep", "in itself"])
+def test_no_value_raises_recursion_error(name: str, value: Any) -> None:
+    """A value that is nested too deeply is refused, or written, but raises no error of Python itself."""
+    try:
+        record = Codec(name, secrets=SECRETS).encode(value, KEY)
+    except CodecError:
+        return
+    assert kind_of(record) is Kind.VALUE

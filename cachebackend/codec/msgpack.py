@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import partial
@@ -53,6 +54,8 @@ _TIMEDELTA = struct.Struct(">iii")
 _SHORT_BYTES = 512
 #: The most long tuples and sets inside of each other. Each level holds a copy of what is inside of it.
 _MAX_DEPTH = 16
+#: The most members of a set that may have one hash. Integers within 64 bits, floats and pairs have few.
+_MAX_EQUAL_HASHES = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Timestamps: the byte for "an extension of 8 bytes" (or the two for "of 12"), the type -1, and the time.
 _TIMESTAMP_64, _TIMESTAMP_96 = struct.Struct(">BBQ"), struct.Struct(">BBBIq")
@@ -89,6 +92,8 @@ def _extend(depth: int, value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
             if depth == _MAX_DEPTH:
                 message = f"more than {_MAX_DEPTH} tuples and sets are inside of each other"
                 raise TypeError(message)
+            if kind is not tuple and (fault := _fault_of_hashes(value)):  # type: ignore[arg-type]  # it is a set
+                raise TypeError(fault)
             return ormsgpack.Ext(tag, _dumps(depth + 1, list(value)))  # type: ignore[call-overload]  # a tuple or set
         pack = _PACKERS.get(kind)
         if pack is None:
@@ -121,8 +126,26 @@ def loads(payload: bytes, depth: int = 0) -> Any:
         raise ValueError(message)
     long: list[tuple[int, bytes]] = []
     _unpack_outer(payload, long.append)
-    values = iter([_COLLECTIONS[tag](loads(inner, depth + 1)) for tag, inner in long])
+    values = iter([_collection(tag, loads(inner, depth + 1)) for tag, inner in long])
     return _unpack_outer(payload, lambda _: next(values))
+
+
+def _collection(tag: int, members: Sequence[Any]) -> Any:
+    """Return a tuple or set with these members."""
+    if _COLLECTIONS[tag] is not tuple and (fault := _fault_of_hashes(members)):
+        raise ValueError(fault)
+    return _COLLECTIONS[tag](members)
+
+
+def _fault_of_hashes(members: Collection[Any]) -> str | None:
+    """Return why a set with these members is refused, if it is: too many of them have one hash.
+
+    Python compares a new member of a set with all members of the same hash. The hash of a number, of a
+    Decimal and of a UUID is a remainder, so another program can choose any number of them with one hash.
+    """
+    if len(members) <= _MAX_EQUAL_HASHES or max(Counter(map(hash, members)).values()) <= _MAX_EQUAL_HASHES:
+        return None
+    return f"more than {_MAX_EQUAL_HASHES} members of a set have one hash"
 
 
 def _unpack_outer(payload: bytes, replace: Callable[[tuple[int, bytes]], Any]) -> Any:

@@ -241,3 +241,36 @@ def test_an_interruption_reaches_the_caller_from_long_tuples() -> None:
     assert len(interruptions) > 10
     assert [each.place for each in interruptions if each and not each.has_reached_caller] == []
     assert loads(packed) == expected
+
+
+#: What hashes of numbers are the remainder of.
+_MODULUS = sys.hash_info.modulus
+
+
+@pytest.mark.parametrize("tag", [10, 11])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [ormsgpack.Ext(12, (n * _MODULUS).to_bytes(16, "big")) for n in range(1, 300)],
+        [ormsgpack.Ext(7, str(n * _MODULUS).encode()) for n in range(1, 300)],
+        [ormsgpack.Ext(8, (n * _MODULUS).to_bytes(16, "big")) for n in range(1, 300)],
+    ],
+    ids=["integers", "decimals", "UUIDs"],
+)
+def test_a_set_whose_members_have_one_hash_is_refused(tag: int, members: list[ormsgpack.Ext]) -> None:
+    """Python compares each of them with all others, so a short record could occupy the process for hours."""
+    payload = ormsgpack.packb(ormsgpack.Ext(tag, ormsgpack.packb(members)))
+    with pytest.raises(ValueError, match="hash"):
+        loads(payload)
+
+
+def test_a_set_that_cannot_be_read_is_not_written() -> None:
+    """Its members have one hash."""
+    with pytest.raises(EncodeError):
+        dumps({n * _MODULUS for n in range(1, 300)})
+
+
+def test_large_sets_come_back() -> None:
+    """A few equal hashes are allowed: -1 and -2 have one."""
+    value = {(sign, n) for sign in (-1, -2) for n in range(1000)}
+    assert loads(dumps(value)) == value

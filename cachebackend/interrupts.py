@@ -4,13 +4,22 @@ Some code of a project may raise any error: a database router, a field, the clas
 Where such an error must not reach the caller, ``except Exception`` catches it. That would also catch
 what a signal handler raises there, such as Celery's SoftTimeLimitExceeded, and the limit would have no
 effect. So every such ``except`` calls ``raise_interrupt`` first.
+
+A handler is recognized by its frame in the traceback: it has the code of a handler that is registered, or
+an argument is the frame that it interrupts. Some exceptions have no such frame and cannot be distinguished,
+unless their class derives from BaseException only: those of a handler without Python code, of a handler
+that registers another one and deletes its arguments before it raises, and those that another thread sets
+by ``PyThreadState_SetAsyncExc``.
 """
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from inspect import CO_VARARGS
+from pathlib import Path
 from threading import Thread
-from types import FrameType
+from types import CodeType, FrameType
 
 from cachebackend.errors import InterruptLostError
 
@@ -18,6 +27,11 @@ __all__ = ["note_interrupt", "raise_interrupt", "start_thread"]
 
 #: The attribute of an error that a signal handler is known to have raised.
 _NOTE = "_ringcache_interrupt"
+#: No handler is in this package.
+_PACKAGE = f"{Path(__file__).parent}/"
+_SIGNALS = tuple(signal.valid_signals())
+#: The most objects in which a handler's function may be wrapped, such as partials.
+_MAX_WRAPPERS = 8
 
 
 def raise_interrupt(error: BaseException) -> None:
@@ -50,14 +64,36 @@ def _is_interrupt(error: BaseException) -> bool:
     """Return whether a frame of an error's traceback is that of a signal handler."""
     if isinstance(error, InterruptLostError) or _NOTE in error.__dict__:
         return True
+    codes: set[CodeType | None] = set()
     traceback = error.__traceback__
-    while traceback is not None and not _is_of_handler(traceback.tb_frame):
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            if _has_its_caller(traceback.tb_frame):
+                return True
+            codes.add(code)
         traceback = traceback.tb_next
-    return traceback is not None
+    # Asking for all handlers takes much longer than the rest
+    return bool(codes) and not codes.isdisjoint(_codes_of_handlers())
 
 
-def _is_of_handler(frame: FrameType) -> bool:
-    """Return whether a frame is that of a handler: an argument is the frame that it interrupts, its caller.
+def _codes_of_handlers() -> set[CodeType | None]:
+    """Return the code of each signal handler that is registered now."""
+    return {_code(handler) for handler in map(signal.getsignal, _SIGNALS) if callable(handler)}
+
+
+def _code(handler: object) -> CodeType | None:
+    """Return the code of a function, a method, an object with ``__call__``, or a partial of these."""
+    for _ in range(_MAX_WRAPPERS):
+        code = getattr(handler, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+        handler = handler.func if isinstance(handler, partial) else type(handler).__dict__.get("__call__")
+    return None
+
+
+def _has_its_caller(frame: FrameType) -> bool:
+    """Return whether an argument of a frame is its caller, as in the frame of a handler.
 
     The registered handlers are not enough: a handler may register another one before it raises.
     """

@@ -31,6 +31,21 @@ def handle_once(number: int, frame: FrameType | None, *, error: type[Exception] 
     raise error
 
 
+def handle_and_delete(number: int, frame: FrameType | None) -> None:
+    del number, frame  # pylint's idiom for arguments that are not used
+    raise SoftLimitError
+
+
+def handle_and_rebind(number: int, frame: FrameType | None) -> None:
+    frame = None
+    raise SoftLimitError(number, frame)
+
+
+def handle_and_rebind_all(*arguments: Any) -> None:
+    arguments = arguments[:1]
+    raise SoftLimitError(*arguments)
+
+
 class Limit:
     """An object with handlers."""
 
@@ -58,11 +73,30 @@ def interrupted() -> Exception:
     pytest.fail("the handler has not raised")
 
 
-@pytest.mark.parametrize(
-    "handler",
-    [handle, handle_by_another_function, handle_once, Limit().handle, Limit(), partial(handle)],
-    ids=["function", "calls another", "removes itself", "method", "object", "partial"],
-)
+class DeletingLimit:
+    """An object that is a handler and deletes its arguments."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise SoftLimitError
+
+
+HANDLERS = {
+    "function": handle,
+    "calls another": handle_by_another_function,
+    "removes itself": handle_once,
+    "method": Limit().handle,
+    "object": Limit(),
+    "partial": partial(handle),
+    "deletes": handle_and_delete,
+    "rebinds": handle_and_rebind,
+    "rebinds all": handle_and_rebind_all,
+    "deleting object": DeletingLimit(),
+    "partial of a method that deletes": partial(partial(DeletingLimit().__call__)),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
 def test_the_exception_of_a_handler_is_raised_again(handler: Any, set_handler: Callable[[Any], None]) -> None:
     """The handler may be any kind of callable."""
     set_handler(handler)
@@ -75,6 +109,18 @@ def test_another_error_is_not_raised(set_handler: Callable[[Any], None]) -> None
     set_handler(handle)
     try:
         raise SoftLimitError  # its traceback is what counts
+    except SoftLimitError as error:
+        raise_interrupt(error)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, print, partial(print), object().__eq__])
+def test_a_handler_without_python_code_is_none_of_the_frames(
+    handler: Any, set_handler: Callable[[Any], None]
+) -> None:
+    """No frame is that of a handler in C; an error is not taken for its exception."""
+    set_handler(handler)
+    try:
+        raise SoftLimitError
     except SoftLimitError as error:
         raise_interrupt(error)
 

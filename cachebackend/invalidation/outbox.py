@@ -29,6 +29,7 @@ from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
+from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
 from cachebackend.models import OutboxRow
@@ -182,7 +183,7 @@ class ClientOutbox:
         nodes = [index for index, each in enumerate(self._client.nodes) if each.endpoint == node]
         may_hold, aliases = self._client.context.may_hold, set(self._aliases())
         missed: set[bytes] = set()
-        for row in pending_rows(using).filter(node__in=("", node)).iterator():
+        for row in paged(pending_rows(using).filter(node__in=("", node))):
             keys = read_row(row).keys
             for alias in aliases & keys.keys():
                 missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))

@@ -22,7 +22,7 @@ import ormsgpack
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, QuerySet, When
-from django.db.models.functions import Cast, Now
+from django.db.models.functions import Cast, Coalesce, Length, Now
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.keys import pattern_key
@@ -34,12 +34,24 @@ from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggere
 from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
 
-__all__ = ["UNKNOWN_MODEL", "RowKeys", "keys_of_row", "pending_rows", "read_row", "stored_rows"]
+__all__ = [
+    "MAX_ROW_BYTES",
+    "UNKNOWN_MODEL",
+    "RowKeys",
+    "keys_of_row",
+    "pending_rows",
+    "read_row",
+    "stored_rows",
+]
 
 #: The error of a row whose model this project does not have.
 UNKNOWN_MODEL = "the project has no model of this name"
 #: A row that claims to be older, or from the future, has a time that says nothing about its age.
 _OLDEST = timedelta(days=36_500)
+
+
+#: The most bytes of a row that are read: the keys of about a million rows of a table.
+MAX_ROW_BYTES = 64 * 1024**2
 
 
 class RowKeys(NamedTuple):
@@ -58,13 +70,21 @@ def stored_rows(using: str) -> QuerySet[OutboxRow]:
     """Return the outbox rows of a database, in a form in which they can be fetched with any content.
 
     Python reads neither every time of Postgres nor every number of its JSON, and one row that cannot be
-    fetched would hide all others. So ``rows`` comes as ``rows_text``, and ``created`` as ``age``.
+    fetched would hide all others. So ``rows`` comes as ``rows_text``, and ``created`` as ``age``. A row may
+    be of any length: ``keys`` come as ``packed_keys``, which are empty, like ``rows_text``, if the row's
+    ``size`` is more than ``MAX_ROW_BYTES``.
     """
     is_past = Q(created__gt=Now() - _OLDEST, created__lte=Now())
     duration = models.DurationField()
     age = Case(When(is_past, then=Now() - F("created")), default=timedelta(0), output_field=duration)
-    stored = OutboxRow.objects.using(using).defer("rows", "created")
-    return stored.annotate(age=age, rows_text=Cast("rows", models.TextField()))
+    rows_text = Cast("rows", models.TextField())
+    stored = OutboxRow.objects.using(using).defer("rows", "created", "keys")
+    stored = stored.annotate(age=age, size=Length("keys") + Coalesce(Length(rows_text), 0))
+    fits = Q(size__lte=MAX_ROW_BYTES)
+    return stored.annotate(
+        packed_keys=Case(When(fits, then=F("keys")), output_field=models.BinaryField()),
+        rows_text=Case(When(fits, then=rows_text), output_field=models.TextField()),
+    )
 
 
 def pending_rows(using: str) -> QuerySet[OutboxRow]:
@@ -103,8 +123,11 @@ def read_row(row: Any) -> RowKeys:
 
 def keys_of_row(row: Any) -> KeysByAlias:
     """Return the keys that a stored row deletes, by cache alias. Raises anything if it cannot be read."""
+    if row.size > MAX_ROW_BYTES:
+        message = f"the row has {row.size:,} bytes, more than {MAX_ROW_BYTES:,}"
+        raise ValueError(message)
     if not row.label:
-        return _stored_keys(ormsgpack.unpackb(bytes(row.keys)))
+        return _stored_keys(ormsgpack.unpackb(bytes(row.packed_keys)))
     if row.rows_text is None:
         return _everything_of_model(apps.get_model(row.label), _using(row))
     return keys_of_trigger_row(row.label, json.loads(row.rows_text), _using(row))

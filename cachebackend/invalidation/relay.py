@@ -30,6 +30,7 @@ from cachebackend.invalidation.deletes import (
 from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
 from cachebackend.invalidation.outbox_databases import ask_databases, server_of
 from cachebackend.invalidation.outbox_keys import RowKeys, pending_rows, read_row
+from cachebackend.invalidation.outbox_pages import page_keys
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
@@ -40,8 +41,6 @@ __all__ = ["RELAY_TIMEOUT", "SETTLING_SECONDS", "RelayResult", "outbox_lag", "re
 
 logger = logging.getLogger("cachebackend")
 
-#: Outbox rows that one transaction of the relay locks and processes.
-ROWS_PER_PAGE = 500
 #: Seconds that a run waits for the databases; shorter than the time limit of the task.
 RELAY_TIMEOUT = 15.0
 #: The smallest primary key that a table can hold.
@@ -125,22 +124,20 @@ def _process(using: str) -> RelayResult:
 
 
 def _process_page(using: str, after: int, result: RelayResult, pending: set[int]) -> int | None:
-    """Process the rows whose keys follow ``after``; return the last key, None if there was no row.
+    """Process the rows whose primary keys follow ``after``; return the last one, None if there was no row.
 
-    The keys of the rows that remain are added to ``pending``.
+    The primary keys of the rows that remain are added to ``pending``.
     """
     skip_locked = connections[using].features.has_select_for_update_skip_locked
     # A young row is most likely being handled by its writer; a trigger's row is the relay's alone. The
     # time of a row may be nonsense: then its age is 0 for ever
     settling = timedelta(seconds=SETTLING_SECONDS)
     is_young = Q(label="", created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
+    following = pending_rows(using).filter(~is_young, pk__gt=after).order_by("pk")
+    if not (keys := page_keys(following)):
+        return None
     with transaction.atomic(using=using):
-        rows = list(
-            pending_rows(using)
-            .filter(~is_young, pk__gt=after)
-            .order_by("pk")
-            .select_for_update(skip_locked=skip_locked)[:ROWS_PER_PAGE]
-        )
+        rows = list(following.filter(pk__in=keys).select_for_update(skip_locked=skip_locked))
         page = _Page(rows, _early_tags[using])
         confirmed = page.confirmed_rows()
         unreadable = [(row, error) for row in confirmed if (error := page.errors.get(row.pk))]
@@ -160,7 +157,7 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     result.pending += len(remaining)
     result.keys += page.deleted
     pending |= remaining
-    return rows[-1].pk if rows else None
+    return keys[-1]
 
 
 class _Page:

@@ -13,6 +13,7 @@ from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import INTENT_SECONDS, READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
+from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside_errors
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
@@ -32,6 +33,8 @@ __all__ = [
 MAX_SEARCHED_ROWS = 20_000
 #: The most outbox rows of a database that are counted by node, the oldest first.
 MAX_COUNTED_ROWS = 10_000
+#: The most bytes of outbox rows of a database that are searched or counted.
+MAX_BYTES = 64 * 1024**2
 _SET_ASIDE = (
     "The outbox of database {!r} holds {}, which cannot be read and is set aside. All that it can mean was "
     'deleted. "manage.py invalidation discard" deletes it.'
@@ -140,26 +143,21 @@ def pending_by_node(clients: Mapping[str, RingClient], is_up: Mapping[str, Seque
     nodes_up = [up for aliases in names.values() for up in is_up[aliases[0]]]
     limits = [client.context.missed.limit for client in names for _ in client.nodes]
 
-    def rows_of(using: str) -> list[PendingRow]:
-        return [
-            PendingRow(
-                {
-                    numbers[client][node]: keys
-                    for client, aliases in names.items()
-                    for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
-                },
-                bool(row.node),
-                row.age.total_seconds() > REPLAY_AGE_SECONDS + (INTENT_SECONDS if row.is_intent else 0),
-            )
-            for row in _oldest_rows(using)
-            for keys_by_alias in [read_row(row).keys]
-        ]
+    def pending(row: Any) -> PendingRow:
+        keys_by_alias = read_row(row).keys
+        return PendingRow(
+            {
+                numbers[client][node]: keys
+                for client, aliases in names.items()
+                for node, keys in _keys_by_node(client, aliases, row.node, keys_by_alias).items()
+            },
+            bool(row.node),
+            row.age.total_seconds() > REPLAY_AGE_SECONDS + (INTENT_SECONDS if row.is_intent else 0),
+        )
 
-    asked = ask_databases(rows_of, READ_TIMEOUT)
-    incomplete = [using for using, rows in asked.found.items() if len(rows) > MAX_COUNTED_ROWS]
-    missed = count_missed(
-        (row for rows in asked.found.values() for row in rows[:MAX_COUNTED_ROWS]), nodes_up, limits
-    )
+    asked = ask_databases(lambda using: [row and pending(row) for row in _oldest_rows(using)], READ_TIMEOUT)
+    incomplete = [using for using, rows in asked.found.items() if None in rows[-1:]]
+    missed = count_missed((row for rows in asked.found.values() for row in rows if row), nodes_up, limits)
     by_alias = {alias: [missed[number] for number in numbers[client]] for alias, client in clients.items()}
     return PendingByNode(by_alias, incomplete, {using: str(error) for using, error in asked.errors.items()})
 
@@ -206,17 +204,15 @@ def _lines(using: str, alias: str, key: bytes, endpoints: AbstractSet[str]) -> l
     if not has_outbox(using) or server_of(using).is_replica:
         return []
     lines = []
-    rows = list(pending_rows(using).order_by("-pk")[: MAX_SEARCHED_ROWS + 1])
-    for row in rows[:MAX_SEARCHED_ROWS]:
+    for row in _first(paged(pending_rows(using), newest_first=True), MAX_SEARCHED_ROWS):
+        if row is None:
+            lines.append(f"database {using!r} has more outbox rows than were searched: they are too many")
+            break
         keys, error = read_row(row)
         if error:
             lines.append(f"{_line(row)}, which cannot be read: {error}")
         elif alias in keys and (key in keys[alias] or row.node in endpoints):
             lines.append(_line(row))
-    if len(rows) > MAX_SEARCHED_ROWS:
-        lines.append(
-            f"database {using!r} has more than the {MAX_SEARCHED_ROWS:,} outbox rows that were searched"
-        )
     return lines
 
 
@@ -233,9 +229,20 @@ def _lag_faults(lag: float, nodes_down: Sequence[str]) -> list[Fault]:
 
 
 def _oldest_rows(using: str) -> Iterator[Any]:
-    """Yield the oldest outbox rows of a database, one more than are counted; none of a replica."""
+    """Yield the oldest outbox rows of a database, as ``_first``; none of a replica."""
     if has_outbox(using) and not server_of(using).is_replica:
-        yield from pending_rows(using).order_by("pk")[: MAX_COUNTED_ROWS + 1].iterator()
+        yield from _first(paged(pending_rows(using)), MAX_COUNTED_ROWS)
+
+
+def _first(rows: Iterable[Any], limit: int) -> Iterator[Any]:
+    """Yield the first ``limit`` rows, at most ``MAX_BYTES`` of them; then None if there are more."""
+    length = 0
+    for number, row in enumerate(rows):
+        length += row.size
+        if number == limit or (number and length > MAX_BYTES):
+            yield None
+            return
+        yield row
 
 
 def _numbers(clients: Iterable[RingClient]) -> Iterator[range]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import deletes, outbox, transaction_deletes
+from cachebackend.invalidation import deletes, outbox, outbox_pages, transaction_deletes
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox_figures
 from cacheproject.demo.models import Article
@@ -159,7 +158,7 @@ def test_rows_of_a_node_that_is_down_do_not_delay_others(
     ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although they fill several pages and are older."""
-    monkeypatch.setattr(sys.modules["cachebackend.invalidation.relay"], "ROWS_PER_PAGE", 2)
+    monkeypatch.setattr(outbox_pages, "ROWS_PER_PAGE", 2)
     ring, keys = ring_cache.client.ring, {f"k{n}": ring_cache.key_bytes(f"k{n}") for n in range(30)}
     on_stopped_node = [key for key in keys.values() if ring.names[ring.owner(key)] == "ring-a"][:5]
     healthy = next(name for name, key in keys.items() if ring.names[ring.owner(key)] == "ring-b")

@@ -17,11 +17,13 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import outbox_keys
+from cachebackend.invalidation import outbox_keys, outbox_pages
 from cachebackend.invalidation.outbox import ClientOutbox, write_row
 from cachebackend.invalidation.outbox_keys import UNKNOWN_MODEL
+from cachebackend.invalidation.set_aside import set_aside_errors
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import key_figures, outbox_figures
+from cachebackend.monitoring import outbox as monitoring_outbox
 from cachebackend.monitoring.outbox import pending_by_node
 from cachebackend.protocol.missed_deletes import ALL_KEYS
 from tests.shop.models import Author
@@ -257,3 +259,56 @@ def test_a_transaction_does_not_fail_because_of_an_unreadable_row_of_a_trigger(a
     invalidation.relay()
     assert Author.cached.get(pk=author.pk).name == "Psappho"
     assert OutboxRow.objects.get().error
+
+
+@pytest.mark.postgres
+def test_a_row_that_is_too_long_is_not_fetched(
+    author: Author, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set aside like a row that cannot be read, and means everything that it can."""
+    monkeypatch.setattr(outbox_keys, "MAX_ROW_BYTES", 500)
+    insert(keys=ormsgpack.packb({"default": [b"x" * 501]}))
+    insert(**trigger_row([{"id": "1" * 501}]))
+    age()
+    long = outbox_keys.pending_rows("default").filter(size__gt=500)
+    assert [(row.packed_keys, row.rows_text) for row in long] == [(None, None)] * 2
+    result = invalidation.relay()
+    assert (result.failed, result.pending) == ({}, 0)
+    assert ring_cache.get("kept") is None
+    assert all("bytes" in error for error in set_aside_errors("default"))
+    assert len(set_aside_errors("default")) == 2
+
+
+def test_a_page_of_rows_has_a_most_number_of_bytes(
+    author: Author, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is longer than a page has a page of its own; the relay and the figures read all pages."""
+    monkeypatch.setattr(outbox_pages, "PAGE_BYTES", 500)
+    lengths = [100, 100, 700, 100, 450, 100, 100, 100]
+    OutboxRow.objects.all().delete()
+    for length in lengths:
+        insert(keys=ormsgpack.packb({"default": [b"k" * length]}))
+    age()
+    rows = outbox_keys.pending_rows("default")
+    sizes = list(rows.order_by("pk").values_list("size", flat=True))
+    pages, first = [], 0
+    while keys := outbox_pages.page_keys(rows.order_by("pk").filter(pk__gt=first)):
+        pages.append(len(keys))
+        first = keys[-1]
+    assert pages == [2, 1, 1, 1, 3]
+    assert [row.size for row in outbox_pages.paged(rows)] == sizes
+    assert [row.size for row in outbox_pages.paged(rows, newest_first=True)] == sizes[::-1]
+    assert invalidation.relay().rows == len(lengths)
+
+
+def test_the_inspector_searches_a_limited_number_of_bytes(
+    author: Author, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so, and searches at least the newest row."""
+    monkeypatch.setattr(monitoring_outbox, "MAX_BYTES", 500)
+    for name in ("k", "other"):
+        insert(keys=ormsgpack.packb({"default": [ring_cache.key_bytes(name), b"x" * 501]}))
+    for name, found in (("k", 0), ("other", 1)):
+        lines = monitoring_outbox.pending_of_key("default", ring_cache.client, ring_cache.key_bytes(name))
+        assert "more outbox rows than were searched" in lines[-1]
+        assert len(lines) == found + 1

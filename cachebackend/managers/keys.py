@@ -103,10 +103,10 @@ class RowKeys:
     def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         parts = [
-            middle + key_part(text)
+            part
             for field, middle in self._fields_and_middles
             for row in rows
-            if self.exist and (text := canonical_text(field, self._value(row, field))) is not None
+            if self.exist and (part := self._part(field, middle, self._value(row, field))) is not None
         ]
         return [f"{scope}:{part}" for scope in scopes for part in parts]
 
@@ -120,6 +120,13 @@ class RowKeys:
             return True
         text = canonical_text(field, one)
         return text is not None and text == canonical_text(field, other)
+
+    def _part(self, field: models.Field[Any, Any], middle: str, value: Any) -> str | None:
+        """Return the part of a key behind its scope; None if the value has no text."""
+        if type(value) is int and field.attname in self._integers:
+            return f"{middle}{value}"
+        text = canonical_text(field, value)
+        return None if text is None else middle + key_part(text)
 
     def _value(self, row: Mapping[str, Any], field: models.Field[Any, Any]) -> Any:
         return row.get("pk", row.get(field.attname)) if field is self.pk else row.get(field.attname)

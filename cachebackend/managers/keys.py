@@ -122,10 +122,10 @@ class RowKeys:
         return text is not None and text == canonical_text(field, other)
 
     def _part(self, field: models.Field[Any, Any], middle: str, value: Any) -> str | None:
-        """Return the part of a key behind its scope; None if the value has no text."""
+        """Return the part of a key behind its scope; None without a value or its text."""
         if type(value) is int and field.attname in self._integers:
             return f"{middle}{value}"
-        text = canonical_text(field, value)
+        text = canonical_text(field, value) if value is not None else None
         return None if text is None else middle + key_part(text)
 
     def _value(self, row: Mapping[str, Any], field: models.Field[Any, Any]) -> Any:

@@ -38,6 +38,9 @@ _NODE_LISTS = (*_CHANGES, "gutter")
 #: Options that Django gives to every backend. They are ignored: a node evicts by its own settings.
 _IGNORED = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
+#: The default of ``max_value_bytes``. A decoded value takes up to 75 times as much memory.
+MAX_VALUE_BYTES = 64 * 1024**2
+
 
 @dataclass(frozen=True, slots=True)
 class NearOptions:
@@ -150,7 +153,7 @@ class RingOptions:
     codec: str = field(default="auto", metadata={"rule": Choice(tuple(CODECS))})
     compressor: str = field(default="none", metadata={"rule": Choice(("none", *COMPRESSORS))})
     compress_over_bytes: int = field(default=1024, metadata={"rule": Integer(0, 2**31)})
-    max_value_bytes: int = field(default=MAX_BYTES, metadata={"rule": Integer(1, MAX_BYTES)})
+    max_value_bytes: int = field(default=MAX_VALUE_BYTES, metadata={"rule": Integer(1, MAX_BYTES)})
 
     @classmethod
     def read(cls, location: object, options: object, path: str) -> RingOptions:

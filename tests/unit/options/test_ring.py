@@ -138,3 +138,8 @@ def test_a_password_is_a_text_or_a_function(password: object) -> None:
     [fault] = faults_of(URL, password=password)
     assert "['password']: must be a text that is not empty, or a function" in fault
     assert "hunter2" not in fault
+
+
+def test_a_process_can_hold_a_decompressed_value() -> None:
+    """A decoded value takes up to 75 times its bytes, so the default is far below what a node stores."""
+    assert RingOptions.__dataclass_fields__["max_value_bytes"].default == 64 * 1024**2

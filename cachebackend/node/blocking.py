@@ -16,6 +16,7 @@ from typing import Any
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
+from cachebackend.node.pace import Pace
 from cachebackend.node.translate import (
     INCOMPLETE,
     LISTS,
@@ -43,10 +44,20 @@ _READ_BYTES = 65_536
 class Connection:
     """A connection that is ready for commands, and is written and read directly.
 
-    A read that takes longer than the timeout raises TimeoutError.
+    A read that takes longer than the timeout, or brings too few bytes (see ``pace``), raises TimeoutError.
     """
 
-    __slots__ = ("_feed", "_gets", "_has_data", "_recv", "_redis", "_sendall", "_socket", "idle_since")
+    __slots__ = (
+        "_feed",
+        "_gets",
+        "_has_data",
+        "_recv",
+        "_redis",
+        "_sendall",
+        "_socket",
+        "_timeout",
+        "idle_since",
+    )
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
         self._redis: Any = handshake.connection()
@@ -54,6 +65,7 @@ class Connection:
         sock: Any = self._redis._sock
         self._socket: socket.socket = sock
         sock.settimeout(timeout)
+        self._timeout = timeout
         reader = make_reader()
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
@@ -127,6 +139,8 @@ class Connection:
                     raise ConnectionResetError(message)
                 if not received:
                     check_begin(data, command)
+                    pace = Pace(self._timeout)
+                pace.received(len(data))
                 received += len(data)
                 check_reply_bytes(received, command)
                 self._feed(data)

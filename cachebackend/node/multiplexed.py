@@ -14,6 +14,7 @@ from typing import Any
 
 from cachebackend.effects import Command, Reply
 from cachebackend.node.handshake import Handshake
+from cachebackend.node.pace import BYTES_A_TIMEOUT
 from cachebackend.node.translate import (
     INCOMPLETE,
     UNREADABLE,
@@ -50,8 +51,9 @@ class _Batch:
 class MultiplexedConnection(asyncio.Protocol):
     """A connection that is ready for commands; ``open`` makes one.
 
-    There is one timer for the connection, not one for each batch. If a batch is in flight and no byte
-    was received or sent for ``timeout`` seconds, all batches fail and the connection is closed.
+    There is one timer for the connection, not one for each batch. If a batch is in flight, and for
+    ``timeout`` seconds nothing was sent and the replies have not come on (see ``pace``), all batches fail
+    and the connection is closed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
@@ -105,7 +107,7 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Add each complete reply to its batch; after bytes that are not replies, fail all batches."""
-        self._active_at = self._loop.time()
+        self._note_received(len(data))
         try:
             self._read(data)
         except MalformedReplyError as error:
@@ -127,6 +129,7 @@ class MultiplexedConnection(asyncio.Protocol):
                     check_reply_bytes(self._unread_bytes, command)
                     return
                 self._unread_bytes = 0
+                self._active_at = self._loop.time()
                 if not fits(command, reply):
                     raise misfit(command)
                 batch.replies.append(reply)
@@ -173,6 +176,15 @@ class MultiplexedConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(_GRACE_SECONDS, self._check_timeout)
         else:
             self._fail(TimeoutError())
+
+    def _note_received(self, count: int) -> None:
+        """Count the first bytes of a reply, and each ``BYTES_A_TIMEOUT`` more, as activity.
+
+        Single bytes of an incomplete reply do not count: a node could hold every task with them.
+        """
+        before = self._unread_bytes
+        if not before or before // BYTES_A_TIMEOUT != (before + count) // BYTES_A_TIMEOUT:
+            self._active_at = self._loop.time()
 
     def _note_progress(self, now: float) -> None:
         """Count bytes that were sent since the last call as activity of the connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,40 @@ def test_a_reply_has_a_largest_length(
 READABLE = {"a list instead of a string", "a map", "a boolean", "a number", "an error in a list"}
 #: redis-py waits for the reply after it.
 SKIPPED = {"an invalidation message"}
+
+
+def drip(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let a node send its replies byte by byte, without an end; return what ends it."""
+    ended = threading.Event()
+
+    def reply(connection: socket.socket, command: list[bytes]) -> bytes | None:
+        if command[0] not in {b"GET", b"MGET"}:
+            return FakeNode._reply(fake, connection, command)
+        connection.sendall(b"$500000000\r\n")
+        while not ended.wait(0.02):
+            connection.sendall(b"x")
+        return None
+
+    monkeypatch.setattr(fake, "_reply", reply)
+    return ended
+
+
+@pytest.mark.parametrize("call", ["get", "get_many", "aget", "aget_many"])
+def test_a_reply_byte_by_byte_is_a_timeout(
+    fake: FakeNode, open_cache: Callable[..., RingCache], call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, but the reply does not."""
+    cache, (function, expected) = open_cache(socket_timeout=0.1), CALLS[call]
+    breaker = cache.client.nodes[0].breaker
+    assert breaker is not None
+    ended = drip(fake, monkeypatch)
+    end = threading.Timer(20, ended.set)  # so that a call without a bound ends
+    end.start()
+    assert function(cache) == expected
+    assert breaker.has_failures
+    assert not ended.is_set()
+    end.cancel()
+    ended.set()
 
 
 @pytest.mark.parametrize("call", ["get", "aget"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cachebackend.node.multiplexed import MultiplexedConnection
+from cachebackend.node.pace import BYTES_A_TIMEOUT
 
 TIMEOUT = 0.25
 
@@ -76,14 +77,14 @@ def test_a_reply_that_is_arriving_does_not_time_out() -> None:
         connection, transport, clock = opened()
         replies = connection.submit([(b"GET", b"k")])
         transport.unsent = 0
-        connection.data_received(b"$100\r\n")
+        connection.data_received(b"$%d\r\n" % (10 * BYTES_A_TIMEOUT))
         for _ in range(10):
             await clock.step(TIMEOUT * 0.9)
-            connection.data_received(b"x" * 10)
+            connection.data_received(b"x" * BYTES_A_TIMEOUT)
         connection.data_received(b"\r\n")
-        return await replies
+        return [len(reply) for reply in await replies]
 
-    assert asyncio.run(run()) == [b"x" * 100]
+    assert asyncio.run(run()) == [10 * BYTES_A_TIMEOUT]
 
 
 def test_a_batch_without_activity_times_out() -> None:

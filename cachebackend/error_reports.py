@@ -1,4 +1,4 @@
-"""A filter for Django's error page and error mails: it masks the logins of URLs.
+"""A filter for Django's error page and error mails: it masks the logins of URLs, and the seed of the hash.
 
 Django masks a setting by its name, so it shows the password of a URL in ``CACHES["default"]["LOCATION"]``,
 and in each local variable that holds these settings::
@@ -30,8 +30,8 @@ _PIECE = re.compile(r"(?:(?![,;][A-Za-z+]{1,20}://)\S)+")
 _QUERY = re.compile(r"(?<=password=)[^&]+", re.IGNORECASE)
 #: What precedes a login: in a URL, and in what ``urlsplit`` returns.
 _BEFORE_LOGIN = ("://", "netloc=")
-#: Names whose value is masked if it is a text.
-_SECRET_NAMES = re.compile("password|netloc", re.IGNORECASE)
+#: Names whose value is masked if it is a text or a number.
+_SECRET_NAMES = re.compile("password|netloc|hash_seed", re.IGNORECASE)
 #: Types of values that hold no text.
 _WITHOUT_TEXT = frozenset({bool, float, int, type(None)})
 #: Values that are nested deeper than this are masked whole.
@@ -68,7 +68,9 @@ class URLPasswordFilter(SafeExceptionReporterFilter):
             return {
                 self._masked(key, depth + 1): (
                     self.cleansed_substitute
-                    if isinstance(key, str) and isinstance(each, str | bytes) and _SECRET_NAMES.search(key)
+                    if isinstance(key, str)
+                    and isinstance(each, str | bytes | int)
+                    and _SECRET_NAMES.search(key)
                     else self._masked(each, depth + 1)
                 )
                 for key, each in value.items()

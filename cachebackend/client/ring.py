@@ -17,11 +17,11 @@ from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Tracking
-from cachebackend.options import RingOptions
+from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
-from cachebackend.ring import Ring
+from cachebackend.ring import Ring, seed_of
 from cachebackend.threads import is_thread_refused
 
 __all__ = ["RingClient"]
@@ -45,7 +45,7 @@ class RingClient(SingleKeyClient):
         secrets: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
         super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
-        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
+        self.ring = _ring(options.nodes, options)
         self.counters = Counters(Counts)
         codec = Codec(
             options.codec, options.compressor, options.compress_over_bytes, secrets, options.max_value_bytes
@@ -54,14 +54,14 @@ class RingClient(SingleKeyClient):
         endpoints = [node.endpoint for node in options.all_nodes]
         if others := options.joining or options.leaving:
             self.context.ring_change = RingChange(
-                Ring([(node.name, node.weight) for node in others]),
+                _ring(others, options),
                 tuple(endpoints.index(node.endpoint) for node in others),
                 is_old=bool(options.leaving),
                 is_warm=bool(options.leaving) and options.warm,
             )
         if options.gutter:
             self.context.gutter = Gutter(
-                Ring([(node.name, node.weight) for node in options.gutter]),
+                _ring(options.gutter, options),
                 tuple(endpoints.index(node.endpoint) for node in options.gutter),
                 max(1, int(options.gutter_timeout * 1000)),
                 lambda node: self.nodes[node].is_ejected,
@@ -159,6 +159,11 @@ class RingClient(SingleKeyClient):
         self._trackings, self._is_tracking = [], False
         if self._near is not None:
             self._near.after_fork()
+
+
+def _ring(nodes: Sequence[NodeAddress], options: RingOptions) -> Ring:
+    """Return a ring of some of the alias' nodes; all rings of an alias have one seed."""
+    return Ring([(node.name, node.weight) for node in nodes], seed_of(options.hash_seed))
 
 
 _tracking_lock = threading.Lock()

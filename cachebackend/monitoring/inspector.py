@@ -16,7 +16,6 @@ from cachebackend.codec.record import CodecId
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.outbox import pending_of_key
-from cachebackend.ring import slot_of
 
 __all__ = ["KeyFigures", "key_figures"]
 
@@ -76,7 +75,7 @@ def key_figures(
         "key": key,
         "node_key": node_key.decode("utf-8", "replace"),
         "owner": client.ring.names[client.ring.owner(node_key)],
-        "slot": slot_of(node_key),
+        "slot": client.ring.slot_of(node_key),
         "is_near": client.has_near_copy(node_key),
         "pending": pending_of_key(alias, client, node_key) if shows_pending else [],
     }

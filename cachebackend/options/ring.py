@@ -15,6 +15,7 @@ from cachebackend.options.rules import (
     Choice,
     Integer,
     IsPassword,
+    IsSecret,
     Number,
     Optional,
     Password,
@@ -87,6 +88,12 @@ class RingOptions:
         password: The password of every node whose URL has none, or a function without arguments that
             returns it. The function is called for each new connection, so that a password may change;
             it may also return a user and a password. None: only URLs have passwords.
+        hash_seed: A secret text or number that decides, with the names of the nodes, which node owns a
+            key. Someone who chooses keys and does not know it cannot choose keys of one node. All
+            processes that use the nodes need the same secret: otherwise one deletes keys at other nodes
+            than those where another stored them. Another secret moves nearly all keys, as another
+            ``KEY_PREFIX`` does, so end all processes before you change it, and then run
+            ``ring cleanup --yes``. None: the hash has no seed.
         replay_limit: The most missed deletes that are replayed to a returning node one by one. A
             node that missed more is cleared of this alias' keys.
         outbox_timeout: The most time that a call waits until the deletes which a node missed are in the
@@ -134,6 +141,7 @@ class RingOptions:
     socket_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     on_node_failure: str = field(default="miss", metadata={"rule": Choice(("miss", "raise"))})
     password: Password | None = field(default=None, repr=False, metadata={"rule": Optional(IsPassword())})
+    hash_seed: str | int | None = field(default=None, repr=False, metadata={"rule": Optional(IsSecret())})
     replay_limit: int = field(default=10_000, metadata={"rule": Integer(1, 10_000_000)})
     outbox_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     joining: tuple[NodeAddress, ...] = ()

@@ -15,6 +15,7 @@ __all__ = [
     "Choice",
     "Integer",
     "IsPassword",
+    "IsSecret",
     "Number",
     "Optional",
     "Password",
@@ -25,6 +26,8 @@ __all__ = [
 
 #: A password, or a function that returns it; the function may also return a user and a password.
 Password: TypeAlias = str | Callable[[], str | Sequence[str]]
+#: The largest number that is a secret.
+_MAX_SECRET = 2**64 - 1
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -132,6 +135,20 @@ class IsPassword:
             return None
         return (
             "must be a text that is not empty, or a function that returns the password, "
+            f"got a {type(value).__name__}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IsSecret:
+    """A text that is not empty, or a whole number of 64 bits. The message never shows it."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        if (isinstance(value, str) and value) or Integer(0, _MAX_SECRET).fault(value) is None:
+            return None
+        return (
+            "must be a text that is not empty, or a whole number from 0 to 2**64 - 1, "
             f"got a {type(value).__name__}"
         )
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from xxhash import xxh3_64_intdigest
 
-from cachebackend.ring.slots import SLOT_SHIFT, SLOTS
+from cachebackend.ring.slots import SLOT_SHIFT, SLOTS, slot_of
 from cachebackend.ring.table import build_table
 
 __all__ = ["Ring"]
@@ -20,18 +20,24 @@ class Ring:
 
     Args:
         nodes: Name and weight of each node.
+        seed: The seed of the hash of keys. It changes the owner of a key, not the owner of a slot.
     """
 
-    __slots__ = ("_table", "names", "weights")
+    __slots__ = ("_seed", "_table", "names", "weights")
 
-    def __init__(self, nodes: Sequence[tuple[str, float]]) -> None:
+    def __init__(self, nodes: Sequence[tuple[str, float]], seed: int = 0) -> None:
         self.names = tuple(name for name, _ in nodes)
         self.weights = tuple(weight for _, weight in nodes)
+        self._seed = seed
         self._table = build_table(nodes)
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key."""
-        return self._table[xxh3_64_intdigest(key) >> SLOT_SHIFT]
+        return self._table[xxh3_64_intdigest(key, self._seed) >> SLOT_SHIFT]
+
+    def slot_of(self, key: bytes) -> int:
+        """Return the slot of a key."""
+        return slot_of(key, self._seed)
 
     def owner_of_slot(self, slot: int) -> int:
         """Return the index of the node that owns a slot."""
@@ -42,7 +48,7 @@ class Ring:
         return [self._table.count(index) for index in range(len(self.names))]
 
     def moved(self, new_ring: Ring) -> int:
-        """Return how many slots change their owner when the ring changes to the new ring."""
+        """Return how many slots change their owner when the ring changes to a ring of the same seed."""
         return sum(
             self.names[old] != new_ring.names[new]
             for old, new in zip(self._table, new_ring._table, strict=True)
@@ -53,7 +59,7 @@ class Ring:
         table = self._table
         groups: list[list[T]] = [[] for _ in self.names]
         for key, item in keys:
-            groups[table[xxh3_64_intdigest(key) >> SLOT_SHIFT]].append(item)
+            groups[table[xxh3_64_intdigest(key, self._seed) >> SLOT_SHIFT]].append(item)
         return {owner: items for owner, items in enumerate(groups) if items}
 
     def __len__(self) -> int:

@@ -129,3 +129,23 @@ def test_a_value_without_a_login_is_shown_as_it_is() -> None:
     assert pprint(URLPasswordFilter().cleanse_setting("SOME", setting)) == pprint(setting)
     assert "ValueError" in pprint(URLPasswordFilter().cleanse_setting("SOME", Awkward()))
     assert PASSWORD not in pprint(URLPasswordFilter().cleanse_setting("SOME", Awkward()))
+
+
+@pytest.mark.parametrize("seed", [PASSWORD, 7654321])
+def test_the_seed_of_the_hash_is_masked(seed: str | int) -> None:
+    """A text or a number, in settings and in local variables."""
+
+    def fail(given: dict[str, Any]) -> None:
+        raise ValueError(len(given))
+
+    alias = {"OPTIONS": {"hash_seed": seed}}
+    with pytest.raises(ValueError, match="1") as raised:
+        fail(alias)
+    frames = raised.value.__traceback__
+    assert frames is not None
+    assert frames.tb_next is not None
+    reporter_filter = URLPasswordFilter()
+    shown = pprint(list(reporter_filter.get_traceback_frame_variables(None, frames.tb_next.tb_frame)))
+    shown += pprint(reporter_filter.cleanse_setting("CACHES", {"default": alias}))
+    assert "hash_seed" in shown
+    assert str(seed) not in shown

@@ -10,9 +10,12 @@ import pytest
 from cachebackend.client import RingClient
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
+from cachebackend.ring import seed_of, slot_of
 
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
 NEW = [*OLD, "redis://h:3?name=c"]
+KEYS = [b"key:%d" % number for number in range(16)]
+OWNERS = "acaabcaabaabbbba"
 
 
 def client_of(location: Any = OLD, **options: Any) -> RingClient:
@@ -59,6 +62,26 @@ def test_the_gutter_stores_the_keys_of_ejected_nodes() -> None:
     assert breaker is not None
     breaker.failed(Exception("down"), at_once=True)
     assert client.context.serving_node(b"k") == 2
+
+
+@pytest.mark.parametrize(
+    ("location", "options"), [(OLD, {"joining": NEW}), (NEW, {"leaving": OLD}), (OLD, {"gutter": NEW[2:]})]
+)
+def test_all_rings_of_an_alias_have_the_seed_of_its_settings(
+    location: list[str], options: dict[str, Any]
+) -> None:
+    """The ring, the other ring while the ring changes, and the gutter's."""
+    client = client_of(location, hash_seed="s", **options)
+    others = client.context.ring_change, client.context.gutter
+    rings = [client.ring, *(other.ring for other in others if other is not None)]
+    assert len(rings) == 2
+    for ring in rings:
+        assert [ring.slot_of(key) for key in KEYS] == [slot_of(key, seed_of("s")) for key in KEYS]
+
+
+def test_an_alias_without_a_seed_has_the_owners_of_earlier_releases() -> None:
+    """The owners are constants here: a change of them would move every user's keys."""
+    assert "".join("abc"[client_of(NEW).ring.owner(key)] for key in KEYS) == OWNERS
 
 
 def test_a_near_cache_knows_which_copies_it_has() -> None:

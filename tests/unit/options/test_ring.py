@@ -143,3 +143,19 @@ def test_a_password_is_a_text_or_a_function(password: object) -> None:
 def test_a_process_can_hold_a_decompressed_value() -> None:
     """A decoded value takes up to 75 times its bytes, so the default is far below what a node stores."""
     assert RingOptions.__dataclass_fields__["max_value_bytes"].default == 64 * 1024**2
+
+
+@pytest.mark.parametrize("seed", ["", b"hunter2", 76543.21, -7654321, 2**64 + 7654321, True, ["hunter2"]])
+def test_a_hash_seed_is_a_text_or_a_number_of_64_bits(seed: object) -> None:
+    """The message does not show what it is instead."""
+    [fault] = faults_of(URL, hash_seed=seed)
+    assert "['hash_seed']: must be a text that is not empty, or a whole number" in fault
+    assert not any(secret in fault for secret in ("hunter2", "76543", str(2**64 + 7654321)))
+
+
+@pytest.mark.parametrize("seed", ["hunter2", 7654321, 0, 2**64 - 1])
+def test_the_text_of_options_does_not_show_the_hash_seed(seed: str | int) -> None:
+    """Options with another seed are other options, so two such aliases do not share a client."""
+    options = RingOptions.read(URL, {"hash_seed": seed}, PATH)
+    assert options != RingOptions.read(URL, {}, PATH)
+    assert "hash_seed" not in repr(options)

@@ -40,3 +40,31 @@ def test_a_ring_knows_its_nodes() -> None:
     """By index."""
     ring = Ring([("a", 1.0), ("b", 2.0)])
     assert (ring.names, ring.weights, len(ring)) == (("a", "b"), (1.0, 2.0), 2)
+
+
+def test_a_seed_changes_the_owners_of_keys_and_not_of_slots() -> None:
+    """Keys that one node owns without the seed are spread with it. Seed 0 is the ring without a seed."""
+    nodes = [(name, 1.0) for name in "abcd"]
+    ring, unseeded, seeded = Ring(nodes), Ring(nodes, 0), Ring(nodes, 7)
+    aimed = [key for key in (b"key:%d" % number for number in range(2000)) if ring.owner(key) == 0]
+    assert {unseeded.owner(key) for key in aimed} == {0}
+    groups = seeded.by_owner((key, key) for key in aimed)
+    assert sorted(groups) == [0, 1, 2, 3]
+    assert max(map(len, groups.values())) < len(aimed) / 3
+    assert ring.moved(seeded) == 0
+
+
+def test_every_method_uses_the_seed() -> None:
+    """``owner``, ``slot_of`` and ``by_owner`` agree."""
+    ring = Ring([(name, 1.0) for name in "abcd"], 7)
+    keys = [b"key:%d" % number for number in range(500)]
+    owners = [ring.owner(key) for key in keys]
+    assert owners == [ring.owner_of_slot(ring.slot_of(key)) for key in keys]
+    assert owners == [ring.owner_of_slot(slot_of(key, 7)) for key in keys]
+    groups = ring.by_owner((key, key) for key in keys)
+    assert all(ring.owner(key) == owner for owner, group in groups.items() for key in group)
+
+
+def test_the_text_of_a_ring_does_not_show_the_seed() -> None:
+    """It is a secret."""
+    assert "7654321" not in repr(Ring([("a", 1.0)], 7654321))

@@ -185,12 +185,12 @@ def test_options_of_django_redis_are_recognized() -> None:
 
 def test_options_of_djangos_own_backend_are_recognized(settings: Any) -> None:
     """And so are settings outside OPTIONS and misspelt names; the message has no values."""
-    options = {"pool_class": "p", "password": "s3cret", "PICKLE_VERSION": -1, "evicton": {}, "zzz": 1}
+    options = {"pool_class": "s3cret", "PASSWORD": "s3cret", "PICKLE_VERSION": -1, "evicton": {}, "zzz": 1}
     with pytest.raises(ConfigurationError) as raised:
         RingOptions.read("redis://h:1?name=a", options, "CACHES['default']")
     message = str(raised.value)
     assert "['pool_class']: is an option of Django's RedisCache; here connections are opened" in message
-    assert "['password']: is an option of Django's RedisCache; here it is part of the node's URL" in message
+    assert "use 'password', or the node's URL in LOCATION" in message
     assert "s3cret" not in message
     assert "pickle 5 is written" in message
     assert "did you mean 'eviction'?" in message

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.interrupting import handler, interrupted_everywhere
 from tests.threadless import threadless
+from tests.waits import wait_until
 
 __all__ = ["handler"]
 
@@ -48,15 +48,6 @@ def near_of(cache: RingCache) -> NearCache:
     near = cache.client._near
     assert near is not None
     return near
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Return when a condition is true; another thread makes it true."""
-    deadline = time.monotonic() + 30
-    done = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        done.wait(0.002)
 
 
 def elsewhere(cache: RingCache, *command: Any) -> Any:

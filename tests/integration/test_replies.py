@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import translate
 from cachebackend.node.breaker import EJECTED, FAILURES
 from tests.integration.fake_node import NIL, FakeNode, bulk
+from tests.waits import wait_until
 
 A_VALUE = bulk(b"Vm\0\x01")
 #: Bytes that are not the reply to any command that these tests send.
@@ -270,11 +270,3 @@ def test_the_tracking_thread_survives_any_message(
     wait_until(lambda: near.tracked_nodes)
     fake.tracking[0].sendall(MESSAGES[message])
     wait_until(lambda: len(fake.tracking) > 1 and near.tracked_nodes)
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Return when a condition is true; another thread makes it true."""
-    deadline, done = time.monotonic() + 30, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        done.wait(0.002)

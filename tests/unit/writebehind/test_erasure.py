@@ -8,6 +8,7 @@ import pytest
 from django.test import override_settings
 
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.protocol.rounds import node_failure
 from cachebackend.writebehind.erasure import delete_keys, erase_queue
 
 
@@ -29,6 +30,7 @@ class Client:
     def __init__(self, *nodes: Node) -> None:
         self.nodes = nodes
         self.options = type("Options", (), {"prefix": "wb+test"})
+        self.fail_node = node_failure
 
 
 def test_all_keys_of_the_prefix_are_deleted() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["wait_until"]
+__all__ = ["wait_for_threads", "wait_until"]
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -16,3 +16,8 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         done.wait(0.002)
+
+
+def wait_for_threads(prefix: str) -> None:
+    """Return when no thread runs whose name begins so."""
+    wait_until(lambda: not any(each.name.startswith(prefix) for each in threading.enumerate()))

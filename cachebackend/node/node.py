@@ -18,6 +18,7 @@ import redis.exceptions
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import start_thread
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake, RedisClient
@@ -242,7 +243,7 @@ class Node:
 
     @staticmethod
     def _spawn(probe: Callable[[], None]) -> None:
-        threading.Thread(target=probe, name="ringcache-probe", daemon=True).start()
+        start_thread(threading.Thread(target=probe, name="ringcache-probe", daemon=True))
 
     def _probe(self) -> None:
         """Send PING to the node; if it answers, replay missed deletes to it and close the breaker."""

@@ -41,6 +41,7 @@ from tests.integration.held_node import (
     state,
 )
 from tests.threadless import threadless
+from tests.waits import wait_for_threads
 
 pytestmark = [
     pytest.mark.hangs,
@@ -415,6 +416,7 @@ def test_a_process_without_threads_remembers_missed_deletes(cache: RingCache, de
         with threadless():
             await cache.adelete_many(dead)
 
+    wait_for_threads("ringcache-outbox")
     eject_at_once(cache)
     asyncio.run(delete())
     node = cache.client.nodes.index(node_of(cache))

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from cachebackend import RingCache, cached, invalidation
 from cachebackend.invalidation import deletes
 from cachebackend.invalidation.outbox import write_row
-from cachebackend.invalidation.outbox_keys import keys_of_row
+from cachebackend.invalidation.outbox_keys import keys_of_row, stored_rows
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
@@ -123,7 +123,7 @@ def test_rows_that_are_invalidated_by_hand_are_in_the_outbox(
 
     monkeypatch.setattr(deletes.PendingDeletes, "delete", refuse)
     invalidation.invalidate(article, "front")
-    [row] = OutboxRow.objects.all()
+    [row] = stored_rows("default")
     keys = keys_of_row(row)["default"]
     assert keys >= set(Article.cached.keys_of([{"pk": article.pk, "slug": "first"}], "default"))
     assert keys >= {ring_cache.tag_bytes(each) for each in ("front", Article, article)}

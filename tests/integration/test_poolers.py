@@ -18,6 +18,7 @@ from cacheproject.services import Services
 from tests.integration.write_behind import drain_all, one_partition
 from tests.pgbouncer import pgbouncer_binary, pgbouncer_server
 from tests.shop.models import Author, Meter
+from tests.waits import wait_for_threads
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -99,10 +100,12 @@ def use_everything() -> None:
 def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The database with Django's pool of psycopg's connections."""
     block = connection.settings_dict
+    wait_for_threads("ringcache-default")  # each has a connection that is not of the pool
     connection.close()
     monkeypatch.setitem(block, "CONN_MAX_AGE", 0)
     monkeypatch.setitem(block, "OPTIONS", {**block["OPTIONS"], "pool": {"min_size": 1, "max_size": 2}})
     yield
+    wait_for_threads("ringcache-default")
     connection.close()
     connection.close_pool()
 

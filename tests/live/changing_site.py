@@ -137,14 +137,14 @@ class Site:
         return psycopg.connect(self.services.database_url, autocommit=True)
 
     def alter(self, statement: str) -> None:
-        """Change the table, like a migration that waits for its lock a second at a time."""
+        """Change the table, like a migration that waits for a second, and then again."""
 
         def is_done() -> bool:
             with self.database() as database:
                 database.execute("SET lock_timeout = '1s'")
                 try:
                     database.execute(statement)
-                except psycopg.errors.LockNotAvailable:
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
                     return False
             return True
 

@@ -16,18 +16,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from weakref import ref
 
 __all__ = ["held_tokens", "in_loader", "loader_block", "running"]
 
-#: An item for each loader that runs in this process. While it is empty, a hit need not ask further.
-running: list[None] = []
-#: The tokens of the leases under which the loaders around the caller run; None: no loader calls it.
-_tokens: ContextVar[tuple[bytes, ...] | None] = ContextVar("ringcache_loader", default=None)
+
+class _Block:
+    """A block in which a loader runs. Only the frame of ``loader_block`` keeps it.
+
+    If a signal handler raises while a block begins or ends, the rest of ``loader_block`` does not run.
+    Then the block ends with the frame: a reference to it has no effect any more.
+
+    Attributes:
+        tokens: The tokens of the leases under which the loaders around it, and its own, run.
+    """
+
+    __slots__ = ("__weakref__", "tokens")
+
+    def __init__(self, tokens: tuple[bytes, ...]) -> None:
+        self.tokens = tokens
+
+
+#: The blocks of this process. While there is none, a hit need not ask further.
+running: set[ref[_Block]] = set()
+#: The innermost block around the caller; None: no loader calls it.
+_block: ContextVar[ref[_Block] | None] = ContextVar("ringcache_loader", default=None)
 
 
 def in_loader() -> bool:
     """Return whether a loader calls this; tasks that it starts inherit that, threads do not."""
-    return _tokens.get() is not None
+    block = _block.get()
+    return block is not None and block() is not None
 
 
 def held_tokens() -> tuple[bytes, ...]:
@@ -35,7 +54,9 @@ def held_tokens() -> tuple[bytes, ...]:
 
     A loader that reads the key that it loads would wait for its own lease.
     """
-    return _tokens.get() or ()
+    reference = _block.get()
+    block = reference and reference()
+    return block.tokens if block else ()
 
 
 @contextmanager
@@ -45,10 +66,12 @@ def loader_block(tokens: tuple[bytes, ...] = ()) -> Iterator[None]:
     Args:
         tokens: The tokens of the leases under which it loads.
     """
-    running.append(None)
-    before = _tokens.set(held_tokens() + tokens)
+    block = _Block(held_tokens() + tokens)
+    before, reference = _block.get(), ref(block, running.discard)
     try:
+        running.add(reference)
+        _block.set(reference)
         yield
     finally:
-        running.pop()
-        _tokens.reset(before)
+        running.discard(reference)
+        _block.set(before)

@@ -204,11 +204,13 @@ class Services:
     def _add_node(
         self, name: str, settings: Sequence[str], conf: str | None = None, binary: Path | None = None
     ) -> Server:
-        folder = self.folder / name
+        # Its configuration is not among its data, which tests delete and replace
+        folder, configuration = self.folder / name, self.folder / f"{name}.conf"
         folder.mkdir(mode=0o700)
         password = self._password if conf is None and "--requirepass" not in settings else None
-        (folder / "node.conf").write_text(f"requirepass {password}\n" if password else conf or "")
-        command = [binary or valkey_server(), folder / "node.conf"]
+        configuration.touch(mode=0o600)
+        configuration.write_text(f"requirepass {password}\n" if password else conf or "")
+        command = [binary or valkey_server(), configuration]
         server = self._servers[name] = Server(
             name,
             self.folder,

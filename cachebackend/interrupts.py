@@ -18,12 +18,11 @@ import signal
 from functools import partial
 from inspect import CO_VARARGS
 from pathlib import Path
-from threading import Thread
 from types import CodeType, FrameType
 
 from cachebackend.errors import InterruptLostError
 
-__all__ = ["note_interrupt", "raise_interrupt", "start_thread"]
+__all__ = ["note_interrupt", "raise_interrupt"]
 
 #: The attribute of an error that a signal handler is known to have raised.
 _NOTE = "_ringcache_interrupt"
@@ -44,20 +43,6 @@ def note_interrupt(error: BaseException) -> None:
     """Remember whether a signal handler raised an error, before its traceback is removed."""
     if _is_interrupt(error):
         error.__dict__[_NOTE] = True
-
-
-def start_thread(thread: Thread) -> None:
-    """Start a thread; if a signal handler raises meanwhile, raise its exception.
-
-    Python's own cleanup of an interrupted start may raise another one, such as "release unlocked lock".
-    The thread may run or not then.
-    """
-    try:
-        thread.start()
-    except (KeyError, RuntimeError) as error:
-        if error.__context__ is not None:
-            raise_interrupt(error.__context__)
-        raise
 
 
 def _is_interrupt(error: BaseException) -> bool:

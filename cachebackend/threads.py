@@ -1,4 +1,4 @@
-"""Calls blocking functions of an event loop in other threads, and in its own thread if none can start.
+"""Starts threads, and calls blocking functions of an event loop in them.
 
 A process cannot start a thread at the limit of its operating system, and while the interpreter ends.
 """
@@ -9,9 +9,12 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextvars import copy_context
+from threading import Thread
 from typing import TypeVar
 
-__all__ = ["call_in_thread", "is_thread_refused"]
+from cachebackend.interrupts import raise_interrupt
+
+__all__ = ["call_in_thread", "is_thread_refused", "start_thread"]
 
 T = TypeVar("T")
 #: How Python's errors begin if no thread can start.
@@ -35,3 +38,17 @@ async def call_in_thread(function: Callable[[], T]) -> T:
 def is_thread_refused(error: BaseException) -> bool:
     """Return whether an error means that the process cannot start another thread."""
     return isinstance(error, RuntimeError) and _REFUSED.match(str(error)) is not None
+
+
+def start_thread(thread: Thread) -> None:
+    """Start a thread; if a signal handler raises meanwhile, raise its exception.
+
+    Python's own cleanup of an interrupted start may raise another one, such as "release unlocked lock".
+    The thread may run or not then.
+    """
+    try:
+        thread.start()
+    except (KeyError, RuntimeError) as error:
+        if error.__context__ is not None:
+            raise_interrupt(error.__context__)
+        raise

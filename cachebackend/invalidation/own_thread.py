@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from django.db import connections
 
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.interrupts import start_thread
+from cachebackend.threads import start_thread
 
 __all__ = ["Outcome", "OwnThread"]
 

@@ -18,13 +18,13 @@ import redis.exceptions
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeUnavailableError, RingCacheError
-from cachebackend.interrupts import start_thread
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake, RedisClient
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
+from cachebackend.threads import start_thread
 
 __all__ = ["Exchange", "Node", "Replay"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from cachebackend.effects import Command
 from cachebackend.errors import RingCacheError
-from cachebackend.interrupts import start_thread
 from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError
+from cachebackend.threads import start_thread
 
 __all__ = ["Tracking"]
 

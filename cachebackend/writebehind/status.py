@@ -14,6 +14,7 @@ from django.db.models import Count, Min
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
+from cachebackend.invalidation.outbox_databases import Server, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.queue import (
@@ -94,35 +95,36 @@ def databases() -> list[str]:
 def all_databases() -> list[str]:
     """Return the aliases of ``databases``, and of those to which only models were drained that are gone.
 
-    A database of the second kind is found by its tables. One that does not answer is left out, and so is
-    a replica, which shows the rows of another database.
+    A database of the second kind is found by its tables. One that does not answer is left out, and so are
+    replicas, which show the rows of another database, and further aliases of one database.
     """
-    own = databases()
-    places = {_place(using) for using in own}
-    others = [using for using in connections if using not in own and _place(using) not in places]
-    return sorted([*own, *filter(_has_tables, others)])
+    found = databases()
+    seen = {server.identity for using in found if (server := _server(using)) is not None}
+    for using in connections:
+        server = None if using in found else _server(using)
+        if server is not None and not server.is_replica and server.identity not in seen:
+            seen.add(server.identity)
+            found.append(using)
+    return sorted(found)
 
 
-def _place(using: str) -> tuple[str, ...]:
-    """Return the server and the name of a database: several aliases may be of the same one."""
-    return tuple(str(connections.settings[using].get(name)) for name in ("HOST", "PORT", "NAME"))
-
-
-def _has_tables(using: str) -> bool:
-    """Return whether batches may have been drained to a database."""
+def _server(using: str) -> Server | None:
+    """Return the database behind an alias, if batches may have been drained to it and it answers."""
     connection = connections[using]
-    if connection.vendor != "postgresql" or not router.allow_migrate_model(using, ParkedWrite):
-        return False
+    if connection.vendor != "postgresql" or connection.settings_dict["TEST"]["MIRROR"]:
+        return None
+    if not router.allow_migrate_model(using, ParkedWrite):
+        return None
     tables = [
         connection.ops.quote_name(model._meta.db_table) for model in (ParkedWrite, WriteBehindCheckpoint)
     ]
-    query = "SELECT NOT pg_is_in_recovery() AND to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL"
     try:
         with connection.cursor() as cursor:
-            cursor.execute(query, tables)
-            return bool(cursor.fetchone()[0])
+            cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)
+            [has_tables] = cursor.fetchone()
+        return server_of(using) if has_tables else None
     except (Error, AssertionError):  # Django raises the second in a test that may not use the database
-        return False
+        return None
 
 
 def partition_statuses() -> list[PartitionStatus]:

@@ -1,0 +1,33 @@
+"""The names of the tags of query results, and of the registry of shapes.
+
+Both are in the key space of tags, which no user's key can reach. They begin with the scope and the table,
+as the names of models' tags do.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SHARDS", "prefixes_of_queries", "shape_tag_name", "shard_names", "shard_of_result"]
+
+#: The parts of the registry of a table. A result registers its shapes in one of them, so a table that is
+#: read often does not make one node busy.
+SHARDS = 8
+
+
+def shape_tag_name(scope: str, table: str, tag: str) -> str:
+    """Return the name of a shape's tag, given its last part (``Shape.tag``)."""
+    return f"queries:{scope}:{table}:{tag}"
+
+
+def shard_of_result(scope: str, table: str, digest: bytes) -> str:
+    """Return the name of the shard in which a result registers its shapes, given the digest of its key."""
+    return f"shapes:{scope}:{table}:{digest[0] % SHARDS}"
+
+
+def shard_names(scope: str, table: str) -> list[str]:
+    """Return the names of all shards of a table."""
+    return [f"shapes:{scope}:{table}:{number}" for number in range(SHARDS)]
+
+
+def prefixes_of_queries(database: str, table: str) -> tuple[str, str]:
+    """Return what the names of all shards of a table begin with; a namespace may be between the two."""
+    return f"shapes:{database}", f":{table}:"

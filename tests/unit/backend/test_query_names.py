@@ -1,0 +1,33 @@
+"""The names of the tags of query results and of the registry's shards."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from cachebackend.backend.query_names import (
+    SHARDS,
+    prefixes_of_queries,
+    shape_tag_name,
+    shard_names,
+    shard_of_result,
+)
+
+
+def test_a_result_is_in_one_of_the_shards_of_its_table() -> None:
+    """Writers delete or read all shards, so each result must be in one of them."""
+    names = shard_names("default@shop", "shop_product")
+    assert len(set(names)) == SHARDS
+    assert {shard_of_result("default@shop", "shop_product", bytes([n])) for n in range(256)} == set(names)
+
+
+def test_the_names_of_two_scopes_differ() -> None:
+    """A tenant's results are not invalidated, and not kept, by those of another."""
+    assert shape_tag_name("a", "t", "x") != shape_tag_name("b", "t", "x")
+    assert not set(shard_names("a", "t")) & set(shard_names("b", "t"))
+
+
+def test_the_prefixes_match_the_shards_in_every_namespace() -> None:
+    """A change in an unknown namespace deletes the shards of all of them."""
+    first, second = prefixes_of_queries("default@shop", "shop_product")
+    for scope in ("default@shop", "default@shop+tenant"):
+        assert all(fnmatchcase(name, f"{first}*{second}*") for name in shard_names(scope, "shop_product"))

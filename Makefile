@@ -67,13 +67,13 @@ ONLY ?=
 matrix: $(STAMP)  ## Run tests on each Python, Django, pooler and server that can be had; writes docs/matrix.md
 	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only '$(ONLY)')
 
-# make bench QUICK=1 takes fewer rounds, leaves write-behind out, and writes nothing
+# make bench QUICK=1 takes fewer rounds and writes nothing
 QUICK ?=
 
 bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.ring
 	@$(BIN)/python -m benchmarks.outage; missed=$$?; \
-	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick) && exit $$missed
+	$(BIN)/python -m benchmarks.goals $(if $(QUICK),--quick) && exit $$missed
 
 docs: $(STAMP)  ## Write the generated parts of the pages and build the site; warnings are errors
 	@$(BIN)/python -m docs.generated

@@ -1,28 +1,21 @@
-"""The cost of queueing one write, compared with other ways to write, in one run.
-
-``python -m benchmarks.enqueue`` prints a table; ``--json`` one object. Exits with 1 if a ratio is
-below what is required.
-"""
+"""The cost of queueing one write, compared with other ways to write."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.goals import Goal, Measured
 from benchmarks.herd import set_up
 from benchmarks.rounds import one_core
 from cacheproject.services import Services
 
-__all__ = ["make_rows", "plain_rows"]
+__all__ = ["GOALS", "make_rows", "measure", "plain_rows"]
 
 ROUNDS, CALLS = 9, 400
-#: How many times faster queueing must be than each of these.
-REQUIRED = {"save": 8.0, "upsert": 4.0}
+GOALS = (Goal("behind", "save", 8.0, "at_least"), Goal("behind", "upsert", 4.0, "at_least"))
 UPSERT = (
     "INSERT INTO demo_article (id, slug, title, body, price, views, updated) "
     "VALUES (%s, %s, 't', '', 0, 1, now()) "
@@ -69,8 +62,8 @@ def plain_rows() -> Any:
     return PlainArticle
 
 
-def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
-    """Return microseconds for one write of one row, for each way to write; they are measured in turns."""
+def enqueue(plain: Any, keys: list[int]) -> dict[str, list[float]]:
+    """Return microseconds for one write of one row in each round, for each way to write."""
     import psycopg
     from django.conf import settings
     from django.db.models import F
@@ -104,36 +97,17 @@ def enqueue(plain: Any, keys: list[int]) -> dict[str, float]:
                 started = time.perf_counter()
                 run()
                 measured[way].append((time.perf_counter() - started) / len(some) * 1e6)
-    return {way: statistics.median(each) for way, each in measured.items()}
+    return measured
 
 
-def main() -> None:
-    """Measure, print, and exit with 0 if the ratios meet the requirements."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def measure(*, quick: bool) -> Measured:
+    """Measure each way to write in turns; a quick run is the same."""
+    del quick
     with one_core(), Services(ring=3, queue=1, durable=True) as services:
         set_up(services)
-        keys = make_rows(CALLS)
-        measured = enqueue(plain_rows(), keys)
-    times = {way: measured[way] / measured["behind"] for way in REQUIRED}
-    missed = [
-        f"{way}: {times[way]:.1f} times, not {least:g}"
-        for way, least in REQUIRED.items()
-        if times[way] < least
-    ]
-    results = {
-        "enqueue_us": {way: round(each, 1) for way, each in measured.items()},
-        "times_faster_than": {way: round(each, 1) for way, each in times.items()},
-        "missed": missed,
+        measured = enqueue(plain_rows(), make_rows(CALLS))
+    ratios = {
+        (goal.work, goal.compared_with): goal.ratios(measured[goal.work], measured[goal.compared_with])
+        for goal in GOALS
     }
-    if options.json:
-        print(json.dumps(results))
-    else:
-        for name, value in results.items():
-            print(f"{name:24} {value}")
-    sys.exit(bool(missed))
-
-
-if __name__ == "__main__":
-    main()
+    return Measured(ratios, {"enqueue_us": {way: statistics.median(each) for way, each in measured.items()}})

@@ -1,26 +1,23 @@
 """How soon a near copy in another process is dropped after a write, and that a process reads its own writes.
 
-``python -m benchmarks.near_lag`` prints a table; ``--json`` one object. A writer sets a key, reads it
-back, and records when the node confirmed the set; other processes read the key from their near
-caches all the time. The lag ends with the first read that returns the new value. Exits with 1 if
-the writer did not read its own write, or a copy outlived ``max_age``.
+A writer sets a key, reads it back, and records when the node confirmed the set; other processes read
+the key from their near caches all the time. The lag ends with the first read that returns the new value.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import statistics
-import sys
 import time
 from typing import Any
 
+from benchmarks.goals import Goal, Measured
 from benchmarks.herd import set_up
 from cacheproject.services import Services
 
 READERS, WRITES = 2, 2_000
 MAX_AGE = 5.0
+GOALS = (Goal("age of a near copy", "max_age", 1.0, "at_most"),)
 KEY = "watched"
 
 
@@ -56,7 +53,7 @@ def watch(urls: list[str], confirmed: Any, seen: Any, found: Any) -> None:
     cache.client.close()
 
 
-def measure(urls: list[str]) -> dict[str, Any]:
+def lag(urls: list[str]) -> dict[str, Any]:
     """Return the results; times in milliseconds."""
     fork = multiprocessing.get_context("fork")
     confirmed, seen, found = fork.Array("d", 2, lock=False), fork.Value("l", 0), fork.Queue()
@@ -87,21 +84,14 @@ def measure(urls: list[str]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print, and exit with 0 if no copy outlived its limit."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def measure(*, quick: bool) -> Measured:
+    """Measure the age of copies; a quick run is the same."""
+    del quick
     with Services(ring=3, queue=0, postgres=False) as services:
         set_up(services)
-        results = measure(services.ring_urls)
-    if options.json:
-        print(json.dumps(results))
-    else:
-        for name, value in results.items():
-            print(f"{name:24} {value}")
-    sys.exit(bool(results["own_writes_not_seen"]) or results["worst_ms"] > MAX_AGE * 1000)
-
-
-if __name__ == "__main__":
-    main()
+        results = lag(services.ring_urls)
+    if results["own_writes_not_seen"]:
+        message = f"the writer did not see {results['own_writes_not_seen']} of its own writes"
+        raise RuntimeError(message)
+    [goal] = GOALS
+    return Measured({(goal.work, goal.compared_with): [results["worst_ms"] / 1000 / MAX_AGE]}, results)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Timing", "another_core", "one_core", "take_turns"]
 
-#: The approximate seconds of one contender in one round.
-ROUND_SECONDS = 0.02
+#: The approximate seconds of one contender in one round: short, so that most rounds have the core alone.
+ROUND_SECONDS = 0.004
 MAX_CALLS = 20_000
 
 
@@ -24,6 +24,12 @@ class Timing:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[float]) -> Timing:
+        """Return the timing of rounds, given in microseconds a call."""
+        low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+        return cls(round(median, 2), round(low, 2), round(high, 2))
 
 
 @contextmanager
@@ -50,27 +56,26 @@ def another_core() -> Iterator[bool]:
         os.sched_setaffinity(0, before)
 
 
-def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: int = 1) -> dict[str, Timing]:
-    """Return the time of a call, for each contender.
+def take_turns(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, per_call: Mapping[str, int] | int = 1
+) -> dict[str, list[float]]:
+    """Return the microseconds of an operation in each round, for each contender.
 
     Args:
         ways: The call of each contender, by name.
         rounds: The number of rounds of each contender.
-        per_call: The number of operations in one call.
+        per_call: The number of operations in one call, of all contenders or by name.
     """
     calls = {way: _calls(run) for way, run in ways.items()}
     measured: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, run in ways.items():
+            operations = calls[way] * (per_call if isinstance(per_call, int) else per_call.get(way, 1))
             started = time.perf_counter()
             for _ in range(calls[way]):
                 run()
-            measured[way].append((time.perf_counter() - started) / calls[way] / per_call * 1e6)
-    found = {}
-    for way, each in measured.items():
-        low, median, high = statistics.quantiles(each, n=4, method="inclusive")
-        found[way] = Timing(round(median, 2), round(low, 2), round(high, 2))
-    return found
+            measured[way].append((time.perf_counter() - started) / operations * 1e6)
+    return measured
 
 
 def _calls(run: Callable[[], Any]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,8 +18,8 @@ __all__ = ["COMPRESSORS", "Compressor", "decompress"]
 _Bytes: TypeAlias = Callable[[bytes], bytes]
 #: Returns a payload as it was before it was compressed; raises RecordError if it is longer than a limit.
 _Decompress: TypeAlias = Callable[[bytes, int], bytes]
-#: The most bytes by which a payload grows in the first step of its decompression.
-_FIRST_BYTES = 65_536
+#: The most bytes that the first step of a decompression returns of a short payload.
+_FIRST_BYTES = 4_096
 
 
 class CompressorType(NamedTuple):
@@ -81,19 +83,35 @@ def _lz4() -> _Bytes:
     return compress
 
 
+class _Zstandard(threading.local):
+    """The compressor and the decompressor of a thread: threads cannot share one.
+
+    To make one takes longer than to compress a short payload.
+    """
+
+    def __init__(self) -> None:
+        zstandard = _module("zstandard", "zstd")
+        self.compress: _Bytes = zstandard.ZstdCompressor(level=3).compress
+        self.decompress: Callable[..., bytes] = zstandard.ZstdDecompressor().decompress
+        self.content_size: Callable[[bytes], int] = zstandard.frame_content_size
+
+
+@cache
+def _zstandard() -> _Zstandard:
+    return _Zstandard()
+
+
 def _zstd() -> _Bytes:
-    zstandard = _module("zstandard", "zstd")
-    # A new compressor for each call, because threads cannot share one
-    return lambda payload: zstandard.ZstdCompressor(level=3).compress(payload)
+    zstandard = _zstandard()
+    return lambda payload: zstandard.compress(payload)  # noqa: PLW0108  # of the thread that calls
 
 
 def _from_zstd(payload: bytes, max_bytes: int) -> bytes:
-    zstandard = _module("zstandard", "zstd")
+    zstandard = _zstandard()
     # max_output_size holds only for a payload that does not say how long it is
-    if zstandard.frame_content_size(payload) > max_bytes:
+    if zstandard.content_size(payload) > max_bytes:
         raise _too_long(max_bytes)
-    plain: bytes = zstandard.ZstdDecompressor().decompress(payload, max_output_size=max_bytes)
-    return plain
+    return zstandard.decompress(payload, max_output_size=max_bytes)
 
 
 def _from_zlib(payload: bytes, max_bytes: int) -> bytes:
@@ -133,6 +151,7 @@ def _incomplete() -> RecordError:
     return RecordError("a compressed payload is incomplete")
 
 
+@cache
 def _module(path: str, name: str) -> Any:
     try:
         return import_module(path)

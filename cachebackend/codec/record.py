@@ -117,14 +117,14 @@ HEAD_BYTES = HEADER_BYTES + _REFRESH.size + _LENGTH.size
 #: The part of the refresh block that a claim changes: token, deadline.
 _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
-_COMPRESSED = Flag.ZLIB | Flag.LZ4 | Flag.ZSTD
-_KNOWN_FLAGS = Flag.REFRESH | Flag.TAGS | _COMPRESSED
 #: The record of a lease that was released because its holder has nothing to fill. It holds no token: nobody
 #: can fill over it, and each reader that meets it loads without a lease.
 RELEASED = b"L"
-#: The same as plain integers, because the operators of an enumeration cost more than the rest of a hit.
+#: Plain integers, because the operators of an enumeration cost more than the rest of a hit.
 _VALUE_BYTE, _REFRESH_BIT, _TAGS_BIT = ord("V"), int(Flag.REFRESH), int(Flag.TAGS)
-_PLAIN_MASK = 0xFF & ~int(_COMPRESSED)
+_COMPRESSED = int(Flag.ZLIB | Flag.LZ4 | Flag.ZSTD)
+_UNKNOWN_FLAGS = 0xFF & ~(_REFRESH_BIT | _TAGS_BIT | _COMPRESSED)
+_PLAIN_MASK = 0xFF & ~_COMPRESSED
 _DIGITS = frozenset(b"-0123456789")
 _KINDS: dict[int, Kind] = {**dict.fromkeys(_DIGITS, Kind.INTEGER), **{k.value: k for k in Kind if k}}
 
@@ -202,7 +202,7 @@ def stored_of(record: bytes) -> Stored:
         flags = record[2]
         if not flags:
             return Stored(record[1], None, {}, record[HEADER_BYTES:])
-        if flags & ~_KNOWN_FLAGS:
+        if flags & _UNKNOWN_FLAGS:
             message = f"a value has flags {flags:#04x} that this version does not know"
             raise RecordError(message)
         offset, refresh, tags = HEADER_BYTES, None, {}

@@ -204,6 +204,8 @@ def test_a_compressor_that_is_not_installed_raises(monkeypatch: pytest.MonkeyPat
         raise ImportError(path)
 
     monkeypatch.setattr(compression, "import_module", missing)
+    compression._module.cache_clear()
+    compression._zstandard.cache_clear()
     with pytest.raises(CodecError, match=r"django-ringcache\[compression\]"):
         Codec("auto", "zstd")
     with pytest.raises(RecordError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import lz4.frame
 import pytest
@@ -23,6 +25,23 @@ def test_a_payload_comes_back(name: str) -> None:
     packed = compressor.compress(PAYLOAD)
     assert len(packed) < len(PAYLOAD) / 4
     assert decompress(compressor.flag, packed, len(PAYLOAD)) == PAYLOAD
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_threads_compress_at_the_same_time(name: str) -> None:
+    """Each has an object of its own: some libraries crash if two threads use one."""
+    compressor, together = Compressor(name), Barrier(4)
+
+    def come_back(number: int) -> bool:
+        payload = bytes([number]) * 50_000
+        together.wait()
+        return all(
+            decompress(compressor.flag, compressor.compress(payload), len(payload)) == payload
+            for _ in range(50)
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(come_back, range(4)))
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)

@@ -141,6 +141,7 @@ _SHAPES: Mapping[bytes, Shape] = {
     b"GETRANGE": text,
     b"HGET": optional_text,
     b"HGETALL": pairs,
+    b"HKEYS": list_of(text),
     b"HLEN": integer,
     b"HSCAN": row(text, pairs),
     b"HSET": integer,

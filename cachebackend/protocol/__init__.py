@@ -20,8 +20,10 @@ from cachebackend.protocol.cache.lease_on_get import (
 from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.cache.move import move
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
+from cachebackend.protocol.cache.results import get_or_load_result
 from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
+from cachebackend.protocol.cache.shapes import RegisteredShapes, ShapeEntry, describe_shapes, read_shards
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.counts import (
@@ -60,7 +62,9 @@ __all__ = [
     "Pending",
     "QueueContext",
     "QueueState",
+    "RegisteredShapes",
     "RowWrite",
+    "ShapeEntry",
     "Unfilled",
     "add",
     "add_counts",
@@ -76,6 +80,7 @@ __all__ = [
     "delete_many",
     "delete_matching",
     "delete_misplaced",
+    "describe_shapes",
     "dirty",
     "exchange_partition_counts",
     "fail",
@@ -87,6 +92,7 @@ __all__ = [
     "get_many_and_lease",
     "get_or_load",
     "get_or_load_many",
+    "get_or_load_result",
     "has_key",
     "has_tag_tokens",
     "incr",
@@ -104,6 +110,7 @@ __all__ = [
     "quarantine",
     "queue_states",
     "read_counts",
+    "read_shards",
     "record_time",
     "release",
     "replace",

@@ -17,6 +17,7 @@ from cachebackend.errors import ValueTooLongError
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import Tokens
 from cachebackend.protocol.cache.lease import LONGEST_WAIT_SECONDS, LeaseRequest, give_up, release
+from cachebackend.protocol.cache.shapes import ShapeEntry
 from cachebackend.protocol.context import Context
 
 __all__ = [
@@ -55,6 +56,7 @@ class FillOptions(NamedTuple):
         stale_ms: Milliseconds after that, or after an invalidation that allows it, in which it may
             be served while one caller loads it again.
         tags: The keys of its tags.
+        shapes: Its shapes in the registry, if it is the result of a query.
         missing_ms: Milliseconds that MISSING is stored, as None; 0: it is not stored.
         may_fill: Asks whether the value could be stored, before the lease of another process is
             waited for; None: it could.
@@ -65,6 +67,12 @@ class FillOptions(NamedTuple):
     tags: tuple[bytes, ...] = ()
     missing_ms: int = 0
     may_fill: Ask | None = None
+    shapes: tuple[ShapeEntry, ...] = ()
+
+    @property
+    def token_names(self) -> tuple[bytes, ...]:
+        """What a stored value must record tokens of: its tags and shapes."""
+        return (*self.tags, *(entry.name for entry in self.shapes)) if self.shapes else self.tags
 
     def with_missing_timeout(self, seconds: float) -> FillOptions:
         """Return the same options, but storing MISSING for some seconds."""

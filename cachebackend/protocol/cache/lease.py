@@ -46,6 +46,7 @@ from cachebackend.protocol.cache.compare_and_set import (
     set_if_absent_command,
 )
 from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_type, read_record
+from cachebackend.protocol.cache.shapes import ShapeEntry, register_requests, shape_tokens_of
 from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import release_command
@@ -206,17 +207,26 @@ class Answers(Generic[K]):
 
 
 def request_leases(
-    context: Context, leases: Collection[LeaseRequest], tags: Sequence[bytes]
+    context: Context,
+    leases: Collection[LeaseRequest],
+    tags: Sequence[bytes],
+    shapes: Sequence[ShapeEntry] = (),
 ) -> Operation[tuple[list[Reply], dict[bytes, bytes | None]]]:
-    """Send the request of each lease or claim; return the replies, and the tokens of the tags."""
-    token_requests = new_token_requests(context, tags)
-    writes = [*[lease.conditional(context.lease_ms) for lease in leases], *token_requests]
+    """Send the request of each lease or claim; return the replies, and the tokens of tags and shapes."""
+    token_requests, registrations = new_token_requests(context, tags), register_requests(context, shapes)
+    writes = [
+        *[lease.conditional(context.lease_ms) for lease in leases],
+        *token_requests,
+        *registrations,
+    ]
     try:
         replies = yield from send_conditional(context, writes)
     except BaseException:  # cancelled: the requests may have been sent
         give_up(context, leases)
         raise
-    return replies[: len(leases)], tokens_taken(token_requests, replies[len(leases) :])
+    of_tags, of_shapes = len(leases), len(leases) + len(token_requests)
+    tokens = tokens_taken(token_requests, replies[of_tags:of_shapes])
+    return replies[:of_tags], tokens | shape_tokens_of(shapes, replies[of_shapes:])
 
 
 def sort_answers(

@@ -35,6 +35,7 @@ from cachebackend.protocol.cache.lease import (
 )
 from cachebackend.protocol.cache.near_reads import NearReads
 from cachebackend.protocol.cache.tags import (
+    has_tag_tokens,
     new_token_requests,
     tags_of,
     token_requests,
@@ -51,6 +52,7 @@ __all__ = [
     "get_or_load",
     "get_or_load_many",
     "load_again",
+    "load_if_needed",
     "settle_load",
 ]
 
@@ -204,6 +206,38 @@ def get_or_load_many(
     return {name: values[name] for name in keys if values.get(name, MISSING) is not MISSING}
 
 
+def load_if_needed(
+    context: Context,
+    lease: LeaseRequest,
+    reply: Reply,
+    loader: Loader,
+    fill_options: FillOptions,
+    *,
+    tokens: Tokens,
+) -> Operation[Any]:
+    """Return the value in the reply to a GET; load and fill the key if there is none, or it is due.
+
+    Args:
+        context: The alias.
+        lease: The request for the lease, which is not sent yet.
+        reply: The reply.
+        loader: Called without arguments, after the lease is held and never before.
+        fill_options: How the loaded value is stored.
+        tokens: The tokens that the value's tags and shapes have now.
+    """
+    cached = _read(context, lease.key, reply, tokens, fill_options)
+    if cached is not None and not cached.due:
+        return cached.value
+    if cached is not None:
+        lease.claim(context, reply, cached)
+    elif has_tag_tokens(reply):  # its tokens have changed: our lease replaces it
+        lease.current = reply
+    values = yield from _lease_and_load(
+        context, {lease.key: lease}, lambda _: loader, _one_value, fill_options
+    )
+    return values[lease.key]
+
+
 def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
     """Load a key and fill it, even if it holds a value; return what was loaded.
 
@@ -228,7 +262,7 @@ def _read(
 ) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
     cached = read_record(
-        context, key, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.tags
+        context, key, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.token_names
     )
     cell = context.counters.cell
     if cached is None:
@@ -268,7 +302,7 @@ def _lease_and_load(
     try:
         while leases:
             replies, tokens = asked or (
-                yield from request_leases(context, leases.values(), fill_options.tags)
+                yield from request_leases(context, leases.values(), fill_options.tags, fill_options.shapes)
             )
             asked = None
             answers = sort_answers(
@@ -277,7 +311,7 @@ def _lease_and_load(
                 replies,
                 tokens,
                 allow_stale=_allows_stale(fill_options),
-                tags=fill_options.tags,
+                tags=fill_options.token_names,
             )
             values.update({name: cached.value for name, cached in answers.cached.items()})
             if context.ring_change is not None and not fill_options.tags:  # it warms no value with tags

@@ -21,6 +21,7 @@ from cachebackend.protocol.cache.get import begin_get, settle_get
 from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, give_up, release
 from cachebackend.protocol.cache.load import GRANTED, settle_load
 from cachebackend.protocol.cache.set import begin_set, settle_set
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.ring.deletes import begin_delete, settle_delete
 from cachebackend.protocol.ring.write import settle_write
 
@@ -148,7 +149,7 @@ class SingleKeyClient(Client):
                 seconds = count_load(context, begun)
             may_fill = value.__class__ is not Unfilled
             if may_fill:
-                fill = begin_fill(context, lease, value, fill_options, {}, load_seconds=seconds)
+                fill = begin_fill(context, lease, value, fill_options, Tokens(), load_seconds=seconds)
         except BaseException:
             self.run(release(context, [lease]))
             raise

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ __all__ = [
     "lease_token",
     "plain_header",
     "stored_of",
+    "tag_block_of",
     "tag_block_span",
     "tag_bytes_of",
     "tag_record",
@@ -159,13 +160,18 @@ class Refresh(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The parts of a value's record; the payload is not decoded yet."""
+    """The parts of a value's record; the tag block and the payload are not decoded yet."""
 
     codec: int
     refresh: Refresh | None
-    tags: Mapping[bytes, bytes]
+    tag_block: bytes
     payload: bytes
     compressor: int = 0
+
+    @property
+    def tags(self) -> dict[bytes, bytes]:
+        """The key of each tag, and the token that the tag had when the load began."""
+        return tags_of_block(self.tag_block)
 
 
 def value_record(
@@ -201,22 +207,26 @@ def stored_of(record: bytes) -> Stored:
     try:
         flags = record[2]
         if not flags:
-            return Stored(record[1], None, {}, record[HEADER_BYTES:])
+            return Stored(record[1], None, b"", record[HEADER_BYTES:])
         if flags & _UNKNOWN_FLAGS:
             message = f"a value has flags {flags:#04x} that this version does not know"
             raise RecordError(message)
-        offset, refresh, tags = HEADER_BYTES, None, {}
+        offset, refresh, tag_block = HEADER_BYTES, None, b""
         if flags & _REFRESH_BIT:
             refresh = Refresh(*_REFRESH.unpack_from(record, offset))
             offset += _REFRESH.size
         if flags & _TAGS_BIT:
             end = offset + _LENGTH.size + _LENGTH.unpack_from(record, offset)[0]
-            tags = dict(_tags(record, offset + _LENGTH.size, end))
-            offset = end
-        return Stored(record[1], refresh, tags, record[offset:], flags & _COMPRESSED)
+            if end > len(record):
+                raise _incomplete(record)
+            tag_block, offset = record[offset:end], end
+        return Stored(record[1], refresh, tag_block, record[offset:], flags & _COMPRESSED)
     except (IndexError, struct.error):
-        message = f"a value's record of {len(record)} bytes is incomplete"
-        raise RecordError(message) from None
+        raise _incomplete(record) from None
+
+
+def _incomplete(record: bytes) -> RecordError:
+    return RecordError(f"a value's record of {len(record)} bytes is incomplete")
 
 
 def fresh_until_of(head: bytes) -> float:
@@ -234,26 +244,30 @@ def tag_block_span(head: bytes) -> tuple[int, int]:
     return begin, begin + _LENGTH.size + _LENGTH.unpack(length)[0]
 
 
+def tag_block_of(record: bytes) -> bytes:
+    """Return the tag block of a record that has one; it is incomplete if the record is."""
+    begin, end = tag_block_span(record)
+    return record[begin:end]
+
+
 def tags_of_block(block: bytes) -> dict[bytes, bytes]:
     """Return key and token of each tag in a tag block; nothing if it is incomplete."""
+    tags: dict[bytes, bytes] = {}
+    offset = _LENGTH.size
     try:
-        return dict(_tags(block, _LENGTH.size, len(block)))
+        while offset < len(block):
+            begin = offset + _LENGTH.size
+            end = begin + _LENGTH.unpack_from(block, offset)[0]
+            offset = end + TOKEN_BYTES
+            tags[block[begin:end]] = block[end:offset]
     except struct.error:
         return {}
+    return tags if offset == len(block) else {}
 
 
 def tag_bytes_of(tags: Iterable[bytes]) -> int:
     """Return how many bytes the tags with these keys take in a record; at most ``TAGS_BYTES`` fit."""
     return sum(_LENGTH.size + len(key) + TOKEN_BYTES for key in tags)
-
-
-def _tags(record: bytes, offset: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and token of each tag in the tag block from ``offset`` to ``end``."""
-    while offset < end:
-        begin = offset + _LENGTH.size
-        split = begin + _LENGTH.unpack_from(record, offset)[0]
-        offset = split + TOKEN_BYTES
-        yield record[begin:split], record[split:offset]
 
 
 def is_plain(record: bytes) -> bool:

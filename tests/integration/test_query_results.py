@@ -29,7 +29,7 @@ def entry(shape: Shape = SHAPE, *, is_general: bool = False) -> ShapeEntry:
 
 def read(cache: RingCache, loader: Callable[[], Any], *entries: ShapeEntry, key: bytes = KEY) -> Any:
     fill_options = FillOptions(60_000, tags=(TAG,), shapes=entries or (entry(),))
-    return cache.client.run(protocol.get_or_load_result(cache.client.context, key, loader, fill_options))
+    return cache.client.run(protocol.get_or_load(cache.client.context, key, loader, fill_options))
 
 
 def send(cache: RingCache, key: bytes, *command: bytes) -> Any:

@@ -60,7 +60,7 @@ def an_addition_without_comparing(patch: Patch) -> None:
 def an_addition_that_drops_tags(patch: Patch) -> None:
     """The sum is stored without the tags of the integer."""
     stored_of = set_module.stored_of
-    patch.setattr(set_module, "stored_of", lambda record: stored_of(record)._replace(tags={}))
+    patch.setattr(set_module, "stored_of", lambda record: stored_of(record)._replace(tag_block=b""))
 
 
 def a_move_that_drops_tags(patch: Patch) -> None:

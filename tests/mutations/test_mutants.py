@@ -16,8 +16,7 @@ from django.db import connection
 
 from cachebackend import RingCache, protocol
 from cachebackend.backend import fill_rules
-from cachebackend.codec import Kind
-from cachebackend.effects import Send
+from cachebackend.codec import Kind, tags_of_block
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes, outbox, transaction_deletes, writes
 from cachebackend.managers import reads
@@ -27,6 +26,7 @@ from cachebackend.protocol.cache import compare_and_set, freshness, tags
 from cachebackend.protocol.cache import lease as lease_module
 from cachebackend.protocol.cache import load as load_module
 from cachebackend.protocol.cache import quarantine as quarantine_module
+from cachebackend.protocol.cache.tokens import Tokens
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.integration import test_endless_records, test_models, test_outbox, test_strict
@@ -104,8 +104,8 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
         inner = load_and_fill(context, loading, fill_options, present)
         effect = next(inner)
         outcome = yield effect
-        replies = yield Send(tags.token_requests(context, list(tokens)))
-        present.update(tags.tokens_of(list(tokens), replies))
+        present.required = tokens.required
+        yield from tags.take_missing_tokens(context, present)
         try:
             while True:
                 effect = inner.send(outcome)
@@ -113,30 +113,22 @@ def tokens_taken_after_the_load(patch: Patch) -> None:
         except StopIteration as end:
             return end.value
 
-    present: dict[bytes, bytes | None] = {}
+    present = Tokens()
     patch.setattr(load_module, "load_and_fill", late)
 
 
 def tags_not_compared(patch: Patch) -> None:
     """A value is served although its tag has a new token."""
-    read = freshness._read_refreshable
-    patch.setattr(
-        freshness,
-        "_read_refreshable",
-        lambda context, key, kind, stored, **options: read(
-            context, key, kind, stored._replace(tags={}), **options
-        ),
-    )
+    patch.setattr(freshness, "_is_valid", lambda *_: True)
 
 
 def a_value_without_the_tag_served(patch: Patch) -> None:
     """A value is served although it was stored without a tag that the reader asks for."""
-    read_record = freshness.read_record
 
-    def read(*arguments: Any, tags: Any = (), **options: Any) -> Any:
-        return read_record(*arguments, **options)
+    def compare(tokens: Tokens, block: bytes) -> bool:
+        return all(tokens._tokens.get(tag) == token for tag, token in tags_of_block(block).items())
 
-    patch.setattr(load_module, "read_record", read)
+    patch.setattr(Tokens, "_compare", compare)
 
 
 TAGGED = Scenario((Reader, Reader, Writer), fill_options=FillOptions(60_000, tags=(b"tag",)), by_tag=True)

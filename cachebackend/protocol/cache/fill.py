@@ -15,9 +15,10 @@ from cachebackend.codec import RELEASED, Kind, Refresh
 from cachebackend.effects import Ask, Continue, Load, Operation, Reply
 from cachebackend.errors import ValueTooLongError
 from cachebackend.protocol.cache.compare_and_set import NO_EXPIRY, CompareAndSet, send_conditional
-from cachebackend.protocol.cache.freshness import Tokens
 from cachebackend.protocol.cache.lease import LONGEST_WAIT_SECONDS, LeaseRequest, give_up, release
 from cachebackend.protocol.cache.shapes import ShapeEntry
+from cachebackend.protocol.cache.tags import take_missing_tokens
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 
 __all__ = [
@@ -104,6 +105,8 @@ def load_and_fill(
     leases = list(call.leases.values())
     begun = context.clock.monotonic()
     try:
+        if leases:
+            yield from take_missing_tokens(context, tokens, fill_options.shapes)
         try:
             loaded = yield Load(call.loader, tuple(lease.token for lease in leases))
         finally:
@@ -172,8 +175,8 @@ def _record_of(
     load_seconds: float,
 ) -> _Record | None:
     """Return the record of a loaded value, and its time to live; None if it must not be stored."""
-    known = {tag: token for tag, token in tokens.items() if token is not None}
-    if len(known) < len(tokens):  # a tag whose node did not answer could not invalidate the value
+    known = tokens.of_required()
+    if known is None:  # a tag whose node did not answer could not invalidate the value
         return None
     encode, ttl_ms = context.codec.encode, fill_options.ttl_ms
     if value is MISSING:

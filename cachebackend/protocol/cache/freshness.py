@@ -7,20 +7,19 @@ record that cannot be decoded, a key of another type, and a value whose tags hav
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 
 __all__ = [
     "MISS",
     "NOT_PLAIN",
     "CachedValue",
-    "Tokens",
     "can_warm",
     "fresh_seconds",
     "is_wrong_type",
@@ -35,8 +34,6 @@ MISS: Any = object()
 NOT_PLAIN: Any = object()
 #: The kinds of records that hold no value and are not an error.
 _NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
-#: The tokens that tags have now, by their keys; None: the tag is gone, or its node did not answer.
-Tokens: TypeAlias = Mapping[bytes, bytes | None]
 
 
 class CachedValue(NamedTuple):
@@ -57,10 +54,9 @@ def read_record(
     context: Context,
     key: bytes,
     reply: Reply,
-    tokens: Tokens,
+    tokens: Tokens | None = None,
     *,
     allow_stale: bool,
-    tags: Iterable[bytes] = (),
 ) -> CachedValue | None:
     """Return the value that a reply to GET holds; None for a miss.
 
@@ -68,10 +64,9 @@ def read_record(
         context: The alias.
         key: The key.
         reply: The record, or the error.
-        tokens: The tokens that the value's tags have now.
+        tokens: The tokens that the value's tags have now; None: they were not read, so a value with
+            tags is a miss.
         allow_stale: Whether a value whose time is over may be served.
-        tags: The tags that the reader asks for. A value that was stored without one of them is a miss:
-            its invalidation would not reach the value.
 
     Raises:
         NodeUnavailableError: The node did not answer and ``on_node_failure`` is "raise".
@@ -87,13 +82,13 @@ def read_record(
         if kind in _NO_VALUES:
             return None
         if kind is Kind.INTEGER:
-            return None if tags else CachedValue(context.codec.decode(reply, key), due=False, stale=False)
+            if not _is_valid(b"", tokens):
+                return None
+            return CachedValue(context.codec.decode(reply, key), due=False, stale=False)
         stored = stored_of(reply)
-        if tags and not stored.tags.keys() >= set(tags):
+        if not _is_valid(stored.tag_block, tokens):
             return None
-        if stored.refresh is None and not stored.tags and kind is Kind.VALUE:
-            return CachedValue(context.codec.decode_stored(stored, key), due=False, stale=False)
-        return _read_refreshable(context, key, kind, stored, tokens=tokens, allow_stale=allow_stale)
+        return _read_refreshable(context, key, kind, stored, allow_stale=allow_stale)
     except RecordError as error:
         context.undecodable(error)
         return None
@@ -104,16 +99,20 @@ def is_wrong_type(reply: Reply) -> bool:
     return isinstance(reply, NodeReplyError) and reply.code == "WRONGTYPE"
 
 
+def _is_valid(tag_block: bytes, tokens: Tokens | None) -> bool:
+    """Return whether a value's tags have the tokens that its tag block records."""
+    return not tag_block if tokens is None else tokens.are_recorded_in(tag_block)
+
+
 def _read_refreshable(
-    context: Context, key: bytes, kind: Kind, stored: Stored, *, tokens: Tokens, allow_stale: bool
+    context: Context, key: bytes, kind: Kind, stored: Stored, *, allow_stale: bool
 ) -> CachedValue | None:
-    if any(tokens.get(tag) != token for tag, token in stored.tags.items()):
-        return None
-    refresh, now = stored.refresh, context.clock.now()
+    refresh = stored.refresh
     if refresh is None:  # a stale value has one: without it nobody could claim the refresh
         if kind is not Kind.VALUE:
             return None
         return CachedValue(context.codec.decode_stored(stored, key), due=False, stale=False)
+    now = context.clock.now()
     stale = kind is Kind.STALE or now >= refresh.fresh_until
     if stale and not allow_stale:
         return None
@@ -155,7 +154,7 @@ def plain_value(context: Context, reply: Reply) -> Any:
 def value_of(context: Context, key: bytes, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
     """Return the value that a reply to GET of a key holds, or ``missing``; count a hit or a miss."""
     cell = context.counters.cell
-    cached = read_record(context, key, reply, tokens or {}, allow_stale=False)
+    cached = read_record(context, key, reply, tokens, allow_stale=False)
     if cached is None:
         cell.misses += 1
         return missing
@@ -172,7 +171,7 @@ def can_warm(context: Context, key: bytes, record: Reply) -> bool:
             return False
     except RecordError:
         return False
-    cached = read_record(context, key, record, {}, allow_stale=False)
+    cached = read_record(context, key, record, allow_stale=False)
     return cached is not None and not cached.due
 
 

@@ -6,6 +6,7 @@ A hit is one GET. A value that was loaded under tags needs their tokens, which t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from operator import is_
 from typing import Any, TypeVar
 
@@ -16,14 +17,15 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.cache.freshness import (
     MISS,
     NOT_PLAIN,
-    Tokens,
     can_warm,
     fresh_seconds,
     plain_value,
     value_of,
 )
 from cachebackend.protocol.cache.near_reads import NearReads
-from cachebackend.protocol.cache.tags import has_tag_tokens, read_tokens, with_checked_tags
+from cachebackend.protocol.cache.shapes import ShapeEntry
+from cachebackend.protocol.cache.tags import TokenRead, has_tag_tokens, read_tokens, with_checked_tags
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.replies import either, integer, text
 
@@ -72,7 +74,7 @@ def _get_in_old_ring(context: Context, key: bytes, missing: Any) -> Operation[An
 
 
 def _get_tagged(context: Context, key: bytes, reply: Reply, missing: Any) -> Operation[Any]:
-    tokens = yield from read_tokens(context, [reply])
+    tokens = yield from read_tokens(context, Tokens(), [reply])
     return value_of(context, key, reply, missing, tokens)
 
 
@@ -189,7 +191,7 @@ def _read_others(
     missing = {name: keys[name] for name, record in records.items() if record is None}
     old = yield from _old_ring_records(context, list(missing.values()))
     records.update({name: old.get(key) for name, key in missing.items()})
-    tokens = yield from read_tokens(context, list(records.values()))
+    tokens = yield from read_tokens(context, Tokens(), records.values())
     values = ((name, value_of(context, keys[name], record, MISS, tokens)) for name, record in records.items())
     return {name: value for name, value in values if value is not MISS}
 
@@ -198,21 +200,24 @@ def _mget_requests(keys: Mapping[K, bytes], groups: Mapping[int, Sequence[K]]) -
     return [(node, (b"MGET", *map(keys.__getitem__, names))) for node, names in groups.items()]
 
 
-def records_of(context: Context, near: NearReads[K]) -> Operation[tuple[dict[K, Reply], Tokens]]:
+def records_of(
+    context: Context, near: NearReads[K], tags: Sequence[bytes] = (), shapes: Sequence[ShapeEntry] = ()
+) -> Operation[tuple[dict[K, Reply], Tokens]]:
     """Return the record of each key without a copy, and the tokens that their tags have now.
 
-    One MGET for each node; ``near`` is given the replies that it asked for.
+    The tokens of the tags and shapes that the reader asks for are read in the same scatter, those of
+    other tags in a second one. ``near`` is given the replies that it asked for.
     """
-    keys = near.misses
+    keys, tokens = near.misses, Tokens((*tags, *(entry.name for entry in shapes)))
     groups = context.by_serving_node(zip(keys.values(), keys, strict=True))
-    mgets = _mget_requests(keys, groups)
-    replies = yield Send([*mgets, *near.begin()])
-    near.settle(replies[len(mgets) :])
+    mgets, read = _mget_requests(keys, groups), TokenRead(context, tags, shapes)
+    replies = iter((yield Send([*mgets, *read.requests, *near.begin()])))
     records: dict[K, Reply] = dict.fromkeys(keys)
-    for names, reply in zip(groups.values(), replies[: len(mgets)], strict=True):
+    for names, reply in zip(groups.values(), list(islice(replies, len(mgets))), strict=True):
         records.update(zip(names, context.reply_or(reply, [None] * len(names)), strict=True))
-    tokens = yield from read_tokens(context, list(records.values()))
-    return records, tokens
+    read.settle(tokens, list(islice(replies, len(read.requests))))
+    near.settle(list(replies))
+    return records, (yield from read_tokens(context, tokens, records.values()))
 
 
 def _old_ring_records(context: Context, keys: Sequence[bytes]) -> Operation[dict[bytes, bytes]]:

@@ -45,9 +45,10 @@ from cachebackend.protocol.cache.compare_and_set import (
     send_conditional,
     set_if_absent_command,
 )
-from cachebackend.protocol.cache.freshness import CachedValue, Tokens, is_wrong_type, read_record
+from cachebackend.protocol.cache.freshness import CachedValue, is_wrong_type, read_record
 from cachebackend.protocol.cache.shapes import ShapeEntry, register_requests, shape_tokens_of
-from cachebackend.protocol.cache.tags import new_token_requests, tokens_taken
+from cachebackend.protocol.cache.tags import add_taken, new_token_requests
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import release_command
 from cachebackend.protocol.rounds import MAX_TRIES, endless
@@ -211,22 +212,20 @@ def request_leases(
     leases: Collection[LeaseRequest],
     tags: Sequence[bytes],
     shapes: Sequence[ShapeEntry] = (),
-) -> Operation[tuple[list[Reply], dict[bytes, bytes | None]]]:
+) -> Operation[tuple[list[Reply], Tokens]]:
     """Send the request of each lease or claim; return the replies, and the tokens of tags and shapes."""
-    token_requests, registrations = new_token_requests(context, tags), register_requests(context, shapes)
-    writes = [
-        *[lease.conditional(context.lease_ms) for lease in leases],
-        *token_requests,
-        *registrations,
-    ]
+    tokens = Tokens((*tags, *(entry.name for entry in shapes)))
+    taken, registrations = new_token_requests(context, tags), register_requests(context, shapes)
+    writes = [*[lease.conditional(context.lease_ms) for lease in leases], *taken, *registrations]
     try:
         replies = yield from send_conditional(context, writes)
     except BaseException:  # cancelled: the requests may have been sent
         give_up(context, leases)
         raise
-    of_tags, of_shapes = len(leases), len(leases) + len(token_requests)
-    tokens = tokens_taken(token_requests, replies[of_tags:of_shapes])
-    return replies[:of_tags], tokens | shape_tokens_of(shapes, replies[of_shapes:])
+    of_tags, of_shapes = len(leases), len(leases) + len(taken)
+    add_taken(tokens, taken, replies[of_tags:of_shapes])
+    tokens.add(shape_tokens_of(shapes, replies[of_shapes:]))
+    return replies[:of_tags], tokens
 
 
 def sort_answers(
@@ -236,7 +235,6 @@ def sort_answers(
     tokens: Tokens,
     *,
     allow_stale: bool,
-    tags: Sequence[bytes] = (),
 ) -> Answers[K]:
     """Sort the replies to lease requests: load and fill, load only, serve, or ask again."""
     answers: Answers[K] = Answers()
@@ -269,7 +267,7 @@ def sort_answers(
                 answers.must_wait = True
                 answers.retry[name] = lease
         elif kind is not None and (
-            cached := read_record(context, lease.key, reply, tokens, allow_stale=allow_stale, tags=tags)
+            cached := read_record(context, lease.key, reply, tokens, allow_stale=allow_stale)
         ):
             answers.cached[name] = cached
         else:  # stale, under other tags, an orphan, or not of this project: replace it, if it is still there

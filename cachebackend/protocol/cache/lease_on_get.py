@@ -89,8 +89,8 @@ def _acquire(
     values: dict[bytes, Any] = {}
     leases: dict[bytes, Lease] = {}
     while requests:
-        replies, _ = yield from request_leases(context, requests.values(), ())
-        tokens = yield from read_tokens(context, replies)
+        replies, tokens = yield from request_leases(context, requests.values(), ())
+        tokens = yield from read_tokens(context, tokens, replies)
         answered = dict(zip(requests, replies, strict=True))
         free = {key: requests[key] for key, reply in answered.items() if reply == RELEASED}
         for key, request in list(free.items()):

@@ -17,7 +17,6 @@ from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Loade
 from cachebackend.protocol.cache.freshness import (
     NOT_PLAIN,
     CachedValue,
-    Tokens,
     fresh_seconds,
     plain_value,
     read_record,
@@ -34,14 +33,8 @@ from cachebackend.protocol.cache.lease import (
     sort_answers,
 )
 from cachebackend.protocol.cache.near_reads import NearReads
-from cachebackend.protocol.cache.tags import (
-    has_tag_tokens,
-    new_token_requests,
-    tags_of,
-    token_requests,
-    tokens_of,
-    tokens_taken,
-)
+from cachebackend.protocol.cache.tags import TokenRead, read_tokens
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.cache.warm import warm
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete
@@ -52,7 +45,6 @@ __all__ = [
     "get_or_load",
     "get_or_load_many",
     "load_again",
-    "load_if_needed",
     "settle_load",
 ]
 
@@ -70,7 +62,7 @@ def settle_load(
     loader: Loader,
     fill_options: FillOptions,
     *,
-    tokens: dict[bytes, bytes | None] | None = None,
+    tokens: Tokens | None = None,
     near: NearReads[bytes] | None = None,
 ) -> Any:
     """Return the value in the reply to ``begin_lease``, GRANTED, or ``Continue``; count a hit or a miss.
@@ -81,7 +73,7 @@ def settle_load(
         reply: The reply.
         loader: Called without arguments if the operation continues, after the lease is held.
         fill_options: How the loaded value is stored.
-        tokens: The tokens of the tags in ``fill_options``, taken with the lease.
+        tokens: The tokens of the tags in ``fill_options``, read with the lease; None: it names no tags.
         near: The read of the key by the near cache, if there is one; it ends before a load.
     """
     if reply is None and context.ring_change is None:  # most misses
@@ -89,10 +81,11 @@ def settle_load(
         cell.misses += 1
         cell.leases_granted += 1
         return GRANTED
-    value = NOT_PLAIN if fill_options.tags else plain_value(context, reply)
+    value = NOT_PLAIN if fill_options.token_names else plain_value(context, reply)
     if value is not NOT_PLAIN:
         return value
-    return Continue(_load_after(context, lease, reply, loader, fill_options, tokens=tokens or {}, near=near))
+    tokens = Tokens() if tokens is None else tokens
+    return Continue(_load_after(context, lease, reply, loader, fill_options, tokens=tokens, near=near))
 
 
 def _load_after(
@@ -102,15 +95,14 @@ def _load_after(
     loader: Loader,
     fill_options: FillOptions,
     *,
-    tokens: dict[bytes, bytes | None],
+    tokens: Tokens,
     near: NearReads[bytes] | None,
 ) -> Operation[Any]:
     """Return the value of a key whose record needs a second look: refresh, tags, a lease, an error."""
     record = reply
     if isinstance(reply, RingCacheError) and serves_reads(reply):
         [record] = yield Send([(lease.node, (b"GET", lease.key))])
-    if others := [tag for tag in tags_of([record]) if tag not in tokens]:
-        tokens.update(tokens_of(others, (yield Send(token_requests(context, others)))))
+    tokens = yield from read_tokens(context, tokens, [record])
     cached = _read(context, lease.key, record, tokens, fill_options)
     if cached is not None and not cached.due:
         if near is not None:
@@ -136,21 +128,24 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
         loader: Called without arguments, after the lease is held and never before.
         fill_options: How the loaded value is stored.
     """
-    near = NearReads(context, {key: key}, is_used=not fill_options.tags)
+    near = NearReads(context, {key: key}, is_used=not fill_options.token_names)
     if near.hits:
         return near.hits[key]
-    tags = new_token_requests(context, fill_options.tags)
+    tokens, read = (
+        Tokens(fill_options.token_names),
+        TokenRead(context, fill_options.tags, fill_options.shapes),
+    )
     try:
         lease, request = begin_lease(context, key)
         begun = context.counters.begin_get()
         try:
-            reply, *replies = yield Send([request, *[tag.request(context) for tag in tags], *near.begin()])
+            reply, *replies = yield Send([request, *read.requests, *near.begin()])
         except BaseException:  # cancelled: the request may have been sent
             give_up(context, [lease])
             raise
         context.counters.end_get(begun)
-        near.settle(replies[len(tags) :])
-        tokens = tokens_taken(tags, replies[: len(tags)])
+        read.settle(tokens, replies[: len(read.requests)])
+        near.settle(replies[len(read.requests) :])
         value = settle_load(context, lease, reply, loader, fill_options, tokens=tokens, near=near)
         if value.__class__ is Continue:
             return (yield from value.operation)
@@ -178,11 +173,11 @@ def get_or_load_many(
             values that exist.
         fill_options: How the loaded values are stored.
     """
-    near = NearReads(context, keys, is_used=not fill_options.tags)
+    near = NearReads(context, keys, is_used=not fill_options.token_names)
     values: dict[K, Any] = near.hits
     leases: dict[K, LeaseRequest] = {}
     try:
-        records, tokens = yield from records_of(context, near)
+        records, tokens = yield from records_of(context, near, fill_options.tags, fill_options.shapes)
         for name, key in near.misses.items():
             record = records[name]
             cached = _read(context, key, record, tokens, fill_options)
@@ -204,38 +199,6 @@ def get_or_load_many(
             )
         )
     return {name: values[name] for name in keys if values.get(name, MISSING) is not MISSING}
-
-
-def load_if_needed(
-    context: Context,
-    lease: LeaseRequest,
-    reply: Reply,
-    loader: Loader,
-    fill_options: FillOptions,
-    *,
-    tokens: Tokens,
-) -> Operation[Any]:
-    """Return the value in the reply to a GET; load and fill the key if there is none, or it is due.
-
-    Args:
-        context: The alias.
-        lease: The request for the lease, which is not sent yet.
-        reply: The reply.
-        loader: Called without arguments, after the lease is held and never before.
-        fill_options: How the loaded value is stored.
-        tokens: The tokens that the value's tags and shapes have now.
-    """
-    cached = _read(context, lease.key, reply, tokens, fill_options)
-    if cached is not None and not cached.due:
-        return cached.value
-    if cached is not None:
-        lease.claim(context, reply, cached)
-    elif has_tag_tokens(reply):  # its tokens have changed: our lease replaces it
-        lease.current = reply
-    values = yield from _lease_and_load(
-        context, {lease.key: lease}, lambda _: loader, _one_value, fill_options
-    )
-    return values[lease.key]
 
 
 def load_again(context: Context, key: bytes, loader: Loader, fill_options: FillOptions) -> Operation[Any]:
@@ -261,9 +224,7 @@ def _read(
     context: Context, key: bytes, reply: Reply, tokens: Tokens, fill_options: FillOptions
 ) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
-    cached = read_record(
-        context, key, reply, tokens, allow_stale=_allows_stale(fill_options), tags=fill_options.token_names
-    )
+    cached = read_record(context, key, reply, tokens, allow_stale=_allows_stale(fill_options))
     cell = context.counters.cell
     if cached is None:
         cell.misses += 1
@@ -285,7 +246,7 @@ def _lease_and_load(
     values_of: Callable[..., dict[K, Any]],
     fill_options: FillOptions,
     *,
-    asked: tuple[list[Reply], dict[bytes, bytes | None]] | None = None,
+    asked: tuple[list[Reply], Tokens] | None = None,
 ) -> Operation[dict[K, Any]]:
     """Lease, load and fill keys; wait for the keys that other processes load.
 
@@ -295,7 +256,7 @@ def _lease_and_load(
         loader_of: Returns the loader of some of the names.
         values_of: Returns the values of some ``names`` in the result of that loader.
         fill_options: How the loaded values are stored.
-        asked: The replies to the requests, and the tokens of the tags, if they were sent already.
+        asked: The replies to the requests, and the tokens of the tags, if they were read already.
     """
     values: dict[K, Any] = {}
     wait = LeaseWait(context)
@@ -305,16 +266,11 @@ def _lease_and_load(
                 yield from request_leases(context, leases.values(), fill_options.tags, fill_options.shapes)
             )
             asked = None
-            answers = sort_answers(
-                context,
-                leases,
-                replies,
-                tokens,
-                allow_stale=_allows_stale(fill_options),
-                tags=fill_options.token_names,
-            )
+            answers = sort_answers(context, leases, replies, tokens, allow_stale=_allows_stale(fill_options))
             values.update({name: cached.value for name, cached in answers.cached.items()})
-            if context.ring_change is not None and not fill_options.tags:  # it warms no value with tags
+            if (
+                context.ring_change is not None and not fill_options.token_names
+            ):  # it warms no value with tags
                 for name, record in (yield from warm(context, answers.granted)).items():
                     values[name] = context.codec.decode(record, leases[name].key)
                     del answers.granted[name]

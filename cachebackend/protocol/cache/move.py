@@ -6,6 +6,7 @@ from cachebackend.effects import Operation, Send
 from cachebackend.protocol.cache.freshness import read_record
 from cachebackend.protocol.cache.set import begin_set, settle_set
 from cachebackend.protocol.cache.tags import read_tokens
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete
 from cachebackend.protocol.ring.write import write
@@ -20,7 +21,7 @@ def move(context: Context, key: bytes, target: bytes) -> Operation[bool]:
     """
     node = context.serving_node(key)
     record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
-    tokens = yield from read_tokens(context, [record])
+    tokens = yield from read_tokens(context, Tokens(), [record])
     if read_record(context, key, record, tokens, allow_stale=False) is None or not isinstance(ttl_ms, int):
         return False
     record, life_ms = context.codec.moved(record, key, target), None if ttl_ms == -1 else ttl_ms

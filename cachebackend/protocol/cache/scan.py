@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cachebackend.codec import HEAD_BYTES, Kind, fresh_until_of, has_tags, tag_block_span, tags_of_block
+from cachebackend.codec import HEAD_BYTES, Kind, fresh_until_of, has_tags, tag_block_span
 from cachebackend.effects import Operation, Reply, Request, Send
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.protocol.cache.tags import have_tokens, token_requests, tokens_of
+from cachebackend.protocol.cache.tags import read_block_tokens
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.rounds import Cursor
 
@@ -73,10 +74,7 @@ def _with_changed_tags(context: Context, heads: Mapping[bytes, tuple[int, bytes]
         (heads[key][0], (b"GETRANGE", key, b"%d" % begin, b"%d" % (end - 1)))
         for key, (begin, end) in spans.items()
     ]
-    blocks = {
-        key: tags_of_block(block) if isinstance(block, bytes) else None
-        for key, block in zip(spans, (yield Send(requests)), strict=True)
-    }
-    tags = list(dict.fromkeys(tag for recorded in blocks.values() if recorded for tag in recorded))
-    tokens = tokens_of(tags, (yield Send(token_requests(context, tags)))) if tags else {}
-    return {key for key, recorded in blocks.items() if not recorded or not have_tokens(tokens, recorded)}
+    replies = zip(spans, (yield Send(requests)), strict=True)
+    blocks: dict[bytes, bytes] = {key: reply if isinstance(reply, bytes) else b"" for key, reply in replies}
+    tokens = yield from read_block_tokens(context, Tokens(), blocks.values())
+    return {key for key, block in blocks.items() if not block or not tokens.are_recorded_in(block)}

@@ -19,6 +19,7 @@ from cachebackend.errors import NodeReplyError
 from cachebackend.protocol.cache.compare_and_set import KEEP_TTL, NO_EXPIRY, CompareAndSet, send_conditional
 from cachebackend.protocol.cache.freshness import read_record
 from cachebackend.protocol.cache.tags import read_tokens, with_checked_tags
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.deletes import delete
 from cachebackend.protocol.ring.node_deletes import delete_command
@@ -177,7 +178,7 @@ def _incr_loaded(context: Context, key: bytes, delta: int, record: bytes) -> Ope
 
     Its record is replaced, if the key still holds it; else the whole ``incr`` is made again.
     """
-    tokens = yield from read_tokens(context, [record])
+    tokens = yield from read_tokens(context, Tokens(), [record])
     cached = read_record(context, key, record, tokens, allow_stale=False)
     if cached is None:
         return None

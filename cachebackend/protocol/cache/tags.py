@@ -1,8 +1,8 @@
 """Tags: keys that hold a random token; a value is a hit while its tags have the tokens that it records.
 
-A reader takes the tokens in the scatter that acquires the lease, before the load, never after it:
+A reader takes the tokens before the load, never after it:
 
-    1. reader    acquires the lease, and reads tag token T1
+    1. reader    acquires the lease, and in the same scatter reads tag token T1
     2. reader    SELECT             -> the old rows
     3. writer    COMMIT, DEL tag    -> T1 is gone
     4. reader    fills the old value under T1
@@ -18,25 +18,29 @@ the value was replaced meanwhile, the script returns the new block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from cachebackend.codec import has_tags, stored_of, tag_record, tags_of_block
+from cachebackend.codec import has_tags, tag_block_of, tag_record
 from cachebackend.effects import Operation, Reply, Request, Send
-from cachebackend.errors import RecordError
-from cachebackend.protocol.cache.compare_and_set import SetIfAbsent
-from cachebackend.protocol.cache.freshness import Tokens
+from cachebackend.protocol.cache.compare_and_set import ConditionalSet, SetIfAbsent
+from cachebackend.protocol.cache.shapes import (
+    ShapeEntry,
+    register_requests,
+    shape_token_requests,
+    shape_tokens_of,
+)
+from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.rounds import MAX_TRIES, endless
 
 __all__ = [
+    "TokenRead",
+    "add_taken",
     "has_tag_tokens",
-    "have_tokens",
     "new_token_requests",
+    "read_block_tokens",
     "read_tokens",
-    "tags_of",
-    "token_requests",
-    "tokens_of",
-    "tokens_taken",
+    "take_missing_tokens",
     "with_checked_tags",
 ]
 
@@ -49,42 +53,47 @@ def has_tag_tokens(reply: Reply) -> bool:
     return reply.__class__ is bytes and has_tags(reply)
 
 
-def tags_of(replies: Iterable[Reply]) -> list[bytes]:
-    """Return the keys of the tags of the values in some replies to GET."""
-    tags: dict[bytes, None] = {}
-    for reply in replies:
-        if has_tag_tokens(reply):
-            try:
-                tags.update(dict.fromkeys(stored_of(reply).tags))
-            except RecordError:
-                continue  # a miss: the reader of the record counts it
-    return list(tags)
+class TokenRead:
+    """A read of the tokens of tags, with one command for each of their nodes, and of shapes.
+
+    Attributes:
+        requests: What is sent.
+    """
+
+    __slots__ = ("_groups", "_shapes", "requests")
+
+    def __init__(self, context: Context, tags: Iterable[bytes], shapes: Sequence[ShapeEntry] = ()) -> None:
+        self._groups = context.by_serving_node((tag, tag) for tag in tags)
+        self._shapes = shapes
+        self.requests: list[Request] = [(node, (b"MGET", *tags)) for node, tags in self._groups.items()]
+        self.requests += shape_token_requests(context, shapes)
+
+    def settle(self, tokens: Tokens, replies: Sequence[Reply]) -> None:
+        """Add the tokens in the replies; a tag or shape has none if it is gone, or if its node failed."""
+        of_tags = len(self._groups)
+        tokens.add(shape_tokens_of(self._shapes, replies[of_tags:]))
+        for tags, reply in zip(self._groups.values(), replies[:of_tags], strict=True):
+            records = reply if reply.__class__ is list else [None] * len(tags)
+            tokens.add({tag: _token_in(record) for tag, record in zip(tags, records, strict=True)})
 
 
-def token_requests(context: Context, tags: Sequence[bytes]) -> list[Request]:
-    """Return the requests that read the tokens of tags."""
-    return [(context.serving_node(tag), (b"GET", tag)) for tag in tags]
+def _token_in(record: Reply) -> bytes | None:
+    """Return the token in the record of a tag; None if it is not one."""
+    return record[1:] if record.__class__ is bytes and record[:1] == b"T" else None
 
 
-def tokens_of(tags: Sequence[bytes], replies: Sequence[Reply]) -> dict[bytes, bytes | None]:
-    """Return the token in the record of each tag; None for a tag that is gone or whose node failed."""
-    return {
-        tag: reply[1:] if isinstance(reply, bytes) and reply[:1] == b"T" else None
-        for tag, reply in zip(tags, replies, strict=True)
-    }
+def read_tokens(context: Context, tokens: Tokens, replies: Iterable[Reply]) -> Operation[Tokens]:
+    """Add the tokens that the tags of the values in some replies to GET have now; return all tokens."""
+    blocks = {tag_block_of(reply) for reply in replies if has_tag_tokens(reply)}
+    return read_block_tokens(context, tokens, blocks)
 
 
-def read_tokens(context: Context, replies: Sequence[Reply]) -> Operation[Tokens]:
-    """Read the tokens that the tags of the values in some replies have now."""
-    tags = tags_of(replies)
-    if not tags:
-        return {}
-    return tokens_of(tags, (yield Send(token_requests(context, tags))))
-
-
-def have_tokens(tokens: Tokens, recorded: Mapping[bytes, bytes]) -> bool:
-    """Return whether tags have the tokens that a value records."""
-    return all(tokens.get(tag) == token for tag, token in recorded.items())
+def read_block_tokens(context: Context, tokens: Tokens, blocks: Iterable[bytes]) -> Operation[Tokens]:
+    """Add the tokens that the tags in some tag blocks have now; return all tokens."""
+    if tags := tokens.unread(blocks):
+        read = TokenRead(context, tags)
+        read.settle(tokens, (yield Send(read.requests)))
+    return tokens
 
 
 def with_checked_tags(
@@ -101,10 +110,8 @@ def with_checked_tags(
     for _ in range(MAX_TRIES):
         if reply.__class__ is not bytes:
             return reply
-        recorded = tags_of_block(reply)
-        tags = list(recorded)
-        tokens = tokens_of(tags, (yield Send(token_requests(context, tags)))) if tags else {}
-        is_valid = bool(tags) and have_tokens(tokens, recorded)
+        tokens = yield from read_block_tokens(context, Tokens(), [reply])
+        is_valid = bool(reply) and tokens.are_recorded_in(reply)
         reply = yield from attempt((b"1" if is_valid else b"0") + reply)
     return reply if reply.__class__ is not bytes else endless(context.fail_node, node)
 
@@ -116,11 +123,27 @@ def new_token_requests(context: Context, tags: Sequence[bytes]) -> list[SetIfAbs
     ]
 
 
-def tokens_taken(requests: Sequence[SetIfAbsent], replies: Sequence[Reply]) -> dict[bytes, bytes | None]:
-    """Return each tag's token from the replies to ``new_token_requests``: ours where there was none."""
-    if not requests:
-        return {}
-    records = [
-        request.record if reply is None else reply for request, reply in zip(requests, replies, strict=True)
-    ]
-    return tokens_of([request.key for request in requests], records)
+def add_taken(tokens: Tokens, requests: Sequence[SetIfAbsent], replies: Sequence[Reply]) -> None:
+    """Add the tokens in the replies to ``new_token_requests``: ours for a tag that had none."""
+    for request, reply in zip(requests, replies, strict=True):
+        tokens.add({request.key: _token_in(request.record if reply is None else reply)})
+
+
+def take_missing_tokens(
+    context: Context, tokens: Tokens, shapes: Sequence[ShapeEntry] = ()
+) -> Operation[None]:
+    """Store a new token for each required tag that has none, and register the shapes that are missing.
+
+    Before a load, and never after it.
+    """
+    missing = tokens.missing()
+    if not missing:
+        return
+    unregistered = [entry for entry in shapes if entry.name in missing]
+    names = {entry.name for entry in unregistered}
+    requests = new_token_requests(context, [tag for tag in missing if tag not in names])
+    registrations = register_requests(context, unregistered)
+    conditional: list[ConditionalSet] = [*requests, *registrations]
+    replies = yield Send([each.request(context) for each in conditional])
+    add_taken(tokens, requests, replies[: len(requests)])
+    tokens.add(shape_tokens_of(unregistered, replies[len(requests) :]))

@@ -568,14 +568,37 @@ class TestTags:
     FILL_OPTIONS = FillOptions(60_000, tags=(b"t",))
 
     def test_tag_tokens_are_read_with_the_lease(self, context: Context) -> None:
-        """In one scatter, before the load; a missing token is created."""
+        """In one scatter, before the load."""
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
-        lease, tag = sent(next(operation))
-        assert (tag[0], tag[1], tag[2][:1], *tag[3:5]) == (b"SET", b"t", b"T", b"NX", b"GET")
-        assert loads_under_a_lease(operation.send([None, None]))
+        lease, read = sent(next(operation))
+        assert read == (b"MGET", b"t")
+        assert loads_under_a_lease(operation.send([None, [b"T" + b"o" * 16]]))
         [fill] = sent(operation.send("loaded"))
-        assert stored_of(fill[2]).tags == {b"t": tag[2][1:]}
+        assert stored_of(fill[2]).tags == {b"t": b"o" * 16}
         assert fill[4] == lease[2]
+
+    @pytest.mark.parametrize("other", [None, b"T" + b"o" * 16], ids=repr)
+    def test_a_missing_token_is_created_before_the_load(self, context: Context, other: bytes | None) -> None:
+        """If another reader has created it meanwhile, its token is taken."""
+        operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
+        next(operation)
+        [tag] = sent(operation.send([None, [None]]))
+        assert (tag[0], tag[1], tag[2][:1], *tag[3:5]) == (b"SET", b"t", b"T", b"NX", b"GET")
+        assert loads_under_a_lease(operation.send([other]))
+        [fill] = sent(operation.send("loaded"))
+        assert stored_of(fill[2]).tags == {b"t": (other or tag[2])[1:]}
+
+    def test_the_lease_is_released_if_the_reader_is_interrupted_while_a_token_is_created(
+        self, context: Context
+    ) -> None:
+        """Nothing was loaded, so nothing is filled."""
+        operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
+        [lease, _] = sent(next(operation))
+        operation.send([None, [None]])
+        [release] = sent(operation.throw(KeyboardInterrupt()))
+        assert lease[2] in release
+        with pytest.raises(KeyboardInterrupt):
+            operation.send([1])
 
     @pytest.mark.parametrize("token", [b"T" + b"x" * 16, None, NodeUnavailableError("down")], ids=repr)
     def test_a_value_with_another_tag_token_is_a_miss_and_replaced(
@@ -585,7 +608,7 @@ class TestTags:
         record = context.codec.encode("old", KEY, tags={b"t": b"o" * 16})
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
         next(operation)
-        effect = operation.send([record, token])
+        effect = operation.send([record, token if isinstance(token, Exception) else [token]])
         assert sent(effect)[0][3:5] == (b"IFEQ", record)
 
     def test_a_plain_get_reads_the_tag_tokens_of_the_value(self, context: Context) -> None:
@@ -594,12 +617,13 @@ class TestTags:
         for token, expected in ((b"T" + b"o" * 16, "value"), (b"T" + b"n" * 16, None), (None, None)):
             operation = get(context, KEY)
             next(operation)
-            assert sent(operation.send([record])) == [(b"GET", b"t")]
-            assert result_of(operation, [token]) == expected
+            assert sent(operation.send([record])) == [(b"MGET", b"t")]
+            assert result_of(operation, [[token]]) == expected
 
     def test_a_value_is_not_stored_if_the_token_of_a_tag_is_unknown(self, context: Context) -> None:
         """Nothing could invalidate it."""
         operation = get_or_load(context, KEY, load, self.FILL_OPTIONS)
         next(operation)
-        assert loads_under_a_lease(operation.send([None, NodeUnavailableError("down")]))
+        operation.send([None, NodeUnavailableError("down")])
+        assert loads_under_a_lease(operation.send([NodeUnavailableError("down")]))
         assert sent(operation.send("loaded"))[0][2] == RELEASED

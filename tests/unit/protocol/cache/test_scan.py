@@ -43,10 +43,10 @@ def test_values_whose_time_is_over_or_whose_tags_have_changed_are_left_out() -> 
         [[b"0", [key.encode() for key in records]]],
         [record[:HEAD_BYTES] for record in records.values()],
         [*[records[key][begin:end] for key, (begin, end) in spans.items()], b"\xff"],
-        [b"T" + OLD_TOKEN, b"T" + TOKEN, None],
+        [[b"T" + OLD_TOKEN, b"T" + TOKEN, None]],
     )
     assert keys == [b"fresh"]
-    assert requests[3] == [(0, (b"GET", tag)) for tag in (b"t", b"u", b"v")]
+    assert requests[3] == [(0, (b"MGET", b"t", b"u", b"v"))]
 
 
 def test_an_empty_page_costs_one_round_trip() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from django.core.exceptions import ValidationError
 
+from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import is_historical
 
@@ -53,33 +54,36 @@ class ReadColumns:
         self.fields = list(by_column.values())
         self._positions = {column: position for position, column in enumerate(by_column)}
 
-    def rows_of(self, table: WatchedTable, values: Sequence[Sequence[Any]]) -> list[dict[str, Any]] | None:
-        """Return rows as a cached model has them, by attribute name; the primary key also under ``pk``.
+    def rows_of(self, table: WatchedTable, pairs: Sequence[Pair]) -> list[ChangedRow] | None:
+        """Return changed rows as a cached model has them.
 
         Args:
             table: The table of that model.
-            values: The values of ``fields`` of each row.
+            pairs: The values of ``fields`` of each row, before and after the change.
 
         Returns:
             None if the rows cannot be named by that model's primary key.
         """
         fields: Sequence[_Field] = table.fields
         known = [field for field in fields if field.column in self._positions]
-        pk_fields = table.model._meta.pk_fields
-        if not all(field in known for field in pk_fields):
+        if not all(field in known for field in table.model._meta.pk_fields):
             return None
         readers = [(field.attname, self._positions[field.column], self._conversion(field)) for field in known]
+        names = [field.attname for field in table.model._meta.pk_fields]
+
+        def read(values: Sequence[Any] | None) -> dict[str, Any] | None:
+            if values is None:
+                return None
+            row = {name: convert(values[at]) if convert else values[at] for name, at, convert in readers}
+            row["pk"] = row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
+            return row
+
         try:
-            rows = [
-                {name: convert(row[at]) if convert else row[at] for name, at, convert in readers}
-                for row in values
+            return [
+                ChangedRow(before := read(old), before if new is old else read(new)) for old, new in pairs
             ]
         except (TypeError, ValueError, ValidationError):
             return None
-        names = [field.attname for field in pk_fields]
-        for row in rows:
-            row["pk"] = row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
-        return rows
 
     def _conversion(self, field: _Field) -> Any:
         """Return what converts a column to the type of the cached model; None if it has this type."""

@@ -42,6 +42,7 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.invalidation.changes import TableChanges
 from cachebackend.invalidation.tables import changed_rows
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
@@ -74,6 +75,11 @@ class PendingDeletes:
         """Add the keys of changed rows, and the rows themselves for dependents that write through."""
         for dependent, changed in changed_rows(model, list(rows), self.using):
             self.add_changed(dependent, changed)
+
+    def add_changes(self, changes: TableChanges) -> None:
+        """Add what is wrong because a statement has changed rows of a table."""
+        for dependent, rows in changes.of_dependents(self.using):
+            self.add_changed(dependent, rows)
 
     def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
         """Add the keys under which a dependent caches changed rows."""

@@ -26,6 +26,7 @@ from django.db.models.constants import OnConflict
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
+from cachebackend.invalidation.changes import Pair, TableChanges, paired, unpaired
 from cachebackend.invalidation.columns import ReadColumns
 from cachebackend.invalidation.conflicts import conflicting_rows
 from cachebackend.invalidation.old_rows import (
@@ -67,6 +68,8 @@ class Write:
         self._model: Any = self._query.get_meta().concrete_model
         self._columns = ReadColumns(self._model, tables)
         self._fields = self._columns.fields
+        #: The changed rows as they were, as far as they were read before the statement.
+        self._old: list[Sequence[Any]] = []
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""
@@ -77,7 +80,7 @@ class Write:
             return rows
         can_return = self._connection.features.can_return_rows_from_bulk_insert
         if self._changes_keys or (self._changed_fields and not can_return):
-            self._add_conflicting()
+            self._read_conflicting()
         if not can_return:
             returned = self._method(self._compiler, returning_fields)
             self._add_instances(returned)
@@ -94,7 +97,7 @@ class Write:
             return self._run_unnamed(result_type)
         if not self._can_return:
             self._compiler.pre_sql_setup()
-            return self._run_named(self._add_matching())
+            return self._run_named()
         if not self._changes_keys:
             context: Any = self._returning()
         elif self._returns_old_rows:
@@ -104,7 +107,7 @@ class Write:
             context = self._returning([*old, *self._names], compile_statement=compile_statement)
         else:
             compile_statement, rows = update_by_rowid(self._compiler, self._names)
-            self._add(self._converted(self._fields, rows))
+            self._old += self._converted(self._fields, rows)
             context = self._returning(compile_statement=compile_statement)
         with context:
             return self._method(self._compiler, result_type)
@@ -114,7 +117,7 @@ class Write:
         if self._changes_keys:
             lock_for_writing(self._compiler)
             self._compiler.pre_sql_setup()
-            self._add_matching()
+            self._old += self._matching()
         return self._run_returning(returning_fields)
 
     def delete(self, result_type: Any) -> Any:
@@ -124,7 +127,7 @@ class Write:
                 return self._method(self._compiler, result_type)
         if not self._columns.names_rows:
             return self._run_unnamed(result_type)
-        return self._run_named(self._add_matching())
+        return self._run_named()
 
     # What the statement changes
 
@@ -156,15 +159,28 @@ class Write:
         return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
 
     @property
+    def _set_columns(self) -> frozenset[str]:
+        """The columns that may differ in a row that existed before: those set, and generated ones."""
+        fields: list[Any] = self._changed_fields
+        generated = [field for field in self._model._meta.local_concrete_fields if field.generated]
+        return frozenset(field.column for field in [*fields, *generated]) if fields else frozenset()
+
+    @property
+    def _moves_rows(self) -> bool:
+        """Whether rows that existed may get another primary key."""
+        own = {field.column for field in self._model._meta.pk_fields}
+        keys = own.union(*({field.column for field in table.model._meta.pk_fields} for table in self._tables))
+        changed: list[Any] = self._changed_fields
+        return any(field.column in keys for field in changed)
+
+    @property
     def _is_new(self) -> bool:
         """Whether rows may be new: inserted, moved to another primary key or to another parent's row."""
-        if isinstance(self._compiler, SQLInsertCompiler):
-            return True
-        keys = {field.column for table in self._tables for field in table.model._meta.pk_fields}
         changed: list[Any] = self._changed_fields
-        return any(
-            field.column in keys or (field.is_relation and field.remote_field.parent_link)
-            for field in changed
+        return (
+            isinstance(self._compiler, SQLInsertCompiler)
+            or self._moves_rows
+            or any(field.is_relation and field.remote_field.parent_link for field in changed)
         )
 
     # Rows that the statement returns
@@ -180,7 +196,7 @@ class Write:
         """Execute a statement that reads columns back, and let it read the changed rows as well."""
         rows = self._method(self._compiler, [*returning_fields, *self._fields])
         count = len(returning_fields)
-        self._add([row[count:] for row in rows if row is not None])
+        self._add(self._pairs([row[count:] for row in rows if row is not None]))
         return [row[:count] for row in rows]
 
     def _returning_old_and_new(self, more: Fields = ()) -> AbstractContextManager[list[Sequence[Any]]]:
@@ -211,11 +227,30 @@ class Write:
         if returned.missing:
             self._add_everything()
         width, own = len(fields), len(self._fields)
+        states = []
         for start in range(0, len(names) or width, width):
             rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
-            # A row that an upsert has inserted has no old values
-            self._add([row[:own] for row in rows if any(value is not None for value in row[:own])])
+            states.append([row[:own] for row in rows])
             found[:] = [row[own:] for row in rows]
+        if len(states) == 1:
+            self._add(self._pairs(states[0]))
+        else:  # a row that an upsert has inserted has no old values
+            self._add(
+                [
+                    (old if any(each is not None for each in old) else None, new)
+                    for old, new in zip(*states, strict=True)
+                ]
+            )
+
+    def _pairs(self, rows: Sequence[Sequence[Any]]) -> list[Pair]:
+        """Return the changed rows before and after, from the rows that the statement has returned."""
+        if isinstance(self._compiler, SQLDeleteCompiler):
+            return [(row, None) for row in rows]
+        if isinstance(self._compiler, SQLUpdateCompiler) and not self._changes_keys:
+            return [(row, row) for row in rows]
+        if self._moves_rows:
+            return unpaired(self._old, rows)
+        return paired(self._old, rows, self._columns.key_width)
 
     def _converted(self, fields: Fields, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return rows with the values that Django reads, from the values that the driver returned."""
@@ -225,24 +260,21 @@ class Write:
 
     # Rows that are read before the statement
 
-    def _add_conflicting(self) -> None:
-        """Lock the rows that an upsert updates, until the transaction ends, and add them."""
+    def _read_conflicting(self) -> None:
+        """Lock the rows that an upsert updates, until the transaction ends, and read them."""
         filters = conflicting_rows(self._compiler)
         if filters:
             lock_for_writing(self._compiler)
         for conflicting in filters:
             query: Any = sql.Query(self._query.model)
             query.add_q(conflicting)
-            self._add_matching(query)
+            self._old += self._matching(query)
 
-    def _add_matching(self, query: Any = None) -> list[Any]:
-        """Lock the rows that match a query, until the transaction ends, and add them.
+    def _matching(self, query: Any = None) -> list[Sequence[Any]]:
+        """Lock the rows that match a query, until the transaction ends, and return them.
 
         Args:
             query: A query on one table; None: that of the statement.
-
-        Returns:
-            Their primary keys, as the statement's model has them.
         """
         query = self._query if query is None else query
         if isinstance(self._compiler, SQLDeleteCompiler) and not self._compiler.single_alias:
@@ -254,10 +286,7 @@ class Write:
             query.add_filter("pk__in", inner)
         query.get_initial_alias()
         compiler = query.get_compiler(self._connection.alias)
-        rows = self._converted(self._fields, matching_rows(compiler, query, self._names))
-        self._add(rows)
-        width = self._columns.key_width
-        return [row[0] if width == 1 else tuple(row[:width]) for row in rows]
+        return self._converted(self._fields, matching_rows(compiler, query, self._names))
 
     def _named(self, keys: Sequence[Any]) -> Any:
         """Return the query, with a filter that names rows by primary key in place of its own."""
@@ -266,14 +295,20 @@ class Write:
         query.add_filter("pk__in", list(keys))
         return query
 
-    def _run_named(self, keys: Sequence[Any]) -> int:
-        """Execute the statement for the rows with these primary keys; return how many it changed."""
+    def _run_named(self) -> int:
+        """Read the rows and execute the statement for them by primary key; return how many it changed."""
+        self._old += self._matching()
+        width = self._columns.key_width
+        keys = [row[0] if width == 1 else tuple(row[:width]) for row in self._old]
         compiler = self._named(keys).get_compiler(self._connection.alias)
         count: int = self._method(compiler, ROW_COUNT) or 0
         if self._is_new:  # the rows have other primary keys, which nothing returns
             self._add_everything()
         elif isinstance(self._compiler, SQLUpdateCompiler):
-            Write(compiler, self._tables, self._method)._add_matching()
+            new = Write(compiler, self._tables, self._method)._matching()
+            self._add(paired(self._old, new, width))
+        else:
+            self._add(self._pairs(self._old))
         return count
 
     def _run_unnamed(self, result_type: Any) -> Any:
@@ -283,22 +318,24 @@ class Write:
 
     # Pending deletes
 
-    def _add(self, values: Sequence[Sequence[Any]]) -> None:
-        """Add changed rows, given the values of the columns, to the pending deletes of the transaction."""
-        if not values:
+    def _add(self, pairs: Sequence[Pair]) -> None:
+        """Add changed rows to the pending deletes of the transaction.
+
+        Args:
+            pairs: The values of the columns of each row, before and after the statement.
+        """
+        if not pairs:
             return
         deletes = open_deletes(self._connection)
         in_migration = is_historical(self._query.get_meta().model)
         for table in self._tables:
-            rows = self._columns.rows_of(table, values)
+            rows = self._columns.rows_of(table, pairs)
             if rows is None:
                 self._add_everything(table)
                 continue
-            changes = table.changed(
-                rows, self._connection.alias, is_new=self._is_new, in_migration=in_migration
+            deletes.add_changes(
+                TableChanges(table, rows, self._set_columns, is_new=self._is_new, in_migration=in_migration)
             )
-            for dependent, changed in changes:
-                deletes.add_changed(dependent, changed)
 
     def _add_everything(self, *tables: WatchedTable) -> None:
         """Add everything that is cached of the table: which rows changed is not known."""
@@ -317,4 +354,4 @@ class Write:
             rows.append([None if hasattr(value, "resolve_expression") else value for value in values])
         if len(rows) == len(returned) == 1 and rows[0][0] is None:
             rows[0][0] = returned[0][0]
-        self._add(rows)
+        self._add(paired(self._old, rows, self._columns.key_width))

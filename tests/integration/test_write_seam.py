@@ -22,6 +22,8 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from cachebackend import CachedManager, invalidation
 from cachebackend.invalidation import tables, transactions, watched, writes
+from cachebackend.invalidation.changes import TableChanges
+from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import (
     FAMILY,
@@ -250,6 +252,83 @@ def test_a_save_lets_others_refer_to_the_row() -> None:
         author.save()
         executor.submit(refer).result()
     assert Poem.objects.filter(name="new").exists()
+
+
+# The rows that are handed over
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[TableChanges]:
+    """The changes of authors and tenants that statements hand over."""
+    seen: list[TableChanges] = []
+    add = PendingDeletes.add_changes
+
+    def record(self: PendingDeletes, changes: TableChanges) -> None:
+        seen.append(changes)
+        add(self, changes)
+
+    monkeypatch.setattr(PendingDeletes, "add_changes", record)
+    return seen
+
+
+def names_of(changes: TableChanges) -> list[tuple[Any, Any]]:
+    return sorted(
+        (row.old["name"] if row.old else "", row.new["name"] if row.new else "") for row in changes.rows
+    )
+
+
+def check_changes(using: str, seen: list[TableChanges]) -> None:
+    """Write tenants in each way, and compare what each statement hands over."""
+    tenants = Tenant.objects.using(using)
+    first, _ = tenants.bulk_create([Tenant(name="a"), Tenant(name="b")])
+    assert [names_of(changes) for changes in seen] == [[("", "a"), ("", "b")]]
+    seen.clear()
+    tenants.update(name=Concat(F("name"), Value("x")))
+    assert [names_of(changes) for changes in seen] == [[("a", "ax"), ("b", "bx")]]
+    assert seen.pop().columns == {"name"}
+    tenants.filter(pk=first.pk).update(rank=3)
+    assert [(names_of(changes), changes.columns) for changes in seen] == [([("ax", "ax")], {"rank"})]
+    seen.clear()
+    tenants.bulk_create(
+        [Tenant(name="bx", rank=9), Tenant(name="c")],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["name"],
+    )
+    assert [names_of(changes) for changes in seen] == [[("", "c"), ("bx", "bx")]]
+    seen.clear()
+    tenants.filter(name="c").delete()
+    assert [names_of(changes) for changes in seen] == [[("c", "")]]
+    seen.clear()
+    tenants.filter(name="ax").update(id=first.pk + 100)
+    moved = [[("ax", "ax")], [("", "ax"), ("ax", "")]]  # as one change, or as a deletion and an insertion
+    assert [names_of(changes) in moved for changes in seen] == [True]
+
+
+@pytest.mark.parametrize("using", ["default", "lite"])
+def test_a_statement_hands_over_rows_before_and_after_it(using: str, handed_over: list[TableChanges]) -> None:
+    """Old and new values come from the database, beside the columns that may differ."""
+    check_changes(using, handed_over)
+
+
+@before_18
+def test_rows_are_handed_over_before_postgres_18(handed_over: list[TableChanges]) -> None:
+    """The statement reads the old values by a join with the locked rows."""
+    check_changes("default", handed_over)
+
+
+def test_rows_that_are_read_first_are_handed_over(
+    handed_over: list[TableChanges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read again after the statement, by primary key."""
+    author = Author.objects.create(name="a")
+    handed_over.clear()
+    monkeypatch.setattr(writes.Write, "_can_return", False)
+    Author.objects.filter(pk=author.pk).update(name="b")
+    Author.objects.filter(pk=author.pk).update(rank=2)
+    Author.objects.filter(pk=author.pk).delete()
+    authors = [names_of(changes) for changes in handed_over if changes.table.model is Author]
+    assert authors == [[("a", "b")], [("b", "b")], [("b", "")]]
 
 
 # SQLite

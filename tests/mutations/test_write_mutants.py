@@ -202,7 +202,7 @@ def test_an_upsert_that_returns_new_rows_only(version: int, monkeypatch: Patch) 
 
 def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
     """Where an INSERT returns no rows, the row that was updated is stale."""
-    monkeypatch.setattr(writes.Write, "_add_conflicting", lambda _: None)
+    monkeypatch.setattr(writes.Write, "_read_conflicting", lambda _: None)
     monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
     monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
     assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, "upsert of another row")

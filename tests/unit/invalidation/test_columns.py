@@ -40,12 +40,23 @@ def test_values_get_the_type_of_the_cached_model() -> None:
     old = columns_of(state_model(id=models.CharField(primary_key=True), code=models.CharField(null=True)))
     [table] = watched_tables(Token._meta.db_table)
     key = uuid.uuid4()
-    assert old.rows_of(table, [(key.hex, None)]) == [{"id": key, "code": None, "pk": key}]
+    row = {"id": key, "code": None, "pk": key}
+    values = key.hex, None
+    assert old.rows_of(table, [(None, values), (values, None)]) == [(None, row), (row, None)]
+
+
+def test_a_row_in_which_nothing_changed_is_read_once() -> None:
+    """Before and after the statement it is the same object."""
+    [table] = watched_tables(Token._meta.db_table)
+    values = uuid.uuid4(), "a"
+    [row] = columns_of(Token).rows_of(table, [(values, values)]) or []
+    assert row.old is row.new
 
 
 def test_rows_without_the_cached_key_are_unknown() -> None:
     """So are those whose value the cached model's column cannot hold."""
     [table] = watched_tables(Token._meta.db_table)
-    assert columns_of(state_model(rank=models.IntegerField(primary_key=True))).rows_of(table, [(1,)]) is None
+    other_key = columns_of(state_model(rank=models.IntegerField(primary_key=True)))
+    assert other_key.rows_of(table, [(None, (1,))]) is None
     old = columns_of(state_model(id=models.CharField(primary_key=True)))
-    assert old.rows_of(table, [("no key",)]) is None
+    assert old.rows_of(table, [(("no key",), None)]) is None

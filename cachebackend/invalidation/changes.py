@@ -1,0 +1,84 @@
+"""The rows that one statement has changed, before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.invalidation.watched import Dependent, Row
+
+__all__ = ["ChangedRow", "Pair", "TableChanges", "paired", "unpaired"]
+
+#: The values of a row before and after a statement, in the order of the columns that it reads. None: the
+#: row did not exist. One object twice: the statement changed no column that it reads.
+Pair: TypeAlias = tuple[Sequence[Any] | None, Sequence[Any] | None]
+
+
+class ChangedRow(NamedTuple):
+    """A changed row: its columns by attribute name; the primary key also under ``pk``.
+
+    Where it is not known which old row became which new row, the change is a deletion and an insertion.
+
+    Attributes:
+        old: The row before the change; None: it did not exist.
+        new: The row after the change; None: it does not exist. The same object as ``old`` if no column
+            that is read has changed.
+    """
+
+    old: Row | None
+    new: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableChanges:
+    """The rows of a table that one statement has changed, as one cached model has them.
+
+    Attributes:
+        table: The table.
+        rows: The rows.
+        columns: The names of the columns that may differ between ``old`` and ``new`` of a row that has
+            both. All columns of an inserted or deleted row count as changed.
+        is_new: Whether rows may be new: then a cached absence may be wrong.
+        in_migration: Whether tables may lack columns that the project's models have.
+    """
+
+    table: WatchedTable
+    rows: Sequence[ChangedRow]
+    columns: frozenset[str]
+    is_new: bool
+    in_migration: bool
+
+    def states(self) -> list[Row]:
+        """Return the rows as they were and as they are; one in which nothing differs only once."""
+        states = [row.old for row in self.rows if row.old is not None]
+        states += [row.new for row in self.rows if row.new is not None and row.new is not row.old]
+        return states
+
+    def of_dependents(self, using: str) -> Iterator[tuple[Dependent, list[Row]]]:
+        """Yield each dependent with the rows that are wrong; ``using`` is the alias of the database."""
+        yield from self.table.changed(
+            self.states(), using, is_new=self.is_new, in_migration=self.in_migration
+        )
+
+
+def paired(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]], key_width: int) -> list[Pair]:
+    """Return rows before and after a statement, matched by primary key, which it does not change.
+
+    Args:
+        old: The rows before it.
+        new: The rows after it.
+        key_width: How many of the first columns are the primary key.
+    """
+    try:
+        before = {tuple(row[:key_width]): row for row in old}
+        pairs: list[Pair] = [(before.pop(tuple(row[:key_width]), None), row) for row in new]
+    except TypeError:  # a field of the project may read values that have no hash
+        return unpaired(old, new)
+    return pairs + [(row, None) for row in before.values()]
+
+
+def unpaired(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> list[Pair]:
+    """Return rows before and after a statement of which it is not known which became which."""
+    return [*((row, None) for row in old), *((None, row) for row in new)]

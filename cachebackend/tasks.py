@@ -115,7 +115,7 @@ def retry_waiting(using: str) -> int:
     """Retry parked writes that wait for other rows or for locks; return the number that were applied."""
     try:
         return writebehind.retry_waiting(using).applied
-    except (OperationalError, InterfaceError) as error:
+    except Error as error:
         logger.warning("retry_waiting: the database failed; the writes stay parked: %s", error)
         return 0
 

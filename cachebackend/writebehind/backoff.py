@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from django.db import InterfaceError, OperationalError, connections
+
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Backoff", "database_backoff"]
+__all__ = ["Backoff", "database_backoff", "is_unreachable"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds until an unreachable database is tried again: after the first failure, and at most.
@@ -52,6 +54,11 @@ class Backoff:
         if self._outages.pop(using, None):
             extra = {"event": "database_returned", "database": using}
             logger.warning("the database %r is reachable again", using, extra=extra)
+
+
+def is_unreachable(using: str, error: Exception) -> bool:
+    """Return whether a statement failed because its database cannot be reached."""
+    return isinstance(error, OperationalError | InterfaceError) and not connections[using].is_usable()
 
 
 #: The databases that drains of this process cannot reach.

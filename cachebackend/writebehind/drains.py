@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django.db import Error, InterfaceError, OperationalError, connections, models, router
+from django.db import Error, OperationalError, models, router
 from django.utils import timezone
 
 from cachebackend import protocol
@@ -31,7 +31,7 @@ from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.seal import Sealed
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
-from cachebackend.writebehind.backoff import database_backoff
+from cachebackend.writebehind.backoff import database_backoff, is_unreachable
 from cachebackend.writebehind.batch import read_batch
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_database, require_match
 from cachebackend.writebehind.parked import Outcome, apply_or_park
@@ -126,8 +126,7 @@ def drain(
         with span("ringcache.drain", model=partition.label, partition=partition.number):
             drain_.run(max_batches)
     except Exception as error:
-        is_lost = isinstance(error, OperationalError | InterfaceError)
-        if is_lost and not connections[drain_.using].is_usable():
+        if is_unreachable(drain_.using, error):
             database_backoff.failed(drain_.using, error)
         drain_.store_error(error)
         raise
@@ -143,10 +142,10 @@ def due_databases() -> list[str]:
             try:
                 due += [using] if is_due(using) else []
             except Error as error:
-                if connections[using].is_usable():
-                    logger.error("write-behind: the parked writes in %r are not retried: %s", using, error)
-                else:
+                if is_unreachable(using, error):
                     database_backoff.failed(using, error)
+                else:
+                    logger.error("write-behind: the parked writes in %r are not retried: %s", using, error)
     return due
 
 

@@ -7,12 +7,14 @@ refer to each other are then written together (``cycles``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, connections, models
+from django.db import Error, IntegrityError, connections, models
 from django.db.models import Case, F, Value, When
 from django.db.models.functions import Now
 
@@ -20,6 +22,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.apply import Applied
+from cachebackend.writebehind.backoff import is_unreachable
 from cachebackend.writebehind.batch import group_rows
 from cachebackend.writebehind.bisection import Bisection
 from cachebackend.writebehind.cycles import RowName, find_cycles, referred_rows
@@ -30,6 +33,7 @@ from cachebackend.writebehind.transactions import limited_transaction
 
 __all__ = ["Retried", "is_due", "retry", "retry_waiting"]
 
+logger = logging.getLogger("cachebackend")
 #: The longest time until a waiting write is retried again.
 LONGEST_WAIT = timedelta(seconds=60)
 #: The time for which a write waits for a value that another row has: longer than drains lag behind.
@@ -49,8 +53,9 @@ class Retried:
     Attributes:
         applied: The number of writes that were applied.
         missing: The number of writes whose rows do not exist any more; they are no longer parked.
-        remaining: The writes that are still parked: those that Postgres refused again, with the new
-            error; those behind them; and those of a model that the project no longer has.
+        remaining: The writes that are still parked: those that were refused again or could not be
+            retried, with the new error; those behind them; and those of a model that the project no
+            longer has.
         referring: Those of them that were refused because of a reference.
     """
 
@@ -59,13 +64,25 @@ class Retried:
     remaining: list[ParkedWrite] = field(default_factory=list)
     referring: list[ParkedWrite] = field(default_factory=list)
 
+    def add(self, other: Retried) -> None:
+        """Add the result of retrying other writes."""
+        self.applied += other.applied
+        self.missing += other.missing
+        self.remaining += other.remaining
+        self.referring += other.referring
+
 
 def retry(parked: Iterable[ParkedWrite], using: str) -> Retried:
     """Retry parked writes. The writes of a row are retried from the oldest on, to keep their order.
 
+    A row that cannot be retried does not stop the others.
+
     Args:
         parked: Some parked writes; all other parked writes of their rows are retried too.
         using: The database alias that they were read from.
+
+    Raises:
+        django.db.Error: The database is unreachable.
     """
     return _retry_rounds(((p.label, p.key) for p in parked), using, together=1)
 
@@ -76,6 +93,9 @@ def retry_waiting(using: str, *, due_only: bool = True) -> Retried:
     Args:
         using: The alias of the database.
         due_only: Whether writes are left out whose next retry is later.
+
+    Raises:
+        django.db.Error: The database is unreachable.
     """
     waiting = _waiting(using, due_only=due_only).order_by("retry_at").values_list("label", "key")
     return _retry_rounds(waiting[:ROWS_RETRIED], using, together=ROWS_LOCKED)
@@ -150,12 +170,41 @@ def _retry_cycle(rows: Sequence[RowName], using: str, retried: Retried) -> None:
 
 
 def _retry_rows(label: str, keys: Sequence[str], using: str, retried: Retried, *, together: int) -> None:
-    """Retry the parked writes of rows, ``together`` rows at a time, one write of each row after the other."""
+    """Retry the parked writes of rows, ``together`` rows at a time, one write of each row after the other.
+
+    A transaction that fails is retried with each of its rows by itself: its error may be of one row only.
+    """
     for start in range(0, len(keys), together):
         unfinished = keys[start : start + together]
         while unfinished:
-            with limited_transaction(using):
-                unfinished = _retry_first(label, unfinished, using, retried)
+            done = Retried()
+            try:
+                with limited_transaction(using):
+                    applied = _retry_first(label, unfinished, using, done)
+            except Exception as error:
+                raise_interrupt(error)
+                if is_unreachable(using, error):
+                    raise
+                if len(unfinished) > 1:
+                    _retry_rows(label, unfinished, using, retried, together=1)
+                else:
+                    retried.remaining += _put_off(label, unfinished[0], using, error)
+                break
+            retried.add(done)
+            unfinished = applied
+
+
+def _put_off(label: str, key: str, using: str, error: Exception) -> list[ParkedWrite]:
+    """Store why the writes of a row could not be retried, and the time of their next retry; return them."""
+    logger.error("the parked writes of %s %s cannot be retried: %s", label, key, error)
+    writes = list(ParkedWrite.objects.using(using).filter(label=label, key=key).order_by("pk"))
+    for first in writes[:1]:
+        first.error = str(error).strip() or type(error).__name__
+        own = ParkedWrite.objects.using(using).filter(pk=first.pk)
+        with suppress(Error), limited_transaction(using):  # the write may be locked
+            own.update(error=first.error)
+            own.filter(retry_at__isnull=False).update(retry_at=_next_retry())
+    return writes
 
 
 def _retry_first(

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
-from cachebackend import writebehind
+from cachebackend import tasks, writebehind
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import limits
 from tests.integration.write_behind import command, drain_all, one_partition
-from tests.shop.models import Meter, Tag
+from tests.shop.models import Meter, Stamped, Tag
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -211,14 +214,53 @@ def test_a_retry_waits_for_a_drain_of_the_row(meters: list[Meter]) -> None:
         Meter.behind.update(row.pk, tag=404)
         drain_all()
         with locked("SELECT 1 FROM cachebackend_parkedwrite FOR UPDATE"):
-            with pytest.raises(DatabaseError, match="lock"), transaction.atomic():
-                writebehind.retry_waiting("default", due_only=False)
+            [write] = writebehind.retry_waiting("default", due_only=False).remaining
+            assert "lock" in write.error
             add([row], 1)
             with pytest.raises(DatabaseError, match="lock"):
                 drain_all()
         Tag.objects.create(pk=404, name="parent")
         assert writebehind.retry_waiting("default", due_only=False).applied == 1
         assert [each.rows for each in drain_all()] == [1]
+
+
+def test_a_row_that_cannot_be_retried_does_not_stop_the_others(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writes stay parked with the error, and it is retried later."""
+
+    def invalidate(model: type[Meter], touched: list[dict[str, int]], using: str) -> None:
+        if {"pk": meters[2].pk} in touched:
+            raise NodeUnavailableError("the node of a strict row is down")
+
+    with one_partition():
+        Meter.behind.update_many({meter.pk: {"tag": 404} for meter in meters})
+        assert [each.waiting for each in drain_all()] == [6]
+    Tag.objects.create(pk=404, name="parent")
+    make_due()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "cachebackend.writebehind.apply.dependents_of", lambda _: [(Meter, SimpleNamespace(fields=()))]
+        )
+        patch.setattr("cachebackend.writebehind.retries.invalidate_rows", invalidate)
+        assert tasks.retry_waiting("default") == 5
+    parked = ParkedWrite.objects.get()
+    assert parked.error == "the node of a strict row is down"
+    assert writebehind.due_databases() == []
+    assert writebehind.retry_waiting("default", due_only=False).applied == 1
+
+
+def test_a_locked_table_does_not_stop_the_retries_of_other_models(meters: list[Meter]) -> None:
+    """The writes of each model are retried by themselves."""
+    stamped = Stamped.objects.create()
+    with locked("SELECT 1 FROM shop_meter FOR UPDATE"), locked("SELECT 1 FROM shop_stamped FOR UPDATE"):
+        Meter.behind.update(meters[0].pk, level=1)
+        Stamped.behind.update(stamped.pk, made=timezone.now())
+        assert [each.waiting for each in drain_all()] == [1, 1]
+    with locked("LOCK TABLE shop_meter"):
+        retried = writebehind.retry_waiting("default", due_only=False)
+        assert (retried.applied, [write.label for write in retried.remaining]) == (1, ["shop.meter"])
+    assert writebehind.retry_waiting("default", due_only=False).applied == 1
 
 
 @pytest.fixture

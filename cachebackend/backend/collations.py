@@ -15,12 +15,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.backend.canonical import is_text
 
-__all__ = ["inexact_collation", "inexact_column"]
+__all__ = ["EXACT_IN_MYSQL", "inexact_collation", "inexact_column"]
 
 #: The columns that were found to be exact: database alias and name, table, column.
 _exact: set[tuple[str, str, str, str]] = set()
 #: The only collations of MySQL and MariaDB that neither ignore case nor trailing spaces.
-_EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin", "binary")
+EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin", "binary")
 #: The types of Postgres that hold no different texts equal, if the collation does not. A column that
 #: Django has not made may have another type, such as ``uuid``, ``macaddr``, or an enumeration.
 _EXACT_IN_POSTGRES = ("text", "varchar")
@@ -94,7 +94,7 @@ def _reason_in_mysql(connection: BaseDatabaseWrapper, table: str, column: str) -
     with connection.cursor() as cursor:
         cursor.execute(_MYSQL, [table, column])
         row = cursor.fetchone()
-    return None if row is None or row[0] in {None, *_EXACT_IN_MYSQL} else f"the collation {row[0]}"
+    return None if row is None or row[0] in {None, *EXACT_IN_MYSQL} else f"the collation {row[0]}"
 
 
 _REASONS: dict[str, Callable[[BaseDatabaseWrapper, str, str], str | None]] = {

@@ -2,7 +2,8 @@
 
 ``watched`` knows what is cached of a model, and ``tables`` which rows a changed row is a part of.
 ``compilers`` sees every write of the ORM, and ``writes`` executes it and finds the changed rows;
-``triggers`` and ``raw_sql`` see the other writes. ``transactions`` deletes the keys after the
+``triggers`` and ``raw_sql`` see the other writes.
+``catalogue`` knows what the database says of a table. ``transactions`` deletes the keys after the
 commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox`` stores each
 delete until every node has confirmed it, and ``relay`` retries it if the writing process dies or a
 node is down. ``migrations`` drops what is cached of migrated tables.

@@ -26,6 +26,8 @@ __all__ = [
     "LONGEST_KEY",
     "KeyCache",
     "Timeout",
+    "change_key",
+    "content_of_change_key",
     "is_safe",
     "is_tag_key",
     "pattern_key",
@@ -47,6 +49,8 @@ ENCODING = ("utf-8", "surrogatepass")
 _TAG_END = b"\xff"
 #: The end of what a set of keys to delete has for all keys of a pattern. No key has this byte either.
 _PATTERN_END = b"\xfe"
+#: The end of what a set of keys to delete has for a change of rows. No key has this byte either.
+_CHANGE_END = b"\xfd"
 #: What a set of keys to delete has beside patterns: any other key may be one of theirs.
 ANY_KEY = _PATTERN_END
 
@@ -77,6 +81,16 @@ def pattern_of_key(key: bytes) -> bytes | None:
     """Return the pattern of a ``pattern_key``; None for a key."""
     rest = key.removesuffix(_TAG_END)
     return rest[:-1] if rest.endswith(_PATTERN_END) else None
+
+
+def change_key(content: bytes) -> bytes:
+    """Return what a set of keys to delete has for a change of rows; its tags are found when it is deleted."""
+    return content + _CHANGE_END + _TAG_END
+
+
+def content_of_change_key(key: bytes) -> bytes | None:
+    """Return the content of a ``change_key``; None for another key."""
+    return key[: -len(_CHANGE_END + _TAG_END)] if key.endswith(_CHANGE_END + _TAG_END) else None
 
 
 class KeyCache(BaseCache):

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from django.core.exceptions import ValidationError
 
+from cachebackend.invalidation.catalogue import bindable_fields
 from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import is_historical
@@ -30,6 +31,7 @@ class ReadColumns:
     Args:
         model: The concrete model of the statement.
         tables: The watched table, as each cached model has it.
+        using: The alias of the database.
 
     Attributes:
         fields: A field for each column: the primary key of the statement's model first.
@@ -38,7 +40,7 @@ class ReadColumns:
             manage may declare a column that is not unique there, or NULL.
     """
 
-    def __init__(self, model: Any, tables: Sequence[WatchedTable]) -> None:
+    def __init__(self, model: Any, tables: Sequence[WatchedTable], using: str) -> None:
         own = {field.column: field for field in model._meta.local_concrete_fields}
         by_column: dict[str, Any] = {field.column: field for field in model._meta.pk_fields}
         self.key_width = len(by_column)
@@ -46,13 +48,21 @@ class ReadColumns:
         self.names_rows = any(
             {field.column for field in meta.pk_fields} == set(by_column) for meta in managed
         )
+        self._by_table: dict[Any, list[_Field]] = {}
         for table in tables:
-            field: _Field
-            for field in table.fields:
+            for field in self._fields_of(table, using):
                 if field.column in own or not is_historical(model):  # a migration may not have the column yet
                     by_column.setdefault(field.column, own.get(field.column, field))
         self.fields = list(by_column.values())
         self._positions = {column: position for position, column in enumerate(by_column)}
+
+    def _fields_of(self, table: WatchedTable, using: str) -> list[_Field]:
+        """Return the fields that keys are made of, and those that results of queries are tagged with."""
+        fields = list(table.fields)
+        if table.result_aliases:
+            fields += [field for field in bindable_fields(table.model, using) if field not in fields]
+        self._by_table[table.model] = fields
+        return fields
 
     def rows_of(self, table: WatchedTable, pairs: Sequence[Pair]) -> list[ChangedRow] | None:
         """Return changed rows as a cached model has them.
@@ -64,7 +74,7 @@ class ReadColumns:
         Returns:
             None if the rows cannot be named by that model's primary key.
         """
-        fields: Sequence[_Field] = table.fields
+        fields: Sequence[_Field] = self._by_table[table.model]
         known = [field for field in fields if field.column in self._positions]
         if not all(field in known for field in table.model._meta.pk_fields):
             return None

@@ -17,10 +17,10 @@ from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLIns
 
 from cachebackend.invalidation.tables import forget_tables, watched_tables
 from cachebackend.invalidation.transactions import each_statement_in_a_transaction
-from cachebackend.invalidation.watched import Dependent, register
+from cachebackend.invalidation.watched import Dependent, register, register_queries
 from cachebackend.invalidation.writes import Write
 
-__all__ = ["install", "is_installed", "watch"]
+__all__ = ["install", "is_installed", "watch", "watch_queries"]
 
 #: The attribute that marks a wrapped method.
 _MARK = "_ringcache_wraps"
@@ -29,6 +29,13 @@ _MARK = "_ringcache_wraps"
 def watch(model: type[models.Model], dependent: Dependent) -> None:
     """Invalidate what a dependent caches of a model's rows whenever one changes."""
     register(model, dependent)
+    forget_tables()
+    install()
+
+
+def watch_queries(model: type[models.Model], alias: str) -> None:
+    """Invalidate the results of queries over a model's tables that a cache alias holds."""
+    register_queries(model, alias)
     forget_tables()
     install()
 

@@ -28,6 +28,7 @@ another node gets the value: the row is still pending then.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import filterfalse
 from typing import Any
@@ -37,13 +38,28 @@ from django.db import models
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
-from cachebackend.backend.keys import ANY_KEY, is_tag_key, pattern_key, pattern_of_key
+from cachebackend.backend.keys import (
+    ANY_KEY,
+    content_of_change_key,
+    is_tag_key,
+    pattern_key,
+    pattern_of_key,
+)
+from cachebackend.backend.query_names import prefixes_of_queries, shard_names
+from cachebackend.backend.scope import databases_of_write, scopes_of_write
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.conf import ring_aliases
+from cachebackend.conf import namespace_function, ring_aliases
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import TableChanges
-from cachebackend.invalidation.tables import changed_rows
+from cachebackend.invalidation.query_changes import (
+    MAX_ROWS,
+    ResultChange,
+    changes_of_rows,
+    unknown_change,
+    wrong_keys,
+)
+from cachebackend.invalidation.tables import WatchedTable, changed_rows, tables_of
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
 __all__ = ["PendingDeletes", "clear_node", "clear_tags", "delete_keys", "nodes_to_clear", "values_and_tags"]
@@ -68,6 +84,8 @@ class PendingDeletes:
         self.keys: KeysByAlias = {}
         self.strict_keys: KeysByAlias = {}
         self.quarantined: KeysByAlias = {}
+        #: The tables of which results of queries may be wrong, and how many rows of each have changed.
+        self.changed_tables: Counter[str] = Counter()
         self._token = SYSTEM_CLOCK.token()
         self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
 
@@ -75,11 +93,43 @@ class PendingDeletes:
         """Add the keys of changed rows, and the rows themselves for dependents that write through."""
         for dependent, changed in changed_rows(model, list(rows), self.using):
             self.add_changed(dependent, changed)
+        for table in tables_of(model):  # which values of other columns they had is not known
+            self._add_result_change(table, unknown_change(table.model._meta.db_table, self.using))
 
     def add_changes(self, changes: TableChanges) -> None:
         """Add what is wrong because a statement has changed rows of a table."""
         for dependent, rows in changes.of_dependents(self.using):
             self.add_changed(dependent, rows)
+        if changes.table.result_aliases and (change := changes_of_rows(changes, self.using)) is not None:
+            self._add_result_change(changes.table, change)
+
+    def _add_result_change(self, table: WatchedTable, change: ResultChange) -> None:
+        """Add a change that makes results of queries over a table wrong."""
+        if not table.result_aliases:
+            return
+        self.changed_tables[change.table] += len(change.rows or ())
+        if self.changed_tables[change.table] > MAX_ROWS:
+            change = change.without_rows()
+        add_keys(self.keys, dict.fromkeys(table.result_aliases, (change.key,)))
+
+    def add_table(self, table: WatchedTable) -> None:
+        """Add everything that is cached of a table's rows: which rows changed is not known."""
+        for dependent in table.all_dependents():
+            self.add_everything(dependent)
+        self._add_all_results(table)
+
+    def _add_all_results(self, table: WatchedTable) -> None:
+        """Add the shards of a table: without them every result of a query over the table is a miss."""
+        name = table.model._meta.db_table
+        names = [each for scope in scopes_of_write(self.using) for each in shard_names(scope, name)]
+        for alias in table.result_aliases:
+            self.changed_tables[name] += 0
+            if (cache := _ring_cache(alias)) is not None:
+                shards = cache.many_tag_bytes(names)
+                # Of other namespaces than the current one only a pattern matches the shards
+                is_one = namespace_function() is None
+                databases = () if is_one else databases_of_write(self.using)
+                self._add_all(alias, shards, [prefixes_of_queries(each, name) for each in databases])
 
     def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
         """Add the keys under which a dependent caches changed rows."""
@@ -95,20 +145,23 @@ class PendingDeletes:
 
         Their nodes are searched for them after the commit, so strict keys are not in quarantine.
         """
-        cache = _ring_cache(dependent.alias)
+        of_all_rows = dependent.keys_of([{}], self.using)
+        self._add_all(dependent.alias, of_all_rows, dependent.prefixes(self.using))
+
+    def _add_all(self, alias: str, of_all_rows: Sequence[bytes], prefixes: Sequence[tuple[str, str]]) -> None:
+        """Add some keys, and all keys that begin with some prefixes."""
+        cache = _ring_cache(alias)
         if cache is None:
             return
-        of_all_rows = dependent.keys_of([{}], self.using)
-        add_keys(self.keys, {dependent.alias: of_all_rows})
-        if not cache.can_clear:
-            logger.error(
-                "what is cached in %r may be stale: its KEY_FUNCTION hides the keys", dependent.alias
-            )
+        add_keys(self.keys, {alias: of_all_rows})
+        if not prefixes:
             return
-        patterns = [cache.pattern_of(*parts) for parts in dependent.prefixes(self.using)]
+        if not cache.can_clear:
+            logger.error("what is cached in %r may be stale: its KEY_FUNCTION hides the keys", alias)
+            return
         holds_tags = any(map(is_tag_key, of_all_rows))
-        keys = [pattern_key(pattern, is_tag=holds_tags) for pattern in patterns]
-        add_keys(self.keys, {dependent.alias: [ANY_KEY, *keys]})
+        patterns = [pattern_key(cache.pattern_of(*parts), is_tag=holds_tags) for parts in prefixes]
+        add_keys(self.keys, {alias: [ANY_KEY, *patterns]})
 
     def add_keys(self, keys: Mapping[str, Iterable[bytes]]) -> None:
         """Add keys by cache alias."""
@@ -117,6 +170,7 @@ class PendingDeletes:
     def add(self, other: PendingDeletes) -> None:
         """Add what another change of the same transaction invalidates."""
         add_keys(self.keys, other.keys)
+        self.changed_tables.update(other.changed_tables)
         add_keys(self.strict_keys, other.strict_keys)
         for dependent, pks in other._refills.values():
             self._refills.setdefault(id(dependent), (dependent, set()))[1].update(pks)
@@ -222,9 +276,13 @@ def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
         return []
     client = cache.client
     patterns = {key: pattern for key in keys if (pattern := pattern_of_key(key)) is not None}
-    keys = keys - patterns.keys()
+    changes = {key for key in keys if content_of_change_key(key) is not None}
+    keys = keys - patterns.keys() - changes
+    wrong = dict(wrong_keys(cache, changes)) if changes else {}
+    keys = keys.union(*wrong.values())
     missed = client.run(protocol.delete_many(client.context, list(keys), in_outbox=True))
     client.counters.cell.invalidations += len(keys) - len(missed)
+    missed += [change for change, group in wrong.items() if not group.isdisjoint(missed)]
     for key, pattern in patterns.items():
         if pattern and not _delete_pattern(cache, pattern):
             missed.append(key)

@@ -20,7 +20,6 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-import ormsgpack
 from django.db import DatabaseError, router
 
 from cachebackend.backend.keys import pattern_of_key
@@ -28,7 +27,7 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
-from cachebackend.invalidation.outbox_keys import pending_rows, read_row
+from cachebackend.invalidation.outbox_keys import pack_keys, pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
@@ -63,8 +62,7 @@ def new_row(keys: Mapping[str, Iterable[bytes]], *, node: str = "") -> OutboxRow
         keys: The keys to delete, by cache alias; with a ``node``, the aliases alone matter.
         node: The endpoint of a node on which every key of the aliases must be deleted.
     """
-    packed = ormsgpack.packb({alias: sorted(group) for alias, group in keys.items()})
-    return OutboxRow(keys=packed, node=node)
+    return OutboxRow(keys=pack_keys(keys), node=node)
 
 
 def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = "") -> int | None:

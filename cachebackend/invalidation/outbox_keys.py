@@ -13,7 +13,7 @@ columns, which means everything that is cached of the model. A process that has 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -25,13 +25,13 @@ from django.db.models import Case, F, Q, QuerySet, When
 from django.db.models.functions import Cast, Coalesce, Length, Now
 
 from cachebackend.backend import find_ring_cache
-from cachebackend.backend.keys import pattern_key
+from cachebackend.backend.keys import content_of_change_key, pattern_key
 from cachebackend.conf import ring_aliases
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
-from cachebackend.invalidation.watched import KeysByAlias
+from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "UNKNOWN_MODEL",
     "RowKeys",
     "keys_of_row",
+    "pack_keys",
     "pending_rows",
     "read_row",
     "stored_rows",
@@ -46,6 +47,8 @@ __all__ = [
 
 #: The error of a row whose model this project does not have.
 UNKNOWN_MODEL = "the project has no model of this name"
+#: The name under which a row holds changes; it is no text, as every alias is.
+_CHANGES = 0
 #: A row that claims to be older, or from the future, has a time that says nothing about its age.
 _OLDEST = timedelta(days=36_500)
 
@@ -127,10 +130,35 @@ def keys_of_row(row: Any) -> KeysByAlias:
         message = f"the row has {row.size:,} bytes, more than {MAX_ROW_BYTES:,}"
         raise ValueError(message)
     if not row.label:
-        return _stored_keys(ormsgpack.unpackb(bytes(row.packed_keys)))
+        return _unpack_keys(bytes(row.packed_keys))
     if row.rows_text is None:
         return _everything_of_model(apps.get_model(row.label), _using(row))
     return keys_of_trigger_row(row.label, json.loads(row.rows_text), _using(row))
+
+
+def pack_keys(keys: Mapping[str, Iterable[bytes]]) -> bytes:
+    """Return keys by alias as a row holds them.
+
+    Changes that results of queries depend on (``query_changes``) are apart, where an earlier release refuses
+    them: it would delete them as keys, and then the row. So it deletes everything, and sets the row aside.
+    """
+    plain: dict[str | int, Any] = {}
+    changes: dict[str, list[bytes]] = {}
+    for alias, group in keys.items():
+        plain[alias] = sorted(key for key in group if content_of_change_key(key) is None)
+        if found := sorted(key for key in group if content_of_change_key(key) is not None):
+            changes[alias] = found
+    return ormsgpack.packb(
+        plain | {_CHANGES: changes} if changes else plain, option=ormsgpack.OPT_NON_STR_KEYS
+    )
+
+
+def _unpack_keys(packed: bytes) -> KeysByAlias:
+    stored = ormsgpack.unpackb(packed, option=ormsgpack.OPT_NON_STR_KEYS)
+    changes = stored.pop(_CHANGES, {})
+    keys = _stored_keys(stored)
+    add_keys(keys, _stored_keys(changes))
+    return keys
 
 
 def _stored_keys(stored: Any) -> KeysByAlias:
@@ -150,8 +178,7 @@ def _everything_of_model(model: type[models.Model], using: str) -> KeysByAlias:
     concrete = model._meta.concrete_model or model
     for part in (concrete, *concrete._meta.get_parent_list()):
         for table in watched_tables(part._meta.db_table):
-            for dependent in table.all_dependents():
-                deletes.add_everything(dependent)
+            deletes.add_table(table)
     return deletes.keys
 
 

@@ -7,7 +7,7 @@ each child that has one. A row of a many-to-many table belongs to the rows at bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +20,12 @@ from cachebackend.invalidation.watched import (
     Row,
     dependents_by_model,
     dependents_of,
+    queried_models,
     shares_rows,
     watched_models,
 )
 
-__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "watched_tables"]
+__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "tables_of", "watched_tables"]
 
 #: SQLite limits the parameters of a statement; by default to 999 before version 3.32.
 _VALUES_PER_QUERY = 900
@@ -39,12 +40,14 @@ class WatchedTable:
     Attributes:
         dependents: What caches rows that have a part in this table, with the model of those rows.
         ends: For a many-to-many table, the foreign keys to watched rows.
+        result_aliases: The cache aliases that hold results of queries over this table.
     """
 
     def __init__(self, model: type[models.Model]) -> None:
         self.model = model
         self.dependents: list[tuple[type[models.Model], Dependent]] = []
         self.ends: list[models.ForeignKey[Any, Any]] = []
+        self.result_aliases: set[str] = set()
 
     @cached_property
     def fields(self) -> list[models.Field[Any, Any]]:
@@ -107,6 +110,13 @@ class WatchedTable:
         return list(rows) if has_same_key else [], [row["pk"] for row in rows], found
 
 
+def tables_of(model: type[models.Model]) -> Iterator[WatchedTable]:
+    """Yield the watched tables that hold the rows of a model: its own, and those of its parents."""
+    concrete = model._meta.concrete_model or model
+    for part in (concrete, *concrete._meta.get_parent_list()):
+        yield from (each for each in watched_tables(part._meta.db_table) if each.model is part)
+
+
 def changed_rows(
     model: type[models.Model], rows: Sequence[Row], using: str, *, in_migration: bool = False
 ) -> Iterator[tuple[Dependent, list[Row]]]:
@@ -120,10 +130,8 @@ def changed_rows(
         in_migration: Whether tables may lack columns that the project's models have.
     """
     concrete = model._meta.concrete_model or model
-    for part in (concrete, *concrete._meta.get_parent_list()):
-        table = next((each for each in watched_tables(part._meta.db_table) if each.model is part), None)
-        if table is None:
-            continue
+    for table in tables_of(model):
+        part = table.model
         has_same_key = all(path.join_field.primary_key for path in concrete._meta.get_path_to_parent(part))
         name = part._meta.pk.attname
         keys = [row.get(name, row["pk"] if has_same_key else None) for row in rows]
@@ -221,7 +229,12 @@ def _watched_tables() -> dict[str, list[WatchedTable]]:
         concrete = model._meta.concrete_model or model
         for part in (concrete, *concrete._meta.get_parent_list()):
             table(part).dependents += [(model, dependent) for dependent in dependents]
-    for through in _many_to_many_models():
+    queried = queried_models()
+    for model, aliases in queried.items():
+        concrete = model._meta.concrete_model or model
+        for part in (concrete, *concrete._meta.get_parent_list(), *_many_to_many_models([model])):
+            table(part).result_aliases |= aliases
+    for through in _many_to_many_models(watched_models()):
         for field in through._meta.local_concrete_fields:
             if isinstance(field, models.ForeignKey) and _is_watched(field.related_model):
                 table(through).ends.append(field)
@@ -231,11 +244,11 @@ def _watched_tables() -> dict[str, list[WatchedTable]]:
     return by_name
 
 
-def _many_to_many_models() -> set[type[models.Model]]:
-    """Return the models of the many-to-many tables of all watched models."""
+def _many_to_many_models(ends: Iterable[type[models.Model]]) -> set[type[models.Model]]:
+    """Return the models of the many-to-many tables of some models."""
     throughs: set[Any] = {
         relation.through if isinstance(relation, models.ManyToManyRel) else relation.remote_field.through
-        for model in watched_models()
+        for model in ends
         for relation in model._meta.get_fields(include_hidden=True)
         if relation.many_to_many and isinstance(relation, models.ManyToManyRel | models.ManyToManyField)
     }

@@ -18,7 +18,9 @@ __all__ = [
     "dependents_by_model",
     "dependents_of",
     "is_historical",
+    "queried_models",
     "register",
+    "register_queries",
     "shares_rows",
     "watched_models",
 ]
@@ -81,6 +83,8 @@ class Dependent(Protocol):
 
 
 _dependents: dict[type[models.Model], list[Dependent]] = {}
+#: The cache aliases that hold results of queries over a model's tables.
+_queried: dict[type[models.Model], set[str]] = {}
 
 
 def is_historical(model: type[models.Model]) -> bool:
@@ -98,6 +102,21 @@ def register(model: type[models.Model], dependent: Dependent) -> None:
     if is_historical(model):
         return
     _dependents.setdefault(model, []).append(dependent)
+
+
+def register_queries(model: type[models.Model], alias: str) -> None:
+    """Record that results of queries over a model's tables are cached in a cache alias."""
+    if not is_historical(model):
+        _queried.setdefault(model, set()).add(alias)
+
+
+def queried_models() -> dict[type[models.Model], set[str]]:
+    """Return the models over whose tables results are cached, with the aliases that are ring caches."""
+    return {
+        model: aliases
+        for model, all_aliases in _queried.items()
+        if (aliases := {alias for alias in all_aliases if find_ring_cache(alias) is not None})
+    }
 
 
 def all_dependents() -> list[tuple[type[models.Model], Dependent]]:

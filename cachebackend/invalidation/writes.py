@@ -66,7 +66,7 @@ class Write:
         self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
         self._connection: Any = compiler.connection
         self._model: Any = self._query.get_meta().concrete_model
-        self._columns = ReadColumns(self._model, tables)
+        self._columns = ReadColumns(self._model, tables, self._connection.alias)
         self._fields = self._columns.fields
         #: The changed rows as they were, as far as they were read before the statement.
         self._old: list[Sequence[Any]] = []
@@ -341,8 +341,7 @@ class Write:
         """Add everything that is cached of the table: which rows changed is not known."""
         deletes = open_deletes(self._connection)
         for table in tables or self._tables:
-            for dependent in table.all_dependents():
-                deletes.add_everything(dependent)
+            deletes.add_table(table)
 
     def _add_instances(self, returned: list[Sequence[Any]]) -> None:
         """Add the rows of an INSERT on a database that does not return them, as the instances have them."""

@@ -21,7 +21,7 @@ def state_model(**fields: models.Field[Any, Any]) -> Any:
 
 
 def columns_of(model: Any) -> ReadColumns:
-    return ReadColumns(model, watched_tables(Token._meta.db_table))
+    return ReadColumns(model, watched_tables(Token._meta.db_table), "default")
 
 
 def names(columns: ReadColumns) -> list[str | None]:

@@ -1,0 +1,245 @@
+"""Changes of rows by value, as the results of queries need them: which tags of which shapes are wrong.
+
+Keys of rows are known when a row changes. The tags of results are not: they depend on the shapes that
+are registered when the change is committed (``protocol.cache.shapes``). So a transaction collects a
+**change** of each table instead: the digests of the changed rows' values, before and after. It is one of
+the keys that wait for the commit, and the outbox row holds it like them. When it is its turn to be
+deleted, the registry is read, and the tags that the change makes wrong are deleted in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import ormsgpack
+from django.db import models
+
+from cachebackend import protocol
+from cachebackend.backend import RingCache
+from cachebackend.backend.canonical import canonical_text
+from cachebackend.backend.keys import change_key, content_of_change_key
+from cachebackend.backend.query_names import shape_tag_name, shard_names
+from cachebackend.backend.scope import scopes_of_write
+from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
+from cachebackend.invalidation.changes import ChangedRow, TableChanges
+from cachebackend.invalidation.watched import Row
+from cachebackend.shapes import NULL, Shape, value_digest
+
+__all__ = ["MAX_ROWS", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys"]
+
+#: The most changed rows of a table that a change holds. With more, it holds their columns alone, and the
+#: results of every shape that depends on one of these are wrong.
+MAX_ROWS = 2000
+#: The most shapes that a process remembers.
+_MAX_KNOWN = 10_000
+_known: dict[bytes, Shape] = {}
+#: By column; None: the row does not exist. A value that is not known has no digest.
+_Digests: TypeAlias = Mapping[str, bytes]
+
+
+class ValueChange(NamedTuple):
+    """One row that changed.
+
+    Attributes:
+        columns: The columns that changed; None: all, for the row was inserted or deleted.
+        old: The digests of its values before; None: it did not exist.
+        new: The digests of its values after; None: it does not exist.
+    """
+
+    columns: Collection[str] | None
+    old: _Digests | None
+    new: _Digests | None
+
+
+class ResultChange(NamedTuple):
+    """What a statement has changed in a table.
+
+    Attributes:
+        scopes: The scopes in which results of the table are cached.
+        table: The table.
+        rows: The rows; None: they are not known, or too many.
+        columns: If they are not: the columns that changed; None: all.
+    """
+
+    scopes: Sequence[str]
+    table: str
+    rows: Sequence[ValueChange] | None
+    columns: Collection[str] | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The change as one of the keys that wait for the commit."""
+        rows = None if self.rows is None else [_packed(row) for row in self.rows]
+        columns = None if self.columns is None else sorted(self.columns)
+        return change_key(ormsgpack.packb([list(self.scopes), self.table, rows, columns]))
+
+    @classmethod
+    def read(cls, content: bytes) -> ResultChange:
+        """Return the change that a key holds. Raises anything if it is damaged."""
+        scopes, table, rows, columns = ormsgpack.unpackb(content)
+        return cls(scopes, table, None if rows is None else [ValueChange(*row) for row in rows], columns)
+
+    def without_rows(self) -> ResultChange:
+        """Return the change with its columns alone."""
+        columns: set[str] | None = set()
+        for row in self.rows or ():
+            columns = None if columns is None or row.columns is None else columns.union(row.columns)
+        return self if self.rows is None else self._replace(rows=None, columns=columns)
+
+    def wrong_tags(self, shape: Shape) -> set[str] | None:
+        """Return the last parts of the names of the shape's tags that are wrong; None: any may be."""
+        if self.rows is None:
+            return None if shape.depends_on(self.columns) else set()
+        tags: set[str] = set()
+        for row in self.rows:
+            if shape.depends_on(row.columns):
+                for digests in (row.old, row.new):
+                    tag = shape.tag(digests) if digests is not None else ""
+                    if tag is None:
+                        return None
+                    tags.add(tag)
+        return tags - {""}
+
+
+def _packed(row: ValueChange) -> list[Any]:
+    columns = None if row.columns is None else sorted(row.columns)
+    return [columns, None if row.old is None else dict(row.old), None if row.new is None else dict(row.new)]
+
+
+def changes_of_rows(changes: TableChanges, using: str) -> ResultChange | None:
+    """Return what a statement's rows change for results; None: nothing.
+
+    Args:
+        changes: The rows.
+        using: The alias of their database.
+    """
+    table, scopes = changes.table.model._meta.db_table, scopes_of_write(using)
+    if len(changes.rows) > MAX_ROWS:
+        return ResultChange(scopes, table, None, _columns_of_many(changes, using))
+    fields = bindable_fields(changes.table.model, using)
+    changed = None if catalogue_of(table, using).has_before_row_triggers else changes.columns
+    rows = [each for row in changes.rows if (each := _value_change(row, fields, changed)) is not None]
+    return ResultChange(scopes, table, rows) if rows else None
+
+
+def unknown_change(table: str, using: str, columns: Collection[str] | None = None) -> ResultChange:
+    """Return a change of rows that are not known; None for ``columns``: nor are the columns."""
+    return ResultChange(scopes_of_write(using), table, None, columns)
+
+
+def _columns_of_many(changes: TableChanges, using: str) -> Collection[str] | None:
+    has_triggers = catalogue_of(changes.table.model._meta.db_table, using).has_before_row_triggers
+    is_update = all(row.old is not None and row.new is not None for row in changes.rows)
+    return changes.columns if is_update and not has_triggers else None
+
+
+def _value_change(
+    row: ChangedRow, fields: Sequence[models.Field[Any, Any]], changed: frozenset[str] | None
+) -> ValueChange | None:
+    """Return what a row's change is for results; None if none of its columns has another value."""
+    if row.old is None or row.new is None:
+        return ValueChange(
+            None,
+            None if row.old is None else _digests(row.old, fields),
+            None if row.new is None else _digests(row.new, fields),
+        )
+    old = _digests(row.old, fields)
+    if row.new is row.old:
+        new = old
+    else:
+        differing = [field for field in fields if _differs(field.attname, row.old, row.new)]
+        new = {**old, **_digests(row.new, differing)}
+    if changed is None:
+        return ValueChange(None, old, new)
+    same = {column for column, digest in old.items() if new.get(column) == digest}
+    columns = changed if row.new is row.old else changed - same
+    return ValueChange(columns, old, new) if columns else None
+
+
+def _differs(name: str, old: Row, new: Row) -> bool:
+    return (
+        name not in old or name not in new or type(old[name]) is not type(new[name]) or old[name] != new[name]
+    )
+
+
+def _digests(row: Row, fields: Iterable[models.Field[Any, Any]]) -> dict[str, bytes]:
+    """Return the digests of a row's values by column; a value without a canonical text has none."""
+    digests = {}
+    for field in fields:
+        if field.attname in row:
+            value = row[field.attname]
+            text = None if value is None else canonical_text(field, value)
+            if value is None or text is not None:
+                digests[str(field.column)] = NULL if text is None else value_digest(text)
+    return digests
+
+
+def wrong_keys(cache: RingCache, keys: Iterable[bytes]) -> Iterator[tuple[bytes, set[bytes]]]:
+    """Yield each change with the keys of the tags and shards that it makes wrong.
+
+    Args:
+        cache: The cache that holds the results.
+        keys: The keys of changes. Those changes must be committed.
+    """
+    changes = {key: ResultChange.read(content_of_change_key(key) or b"") for key in keys}
+    places = {(scope, each.table) for each in changes.values() for scope in each.scopes}
+    names = {place: cache.many_tag_bytes(shard_names(*place)) for place in places}
+    context = cache.client.context
+    found = cache.client.run(
+        protocol.read_shards(context, [shard for shards in names.values() for shard in shards])
+    )
+    shapes = _shapes(cache, {(shard, each) for shard, ids in found.shapes.items() for each in ids})
+    unreadable = set(found.unreadable)
+    for key, change in changes.items():
+        wrong: set[bytes] = set()
+        for scope in change.scopes:
+            shards = names[scope, change.table]
+            wrong |= unreadable.intersection(shards)
+            wrong |= _wrong_in(
+                cache, change, scope, {shard: found.shapes.get(shard, set()) for shard in shards}, shapes
+            )
+        yield key, wrong
+
+
+def _wrong_in(
+    cache: RingCache,
+    change: ResultChange,
+    scope: str,
+    registered: Mapping[bytes, Collection[bytes]],
+    shapes: Mapping[bytes, Shape | None],
+) -> set[bytes]:
+    """Return the keys that a change makes wrong in one scope."""
+    wrong: set[bytes] = set()
+    tags_of: dict[bytes, set[str] | None] = {}
+    for shard, ids in registered.items():
+        for each in ids:
+            if each not in tags_of:
+                shape = shapes.get(each)
+                tags_of[each] = None if shape is None else change.wrong_tags(shape)
+            if tags_of[each] is None:
+                wrong.add(shard)
+    tags = {tag for each in tags_of.values() if each is not None for tag in each}
+    wrong.update(cache.many_tag_bytes([shape_tag_name(scope, change.table, tag) for tag in tags]))
+    return wrong
+
+
+def _shapes(cache: RingCache, registered: Collection[tuple[bytes, bytes]]) -> dict[bytes, Shape | None]:
+    """Return registered shapes by id; None for one that cannot be read."""
+    unknown = {shape: (shard, shape) for shard, shape in registered if shape not in _known}
+    if unknown:
+        described = cache.client.run(protocol.describe_shapes(cache.client.context, list(unknown.values())))
+        for (_, name), description in described.items():
+            shape = _read_shape(description)
+            if shape is not None and shape.id == name:
+                if len(_known) >= _MAX_KNOWN:
+                    _known.clear()
+                _known[name] = shape
+    return {shape: _known.get(shape) for _, shape in registered}
+
+
+def _read_shape(description: bytes | None) -> Shape | None:
+    try:
+        return None if description is None else Shape.read(description)
+    except ValueError:
+        return None

@@ -1,0 +1,229 @@
+"""Every write deletes the tags of the shapes that it makes wrong, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import F
+
+from cachebackend import RingCache, invalidate, protocol
+from cachebackend.backend.query_names import shape_tag_name, shard_of_result
+from cachebackend.backend.scope import scope_of
+from cachebackend.invalidation import query_changes, relay
+from cachebackend.invalidation.compilers import watch_queries
+from cachebackend.invalidation.tables import forget_tables
+from cachebackend.invalidation.watched import _queried
+from cachebackend.models import OutboxRow
+from cachebackend.protocol import FillOptions, ShapeEntry
+from cachebackend.shapes import Shape, value_digest
+from tests.zoo.models import Author, Label, Poem, Post
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+BY_AUTHOR = Shape(["author_id"], ["name"])
+BY_RANK = Shape(["rank"], [])
+ALL_RANKS = Shape([], ["rank"])
+TITLES = Shape([], ["name"])
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    """Results of queries over some models are cached."""
+    before = {model: set(aliases) for model, aliases in _queried.items()}
+    for model in (Author, Poem, Post, Label):
+        watch_queries(model, "default")
+    yield
+    _queried.clear()
+    _queried.update(before)
+    forget_tables()
+
+
+@pytest.fixture(autouse=True)
+def cache(ring_cache: RingCache) -> RingCache:
+    """The cache on empty nodes."""
+    return ring_cache
+
+
+class Results:
+    """Cached results of one table, each with one tag."""
+
+    def __init__(self, cache: RingCache, table: str = Poem._meta.db_table) -> None:
+        self.cache, self.table = cache, table
+        self.stored: dict[str, tuple[bytes, FillOptions]] = {}
+
+    def store(self, name: str, shape: Shape, **values: Any) -> None:
+        scope = scope_of("default")
+        digests = {column: value_digest(None if v is None else str(v)) for column, v in values.items()}
+        tag = shape.tag(digests)
+        assert tag is not None
+        [tag_key] = self.cache.many_tag_bytes([shape_tag_name(scope, self.table, tag)])
+        [shard] = self.cache.many_tag_bytes([shard_of_result(scope, self.table, name.encode())])
+        entry = ShapeEntry(shard, shape.id, shape.description)
+        key = self.cache.key_bytes(name.replace(" ", "-"))
+        self.stored[name] = key, FillOptions(60_000, tags=(tag_key,), shapes=(entry,))
+        self._read(name, lambda: "cached")
+
+    def _read(self, name: str, loader: Callable[[], Any]) -> Any:
+        key, fill_options = self.stored[name]
+        client = self.cache.client
+        return client.run(protocol.get_or_load(client.context, key, loader, fill_options))
+
+    def wrong(self) -> set[str]:
+        """Return the names of the results that are misses now."""
+        return {name for name in self.stored if self._read(name, lambda: "loaded") == "loaded"}
+
+
+@pytest.fixture
+def authors() -> list[Author]:
+    """Two authors."""
+    return [Author.objects.create(name=name) for name in "ab"]
+
+
+@pytest.fixture
+def poems(authors: list[Author]) -> list[Poem]:
+    """A poem of each author, of ranks 0 and 1."""
+    return [Poem.objects.create(name=author.name, author=author, rank=n) for n, author in enumerate(authors)]
+
+
+@pytest.fixture
+def results(cache: RingCache, poems: list[Poem], authors: list[Author]) -> Results:
+    """Cached results of queries over the poems."""
+    results = Results(cache)
+    for author in authors:
+        results.store(f"names of {author.name}", BY_AUTHOR, author_id=author.pk)
+    results.store("names of nobody", BY_AUTHOR, author_id=None)
+    for rank in range(3):
+        results.store(f"rank {rank}", BY_RANK, rank=rank)
+    results.store("ranks", ALL_RANKS)
+    results.store("titles", TITLES)
+    assert not results.wrong()
+    return results
+
+
+def save_rank(poem: Poem) -> None:
+    poem.rank = 2
+    poem.save()
+
+
+def update_rank(poem: Poem) -> None:
+    Poem.objects.filter(pk=poem.pk).update(rank=F("rank") + 2)
+
+
+def bulk_rank(poem: Poem) -> None:
+    poem.rank = 2
+    Poem.objects.bulk_update([poem], ["rank"])
+
+
+def upsert_rank(poem: Poem) -> None:
+    new = Poem(name=poem.name, rank=2)
+    Poem.objects.bulk_create([new], update_conflicts=True, unique_fields=["name"], update_fields=["rank"])
+
+
+@pytest.mark.parametrize("write", [save_rank, update_rank, bulk_rank, upsert_rank])
+def test_an_update_makes_results_with_the_old_and_the_new_values_wrong(
+    results: Results, poems: list[Poem], write: Callable[[Poem], None]
+) -> None:
+    """A list that neither filters nor orders by the column remains, and so does that of another value."""
+    write(poems[0])
+    assert results.wrong() == {"rank 0", "rank 2", "ranks"}
+
+
+def test_a_save_that_changes_nothing_makes_no_result_wrong(results: Results, poems: list[Poem]) -> None:
+    """It sets every column, to the value that the column has."""
+    poems[0].save()
+    assert results.wrong() == set()
+
+
+def test_a_new_row_is_in_the_results_with_its_values(results: Results, authors: list[Author]) -> None:
+    """Results without bound columns depend on every row."""
+    authors[0].poem_set.create(name="new", rank=2)
+    assert results.wrong() == {"names of a", "rank 2", "ranks", "titles"}
+
+
+def test_a_deleted_row_was_in_the_results_with_its_values(results: Results, poems: list[Poem]) -> None:
+    """By the instance, and by a queryset."""
+    Poem.objects.filter(pk=poems[1].pk).delete()
+    assert results.wrong() == {"names of b", "rank 1", "ranks", "titles"}
+
+
+def test_a_row_of_nobody(results: Results, poems: list[Poem]) -> None:
+    """NULL is a value like any other."""
+    Poem.objects.filter(pk=poems[0].pk).update(author=None)
+    assert results.wrong() == {"names of a", "names of nobody"}
+
+
+def test_a_cascade_deletes_rows_of_other_tables(results: Results, authors: list[Author]) -> None:
+    """Django collects the rows of related tables and deletes them."""
+    authors[0].delete()
+    assert results.wrong() == {"names of a", "rank 0", "ranks", "titles"}
+
+
+def test_nothing_is_wrong_before_the_commit_or_after_a_rollback(results: Results, poems: list[Poem]) -> None:
+    """Readers get the old rows until the commit."""
+    with transaction.atomic():
+        Poem.objects.update(rank=2)
+        assert results.wrong() == set()
+        transaction.set_rollback(True)
+    assert results.wrong() == set()
+
+
+def test_changes_of_a_many_to_many_table(cache: RingCache) -> None:
+    """It is a table like any other: rows are inserted and deleted."""
+    through = Post.labels.through
+    results = Results(cache, through._meta.db_table)
+    post, other = Post.objects.create(name="a"), Post.objects.create(name="b")
+    label = Label.objects.create(name="x")
+    for each in (post, other):
+        results.store(each.name, Shape(["post_id"], []), post_id=each.pk)
+    post.labels.add(label)
+    assert results.wrong() == {"a"}
+    label.posts.clear()
+    assert results.wrong() == {"a"}
+
+
+def test_many_rows_make_every_shape_wrong_that_depends_on_their_columns(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a change of a million rows is not a million tags."""
+    monkeypatch.setattr(query_changes, "MAX_ROWS", 1)
+    monkeypatch.setattr("cachebackend.invalidation.deletes.MAX_ROWS", 1)
+    Poem.objects.update(rank=7)
+    assert {"rank 0", "rank 1", "rank 2", "ranks"} <= results.wrong()
+
+
+def test_raw_sql_through_invalidate_drops_all_results_of_the_table(
+    results: Results, poems: list[Poem]
+) -> None:
+    """The caller names the row and not what it was before."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {Poem._meta.db_table} SET rank = 2 WHERE id = %s", [poems[0].pk])
+    invalidate(poems[0])
+    assert results.wrong() == set(results.stored)
+
+
+def test_the_relay_deletes_the_tags_of_a_writer_that_died(
+    results: Results, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outbox row holds the changed values; the registry says what they make wrong."""
+    monkeypatch.setattr(
+        "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
+    )
+    Poem.objects.filter(pk=poems[0].pk).update(rank=2)
+    assert results.wrong() == set()
+    monkeypatch.undo()
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    assert results.wrong() == {"rank 0", "rank 2", "ranks"}
+
+
+def test_a_shape_that_cannot_be_read_costs_its_shard(
+    results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results are misses then, whatever they depend on."""
+    monkeypatch.setattr(query_changes, "_known", {})
+    monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
+    Poem.objects.filter(pk=poems[0].pk).update(rank=2)
+    assert results.wrong() == set(results.stored)

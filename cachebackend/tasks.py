@@ -112,7 +112,7 @@ def drain(label: str, number: int) -> int:
 
 @shared_task(ignore_result=True, soft_time_limit=DRAIN_SOFT_SECONDS, time_limit=DRAIN_SECONDS)
 def retry_waiting(using: str) -> int:
-    """Retry parked writes that wait for other rows or for locks; return the number that were applied."""
+    """Retry parked writes that wait for other rows, locks or a deploy; return the number of those applied."""
     try:
         return writebehind.retry_waiting(using).applied
     except Error as error:

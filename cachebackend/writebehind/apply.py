@@ -164,7 +164,7 @@ class _Table:
     def refusal(self, group: RowGroup) -> Refusal | None:
         """Return why rows cannot be written: a column that is gone, or whose type does not fit any more."""
         refusals = (conversion_fault(self._model, column) for column, _ in group.shape)
-        return next((Refusal(refusal) for refusal in refusals if refusal), None)
+        return next((Refusal(refusal, is_of_version=True) for refusal in refusals if refusal), None)
 
     def delete(self, pks: Sequence[Any]) -> Applied:
         """Delete rows; rows that do not exist are counted as missing."""

@@ -324,7 +324,7 @@ class _Drain:
             )
         if outcome.waiting:
             logger.warning(
-                "write-behind: %d rows of batch %d of %s wait for other rows or for locks",
+                "write-behind: %d rows of batch %d of %s wait for other rows, for locks or for a deploy",
                 outcome.waiting,
                 number,
                 self._partition,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 from django.db import models, router
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.queue.pending import PendingFields
-from cachebackend.writebehind.batch import read_batch, rows_of
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.conversion import convert, decode_change
 from cachebackend.writebehind.encoding import Encoding, encoding_of
@@ -21,6 +21,7 @@ __all__ = ["merged_row"]
 
 #: The changes of one column: for each kind its encoded value.
 Kinds = dict[bytes, bytes]
+Field: TypeAlias = "models.Field[Any, Any]"
 
 
 def merged_row(
@@ -42,7 +43,7 @@ def merged_row(
     Raises:
         WriteBehindDamagedError: A batch holds bytes that no write puts there.
     """
-    columns = {field.column: field for field in rows.columns}
+    columns = {str(field.column): field for field in rows.columns}
     queued: set[str] = set()
     for batch in batches:
         marker = batch.fields.get(row + b"\0" + MARKER)
@@ -53,35 +54,63 @@ def merged_row(
                 instance = rows.model(pk=pk)
                 instance._state.adding = False
                 instance._state.db = router.db_for_write(rows.model)
-            elif not _is_repeated(rows, instance, batch):
+            elif not _is_repeated(pk, instance, _changes(pk, batch, columns)):
                 break  # the creation will be parked, and all later writes behind it
         if instance is not None:
-            for column, kinds in _by_column(batch.fields).items():
-                attribute = columns[column].attname
-                value, encoding = getattr(instance, attribute), encoding_of(columns[column])
-                try:
-                    present = _present(encoding, kinds, batch.encodings.get(column, encoding.code))
-                    setattr(instance, attribute, _changed(encoding, value, present))
-                except Exception as error:  # a queue may hold any bytes, which decode to any error
-                    raise_interrupt(error)
-                    message = f"what is queued of {columns[column]}, row {pk}, cannot be read: {error}"
-                    raise WriteBehindDamagedError(message) from error
-                queued.add(attribute)
+            for field, kinds in _changes(pk, batch, columns).items():
+                value = getattr(instance, field.attname)
+                with _reading(field, pk):
+                    setattr(instance, field.attname, _changed(encoding_of(field), value, kinds))
+                queued.add(field.attname)
     if instance is not None:
         mark_queued(instance, queued)
     return instance
 
 
-def _is_repeated(rows: Rows, instance: models.Model, batch: PendingFields) -> bool:
+@contextmanager
+def _reading(field: Field, pk: Any) -> Iterator[None]:
+    """Raise any error of the block as one of what is queued of a field."""
+    try:
+        yield
+    except Exception as error:  # a queue may hold any bytes, which decode to any error
+        raise_interrupt(error)
+        message = f"what is queued of {field}, row {pk}, cannot be read: {error}"
+        raise WriteBehindDamagedError(message) from error
+
+
+def _changes(pk: Any, batch: PendingFields, columns: Mapping[str, Field]) -> dict[Field, Kinds]:
+    """Return a batch's changes of the columns that this process knows, in their present encodings.
+
+    A newer version of the code may have queued other columns. The drain converts in the same way.
+    """
+    by_column: dict[str, Kinds] = {}
+    for name, value in batch.fields.items():
+        _, column, kind = split_field(name)
+        if kind != MARKER and column in columns:
+            by_column.setdefault(column, {})[kind] = value
+    changes: dict[Field, Kinds] = {}
+    for column, kinds in by_column.items():
+        field = columns[column]
+        encoding = encoding_of(field)
+        code = batch.encodings.get(column, encoding.code)
+        with _reading(field, pk):
+            changes[field] = kinds if code == encoding.code else _converted(kinds, code, encoding)
+    return changes
+
+
+def _converted(kinds: Kinds, code: str, encoding: Encoding) -> Kinds:
+    return {kind: convert(encoded, kind, code, encoding) for kind, encoded in kinds.items()}
+
+
+def _is_repeated(pk: Any, instance: models.Model, changes: Mapping[Field, Kinds]) -> bool:
     """Return whether a batch creates a row that exists with the same values: the creation was sent twice."""
-    [row] = rows_of(read_batch(rows.model, batch.fields, batch.encodings))
-    fields = {field.column: field for field in rows.columns}
-    return all(
-        _comparable(getattr(instance, fields[column].attname))
-        == _comparable(decode_change(encoding_of(fields[column]), kind, encoded))
-        for (column, kind), encoded in row.changes.items()
-        if kind == PUT
-    )
+    for field, kinds in changes.items():
+        with _reading(field, pk):
+            if PUT in kinds and _comparable(getattr(instance, field.attname)) != _comparable(
+                decode_change(encoding_of(field), PUT, kinds[PUT])
+            ):
+                return False
+    return True
 
 
 def _comparable(value: Any) -> Any:
@@ -91,22 +120,6 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, list):
         return [_comparable(each) for each in value]
     return (bool, value) if isinstance(value, bool) else value
-
-
-def _by_column(fields: Mapping[bytes, bytes]) -> dict[str, Kinds]:
-    by_column: dict[str, Kinds] = {}
-    for name, value in fields.items():
-        _, column, kind = split_field(name)
-        if kind != MARKER:
-            by_column.setdefault(column, {})[kind] = value
-    return by_column
-
-
-def _present(encoding: Encoding, kinds: Kinds, code: str) -> Kinds:
-    """Return the changes of a column in its present encoding; the drain converts them in the same way."""
-    if code == encoding.code:
-        return kinds
-    return {kind: convert(encoded, kind, code, encoding) for kind, encoded in kinds.items()}
 
 
 def _changed(encoding: Encoding, value: Any, kinds: Kinds) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NamedTuple
 
 from django.db import DataError
@@ -24,6 +25,10 @@ _TAKEN = frozenset({"23505", "23P01"})
 #: a server that is read-only), a conflict with another transaction, resources, an operator, the system and
 #: the server itself.
 _NOT_OF_A_ROW = ("08", "25", "40", "53", "55006", "57", "58", "XX")
+#: The time for which a write waits for a value that another row has: longer than drains lag behind.
+TAKEN_WAIT = timedelta(minutes=5)
+#: The time for which a write waits for newer code and its migration: longer than most deploys take.
+DEPLOY_WAIT = timedelta(hours=1)
 
 
 class Refusal(NamedTuple):
@@ -34,22 +39,33 @@ class Refusal(NamedTuple):
         sqlstate: Its code; empty if Postgres did not report it.
         is_of_table: Whether the table is not as the model of this process describes it, or refuses
             the statement also without rows.
+        is_of_version: Whether the table is as the model of this process describes it, but the write is of
+            another version of the code: a newer one whose migration has not run, or an older one.
     """
 
     text: str
     sqlstate: str = ""
     is_of_table: bool = False
+    is_of_version: bool = False
 
     @property
     def waits(self) -> bool:
         """Whether the write may succeed later by itself: it waits for a row, a transaction or a deploy."""
-        is_met = self.sqlstate in {LOCKED, REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
-        return is_met or self.is_of_table or self.waits_briefly
+        return bool(self.patience)
 
     @property
-    def waits_briefly(self) -> bool:
-        """Whether a person is needed if it does not succeed soon: nothing queued need free the value."""
-        return self.sqlstate in _TAKEN
+    def patience(self) -> timedelta:
+        """For how long the write is retried by itself until a person is needed.
+
+        Nothing queued need free a value that another row has, and a write of another version may be an
+        older one, whose values no migration will make fit.
+        """
+        is_met = self.sqlstate in {LOCKED, REFERENCE} or self.sqlstate.startswith(_NOT_OF_A_ROW)
+        if is_met or self.is_of_table:
+            return timedelta.max
+        if self.is_of_version:
+            return DEPLOY_WAIT
+        return TAKEN_WAIT if self.sqlstate in _TAKEN else timedelta()
 
 
 def refusal_of(error: Exception, *, is_repeated: bool = False) -> Refusal | None:

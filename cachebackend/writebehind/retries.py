@@ -36,8 +36,6 @@ __all__ = ["Retried", "is_due", "retry", "retry_waiting"]
 logger = logging.getLogger("cachebackend")
 #: The longest time until a waiting write is retried again.
 LONGEST_WAIT = timedelta(seconds=60)
-#: The time for which a write waits for a value that another row has: longer than drains lag behind.
-TAKEN_WAIT = timedelta(minutes=5)
 #: How often the rows that are left are retried while other rows are applied.
 _ROUNDS = 20
 #: Rows that are retried by themselves in one transaction: few, so that drains of them wait only briefly.
@@ -242,10 +240,15 @@ def _retry_first(
 
 def _waiting_keys(parked: models.QuerySet[ParkedWrite], refused: Mapping[str, Refusal]) -> list[str]:
     """Return the keys of refused rows that are retried by themselves."""
-    briefly = [key for key, refusal in refused.items() if refusal.waits_briefly]
-    old = parked.filter(key__in=briefly, created__lte=Now() - Value(TAKEN_WAIT)) if briefly else parked.none()
-    ended = set(old.values_list("key", flat=True))
-    return [key for key, refusal in refused.items() if refusal.waits and key not in ended]
+    waiting: list[str] = []
+    for patience in {refusal.patience for refusal in refused.values() if refusal.waits}:
+        keys = [key for key, refusal in refused.items() if refusal.patience == patience]
+        if patience < timedelta.max:
+            old = parked.filter(key__in=keys, created__lte=Now() - Value(patience))
+            ended = set(old.values_list("key", flat=True))
+            keys = [key for key in keys if key not in ended]
+        waiting += keys
+    return waiting
 
 
 def _apply_first(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from django.apps.registry import Apps
 from django.db import connection, models
 from django.db.models import F
-from django.db.models.functions import Greatest
+from django.db.models.functions import Greatest, Now
 
 from cachebackend import WriteBehindManager, protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindVersionError
@@ -136,7 +136,7 @@ def test_a_value_that_has_no_exact_equal_is_parked_with_both_types(deploys: Depl
     new = deploys.deploy(value=decimal(2))
     with pytest.raises(WriteBehindError, match="more than 2 decimal places"):
         new.behind.get(1)
-    assert drain_all()[0].parked == 1
+    assert drain_all()[0].waiting == 1
     [write] = command("parked", code=1)["writes"]
     assert write["changes"] == "value put Decimal('1.2345')"
     assert "was a decimal with 4 decimal places, and now it is a decimal with 2" in write["error"]
@@ -269,7 +269,7 @@ def test_a_column_that_the_table_no_longer_has_is_parked(deploys: Deploys) -> No
     with pytest.raises(WriteBehindVersionError, match="until the column is dropped"):
         drain_all()
     deploys.migrate(new)
-    assert drain_all()[0].parked == 1
+    assert drain_all()[0].waiting == 1
     assert "has no column 'other' any more" in ParkedWrite.objects.get().error
 
 
@@ -352,6 +352,66 @@ def test_an_old_worker_lands_values_that_only_the_newer_table_holds(
     deploys.run(old)
     assert drain_all()[0].parked == 0
     assert new.objects.get().value == value
+
+
+@pytest.mark.parametrize("new_fields", [{"value": decimal(4)}, {"value": decimal(2), "other": INTEGER}])
+def test_a_write_that_an_old_worker_drains_before_the_migration_waits_for_it(
+    new_fields: dict[str, models.Field[Any, Any]], deploys: Deploys
+) -> None:
+    """The old worker agrees with the table, so only the write shows that there is newer code."""
+    old = deploys.deploy(value=decimal(2))
+    old.objects.create(pk=1)
+    new = deploys.version(**new_fields)
+    changes = {"other": 5} if "other" in new_fields else {"value": Decimal("1.2345")}
+    new.behind.update(1, **changes)
+    [drained] = drain_all()
+    assert (drained.parked, drained.waiting) == (0, 1)
+    new.behind.update(1, value=Decimal("6.78"))
+    assert drain_all()[0].waiting == 1
+    assert writebehind.retry_waiting("default", due_only=False).applied == 0
+    deploys.migrate(new)
+    deploys.run(new)
+    assert writebehind.retry_waiting("default", due_only=False).applied == 2
+    assert new.objects.filter(pk=1, **changes | {"value": Decimal("6.78")}).exists()
+
+
+def test_a_write_that_no_version_takes_needs_a_person_in_the_end(deploys: Deploys) -> None:
+    """A column has become narrower: what nobody has migrated after an hour waits for a decision."""
+    old = deploys.deploy(value=decimal(4))
+    old.objects.create(pk=1)
+    old.behind.update(1, value=Decimal("1.2345"))
+    deploys.deploy(value=decimal(2))
+    assert drain_all()[0].waiting == 1
+    for minutes, is_waiting in ((59, True), (61, False)):
+        ParkedWrite.objects.update(created=Now() - timedelta(minutes=minutes))
+        writebehind.retry_waiting("default", due_only=False)
+        assert ParkedWrite.objects.filter(retry_at__isnull=False).exists() is is_waiting
+
+
+def test_an_old_process_reads_a_waiting_write_of_a_column_that_it_does_not_know(deploys: Deploys) -> None:
+    """It reads the other columns of the write, as from the queue."""
+    old = deploys.deploy(value=INTEGER)
+    old.objects.create(pk=1, value=0)
+    new = deploys.deploy(value=INTEGER, other=INTEGER)
+    new.behind.update(1, value=5, other=7)
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM shop_gauge FOR UPDATE")
+        assert drain_all()[0].waiting == 1
+    other.close()
+    assert (new.behind.get(1).value, new.behind.get(1).other) == (5, 7)
+    assert old.behind.get(1).value == 5
+
+
+def test_a_creation_with_a_value_of_another_type_cannot_be_compared_with_the_row(deploys: Deploys) -> None:
+    """Only a process of the newer version sees whether it was sent twice."""
+    old = deploys.deploy(value=decimal(2))
+    new = deploys.deploy(value=decimal(4))
+    new.objects.create(pk=1, value=Decimal("1.2345"))
+    new.behind.create(pk=1, value=Decimal("1.2345"))
+    assert new.behind.get(1).value == Decimal("1.2345")
+    with pytest.raises(WriteBehindError, match="more than 2 decimal places"):
+        old.behind.get(1)
 
 
 @pytest.mark.parametrize(

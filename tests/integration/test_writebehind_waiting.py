@@ -75,7 +75,7 @@ def test_only_a_locked_row_waits(meters: list[Meter], caplog: pytest.LogCaptureF
             add(meters, 1)
             [drained] = drain_all()
             assert (drained.rows, drained.parked, drained.waiting) == (5, 0, 1)
-            assert "wait for other rows or for locks" in caplog.text
+            assert "wait for other rows, for locks or for a deploy" in caplog.text
             assert counts(meters) == [1, 1, 1, 0, 1, 1]
             assert read_behind(meters) == [1] * 6
             for _ in range(3):

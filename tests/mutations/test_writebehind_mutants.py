@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -505,6 +506,6 @@ def test_cycles_not_retried_together(cities: Any, monkeypatch: Patch) -> None:
 
 def test_taken_values_not_waited_for(unique_levels: list[Meter], monkeypatch: Patch) -> None:
     """A person has to retry a write whose value a queued write frees."""
-    monkeypatch.setattr(refusals.Refusal, "waits_briefly", False)
+    monkeypatch.setattr(refusals, "TAKEN_WAIT", timedelta())
     test = test_writebehind_waiting.test_a_value_that_a_later_batch_frees_is_waited_for
     assert is_caught(test, unique_levels)

@@ -186,7 +186,7 @@ class Command(ParkedActions, RepairActions):
         self.say_unanswered(unanswered)
         self.say(
             f"{counts['rows']} rows drained, {counts['parked']} parked, {counts['waiting']} wait for other "
-            f"rows or locks; {len(dirty)} partitions hold writes"
+            f"rows, for locks or for a deploy; {len(dirty)} partitions hold writes"
         )
         remaining = {str(partition): str(errors.get(partition, "")) for partition in dirty}
         data = counts | {"left": len(remaining), "partitions": remaining, "unanswered": unanswered}

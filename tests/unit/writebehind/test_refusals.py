@@ -56,10 +56,11 @@ def test_without_an_sqlstate_only_bad_data_is_a_rows_own() -> None:
 
 
 def test_a_write_waits_for_a_lock_or_for_another_row() -> None:
-    """All other refusals need a person."""
+    """All other refusals need a person: at once, or after the time in which a wait is likely to end."""
     assert Refusal("no", LOCKED).waits
     assert Refusal("no", "23503").waits
     assert Refusal("no", "23505").waits
-    assert Refusal("no", "23505").waits_briefly
+    assert Refusal("no", LOCKED).patience > Refusal("no", is_of_version=True).patience
+    assert Refusal("no", is_of_version=True).patience > Refusal("no", "23505").patience
     assert not Refusal("no", "23514").waits
     assert not Refusal("no").waits

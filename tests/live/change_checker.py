@@ -23,8 +23,8 @@ from tests.live.changing_faults import FAULTS
 from tests.live.changing_site import KINDS, Site
 from tests.live.spawning import set_up
 
-#: Faults between two comparisons, and seconds of traffic after each fault.
-FAULTS_BETWEEN, TRAFFIC_SECONDS = 4, 1.0
+#: Faults between two comparisons; seconds of traffic after each fault, and the additions that they must have.
+FAULTS_BETWEEN, TRAFFIC_SECONDS, ADDITIONS = 4, 1.0, 100
 
 
 def check(site: Site, faults: int, seed: int, only: str = "") -> dict[str, Any]:
@@ -43,8 +43,7 @@ def check(site: Site, faults: int, seed: int, only: str = "") -> dict[str, Any]:
             known = len(site.wrong)
             fault(site)
             injected[fault.__name__] += 1
-            time.sleep(TRAFFIC_SECONDS)
-            site.check_processes()
+            site.run_on(TRAFFIC_SECONDS, ADDITIONS)
             if injected.total() % FAULTS_BETWEEN == 0 or injected.total() == faults:
                 site.weigh()
             seconds = time.monotonic() - started

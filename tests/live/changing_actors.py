@@ -22,6 +22,13 @@ __all__ = ["drainer", "reader", "writer"]
 POLL_SECONDS = 0.02
 #: Seconds between two writes, or reads, of a process: the processors are for the drains as well.
 PAUSE_SECONDS = 0.002
+#: What children need. Each would import them again, and on a busy machine be killed meanwhile.
+_MODULES = (
+    "django.contrib.postgres.expressions",
+    "django.db.backends.postgresql.base",
+    "django.test",
+    "cachebackend.writebehind",
+)
 
 
 def writer(actor: int, number: int, world: World, meters: Meters) -> None:
@@ -42,8 +49,8 @@ def reader(actor: int, _: int, world: World, meters: Meters) -> None:
 def _live(actor: int, name: str, world: World, meters: Meters, run: Callable[[Any, list[str]], None]) -> None:
     os.setpgid(0, 0)  # so that one signal suspends or ends it and its child
     logging.disable()  # much is broken on purpose here
-    import_module("django.db.backends.postgresql.base")  # else each child would import it
-    import_module("cachebackend.writebehind")
+    for module in _MODULES:
+        import_module(module)
     while True:
         generation, role = world.read(name)
         meters.generations[actor] = generation

@@ -76,6 +76,20 @@ class Site:
         """Raise if a process ended by itself."""
         stop_if_dead(process for _, process in self.processes)
 
+    def run_on(self, seconds: float, additions: int) -> None:
+        """Let the processes run for some time, and longer if fewer additions than these are acknowledged.
+
+        On a busy machine the processes may get too little of a processor to write anything in the time.
+        """
+        enough = self.meters.additions() + additions
+
+        def is_enough() -> bool:
+            self.check_processes()
+            return self.meters.additions() >= enough
+
+        time.sleep(seconds)
+        wait_for(is_enough, self.diagnosis)
+
     @property
     def idle(self) -> Role:
         """The settings of processes that do nothing."""
@@ -112,9 +126,9 @@ class Site:
         wait_for(self._is_drained, self.diagnosis)
 
     def _is_drained(self) -> bool:
-        """Drain, and return whether the command says of every node that nothing is left there."""
+        """Drain, and return whether the command says that nothing is left on any node or waits."""
         report = self.command("drain", "--timeout", "10")
-        return not (report["left"] or report["unanswered"])
+        return not (report["left"] or report["waiting"] or report["unanswered"])
 
     def diagnosis(self) -> str:
         """Return what the commands report of the queues."""

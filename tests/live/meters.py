@@ -69,6 +69,11 @@ class Meters:
         base = self.base[index]
         return base + sum(self.acknowledged[s] for s in slots), base + sum(self.attempted[s] for s in slots)
 
+    def additions(self) -> int:
+        """Return the number of additions that were acknowledged so far."""
+        slots = (self.slot(writer, index) for writer in range(self.writers) for index in (*SUMS, *EXTRAS))
+        return self.total + sum(self.acknowledged[slot] for slot in slots)
+
     def create_table(self, database: Connection[Any]) -> None:
         """Create the table and its rows."""
         database.execute(

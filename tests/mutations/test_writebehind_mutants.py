@@ -62,6 +62,7 @@ second_node = test_writebehind_drains.second_node
 deploys = test_writebehind_versions.deploys
 cities = test_writebehind_cycles.cities
 unique_levels = test_writebehind_waiting.unique_levels
+deploys = test_writebehind_versions.deploys
 meters = test_writebehind_partitions.meters
 urls = test_writebehind_moves.urls
 second, two = test_writebehind_databases.second, test_writebehind_databases.two
@@ -509,3 +510,21 @@ def test_taken_values_not_waited_for(unique_levels: list[Meter], monkeypatch: Pa
     monkeypatch.setattr(refusals, "TAKEN_WAIT", timedelta())
     test = test_writebehind_waiting.test_a_value_that_a_later_batch_frees_is_waited_for
     assert is_caught(test, unique_levels)
+
+
+def test_writes_of_newer_code_not_waited_for(
+    deploys: test_writebehind_versions.Deploys, monkeypatch: Patch
+) -> None:
+    """A person has to retry what an old worker drains before the migration."""
+    monkeypatch.setattr(refusals, "DEPLOY_WAIT", timedelta())
+    test = test_writebehind_versions.test_a_write_that_an_old_worker_drains_before_the_migration_waits_for_it
+    assert is_caught(test, {"value": test_writebehind_versions.decimal(4)}, deploys)
+
+
+def test_writes_of_older_code_waited_for_always(
+    deploys: test_writebehind_versions.Deploys, monkeypatch: Patch
+) -> None:
+    """A value that no column holds any more is retried for ever."""
+    monkeypatch.setattr(refusals, "DEPLOY_WAIT", timedelta.max)
+    test = test_writebehind_versions.test_a_write_that_no_version_takes_needs_a_person_in_the_end
+    assert is_caught(test, deploys)

@@ -153,17 +153,12 @@ class Counters(Generic[C]):
         self._taken: dict[str, dict[str, int]] = {}
 
     def begin_get(self) -> float | None:
-        """Return the time for ``end_get`` if the get that begins now is timed; else None."""
+        """Return the time for ``end_get`` if the get that begins now is timed; else None: most are not."""
         return monotonic() if self._is_timed() else None
 
-    def end_get(self: Counters[Counts], begun: float | None) -> None:
-        """Count the time that a get took, if it is timed.
-
-        Args:
-            begun: What ``begin_get`` returned.
-        """
-        if begun is not None:
-            self.cell.get_times.add(monotonic() - begun)
+    def end_get(self: Counters[Counts], begun: float) -> None:
+        """Count the time that a timed get took, given what ``begin_get`` returned."""
+        self.cell.get_times.add(monotonic() - begun)
 
     def take_new(self, ledger: str) -> dict[str, int]:
         """Return what was counted since a ledger last took the counts, by name, without zeros.

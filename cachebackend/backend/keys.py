@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from django.core.cache.backends.base import (
@@ -54,6 +55,11 @@ _CHANGE_END = b"\xfd"
 #: What a set of keys to delete has beside patterns: any other key may be one of theirs.
 ANY_KEY = _PATTERN_END
 
+#: The most keys of one prefix and version whose bytes a process remembers.
+_MAX_ENCODED_KEYS = 2_000
+#: The attributes that decide the bytes of a key.
+_KEY_ATTRIBUTES = frozenset({"key_func", "key_prefix", "version"})
+
 Timeout: TypeAlias = float | object | None
 
 
@@ -91,10 +97,29 @@ def change_key(content: bytes) -> bytes:
 def content_of_change_key(key: bytes) -> bytes | None:
     """Return the content of a ``change_key``; None for another key."""
     return key[: -len(_CHANGE_END + _TAG_END)] if key.endswith(_CHANGE_END + _TAG_END) else None
+@lru_cache(maxsize=64)
+def _remembered(beginning: str) -> dict[str, bytes]:
+    """Return the dict of the keys that were encoded last with this beginning; threads share it."""
+    del beginning
+    return {}
 
 
 class KeyCache(BaseCache):
     """A cache whose keys are bytes and whose times to live are milliseconds."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self._encoded_keys = self._remembered_keys()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; if it decides the bytes of keys, take the remembered keys that fit it."""
+        super().__setattr__(name, value)
+        if name in _KEY_ATTRIBUTES and "_encoded_keys" in self.__dict__:
+            self._encoded_keys = self._remembered_keys()
+
+    def _remembered_keys(self) -> dict[str, bytes]:
+        """Return the bytes of the caller's last keys; none with a key function, which may change its mind."""
+        return _remembered(f"{self.key_prefix}:{self.version}:") if self.has_plain_keys else {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Find out whether a subclass replaces the methods that make keys."""
@@ -108,17 +133,29 @@ class KeyCache(BaseCache):
 
     def key_bytes(self, key: Any, version: int | None = None) -> bytes:
         """Return the key as the nodes store it; warn about a key that memcached would refuse."""
+        encoded = self._encoded_keys.get(key) if version is None and key.__class__ is str else None
+        return self._encode_key(key, version) if encoded is None else encoded
+
+    def _encode_key(self, key: Any, version: int | None) -> bytes:
+        """Return a key's bytes; remember those of a plain text that needs no warning."""
         if not self._makes_plain_keys:
             return self.make_and_validate_key(key, version).encode(*ENCODING)
-        version = self.version if version is None else version
-        if self.key_func is default_key_func:
-            text = f"{self.key_prefix}:{version}:{key!s}"
-        else:
-            text = self.key_func(key, self.key_prefix, version)
+        # Before the attributes that decide the bytes: another thread may set one of them meanwhile
+        remembered = self._encoded_keys
+        number = self.version if version is None else version
+        is_plain = self.key_func is default_key_func
+        text = (
+            f"{self.key_prefix}:{number}:{key!s}" if is_plain else self.key_func(key, self.key_prefix, number)
+        )
+        encoded = text.encode(*ENCODING)
         if len(text) > LONGEST_KEY or not is_safe(text):
             for warning in memcache_key_warnings(text):
-                warnings.warn(warning, CacheKeyWarning, stacklevel=3)
-        return text.encode(*ENCODING)
+                warnings.warn(warning, CacheKeyWarning, stacklevel=4)
+        elif is_plain and version is None and key.__class__ is str:
+            if len(remembered) >= _MAX_ENCODED_KEYS:
+                remembered.clear()
+            remembered[key] = encoded
+        return encoded
 
     def many_key_bytes(self, keys: Sequence[Any], version: int | None = None) -> list[bytes]:
         """Return the keys as ``key_bytes`` does, but check all of them in one step where possible."""

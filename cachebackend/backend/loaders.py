@@ -136,7 +136,8 @@ class LoaderMethods(LeasingCache):
             ttl_ms = math.ceil(ttl_ms * (1 - context.options.jitter * context.clock.random()))
         stale = context.options.stale_for if stale_for is None else stale_for
         stale_ms = math.ceil(stale * 1000)
-        return protocol.FillOptions(ttl_ms, stale_ms, self._tag_keys(tags), may_fill=MAY_FILL)
+        tag_keys = () if tags == () else self._tag_keys(tags)
+        return protocol.FillOptions(ttl_ms, stale_ms, tag_keys, may_fill=MAY_FILL)
 
     def _tag_keys(self, tags: Iterable[Tag]) -> tuple[bytes, ...]:
         keys = tuple(dict.fromkeys(map(self.tag_bytes, tags_of(tags))))

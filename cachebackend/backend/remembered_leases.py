@@ -58,10 +58,12 @@ class RememberedLeases:
         self._by_request: WeakKeyDictionary[ThreadSensitiveContext, dict[bytes, list[Remembered]]] = (
             WeakKeyDictionary()
         )
+        #: Whether a lease was ever remembered: only the option ``lease_on_get`` does so.
+        self._is_used = False
 
     def __bool__(self) -> bool:
         """Return whether this context must present any lease."""
-        return bool(self._here.get()) or bool(self._by_request)
+        return self._is_used and (bool(self._here.get()) or bool(self._by_request))
 
     def __contains__(self, key: bytes) -> bool:
         return self.find(key) is not None
@@ -107,6 +109,7 @@ class RememberedLeases:
         self.end([key for key in self.all() if is_written(key)])
 
     def _put(self, leases: Mapping[bytes, Remembered]) -> None:
+        self._is_used = True
         here = {**self._here.get(), **leases}
         _limit(here)
         self._here.set(here)

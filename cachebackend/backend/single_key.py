@@ -7,30 +7,14 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from cachebackend import protocol
-from cachebackend.backend.keys import LONGEST_KEY, Timeout, is_safe
+from cachebackend.backend.keys import Timeout
 from cachebackend.backend.request_leases import LeasingCache
 
 __all__ = ["SingleKeyMethods"]
 
-#: Keys whose bytes a cache object remembers; each thread has its own cache object.
-_MAX_ENCODED_KEYS = 2_000
-#: The attributes that decide the bytes of a key.
-_KEY_ATTRIBUTES = frozenset({"key_func", "key_prefix", "version"})
-
 
 class SingleKeyMethods(LeasingCache):
     """Methods that read, write or delete one key."""
-
-    def __init__(self, location: Any, params: dict[str, Any]) -> None:
-        super().__init__(location, params)
-        #: The bytes of keys that were read through a near cache, by the caller's key.
-        self._encoded_keys: dict[Any, bytes] = {}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; forget the encoded keys if the attribute decides their bytes."""
-        super().__setattr__(name, value)
-        if name in _KEY_ATTRIBUTES:
-            self._encoded_keys = {}
 
     # Reading
 
@@ -43,10 +27,10 @@ class SingleKeyMethods(LeasingCache):
             version: The key's version.
             near: Whether a copy in the near cache may be returned, if the alias has a near cache.
         """
-        # A hit in the near cache takes a microsecond; encoding the key would take half of it
+        # As key_bytes does: a hit in the near cache takes a microsecond, and a call would take a tenth of it
         encoded = self._encoded_keys.get(key) if version is None and key.__class__ is str else None
         if encoded is None:
-            encoded = self._encode_key(key, version)
+            encoded = self.key_bytes(key, version)
         if self._leases_on_get:
             return self.client.run(self._get_and_lease(encoded, default, near=near))
         if not near:
@@ -63,17 +47,6 @@ class SingleKeyMethods(LeasingCache):
         if not near:
             return await self.client.arun(protocol.get(self._context(near=False), encoded, default))
         return await self.client.aget(encoded, default)
-
-    def _encode_key(self, key: Any, version: int | None) -> bytes:
-        """Return a key's bytes, and remember them if the alias has a near cache."""
-        encoded = self.key_bytes(key, version)
-        # Not with a key function: it may return other bytes next time
-        is_fixed = version is None and key.__class__ is str and self.has_plain_keys
-        if is_fixed and self.client.has_near and len(encoded) <= LONGEST_KEY and is_safe(encoded.decode()):
-            if len(self._encoded_keys) >= _MAX_ENCODED_KEYS:
-                self._encoded_keys.clear()
-            self._encoded_keys[key] = encoded
-        return encoded
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         """Return whether a key has a value."""

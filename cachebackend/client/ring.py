@@ -105,11 +105,6 @@ class RingClient(SingleKeyClient):
                 "add 'cachebackend' to INSTALLED_APPS and migrate"
             )
 
-    @property
-    def has_near(self) -> bool:
-        """Whether the alias has a near cache."""
-        return self._near is not None
-
     def has_near_copy(self, key: bytes) -> bool | None:
         """Return whether the near cache has a copy of a key; None: the alias has no near cache."""
         return None if self._near is None else self._near.has_copy(key)

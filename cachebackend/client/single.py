@@ -43,7 +43,8 @@ class SingleKeyClient(Client):
         node, command = request = begin_get(context, key)
         begun = context.counters.begin_get()
         reply = self.nodes[node].call(command)
-        context.counters.end_get(begun)
+        if begun is not None:
+            context.counters.end_get(begun)
         value = settle_get(context, key, request, reply, missing)
         return value if value.__class__ is not Continue else self.run(value.operation)
 
@@ -56,7 +57,8 @@ class SingleKeyClient(Client):
         node, command = request = begin_get(context, key)
         begun = context.counters.begin_get()
         [reply] = await self.nodes[node].submit([command])
-        context.counters.end_get(begun)
+        if begun is not None:
+            context.counters.end_get(begun)
         value = settle_get(context, key, request, reply, missing)
         return value if value.__class__ is not Continue else await self.arun(value.operation)
 
@@ -132,7 +134,8 @@ class SingleKeyClient(Client):
         except BaseException:  # interrupted: the request may have been sent
             give_up(context, [lease])
             raise
-        context.counters.end_get(begun)
+        if begun is not None:
+            context.counters.end_get(begun)
         value = settle_load(context, lease, reply, loader, fill_options)
         if value is GRANTED:
             return self._load_and_fill(lease, loader, fill_options)

@@ -7,10 +7,12 @@ threads it starts and ends. Taking and putting back are atomic operations of a d
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from cachebackend.clock import Clock
@@ -33,10 +35,11 @@ from cachebackend.replies import TEXT_COMMANDS, fits
 
 __all__ = ["BlockingPool", "Connection"]
 
-#: Seconds idle after which a connection is checked before use, because the server may have closed it. No
-#: server restarts in less time, so the first command after a restart is never sent to the old one.
+#: Seconds since its last use began after which a connection is checked before use, because the server may
+#: have closed it. No server restarts in less time, so the first command after a restart is never sent to the
+#: old one.
 CHECK_AFTER_SECONDS = 0.02
-#: Seconds idle after which a connection is closed.
+#: Seconds since its last use began after which an idle connection is closed.
 IDLE_SECONDS = 60.0
 _READ_BYTES = 65_536
 
@@ -53,10 +56,11 @@ class Connection:
         "_has_data",
         "_recv",
         "_redis",
+        "_send_now",
         "_sendall",
         "_socket",
         "_timeout",
-        "idle_since",
+        "taken_at",
     )
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
@@ -69,7 +73,12 @@ class Connection:
         reader = make_reader()
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
-        self.idle_since = 0.0
+        # A socket with a timeout polls before each send, although it nearly always has room. TLS encrypts
+        # in its own class of sockets
+        is_plain = type(sock) is socket.socket
+        self._send_now = partial(os.write, sock.fileno()) if is_plain else self._socket.send
+        #: When a thread last took it from the pool.
+        self.taken_at = 0.0
 
     def call(self, command: Command) -> Reply:
         """Send one command and return its reply; no other command may be in flight.
@@ -77,7 +86,7 @@ class Connection:
         Raises:
             OSError: The connection failed, the node took too long, or sent no reply to this command.
         """
-        self._sendall(pack_command(command))
+        self._write(pack_command(command))
         reply = INCOMPLETE
         if data := self._recv(_READ_BYTES):
             if data[0] in LISTS:
@@ -102,10 +111,16 @@ class Connection:
         Raises:
             OSError: The connection failed.
         """
-        if len(commands) == 1:
-            self._sendall(pack_command(commands[0]))
-        else:
-            self._sendall(b"".join([pack_command(command) for command in commands]))
+        self._write(b"".join([pack_command(command) for command in commands]))
+
+    def _write(self, packed: bytes) -> None:
+        """Send bytes; wait, up to the timeout, only for those that the socket has no room for."""
+        try:
+            sent = self._send_now(packed)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(packed):
+            self._sendall(memoryview(packed)[sent:])
 
     def replies(self, commands: Sequence[Command]) -> Iterator[Reply]:
         """Yield the reply to each command that was sent.
@@ -166,7 +181,7 @@ class BlockingPool:
     def __init__(self, handshake: Handshake, timeout: float, clock: Clock) -> None:
         self._handshake = handshake
         self._timeout = timeout
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._idle: deque[Connection] = deque()
 
     def take(self) -> Connection:
@@ -180,10 +195,9 @@ class BlockingPool:
                 connection = self._idle.pop()
             except IndexError:
                 return self.make()
-            if (
-                self._clock.monotonic() - connection.idle_since < CHECK_AFTER_SECONDS
-                or not connection.is_stale
-            ):
+            now = self._monotonic()
+            if now - connection.taken_at < CHECK_AFTER_SECONDS or not connection.is_stale:
+                connection.taken_at = now
                 return connection
             connection.close()
 
@@ -193,15 +207,17 @@ class BlockingPool:
         Raises:
             OSError, redis.RedisError: The connection could not be made.
         """
-        return Connection(self._handshake, self._timeout)
+        connection = Connection(self._handshake, self._timeout)
+        connection.taken_at = self._monotonic()
+        return connection
 
     def release(self, connection: Connection) -> None:
         """Put back a connection of which every reply was read."""
-        connection.idle_since = now = self._clock.monotonic()
-        self._idle.append(connection)
+        idle = self._idle
+        idle.append(connection)
         try:
-            if self._idle[0].idle_since < now - IDLE_SECONDS:
-                self._idle.popleft().close()
+            if idle[0].taken_at < connection.taken_at - IDLE_SECONDS:
+                idle.popleft().close()
         except IndexError:  # another thread has taken the last one meanwhile
             return
 

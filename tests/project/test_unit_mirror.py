@@ -36,7 +36,6 @@ WITHOUT = {
     "monitoring/inspector": "asks a node and the outbox",
     "monitoring/parked": "reads a row of parked writes",
     "monitoring/setup": "asks nodes",
-    "node/blocking": "sockets: tests/integration/test_connections.py",
     "node/loops": "sockets and event loops: tests/integration/test_connections.py",
     "node/node": "sockets: tests/integration/test_connections.py and test_failures.py",
     "node/tracking": "a thread with a socket: tests/integration/test_near.py",

@@ -94,7 +94,8 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
         request = begin_get(context, key)
         begun = context.counters.begin_get()
         reply, *ttl_ms = yield Send([request, *near.begin()])
-        context.counters.end_get(begun)
+        if begun is not None:
+            context.counters.end_get(begun)
         near.settle(ttl_ms)
         value = settle_get(context, key, request, reply, MISS)
         if value.__class__ is Continue:

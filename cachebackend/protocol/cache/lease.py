@@ -129,8 +129,12 @@ class LeaseRequest:
 
 def begin_lease(context: Context, key: bytes) -> tuple[LeaseRequest, Request]:
     """Return a request for the lease of a key: what remembers it, and what is sent."""
-    node, token = context.serving_node(key), context.clock.token()
-    ttl_ms = context.lease_ms if context.gutter is None else context.ttl_at(node, context.lease_ms)
+    token, ttl_ms = context.clock.token(), context.lease_ms
+    if context.gutter is None:
+        node = context.ring.owner(key)
+    else:
+        node = context.serving_node(key)
+        ttl_ms = context.ttl_at(node, ttl_ms)
     return LeaseRequest(node, key, token), (node, set_if_absent_command(key, lease_record(token), ttl_ms))
 
 

@@ -143,7 +143,8 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
         except BaseException:  # cancelled: the request may have been sent
             give_up(context, [lease])
             raise
-        context.counters.end_get(begun)
+        if begun is not None:
+            context.counters.end_get(begun)
         read.settle(tokens, replies[: len(read.requests)])
         near.settle(replies[len(read.requests) :])
         value = settle_load(context, lease, reply, loader, fill_options, tokens=tokens, near=near)

@@ -40,6 +40,54 @@ def test_a_key_that_memcached_would_refuse_is_warned_of(key: str) -> None:
             assert made() == f"demo:1:{key}".encode()
 
 
+def test_a_key_is_encoded_once() -> None:
+    """Caches with the same prefix and version share its bytes, in all threads."""
+    assert cache_of().key_bytes("remembered") is cache_of().key_bytes("remembered")
+    assert cache_of().key_bytes("remembered", 1) is not cache_of().key_bytes("remembered")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "made"),
+    [
+        ("key_prefix", "other", b"other:1:k"),
+        ("version", 2, b"demo:2:k"),
+        ("key_func", lambda key, *_: key, b"k"),
+    ],
+)
+def test_an_attribute_that_decides_the_bytes_of_keys_may_be_set(
+    attribute: str, value: Any, made: bytes
+) -> None:
+    """As tests do, which have a prefix of their own; the bytes from before are not used."""
+    cache = cache_of()
+    assert cache.key_bytes("k") == b"demo:1:k"
+    setattr(cache, attribute, value)
+    assert cache.key_bytes("k") == made
+
+
+def test_a_key_function_is_asked_each_time() -> None:
+    """Its keys may depend on more than its arguments."""
+    numbers = iter(range(10))
+    cache = cache_of(KEY_FUNCTION=lambda key, prefix, version: f"{prefix}:{version}:{key}:{next(numbers)}")
+    assert [cache.key_bytes("k"), cache.key_bytes("k")] == [b"demo:1:k:0", b"demo:1:k:1"]
+
+
+def test_a_warning_comes_each_time() -> None:
+    """The bytes of a key that memcached would refuse are not remembered."""
+    for _ in range(2):
+        with pytest.warns(CacheKeyWarning):
+            cache_of().key_bytes("a b")
+
+
+def test_many_different_keys_take_a_bounded_memory() -> None:
+    """After some thousands of keys, encoding begins with an empty memory."""
+    cache = cache_of(KEY_PREFIX="many")
+    first = cache.key_bytes("first")
+    keys = [cache.key_bytes(f"key:{number}") for number in range(2_000)]
+    assert len(set(keys)) == 2_000
+    assert cache.key_bytes("first") is not first
+    assert cache.key_bytes("first") == first
+
+
 def test_half_a_surrogate_pair_makes_a_key_too() -> None:
     """Django takes any text; it comes back from the bytes."""
     assert cache_of().key_bytes("\ud800") == b"demo:1:\xed\xa0\x80"

@@ -26,7 +26,7 @@ def test_a_ring_alone_has_no_other_nodes() -> None:
     """No ring change, no gutter, no near cache."""
     client = client_of()
     assert [node.name for node in client.nodes] == ["a", "b"]
-    assert (client.context.ring_change, client.context.gutter, client.has_near) == (None, None, False)
+    assert (client.context.ring_change, client.context.gutter, client.context.near) == (None, None, None)
     assert client.has_near_copy(b"k") is None
 
 
@@ -87,7 +87,7 @@ def test_an_alias_without_a_seed_has_the_owners_of_earlier_releases() -> None:
 def test_a_near_cache_knows_which_copies_it_has() -> None:
     """None would mean that there is no near cache."""
     client = client_of(near={"max_entries": 10})
-    assert client.has_near
+    assert client.context.near is not None
     assert client.has_near_copy(b"k") is False
 
 

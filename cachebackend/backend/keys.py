@@ -97,6 +97,8 @@ def change_key(content: bytes) -> bytes:
 def content_of_change_key(key: bytes) -> bytes | None:
     """Return the content of a ``change_key``; None for another key."""
     return key[: -len(_CHANGE_END + _TAG_END)] if key.endswith(_CHANGE_END + _TAG_END) else None
+
+
 @lru_cache(maxsize=64)
 def _remembered(beginning: str) -> dict[str, bytes]:
     """Return the dict of the keys that were encoded last with this beginning; threads share it."""

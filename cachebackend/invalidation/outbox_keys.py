@@ -47,7 +47,7 @@ __all__ = [
 
 #: The error of a row whose model this project does not have.
 UNKNOWN_MODEL = "the project has no model of this name"
-#: The name under which a row holds changes; it is no text, as every alias is.
+#: The name under which a row holds changes; every alias is a text.
 _CHANGES = 0
 #: A row that claims to be older, or from the future, has a time that says nothing about its age.
 _OLDEST = timedelta(days=36_500)

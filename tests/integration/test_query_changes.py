@@ -222,7 +222,7 @@ def test_the_relay_deletes_the_tags_of_a_writer_that_died(
 def test_a_shape_that_cannot_be_read_costs_its_shard(
     results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its results are misses then, whatever they depend on."""
+    """Its results are misses then, of any shape."""
     monkeypatch.setattr(query_changes, "_known", {})
     monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
     Poem.objects.filter(pk=poems[0].pk).update(rank=2)

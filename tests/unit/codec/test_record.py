@@ -87,7 +87,8 @@ def test_a_value_comes_back_with_its_blocks(
     """In every combination of refresh block, tags and compressor."""
     record = value_record(CodecId.JSON, b"payload", refresh, tags, compressor)
     stored = stored_of(record)
-    assert stored == (CodecId.JSON, refresh, tags or {}, b"payload", compressor)
+    assert (stored.codec, stored.refresh, stored.tags) == (CodecId.JSON, refresh, tags or {})
+    assert (stored.payload, stored.compressor) == (b"payload", compressor)
     assert has_tags(record) is bool(tags)
     assert is_plain(record) is not (refresh or tags)
 

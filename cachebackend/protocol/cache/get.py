@@ -10,7 +10,7 @@ from itertools import islice
 from operator import is_
 from typing import Any, TypeVar
 
-from cachebackend.codec import HEADER_BYTES
+from cachebackend.codec import HEADER_BYTES, tag_block_of
 from cachebackend.effects import Continue, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.interrupts import raise_interrupt
@@ -74,7 +74,9 @@ def _get_in_old_ring(context: Context, key: bytes, missing: Any) -> Operation[An
 
 
 def _get_tagged(context: Context, key: bytes, reply: Reply, missing: Any) -> Operation[Any]:
-    tokens = yield from read_tokens(context, Tokens(), [reply])
+    tokens = Tokens()
+    read = TokenRead(context, tokens.unread((tag_block_of(reply),)))
+    read.settle(tokens, (yield Send(read.requests)))
     return value_of(context, key, reply, missing, tokens)
 
 

@@ -63,15 +63,18 @@ class TokenRead:
     __slots__ = ("_groups", "_shapes", "requests")
 
     def __init__(self, context: Context, tags: Iterable[bytes], shapes: Sequence[ShapeEntry] = ()) -> None:
-        self._groups = context.by_serving_node((tag, tag) for tag in tags)
+        self._groups: dict[int, list[bytes]] = {}
+        for tag in tags:
+            self._groups.setdefault(context.serving_node(tag), []).append(tag)
         self._shapes = shapes
-        self.requests: list[Request] = [(node, (b"MGET", *tags)) for node, tags in self._groups.items()]
+        self.requests: list[Request] = [(node, (b"MGET", *group)) for node, group in self._groups.items()]
         self.requests += shape_token_requests(context, shapes)
 
     def settle(self, tokens: Tokens, replies: Sequence[Reply]) -> None:
         """Add the tokens in the replies; a tag or shape has none if it is gone, or if its node failed."""
         of_tags = len(self._groups)
-        tokens.add(shape_tokens_of(self._shapes, replies[of_tags:]))
+        if self._shapes:
+            tokens.add(shape_tokens_of(self._shapes, replies[of_tags:]))
         for tags, reply in zip(self._groups.values(), replies[:of_tags], strict=True):
             records = reply if reply.__class__ is list else [None] * len(tags)
             tokens.add({tag: _token_in(record) for tag, record in zip(tags, records, strict=True)})

@@ -54,6 +54,7 @@ class Connection:
         "_feed",
         "_gets",
         "_has_data",
+        "_line",
         "_recv",
         "_redis",
         "_send_now",
@@ -72,6 +73,9 @@ class Connection:
         self._timeout = timeout
         reader = make_reader()
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
+        #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
+        #: arrived together with an earlier reply.
+        self._line: bytes | None = b""
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
         # A socket with a timeout polls before each send, although it nearly always has room. TLS encrypts
         # in its own class of sockets
@@ -88,15 +92,17 @@ class Connection:
         """
         self._write(pack_command(command))
         reply = INCOMPLETE
+        line = None
         if data := self._recv(_READ_BYTES):
             if data[0] in LISTS:
-                check_begin(data, command)
+                line = check_begin(data, command)
             try:
                 self._feed(data)
                 reply = self._gets()
             except UNREADABLE as error:
                 raise MalformedReplyError(repr(error)) from error
         if reply is INCOMPLETE:
+            self._line = line
             reply = self.read(command)
         # A hit is checked here, because a call of a function takes longer than the check
         if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):
@@ -152,8 +158,9 @@ class Connection:
                 if not data:
                     message = "the node closed the connection"
                     raise ConnectionResetError(message)
+                if self._line is not None:
+                    self._line = check_begin(self._line + data, command)
                 if not received:
-                    check_begin(data, command)
                     pace = Pace(self._timeout)
                 pace.received(len(data))
                 received += len(data)
@@ -161,6 +168,7 @@ class Connection:
                 self._feed(data)
         except UNREADABLE as error:
             raise MalformedReplyError(repr(error)) from error
+        self._line = None if self._has_data() else b""
         return reply
 
     @property

@@ -64,6 +64,9 @@ class MultiplexedConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
         self._reader = make_reader()
+        #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
+        #: arrived together with an earlier reply.
+        self._line: bytes | None = b""
         #: Bytes received since the last reply that was complete.
         self._unread_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -116,8 +119,9 @@ class MultiplexedConnection(asyncio.Protocol):
             self._fail(MalformedReplyError(repr(error)))
 
     def _read(self, data: bytes) -> None:
-        if not self._unread_bytes and self._in_flight:
-            check_begin(data, self._in_flight[0].commands[0])
+        if self._line is not None and self._in_flight:
+            batch = self._in_flight[0]
+            self._line = check_begin(self._line + data, batch.commands[len(batch.replies)])
         self._unread_bytes += len(data)
         self._reader.feed(data)
         while self._in_flight:
@@ -129,6 +133,7 @@ class MultiplexedConnection(asyncio.Protocol):
                     check_reply_bytes(self._unread_bytes, command)
                     return
                 self._unread_bytes = 0
+                self._line = None if self._reader.has_data() else b""
                 self._active_at = self._loop.time()
                 if not fits(command, reply):
                     raise misfit(command)

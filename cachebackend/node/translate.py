@@ -43,6 +43,8 @@ MAX_REPLY_BYTES = 512 * 1024 * 1024
 MAX_ITEMS = 1_000_000
 #: The first byte of a list, map, set, push message or attribute.
 LISTS = frozenset(b"*%~>|")
+#: The most bytes of the line that names the number of items; the parser refuses a longer line.
+_LINE_BYTES = 24
 #: The beginning of one of these with at least a million items.
 _LONG_LIST = re.compile(rb"[*%~>|](\d{7,20})\r")
 #: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
@@ -105,8 +107,13 @@ def check_reply_bytes(received: int, command: Command) -> None:
         raise MalformedReplyError(message)
 
 
-def check_begin(data: bytes, command: Command) -> None:
+def check_begin(data: bytes, command: Command) -> bytes | None:
     """Check the first bytes of the reply to a command: hiredis allocates a list of any length that they name.
+
+    Only the first bytes of a reply may be checked: a value may hold the same bytes.
+
+    Returns:
+        The bytes, to be checked again together with the next ones, if their line is not complete.
 
     Raises:
         MalformedReplyError: They name more items than the reply to any command has.
@@ -115,6 +122,8 @@ def check_begin(data: bytes, command: Command) -> None:
     if match is not None and int(match[1]) > max(MAX_ITEMS, len(command)):
         message = f"a reply with more than {MAX_ITEMS:,} items"
         raise MalformedReplyError(message)
+    is_incomplete = len(data) < _LINE_BYTES and data[0] in LISTS and b"\n" not in data
+    return data if is_incomplete else None
 
 
 def surplus() -> MalformedReplyError:

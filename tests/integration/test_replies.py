@@ -270,3 +270,17 @@ def test_the_tracking_thread_survives_any_message(
     wait_until(lambda: near.tracked_nodes)
     fake.tracking[0].sendall(MESSAGES[message])
     wait_until(lambda: len(fake.tracking) > 1 and near.tracked_nodes)
+
+
+@pytest.mark.usefixtures("empty_nodes")
+def test_a_value_may_look_like_the_beginning_of_a_long_list(ring_cache: RingCache) -> None:
+    """A real node's reply arrives in pieces, of which one or another begins with such bytes of the value."""
+    for start in range(len(b"*9999999\r")):
+        text = "x" * start + "*9999999\r" * 40_000
+        ring_cache.set("k", text)
+        assert ring_cache.get("k") == text
+        assert asyncio.run(three_reads(ring_cache)) == [text] * 3
+
+
+async def three_reads(cache: RingCache) -> list[Any]:
+    return await asyncio.gather(*[cache.aget("k") for _ in range(3)])

@@ -24,8 +24,8 @@ __all__ = ["TABLE", "Role", "Version", "World", "become", "run_as", "wait_for"]
 TABLE = "demo_meter"
 #: More than the sums of ``count``, so that a sample covers all of them: no batch is sealed but by a tick.
 BATCH_ROWS = 500
-#: Seconds that a change may take until every process has it, or every queue is empty.
-PATIENCE = 60.0
+#: Seconds that a change may take until every process has it, or every queue is empty, also on a busy machine.
+PATIENCE = 240.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.db import Error, connections, models, router
+from django.db import Error, models, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -21,6 +21,7 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending, QueueState
 from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.writebehind.checkpoint_rows import lock_row
 from cachebackend.writebehind.queue import behind_models, model_named, model_of
 
 __all__ = [
@@ -73,7 +74,7 @@ class Position(NamedTuple):
         """Return the position that a checkpoint's columns, as Postgres' text, say."""
         batch, seal, is_ended, sampled_open, sampled_batch, sampled_seal = values
         numbers = int(sampled_open), int(sampled_batch)
-        return cls(int(batch), seal, is_ended == "true", *numbers, sampled_seal)
+        return cls(int(batch), seal, is_ended == "t", *numbers, sampled_seal)
 
 
 class Queues:
@@ -87,7 +88,9 @@ class Queues:
     def __init__(self, client: QueueClient, partition: Partition) -> None:
         self._client = client
         self._partition = partition
-        self._states = client.run(protocol.queue_states(client.context, [partition]))[partition]
+        self._states = client.run(protocol.queue_states(client.context, [partition], count_open=False))[
+            partition
+        ]
 
     def in_order(self) -> list[QueueState]:
         """Return the queues in the order in which they are drained: the owner's last.
@@ -110,30 +113,32 @@ class Queues:
             NodeUnavailableError: A queue that is not ended may be on a node that does not answer.
             WriteBehindStoppedError: The queue is new, and a queue with a checkpoint is gone.
         """
-        all_checkpoints = WriteBehindCheckpoint.objects.using(using).filter(
-            label=self._partition.label, partition=self._partition.number
-        )
-        own = all_checkpoints.filter(incarnation=state.incarnation)
-        skip_locked = connections[using].features.has_select_for_update_skip_locked
         for is_created in (False, True):
-            for checkpoint in own.select_for_update(skip_locked=skip_locked):  # there is at most one
-                self._require_seen(all_checkpoints)
+            if (checkpoint := lock_row(self._partition, state.incarnation, using)) is not None:
+                self._require_seen(using)
                 return checkpoint
-            if is_created or own.exists():
+            checkpoints = self._checkpoints(using)
+            if is_created or checkpoints.filter(incarnation=state.incarnation).exists():
                 return None
-            self._accept(state, list(all_checkpoints.filter(is_ended=False)))
+            self._accept(state, list(checkpoints.filter(is_ended=False)))
             new = WriteBehindCheckpoint(
                 label=self._partition.label, partition=self._partition.number, incarnation=state.incarnation
             )
             WriteBehindCheckpoint.objects.using(using).bulk_create([new], ignore_conflicts=True)
         return None
 
-    def _require_seen(self, checkpoints: models.QuerySet[WriteBehindCheckpoint]) -> None:
+    def _checkpoints(self, using: str) -> models.QuerySet[WriteBehindCheckpoint]:
+        return WriteBehindCheckpoint.objects.using(using).filter(
+            label=self._partition.label, partition=self._partition.number
+        )
+
+    def _require_seen(self, using: str) -> None:
         """Raise if a queue that is not ended may be on a node that does not answer: it is drained first."""
         for error in self._states.values():
             if isinstance(error, NodeUnavailableError):
                 seen = {queue.incarnation for queue in self._states.values() if isinstance(queue, QueueState)}
-                if checkpoints.filter(is_ended=False).exclude(incarnation__in=seen).exists():
+                not_ended = self._checkpoints(using).filter(is_ended=False)
+                if not_ended.exclude(incarnation__in=seen).exists():
                     raise error
                 return
 

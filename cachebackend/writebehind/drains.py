@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.db import Error, OperationalError, models, router
-from django.utils import timezone
 
 from cachebackend import protocol
 from cachebackend.clock import SYSTEM_CLOCK
@@ -33,6 +32,7 @@ from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import database_backoff, is_unreachable
 from cachebackend.writebehind.batch import read_batch
+from cachebackend.writebehind.checkpoint_rows import store_drained
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, require_database, require_match
 from cachebackend.writebehind.parked import Outcome, apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
@@ -232,14 +232,8 @@ class _Drain:
             return 0, None
         batch, sealed = sealed_batch
         outcome = self._write(state, number, batch, sealed.encodings)
-        applied = outcome.applied
-        checkpoint.batch, checkpoint.seal = number, sealed.seal
         self._seal = sealed.seal
-        checkpoint.is_ended = False
-        checkpoint.landed_at = timezone.now()
-        checkpoint.rows += applied.rows
-        checkpoint.missing += applied.missing
-        checkpoint.save(update_fields=["batch", "seal", "is_ended", "landed_at", "rows", "missing"])
+        store_drained(checkpoint, self.using, number, sealed.seal, outcome.applied)
         return number, outcome
 
     def _write(

@@ -32,6 +32,7 @@ from cachebackend.writebehind.composition import compose
 from cachebackend.writebehind.conversion import pack_changes, unpack_changes
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.refusals import Refusal
+from cachebackend.writebehind.remembered_queries import Parameter, RememberedQuery
 
 __all__ = [
     "FIRST_WAIT",
@@ -48,6 +49,16 @@ __all__ = [
 FIRST_WAIT = timedelta(seconds=1)
 #: The error of a write that is parked only because an earlier one of its row is.
 BEHIND = Refusal("Parked behind an earlier write of the row.")
+
+
+#: One parked write of a model, by its old or new label.
+_PARKED = RememberedQuery(
+    lambda using: (
+        ParkedWrite.objects.using(using)
+        .filter(label__in=[Parameter("old", ParkedWrite, "label"), Parameter("new", ParkedWrite, "label")])
+        .values_list("pk")[:1]
+    )
+)
 
 
 class Outcome(NamedTuple):
@@ -127,11 +138,12 @@ def _lock_parked(
 
     A batch of a model that was renamed has the old label, and its rows those of the new one too.
     """
-    of_label = ParkedWrite.objects.using(using).filter(label__in={label, model._meta.label_lower})
-    if not of_label.exists():
+    labels = {"old": label, "new": model._meta.label_lower}
+    if not _PARKED.rows(using, **labels):
         return {}
     keys = [key_text(model, pk) for group in batch for pk in group.pks]
-    return lock_by_key(of_label.filter(key__in=keys))
+    of_labels = ParkedWrite.objects.using(using).filter(label__in=labels.values(), key__in=keys)
+    return lock_by_key(of_labels)
 
 
 def lock_by_key(parked: models.QuerySet[ParkedWrite]) -> dict[str, list[ParkedWrite]]:

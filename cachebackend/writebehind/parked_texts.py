@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 import ormsgpack
 from django.db import models
-from django.db.models import Case, F, Func, Value, When
-from django.db.models.functions import Cast, Concat
+from django.db.models import Func
 
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.pending import PendingFields
 from cachebackend.writebehind.changes import MARKER, SEPARATOR
 
-__all__ = ["ParkedWrites", "parked_texts", "parse_parked"]
+__all__ = ["ParkedWrites", "Words", "parked_texts", "parse_parked"]
 
 
 class ParkedWrites(NamedTuple):
@@ -30,14 +29,22 @@ class ParkedWrites(NamedTuple):
     batches: list[PendingFields]
 
 
-def parked_texts(model: type[models.Model], row_keys: Sequence[bytes]) -> models.QuerySet[Any, Any]:
-    """Return the parked writes of some rows, the oldest first, each as one text."""
-    keys = [row[:-1].decode() for row in row_keys]
-    waits = Case(When(retry_at__isnull=False, then=Value("1")), default=Value("0"))
-    changes = Func(F("changes"), Value("hex"), function="encode", output_field=models.TextField())
-    batch = Cast(F("batch"), models.TextField())
-    blank, text_field = Value(" "), models.TextField()
-    text = Concat(waits, blank, batch, blank, changes, blank, F("key"), output_field=text_field)
+class Words(Func):
+    """Columns as one text, with a space between two of them; Postgres writes a boolean as t or f."""
+
+    function = "concat_ws"
+    template = "%(function)s(' ', %(expressions)s)"
+    output_field = models.TextField()
+
+
+def parked_texts(model: type[models.Model], keys: Sequence[Any]) -> models.QuerySet[Any, Any]:
+    """Return the parked writes of the rows with some keys, the oldest first, each as one text.
+
+    A key is a text, or an expression.
+    """
+    changes = Func("changes", function="encode", template="%(function)s(%(expressions)s, 'hex')")
+    waits = Func("retry_at", template="(%(expressions)s IS NOT NULL)")
+    text = Words(waits, "batch", changes, "key")
     parked = ParkedWrite.objects.order_by("pk").filter(label=model._meta.label_lower, key__in=keys)
     return parked.annotate(text=text).values_list("text", flat=True)
 
@@ -47,7 +54,7 @@ def parse_parked(texts: Iterable[str]) -> dict[bytes, ParkedWrites]:
     parked: dict[bytes, ParkedWrites] = {}
     for text in texts:
         waits, number, changes, key = text.split(" ", 3)
-        own = parked.setdefault(key.encode(), ParkedWrites(waits == "1", []))  # as the oldest one does
+        own = parked.setdefault(key.encode(), ParkedWrites(waits == "t", []))  # as the oldest one does
         own.batches.append(_pending(int(number), key.encode(), bytes.fromhex(changes)))
     return parked
 

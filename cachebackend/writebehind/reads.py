@@ -15,8 +15,9 @@ parked write, as of the same statement, its queued writes will be parked behind 
 are retried by themselves count as queued before all batches.
 
 The number of partitions says which queue holds a row. The number that is known before step 1 must still
-be that of the nodes after step 3. Else the queue may have been drained for the change after step 1, and
-the row is read again. A number that was changed twice in between, and back, is not noticed.
+be that of each node after its queue is read in step 3. Else the queue may have been drained for the
+change after step 1, and the row is read again. A number that was changed twice in between, and back, is
+not noticed.
 
 In a transaction with a fixed snapshot (REPEATABLE READ), reading again returns the same row. If
 a batch was drained since the snapshot, there is no exact answer, and WriteBehindError is raised.
@@ -60,7 +61,7 @@ def merged_rows(rows: Rows, pks: Sequence[Any]) -> dict[Any, Any]:
     missing = dict(pk_of)
     for _ in range(_TRIES if missing else 0):
         count = project_queue().context.partitions
-        read = read_rows(rows, missing)
+        read = read_rows(rows, missing, count)
         queued = _read_queue(rows, {row: snapshot.checkpoints for row, (_, snapshot) in read.items()}, count)
         for row, batches in queued.items():
             instance, (_, parked) = read[row]
@@ -85,7 +86,7 @@ def pending(rows: Rows, pk: Any) -> list[PendingFields]:
     row = rows.row(pk)
     for _ in range(_TRIES):
         count = project_queue().context.partitions
-        checkpoints, _ = take_snapshot(rows, [row])
+        checkpoints, _ = take_snapshot(rows, [row], count)
         if row in (queued := _read_queue(rows, {row: checkpoints}, count)):
             return queued[row]
     raise _no_exact_answer(rows, [row])
@@ -109,10 +110,8 @@ def _read_queue(
     """
     client = project_queue()
     partition_of = {row: rows.partition(row, count) for row in keys}
-    queued = _read_partitions(rows, keys, partition_of)
-    nodes = {node for partition in partition_of.values() for node in client.context.nodes_of(partition)}
-    counts = client.run(protocol.partition_counts(client.context, nodes))
-    if changed := [each for each in counts.values() if abs(each) != count]:
+    queued, counts = _read_partitions(rows, keys, partition_of)
+    if changed := [each for each in counts if abs(each) != count]:
         client.context.adopt(changed[0])
         return {}
     batches: dict[bytes, list[PendingFields]] = {}
@@ -125,18 +124,23 @@ def _read_queue(
 
 def _read_partitions(
     rows: Rows, keys: Mapping[bytes, Checkpoints], partition_of: Mapping[bytes, Partition]
-) -> dict[bytes, list[Pending]]:
-    """Return what the queues hold of each row; the queue that is drained first comes first."""
+) -> tuple[dict[bytes, list[Pending]], set[int]]:
+    """Return what the queues hold of each row; the queue that is drained first comes first.
+
+    Returns:
+        This, and the numbers of partitions that the nodes had after their queues were read.
+    """
     groups: dict[Partition, list[bytes]] = {}
     for row, partition in partition_of.items():
         groups.setdefault(partition, []).append(row)
     client = project_queue()
     chunk_rows = max(PENDING_FIELDS // len(rows.names(b"")), 1)  # each row is read whole, at one instant
     queued: dict[bytes, list[Pending]] = {}
+    counts: set[int] = set()
     for partition, members in groups.items():
         for start in range(0, len(members), chunk_rows):
             chunk = members[start : start + chunk_rows]
-            queues = client.run(_read_queues(rows, partition, chunk))
+            queues = client.run(_read_queues(rows, partition, chunk, counts))
             checked: list[Mapping[str, Position]] = []
             for row in chunk:
                 if (positions := keys[row].get(partition.number, {})) not in checked:
@@ -144,7 +148,7 @@ def _read_partitions(
                     checked.append(positions)
             by_row = [_by_row(queue, chunk) for queue in queues]
             queued |= {row: [each[row] for each in by_row] for row in chunk}
-    return queued
+    return queued, counts
 
 
 def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
@@ -159,18 +163,23 @@ def _by_row(queue: Pending, members: Sequence[bytes]) -> dict[bytes, Pending]:
     return by_row
 
 
-def _read_queues(rows: Rows, partition: Partition, members: Sequence[bytes]) -> Operation[list[Pending]]:
+def _read_queues(
+    rows: Rows, partition: Partition, members: Sequence[bytes], counts: set[int]
+) -> Operation[list[Pending]]:
+    """Return what the queues of a partition hold of some rows; add the nodes' numbers of partitions."""
     context = project_queue().context
     names = [name for row in members for name in rows.names(row)]
     queues = []
     required = context.required_nodes(partition)
     for node in context.nodes_of(partition):
         try:
-            queue = yield from protocol.pending(context, node, partition, names)
+            queue, count = yield from protocol.pending(context, node, partition, names)
         except NodeUnavailableError:
             if node in required:
                 raise
             continue  # if a checkpoint shows that its queue is not ended, the caller raises
+        if count is not None:
+            counts.add(count)
         if queue is not None:
             queues.append(queue)
     return queues

@@ -29,6 +29,7 @@ from cachebackend.writebehind.cycles import RowName, find_cycles, referred_rows
 from cachebackend.writebehind.parked import FIRST_WAIT, key_text, lock_by_key, row_of
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.refusals import REFERENCE, Refusal
+from cachebackend.writebehind.remembered_queries import RememberedQuery
 from cachebackend.writebehind.transactions import limited_transaction
 
 __all__ = ["Retried", "is_due", "retry", "retry_waiting"]
@@ -101,7 +102,7 @@ def retry_waiting(using: str, *, due_only: bool = True) -> Retried:
 
 def is_due(using: str) -> bool:
     """Return whether a parked write must be retried now."""
-    return _waiting(using, due_only=True).exists()
+    return bool(_DUE.rows(using))
 
 
 def _keys_by_label(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -114,6 +115,9 @@ def _keys_by_label(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def _waiting(using: str, *, due_only: bool) -> models.QuerySet[ParkedWrite]:
     waiting = ParkedWrite.objects.using(using).filter(retry_at__isnull=False)
     return waiting.filter(retry_at__lte=Now()) if due_only else waiting
+
+
+_DUE = RememberedQuery(lambda using: _waiting(using, due_only=True).values_list("pk")[:1])
 
 
 def _retry_rounds(rows: Iterable[tuple[str, str]], using: str, *, together: int) -> Retried:

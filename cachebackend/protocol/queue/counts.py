@@ -19,12 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cachebackend.effects import Operation, Script, Send
+from cachebackend.effects import Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.protocol.queue.partition import QueueContext, checked
 from cachebackend.replies import integer
 
-__all__ = ["are_empty", "exchange_partition_counts", "partition_counts", "share_partition_count"]
+__all__ = [
+    "are_empty",
+    "count_of",
+    "count_request",
+    "exchange_partition_counts",
+    "partition_counts",
+    "share_partition_count",
+]
 
 _EXCHANGE = Script(__package__, "exchange", reply=integer)
 
@@ -55,20 +62,35 @@ def _ask(
 ) -> Operation[tuple[dict[int, int], dict[int, NodeUnavailableError]]]:
     """Return the number of partitions by node, and the errors of the nodes that did not answer."""
     asked = list(nodes)
-    replies = yield Send([(node, (b"GET", queue.partitions_key)) for node in asked])
+    replies = yield Send([count_request(queue, node) for node in asked])
     counts: dict[int, int] = {}
     unanswered: dict[int, NodeUnavailableError] = {}
     for node, reply in zip(asked, replies, strict=True):
         if isinstance(reply, NodeUnavailableError):
             unanswered[node] = reply
-        elif reply is not None:
-            text = checked(reply)
-            if (count := queue.parse_count(text)) is None:
-                key = queue.partitions_key.decode()
-                message = f"{key} is damaged: {text[:40]!r} is not a number of partitions"
-                raise WriteBehindDamagedError(message)
+        elif (count := count_of(queue, reply)) is not None:
             counts[node] = count
     return counts, unanswered
+
+
+def count_request(queue: QueueContext, node: int) -> Request:
+    """Return the request for the number of partitions of a node."""
+    return node, (b"GET", queue.partitions_key)
+
+
+def count_of(queue: QueueContext, reply: Reply) -> int | None:
+    """Return the number of partitions in a reply; None if the node has none.
+
+    Raises:
+        WriteBehindDamagedError: The node holds something else.
+        NodeUnavailableError: The node did not answer.
+    """
+    text = checked(reply)
+    if text is not None and (count := queue.parse_count(text)) is None:
+        key = queue.partitions_key.decode()
+        message = f"{key} is damaged: {text[:40]!r} is not a number of partitions"
+        raise WriteBehindDamagedError(message)
+    return None if text is None else count
 
 
 def exchange_partition_counts(

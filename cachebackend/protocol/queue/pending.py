@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.protocol.queue.counts import count_of, count_request
 from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import pairs_of, parse_numbers
@@ -102,12 +103,15 @@ def contents(
 
 def pending(
     queue: QueueContext, node: int, partition: Partition, fields: Sequence[bytes]
-) -> Operation[Pending | None]:
-    """Return some fields of all batches on one node, read at one instant; None if it has no queue.
+) -> Operation[tuple[Pending | None, int | None]]:
+    """Read some fields of all batches on one node at one instant, and then its number of partitions.
+
+    Returns:
+        The fields, None if the node has no queue; and the number, None if it has none.
 
     Raises:
         NodeUnavailableError: The node did not answer.
-        WriteBehindDamagedError: The node holds something that is not a valid queue.
+        WriteBehindDamagedError: The node holds something that is not a valid queue or number.
     """
     open_batch = queue.open_batches.get((node, partition.name), 1)
     first, last = max(open_batch - 1, 1), open_batch + 1
@@ -118,11 +122,12 @@ def pending(
             (node, _PENDING.call(keys, b"%d" % first, *fields[start : start + PENDING_FIELDS]))
             for start in range(0, len(fields), PENDING_FIELDS)
         ]
-        replies: list[Reply] = yield Send(calls)
+        replies: list[Reply] = yield Send([*calls, count_request(queue, node)])
+        count = count_of(queue, replies.pop())
         for reply in replies:
             checked(reply)
         if not replies[0]:
-            return None
+            return None, count
         *numbers, last_seal = replies[0][0]
         incarnation, open_batch, done = parse_numbers(queue, partition, *numbers)
         queue.open_batches[node, partition.name] = open_batch
@@ -142,7 +147,7 @@ def pending(
                     if value is not None
                 )
         in_order = sorted(batches.values(), key=attrgetter("number"))
-        return Pending(incarnation, open_batch, done, seals, in_order)
+        return Pending(incarnation, open_batch, done, seals, in_order), count
     raise endless(queue.fail_node, node)
 
 

@@ -78,11 +78,16 @@ def dirty(queue: QueueContext) -> Operation[tuple[dict[Partition, float], dict[i
 
 
 def queue_states(
-    queue: QueueContext, partitions: Sequence[Partition]
+    queue: QueueContext, partitions: Sequence[Partition], *, count_open: bool = True
 ) -> Operation[dict[Partition, dict[int, QueueState | RingCacheError]]]:
-    """Return the state of each partition's queues, by node, in two round trips.
+    """Return the state of each partition's queues, by node.
 
     A node that may hold a queue and does not answer has its error as the state.
+
+    Args:
+        queue: The queue.
+        partitions: The partitions.
+        count_open: Whether ``fields`` counts the open batch too, which takes a second round trip.
     """
     pairs = [(node, partition) for partition in partitions for node in queue.nodes]
     metas = yield Send([(node, (b"HGETALL", queue.meta(partition))) for node, partition in pairs])
@@ -101,6 +106,10 @@ def queue_states(
             known.append((node, partition, _state(queue, node, partition, meta)))
         except WriteBehindDamagedError as error:
             states[partition][node] = error
+    if not count_open:
+        for node, partition, state in known:
+            states[partition][node] = state
+        return states
     sizes = [(node, (b"HLEN", queue.batch(partition, state.open_batch))) for node, partition, state in known]
     replies = (yield Send(sizes)) if sizes else []
     for (node, partition, state), size in zip(known, replies, strict=True):

@@ -62,7 +62,7 @@ def test_a_sample_that_the_checkpoint_has_passed_does_not_count() -> None:
 
 def test_a_position_is_parsed_from_the_text_of_its_columns() -> None:
     """In the order of its attributes."""
-    assert Position.parse(["5", "ab", "true", "9", "7", ""]) == Position(5, "ab", True, 9, 7, "")
+    assert Position.parse(["5", "ab", "t", "9", "7", ""]) == Position(5, "ab", True, 9, 7, "")
 
 
 def test_a_mismatch_stops_the_partition_and_names_the_way_out() -> None:

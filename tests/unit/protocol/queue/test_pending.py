@@ -38,29 +38,32 @@ def test_large_values_are_read_in_small_pages() -> None:
 
 
 def test_fields_of_all_batches_are_read_at_one_instant() -> None:
-    """In one script; a field that a batch lacks is left out of it."""
+    """In one script, and then the number of partitions; a field that a batch lacks is left out of it."""
     reply = [NUMBERS, [2, b"bb", [b"5", None], b""], [3, b"", [None, b"6"], b"\0f\0i\0"]]
-    result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply])
-    assert result == Pending(
-        "ab", 3, 1, SEALS, [("ab", 2, {b"f": b"5"}, {}), ("ab", 3, {b"g": b"6"}, {"f": "i"})]
+    result, requests = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), [reply, b"8"])
+    assert result == (
+        Pending("ab", 3, 1, SEALS, [("ab", 2, {b"f": b"5"}, {}), ("ab", 3, {b"g": b"6"}, {"f": "i"})]),
+        8,
     )
-    assert len(requests) == 1
+    [[(_, script), (_, count)]] = requests
+    assert (script[0], count) == ("pending", (b"GET", KEYS.partitions_key))
 
 
 def test_a_node_without_a_queue_has_nothing_pending() -> None:
     """A node with a damaged queue raises an error."""
-    assert step(pending(queue_of("a"), 0, METER, [b"f"]), [[]])[0] is None
-    with pytest.raises(WriteBehindDamagedError):
-        step(pending(queue_of("a"), 0, METER, [b"f"]), [[[b"?", b"3", b"1", b""]]])
+    assert step(pending(queue_of("a"), 0, METER, [b"f"]), [[], None])[0] == (None, None)
+    for replies in ([[[b"?", b"3", b"1", b""]], b"8"], [[], b"?"]):
+        with pytest.raises(WriteBehindDamagedError):
+            step(pending(queue_of("a"), 0, METER, [b"f"]), replies)
 
 
 def test_the_script_is_called_again_if_it_lacked_a_batch() -> None:
     """The first call returns only the numbers; the second call names every batch that may exist."""
     queue = queue_of("a")
-    replies: list[Any] = [[NUMBERS]], [[NUMBERS, [2, b"bb", [b"5"], b""]]]
-    result, requests = step(pending(queue, 0, METER, [b"f"]), *replies)
+    replies: list[Any] = [[NUMBERS], b"8"], [[NUMBERS, [2, b"bb", [b"5"], b""]], b"8"]
+    (result, _), requests = step(pending(queue, 0, METER, [b"f"]), *replies)
     assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, [("ab", 2, {b"f": b"5"}, {})])
-    assert [command[1:-2] for [(_, command)] in requests] == [
+    assert [command[1:-2] for [(_, command), _] in requests] == [
         (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2)),
         (KEYS.meta(METER), KEYS.batch(METER, 2), KEYS.batch(METER, 3), KEYS.batch(METER, 4)),
     ]
@@ -71,10 +74,10 @@ def test_many_fields_are_read_by_several_calls_of_one_instant(monkeypatch: pytes
     """If a batch was sealed or deleted between two calls, all calls are repeated."""
     monkeypatch.setattr(pending_module, "PENDING_FIELDS", 1)
     other = [b"ab", b"4", b"1", b"aa"]
-    first: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [other, [2, b"bb", [b"6"], b""]]]
+    first: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], b""]], [other, [2, b"bb", [b"6"], b""]], b"8"]
     codes = b"\0g\0i\0"
-    second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], codes]], [NUMBERS, [2, b"bb", [b"6"], codes]]]
-    result, _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
+    second: list[Any] = [[NUMBERS, [2, b"bb", [b"5"], codes]], [NUMBERS, [2, b"bb", [b"6"], codes]], b"8"]
+    (result, _), _ = step(pending(queue_of("a"), 0, METER, [b"f", b"g"]), first, second)
     batches = [("ab", 2, {b"f": b"5", b"g": b"6"}, {"g": "i"})]
     assert result == Pending("ab", 3, 1, {1: "aa", 2: "bb"}, batches)
 

@@ -57,6 +57,12 @@ def no_numbers_in_commands() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def unbatched_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete a confirmed outbox row after its write, so that no test finds those of another."""
+    monkeypatch.setattr("cachebackend.invalidation.confirmed_rows.BATCH_SECONDS", 0.0)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs Postgres if the database is another one."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from django.db import DatabaseError, router
+from django.db import DatabaseError, connections, router
 
 from cachebackend.backend.keys import pattern_of_key
 from cachebackend.client import RingClient
@@ -77,11 +77,26 @@ def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = ""
         return None
     row = new_row(keys, node=node)
     try:
+        if connections[using].vendor == "postgresql":
+            return _insert(using, row)
         row.save(using=using)
     except DatabaseError:
         forget_outbox(using)
         raise
     return row.pk
+
+
+def _insert(using: str, row: OutboxRow) -> int:
+    """Insert a row that holds keys, and return its primary key; each write of a cached row pays for this."""
+    quote = connections[using].ops.quote_name
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {quote(row._meta.db_table)} (keys, node, label, is_intent) "
+            f"VALUES (%s, %s, '', false) RETURNING {quote(str(row._meta.pk.column))}",
+            [bytes(row.keys), row.node],
+        )
+        [pk] = cursor.fetchone()
+    return int(pk)
 
 
 def delete_rows(using: str, *pks: int | None) -> None:

@@ -11,8 +11,9 @@ from cachebackend.backend.open_transactions import is_unmanaged
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.invalidation.confirmed_rows import delete_confirmed
 from cachebackend.invalidation.deletes import PendingDeletes
-from cachebackend.invalidation.outbox import delete_rows, write_row
+from cachebackend.invalidation.outbox import write_row
 
 __all__ = ["TransactionDeletes"]
 
@@ -114,7 +115,7 @@ class TransactionDeletes(PendingDeletes):
             if unconfirmed:
                 _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=any(self._outbox_rows))
             else:
-                delete_rows(self.using, *self._outbox_rows)
+                delete_confirmed(self.using, self._outbox_rows)
             self.refill()
         except Exception as error:
             raise_interrupt(error)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.signals import setting_changed
-from django.db import connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import deletes, outbox, outbox_pages, transaction_deletes
+from cachebackend.invalidation import confirmed_rows, deletes, outbox, outbox_pages, transaction_deletes
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox_figures
 from cacheproject.demo.models import Article
@@ -225,11 +227,77 @@ def test_the_row_is_deleted_only_after_the_nodes_confirmed(
         assert Article.cached.cache.get(Article.cached.key_of(pk=article.pk)) is None
         raise Killed
 
-    monkeypatch.setattr(transaction_deletes, "delete_rows", die)
+    monkeypatch.setattr(transaction_deletes, "delete_confirmed", die)
     with pytest.raises(Killed):
         in_atomic(article)
     monkeypatch.undo()
     assert OutboxRow.objects.count() == 1
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete confirmed rows in batches, of which the first is empty."""
+    monkeypatch.setattr(confirmed_rows, "_waiting", defaultdict(confirmed_rows._Waiting))
+    monkeypatch.setattr(confirmed_rows, "BATCH_SECONDS", 60.0)
+    monkeypatch.setattr(confirmed_rows, "BATCH_ROWS", 3)
+    confirmed_rows._waiting["default", str(connection.settings_dict["NAME"])].take()
+
+
+@pytest.mark.postgres
+def test_confirmed_rows_are_deleted_together(article: Article, batches: None) -> None:
+    """In one statement, which does not wait for the disk, and which changes no setting of the session."""
+    save(article, "a")
+    save(article, "b")
+    assert OutboxRow.objects.count() == 2
+    with CaptureQueriesContext(connection) as captured:
+        save(article, "c")
+    deletes = [query["sql"] for query in captured if query["sql"].startswith("DELETE")]
+    assert len(deletes) == 1
+    assert OutboxRow.objects.count() == 0
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("on",)
+
+
+@pytest.mark.postgres
+def test_confirmed_rows_are_deleted_in_no_transaction_of_the_program(article: Article, batches: None) -> None:
+    """They wait: its own commit must reach the disk."""
+    with transaction.atomic(), CaptureQueriesContext(connection) as captured:
+        confirmed_rows.delete_confirmed("default", range(1, 10))
+    assert not [query for query in captured if query["sql"].startswith("DELETE")]
+    with CaptureQueriesContext(connection) as captured:
+        save(article, "New")
+    assert len([query for query in captured if query["sql"].startswith("DELETE")]) == 1
+
+
+@pytest.mark.postgres
+def test_a_confirmed_row_that_a_relay_has_locked_is_left_to_it(article: Article) -> None:
+    """The writer does not wait for the relay."""
+    row = OutboxRow.objects.create()
+
+    def delete() -> None:
+        try:
+            confirmed_rows.delete_confirmed("default", [row.pk])
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor, transaction.atomic():
+        OutboxRow.objects.select_for_update().get(pk=row.pk)
+        executor.submit(delete).result()
+    assert OutboxRow.objects.filter(pk=row.pk).exists()
+
+
+def test_an_error_of_the_drop_does_not_reach_the_writer(
+    article: Article, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data is committed."""
+
+    def fail(*_: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(confirmed_rows, "_delete", fail)
+    save(article, "New")
+    assert Article.cached.get(pk=article.pk).title == "New"
 
 
 def test_the_relay_task_runs(article: Article) -> None:

@@ -116,10 +116,10 @@ class PendingDeletes:
         """Add everything that is cached of a table's rows: which rows changed is not known."""
         for dependent in table.all_dependents():
             self.add_everything(dependent)
-        self._add_all_results(table)
+        self.add_results(table)
 
-    def _add_all_results(self, table: WatchedTable) -> None:
-        """Add the shards of a table: without them every result of a query over the table is a miss."""
+    def add_results(self, table: WatchedTable) -> None:
+        """Add all results of queries over a table: without the shards of the table each of them is a miss."""
         name = table.model._meta.db_table
         names = [each for scope in scopes_of_write(self.using) for each in shard_names(scope, name)]
         for alias in table.result_aliases:

@@ -24,6 +24,7 @@ from cachebackend.backend.scope import databases_of_write
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import look_for_outbox
+from cachebackend.invalidation.tables import WatchedTable, all_tables, watched_tables
 from cachebackend.invalidation.tags import ModelTags
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import Dependent, dependents_by_model, shares_rows
@@ -73,6 +74,7 @@ def _drop_models(changed: Sequence[type[models.Model]], using: str) -> None:
         for dependent in each
     ]
     _drop([(each, each.prefixes(using)) for each in dependents], using)
+    _drop_results([table for model in changed for table in watched_tables(model._meta.db_table)], using)
 
 
 def _drop_database(using: str) -> None:
@@ -89,6 +91,19 @@ def _drop_database(using: str) -> None:
         ],
         using,
     )
+    _drop_results([table for table in all_tables() if router.allow_migrate_model(using, table.model)], using)
+
+
+def _drop_results(tables: Iterable[WatchedTable], using: str) -> None:
+    """Delete the results of queries over some tables, after their rows. Raises nothing."""
+    deletes = PendingDeletes(using)
+    for table in tables:
+        deletes.add_results(table)
+    if deletes.keys:
+        try:
+            invalidate_together(deletes)
+        except RingCacheError:
+            logger.exception("cached results of queries may be older than the tables")
 
 
 def _drop(searched: Sequence[tuple[Dependent, Sequence[tuple[str, str]]]], using: str) -> None:

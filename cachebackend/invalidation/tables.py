@@ -25,7 +25,16 @@ from cachebackend.invalidation.watched import (
     watched_models,
 )
 
-__all__ = ["WatchedTable", "changed_rows", "forget_tables", "row_of", "tables_of", "watched_tables"]
+__all__ = [
+    "WatchedTable",
+    "all_tables",
+    "changed_rows",
+    "forget_tables",
+    "row_of",
+    "table_name",
+    "tables_of",
+    "watched_tables",
+]
 
 #: SQLite limits the parameters of a statement; by default to 999 before version 3.32.
 _VALUES_PER_QUERY = 900
@@ -199,6 +208,12 @@ def watched_tables(name: str) -> Sequence[WatchedTable]:
     if _tables is None:
         _tables = _watched_tables()
     return _tables.get(table_name(name), ())
+
+
+def all_tables() -> list[WatchedTable]:
+    """Return every watched table, as each concrete model has it."""
+    watched_tables("")  # which makes them
+    return [table for tables in (_tables or {}).values() for table in tables]
 
 
 def table_name(name: str) -> str:

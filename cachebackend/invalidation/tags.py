@@ -16,7 +16,7 @@ from cachebackend.backend.tag_names import model_tag_name, row_tag_name, table_o
 from cachebackend.conf import project_options, ring_aliases
 from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.deletes import PendingDeletes
-from cachebackend.invalidation.tables import row_of
+from cachebackend.invalidation.tables import row_of, tables_of
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical
 from cachebackend.models import OutboxRow
@@ -87,7 +87,8 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
 
     Args:
         targets: A row invalidates everything that is cached of it, and all values with its tag. A
-            model or a string invalidates all values with that tag.
+            model or a string invalidates all values with that tag. A row or a model also invalidates
+            the results of all queries over its tables.
         alias: The cache alias of the tags. Default: every ring cache. Without one nothing happens.
 
     Raises:
@@ -106,6 +107,9 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
         if isinstance(target, models.Model):
             [using] = _databases_of(target)
             pending[using].add_rows(type(target), [row_of(target)])
+        elif isinstance(target, type):
+            for table in tables_of(target):
+                pending[router.db_for_write(target)].add_results(table)
     for deletes in pending.values():
         deletes.add_keys(tags)
         if deletes.keys:  # without a ring cache there are none

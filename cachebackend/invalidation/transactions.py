@@ -18,7 +18,7 @@ a reader that loaded it cannot fill it after the quarantine, which replaces its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from cachebackend.backend.fill_rules import connect_pending_keys
+from cachebackend.backend.keys import ANY_KEY
 from cachebackend.backend.open_transactions import (
     OpenTransaction,
     is_aborted,
@@ -42,6 +43,7 @@ from cachebackend.invalidation.watched import KeysByAlias, Row, dependents_of
 
 __all__ = [
     "each_statement_in_a_transaction",
+    "has_changed_tables",
     "invalidate_rows",
     "invalidate_together",
     "open_deletes",
@@ -244,6 +246,18 @@ def pending_keys(connection: BaseDatabaseWrapper, asks: bool) -> KeysByAlias:
         open_transaction.changes_are_known()
     scheduled = scheduled_deletes(connection)
     return {} if scheduled is None else scheduled.keys
+
+
+def has_changed_tables(connection: BaseDatabaseWrapper, tables: Collection[str]) -> bool:
+    """Return whether the open transaction of a connection seems to have changed rows of some tables."""
+    if not is_in_transaction(connection):
+        return False
+    keys = pending_keys(connection, False)
+    deletes = scheduled_deletes(connection)
+    return deletes is not None and (
+        not deletes.changed_tables.keys().isdisjoint(tables)
+        or any(ANY_KEY in group for group in keys.values())
+    )
 
 
 def _watch_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.db import connection, transaction
 from django.db.models import F
+from django.db.models.signals import post_migrate
 
 from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
@@ -226,4 +228,26 @@ def test_a_shape_that_cannot_be_read_costs_its_shard(
     monkeypatch.setattr(query_changes, "_known", {})
     monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
     Poem.objects.filter(pk=poems[0].pk).update(rank=2)
+    assert results.wrong() == set(results.stored)
+
+
+def test_a_model_invalidates_the_results_of_queries_over_its_table(results: Results) -> None:
+    """What changed is not known."""
+    invalidate(Poem)
+    assert results.wrong() == set(results.stored)
+
+
+def test_a_migration_drops_the_results_of_its_tables(results: Results) -> None:
+    """It may have changed rows by SQL, or what a column holds."""
+    app_config = apps.get_app_config("zoo")
+    migration = type("Migration", (), {"app_label": "zoo"})
+    post_migrate.send(
+        app_config, app_config=app_config, using="default", plan=[(migration, False)], verbosity=0
+    )
+    assert results.wrong() == set(results.stored)
+
+
+def test_an_emptied_database_has_no_results(results: Results) -> None:
+    """``flush`` sends no signal of rows."""
+    connection.ops.execute_sql_flush([f"DELETE FROM {Poem._meta.db_table}"])
     assert results.wrong() == set(results.stored)

@@ -27,10 +27,11 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
-from cachebackend.invalidation.outbox_keys import pack_keys, pending_rows, read_row
+from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
+from cachebackend.invalidation.stored_keys import pack_keys
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.registry import prepare_ring_clients

@@ -13,25 +13,24 @@ columns, which means everything that is cached of the model. A process that has 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import ormsgpack
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections, models, transaction
-from django.db.models import Case, F, Q, QuerySet, When
+from django.db.models import Case, F, Func, Q, QuerySet, Value, When
 from django.db.models.functions import Cast, Coalesce, Length, Now
 
 from cachebackend.backend import find_ring_cache
-from cachebackend.backend.keys import content_of_change_key, pattern_key
+from cachebackend.backend.keys import pattern_key
 from cachebackend.conf import ring_aliases
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.stored_keys import unpack_keys
 from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
-from cachebackend.invalidation.watched import KeysByAlias, add_keys
+from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
 
 __all__ = [
@@ -39,22 +38,32 @@ __all__ = [
     "UNKNOWN_MODEL",
     "RowKeys",
     "keys_of_row",
-    "pack_keys",
     "pending_rows",
     "read_row",
+    "savepoint",
     "stored_rows",
 ]
 
 #: The error of a row whose model this project does not have.
 UNKNOWN_MODEL = "the project has no model of this name"
-#: The name under which a row holds changes; every alias is a text.
-_CHANGES = 0
 #: A row that claims to be older, or from the future, has a time that says nothing about its age.
 _OLDEST = timedelta(days=36_500)
-
-
-#: The most bytes of a row that are read: the keys of about a million rows of a table.
-MAX_ROW_BYTES = 64 * 1024**2
+#: The most bytes of a row that are read, as it is without compression: the keys of 100,000 rows of a table.
+MAX_ROW_BYTES = 8 * 1024**2
+#: The bytes that a row's JSON may have without compression, from its stored size: Postgres compresses 255
+#: bytes into one at most, and asking for the exact size would decompress it.
+_POSTGRES_BYTES = """
+    CASE WHEN pg_column_compression(%(expressions)s) IS NULL THEN pg_column_size(%(expressions)s)
+    ELSE LEAST(pg_column_size(%(expressions)s)::bigint * 255, %(most)s) END
+"""
+#: The text of a row's JSON if it is an array that is short and holds no numbers: ``1e100000`` is short as it
+#: is stored, and long as a text. A trigger writes texts only. (To concatenate an empty array costs nothing.)
+_POSTGRES_TEXT = """
+    CASE WHEN jsonb_typeof(%(expressions)s) <> 'array' THEN NULL
+    WHEN pg_column_size(%(expressions)s || '[]'::jsonb) > %(most)s THEN NULL
+    WHEN jsonb_path_exists(%(expressions)s, 'strict $.** ? (@.type() == "number")') THEN NULL
+    ELSE %(expressions)s::text END
+"""
 
 
 class RowKeys(NamedTuple):
@@ -75,16 +84,26 @@ def stored_rows(using: str) -> QuerySet[OutboxRow]:
     Python reads neither every time of Postgres nor every number of its JSON, and one row that cannot be
     fetched would hide all others. So ``rows`` comes as ``rows_text``, and ``created`` as ``age``. A row may
     be of any length: ``keys`` come as ``packed_keys``, which are empty, like ``rows_text``, if the row's
-    ``size`` is more than ``MAX_ROW_BYTES``.
+    ``size`` is more than ``MAX_ROW_BYTES``. The database must not expand what a row holds before its length
+    is known. So ``size`` is made from what is stored, and ``rows_text`` is empty too if the text may be
+    long; ``has_rows`` says whether there is one. ``fault`` is empty: see ``outbox_pages.fetch_rows``.
     """
     is_past = Q(created__gt=Now() - _OLDEST, created__lte=Now())
     duration = models.DurationField()
     age = Case(When(is_past, then=Now() - F("created")), default=timedelta(0), output_field=duration)
-    rows_text = Cast("rows", models.TextField())
+    text, integer = models.TextField(), models.BigIntegerField()
+    if connections[using].vendor == "postgresql":
+        rows_text: Any = Func("rows", template=_POSTGRES_TEXT, output_field=text, most=MAX_ROW_BYTES)
+        rows_bytes: Any = Func("rows", template=_POSTGRES_BYTES, output_field=integer, most=MAX_ROW_BYTES)
+    else:  # the others store a text, or one that is hardly shorter
+        rows_text = Cast("rows", text)
+        rows_bytes = Length(rows_text)
     stored = OutboxRow.objects.using(using).defer("rows", "created", "keys")
-    stored = stored.annotate(age=age, size=Length("keys") + Coalesce(Length(rows_text), 0))
+    stored = stored.annotate(age=age, size=Length("keys") + Coalesce(rows_bytes, 0, output_field=integer))
     fits = Q(size__lte=MAX_ROW_BYTES)
     return stored.annotate(
+        fault=Value(""),
+        has_rows=Q(rows__isnull=False),
         packed_keys=Case(When(fits, then=F("keys")), output_field=models.BinaryField()),
         rows_text=Case(When(fits, then=rows_text), output_field=models.TextField()),
     )
@@ -109,7 +128,7 @@ def read_row(row: Any) -> RowKeys:
         OperationalError, InterfaceError: The database failed; the row may be readable.
     """
     try:
-        with _savepoint(row):  # a query for the keys of a row's children may fail
+        with savepoint(_using(row)) if row.label else nullcontext():  # a query for a row's children may fail
             return RowKeys(keys_of_row(row))
     except (OperationalError, InterfaceError):
         raise
@@ -126,50 +145,21 @@ def read_row(row: Any) -> RowKeys:
 
 def keys_of_row(row: Any) -> KeysByAlias:
     """Return the keys that a stored row deletes, by cache alias. Raises anything if it cannot be read."""
+    if row.fault:
+        raise ValueError(row.fault)
     if row.size > MAX_ROW_BYTES:
         message = f"the row has {row.size:,} bytes, more than {MAX_ROW_BYTES:,}"
         raise ValueError(message)
     if not row.label:
-        return _unpack_keys(bytes(row.packed_keys))
-    if row.rows_text is None:
+        return unpack_keys(bytes(row.packed_keys))
+    if not row.has_rows:
         return _everything_of_model(apps.get_model(row.label), _using(row))
+    if row.rows_text is None:
+        message = (
+            f"the changed rows are not an array, hold numbers, or have more than {MAX_ROW_BYTES:,} bytes"
+        )
+        raise ValueError(message)
     return keys_of_trigger_row(row.label, json.loads(row.rows_text), _using(row))
-
-
-def pack_keys(keys: Mapping[str, Iterable[bytes]]) -> bytes:
-    """Return keys by alias as a row holds them.
-
-    Changes that results of queries depend on (``query_changes``) are apart, where an earlier release refuses
-    them: it would delete them as keys, and then the row. So it deletes everything, and sets the row aside.
-    """
-    plain: dict[str | int, Any] = {}
-    changes: dict[str, list[bytes]] = {}
-    for alias, group in keys.items():
-        plain[alias] = sorted(key for key in group if content_of_change_key(key) is None)
-        if found := sorted(key for key in group if content_of_change_key(key) is not None):
-            changes[alias] = found
-    return ormsgpack.packb(
-        plain | {_CHANGES: changes} if changes else plain, option=ormsgpack.OPT_NON_STR_KEYS
-    )
-
-
-def _unpack_keys(packed: bytes) -> KeysByAlias:
-    stored = ormsgpack.unpackb(packed, option=ormsgpack.OPT_NON_STR_KEYS)
-    changes = stored.pop(_CHANGES, {})
-    keys = _stored_keys(stored)
-    add_keys(keys, _stored_keys(changes))
-    return keys
-
-
-def _stored_keys(stored: Any) -> KeysByAlias:
-    keys = {alias: set(group) for alias, group in stored.items()}
-    if not all(isinstance(alias, str) for alias in keys):
-        message = "a cache alias is not a text"
-        raise TypeError(message)
-    if not all(isinstance(key, bytes) for group in keys.values() for key in group):
-        message = "a key is not bytes"
-        raise TypeError(message)
-    return keys
 
 
 def _everything_of_model(model: type[models.Model], using: str) -> KeysByAlias:
@@ -205,11 +195,6 @@ def _using(row: OutboxRow) -> str:
     return row._state.db or DEFAULT_DB_ALIAS
 
 
-@contextmanager
-def _savepoint(row: OutboxRow) -> Iterator[None]:
-    """Roll back what a failed query did to an open transaction; without one there is nothing to do."""
-    if row.label and connections[_using(row)].in_atomic_block:
-        with transaction.atomic(using=_using(row)):
-            yield
-    else:
-        yield
+def savepoint(using: str) -> AbstractContextManager[None]:
+    """Roll back what a failed query does to an open transaction; without one there is nothing to do."""
+    return transaction.atomic(using=using) if connections[using].in_atomic_block else nullcontext()

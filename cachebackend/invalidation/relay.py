@@ -30,7 +30,7 @@ from cachebackend.invalidation.deletes import (
 from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
 from cachebackend.invalidation.outbox_databases import ask_databases, server_of
 from cachebackend.invalidation.outbox_keys import RowKeys, pending_rows, read_row
-from cachebackend.invalidation.outbox_pages import page_keys
+from cachebackend.invalidation.outbox_pages import fetch_rows, page_keys
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
@@ -137,7 +137,7 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     if not (keys := page_keys(following)):
         return None
     with transaction.atomic(using=using):
-        rows = list(following.filter(pk__in=keys).select_for_update(skip_locked=skip_locked))
+        rows = fetch_rows(following.select_for_update(skip_locked=skip_locked), keys)
         page = _Page(rows, _early_tags[using])
         confirmed = page.confirmed_rows()
         unreadable = [(row, error) for row in confirmed if (error := page.errors.get(row.pk))]

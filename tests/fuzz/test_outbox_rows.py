@@ -55,7 +55,15 @@ COLUMNS = [
 TIMES = ["now()", "now() - interval '5 s'", "'infinity'", "'-infinity'", "'0044-03-15 BC'", "'20000-01-01'"]
 AGE = "UPDATE cachebackend_outboxrow SET created = created - interval '5 s' WHERE isfinite(created)"
 #: Tags of the formats of MessagePack that declare a length.
-_LENGTHS = [b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x81" * 2000]
+_LENGTHS = [
+    b"\xdf\xff\xff\xff\xff",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\x81" * 2000,
+    b"\x81\xa7default\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000,
+]
+#: JSON whose text is far longer than its stored form.
+_EXPANDING = [f'[{{"id": [{"1e131071, " * 9000}0]}}]', '[{"id": "' + "\\u0001" * 500_000 + '"}]']
 
 
 def packed(generator: random.Random, seeds: list[bytes]) -> bytes:
@@ -86,6 +94,8 @@ def columns(generator: random.Random) -> Any:
             return generator.choice(["null", "5", '"text"', "[[]]", "[" * 2000 + "]" * 2000, "{}", "[1e999]"])
         case 1:
             return None
+        case 2:
+            return generator.choice(_EXPANDING)
         case _:
             return json.dumps(rows)
 

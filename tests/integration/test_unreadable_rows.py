@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import outbox_keys, outbox_pages
+from cachebackend.invalidation import outbox_keys, outbox_pages, stored_keys
 from cachebackend.invalidation.outbox import ClientOutbox, write_row
 from cachebackend.invalidation.outbox_keys import UNKNOWN_MODEL
 from cachebackend.invalidation.set_aside import set_aside_errors
@@ -312,3 +313,79 @@ def test_the_inspector_searches_a_limited_number_of_bytes(
         lines = monitoring_outbox.pending_of_key("default", ring_cache.client, ring_cache.key_bytes(name))
         assert "more outbox rows than were searched" in lines[-1]
         assert len(lines) == found + 1
+
+
+#: The most bytes of a row in the next tests.
+SHORT = 50_000
+#: Rows that are short as they are stored, and long as a text or in memory.
+EXPANDING: dict[str, dict[str, Any]] = {
+    "numbers with many digits": {"label": "shop.author", "rows": f'[{{"n": [{"1e131071, " * 9000}0]}}]'},
+    "characters that are escaped": trigger_row([{"id": "1", "name": "\1" * 100_000}]),
+    "a text that is compressed": trigger_row([{"id": "1", "name": "x" * 1_000_000}]),
+    "lists in place of keys": {"keys": b"\x81\xa7default\xdc\xbb\x80" + b"\x90" * 48_000},
+    "a long key": {"keys": ormsgpack.packb({"default": [b"x" * 40_000]})},
+    "many keys": {"keys": ormsgpack.packb({"default": [b"%d" % number for number in range(5_000)]})},
+}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("columns", EXPANDING.values(), ids=EXPANDING)
+def test_a_row_is_not_expanded_to_be_read(
+    author: Author, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any]
+) -> None:
+    """It is set aside, and neither the database nor this process needs much memory for it."""
+    monkeypatch.setattr(outbox_keys, "MAX_ROW_BYTES", SHORT)
+    monkeypatch.setattr(stored_keys, "MAX_KEYS", 4_000)
+    monkeypatch.setattr(stored_keys, "MAX_KEY_BYTES", 30_000)
+    insert(**columns)
+    age()
+    tracemalloc.start()
+    try:
+        assert outbox_figures().rows == 2
+        assert key_figures("default", "k", None, shows_value=False).pending
+        result = invalidation.relay()
+        assert tracemalloc.get_traced_memory()[1] < 20 * SHORT
+    finally:
+        tracemalloc.stop()
+    assert (result.rows, result.pending, result.failed) == (1, 0, {})
+    assert ring_cache.get("k") is None
+    assert len(set_aside_errors("default")) == 1
+    call_command("invalidation", "discard")
+    assert not OutboxRow.objects.exists()
+
+
+@pytest.mark.postgres
+def test_a_page_holds_few_rows_that_are_compressed(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their size counts as it may be without compression, which is not known before they are read."""
+    monkeypatch.setattr(outbox_keys, "MAX_ROW_BYTES", SHORT)
+    monkeypatch.setattr(outbox_pages, "MAX_ROW_BYTES", SHORT)
+    monkeypatch.setattr(outbox_pages, "PAGE_BYTES", 2 * SHORT)
+    OutboxRow.objects.all().delete()
+    for _ in range(3):
+        insert(**trigger_row([{"id": "1", "name": "x" * 40_000}]))
+    rows = outbox_keys.pending_rows("default").order_by("pk")
+    assert len(outbox_pages.page_keys(rows)) == 2
+    assert [len(row.rows_text) > 40_000 for row in rows] == [True] * 3
+
+
+@pytest.mark.postgres
+def test_a_row_that_cannot_be_fetched_is_found_and_set_aside(
+    author: Author, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement that fetches its page fails; the other rows of the page are processed."""
+    for name in ("a", "b", "damaged", "c"):
+        insert(**trigger_row([{"id": str(author.pk), "name": name}]))
+    age()
+    divisor = "CASE WHEN %(expressions)s::text LIKE '%%%%damaged%%%%' THEN 0 ELSE 1 END"
+    text = f"CASE 1 / {divisor} WHEN 1 THEN %(expressions)s::text END"
+    monkeypatch.setattr(outbox_keys, "_POSTGRES_TEXT", text)
+    node = ring_cache.client.nodes[0].endpoint
+    assert ClientOutbox(ring_cache.client).missed_by(node, 1000) == ALL_KEYS
+    lines = key_figures("default", "k", None, shows_value=False).pending
+    assert sum("cannot be fetched" in line for line in lines) == 1
+    result = invalidation.relay()
+    assert (result.rows, result.pending, result.failed) == (4, 0, {})
+    assert ring_cache.get("k") is None
+    [error] = set_aside_errors("default")
+    assert "shop.author" in error
+    assert "division by zero" in error

@@ -200,7 +200,7 @@ def delete_rows(alias: str, rows: set[tuple[str, str]], early_tags: set[int]) ->
         for _, writer in sorted(rows):
             row: Any = new_row({alias: {KEY, TAG}})
             row.pk, row.age = int(writer), timedelta(seconds=5)
-            row.size, row.packed_keys = len(row.keys), row.keys  # as ``stored_rows`` fetches it
+            row.fault, row.size, row.packed_keys = "", len(row.keys), row.keys  # as ``stored_rows`` does
             page.append(row)
         return [row.pk for row in relay_module._Page(page, early_tags).confirmed_rows()]
 

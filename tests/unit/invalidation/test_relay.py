@@ -53,7 +53,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
 
 def row(pk: int, *keys: bytes, node: str = "", is_intent: bool = False, age: float = 5.0) -> Any:
     made: Any = new_row({"default": keys}, node=node)
-    made.is_intent, made.size, made.packed_keys = is_intent, len(made.keys), made.keys
+    made.is_intent, made.size, made.packed_keys, made.fault = is_intent, len(made.keys), made.keys, ""
     made.pk, made.age = pk, timedelta(seconds=age)
     return made
 

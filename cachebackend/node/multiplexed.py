@@ -1,8 +1,9 @@
 """The asyncio connection to a node, which all tasks of an event loop share (pipelining).
 
-Every batch of commands is written at once, and the replies come back in the order of the commands. So
-a hundred tasks need one connection, and their commands are sent together. If a task is cancelled, the
-replies to its batch are read and thrown away, and every other batch gets its own replies.
+The replies come back in the order of the commands. So a hundred tasks need one connection. If no command
+is in flight, a batch is written at once; the batches after it are written together, at the end of the
+loop's turn. If a task is cancelled, the replies to its batch are read and thrown away, and every other
+batch gets its own replies.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
+        #: The commands of batches in flight that are written at the end of this turn of the loop.
+        self._unwritten: list[bytes] = []
         self._reader = make_reader()
         #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
         #: arrived together with an earlier reply.
@@ -96,17 +99,31 @@ class MultiplexedConnection(asyncio.Protocol):
         if self.is_closed:
             future.set_exception(ConnectionResetError("the connection is closed"))
             return future
-        # Packed first: if a command could not be packed after its batch was queued, the batch would
-        # get the replies to the next one
+        # Packed and written first: if a command could not be packed, or a signal handler raised, after its
+        # batch was in flight, the batch would get the replies to the next one
         packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
-        self._note_progress(now)
+        if not self._in_flight:
+            self._write(packed, now)
+        else:
+            if not self._unwritten:
+                self._loop.call_soon(self._write_rest)
+            self._unwritten.append(packed)
         self._in_flight.append(_Batch(future, commands, now))
-        self._transport.write(packed)
-        self._unsent_bytes = self._transport.get_write_buffer_size()
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._check_timeout)
         return future
+
+    def _write(self, packed: bytes, now: float) -> None:
+        self._note_progress(now)
+        self._transport.write(packed)
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+
+    def _write_rest(self) -> None:
+        """Write the commands of this turn of the loop; none are left if the connection has failed."""
+        if self._unwritten:
+            self._write(b"".join(self._unwritten), self._loop.time())
+            self._unwritten.clear()
 
     def data_received(self, data: bytes) -> None:
         """Add each complete reply to its batch; after bytes that are not replies, fail all batches."""
@@ -124,25 +141,26 @@ class MultiplexedConnection(asyncio.Protocol):
             self._line = check_begin(self._line + data, batch.commands[len(batch.replies)])
         self._unread_bytes += len(data)
         self._reader.feed(data)
+        gets, now = self._reader.gets, self._loop.time()
         while self._in_flight:
             batch = self._in_flight[0]
-            while len(batch.replies) < len(batch.commands):
-                command = batch.commands[len(batch.replies)]
-                reply = self._reader.gets()
+            commands, replies = batch.commands, batch.replies
+            while len(replies) < len(commands):
+                command, reply = commands[len(replies)], gets()
                 if reply is INCOMPLETE:
                     check_reply_bytes(self._unread_bytes, command)
                     return
                 self._unread_bytes = 0
                 self._line = None if self._reader.has_data() else b""
-                self._active_at = self._loop.time()
+                self._active_at = now
                 if not fits(command, reply):
                     raise misfit(command)
-                batch.replies.append(reply)
+                replies.append(reply)
             if len(self._in_flight) == 1 and self._reader.has_data():
                 break  # the replies may belong to other commands
             self._in_flight.popleft()
             if not batch.future.done():
-                batch.future.set_result(batch.replies)
+                batch.future.set_result(replies)
         if self._reader.has_data():
             raise surplus()
 
@@ -201,6 +219,7 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self.is_closed = True
+        self._unwritten.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

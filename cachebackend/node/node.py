@@ -195,10 +195,9 @@ class Node:
 
     def _record_replies(self, replies: Sequence[Reply]) -> None:
         breaker = self.breaker
-        if breaker is not None:
+        if breaker is not None and (breaker.has_failures or NodeUnavailableError in map(type, replies)):
             failure = next((reply for reply in replies if reply.__class__ is NodeUnavailableError), None)
-            if failure is not None or breaker.has_failures:
-                self._record_reply(failure)
+            self._record_reply(failure)
 
     def _record_reply(self, reply: Reply) -> None:
         """Record a reply in the breaker; one that says that the node cannot serve is a failure."""

@@ -1,4 +1,4 @@
-"""The timeout of a multiplexed connection: it counts seconds without activity, not the whole duration."""
+"""A multiplexed connection: when it writes, and that its timeout counts seconds without activity."""
 
 from __future__ import annotations
 
@@ -33,8 +33,15 @@ class SlowTransport:
         self.unsent = 0
         self.is_aborted = False
         self.transport = self  # it serves as the writer too
+        self.writes: list[bytes] = []
+        #: Raised by the next write.
+        self.interrupt: BaseException | None = None
 
     def write(self, data: bytes) -> None:
+        if self.interrupt is not None:
+            interrupt, self.interrupt = self.interrupt, None
+            raise interrupt
+        self.writes.append(data)
         self.unsent += len(data)
 
     def get_write_buffer_size(self) -> int:
@@ -52,6 +59,84 @@ def opened() -> tuple[MultiplexedConnection, SlowTransport, Clock]:
     clock = Clock(asyncio.get_running_loop())
     transport: Any = SlowTransport()
     return MultiplexedConnection(transport, TIMEOUT), transport, clock
+
+
+def command(name: str) -> list[tuple[bytes | str, ...]]:
+    return [(b"GET", name)]
+
+
+def test_the_first_batch_is_written_at_once_and_the_others_together() -> None:
+    """A task alone waits for nothing, and a hundred tasks need two writes."""
+
+    async def run() -> list[bytes]:
+        connection, transport, clock = opened()
+        replies = [connection.submit(command("a"))]
+        assert len(transport.writes) == 1
+        replies += [connection.submit(command("b")), connection.submit(command("c"))]
+        assert len(transport.writes) == 1
+        await clock.step(0)
+        assert len(transport.writes) == 2
+        connection.data_received(b"+A\r\n+B\r\n")
+        replies.append(connection.submit(command("d")))
+        await clock.step(0)
+        assert [data.count(b"GET") for data in transport.writes] == [1, 2, 1]
+        connection.data_received(b"+C\r\n+D\r\n")
+        return [(await reply)[0] for reply in replies]
+
+    assert asyncio.run(run()) == [b"A", b"B", b"C", b"D"]
+
+
+def test_a_connection_that_is_closed_writes_nothing_more() -> None:
+    """The batches that it has not written fail with those in flight."""
+
+    async def run() -> None:
+        connection, transport, clock = opened()
+        replies = [connection.submit(command(name)) for name in "ab"]
+        connection.close()
+        await clock.step(0)
+        assert len(transport.writes) == 1
+        for reply in replies:
+            with pytest.raises(ConnectionResetError):
+                await reply
+
+    asyncio.run(run())
+
+
+def test_a_batch_whose_write_is_interrupted_gets_no_reply() -> None:
+    """A signal handler raises in it. The reply that comes next belongs to the next batch."""
+
+    async def run() -> list[Any]:
+        connection, transport, _ = opened()
+        transport.interrupt = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            connection.submit(command("a"))
+        replies = connection.submit(command("b"))
+        connection.data_received(b"+B\r\n")
+        return await replies
+
+    assert asyncio.run(run()) == [b"B"]
+
+
+def test_batches_whose_common_write_is_interrupted_time_out() -> None:
+    """Later batches are not written either: each would get the reply to an earlier one."""
+
+    async def run() -> None:
+        connection, transport, clock = opened()
+        replies = [connection.submit(command(name)) for name in "ab"]
+        transport.interrupt = RuntimeError()
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        await clock.step(0)
+        replies.append(connection.submit(command("c")))
+        connection.data_received(b"+A\r\n")
+        await clock.step(2 * TIMEOUT)
+        await clock.step(0.02)
+        assert await replies[0] == [b"A"]
+        assert len(transport.writes) == 1
+        for reply in replies[1:]:
+            with pytest.raises(TimeoutError):
+                await reply
+
+    asyncio.run(run())
 
 
 def test_a_batch_that_is_being_sent_does_not_time_out() -> None:

@@ -31,8 +31,12 @@ class Pieces:
     def recv(self, _: int) -> bytes:
         return next(self._pieces, b"")
 
-    def sendall(self, _: bytes) -> None:
+    def send(self, data: bytes) -> int:
         """Send nothing: the replies do not depend on it."""
+        return len(data)
+
+    def sendall(self, _: bytes) -> None:
+        """Send nothing, as ``send``."""
 
     def settimeout(self, _: float) -> None:
         """Wait for nothing."""

@@ -30,7 +30,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import filterfalse
 from typing import Any
 
 from django.conf import settings
@@ -252,8 +251,9 @@ def values_and_tags(keys: KeysByAlias) -> tuple[KeysByAlias, KeysByAlias]:
     values: KeysByAlias = {}
     tags: KeysByAlias = {}
     for alias, group in keys.items():
-        add_keys(tags, {alias: filter(is_tag_key, group)})
-        add_keys(values, {alias: filterfalse(is_tag_key, group)})
+        of_tags = {key for key in group if is_tag_key(key)}
+        add_keys(tags, {alias: of_tags})
+        add_keys(values, {alias: group - of_tags})
     return values, tags
 
 

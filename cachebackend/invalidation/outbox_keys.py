@@ -35,6 +35,7 @@ from cachebackend.models import OutboxRow
 
 __all__ = [
     "MAX_ROW_BYTES",
+    "OLDEST",
     "UNKNOWN_MODEL",
     "RowKeys",
     "keys_of_row",
@@ -47,7 +48,7 @@ __all__ = [
 #: The error of a row whose model this project does not have.
 UNKNOWN_MODEL = "the project has no model of this name"
 #: A row that claims to be older, or from the future, has a time that says nothing about its age.
-_OLDEST = timedelta(days=36_500)
+OLDEST = timedelta(days=36_500)
 #: The most bytes of a row that are read, as it is without compression: the keys of 100,000 rows of a table.
 MAX_ROW_BYTES = 8 * 1024**2
 #: The bytes that a row's JSON may have without compression, from its stored size: Postgres compresses 255
@@ -88,7 +89,7 @@ def stored_rows(using: str) -> QuerySet[OutboxRow]:
     is known. So ``size`` is made from what is stored, and ``rows_text`` is empty too if the text may be
     long; ``has_rows`` says whether there is one. ``fault`` is empty: see ``outbox_pages.fetch_rows``.
     """
-    is_past = Q(created__gt=Now() - _OLDEST, created__lte=Now())
+    is_past = Q(created__gt=Now() - OLDEST, created__lte=Now())
     duration = models.DurationField()
     age = Case(When(is_past, then=Now() - F("created")), default=timedelta(0), output_field=duration)
     text, integer = models.TextField(), models.BigIntegerField()

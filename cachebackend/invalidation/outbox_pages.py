@@ -23,7 +23,7 @@ from cachebackend.models import OutboxRow
 __all__ = ["fetch_rows", "page_keys", "paged"]
 
 #: The most rows of a page; one transaction of the relay locks and processes them.
-ROWS_PER_PAGE = 500
+ROWS_PER_PAGE = 1_000
 #: The most bytes of a page; at least two rows fit.
 PAGE_BYTES = 16 * 1024**2
 #: The class of SQLSTATE of an error of the row: a value or a result is too long for Postgres.

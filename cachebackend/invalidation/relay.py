@@ -4,19 +4,25 @@ In a page of rows, the values of all rows are deleted, and nodes cleared, before
 ``deletes`` says why. While a value is not confirmed, its row's tags are deleted once by each process
 that relays, and then again after the value. A node that is down for long therefore does not make
 every page a miss in every round.
+
+A run ends after a while, however many rows there are, and the next run of the process continues where
+it stopped. So the rows of a node that is down, which every run meets again, do not keep a run from the
+rows behind them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, connections, transaction
-from django.db.models import Max, Q
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
@@ -29,7 +35,7 @@ from cachebackend.invalidation.deletes import (
 )
 from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
 from cachebackend.invalidation.outbox_databases import ask_databases, server_of
-from cachebackend.invalidation.outbox_keys import RowKeys, pending_rows, read_row
+from cachebackend.invalidation.outbox_keys import OLDEST, RowKeys, pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import fetch_rows, page_keys
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside
@@ -43,11 +49,15 @@ logger = logging.getLogger("cachebackend")
 
 #: Seconds that a run waits for the databases; shorter than the time limit of the task.
 RELAY_TIMEOUT = 15.0
+#: The part of that time in which a run begins another page.
+_SHARE_OF_TIMEOUT = 0.6
 #: The smallest primary key that a table can hold.
 _BEFORE_ALL = -(2**63)
 _failures_log: dict[str, LogRateLimit] = {}
 #: By database, the primary keys of rows whose tags are deleted, and whose values are not confirmed.
 _early_tags: defaultdict[str, set[int]] = defaultdict(set)
+#: By database, the primary key after which the next run continues, if the last one did not reach the end.
+_stopped_after: dict[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -60,6 +70,7 @@ class RelayResult:
         pending: Rows that the next run must process again.
         lag: Age of the oldest row that the run found, in seconds; 0.0 if it found none.
         failed: Why a database could not be processed, by alias.
+        is_complete: Whether the run processed every row; if not, the next run continues.
     """
 
     rows: int = 0
@@ -67,17 +78,25 @@ class RelayResult:
     pending: int = 0
     lag: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    is_complete: bool = True
+
+    def add_run(self, later: RelayResult) -> None:
+        """Add a later run: its counts are added, and what is left is what it has left."""
+        self.rows += later.rows
+        self.keys += later.keys
+        self.lag = max(self.lag, later.lag)
+        self.pending, self.failed, self.is_complete = later.pending, later.failed, later.is_complete
 
 
 def relay(timeout: float = RELAY_TIMEOUT) -> RelayResult:
     """Process the outbox of every database. Any number of processes may run it at the same time.
 
     Args:
-        timeout: The most seconds to wait. A database that has not answered until then is reported; its
-            thread continues by itself.
+        timeout: The most seconds to wait. A run over many rows ends before. A database that has not
+            answered until then is reported; its thread continues by itself.
     """
     record_run("relay")
-    asked = ask_databases(_process, timeout)
+    asked = ask_databases(partial(_process, seconds=timeout * _SHARE_OF_TIMEOUT), timeout)
     for using, error in asked.errors.items():
         _log_failure(using, error)
     result = RelayResult(failed={using: str(error) for using, error in asked.errors.items()})
@@ -86,13 +105,17 @@ def relay(timeout: float = RELAY_TIMEOUT) -> RelayResult:
         result.keys += each.keys
         result.pending += each.pending
         result.lag = max(result.lag, each.lag)
+        result.is_complete &= each.is_complete
     return result
 
 
 def outbox_lag(using: str) -> float:
     """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none."""
-    oldest = pending_rows(using).aggregate(oldest=Max("age"))["oldest"]
-    return oldest.total_seconds() if oldest is not None else 0.0
+    # In the order of an index: an aggregate of the ages would read every row. A time before all possible
+    # ones comes first and says nothing about an age
+    rows = pending_rows(using).filter(created__gt=Now() - OLDEST).order_by("created")
+    oldest: Any = rows.only("pk").first()
+    return 0.0 if oldest is None else oldest.age.total_seconds()
 
 
 def _log_failure(using: str, error: Exception) -> None:
@@ -109,16 +132,25 @@ def _log_failure(using: str, error: Exception) -> None:
         )
 
 
-def _process(using: str) -> RelayResult:
-    """Process the outbox of one database."""
+def _process(using: str, *, seconds: float = RELAY_TIMEOUT) -> RelayResult:
+    """Process the outbox of one database; begin no other page after some seconds."""
     result = RelayResult()
     if not has_outbox(using) or server_of(using).is_read_only:
         return result
     result.lag = outbox_lag(using)
+    deadline = SYSTEM_CLOCK.monotonic() + seconds
     pending: set[int] = set()
-    last: int | None = _BEFORE_ALL
-    while last is not None:  # every page: rows of a node that is down do not delay the others
-        last = _process_page(using, last, result, pending)
+    last = start = _stopped_after.pop(using, _BEFORE_ALL)
+    has_wrapped = start == _BEFORE_ALL
+    while (following := _process_page(using, last, result, pending)) is not None or not has_wrapped:
+        has_wrapped |= following is None
+        last = _BEFORE_ALL if following is None else following
+        if has_wrapped and last >= start > _BEFORE_ALL:
+            break  # the rest was processed first
+        if SYSTEM_CLOCK.monotonic() >= deadline:
+            _stopped_after[using] = last
+            result.is_complete = False
+            return result
     _early_tags[using] &= pending
     return result
 
@@ -136,7 +168,7 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     following = pending_rows(using).filter(~is_young, pk__gt=after).order_by("pk")
     if not (keys := page_keys(following)):
         return None
-    with transaction.atomic(using=using):
+    with _unflushed(using):
         rows = fetch_rows(following.select_for_update(skip_locked=skip_locked), keys)
         page = _Page(rows, _early_tags[using])
         confirmed = page.confirmed_rows()
@@ -158,6 +190,21 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     result.keys += page.deleted
     pending |= remaining
     return keys[-1]
+
+
+@contextmanager
+def _unflushed(using: str) -> Iterator[None]:
+    """Begin a transaction that need not reach the disk: rows that a crash brings back are processed again.
+
+    In a transaction of the caller nothing changes: its commit must reach the disk.
+    """
+    connection = connections[using]
+    is_own = not connection.in_atomic_block
+    with transaction.atomic(using=using):
+        if is_own and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL synchronous_commit TO off")
+        yield
 
 
 class _Page:
@@ -231,6 +278,8 @@ class _Page:
         return confirmed
 
     def _are_confirmed(self, keys: KeysByAlias) -> bool:
+        if not self._unconfirmed:
+            return True
         return not any(self._unconfirmed.get(alias, set()) & group for alias, group in keys.items())
 
 

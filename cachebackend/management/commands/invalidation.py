@@ -116,10 +116,18 @@ class Command(ReportCommand):
         return not errors
 
     def _relay(self, options: dict[str, Any]) -> Report:
-        relayed = self._listen(options["database"]) if options["listen"] else relay(RELAY_TIMEOUT)
+        relayed = self._listen(options["database"]) if options["listen"] else self._relay_all()
         counts = {"rows": relayed.rows, "keys": relayed.keys, "left": relayed.pending}
         is_well = self._can_be_read(relayed.failed) and not relayed.pending
         return self._report(counts | {"lag_seconds": round(relayed.lag, 3)}, is_well)
+
+    def _relay_all(self) -> RelayResult:
+        """Run the relay until a run reaches the last row; return the sums of all runs."""
+        total = RelayResult(is_complete=False)
+        while not total.is_complete:
+            total.add_run(relay(RELAY_TIMEOUT))
+            self.say_progress(f"relayed {total.rows} rows")
+        return total
 
     def _listen(self, using: str) -> RelayResult:
         """Relay at every notification until SIGTERM or SIGINT; return the sums of all runs."""
@@ -131,10 +139,7 @@ class Command(ReportCommand):
             signal.signal(number, lambda *_: ended.set())
 
         def on_round(done: RelayResult) -> bool:
-            total.rows += done.rows
-            total.keys += done.keys
-            total.pending, total.lag = done.pending, max(total.lag, done.lag)
-            total.failed = done.failed
+            total.add_run(done)
             return not ended.is_set()
 
         self.stderr.write(f"relaying every second, listening to database {using!r}; end with Ctrl-C")

@@ -1,0 +1,96 @@
+"""The relay with more rows than one run processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import RingCache, invalidation
+from cachebackend.invalidation import outbox, outbox_pages
+from cachebackend.models import OutboxRow
+from cacheproject.services import Services
+from tests.integration.test_outbox import age_rows
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+@pytest.fixture
+def pages_of_two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run has time for one page, and a page has two rows."""
+    relay: Any = import_module("cachebackend.invalidation.relay")
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_pages, "ROWS_PER_PAGE", 2)
+        patch.setattr(relay, "_SHARE_OF_TIMEOUT", 0.0)
+        yield
+    relay._stopped_after.clear()
+
+
+def keep(cache: RingCache, *names: str) -> None:
+    """Write an outbox row for each key, old enough for the relay."""
+    for name in names:
+        outbox.write_row("default", {"default": {cache.key_bytes(name)}})
+    age_rows(5)
+
+
+@pytest.mark.usefixtures("pages_of_two")
+def test_a_run_continues_where_the_last_one_stopped(ring_cache: RingCache) -> None:
+    """And begins again with the first row after the last one. Each run says whether it saw every row."""
+    keep(ring_cache, "a", "b", "c", "d", "e")
+    runs = [invalidation.relay() for _ in range(5)]
+    assert [run.rows for run in runs] == [2, 2, 1, 0, 0]
+    assert [run.is_complete for run in runs] == [False, False, False, False, True]
+    assert runs[-1].lag == 0.0
+
+
+@pytest.mark.hangs
+@pytest.mark.usefixtures("pages_of_two")
+def test_rows_that_remain_do_not_keep_a_run_from_the_rows_behind_them(
+    ring_cache: RingCache, services: Services
+) -> None:
+    """The node of the first rows is down, and no run has the time for all of them and the others."""
+    ring = ring_cache.client.ring
+    names = [f"k{number}" for number in range(30)]
+    owners = {name: ring.names[ring.owner(ring_cache.key_bytes(name))] for name in names}
+    down = [name for name, owner in owners.items() if owner == "ring-a"][:5]
+    healthy = next(name for name, owner in owners.items() if owner == "ring-b")
+    keep(ring_cache, *down, healthy)
+    services.stop("ring-a")
+    try:
+        rows = [invalidation.relay().rows for _ in range(4)]
+        assert sum(rows) == 1
+        keep(ring_cache, healthy)
+        while not invalidation.relay().rows:
+            assert OutboxRow.objects.count() == len(down) + 1
+    finally:
+        services.resume("ring-a")
+    assert OutboxRow.objects.count() == len(down)
+
+
+@pytest.mark.usefixtures("pages_of_two")
+def test_the_command_relays_every_row(ring_cache: RingCache, capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs the relay until one run reaches the last row."""
+    keep(ring_cache, "a", "b", "c", "d", "e")
+    call_command("invalidation", "relay", "--json")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["rows"], found["keys"], found["left"]) == (5, 5, 0)
+    assert found["lag_seconds"] >= 5
+    assert not OutboxRow.objects.exists()
+
+
+def test_only_a_transaction_of_the_relay_itself_need_not_reach_the_disk(ring_cache: RingCache) -> None:
+    """Rows that a crash brings back are processed again; what the caller has written would be lost."""
+    keep(ring_cache, "a")
+    with CaptureQueriesContext(connection) as queries, transaction.atomic():
+        assert invalidation.relay().rows == 1
+    assert not any("synchronous_commit" in query["sql"] for query in queries)
+    assert not OutboxRow.objects.exists()

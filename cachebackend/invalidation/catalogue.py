@@ -22,7 +22,14 @@ from django.db.models.signals import post_migrate
 from cachebackend.backend.canonical import is_comparable, referred_field
 from cachebackend.invalidation.catalogue_queries import read_table
 
-__all__ = ["LONGEST_TEXT", "TableCatalogue", "bindable_fields", "catalogue_of", "forget_catalogues"]
+__all__ = [
+    "LONGEST_TEXT",
+    "TableCatalogue",
+    "bindable_fields",
+    "catalogue_of",
+    "forget_catalogues",
+    "kind_of",
+]
 
 #: Characters. A column of longer texts is not bound: writers would read long values only for their digests.
 LONGEST_TEXT = 200
@@ -62,7 +69,7 @@ class TableCatalogue:
     def can_bind(self, column: AnyField) -> bool:
         """Return whether a query may bind a column, given the field of a model."""
         kind = self.kinds.get(str(column.column))
-        return kind is not None and kind == _kind_of(column)
+        return kind is not None and kind == kind_of(column)
 
 
 _Place: TypeAlias = tuple[str, str, str]
@@ -132,7 +139,7 @@ _KINDS: dict[type[AnyField], str] = {
 }
 
 
-def _kind_of(column: AnyField) -> str | None:
+def kind_of(column: AnyField) -> str | None:
     """Return the kind of values that a field compares; None if its columns cannot be bound."""
     if not is_comparable(column):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Now, Upper
 
 from cachebackend import CachedManager, InvalidatingManager
 
@@ -389,6 +389,68 @@ class Guest(Row):
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True)
 
     cached = CachedManager["Guest"](lookups=["name"])
+
+
+# What only queries read
+
+
+class Genre(Row):
+    cached = CachedManager["Genre"]()
+
+    class Meta:
+        ordering = ("-rank", "id")
+
+
+class Novel(Row):
+    """A row of each kind of column, in the order of a related table."""
+
+    genre = models.ForeignKey(Genre, models.CASCADE, null=True)
+    author = models.ForeignKey(Author, models.SET_NULL, null=True, related_name="novels")
+    shelf = models.ForeignKey("Shelf", models.SET_NULL, null=True, to_field="sign")
+    sequel = models.OneToOneField("self", models.SET_NULL, null=True, related_name="prequel")
+    labels = models.ManyToManyField(Label, related_name="novels")
+    is_sold = models.BooleanField(default=False)
+    price = models.DecimalField(max_digits=6, decimal_places=2, null=True)
+    weight = models.FloatField(null=True)
+    since = models.DateTimeField(null=True)
+    day = models.DateField(null=True)
+    code = models.UUIDField(null=True)
+    shade = models.CharField(max_length=20, null=True)  # noqa: DJ001  # NULL is the point
+    data = models.JSONField(default=dict)
+    loud = models.GeneratedField(
+        expression=Upper("shade"), output_field=models.CharField(max_length=20), db_persist=True
+    )
+
+    cached = CachedManager["Novel"]()
+
+    class Meta:
+        ordering = ("genre", "name", "id")
+
+
+class Shelf(models.Model):
+    """A row that a foreign key refers to by another column than its primary key."""
+
+    hall = models.IntegerField()
+    side = models.IntegerField()
+    sign = models.CharField(max_length=20, unique=True)
+    rank = models.IntegerField(default=0)
+
+    cached = CachedManager["Shelf"]()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["hall", "side"], name="zoo_one_shelf"),)
+
+
+class Visit(Row):
+    """A row that is joined by two columns."""
+
+    hall = models.IntegerField(null=True)
+    side = models.IntegerField(null=True)
+    shelf = models.ForeignObject(
+        Shelf, models.DO_NOTHING, from_fields=["hall", "side"], to_fields=["hall", "side"], null=True
+    )
+
+    cached = CachedManager["Visit"]()
 
 
 #: The models of each family, parents before children.

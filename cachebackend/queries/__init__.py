@@ -1,0 +1,8 @@
+"""Queries: what their results depend on, read while Django compiles them.
+
+``recording`` notes every table and column that enters the SQL, ``known`` says which expressions can be
+cached, ``binding`` finds the columns that a query binds to values, and ``tables`` which tables can be
+cached. ``dependencies`` puts them together.
+
+Imports the invalidation and the backend. Never runs a query, except those that read the catalogue.
+"""

@@ -1,0 +1,253 @@
+"""What the result of a query depends on, for each table in it.
+
+``compiled_query`` lets Django compile the query and returns its SQL with the dependencies.
+``compiled_aggregation`` does the same for ``aggregate()`` and ``count()``, whose query Django makes when it
+runs them. Both raise ``NotCached`` if a change could be missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from django.db import connections, models
+from django.db.models.sql import Query
+
+from cachebackend.backend.query_names import shape_tag_name
+from cachebackend.invalidation.catalogue import TableCatalogue
+from cachebackend.queries.binding import Values, bound_values
+from cachebackend.queries.known import check_query
+from cachebackend.queries.not_cached import NotCached
+from cachebackend.queries.recording import Recorder, Select, columns_in
+from cachebackend.queries.tables import Rules, is_plain_table, model_of_table, watched_catalogue
+from cachebackend.shapes import Shape, value_digest
+
+__all__ = [
+    "MOST_TAGS",
+    "CompiledQuery",
+    "Dependency",
+    "compiled_aggregation",
+    "compiled_query",
+    "dependencies_of",
+]
+
+#: Tags of one alias. The column with the most values is not bound if there are more combinations.
+MOST_TAGS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """What a result depends on in one alias of a table.
+
+    Attributes:
+        table: The ``db_table`` of the model.
+        alias: The first alias in the SQL that depends on this; empty for a model of ``depends_on``.
+        model: The model.
+        shape: The bound columns, and the columns that the result depends on.
+        values: The canonical texts of each bound column; None: NULL.
+    """
+
+    table: str
+    alias: str
+    model: type[models.Model]
+    shape: Shape
+    values: Mapping[str, tuple[str | None, ...]]
+
+    def tags(self) -> list[str]:
+        """Return the last parts of the names of the tags: one for each combination of values."""
+        columns = self.shape.bound
+        digests = [[value_digest(text) for text in self.values[column]] for column in columns]
+        found = (self.shape.tag(dict(zip(columns, each, strict=True))) for each in product(*digests))
+        return [tag for tag in found if tag is not None]
+
+    def tag_names(self, scope: str) -> list[str]:
+        """Return the names of the tags in a scope."""
+        return [shape_tag_name(scope, self.table, tag) for tag in self.tags()]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledQuery:
+    """A query as Django sends it to the database, and what its result depends on.
+
+    Attributes:
+        sql: The statement; None: the result is known to be empty, and nothing is sent.
+        params: The parameters of the statement.
+        dependencies: What the result depends on.
+    """
+
+    sql: str | None
+    params: tuple[Any, ...]
+    dependencies: Sequence[Dependency]
+
+
+def dependencies_of(query: Query, using: str, **options: Any) -> Sequence[Dependency]:
+    """Return what the result of a query depends on; see ``compiled_query``."""
+    return compiled_query(query, using, **options).dependencies
+
+
+def compiled_query(
+    query: Query,
+    using: str,
+    *,
+    rules: Rules | None = None,
+    depends_on: Collection[type[models.Model]] = (),
+    leaves_out_rows: bool = False,
+) -> CompiledQuery:
+    """Compile a query, and return its SQL and what its result depends on.
+
+    Args:
+        query: The query of a queryset.
+        using: The alias of the database.
+        rules: What the caller knows of tables.
+        depends_on: The models that unknown parts of the query read. All of their columns count, and so do
+            all columns of the other tables in the query, which an unknown part may name.
+        leaves_out_rows: Whether the columns of whole rows are left out, because the result has primary
+            keys only, and the rows are read from their own entries.
+
+    Raises:
+        NotCached: A change of the result could be missed.
+    """
+    check_query(query)
+    recorder = Recorder(query, leaves_out_rows=leaves_out_rows)
+    with recorder.recording(connections[using]):
+        query.get_compiler(using).execute_sql()
+    return _compiled(recorder, using, rules, depends_on)
+
+
+def compiled_aggregation(
+    query: Query,
+    using: str,
+    aggregates: Mapping[str, Any],
+    *,
+    rules: Rules | None = None,
+    depends_on: Collection[type[models.Model]] = (),
+) -> CompiledQuery:
+    """Compile the query that ``aggregate()`` or ``count()`` would run, as ``compiled_query``.
+
+    Args:
+        query: The query of the queryset.
+        using: The alias of the database.
+        aggregates: The aggregates by name; for ``count()``, ``{"__count": Count("*")}``.
+        rules: What the caller knows of tables.
+        depends_on: The models that unknown parts of the query read.
+
+    Raises:
+        NotCached: A change of the result could be missed.
+    """
+    check_query(query)
+    aggregated = query.chain()
+    recorder = Recorder(aggregated)
+    with recorder.recording(connections[using]):
+        aggregated.get_aggregation(using, dict(aggregates))
+    return _compiled(recorder, using, rules, depends_on)
+
+
+def _compiled(
+    recorder: Recorder, using: str, rules: Rules | None, depends_on: Collection[type[models.Model]]
+) -> CompiledQuery:
+    if recorder.statement is None:
+        return CompiledQuery(None, (), ())
+    sql, params = recorder.statement
+    found = _Dependencies(using, recorder, rules or Rules(), depends_on)
+    return CompiledQuery(sql, tuple(params), found.read())
+
+
+class _Dependencies:
+    """Makes the dependencies of a statement from what was recorded of it."""
+
+    def __init__(
+        self, using: str, recorder: Recorder, rules: Rules, depends_on: Collection[type[models.Model]]
+    ) -> None:
+        self._using = using
+        self._selects = recorder.selects
+        self._unknown = recorder.unknown
+        self._rules = rules
+        self._models = {each._meta.concrete_model or each for each in depends_on}
+        if self._unknown is not None and not self._models:
+            raise self._unknown
+        for select in self._selects:
+            check_query(select.query, type(select.compiler))
+        tables = {alias for select in self._selects for alias in select.tables}
+        for select in self._selects:
+            # A union takes the columns of its parts by position; those of its own query are not in the SQL
+            if not select.query.combinator and not tables.issuperset(select.columns):
+                raise NotCached("a column belongs to no table of the query")
+
+    def read(self) -> list[Dependency]:
+        """Return the dependencies, each once."""
+        found = [*self._of_models(), *(each for select in self._selects for each in self._of_select(select))]
+        unique: dict[Any, Dependency] = {}
+        for each in found:
+            unique.setdefault((each.table, each.shape, tuple(sorted(each.values.items()))), each)
+        return list(unique.values())
+
+    def _of_models(self) -> Iterator[Dependency]:
+        for model in self._models:
+            for part in (model, *model._meta.get_parent_list()):
+                table = part._meta.db_table
+                if is_plain_table(part, table, self._using):
+                    watched_catalogue(table, self._using, self._rules)
+                    yield Dependency(table, "", part, Shape((), None), {})
+
+    def _of_select(self, select: Select) -> Iterator[Dependency]:
+        catalogues = {
+            alias: catalogue
+            for alias, table in select.tables.items()
+            if (catalogue := self._catalogue(table.table_name)) is not None
+        }
+        bound = bound_values(
+            select, lambda alias, column: alias in catalogues and catalogues[alias].can_bind(column)
+        )
+        for alias, catalogue in catalogues.items():
+            table = select.tables[alias].table_name
+            model = model_of_table(table)
+            assert model is not None  # noqa: S101  # else there is no catalogue
+            values = _at_most(bound[alias], MOST_TAGS)
+            columns = self._columns(model, catalogue, self._named(select, alias))
+            yield Dependency(table, alias, model, Shape(values, columns), values)
+
+    def _catalogue(self, table: str) -> TableCatalogue | None:
+        """Return the catalogue of a table; None if the models of ``depends_on`` say what it shows."""
+        if is_plain_table(model_of_table(table), table, self._using):
+            return watched_catalogue(table, self._using, self._rules)
+        if not self._models:
+            raise NotCached(f"{table} is a view, or a table that Django does not manage")
+        return None
+
+    def _named(self, select: Select, alias: str) -> set[str]:
+        """Return the columns of an alias that the SQL names, also from a SELECT around this one."""
+        return set().union(
+            select.columns.get(alias, ()),
+            *(each.columns.get(alias, ()) for each in self._selects if alias not in each.tables),
+        )
+
+    def _columns(
+        self, model: type[models.Model], catalogue: TableCatalogue, named: Collection[str]
+    ) -> set[str] | None:
+        """Return the columns that a result depends on, given those that the SQL names; None: all.
+
+        A generated column changes with the columns that it is made of. Writers report it as changed, too;
+        but a process that was started before the migration does not know it.
+        """
+        if self._unknown is not None or catalogue.has_before_row_triggers:
+            return None
+        fields = {field.column: field for field in model._meta.local_concrete_fields}
+        columns = set(named).difference(self._rules.ignored(model._meta.db_table))
+        for column in columns & catalogue.generated:
+            expression = getattr(fields.get(column), "expression", None)
+            if expression is None:
+                return None
+            resolved = expression.resolve_expression(Query(model, alias_cols=False), allow_joins=False)
+            columns = columns.union(str(each.target.column) for each in columns_in(resolved))
+        return columns
+
+
+def _at_most(values: Values, limit: int) -> Values:
+    """Return bound columns with at most ``limit`` combinations of values."""
+    kept = dict(values)
+    while prod(map(len, kept.values())) > limit:
+        del kept[max(sorted(kept), key=lambda column: len(kept[column]))]
+    return kept

@@ -1,0 +1,87 @@
+"""The expressions whose results depend only on the columns in them.
+
+Django's own expressions do, except those of time and chance. What another class writes into the SQL is
+not known: a function may read a table that the query does not name. So the modules whose classes are
+known are listed here, and a class that a later version of Django adds elsewhere is not known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Aggregate, Func
+from django.db.models.expressions import DatabaseDefault, RawSQL
+from django.db.models.functions import Now, Random
+from django.db.models.sql import AggregateQuery, Query
+from django.db.models.sql.where import ExtraWhere
+
+from cachebackend.queries.not_cached import NotCached
+
+__all__ = ["KNOWN_MODULES", "VOLATILE", "check_known", "check_query", "check_stable"]
+
+#: The modules whose classes are known, if they are not listed below.
+KNOWN_MODULES = frozenset(
+    f"django.{name}"
+    for name in (
+        "contrib.postgres.aggregates.general",
+        "contrib.postgres.aggregates.statistics",
+        "contrib.postgres.expressions",
+        "contrib.postgres.fields.array",
+        "contrib.postgres.fields.hstore",
+        "contrib.postgres.fields.ranges",
+        "contrib.postgres.lookups",
+        "contrib.postgres.search",
+        "db.models.aggregates",
+        "db.models.expressions",
+        "db.models.fields.json",
+        "db.models.fields.related_lookups",
+        "db.models.fields.tuple_lookups",
+        "db.models.functions.comparison",
+        "db.models.functions.datetime",
+        "db.models.functions.json",
+        "db.models.functions.math",
+        "db.models.functions.text",
+        "db.models.functions.window",
+        "db.models.lookups",
+        "db.models.query_utils",
+        "db.models.sql.compiler",
+        "db.models.sql.datastructures",
+        "db.models.sql.query",
+        "db.models.sql.where",
+    )
+)
+#: Another value each time that the query runs.
+VOLATILE: frozenset[type[Any]] = frozenset({Now, Random})
+#: The caller writes the SQL, or the name of the function.
+_WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})
+#: Arguments of functions with which a caller writes SQL.
+_SQL_ARGUMENTS = frozenset({"function", "template"})
+
+
+def check_query(query: Any, compiler_class: type[Any] | None = None) -> None:
+    """Raise NotCached if a query compiles itself in a way of its own, or does more than read."""
+    if type(query) not in {Query, AggregateQuery}:
+        raise NotCached(f"{type(query).__module__}.{type(query).__qualname__} is a query that is not known")
+    if compiler_class is not None and not compiler_class.__module__.startswith("django.db."):
+        raise NotCached(f"the database backend compiles queries by {compiler_class.__module__}")
+    if query.select_for_update:
+        raise NotCached("select_for_update() locks rows")
+    if query.explain_info:
+        raise NotCached("explain() does not return rows")
+    if query.extra_tables:
+        raise NotCached("extra() adds tables")
+
+
+def check_stable(node: Any) -> None:
+    """Raise NotCached if a node has another value each time that the query runs."""
+    if type(node) in VOLATILE:
+        raise NotCached(f"{type(node).__name__}() has another value each time that the query runs")
+
+
+def check_known(node: Any) -> None:
+    """Raise NotCached if it is not known what a node of the query reads."""
+    kind = type(node)
+    if kind.__module__ not in KNOWN_MODULES:
+        raise NotCached(f"{kind.__module__}.{kind.__qualname__} is not known, so it may read any table")
+    if kind in _WRITTEN_BY_CALLER or not _SQL_ARGUMENTS.isdisjoint(getattr(node, "extra", ())):
+        raise NotCached(f"{kind.__name__} has SQL of the caller, which may read any table")

@@ -1,0 +1,101 @@
+"""Which expressions can be cached."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.db.models import Aggregate, Count, F, Func, QuerySet, Value
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Lower, Now, Random
+from django.db.models.sql import Query
+from django.db.models.sql.where import ExtraWhere
+
+from cachebackend.queries.known import KNOWN_MODULES, VOLATILE, check_known, check_query, check_stable
+from cachebackend.queries.not_cached import NotCached
+from tests.zoo.models import Author
+
+#: Words in the names of functions that have another value each time.
+_OF_TIME_OR_CHANCE = ("now", "random", "uuid", "today", "current", "seed", "clock", "transaction")
+
+
+class Own(Func):
+    function = "OWN"
+
+
+class OwnCount(Count):
+    pass
+
+
+@pytest.mark.parametrize("expression", [F("x"), Value(1), Lower("x"), Count("x")])
+def test_django_s_expressions_are_known(expression: Any) -> None:
+    """They read the columns in them, and nothing else."""
+    check_known(expression)
+    check_stable(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        Own("x"),
+        OwnCount("x"),
+        Func("x", function="F"),
+        Aggregate("x"),
+        RawSQL("x", ()),
+        ExtraWhere(["x"], []),
+        Lower("x", function="NOW"),
+        Lower("x", template="now()"),
+    ],
+)
+def test_what_a_caller_writes_is_not_known(expression: Any) -> None:
+    """It may read any table."""
+    with pytest.raises(NotCached):
+        check_known(expression)
+
+
+@pytest.mark.parametrize("expression", [Now(), Random()])
+def test_functions_of_time_and_chance_are_not_stable(expression: Any) -> None:
+    """A result of them is wrong at once, without any write."""
+    with pytest.raises(NotCached, match="each time"):
+        check_stable(expression)
+
+
+def test_every_function_of_time_or_chance_in_the_known_modules_is_listed() -> None:
+    """A version of Django may add one."""
+    found = {
+        each
+        for module in KNOWN_MODULES
+        for name, each in inspect.getmembers(import_module(module), inspect.isclass)
+        if each.__module__ == module
+        and issubclass(each, Func)
+        and any(word in name.lower() for word in _OF_TIME_OR_CHANCE)
+    }
+    assert {each.__name__ for each in found} <= {"Now", "Random"}
+    assert found <= VOLATILE
+
+
+def test_a_query_of_another_class_is_not_known() -> None:
+    """It may compile itself as it likes."""
+
+    class OwnQuery(Query):
+        pass
+
+    with pytest.raises(NotCached, match="OwnQuery"):
+        check_query(OwnQuery(Author))
+
+
+def test_a_backend_with_its_own_compiler_is_not_known() -> None:
+    """Its SQL may be anything."""
+    with pytest.raises(NotCached, match="compiles"):
+        check_query(Author.objects.all().query, Own)
+
+
+@pytest.mark.parametrize(
+    "queryset", [Author.objects.select_for_update(), Author.objects.extra(tables=["zoo_poem"])]
+)
+def test_a_query_that_locks_rows_or_adds_tables_is_refused(queryset: QuerySet[Author]) -> None:
+    """A result from the cache locks nothing."""
+    with pytest.raises(NotCached):
+        check_query(queryset.query)

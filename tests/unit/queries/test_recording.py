@@ -1,0 +1,140 @@
+"""What a recorder notes of the SQL of a query."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.models import Count, Exists, F, FilteredRelation, OuterRef, Q, Window
+from django.db.models.functions import RowNumber
+
+from cachebackend.queries.recording import Recorder, columns_in
+from tests.unit.queries.compiled import selects_of
+from tests.zoo.models import Author, Label, Novel, Poem, Post, Stock, Visit
+
+
+def columns(queryset: Any, **options: Any) -> dict[str, set[str]]:
+    """Return the columns of all aliases in a query."""
+    found: dict[str, set[str]] = {}
+    for select in selects_of(queryset, **options):
+        for alias, names in select.columns.items():
+            found.setdefault(alias, set()).update(names)
+    return found
+
+
+def test_the_selected_columns_are_noted() -> None:
+    """And those of conditions and orderings."""
+    found = columns(Author.objects.filter(rank=1).order_by("name").values("pk"))
+    assert found == {"zoo_author": {"id", "rank", "name"}}
+
+
+def test_joins_that_exist_only_in_the_compiled_query_are_noted() -> None:
+    """Those of ``Meta.ordering`` and ``select_related``."""
+    [select] = selects_of(Novel.objects.select_related("author").only("name", "author__name"))
+    assert set(select.tables) == {"zoo_novel", "zoo_author", "zoo_genre"}
+    assert select.columns["zoo_genre"] >= {"rank", "id"}
+    assert select.columns["zoo_author"] == {"id", "name"}
+
+
+def test_a_column_of_an_outer_query_belongs_to_it() -> None:
+    """The subquery names it."""
+    inner, outer = "U0", "zoo_author"
+    found = columns(
+        Author.objects.filter(Exists(Poem.objects.filter(author=OuterRef("rank")))).values("name")
+    )
+    assert found[outer] == {"name", "rank"}
+    assert found[inner] == {"author_id"}
+
+
+def test_the_conditions_of_joins_are_noted() -> None:
+    """A filtered relation and a generic relation have some."""
+    found = columns(
+        Author.objects.annotate(p=FilteredRelation("poem", condition=Q(poem__rank=1))).values("p__name")
+    )
+    assert found["p"] == {"name", "rank", "author_id"}
+    found = columns(Visit.objects.filter(shelf__sign="a").values("pk"))
+    assert found == {"zoo_visit": {"id", "hall", "side"}, "zoo_shelf": {"sign", "hall", "side"}}
+
+
+def test_parts_that_django_compiles_by_themselves_are_noted() -> None:
+    """Filters of aggregates, windows, groups, and columns of composite keys."""
+    found = columns(Author.objects.values("name").annotate(n=Count("pk", filter=Q(rank=1))))
+    assert found["zoo_author"] == {"name", "id", "rank"}
+    found = columns(
+        Author.objects.values("name").annotate(n=Window(RowNumber(), partition_by="rank")).filter(n=1)
+    )
+    assert found["zoo_author"] == {"name", "rank"}
+    assert columns(Stock.objects.values("pk"))["zoo_stock"] == {"shop", "sku"}
+
+
+def test_the_columns_of_whole_rows_can_be_left_out() -> None:
+    """Those of conditions, orderings, annotations and related rows cannot."""
+    query = Author.objects.filter(rank=1)
+    assert columns(query, leaves_out_rows=True) == {"zoo_author": {"rank"}}
+    assert columns(query.annotate(x=F("name")), leaves_out_rows=True) == {"zoo_author": {"rank", "name"}}
+    assert columns(query.values("name"), leaves_out_rows=True) == {"zoo_author": {"rank", "name"}}
+    found = columns(Poem.objects.select_related("author"), leaves_out_rows=True)
+    assert found == {"zoo_poem": {"author_id"}, "zoo_author": {"id", "name", "rank"}}
+
+
+def test_a_position_in_the_selected_columns_is_a_column() -> None:
+    """The ordering refers to a column that may have been left out."""
+    query = Author.objects.annotate(x=F("rank")).order_by("x")
+    assert "rank" in columns(query, leaves_out_rows=True)["zoo_author"]
+
+
+def test_the_column_that_a_prefetch_adds_is_noted() -> None:
+    """Django selects the column of the many-to-many table by ``extra()``."""
+    table = Post.labels.through._meta.db_table
+    query = Label.objects.filter(posts__in=[1]).extra(
+        select={"_prefetch_related_val_post_id": f'"{table}"."post_id"'}
+    )
+    assert columns(query)[table] == {"post_id", "label_id"}
+
+
+@pytest.mark.parametrize(
+    "sql", ['"zoo_label"."rank" + 1', '"none"."post_id"', "now()", '(SELECT 1) "x"."post_id"']
+)
+def test_other_sql_under_that_name_is_not_known(sql: str) -> None:
+    """Only the name of a column of the query is."""
+    query = Label.objects.extra(select={"_prefetch_related_val_post_id": sql})
+    recorder = Recorder(query.query)
+    with recorder.recording(connections["lite"]):
+        query.query.get_compiler("lite").execute_sql()
+    assert recorder.unknown is not None
+
+
+def test_nothing_is_run_and_the_statement_is_kept() -> None:
+    """The recorder compiles it."""
+    recorder = Recorder(query := Author.objects.filter(rank=1).query)
+    with recorder.recording(connections["lite"]):
+        assert query.get_compiler("lite").execute_sql() is None
+    assert recorder.statement is not None
+    assert recorder.statement == query.get_compiler("lite").as_sql()
+
+
+def test_an_empty_query_has_no_statement() -> None:
+    """Django knows its result."""
+    recorder = Recorder(query := Author.objects.none().query)
+    with recorder.recording(connections["lite"]):
+        query.get_compiler("lite").execute_sql()
+    assert recorder.statement is None
+
+
+def test_another_thread_is_not_recorded() -> None:
+    """Two threads may share a connection."""
+    connection, made = connections["lite"], []
+    with Recorder(Author.objects.all().query).recording(connection):
+        thread = threading.Thread(target=lambda: made.append(connection.ops.compiler("SQLCompiler")))
+        thread.start()
+        thread.join()
+    assert made == [connection.ops.compiler("SQLCompiler")]
+    assert "compiler" not in vars(connection.ops)
+
+
+def test_columns_in_an_expression_are_found() -> None:
+    """At any depth."""
+    query = Author.objects.annotate(x=F("rank") + F("id") * 2).query
+    assert {column.target.name for column in columns_in(query.annotations["x"])} == {"rank", "id"}

@@ -2,7 +2,8 @@
 
 ``recording`` notes every table and column that enters the SQL, ``known`` says which expressions can be
 cached, ``binding`` finds the columns that a query binds to values, and ``tables`` which tables can be
-cached. ``dependencies`` puts them together.
+cached. ``dependencies`` puts them together, ``plans`` makes the key, tags and shapes of a result from
+them, and ``evaluation`` answers the queries of a block from the ring. ``queryset`` is what users call.
 
-Imports the invalidation and the backend. Never runs a query, except those that read the catalogue.
+Imports the invalidation and the backend.
 """

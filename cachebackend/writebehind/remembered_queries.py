@@ -36,7 +36,7 @@ class Parameter(Expression):
         self.name = name
 
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> Any:
-        """Return a placeholder, and the parameter itself in the place of its value."""
+        """Return a placeholder, and the parameter itself instead of its value."""
         return "%s", (self,)
 
     def value(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> Any:

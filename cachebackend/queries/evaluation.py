@@ -1,0 +1,155 @@
+"""Evaluation: in a block, the queries that Django runs are answered by the ring.
+
+Django runs each SELECT by ``SQLCompiler.execute_sql``, whichever method of a queryset needs it:
+iteration, ``count``, ``aggregate``, ``exists``, the queries of ``prefetch_related``. ``install`` wraps that
+method. In a block of ``evaluated``, a statement whose result can be kept right is read through the
+ring; Django makes instances, tuples or numbers of its rows as usual. Any other statement runs as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from django.core.exceptions import EmptyResultSet
+from django.db import router
+from django.db.models.sql.compiler import SQLCompiler
+from django.db.models.sql.constants import MULTI, SINGLE
+
+from cachebackend import protocol
+from cachebackend.backend import RingCache, find_ring_cache
+from cachebackend.backend.guarded_loads import get_or_load
+from cachebackend.backend.open_transactions import any_changed
+from cachebackend.invalidation.transactions import has_changed_tables
+from cachebackend.queries.not_cached import NotCached
+from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.plans import Plan, plan_of
+
+__all__ = ["Evaluation", "evaluated", "install", "not_evaluated"]
+
+logger = logging.getLogger("cachebackend")
+_current: ContextVar[Evaluation | None] = ContextVar("ringcache_evaluation", default=None)
+#: The attribute that marks a wrapped method.
+_MARK = "_ringcache_reads"
+Run = Callable[..., Any]
+
+
+class Evaluation:
+    """What one block of ``evaluated`` does.
+
+    Args:
+        options: How results are cached.
+
+    Attributes:
+        plans: The plan of each statement that was read through the ring.
+        reasons: Why statements were run as they are.
+    """
+
+    def __init__(self, options: QueryOptions) -> None:
+        self._options = options
+        self.plans: list[Plan] = []
+        self.reasons: list[str] = []
+
+    def execute(self, compiler: Any, result_type: str, run: Run) -> Any:
+        """Return what ``execute_sql`` returns, from the ring if the result can be kept right."""
+        rows = self.read(compiler, result_type, run)
+        if rows is None:
+            return run()
+        if result_type == SINGLE:
+            return tuple(rows[0]) if rows else None
+        return [[tuple(row) for row in rows]]
+
+    def read(self, compiler: Any, result_type: str, run: Run) -> Sequence[Any] | None:
+        """Return the rows of a statement; None: its result is not cached, or known to be empty.
+
+        Args:
+            compiler: Django's compiler of the statement.
+            result_type: Which rows ``execute_sql`` shall return.
+            run: Runs the statement.
+        """
+        cache = find_ring_cache(self._options.alias)
+        if cache is None:
+            return None
+        try:
+            plan = self._plan(compiler, result_type, cache)
+        except NotCached as not_cached:
+            self.reasons.append(not_cached.reason)
+            return None
+        if plan is None:
+            return None
+        self.plans.append(plan)
+        fill_options = cache.fill_options(self._options.seconds, self._options.stale_for)
+        fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
+        rows: Sequence[Any] = get_or_load(
+            cache.client, plan.key, lambda: _rows(run(), result_type), fill_options
+        )
+        return rows
+
+    def drop(self, plan: Plan) -> None:
+        """Delete a result, so that it is loaded again."""
+        cache = find_ring_cache(self._options.alias)
+        if cache is not None:
+            cache.client.run(protocol.delete(cache.client.context, plan.key))
+
+    def _plan(self, compiler: Any, result_type: str, cache: RingCache) -> Plan | None:
+        model = compiler.query.model
+        if model is not None and compiler.using != router.db_for_write(model):
+            raise NotCached(f"{compiler.using!r} is not the database that {model.__name__} is written to")
+        try:
+            plan = plan_of(compiler, result_type, self._options, cache)
+        except EmptyResultSet:
+            return None
+        if plan is not None and any_changed() and has_changed_tables(compiler.connection, plan.tables):
+            raise NotCached("the open transaction has changed a table that the query reads")
+        return plan
+
+
+def _rows(result: Any, result_type: str) -> list[tuple[Any, ...]]:
+    """Return the rows in what ``execute_sql`` has returned."""
+    if result_type == SINGLE:
+        return [] if result is None else [tuple(result)]
+    return [tuple(row) for chunk in result for row in chunk]
+
+
+@contextmanager
+def evaluated(options: QueryOptions) -> Iterator[Evaluation]:
+    """Let the ring answer the queries of this thread or task in the block; a block inside joins it."""
+    evaluation = _current.get() or Evaluation(options)
+    token = _current.set(evaluation)
+    try:
+        yield evaluation
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def not_evaluated() -> Iterator[None]:
+    """Run the queries in the block as they are."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def install() -> None:
+    """Wrap the method of Django's compilers that executes a SELECT; a second call does nothing."""
+    compiler_class: Any = SQLCompiler
+    method = compiler_class.execute_sql
+    if hasattr(method, _MARK):
+        return
+
+    @functools.wraps(method)
+    def execute(self: Any, result_type: str = MULTI, *args: Any, **kwargs: Any) -> Any:
+        evaluation = _current.get()
+        if evaluation is None or args or kwargs.get("chunked_fetch") or result_type not in {MULTI, SINGLE}:
+            return method(self, result_type, *args, **kwargs)
+        with not_evaluated():  # what is read meanwhile, to compile the query or by its own code, is not of it
+            return evaluation.execute(self, result_type, lambda: method(self, result_type, **kwargs))
+
+    setattr(execute, _MARK, method)
+    compiler_class.execute_sql = execute

@@ -1,0 +1,143 @@
+"""Plans: the key of a statement's result, and the tags and shapes that it is stored under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import django
+from django.apps import apps
+from django.core.signals import setting_changed
+from django.db import models
+from django.db.models.signals import class_prepared, post_migrate
+
+from cachebackend.backend import RingCache
+from cachebackend.backend.query_names import shape_tag_name, shard_of_result
+from cachebackend.backend.scope import scope_of
+from cachebackend.invalidation.tables import table_name, watched_tables
+from cachebackend.protocol import ShapeEntry
+from cachebackend.queries.dependencies import Dependency, compiled_query
+from cachebackend.queries.not_cached import NotCached
+from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.params import text_of_params
+from cachebackend.queries.tables import Rules
+from cachebackend.shapes import Shape
+
+__all__ = ["Plan", "plan_of"]
+
+#: The most plans that a process remembers.
+_MAX_PLANS = 10_000
+#: The most tags and shapes of one result.
+_MAX_NAMES = 200
+_plans: dict[tuple[Any, ...], Plan | NotCached] = {}
+
+
+class Plan(NamedTuple):
+    """How the result of a statement is cached.
+
+    Attributes:
+        key: The key of the result.
+        dependencies: What it depends on.
+        tables: The tables that it depends on, as ``invalidation`` names them.
+        tags: The keys of its tags.
+        shapes: Its shapes.
+        equalities: The canonical texts that each field may have which the query binds in its base table.
+    """
+
+    key: bytes
+    dependencies: tuple[Dependency, ...]
+    tables: frozenset[str]
+    tags: tuple[bytes, ...]
+    shapes: tuple[ShapeEntry, ...]
+    equalities: Mapping[models.Field[Any, Any], frozenset[str | None]]
+
+
+def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -> Plan | None:
+    """Return how the result of a compiler's statement is cached.
+
+    Args:
+        compiler: Django's compiler of the query.
+        kind: The form of the result: one row or all rows.
+        options: How results are cached.
+        cache: The cache that stores them.
+
+    Returns:
+        None: the result is known to be empty.
+
+    Raises:
+        NotCached: The result cannot be kept right.
+    """
+    sql, params = compiler.as_sql()
+    if not sql:
+        return None
+    scope = scope_of(compiler.using)
+    text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version()])
+    digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
+    name = (cache.key_prefix, cache.version, options.alias, options.depends_on, options.ignored, digest)
+    plan = _plans.get(name)
+    if plan is None:
+        try:
+            plan = _new_plan(compiler, digest, scope, options, cache)
+        except NotCached as not_cached:
+            plan = not_cached
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        _plans[name] = plan
+    if isinstance(plan, NotCached):
+        raise NotCached(plan.reason)
+    return plan
+
+
+def _new_plan(compiler: Any, digest: bytes, scope: str, options: QueryOptions, cache: RingCache) -> Plan:
+    rules = Rules(
+        is_watched=lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)),
+        ignored=lambda _: options.ignored,
+    )
+    depends_on = [apps.get_model(label) for label in options.depends_on]
+    compiled = compiled_query(compiler.query, compiler.using, rules=rules, depends_on=depends_on)
+    names: list[str] = []
+    shapes: dict[ShapeEntry, None] = {}
+    for each in compiled.dependencies:
+        names += [shape_tag_name(scope, each.table, tag) for tag in each.tags()]
+        [shard] = cache.many_tag_bytes([shard_of_result(scope, each.table, digest)])
+        is_general = each.shape == Shape([], None)
+        shapes[ShapeEntry(shard, each.shape.id, each.shape.description, is_general)] = None
+    tags = tuple(dict.fromkeys(cache.many_tag_bytes(names)))
+    if len(tags) + len(shapes) > _MAX_NAMES:
+        raise NotCached(
+            f"the result depends on {len(tags)} tags of {len(shapes)} shapes, more than {_MAX_NAMES}"
+        )
+    return Plan(
+        cache.key_bytes(f"result:{digest.hex()}"),
+        tuple(compiled.dependencies),
+        frozenset(each.table for each in compiled.dependencies),
+        tags,
+        tuple(shapes),
+        _equalities(compiler.query, compiled.dependencies),
+    )
+
+
+def _equalities(
+    query: Any, dependencies: Sequence[Dependency]
+) -> dict[models.Field[Any, Any], frozenset[str | None]]:
+    """Return the values that the query binds columns of its base table to."""
+    base = query.base_table
+    fields = {field.column: field for field in query.get_meta().local_concrete_fields}
+    return {
+        fields[column]: frozenset(values)
+        for each in dependencies
+        if base is not None
+        and each.alias == base
+        and table_name(each.table) == table_name(query.get_meta().db_table)
+        for column, values in each.values.items()
+        if column in fields
+    }
+
+
+def _forget(**_: Any) -> None:
+    _plans.clear()
+
+
+for _signal in (class_prepared, post_migrate, setting_changed):
+    _signal.connect(_forget, dispatch_uid="ringcache:plans")

@@ -1,0 +1,212 @@
+"""Cached querysets: what is read from the ring, and when the database is asked again."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import Avg, Count, F, Prefetch
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import RingCache
+from cachebackend.invalidation.compilers import watch_queries
+from cachebackend.invalidation.tables import forget_tables
+from cachebackend.invalidation.watched import _queried
+from cachebackend.queries.queryset import CachedQuerySet, _row_readers, register_row_reader
+from tests.zoo.models import Author, Label, Poem, Post
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    """Results of queries over some models are cached."""
+    before, readers = {model: set(aliases) for model, aliases in _queried.items()}, dict(_row_readers)
+    for model in (Author, Poem, Post, Label):
+        watch_queries(model, "default")
+        register_row_reader(model, "default", model.cached.in_bulk)
+    yield
+    _queried.clear()
+    _queried.update(before)
+    _row_readers.clear()
+    _row_readers.update(readers)
+    forget_tables()
+
+
+@pytest.fixture(autouse=True)
+def cache(ring_cache: RingCache) -> RingCache:
+    """The cache on empty nodes."""
+    return ring_cache
+
+
+@pytest.fixture
+def authors() -> list[Author]:
+    return [Author.objects.create(name=name, rank=n) for n, name in enumerate("ab")]
+
+
+@pytest.fixture(autouse=True)
+def poems(authors: list[Author]) -> list[Poem]:
+    return [
+        Poem.objects.create(name=f"{author.name}{n}", author=author, rank=n)
+        for author in authors
+        for n in range(3)
+    ]
+
+
+def cached(model: Any = Poem) -> Any:
+    return CachedQuerySet(model)
+
+
+def statements(evaluate: Any) -> int:
+    """Return how many statements the database gets."""
+    with CaptureQueriesContext(connection) as captured:
+        evaluate()
+    return len(captured)
+
+
+KINDS = {
+    "rows": lambda: list(cached().filter(rank=1).order_by("name")),
+    "rows of an author": lambda: [p.name for p in cached().filter(author__name="a").order_by("-rank")[:2]],
+    "count": lambda: cached().filter(rank=1).count(),
+    "count of all": lambda: cached().count(),
+    "exists": lambda: cached().filter(rank=1).exists(),
+    "not exists": lambda: cached().filter(rank=100).exists(),
+    "aggregate": lambda: cached().aggregate(a=Avg("rank"), n=Count("author", distinct=True)),
+    "values": lambda: list(cached().values("name", "rank").order_by("name")),
+    "values_list": lambda: list(cached().values_list("name", flat=True).order_by("name")),
+    "named": lambda: [r.name for r in cached().values_list("name", named=True).order_by("name")],
+    "annotate": lambda: [a.n for a in cached(Author).annotate(n=Count("poem")).order_by("pk")],
+    "group": lambda: list(cached().values("author").annotate(n=Count("pk")).order_by("author")),
+    "get": lambda: cached().get(name="a1"),
+    "first": lambda: cached().order_by("rank", "name").first(),
+    "last": lambda: cached().order_by("rank", "name").last(),
+    "none": lambda: cached().filter(rank=77).first(),
+    "contains": lambda: cached().filter(rank__lt=9).contains(Poem(pk=10**6)),
+    "in_bulk": lambda: sorted(cached().in_bulk(["a0", "a1"], field_name="name")),
+    "distinct": lambda: list(cached().values_list("rank").distinct().order_by("rank")),
+    "union": lambda: list(
+        cached()
+        .filter(rank=0)
+        .values_list("name")
+        .union(cached().filter(rank=2).values_list("name"))
+        .order_by("name")
+    ),
+    "select_related": lambda: [p.author.name for p in cached().select_related("author").order_by("name")],
+    "prefetch": lambda: [
+        [p.name for p in a.poem_set.all()]
+        for a in cached(Author).prefetch_related("poem_set").order_by("name")
+    ],
+    "Prefetch": lambda: [
+        [p.name for p in a.top]
+        for a in cached(Author)
+        .prefetch_related(Prefetch("poem_set", Poem.objects.filter(rank=2), to_attr="top"))
+        .order_by("name")
+    ],
+    "only": lambda: [p.name for p in cached().only("name").order_by("name")],
+    "latest": lambda: cached().latest("rank", "name"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_asks_the_database_once(kind: str) -> None:
+    """The second time it has the same result, from the ring."""
+    before = KINDS[kind]()
+    again: list[Any] = []
+    assert statements(lambda: again.append(KINDS[kind]())) == 0
+    assert again == [before]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_is_right_after_writes(kind: str, authors: list[Author], poems: list[Poem]) -> None:
+    """After each write, it has the result of the same query in a plain queryset."""
+
+    def plain() -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            from cachebackend.queries import evaluation
+
+            patch.setattr(evaluation.Evaluation, "read", lambda *_: None)
+            patch.setattr(CachedQuerySet, "_row_reader", lambda _: None)
+            return KINDS[kind]()
+
+    def check() -> None:
+        assert KINDS[kind]() == plain()
+
+    check()
+    for write in (
+        lambda: Poem.objects.filter(name="a1").update(rank=2),
+        lambda: Poem.objects.filter(name="a0").update(author=authors[1]),
+        lambda: Poem.objects.create(name="a9", rank=1, author=authors[0]),
+        lambda: Author.objects.filter(name="a").update(name="c"),
+        lambda: Author.objects.filter(name="c").update(name="a"),
+        lambda: Poem.objects.update(rank=F("rank") + 1),
+        lambda: Poem.objects.filter(rank=2).delete(),
+        authors[1].delete,
+    ):
+        write()
+        check()
+
+
+def test_a_change_of_another_column_leaves_the_list(poems: list[Poem]) -> None:
+    """The changed row alone is loaded again."""
+    queryset = cached().filter(author=poems[0].author_id).order_by("name")
+    list(queryset)
+    Poem.objects.filter(pk=poems[0].pk).update(rank=50)
+    assert statements(lambda: [p.rank for p in queryset.all()]) == 1
+    assert [p.rank for p in queryset.all()] == [50, 1, 2]
+
+
+def test_a_transaction_sees_its_own_changes(poems: list[Poem]) -> None:
+    """Its changes are not stored, and are gone after the rollback."""
+    queryset = cached().filter(rank=1)
+    assert queryset.all().count() == 2
+    with transaction.atomic():
+        Poem.objects.filter(pk=poems[0].pk).update(rank=1)
+        assert queryset.all().count() == 3
+        transaction.set_rollback(True)
+    assert statements(lambda: queryset.all().count()) == 0
+    assert queryset.all().count() == 2
+
+
+def test_what_is_not_cached_says_why() -> None:
+    """And has the right result all the same."""
+    queryset = cached().annotate(now=Now())
+    assert len(queryset) == 6
+    assert queryset.explain_cache() == ("not cached: Now() has another value each time that the query runs")
+
+
+def test_what_is_cached_says_how() -> None:
+    """The key, and the tables with what the result depends on."""
+    text = cached().filter(rank=1).explain_cache()
+    assert "zoo_poem: <Shape rank of " in text
+
+
+def test_a_queryset_can_be_pickled(poems: list[Poem]) -> None:
+    """With its result, and its query with its options."""
+    queryset = cached().filter(rank=1).cached(timeout=7)
+    again = pickle.loads(pickle.dumps(queryset))
+    assert list(again) == list(queryset)
+    assert again._cache_options == queryset._cache_options
+    other = cached().none()
+    other.query = pickle.loads(pickle.dumps(queryset.query))
+    assert list(other) == list(queryset)
+
+
+def test_a_plain_queryset_asks_the_database() -> None:
+    """With the same query."""
+    queryset = cached().filter(rank=1)
+    list(queryset)
+    assert statements(lambda: list(queryset.uncached())) == 1
+
+
+def test_writing_through_a_cached_queryset(poems: list[Poem]) -> None:
+    """It writes what the database has."""
+    queryset = cached().filter(rank=1)
+    list(queryset)
+    assert queryset.all().update(rank=8) == 2
+    assert not queryset.all()
+    assert cached().filter(rank=8).delete()[0] == 2
+    assert cached().count() == 4

@@ -49,6 +49,7 @@ class TableCatalogue:
         has_row_security: Whether the database shows different rows to different roles.
         is_changed_by_cascade: Whether foreign keys of the table let the database itself delete or update
             its rows when a row of another table changes.
+        may_change_other_rows: Whether a change of its rows may run triggers, or cascades of the database.
         is_table: Whether it is a permanent table without rewrite rules: no view, foreign, temporary or
             unlogged table.
     """
@@ -59,6 +60,7 @@ class TableCatalogue:
     is_partition_or_inherits: bool = False
     has_row_security: bool = False
     is_changed_by_cascade: bool = False
+    may_change_other_rows: bool = True
     is_table: bool = False
 
     @property

@@ -41,6 +41,10 @@ _POSTGRES = """
             SELECT FROM pg_constraint AS r WHERE r.conrelid = c.oid AND r.contype = 'f'
                 AND (r.confdeltype IN ('c', 'n', 'd') OR r.confupdtype IN ('c', 'n', 'd'))
         ),
+        EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS (
+            SELECT FROM pg_constraint AS r WHERE r.confrelid = c.oid AND r.contype = 'f'
+                AND (r.confdeltype IN ('c', 'n', 'd') OR r.confupdtype IN ('c', 'n', 'd'))
+        ),
         ARRAY(
             SELECT ARRAY[a.attname::text, t.typname::text, (a.attgenerated <> '')::text,
                 COALESCE(k.collisdeterministic, true)::text]
@@ -112,7 +116,7 @@ def _read_postgres(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any
     rows = _rows(connection, _POSTGRES, connection.ops.quote_name(table))
     if not rows:
         return None
-    is_table, has_row_security, inherits, has_triggers, cascades, columns = rows[0]
+    is_table, has_row_security, inherits, has_triggers, cascades, may_change, columns = rows[0]
     return {
         "kinds": {
             name: _POSTGRES_KINDS[type_name]
@@ -124,6 +128,7 @@ def _read_postgres(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any
         "is_partition_or_inherits": inherits,
         "has_row_security": has_row_security,
         "is_changed_by_cascade": cascades,
+        "may_change_other_rows": may_change,
         "is_table": is_table,
     }
 

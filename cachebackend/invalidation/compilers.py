@@ -16,7 +16,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 
 from cachebackend.invalidation.tables import forget_tables, watched_tables
-from cachebackend.invalidation.transactions import each_statement_in_a_transaction
 from cachebackend.invalidation.watched import Dependent, register, register_queries
 from cachebackend.invalidation.writes import Write
 
@@ -65,8 +64,9 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
         tables = watched_tables(self.query.get_meta().db_table)
         if not tables or (write == "update_returning" and not _returns_columns(self, *args, **kwargs)):
             return method(self, *args, **kwargs)  # without columns it calls ``execute_sql``, which is wrapped
-        with each_statement_in_a_transaction(self.connection):
-            return getattr(Write(self, tables, method), write)(*args, **kwargs)
+        statement = Write(self, tables, method)
+        with statement.committed_with_its_outbox_row():
+            return getattr(statement, write)(*args, **kwargs)
 
     setattr(execute, _MARK, method)
     setattr(compiler, name, execute)

@@ -28,7 +28,7 @@ from cachebackend.conf import ring_aliases
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.stored_keys import unpack_keys
-from cachebackend.invalidation.tables import watched_tables
+from cachebackend.invalidation.tables import models_of_tables, watched_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
 from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
@@ -115,7 +115,7 @@ def pending_rows(using: str) -> QuerySet[OutboxRow]:
 
     A row of a model that another process did not know is pending for a process that knows it.
     """
-    labels = [model._meta.label_lower for model in triggered_models()]
+    labels = [model._meta.label_lower for model in {*triggered_models(), *models_of_tables()}]
     return stored_rows(using).filter(Q(error="") | Q(error=UNKNOWN_MODEL, label__in=labels))
 
 

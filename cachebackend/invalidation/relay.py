@@ -164,7 +164,7 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     # A young row is most likely being handled by its writer; a trigger's row is the relay's alone. The
     # time of a row may be nonsense: then its age is 0 for ever
     settling = timedelta(seconds=SETTLING_SECONDS)
-    is_young = Q(label="", created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
+    is_young = Q(transaction_id=None, created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
     following = pending_rows(using).filter(~is_young, pk__gt=after).order_by("pk")
     if not (keys := page_keys(following)):
         return None

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from cachebackend.invalidation.statement_outbox import StatementOutbox
+
 __all__ = ["Compile", "Returned", "returning"]
 
 #: Makes a statement, given the compiler's own method that does: the text and its parameters.
@@ -36,15 +38,23 @@ class Returned:
 
 @contextmanager
 def returning(
-    compiler: Any, columns: Sequence[str], *, options: str = "", compile_statement: Compile | None = None
+    compiler: Any,
+    columns: Sequence[str],
+    *,
+    states: int = 1,
+    options: str = "",
+    compile_statement: Compile | None = None,
+    outbox: StatementOutbox | None = None,
 ) -> Iterator[Returned]:
     """Let the statements that a compiler executes inside a block return rows.
 
     Args:
         compiler: Django's compiler of an INSERT, UPDATE or DELETE.
         columns: What is returned: names of columns as SQL.
+        states: 2 if the columns are those of a row before the change, and then those of it after the change.
         options: What the clause has before the columns.
         compile_statement: Makes the statement in place of the compiler's own method.
+        outbox: Lets the statement write its outbox row.
     """
     connection, own = compiler.connection, compiler.as_sql
     # Another write may run inside this one, on its way to the database: it has a wrapper more
@@ -57,7 +67,8 @@ def returning(
         if not sql:  # an UPDATE that sets no column of this table
             return sql, params
         returned.missing += 1
-        return sql + clause, params
+        sql += clause
+        return sql if outbox is None else outbox.around(sql, marker, len(columns), states), params
 
     def as_sql(*args: Any, **kwargs: Any) -> Any:
         def own_sql() -> Any:
@@ -71,7 +82,8 @@ def returning(
     def capture(run: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         result = run(sql, params, many, context)
         if returned.missing and marker in str(sql) and _find_result(context["cursor"], marker):
-            returned.rows += context["cursor"].fetchall()
+            rows = context["cursor"].fetchall()
+            returned.rows += rows if outbox is None else outbox.take(rows)
             returned.missing -= 1
         return result
 

@@ -30,6 +30,7 @@ __all__ = [
     "all_tables",
     "changed_rows",
     "forget_tables",
+    "models_of_tables",
     "row_of",
     "table_name",
     "tables_of",
@@ -204,16 +205,24 @@ def watched_tables(name: str) -> Sequence[WatchedTable]:
     Args:
         name: The ``db_table`` of a model. It may name a schema, as in ``"public"."shop_product"``.
     """
+    return _all_tables().get(table_name(name), ())
+
+
+def models_of_tables() -> list[type[models.Model]]:
+    """Return the concrete models of all watched tables."""
+    return [table.model for tables in _all_tables().values() for table in tables]
+
+
+def _all_tables() -> dict[str, list[WatchedTable]]:
     global _tables  # noqa: PLW0603  # made when all models are known, and again when one is added
     if _tables is None:
         _tables = _watched_tables()
-    return _tables.get(table_name(name), ())
+    return _tables
 
 
 def all_tables() -> list[WatchedTable]:
     """Return every watched table, as each concrete model has it."""
-    watched_tables("")  # which makes them
-    return [table for tables in (_tables or {}).values() for table in tables]
+    return [table for tables in _all_tables().values() for table in tables]
 
 
 def table_name(name: str) -> str:

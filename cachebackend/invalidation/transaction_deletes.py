@@ -1,8 +1,9 @@
-"""The pending deletes of one transaction: its outbox row, quarantines, and deletes after the commit."""
+"""The pending deletes of one transaction: its outbox rows, quarantines, and deletes after the commit."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -15,7 +16,7 @@ from cachebackend.invalidation.confirmed_rows import delete_confirmed
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox import write_row
 
-__all__ = ["TransactionDeletes"]
+__all__ = ["CommittedDeletes", "TransactionDeletes"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds; the default of the option ``quarantine_timeout``, for a project without a ring cache.
@@ -25,12 +26,43 @@ _IN_DOUBT = ("08", "57")
 _unconfirmed_log = LogRateLimit(SYSTEM_CLOCK)
 
 
-class TransactionDeletes(PendingDeletes):
+class CommittedDeletes(PendingDeletes):
+    """Pending deletes whose outbox rows are committed with the change.
+
+    Args:
+        using: The alias of the database whose rows change.
+    """
+
+    def __init__(self, using: str) -> None:
+        super().__init__(using)
+        self._outbox_rows: list[int | None] = []
+
+    def add_outbox_rows(self, pks: Iterable[int]) -> None:
+        """Add outbox rows that a statement has written."""
+        self._outbox_rows += pks
+
+    def after_commit(self) -> None:
+        """Delete the keys, and the outbox row if every node confirms.
+
+        Raises nothing: the data is committed.
+        """
+        try:
+            unconfirmed = self.delete()
+            if unconfirmed:
+                _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=any(self._outbox_rows))
+            else:
+                delete_confirmed(self.using, self._outbox_rows)
+            self.refill()
+        except Exception as error:
+            raise_interrupt(error)
+            logger.exception("an invalidation was not finished; the relay will retry it")
+
+
+class TransactionDeletes(CommittedDeletes):
     """The pending deletes of a connection's open transaction."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__(connection.alias)
-        self._outbox_rows: list[int | None] = []
         self._is_committed = False
         #: Whether the transaction is one that Django does not commit itself, because autocommit is
         #: off: then Django runs no callbacks after the commit.
@@ -104,22 +136,6 @@ class TransactionDeletes(PendingDeletes):
     def committed(self) -> None:
         """Record that the commit took place."""
         self._is_committed = True
-
-    def after_commit(self) -> None:
-        """Delete the keys, and the outbox row if every node confirms.
-
-        Raises nothing: the data is committed.
-        """
-        try:
-            unconfirmed = self.delete()
-            if unconfirmed:
-                _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=any(self._outbox_rows))
-            else:
-                delete_confirmed(self.using, self._outbox_rows)
-            self.refill()
-        except Exception as error:
-            raise_interrupt(error)
-            logger.exception("an invalidation was not finished; the relay will retry it")
 
     def _run_captured(self) -> None:
         """Delete the keys inside a transaction whose callbacks a test captured and now runs.

@@ -1,4 +1,6 @@
-"""Outbox rows that triggers write: they hold the columns of changed rows as text, and no keys.
+"""Outbox rows that the database writes: they hold the columns of changed rows as text, and no keys.
+
+Triggers write such rows, and statements that write their own outbox row (``statement_outbox``).
 
 A table may hold values that Python cannot read, such as the date ``infinity`` or a date before the
 year 1. Reading a lookup never raises. It is None instead: nothing can be cached under a value that no
@@ -21,9 +23,9 @@ from django.utils.timezone import is_aware
 
 from cachebackend.backend.canonical import django_class, referred_field
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
-from cachebackend.invalidation.tables import changed_rows
-from cachebackend.invalidation.watched import KeysByAlias, add_keys
+from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
 
 __all__ = [
@@ -71,11 +73,9 @@ def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> Key
 
     Raises as ``_changed_rows``.
     """
-    keys: KeysByAlias = {}
-    model, changed = _changed_rows(label, rows, using)
-    for dependent, rows_of_dependent in changed_rows(model, changed, using):
-        add_keys(keys, {dependent.alias: dependent.keys_of(rows_of_dependent, using)})
-    return keys
+    deletes = PendingDeletes(using)
+    deletes.add_rows(*_changed_rows(label, rows, using))
+    return deletes.keys
 
 
 def may_have_trigger_rows(using: str) -> bool:

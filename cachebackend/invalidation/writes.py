@@ -22,13 +22,12 @@ from typing import Any, TypeAlias
 
 from django.db import models
 from django.db.models import sql
-from django.db.models.constants import OnConflict
-from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
+from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
 from cachebackend.invalidation.changes import Pair, TableChanges, paired, unpaired
-from cachebackend.invalidation.columns import ReadColumns
 from cachebackend.invalidation.conflicts import conflicting_rows
+from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.old_rows import (
     OLD,
     lock_for_writing,
@@ -37,20 +36,23 @@ from cachebackend.invalidation.old_rows import (
     update_joined,
 )
 from cachebackend.invalidation.returning import returning
+from cachebackend.invalidation.statement import Statement
+from cachebackend.invalidation.statement_outbox import (
+    StatementOutbox,
+)
 from cachebackend.invalidation.tables import WatchedTable
-from cachebackend.invalidation.transactions import open_deletes
+from cachebackend.invalidation.transaction_deletes import CommittedDeletes
+from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
 from cachebackend.invalidation.watched import is_historical
 
 __all__ = ["Write"]
 
-#: The first version whose RETURNING gives old values.
-POSTGRES_18 = 180_000
 #: The name by which RETURNING calls the new row; a table may be called "new".
 _NEW = "ringcache_new"
 Fields: TypeAlias = "Sequence[models.Field[Any, Any]]"
 
 
-class Write:
+class Write(Statement):
     """One statement on a watched table.
 
     Args:
@@ -62,14 +64,31 @@ class Write:
     def __init__(
         self, compiler: SQLCompiler, tables: Sequence[WatchedTable], method: Callable[..., Any]
     ) -> None:
-        self._compiler, self._tables, self._method = compiler, tables, method
-        self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
-        self._connection: Any = compiler.connection
-        self._model: Any = self._query.get_meta().concrete_model
-        self._columns = ReadColumns(self._model, tables, self._connection.alias)
-        self._fields = self._columns.fields
+        super().__init__(compiler, tables)
+        self._method = method
+        #: Given if the statement is a transaction of its own, in which it writes its outbox row.
+        self._outbox: StatementOutbox | None = None
+        self._own_deletes: CommittedDeletes | None = None
         #: The changed rows as they were, as far as they were read before the statement.
         self._old: list[Sequence[Any]] = []
+
+    @contextmanager
+    def committed_with_its_outbox_row(self) -> Iterator[None]:
+        """Execute the statement inside this block: its outbox row is committed with it.
+
+        The statement writes it, if it is a transaction of its own and able to. Otherwise the transaction
+        writes it, before its commit.
+        """
+        if not self._can_be_alone:
+            with each_statement_in_a_transaction(self._connection):
+                yield
+            return
+        quote_name = self._connection.ops.quote_name
+        self._outbox = StatementOutbox(self._model, self._fields, quote_name, is_large=self._is_large)
+        self._own_deletes = CommittedDeletes(self._connection.alias)
+        yield
+        self._own_deletes.add_outbox_rows(self._outbox.pks)
+        self._own_deletes.after_commit()
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""
@@ -85,10 +104,9 @@ class Write:
             returned = self._method(self._compiler, returning_fields)
             self._add_instances(returned)
             return returned
-        if returning_fields:
-            return self._run_returning(returning_fields)
-        with self._returning():
-            return self._method(self._compiler, returning_fields)
+        with self._returning(more=returning_fields or ()) as rows:
+            self._method(self._compiler)
+        return rows if returning_fields else []
 
     def update(self, result_type: Any) -> Any:
         """Execute an UPDATE; arguments and result as for the compiler's method."""
@@ -98,10 +116,10 @@ class Write:
         if not self._can_return:
             self._compiler.pre_sql_setup()
             return self._run_named()
-        if not self._changes_keys:
-            context: Any = self._returning()
-        elif self._returns_old_rows:
-            context = self._returning_old_and_new()
+        if self._returns_old_rows:
+            context: Any = self._returning_old_and_new()
+        elif not self._changes_keys:
+            context = self._returning()
         elif self._connection.vendor == "postgresql":
             compile_statement, old = update_joined(self._compiler, self._names, self._columns.key_width)
             context = self._returning([*old, *self._names], compile_statement=compile_statement)
@@ -129,68 +147,16 @@ class Write:
             return self._run_unnamed(result_type)
         return self._run_named()
 
-    # What the statement changes
-
-    @property
-    def _can_return(self) -> bool:
-        """Whether UPDATE and DELETE may have a RETURNING clause."""
-        connection = self._connection
-        is_sqlite = connection.vendor == "sqlite" and connection.features.can_return_columns_from_insert
-        return bool(connection.vendor == "postgresql" or is_sqlite)
-
-    @property
-    def _returns_old_rows(self) -> bool:
-        connection = self._connection
-        return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
-
-    @property
-    def _changed_fields(self) -> list[models.Field[Any, Any]]:
-        """The columns that an UPDATE or upsert sets in rows that exist."""
-        if isinstance(self._compiler, SQLUpdateCompiler):
-            return [field for field, _, _ in self._query.values]
-        if isinstance(self._compiler, SQLInsertCompiler) and self._query.on_conflict is OnConflict.UPDATE:
-            return list(self._query.update_fields)
-        return []
-
-    @property
-    def _changes_keys(self) -> bool:
-        """Whether an UPDATE or upsert sets a column that keys are made of, or a generated one depends on."""
-        columns = {field.column for field in self._changed_fields}
-        return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
-
-    @property
-    def _set_columns(self) -> frozenset[str]:
-        """The columns that may differ in a row that existed before: those set, and generated ones."""
-        fields: list[Any] = self._changed_fields
-        generated = [field for field in self._model._meta.local_concrete_fields if field.generated]
-        return frozenset(field.column for field in [*fields, *generated]) if fields else frozenset()
-
-    @property
-    def _moves_rows(self) -> bool:
-        """Whether rows that existed may get another primary key."""
-        own = {field.column for field in self._model._meta.pk_fields}
-        keys = own.union(*({field.column for field in table.model._meta.pk_fields} for table in self._tables))
-        changed: list[Any] = self._changed_fields
-        return any(field.column in keys for field in changed)
-
-    @property
-    def _is_new(self) -> bool:
-        """Whether rows may be new: inserted, moved to another primary key or to another parent's row."""
-        changed: list[Any] = self._changed_fields
-        return (
-            isinstance(self._compiler, SQLInsertCompiler)
-            or self._moves_rows
-            or any(field.is_relation and field.remote_field.parent_link for field in changed)
-        )
-
     # Rows that the statement returns
 
     @property
     def _names(self) -> list[str]:
         """The columns to read, as SQL."""
+        return [self._quoted(field) for field in self._fields]
+
+    def _quoted(self, field: Any) -> str:
         quote = self._connection.ops.quote_name
-        table = quote(self._query.get_meta().db_table)
-        return [f"{table}.{quote(field.column)}" for field in self._fields]
+        return f"{quote(self._query.get_meta().db_table)}.{quote(field.column)}"
 
     def _run_returning(self, returning_fields: Fields) -> list[Sequence[Any]]:
         """Execute a statement that reads columns back, and let it read the changed rows as well."""
@@ -222,23 +188,27 @@ class Write:
         """
         fields = [*self._fields, *more]
         found: list[Sequence[Any]] = []
-        with returning(self._compiler, names or self._names, **options) as returned:
+        if not names:
+            names = [*self._names, *(self._quoted(field) for field in more)]
+        states = len(names) // len(fields)
+        options |= {"states": states, "outbox": self._outbox}
+        with returning(self._compiler, names, **options) as returned:
             yield found
         if returned.missing:
             self._add_everything()
         width, own = len(fields), len(self._fields)
-        states = []
-        for start in range(0, len(names) or width, width):
+        read = []
+        for start in range(0, len(names), width):
             rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
-            states.append([row[:own] for row in rows])
+            read.append([row[:own] for row in rows])
             found[:] = [row[own:] for row in rows]
-        if len(states) == 1:
-            self._add(self._pairs(states[0]))
+        if states == 1:
+            self._add(self._pairs(read[0]))
         else:  # a row that an upsert has inserted has no old values
             self._add(
                 [
                     (old if any(each is not None for each in old) else None, new)
-                    for old, new in zip(*states, strict=True)
+                    for old, new in zip(*read, strict=True)
                 ]
             )
 
@@ -319,14 +289,14 @@ class Write:
     # Pending deletes
 
     def _add(self, pairs: Sequence[Pair]) -> None:
-        """Add changed rows to the pending deletes of the transaction.
+        """Add changed rows to the pending deletes.
 
         Args:
             pairs: The values of the columns of each row, before and after the statement.
         """
         if not pairs:
             return
-        deletes = open_deletes(self._connection)
+        deletes = self._deletes
         in_migration = is_historical(self._query.get_meta().model)
         for table in self._tables:
             rows = self._columns.rows_of(table, pairs)
@@ -339,9 +309,13 @@ class Write:
 
     def _add_everything(self, *tables: WatchedTable) -> None:
         """Add everything that is cached of the table: which rows changed is not known."""
-        deletes = open_deletes(self._connection)
         for table in tables or self._tables:
-            deletes.add_table(table)
+            self._deletes.add_table(table)
+
+    @property
+    def _deletes(self) -> PendingDeletes:
+        """The pending deletes of the statement, or of the open transaction."""
+        return self._own_deletes or open_deletes(self._connection)
 
     def _add_instances(self, returned: list[Sequence[Any]]) -> None:
         """Add the rows of an INSERT on a database that does not return them, as the instances have them."""

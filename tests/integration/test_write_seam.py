@@ -21,7 +21,7 @@ from django.db.models.functions import Concat, Now
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from cachebackend import CachedManager, invalidation
-from cachebackend.invalidation import tables, transactions, watched, writes
+from cachebackend.invalidation import statement, tables, transactions, watched, writes
 from cachebackend.invalidation.changes import TableChanges
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
@@ -72,7 +72,7 @@ def comment_after(run: Callable[..., Any], sql: str, *rest: Any) -> Any:
 
 def on_another_cursor(run: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
     """Execute writes in a way that returns no rows to anybody."""
-    if not sql.startswith(("INSERT", "UPDATE", "DELETE")) or '"zoo_' not in sql:
+    if not sql.startswith(("INSERT", "UPDATE", "DELETE", "WITH")) or '"zoo_' not in sql:
         return run(sql, params, many, context)
     context["connection"].connection.cursor().execute(sql, params)
     run("SELECT 1 WHERE false", None, False, context)
@@ -144,7 +144,7 @@ def test_the_statements_of_a_wrapper_keep_their_results() -> None:
     found: list[Any] = []
 
     def look_first(run: Callable[..., Any], sql: str, *rest: Any) -> Any:
-        if sql.startswith("UPDATE") and not found:
+        if sql.startswith(("UPDATE", "WITH")) and not found:
             found.append(None)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1; SELECT 2")
@@ -466,7 +466,7 @@ def test_another_model_of_the_table_is_seen(table: str) -> None:
 def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database of each kind: its alias."""
     if request.param == "earlier":
-        monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+        monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
     if request.param == "without RETURNING":
         monkeypatch.setattr(writes.Write, "_can_return", False)
     return "lite" if request.param == "lite" else "default"
@@ -540,7 +540,7 @@ def test_a_migration_s_model_with_another_key_writes_its_own_rows(
 ) -> None:
     """Rows are named by the key of the statement's model. Here it is the number of the hall."""
     if database == "earlier":
-        monkeypatch.setattr("cachebackend.invalidation.writes.POSTGRES_18", 10**9)
+        monkeypatch.setattr("cachebackend.invalidation.statement.POSTGRES_18", 10**9)
     using = "lite" if database == "lite" else "default"
     for pk, hall in ((1, 2), (2, 3), (3, 1)):
         Seat.objects.using(using).create(pk=pk, hall=hall, name=f"s{hall}")

@@ -15,7 +15,7 @@ from django.db.models import Case, F, Value, When
 from django.db.models.functions import Random
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend.invalidation import writes
+from cachebackend.invalidation import statement, writes
 from tests.shop.models import Product, Tag
 from tests.zoo.models import (
     FAMILIES,
@@ -325,7 +325,7 @@ def test_every_way_to_write_a_row_invalidates_it(way: str) -> None:
 @pytest.fixture
 def before_postgres_18(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have RETURNING give new values only, as in earlier versions."""
-    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
 
 
 @pytest.fixture
@@ -421,13 +421,27 @@ def test_a_composite_key_is_invalidated() -> None:
     assert Stock.cached.get(pk=stock.pk).rank == 5
 
 
-def test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row() -> None:
-    """Nothing is read before it."""
+def words_of_a_save() -> list[str]:
+    """Return the first words of the statements of a save in autocommit."""
     author = Author.objects.create(name="first")
     with CaptureQueriesContext(connection) as captured:
         save(author, name="new")
-    words = [query["sql"].split()[0] for query in captured if "ringcache.wrote" not in query["sql"]]
-    assert words == ["BEGIN", "UPDATE", "INSERT", "COMMIT", "DELETE"]
+    return [query["sql"].split()[0] for query in captured if "ringcache.wrote" not in query["sql"]]
+
+
+@pytest.mark.postgres
+def test_a_write_in_autocommit_is_one_statement() -> None:
+    """It writes its outbox row, which another statement deletes, at once or with others."""
+    assert words_of_a_save() == ["WITH", "DELETE"]
+
+
+@pytest.mark.postgres
+def test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it cannot write its outbox row, both are one transaction. Nothing is read before it."""
+    monkeypatch.setattr(statement, "can_write_outbox_row", lambda *_: False)
+    assert words_of_a_save() == ["BEGIN", "UPDATE", "INSERT", "COMMIT", "DELETE"]
 
 
 def test_an_unwatched_table_costs_nothing() -> None:

@@ -11,17 +11,24 @@ from django.db import OperationalError, connection
 
 from cachebackend.invalidation import (
     columns,
-    compilers,
     conflicts,
     deletes,
     old_rows,
     returning,
+    statement,
+    statement_outbox,
     tables,
     transactions,
     writes,
 )
 from cacheproject.demo.models import Article
-from tests.integration import test_strict, test_transactions, test_write_seam, test_writes
+from tests.integration import (
+    test_statement_outbox,
+    test_strict,
+    test_transactions,
+    test_write_seam,
+    test_writes,
+)
 from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
 from tests.integration.test_transactions import article  # noqa: F401  # a fixture
 from tests.integration.test_write_seam import tenants_on_sqlite  # noqa: F401  # a fixture
@@ -181,7 +188,7 @@ def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: 
         self.names_rows = True
 
     monkeypatch.setattr(columns.ReadColumns, "__init__", init)
-    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
     monkeypatch.setattr(writes.Write, "_can_return", can_return)
     assert is_caught(test_write_seam.test_a_key_that_is_not_unique_names_no_rows, "default")
 
@@ -192,26 +199,57 @@ def test_ends_that_are_ignored(monkeypatch: Patch) -> None:
     assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "clear")
 
 
-@pytest.mark.parametrize("version", [writes.POSTGRES_18, 10**9])
+@pytest.mark.parametrize("version", [statement.POSTGRES_18, 10**9])
 def test_an_upsert_that_returns_new_rows_only(version: int, monkeypatch: Patch) -> None:
     """On Postgres 18 and before, a value with the tag of a row at the old end is stale."""
     returns_new_rows_only(monkeypatch)
-    monkeypatch.setattr(writes, "POSTGRES_18", version)
+    monkeypatch.setattr(statement, "POSTGRES_18", version)
     assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "upsert of the row between them")
 
 
 def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
     """Where an INSERT returns no rows, the row that was updated is stale."""
     monkeypatch.setattr(writes.Write, "_read_conflicting", lambda _: None)
-    monkeypatch.setattr(writes, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
     monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
     assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, "upsert of another row")
 
 
 def test_autocommit_without_a_transaction(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
     """The outbox row and the statement are committed one after the other."""
-    monkeypatch.setattr(compilers, "each_statement_in_a_transaction", lambda _: nullcontext())
-    assert is_caught(test_writes.test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row)
+    monkeypatch.setattr(writes, "each_statement_in_a_transaction", lambda _: nullcontext())
+    test = test_writes.test_a_write_of_a_watched_table_is_one_statement_and_its_outbox_row
+    assert is_caught(test, monkeypatch)
+
+
+def replaced_in_the_statement(old: str, new: str, patch: Patch) -> None:
+    """Change the part of a statement that writes its outbox row."""
+    around = statement_outbox.StatementOutbox.around
+
+    def mutant(self: Any, *arguments: Any) -> str:
+        text = around(self, *arguments)
+        assert old in text
+        return text.replace(old, new)
+
+    patch.setattr(statement_outbox.StatementOutbox, "around", mutant)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "way"),
+    [
+        pytest.param("HAVING count(*) > 0", "HAVING count(*) > 9", "save", id="no row"),
+        pytest.param(" IS NOT NULL)", " IS NULL)", "update of the key", id="no old values"),
+        pytest.param(" IS DISTINCT FROM ", " IS NOT DISTINCT FROM ", "update of the key", id="no new values"),
+    ],
+)
+def test_an_outbox_row_of_a_statement_that_names_too_little(
+    old: str, new: str, way: str, monkeypatch: Patch
+) -> None:
+    """If the writer dies, something stays cached that is wrong."""
+    replaced_in_the_statement(old, new, monkeypatch)
+    test = test_statement_outbox.test_the_relay_finishes_what_a_dead_writer_has_written
+    with monkeypatch.context() as inner:
+        assert is_caught(test, way, inner)
 
 
 def test_deletes_in_the_order_of_the_callbacks(article: Article, monkeypatch: Patch) -> None:  # noqa: F811

@@ -1,0 +1,113 @@
+"""One INSERT, UPDATE or DELETE on a watched table, as it is known before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import models
+from django.db.models.constants import OnConflict
+from django.db.models.lookups import Exact
+from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler, SQLUpdateCompiler
+
+from cachebackend.backend.open_transactions import is_in_transaction
+from cachebackend.invalidation.columns import ReadColumns
+from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
+from cachebackend.invalidation.tables import WatchedTable
+
+__all__ = ["Statement"]
+
+#: The first version whose RETURNING gives old values.
+POSTGRES_18 = 180_000
+
+
+class Statement:
+    """What is known of a statement before it runs.
+
+    Args:
+        compiler: Django's compiler of the statement.
+        tables: The table, as each model has it whose rows are cached.
+    """
+
+    def __init__(self, compiler: SQLCompiler, tables: Sequence[WatchedTable]) -> None:
+        self._compiler, self._tables = compiler, tables
+        self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
+        self._connection: Any = compiler.connection
+        self._model: Any = self._query.get_meta().concrete_model
+        self._columns = ReadColumns(self._model, tables, self._connection.alias)
+        self._fields = self._columns.fields
+
+    @property
+    def _can_return(self) -> bool:
+        """Whether UPDATE and DELETE may have a RETURNING clause."""
+        connection = self._connection
+        is_sqlite = connection.vendor == "sqlite" and connection.features.can_return_columns_from_insert
+        return bool(connection.vendor == "postgresql" or is_sqlite)
+
+    @property
+    def _returns_old_rows(self) -> bool:
+        connection = self._connection
+        return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
+
+    @property
+    def _changed_fields(self) -> list[models.Field[Any, Any]]:
+        """The columns that an UPDATE or upsert sets in rows that exist."""
+        if isinstance(self._compiler, SQLUpdateCompiler):
+            return [field for field, _, _ in self._query.values]
+        if isinstance(self._compiler, SQLInsertCompiler) and self._query.on_conflict is OnConflict.UPDATE:
+            return list(self._query.update_fields)
+        return []
+
+    @property
+    def _changes_keys(self) -> bool:
+        """Whether an UPDATE or upsert sets a column that keys are made of, or a generated one depends on."""
+        columns = {field.column for field in self._changed_fields}
+        return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
+
+    @property
+    def _set_columns(self) -> frozenset[str]:
+        """The columns that may differ in a row that existed before: those set, and generated ones."""
+        fields: list[Any] = self._changed_fields
+        generated = [field for field in self._model._meta.local_concrete_fields if field.generated]
+        return frozenset(field.column for field in [*fields, *generated]) if fields else frozenset()
+
+    @property
+    def _moves_rows(self) -> bool:
+        """Whether rows that existed may get another primary key."""
+        own = {field.column for field in self._model._meta.pk_fields}
+        keys = own.union(*({field.column for field in table.model._meta.pk_fields} for table in self._tables))
+        changed: list[Any] = self._changed_fields
+        return any(field.column in keys for field in changed)
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether rows may be new: inserted, moved to another primary key or to another parent's row."""
+        changed: list[Any] = self._changed_fields
+        return (
+            isinstance(self._compiler, SQLInsertCompiler)
+            or self._moves_rows
+            or any(field.is_relation and field.remote_field.parent_link for field in changed)
+        )
+
+    @property
+    def _can_be_alone(self) -> bool:
+        """Whether the statement, and nothing else, can be one transaction with its outbox row."""
+        if is_in_transaction(self._connection):
+            return False
+        if isinstance(self._compiler, SQLInsertCompiler):
+            reads_first = self._changes_keys and not self._returns_old_rows
+        elif isinstance(self._compiler, SQLUpdateCompiler):
+            reads_first = bool(self._query.related_updates) or not self._columns.names_rows
+        else:
+            reads_first = False
+        return not reads_first and can_write_outbox_row(self._connection, self._model, self._tables)
+
+    @property
+    def _is_large(self) -> bool:
+        """Whether the statement may change more rows than one outbox row names."""
+        if isinstance(self._compiler, SQLInsertCompiler):
+            return len(self._query.objs) > ROWS_PER_OUTBOX_ROW
+        conditions = self._query.where.children
+        [first, *more] = conditions or [None]
+        names_one = isinstance(first, Exact) and getattr(first.lhs, "target", None) is self._model._meta.pk
+        return bool(more) or not names_one or self._query.where.negated

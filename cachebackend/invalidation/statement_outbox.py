@@ -1,0 +1,126 @@
+"""Statements on Postgres that write their own outbox row, and so need no transaction beside their own.
+
+    WITH ringcache_rows (...) AS (UPDATE ... RETURNING ...),
+    ringcache_outbox AS (INSERT INTO cachebackend_outboxrow ... SELECT ... FROM ringcache_rows RETURNING id)
+    SELECT ringcache_rows.*, (SELECT ... FROM ringcache_outbox) FROM ringcache_rows
+
+One round trip and one commit store the change and its pending deletes, or neither. The outbox row holds
+the changed rows as triggers write them (``trigger_rows``): a statement cannot make keys. The writer makes
+the keys from the rows that the statement returns; the relay makes them from the outbox row if the writer
+dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db import models
+
+from cachebackend.conf import namespace_function
+from cachebackend.invalidation.catalogue import catalogue_of
+from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.invalidation.trigger_rows import triggered_models
+from cachebackend.models import OutboxRow
+
+__all__ = ["ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_outbox_row"]
+
+#: Changed rows that one outbox row names at most. With a key and a tag for each of their states, they have
+#: 10,000 keys; this bounds the memory that a relay needs.
+ROWS_PER_OUTBOX_ROW = 2500
+_ROWS, _OUTBOX = "ringcache_rows", "ringcache_outbox"
+
+
+def can_write_outbox_row(connection: Any, model: type[models.Model], tables: Sequence[WatchedTable]) -> bool:
+    """Return whether a statement on a table can write its own outbox row.
+
+    It cannot:
+
+    - on another database than Postgres, or on one without the outbox;
+    - if the rows of the table are cached as those of another model: a row names one model;
+    - if keys depend on a namespace, which the relay does not know;
+    - if keys are strict: they must be in quarantine before the commit;
+    - if the statement may run triggers that write outbox rows. The writer takes those before the commit.
+    """
+    if connection.vendor != "postgresql" or len(tables) != 1 or tables[0].model is not model:
+        return False
+    if namespace_function() is not None or not has_outbox(connection.alias):
+        return False
+    if any(dependent.is_strict for dependent in tables[0].all_dependents()):
+        return False
+    catalogue = catalogue_of(model._meta.db_table, connection.alias)
+    return catalogue.is_table and not (triggered_models() and catalogue.may_change_other_rows)
+
+
+class StatementOutbox:
+    """The outbox rows that one statement writes.
+
+    Args:
+        model: The model whose rows the statement changes.
+        fields: The columns of a row that the statement returns first.
+        quote_name: Quotes a name for the database.
+        is_large: Whether the statement may change more rows than one outbox row names.
+
+    Attributes:
+        pks: The primary keys of the outbox rows, once the statement has run.
+    """
+
+    def __init__(
+        self,
+        model: type[models.Model],
+        fields: Sequence[models.Field[Any, Any]],
+        quote_name: Callable[[str], str],
+        *,
+        is_large: bool,
+    ) -> None:
+        self._model, self._quote, self._is_large = model, quote_name, is_large
+        self._names = [field.attname for field in fields]
+        self.pks: list[int] = []
+
+    def around(self, statement: str, marker: str, width: int, states: int) -> str:
+        """Return a statement that writes its outbox rows, too.
+
+        Args:
+            statement: The statement, with its RETURNING clause.
+            marker: The name of the first column that it returns.
+            width: How many columns it returns.
+            states: 1: they are those of one row. 2: those of the row before the change, then those of the
+                row after it.
+        """
+        columns = [self._quote(marker), *(f"c{number}" for number in range(1, width))]
+        old = columns[: len(self._names)]
+        if states == 2:  # a row that an upsert has inserted has no old values
+            new = columns[width // 2 :][: len(old)]
+            is_changed = f"({', '.join(old)}) IS DISTINCT FROM ({', '.join(new)})"
+            rows = " || ".join(
+                f"COALESCE(jsonb_agg({self._texts(state)}) FILTER (WHERE {condition}), '[]')"
+                for state, condition in ((old, f"{old[0]} IS NOT NULL"), (new, is_changed))
+            )
+        else:
+            rows = f"jsonb_agg({self._texts(old)})"
+        source, group = _ROWS, "HAVING count(*) > 0"
+        if self._is_large:
+            number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
+            source, group = f"(SELECT *, {number} AS chunk FROM {_ROWS}) AS numbered", "GROUP BY chunk"
+        outbox, pk = self._quote(OutboxRow._meta.db_table), self._quote(str(OutboxRow._meta.pk.column))
+        return (
+            f"WITH {_ROWS} ({', '.join(columns)}) AS ({statement}), {_OUTBOX} AS ("
+            f"INSERT INTO {outbox} (keys, node, is_intent, label, rows) "
+            f"SELECT '', '', false, '{self._model._meta.label_lower}', {rows} FROM {source} {group} "
+            f"RETURNING {pk}) SELECT {_ROWS}.*, (SELECT array_agg({pk}) FROM {_OUTBOX}) FROM {_ROWS}"
+        )
+
+    def take(self, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Return the rows that the statement returns, without the keys of the outbox rows, which are kept."""
+        if rows:
+            self.pks += rows[0][-1] or ()
+        return [row[:-1] for row in rows]
+
+    def _texts(self, columns: Sequence[str]) -> str:
+        """Return the SQL of a row as triggers write it."""
+        texts = (
+            f"'{name}', to_jsonb({column}) #>> '{{}}'"
+            for name, column in zip(self._names, columns, strict=True)
+        )
+        return f"jsonb_build_object({', '.join(texts)})"

@@ -1,0 +1,149 @@
+"""Statements that write their own outbox row, in one round trip and one transaction."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, models, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from cachebackend import invalidation
+from cachebackend.invalidation import statement_outbox
+from cachebackend.invalidation.catalogue import forget_catalogues
+from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.models import OutboxRow
+from tests.integration.test_writes import FAMILY, MAKE, WAYS, Readable
+from tests.zoo.models import FAMILIES, Account, Author, Singer
+
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+def relay() -> None:
+    """Run the relay as it finds the rows when they are old enough."""
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
+    invalidation.relay()
+
+
+def words(captured: CaptureQueriesContext) -> list[str]:
+    return [query["sql"].split()[0] for query in captured if "ringcache.wrote" not in query["sql"]]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "a strict row"])
+def test_the_relay_finishes_what_a_dead_writer_has_written(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outbox holds everything that the statements of any way to write make wrong."""
+    family = FAMILY.get(way, "relations")
+    rows = MAKE[family]()
+    readable = Readable(*FAMILIES[family])
+    readable.read()
+    with monkeypatch.context() as patch:
+        patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+        WAYS[way](rows)
+    relay()
+    assert readable.differences() == []
+    assert not OutboxRow.objects.exists()
+
+
+def test_no_relay_acts_on_the_row_of_a_running_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would delete the keys a second time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+        Author.objects.create(name="a")
+    assert invalidation.relay().rows == 0
+    assert OutboxRow.objects.count() == 1
+
+
+def test_an_outbox_row_names_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large update writes several; all are deleted when the nodes have confirmed."""
+    Author.objects.bulk_create([Author(name=f"a{number}") for number in range(5)])
+    monkeypatch.setattr(statement_outbox, "ROWS_PER_OUTBOX_ROW", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+        assert Author.objects.update(rank=F("rank") + 1) == 5
+    assert sorted(len(row.rows or ()) for row in OutboxRow.objects.all()) == [1, 2, 2]
+    relay()
+    assert Author.objects.update(rank=F("rank") + 1) == 5
+    assert not OutboxRow.objects.exists()
+
+
+def test_a_statement_that_changes_nothing_writes_no_row() -> None:
+    """Its result is that of Django."""
+    assert Author.objects.filter(name="none").update(rank=1) == 0
+    assert Author.objects.filter(name="none").delete() == (0, {})
+    assert not OutboxRow.objects.exists()
+
+
+def test_a_row_in_which_nothing_changed_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are the same before and after the statement."""
+    author = Author.objects.create(name="a")
+    monkeypatch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+    Author.objects.filter(pk=author.pk).update(rank=5)
+    Author.objects.filter(pk=author.pk).update(name="b")
+    same, renamed = OutboxRow.objects.order_by("pk")
+    assert same.rows == [{"id": str(author.pk), "name": "a"}]
+    assert [row["name"] for row in renamed.rows or ()] == ["a", "b"]
+
+
+def test_a_statement_in_a_transaction_leaves_its_row_to_the_commit() -> None:
+    """A transaction has one outbox row for all its statements."""
+    with CaptureQueriesContext(connection) as captured, transaction.atomic():
+        Author.objects.create(name="a")
+        Author.objects.update(rank=5)
+    assert words(captured) == ["BEGIN", "INSERT", "UPDATE", "INSERT", "COMMIT", "DELETE"]
+
+
+def begins(row: models.Model) -> bool:
+    """Return whether a save of the row begins a transaction."""
+    with CaptureQueriesContext(connection) as captured:
+        row.save()
+    return "BEGIN" in words(captured)
+
+
+@pytest.mark.parametrize("model", [Account, Singer])
+def test_a_row_that_needs_a_transaction_has_one(model: Any) -> None:
+    """Strict keys are put in quarantine before the commit, and the rows of triggers are taken then."""
+    assert begins(model.objects.create(name="a"))
+
+
+def test_the_keys_of_a_namespace_are_made_before_the_commit(settings: Any) -> None:
+    """The relay does not know the namespace of the writer."""
+    author = Author.objects.create(name="a")
+    settings.RINGCACHE = {"namespace": f"{__name__}.namespace"}
+    assert begins(author)
+
+
+def namespace() -> str:
+    """The namespace of one of the tests."""
+    return "tenant"
+
+
+def test_a_table_whose_triggers_may_change_cached_rows_needs_a_transaction() -> None:
+    """The writer takes in what triggers name of other tables."""
+    author = Author.objects.create(name="a")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION zoo_nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+            "CREATE TRIGGER zoo_nothing AFTER UPDATE ON zoo_author EXECUTE FUNCTION zoo_nothing()"
+        )
+    forget_catalogues()
+    try:
+        assert begins(author)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION zoo_nothing CASCADE")
+        forget_catalogues()
+
+
+def test_a_failed_statement_leaves_no_row() -> None:
+    """And nothing is invalidated."""
+    Author.objects.create(name="a")
+    with pytest.raises(IntegrityError):
+        Author.objects.create(name="a")
+    assert not OutboxRow.objects.exists()

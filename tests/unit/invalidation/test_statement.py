@@ -1,0 +1,63 @@
+"""What is known of a statement before it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection, models
+from django.db.models import F
+
+from cachebackend.invalidation.statement import Statement
+from cachebackend.invalidation.tables import watched_tables
+from tests.zoo.models import Author, Sum
+
+pytestmark = pytest.mark.usefixtures("no_queried_tables")
+
+
+@pytest.fixture
+def no_queried_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no statement ask the database what it knows of a table."""
+    for model in (Author, Sum):
+        for table in watched_tables(model._meta.db_table):
+            monkeypatch.setattr(table, "result_aliases", set())
+
+
+def update_of(rows: models.QuerySet[Any, Any], **values: Any) -> Statement:
+    """Return the UPDATE of some rows."""
+    query = rows.query.chain(models.sql.UpdateQuery)
+    query.add_update_values(values)
+    return Statement(query.get_compiler(connection=connection), watched_tables(rows.model._meta.db_table))
+
+
+def test_an_update_of_a_lookup_changes_keys() -> None:
+    """So does one of a column on which a generated lookup depends."""
+    assert update_of(Author.objects.all(), name="a")._changes_keys
+    assert not update_of(Author.objects.all(), rank=1)._changes_keys
+    assert update_of(Sum.objects.all(), rank=1)._changes_keys
+
+
+def test_an_update_of_the_primary_key_moves_rows() -> None:
+    """Rows may be new then."""
+    moved = update_of(Author.objects.all(), id=F("id") + 1)
+    assert (moved._moves_rows, moved._is_new) == (True, True)
+    assert not update_of(Author.objects.all(), rank=1)._is_new
+
+
+def test_generated_columns_may_differ() -> None:
+    """They follow from the columns that are set."""
+    assert update_of(Author.objects.all(), rank=1)._set_columns == {"rank"}
+    assert "twice" in update_of(Sum.objects.all(), rank=1)._set_columns
+
+
+def test_a_statement_that_names_one_row_is_small() -> None:
+    """Any other may change more rows than an outbox row names."""
+    assert not update_of(Author.objects.filter(pk=1), rank=1)._is_large
+    for rows in (
+        Author.objects.all(),
+        Author.objects.exclude(pk=1),
+        Author.objects.filter(name="a"),
+        Author.objects.filter(pk__in=[1, 2]),
+        Author.objects.filter(models.Q(pk=1) | models.Q(rank=1)),
+    ):
+        assert update_of(rows, rank=1)._is_large

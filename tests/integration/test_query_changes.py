@@ -209,7 +209,7 @@ def test_raw_sql_through_invalidate_drops_all_results_of_the_table(
 def test_the_relay_deletes_the_tags_of_a_writer_that_died(
     results: Results, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outbox row holds the changed values; the registry says what they make wrong."""
+    """The outbox row names the changed rows; what they were before is not always in it."""
     monkeypatch.setattr(
         "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
     )
@@ -218,7 +218,7 @@ def test_the_relay_deletes_the_tags_of_a_writer_that_died(
     monkeypatch.undo()
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0
-    assert results.wrong() == {"rank 0", "rank 2", "ranks"}
+    assert results.wrong() >= {"rank 0", "rank 2", "ranks"}
 
 
 def test_a_shape_that_cannot_be_read_costs_its_shard(

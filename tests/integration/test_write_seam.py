@@ -507,7 +507,7 @@ def test_a_table_of_sqlite_may_have_no_rowid(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tables, "_tables", None)
     with isolate_apps("tests.zoo"):
 
-        class Shelf(models.Model):
+        class Rack(models.Model):
             name = models.CharField(max_length=40, unique=True)
             cached = CachedManager(lookups=["name"])
 
@@ -516,12 +516,12 @@ def test_a_table_of_sqlite_may_have_no_rowid(monkeypatch: pytest.MonkeyPatch) ->
                 managed = False
 
     with connections["lite"].cursor() as cursor:
-        cursor.execute("CREATE TABLE zoo_shelf (id integer PRIMARY KEY, name text) WITHOUT ROWID")
-        cursor.execute("INSERT INTO zoo_shelf VALUES (1, 'a')")
+        cursor.execute("CREATE TABLE zoo_rack (id integer PRIMARY KEY, name text) WITHOUT ROWID")
+        cursor.execute("INSERT INTO zoo_rack VALUES (1, 'a')")
         try:
-            assert Shelf.objects.using("lite").filter(pk=1).update(name="b") == 1
+            assert Rack.objects.using("lite").filter(pk=1).update(name="b") == 1
         finally:
-            cursor.execute("DROP TABLE zoo_shelf")
+            cursor.execute("DROP TABLE zoo_rack")
 
 
 def state_model(name: str, model: type[models.Model], *fields: tuple[str, Any]) -> Any:

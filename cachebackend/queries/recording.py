@@ -8,7 +8,7 @@ SQL, whichever part of the query has put it there, in every version of Django.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import get_ident
@@ -151,7 +151,7 @@ class Recorder:
         finally:
             self._selected = None
         selected, class_info, _ = found
-        own = frozenset(class_info["select_fields"] if class_info else ())
+        own = _left_out(class_info)
         self._open.append(select)
         for position, (expression, *_) in enumerate(selected):
             if position not in own and type(expression) is Col:
@@ -202,6 +202,16 @@ class Recorder:
         for column in columns_in(reference):
             if any(select.has(column.alias) for select in self._open):
                 self._note_column(column)
+
+
+def _left_out(class_info: Any) -> Collection[int]:
+    """Return the positions of the columns of whole rows.
+
+    None is left out if ``select_related`` follows a parent to its children: these take columns of the parent.
+    """
+    if not class_info or any(each["from_parent"] for each in class_info.get("related_klass_infos", ())):
+        return ()
+    return frozenset(class_info["select_fields"])
 
 
 def columns_in(expression: Any) -> Iterator[Col]:

@@ -444,6 +444,7 @@ class Shelf(models.Model):
 class Visit(Row):
     """A row that is joined by two columns."""
 
+    city = models.CharField(max_length=20, null=True)  # noqa: DJ001  # NULL is the point
     hall = models.IntegerField(null=True)
     side = models.IntegerField(null=True)
     shelf = models.ForeignObject(

@@ -12,7 +12,7 @@ from django.db.models.functions import RowNumber
 
 from cachebackend.queries.recording import Recorder, columns_in
 from tests.unit.queries.compiled import selects_of
-from tests.zoo.models import Author, Label, Novel, Poem, Post, Stock, Visit
+from tests.zoo.models import Author, Label, Novel, Place, Poem, Post, Stock, Visit
 
 
 def columns(queryset: Any, **options: Any) -> dict[str, set[str]]:
@@ -79,10 +79,17 @@ def test_the_columns_of_whole_rows_can_be_left_out() -> None:
     assert found == {"zoo_poem": {"author_id"}, "zoo_author": {"id", "name", "rank"}}
 
 
+def test_a_child_that_comes_with_its_parent_has_columns_of_it() -> None:
+    """So these are not left out, although they are columns of whole rows."""
+    found = columns(Place.objects.select_related("inn"), leaves_out_rows=True)
+    assert found["zoo_place"] == {"id", "name", "rank"}
+
+
 def test_a_position_in_the_selected_columns_is_a_column() -> None:
     """The ordering refers to a column that may have been left out."""
-    query = Author.objects.annotate(x=F("rank")).order_by("x")
-    assert "rank" in columns(query, leaves_out_rows=True)["zoo_author"]
+    query = Author.objects.order_by(Author._meta.get_field("rank").get_col("zoo_author").asc())
+    assert str(query.query).endswith("ORDER BY 3 ASC")
+    assert columns(query, leaves_out_rows=True) == {"zoo_author": {"rank"}}
 
 
 def test_the_column_that_a_prefetch_adds_is_noted() -> None:

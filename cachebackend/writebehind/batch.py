@@ -23,10 +23,12 @@ from cachebackend.writebehind.expressions import PUT
 __all__ = [
     "CREATED",
     "DELETED",
+    "MARKERS",
     "BatchRow",
     "Change",
     "RowGroup",
     "Shape",
+    "decode_keys",
     "group_rows",
     "read_batch",
     "rows_of",
@@ -36,7 +38,7 @@ __all__ = [
 Shape: TypeAlias = tuple[Change, ...]
 #: The markers of rows that are deleted, and of rows that are created.
 DELETED, CREATED = frozenset({b"x", b"r"}), frozenset({b"c", b"r"})
-_MARKERS = DELETED | CREATED
+MARKERS = DELETED | CREATED
 _MARKER_CHANGE: Change = ("", MARKER)
 
 
@@ -126,7 +128,7 @@ def read_batch(
         columns.setdefault(split_field(SEPARATOR + rest)[1:], {}).update(column)
     markers = columns.pop(_MARKER_CHANGE, {})
     for marker in markers.values():
-        if marker not in _MARKERS:
+        if marker not in MARKERS:
             message = f"{marker!r} is not a valid marker of a row"
             raise WriteBehindDamagedError(message)
     columns = convert_columns(model, columns, encodings)
@@ -135,7 +137,7 @@ def read_batch(
         _ordered(
             marker,
             shape,
-            _pks(encoding, keys),
+            decode_keys(encoding, keys),
             [[columns[change][key] for key in keys] for change in shape],
         )
         for (marker, shape), keys in _keys_by_shape(columns, markers).items()
@@ -200,8 +202,12 @@ def _keys_by_shape(
     return keys_by_shape
 
 
-def _pks(encoding: Encoding, keys: list[bytes]) -> list[Any]:
-    """Return the primary keys that are encoded so."""
+def decode_keys(encoding: Encoding, keys: list[bytes]) -> list[Any]:
+    """Return the primary keys that are encoded so.
+
+    Raises:
+        WriteBehindDamagedError: Another key would be encoded so, or none.
+    """
     try:
         pks = [encoding.decode(key) for key in keys]
         encoded = [encoding.encode(pk) for pk in pks]
@@ -210,6 +216,6 @@ def _pks(encoding: Encoding, keys: list[bytes]) -> list[Any]:
     if encoded == keys:
         return pks
     if len(keys) > 1:
-        return [pk for key in keys for pk in _pks(encoding, [key])]
+        return [pk for key in keys for pk in decode_keys(encoding, [key])]
     message = f"{keys[0]!r} is not an encoded primary key"  # Python's int() also accepts "+1" and "1_0"
     raise WriteBehindDamagedError(message)

@@ -10,7 +10,7 @@ in the error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -130,12 +130,18 @@ def pack_changes(model: type[models.Model], changes: Mapping[Change, bytes]) -> 
     return packed
 
 
-def unpack_changes(model: type[models.Model], packed: Mapping[str, list[Any]]) -> dict[Change, bytes]:
-    """Return the changes that ``pack_changes`` packed, converted as ``convert_columns`` does it."""
+def unpack_changes(
+    model: type[models.Model], stored: Iterable[tuple[str, bytes, bytes, str | None]]
+) -> dict[Change, bytes]:
+    """Return the changes that ``pack_changes`` packed, converted as ``convert_columns`` does it.
+
+    Args:
+        model: The row's model.
+        stored: The column, kind, value and code of each change.
+    """
     fields = {field.column: field for field in model._meta.local_concrete_fields}
     changes: dict[Change, bytes] = {}
-    codes = packed.get("codes") or [None] * len(packed["changes"])  # an earlier release stored none
-    for (column, kind, value), code in zip(packed["changes"], codes, strict=True):
+    for column, kind, value, code in stored:
         target = find_encoding(fields.get(column))
         change, converted = _convert_change(target, (column, kind), value, code)
         changes[change] = converted

@@ -18,6 +18,7 @@ from django.db.transaction import TransactionManagementError
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.errors import (
     NodeUnavailableError,
+    WriteBehindDamagedError,
     WriteBehindFullError,
     WriteBehindMovedError,
     WriteBehindUnknownError,
@@ -122,4 +123,7 @@ def _commutes(rows: Rows, using: str, pk: Any, changes: Mapping[str, Any]) -> bo
         puts = (name for name, kinds in batch.changes.items() if "add" not in kinds or len(kinds) > 1)
         if batch.is_created or batch.is_deleted or not changes.keys().isdisjoint(puts):
             return False
-    return not any(row_of(write, rows.model).marker for write in parked_of(rows, pk, using))
+    try:
+        return not any(row_of(write, rows.model).marker for write in parked_of(rows, pk, using))
+    except WriteBehindDamagedError:
+        return False

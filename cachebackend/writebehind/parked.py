@@ -22,10 +22,11 @@ from django.db import models, transaction
 from django.db.models import Value
 from django.db.models.functions import Now
 
+from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.apply import Applied
-from cachebackend.writebehind.batch import BatchRow, RowGroup, group_rows, rows_of
+from cachebackend.writebehind.batch import BatchRow, RowGroup, decode_keys, group_rows, rows_of
 from cachebackend.writebehind.bisection import Bisection
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.composition import compose
@@ -33,6 +34,7 @@ from cachebackend.writebehind.conversion import pack_changes, unpack_changes
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.refusals import Refusal
 from cachebackend.writebehind.remembered_queries import Parameter, RememberedQuery
+from cachebackend.writebehind.stored_writes import unpack_write
 
 __all__ = [
     "FIRST_WAIT",
@@ -124,11 +126,15 @@ def parked_of(rows: Rows, pk: Any, using: str) -> models.QuerySet[ParkedWrite]:
 
 
 def row_of(parked: ParkedWrite, model: type[models.Model]) -> BatchRow:
-    """Return the row of a parked write, as its batch had it."""
-    stored = ormsgpack.unpackb(bytes(parked.changes))
-    pk = encoding_of(model._meta.pk).decode(parked.key.encode())
-    changes = {} if stored["marker"] == b"x" else unpack_changes(model, stored)
-    return BatchRow(pk, stored["marker"], changes)
+    """Return the row of a parked write, as its batch had it.
+
+    Raises:
+        WriteBehindDamagedError: The write has another form than this package stores, or another key.
+    """
+    stored = unpack_write(bytes(parked.changes))
+    [pk] = decode_keys(encoding_of(model._meta.pk), [parked.key.encode()])
+    changes = {} if stored.marker == b"x" else unpack_changes(model, stored.changes)
+    return BatchRow(pk, stored.marker, changes)
 
 
 def _lock_parked(
@@ -158,7 +164,10 @@ def _compose_with_last(
     model: type[models.Model], parked: Sequence[ParkedWrite], row: BatchRow
 ) -> ParkedWrite | None:
     """Add a row's write to the last of its parked writes and return that one; None if it must be parked."""
-    composed = compose(row_of(parked[-1], model), row) if parked else None
+    try:
+        composed = compose(row_of(parked[-1], model), row) if parked else None
+    except WriteBehindDamagedError:
+        composed = None
     if composed is None:
         return None
     parked[-1].changes = _packed(model, composed)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import ormsgpack
 from django.db import models
 from django.db.models import Func
 
+from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol.queue.encodings import Encodings
 from cachebackend.protocol.queue.pending import PendingFields
 from cachebackend.writebehind.changes import MARKER, SEPARATOR
+from cachebackend.writebehind.stored_writes import unpack_write
 
 __all__ = ["ParkedWrites", "Words", "parked_texts", "parse_parked"]
 
@@ -21,7 +22,8 @@ class ParkedWrites(NamedTuple):
     """The parked writes of a row.
 
     Attributes:
-        waits: Whether they are retried by themselves.
+        waits: Whether they are retried by themselves. A write that cannot be read will be refused, so the
+            writes of its row do not count as ones that wait.
         batches: What each would be in a batch, the oldest first.
     """
 
@@ -55,20 +57,22 @@ def parse_parked(texts: Iterable[str]) -> dict[bytes, ParkedWrites]:
     for text in texts:
         waits, number, changes, key = text.split(" ", 3)
         own = parked.setdefault(key.encode(), ParkedWrites(waits == "t", []))  # as the oldest one does
-        own.batches.append(_pending(int(number), key.encode(), bytes.fromhex(changes)))
+        try:
+            own.batches.append(_pending(int(number), key.encode(), bytes.fromhex(changes)))
+        except WriteBehindDamagedError:
+            parked[key.encode()] = own._replace(waits=False)
     return parked
 
 
 def _pending(number: int, key: bytes, changes: bytes) -> PendingFields:
     """Return the fields that a batch has for a parked write."""
-    stored = ormsgpack.unpackb(changes)
+    stored = unpack_write(changes)
     row = key + SEPARATOR
     fields, encodings = {}, {}
-    codes = stored.get("codes") or [None] * len(stored["changes"])  # an earlier release stored none
-    for (column, kind, value), code in zip(stored["changes"], codes, strict=True):
+    for column, kind, value, code in stored.changes:
         fields[row + column.encode() + SEPARATOR + kind] = value
         if code:
             encodings[column] = code
-    if stored["marker"]:
-        fields[row + SEPARATOR + MARKER] = stored["marker"]
+    if stored.marker:
+        fields[row + SEPARATOR + MARKER] = stored.marker
     return PendingFields("", number, fields, Encodings(encodings.items()))

@@ -23,10 +23,10 @@ from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import is_unreachable
-from cachebackend.writebehind.batch import group_rows
+from cachebackend.writebehind.batch import BatchRow, group_rows
 from cachebackend.writebehind.bisection import Bisection
 from cachebackend.writebehind.cycles import RowName, find_cycles, referred_rows
-from cachebackend.writebehind.parked import FIRST_WAIT, key_text, lock_by_key, row_of
+from cachebackend.writebehind.parked import FIRST_WAIT, lock_by_key, row_of
 from cachebackend.writebehind.queue import model_named
 from cachebackend.writebehind.refusals import REFERENCE, Refusal
 from cachebackend.writebehind.remembered_queries import RememberedQuery
@@ -259,7 +259,8 @@ def _apply_first(
     model: type[models.Model], using: str, parked: Sequence[ParkedWrite], *, is_deferred: bool
 ) -> tuple[Applied, dict[str, Refusal]]:
     """Apply one parked write of each row; return what was applied, and the refusals by key."""
-    rows, refused = [], {}
+    rows: dict[str, BatchRow] = {}
+    refused: dict[str, Refusal] = {}
     name = f"{using} parked {[write.pk for write in parked]}"
     bisection = Bisection(model, using, name, is_deferred=is_deferred)
     for write in parked:
@@ -272,10 +273,11 @@ def _apply_first(
         if fault := bisection.version_fault(column for column, _ in row.changes):
             refused[write.key] = Refusal(fault, is_of_table=True)
         else:
-            rows.append(row)
-    bisection.apply(group_rows(rows))
+            rows[write.key] = row
+    bisection.apply(group_rows(rows.values()))
     bisection.apply_refused_again()
-    refused |= {key_text(model, row.pk): refusal for row, refusal in bisection.refused}
+    keys = {row.pk: key for key, row in rows.items()}
+    refused |= {keys[row.pk]: refusal for row, refusal in bisection.refused}
     return bisection.applied, refused
 
 

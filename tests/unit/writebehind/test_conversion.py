@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+import ormsgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from cachebackend.writebehind.conversion import (
     unpack_changes,
 )
 from cachebackend.writebehind.encoding import NULL, Encoding, encoding_of_code
+from cachebackend.writebehind.stored_writes import StoredChange, unpack_write
 from tests.shop.models import Meter
 
 DAY = date(2026, 5, 1).toordinal()
@@ -124,10 +126,15 @@ def test_packed_changes_keep_their_codes() -> None:
     changes = {("total", b"p"): b"=150", ("level\0n1", b"d"): b"5", ("gone\0i", b"p"): b"=1"}
     packed = pack_changes(Meter, changes)
     assert packed["codes"] == ["n2", "n1", "i"]
-    assert unpack_changes(Meter, packed) == changes
+    assert unpack_changes(Meter, stored(packed)) == changes
     packed["codes"][0] = "n1"
-    assert unpack_changes(Meter, packed)["total", b"p"] == b"=1500"
-    assert unpack_changes(Meter, {"changes": [["total", b"p", b"=150"]]}) == {("total", b"p"): b"=150"}
+    assert unpack_changes(Meter, stored(packed))["total", b"p"] == b"=1500"
+    of_earlier = {"changes": [["total", b"p", b"=150"]]}
+    assert unpack_changes(Meter, stored(of_earlier)) == {("total", b"p"): b"=150"}
+
+
+def stored(packed: dict[str, Any]) -> list[StoredChange]:
+    return unpack_write(ormsgpack.packb(packed | {"marker": b""})).changes
 
 
 def test_a_refusal_names_both_types() -> None:

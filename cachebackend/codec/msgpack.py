@@ -54,8 +54,13 @@ _TIMEDELTA = struct.Struct(">iii")
 _SHORT_BYTES = 512
 #: The most long tuples and sets inside of each other. Each level holds a copy of what is inside of it.
 _MAX_DEPTH = 16
-#: The most members of a set that may have one hash. Integers within 64 bits, floats and pairs have few.
-_MAX_EQUAL_HASHES = 200
+#: How often each byte of a set may be compared with those of members of the same hash: in a set without
+#: design, 16 integers within 64 bits have one hash at most.
+_COMPARISONS = 16
+#: How many bytes may be compared besides: 34 floats are powers of two that have one hash.
+_COMPARED_BYTES = 20_000
+#: Types whose hashes nobody can choose: Python adds a secret to them.
+_SECRET_HASHES = frozenset({str, bytes})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Timestamps: the byte for "an extension of 8 bytes" (or the two for "of 12"), the type -1, and the time.
 _TIMESTAMP_64, _TIMESTAMP_96 = struct.Struct(">BBQ"), struct.Struct(">BBBIq")
@@ -92,9 +97,10 @@ def _extend(depth: int, value: object) -> ormsgpack.Ext | ormsgpack.Fragment:
             if depth == _MAX_DEPTH:
                 message = f"more than {_MAX_DEPTH} tuples and sets are inside of each other"
                 raise TypeError(message)
-            if kind is not tuple and (fault := _fault_of_hashes(value)):  # type: ignore[arg-type]  # it is a set
+            payload = _dumps(depth + 1, list(value))  # type: ignore[call-overload]  # a tuple or set
+            if kind is not tuple and (fault := _fault_of_hashes(value, len(payload))):  # type: ignore[arg-type]  # it is a set
                 raise TypeError(fault)
-            return ormsgpack.Ext(tag, _dumps(depth + 1, list(value)))  # type: ignore[call-overload]  # a tuple or set
+            return ormsgpack.Ext(tag, payload)
         pack = _PACKERS.get(kind)
         if pack is None:
             message = f"{kind.__name__} has no extension"
@@ -126,26 +132,39 @@ def loads(payload: bytes, depth: int = 0) -> Any:
         raise ValueError(message)
     long: list[tuple[int, bytes]] = []
     _unpack_outer(payload, long.append)
-    values = iter([_collection(tag, loads(inner, depth + 1)) for tag, inner in long])
+    values = iter([_collection(tag, loads(inner, depth + 1), len(inner)) for tag, inner in long])
     return _unpack_outer(payload, lambda _: next(values))
 
 
-def _collection(tag: int, members: Sequence[Any]) -> Any:
-    """Return a tuple or set with these members."""
-    if _COLLECTIONS[tag] is not tuple and (fault := _fault_of_hashes(members)):
+def _collection(tag: int, members: Sequence[Any], size: int) -> Any:
+    """Return a tuple or set with these members, whose payload has ``size`` bytes."""
+    if _COLLECTIONS[tag] is not tuple and (fault := _fault_of_hashes(members, size)):
         raise ValueError(fault)
     return _COLLECTIONS[tag](members)
 
 
-def _fault_of_hashes(members: Collection[Any]) -> str | None:
+def _fault_of_hashes(members: Collection[Any], size: int) -> str | None:
     """Return why a set with these members is refused, if it is: too many of them have one hash.
 
     Python compares a new member of a set with all members of the same hash. The hash of a number, of a
-    Decimal and of a UUID is a remainder, so another program can choose any number of them with one hash.
+    Decimal and of a UUID is a remainder, so another program can choose any number of them with one hash, and
+    tuples that differ only at their ends.
+
+    Args:
+        members: The members.
+        size: The bytes of their payload.
     """
-    if len(members) <= _MAX_EQUAL_HASHES or max(Counter(map(hash, members)).values()) <= _MAX_EQUAL_HASHES:
+    if len(members) <= _COMPARISONS or _SECRET_HASHES.issuperset(map(type, members)):
         return None
-    return f"more than {_MAX_EQUAL_HASHES} members of a set have one hash"
+    counts = Counter(map(hash, members))
+    if max(counts.values()) <= _COMPARISONS:
+        return None
+    compared = sum(
+        count * len(dumps(member)) for member in members if (count := counts[hash(member)]) > _COMPARISONS
+    )
+    if compared <= _COMPARISONS * size + _COMPARED_BYTES:
+        return None
+    return "too many members of a set have one hash"
 
 
 def _unpack_outer(payload: bytes, replace: Callable[[tuple[int, bytes]], Any]) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from itertools import count, takewhile
+from itertools import count, product, takewhile
 from typing import Any
 from uuid import UUID
 
@@ -270,7 +270,26 @@ def test_a_set_that_cannot_be_read_is_not_written() -> None:
         dumps({n * _MODULUS for n in range(1, 300)})
 
 
-def test_large_sets_come_back() -> None:
-    """A few equal hashes are allowed: -1 and -2 have one."""
-    value = {(sign, n) for sign in (-1, -2) for n in range(1000)}
+@pytest.mark.parametrize("inner", [9, 11])
+def test_a_set_of_long_members_with_one_hash_is_refused(inner: int) -> None:
+    """Each comparison takes as long as their equal beginnings are, so fewer of them are read than numbers."""
+    ends = [ormsgpack.Ext(12, (n * _MODULUS).to_bytes(16, "big")) for n in range(1, 40)]
+    members = [ormsgpack.Ext(inner, ormsgpack.packb([*range(1000), end])) for end in ends]
+    with pytest.raises(ValueError, match="hash"):
+        loads(ormsgpack.packb(ormsgpack.Ext(10, ormsgpack.packb(members))))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {(sign, n) for sign in (-1, -2) for n in range(1000)},
+        {2.0 ** (61 * n) for n in range(-17, 17)},
+        set(product((-1, -2), repeat=5)),
+        {n * _MODULUS for n in range(-8, 9)},
+        {f"{n}" * 100 for n in range(300)},
+    ],
+    ids=["pairs", "powers", "signs", "integers", "texts"],
+)
+def test_sets_without_design_come_back(value: set[object]) -> None:
+    """A few equal hashes are allowed: -1 and -2 have one, and so do integers and floats of some distances."""
     assert loads(dumps(value)) == value

@@ -40,6 +40,8 @@ class SingleKeyClient(Client):
         if near is not None:
             copy = self._near_copy(near, key)
             return self.run(get(context, key, missing)) if copy is MISS else copy
+        if key in context.known_tags:
+            return self.run(get(context, key, missing))
         node, command = request = begin_get(context, key)
         begun = context.counters.begin_get()
         reply = self.nodes[node].call(command)
@@ -54,6 +56,8 @@ class SingleKeyClient(Client):
         if self._near is not None:
             copy = self._near_copy(self._near, key)
             return await self.arun(get(context, key, missing)) if copy is MISS else copy
+        if key in context.known_tags:
+            return await self.arun(get(context, key, missing))
         node, command = request = begin_get(context, key)
         begun = context.counters.begin_get()
         [reply] = await self.nodes[node].submit([command])

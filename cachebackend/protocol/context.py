@@ -95,6 +95,8 @@ class Context:
     fail_node: FailNode = node_failure
     #: The Redis patterns that match the keys of the aliases that share the client.
     patterns: set[bytes] = field(default_factory=set)
+    #: The tags that the values of some keys had when this process last read them; a guess for the next read.
+    known_tags: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     #: Milliseconds that a lease lives.
     lease_ms: int = field(init=False)
     #: The nodes (by index) that do not support ``SET … IFEQ``.

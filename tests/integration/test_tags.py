@@ -69,6 +69,20 @@ def test_tags_that_do_not_fit_into_a_record_are_refused_before_the_load(cache: R
     assert call(cache, "get", "k") == "v"
 
 
+def test_a_get_that_knows_the_tags_sees_their_invalidation(cache: RingCache, call: Call) -> None:
+    """It reads their tokens with the value, whether the value still has these tags or others."""
+    cache.get_or_set("k", "v", 60, tags=["t", "u"])
+    assert [call(cache, "get", "k") for _ in range(2)] == ["v", "v"]
+    cache.invalidate_tags("u")
+    assert call(cache, "get", "k") is None
+    cache.get_or_set("k", "new", 60, tags=["u", "w"])
+    assert [call(cache, "get", "k") for _ in range(2)] == ["new", "new"]
+    cache.invalidate_tags("w")
+    assert call(cache, "get", "k") is None
+    cache.set("k", "plain")
+    assert [call(cache, "get", "k") for _ in range(2)] == ["plain", "plain"]
+
+
 @pytest.fixture(params=["deleted", "replaced"])
 def void(request: pytest.FixtureRequest, cache: RingCache) -> str:
     """The key of a value whose tag is gone, or has another token by now."""

@@ -24,7 +24,13 @@ from cachebackend.protocol.cache.freshness import (
 )
 from cachebackend.protocol.cache.near_reads import NearReads
 from cachebackend.protocol.cache.shapes import ShapeEntry
-from cachebackend.protocol.cache.tags import TokenRead, has_tag_tokens, read_tokens, with_checked_tags
+from cachebackend.protocol.cache.tags import (
+    TokenRead,
+    has_tag_tokens,
+    read_tokens,
+    remember_tags,
+    with_checked_tags,
+)
 from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.replies import either, integer, text
@@ -49,15 +55,32 @@ def begin_get(context: Context, key: bytes) -> Request:
     return node, (b"GET", key)
 
 
-def settle_get(context: Context, key: bytes, request: Request, reply: Reply, missing: Any) -> Any:
-    """Return the value in a reply, counting a hit; ``missing``, counting a miss; or ``Continue``."""
+def settle_get(
+    context: Context,
+    key: bytes,
+    request: Request,
+    reply: Reply,
+    missing: Any,
+    *,
+    tokens: Tokens | None = None,
+) -> Any:
+    """Return the value in a reply, counting a hit; ``missing``, counting a miss; or ``Continue``.
+
+    Args:
+        context: The alias.
+        key: The key.
+        request: The request.
+        reply: Its reply.
+        missing: Returned if there is no value.
+        tokens: The tokens of some tags, if they were read with the value.
+    """
     value = plain_value(context, reply)
     if value is not NOT_PLAIN:
         return value
     if reply is None and context.ring_change is not None:
         return Continue(_get_in_old_ring(context, key, missing))
     if has_tag_tokens(reply):
-        return Continue(_get_tagged(context, key, reply, missing))
+        return Continue(_get_tagged(context, key, reply, missing, tokens or Tokens()))
     if context.gutter is not None and _has_just_been_ejected(context, key, request, reply):
         return Continue(_get_in_gutter(context, key, missing))
     return value_of(context, key, reply, missing)
@@ -73,10 +96,12 @@ def _get_in_old_ring(context: Context, key: bytes, missing: Any) -> Operation[An
     return value_of(context, key, reply, missing)
 
 
-def _get_tagged(context: Context, key: bytes, reply: Reply, missing: Any) -> Operation[Any]:
-    tokens = Tokens()
-    read = TokenRead(context, tokens.unread((tag_block_of(reply),)))
-    read.settle(tokens, (yield Send(read.requests)))
+def _get_tagged(context: Context, key: bytes, reply: Reply, missing: Any, tokens: Tokens) -> Operation[Any]:
+    block = tag_block_of(reply)
+    if unread := tokens.unread((block,)):
+        read = TokenRead(context, unread)
+        read.settle(tokens, (yield Send(read.requests)))
+    remember_tags(context, key, tokens.tags_of(block))
     return value_of(context, key, reply, missing, tokens)
 
 
@@ -88,18 +113,27 @@ def _get_in_gutter(context: Context, key: bytes, missing: Any) -> Operation[Any]
 
 
 def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
-    """Return the value of a key, or ``missing``."""
+    """Return the value of a key, or ``missing``.
+
+    If this process knows which tags the value had, it reads their tokens with the value. The tokens
+    of tags that the value has got since are read after it.
+    """
     near = NearReads(context, {key: key})
     if near.hits:
         return near.hits[key]
+    known = context.known_tags.get(key, ())
+    tokens, read = Tokens(), TokenRead(context, known)
     try:
         request = begin_get(context, key)
         begun = context.counters.begin_get()
-        reply, *ttl_ms = yield Send([request, *near.begin()])
+        reply, *replies = yield Send([request, *read.requests, *near.begin()])
         if begun is not None:
             context.counters.end_get(begun)
-        near.settle(ttl_ms)
-        value = settle_get(context, key, request, reply, MISS)
+        read.settle(tokens, replies[: len(read.requests)])
+        near.settle(replies[len(read.requests) :])
+        if known and not has_tag_tokens(reply):
+            remember_tags(context, key, ())
+        value = settle_get(context, key, request, reply, MISS, tokens=tokens)
         if value.__class__ is Continue:
             value = yield from value.operation
         if value is MISS:

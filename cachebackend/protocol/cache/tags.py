@@ -18,7 +18,7 @@ the value was replaced meanwhile, the script returns the new block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cachebackend.codec import has_tags, tag_block_of, tag_record
 from cachebackend.effects import Operation, Reply, Request, Send
@@ -40,12 +40,17 @@ __all__ = [
     "new_token_requests",
     "read_block_tokens",
     "read_tokens",
+    "remember_tags",
     "take_missing_tokens",
     "with_checked_tags",
 ]
 
 #: Milliseconds that a tag's token lives. When it expires, the values loaded under it are misses.
 TAG_MS = 7 * 24 * 3600 * 1000
+
+
+#: Keys whose tags are remembered, and the most tags of such a key: together at most some megabytes.
+KNOWN_KEYS, KNOWN_TAGS = 4096, 20
 
 
 def has_tag_tokens(reply: Reply) -> bool:
@@ -83,6 +88,17 @@ class TokenRead:
 def _token_in(record: Reply) -> bytes | None:
     """Return the token in the record of a tag; None if it is not one."""
     return record[1:] if record.__class__ is bytes and record[:1] == b"T" else None
+
+
+def remember_tags(context: Context, key: bytes, tags: Collection[bytes]) -> None:
+    """Remember the tags that the value of a key has: the next read reads their tokens with the value."""
+    known = context.known_tags
+    if not 0 < len(tags) <= KNOWN_TAGS:
+        known.pop(key, None)
+        return
+    if len(known) >= KNOWN_KEYS:
+        known.clear()
+    known[key] = tuple(tags)
 
 
 def read_tokens(context: Context, tokens: Tokens, replies: Iterable[Reply]) -> Operation[Tokens]:

@@ -35,8 +35,15 @@ class Tokens:
 
     def unread(self, blocks: Iterable[bytes]) -> list[bytes]:
         """Return the tags in some tag blocks whose tokens were not added yet."""
-        tags = (tag for block in blocks for tag in self._tags_of(block) if tag not in self._tokens)
+        tags = (tag for block in blocks for tag in self.tags_of(block) if tag not in self._tokens)
         return list(dict.fromkeys(tags))
+
+    def tags_of(self, block: bytes) -> dict[bytes, bytes]:
+        """Return key and recorded token of each tag in a tag block."""
+        recorded = self._recorded.get(block)
+        if recorded is None:
+            recorded = self._recorded[block] = tags_of_block(block)
+        return recorded
 
     def missing(self) -> list[bytes]:
         """Return the required tags that have no token as far as is known."""
@@ -55,14 +62,7 @@ class Tokens:
         return is_valid
 
     def _compare(self, block: bytes) -> bool:
-        recorded = self._tags_of(block)
+        recorded = self.tags_of(block)
         if block and not recorded:  # it cannot be read
             return False
-        has_required = all(tag in recorded for tag in self.required)
-        return has_required and all(self._tokens.get(tag) == token for tag, token in recorded.items())
-
-    def _tags_of(self, block: bytes) -> dict[bytes, bytes]:
-        recorded = self._recorded.get(block)
-        if recorded is None:
-            recorded = self._recorded[block] = tags_of_block(block)
-        return recorded
+        return all(map(recorded.__contains__, self.required)) and recorded.items() <= self._tokens.items()

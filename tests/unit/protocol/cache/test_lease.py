@@ -23,6 +23,7 @@ from cachebackend.protocol import (
     get_or_load_many,
 )
 from cachebackend.protocol.cache.lease import MAX_PERIODS
+from cachebackend.protocol.cache.tags import KNOWN_KEYS, KNOWN_TAGS, remember_tags
 from cachebackend.ring import Ring
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, StillClock
 
@@ -615,10 +616,48 @@ class TestTags:
         """In a second scatter, and only for values with tags."""
         record = context.codec.encode("value", KEY, tags={b"t": b"o" * 16})
         for token, expected in ((b"T" + b"o" * 16, "value"), (b"T" + b"n" * 16, None), (None, None)):
+            context.known_tags.clear()
             operation = get(context, KEY)
             next(operation)
             assert sent(operation.send([record])) == [(b"MGET", b"t")]
             assert result_of(operation, [[token]]) == expected
+
+    def test_a_get_reads_the_tokens_of_known_tags_with_the_value(self, context: Context) -> None:
+        """It knows the tags that the value had when this process last read it; those of others come after."""
+        tokens = {b"t": b"o" * 16, b"u": b"p" * 16}
+        records = [
+            context.codec.encode("value", KEY, tags={name: tokens[name] for name in names})
+            for names in ((b"t",), (b"t", b"u"))
+        ]
+        operation = get(context, KEY)
+        next(operation)
+        operation.send([records[0]])
+        assert result_of(operation, [[b"T" + tokens[b"t"]]]) == "value"
+
+        operation = get(context, KEY)
+        assert sent(next(operation)) == [(b"GET", KEY), (b"MGET", b"t")]
+        assert sent(operation.send([records[1], [b"T" + tokens[b"t"]]])) == [(b"MGET", b"u")]
+        assert result_of(operation, [[b"T" + tokens[b"u"]]]) == "value"
+
+        operation = get(context, KEY)
+        assert sent(next(operation)) == [(b"GET", KEY), (b"MGET", b"t", b"u")]
+        assert result_of(operation, [records[1], [b"T" + tokens[b"t"], None]]) is None
+
+    def test_the_tags_of_a_value_that_has_none_any_more_are_forgotten(self, context: Context) -> None:
+        """Its reads take one command again."""
+        context.known_tags[KEY] = (b"t",)
+        operation = get(context, KEY)
+        next(operation)
+        assert result_of(operation, [context.codec.encode("plain", KEY), [None]]) == "plain"
+        assert KEY not in context.known_tags
+
+    def test_the_tags_of_few_keys_are_remembered(self, context: Context) -> None:
+        """And no tags of a value that has many of them, so that they take little memory."""
+        for number in range(KNOWN_KEYS + 1):
+            remember_tags(context, b"%d" % number, [b"t"])
+        assert len(context.known_tags) <= KNOWN_KEYS
+        remember_tags(context, KEY, [b"%d" % number for number in range(KNOWN_TAGS + 1)])
+        assert KEY not in context.known_tags
 
     def test_a_value_is_not_stored_if_the_token_of_a_tag_is_unknown(self, context: Context) -> None:
         """Nothing could invalidate it."""

@@ -34,11 +34,11 @@ from cachebackend.loader import loader_block
 from cachebackend.threads import call_in_thread
 from cachebackend.tracing import span
 
-__all__ = ["DeferredCalls", "NodePort", "Pending", "adrive", "drive", "load"]
+__all__ = ["DeferredCalls", "FailedNodes", "NodePort", "Pending", "adrive", "drive", "load", "note_failure"]
 
 T = TypeVar("T")
 #: The nodes that did not answer the operation, and the reply to each later command to them.
-_FailedNodes: TypeAlias = dict[int, NodeUnavailableError]
+FailedNodes: TypeAlias = dict[int, NodeUnavailableError]
 
 
 class Pending(Protocol):
@@ -108,9 +108,15 @@ class DeferredCalls:
             block.calls.append(function)
 
 
-def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
-    """Run an operation in the calling thread and return its result."""
-    failed: _FailedNodes = {}
+def drive(operation: Operation[T], nodes: Sequence[NodePort], failed: FailedNodes | None = None) -> T:
+    """Run an operation in the calling thread and return its result.
+
+    Args:
+        operation: The operation.
+        nodes: The nodes.
+        failed: The nodes that have failed in this operation already: they are sent nothing.
+    """
+    failed = {} if failed is None else failed
     try:
         effect = next(operation)
         while True:
@@ -127,7 +133,7 @@ def drive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
 
 async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
     """Run an operation in the running event loop and return its result."""
-    failed: _FailedNodes = {}
+    failed: FailedNodes = {}
     with DeferredCalls() as deferred:
         try:
             effect = next(operation)
@@ -146,7 +152,7 @@ async def adrive(operation: Operation[T], nodes: Sequence[NodePort]) -> T:
                 await deferred.make_calls()
 
 
-def _perform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) -> Any:
+def _perform(effect: Effect, nodes: Sequence[NodePort], failed: FailedNodes) -> Any:
     if effect.__class__ is Send:  # the most frequent effect
         replies = _scatter(effect.requests, nodes, failed)
         if unknown := _unknown_scripts(effect.requests, replies):
@@ -167,7 +173,7 @@ def load(loader: Callable[[], Any], tokens: tuple[bytes, ...]) -> Any:
         return loader()
 
 
-async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNodes) -> Any:
+async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: FailedNodes) -> Any:
     if effect.__class__ is Send:  # the most frequent effect
         replies = await _ascatter(effect.requests, nodes, failed)
         if unknown := _unknown_scripts(effect.requests, replies):
@@ -184,12 +190,12 @@ async def _aperform(effect: Effect, nodes: Sequence[NodePort], failed: _FailedNo
             return await async_question()
 
 
-def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: _FailedNodes) -> list[Reply]:
+def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: FailedNodes) -> list[Reply]:
     """Send every node its commands, then read every node's replies."""
     if len(requests) == 1:
         [(node, command)] = requests
         reply = nodes[node].call(command) if node not in failed else failed[node]
-        _note_failure(node, reply, failed)
+        note_failure(node, reply, failed)
         return [reply]
     groups = _by_node(requests)
     replies = _replies_of_failed(requests, groups, failed)
@@ -202,7 +208,7 @@ def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: _Fa
             node, positions, sent = pending.pop()
             for position, reply in zip(positions, sent.receive(), strict=True):
                 replies[position] = reply
-            _note_failure(node, replies[positions[-1]], failed)
+            note_failure(node, replies[positions[-1]], failed)
     finally:
         for _, _, sent in pending:
             sent.abandon()
@@ -210,7 +216,7 @@ def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: _Fa
 
 
 async def _ascatter(
-    requests: Sequence[Request], nodes: Sequence[NodePort], failed: _FailedNodes
+    requests: Sequence[Request], nodes: Sequence[NodePort], failed: FailedNodes
 ) -> list[Reply]:
     groups = _by_node(requests)
     replies = _replies_of_failed(requests, groups, failed)
@@ -222,7 +228,7 @@ async def _ascatter(
     for (node, positions), answer in zip(groups.items(), answers, strict=True):
         for position, reply in zip(positions, answer, strict=True):
             replies[position] = reply
-        _note_failure(node, answer[-1], failed)
+        note_failure(node, answer[-1], failed)
     return replies
 
 
@@ -235,7 +241,7 @@ def _by_node(requests: Sequence[Request]) -> dict[int, list[int]]:
 
 
 def _replies_of_failed(
-    requests: Sequence[Request], groups: dict[int, list[int]], failed: _FailedNodes
+    requests: Sequence[Request], groups: dict[int, list[int]], failed: FailedNodes
 ) -> list[Reply]:
     """Remove failed nodes from the groups; return all replies, of which only the failed nodes' are set."""
     replies: list[Reply] = [None] * len(requests)
@@ -245,7 +251,7 @@ def _replies_of_failed(
     return replies
 
 
-def _note_failure(node: int, last: Reply, failed: _FailedNodes) -> None:
+def note_failure(node: int, last: Reply, failed: FailedNodes) -> None:
     """Add a node that did not answer to the failed ones; a node that only refuses writes is not added."""
     if last.__class__ is NodeUnavailableError and last.ejects and node not in failed:
         failed[node] = error = NodeUnavailableError(str(last))  # later commands are not sent: was_sent False

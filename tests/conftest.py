@@ -174,5 +174,7 @@ def spare(node: Node) -> Iterator[Node]:
 def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return a function that calls a method of an object, or its async twin in an event loop."""
     if request.param == "sync":
-        return lambda target, name, *args, **kwargs: getattr(target, name)(*args, **kwargs)
-    return lambda target, name, *args, **kwargs: async_to_sync(getattr(target, f"a{name}"))(*args, **kwargs)
+        return lambda target, name, /, *args, **kwargs: getattr(target, name)(*args, **kwargs)
+    return lambda target, name, /, *args, **kwargs: async_to_sync(getattr(target, f"a{name}"))(
+        *args, **kwargs
+    )

@@ -12,7 +12,7 @@ no text, nothing is cached for it, and the database is asked. The same holds for
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -31,6 +31,7 @@ __all__ = [
     "django_class",
     "is_comparable",
     "is_text",
+    "joined_text",
     "key_part",
     "referred_field",
 ]
@@ -149,7 +150,12 @@ def _composite_text(field: models.CompositePrimaryKey, value: Any) -> str | None
     if not isinstance(value, list | tuple):
         return None
     parts: Any = field.fields
-    texts = [canonical_text(part, item) for part, item in zip(parts, value, strict=True)]
+    return joined_text(parts, value)
+
+
+def joined_text(fields: Sequence[AnyField], values: Sequence[Any]) -> str | None:
+    """Return the canonical text of the values that several columns have together; None if one has none."""
+    texts = [canonical_text(field, value) for field, value in zip(fields, values, strict=True)]
     if None in texts:
         return None
     return ",".join(str(text).replace("%", "%25").replace(",", "%2C") for text in texts)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
-from cachebackend.drivers import adrive, drive
+from cachebackend.drivers import FailedNodes, adrive, drive
 from cachebackend.effects import Operation
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
@@ -27,9 +27,9 @@ class Client:
     ) -> None:
         self.nodes = tuple(Node(node, connect_timeout, socket_timeout, clock) for node in nodes)
 
-    def run(self, operation: Operation[T]) -> T:
-        """Run an operation in the calling thread."""
-        return drive(operation, self.nodes)
+    def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
+        """Run an operation in the calling thread, without the nodes that have failed in it already."""
+        return drive(operation, self.nodes, failed)
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation in the running event loop."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from cachebackend.client.base import Client
-from cachebackend.drivers import DeferredCalls, load
+from cachebackend.drivers import DeferredCalls, FailedNodes, load, note_failure
 from cachebackend.effects import Continue, Reply, Request, ScriptCall, is_unknown_script
 from cachebackend.errors import NodeReplyError
 from cachebackend.near.cache import MISS, NearCache
 from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
 from cachebackend.protocol.cache.fill import Loader, Unfilled, begin_fill, count_load, settle_fill
+from cachebackend.protocol.cache.freshness import NOT_PLAIN, fresh_value
 from cachebackend.protocol.cache.get import begin_get, settle_get
 from cachebackend.protocol.cache.lease import LeaseRequest, begin_lease, give_up, release
 from cachebackend.protocol.cache.load import GRANTED, settle_load
@@ -75,6 +76,29 @@ class SingleKeyClient(Client):
             cell.hits += 1
             cell.near_hits += 1
         return copy
+
+    def get_fresh(self, context: Context, key: bytes, failed: FailedNodes, missing: Any) -> Any:
+        """Return the value of a key that every reader may be served now, and count a hit.
+
+        Args:
+            context: The context of the key.
+            key: The key.
+            failed: The nodes that did not answer the caller, who passes them on to ``run``.
+            missing: Returned if ``get_or_load`` must find out; nothing was counted then.
+        """
+        if context.near is not None:
+            copy = self._near_copy(context.near, key)
+            return missing if copy is MISS else copy
+        node, command = begin_get(context, key)
+        if node in failed:
+            return missing
+        begun = context.counters.begin_get()
+        reply = self.nodes[node].call(command)
+        if begun is not None:
+            context.counters.end_get(begun)
+        note_failure(node, reply, failed)
+        value = fresh_value(context, reply)
+        return missing if value is NOT_PLAIN else value
 
     def set(self, key: bytes, value: Any, ttl_ms: int | None) -> bool:
         """Store a value; return whether its node confirmed it."""

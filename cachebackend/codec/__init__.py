@@ -13,6 +13,7 @@ from cachebackend.codec.payload import CODECS
 from cachebackend.codec.record import (
     HEAD_BYTES,
     HEADER_BYTES,
+    LOADED_BYTES,
     RELEASED,
     TAGS_BYTES,
     Kind,
@@ -25,6 +26,7 @@ from cachebackend.codec.record import (
     kind_of,
     lease_record,
     lease_token,
+    loaded_header,
     plain_header,
     stored_of,
     tag_block_of,
@@ -32,6 +34,7 @@ from cachebackend.codec.record import (
     tag_bytes_of,
     tag_record,
     tags_of_block,
+    times_of,
 )
 
 EncodeError = msgpack.EncodeError
@@ -43,6 +46,7 @@ __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
     "HEAD_BYTES",
+    "LOADED_BYTES",
     "MAX_BYTES",
     "RELEASED",
     "TAGS_BYTES",
@@ -58,6 +62,7 @@ __all__ = [
     "kind_of",
     "lease_record",
     "lease_token",
+    "loaded_header",
     "pack_plain",
     "plain_header",
     "stored_of",
@@ -66,4 +71,5 @@ __all__ = [
     "tag_bytes_of",
     "tag_record",
     "tags_of_block",
+    "times_of",
 ]

@@ -30,6 +30,7 @@ from cachebackend.codec.record import (
     Refresh,
     Stored,
     kind_of,
+    loaded_header,
     plain_header,
     stored_of,
     value_record,
@@ -60,12 +61,15 @@ class Codec:
         plain: The records that hold nothing except a payload are the most frequent ones. For each
             header of such a record, the function that turns the rest of it into a value. A signed
             pickle is not among them, because its signature is that of its key.
+        loaded: The same for the records that hold a refresh block besides.
 
     Raises:
         CodecError: The compressor's package is not installed.
     """
 
-    __slots__ = ("_compressor", "_dumps", "_loads", "_max_bytes", "_over_bytes", "_secrets", "name", "plain")
+    __slots__ = (
+        "_compressor", "_dumps", "_loads", "_max_bytes", "_over_bytes", "_secrets", "loaded", "name", "plain",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Codec:
         }
         self._secrets = secrets if CodecId.SIGNED_PICKLE in CODECS[name].reads else None
         self.plain = {plain_header(codec): loads for codec, loads in self._loads.items()}
+        self.loaded = {loaded_header(codec): loads for codec, loads in self._loads.items()}
 
     def encode(
         self,

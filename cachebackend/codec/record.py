@@ -50,6 +50,7 @@ from cachebackend.errors import RecordError
 __all__ = [
     "HEADER_BYTES",
     "HEAD_BYTES",
+    "LOADED_BYTES",
     "RELEASED",
     "TAGS_BYTES",
     "CodecId",
@@ -64,6 +65,7 @@ __all__ = [
     "kind_of",
     "lease_record",
     "lease_token",
+    "loaded_header",
     "plain_header",
     "stored_of",
     "tag_block_of",
@@ -71,6 +73,7 @@ __all__ = [
     "tag_bytes_of",
     "tag_record",
     "tags_of_block",
+    "times_of",
     "value_record",
 ]
 
@@ -115,6 +118,10 @@ _LENGTH = struct.Struct(">H")
 TAGS_BYTES = 2 ** (8 * _LENGTH.size) - 1
 #: The first bytes of a record that hold its refresh block and the length of its tag block.
 HEAD_BYTES = HEADER_BYTES + _REFRESH.size + _LENGTH.size
+#: Its times, without the token.
+_TIMES = struct.Struct(">dd16xd")
+#: Bytes before the payload of a value that has a refresh block and no tags.
+LOADED_BYTES = HEADER_BYTES + _REFRESH.size
 #: The part of the refresh block that a claim changes: token, deadline.
 _CLAIM = struct.Struct(">16sd")
 _CLAIM_OFFSET = _REFRESH.size - _CLAIM.size
@@ -278,6 +285,20 @@ def is_plain(record: bytes) -> bool:
 def plain_header(codec: int) -> bytes:
     """Return the header of a codec's records that hold nothing except an uncompressed payload."""
     return b"V%c\0" % codec
+
+
+def loaded_header(codec: int) -> bytes:
+    """Return the header of a codec's records that hold a refresh block and an uncompressed payload."""
+    return b"V%c%c" % (codec, _REFRESH_BIT)
+
+
+def times_of(record: bytes) -> tuple[float, float, float]:
+    """Return ``fresh_until``, ``delta`` and ``deadline`` of a record that has a refresh block.
+
+    Raises:
+        struct.error: The record is incomplete.
+    """
+    return _TIMES.unpack_from(record, HEADER_BYTES)
 
 
 def has_tags(record: bytes) -> bool:

@@ -16,12 +16,13 @@ from django.utils.asyncio import async_unsafe
 
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
+from cachebackend.drivers import FailedNodes
 from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation import watch, watch_tags
 from cachebackend.invalidation.watched import is_historical
-from cachebackend.managers.keys import RowKeys
+from cachebackend.managers.keys import LookupNames, RowKeys
 from cachebackend.managers.queries import RowQueries
-from cachebackend.managers.reads import Place, RowReads
+from cachebackend.managers.reads import UNKNOWN, Place, RowReads
 from cachebackend.managers.rows import RowShape
 
 __all__ = ["CachedManager"]
@@ -33,7 +34,8 @@ class CachedManager(Generic[M]):
     """Reads single rows of its model through the ring: ``Article.cached.get(slug="x")``.
 
     Args:
-        lookups: Unique fields, beside the primary key, by which rows are looked up.
+        lookups: What rows are looked up by, beside the primary key: a unique field, or a tuple with the
+            fields of a ``UniqueConstraint`` that has no condition, as in ``["slug", ("shop", "sku")]``.
         timeout: Seconds until a cached row expires. Default: the timeout of the cache alias.
         alias: The cache alias. If it has another backend, as in development, rows are not cached.
         consistency: ``"commit"``: a row is invalidated after its commit. If the process dies
@@ -71,7 +73,7 @@ class CachedManager(Generic[M]):
 
     def __init__(
         self,
-        lookups: Sequence[str] = (),
+        lookups: Sequence[LookupNames] = (),
         timeout: float | object | None = DEFAULT_TIMEOUT,
         alias: str = "default",
         *,
@@ -118,49 +120,63 @@ class CachedManager(Generic[M]):
     # Reading
 
     def get(self, **lookup: Any) -> M:
-        """Return the row with this primary key or lookup value.
+        """Return the row with this primary key, or with this value of each field of a lookup.
 
         A value that has no key is asked of the database: None, for example, or text for a number.
 
         Raises:
             DoesNotExist: There is no such row.
-            TypeError: Not exactly one field is given.
-            ImproperlyConfigured: The field is not one of ``lookups``, or its column holds different
-                texts equal.
+            TypeError: No field is given.
+            ImproperlyConfigured: The fields are not one of ``lookups``, or a column of theirs holds
+                different texts equal.
             SynchronousOnlyOperation: An event loop runs in this thread; use ``aget``.
         """
         if _get_running_loop() is not None:
             _refuse_in_event_loop()
-        field, value = self._field_and_value(lookup)
+        asked, value = self._keys.asked(lookup)
         place = self._place
         if place is None:
-            return self._or_raise(self._queries.instance(field, value), lookup)
-        return self._or_raise(place.cache.client.run(self._reads.get(field, value, place, _blocking)), lookup)
+            return self._or_raise(self._queries.instance(asked, value), lookup)
+        failed: FailedNodes = {}
+        row = self._reads.cached_row(asked, value, place, failed)
+        if row is UNKNOWN:
+            row = place.cache.client.run(self._reads.get(asked, value, place, _blocking), failed)
+        return self._or_raise(row, lookup)
 
     async def aget(self, **lookup: Any) -> M:
         """Return the row with this primary key or lookup value; raises as ``get``."""
-        field, value = self._field_and_value(lookup)
+        asked, value = self._keys.asked(lookup)
         place = await self._aplace()
         if place is None:
-            return self._or_raise(await sync_to_async(self._queries.instance)(field, value), lookup)
-        operation = self._reads.get(field, value, place, sync_to_async)
+            return self._or_raise(await sync_to_async(self._queries.instance)(asked, value), lookup)
+        operation = self._reads.get(asked, value, place, sync_to_async)
         return self._or_raise(await place.cache.client.arun(operation), lookup)
 
-    def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
-        """Return the rows with these primary keys, by primary key; one query loads those that miss."""
+    def in_bulk(self, keys: Iterable[Any], *, field_name: str = "pk") -> dict[Any, M]:
+        """Return the rows that have one of these keys in a field, by what its column holds.
+
+        One query loads the rows that are not cached. If lookups are cached whose rows are not, a second
+        query loads these rows.
+
+        Raises:
+            ImproperlyConfigured: The field is neither the primary key nor one of ``lookups``.
+            SynchronousOnlyOperation: An event loop runs in this thread; use ``ain_bulk``.
+        """
         if _get_running_loop() is not None:
             _refuse_in_event_loop()
+        lookup, _ = self._keys.asked({field_name: None})
         place = self._place
         if place is None:
-            return self._reads.stored(list(keys), self._using)
-        return place.cache.client.run(self._reads.in_bulk(list(keys), place, _blocking))
+            return self._reads.stored(lookup, list(keys), self._using)
+        return place.cache.client.run(self._reads.in_bulk(lookup, keys, place, _blocking))
 
-    async def ain_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
-        """Return the rows with these primary keys, as ``in_bulk``."""
+    async def ain_bulk(self, keys: Iterable[Any], *, field_name: str = "pk") -> dict[Any, M]:
+        """Return the rows that have one of these keys in a field, as ``in_bulk``."""
+        lookup, _ = self._keys.asked({field_name: None})
         place = await self._aplace()
         if place is None:
-            return await sync_to_async(self._reads.stored)(list(keys), self._using)
-        return await place.cache.client.arun(self._reads.in_bulk(list(keys), place, sync_to_async))
+            return await sync_to_async(self._reads.stored)(lookup, list(keys), self._using)
+        return await place.cache.client.arun(self._reads.in_bulk(lookup, keys, place, sync_to_async))
 
     # Changes of rows
 
@@ -206,7 +222,7 @@ class CachedManager(Generic[M]):
     @property
     def lookup_fields(self) -> list[models.Field[Any, Any]]:
         """The fields by which rows are looked up, beside the primary key."""
-        return [field for name, field in self._keys.fields.items() if name in self.lookups]
+        return [field for lookup in self._keys.lookups for field in lookup.fields]
 
     @property
     def faults(self) -> list[str]:
@@ -228,10 +244,10 @@ class CachedManager(Generic[M]):
 
     def key_of(self, **lookup: Any) -> str:
         """Return the cache key of a row's primary key or lookup value, in the current namespace."""
-        field, value = self._field_and_value(lookup)
-        key = self._keys.of(field, value, scope_of(self._using))
+        asked, value = self._keys.asked(lookup)
+        key = self._keys.of(asked, value, scope_of(self._using))
         if key is None:
-            message = f"{self.model.__name__} with {field.name}={value!r} is not cached"
+            message = f"{self.model.__name__} with {_shown(lookup)} is not cached"
             raise ValueError(message)
         return key
 
@@ -282,24 +298,9 @@ class CachedManager(Generic[M]):
         """
         return ring_cache(self.alias, "CachedManager")
 
-    def _field_and_value(self, lookup: dict[str, Any]) -> tuple[models.Field[Any, Any], Any]:
-        if len(lookup) != 1:
-            message = f"get() takes one field, such as pk=1; got {', '.join(sorted(lookup)) or 'none'}"
-            raise TypeError(message)
-        [(name, value)] = lookup.items()
-        field = self._keys.fields.get(name)
-        if field is None:
-            message = self._keys.faults.get(name) or (
-                f"{self.model.__name__} rows are not cached by {name!r}; add it to lookups=[…], "
-                f"which has {', '.join(self.lookups) or 'none'}"
-            )
-            raise ImproperlyConfigured(message)
-        return field, value
-
     def _or_raise(self, row: M | None, lookup: dict[str, Any]) -> M:
         if row is None:
-            [(name, value)] = lookup.items()
-            message = f"{self.model.__name__} with {name}={value!r} does not exist."
+            message = f"{self.model.__name__} with {_shown(lookup)} does not exist."
             raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
         return row
 
@@ -336,6 +337,10 @@ def _choice(name: str, choice: str, choices: tuple[str, ...]) -> str:
         message = f"CachedManager({name}=…) must be one of {', '.join(choices)}, got {choice!r}"
         raise ImproperlyConfigured(message)
     return choice
+
+
+def _shown(lookup: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in lookup.items())
 
 
 def _blocking(loader: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 
-from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
+from cachebackend.backend.canonical import is_comparable, key_part
 from cachebackend.backend.tag_names import table_of
+from cachebackend.managers.lookups import Lookup, fault_of
 
-__all__ = ["RowKeys"]
+__all__ = ["LookupNames", "RowKeys"]
+
+#: The name of a unique field, or the names of the fields of a unique constraint.
+LookupNames = str | Sequence[str]
 
 
 class RowKeys:
@@ -20,7 +24,7 @@ class RowKeys:
 
     Args:
         model: The rows' model; all of its fields must be known.
-        lookups: The unique fields, beside the primary key, by which rows are looked up.
+        lookups: The unique fields, or groups of fields, beside the primary key, by which rows are looked up.
         name: What distinguishes the keys from those of another manager of the model; usually "".
 
     Keys are named by table and column, not by what a new release of the project may rename while
@@ -28,13 +32,13 @@ class RowKeys:
     or one whose table Django does not manage, is named too: it may have other columns.
     """
 
-    def __init__(self, model: type[models.Model], lookups: Sequence[str], name: str = "") -> None:
+    def __init__(self, model: type[models.Model], lookups: Sequence[LookupNames], name: str = "") -> None:
         self._model = model
         self._name = name
-        self._lookups = lookups
+        self._lookups = [(names,) if isinstance(names, str) else tuple(names) for names in lookups]
 
     @cached_property
-    def pk(self) -> models.Field[Any, Any]:
+    def pk(self) -> Lookup:
         """The primary key.
 
         Raises:
@@ -44,69 +48,93 @@ class RowKeys:
         if pk is None:
             message = f"{self._model.__name__} has no primary key"
             raise ImproperlyConfigured(message)
-        return pk
+        return Lookup([pk], is_pk=True)
 
     @cached_property
     def exist(self) -> bool:
         """Whether rows have keys: Python must know which primary keys the database holds equal."""
-        return is_comparable(self.pk)
+        return all(map(is_comparable, self.pk.fields))
 
     @cached_property
-    def fields(self) -> dict[str, models.Field[Any, Any]]:
-        """The fields by which rows may be looked up, under each name that a caller may use."""
-        fields = {"pk": self.pk, self.pk.name: self.pk, self.pk.attname: self.pk}
-        for name in self._lookups:
-            if name not in self.faults:
-                field: Any = self._model._meta.get_field(name)
-                fields[field.name] = fields[field.attname] = field
-        return fields
+    def lookups(self) -> list[Lookup]:
+        """The lookups that can be used; the primary key is not among them."""
+        get_field: Any = self._model._meta.get_field
+        return [
+            Lookup([get_field(name) for name in names]) for names in self._lookups if names not in self.faults
+        ]
 
     @cached_property
-    def faults(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Lookup]:
+        """The lookups by one field, under each name that a caller may use."""
+        [pk] = self.pk.fields
+        named = {"pk": self.pk, pk.name: self.pk, pk.attname: self.pk}
+        for lookup in self.lookups:
+            if lookup.single is not None:
+                named[lookup.single.name] = named[lookup.single.attname] = lookup
+        return named
+
+    @cached_property
+    def faults(self) -> dict[tuple[str, ...], str]:
         """The lookups that cannot be used, each with a sentence that says why."""
-        faults = {name: self._fault(name) for name in self._lookups}
-        return {name: fault for name, fault in faults.items() if fault is not None}
+        faults = {names: fault_of(self._model, names) for names in self._lookups}
+        return {names: fault for names, fault in faults.items() if fault is not None}
 
-    def _fault(self, name: str) -> str | None:
-        try:
-            field = self._model._meta.get_field(name)
-        except FieldDoesNotExist:
-            field = None
-        if not isinstance(field, models.Field) or not field.unique:
-            return f"{self._model.__name__}: the lookup {name!r} is not a unique field"
-        if not is_comparable(field):
-            return (
-                f"{self._model.__name__}: the lookup {name!r} is a {type(field).__name__}; Python and the "
-                "database may differ on which of its values are equal. Look rows up by another field"
-            )
-        return None
+    def asked(self, given: Mapping[str, Any]) -> tuple[Lookup, Any]:
+        """Return the lookup, and the value, that the arguments of ``get`` name.
+
+        Raises:
+            TypeError: No field is given.
+            ImproperlyConfigured: Rows are not looked up by these fields.
+        """
+        if len(given) == 1:
+            [(name, value)] = given.items()
+            lookup = self.fields.get(name)
+            if lookup is not None:
+                return lookup, value
+        values = {self._attnames.get(name, name): value for name, value in given.items()}
+        group = self._groups.get(frozenset(values)) if len(values) == len(given) > 1 else None
+        if group is not None:
+            return group, tuple(values[name] for name in group.columns)
+        raise self._unknown(given)
+
+    def _unknown(self, given: Mapping[str, Any]) -> Exception:
+        if not given:
+            return TypeError("get() takes a lookup, such as pk=1; got none")
+        names = tuple(given)
+        shown = repr(names[0] if len(names) == 1 else names)
+        known = ", ".join("+".join(each) for each in self._lookups) or "none"
+        fault = self.faults.get(names) or (
+            f"{self._model.__name__} rows are not cached by {shown}; add it to lookups=[…], which has {known}"
+        )
+        return ImproperlyConfigured(fault)
 
     @cached_property
-    def pk_columns(self) -> tuple[str, ...]:
-        """The columns of the primary key, by attribute name: several if it is composite."""
-        return tuple(part.attname for part in self._model._meta.pk_fields)
+    def _groups(self) -> dict[frozenset[str], Lookup]:
+        """The lookups by several columns, a composite primary key included, by their attribute names."""
+        return {frozenset(lookup.columns): lookup for lookup in self._all if len(lookup.columns) > 1}
+
+    @cached_property
+    def _attnames(self) -> dict[str, str]:
+        """The attribute name of each field of a lookup, by the field's name."""
+        return {field.name: field.attname for lookup in self.lookups for field in lookup.fields}
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that keys are made of, by attribute name."""
-        names = (self.pk_columns if field is self.pk else (field.attname,) for field in self.fields.values())
-        return tuple(dict.fromkeys(name for group in names for name in group))
+        return tuple(dict.fromkeys(name for lookup in self._all for name in lookup.columns))
 
-    def of(self, field: models.Field[Any, Any], value: Any, scope: str) -> str | None:
-        """Return the key of the row that has this value in a field; None if the value has no text."""
-        name = field.attname
-        if type(value) is int and name in self._integers:
-            return f"{scope}:{self._middles[name]}{value}"  # what most reads ask for
-        text = canonical_text(field, value) if self.exist else None
-        return None if text is None else f"{scope}:{self._middles[name]}{key_part(text)}"
+    def of(self, lookup: Lookup, value: Any, scope: str) -> str | None:
+        """Return the key of the row that has this value; None if the value has no text."""
+        part = self._part(lookup, value)
+        return None if part is None else f"{scope}:{part}"
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         parts = [
             part
-            for field, middle in self._fields_and_middles
+            for lookup in self._all
             for row in rows
-            if self.exist and (part := self._part(field, middle, self._value(row, field))) is not None
+            if (value := lookup.value_of(row)) is not None and (part := self._part(lookup, value)) is not None
         ]
         return [f"{scope}:{part}" for scope in scopes for part in parts]
 
@@ -114,42 +142,21 @@ class RowKeys:
         """Return what all keys in these databases begin with: two texts, and any namespace between them."""
         return [(database, f":{self._label}:") for database in databases]
 
-    def are_equal(self, field: models.Field[Any, Any], one: Any, other: Any) -> bool:
-        """Return whether a column holds two values equal, as far as Python can know it."""
-        if type(one) is type(other) and type(one) in {int, str} and one == other:
-            return True
-        text = canonical_text(field, one)
-        return text is not None and text == canonical_text(field, other)
-
-    def _part(self, field: models.Field[Any, Any], middle: str, value: Any) -> str | None:
-        """Return the part of a key behind its scope; None without a value or its text."""
-        if type(value) is int and field.attname in self._integers:
-            return f"{middle}{value}"
-        text = canonical_text(field, value) if value is not None else None
-        return None if text is None else middle + key_part(text)
-
-    def _value(self, row: Mapping[str, Any], field: models.Field[Any, Any]) -> Any:
-        return row.get("pk", row.get(field.attname)) if field is self.pk else row.get(field.attname)
+    def _part(self, lookup: Lookup, value: Any) -> str | None:
+        """Return the part of a key behind its scope; None if the value has no text."""
+        if not self.exist:
+            return None
+        text = lookup.text(value)
+        return None if text is None else self._middles[lookup.name] + key_part(text)
 
     @cached_property
-    def _integers(self) -> frozenset[str]:
-        """The fields whose values of the type int are their own texts, by attribute name."""
-        names = (name for name, field in self.fields.items() if isinstance(field, models.IntegerField))
-        return frozenset(
-            self.fields[name].attname for name in names if self.exist and is_comparable(self.fields[name])
-        )
-
-    @cached_property
-    def _fields_and_middles(self) -> list[tuple[models.Field[Any, Any], str]]:
-        fields = {field.attname: field for field in self.fields.values()}
-        return [(field, self._middles[name]) for name, field in fields.items()]
+    def _all(self) -> list[Lookup]:
+        return [self.pk, *self.lookups]
 
     @cached_property
     def _middles(self) -> dict[str, str]:
-        """What the keys of a field have between the scope and the value, by attribute name."""
-        return {
-            field.attname: f"{self._label}:{field.column or field.attname}:" for field in self.fields.values()
-        }
+        """What the keys of a lookup have between the scope and the value, by its name."""
+        return {lookup.name: f"{self._label}:{lookup.name}:" for lookup in self._all}
 
     @property
     def _label(self) -> str:

@@ -1,15 +1,16 @@
-"""The queries that load a model's rows from the database, as the values to cache."""
+"""The queries that load a model's rows from the database."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 
-from cachebackend import protocol
 from cachebackend.backend.collations import inexact_collation
-from cachebackend.managers.rows import RowShape
+from cachebackend.managers.lookups import Lookup
+from cachebackend.managers.rows import Row, RowShape
 
 __all__ = ["RowQueries"]
 
@@ -50,48 +51,45 @@ class RowQueries(Generic[M]):
             raise ImproperlyConfigured(message)
         return managers[self._base_manager].using(self.using)
 
-    def instance(self, field: models.Field[Any, Any], value: Any) -> M | None:
-        """Return the row that has a value in a field, which Django compares; None: there is none.
+    def instance(self, lookup: Lookup, value: Any) -> M | None:
+        """Return the row that has a value, which Django compares; None: there is none.
 
         Raises:
             MultipleObjectsReturned: Several rows have the value: None, which is not unique.
         """
-        rows = list(self._rows.filter(**{field.name: value}).values_list(*self._shape.names)[:2])
-        if len(rows) > 1:
-            message = f"Several rows of {self._model.__name__} have {field.name}={value!r}."
-            raise self._model.MultipleObjectsReturned(message)  # type: ignore[attr-defined]  # Django makes it
-        return self._shape.instance(rows[0], self.using) if rows else None
+        row = self._only(lookup, value)
+        return None if row is None else self._shape.instance(row, self.using)
 
-    def pk(self, field: models.Field[Any, Any], value: Any) -> Any:
-        """Return the primary key of the row that has a value in a lookup; MISSING: there is none.
+    def rows(self, lookup: Lookup, values: Sequence[Any]) -> list[Row]:
+        """Return the columns of the rows that have one of some values, which must be comparable.
 
         Raises:
-            ImproperlyConfigured: The column holds different texts equal.
+            ImproperlyConfigured: A column holds different texts equal.
         """
-        self._refuse_inexact(field, "Remove it from lookups=[…]")
-        pks = self._rows.filter(**{field.name: value}).values_list("pk", flat=True)
-        return next(iter(pks), protocol.MISSING)
-
-    def row(self, pk: Any) -> Any:
-        """Return the value to cache for the row with a primary key; MISSING: there is none."""
-        rows = self._rows.filter(pk=pk).values_list(*self._shape.names)
-        value = next((self._shape.value(row) for row in rows), protocol.MISSING)
-        if value is protocol.MISSING:
-            self._refuse_inexact_absence()
-        return value
-
-    def rows(self, pks: list[Any]) -> dict[Any, Any]:
-        """Return the values to cache for rows, by primary key; one that does not exist is left out."""
-        rows = self._rows.filter(pk__in=pks).values_list(*self._shape.names)
-        values = {self._shape.pk(row): self._shape.value(row) for row in rows}
-        if len(values) < len(pks):
-            self._refuse_inexact_absence()
-        return values
-
-    def _refuse_inexact_absence(self) -> None:
-        if self._caches_absence:
+        if not lookup.is_pk:
+            for field in lookup.fields:
+                self._refuse_inexact(field, "Remove it from lookups=[…]")
+        rows = self._having(lookup, values)
+        if lookup.is_pk and self._caches_absence and len(rows) < len(values):
             for field in self._shape.pk_fields:
                 self._refuse_inexact(field, "Remove missing_timeout=…")
+        return rows
+
+    def _having(self, lookup: Lookup, values: Sequence[Any]) -> list[Row]:
+        """Return the rows with these values: in one query, unless a value has several columns."""
+        if lookup.single is None or len(values) == 1:
+            rows = (self._only(lookup, value) for value in values)
+            return [row for row in rows if row is not None]
+        name = "pk" if lookup.is_pk else lookup.single.name
+        return list(self._rows.filter(**{f"{name}__in": values}).values_list(*self._shape.names))
+
+    def _only(self, lookup: Lookup, value: Any) -> Row | None:
+        rows = list(self._rows.filter(**lookup.filters(value)).values_list(*self._shape.names)[:2])
+        if len(rows) > 1:
+            shown = ", ".join(f"{name}={part!r}" for name, part in lookup.filters(value).items())
+            message = f"Several rows of {self._model.__name__} have {shown}."
+            raise self._model.MultipleObjectsReturned(message)  # type: ignore[attr-defined]  # Django makes it
+        return rows[0] if rows else None
 
     def _refuse_inexact(self, field: models.Field[Any, Any], hint: str) -> None:
         if (reason := inexact_collation(field, self.using)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from django.db import models
 
@@ -12,17 +12,23 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.backend.fill_rules import changed_keys, row_guard
 from cachebackend.backend.open_transactions import any_changed
+from cachebackend.drivers import FailedNodes
 from cachebackend.managers.keys import RowKeys
+from cachebackend.managers.lookups import Lookup
 from cachebackend.managers.queries import RowQueries
-from cachebackend.managers.rows import RowShape
+from cachebackend.managers.rows import Row, RowShape
 
-__all__ = ["Adapt", "FillPolicy", "Place", "RowReads"]
+__all__ = ["UNKNOWN", "Adapt", "FillPolicy", "Place", "RowReads"]
 
 M = TypeVar("M", bound=models.Model)
 #: Adapts a blocking loader to the driver that runs it.
 Adapt = Callable[[Callable[..., Any]], Callable[..., Any]]
+#: The values that are asked for, by key.
+_Asked: TypeAlias = Mapping[bytes, Any]
 #: The number of times that a lookup is read before a query by its value decides.
 ATTEMPTS = 3
+#: Returned by ``RowReads.cached_row`` instead of a row: ``get`` must find out.
+UNKNOWN: Any = object()
 
 
 class Place(NamedTuple):
@@ -51,6 +57,20 @@ class FillPolicy(Protocol):
 class RowReads(Generic[M]):
     """The operations that read rows of one model through the ring.
 
+    A cached lookup holds only a primary key. It may name a row that has another value now, or that
+    does not exist any more, and the row may be renamed between the two reads:
+
+        1. a reader loads the lookup: it names row 1;
+        2. a writer renames row 1, and commits;
+        3. the reader loads row 1, under its new name.
+
+    So the row is compared with what was asked for. If it differs, the keys are deleted and read
+    again, a few times; then one query by the value itself decides. The same holds for a value of
+    another shape, which a process with another version of the model has filled.
+
+    A lookup that is not cached is loaded with its row, in one query, which also decides. That row is
+    not filled: its lease would be younger than the query.
+
     Args:
         keys: The rows' keys.
         shape: How the rows are stored.
@@ -64,150 +84,216 @@ class RowReads(Generic[M]):
         self._queries = queries
         self._policy = policy
 
-    def get(
-        self, field: models.Field[Any, Any], value: Any, place: Place, adapt: Adapt
-    ) -> protocol.Operation[M | None]:
-        """Return the row that has a value in a field; None: there is none.
-
-        A cached lookup may name a row that has another value now, or that does not exist any more,
-        and the row may be renamed between the two reads:
-
-            1. a reader loads the lookup: it names row 1;
-            2. a writer renames row 1, and commits;
-            3. the reader loads row 1, under its new name.
-
-        So the row is compared with what was asked for. If it differs, the keys are deleted and read
-        again, a few times; then one query by the value itself decides. The same holds for a value of
-        another shape, which a process with another version of the model has filled.
-        """
-        key, pk_field = self.key(field, value, place), self._keys.pk
-        for _ in range(ATTEMPTS):
-            pk, row_key = value, key
-            if field is not pk_field and key is not None:
-                pk = yield from self._load(key, partial(self._queries.pk, field, value), place, adapt)
-                if _is_absent(pk):
-                    return None
-                row_key = self.key(pk_field, pk, place)
-            if key is None or row_key is None:
-                break
-            found = yield from self._load(row_key, partial(self._queries.row, pk), place, adapt)
-            if _is_absent(found):
-                if field is pk_field:
-                    return None
-            else:
-                row = self._shape.row(found)
-                if row is not None and self._is_row(row, pk, field, value):
-                    return self._shape.instance(row, place.using)
-            yield from protocol.delete_many(place.cache.client.context, [key, row_key])
-        instance: M | None = yield protocol.Load(adapt(partial(self._queries.instance, field, value)))
-        return instance
-
-    def _is_row(self, row: Sequence[Any], pk: Any, field: models.Field[Any, Any], value: Any) -> bool:
-        """Return whether a row has a primary key, and a value in a field, as the database compares them."""
-        if not self._keys.are_equal(self._keys.pk, self._shape.pk(row), pk):
-            return False
-        if field is self._keys.pk:
-            return True
-        return self._keys.are_equal(field, row[self._shape.positions[field.attname]], value)
-
-    def in_bulk(self, pks: Iterable[Any], place: Place, adapt: Adapt) -> protocol.Operation[dict[Any, M]]:
-        """Return the rows with these primary keys; one query loads those that miss.
-
-        A row is found by the key of its primary key, because a caller may write that in several
-        ways, such as ``"1"`` and 1.
-
-        Returns:
-            The rows by their own primary key, in the order of ``pks``. Rows without a key are last.
-        """
-        asked, unread = self._by_key(pks, place)
-        rows: dict[bytes, Sequence[Any] | None] = {}
-        wanted = asked
-        for _ in range(ATTEMPTS):
-            rows |= yield from self._load_many(wanted, place, adapt)
-            wanted = {key: pk for key, pk in wanted.items() if key in rows and rows[key] is None}
-            if not wanted:
-                break
-            yield from protocol.delete_many(place.cache.client.context, list(wanted))
-        others: dict[Any, Sequence[Any]] = {}
-        if unread := [*unread, *wanted.values()]:
-            others = yield protocol.Load(adapt(partial(self.stored_rows, unread)))
-        found = [row for key in asked if (row := rows.get(key)) is not None]
-        return self._instances((*found, *others.values()), place.using)
-
-    def stored(self, pks: Sequence[Any], using: str) -> dict[Any, M]:
-        """Return rows as the database has them, by primary key, in the order of ``pks``."""
-        pk_field = self._keys.pk
-        texts = [self._keys.of(pk_field, pk, "") for pk in pks]
-        order = {text: position for position, text in enumerate(texts)}
-        rows = self.stored_rows(pks)
-        by_order = sorted(rows, key=lambda pk: order.get(self._keys.of(pk_field, pk, ""), len(texts)))
-        return self._instances((rows[pk] for pk in by_order), using)
-
-    def stored_rows(self, pks: Iterable[Any]) -> dict[Any, Sequence[Any]]:
-        """Return the columns of rows as the database has them, by primary key."""
-        values = self._queries.rows(list(pks))
-        return {pk: row for pk, value in values.items() if (row := self._shape.row(value)) is not None}
-
-    def _instances(self, rows: Iterable[Sequence[Any]], using: str) -> dict[Any, M]:
-        return {self._shape.pk(row): self._shape.instance(row, using) for row in rows}
-
-    def _by_key(self, pks: Iterable[Any], place: Place) -> tuple[dict[bytes, Any], list[Any]]:
-        """Return one primary key for each key, and the primary keys that have no key."""
-        by_key: dict[bytes, Any] = {}
-        without: list[Any] = []
-        for pk in pks:
-            key = self.key(self._keys.pk, pk, place)
-            if key is None:
-                without.append(pk)
-            else:
-                by_key.setdefault(key, pk)
-        return by_key, without
-
-    def _load_many(
-        self, asked: Mapping[bytes, Any], place: Place, adapt: Adapt
-    ) -> protocol.Operation[dict[bytes, Sequence[Any] | None]]:
-        """Read many rows by the same rules as ``_load``; a value that is not the row's is None.
+    def cached_row(self, lookup: Lookup, value: Any, place: Place, failed: FailedNodes) -> M | None:
+        """Return the row that has a value if it is cached: most reads end here. It blocks.
 
         Args:
-            asked: The primary key for each key.
+            lookup: The lookup.
+            value: The value.
+            place: Where rows are read.
+            failed: The nodes that did not answer, for ``run`` of the operation that continues.
+
+        Returns:
+            None if it is cached that there is no such row. UNKNOWN if ``get`` must find out.
+        """
+        pk = value if lookup.is_pk else self._cached_value(lookup, value, place, failed)
+        if pk is UNKNOWN or pk is None:
+            return pk if not lookup.is_pk else UNKNOWN
+        found = self._cached_value(self._keys.pk, pk, place, failed)
+        if found is None and lookup.is_pk:
+            return None
+        row = self._row_of(found, lookup, value)
+        return UNKNOWN if row is None else self._shape.instance(row, place.using)
+
+    def _cached_value(self, lookup: Lookup, value: Any, place: Place, failed: FailedNodes) -> Any:
+        """Return what the key of a value holds; UNKNOWN if it must be loaded, or is not the truth here."""
+        key = self.key(lookup, value, place)
+        if key is None or (any_changed() and changed_keys((key,), place.using)):
+            return UNKNOWN
+        cache = place.cache
+        return cache.client.get_fresh(self._context(cache), key, failed, missing=UNKNOWN)
+
+    def get(self, lookup: Lookup, value: Any, place: Place, adapt: Adapt) -> protocol.Operation[M | None]:
+        """Return the row that has a value; None: there is none."""
+        key = self.key(lookup, value, place)
+        if key is not None:
+            rows, undecided = yield from self._rows(lookup, {key: value}, place, adapt)
+            if not undecided:
+                row = rows.get(key)
+                return None if row is None else self._shape.instance(row, place.using)
+        instance: M | None = yield protocol.Load(adapt(partial(self._queries.instance, lookup, value)))
+        return instance
+
+    def in_bulk(
+        self, lookup: Lookup, values: Iterable[Any], place: Place, adapt: Adapt
+    ) -> protocol.Operation[dict[Any, M]]:
+        """Return the rows that have one of some values; one query loads those that miss.
+
+        A row is found by the key of its value, because a caller may write that in several ways, such
+        as ``"1"`` and 1.
+
+        Returns:
+            The rows by their own value, in the order of ``values``. Rows without a key are last.
+        """
+        asked, without = self._by_key(lookup, values, place)
+        rows, undecided = yield from self._rows(lookup, asked, place, adapt)
+        found = [row for key in asked if (row := rows.get(key)) is not None]
+        if unread := [*without, *undecided]:
+            found += yield protocol.Load(adapt(partial(self._queries.rows, lookup, unread)))
+        return self._by_value(lookup, found, place.using)
+
+    def stored(self, lookup: Lookup, values: Sequence[Any], using: str) -> dict[Any, M]:
+        """Return rows as the database has them, as ``in_bulk``."""
+        order: dict[str | None, int] = {}
+        for value in values:
+            order.setdefault(lookup.text(value), len(order))
+
+        def position(row: Row) -> int:
+            return order.get(lookup.text(self._shape.value_of(lookup, row)), len(order))
+
+        return self._by_value(lookup, sorted(self._queries.rows(lookup, values), key=position), using)
+
+    def stored_rows(self, pks: Iterable[Any]) -> dict[Any, Row]:
+        """Return the columns of rows as the database has them, by primary key."""
+        return {self._shape.pk(row): [*row] for row in self._queries.rows(self._keys.pk, list(pks))}
+
+    def cached_rows(self, pks: Iterable[Any], place: Place) -> protocol.Operation[dict[Any, Row | None]]:
+        """Return the cached columns of rows, by primary key; None for a cached absence. It fills nothing."""
+        row_keys = {pk: key for pk in pks if (key := self.key(self._keys.pk, pk, place)) is not None}
+        context = place.cache.client.context.for_strict()
+        values = yield from protocol.get_many(context, row_keys)
+        return {pk: None if value is None else self._shape.row(value) for pk, value in values.items()}
+
+    def key(self, lookup: Lookup, value: Any, place: Place) -> bytes | None:
+        """Return the key of the row that has this value; None if it has none."""
+        key = self._keys.of(lookup, value, place.scope)
+        return None if key is None else place.cache.key_bytes(key)
+
+    def _by_key(
+        self, lookup: Lookup, values: Iterable[Any], place: Place
+    ) -> tuple[dict[bytes, Any], list[Any]]:
+        """Return one value for each key, and the values that have no key."""
+        named: dict[str, Any] = {}
+        without: list[Any] = []
+        for value in values:
+            name = self._keys.of(lookup, value, place.scope)
+            if name is not None:
+                named.setdefault(name, value)
+            elif value is not None:
+                without.append(value)
+        keys = place.cache.many_key_bytes([*named])
+        return dict(zip(keys, named.values(), strict=True)), without
+
+    def _by_value(self, lookup: Lookup, rows: Sequence[Row], using: str) -> dict[Any, M]:
+        return {self._shape.value_of(lookup, row): self._shape.instance(row, using) for row in rows}
+
+    # Rows through the ring
+
+    def _rows(
+        self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt
+    ) -> protocol.Operation[tuple[dict[bytes, Row], list[Any]]]:
+        """Return the rows by the key of their value; those that do not exist are left out.
+
+        Returns:
+            The rows, and the values of which only a query by the value itself can decide.
+        """
+        rows: dict[bytes, Row] = {}
+        for _ in range(ATTEMPTS):
+            read = self._read_rows if lookup.is_pk else self._read_lookups
+            found, wrong = yield from read(lookup, asked, place, adapt)
+            rows |= found
+            asked = {key: asked[key] for key in wrong}
+            if not asked:
+                break
+            keys = [each for group in wrong.values() for each in group]
+            yield from protocol.delete_many(place.cache.client.context, keys)
+        return rows, [*asked.values()]
+
+    def _read_rows(
+        self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt
+    ) -> protocol.Operation[tuple[dict[bytes, Row], dict[bytes, list[bytes]]]]:
+        """Read rows by primary key.
+
+        Returns:
+            The rows by key; and for each key whose value is not the row's, the keys to delete.
+        """
+        values = yield from self._load(lookup, asked, place, adapt, rows={})
+        rows = {key: self._row_of(value, lookup, asked[key]) for key, value in values.items()}
+        wrong = {key: [key] for key, row in rows.items() if row is None}
+        return {key: row for key, row in rows.items() if row is not None}, wrong
+
+    def _read_lookups(
+        self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt
+    ) -> protocol.Operation[tuple[dict[bytes, Row], dict[bytes, list[bytes]]]]:
+        """Read rows by the primary keys of a lookup, as ``_read_rows``; a loaded lookup has its row."""
+        found: dict[bytes, Row] = {}
+        pks = yield from self._load(lookup, asked, place, adapt, rows=found)
+        named = {key: pk for key, pk in pks.items() if key not in found}
+        row_keys = {key: self.key(self._keys.pk, pk, place) for key, pk in named.items()}
+        of_rows = {row_key: named[key] for key, row_key in row_keys.items() if row_key is not None}
+        rows, _ = yield from self._read_rows(self._keys.pk, of_rows, place, adapt)
+        wrong: dict[bytes, list[bytes]] = {}
+        for key, row_key in row_keys.items():
+            row = None if row_key is None else rows.get(row_key)
+            if row is not None and self._has_value(row, lookup, asked[key]):
+                found[key] = row
+            else:
+                wrong[key] = [key] if row_key is None else [key, row_key]
+        return found, wrong
+
+    def _row_of(self, cached: Any, lookup: Lookup, value: Any) -> Row | None:
+        """Return the row in a cached value; None if it is not a row of this shape that has a value."""
+        row = self._shape.row(cached)
+        return row if row is not None and self._has_value(row, lookup, value) else None
+
+    def _has_value(self, row: Row, lookup: Lookup, value: Any) -> bool:
+        """Return whether a row has a value, as the database compares it."""
+        return lookup.are_equal(self._shape.value_of(lookup, row), value)
+
+    def _load(
+        self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt, *, rows: dict[bytes, Row]
+    ) -> protocol.Operation[dict[bytes, Any]]:
+        """Return what the keys hold, or are filled with; absent rows are left out.
+
+        The rows that the open transaction has changed are read past the ring: what is cached is older,
+        and the changed row must not be filled before the commit.
+
+        Args:
+            lookup: The lookup.
+            asked: The values.
             place: Where rows are read.
             adapt: Adapts the loader.
+            rows: The rows that are loaded are added to it.
         """
+        if not asked:
+            return {}
         changed = yield from self._changed_keys(asked.keys(), place, adapt)
         cacheable = {key: key for key in asked if key not in changed}
-        load = partial(self._values, asked, place)
+        load = partial(self._load_values, lookup, asked, place, rows)
         loader = adapt(row_guard(load, place.using, list(cacheable)))
         values = yield from protocol.get_or_load_many(
             self._context(place.cache), cacheable, loader, self._fill_options(place.cache)
         )
         if changed:
             values |= yield protocol.Load(adapt(partial(load, changed)))
-        pk_field = self._keys.pk
-        rows = [(key, self._shape.row(value)) for key, value in values.items() if not _is_absent(value)]
         return {
-            key: row if row and self._keys.are_equal(pk_field, self._shape.pk(row), asked[key]) else None
-            for key, row in rows
+            key: value for key, value in values.items() if value is not protocol.MISSING and value is not None
         }
 
-    def _values(self, asked: Mapping[bytes, Any], place: Place, keys: Iterable[bytes]) -> dict[bytes, Any]:
-        """Return the values to cache for keys; the key of a row that does not exist is left out."""
-        values = self._queries.rows([asked[key] for key in keys])
-        by_key = {self.key(self._keys.pk, pk, place): value for pk, value in values.items()}
-        return {key: value for key, value in by_key.items() if key is not None}
-
-    def _load(
-        self, key: bytes, loader: Callable[[], Any], place: Place, adapt: Adapt
-    ) -> protocol.Operation[Any]:
-        """Read a key through the ring; past the ring if the open transaction has changed the row.
-
-        The cached value is then older than the row, and the changed row must not be filled before
-        the commit.
-        """
-        if any_changed() and (yield from self._changed_keys((key,), place, adapt)):
-            return (yield protocol.Load(adapt(loader)))
-        guarded = adapt(row_guard(loader, place.using, (key,)))
-        context, fill_options = self._context(place.cache), self._fill_options(place.cache)
-        return (yield from protocol.get_or_load(context, key, guarded, fill_options))
+    def _load_values(
+        self, lookup: Lookup, asked: _Asked, place: Place, rows: dict[bytes, Row], keys: Iterable[bytes]
+    ) -> dict[bytes, Any]:
+        """Load the rows of keys; return what to cache for each key whose row exists."""
+        keys = list(keys)
+        loaded = self._queries.rows(lookup, [asked[key] for key in keys])
+        if len(keys) == 1:  # the database has compared the value
+            by_key = dict(zip(keys, loaded, strict=False))
+        else:
+            named = ((self.key(lookup, self._shape.value_of(lookup, row), place), row) for row in loaded)
+            by_key = {key: row for key, row in named if key is not None}
+        rows.update(by_key)
+        value_of = self._shape.value if lookup.is_pk else self._shape.pk
+        return {key: value_of(row) for key, row in by_key.items()}
 
     def _changed_keys(
         self, keys: Collection[bytes], place: Place, adapt: Adapt
@@ -234,22 +320,3 @@ class RowReads(Generic[M]):
             if self._policy.missing_timeout is None
             else fill_options.with_missing_timeout(self._policy.missing_timeout)
         )
-
-    def cached_rows(
-        self, pks: Iterable[Any], place: Place
-    ) -> protocol.Operation[dict[Any, Sequence[Any] | None]]:
-        """Return the cached columns of rows, by primary key; None for a cached absence. It fills nothing."""
-        row_keys = {pk: key for pk in pks if (key := self.key(self._keys.pk, pk, place)) is not None}
-        context = place.cache.client.context.for_strict()
-        values = yield from protocol.get_many(context, row_keys)
-        return {pk: None if value is None else self._shape.row(value) for pk, value in values.items()}
-
-    def key(self, field: models.Field[Any, Any], value: Any, place: Place) -> bytes | None:
-        """Return the key of the row that has this value in a field; None if it has none."""
-        key = self._keys.of(field, value, place.scope)
-        return None if key is None else place.cache.key_bytes(key)
-
-
-def _is_absent(value: Any) -> bool:
-    """Return whether a loaded or cached value says that the row does not exist."""
-    return value is protocol.MISSING or value is None

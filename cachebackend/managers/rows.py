@@ -7,15 +7,28 @@ that lacks an attribute or has a wrong one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from django.db import models
+from django.db.models.base import ModelState
+from django.db.models.fields.files import FileDescriptor, ImageFileDescriptor
+from django.db.models.fields.related_descriptors import ForeignKeyDeferredAttribute
+from django.db.models.signals import post_init, pre_init
 from xxhash import xxh3_64_hexdigest
 
-__all__ = ["RowShape"]
+from cachebackend.managers.lookups import Lookup
+
+__all__ = ["Row", "RowShape"]
 
 M = TypeVar("M", bound=models.Model)
+#: The columns of a row, in the order of its model's fields.
+Row: TypeAlias = Sequence[Any]
+_FROM_DB = cast("Any", models.Model.from_db).__func__
+#: The descriptors of Django that only store the value that a new instance is given.
+_STORING = (FileDescriptor, ForeignKeyDeferredAttribute, ImageFileDescriptor)
 
 
 class RowShape(Generic[M]):
@@ -37,22 +50,65 @@ class RowShape(Generic[M]):
         shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
         self._fingerprint = xxh3_64_hexdigest(repr((base_manager, shape)).encode())
 
-    def value(self, row: Sequence[Any]) -> list[Any]:
+    def value(self, row: Row) -> list[Any]:
         """Return the value to cache for a row, given its columns in the order of ``names``."""
         return [self._fingerprint, *row]
 
-    def row(self, value: Any) -> Sequence[Any] | None:
+    def row(self, value: Any) -> Row | None:
         """Return the columns of a cached value; None if a model of another shape made the value."""
         if not isinstance(value, list) or len(value) != len(self.names) + 1 or value[0] != self._fingerprint:
             return None
         return value[1:]
 
-    def pk(self, row: Sequence[Any]) -> Any:
+    def pk(self, row: Row) -> Any:
         """Return the primary key of a row, given its columns; a tuple if it is composite."""
         if len(self._pk_positions) == 1:
             return row[self._pk_positions[0]]
         return tuple(row[position] for position in self._pk_positions)
 
-    def instance(self, row: Sequence[Any], using: str) -> M:
-        """Return the model instance of a row, as if it had just been read from the database."""
-        return self.model.from_db(using, self.names, row)
+    def value_of(self, lookup: Lookup, row: Row) -> Any:
+        """Return the value that a row has of a lookup; a tuple if it has several fields."""
+        if lookup.is_pk:
+            return self.pk(row)
+        values = tuple(row[self.positions[name]] for name in lookup.columns)
+        return values if lookup.single is None else values[0]
+
+    def instance(self, row: Row, using: str) -> M:
+        """Return the model instance of a row, as if it had just been read from the database.
+
+        ``from_db`` and the constructor of a model do more than to store the values only if the model
+        replaces them, or a receiver of a signal waits for new instances. Otherwise they are not called:
+        they take longer than the rest of what a cached row needs in this process.
+        """
+        if not self._stores_only:
+            return self.model.from_db(using, self.names, row)
+        instance = object.__new__(self.model)
+        attributes = instance.__dict__
+        attributes["_state"] = state = ModelState()
+        state.adding, state.db = False, using
+        attributes.update(zip(self.names, row, strict=True))
+        return instance
+
+    @property
+    def _stores_only(self) -> bool:
+        """Whether the construction of an instance only stores the values; this may change at any time."""
+        model: Any = self.model
+        if model.__init__ is not models.Model.__init__ or not self._has_plain_class:
+            return False
+        if getattr(model.from_db, "__func__", None) is not _FROM_DB:
+            return False
+        if not pre_init.receivers and not post_init.receivers:
+            return True
+        return not (pre_init.has_listeners(model) or post_init.has_listeners(model))
+
+    @cached_property
+    def _has_plain_class(self) -> bool:
+        """Whether the class of the instances has Django's own ways to make them and to set attributes."""
+        model: Any = self.model
+        attributes = [inspect.getattr_static(model, name, None) for name in self.names]
+        return (
+            model.__new__ is object.__new__
+            and model.__setattr__ is object.__setattr__
+            and type(model).__call__ is type.__call__
+            and all(not hasattr(each, "__set__") or type(each) in _STORING for each in attributes)
+        )

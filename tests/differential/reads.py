@@ -6,8 +6,9 @@ once through the ring. A read that misses fills, so the next pass reads what thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -107,16 +108,51 @@ def _in_bulk(model: type[models.Model], call: Call) -> Iterator[str]:
 def _lookups(model: type[models.Model], call: Call) -> Iterator[str]:
     """Compare rows, and absent rows, by each lookup: values that rows have, and that they may get."""
     stored, manager = _stored(model), model.cached  # type: ignore[attr-defined]
-    for name in manager.lookups:
-        field = model._meta.get_field(name)
-        by_value = {row[field.attname]: row for row in stored.values()}
-        asked = [value for value in candidates(field) if value is not None]
-        for value in (*asked, *(value for value in by_value if value is not None and value not in asked)):
-            for spelling in spellings(field, value):
-                found = _get(manager, call, **{name: spelling})
-                yield from _compare(
-                    f"{model.__name__}.cached.get({name}={spelling!r})", found, by_value.get(value)
-                )
+    for fields in _lookup_fields(model):
+        names = [field.name for field in fields]
+        by_value = {tuple(row[field.attname] for field in fields): row for row in stored.values()}
+        for value in dict.fromkeys((*_values(fields), *(each for each in by_value if None not in each))):
+            for spelling in _spellings(fields, value):
+                lookup = dict(zip(names, spelling, strict=True))
+                found = _get(manager, call, **lookup)
+                yield from _compare(f"{model.__name__}.cached.get(**{lookup!r})", found, by_value.get(value))
+        if len(fields) == 1:
+            yield from _in_bulk_by(fields[0], model, call, {value: row for (value,), row in by_value.items()})
+
+
+def _in_bulk_by(
+    field: models.Field[Any, Any], model: type[models.Model], call: Call, stored: dict[Any, Any]
+) -> Iterator[str]:
+    """Compare rows that one call reads by a lookup."""
+    asked = [spelling for (value,) in _values([field]) for spelling in reversed(spellings(field, value))]
+    rows = call(model.cached, "in_bulk", asked, field_name=field.name)  # type: ignore[attr-defined]
+    found = {value: _columns(row) for value, row in rows.items()}
+    wanted = {value for (value,) in _values([field])}
+    expected = {value: row for value, row in stored.items() if value in wanted}
+    yield from _compare(f"{model.__name__}.cached.in_bulk({asked!r}, {field.name!r})", found, expected)
+
+
+def _lookup_fields(model: type[models.Model]) -> list[list[models.Field[Any, Any]]]:
+    """Return the fields of each lookup of a model's manager."""
+    lookups = model.cached.lookups  # type: ignore[attr-defined]
+    groups = [(names,) if isinstance(names, str) else names for names in lookups]
+    return [[model._meta.get_field(name) for name in names] for names in groups]
+
+
+def _values(fields: Sequence[models.Field[Any, Any]]) -> list[tuple[Any, ...]]:
+    """Return values that rows may get in the fields of a lookup: a few of each, if there are several."""
+    few = None if len(fields) == 1 else 3
+    return list(
+        product(*([value for value in candidates(field) if value is not None][:few] for field in fields))
+    )
+
+
+def _spellings(fields: Sequence[models.Field[Any, Any]], value: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return several forms in which a caller may ask for a value of a lookup."""
+    forms = [spellings(field, part) for field, part in zip(fields, value, strict=True)]
+    return [
+        tuple(each[min(number, len(each) - 1)] for each in forms) for number in range(max(map(len, forms)))
+    ]
 
 
 def _get(manager: Any, call: Call, /, **lookup: Any) -> Columns:
@@ -206,9 +242,10 @@ def slow_reads(model: type[models.Model]) -> list[Callable[[], Any]]:
     call, manager = Call(is_async=False), model.cached  # type: ignore[attr-defined]
     pks = primary_keys(model)
     reads: list[Callable[[], Any]] = [partial(_get, manager, call, pk=pk) for pk in pks]
-    for name in manager.lookups:
-        values = candidates(model._meta.get_field(name))
-        reads += [partial(_get, manager, call, **{name: value}) for value in values if value is not None]
+    for fields in _lookup_fields(model):
+        names = [field.name for field in fields]
+        lookups = [dict(zip(names, value, strict=True)) for value in _values(fields)]
+        reads += [partial(_get, manager, call, **lookup) for lookup in lookups]
     if is_off("tags") or not is_comparable(model._meta.pk):
         return [*reads, partial(manager.in_bulk, pks), partial(cache_aside, [model])]
     reads += [partial(_page, model, kind, call) for kind in _PAGES]

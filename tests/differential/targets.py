@@ -131,12 +131,10 @@ class Target:
 
     @property
     def lookup(self) -> str:
-        """The attribute name of a column that the step changes: a lookup if there is one."""
-        lookups = getattr(self.model, "cached", None) and self.model.cached.lookups
-        names = [self.model._meta.get_field(name).attname for name in lookups or ()] + [
-            self.text or self.number
-        ]
-        names = [name for name in names if not self.model._meta.get_field(name).generated]
+        """The attribute name of a column that the step changes: of a lookup if there is one."""
+        manager = getattr(self.model, "cached", None)
+        fields = manager.lookup_fields if manager is not None else []
+        names = [field.attname for field in fields if not field.generated] + [self.text or self.number]
         return str(names[self.step.other % len(names)])
 
     @property

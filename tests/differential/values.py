@@ -72,7 +72,7 @@ def candidates(field: models.Field[Any, Any]) -> list[Any]:
 def spellings(field: models.Field[Any, Any], value: Any) -> list[Any]:
     """Return several forms in which a caller may ask for one value of a column, the value first."""
     if isinstance(field, models.ForeignKey):
-        return [value]
+        return [value, field.related_model(**key_arguments(field.related_model, value))]
     if isinstance(field, Lowered):
         return [value, value.upper()]
     if isinstance(value, datetime):

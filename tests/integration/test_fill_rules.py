@@ -95,7 +95,7 @@ class Lookups:
 class ManyRows:
     """Many rows."""
 
-    covers: ClassVar = {"managers.reads._load_many"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.in_bulk([author.pk])[author.pk].name
@@ -770,7 +770,8 @@ def test_a_transaction_that_only_reads_stores_what_it_loads(author: Author, read
     """At READ COMMITTED, and on SQLite with a rollback journal."""
     with transaction.atomic():
         assert Author.objects.count() == 1
-        assert read(author) == "First"
+        for _ in range(2):  # a lookup is stored by the first read, its row by the second one
+            assert read(author) == "First"
     loads.clear()
     with CaptureQueriesContext(connection) as captured:
         assert read(author) == "First"

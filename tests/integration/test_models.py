@@ -44,6 +44,7 @@ def titles(**lookup: Any) -> str:
 def test_a_second_read_runs_no_query(article: Article, call: Call, lookup: dict[str, Any]) -> None:
     """By primary key and by lookup; the instance has all fields, as if it had just been read."""
     lookup = {name: value or article.pk for name, value in lookup.items()}
+    call(Article.cached, "get", pk=article.pk)
     call(Article.cached, "get", **lookup)
     with CaptureQueriesContext(connection) as captured:
         again = call(Article.cached, "get", **lookup)
@@ -148,7 +149,7 @@ def test_nothing_is_deleted_before_the_commit(article: Article, ring_cache: Ring
 def test_cached_rows_are_read_inside_a_transaction(article: Article) -> None:
     """Without a query; a row that is not cached is loaded and, at READ COMMITTED, filled."""
     other = Article.objects.create(slug="second", title="Second")
-    Article.cached.get(slug="first")
+    assert titles(pk=article.pk) == titles(slug="first")
     with transaction.atomic():
         with CaptureQueriesContext(connection) as captured:
             assert titles(slug="first") == "First"
@@ -255,8 +256,10 @@ def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:
         ImproperlyConfigured, match=r"not cached by 'title'; add it to lookups=\[…\], which has slug"
     ):
         Article.cached.get(title="First")
-    with pytest.raises(TypeError, match="takes one field"):
+    with pytest.raises(ImproperlyConfigured, match=r"not cached by \('pk', 'slug'\)"):
         Article.cached.get(pk=1, slug="first")
+    with pytest.raises(TypeError, match="takes a lookup"):
+        Article.cached.get()
 
 
 def test_a_lookup_must_be_unique() -> None:

@@ -266,7 +266,7 @@ class Seat(models.Model):
     rank = models.IntegerField(default=0)
     name = models.CharField(max_length=40, unique=True)
 
-    cached = CachedManager["Seat"](lookups=["name"], missing_timeout=MISSING)
+    cached = CachedManager["Seat"](lookups=["name", ("hall", "rank")], missing_timeout=MISSING)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["hall", "rank"], name="zoo_one_seat"),)
@@ -307,6 +307,17 @@ class Song(Row):
     singer = models.ForeignKey(Singer, models.CASCADE, null=True)
 
     cached = CachedManager["Song"](lookups=["name"], missing_timeout=MISSING, triggers=True)
+
+
+class Verse(Row):
+    """A lookup by a foreign key, which may be NULL, and a number."""
+
+    song = models.ForeignKey(Song, models.CASCADE, null=True)
+
+    cached = CachedManager["Verse"](lookups=[("rank", "song")], missing_timeout=MISSING, triggers=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["song", "rank"], name="zoo_one_verse"),)
 
 
 class Hymn(Song):
@@ -461,7 +472,7 @@ FAMILIES: dict[str, tuple[type[models.Model], ...]] = {
     "inheritance": (Place, EarlyPlace, Inn, Bar, Pub, LateBar, Kiosk, Motor, Hull, Boat, Essay),
     "columns": (Token, Word, Stock, Price, Sum, Nickname, Seat),
     "modes": (Account, Entry, Profile, Fan),
-    "triggers": (Singer, Song, Hymn),
+    "triggers": (Singer, Song, Verse, Hymn),
     "values": (Moment, Arrival, Bill, Handle),
     "databases": (Tenant, Guest),
 }

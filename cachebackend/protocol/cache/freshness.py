@@ -9,7 +9,17 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from cachebackend.codec import HEADER_BYTES, Kind, Refresh, Stored, has_tags, is_plain, kind_of, stored_of
+from cachebackend.codec import (
+    HEADER_BYTES,
+    LOADED_BYTES,
+    Kind,
+    Stored,
+    has_tags,
+    is_plain,
+    kind_of,
+    stored_of,
+    times_of,
+)
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeReplyError, RecordError
 from cachebackend.interrupts import raise_interrupt
@@ -22,6 +32,7 @@ __all__ = [
     "CachedValue",
     "can_warm",
     "fresh_seconds",
+    "fresh_value",
     "is_wrong_type",
     "plain_value",
     "read_record",
@@ -116,11 +127,13 @@ def _read_refreshable(
     stale = kind is Kind.STALE or now >= refresh.fresh_until
     if stale and not allow_stale:
         return None
-    due = now >= refresh.deadline and (stale or _is_due_early(context, refresh, now))
+    due = now >= refresh.deadline and (
+        stale or _is_due_early(context, refresh.fresh_until, refresh.delta, now)
+    )
     return CachedValue(context.codec.decode_stored(stored, key), due, stale)
 
 
-def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
+def _is_due_early(context: Context, fresh_until: float, delta: float, now: float) -> bool:
     """Return whether this reader should load the value again before its time is over.
 
     The longer a load takes, the earlier. Each reader draws a separate random number, so one
@@ -130,10 +143,7 @@ def _is_due_early(context: Context, refresh: Refresh, now: float) -> bool:
     figure 3 (XFetch).
     """
     beta = context.options.early_refresh_beta
-    return (
-        beta > 0
-        and now - refresh.delta * beta * math.log(1.0 - context.clock.random()) >= refresh.fresh_until
-    )
+    return beta > 0 and now - delta * beta * math.log(1.0 - context.clock.random()) >= fresh_until
 
 
 def plain_value(context: Context, reply: Reply) -> Any:
@@ -149,6 +159,33 @@ def plain_value(context: Context, reply: Reply) -> Any:
             context.counters.cell.hits += 1
             return value
     return NOT_PLAIN
+
+
+def fresh_value(context: Context, reply: Reply) -> Any:
+    """Return a value that every reader may be served now, and count a hit; or NOT_PLAIN.
+
+    A value with tags, a compressed one, and one that is due for a refresh need a second look.
+    """
+    if reply.__class__ is not bytes:
+        return NOT_PLAIN
+    loads = context.codec.loaded.get(reply[:HEADER_BYTES])
+    if loads is None and not reply.isdigit():
+        return plain_value(context, reply)
+    try:
+        if loads is None:  # the primary key that a lookup of rows holds
+            value: Any = int(reply)
+        else:
+            fresh_until, delta, deadline = times_of(reply)
+            now = context.clock.now()
+            is_claimed = now < deadline  # another reader loads the value again
+            if now >= fresh_until or (not is_claimed and _is_due_early(context, fresh_until, delta, now)):
+                return NOT_PLAIN
+            value = loads(reply[LOADED_BYTES:])
+    except Exception as error:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
+        raise_interrupt(error)
+        return NOT_PLAIN
+    context.counters.cell.hits += 1
+    return value
 
 
 def value_of(context: Context, key: bytes, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:

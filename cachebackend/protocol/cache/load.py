@@ -18,6 +18,7 @@ from cachebackend.protocol.cache.freshness import (
     NOT_PLAIN,
     CachedValue,
     fresh_seconds,
+    fresh_value,
     plain_value,
     read_record,
 )
@@ -181,6 +182,12 @@ def get_or_load_many(
         records, tokens = yield from records_of(context, near, fill_options.tags, fill_options.shapes)
         for name, key in near.misses.items():
             record = records[name]
+            value = NOT_PLAIN if fill_options.tags else fresh_value(context, record)
+            if value is not NOT_PLAIN:
+                values[name] = value
+                if context.near is not None:
+                    near.keep(name, record, value, fresh_seconds(context, record))
+                continue
             cached = _read(context, key, record, tokens, fill_options)
             if cached is not None and not cached.due:
                 values[name] = cached.value

@@ -15,8 +15,10 @@ write, and when the reply has arrived. So a copy that another thread reads in be
 A copy is used no longer than its key's TTL, which is read together with the value, because a node may
 send the message for an expired key late.
 
-A node whose tracking connection is lost cannot send messages. So its copies are dropped, and no copies
-are stored until the connection is open again.
+A node whose tracking connection is lost cannot send messages. So its copies are not used any more, and
+no copies are stored until the connection is open again. They are not looked for, because that would stop
+all readers for a second if there are a million copies: each copy refers to the connection that it depends
+on, and is dropped when it is read, or evicted.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from cachebackend.clock import Clock
@@ -59,20 +62,29 @@ class Read(NamedTuple):
     began: float
 
 
+class _Tracking:
+    """An open tracking connection of a node; ``is_lost`` says that it is not open any more."""
+
+    __slots__ = ("is_lost",)
+
+    def __init__(self) -> None:
+        self.is_lost = False
+
+
 class _Copy(NamedTuple):
     """A copy.
 
     Attributes:
         value: The value, if it is immutable.
         record: The record, if the value is not immutable: each hit decodes it.
-        node: The index of the node that it was read from.
+        tracking: The connection that invalidates it.
         until: When it expires, by the monotonic clock.
         size: Bytes of the key and the record.
     """
 
     value: Any
     record: bytes | None
-    node: int
+    tracking: _Tracking
     until: float
     size: int
 
@@ -92,9 +104,12 @@ class NearCache:
         self._bytes = 0
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
-        self._copies: Policy[bytes, _Copy] = POLICIES[options.policy](options.max_entries)
+        self._make_copies: Callable[[], Policy[bytes, _Copy]] = partial(
+            POLICIES[options.policy], options.max_entries
+        )
+        self._copies = self._make_copies()
         self._placeholders: OrderedDict[bytes, object] = OrderedDict()  # the oldest one first
-        self._tracked_nodes: set[int] = set()
+        self._trackings: dict[int, _Tracking] = {}
         #: Called at the beginning of every read.
         self.on_read: Callable[[], None] | None = None
 
@@ -108,16 +123,15 @@ class NearCache:
         copy = self._copies.get(key)  # without the lock, which only threads that change copies need
         if copy is None or (running and in_loader()):
             return MISS
-        if copy.until <= self._monotonic():
+        if copy.tracking.is_lost or copy.until <= self._monotonic():
             self.drop((key,))
             return MISS
         return copy.value if copy.record is None else decode(copy.record, key)
 
     def has_copy(self, key: bytes) -> bool:
         """Return whether a copy is cached, without counting it as an access."""
-        with self._lock:
-            copy = dict(self._copies.items()).get(key)
-        return copy is not None and copy.until > self._monotonic()
+        copy = self._copies.peek(key)
+        return copy is not None and not copy.tracking.is_lost and copy.until > self._monotonic()
 
     def begin(self, key: bytes, node: int) -> Read:
         """Add a placeholder before a read is sent; return the read, for ``keep`` or ``forget``."""
@@ -146,13 +160,14 @@ class NearCache:
             return
         until = read.began + min(self._max_age, ttl)
         is_shared = type(value) in _IMMUTABLE
-        copy = _Copy(value if is_shared else None, None if is_shared else record, read.node, until, size)
         with self._lock:
             if self._placeholders.get(read.key) is not read.placeholder:
                 return
             del self._placeholders[read.key]
-            if read.node in self._tracked_nodes:
-                self._put(read.key, copy)
+            tracking = self._trackings.get(read.node)
+            if tracking is not None:
+                shown, stored = (value, None) if is_shared else (None, record)
+                self._put(read.key, _Copy(shown, stored, tracking, until, size))
 
     def _put(self, key: bytes, copy: _Copy) -> None:
         self._bytes += copy.size - sum(removed.size for removed in self._copies.put(key, copy))
@@ -165,7 +180,7 @@ class NearCache:
             self._bytes -= copy.size
 
     def _clear(self) -> None:
-        self._copies.clear()
+        self._copies = self._make_copies()
         self._placeholders.clear()
         self._bytes = 0
 
@@ -184,39 +199,40 @@ class NearCache:
 
     def drop_all(self) -> None:
         """Drop all copies and placeholders."""
+        copies = self._copies  # freed at the end, without the lock: it may take long
         with self._lock:
             self._clear()
+        del copies
 
     def tracking_opened(self, node: int) -> None:
         """Handle an open tracking connection: values read from this node may be copied from now on."""
         with self._lock:
             self._placeholders.clear()  # the keys of reads in flight may have changed without a message
-            self._tracked_nodes.add(node)
+            self._trackings.setdefault(node, _Tracking())
 
     def tracking_lost(self, node: int) -> None:
-        """Handle a lost tracking connection: drop every copy read from this node."""
+        """Handle a lost tracking connection: no copy read from this node is used any more."""
         with self._lock:
-            self._tracked_nodes.discard(node)
+            tracking = self._trackings.pop(node, None)
+            if tracking is not None:
+                tracking.is_lost = True
             self._placeholders.clear()
-            for key, copy in self._copies.items():
-                if copy.node == node:
-                    self._drop(key)
 
     @property
     def tracked_nodes(self) -> frozenset[int]:
         """The indexes of the nodes whose tracking connection is open."""
         with self._lock:
-            return frozenset(self._tracked_nodes)
+            return frozenset(self._trackings)
 
     def after_fork(self) -> None:
         """Drop everything in a forked child: it does not have its parent's tracking connections."""
         self._lock = threading.Lock()
         self._clear()
-        self._tracked_nodes.clear()
+        self._trackings.clear()
 
     @property
     def size(self) -> int:
-        """Bytes that the keys and records of all copies have together."""
+        """Bytes that the keys and records of all copies have together, also of those that are not used."""
         return self._bytes
 
     def __len__(self) -> int:

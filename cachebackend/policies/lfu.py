@@ -52,6 +52,11 @@ class LFU(Generic[K, V]):
         cell.uses += 1
         return cell.entry
 
+    def peek(self, key: K) -> V | None:
+        """Return a key's entry without counting an access; None if there is none."""
+        cell = self._cells.get(key)
+        return None if cell is None else cell.entry
+
     def put(self, key: K, entry: V) -> list[V]:
         """Store an entry; return the entries removed: the key's previous one, and those evicted."""
         cell = self._cells.get(key)

@@ -35,6 +35,10 @@ class LRU(Generic[K, V]):
                 return None
         return entry
 
+    def peek(self, key: K) -> V | None:
+        """Return a key's entry without counting an access; None if there is none."""
+        return self._entries.get(key)
+
     def put(self, key: K, entry: V) -> list[V]:
         """Store an entry; return the entries removed: the key's previous one, and those evicted."""
         removed = [self._entries[key]] if key in self._entries else []

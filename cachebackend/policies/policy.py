@@ -37,13 +37,17 @@ class SimulatedPolicy(Protocol[K_contra, V]):
 class Policy(SimulatedPolicy[K, V], Protocol[K, V]):
     """A mapping of at most ``capacity`` entries that chooses which entry to evict.
 
-    It knows nothing of time, nodes or threads. The caller calls everything except ``get`` under one
-    lock. A ``get`` may run at the same time in another thread: the access that it counts may be
+    It knows nothing of time, nodes or threads. The caller calls everything except ``get`` and ``peek`` under
+    one lock. These may run at the same time in another thread: the access that it counts may be
     lost, and nothing else.
     """
 
     def put(self, key: K, entry: V) -> list[V]:
         """Store an entry; return the entries removed: the key's previous one, and those evicted."""
+        ...
+
+    def peek(self, key: K) -> V | None:
+        """Return a key's entry without counting an access; None if there is none."""
         ...
 
     def evict(self) -> V:

@@ -51,6 +51,11 @@ class S3FIFO(Generic[K, V]):
             cell[1] += 1  # type: ignore[operator]  # a count
         return cell[0]  # type: ignore[return-value]  # an entry
 
+    def peek(self, key: K) -> V | None:
+        """Return a key's entry without counting an access; None if there is none."""
+        cell = self._cells.get(key)
+        return None if cell is None else cell[0]  # type: ignore[return-value]  # an entry
+
     def put(self, key: K, entry: V) -> list[V]:
         """Store an entry; return the entries removed: the key's previous one, and those evicted."""
         cell = self._cells.get(key)

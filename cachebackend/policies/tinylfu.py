@@ -108,6 +108,10 @@ class TinyLFU(Generic[K, V]):
             self._buffer.append(key)
         return entry
 
+    def peek(self, key: K) -> V | None:
+        """Return a key's entry without counting an access; None if there is none."""
+        return self._entries.get(key)
+
     def put(self, key: K, entry: V) -> list[V]:
         """Store an entry; return the entries removed: the key's previous one, and those evicted."""
         self._apply_accesses()

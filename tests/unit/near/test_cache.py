@@ -150,18 +150,35 @@ def test_copies_take_at_most_max_bytes(policy: str) -> None:
             near.drop([key, b"another"])
         assert near.size <= 500
     assert len(near) > 5
-    near.tracking_lost(0)
-    near.tracking_opened(0)
-    assert 0 < near.size < 500
-    near.tracking_lost(1)
+    for node in (0, 1):
+        near.tracking_lost(node)
+        near.tracking_opened(node)
+    for key in range(40):
+        assert near.get(b"%d" % key, pytest.fail) is MISS
     assert (len(near), near.size) == (0, 0)
-    near.tracking_opened(1)
     near.keep(near.begin(b"key", 0), b"x" * 498, b"", 60.0)
     assert len(near) == 0
     near.keep(near.begin(b"key", 0), b"x" * 497, b"", 60.0)
     assert (len(near), near.size) == (1, 500)
     near.drop_all()
     assert near.size == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_copies_of_a_lost_node_are_not_looked_for(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million of them would hold the lock for a second. They are not used, and those of other nodes are."""
+    near = NearCache(NearOptions(max_entries=100, policy=policy), SYSTEM_CLOCK)
+    for node in (0, 1):
+        near.tracking_opened(node)
+        near.keep(near.begin(b"%d" % node, node), b"record", node, 60.0)
+    for name in ("items", "clear", "drop"):
+        monkeypatch.setattr(POLICIES[policy], name, pytest.fail)
+    near.tracking_lost(0)
+    assert [near.has_copy(b"%d" % node) for node in (0, 1)] == [False, True]
+    near.tracking_opened(0)
+    assert [near.has_copy(b"%d" % node) for node in (0, 1)] == [False, True]
+    near.drop_all()
+    assert not near.has_copy(b"1")
 
 
 def test_long_records_are_not_copied() -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cachebackend.backend import RingCache
     from cachebackend.decorators import cached
-    from cachebackend.invalidation import InvalidatingManager, InvalidatingQuerySet, invalidate
+    from cachebackend.invalidation import invalidate
     from cachebackend.managers import CachedManager
+    from cachebackend.queries import InvalidatingManager, InvalidatingQuerySet
     from cachebackend.writebehind import WriteBehindManager, uuid7
 
 __all__ = [
@@ -30,8 +31,8 @@ __all__ = [
 #: The package that defines each public name.
 _PACKAGES = {
     "CachedManager": "managers",
-    "InvalidatingManager": "invalidation",
-    "InvalidatingQuerySet": "invalidation",
+    "InvalidatingManager": "queries",
+    "InvalidatingQuerySet": "queries",
     "RingCache": "backend",
     "WriteBehindManager": "writebehind",
     "cached": "decorators",

@@ -12,10 +12,9 @@ Imports the backend and the models. Never decides how a key is read or filled.
 """
 
 from cachebackend.invalidation import raw_sql as raw_sql
-from cachebackend.invalidation.compilers import watch
+from cachebackend.invalidation.compilers import watch, watch_queries
 from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
-from cachebackend.invalidation.querysets import InvalidatingManager, InvalidatingQuerySet
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
 from cachebackend.invalidation.tags import invalidate, watch_tags, watch_tags_of_settings
 from cachebackend.invalidation.transactions import invalidate_rows
@@ -23,8 +22,6 @@ from cachebackend.invalidation.watched import Dependent
 
 __all__ = [
     "Dependent",
-    "InvalidatingManager",
-    "InvalidatingQuerySet",
     "RelayResult",
     "connect_migrations",
     "connect_outbox",
@@ -33,6 +30,7 @@ __all__ = [
     "outbox_lag",
     "relay",
     "watch",
+    "watch_queries",
     "watch_tags",
     "watch_tags_of_settings",
 ]

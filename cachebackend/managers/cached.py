@@ -1,37 +1,34 @@
-"""``CachedManager``: reads single rows of a model through the ring."""
+"""``CachedManager``: reads a model through the ring."""
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar, cast
 
-from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.db.models.manager import BaseManager
 from django.db.models.signals import class_prepared
-from django.utils.asyncio import async_unsafe
 
-from cachebackend.backend import RingCache, find_ring_cache, ring_cache
-from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
-from cachebackend.drivers import FailedNodes
 from cachebackend.inherited import inherited_attributes
-from cachebackend.invalidation import watch, watch_tags
+from cachebackend.invalidation import watch, watch_queries, watch_tags
 from cachebackend.invalidation.watched import is_historical
-from cachebackend.managers.keys import LookupNames, RowKeys
-from cachebackend.managers.queries import RowQueries
-from cachebackend.managers.reads import UNKNOWN, Place, RowReads
-from cachebackend.managers.rows import RowShape
+from cachebackend.managers.by_key import RowsByKey
+from cachebackend.managers.keys import LookupNames
+from cachebackend.queries.options import DEFAULT, QueryOptions
+from cachebackend.queries.queryset import CachedQuerySet
 
 __all__ = ["CachedManager"]
 
 M = TypeVar("M", bound=models.Model)
 
 
-class CachedManager(Generic[M]):
-    """Reads single rows of its model through the ring: ``Article.cached.get(slug="x")``.
+class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  # type: ignore[misc]  # made at run time
+    """Reads its model through the ring: ``Article.cached.get(slug="x")``, ``Article.cached.filter(…)``.
+
+    It has every method of Django's managers (``CachedQuerySet``), but is not one of the model's managers: it
+    is never the default one.
 
     Args:
         lookups: What rows are looked up by, beside the primary key: a unique field, or a tuple with the
@@ -61,13 +58,11 @@ class CachedManager(Generic[M]):
     So a row from before a write is never filled after the write.
     """
 
-    model: type[M]
-    name: str
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the arguments: the models that inherit the manager get copies."""
-        manager = super().__new__(cls)
+        manager: Self = super().__new__(cls)
         manager._arguments = args, kwargs
         return manager
 
@@ -84,6 +79,7 @@ class CachedManager(Generic[M]):
         triggers: bool = False,
         base_manager: str | None = None,
     ) -> None:
+        super().__init__()
         self.name = "cached"  # until the manager is an attribute of a model
         self.base_manager = base_manager
         self.has_triggers = triggers
@@ -104,6 +100,8 @@ class CachedManager(Generic[M]):
                 _add_triggers(model, name)
             watch(model, self)
             watch_tags(model)
+            if not self.is_strict:
+                watch_queries(model, self.alias)
         for child in model.__subclasses__():  # if the manager is added to a class that exists already
             _copy_inherited(sender=child)
 
@@ -117,192 +115,19 @@ class CachedManager(Generic[M]):
             raise AttributeError(message)
         return self
 
-    # Reading
-
-    def get(self, **lookup: Any) -> M:
-        """Return the row with this primary key, or with this value of each field of a lookup.
-
-        A value that has no key is asked of the database: None, for example, or text for a number.
-
-        Raises:
-            DoesNotExist: There is no such row.
-            TypeError: No field is given.
-            ImproperlyConfigured: The fields are not one of ``lookups``, or a column of theirs holds
-                different texts equal.
-            SynchronousOnlyOperation: An event loop runs in this thread; use ``aget``.
-        """
-        if _get_running_loop() is not None:
-            _refuse_in_event_loop()
-        asked, value = self._keys.asked(lookup)
-        place = self._place
-        if place is None:
-            return self._or_raise(self._queries.instance(asked, value), lookup)
-        failed: FailedNodes = {}
-        row = self._reads.cached_row(asked, value, place, failed)
-        if row is UNKNOWN:
-            row = place.cache.client.run(self._reads.get(asked, value, place, _blocking), failed)
-        return self._or_raise(row, lookup)
-
-    async def aget(self, **lookup: Any) -> M:
-        """Return the row with this primary key or lookup value; raises as ``get``."""
-        asked, value = self._keys.asked(lookup)
-        place = await self._aplace()
-        if place is None:
-            return self._or_raise(await sync_to_async(self._queries.instance)(asked, value), lookup)
-        operation = self._reads.get(asked, value, place, sync_to_async)
-        return self._or_raise(await place.cache.client.arun(operation), lookup)
-
-    def in_bulk(self, keys: Iterable[Any], *, field_name: str = "pk") -> dict[Any, M]:
-        """Return the rows that have one of these keys in a field, by what its column holds.
-
-        One query loads the rows that are not cached. If lookups are cached whose rows are not, a second
-        query loads these rows.
-
-        Raises:
-            ImproperlyConfigured: The field is neither the primary key nor one of ``lookups``.
-            SynchronousOnlyOperation: An event loop runs in this thread; use ``ain_bulk``.
-        """
-        if _get_running_loop() is not None:
-            _refuse_in_event_loop()
-        lookup, _ = self._keys.asked({field_name: None})
-        place = self._place
-        if place is None:
-            return self._reads.stored(lookup, list(keys), self._using)
-        return place.cache.client.run(self._reads.in_bulk(lookup, keys, place, _blocking))
-
-    async def ain_bulk(self, keys: Iterable[Any], *, field_name: str = "pk") -> dict[Any, M]:
-        """Return the rows that have one of these keys in a field, as ``in_bulk``."""
-        lookup, _ = self._keys.asked({field_name: None})
-        place = await self._aplace()
-        if place is None:
-            return await sync_to_async(self._reads.stored)(lookup, list(keys), self._using)
-        return await place.cache.client.arun(self._reads.in_bulk(lookup, keys, place, sync_to_async))
-
-    # Changes of rows
-
-    @property
-    def caches_absence(self) -> bool:
-        """Whether a key may record that a row does not exist."""
-        return self.missing_timeout is not None
-
-    def refill(self, keys: Iterable[Any]) -> None:
-        """Load rows again, under new leases, if the manager writes through.
-
-        Each row is read after its lease is held, and the read sees everything that is committed by
-        then. So if two writers refill the same row, the older version cannot remain in the cache.
-        """
-        if self.writes_through and (pks := list(keys)):
-            self.in_bulk(pks)
-
-    # Auditing
-
-    def cached_rows(self, keys: Iterable[Any]) -> dict[Any, Sequence[Any] | None]:
-        """Return the cached columns of rows, by primary key; None for a cached absence. Fills nothing."""
-        using, cache = self._using, self.cache
-        place = Place(using, scope_of(using), cache)
-        return cache.client.run(self._reads.cached_rows(keys, place))
-
-    def differing(self, keys: Iterable[Any]) -> list[Any]:
-        """Return the primary keys of the cached rows that differ from those in the database.
-
-        The cache is read first. If a row is written in between, the database has a newer row than
-        the cache; by the next comparison the old one is no longer cached.
-        """
-        cached = self.cached_rows(keys)
-        stored = self._reads.stored_rows(cached)
-        return [pk for pk, row in cached.items() if row != stored.get(pk)]
-
-    # Keys
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The columns that keys are made of, by attribute name."""
-        return self._keys.columns
-
-    @property
-    def lookup_fields(self) -> list[models.Field[Any, Any]]:
-        """The fields by which rows are looked up, beside the primary key."""
-        return [field for lookup in self._keys.lookups for field in lookup.fields]
-
-    @property
-    def faults(self) -> list[str]:
-        """Why lookups cannot be used, one sentence for each."""
-        return list(self._keys.faults.values())
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether rows are cached: Python must know which primary keys the database holds equal."""
-        return self._keys.exist
-
-    def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
-        """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
-        return self.cache.many_key_bytes(self._keys.of_rows(rows, scopes_of_write(using)))
-
-    def prefixes(self, using: str) -> list[tuple[str, str]]:
-        """Return what the keys of all rows in a database begin with."""
-        return self._keys.prefixes(databases_of_write(using))
-
-    def key_of(self, **lookup: Any) -> str:
-        """Return the cache key of a row's primary key or lookup value, in the current namespace."""
-        asked, value = self._keys.asked(lookup)
-        key = self._keys.of(asked, value, scope_of(self._using))
-        if key is None:
-            message = f"{self.model.__name__} with {_shown(lookup)} is not cached"
-            raise ValueError(message)
-        return key
-
-    @property
-    def _place(self) -> Place | None:
-        """Where rows are read; None if the alias has no ring cache."""
-        cache = find_ring_cache(self.alias)
-        if cache is None:
-            return None
-        using = self._using
-        return Place(using, scope_of(using), cache)
-
-    async def _aplace(self) -> Place | None:
-        """Return the place; the scope is asked for in the thread in which queries run."""
-        if not is_asked_in_thread():
-            return self._place
-        return await sync_to_async(lambda: self._place)()
-
-    @cached_property
-    def _keys(self) -> RowKeys:
-        managers = (each for each in vars(self.model).values() if isinstance(each, CachedManager))
-        first = next(managers, self)
-        # A row that exists for one manager may not exist for another
-        return RowKeys(self.model, self.lookups, self.name if first.base_manager != self.base_manager else "")
-
-    @cached_property
-    def _shape(self) -> RowShape[M]:
-        return RowShape(self.model, self.base_manager)
-
-    @cached_property
-    def _queries(self) -> RowQueries[M]:
-        return RowQueries(self._shape, self.base_manager, caches_absence=self.caches_absence)
-
-    @cached_property
-    def _reads(self) -> RowReads[M]:
-        return RowReads(self._keys, self._shape, self._queries, policy=self)
-
-    @property
-    def _using(self) -> str:
-        return self._queries.using
-
-    @property
-    def cache(self) -> RingCache:
-        """The ring cache that stores the rows.
-
-        Raises:
-            ImproperlyConfigured: The alias is not a ring cache.
-        """
-        return ring_cache(self.alias, "CachedManager")
-
-    def _or_raise(self, row: M | None, lookup: dict[str, Any]) -> M:
-        if row is None:
-            message = f"{self.model.__name__} with {_shown(lookup)} does not exist."
-            raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
-        return row
+    def get_queryset(self) -> CachedQuerySet[M]:
+        """Return a queryset of all rows, or of those that ``base_manager`` does not leave out."""
+        queryset: CachedQuerySet[M] = CachedQuerySet(self.model, using=self._db, hints=self._hints)
+        if self.base_manager is not None:
+            queryset.query = getattr(self.model, self.base_manager).get_queryset().query.chain()
+        queryset.cache_options = QueryOptions(
+            self.alias,
+            DEFAULT if self.timeout is DEFAULT_TIMEOUT else cast("float | None", self.timeout),
+            self.stale_for,
+            rows=self.name,
+            is_strict=self.is_strict,
+        )
+        return queryset
 
 
 def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:
@@ -327,22 +152,8 @@ def _add_triggers(model: type[models.Model], name: str) -> None:
     triggers.add_triggers(model)
 
 
-@async_unsafe("Use aget() or ain_bulk(): you cannot call this from an async context.")
-def _refuse_in_event_loop() -> None:
-    """Raise as a query would, whether the row is cached or not."""
-
-
 def _choice(name: str, choice: str, choices: tuple[str, ...]) -> str:
     if choice not in choices:
         message = f"CachedManager({name}=…) must be one of {', '.join(choices)}, got {choice!r}"
         raise ImproperlyConfigured(message)
     return choice
-
-
-def _shown(lookup: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in lookup.items())
-
-
-def _blocking(loader: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the loader unchanged: the blocking driver calls it as it is."""
-    return loader

@@ -79,12 +79,11 @@ class RowKeys:
         faults = {names: fault_of(self._model, names) for names in self._lookups}
         return {names: fault for names, fault in faults.items() if fault is not None}
 
-    def asked(self, given: Mapping[str, Any]) -> tuple[Lookup, Any]:
-        """Return the lookup, and the value, that the arguments of ``get`` name.
+    def asked(self, given: Mapping[str, Any]) -> tuple[Lookup, Any] | None:
+        """Return the lookup, and the value, that the arguments of ``get`` name; None: they are no lookup.
 
         Raises:
-            TypeError: No field is given.
-            ImproperlyConfigured: Rows are not looked up by these fields.
+            ImproperlyConfigured: They are one of ``lookups`` that cannot be used.
         """
         if len(given) == 1:
             [(name, value)] = given.items()
@@ -95,18 +94,9 @@ class RowKeys:
         group = self._groups.get(frozenset(values)) if len(values) == len(given) > 1 else None
         if group is not None:
             return group, tuple(values[name] for name in group.columns)
-        raise self._unknown(given)
-
-    def _unknown(self, given: Mapping[str, Any]) -> Exception:
-        if not given:
-            return TypeError("get() takes a lookup, such as pk=1; got none")
-        names = tuple(given)
-        shown = repr(names[0] if len(names) == 1 else names)
-        known = ", ".join("+".join(each) for each in self._lookups) or "none"
-        fault = self.faults.get(names) or (
-            f"{self._model.__name__} rows are not cached by {shown}; add it to lookups=[…], which has {known}"
-        )
-        return ImproperlyConfigured(fault)
+        if self.faults and (fault := self.faults.get(tuple(given))) is not None:
+            raise ImproperlyConfigured(fault)
+        return None
 
     @cached_property
     def _groups(self) -> dict[frozenset[str], Lookup]:

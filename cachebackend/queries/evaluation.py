@@ -96,6 +96,8 @@ class Evaluation:
             cache.client.run(protocol.delete(cache.client.context, plan.key))
 
     def _plan(self, compiler: Any, result_type: str, cache: RingCache) -> Plan | None:
+        if self._options.is_strict:
+            raise NotCached("rows of a strict manager are read in the order of commits, and queries are not")
         model = compiler.query.model
         if model is not None and compiler.using != router.db_for_write(model):
             raise NotCached(f"{compiler.using!r} is not the database that {model.__name__} is written to")

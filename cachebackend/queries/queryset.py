@@ -14,10 +14,10 @@ from cachebackend.backend.canonical import canonical_text
 from cachebackend.queries.evaluation import Evaluation, evaluated, install, not_evaluated
 from cachebackend.queries.options import QueryOptions
 
-__all__ = ["CachedQuerySet", "register_row_reader"]
+__all__ = ["CachedQuerySet", "cached_queryset"]
 
 M = TypeVar("M", bound=models.Model)
-#: What Django copies from a queryset to its clone, beside what the initialiser takes.
+#: What Django copies from a queryset to its clone, beside the query, the database and the hints.
 _COPIED = (
     "_fields",
     "_for_write",
@@ -28,9 +28,8 @@ _COPIED = (
 )
 #: How often a result is read whose rows do not fit it, before the query is run.
 ATTEMPTS = 2
-#: Returns the rows with some primary keys, by primary key; None: the rows of the model are not cached.
+#: Returns the rows with some primary keys, by primary key.
 RowReader = Callable[[Sequence[Any]], "dict[Any, Any]"]
-_row_readers: dict[tuple[type[models.Model], str], RowReader] = {}
 
 
 class CachedQuerySet(models.QuerySet[M]):
@@ -40,7 +39,7 @@ class CachedQuerySet(models.QuerySet[M]):
     ``explain_cache`` says why. ``uncached`` returns a plain queryset.
     """
 
-    _cache_options = QueryOptions()
+    cache_options = QueryOptions()
 
     def cached(self, **options: Any) -> Self:
         """Return a queryset with other options: ``timeout``, ``stale_for`` or ``depends_on``."""
@@ -48,16 +47,14 @@ class CachedQuerySet(models.QuerySet[M]):
         depends_on = options.pop("depends_on", None)
         if depends_on is not None:
             options["depends_on"] = tuple(model._meta.label for model in depends_on)
-        clone._cache_options = self._cache_options._replace(**options)
+        clone.cache_options = self.cache_options._replace(**options)
         queryset: Self = clone
         return queryset
 
     def uncached(self) -> models.QuerySet[M]:
         """Return a plain queryset with the same query."""
-        own: Any = self
-        plain: models.QuerySet[M] = models.QuerySet(self.model, own.query.chain(), own._db, own._hints)
-        for name in _COPIED:
-            setattr(plain, name, getattr(own, name))
+        plain: models.QuerySet[M] = models.QuerySet(self.model)
+        _copy(self, plain)
         return plain
 
     def explain_cache(self) -> str:
@@ -118,9 +115,16 @@ class CachedQuerySet(models.QuerySet[M]):
                 or query.is_empty()
             )
         )
-        if not is_whole or self.db != router.db_for_write(self.model):
+        options = self.cache_options
+        if (
+            not is_whole
+            or not options.rows
+            or options.is_strict
+            or self.db != router.db_for_write(self.model)
+        ):
             return None
-        return _row_readers.get((self.model, self._cache_options.alias))
+        manager: Any = getattr(self.model, self.cache_options.rows, None)
+        return manager.in_bulk if manager.has_keys else None
 
     def _rows_by_key(self, read_rows: RowReader, evaluation: Evaluation) -> list[M] | None:
         """Return the instances whose primary keys are the result; None: the result is not cached.
@@ -167,7 +171,7 @@ class CachedQuerySet(models.QuerySet[M]):
 
     @contextmanager
     def _evaluated(self) -> Iterator[Evaluation]:
-        with evaluated(self._cache_options) as evaluation:
+        with evaluated(self.cache_options) as evaluation:
             yield evaluation
 
     # Writing
@@ -183,13 +187,23 @@ class CachedQuerySet(models.QuerySet[M]):
 
     def _clone(self) -> Self:
         clone: Self = super()._clone()  # type: ignore[misc]
-        clone._cache_options = self._cache_options
+        clone.cache_options = self.cache_options
         return clone
 
 
-def register_row_reader(model: type[models.Model], alias: str, read_rows: RowReader) -> None:
-    """Let querysets of a model read whole rows by their primary keys from a cache alias."""
-    _row_readers[model, alias] = read_rows
+def cached_queryset(queryset: models.QuerySet[M], options: QueryOptions) -> CachedQuerySet[M]:
+    """Return a queryset with the query of another one that is evaluated through the ring."""
+    cached: CachedQuerySet[M] = CachedQuerySet(queryset.model)
+    _copy(queryset, cached)
+    cached.cache_options = options
+    return cached
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Give a queryset the query of another one, as Django copies it to a clone."""
+    target.query, target._db, target._hints = source.query.chain(), source._db, source._hints
+    for name in _COPIED:
+        setattr(target, name, getattr(source, name))
 
 
 install()

@@ -95,7 +95,7 @@ def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[
     """
     if not (rows.updates_only or isinstance(error, _READABLE)):
         return False
-    from cachebackend.invalidation import InvalidatingQuerySet
+    from cachebackend.queries import InvalidatingQuerySet
 
     using = router.db_for_write(rows.model)
     was_sent = False

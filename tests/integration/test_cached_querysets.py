@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,28 +12,10 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache
-from cachebackend.invalidation.compilers import watch_queries
-from cachebackend.invalidation.tables import forget_tables
-from cachebackend.invalidation.watched import _queried
-from cachebackend.queries.queryset import CachedQuerySet, _row_readers, register_row_reader
-from tests.zoo.models import Author, Label, Poem, Post
+from cachebackend.queries.queryset import CachedQuerySet
+from tests.zoo.models import Author, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
-    """Results of queries over some models are cached."""
-    before, readers = {model: set(aliases) for model, aliases in _queried.items()}, dict(_row_readers)
-    for model in (Author, Poem, Post, Label):
-        watch_queries(model, "default")
-        register_row_reader(model, "default", model.cached.in_bulk)
-    yield
-    _queried.clear()
-    _queried.update(before)
-    _row_readers.clear()
-    _row_readers.update(readers)
-    forget_tables()
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +39,7 @@ def poems(authors: list[Author]) -> list[Poem]:
 
 
 def cached(model: Any = Poem) -> Any:
-    return CachedQuerySet(model)
+    return model.cached.all()
 
 
 def statements(evaluate: Any) -> int:
@@ -189,7 +170,7 @@ def test_a_queryset_can_be_pickled(poems: list[Poem]) -> None:
     queryset = cached().filter(rank=1).cached(timeout=7)
     again = pickle.loads(pickle.dumps(queryset))
     assert list(again) == list(queryset)
-    assert again._cache_options == queryset._cache_options
+    assert again.cache_options == queryset.cache_options
     other = cached().none()
     other.query = pickle.loads(pickle.dumps(queryset.query))
     assert list(other) == list(queryset)

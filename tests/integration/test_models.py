@@ -234,7 +234,7 @@ def test_a_row_is_found_while_another_version_of_the_model_fills_it(
     assert Article.cached.in_bulk([article.pk]) == {article.pk: article}
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("get", {"pk": 1}), ("in_bulk", {"keys": [1]})])
+@pytest.mark.parametrize(("name", "arguments"), [("get", {"pk": 1}), ("in_bulk", {"id_list": [1]})])
 def test_a_blocking_read_is_refused_in_an_event_loop(
     ring_cache: RingCache, name: str, arguments: dict[str, Any]
 ) -> None:
@@ -250,16 +250,15 @@ def test_a_blocking_read_is_refused_in_an_event_loop(
         asyncio.run(in_event_loop())
 
 
-def test_a_field_that_is_not_a_lookup_is_refused(article: Article) -> None:
-    """The message says what to write instead."""
-    with pytest.raises(
-        ImproperlyConfigured, match=r"not cached by 'title'; add it to lookups=\[…\], which has slug"
-    ):
-        Article.cached.get(title="First")
-    with pytest.raises(ImproperlyConfigured, match=r"not cached by \('pk', 'slug'\)"):
-        Article.cached.get(pk=1, slug="first")
-    with pytest.raises(TypeError, match="takes a lookup"):
-        Article.cached.get()
+def test_fields_that_are_no_lookup_are_a_query(article: Article) -> None:
+    """Its result is cached, and the row is read from its own entry."""
+    for lookup in ({"title": "First"}, {"pk": article.pk, "slug": "first"}, {}):
+        assert Article.cached.get(**lookup) == article
+        with CaptureQueriesContext(connection) as captured:
+            assert Article.cached.get(**lookup) == article
+        assert len(captured) == 0
+    with pytest.raises(Article.DoesNotExist):
+        Article.cached.get(title="Second")
 
 
 def test_a_lookup_must_be_unique() -> None:

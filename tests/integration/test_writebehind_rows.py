@@ -25,8 +25,8 @@ from cachebackend.errors import (
     WriteBehindRefusedError,
     WriteBehindUnknownError,
 )
-from cachebackend.invalidation import InvalidatingQuerySet
 from cachebackend.models import ParkedWrite
+from cachebackend.queries import InvalidatingQuerySet
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue

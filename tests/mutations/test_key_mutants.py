@@ -8,7 +8,7 @@ from cachebackend import RingCache
 from cachebackend.backend import canonical, tag_names
 from cachebackend.backend import keys as backend_keys
 from cachebackend.backend.canonical import key_part
-from cachebackend.managers import cached, keys, lookups, reads
+from cachebackend.managers import by_key, keys, lookups, reads
 from tests.integration import test_keys
 from tests.zoo.models import Handle
 
@@ -49,7 +49,7 @@ def test_a_tag_must_be_outside_the_keys_of_callers(monkeypatch: Patch, ring_cach
 
 def test_a_write_must_delete_under_each_alias_of_its_database(monkeypatch: Patch) -> None:
     """Else what is cached of the other alias stays."""
-    monkeypatch.setattr(cached, "scopes_of_write", lambda using: [cached.scope_of(using)])
+    monkeypatch.setattr(by_key, "scopes_of_write", lambda using: [by_key.scope_of(using)])
     with pytest.raises(FAILED):
         test_keys.test_another_alias_of_one_database_invalidates_too(monkeypatch)
 

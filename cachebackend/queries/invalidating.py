@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db import models
 from django.db.models.signals import class_prepared
 
-from cachebackend.invalidation.tags import watch_tags
+from cachebackend.invalidation import watch_queries, watch_tags
+from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.queryset import CachedQuerySet, cached_queryset
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
 
@@ -16,6 +19,15 @@ M = TypeVar("M", bound=models.Model)
 
 class InvalidatingQuerySet(models.QuerySet[M]):
     """A queryset of a watched model. It writes as any queryset does: all writes invalidate."""
+
+    def cached(self, alias: str = "default", **options: Any) -> CachedQuerySet[M]:
+        """Return a queryset with the same query that is evaluated through the ring.
+
+        Args:
+            alias: The cache alias.
+            options: As for ``CachedQuerySet.cached``.
+        """
+        return cached_queryset(self, QueryOptions(alias)).cached(**options)
 
 
 class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  # type: ignore[misc]  # made at run time
@@ -32,6 +44,8 @@ def _watch_managed(*, sender: type[models.Model], **_: Any) -> None:
     """Watch a model that has an InvalidatingManager, its own or an inherited one."""
     if any(isinstance(manager, InvalidatingManager) for manager in sender._meta.managers):
         watch_tags(sender)
+        for alias in settings.CACHES:
+            watch_queries(sender, alias)
 
 
 class_prepared.connect(_watch_managed, dispatch_uid="ringcache:managers")

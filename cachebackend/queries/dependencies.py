@@ -163,7 +163,7 @@ class _Dependencies:
     ) -> None:
         self._using = using
         self._selects = recorder.selects
-        self._unknown = recorder.unknown
+        self._unknown = recorder.unknown or _unknown_tables(recorder)
         self._rules = rules
         self._models = {each._meta.concrete_model or each for each in depends_on}
         if self._unknown is not None and not self._models:
@@ -243,6 +243,12 @@ class _Dependencies:
             resolved = expression.resolve_expression(Query(model, alias_cols=False), allow_joins=False)
             columns = columns.union(str(each.target.column) for each in columns_in(resolved))
         return columns
+
+
+def _unknown_tables(recorder: Recorder) -> NotCached | None:
+    """Return why the tables of a statement are not known: Django does not compile those of ``extra()``."""
+    is_extra = any(select.query.extra_tables for select in recorder.selects)
+    return NotCached("extra() adds tables") if is_extra else None
 
 
 def _at_most(values: Values, limit: int) -> Values:

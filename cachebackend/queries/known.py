@@ -68,8 +68,6 @@ def check_query(query: Any, compiler_class: type[Any] | None = None) -> None:
         raise NotCached("select_for_update() locks rows")
     if query.explain_info:
         raise NotCached("explain() does not return rows")
-    if query.extra_tables:
-        raise NotCached("extra() adds tables")
 
 
 def check_stable(node: Any) -> None:

@@ -27,7 +27,7 @@ from django.db.models import (
     Func,
     IntegerField,
     Max,
-    Min,
+    Model,
     OuterRef,
     Q,
     QuerySet,
@@ -146,6 +146,13 @@ class Shout(Func):
 
     function = "UPPER"
     output_field = CharField()
+
+
+def prefetched(model: type[Model], relation: str) -> Query:
+    """Return the query of ``prefetch_related`` for two rows of a model."""
+    rows = [model(pk=1), model(pk=2)]
+    queryset: Query = getattr(rows[0], relation).get_prefetch_querysets(rows)[0]
+    return queryset
 
 
 #: Queries of one table.
@@ -469,11 +476,10 @@ _MANY: dict[str, Kind] = {
         Post.labels.through.objects.filter(post=c.key()).values("label__name").order_by("pk")
     ),
     "many values": lambda c: Novel.objects.order_by("pk", "labels__name").values("pk", "labels__name"),
-    "prefetch": lambda c: (
-        Label.objects.filter(posts__in=[1, 2])
-        .extra(select={"_prefetch_related_val_post_id": '"zoo_post_labels"."post_id"'})
-        .order_by("pk", "_prefetch_related_val_post_id")
-    ),
+    "prefetch": lambda c: prefetched(Post, "labels").order_by("pk", "_prefetch_related_val_post_id"),
+    "prefetch reverse": lambda c: prefetched(Label, "novels").values_list("pk").order_by("pk"),
+    "prefetch generic": lambda c: prefetched(Post, "marks"),
+    "prefetch related": lambda c: prefetched(Author, "poem_set"),
     "generic": lambda c: Post.objects.filter(marks__name=c.text()),
     "generic count": lambda c: Post.objects.annotate(n=Count("marks")).order_by("pk"),
     "generic null": lambda c: Post.objects.filter(marks=None).order_by("pk"),
@@ -529,5 +535,3 @@ _UNCACHED: dict[str, tuple[Kind, str]] = {
 KINDS: dict[str, Kind] = {**_ONE, **_TYPES, **_RELATIONS, **_MANY}
 KINDS |= {name: kind for name, (kind, _) in _UNCACHED.items()}
 UNCACHED: dict[str, str] = {name: word for name, (_, word) in _UNCACHED.items()}
-#: What ``aggregate()`` is asked for, of any of the kinds that return rows.
-AGGREGATES: dict[str, Any] = {"count": Count("*"), "most": Max("pk"), "least": Min("pk")}

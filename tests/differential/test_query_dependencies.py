@@ -179,18 +179,21 @@ def rows_of(query: Query, compiled: CompiledQuery) -> Any:
     return rows if query.ordered or (query.query.combinator and query.query.order_by) else sorted(rows)
 
 
-def _plain(row: Any, depth: int = 3) -> Any:
-    """Return an instance as its columns, those of related rows, and annotations."""
-    if not isinstance(row, models.Model):
-        return sorted(row.items()) if isinstance(row, dict) else row
+def _related(row: models.Model, around: Sequence[models.Model] = ()) -> Any:
+    """Return the related rows that came with an instance, without those that it came with itself."""
+    return sorted(
+        (name, _columns(value, (*around, row)))
+        for name, value in row._state.fields_cache.items()
+        if not any(value is each for each in around)
+    )
+
+
+def _columns(row: models.Model | None, around: Sequence[models.Model]) -> Any:
+    """Return the columns of a related row, and the rows that came with it."""
+    if row is None:
+        return None
     columns = {name: value for name, value in row.__dict__.items() if name != "_state"}
-    return sorted(columns.items()), _related(row, depth)
-
-
-def _related(row: models.Model, depth: int = 3) -> Any:
-    """Return the related rows that came with an instance; two of them may refer to each other."""
-    found = row._state.fields_cache if depth else {}
-    return sorted((name, _plain(value, depth - 1)) for name, value in found.items())
+    return sorted(columns.items()), _related(row, around)
 
 
 def _keys_of(query: Query) -> Any:

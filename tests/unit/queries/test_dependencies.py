@@ -142,7 +142,12 @@ def test_every_table_of_a_child_is_one_of_the_query() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [Author.objects.annotate(x=Func("name", function="F")), Author.objects.extra(where=["true"])]
+    "query",
+    [
+        Author.objects.annotate(x=Func("name", function="F")),
+        Author.objects.extra(where=["true"]),
+        Author.objects.extra(tables=["zoo_label"]),
+    ],
 )
 def test_what_is_not_known_is_not_cached_without_depends_on(query: Any) -> None:
     """With it, all columns of the named models count, and of the tables of the query."""

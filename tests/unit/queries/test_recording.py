@@ -94,11 +94,8 @@ def test_a_position_in_the_selected_columns_is_a_column() -> None:
 
 def test_the_column_that_a_prefetch_adds_is_noted() -> None:
     """Django selects the column of the many-to-many table by ``extra()``."""
-    table = Post.labels.through._meta.db_table
-    query = Label.objects.filter(posts__in=[1]).extra(
-        select={"_prefetch_related_val_post_id": f'"{table}"."post_id"'}
-    )
-    assert columns(query)[table] == {"post_id", "label_id"}
+    query = Post(pk=1).labels.get_prefetch_querysets([Post(pk=1), Post(pk=2)])[0]
+    assert columns(query)["zoo_post_labels"] == {"post_id", "label_id"}
 
 
 @pytest.mark.parametrize(

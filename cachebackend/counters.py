@@ -11,6 +11,7 @@ from time import monotonic
 from typing import ClassVar, Generic, Self, TypeVar
 
 from cachebackend.histogram import Histogram
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["TIMED_ONE_IN", "Counters", "Counts", "DrainCounts"]
 
@@ -182,7 +183,8 @@ class Counters(Generic[C]):
         """The counters of the calling thread."""
         try:
             cell: C = self._local.cell
-        except AttributeError:
+        except AttributeError as error:
+            raise_interrupt(error)
             if Counters.on_thread is not None:
                 Counters.on_thread()
             cell = self._local.cell = self._kind()

@@ -1,9 +1,9 @@
 """Distinguishes the exception of a signal handler from an error of the code that it interrupted.
 
-Some code of a project may raise any error: a database router, a field, the class of a pickled value.
-Where such an error must not reach the caller, ``except Exception`` catches it. That would also catch
-what a signal handler raises there, such as Celery's SoftTimeLimitExceeded, and the limit would have no
-effect. So every such ``except`` calls ``raise_interrupt`` first.
+A signal handler may raise any error anywhere: Celery's SoftTimeLimitExceeded, or the TimeoutError of a
+project's own limit. An ``except`` that is meant for errors of the code that was interrupted, such as a
+connection, a router or the class of a pickled value, would catch it too, and the limit would have no
+effect. So every ``except`` of Exception, OSError or another builtin class calls ``raise_interrupt`` first.
 
 A handler is recognized by its frame in the traceback: it has the code of a handler that is registered, or
 an argument is the frame that it interrupts. Some exceptions have no such frame and cannot be distinguished,
@@ -39,10 +39,12 @@ def raise_interrupt(error: BaseException) -> None:
         raise error
 
 
-def note_interrupt(error: BaseException) -> None:
-    """Remember whether a signal handler raised an error, before its traceback is removed."""
-    if _is_interrupt(error):
+def note_interrupt(error: BaseException) -> bool:
+    """Return whether a signal handler raised an error; remember it, before its traceback is removed."""
+    is_interrupt = _is_interrupt(error)
+    if is_interrupt:
         error.__dict__[_NOTE] = True
+    return is_interrupt
 
 
 def _is_interrupt(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "TEXT_COMMANDS",
@@ -116,7 +117,8 @@ def one_for_each_key(reply: Reply, command: Sequence[Any]) -> bool:
 def _is_number(score: bytes) -> bool:
     try:
         return math.isfinite(float(score))
-    except ValueError:
+    except ValueError as error:
+        raise_interrupt(error)
         return False
 
 

@@ -22,6 +22,8 @@ from hashlib import blake2b
 import ormsgpack
 from xxhash import xxh3_64_digest, xxh3_128_hexdigest
 
+from cachebackend.interrupts import raise_interrupt
+
 __all__ = ["NULL", "SHAPE_ID_BYTES", "Shape", "value_digest"]
 
 SHAPE_ID_BYTES = 12
@@ -80,6 +82,7 @@ class Shape:
         try:
             bound, columns = ormsgpack.unpackb(description)
         except (TypeError, ValueError) as error:
+            raise_interrupt(error)
             message = f"{description[:40]!r} is not the description of a shape"
             raise ValueError(message) from error
         names = [bound, *([] if columns is None else [columns])]

@@ -29,6 +29,7 @@ async def call_in_thread(function: Callable[[], T]) -> T:
     try:
         future = asyncio.get_running_loop().run_in_executor(None, copy_context().run, function)
     except RuntimeError as error:
+        raise_interrupt(error)
         if not is_thread_refused(error):
             raise
         return function()  # a pool may call it a second time, when it can start a thread again

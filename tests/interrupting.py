@@ -6,6 +6,8 @@ instruction that follows such a place. A place is left out if another ``except``
 exception there than before that instruction.
 
 ``INTERRUPT=all`` interrupts at every place, and not only at some of them.
+
+What the handler raises derives by turns from each class that code around it may catch.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import pytest
 from cachebackend.errors import InterruptLostError
 
 __all__ = [
+    "LIMITS",
     "Interruption",
     "SoftLimitError",
     "handler",
@@ -53,6 +56,17 @@ class SoftLimitError(Exception):
     """What the handler raises: an Exception, as Celery's SoftTimeLimitExceeded."""
 
 
+def _derived(base: type[Exception]) -> type[SoftLimitError]:
+    return type(f"SoftLimit{base.__name__}", (SoftLimitError, base), {})
+
+
+#: What the handler raises by turns; their number has no common factor with the numbers of the steps.
+LIMITS: tuple[type[SoftLimitError], ...] = (
+    SoftLimitError,
+    *map(_derived, [TimeoutError, ConnectionError, KeyError, ValueError, TypeError, RuntimeError]),
+)
+
+
 class Interruption(NamedTuple):
     """Where an operation was interrupted, and whether its caller got the exception."""
 
@@ -65,7 +79,7 @@ def raising_handler() -> Iterator[None]:
     """Return the block in which the signal raises."""
 
     def handle(_: int, __: FrameType | None) -> None:
-        raise SoftLimitError
+        raise _Trace.limit
 
     before = signal.signal(_SIGNAL, handle)
     try:
@@ -82,6 +96,7 @@ def interrupt(operation: Callable[[], object], point: int) -> Interruption | Non
         point: The number of the place, from 0 on.
     """
     trace = _Trace(point)
+    _Trace.limit = LIMITS[point % len(LIMITS)]
     before = sys.gettrace()
     sys.settrace(trace.begin)
     try:
@@ -141,6 +156,9 @@ def interrupted_everywhere(
 class _Trace:
     """A trace function that raises the signal at a place."""
 
+    #: What the handler raises.
+    limit: type[SoftLimitError] = SoftLimitError
+
     def __init__(self, point: int) -> None:
         self.place: str | None = None
         self._left = point
@@ -168,7 +186,7 @@ class _Trace:
                 self._left -= 1
                 if self._left < 0:
                     path = frame.f_code.co_filename.rpartition("site-packages/")[2].removeprefix(_ROOT)
-                    self.place = f"{path}:{frame.f_lineno} {frame.f_code.co_name}"
+                    self.place = f"{path}:{frame.f_lineno} {frame.f_code.co_name} {self.limit.__name__}"
                     signal.raise_signal(_SIGNAL)
         return self._step
 

@@ -216,5 +216,6 @@ def _contents(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError as error:
+        raise_interrupt(error)
         message = "a variable that the function uses has no value yet"
         raise EncodeError(message) from error

@@ -24,6 +24,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 
 from cachebackend.backend.scope import digest
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "LONGEST_PART",
@@ -82,7 +83,8 @@ def canonical_text(field: AnyField, value: Any) -> str | None:
         if isinstance(value, models.Model):
             value = _related_value(field, value)
         return None if value is None else kind.text(compared, compared.get_prep_value(value))
-    except (TypeError, ValueError, OverflowError, ValidationError):
+    except (TypeError, ValueError, OverflowError, ValidationError) as error:
+        raise_interrupt(error)
         return None  # the query that is run instead raises Django's own error
 
 

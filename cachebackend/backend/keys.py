@@ -20,6 +20,7 @@ from django.core.cache.backends.base import (
 
 from cachebackend.backend.tag_names import Tag, tag_name
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "ANY_KEY",
@@ -192,6 +193,7 @@ class KeyCache(BaseCache):
         try:
             return None if seconds is None else min(math.ceil(seconds * 1000), _LONGEST_MS)
         except (TypeError, ValueError, OverflowError) as error:
+            raise_interrupt(error)
             message = f"a timeout is a number of seconds, a timedelta, or None for ever; not {timeout!r}"
             raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
 

@@ -15,6 +15,7 @@ lease of an ``aget`` that ran under ``gather`` or ``wait_for``, and the end of t
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop  # returns None where current_task raises
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -133,10 +134,8 @@ def _request() -> ThreadSensitiveContext | None:
 
 
 def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return None
+    loop = _get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 def _limit(leases: dict[bytes, Any]) -> None:

@@ -15,6 +15,7 @@ from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.codec import Codec
 from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Tracking
 from cachebackend.options import NodeAddress, RingOptions
@@ -120,6 +121,7 @@ class RingClient(SingleKeyClient):
                 try:
                     tracking.start()
                 except RuntimeError as error:
+                    raise_interrupt(error)
                     if not is_thread_refused(error):
                         raise
                     return  # the next read tries again; until then no copies of this node are stored

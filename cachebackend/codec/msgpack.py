@@ -125,6 +125,7 @@ def loads(payload: bytes, depth: int = 0) -> Any:
     try:
         return _unpack(payload, ext_hook=_restore, option=_TIMES)
     except ValueError as error:
+        raise_interrupt(error)
         if type(_pass_interrupt(error, _NOT_RESTORED, loads, payload)) is not _LongError:
             raise
     if depth == _MAX_DEPTH:
@@ -219,7 +220,8 @@ def _pass_interrupt(
         _raised.is_repeated = True
         try:
             call(argument)
-        except (EncodeError, ValueError):
+        except (EncodeError, ValueError) as repeated:
+            raise_interrupt(repeated)
             return None
         finally:
             _raised.is_repeated = False

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from cachebackend.codec import msgpack
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import CodecError, RecordError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["CODECS", "LOADERS", "CodecType", "Payload", "Secrets", "load_signed", "sign_again"]
 
@@ -125,6 +126,7 @@ def _json(value: object, _: bytes) -> Payload:
     try:
         return CodecId.JSON, json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
+        raise_interrupt(error)
         message = f"codec 'json' cannot hold this {type(value).__name__}: {error}"
         raise CodecError(message) from error
 

@@ -46,6 +46,7 @@ from typing import NamedTuple
 
 from cachebackend.clock import TOKEN_BYTES
 from cachebackend.errors import RecordError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "HEADER_BYTES",
@@ -145,7 +146,8 @@ def kind_of(record: bytes) -> Kind:
     """
     try:
         return _KINDS[record[0]]
-    except (IndexError, KeyError):
+    except (IndexError, KeyError) as error:
+        raise_interrupt(error)
         message = f"a record cannot begin with {record[:1]!r}"
         raise RecordError(message) from None
 
@@ -228,7 +230,8 @@ def stored_of(record: bytes) -> Stored:
                 raise _incomplete(record)
             tag_block, offset = record[offset:end], end
         return Stored(record[1], refresh, tag_block, record[offset:], flags & _COMPRESSED)
-    except (IndexError, struct.error):
+    except (IndexError, struct.error) as error:
+        raise_interrupt(error)
         raise _incomplete(record) from None
 
 

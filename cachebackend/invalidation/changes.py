@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import Dependent, Row
 
@@ -74,7 +75,8 @@ def paired(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]], key_width
     try:
         before = {tuple(row[:key_width]): row for row in old}
         pairs: list[Pair] = [(before.pop(tuple(row[:key_width]), None), row) for row in new]
-    except TypeError:  # a field of the project may read values that have no hash
+    except TypeError as error:  # a field of the project may read values that have no hash
+        raise_interrupt(error)
         return unpaired(old, new)
     return pairs + [(row, None) for row in before.values()]
 

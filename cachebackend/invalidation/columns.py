@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from django.core.exceptions import ValidationError
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields
 from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
@@ -92,7 +93,8 @@ class ReadColumns:
             return [
                 ChangedRow(before := read(old), before if new is old else read(new)) for old, new in pairs
             ]
-        except (TypeError, ValueError, ValidationError):
+        except (TypeError, ValueError, ValidationError) as error:
+            raise_interrupt(error)
             return None
 
     def _conversion(self, field: _Field) -> Any:

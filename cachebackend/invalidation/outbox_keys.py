@@ -188,7 +188,8 @@ def _everything_of_aliases(row: OutboxRow) -> KeysByAlias:
 def _model_of(row: OutboxRow) -> type[models.Model] | None:
     try:
         return apps.get_model(row.label)
-    except (LookupError, ValueError):
+    except (LookupError, ValueError) as error:
+        raise_interrupt(error)
         return None
 
 

@@ -21,6 +21,7 @@ from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.keys import change_key, content_of_change_key
 from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.backend.scope import scopes_of_write
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
 from cachebackend.invalidation.watched import Row
@@ -241,5 +242,6 @@ def _shapes(cache: RingCache, registered: Collection[tuple[bytes, bytes]]) -> di
 def _read_shape(description: bytes | None) -> Shape | None:
     try:
         return None if description is None else Shape.read(description)
-    except ValueError:
+    except ValueError as error:
+        raise_interrupt(error)
         return None

@@ -14,6 +14,7 @@ from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import Codec, Kind
 from cachebackend.codec.record import CodecId
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.outbox import pending_of_key
 
@@ -96,7 +97,8 @@ def key_figures(
 def _codec_name(codec: int) -> str:
     try:
         return CodecId(codec).name.lower().replace("_", " ")
-    except ValueError:
+    except ValueError as error:
+        raise_interrupt(error)
         return f"unknown codec {codec:#04x}"
 
 
@@ -130,4 +132,5 @@ def _value(codec: Codec, key: bytes, record: protocol.Inspected) -> str | None:
     except RingCacheError as error:
         return f"(cannot be decoded: {error})"
     except (ValueError, RecursionError) as error:  # a huge integer, for example
+        raise_interrupt(error)
         return f"(cannot be shown: {error})"

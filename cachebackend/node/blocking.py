@@ -17,6 +17,7 @@ from typing import Any
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.pace import Pace
 from cachebackend.node.translate import (
@@ -100,6 +101,7 @@ class Connection:
                 self._feed(data)
                 reply = self._gets()
             except UNREADABLE as error:
+                raise_interrupt(error)
                 raise MalformedReplyError(repr(error)) from error
         if reply is INCOMPLETE:
             self._line = line
@@ -167,6 +169,7 @@ class Connection:
                 check_reply_bytes(received, command)
                 self._feed(data)
         except UNREADABLE as error:
+            raise_interrupt(error)
             raise MalformedReplyError(repr(error)) from error
         self._line = None if self._has_data() else b""
         return reply
@@ -201,7 +204,8 @@ class BlockingPool:
         while True:
             try:
                 connection = self._idle.pop()
-            except IndexError:
+            except IndexError as error:
+                raise_interrupt(error)
                 return self.make()
             now = self._monotonic()
             if now - connection.taken_at < CHECK_AFTER_SECONDS or not connection.is_stale:
@@ -226,7 +230,8 @@ class BlockingPool:
         try:
             if idle[0].taken_at < connection.taken_at - IDLE_SECONDS:
                 idle.popleft().close()
-        except IndexError:  # another thread has taken the last one meanwhile
+        except IndexError as error:  # another thread has taken the last one meanwhile
+            raise_interrupt(error)
             return
 
     def close(self) -> None:
@@ -234,5 +239,6 @@ class BlockingPool:
         while self._idle:
             try:
                 self._idle.pop().close()
-            except IndexError:
+            except IndexError as error:
+                raise_interrupt(error)
                 return

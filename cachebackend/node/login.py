@@ -69,19 +69,22 @@ class Login(CredentialProvider):
 def remove_frames(error: BaseException, handled: BaseException | None) -> BaseException:
     """Return an error of a handshake without its frames: error pages show their local variables.
 
-    redis-py has the password in local variables, as text and in the bytes that it sends.
+    redis-py has the password in local variables, as text and in the bytes that it sends. It also raises an
+    error of its own for an OSError that a signal handler raises; then that one is returned.
 
     Args:
         error: The error, of which the causes lose their frames too.
         handled: The error that the caller was handling before, which keeps its frames.
     """
-    note_interrupt(error)
+    interrupt: BaseException | None = None
     rest: list[BaseException | None] = [error]
     seen: list[BaseException | None] = [None, handled]
     while rest:
         each = rest.pop()
         if each is not None and each not in seen:
             seen.append(each)
+            if note_interrupt(each):
+                interrupt = each
             each.__traceback__ = None
             rest += [each.__cause__, each.__context__]
-    return error
+    return interrupt or error

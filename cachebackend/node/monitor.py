@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import redis.exceptions
 
 from cachebackend.errors import NodeReplyError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.node import Node
 from cachebackend.node.translate import CONNECTION_ERRORS, readable, unavailable
 
@@ -56,6 +57,7 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
         except redis.exceptions.ResponseError as error:
             failures.append(NodeReplyError(f"node {node.name!r} refuses MONITOR: {error}"))
         except CONNECTION_ERRORS as error:
+            raise_interrupt(error)
             failures.append(unavailable(node.name, error, seconds))
 
     threads = [threading.Thread(target=listen, args=(node,)) for node in nodes]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cachebackend.effects import Command, Reply
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.pace import BYTES_A_TIMEOUT
 from cachebackend.node.translate import (
@@ -133,6 +134,7 @@ class MultiplexedConnection(asyncio.Protocol):
         except MalformedReplyError as error:
             self._fail(error)
         except UNREADABLE as error:
+            raise_interrupt(error)
             self._fail(MalformedReplyError(repr(error)))
 
     def _read(self, data: bytes) -> None:

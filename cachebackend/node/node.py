@@ -18,6 +18,7 @@ import redis.exceptions
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
 from cachebackend.node.handshake import Handshake, RedisClient
@@ -87,11 +88,13 @@ class Node:
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
+            raise_interrupt(error)
             return self._record_failure(error)
         try:
             reply = connection.call(command)
         except CONNECTION_ERRORS as error:
             connection.close()
+            raise_interrupt(error)
             return self._record_failure(error, was_sent=True)
         except BaseException:
             connection.close()
@@ -108,11 +111,13 @@ class Node:
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
+            raise_interrupt(error)
             return PendingReplies(self, commands, None, self._record_failure(error))
         try:
             connection.send(commands)
         except CONNECTION_ERRORS as error:
             connection.close()
+            raise_interrupt(error)
             return PendingReplies(self, commands, None, self._record_failure(error, was_sent=True))
         except BaseException:
             connection.close()
@@ -169,6 +174,7 @@ class Node:
         try:
             connection = await self._loops.open()
         except CONNECTION_ERRORS as error:
+            raise_interrupt(error)
             return [self._record_failure(error)] * len(commands)
         return await self._await(connection.submit(commands), len(commands))
 
@@ -176,6 +182,7 @@ class Node:
         try:
             received = await replies
         except CONNECTION_ERRORS as error:
+            raise_interrupt(error)
             return [self._record_failure(error, was_sent=True)] * count
         self._record_replies(received)
         return received
@@ -238,6 +245,7 @@ class Node:
         try:
             self._spawn(self._probe)
         except RuntimeError as error:  # the process cannot start a thread; its caller needs no probe
+            raise_interrupt(error)
             self.breaker.probe_failed(NodeUnavailableError(f"node {self.name!r} cannot be probed: {error}"))
 
     @staticmethod
@@ -310,6 +318,7 @@ class PendingReplies:
                 replies.append(reply)  # noqa: PERF402  # replies before a failure are kept
         except CONNECTION_ERRORS as error:
             self._connection.close()
+            raise_interrupt(error)
             if isinstance(error, MalformedReplyError):
                 replies.clear()  # they may be replies to other commands
             failure = self._node._record_failure(error, was_sent=True)  # both classes are one unit

@@ -13,6 +13,7 @@ import redis.exceptions
 
 from cachebackend.effects import Command
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "CONNECTION_ERRORS",
@@ -85,6 +86,7 @@ def readable() -> Iterator[None]:
     try:
         yield
     except (*UNREADABLE, AttributeError, LookupError, ValueError) as error:
+        raise_interrupt(error)
         raise MalformedReplyError(repr(error)) from error
 
 

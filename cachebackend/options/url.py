@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlencode, urlsplit
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.options.faults import Faults
 from cachebackend.options.host import MAX_PART, is_database, is_host
 from cachebackend.options.rules import Password
@@ -110,6 +111,7 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         try:
             service = sentinel_address(url).service
         except ValueError as error:
+            raise_interrupt(error)
             faults.add(key, str(error))
             return None
         return _named(url, scheme, service, key, faults)
@@ -117,6 +119,7 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
+        raise_interrupt(error)
         faults.add(key, f"is not a URL: {_without_quotes(error)}")
         return None
     if scheme == "unix":

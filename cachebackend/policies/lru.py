@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import ClassVar, Generic, TypeVar
 
+from cachebackend.interrupts import raise_interrupt
+
 __all__ = ["LRU"]
 
 K = TypeVar("K")
@@ -31,7 +33,8 @@ class LRU(Generic[K, V]):
         if entry is not None:
             try:
                 self._entries.move_to_end(key)
-            except KeyError:  # another thread has dropped it meanwhile
+            except KeyError as error:  # another thread has dropped it meanwhile
+                raise_interrupt(error)
                 return None
         return entry
 

@@ -26,6 +26,7 @@ import threading
 from typing import Any
 
 from cachebackend.counters import Counters
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.telemetry.publisher import publish_all
 
 __all__ = ["connect", "publish_last"]
@@ -88,7 +89,8 @@ def _start() -> None:
         publisher = _Publisher()
         try:
             publisher.start()
-        except RuntimeError:  # the process can start no thread now; the next thread that counts tries again
+        except RuntimeError as error:  # no thread can start now; the next thread that counts tries again
+            raise_interrupt(error)
             _is_missing = True
         else:
             _publisher = publisher

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from django.db import models
 
 from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.changes import MARKER, SEPARATOR, split_field
 from cachebackend.writebehind.conversion import Change, convert_columns
 from cachebackend.writebehind.encoding import Encoding, encoding_of
@@ -211,7 +212,8 @@ def decode_keys(encoding: Encoding, keys: list[bytes]) -> list[Any]:
     try:
         pks = [encoding.decode(key) for key in keys]
         encoded = [encoding.encode(pk) for pk in pks]
-    except (ValueError, ArithmeticError):
+    except (ValueError, ArithmeticError) as error:
+        raise_interrupt(error)
         encoded = []
     if encoded == keys:
         return pks

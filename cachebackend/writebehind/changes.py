@@ -12,6 +12,7 @@ from django.db.models.expressions import DatabaseDefault, Value
 from xxhash import xxh3_64_intdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.protocol.queue.encodings import DEFAULT_DATABASE, entry_of_database
 from cachebackend.writebehind.encoding import clean_value, encoding_of
@@ -109,6 +110,7 @@ class Rows:
         try:
             instance = self.model(**values)
         except (TypeError, ValueError) as error:
+            raise_interrupt(error)
             message = f"{self.model.__name__}.behind.create(): {error}"
             raise WriteBehindRefusedError(message) from error
         row = self.row(instance.pk)
@@ -153,7 +155,8 @@ class Rows:
         field = self.model._meta.pk
         try:
             key = encoding_of(field).encode(clean_value(field, pk)) if pk is not None else SEPARATOR
-        except (ValidationError, ArithmeticError, AttributeError, TypeError, ValueError):
+        except (ValidationError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            raise_interrupt(error)
             key = SEPARATOR
         if SEPARATOR in key:
             message = f"{self.model.__name__} has no primary key like {pk!r}"

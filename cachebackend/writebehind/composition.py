@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.batch import DELETED, BatchRow
 from cachebackend.writebehind.conversion import split_code
 from cachebackend.writebehind.expressions import AT_LEAST, AT_LEAST_LATE, AT_MOST, BOUNDS, DELTA, KINDS, PUT
@@ -65,7 +66,8 @@ def _compose_column(earlier: Kinds, later: Kinds) -> Kinds | None:
             if kind in later:
                 bound = int(later[kind])
                 sums[kind] = choose(sums.get(kind, bound), bound)
-    except ValueError:  # a queue may hold any bytes
+    except ValueError as error:  # a queue may hold any bytes
+        raise_interrupt(error)
         return None
     if any(value not in _INT64 for value in sums.values()):
         return None

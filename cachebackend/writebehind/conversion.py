@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import models
 
 from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.encoding import NULL, Encoding, encoding_of, encoding_of_code
 from cachebackend.writebehind.expressions import DELTA, PUT
 
@@ -158,8 +159,8 @@ def _convert_change(
     try:
         if target is not None:
             return change, convert(encoded, kind, code, target)
-    except (ArithmeticError, TypeError, ValueError):
-        pass
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise_interrupt(error)
     return (f"{column}\0{code}", kind), encoded
 
 

@@ -11,6 +11,7 @@ from django.db.models.expressions import Combinable, CombinedExpression, F, Valu
 from django.db.models.functions import Greatest, Least
 
 from cachebackend.errors import WriteBehindRefusedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.encoding import NULL, clean_value, encoding_of
 
 __all__ = ["AT_LEAST", "AT_LEAST_LATE", "AT_MOST", "BOUNDS", "DELTA", "KINDS", "PUT", "encode_change"]
@@ -102,6 +103,7 @@ def _put(field: models.Field[Any, Any], value: Any) -> bytes:
         message = f"{field}: {' '.join(error.messages)}"
         raise WriteBehindRefusedError(message) from error
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise_interrupt(error)
         message = f"{field}: cannot be {short(value)}: {error}"
         raise WriteBehindRefusedError(message) from error
     if len(encoded) > MAX_BYTES:
@@ -127,6 +129,7 @@ def _delta(field: models.Field[Any, Any], addend: Any) -> int:
     try:
         delta = encoding.encode_delta(addend)
     except (ArithmeticError, TypeError, ValueError) as error:
+        raise_interrupt(error)
         message = f"{field}: {short(addend)} cannot be added: {error}"
         raise WriteBehindRefusedError(message) from error
     if abs(delta) > encoding.largest_delta:

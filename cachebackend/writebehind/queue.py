@@ -10,6 +10,7 @@ from django.db import models
 from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient
 from cachebackend.errors import WriteBehindError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol import Partition, partition_counts
 from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.registry import queue_client
@@ -95,5 +96,6 @@ def model_named(label: str) -> type[models.Model] | None:
     """Return the model of a label; None if the project has no such model any more."""
     try:
         return apps.get_model(label)
-    except (LookupError, ValueError):
+    except (LookupError, ValueError) as error:
+        raise_interrupt(error)
         return None

@@ -14,6 +14,7 @@ from django.db.models import Count, Min
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import Server, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
@@ -123,7 +124,8 @@ def _server(using: str) -> Server | None:
             cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)
             [has_tables] = cursor.fetchone()
         return server_of(using) if has_tables else None
-    except (Error, AssertionError):  # Django raises the second in a test that may not use the database
+    except (Error, AssertionError) as error:  # the second is Django's, in a test that may not ask it
+        raise_interrupt(error)
         return None
 
 

@@ -18,7 +18,7 @@ from cachebackend.node import Node
 from cacheproject.services import Services
 from tests.fix_services import connections_of
 from tests.integration.held_node import NODE, node_of, owner
-from tests.interrupting import handler, interrupted_everywhere
+from tests.interrupting import LIMITS, handler, interrupt, interrupted_everywhere
 from tests.waits import wait_until
 
 __all__ = ["handler"]
@@ -82,6 +82,8 @@ def absent() -> Iterator[str]:
 
 
 _absent = absent()
+#: The first place that is interrupted by a TimeoutError.
+TIMEOUT = next(place for place, limit in enumerate(LIMITS) if issubclass(limit, TimeoutError))
 OPERATIONS: dict[str, Callable[[RingCache], Any]] = {
     "get": lambda cache: cache.get(KEYS[0]),
     "get_many": lambda cache: cache.get_many(KEYS),
@@ -112,6 +114,17 @@ def test_an_interrupted_call_leaves_everything_in_order(
     before = unknown_connections(cache, services)
     assert interrupted_everywhere(lambda: OPERATIONS[name](cache), lambda: check_order(cache)) == []
     check_connections(cache, services, before)
+
+
+def test_a_time_limit_is_no_failure_of_a_node(cache: RingCache) -> None:
+    """Limits that raise a TimeoutError, more in a row than failures eject a node."""
+    for point in range(TIMEOUT, 20 * len(LIMITS), len(LIMITS)):
+        place = interrupt(lambda: cache.get(KEYS[0]), point)
+        if place is not None:
+            assert place.has_reached_caller, place
+            breaker = owner(cache, KEYS[0]).breaker
+            assert breaker is not None
+            assert not breaker.has_failures
 
 
 # Python ignores what is raised in the finalizer of a connection

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cachebackend.effects import Operation, Send
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindDamagedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol.queue.encodings import parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 
@@ -148,6 +149,7 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
             failed_at=_whole(meta.get(b"failed", b"0")) / 1000,
         )
     except ValueError as error:
+        raise_interrupt(error)
         message = (
             f"the queue of {partition} is damaged, in its hash {queue.meta(partition).decode()}: {error}"
         )

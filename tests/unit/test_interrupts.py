@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -109,6 +112,82 @@ def test_another_error_is_not_raised(set_handler: Callable[[Any], None]) -> None
     set_handler(handle)
     try:
         raise SoftLimitError  # its traceback is what counts
+    except SoftLimitError as error:
+        raise_interrupt(error)
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper, as the decorators of a project do: all of them have the same code."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
+
+    return wrapper
+
+
+class Decorated:
+    """A decorator whose wrappers are objects of one class."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+@contextmanager
+def scope() -> Iterator[None]:
+    yield
+
+
+def deleting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper whose arguments are gone when the function raises."""
+
+    def wrapper(*arguments: Any) -> Any:
+        first = arguments[0]
+        del arguments
+        return function(first)
+
+    return wrapper
+
+
+def fail(*_: Any) -> None:
+    raise SoftLimitError
+
+
+DECORATORS = {
+    "wraps": decorated,
+    "object": Decorated,
+    "context manager": scope(),
+    "deletes its arguments": deleting,
+    "method": lambda function: Decorated(function).__call__,
+}
+
+
+@pytest.mark.parametrize("decorator", DECORATORS.values(), ids=DECORATORS)
+def test_a_decorator_may_be_on_handlers_and_on_other_functions(
+    decorator: Any, set_handler: Callable[[Any], None]
+) -> None:
+    """The error of another function is none of the handler's; that of the handler is."""
+    set_handler(decorator(fail))
+    try:
+        decorator(lambda *_: fail())("an argument")
+    except SoftLimitError as error:
+        raise_interrupt(error)
+    with pytest.raises(SoftLimitError):
+        raise_interrupt(interrupted())
+
+
+def test_a_function_may_get_the_frame_of_its_caller(set_handler: Callable[[Any], None]) -> None:
+    """Loggers do so; it is called with no number of a signal."""
+    set_handler(handle)
+
+    def report(_: str, __: FrameType, ___: FrameType) -> None:
+        raise SoftLimitError
+
+    try:
+        report("a message", sys._getframe(), sys._getframe())
     except SoftLimitError as error:
         raise_interrupt(error)
 

@@ -18,12 +18,12 @@ from cachebackend.errors import (
 )
 from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation.watched import is_historical
-from cachebackend.protocol import RowWrite
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.descriptions import PendingBatch, pending_batch
 from cachebackend.writebehind.fallback import fall_back
 from cachebackend.writebehind.folds import afold_rows, fold_row, fold_rows
+from cachebackend.writebehind.pipelines import GivenWrite, Pipeline
 from cachebackend.writebehind.queue import behind_models, register_model
 from cachebackend.writebehind.queued_columns import refuse_saves_of_queued_columns
 from cachebackend.writebehind.waiting import await_drained, wait_drained
@@ -33,8 +33,6 @@ __all__ = ["WriteBehindManager"]
 M = TypeVar("M", bound=models.Model)
 #: The argument of ``update_many``: for each primary key the row's changes.
 Many: TypeAlias = Mapping[Any, Mapping[str, Any]] | Iterable[tuple[Any, Mapping[str, Any]]]
-#: One row of it: the key as it was given, the changes as they were given, and the encoded write.
-EncodedWrite: TypeAlias = tuple[Any, Mapping[str, Any], RowWrite]
 
 
 class WriteBehindManager(Generic[M]):
@@ -125,14 +123,19 @@ class WriteBehindManager(Generic[M]):
                 twice; nothing was queued.
             WriteBehindPartialError: Some rows were not queued; the error has each one's own error.
         """
-        writes = self._encode_many(changes)
-        self._fall_back_or_raise_many(fold_rows(self.rows, [write for _, _, write in writes]), writes)
+        self._queue_many(self._encode_many(changes))
 
     async def aupdate_many(self, changes: Many) -> None:
         """Queue changes of many rows, as ``update_many``."""
-        writes = self._encode_many(changes)
-        if errors := await afold_rows(self.rows, [write for _, _, write in writes]):
-            await sync_to_async(self._fall_back_or_raise_many)(errors, writes)
+        await self._aqueue_many(self._encode_many(changes))
+
+    def pipelined(self) -> Pipeline[M]:
+        """Return a block in which the writes of single rows are collected and sent together.
+
+        ``with Page.behind.pipelined() as pipeline: pipeline.update(pk, views=F("views") + 1)``. A write is
+        queued when the block ends without an error, and not when its method returns.
+        """
+        return Pipeline(self.rows, self._queue_many, self._aqueue_many)
 
     def create(self, **values: Any) -> M:
         """Queue a new row and return it as it will be stored; fields that are left out get their defaults.
@@ -231,9 +234,16 @@ class WriteBehindManager(Generic[M]):
         """Wait until the row's queued writes are in the database, as ``wait``."""
         return await await_drained(self.rows, pk, timeout)
 
-    def _encode_many(self, changes: Many) -> list[EncodedWrite]:
+    def _queue_many(self, writes: Sequence[GivenWrite]) -> None:
+        self._fall_back_or_raise_many(fold_rows(self.rows, [write for _, _, write in writes]), writes)
+
+    async def _aqueue_many(self, writes: Sequence[GivenWrite]) -> None:
+        if errors := await afold_rows(self.rows, [write for _, _, write in writes]):
+            await sync_to_async(self._fall_back_or_raise_many)(errors, writes)
+
+    def _encode_many(self, changes: Many) -> list[GivenWrite]:
         pairs = changes.items() if isinstance(changes, Mapping) else changes
-        writes = [(pk, each, self.rows.change(pk, each)) for pk, each in pairs]
+        writes: list[GivenWrite] = [(pk, each, self.rows.change(pk, each)) for pk, each in pairs]
         if len({write.row for _, _, write in writes}) < len(writes):
             message = f"{self.model.__name__}.behind.update_many() was given one row twice"
             raise WriteBehindRefusedError(message)
@@ -253,13 +263,13 @@ class WriteBehindManager(Generic[M]):
             await sync_to_async(self._fall_back_or_raise)(errors, pk, changes)
 
     def _fall_back_or_raise_many(
-        self, errors: Mapping[bytes, Exception], writes: Iterable[EncodedWrite]
+        self, errors: Mapping[bytes, Exception], writes: Iterable[GivenWrite]
     ) -> None:
         failed: dict[Any, Exception] = {}
         for pk, changes, write in writes:
             if (error := errors.get(write.row)) is not None:
                 try:
-                    if not fall_back(self.rows, error, pk, changes):
+                    if changes is None or not fall_back(self.rows, error, pk, changes):
                         failed[pk] = error
                 except (Error, RingCacheError) as own_error:  # of this row alone: the others are still tried
                     failed[pk] = own_error

@@ -164,6 +164,32 @@ def test_a_change_before_the_creation_has_no_effect() -> None:
     assert Meter.objects.get(pk=key).level is None
 
 
+def test_pipelined_writes_are_queued_in_one_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not queued are named with their errors; all others are queued."""
+    keys = sorted(meter.pk for meter in Meter.objects.bulk_create([Meter() for _ in range(3)]))
+    with Meter.behind.pipelined() as pipeline:
+        for key in keys:
+            pipeline.update(key, count=F("count") + 2)
+        new = pipeline.create(pk=uuid.uuid4(), count=7)
+    assert [Meter.behind.get(key).count for key in [*keys, new.pk]] == [2, 2, 2, 7]
+    with pytest.raises(WriteBehindPartialError) as raised, Meter.behind.pipelined() as pipeline:
+        pipeline.update(keys[0], count=F("count") + (2**63 - 2))
+        pipeline.update(keys[1], count=F("count") + 1)
+    assert list(raised.value.errors) == [keys[0]]
+    assert [Meter.behind.get(key).count for key in keys] == [2, 3, 2]
+
+    async def main() -> None:
+        async with Meter.behind.pipelined() as pipeline:
+            for key in keys:
+                await pipeline.aupdate(key, count=F("count") + 1)
+            await pipeline.adelete(new.pk)
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(main())
+    assert [Meter.behind.get(key).count for key in keys] == [3, 4, 3]
+    assert Meter.behind.in_bulk([new.pk]) == {}
+
+
 def test_async_rows() -> None:
     """The async twins do the same in an event loop."""
     keys = [uuid7() for _ in range(3)]

@@ -34,6 +34,7 @@ __all__ = [
     "is_text",
     "joined_text",
     "key_part",
+    "key_parts",
     "referred_field",
 ]
 
@@ -107,6 +108,15 @@ def key_part(text: str) -> str:
     """Return a canonical text as a part of a key: itself, or its hash if it is long or unusual."""
     is_plain = len(text) <= LONGEST_PART and text.isascii() and text.isprintable() and " " not in text
     return text if is_plain and not text.startswith("#") else digest(text)
+
+
+def key_parts(field: AnyField, values: Sequence[Any]) -> list[str | None]:
+    """Return values of a field as parts of keys; None for a value without a canonical text."""
+    compared = None if isinstance(field, models.CompositePrimaryKey) else _compared_field(field)
+    if isinstance(compared, models.IntegerField) and set(map(type, values)) <= {int}:
+        return list(map(str, values))  # a column of integers has the same text as each of its values
+    texts = [canonical_text(field, value) for value in values]
+    return [None if text is None else key_part(text) for text in texts]
 
 
 @_remember

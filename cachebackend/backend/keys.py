@@ -34,6 +34,7 @@ __all__ = [
     "is_tag_key",
     "pattern_key",
     "pattern_of_key",
+    "special_keys",
 ]
 
 #: Characters. Memcached refuses a longer key, and Django warns about it.
@@ -105,6 +106,14 @@ def _remembered(beginning: str) -> dict[str, bytes]:
     """Return the dict of the keys that were encoded last with this beginning; threads share it."""
     del beginning
     return {}
+
+
+def special_keys(keys: Iterable[bytes]) -> set[bytes]:
+    """Return those of some keys that stand for other keys: each ``pattern_key`` and ``change_key``."""
+    marked = [key for key in keys if _PATTERN_END in key or _CHANGE_END in key]
+    return {
+        key for key in marked if pattern_of_key(key) is not None or content_of_change_key(key) is not None
+    }
 
 
 class KeyCache(BaseCache):

@@ -7,13 +7,13 @@ rows of a proxy are those of its model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 
-from cachebackend.backend.canonical import canonical_text, is_comparable, key_part
+from cachebackend.backend.canonical import is_comparable, key_parts
 from cachebackend.backend.scope import database_of, scope_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "model_tag_name",
     "names_of_text",
     "row_tag_name",
+    "row_tag_names",
     "table_of",
     "tag_name",
     "tags_of",
@@ -110,8 +111,13 @@ def table_of(model: type[models.Model]) -> str:
 
 def row_tag_name(model: type[models.Model], pk: Any, scope: str) -> str | None:
     """Return the name of the tag that is one row; None if its primary key cannot be part of a key."""
-    text = canonical_text(model._meta.pk, pk)
-    return None if text is None else f"{model_tag_name(model, scope)}:{key_part(text)}"
+    return next(iter(row_tag_names(model, [pk], scope)), None)
+
+
+def row_tag_names(model: type[models.Model], pks: Sequence[Any], scope: str) -> list[str]:
+    """Return the names of the tags that are rows, without those that have none."""
+    prefix = model_tag_name(model, scope)
+    return [f"{prefix}:{part}" for part in key_parts(model._meta.pk, pks) if part is not None]
 
 
 def _check(tag: Any) -> None:

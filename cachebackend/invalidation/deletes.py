@@ -39,10 +39,10 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.keys import (
     ANY_KEY,
-    content_of_change_key,
     is_tag_key,
     pattern_key,
     pattern_of_key,
+    special_keys,
 )
 from cachebackend.backend.query_names import prefixes_of_queries, shard_names
 from cachebackend.backend.scope import databases_of_write, scopes_of_write
@@ -205,11 +205,11 @@ class PendingDeletes:
             that were confirmed are deleted again after the values.
         """
         values, tags = values_and_tags(self.keys)
-        unconfirmed = delete_keys(
+        unconfirmed = _delete_together(
             {alias: keys - self.quarantined.get(alias, set()) for alias, keys in values.items()}
         )
         add_keys(unconfirmed, self.end_quarantines())
-        add_keys(unconfirmed, delete_keys(tags))
+        add_keys(unconfirmed, _delete_together(tags))
         return unconfirmed
 
     def end_quarantines(self) -> KeysByAlias:
@@ -262,10 +262,17 @@ def delete_keys(keys: KeysByAlias) -> KeysByAlias:
 
     The client does not write an outbox row for them: the caller's row keeps them pending.
     """
+    values, tags = values_and_tags(keys)
+    unconfirmed = _delete_together(values)
+    add_keys(unconfirmed, _delete_together(tags))
+    return unconfirmed
+
+
+def _delete_together(keys: KeysByAlias) -> KeysByAlias:
+    """Delete keys that are all of values or all of tags; return the keys that a node did not confirm."""
     unconfirmed: KeysByAlias = {}
-    for group in values_and_tags(keys):
-        for alias, names in group.items():
-            add_keys(unconfirmed, {alias: _delete_at_once(alias, names)})
+    for alias, group in keys.items():
+        add_keys(unconfirmed, {alias: _delete_at_once(alias, group)})
     return unconfirmed
 
 
@@ -275,9 +282,10 @@ def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
     if cache is None:
         return []
     client = cache.client
-    patterns = {key: pattern for key in keys if (pattern := pattern_of_key(key)) is not None}
-    changes = {key for key in keys if content_of_change_key(key) is not None}
-    keys = keys - patterns.keys() - changes
+    special = special_keys(keys)
+    patterns = {key: pattern for key in special if (pattern := pattern_of_key(key)) is not None}
+    changes = special - patterns.keys()
+    keys = keys - special
     wrong = dict(wrong_keys(cache, changes)) if changes else {}
     keys = keys.union(*wrong.values())
     missed = client.run(protocol.delete_many(client.context, list(keys), in_outbox=True))

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import ormsgpack
 
-from cachebackend.backend.keys import content_of_change_key
+from cachebackend.backend.keys import content_of_change_key, special_keys
 from cachebackend.invalidation.watched import KeysByAlias
 
 __all__ = ["MAX_KEYS", "MAX_KEY_BYTES", "pack_keys", "unpack_keys"]
@@ -46,8 +46,11 @@ def pack_keys(keys: Mapping[str, Iterable[bytes]]) -> bytes:
     plain: dict[str | int, Any] = {}
     changes: dict[str, list[bytes]] = {}
     for alias, group in keys.items():
-        plain[alias] = sorted(key for key in group if content_of_change_key(key) is None)
-        if found := sorted(key for key in group if content_of_change_key(key) is not None):
+        keys_of_alias = set(group)
+        special = special_keys(keys_of_alias)
+        found = [key for key in special if content_of_change_key(key) is not None]
+        plain[alias] = list(keys_of_alias.difference(found))
+        if found:
             changes[alias] = found
     return ormsgpack.packb(
         plain | {_CHANGES: changes} if changes else plain, option=ormsgpack.OPT_NON_STR_KEYS

@@ -142,11 +142,19 @@ def changed_rows(
     concrete = model._meta.concrete_model or model
     for table in tables_of(model):
         part = table.model
-        has_same_key = all(path.join_field.primary_key for path in concrete._meta.get_path_to_parent(part))
-        name = part._meta.pk.attname
-        keys = [row.get(name, row["pk"] if has_same_key else None) for row in rows]
-        parts = [dict(row) | {"pk": key} for row, key in zip(rows, keys, strict=True) if key is not None]
+        if part is concrete:
+            parts = [row for row in rows if row["pk"] is not None]
+        else:
+            parts = _rows_of_parent(concrete, part, rows)
         yield from table.changed(parts, using, is_new=True, in_migration=in_migration)
+
+
+def _rows_of_parent(model: type[models.Model], parent: type[models.Model], rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a parent that rows of a model have a part in, as far as they are known."""
+    has_same_key = all(path.join_field.primary_key for path in model._meta.get_path_to_parent(parent))
+    name = parent._meta.pk.attname
+    keys = [row.get(name, row["pk"] if has_same_key else None) for row in rows]
+    return [dict(row) | {"pk": key} for row, key in zip(rows, keys, strict=True) if key is not None]
 
 
 def _rows_with(

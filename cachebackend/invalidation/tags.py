@@ -12,7 +12,7 @@ from django.db import models, router
 from cachebackend.backend import Tag, find_ring_cache
 from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
-from cachebackend.backend.tag_names import model_tag_name, row_tag_name, table_of, tag_name, watch_tags_of
+from cachebackend.backend.tag_names import model_tag_name, row_tag_names, table_of, tag_name, watch_tags_of
 from cachebackend.conf import project_options, ring_aliases
 from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.deletes import PendingDeletes
@@ -51,8 +51,8 @@ class ModelTags:
         )
 
     def _names(self, rows: Sequence[Mapping[str, Any]], scope: str) -> list[str]:
-        names = (row_tag_name(self.model, row.get("pk"), scope) for row in rows)
-        return [model_tag_name(self.model, scope), *filter(None, names)]
+        pks = [row.get("pk") for row in rows]
+        return [model_tag_name(self.model, scope), *row_tag_names(self.model, pks, scope)]
 
     def prefixes(self, using: str) -> list[tuple[str, str]]:
         """Return what the keys of the tags of the model and of its rows begin with."""

@@ -165,4 +165,4 @@ def add_keys(keys: KeysByAlias, more: Mapping[str, Iterable[bytes]]) -> None:
     """Add keys, alias by alias; an alias without keys gets no entry."""
     for alias, group in more.items():
         if new := set(group):
-            keys.setdefault(alias, set()).update(new)
+            keys[alias] = keys[alias] | new if alias in keys else new

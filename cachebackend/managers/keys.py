@@ -120,12 +120,11 @@ class RowKeys:
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
-        parts = [
-            part
-            for lookup in self._all
-            for row in rows
-            if (value := lookup.value_of(row)) is not None and (part := self._part(lookup, value)) is not None
-        ]
+        parts: list[str] = []
+        for lookup in self._all if self.exist else ():
+            middle, known = self._middles[lookup.name], [lookup.value_of(row) for row in rows]
+            of_known = lookup.parts([value for value in known if value is not None])
+            parts += [middle + part for part in of_known if part is not None]
         return [f"{scope}:{part}" for scope in scopes for part in parts]
 
     def prefixes(self, databases: Sequence[str]) -> list[tuple[str, str]]:

@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
-from cachebackend.backend.canonical import canonical_text, is_comparable, is_text, joined_text
+from cachebackend.backend.canonical import (
+    canonical_text,
+    is_comparable,
+    is_text,
+    joined_text,
+    key_part,
+    key_parts,
+)
 from cachebackend.invalidation.conflicts import unique_groups
 
 __all__ = ["AnyField", "Lookup", "fault_of"]
@@ -58,6 +65,13 @@ class Lookup:
         if self.single is not None:
             return canonical_text(self.single, value)
         return joined_text(self.fields, value)
+
+    def parts(self, values: Sequence[Any]) -> list[str | None]:
+        """Return values as parts of keys; None for a value without a text."""
+        if self.single is not None:
+            return key_parts(self.single, values)
+        texts = map(self.text, values)
+        return [None if text is None else key_part(text) for text in texts]
 
     def are_equal(self, one: Any, other: Any) -> bool:
         """Return whether the database holds two values equal, as far as Python can know it."""

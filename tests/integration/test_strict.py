@@ -13,7 +13,9 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend import CachedManager, RingCache, invalidation
+from cachebackend import CachedManager, RingCache, invalidation, protocol
+from cachebackend.backend import ring_cache
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
@@ -354,3 +356,17 @@ def test_options_are_checked() -> None:
         CachedManager(consistency="eventual")
     with pytest.raises(ImproperlyConfigured, match="must be one of invalidate, through"):
         CachedManager(write="around")
+
+
+def test_a_delete_of_many_keys_leaves_those_in_quarantine() -> None:
+    """More keys than one command of a script takes; all others are deleted."""
+    cache = ring_cache("default", "the test")
+    context = cache.client.context
+    cache.set_many({f"many{number}": number for number in range(2500)})
+    keys = [cache.key_bytes(f"many{number}") for number in range(2500)]
+    quarantined = keys[::700]
+    cache.client.run(protocol.quarantine(context, quarantined, SYSTEM_CLOCK.token()))
+    assert cache.client.run(protocol.delete_many(context, keys)) == []
+    nodes = cache.client.nodes
+    left = [key for key in keys if nodes[context.ring.owner(key)].call((b"EXISTS", key))]
+    assert left == quarantined

@@ -3,9 +3,19 @@
 -- KEYS     the keys
 -- returns  the number of keys that were deleted
 local deleted = 0
-for _, key in ipairs(KEYS) do
-    if redis.pcall('GETRANGE', key, 0, 0) ~= 'Q' or redis.call('PTTL', key) == -1 then
-        deleted = deleted + redis.call('UNLINK', key)
+for first = 1, #KEYS, 1000 do -- Lua's stack has room for 8000
+    local last = math.min(first + 999, #KEYS)
+    local doomed = {}
+    if redis.call('EXISTS', unpack(KEYS, first, last)) > 0 then -- of many changed rows few are cached
+        for position = first, last do
+            local key = KEYS[position]
+            if redis.pcall('GETRANGE', key, 0, 0) ~= 'Q' or redis.call('PTTL', key) == -1 then
+                doomed[#doomed + 1] = key
+            end
+        end
+    end
+    if #doomed > 0 then
+        deleted = deleted + redis.call('UNLINK', unpack(doomed))
     end
 end
 return deleted

@@ -14,7 +14,7 @@ from django.db.models.functions import Lower
 from django.utils.functional import lazystr
 from django.utils.safestring import mark_safe
 
-from cachebackend.backend.canonical import canonical_text, is_comparable, is_text, key_part
+from cachebackend.backend.canonical import canonical_text, is_comparable, is_text, key_part, key_parts
 from tests.shop.models import Author, Coin, Everything, Line, Meter, Tag
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -126,6 +126,23 @@ def test_a_text_that_is_long_or_unusual_is_hashed(text: str) -> None:
 def test_a_short_text_is_a_part_as_it_is() -> None:
     """So a key can be read."""
     assert key_part("2024-05-01T12:00:00+00:00") == "2024-05-01T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (Tag._meta.pk, [1, -2, 2**62]),
+        (Tag._meta.pk, [1, "2", True, 3.0, None, "x"]),
+        (Meter._meta.get_field("tag"), [1, 2]),
+        (Meter._meta.get_field("label"), ["a", "b c", None]),
+        (Line._meta.pk, [(1, 2), (1, "x")]),
+        (Coin._meta.pk, [1]),
+    ],
+)
+def test_the_parts_of_many_values_are_those_of_each(column: Any, values: list[Any]) -> None:
+    """Also where the texts of integers are made together."""
+    texts = [canonical_text(column, value) for value in values]
+    assert key_parts(column, values) == [None if text is None else key_part(text) for text in texts]
 
 
 def test_columns_are_known_by_what_they_are_compared_with() -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from django.core.cache.backends.base import CacheKeyWarning
 
-from cachebackend.backend.keys import KeyCache, is_safe, is_tag_key, pattern_key, pattern_of_key
+from cachebackend.backend.keys import (
+    KeyCache,
+    change_key,
+    is_safe,
+    is_tag_key,
+    pattern_key,
+    pattern_of_key,
+    special_keys,
+)
 from cachebackend.backend.tag_names import tag_name
 from cachebackend.errors import RingCacheError
 from tests.shop.models import Tag
@@ -171,3 +179,9 @@ def test_a_pattern_is_kept_among_keys() -> None:
         assert is_tag_key(key) is is_tag
     assert pattern_of_key(b"p:1") is None
     assert pattern_of_key(b"p:1\xff") is None
+
+
+def test_keys_that_stand_for_others_are_found_among_many() -> None:
+    """Also a change whose content has the bytes that mark patterns and changes."""
+    special = {pattern_key(b"p:*", is_tag=tag) for tag in (True, False)} | {change_key(b"\xfe\xfd rows")}
+    assert special_keys({b"p:1", b"p:2\xff", *special}) == special

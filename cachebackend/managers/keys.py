@@ -80,7 +80,7 @@ class RowKeys:
         return {names: fault for names, fault in faults.items() if fault is not None}
 
     def asked(self, given: Mapping[str, Any]) -> tuple[Lookup, Any] | None:
-        """Return the lookup, and the value, that the arguments of ``get`` name; None: they are no lookup.
+        """Return the lookup, and the value, that the arguments of ``get`` name; None: there is none.
 
         Raises:
             ImproperlyConfigured: They are one of ``lookups`` that cannot be used.

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from django.contrib.postgres.aggregates import ArrayAgg, StringAgg
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import (
     BooleanField,
@@ -340,7 +340,7 @@ _RELATIONS: dict[str, Kind] = {
     "select related deep": lambda c: Branch.objects.select_related("parent__parent").filter(rank=c.number()),
     "select related reverse": lambda c: Author.objects.select_related("desk").order_by("pk"),
     "select related reverse of one": lambda c: Author.objects.select_related("desk").filter(pk=c.key()),
-    "select related all": lambda c: Credit.objects.select_related().order_by("pk"),
+    "select related both": lambda c: Credit.objects.select_related("post", "label").order_by("pk"),
     "select related only": lambda c: (
         Poem.objects.select_related("author").only("name", "author__name").order_by("pk")
     ),
@@ -379,11 +379,6 @@ _RELATIONS: dict[str, Kind] = {
     "array of related": lambda c: Author.objects.annotate(
         n=ArrayAgg("poem__name", order_by=["poem__name"], filter=Q(poem__rank__lt=3))
     ).order_by("pk"),
-    "text of related": lambda c: (
-        Author.objects.values("rank")
-        .annotate(n=StringAgg("poem__name", delimiter=Value(","), order_by=["poem__name"]))
-        .order_by("rank")
-    ),
     "exists": lambda c: Author.objects.filter(
         Exists(Poem.objects.filter(author=OuterRef("pk"), rank=c.number()))
     ),
@@ -397,7 +392,7 @@ _RELATIONS: dict[str, Kind] = {
         x=Subquery(Poem.objects.filter(author=OuterRef("pk")).order_by("-rank", "pk").values("name")[:1])
     ).order_by("pk"),
     "subquery in filter": lambda c: Poem.objects.filter(
-        rank=Subquery(Author.objects.filter(pk=OuterRef("author")).values("rank"))
+        rank=Subquery(Author.objects.filter(pk=OuterRef("author")).values("rank")[:1])
     ),
     "subquery deep": lambda c: Author.objects.filter(
         Exists(

@@ -47,7 +47,7 @@ def test_columns_are_bound_whose_types_and_collations_are_exact() -> None:
         "a": "integer", "b": "text", "c": "text", "d": "decimal", "e": "date", "f": "moment", "g": "uuid",
         "h": "boolean",
     }  # fmt: skip
-    assert found == TableCatalogue(kinds=found.kinds, is_table=True)
+    assert found == TableCatalogue(kinds=found.kinds, is_table=True, may_change_other_rows=False)
 
 
 def test_generated_columns_are_found() -> None:

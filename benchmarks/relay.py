@@ -66,7 +66,7 @@ def measure(*, quick: bool) -> Measured:
         few = [_relay(FEW) for _ in range(FEW_ROUNDS)]
         memory_few = _peak_bytes()
         long, memory = _relay(many), _peak_bytes()
-        alone, beside = _writers(many)
+        alone, beside = _writers(QUICK_MANY)
         sizes = _day(day)
     ratios = {
         (RELAYED, RELAYED_FEW): [long / each for each in few],

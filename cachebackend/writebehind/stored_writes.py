@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ormsgpack
 
 from cachebackend.errors import WriteBehindDamagedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.batch import MARKERS
 from cachebackend.writebehind.expressions import KINDS
 
@@ -65,6 +66,7 @@ def unpack_write(packed: bytes) -> StoredWrite:
             ],
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise_interrupt(error)
         message = f"the changes of the parked write are not as they are stored: {error!r}"
         raise WriteBehindDamagedError(message) from error
     if not (_is_marker(marker) and all(map(_is_change, write.changes))):

@@ -48,7 +48,8 @@ _READ_BYTES = 65_536
 class Connection:
     """A connection that is ready for commands, and is written and read directly.
 
-    A read that takes longer than the timeout, or brings too few bytes (see ``pace``), raises TimeoutError.
+    A read that takes longer than the timeout, and replies that come too slowly (see ``pace``), raise
+    TimeoutError.
     """
 
     __slots__ = (
@@ -138,22 +139,30 @@ class Connection:
                 The replies before may belong to other commands, too.
             OSError: The connection failed or the node took too long.
         """
+        pace = Pace(self._timeout)
         for command in commands:
-            reply = self.read(command)
+            reply = self.read(command, pace)
+            pace.completed()
             if not fits(command, reply):
                 raise misfit(command)
             yield reply
         if self._has_data():
             raise surplus()
 
-    def read(self, command: Command) -> Reply:
+    def read(self, command: Command, pace: Pace | None = None) -> Reply:
         """Return the next reply, of any shape; ``command`` bounds its length.
+
+        Args:
+            command: The command.
+            pace: The pace of the exchange that the reply is part of; None: it is an exchange of its own.
 
         Raises:
             MalformedReplyError: The node sent no reply, or one that is too long.
             OSError: The connection failed or the node took too long.
         """
         received = 0
+        if pace is None:
+            pace = Pace(self._timeout)
         try:
             while (reply := self._gets()) is INCOMPLETE:
                 data = self._recv(_READ_BYTES)
@@ -162,8 +171,6 @@ class Connection:
                     raise ConnectionResetError(message)
                 if self._line is not None:
                     self._line = check_begin(self._line + data, command)
-                if not received:
-                    pace = Pace(self._timeout)
                 pace.received(len(data))
                 received += len(data)
                 check_reply_bytes(received, command)

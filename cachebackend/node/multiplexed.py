@@ -16,7 +16,7 @@ from typing import Any
 from cachebackend.effects import Command, Reply
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.pace import BYTES_A_TIMEOUT
+from cachebackend.node.pace import REPLY_BYTES, allowed_seconds
 from cachebackend.node.translate import (
     INCOMPLETE,
     UNREADABLE,
@@ -37,25 +37,22 @@ _GRACE_SECONDS = 0.01
 
 
 class _Batch:
-    """Commands in flight: the future of their replies, the replies read so far, and when it was sent."""
+    """Commands in flight: the future of their replies, and the replies read so far."""
 
-    __slots__ = ("commands", "future", "replies", "sent_at")
+    __slots__ = ("commands", "future", "replies")
 
-    def __init__(
-        self, future: asyncio.Future[list[Reply]], commands: Sequence[Command], sent_at: float
-    ) -> None:
+    def __init__(self, future: asyncio.Future[list[Reply]], commands: Sequence[Command]) -> None:
         self.future = future
         self.commands = commands
         self.replies: list[Reply] = []
-        self.sent_at = sent_at
 
 
 class MultiplexedConnection(asyncio.Protocol):
     """A connection that is ready for commands; ``open`` makes one.
 
-    There is one timer for the connection, not one for each batch. If a batch is in flight, and for
-    ``timeout`` seconds nothing was sent and the replies have not come on (see ``pace``), all batches fail
-    and the connection is closed.
+    There is one timer for the connection, not one for each batch. It watches the first batch in flight. If
+    for ``timeout`` seconds nothing was sent and the replies to this batch come too slowly (see ``pace``),
+    all batches fail and the connection is closed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
@@ -73,8 +70,12 @@ class MultiplexedConnection(asyncio.Protocol):
         self._line: bytes | None = b""
         #: Bytes received since the last reply that was complete.
         self._unread_bytes = 0
+        #: When the first batch in flight became the first, or got its first bytes; and what has come of its
+        #: replies since (see ``pace``).
+        self._begun_at = 0.0
+        self._received = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._active_at = 0.0
+        self._sent_at = 0.0
         self._unsent_bytes = 0
         self._is_in_grace = False
         self.is_closed = False
@@ -106,17 +107,18 @@ class MultiplexedConnection(asyncio.Protocol):
         now = self._loop.time()
         if not self._in_flight:
             self._write(packed, now)
+            self._begin(now)
         else:
             if not self._unwritten:
                 self._loop.call_soon(self._write_rest)
             self._unwritten.append(packed)
-        self._in_flight.append(_Batch(future, commands, now))
+        self._in_flight.append(_Batch(future, commands))
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._check_timeout)
         return future
 
     def _write(self, packed: bytes, now: float) -> None:
-        self._note_progress(now)
+        self._note_sent(now)
         self._transport.write(packed)
         self._unsent_bytes = self._transport.get_write_buffer_size()
 
@@ -128,7 +130,6 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Add each complete reply to its batch; after bytes that are not replies, fail all batches."""
-        self._note_received(len(data))
         try:
             self._read(data)
         except MalformedReplyError as error:
@@ -141,9 +142,12 @@ class MultiplexedConnection(asyncio.Protocol):
         if self._line is not None and self._in_flight:
             batch = self._in_flight[0]
             self._line = check_begin(self._line + data, batch.commands[len(batch.replies)])
+        gets, now = self._reader.gets, self._loop.time()
+        if not self._received:
+            self._begun_at = now
+        self._received += len(data)
         self._unread_bytes += len(data)
         self._reader.feed(data)
-        gets, now = self._reader.gets, self._loop.time()
         while self._in_flight:
             batch = self._in_flight[0]
             commands, replies = batch.commands, batch.replies
@@ -154,13 +158,14 @@ class MultiplexedConnection(asyncio.Protocol):
                     return
                 self._unread_bytes = 0
                 self._line = None if self._reader.has_data() else b""
-                self._active_at = now
+                self._received += REPLY_BYTES
                 if not fits(command, reply):
                     raise misfit(command)
                 replies.append(reply)
             if len(self._in_flight) == 1 and self._reader.has_data():
                 break  # the replies may belong to other commands
             self._in_flight.popleft()
+            self._begin(now)
             if not batch.future.done():
                 batch.future.set_result(replies)
         if self._reader.has_data():
@@ -190,9 +195,10 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timer = None
         if not self._in_flight:
             return
-        self._note_progress(self._loop.time())
-        due = max(self._in_flight[0].sent_at, self._active_at) + self._timeout
-        if due > self._loop.time():
+        now = self._loop.time()
+        self._note_sent(now)
+        due = max(self._begun_at, self._sent_at) + allowed_seconds(self._received, self._timeout)
+        if due > now:
             self._is_in_grace = False
             self._timer = self._loop.call_at(due, self._check_timeout)
         elif not self._is_in_grace:
@@ -202,21 +208,17 @@ class MultiplexedConnection(asyncio.Protocol):
         else:
             self._fail(TimeoutError())
 
-    def _note_received(self, count: int) -> None:
-        """Count the first bytes of a reply, and each ``BYTES_A_TIMEOUT`` more, as activity.
+    def _begin(self, now: float) -> None:
+        """Record that another batch is the first in flight."""
+        self._begun_at = now
+        self._received = 0
 
-        Single bytes of an incomplete reply do not count: a node could hold every task with them.
-        """
-        before = self._unread_bytes
-        if not before or before // BYTES_A_TIMEOUT != (before + count) // BYTES_A_TIMEOUT:
-            self._active_at = self._loop.time()
-
-    def _note_progress(self, now: float) -> None:
-        """Count bytes that were sent since the last call as activity of the connection."""
+    def _note_sent(self, now: float) -> None:
+        """Record the time if bytes were sent since the last call."""
         if self._unsent_bytes:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent_bytes:
-                self._active_at = now
+                self._sent_at = now
             self._unsent_bytes = unsent
 
     def _fail(self, error: Exception) -> None:

@@ -1,32 +1,46 @@
-"""The slowest pace at which a node may send a reply.
+"""The slowest pace at which a node may send the replies of one exchange.
 
-The timeout of a socket bounds the wait for the next byte. A node that sent one byte before each timeout would
-hold a call without a limit. So a reply that has begun must also bring enough bytes for each further timeout.
+The timeout of a socket bounds the wait for the next byte. A node that sent one byte before each timeout, or
+one of many replies, would hold a call for long. So an exchange that has begun must also bring enough bytes
+for each further timeout; a complete reply counts as some bytes too, because most replies are short.
 """
 
 from __future__ import annotations
 
 import time
 
-__all__ = ["BYTES_A_TIMEOUT", "Pace"]
+__all__ = ["BYTES_A_TIMEOUT", "REPLY_BYTES", "Pace", "allowed_seconds"]
 
-#: The fewest bytes that a node must send in each timeout, while a reply is incomplete: 256 KiB/s for 0.25 s.
-BYTES_A_TIMEOUT = 65_536
+#: The fewest bytes that a node must send in each timeout: 64 KiB/s for 0.25 s. One read of a TLS connection
+#: brings no more, and in a process with busy threads each read may wait for the interpreter's lock.
+BYTES_A_TIMEOUT = 16_384
+#: The bytes as which a complete reply counts, besides its own: 64 replies may take one timeout.
+REPLY_BYTES = 256
+
+
+def allowed_seconds(received: int, timeout: float) -> float:
+    """Return how long an exchange may have taken since its first bytes came.
+
+    Args:
+        received: The bytes that came, with ``REPLY_BYTES`` for each complete reply.
+        timeout: The most seconds that a node may take for ``BYTES_A_TIMEOUT`` bytes.
+    """
+    return (1 + received // BYTES_A_TIMEOUT) * timeout
 
 
 class Pace:
-    """The pace of one reply, from its first bytes on.
+    """The pace of one exchange of a blocking connection, from its first bytes on.
 
     Args:
-        timeout: The most seconds that a node may take for ``BYTES_A_TIMEOUT`` bytes.
+        timeout: As for ``allowed_seconds``.
     """
 
-    __slots__ = ("_begun", "_bytes", "_timeout")
+    __slots__ = ("_begun", "_received", "_timeout")
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._begun = time.monotonic()
-        self._bytes = 0
+        self._begun: float | None = None
+        self._received = 0
 
     def received(self, count: int) -> None:
         """Count bytes that were received.
@@ -34,7 +48,13 @@ class Pace:
         Raises:
             TimeoutError: They came too slowly.
         """
-        self._bytes += count
-        timeouts = 1 + self._bytes // BYTES_A_TIMEOUT
-        if time.monotonic() - self._begun > timeouts * self._timeout:
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        self._received += count
+        if now - self._begun > allowed_seconds(self._received, self._timeout):
             raise TimeoutError
+
+    def completed(self) -> None:
+        """Count a complete reply."""
+        self._received += REPLY_BYTES

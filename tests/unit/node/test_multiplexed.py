@@ -172,6 +172,40 @@ def test_a_reply_that_is_arriving_does_not_time_out() -> None:
     assert asyncio.run(run()) == [10 * BYTES_A_TIMEOUT]
 
 
+def test_replies_that_come_one_by_one_time_out() -> None:
+    """Each comes before the timeout, but together they are too slow; another task's batch fails with them."""
+
+    async def run() -> None:
+        connection, transport, clock = opened()
+        pipeline = connection.submit([(b"SET", b"k", b"v")] * 40)
+        other = connection.submit([(b"GET", b"k")])
+        transport.unsent = 0
+        for _ in range(3):
+            await clock.step(TIMEOUT * 0.8)
+            connection.data_received(b"+OK\r\n")
+        await clock.step(0.02)
+        for batch in (pipeline, other):
+            with pytest.raises(TimeoutError):
+                await batch
+
+    asyncio.run(run())
+
+
+def test_tasks_behind_each_other_have_a_timeout_each() -> None:
+    """A batch counts from when it is the first in flight."""
+
+    async def run() -> list[Any]:
+        connection, transport, clock = opened()
+        batches = [connection.submit([(b"GET", b"k")]) for _ in range(10)]
+        transport.unsent = 0
+        for _ in batches:
+            await clock.step(TIMEOUT * 0.8)
+            connection.data_received(b"$1\r\nx\r\n")
+        return await asyncio.gather(*batches)
+
+    assert asyncio.run(run()) == [[b"x"]] * 10
+
+
 def test_a_batch_without_activity_times_out() -> None:
     """No byte is sent or received for a timeout and the grace period after it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachebackend.node import pace
-from cachebackend.node.pace import BYTES_A_TIMEOUT, Pace
+from cachebackend.node.pace import BYTES_A_TIMEOUT, REPLY_BYTES, Pace
 
 
 class Moments:
@@ -28,6 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Moments:
 def test_single_bytes_do_not_hold_a_call(clock: Moments) -> None:
     """After one timeout the reply is too late, although each byte came in time."""
     reply = Pace(1.0)
+    reply.received(1)
     for _ in range(4):
         clock.at += 0.25
         reply.received(1)
@@ -39,9 +40,26 @@ def test_single_bytes_do_not_hold_a_call(clock: Moments) -> None:
 def test_a_large_reply_may_take_longer(clock: Moments) -> None:
     """As long as it brings enough bytes in each timeout."""
     reply = Pace(1.0)
+    reply.received(1)
     for _ in range(100):
         clock.at += 1.0
         reply.received(BYTES_A_TIMEOUT)
     clock.at += 1.5
     with pytest.raises(TimeoutError):
         reply.received(1)
+
+
+def test_many_replies_may_take_longer_than_one(clock: Moments) -> None:
+    """In proportion to their number: one reply for each timeout is too slow."""
+    exchange = Pace(1.0)
+    for _ in range(5 * BYTES_A_TIMEOUT // REPLY_BYTES):
+        clock.at += REPLY_BYTES / BYTES_A_TIMEOUT
+        exchange.received(5)
+        exchange.completed()
+    slow = Pace(1.0)
+    for _ in range(2):
+        slow.received(5)
+        slow.completed()
+        clock.at += 0.8
+    with pytest.raises(TimeoutError):
+        slow.received(5)

@@ -41,6 +41,9 @@ __all__ = ["MISS", "NearCache", "Read"]
 MISS: Any = object()
 #: Types of immutable values: all callers may share one object.
 _IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
+#: The times at which copies expire, in a second: copies that expire at one time share the object, which
+#: would be a tenth of the memory of a short one.
+_TICKS = 16
 #: The most placeholders at one time; a read beyond them replaces the oldest one, whose read stores no copy.
 #: A placeholder that an interrupted reader left behind is therefore replaced some time.
 _MAX_PLACEHOLDERS = 10_000
@@ -102,6 +105,7 @@ class NearCache:
         self._max_bytes = math.inf if options.max_bytes is None else options.max_bytes
         self._max_record_bytes = math.inf if options.max_record_bytes is None else options.max_record_bytes
         self._bytes = 0
+        self._last_until = 0.0
         self._monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._make_copies: Callable[[], Policy[bytes, _Copy]] = partial(
@@ -158,7 +162,7 @@ class NearCache:
         size = len(read.key) + len(record)
         if ttl <= 0 or len(record) > self._max_record_bytes or size > self._max_bytes:
             return
-        until = read.began + min(self._max_age, ttl)
+        until = self._shared_until(read.began + min(self._max_age, ttl))
         is_shared = type(value) in _IMMUTABLE
         with self._lock:
             if self._placeholders.get(read.key) is not read.placeholder:
@@ -168,6 +172,13 @@ class NearCache:
             if tracking is not None:
                 shown, stored = (value, None) if is_shared else (None, record)
                 self._put(read.key, _Copy(shown, stored, tracking, until, size))
+
+    def _shared_until(self, until: float) -> float:
+        """Return a time rounded down, as the object that the last copy has, if it is the same time."""
+        rounded = math.floor(until * _TICKS) / _TICKS
+        if rounded != self._last_until:
+            self._last_until = rounded
+        return self._last_until
 
     def _put(self, key: bytes, copy: _Copy) -> None:
         self._bytes += copy.size - sum(removed.size for removed in self._copies.put(key, copy))

@@ -181,6 +181,20 @@ def test_copies_of_a_lost_node_are_not_looked_for(policy: str, monkeypatch: pyte
     assert not near.has_copy(b"1")
 
 
+def test_copies_of_one_moment_share_the_time_of_their_end() -> None:
+    """Rounded down, so that none is used too long."""
+    clock = StillClock()
+    near = NearCache(NearOptions(max_entries=10, max_age=5.0), clock)
+    near.tracking_opened(0)
+    for key, seconds in ((b"a", 3.0), (b"b", 3.01), (b"c", 2.0)):
+        near.keep(near.begin(key, 0), b"record", 1, seconds)
+    ends = {key: copy.until - clock.monotonic() for key, copy in near._copies.items()}
+    assert 2.9 < ends[b"a"] <= 3.0
+    assert 1.9 < ends[b"c"] <= 2.0
+    copies = dict(near._copies.items())
+    assert copies[b"a"].until is copies[b"b"].until
+
+
 def test_long_records_are_not_copied() -> None:
     """If they are longer than `max_record_bytes`."""
     near = NearCache(NearOptions(max_entries=10, max_record_bytes=4), SYSTEM_CLOCK)

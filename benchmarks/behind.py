@@ -29,7 +29,13 @@ THREADS = 2
 MILLION, HOT_ROWS = 1_000_000, 1_000
 GOALS = (
     Goal("drain", "bulk_create", 4.0, "at_least"),
-    Goal("drain, invalidating", "drain", 0.8, "at_least"),
+    Goal(
+        "drain, invalidating",
+        "drain",
+        0.8,
+        "at_least",
+        why_missed="Of each row, the outbox stores two keys and not one primary key, and nodes delete both.",
+    ),
     # Each of the rows is written five times
     Goal("coalesced", "one write a second", 400_000, "at_least"),
 )

@@ -46,7 +46,7 @@ def insert(**columns: Any) -> None:
 
 
 def trigger_row(rows: object, label: str = "shop.author") -> dict[str, Any]:
-    return {"label": label, "rows": json.dumps(rows)}
+    return {"label": label, "rows": json.dumps(rows), "transaction_id": 1}
 
 
 #: Rows that any process may find in the table, by what is wrong with them.
@@ -186,6 +186,7 @@ def unknown_model(author: Author, monkeypatch: pytest.MonkeyPatch) -> Iterator[p
     with monkeypatch.context() as patch:
         patch.setattr(outbox_keys.apps, "get_model", get_model)
         patch.setattr(outbox_keys, "triggered_models", list)
+        patch.setattr(outbox_keys, "models_of_tables", list)
         yield patch
 
 

@@ -126,19 +126,20 @@ def _from_zlib(payload: bytes, max_bytes: int) -> bytes:
 
 def _from_lz4(payload: bytes, max_bytes: int) -> bytes:
     """Decompress in steps, each twice as long: lz4 allocates the most bytes that a step may return."""
-    decompressor = _module("lz4.frame", "lz4").LZ4FrameDecompressor()
+    lz4 = _module("lz4.frame", "lz4")
+    context = lz4.create_decompression_context()
     parts: list[bytes] = []
-    step, room = max(_FIRST_BYTES, 4 * len(payload)), max_bytes + 1
-    while not decompressor.eof:
-        part = decompressor.decompress(payload, min(step, room))
+    step, room, is_end = max(_FIRST_BYTES, 4 * len(payload)), max_bytes + 1, False
+    while not is_end:
+        part, read, is_end = lz4.decompress_chunk(context, payload, max_length=min(step, room))
         room -= len(part)
         if not room:
             raise _too_long(max_bytes)
-        if not part and decompressor.needs_input:
+        if not part and not read and not is_end:
             raise _incomplete()
         parts.append(part)
-        payload, step = b"", 2 * step
-    return b"".join(parts)
+        payload, step = payload[read:], 2 * step
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_long(max_bytes: int) -> RecordError:

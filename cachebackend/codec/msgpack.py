@@ -31,7 +31,7 @@ import ormsgpack
 from cachebackend.errors import InterruptLostError
 from cachebackend.interrupts import raise_interrupt
 
-__all__ = ["EncodeError", "dumps", "loads"]
+__all__ = ["EncodeError", "dumps", "has_own_types", "loads"]
 
 EncodeError = ormsgpack.MsgpackEncodeError
 
@@ -77,6 +77,19 @@ def dumps(value: object) -> bytes:
         EncodeError: The value contains something that would not come back as it is.
     """
     return _dumps(0, value)
+
+
+def has_own_types(value: object) -> bool:
+    """Return whether a value contains nothing that needs an extension, or that MessagePack does not have.
+
+    These are None, bool, str without lone surrogates, bytes, float, int within 64 bits, lists, and dicts
+    whose keys are str; no subclasses.
+    """
+    try:
+        ormsgpack.packb(value, None, _OPTIONS)
+    except EncodeError:
+        return False
+    return True
 
 
 def _dumps(depth: int, value: object) -> bytes:

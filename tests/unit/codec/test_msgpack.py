@@ -16,7 +16,7 @@ from uuid import UUID
 import ormsgpack
 import pytest
 
-from cachebackend.codec.msgpack import EncodeError, dumps, loads
+from cachebackend.codec.msgpack import EncodeError, dumps, has_own_types, loads
 from tests.interrupting import interrupt, raising_handler
 
 
@@ -293,3 +293,23 @@ def test_a_set_of_long_members_with_one_hash_is_refused(inner: int) -> None:
 def test_sets_without_design_come_back(value: set[object]) -> None:
     """A few equal hashes are allowed: -1 and -2 have one, and so do integers and floats of some distances."""
     assert loads(dumps(value)) == value
+
+
+class Text(str):
+    """A subclass."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("value", [None, True, 1, -1, 1.5, "x", b"x", [1, ["x"]], {"a": {"b": []}}])
+def test_the_types_of_messagepack_itself_are_known(value: object) -> None:
+    """Nested ones too."""
+    assert has_own_types(value)
+
+
+@pytest.mark.parametrize(
+    "value", [2**64, "\ud800", Text("x"), (1,), {1: 2}, {Text("x"): 1}, {1}, [{"a": (1,)}]]
+)
+def test_other_types_are_not(value: object) -> None:
+    """Subclasses, keys that are not str, and what needs an extension."""
+    assert not has_own_types(value)

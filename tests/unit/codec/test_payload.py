@@ -89,3 +89,19 @@ def test_json_refuses_what_it_would_change(value: Any) -> None:
 def test_json_is_written_without_blanks() -> None:
     """Shorter, and the same for equal values."""
     assert CODECS["json"].writer(secrets)({"a": [1, None]}, KEY) == (CodecId.JSON, b'{"a":[1,null]}')
+
+
+@pytest.mark.parametrize("value", [b"x", [b"x"], {"a": bytearray(b"x")}, {"a": [memoryview(b"x")]}])
+def test_json_refuses_bytes(value: Any) -> None:
+    """Which MessagePack, by which most values are checked, has."""
+    with pytest.raises(CodecError, match="codec 'json' cannot hold a (bytes|bytearray|memoryview)"):
+        CODECS["json"].writer(secrets)(value, KEY)
+
+
+@pytest.mark.parametrize(
+    "value", [2**70, -(2**64), "\ud800", {"\ud800": ["\udfff"]}, 1.5, {"a": [True, None]}]
+)
+def test_json_holds_what_messagepack_does_not(value: Any) -> None:
+    """Large integers, and lone surrogates."""
+    codec, payload = CODECS["json"].writer(secrets)([value], KEY)
+    assert LOADERS[codec](payload) == [value]

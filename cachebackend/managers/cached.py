@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self, TypeVar, cast
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -117,17 +118,29 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
 
     def get_queryset(self) -> CachedQuerySet[M]:
         """Return a queryset of all rows, or of those that ``base_manager`` does not leave out."""
+        if self.base_manager is None and self._db is None and not self._hints:
+            return self._all_rows.all()
         queryset: CachedQuerySet[M] = CachedQuerySet(self.model, using=self._db, hints=self._hints)
-        if self.base_manager is not None:
+        if self.base_manager is not None:  # it may return other rows each time
             queryset.query = getattr(self.model, self.base_manager).get_queryset().query.chain()
-        queryset.cache_options = QueryOptions(
+        queryset.cache_options = self._query_options
+        return queryset
+
+    @cached_property
+    def _all_rows(self) -> CachedQuerySet[M]:
+        """The queryset that all others are made of; nothing changes it."""
+        queryset: CachedQuerySet[M] = CachedQuerySet(self.model)
+        return queryset.begin(self._query_options)
+
+    @cached_property
+    def _query_options(self) -> QueryOptions:
+        return QueryOptions(
             self.alias,
             DEFAULT if self.timeout is DEFAULT_TIMEOUT else cast("float | None", self.timeout),
             self.stale_for,
             rows=self.name,
             is_strict=self.is_strict,
         )
-        return queryset
 
 
 def _copy_inherited(*, sender: type[models.Model], **_: Any) -> None:

@@ -46,13 +46,17 @@ class Evaluation:
 
     Attributes:
         plans: The plan of each statement that was read through the ring.
+        reads: The compiler and the rows of each of these statements.
         reasons: Why statements were run as they are.
+        by_key: Whether the result holds primary keys of rows that are read from their own entries.
     """
 
     def __init__(self, options: QueryOptions) -> None:
         self._options = options
         self.plans: list[Plan] = []
+        self.reads: list[tuple[Any, Sequence[Any]]] = []
         self.reasons: list[str] = []
+        self.by_key = False
 
     def execute(self, compiler: Any, result_type: str, run: Run) -> Any:
         """Return what ``execute_sql`` returns, from the ring if the result can be kept right."""
@@ -87,6 +91,7 @@ class Evaluation:
         rows: Sequence[Any] = get_or_load(
             cache.client, plan.key, lambda: _rows(run(), result_type), fill_options
         )
+        self.reads.append((compiler, rows))
         return rows
 
     def drop(self, plan: Plan) -> None:

@@ -4,51 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Self, TypeVar, cast
 
 from django.db import models, router
 from django.db.models.query import ModelIterable
 from django.db.models.sql.constants import MULTI
 
+from cachebackend import protocol
+from cachebackend.backend import find_ring_cache
 from cachebackend.backend.canonical import canonical_text
+from cachebackend.backend.open_transactions import any_changed
+from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.evaluation import Evaluation, evaluated, install, not_evaluated
+from cachebackend.queries.forms import ROWS, form_of
 from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.plans import Plan
+from cachebackend.queries.steps import COPIED, UnbuiltQuerySet
 
 __all__ = ["CachedQuerySet", "cached_queryset"]
 
 M = TypeVar("M", bound=models.Model)
-#: What Django copies from a queryset to its clone, beside the query, the database and the hints.
-_COPIED = (
-    "_fields",
-    "_for_write",
-    "_iterable_class",
-    "_known_related_objects",
-    "_prefetch_related_lookups",
-    "_sticky_filter",
-)
 #: How often a result is read whose rows do not fit it, before the query is run.
 ATTEMPTS = 2
 #: Returns the rows with some primary keys, by primary key.
 RowReader = Callable[[Sequence[Any]], "dict[Any, Any]"]
 
 
-class CachedQuerySet(models.QuerySet[M]):
+class CachedQuerySet(UnbuiltQuerySet[M]):
     """A queryset whose results are cached, and never older than what was committed before they are read.
 
     It has every method of Django's querysets. What cannot be kept right is read from the database:
     ``explain_cache`` says why. ``uncached`` returns a plain queryset.
     """
 
-    cache_options = QueryOptions()
-
     def cached(self, **options: Any) -> Self:
         """Return a queryset with other options: ``timeout``, ``stale_for`` or ``depends_on``."""
-        clone: Any = cast("Any", self)._chain()
-        depends_on = options.pop("depends_on", None)
-        if depends_on is not None:
-            options["depends_on"] = tuple(model._meta.label for model in depends_on)
-        clone.cache_options = self.cache_options._replace(**options)
-        queryset: Self = clone
+        if "depends_on" in options:
+            options["depends_on"] = tuple(model._meta.label for model in options["depends_on"])
+        queryset: Self = self._follow("_with_options", (), options)
         return queryset
 
     def uncached(self) -> models.QuerySet[M]:
@@ -77,11 +71,15 @@ class CachedQuerySet(models.QuerySet[M]):
 
     def count(self) -> int:
         """Return the number of rows."""
+        if self._result_cache is None and not self._is_built:
+            return int(self._recalled_or("count", models.QuerySet.count))
         with self._evaluated():
             return super().count()
 
     def exists(self) -> bool:
         """Return whether there is a row."""
+        if self._result_cache is None and not self._is_built:
+            return bool(self._recalled_or("exists", models.QuerySet.exists))
         with self._evaluated():
             return super().exists()
 
@@ -91,10 +89,46 @@ class CachedQuerySet(models.QuerySet[M]):
             return super().aggregate(*args, **kwargs)
 
     def _fetch_all(self) -> None:
+        if not self._is_built:  # nothing is left to do but to read the rows: a construction has no prefetches
+            if self._result_cache is None:
+                self._result_cache = self._recalled_or("all", lambda built: built._all())
+            return
         with self._evaluated() as evaluation:
             if self._result_cache is None and (read_rows := self._row_reader()) is not None:
                 self._result_cache = self._rows_by_key(read_rows, evaluation)
             super()._fetch_all()
+
+    def _all(self) -> list[Any]:
+        self._fetch_all()
+        return cast("list[Any]", self._result_cache)
+
+    def _recalled_or(self, kind: str, evaluate: Callable[[Any], Any]) -> Any:
+        """Return a result as an earlier read of this construction did; else evaluate a queryset."""
+        around = surroundings(self.db)
+        known = None if any_changed() else recall(self._construction or 0, kind, around)
+        if known is not None and (found := self._recalled(known)) is not protocol.MISSING:
+            return found
+        built = self._replayed()
+        with evaluated(self.cache_options) as evaluation:
+            result = evaluate(built)
+        if (form := form_of(kind, result, evaluation, built)) is not None and self._construction is not None:
+            remember(self._construction, kind, around, Remembered(evaluation.plans[-1], form))
+        return result
+
+    def _recalled(self, known: Remembered) -> Any:
+        """Return the result of a plan, or MISSING."""
+        cache = find_ring_cache(self.cache_options.alias)
+        if cache is None:
+            return protocol.MISSING
+        plan = known.plan
+        names = protocol.FillOptions(None, tags=plan.tags, shapes=plan.shapes)
+        read = protocol.get_result(cache.client.context, plan.key, names, protocol.MISSING)
+        rows = cache.client.run(read)
+        if rows is protocol.MISSING or known.form is not ROWS:
+            return rows if rows is protocol.MISSING else known.form(rows)
+        manager: Any = getattr(self.model, self.cache_options.rows)
+        instances = _in_order(manager.in_bulk, ROWS(rows))
+        return instances if all(_fits(row, plan) for row in instances) else protocol.MISSING
 
     def _row_reader(self) -> RowReader | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
@@ -140,22 +174,12 @@ class CachedQuerySet(models.QuerySet[M]):
                 if found is None:
                     return None
                 keys = [key for [key] in compiler.results_iter([found])]
-                rows = read_rows(keys)
-                instances = [rows.get(key) for key in keys]
-                if all(self._fits(row, evaluation) for row in instances):
+                instances = _in_order(read_rows, keys)
+                if all(_fits(row, evaluation.plans[-1]) for row in instances):
+                    evaluation.by_key = True
                     return [self._with_known(row) for row in instances if row is not None]
                 evaluation.drop(evaluation.plans[-1])
             return list(ModelIterable(self))
-
-    def _fits(self, row: M | None, evaluation: Evaluation) -> bool:
-        """Return whether a row exists and does not contradict an equality of the query."""
-        if row is None:
-            return False
-        for field, texts in evaluation.plans[-1].equalities.items():
-            value = getattr(row, field.attname)
-            if (None if value is None else canonical_text(field, value)) not in texts:
-                return False
-        return True
 
     def _with_known(self, row: M) -> M:
         """Return a row with the related objects that the queryset knows, as Django sets them."""
@@ -183,12 +207,29 @@ class CachedQuerySet(models.QuerySet[M]):
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
-    # Copies
 
-    def _clone(self) -> Self:
-        clone: Self = super()._clone()  # type: ignore[misc]
-        clone.cache_options = self.cache_options
-        return clone
+def _in_order(read_rows: RowReader, keys: Sequence[Any]) -> list[Any]:
+    """Return the rows with some primary keys, in their order; None for a row that does not exist.
+
+    A query that joins many rows may name a row twice. Each time it is an instance of its own, as Django's.
+    """
+    rows = read_rows(keys)
+    found = [rows.get(key) for key in keys]
+    if len(rows) < len(keys):
+        unused = dict(rows)
+        found = [unused.pop(key, None) or copy(rows.get(key)) for key in keys]
+    return found
+
+
+def _fits(row: Any, plan: Plan) -> bool:
+    """Return whether a row exists and does not contradict an equality of the query."""
+    if row is None:
+        return False
+    for field, texts in plan.equalities.items():
+        value = getattr(row, field.attname)
+        if (None if value is None else canonical_text(field, value)) not in texts:
+            return False
+    return True
 
 
 def cached_queryset(queryset: models.QuerySet[M], options: QueryOptions) -> CachedQuerySet[M]:
@@ -202,7 +243,7 @@ def cached_queryset(queryset: models.QuerySet[M], options: QueryOptions) -> Cach
 def _copy(source: Any, target: Any) -> None:
     """Give a queryset the query of another one, as Django copies it to a clone."""
     target.query, target._db, target._hints = source.query.chain(), source._db, source._hints
-    for name in _COPIED:
+    for name in COPIED:
         setattr(target, name, getattr(source, name))
 
 

@@ -1,0 +1,171 @@
+"""``UnbuiltQuerySet``: a queryset that notes how it is made, and builds its query when something needs it.
+
+``construction`` says which querysets are made in the same way. A step that Django has accepted before is
+only noted. Any access to the query builds it, as Django does, and then the queryset has no construction
+any more: other code may change the query in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self, TypeVar, cast
+
+from django.db import models
+
+from cachebackend.queries.construction import accepted, begun, followed
+from cachebackend.queries.options import QueryOptions
+
+__all__ = ["COPIED", "UnbuiltQuerySet"]
+
+M = TypeVar("M", bound=models.Model)
+#: What Django copies from a queryset to its clone, beside the query, the database and the hints.
+COPIED = (
+    "_fields",
+    "_for_write",
+    "_iterable_class",
+    "_known_related_objects",
+    "_prefetch_related_lookups",
+    "_sticky_filter",
+)
+#: The attributes of a queryset that the building of its query sets.
+_BUILT = (
+    *COPIED,
+    "_defer_next_filter",
+    "_deferred_filter",
+    "_query",
+)
+
+
+class UnbuiltQuerySet(models.QuerySet[M]):
+    """A queryset that notes how it is made."""
+
+    cache_options = QueryOptions()
+    #: How the queryset was made (``construction``); None: it is not known.
+    _construction: int | None = None
+    #: The queryset of the manager, and the steps that make this one of it.
+    _root: Any = None
+    _steps: tuple[tuple[str, Any, Any], ...] = ()
+    #: Whether Django has built the query.
+    _is_built = True
+
+    def begin(self, options: QueryOptions) -> Self:
+        """Return a queryset without steps, given the options; ``self`` must not be changed any more."""
+        self.cache_options = options
+        queryset: Self = _unbuilt(self, begun(self.model, options), ())
+        return queryset
+
+    def _with_options(self, **options: Any) -> Any:
+        clone: Any = cast("Any", self)._chain()
+        clone.cache_options = self.cache_options._replace(**options)
+        return clone
+
+    def _follow(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Return the queryset after a step; one that Django has accepted before is not built."""
+        if self._is_built or self._result_cache is not None or self._construction is None:
+            return _method(name)(self, *args, **kwargs)
+        step = followed(self._construction, name, args, kwargs)
+        if step is None or step[1] is None:
+            result = _method(name)(self._replayed(), *args, **kwargs)
+            if step is None:
+                return result
+        construction = step[1] or accepted(step[0])
+        kept = {key: list(each) if type(each) is list else each for key, each in kwargs.items()}
+        lazy = _unbuilt(self._root, construction, (*self._steps, (name, args, kept)))
+        lazy.cache_options = (
+            self.cache_options if name != "_with_options" else self.cache_options._replace(**kwargs)
+        )
+        return lazy
+
+    def _replayed(self) -> Any:
+        """Return the queryset, built by Django."""
+        built: Any = models.QuerySet.all(self._root)
+        for name, args, kwargs in self._steps:
+            built = _method(name)(built, *args, **kwargs)
+        return built
+
+    def _build(self) -> None:
+        """Let Django build the query: code that knows no constructions uses it, and may change it."""
+        built = self._replayed()
+        self._is_built, self._construction = True, None
+        for name in _BUILT:
+            self.__dict__[name] = built.__dict__[name]
+
+    def filter(self, *args: Any, **kwargs: Any) -> Self:  # noqa: D102  # as Django's, and so are the following
+        return cast("Self", self._follow("filter", args, kwargs))
+
+    def exclude(self, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
+        return cast("Self", self._follow("exclude", args, kwargs))
+
+    def order_by(self, *args: Any) -> Self:  # noqa: D102
+        return cast("Self", self._follow("order_by", args, {}))
+
+    def reverse(self) -> Self:  # noqa: D102
+        return cast("Self", self._follow("reverse", (), {}))
+
+    def distinct(self, *args: Any) -> Self:  # noqa: D102
+        return cast("Self", self._follow("distinct", args, {}))
+
+    def values(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return self._follow("values", args, kwargs)
+
+    def values_list(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return self._follow("values_list", args, kwargs)
+
+    def all(self) -> Self:  # noqa: D102
+        if self._is_built:
+            return super().all()
+        lazy = _unbuilt(self._root, self._construction, self._steps)
+        lazy.cache_options = self.cache_options
+        return cast("Self", lazy)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice) and key.step is None:
+            return self._follow("__getitem__", (key,), {})
+        return super().__getitem__(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._fetch_all()
+        if not self._is_built:
+            self._build()
+        state: dict[str, Any] = super().__getstate__()
+        return {name: each for name, each in state.items() if name not in {"_root", "_steps"}}
+
+    def _clone(self) -> Self:
+        clone: Self = super()._clone()  # type: ignore[misc]
+        clone.cache_options = self.cache_options
+        return clone
+
+
+class _Built:
+    """An attribute of a queryset that exists only when Django has built the query."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, queryset: Any, owner: Any = None) -> Any:
+        if queryset is None:
+            return self
+        if not queryset._is_built:
+            queryset._build()
+        return queryset.__dict__[self._name]
+
+    def __set__(self, queryset: Any, value: Any) -> None:
+        queryset.__dict__[self._name] = value
+
+
+for _name in _BUILT:
+    setattr(UnbuiltQuerySet, _name, _Built(_name))
+
+
+def _method(name: str) -> Any:
+    """Return Django's own method, or ours where Django has none."""
+    return getattr(models.QuerySet, name, None) or getattr(UnbuiltQuerySet, name)
+
+
+def _unbuilt(root: Any, construction: int | None, steps: tuple[tuple[str, Any, Any], ...]) -> Any:
+    """Return a queryset that is made of another one by some steps, and not built yet."""
+    queryset: Any = object.__new__(type(root))
+    queryset.__dict__.update(root.__dict__)
+    queryset._result_cache = None
+    queryset._root, queryset._steps, queryset._construction = root, steps, construction
+    queryset._is_built = False
+    return queryset

@@ -1,0 +1,223 @@
+"""A queryset that is made in the same way again is neither built nor compiled."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.core.exceptions import FieldError
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.sql import Query
+from django.utils import timezone, translation
+
+from cachebackend import RingCache
+from cachebackend.queries import construction
+from tests.zoo.models import Author, Poem
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture(autouse=True)
+def cache(ring_cache: RingCache) -> RingCache:
+    """The cache on empty nodes, in a process that has seen no queries."""
+    construction._forget()
+    return ring_cache
+
+
+@pytest.fixture(autouse=True)
+def authors() -> list[Author]:
+    """Two authors with three poems each."""
+    authors = [Author.objects.create(name=name) for name in "ab"]
+    for author in authors:
+        for n in range(3):
+            Poem.objects.create(name=f"{author.name}{n}", author=author, rank=n)
+    return authors
+
+
+@contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Let Django build and compile no query."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        message = "a query was built"
+        raise AssertionError(message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Query, "get_compiler", refuse)
+        patch.setattr(Query, "chain", refuse)
+        yield
+
+
+def first_author() -> Author:
+    return Author.objects.get(name="a")
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "rows": lambda: [(p.pk, p.name) for p in Poem.cached.filter(rank__gte=1).order_by("-name")[:3]],
+    "by id": lambda: [p.name for p in Poem.cached.filter(author_id=1).exclude(rank=0).order_by("pk")],
+    "count": lambda: Poem.cached.filter(rank=1).count(),
+    "count of all": Poem.cached.count,
+    "exists": lambda: Poem.cached.filter(rank=1).exists(),
+    "does not exist": lambda: Poem.cached.filter(rank=100).exists(),
+    "flat": lambda: list(Poem.cached.values_list("name", flat=True).order_by("name")),
+    "tuples": lambda: list(Poem.cached.values_list("name", "rank").order_by("name")),
+    "dicts": lambda: list(Poem.cached.filter(rank=1).values("rank", "name").order_by("name")),
+    "Q": lambda: Poem.cached.filter(Q(rank=1) | ~Q(name="a2"), rank=F("rank")).count(),
+    "in": lambda: sorted(p.name for p in Poem.cached.filter(rank__in=[0, 2])),
+    "reverse": lambda: [p.name for p in Poem.cached.order_by("name").reverse()],
+    "distinct": lambda: list(Poem.cached.values_list("rank").distinct().order_by("rank")),
+    "all": lambda: len(Poem.cached.all().all()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_second_time_nothing_is_compiled(kind: str) -> None:
+    """The result is the same, in the same types."""
+    first = KINDS[kind]()
+    with nothing_compiled():
+        second = KINDS[kind]()
+    assert repr(second) == repr(first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_result_is_right_after_a_write(kind: str) -> None:
+    """What is remembered is how to read, not what."""
+    KINDS[kind]()
+    Poem.objects.filter(name="a1").update(rank=2)
+    Poem.objects.filter(name="b0").delete()
+    after = KINDS[kind]()
+    construction._forget()
+    assert KINDS[kind]() == after
+
+
+def test_an_instance_is_an_argument(authors: list[Author]) -> None:
+    """By its model and its primary key."""
+    for author in authors:
+        assert Poem.cached.filter(author=author).count() == 3
+        with nothing_compiled():
+            assert (
+                Poem.cached.filter(author=Author(pk=author.pk)).count() == 3
+                if author._state.db is None
+                else True
+            )
+            assert Poem.cached.filter(author=author).count() == 3
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, True), (1, "1"), (0, False), (1, 1.0)], ids=str)
+def test_arguments_of_other_types_are_other_constructions(one: Any, other: Any) -> None:
+    """Python holds them equal, and the database may not."""
+    step, _ = construction.followed(1, "filter", (), {"rank": one}) or (None, None)
+    assert step != (construction.followed(1, "filter", (), {"rank": other}) or ("none", None))[0]
+
+
+def test_what_the_sql_takes_from_its_surroundings_is_asked_for() -> None:
+    """The time zone, for example."""
+    before = construction.surroundings("default")
+    with timezone.override("Asia/Tokyo"):
+        assert construction.surroundings("default") != before
+    with translation.override("de"):
+        assert construction.surroundings("default") != before
+    assert construction.surroundings("default") == before
+
+
+def test_an_error_comes_where_django_raises_it() -> None:
+    """Also the second time."""
+    for _ in range(2):
+        with pytest.raises(FieldError):
+            Poem.cached.filter(rank=1).filter(colour=2)
+
+
+def test_a_list_that_is_changed_later_changes_nothing() -> None:
+    """The argument is what it was when the method was called."""
+    for _ in range(2):
+        ranks = [0]
+        queryset = Poem.cached.filter(rank__in=ranks)
+        ranks.append(1)
+        assert len(queryset) == 2
+    assert str(queryset.query) == str(Poem.objects.filter(rank__in=[0]).query)
+
+
+def test_a_query_that_other_code_has_changed_is_used() -> None:
+    """Code that knows nothing of constructions may change the query in place."""
+    for _ in range(2):
+        queryset = Poem.cached.filter(rank=1).order_by("name")
+        queryset.query.set_limits(high=1)
+        assert len(queryset) == 1
+        assert len(queryset.all()) == 1
+        assert len(Poem.cached.filter(rank=1).order_by("name")) == 2
+
+
+def test_other_methods_build_the_query() -> None:
+    """And what follows is built as well."""
+    for _ in range(2):
+        queryset = Poem.cached.filter(rank=1).order_by("name")
+        assert queryset.annotate(twice=F("rank") * 2)[0].twice == 2
+        assert queryset.first() == Poem.objects.get(name="a1")
+        assert (queryset | Poem.cached.filter(rank=2)).count() == 4
+        assert Poem.cached.filter(pk__in=Poem.cached.filter(rank=1)).count() == 2
+        assert queryset.select_related("author")[0].author.name == "a"
+
+
+def test_a_transaction_reads_what_it_has_written() -> None:
+    """It does not use what is remembered, and leaves it as it is."""
+    queryset = Poem.cached.filter(rank=1)
+    assert queryset.all().count() == 2
+    with transaction.atomic():
+        Poem.objects.update(rank=1)
+        assert queryset.all().count() == 6
+        assert len(queryset.all()) == 6
+        transaction.set_rollback(True)
+    with nothing_compiled():
+        assert queryset.all().count() == 2
+
+
+def test_a_row_that_is_found_twice_is_two_instances() -> None:
+    """As Django returns them."""
+    for _ in range(2):
+        found = list(Author.cached.filter(poem__rank__lt=2).order_by("name"))
+        assert [author.name for author in found] == ["a", "a", "b", "b"]
+        assert found[0] is not found[1]
+
+
+def test_a_row_that_contradicts_the_query_is_not_returned() -> None:
+    """The list and the row are read one after the other; the row may have left the list in between."""
+    author = first_author()
+
+    def read() -> list[str]:
+        return [poem.name for poem in Poem.cached.filter(author=author).order_by("name")]
+
+    assert read() == read() == ["a0", "a1", "a2"]
+    in_bulk = Poem.cached.in_bulk
+
+    def move_and_read(keys: Any) -> Any:
+        Poem.objects.filter(name="a1").update(author=None)
+        return in_bulk(keys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Poem.cached, "in_bulk", move_and_read)
+        assert read() == ["a0", "a2"]
+
+
+def test_a_queryset_that_is_not_built_can_be_pickled() -> None:
+    """It takes its rows with it, and neither the manager's queryset nor its steps."""
+    for _ in range(2):
+        queryset = Poem.cached.filter(rank=1).order_by("name")
+        again = pickle.loads(pickle.dumps(queryset))
+        assert [poem.name for poem in again] == ["a1", "b1"]
+        assert again.filter(name="a1").count() == 1
+        assert len(pickle.dumps(queryset)) < 5000
+
+
+def test_options_are_a_step() -> None:
+    """Another timeout is another construction."""
+    for _ in range(2):
+        queryset = Poem.cached.filter(rank=1).cached(timeout=7)
+        assert queryset.cache_options.timeout == 7
+        assert queryset.all().cache_options.timeout == 7
+        assert queryset.count() == 2
+    with nothing_compiled():
+        assert Poem.cached.filter(rank=1).cached(timeout=7).count() == 2

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import DatabaseError, connections
@@ -136,8 +136,10 @@ _lock = threading.Lock()
 _askers: dict[str, list[_Asker]] = {}
 
 
-def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
-    """Ask every database that can have an outbox, all at the same time.
+def ask_databases(
+    ask: Callable[[str], T], timeout: float, aliases: Iterable[str] | None = None
+) -> Answers[T]:
+    """Ask databases, all at the same time.
 
     The calling thread asks a database in which it has an open transaction, because no other one sees
     what the transaction has written. It also asks SQLite in memory: each thread has another database.
@@ -145,13 +147,16 @@ def ask_databases(ask: Callable[[str], T], timeout: float) -> Answers[T]:
     Args:
         ask: Is called with each database alias. It raises any error if the database cannot be asked.
         timeout: The most seconds that all databases together may take.
+        aliases: The databases; None: every one that can have an outbox.
 
     Returns:
         A database that has not answered in time has a TimeoutError.
     """
     answers: Answers[T] = Answers({}, {})
     deadline = SYSTEM_CLOCK.monotonic() + timeout
-    asked: dict[str, Outcome[T]] = {using: Outcome() for using in list(outbox_databases())}
+    if aliases is None:
+        aliases = list(outbox_databases())
+    asked: dict[str, Outcome[T]] = {using: Outcome() for using in aliases}
     try:
         for using, answer in asked.items():
             _ask(using, ask, answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.apps import apps
@@ -46,9 +46,10 @@ class ParkedActions(ReportCommand):
                 raise CommandError(message)
 
     def _parked(self, options: dict[str, Any]) -> Report:
-        chosen = self._chosen(options | {"ids": []})
+        known = writebehind.all_databases()
+        chosen = self._chosen(options | {"ids": []}, known)
         parked = [write for _, write in chosen]
-        is_one = len(writebehind.all_databases()) == 1
+        is_one = len(known) + len(known.errors) == 1
         shown = parked[: options["limit"]]
         self.print_table(
             ("id", "model", "key", "batch", "parked at", "retried", "changes", "error"),
@@ -87,7 +88,7 @@ class ParkedActions(ReportCommand):
 
     def _retry(self, options: dict[str, Any]) -> Report:
         applied, missing, refused = 0, 0, 0
-        chosen = self._chosen(options)
+        chosen = self._chosen(options, writebehind.all_databases())
         for using, writes in _by_database(chosen).items():
             retried = writebehind.retry(writes, using)
             applied += retried.applied
@@ -102,7 +103,7 @@ class ParkedActions(ReportCommand):
         )
 
     def _discard(self, options: dict[str, Any]) -> Report:
-        chosen = self._chosen(options)
+        chosen = self._chosen(options, writebehind.all_databases())
         question = f"Discard {len(chosen)} parked writes? They will never reach the database."
         if chosen and not options["yes"] and not self.can_ask:
             message = (
@@ -117,14 +118,20 @@ class ParkedActions(ReportCommand):
         self.say(f"{count} writes were discarded")
         return Report({"discarded": count}, not chosen.errors)
 
-    def _chosen(self, options: dict[str, Any]) -> writebehind.Answers[tuple[str, ParkedWrite]]:
+    def _chosen(
+        self, options: dict[str, Any], known: writebehind.Answers[str]
+    ) -> writebehind.Answers[tuple[str, ParkedWrite]]:
         """Return the parked writes of the numbers or the model that were given, each with its database.
 
         Without either, all of them. A database that does not answer is named.
+
+        Args:
+            options: Those of the action.
+            known: The databases that may have parked writes.
         """
-        label = options["model"] and _label(options["model"])
-        chosen: writebehind.Answers[tuple[str, ParkedWrite]] = writebehind.Answers()
-        for using in writebehind.all_databases():
+        label = options["model"] and _label(options["model"], known)
+        chosen: writebehind.Answers[tuple[str, ParkedWrite]] = writebehind.Answers((), known.errors)
+        for using in known:
             writes = ParkedWrite.objects.using(using).all()
             if label:
                 writes = writes.filter(label=label)
@@ -137,8 +144,9 @@ class ParkedActions(ReportCommand):
         self.say_unanswered(chosen.errors)
         for alias, pk in options["ids"]:
             found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
+            if not found or alias is None:
+                _require_all(chosen.errors)  # else a database that does not answer may have the number
             if not found:
-                chosen.complete()  # else a database that does not answer may have it
                 message = f"no parked write has the number {_numbered(alias, pk)}"
                 raise CommandError(message)
             if len(found) > 1:
@@ -166,7 +174,14 @@ def _numbered(alias: str | None, pk: int) -> str:
     return f"{alias}:{pk}" if alias else str(pk)
 
 
-def _label(name: str) -> str:
+def _require_all(errors: Mapping[str, Exception]) -> None:
+    """Refuse to go by a number that a database may have which does not answer."""
+    for name, error in errors.items():
+        message = f"{name} does not answer, and may have a parked write with this number: {error}"
+        raise CommandError(message) from error
+
+
+def _label(name: str, known: writebehind.Answers[str]) -> str:
     """Return the label of a model; a model that no longer exists counts while writes of it are parked.
 
     Raises:
@@ -176,12 +191,14 @@ def _label(name: str) -> str:
         return str(apps.get_model(name)._meta.label_lower)
     except (LookupError, ValueError) as error:
         labels = {model._meta.label_lower for model in behind_models()}
-        for using in writebehind.all_databases():
+        for using in known:
             labels |= set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True))
         if name.lower() in labels:
             return name.lower()
-        known = ", ".join(sorted(labels)) or "none"
-        message = f"--model: {name!r} is not a model; the models with write-behind are: {known}"
+        names = ", ".join(sorted(labels)) or "none"
+        message = f"--model: {name!r} is not a model; the models with write-behind are: {names}"
+        for each in known.errors:
+            message += f"; {each} does not answer, and may have parked writes of others"
         raise CommandError(message) from error
 
 

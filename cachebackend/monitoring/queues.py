@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from django.db import Error
 from django.db.models import Count, Min
 
 from cachebackend import writebehind
@@ -15,6 +13,8 @@ from cachebackend.conf import write_behind_options
 from cachebackend.counters import DrainCounts
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.histogram import Histogram
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
@@ -39,6 +39,7 @@ class Totals:
         missing: Rows that those batches named and that did not exist.
         parked: Writes that Postgres refused.
         parked_since: When the first of them was parked, in seconds since 1970; None if none is.
+        database_faults: For each database that does not answer, that its parked writes are not counted.
     """
 
     waiting: int = 0
@@ -48,6 +49,7 @@ class Totals:
     parked: int = 0
     parked_since: float | None = None
     bytes: int = 0
+    database_faults: Sequence[str] = ()
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
@@ -56,7 +58,7 @@ class Totals:
         Parked writes are counted in their table: they outlive the queue and the model that they
         came from, and a partition that is on two nodes has them once.
         """
-        parked, since = _parked()
+        parked, since, faults = _parked()
         return cls(
             sum(each.fields for each in partitions),
             max((each.oldest_seconds for each in partitions), default=0.0),
@@ -65,6 +67,7 @@ class Totals:
             parked,
             since,
             sum(each.bytes for each in partitions),
+            faults,
         )
 
 
@@ -157,33 +160,41 @@ def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
         return QueueFigures(is_on=True, faults=[Fault("queue", f"The queue cannot be read: {error}")])
 
 
-def _parked() -> tuple[int, float | None]:
-    """Return how many writes are parked, and since when; a database that does not answer has none."""
-    count, since = 0, None
-    for using in writebehind.all_databases():
-        with suppress(Error):
-            row = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
-            count += row["count"]
-            if row["first"] is not None:
-                first = row["first"].timestamp()
-                since = first if since is None else min(first, since)
-    return count, since
+def _parked() -> tuple[int, float | None, Sequence[str]]:
+    """Return how many writes are parked and since when, and what is wrong with a database."""
+    known = writebehind.all_databases()
+    asked = ask_databases(_parked_in, READ_TIMEOUT, known)
+    firsts = [first for _, first in asked.found.values() if first is not None]
+    late = {f"database {using!r}": error for using, error in asked.errors.items()}
+    faults = [
+        f"The {name} does not answer, so its parked writes are not known: {error}"
+        for name, error in (known.errors | late).items()
+    ]
+    return sum(count for count, _ in asked.found.values()), min(firsts, default=None), faults
+
+
+def _parked_in(using: str) -> tuple[int, float | None]:
+    row = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
+    return row["count"], row["first"] and row["first"].timestamp()
 
 
 def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigures:
     partitions = writebehind.partition_statuses()
     down = {each.node: str(each.error) for each in partitions if not each.is_queue_seen}
+    totals = Totals.of(partitions)
+    has_all = not totals.database_faults and all(each.is_database_seen for each in partitions)
     figures = QueueFigures(
         is_on=True,
         partitions=partitions,
         nodes={node.name: node.name not in down for node in options.all_nodes},
-        totals=Totals.of(partitions),
-        is_database_up=is_database_up and all(each.is_database_seen for each in partitions),
+        totals=totals,
+        is_database_up=is_database_up and has_all,
         reasons=find_reasons(partitions),
     )
     faults = [*_node_faults(down)]
     if is_database_up:
         errors = {each.error for each in partitions if each.error and each.is_queue_seen}
+        errors.update(totals.database_faults)
         faults += [Fault("queue", error) for error in sorted(errors)]
     faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
     figures = replace(figures, faults=faults)

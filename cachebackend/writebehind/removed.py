@@ -51,8 +51,9 @@ def removed_models() -> Answers[RemovedModel]:
         queued.setdefault(partition.label, {})[partition] = since
     parked: dict[str, dict[str, int]] = {}
     drained: dict[str, list[str]] = {}
-    errors = dirty.errors
-    for using in all_databases():
+    known = all_databases()
+    errors = dirty.errors | known.errors
+    for using in known:
         counted = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
         try:
             for row in counted:
@@ -80,11 +81,13 @@ def drop_removed(removed: RemovedModel) -> int:
     """Delete the queued and parked writes of a model that is gone; return the number of batches.
 
     Raises:
-        WriteBehindError: The project has the model.
+        WriteBehindError: The project has the model, or a database does not answer, so that it is not known
+            whether the writes belong to it.
     """
     _require_gone(removed)
-    batches = sum(drop(partition, _database_of(partition)) for partition in removed.partitions)
-    for using in all_databases():
+    known = _every_database()
+    batches = sum(drop(partition, _database_of(partition, known)) for partition in removed.partitions)
+    for using in known:
         ParkedWrite.objects.using(using).filter(label=removed.label).delete()
     return batches
 
@@ -108,10 +111,12 @@ def drain_removed(removed: RemovedModel, into: type[models.Model]) -> int:
 
     Raises:
         WriteBehindError: The project has the model, or another worker drains it, or its writes
-            belong to another database than those of the other model.
+            belong to another database than those of the other model, or a database does not answer, so
+            that it is not known whether they do.
     """
     _require_gone(removed)
     using = router.db_for_write(into)
+    _every_database()
     if elsewhere := [each for each in removed.databases if each != using]:
         message = (
             f"the writes of {removed.label} belong to the database {elsewhere[0]!r}, and those of "
@@ -137,9 +142,22 @@ def _checkpoints(using: str, label: str) -> models.QuerySet[WriteBehindCheckpoin
     return WriteBehindCheckpoint.objects.using(using).filter(label=label)
 
 
-def _database_of(partition: Partition) -> str:
+def _every_database() -> Sequence[str]:
+    """Return the aliases of all databases that may have the writes.
+
+    Raises:
+        WriteBehindError: One does not answer.
+    """
+    known = all_databases()
+    for name, error in known.errors.items():
+        message = f"{name} does not answer, and may have writes of the model; nothing was changed: {error}"
+        raise WriteBehindError(message) from error
+    return known
+
+
+def _database_of(partition: Partition, known: Sequence[str]) -> str:
     """Return the alias of the database with a partition's checkpoints; of several, the first."""
-    for using in all_databases():
+    for using in known:
         if _checkpoints(using, partition.label).filter(partition=partition.number).exists():
             return using
     return router.db_for_write(WriteBehindCheckpoint)

@@ -14,10 +14,11 @@ from django.db.models import Count, Min
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
-from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.outbox_databases import Server, server_of
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.queue import (
     behind_models,
     configured_partitions,
@@ -93,40 +94,55 @@ def databases() -> list[str]:
     return sorted({router.db_for_write(model) for model in behind_models()})
 
 
-def all_databases() -> list[str]:
+def all_databases() -> Answers[str]:
     """Return the aliases of ``databases``, and of those to which only models were drained that are gone.
 
-    A database of the second kind is found by its tables. One that does not answer is left out, and so are
-    replicas, which show the rows of another database, and further aliases of one database.
+    A database of the second kind is found by its tables. Replicas, which show the rows of another
+    database, and further aliases of one database are left out. A database that does not answer may have the
+    tables, so it is an error of the answer.
     """
-    found = databases()
-    seen = {server.identity for using in found if (server := _server(using)) is not None}
-    for using in connections:
-        server = None if using in found else _server(using)
+    own = databases()
+    others = [using for using in connections if using not in own and _may_have_tables(using)]
+    asked = ask_databases(_server, READ_TIMEOUT, [*own, *others])
+    found = [using for using in own if using in asked.found]
+    seen = {server.identity for using in found if (server := asked.found[using]) is not None}
+    for using in others:
+        server = asked.found.get(using)
         if server is not None and not server.is_replica and server.identity not in seen:
             seen.add(server.identity)
             found.append(using)
-    return sorted(found)
+    errors = {
+        f"database {using!r}": error
+        for using, error in asked.errors.items()
+        if not isinstance(error, AssertionError)  # Django's, in a test that may not ask it
+    }
+    return Answers(sorted(found), errors)
+
+
+def _may_have_tables(using: str) -> bool:
+    """Return whether batches may have been drained to a database."""
+    connection = connections[using]
+    if connection.vendor != "postgresql" or connection.settings_dict["TEST"]["MIRROR"]:
+        return False
+    return bool(router.allow_migrate_model(using, ParkedWrite))
 
 
 def _server(using: str) -> Server | None:
-    """Return the database behind an alias, if batches may have been drained to it and it answers."""
+    """Return the database behind an alias; None if it has no tables of write-behind.
+
+    Raises:
+        Error: It does not answer.
+    """
     connection = connections[using]
-    if connection.vendor != "postgresql" or connection.settings_dict["TEST"]["MIRROR"]:
-        return None
-    if not router.allow_migrate_model(using, ParkedWrite):
+    if connection.vendor != "postgresql":
         return None
     tables = [
         connection.ops.quote_name(model._meta.db_table) for model in (ParkedWrite, WriteBehindCheckpoint)
     ]
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)
-            [has_tables] = cursor.fetchone()
-        return server_of(using) if has_tables else None
-    except (Error, AssertionError) as error:  # the second is Django's, in a test that may not ask it
-        raise_interrupt(error)
-        return None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", tables)
+        [has_tables] = cursor.fetchone()
+    return server_of(using) if has_tables else None
 
 
 def partition_statuses() -> list[PartitionStatus]:

@@ -30,6 +30,7 @@ from cachebackend.monitoring import key_figures, outbox_figures
 from cachebackend.monitoring import outbox as figures_of_outbox
 from cachebackend.node.breaker import EJECTED, UP
 from cacheproject.services import Services
+from tests.asking_threads import close_connections
 from tests.integration.held_node import Probes, cache, come_back, node_of, probes, state
 from tests.interrupting import handler, interrupted_everywhere
 
@@ -57,10 +58,7 @@ def add_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 
     yield add
     for alias in added:
-        for asker in outbox_databases._askers.pop(alias, ()):  # their connections have these settings
-            closed: Outcome[None] = Outcome()
-            asker.begin(lambda using: connections[using].close(), closed)
-            closed.result(10)
+        close_connections(alias)
         connections[alias].close()
         del connections[alias]
 

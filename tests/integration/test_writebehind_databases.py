@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
 import pytest
+from django.core.management import CommandError
 from django.db import OperationalError, connection, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
@@ -16,8 +18,11 @@ from django.test.testcases import _DatabaseFailure
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindDatabaseError
 from cachebackend.models import OutboxRow, ParkedWrite, WriteBehindCheckpoint
+from cachebackend.monitoring.queues import queue_figures
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.queue import project_queue
+from tests.asking_threads import close_connections
+from tests.integration.test_writebehind_removed import GONE, queue_as_gone
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter, Photo
 
@@ -25,6 +30,8 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
+#: Opens a connection to any database; each test allows only the databases of the project.
+_ensure: list[Any] = []
 TABLES = (Photo, OutboxRow, ParkedWrite, WriteBehindCheckpoint)
 
 
@@ -52,13 +59,14 @@ def second(django_db_setup: None, django_db_blocker: Any) -> Iterator[dict[str, 
             cursor.execute(f'CREATE DATABASE "{name}"')
         connections.databases["two"] = connections.databases["default"] | {"NAME": name}
         own = connections["two"]
-        # Each test allows only the databases of the project
-        own.ensure_connection = MethodType(BaseDatabaseWrapper.ensure_connection, own)
+        _ensure.append(BaseDatabaseWrapper.ensure_connection)
+        own.ensure_connection = MethodType(_ensure[-1], own)
         with own.schema_editor() as editor:
             for model in TABLES:
                 editor.create_model(model)
     yield connections.databases["two"]
     with django_db_blocker.unblock():
+        close_connections("two")
         own.close()
         del connections["two"]
         del connections.databases["two"]
@@ -72,6 +80,12 @@ def two(second: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     for name, _ in TransactionTestCase._disallowed_connection_methods:  # each test allows only the project's
         if isinstance(refused := getattr(connections["two"], name), _DatabaseFailure):
             monkeypatch.setattr(connections["two"], name, refused.wrapped)
+    forbids = BaseDatabaseWrapper.ensure_connection
+
+    def ensure_connection(own: BaseDatabaseWrapper) -> None:
+        (_ensure[-1] if own.alias in {"two", "again"} else forbids)(own)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", ensure_connection)
     for model in TABLES:
         model._default_manager.using("two").all().delete()
     forget_database(monkeypatch)
@@ -142,12 +156,21 @@ def away(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if not WriteBehindCheckpoint.objects.exists():
             drain_all()
     ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
+    disconnect(two, monkeypatch)
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        message = "connection refused"
-        raise OperationalError(message)
 
-    monkeypatch.setattr(connections[two], "cursor", refuse)
+def disconnect(using: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a database refuse connections, in all threads."""
+    real = BaseDatabaseWrapper.cursor
+
+    def cursor(own: BaseDatabaseWrapper) -> Any:
+        if own.alias == using:
+            message = "connection refused"
+            raise OperationalError(message)
+        return real(own)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
+    monkeypatch.setattr(connections[using], "cursor", MethodType(cursor, connections[using]))
 
 
 def test_a_database_that_is_away_hides_no_other(away: None) -> None:
@@ -192,6 +215,7 @@ def test_two_aliases_of_one_database_show_its_writes_once(two: str) -> None:
     try:
         assert "again" not in writebehind.all_databases()
     finally:
+        close_connections("again")
         del connections.databases["again"]
 
 
@@ -204,3 +228,69 @@ def test_status_counts_the_queued_writes_of_models_that_are_gone(two: str) -> No
     report = command("status", code=1)
     assert report["waiting"] == 1
     assert [(each["partition"], each["kind"]) for each in report["reasons"]] == [("shop.gone:0", "missing")]
+
+
+@pytest.mark.parametrize("words", [("--drain", GONE, "--into", "shop.Meter"), ("--drop", GONE, "--yes")])
+def test_writes_of_a_removed_model_are_kept_while_a_database_is_away(
+    two: str, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """They may belong to it, also if no model of the project is drained to it any more."""
+    monkeypatch.setattr(Router, "photos", "default")
+    meter = Meter.objects.create()
+    queue_as_gone(meter, 5)
+    ParkedWrite.objects.using(two).create(label=GONE, partition=0, batch=1, key="1", changes=b"", error="no")
+    disconnect(two, monkeypatch)
+    with pytest.raises(CommandError, match="database 'two' does not answer"):
+        command("removed", *words)
+    assert not WriteBehindCheckpoint.objects.exists()
+    assert Meter.objects.get().count == 0
+    report = command("removed", code=1)
+    assert list(report["unanswered"]) == ["database 'two'"]
+    assert report["models"] == [{"model": GONE, "partitions": [f"{GONE}:0"], "parked": 0}]
+
+
+def test_a_database_that_is_away_has_an_unknown_number_of_parked_writes(
+    two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands name it and exit with 1, and a number without a database may be one of its writes."""
+    monkeypatch.setattr(Router, "photos", "default")
+    for using in ("two", "default"):
+        write = ParkedWrite.objects.using(using).create(
+            label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no"
+        )
+    disconnect(two, monkeypatch)
+    report = command("parked", code=1)
+    assert (report["parked"], list(report["unanswered"])) == (1, ["database 'two'"])
+    for number in (f"two:{write.pk}", str(write.pk)):
+        with pytest.raises(CommandError, match="database 'two' does not answer"):
+            command("discard", number, "--yes")
+    assert command("discard", f"default:{write.pk}", "--yes", code=1) == {"discarded": 1}
+    figures = queue_figures()
+    assert figures.parked is None
+    [fault] = [fault.message for fault in figures.faults if "parked" in fault.message]
+    assert "database 'two' does not answer" in fault
+
+
+def test_a_database_that_hangs_delays_nothing_but_its_own_answer(
+    two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page and the metrics wait for a limited time; a thread of its own waits for the database."""
+    monkeypatch.setattr(Router, "photos", "default")
+    released = threading.Event()
+    real = BaseDatabaseWrapper.cursor
+
+    def cursor(own: BaseDatabaseWrapper) -> Any:
+        if own.alias == two:
+            released.wait(60)
+        return real(own)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
+    monkeypatch.setattr(connections[two], "cursor", MethodType(cursor, connections[two]))
+    for module in ("writebehind.status", "monitoring.queues"):
+        monkeypatch.setattr(f"cachebackend.{module}.READ_TIMEOUT", 0.2)
+    try:
+        [fault] = [fault.message for fault in queue_figures().faults if "'two'" in fault.message]
+        assert not released.is_set()
+    finally:
+        released.set()
+    assert "does not answer" in fault

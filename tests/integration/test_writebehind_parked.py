@@ -13,6 +13,7 @@ from django.db.models import F
 
 from cachebackend import uuid7, writebehind
 from cachebackend.models import ParkedWrite
+from cachebackend.writebehind.answers import Answers
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter, Tag
 
@@ -108,7 +109,7 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 def test_a_number_means_one_write_of_one_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two databases number their parked writes alike, so a number that both have needs the alias."""
-    monkeypatch.setattr(writebehind, "all_databases", lambda: ["default", "lite"])
+    monkeypatch.setattr(writebehind, "all_databases", lambda: Answers(["default", "lite"]))
     for using in ("default", "lite"):
         ParkedWrite.objects.using(using).create(
             pk=71, label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no"

@@ -15,6 +15,7 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind import removed
+from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
@@ -135,7 +136,7 @@ def test_writes_that_would_replace_newer_ones_need_consent(meter: Meter) -> None
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are dropped there, and are not drained elsewhere: their batches and rows are counted there."""
-    monkeypatch.setattr(removed, "all_databases", lambda: ["default", "lite"])
+    monkeypatch.setattr(removed, "all_databases", lambda: Answers(["default", "lite"]))
     with one_partition():
         queue_as_gone(meter, 1)
         state = project_queue().run(protocol.queue_states(project_queue().context, [Partition(GONE, 0)]))

@@ -20,7 +20,7 @@ ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)
 
 def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the queue nodes change, a partition has a queue on the old and on the new one."""
-    monkeypatch.setattr(queues, "_parked", lambda: (4, 40.0))
+    monkeypatch.setattr(queues, "_parked", lambda: (4, 40.0, ()))
     totals = Totals.of(
         [
             PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3),

@@ -23,6 +23,7 @@ from django.db import Error, OperationalError, models, router
 from cachebackend import protocol
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindStoppedError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
@@ -292,9 +293,11 @@ class _Drain:
             rows=outcome.applied.rows,
             using=self.using,
         )
-        for receiver, error in sent:
-            if isinstance(error, Exception):
-                logger.error("a receiver of landed failed: %r", receiver, exc_info=error)
+        errors = [(receiver, error) for receiver, error in sent if isinstance(error, Exception)]
+        for _, error in errors:
+            raise_interrupt(error)  # Django has caught it
+        for receiver, error in errors:
+            logger.error("a receiver of landed failed: %r", receiver, exc_info=error)
 
     def _count(self, number: int, outcome: Outcome, started: float) -> None:
         self.drained.batches += 1

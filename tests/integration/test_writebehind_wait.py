@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import landed, waiting
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import drain_all
+from tests.interrupting import SoftLimitError, raising_handler
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -141,3 +143,20 @@ def test_a_signal_is_sent_after_each_batch(meter: Meter, caplog: pytest.LogCaptu
         landed.disconnect(receive, sender=Meter)
     assert seen == [(Meter, 1, 1, "default")]
     assert "a receiver of landed failed" in caplog.text
+
+
+def test_a_time_limit_in_a_receiver_ends_the_drain() -> None:
+    """Django catches what a receiver raises, and the limit of a task may pass while one runs."""
+
+    def receive(**_: Any) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    meter = Meter.objects.create()
+    Meter.behind.update(meter.pk, count=F("count") + 1)
+    landed.connect(receive, sender=Meter)
+    try:
+        with raising_handler(), pytest.raises(SoftLimitError):
+            drain_all()
+    finally:
+        landed.disconnect(receive, sender=Meter)
+    assert Meter.objects.get().count == 1

@@ -40,6 +40,18 @@ def swallowing(source: str) -> Iterator[str]:
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from (function.name for node in ast.walk(function) if _swallows(node))
+            if any(map(_returns_errors, ast.walk(function))) and "raise_interrupt(" not in ast.unparse(
+                function
+            ):
+                yield function.name
+
+
+def _returns_errors(node: ast.AST) -> bool:
+    """Return whether a call catches exceptions and returns them."""
+    if not isinstance(node, ast.Call):
+        return False
+    is_robust = ast.unparse(node.func).endswith("send_robust")
+    return is_robust or any(each.arg == "return_exceptions" for each in node.keywords)
 
 
 def _swallows(node: ast.AST) -> bool:
@@ -85,6 +97,7 @@ def test_no_except_swallows_an_interrupt() -> None:
         "except Exception as error:\n  log()\n  raise_interrupt(error)",
         "except Exception:\n  if lost: return\n  raise",
         "except OSError as error:\n  return error",
+        "finally:\n  signal.send_robust(None)",
         "except (*CONNECTION_ERRORS, RingCacheError) as error:\n  return error",
     ],
 )

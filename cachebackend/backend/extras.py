@@ -7,13 +7,15 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachebackend import protocol
 from cachebackend.backend.keys import ENCODING
 from cachebackend.backend.request_leases import LeasingCache
 from cachebackend.errors import RingCacheError
-from cachebackend.node import RedisClient, RedisLock
+
+if TYPE_CHECKING:
+    from cachebackend.node.clients import RedisClient, RedisLock
 
 __all__ = ["ExtraMethods"]
 

@@ -1,14 +1,14 @@
 """A node: one Redis or Valkey server, the connections of this process to it, and its breaker.
 
-redis-py connects, authenticates and does TLS. After that, hiredis packs the commands and parses the
-replies on the socket itself. No other package imports redis-py or hiredis; ``translate`` turns their
-errors into ours. A node that does not answer never raises: the reply is a NodeUnavailableError. The
-package imports ``effects``, ``options``, ``clock`` and ``errors``, and never knows a key or a ring.
+hiredis packs the commands and parses the replies on the socket itself. redis-py asks sentinels for the
+primary, and is the client that a project may ask for; it is imported only then. No other package imports
+redis-py or hiredis; ``translate`` turns the errors of a connection into ours. A node that does not answer
+never raises: the reply is a NodeUnavailableError. The package imports ``effects``, ``options``, ``clock``
+and ``errors``, and never knows a key or a ring.
 """
 
 from cachebackend.node.breaker import Breaker, NodeState
-from cachebackend.node.handshake import RedisClient, RedisLock
 from cachebackend.node.node import Exchange, Node, Replay
 from cachebackend.node.tracking import Tracking
 
-__all__ = ["Breaker", "Exchange", "Node", "NodeState", "RedisClient", "RedisLock", "Replay", "Tracking"]
+__all__ = ["Breaker", "Exchange", "Node", "NodeState", "Replay", "Tracking"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
@@ -25,6 +25,7 @@ from cachebackend.node.translate import (
     LISTS,
     UNREADABLE,
     MalformedReplyError,
+    NodeClosedError,
     check_begin,
     check_reply_bytes,
     make_reader,
@@ -57,8 +58,8 @@ class Connection:
         "_gets",
         "_has_data",
         "_line",
+        "_poll",
         "_recv",
-        "_redis",
         "_send_now",
         "_sendall",
         "_socket",
@@ -67,10 +68,7 @@ class Connection:
     )
 
     def __init__(self, handshake: Handshake, timeout: float) -> None:
-        self._redis: Any = handshake.connection()
-        # redis-py offers its socket only as a private attribute; its handshake is worth that
-        sock: Any = self._redis._sock
-        self._socket: socket.socket = sock
+        self._socket = sock = handshake.connect()
         sock.settimeout(timeout)
         self._timeout = timeout
         reader = make_reader()
@@ -79,12 +77,24 @@ class Connection:
         #: arrived together with an earlier reply.
         self._line: bytes | None = b""
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
-        # A socket with a timeout polls before each send, although it nearly always has room. TLS encrypts
-        # in its own class of sockets
-        is_plain = type(sock) is socket.socket
-        self._send_now = partial(os.write, sock.fileno()) if is_plain else self._socket.send
+        # A socket with a timeout polls before each send, although it nearly always has room
+        is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
+        self._send_now = partial(os.write, sock.fileno()) if is_plain else sock.send
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         #: When a thread last took it from the pool.
         self.taken_at = 0.0
+        try:
+            handshake.perform(self._exchange)
+        except BaseException:
+            self.close()
+            raise
+
+    def _exchange(self, commands: Sequence[Command]) -> Iterator[Reply]:
+        self.send(commands)
+        yield from self.replies(commands)
+        if self.is_stale:
+            raise surplus()
 
     def call(self, command: Command) -> Reply:
         """Send one command and return its reply; no other command may be in flight.
@@ -167,8 +177,7 @@ class Connection:
             while (reply := self._gets()) is INCOMPLETE:
                 data = self._recv(_READ_BYTES)
                 if not data:
-                    message = "the node closed the connection"
-                    raise ConnectionResetError(message)
+                    raise NodeClosedError
                 if self._line is not None:
                     self._line = check_begin(self._line + data, command)
                 pace.received(len(data))
@@ -184,13 +193,11 @@ class Connection:
     @property
     def is_stale(self) -> bool:
         """True if there is something to read although no command is in flight: the end, or a stray reply."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
-        self._redis.disconnect()
+        self._socket.close()
 
 
 class BlockingPool:
@@ -206,7 +213,7 @@ class BlockingPool:
         """Return a connection that no other thread uses; the caller releases or closes it.
 
         Raises:
-            OSError, redis.RedisError: No connection was idle, and a new one could not be made.
+            OSError: No connection was idle, and a new one could not be made.
         """
         while True:
             try:
@@ -224,7 +231,7 @@ class BlockingPool:
         """Return a new connection.
 
         Raises:
-            OSError, redis.RedisError: The connection could not be made.
+            OSError: The connection could not be made.
         """
         connection = Connection(self._handshake, self._timeout)
         connection.taken_at = self._monotonic()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import redis.exceptions
-from redis.credentials import CredentialProvider
-
 from cachebackend.interrupts import note_interrupt, raise_interrupt
 from cachebackend.options import Password
 from cachebackend.threads import call_in_thread
@@ -13,7 +10,7 @@ __all__ = ["Login", "remove_frames"]
 
 
 class _Secret(str):
-    """A text that ``repr`` does not show: redis-py has it in local variables, which error pages print."""
+    """A text that ``repr`` does not show: local variables have it, which error pages print."""
 
     __slots__ = ()
 
@@ -21,8 +18,8 @@ class _Secret(str):
         return "'***'"
 
 
-class Login(CredentialProvider):
-    """What redis-py sends as user and password with each new connection.
+class Login:
+    """The user and password that are sent with each new connection; redis-py calls it a credential provider.
 
     Args:
         username: The user; None: the node's default user.
@@ -37,7 +34,7 @@ class Login(CredentialProvider):
         """Return the password, or the user and the password.
 
         Raises:
-            redis.ConnectionError: The function failed, or returned something else.
+            ConnectionError: The function failed, or returned something else.
         """
         given: object = self._password
         if callable(given):
@@ -46,7 +43,7 @@ class Login(CredentialProvider):
             except Exception as error:
                 raise_interrupt(error)
                 message = f"the function that returns its password raised {type(error).__name__}"
-                raise redis.exceptions.ConnectionError(message) from error
+                raise ConnectionError(message) from error
         words = (given,) if isinstance(given, str) else given
         if (
             not isinstance(words, tuple | list)
@@ -54,7 +51,7 @@ class Login(CredentialProvider):
             or not all(isinstance(word, str) for word in words)
         ):
             message = "the function that returns its password returned neither a text nor a user and a text"
-            raise redis.exceptions.ConnectionError(message)
+            raise ConnectionError(message)
         user = self._username if len(words) == 1 else words[0]
         password = _Secret(words[-1])
         return (_Secret(user), password) if user else (password,)
@@ -69,8 +66,8 @@ class Login(CredentialProvider):
 def remove_frames(error: BaseException, handled: BaseException | None) -> BaseException:
     """Return an error of a handshake without its frames: error pages show their local variables.
 
-    redis-py has the password in local variables, as text and in the bytes that it sends. It also raises an
-    error of its own for an OSError that a signal handler raises; then that one is returned.
+    Local variables have the password, as text and in the bytes that are sent. Libraries may raise an error of
+    their own for an OSError that a signal handler raises; then the OSError is returned.
 
     Args:
         error: The error, of which the causes lose their frames too.

@@ -54,7 +54,7 @@ class LoopConnections:
         each task made its own attempt, tasks would queue, and the last would wait for all timeouts.
 
         Raises:
-            OSError, redis.RedisError: The connection could not be made.
+            OSError: The connection could not be made.
         """
         loop = asyncio.get_running_loop()
         self.forget_closed_loops()

@@ -12,6 +12,7 @@ import redis.exceptions
 
 from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.node.clients import with_own_errors
 from cachebackend.node.node import Node
 from cachebackend.node.translate import CONNECTION_ERRORS, readable, unavailable
 
@@ -48,7 +49,7 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
 
     def listen(node: Node) -> None:
         try:
-            with node.redis() as client, client.monitor() as monitor:
+            with with_own_errors(), node.redis() as client, client.monitor() as monitor:
                 while time.monotonic() < end:
                     if monitor.connection.can_read(timeout=_POLL_SECONDS):
                         with readable():

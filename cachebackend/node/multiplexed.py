@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cachebackend.effects import Command, Reply
@@ -21,6 +22,7 @@ from cachebackend.node.translate import (
     INCOMPLETE,
     UNREADABLE,
     MalformedReplyError,
+    NodeClosedError,
     check_begin,
     check_reply_bytes,
     make_reader,
@@ -55,10 +57,7 @@ class MultiplexedConnection(asyncio.Protocol):
     all batches fail and the connection is closed.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
-        # Only its transport is used; but a writer that is garbage-collected closes its transport
-        self._writer = writer
-        self._transport = writer.transport
+    def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
@@ -85,15 +84,19 @@ class MultiplexedConnection(asyncio.Protocol):
         """Connect in the running event loop.
 
         Raises:
-            OSError, redis.RedisError: The connection could not be made.
+            OSError: The connection could not be made.
         """
-        ready = await handshake.connection_async()
-        # Take over the transport of redis-py's connection, and become its protocol
-        writer: Any = ready._writer
-        ready._reader = ready._writer = None
-        connection = cls(writer, timeout)
-        writer.transport.set_protocol(connection)
+        connection = await handshake.connect_async(partial(cls, timeout))
+        try:
+            await handshake.perform_async(connection.submit)
+        except BaseException:  # a cancellation too
+            connection.close()
+            raise
         return connection
+
+    def connection_made(self, transport: Any) -> None:
+        """Write to this transport."""
+        self._transport: asyncio.Transport = transport
 
     def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         """Send the commands and return the future of their replies."""
@@ -173,7 +176,7 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail all batches in flight."""
-        self._fail(error or ConnectionResetError("the node closed the connection"))
+        self._fail(error or NodeClosedError())
 
     def forget(self) -> None:
         """Close the socket of a connection whose event loop is closed, so that the loop cannot close it."""
@@ -183,7 +186,7 @@ class MultiplexedConnection(asyncio.Protocol):
         if sock is None:  # not a loop of asyncio's own; such a loop closes its sockets with itself
             return
         sock.close()
-        # so that the transport and the writer do not warn that they were not closed
+        # so that the transport does not warn that it was not closed
         transport._sock = None
         transport._closing = transport._closed = True
 

@@ -10,10 +10,8 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakSet
-
-import redis.exceptions
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply
@@ -21,11 +19,14 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
-from cachebackend.node.handshake import Handshake, RedisClient
+from cachebackend.node.handshake import Handshake
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
 from cachebackend.threads import start_thread
+
+if TYPE_CHECKING:
+    from cachebackend.node.clients import RedisClient
 
 __all__ = ["Exchange", "Node", "Replay"]
 
@@ -193,9 +194,7 @@ class Node:
         failure = unavailable(self.name, error, self._timeout)
         failure.was_sent = was_sent
         if self.breaker is not None:
-            is_refused = isinstance(failure.__cause__, ConnectionRefusedError) or (
-                isinstance(error, redis.exceptions.ConnectionError) and "refused" in str(error).lower()
-            )
+            is_refused = isinstance(error, ConnectionRefusedError)
             is_late = self.breaker.opens_on_timeout and is_timeout(error)
             self.breaker.failed(failure, at_once=is_refused or is_late)
         return failure

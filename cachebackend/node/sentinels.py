@@ -1,16 +1,21 @@
-"""The address of a service's primary, which the sentinels are asked for at every new connection."""
+"""The address of a service's primary, which the sentinels are asked for at every new connection.
+
+Nothing imports this module before an alias has such a service, because it imports redis-py.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import redis.asyncio.retry
 import redis.asyncio.sentinel
+import redis.exceptions
 import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cachebackend.node.login import Login
+from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.translate import MalformedReplyError, readable
 from cachebackend.options import SentinelAddress
 
@@ -47,9 +52,15 @@ class Sentinels:
         """Return host and port of the primary.
 
         Raises:
-            redis.RedisError: No sentinel that answers knows the primary.
-            MalformedReplyError: A sentinel sent something else.
+            OSError: No sentinel that answers knows the primary, or one of them sent something else.
         """
+        handled = sys.exception()
+        try:
+            return self._ask()
+        except BaseException as error:  # noqa: BLE001  # it is raised again
+            raise remove_frames(error, handled)  # noqa: B904  # it is the same error
+
+    def _ask(self) -> tuple[str, int]:
         arguments = dict(self._arguments, retry=Retry(NoBackoff(), 0))
         sentinel = redis.sentinel.Sentinel(self._hosts, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
         try:
@@ -61,6 +72,8 @@ class Sentinels:
         except MalformedReplyError:
             self._ask_another()
             raise
+        except redis.exceptions.RedisError as error:
+            raise ConnectionError(str(error)) from error
         finally:
             for each in sentinel.sentinels:
                 each.close()
@@ -70,9 +83,15 @@ class Sentinels:
         """Return host and port of the primary.
 
         Raises:
-            redis.RedisError: No sentinel that answers knows the primary.
-            MalformedReplyError: A sentinel sent something else.
+            OSError: No sentinel that answers knows the primary, or one of them sent something else.
         """
+        handled = sys.exception()
+        try:
+            return await self._ask_async()
+        except BaseException as error:  # noqa: BLE001  # it is raised again
+            raise remove_frames(error, handled)  # noqa: B904  # it is the same error
+
+    async def _ask_async(self) -> tuple[str, int]:
         arguments = dict(self._arguments, retry=redis.asyncio.retry.Retry(NoBackoff(), 0))
         sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
             self._hosts, sentinel_kwargs=arguments
@@ -86,6 +105,8 @@ class Sentinels:
         except MalformedReplyError:
             self._ask_another()
             raise
+        except redis.exceptions.RedisError as error:
+            raise ConnectionError(str(error)) from error
         finally:
             for each in sentinel.sentinels:
                 await each.aclose()
@@ -100,6 +121,6 @@ class Sentinels:
         first = (arguments["host"], arguments["port"])
         self._hosts = sorted(self._hosts, key=lambda host: host != first)
 
-    def _unknown(self) -> redis.ConnectionError:
+    def _unknown(self) -> ConnectionError:
         hosts = ", ".join(f"{host}:{port}" for host, port in self._hosts)
-        return redis.ConnectionError(f"none of the sentinels {hosts} knows a primary named {self._service!r}")
+        return ConnectionError(f"none of the sentinels {hosts} knows a primary named {self._service!r}")

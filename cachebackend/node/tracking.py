@@ -104,7 +104,7 @@ class Tracking:
         """Read messages until the connection fails.
 
         Raises:
-            OSError, redis.RedisError: The connection failed.
+            OSError: The connection failed.
             RingCacheError: The node does not support tracking.
         """
         connection.send([_HELLO, _TRACKING])

@@ -1,4 +1,4 @@
-"""Translates commands to bytes, and the errors of sockets, redis-py and nodes to our errors."""
+"""Translates commands to bytes, and the errors of sockets and nodes to our errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable, Iterator
 
 import hiredis
-import redis.exceptions
 
 from cachebackend.effects import Command
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
@@ -20,7 +19,10 @@ __all__ = [
     "INCOMPLETE",
     "LISTS",
     "UNREADABLE",
+    "HandshakeError",
     "MalformedReplyError",
+    "NodeClosedError",
+    "ProtocolError",
     "check_begin",
     "check_reply_bytes",
     "is_timeout",
@@ -57,11 +59,23 @@ class MalformedReplyError(ConnectionError):
     """The bytes that a node sent are not the reply to a command; the connection cannot be used any more."""
 
 
-#: The errors that a failed connection raises, by redis-py or by the socket.
-CONNECTION_ERRORS = (OSError, redis.exceptions.RedisError)
+class ProtocolError(MalformedReplyError):
+    """The bytes that a node sent do not follow Redis' protocol."""
 
-#: The errors of a timeout: Python's, Python's under TLS, redis-py's.
-_TIMEOUTS = (TimeoutError, ssl.SSLWantReadError, redis.exceptions.TimeoutError)
+
+class NodeClosedError(ConnectionResetError):
+    """The node closed the connection."""
+
+
+class HandshakeError(ConnectionError):
+    """The node refused the connection. The message says what it did, and follows the node's name."""
+
+
+#: The errors that a failed connection raises.
+CONNECTION_ERRORS = (OSError,)
+
+#: The errors of a timeout: Python's, and Python's under TLS.
+_TIMEOUTS = (TimeoutError, ssl.SSLWantReadError)
 
 #: Errors by which a node says that it cannot serve any client now.
 _CANNOT_SERVE = frozenset(
@@ -74,7 +88,7 @@ _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
 
 def make_reader() -> hiredis.Reader:
     """Return a parser of replies; it returns INCOMPLETE, and raises MalformedReplyError or UNREADABLE."""
-    return hiredis.Reader(protocolError=MalformedReplyError, replyError=reply_error, notEnoughData=INCOMPLETE)
+    return hiredis.Reader(protocolError=ProtocolError, replyError=reply_error, notEnoughData=INCOMPLETE)
 
 
 @contextlib.contextmanager
@@ -158,24 +172,18 @@ def is_timeout(error: BaseException | None) -> bool:
 def _reason(error: BaseException, timeout: float) -> str:
     if is_timeout(error):
         return f"did not answer within {timeout:g} s"
-    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
-        return "refused the user or password"
-    if isinstance(error, redis.exceptions.NoPermissionError) and "may not run scripts" in str(error):
-        return "lets its user write but not run scripts, which every delete needs: grant +@scripting"
-    if "max number of clients" in str(error):
-        return "accepts no more connections (its maxclients)"
-    if "DB index is out of range" in str(error) or "Invalid Database" in str(error):
-        return "has no such database"
+    if isinstance(error, HandshakeError):
+        return str(error)
     chain = _causes(error)
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
         return f"has a TLS certificate that cannot be verified: {error}"
     if any(isinstance(each, socket.gaierror) for each in chain):
         return f"has a host name that cannot be resolved: {error}"
+    if isinstance(error, ProtocolError):
+        return f"does not speak Redis' protocol: is its port that of a Redis or Valkey server? ({error})"
     if isinstance(error, MalformedReplyError):
         return f"sent bytes that are not the reply to a command: {error}"
-    if any(isinstance(each, redis.exceptions.InvalidResponse) for each in chain):
-        return f"does not speak Redis' protocol: is its port that of a Redis or Valkey server? ({error})"
-    if "closed by server" in str(error):
+    if isinstance(error, NodeClosedError):
         return "closed the connection: it was restarted, or its port is not that of a Redis or Valkey server"
     return f"is not reachable: {str(error) or type(error).__name__}"
 

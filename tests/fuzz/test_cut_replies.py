@@ -38,13 +38,17 @@ class Pieces:
     def sendall(self, _: bytes) -> None:
         """Send nothing, as ``send``."""
 
+    def fileno(self) -> int:
+        """Return any descriptor: nothing waits for it."""
+        return 0
+
     def settimeout(self, _: float) -> None:
         """Wait for nothing."""
 
 
 def blocking(pieces: Iterable[bytes]) -> Connection:
     """Return a connection whose node sends these pieces."""
-    handshake: Any = SimpleNamespace(connection=lambda: SimpleNamespace(_sock=Pieces(pieces)))
+    handshake: Any = SimpleNamespace(connect=lambda: Pieces(pieces), perform=lambda _: None)
     return Connection(handshake, 60.0)
 
 
@@ -71,8 +75,8 @@ def tasks(commands: Sequence[Command], pieces: Sequence[bytes]) -> list[Any]:
         transport: Any = SimpleNamespace(
             write=lambda _: None, get_write_buffer_size=lambda: 0, is_closing=lambda: True
         )
-        transport.transport = transport  # it serves as the writer too
-        connection = MultiplexedConnection(transport, 60.0)
+        connection = MultiplexedConnection(60.0)
+        connection.connection_made(transport)
         sent = [connection.submit(commands[start : start + 2]) for start in range(0, len(commands), 2)]
         for piece in pieces:
             connection.data_received(piece)

@@ -11,7 +11,7 @@ import hiredis
 
 __all__ = ["NIL", "FakeNode", "bulk"]
 
-#: The replies to the handshake of redis-py, to our questions about rights, and to a probe.
+#: The replies to a handshake, to redis-py's too, and to a probe.
 _HANDSHAKE = {b"CLIENT": b"+OK\r\n", b"SELECT": b"+OK\r\n", b"HELLO": b"+OK\r\n", b"PING": b"+PONG\r\n"}
 _RIGHTS = {b"EVALSHA": b"-NOSCRIPT none\r\n", b"SET": b"$-1\r\n"}
 NIL = b"$-1\r\n"

@@ -97,16 +97,16 @@ def test_tasks_that_read_from_a_hung_node_at_once_wait_for_it_once(
 ) -> None:
     """They share the failed attempt to connect. In a queue, the last task would wait for all timeouts."""
     handshake, tries = node_of(cache).handshake, []
-    connect = handshake.connection_async
+    connect = handshake.connect_async
 
-    async def counted() -> Any:
+    async def counted(protocol: Any) -> Any:
         tries.append(1)
-        return await connect()
+        return await connect(protocol)
 
     async def all_at_once() -> list[Any]:
         return await asyncio.gather(*[cache.aget(dead[0], "missing") for _ in range(40)])
 
-    monkeypatch.setattr(handshake, "connection_async", counted)
+    monkeypatch.setattr(handshake, "connect_async", counted)
     assert asyncio.run(all_at_once()) == ["missing"] * 40
     assert len(tries) == 1
     assert state(cache) == EJECTED

@@ -168,8 +168,12 @@ class Loading(socketserver.StreamRequestHandler):
                 self.wfile.write(b"+OK\r\n")
             elif not Loading.is_done:
                 self.wfile.write(b"-LOADING Valkey is loading the dataset in memory\r\n")
+            elif words[1:2] == [b"0" * 40]:
+                self.wfile.write(b"-NOSCRIPT No matching script.\r\n")
             else:
-                self.wfile.write({b"PING": b"+PONG\r\n", b"GET": b"$-1\r\n"}.get(words[0], b":0\r\n"))
+                nothing = b"$-1\r\n"
+                known = {b"PING": b"+PONG\r\n", b"GET": nothing, b"SET": nothing}
+                self.wfile.write(known.get(words[0], b":0\r\n"))
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ ALLOWED = {
     "interrupts._content": "distinguishes interrupts",
     "invalidation/outbox_databases._answer": "``result`` raises it again in the thread that waits",
     "invalidation/outbox_writer._write": "a thread of its own: signal handlers run in the main thread only",
-    "node/handshake.connection": "raises the same error without its frames",
-    "node/handshake.connection_async": "raises the same error without its frames",
+    "node/handshake.perform": "raises the same error without its frames",
+    "node/handshake.perform_async": "raises the same error without its frames",
     "node/node._probe": "a thread of its own: signal handlers run in the main thread only",
+    "node/sentinels.primary": "raises the same error without its frames",
+    "node/sentinels.primary_async": "raises the same error without its frames",
     "node/tracking._listen": "a thread of its own: signal handlers run in the main thread only",
     "node/tracking._run": "a thread of its own: signal handlers run in the main thread only",
 }

@@ -30,26 +30,21 @@ class HeldClock(SystemClock):
 
 
 class PairHandshake:
-    """Makes connections to the test itself; ``nodes`` are the other ends."""
+    """Opens connections to the test itself; ``nodes`` are the other ends."""
 
     def __init__(self) -> None:
         self.nodes: list[socket.socket] = []
         self._ours: list[socket.socket] = []
 
-    def connection(self) -> Any:
-        """Return what a handshake of redis-py leaves: a socket, and how it is closed."""
+    def connect(self) -> socket.socket:
+        """Return one end of a new pair."""
         ours, node = socket.socketpair()
         self.nodes.append(node)
         self._ours.append(ours)
+        return ours
 
-        class Ready:
-            _sock = ours
-
-            @staticmethod
-            def disconnect() -> None:
-                ours.close()
-
-        return Ready()
+    def perform(self, exchange: object) -> None:
+        """Send nothing."""
 
     def close(self) -> None:
         """Close both ends of each."""

@@ -1,90 +1,149 @@
-"""How a connection to a node is set up, according to its URL."""
+"""What a handshake sends, and which replies refuse a connection."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-import redis.connection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, NoScriptError
 
-from cachebackend.node.handshake import CLIENT_NAME, Handshake, _refuse_without_scripts
-from cachebackend.node.sentinels import Sentinels
-from tests.threadless import threadless
+from cachebackend.errors import NodeReplyError, RingCacheError
+from cachebackend.node.handshake import CLIENT_NAME, Handshake
+from cachebackend.node.translate import HandshakeError, NodeClosedError, reply_error
 
-
-def pool_of(url: str) -> Any:
-    return Handshake(url, 0.1, 0.2).client().connection_pool
+SETNAME = (b"CLIENT", b"SETNAME", CLIENT_NAME)
+NOPERM = NodeReplyError("NOPERM this user has no permissions to run the command")
+NOSCRIPT = NodeReplyError("NOSCRIPT No matching script")
 
 
-def test_the_url_names_server_login_and_database() -> None:
-    """Decoded; the timeouts are the caller's."""
-    kwargs = pool_of("redis://me:p%40ss@h:7/3").connection_kwargs
-    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 7, 3)
-    assert kwargs["credential_provider"].get_credentials() == ("me", "p@ss")
-    assert (kwargs["socket_connect_timeout"], kwargs["socket_timeout"]) == (0.1, 0.2)
-    assert kwargs["client_name"] == CLIENT_NAME
+class Exchange:
+    """Records the commands of a handshake, and answers them with replies by name."""
+
+    def __init__(self, **replies: Any) -> None:
+        self.commands: list[Any] = []
+        self._replies = {"EVALSHA": NOSCRIPT, "SET": None} | replies
+
+    def __call__(self, commands: Sequence[Any]) -> Iterator[Any]:
+        self.commands += commands
+        for command in commands:
+            reply = self._replies.get(command[0].decode(), b"OK")
+            if isinstance(reply, OSError):
+                raise reply
+            yield reply
+
+    async def submit(self, commands: Sequence[Any]) -> list[Any]:
+        """Answer as ``__call__``, in an event loop."""
+        return list(self(commands))
+
+
+def in_loop(handshake: Handshake, exchange: Exchange) -> None:
+    asyncio.run(handshake.perform_async(exchange.submit))
+
+
+PERFORMS: dict[str, Callable[[Handshake, Exchange], None]] = {
+    "blocking": lambda handshake, exchange: handshake.perform(exchange),
+    "asyncio": in_loop,
+}
+
+
+@pytest.fixture(params=PERFORMS)
+def perform(request: pytest.FixtureRequest) -> Callable[[Handshake, Exchange], None]:
+    """Return a function that performs a handshake, in blocking code or in an event loop."""
+    return PERFORMS[request.param]
+
+
+def handshake_of(url: str, **given: Any) -> Handshake:
+    return Handshake(url, 0.1, 0.2, **given)
 
 
 @pytest.mark.parametrize(
-    ("url", "kind"),
+    ("url", "begin"),
     [
-        ("redis://h", redis.connection.Connection),
-        ("rediss://h", redis.connection.SSLConnection),
-        ("unix:///run/valkey.sock", redis.connection.UnixDomainSocketConnection),
+        ("redis://h", [SETNAME]),
+        ("redis://me:p%40ss@h:7/3", [(b"AUTH", "me", "p@ss"), SETNAME, (b"SELECT", b"3")]),
+        ("redis://:secret@h?db=2", [(b"AUTH", "secret"), SETNAME, (b"SELECT", b"2")]),
+        ("unix://:secret@/run/valkey.sock?db=1", [(b"AUTH", "secret"), SETNAME, (b"SELECT", b"1")]),
+        ("redis+sentinel://:secret@s1,s2:9/shop/2", [(b"AUTH", "secret"), SETNAME, (b"SELECT", b"2")]),
     ],
 )
-def test_the_scheme_chooses_the_kind_of_connection(url: str, kind: type) -> None:
-    """Plain, TLS, or a unix socket."""
-    assert pool_of(url).connection_class is kind
+def test_the_url_names_login_and_database(
+    perform: Callable[[Handshake, Exchange], None], url: str, begin: list[Any]
+) -> None:
+    """Decoded. Behind Sentinel they are those of the primary."""
+    exchange = Exchange()
+    perform(handshake_of(url), exchange)
+    assert exchange.commands[: len(begin)] == begin
+    assert [command[0] for command in exchange.commands[len(begin) :]] == [b"EVALSHA", b"SET"]
+
+
+def test_no_command_has_a_number() -> None:
+    """Hiredis formats numbers in Python, and a signal handler that raises there ends the process."""
+    exchange = Exchange()
+    handshake_of("redis://me:secret@h/3").perform(exchange)
+    assert {isinstance(each, bytes | str) for command in exchange.commands for each in command} == {True}
 
 
 @pytest.mark.parametrize("may_run_scripts", [True, False])
 @pytest.mark.parametrize("may_write", [True, False])
 def test_a_user_that_may_write_must_be_allowed_to_run_scripts(may_run_scripts: bool, may_write: bool) -> None:
     """Any other error, such as that of an unknown script, says that the command is allowed."""
-    denied = NoPermissionError("this user has no permissions")
-    replies = [NoScriptError() if may_run_scripts else denied, None if may_write else denied]
+    exchange = Exchange(EVALSHA=NOSCRIPT if may_run_scripts else NOPERM, SET=None if may_write else NOPERM)
     if may_write and not may_run_scripts:
-        with pytest.raises(NoPermissionError):
-            _refuse_without_scripts(replies)
+        with pytest.raises(HandshakeError, match="not run scripts"):
+            handshake_of("redis://h").perform(exchange)
     else:
-        _refuse_without_scripts(replies)
+        handshake_of("redis://h").perform(exchange)
 
 
-def test_redis_py_packs_commands_without_hiredis() -> None:
-    """They may hold numbers, and a signal handler that raises while hiredis formats one ends the process."""
-    packer = pool_of("redis://h/3").connection_kwargs["command_packer"]
-    assert isinstance(packer, redis.connection.PythonRespSerializer)
-    assert b"".join(packer.pack("SELECT", 3)) == b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
-
-
-def test_redis_py_retries_no_command() -> None:
-    """Only the caller knows whether a command may be sent twice."""
-    assert pool_of("redis://h").connection_kwargs["retry"].get_retries() == 0
-
-
-def test_behind_sentinel_the_address_is_asked_for_with_every_connection(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("replies", "reason"),
+    [
+        ({"AUTH": reply_error("WRONGPASS invalid username-password pair")}, "refused the user or password"),
+        (
+            {"AUTH": reply_error("ERR Client sent AUTH, but no password is set")},
+            "refused the user or password",
+        ),
+        ({"CLIENT": reply_error("NOAUTH Authentication required.")}, "refused the user or password"),
+        ({"AUTH": reply_error("ERR max number of clients reached")}, "accepts no more connections"),
+        ({"SELECT": reply_error("ERR DB index is out of range")}, "has no such database"),
+        ({"SELECT": reply_error("NOPERM no permissions")}, "refused the connection: NOPERM"),
+        (
+            {"CLIENT": reply_error("DENIED Redis is running in protected mode")},
+            "refused the connection: DENIED",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_refused(
+    perform: Callable[[Handshake, Exchange], None], replies: dict[str, RingCacheError], reason: str
 ) -> None:
-    """The URL gives the login and the database of the primary, and no address."""
-    primaries = iter([("one", 6380), ("two", 6381)])
-    monkeypatch.setattr(Sentinels, "primary", lambda _: next(primaries))
-    handshake = Handshake("redis+sentinel://:secret@s1,s2:9/shop/2", 0.1, 0.2)
-    for host in ("one", "two"):
-        kwargs = handshake.client().connection_pool.connection_kwargs
-        assert (kwargs["host"], kwargs["db"]) == (host, 2)
-        assert kwargs["credential_provider"].get_credentials() == ("secret",)
+    """In plain words, and without the password."""
+    with pytest.raises(HandshakeError, match=f"^{reason}") as raised:
+        perform(handshake_of("redis://me:hunter2@h/3"), Exchange(**replies))
+    assert "hunter2" not in str(raised.value)
 
 
-def test_a_host_that_cannot_be_looked_up_without_threads_is_a_failed_connection() -> None:
-    """In asyncio another thread looks it up. The caller gets no RuntimeError."""
+def test_a_user_that_may_not_name_its_connection_is_not_refused(
+    perform: Callable[[Handshake, Exchange], None],
+) -> None:
+    """The name only helps those who read ``CLIENT LIST``."""
+    perform(handshake_of("redis://h"), Exchange(CLIENT=NOPERM))
 
-    async def connect() -> None:
-        with threadless():
-            await Handshake("redis://localhost:1", 0.1, 0.2).connection_async()
 
-    with pytest.raises(RedisConnectionError, match="can't start new thread"):
-        asyncio.run(connect())
+def test_a_refusal_is_reported_although_the_node_closes_the_connection_after_it(
+    perform: Callable[[Handshake, Exchange], None],
+) -> None:
+    """A node at its limit of clients answers once; the commands after it were sent already."""
+    replies = {"CLIENT": reply_error("ERR max number of clients reached"), "SET": NodeClosedError()}
+    with pytest.raises(HandshakeError, match="accepts no more connections"):
+        perform(handshake_of("redis://h"), Exchange(**replies))
+
+
+def test_the_errors_of_a_handshake_have_no_frames_with_the_password(
+    perform: Callable[[Handshake, Exchange], None],
+) -> None:
+    """An error page shows the local variables of each frame."""
+    with pytest.raises(NodeClosedError) as raised:
+        perform(handshake_of("redis://me:hunter2@h"), Exchange(AUTH=NodeClosedError()))
+    variables = [entry.frame.f_locals for entry in raised.traceback[1:]]
+    assert "hunter2" not in repr(variables)

@@ -32,7 +32,6 @@ class SlowTransport:
     def __init__(self) -> None:
         self.unsent = 0
         self.is_aborted = False
-        self.transport = self  # it serves as the writer too
         self.writes: list[bytes] = []
         #: Raised by the next write.
         self.interrupt: BaseException | None = None
@@ -58,7 +57,9 @@ def opened() -> tuple[MultiplexedConnection, SlowTransport, Clock]:
     """Return a connection in the running loop, its transport, and the loop's clock."""
     clock = Clock(asyncio.get_running_loop())
     transport: Any = SlowTransport()
-    return MultiplexedConnection(transport, TIMEOUT), transport, clock
+    connection = MultiplexedConnection(TIMEOUT)
+    connection.connection_made(transport)
+    return connection, transport, clock
 
 
 def command(name: str) -> list[tuple[bytes | str, ...]]:

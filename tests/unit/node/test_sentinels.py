@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-import redis
+import redis.exceptions
 import redis.sentinel
 
 from cachebackend.node.sentinels import Sentinels
@@ -63,7 +63,7 @@ def test_a_service_that_no_sentinel_knows_is_named(
 ) -> None:
     """With the sentinels that were asked, and without their password."""
     monkeypatch.setattr(Asked, "answers", False)
-    with pytest.raises(redis.ConnectionError, match="a:26379, b:9, c:26379 .*'shop'") as raised:
+    with pytest.raises(ConnectionError, match="a:26379, b:9, c:26379 .*'shop'") as raised:
         sentinels.primary()
     assert "hunter2" not in str(raised.value)
 
@@ -78,3 +78,12 @@ def test_after_nonsense_another_sentinel_is_asked_first(
         with pytest.raises(MalformedReplyError):
             sentinels.primary()
     assert Asked.hosts == [["a", "b", "c"], ["b", "c", "a"]]
+
+
+def test_another_error_of_redis_py_is_a_failed_connection(
+    sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No caller needs to know the errors of redis-py."""
+    monkeypatch.setattr(Asked, "error", redis.exceptions.ResponseError("ERR unknown command"))
+    with pytest.raises(ConnectionError, match="unknown command"):
+        sentinels.primary()

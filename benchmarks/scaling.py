@@ -32,6 +32,8 @@ GOALS = (
 )
 #: The servers whose databases are the nodes, so that only nodes grow more; and the databases of each.
 SERVERS, DATABASES = 4, 16
+#: How often a round reads each key: the first time, its connection is idle and is checked.
+REPEATS = 8
 PROCESSES, QUICK_PROCESSES = (1, 2, 4, 8), (1, 2)
 KEYS, QUICK_KEYS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000)
 MEMORY_KEYS, BATCH = 20_000, 2_000
@@ -86,13 +88,14 @@ def by_nodes(
     from cachebackend import RingCache
 
     names = [f"key:{number}" for number in range(100)]
+    repeated = names * REPEATS
     caches = {size: RingCache(urls[:size], {"KEY_PREFIX": f"n{size}"}) for size in sizes}
     for cache in caches.values():
         cache.set_many(dict.fromkeys(names, ROW), 300)
 
     def one_after_another(cache: Any) -> Callable[[], Any]:
         def run() -> None:
-            for name in names:
+            for name in repeated:
                 cache.get(name)
 
         return run
@@ -101,7 +104,7 @@ def by_nodes(
 
     def on_bare_sockets(cache: Any) -> Callable[[], Any]:
         keys = [cache.key_bytes(name) for name in names]
-        placed = [(sockets[cache.client.ring.owner(key)], key) for key in keys]
+        placed = [(sockets[cache.client.ring.owner(key)], key) for key in keys] * REPEATS
 
         def run() -> None:
             for bare, key in placed:
@@ -111,7 +114,7 @@ def by_nodes(
 
     ways = {f"get {size}": one_after_another(cache) for size, cache in caches.items()}
     ways |= {f"bare {size}": on_bare_sockets(cache) for size, cache in caches.items()}
-    gets = take_turns(ways, rounds, per_call=len(names))
+    gets = take_turns(ways, rounds, per_call=len(repeated))
     many = take_turns({str(s): (lambda c=c: c.get_many(names)) for s, c in caches.items()}, rounds)
     for cache in caches.values():
         cache.client.close()

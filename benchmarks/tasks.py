@@ -16,7 +16,16 @@ __all__ = ["GOALS", "measure"]
 TASKS = 100
 OURS, PEER = f"aget, {TASKS} tasks", f"redis-py asyncio, {TASKS} tasks"
 OURS_ALONE, PEER_ALONE = "aget, one task", "redis-py asyncio, one task"
-GOALS = (Goal(OURS, PEER, 0.16, "at_most"), Goal(OURS_ALONE, PEER_ALONE, 0.6, "at_most"))
+GOALS = (
+    Goal(
+        OURS,
+        PEER,
+        0.16,
+        "at_most",
+        "Half of what is left is the event loop's own work for a task; the rest: a future, two coroutines.",
+    ),
+    Goal(OURS_ALONE, PEER_ALONE, 0.6, "at_most"),
+)
 
 
 def measure(*, quick: bool) -> Measured:

@@ -8,8 +8,9 @@ that lacks an attribute or has a wrong one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from django.db import models
@@ -46,7 +47,12 @@ class RowShape(Generic[M]):
         self.names = [field.attname for field in fields]
         self.positions = {name: position for position, name in enumerate(self.names)}
         self.pk_fields = model._meta.pk_fields
-        self._pk_positions = [self.positions[field.attname] for field in self.pk_fields]
+        #: Returns the primary key of a row, given its columns; a tuple if it is composite.
+        self.pk: Callable[[Row], Any] = itemgetter(
+            *(self.positions[field.attname] for field in self.pk_fields)
+        )
+        #: What returns a row's value of a lookup, by the columns of the lookup.
+        self._getters: dict[tuple[str, ...], Callable[[Row], Any]] = {}
         shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
         self._fingerprint = xxh3_64_hexdigest(repr((base_manager, shape)).encode())
 
@@ -60,18 +66,13 @@ class RowShape(Generic[M]):
             return None
         return value[1:]
 
-    def pk(self, row: Row) -> Any:
-        """Return the primary key of a row, given its columns; a tuple if it is composite."""
-        if len(self._pk_positions) == 1:
-            return row[self._pk_positions[0]]
-        return tuple(row[position] for position in self._pk_positions)
-
     def value_of(self, lookup: Lookup, row: Row) -> Any:
         """Return the value that a row has of a lookup; a tuple if it has several fields."""
-        if lookup.is_pk:
-            return self.pk(row)
-        values = tuple(row[self.positions[name]] for name in lookup.columns)
-        return values if lookup.single is None else values[0]
+        get = self._getters.get(lookup.columns)
+        if get is None:
+            positions = [self.positions[name] for name in lookup.columns]
+            get = self._getters[lookup.columns] = itemgetter(*positions)
+        return get(row)
 
     def instance(self, row: Row, using: str) -> M:
         """Return the model instance of a row, as if it had just been read from the database.

@@ -7,6 +7,8 @@ nothing. Code that cannot work without a ring calls ``ring_cache``, which raises
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from django.conf import settings
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.exceptions import ImproperlyConfigured
@@ -15,6 +17,10 @@ from cachebackend.backend.cache import RingCache
 
 __all__ = ["find_ring_cache", "ring_cache"]
 
+#: The ring caches of this thread or task, by alias, and Django's container of them, which Django replaces
+#: when ``CACHES`` changes. To ask the container takes a microsecond, and each read of a row asks.
+_found: ContextVar[tuple[object, dict[str, RingCache]]] = ContextVar("ring_caches", default=(None, {}))
+
 
 def find_ring_cache(alias: str) -> RingCache | None:
     """Return the ring cache of an alias; None if the alias has another backend or does not exist.
@@ -22,6 +28,17 @@ def find_ring_cache(alias: str) -> RingCache | None:
     Raises:
         InvalidCacheBackendError: The alias' backend cannot be imported.
     """
+    connections, found = _found.get()
+    present = caches._connections  # type: ignore[attr-defined]  # see ``_found``
+    cache = found.get(alias) if connections is present else None
+    if cache is None:
+        cache = _find(alias)
+        if cache is not None:
+            _found.set((present, {**(found if connections is present else {}), alias: cache}))
+    return cache
+
+
+def _find(alias: str) -> RingCache | None:
     try:
         cache = caches[alias]
     except InvalidCacheBackendError:

@@ -43,6 +43,8 @@ __all__ = [
 MISS: Any = object()
 #: Returned instead of a value: the record holds more than its value, or no value.
 NOT_PLAIN: Any = object()
+#: More than ``-log(1 - random())`` can be: ``random`` returns multiples of 2 to the power of -53, below 1.
+_LARGEST_DRAW = 37.0
 #: The kinds of records that hold no value and are not an error.
 _NO_VALUES = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
 
@@ -142,8 +144,10 @@ def _is_due_early(context: Context, fresh_until: float, delta: float, now: float
     Source: Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015,
     figure 3 (XFetch).
     """
-    beta = context.options.early_refresh_beta
-    return beta > 0 and now - delta * beta * math.log(1.0 - context.clock.random()) >= fresh_until
+    scale, seconds = delta * context.options.early_refresh_beta, fresh_until - now
+    if seconds > _LARGEST_DRAW * scale:  # most reads; no draw could be large enough
+        return False
+    return scale > 0 and -scale * math.log(1.0 - context.clock.random()) >= seconds
 
 
 def plain_value(context: Context, reply: Reply) -> Any:

@@ -128,7 +128,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
             return rows if rows is protocol.MISSING else known.form(rows)
         manager: Any = getattr(self.model, self.cache_options.rows)
         instances = _in_order(manager.in_bulk, ROWS(rows))
-        return instances if all(_fits(row, plan) for row in instances) else protocol.MISSING
+        return instances if _fit(instances, plan) else protocol.MISSING
 
     def _row_reader(self) -> RowReader | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
@@ -175,9 +175,9 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                     return None
                 keys = [key for [key] in compiler.results_iter([found])]
                 instances = _in_order(read_rows, keys)
-                if all(_fits(row, evaluation.plans[-1]) for row in instances):
+                if _fit(instances, evaluation.plans[-1]):
                     evaluation.by_key = True
-                    return [self._with_known(row) for row in instances if row is not None]
+                    return [self._with_known(row) for row in instances]
                 evaluation.drop(evaluation.plans[-1])
             return list(ModelIterable(self))
 
@@ -221,14 +221,19 @@ def _in_order(read_rows: RowReader, keys: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _fits(row: Any, plan: Plan) -> bool:
-    """Return whether a row exists and does not contradict an equality of the query."""
-    if row is None:
+def _fit(rows: Sequence[Any], plan: Plan) -> bool:
+    """Return whether all rows exist, and none contradicts an equality of the query."""
+    if None in rows:
         return False
     for field, texts in plan.equalities.items():
-        value = getattr(row, field.attname)
-        if (None if value is None else canonical_text(field, value)) not in texts:
-            return False
+        fitting: set[Any] = set()  # most rows have the same value
+        for row in rows:
+            value = getattr(row, field.attname)
+            if (value.__class__, value) in fitting:
+                continue
+            if (None if value is None else canonical_text(field, value)) not in texts:
+                return False
+            fitting.add((value.__class__, value))
     return True
 
 

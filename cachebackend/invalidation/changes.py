@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,6 +41,8 @@ class TableChanges:
         rows: The rows.
         columns: The names of the columns that may differ between ``old`` and ``new`` of a row that has
             both. All columns of an inserted or deleted row count as changed.
+        knows_old: Whether the values before the change were read. If not, ``old`` is the same object as
+            ``new``: the statement sets no column that is read, but a trigger may have changed one.
         is_new: Whether rows may be new: then a cached absence may be wrong.
         in_migration: Whether tables may lack columns that the project's models have.
     """
@@ -48,13 +50,28 @@ class TableChanges:
     table: WatchedTable
     rows: Sequence[ChangedRow]
     columns: frozenset[str]
+    knows_old: bool
     is_new: bool
     in_migration: bool
 
     def states(self) -> list[Row]:
-        """Return the rows as they were and as they are; one in which nothing differs only once."""
-        states = [row.old for row in self.rows if row.old is not None]
-        states += [row.new for row in self.rows if row.new is not None and row.new is not row.old]
+        """Return the rows as they were and as they are, with the columns from which keys are made.
+
+        A row whose keys stay the same comes once. If its lookup values are known to stay the same, it comes
+        without them: what is cached under them is its primary key.
+        """
+        names = {field.attname for field in self.table.model._meta.pk_fields}
+        names |= {end.attname for end in self.table.ends}
+        lookups = [field.attname for field in self.table.fields if field.attname not in names]
+        kept = (*names, "pk")
+        states: list[Row] = []
+        for old, new in self.rows:
+            if old is None or new is None:
+                states += [row for row in (old, new) if row is not None]
+            elif not self.is_new and self.knows_old and _are_same((*lookups, *kept), old, new):
+                states.append({name: old[name] for name in kept})
+            else:
+                states += [old] if old is new else [old, new]
         return states
 
     def of_dependents(self, using: str) -> Iterator[tuple[Dependent, list[Row]]]:
@@ -62,6 +79,10 @@ class TableChanges:
         yield from self.table.changed(
             self.states(), using, is_new=self.is_new, in_migration=self.in_migration
         )
+
+
+def _are_same(names: Iterable[str], old: Row, new: Row) -> bool:
+    return old is new or all(old.get(name) == new.get(name) for name in names)
 
 
 def paired(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]], key_width: int) -> list[Pair]:

@@ -64,6 +64,8 @@ from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_k
 __all__ = ["PendingDeletes", "clear_node", "clear_tags", "delete_keys", "nodes_to_clear", "values_and_tags"]
 
 logger = logging.getLogger("cachebackend")
+#: Keys of one scatter: a node deletes its share of them well within the time that a command may take.
+KEYS_PER_SCATTER = 10_000
 
 
 class PendingDeletes:
@@ -277,23 +279,30 @@ def _delete_together(keys: KeysByAlias) -> KeysByAlias:
 
 
 def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
-    """Delete keys of an alias in one scatter; return the keys that a node did not confirm."""
+    """Delete keys of an alias; return the keys that a node did not confirm."""
     cache = _ring_cache(alias)
     if cache is None:
         return []
-    client = cache.client
     special = special_keys(keys)
     patterns = {key: pattern for key in special if (pattern := pattern_of_key(key)) is not None}
     changes = special - patterns.keys()
-    keys = keys - special
     wrong = dict(wrong_keys(cache, changes)) if changes else {}
-    keys = keys.union(*wrong.values())
-    missed = client.run(protocol.delete_many(client.context, list(keys), in_outbox=True))
-    client.counters.cell.invalidations += len(keys) - len(missed)
+    missed = _scatter(cache, list((keys - special).union(*wrong.values())))
     missed += [change for change, group in wrong.items() if not group.isdisjoint(missed)]
     for key, pattern in patterns.items():
         if pattern and not _delete_pattern(cache, pattern):
             missed.append(key)
+    return missed
+
+
+def _scatter(cache: RingCache, keys: Sequence[bytes]) -> list[bytes]:
+    """Delete keys, in one scatter if they are not too many; return those that a node did not confirm."""
+    missed: list[bytes] = []
+    client = cache.client
+    for start in range(0, len(keys), KEYS_PER_SCATTER):
+        chunk = keys[start : start + KEYS_PER_SCATTER]
+        missed += client.run(protocol.delete_many(client.context, chunk, in_outbox=True))
+    client.counters.cell.invalidations += len(keys) - len(missed)
     return missed
 
 

@@ -120,7 +120,8 @@ def changes_of_rows(changes: TableChanges, using: str) -> ResultChange | None:
         return ResultChange(scopes, table, None, _columns_of_many(changes, using))
     fields = bindable_fields(changes.table.model, using)
     changed = None if catalogue_of(table, using).has_before_row_triggers else changes.columns
-    rows = [each for row in changes.rows if (each := _value_change(row, fields, changed)) is not None]
+    found = (_value_change(row, fields, changed, knows_old=changes.knows_old) for row in changes.rows)
+    rows = [each for each in found if each is not None]
     return ResultChange(scopes, table, rows) if rows else None
 
 
@@ -136,7 +137,11 @@ def _columns_of_many(changes: TableChanges, using: str) -> Collection[str] | Non
 
 
 def _value_change(
-    row: ChangedRow, fields: Sequence[models.Field[Any, Any]], changed: frozenset[str] | None
+    row: ChangedRow,
+    fields: Sequence[models.Field[Any, Any]],
+    changed: frozenset[str] | None,
+    *,
+    knows_old: bool,
 ) -> ValueChange | None:
     """Return what a row's change is for results; None if none of its columns has another value."""
     if row.old is None or row.new is None:
@@ -154,7 +159,7 @@ def _value_change(
     if changed is None:
         return ValueChange(None, old, new)
     same = {column for column, digest in old.items() if new.get(column) == digest}
-    columns = changed if row.new is row.old else changed - same
+    columns = changed - same if knows_old else changed
     return ValueChange(columns, old, new) if columns else None
 
 

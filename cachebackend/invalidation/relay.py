@@ -39,6 +39,7 @@ from cachebackend.invalidation.outbox_keys import OLDEST, RowKeys, pending_rows,
 from cachebackend.invalidation.outbox_pages import fetch_rows, page_keys
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside
+from cachebackend.invalidation.statement_outbox import OF_WRITER
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.protocol.missed_deletes import SETTLING_SECONDS
 from cachebackend.telemetry.heartbeat import record_run
@@ -164,7 +165,8 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
     # A young row is most likely being handled by its writer; a trigger's row is the relay's alone. The
     # time of a row may be nonsense: then its age is 0 for ever
     settling = timedelta(seconds=SETTLING_SECONDS)
-    is_young = Q(transaction_id=None, created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
+    is_of_writer = Q(label="") | Q(transaction_id=OF_WRITER)
+    is_young = is_of_writer & Q(created__gte=Now() - settling, created__lt=Now() + timedelta(minutes=1))
     following = pending_rows(using).filter(~is_young, pk__gt=after).order_by("pk")
     if not (keys := page_keys(following)):
         return None

@@ -24,11 +24,13 @@ from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.models import OutboxRow
 
-__all__ = ["ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_outbox_row"]
+__all__ = ["OF_WRITER", "ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_outbox_row"]
 
 #: Changed rows that one outbox row names at most. With a key and a tag for each of their states, they have
 #: 10,000 keys; this bounds the memory that a relay needs.
 ROWS_PER_OUTBOX_ROW = 2500
+#: The ``transaction_id`` of these rows. Their writer makes the keys; the relay gives it the time to do so.
+OF_WRITER = 0
 _ROWS, _OUTBOX = "ringcache_rows", "ringcache_outbox"
 
 
@@ -57,8 +59,7 @@ class StatementOutbox:
     """The outbox rows that one statement writes.
 
     Args:
-        model: The model whose rows the statement changes.
-        fields: The columns of a row that the statement returns first.
+        table: The table whose rows the statement changes. The statement returns its ``fields`` first.
         quote_name: Quotes a name for the database.
         is_large: Whether the statement may change more rows than one outbox row names.
 
@@ -68,14 +69,13 @@ class StatementOutbox:
 
     def __init__(
         self,
-        model: type[models.Model],
-        fields: Sequence[models.Field[Any, Any]],
+        table: WatchedTable,
         quote_name: Callable[[str], str],
         *,
         is_large: bool,
     ) -> None:
-        self._model, self._quote, self._is_large = model, quote_name, is_large
-        self._names = [field.attname for field in fields]
+        self._model, self._quote, self._is_large = table.model, quote_name, is_large
+        self._names = [field.attname for field in table.fields]
         self.pks: list[int] = []
 
     def around(self, statement: str, marker: str, width: int, states: int) -> str:
@@ -104,17 +104,19 @@ class StatementOutbox:
             number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
             source, group = f"(SELECT *, {number} AS chunk FROM {_ROWS}) AS numbered", "GROUP BY chunk"
         outbox, pk = self._quote(OutboxRow._meta.db_table), self._quote(str(OutboxRow._meta.pk.column))
+        pks = f"(SELECT array_agg({pk}) FROM {_OUTBOX})"
+        if self._is_large:  # they need not be sent with every row
+            pks = f"CASE WHEN row_number() OVER () = 1 THEN {pks} END"
         return (
             f"WITH {_ROWS} ({', '.join(columns)}) AS ({statement}), {_OUTBOX} AS ("
-            f"INSERT INTO {outbox} (keys, node, is_intent, label, rows) "
-            f"SELECT '', '', false, '{self._model._meta.label_lower}', {rows} FROM {source} {group} "
-            f"RETURNING {pk}) SELECT {_ROWS}.*, (SELECT array_agg({pk}) FROM {_OUTBOX}) FROM {_ROWS}"
+            f"INSERT INTO {outbox} (keys, node, is_intent, label, rows, transaction_id) "
+            f"SELECT '', '', false, '{self._model._meta.label_lower}', {rows}, {OF_WRITER} "
+            f"FROM {source} {group} RETURNING {pk}) SELECT {_ROWS}.*, {pks} FROM {_ROWS}"
         )
 
     def take(self, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return the rows that the statement returns, without the keys of the outbox rows, which are kept."""
-        if rows:
-            self.pks += rows[0][-1] or ()
+        self.pks += next((row[-1] for row in rows if row[-1]), ())
         return [row[:-1] for row in rows]
 
     def _texts(self, columns: Sequence[str]) -> str:

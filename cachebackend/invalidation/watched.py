@@ -164,5 +164,7 @@ def watched_models() -> list[type[models.Model]]:
 def add_keys(keys: KeysByAlias, more: Mapping[str, Iterable[bytes]]) -> None:
     """Add keys, alias by alias; an alias without keys gets no entry."""
     for alias, group in more.items():
-        if new := set(group):
-            keys[alias] = keys[alias] | new if alias in keys else new
+        if alias in keys:
+            keys[alias].update(group)
+        elif new := set(group):
+            keys[alias] = new

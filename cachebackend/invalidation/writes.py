@@ -84,7 +84,7 @@ class Write(Statement):
                 yield
             return
         quote_name = self._connection.ops.quote_name
-        self._outbox = StatementOutbox(self._model, self._fields, quote_name, is_large=self._is_large)
+        self._outbox = StatementOutbox(self._tables[0], quote_name, is_large=self._is_large)
         self._own_deletes = CommittedDeletes(self._connection.alias)
         yield
         self._own_deletes.add_outbox_rows(self._outbox.pks)
@@ -200,17 +200,12 @@ class Write(Statement):
         read = []
         for start in range(0, len(names), width):
             rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
-            read.append([row[:own] for row in rows])
+            read.append([row[:own] for row in rows] if more else rows)
             found[:] = [row[own:] for row in rows]
         if states == 1:
             self._add(self._pairs(read[0]))
-        else:  # a row that an upsert has inserted has no old values
-            self._add(
-                [
-                    (old if any(each is not None for each in old) else None, new)
-                    for old, new in zip(*read, strict=True)
-                ]
-            )
+        else:
+            self._add([_pair(old, new) for old, new in zip(*read, strict=True)])
 
     def _pairs(self, rows: Sequence[Sequence[Any]]) -> list[Pair]:
         """Return the changed rows before and after, from the rows that the statement has returned."""
@@ -304,7 +299,14 @@ class Write(Statement):
                 self._add_everything(table)
                 continue
             deletes.add_changes(
-                TableChanges(table, rows, self._set_columns, is_new=self._is_new, in_migration=in_migration)
+                TableChanges(
+                    table,
+                    rows,
+                    self._set_columns,
+                    knows_old=self._returns_old_rows or self._changes_keys,
+                    is_new=self._is_new,
+                    in_migration=in_migration,
+                )
             )
 
     def _add_everything(self, *tables: WatchedTable) -> None:
@@ -328,3 +330,10 @@ class Write(Statement):
         if len(rows) == len(returned) == 1 and rows[0][0] is None:
             rows[0][0] = returned[0][0]
         self._add(paired(self._old, rows, self._columns.key_width))
+
+
+def _pair(old: Sequence[Any], new: Sequence[Any]) -> Pair:
+    """Return a row before and after a statement, from what the statement has returned of it."""
+    if old == new:
+        return new, new
+    return (old if any(value is not None for value in old) else None), new  # an upsert may insert a row

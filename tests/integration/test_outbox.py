@@ -37,6 +37,7 @@ def article() -> Article:
     """A row that is cached."""
     article = Article.objects.create(slug="first", title="First")
     Article.cached.get(slug="first")
+    Article.cached.get(pk=article.pk)
     return article
 
 

@@ -213,8 +213,23 @@ def test_the_relay_deletes_the_tags_of_a_writer_that_died(
     monkeypatch.setattr(
         "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
     )
-    Poem.objects.filter(pk=poems[0].pk).update(rank=2)
+    with transaction.atomic():
+        Poem.objects.filter(pk=poems[0].pk).update(rank=2)
     assert results.wrong() == set()
+    monkeypatch.undo()
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    assert results.wrong() >= {"rank 0", "rank 2", "ranks"}
+
+
+def test_the_relay_deletes_all_tags_for_a_statement_that_wrote_its_outbox_row(
+    results: Results, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a row holds only the columns that keys are made of."""
+    monkeypatch.setattr(
+        "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
+    )
+    Poem.objects.filter(pk=poems[0].pk).update(rank=2)
     monkeypatch.undo()
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0

@@ -11,8 +11,8 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend import invalidation
-from cachebackend.invalidation import statement_outbox
+from cachebackend import invalidation, protocol
+from cachebackend.invalidation import deletes, statement_outbox
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
@@ -73,6 +73,42 @@ def test_an_outbox_row_names_a_limited_number_of_rows(monkeypatch: pytest.Monkey
     assert not OutboxRow.objects.exists()
 
 
+def test_many_keys_are_deleted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node could not delete all of them in the time that a command may take, and would count as down."""
+    lengths: list[int] = []
+    delete_many = protocol.delete_many
+
+    def counted(context: Any, keys: Any, **options: Any) -> Any:
+        lengths.append(len(keys))
+        return delete_many(context, keys, **options)
+
+    Author.objects.bulk_create([Author(name=f"a{number}") for number in range(9)])
+    authors = Author.cached.in_bulk(list(Author.objects.values_list("pk", flat=True)))
+    monkeypatch.setattr(protocol, "delete_many", counted)
+    monkeypatch.setattr(deletes, "KEYS_PER_SCATTER", 4)
+    Author.objects.update(rank=7)
+    assert max(lengths) == 4
+    assert sum(lengths) >= 2 * len(authors)
+    assert {row.rank for row in Author.cached.in_bulk(list(authors)).values()} == {7}
+
+
+def test_an_update_that_keeps_the_lookup_values_deletes_no_keys_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The entry of a lookup holds the primary key, which is right. A save sets every column."""
+    author = Author.objects.create(name="a")
+    deleted: list[PendingDeletes] = []
+    monkeypatch.setattr(PendingDeletes, "delete", lambda self: deleted.append(self) or {})
+    author.rank = 5
+    author.save()
+    author.name = "b"
+    author.save()
+    same, renamed = (
+        [key for group in each.keys.values() for key in group if b":name:" in key] for each in deleted
+    )
+    assert (len(same), len(renamed)) == (0, 2)
+
+
 def test_a_statement_that_changes_nothing_writes_no_row() -> None:
     """Its result is that of Django."""
     assert Author.objects.filter(name="none").update(rank=1) == 0
@@ -93,6 +129,7 @@ def test_a_row_in_which_nothing_changed_is_named_once(monkeypatch: pytest.Monkey
 
 def test_a_statement_in_a_transaction_leaves_its_row_to_the_commit() -> None:
     """A transaction has one outbox row for all its statements."""
+    Author.objects.create(name="first")  # what the database says of the table is read once
     with CaptureQueriesContext(connection) as captured, transaction.atomic():
         Author.objects.create(name="a")
         Author.objects.update(rank=5)

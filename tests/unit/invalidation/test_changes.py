@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cachebackend.invalidation.changes import ChangedRow, TableChanges, paired, unpaired
 from cachebackend.invalidation.tables import watched_tables
 from tests.zoo.models import Author
@@ -19,15 +21,32 @@ def test_rows_whose_keys_have_no_hash_are_not_matched() -> None:
     assert paired(old, new, 1) == unpaired(old, new) == [(old[0], None), (None, new[0])]
 
 
-def test_the_states_of_rows_hold_an_unchanged_row_once() -> None:
-    """So its keys are made once."""
+def states(*rows: tuple[Any, Any], knows_old: bool = True, is_new: bool = False) -> list[Any]:
+    """Return the states of authors, given their primary keys and names."""
     [table] = watched_tables(Author._meta.db_table)
-    old, new, same = {"pk": 1}, {"pk": 2}, {"pk": 3}
-    rows = [
-        ChangedRow(old, new),
-        ChangedRow(same, same),
-        ChangedRow(None, {"pk": 4}),
-        ChangedRow({"pk": 5}, None),
+    columns = [
+        ChangedRow(*({"id": row[0], "pk": row[0], "name": row[1]} if row else None for row in pair))
+        for pair in rows
     ]
-    changes = TableChanges(table, rows, frozenset(), is_new=False, in_migration=False)
-    assert [row["pk"] for row in changes.states()] == [1, 3, 5, 2, 4]
+    changes = TableChanges(
+        table, columns, frozenset(), knows_old=knows_old, is_new=is_new, in_migration=False
+    )
+    return [(row["pk"], row.get("name")) for row in changes.states()]
+
+
+def test_a_row_has_its_states_before_and_after() -> None:
+    """Its keys with the old and the new values are wrong."""
+    assert states(((1, "a"), (1, "b"))) == [(1, "a"), (1, "b")]
+    assert states((None, (1, "a")), ((2, "b"), None)) == [(1, "a"), (2, "b")]
+
+
+def test_a_row_that_keeps_its_lookup_values_comes_without_them() -> None:
+    """What is cached under them is its primary key, which is right."""
+    assert states(((1, "a"), (1, "a"))) == [(1, None)]
+
+
+def test_values_that_were_not_read_may_have_changed() -> None:
+    """A trigger may have set them. And a new row ends the absence that is cached under its values."""
+    row = (1, "a")
+    assert (1, "a") in states((row, row), knows_old=False)
+    assert (1, "a") in states((row, row), is_new=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from cachebackend.invalidation.statement_outbox import StatementOutbox
+from cachebackend.invalidation.tables import watched_tables
 from tests.zoo.models import Author
 
 
 def outbox(*, is_large: bool = False) -> StatementOutbox:
-    fields = [Author._meta.get_field(name) for name in ("id", "name")]
-    return StatementOutbox(Author, fields, lambda name: f'"{name}"', is_large=is_large)
+    [table] = watched_tables(Author._meta.db_table)
+    return StatementOutbox(table, lambda name: f'"{name}"', is_large=is_large)
 
 
 def test_a_statement_returns_its_rows_and_the_key_of_its_outbox_row() -> None:

@@ -32,6 +32,7 @@ def article() -> Article:
     """A row that is cached."""
     article = Article.objects.create(slug="first", title="First")
     Article.cached.get(slug="first")
+    Article.cached.get(pk=article.pk)
     return article
 
 

@@ -202,9 +202,9 @@ def find_encoding(field: models.Field[Any, Any] | None) -> Encoding | None:
 
 def described(code: str) -> str:
     """Return the type of values that an encoding encodes, as a phrase."""
-    if code.startswith("n"):
+    if code.startswith("n") and code[1:].isdecimal():
         return f"a decimal with {code[1:]} decimal places"
-    return _KINDS.get(code, f"of an unknown type {code!r}")
+    return _KINDS.get(code, f"of the type {code!r}")
 
 
 def _exact(value: Any, code: str) -> Any:

@@ -98,4 +98,4 @@ def _is_held(code: str, stored_code: str) -> bool:
 def _decimal_places(code: str) -> int | None:
     if code == "i":
         return 0
-    return int(code[1:]) if code.startswith("n") else None
+    return int(code[1:]) if code.startswith("n") and code[1:].isdecimal() else None

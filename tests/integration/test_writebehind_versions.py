@@ -523,6 +523,59 @@ def test_a_column_of_a_domain_has_the_type_of_its_values(deploys: Deploys) -> No
             cursor.execute("DROP DOMAIN level CASCADE")
 
 
+DATETIME = models.DateTimeField(null=True)
+DECIMAL = models.DecimalField(max_digits=40, decimal_places=3, null=True)
+MOMENT = datetime(2020, 1, 1, 2, 3, 4, 654321, tzinfo=UTC)
+
+
+class SecondsField(models.DateTimeField):  # type: ignore[type-arg]  # generic in the stubs only
+    """A datetime whose column has no microseconds."""
+
+    def db_type(self, connection: Any) -> str:
+        return "timestamp(0) with time zone"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "types"),
+    [
+        (DATETIME, MOMENT, ["timestamptz(0)"]),
+        (DATETIME, MOMENT, ["timestamptz(3)", "base"]),
+        (DATETIME, MOMENT, ["date", "base", "base_1"]),
+        (DECIMAL, Decimal("1234567.89"), ["numeric(40, 0)", "base"]),
+        (DECIMAL, Decimal("1234567.89"), ["real", "base", "base_1"]),
+        (DECIMAL, Decimal("1.005"), ["money"]),
+    ],
+)
+def test_a_value_that_the_column_would_round_waits(
+    field: models.Field[Any, Any], value: Any, types: list[str], deploys: Deploys
+) -> None:
+    """Also if the column is of a domain, or of a domain over another one."""
+    model = deploys.deploy(value=field)
+    model.objects.create(pk=1)
+    names = ["base", "base_1"][: len(types) - 1]
+    with connection.cursor() as cursor:
+        for name, base in zip(names, [types[0], *names], strict=False):
+            cursor.execute(f"CREATE DOMAIN {name} AS {base}")
+        cursor.execute("ALTER TABLE shop_gauge DROP COLUMN value")
+        cursor.execute(f"ALTER TABLE shop_gauge ADD COLUMN value {[types[0], *names][-1]}")
+    try:
+        model.behind.update(1, value=value)
+        with pytest.raises(WriteBehindVersionError):
+            drain_all()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP DOMAIN IF EXISTS base_1, base CASCADE")
+
+
+def test_a_field_that_declares_a_rounding_type_is_written(deploys: Deploys) -> None:
+    """As the ORM writes it."""
+    model = deploys.deploy(value=SecondsField(null=True))
+    model.objects.create(pk=1)
+    model.behind.update(1, value=MOMENT)
+    drain_all()
+    assert model.objects.get().value == MOMENT.replace(second=5, microsecond=0)
+
+
 @pytest.mark.parametrize("other", [5, Greatest(F("other"), 5)])
 def test_a_deletion_deletes_queued_changes_of_columns_that_its_code_does_not_know(
     other: Any, deploys: Deploys

@@ -146,7 +146,7 @@ def test_a_refusal_names_both_types() -> None:
         "shop.Meter.level: the write was queued when the column was a decimal with 4 decimal places, and now "
         "it is an integer; the value cannot be converted exactly."
     )
-    assert "of an unknown type '?'" in str(conversion_fault(Meter, "level\0?"))
+    assert "of the type '?'" in str(conversion_fault(Meter, "level\0?"))
     assert split_code("level\0n4") == ("level", "n4")
     assert split_code("level") == ("level", None)
 

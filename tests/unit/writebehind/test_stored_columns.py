@@ -17,14 +17,29 @@ from tests.shop.models import Meter
         ("integer", -1, "i"),
         ("character varying", 54, "s"),
         ("public.citext", -1, "s"),
-        ("money", -1, None),
+        ("money", -1, "full"),
+        ("name", -1, "full"),
+        ("timestamp with time zone", -1, "ts"),
+        ("timestamp with time zone", 6, "ts"),
+        ("timestamp with time zone", 0, "full"),
+        ("time without time zone", 3, "full"),
+        ("interval", -1, "dur"),
+        ("interval", 0x7FFF0006, "dur"),
+        ("interval", 0x7FFF0000, "full"),
+        ("interval", 0x0004FFFF, "full"),
+        ("json", -1, None),
     ],
 )
 def test_a_type_of_postgres_has_the_code_of_its_columns_encoding(
     type_: str, modifier: int, code: str | None
 ) -> None:
-    """A type that write-behind does not write has none."""
-    assert _code(type_, modifier) == code
+    """One that may round a value has its own name instead, as times without microseconds have."""
+    assert _code("b", type_, "full", modifier) == code
+
+
+def test_an_enum_holds_its_texts_exactly() -> None:
+    """It refuses others."""
+    assert _code("e", "mood", "mood", -1) is None
 
 
 @pytest.mark.parametrize(

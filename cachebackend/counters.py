@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import cycle, repeat
 from time import monotonic
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from cachebackend.histogram import Histogram
 from cachebackend.interrupts import raise_interrupt
 
-__all__ = ["TIMED_ONE_IN", "Counters", "Counts", "DrainCounts"]
+__all__ = ["TIMED_ONE_IN", "CountGroup", "Counters", "Counts", "DrainCounts"]
 
 #: One get in this many is timed, because reading the clock twice costs more than counting.
 TIMED_ONE_IN = 64
 
 
 @dataclass(slots=True)
-class _Counted:
+class CountGroup:
     """A group of counters; each field is a count or a histogram."""
 
     def add(self, counts: Self) -> None:
@@ -59,7 +59,7 @@ class _Counted:
 
 
 @dataclass(slots=True)
-class Counts(_Counted):
+class Counts(CountGroup):
     """The counters of a cache alias.
 
     Attributes:
@@ -103,7 +103,7 @@ class Counts(_Counted):
 
 
 @dataclass(slots=True)
-class DrainCounts(_Counted):
+class DrainCounts(CountGroup):
     """The counters of write-behind: its drains, and the writes that were dropped.
 
     Attributes:
@@ -119,7 +119,17 @@ class DrainCounts(_Counted):
     drain_times: Histogram = field(default_factory=Histogram)
 
 
-C = TypeVar("C", bound=_Counted)
+class Summed(Protocol):
+    """What ``Counters`` has one of for each thread: something that can be added up."""
+
+    def add(self, counts: Self, /) -> None:
+        """Add other counts to these."""
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+
+
+C = TypeVar("C", bound=Summed)
 
 
 class Counters(Generic[C]):

@@ -135,7 +135,7 @@ def _default(field: Any) -> str:
 
 def _counters(name: str) -> str:
     """Return a table of the counters of a class."""
-    counts = _named(f"cachebackend.counters.{name}")
+    counts = _named(f"cachebackend.{name}")
     texts = attributes_of(counts.__doc__)
     return _table(
         ("counter", "what it counts"), [(f"`{field.name}`", texts[field.name]) for field in fields(counts)]

@@ -22,6 +22,7 @@ from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
+from cachebackend.query_counts import QueryCounts
 from cachebackend.ring import Ring, seed_of
 from cachebackend.threads import is_thread_refused
 
@@ -48,6 +49,7 @@ class RingClient(SingleKeyClient):
         super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
         self.ring = _ring(options.nodes, options)
         self.counters = Counters(Counts)
+        self.query_counts = Counters(QueryCounts)
         codec = Codec(
             options.codec, options.compressor, options.compress_over_bytes, secrets, options.max_value_bytes
         )
@@ -151,6 +153,7 @@ class RingClient(SingleKeyClient):
     def after_fork(self) -> None:
         """Start again without the parent's threads, locks and counts, in a forked child."""
         self.counters.after_fork()
+        self.query_counts.after_fork()
         self.context.missed.after_fork()
         self.context.orphans.after_fork()
         self._trackings, self._is_tracking = [], False

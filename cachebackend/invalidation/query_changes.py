@@ -25,6 +25,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
 from cachebackend.invalidation.watched import Row
+from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
 
 __all__ = ["MAX_ROWS", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys"]
@@ -225,9 +226,23 @@ def _wrong_in(
                 tags_of[each] = None if shape is None else change.wrong_tags(shape)
             if tags_of[each] is None:
                 wrong.add(shard)
+    _count(cache, change.table, tags_of, shapes)
     tags = {tag for each in tags_of.values() if each is not None for tag in each}
     wrong.update(cache.many_tag_bytes([shape_tag_name(scope, change.table, tag) for tag in tags]))
     return wrong
+
+
+def _count(
+    cache: RingCache,
+    table: str,
+    tags_of: Mapping[bytes, Collection[str] | None],
+    shapes: Mapping[bytes, Shape | None],
+) -> None:
+    """Count what a change makes wrong of each shape."""
+    for each, tags in tags_of.items():
+        shape = shapes.get(each)
+        if shape is not None and (count := 1 if tags is None else len(tags)):
+            cache.client.query_counts.cell.of(shape_form(table, shape)).invalidations += count
 
 
 def _shapes(cache: RingCache, registered: Collection[tuple[bytes, bytes]]) -> dict[bytes, Shape | None]:

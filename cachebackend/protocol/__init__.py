@@ -41,6 +41,12 @@ from cachebackend.protocol.queue.seal import close, fail, seal, seal_many, sync,
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
+from cachebackend.protocol.telemetry.form_counts import (
+    FormCount,
+    StoredForms,
+    add_form_counts,
+    read_form_counts,
+)
 from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos, number_of
 
 __all__ = [
@@ -52,6 +58,7 @@ __all__ = [
     "Context",
     "FillOptions",
     "Folded",
+    "FormCount",
     "Inspected",
     "Lease",
     "Load",
@@ -65,9 +72,11 @@ __all__ = [
     "RegisteredShapes",
     "RowWrite",
     "ShapeEntry",
+    "StoredForms",
     "Unfilled",
     "add",
     "add_counts",
+    "add_form_counts",
     "all_cursors",
     "are_empty",
     "batch_sizes",
@@ -110,6 +119,7 @@ __all__ = [
     "quarantine",
     "queue_states",
     "read_counts",
+    "read_form_counts",
     "read_shards",
     "record_time",
     "release",

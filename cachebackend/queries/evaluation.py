@@ -25,6 +25,7 @@ from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.guarded_loads import get_or_load
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.invalidation.transactions import has_changed_tables
+from cachebackend.queries.counting import CountedRead, count_not_cached
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan, plan_of
@@ -82,15 +83,16 @@ class Evaluation:
             plan = self._plan(compiler, result_type, cache)
         except NotCached as not_cached:
             self.reasons.append(not_cached.reason)
+            count_not_cached(cache, compiler.query, not_cached.reason)
             return None
         if plan is None:
             return None
         self.plans.append(plan)
         fill_options = cache.fill_options(self._options.seconds, self._options.stale_for)
         fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
-        rows: Sequence[Any] = get_or_load(
-            cache.client, plan.key, lambda: _rows(run(), result_type), fill_options
-        )
+        with CountedRead(cache, plan.form) as counted:
+            loader = counted.timed(lambda: _rows(run(), result_type))
+            rows: Sequence[Any] = get_or_load(cache.client, plan.key, loader, fill_options)
         self.reads.append((compiler, rows))
         return rows
 

@@ -17,11 +17,13 @@ from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.protocol import ShapeEntry
+from cachebackend.queries.counting import cached_form
 from cachebackend.queries.dependencies import Dependency, compiled_query
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.params import text_of_params
 from cachebackend.queries.tables import Rules
+from cachebackend.query_counts import QueryForm
 from cachebackend.shapes import Shape
 
 __all__ = ["Plan", "plan_of"]
@@ -43,6 +45,7 @@ class Plan(NamedTuple):
         tags: The keys of its tags.
         shapes: Its shapes.
         equalities: The canonical texts that each field may have which the query binds in its base table.
+        form: What reads of the result are counted under.
     """
 
     key: bytes
@@ -51,6 +54,7 @@ class Plan(NamedTuple):
     tags: tuple[bytes, ...]
     shapes: tuple[ShapeEntry, ...]
     equalities: Mapping[models.Field[Any, Any], frozenset[str | None]]
+    form: QueryForm
 
 
 def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -> Plan | None:
@@ -78,7 +82,7 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     plan = _plans.get(name)
     if plan is None:
         try:
-            plan = _new_plan(compiler, digest, scope, options, cache)
+            plan = _new_plan(compiler, digest, scope, kind=kind, options=options, cache=cache)
         except NotCached as not_cached:
             plan = not_cached
         if len(_plans) >= _MAX_PLANS:
@@ -89,7 +93,9 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     return plan
 
 
-def _new_plan(compiler: Any, digest: bytes, scope: str, options: QueryOptions, cache: RingCache) -> Plan:
+def _new_plan(
+    compiler: Any, digest: bytes, scope: str, *, kind: str, options: QueryOptions, cache: RingCache
+) -> Plan:
     rules = Rules(
         is_watched=lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)),
         ignored=lambda _: options.ignored,
@@ -115,6 +121,7 @@ def _new_plan(compiler: Any, digest: bytes, scope: str, options: QueryOptions, c
         tags,
         tuple(shapes),
         _equalities(compiler.query, compiled.dependencies),
+        cached_form(compiler.query, kind, compiled.dependencies),
     )
 
 

@@ -24,6 +24,7 @@ from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
+from cachebackend.telemetry.query_counts import publish_query_counts
 
 __all__ = [
     "counts_by_minute",
@@ -116,8 +117,9 @@ def _of_queue() -> _Publication[DrainCounts]:
 
 
 def publish_counts(alias: str) -> None:
-    """Publish what this process counted of an alias since the last time."""
+    """Publish what this process counted of an alias, and of its queries, since the last time."""
     _of_alias(alias).publish()
+    publish_query_counts(alias)
 
 
 def publish_all(**_: Any) -> None:

@@ -17,7 +17,7 @@ from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.partition import QueueContext
 from cachebackend.replies import integer
 
-__all__ = ["add_counts", "read_counts", "record_time"]
+__all__ = ["COPIES", "add_counts", "higher_of", "is_refusal", "nodes_of", "read_counts", "record_time"]
 
 _COUNT = Script(__package__, "count", reply=integer)
 #: The number of nodes that store a hash, if the ring has as many.
@@ -28,7 +28,7 @@ _WHOLE = re.compile(rb"-?[0-9]{1,18}")
 _Context: TypeAlias = Context | QueueContext
 
 
-def _nodes_of(context: _Context, key: bytes, copies: int) -> list[int]:
+def nodes_of(context: _Context, key: bytes, copies: int) -> list[int]:
     """Return the nodes that store a hash: its owner, and the next in the order of the settings."""
     owner, nodes = context.ring.owner(key), len(context.ring)
     return [(owner + offset) % nodes for offset in range(min(copies, nodes))]
@@ -51,12 +51,13 @@ def add_counts(
     """
     pairs = [part for name, count in counts.items() for part in (name, b"%d" % count)]
     call = _COUNT.call([key], b"%d" % expire_seconds, *pairs)
-    replies = yield Send([(node, call) for node in _nodes_of(context, key, copies)])
-    refused = [reply for reply in replies if _is_refusal(reply)]
+    replies = yield Send([(node, call) for node in nodes_of(context, key, copies)])
+    refused = [reply for reply in replies if is_refusal(reply)]
     return refused[0] if len(refused) == len(replies) else None
 
 
-def _is_refusal(reply: Reply) -> bool:
+def is_refusal(reply: Reply) -> bool:
+    """Return whether a reply is the error of a command that the node did not run."""
     if isinstance(reply, NodeUnavailableError):
         return not reply.was_sent
     return isinstance(reply, RingCacheError)
@@ -65,19 +66,19 @@ def _is_refusal(reply: Reply) -> bool:
 def record_time(context: _Context, key: bytes, name: str, at: int, expire_seconds: int) -> Operation[None]:
     """Store a time, in any whole unit, in a hash as a counter; of the copies the latest time is read."""
     commands = (b"HSET", key, name, b"%d" % at), (b"EXPIRE", key, b"%d" % expire_seconds)
-    yield Send([(node, command) for node in _nodes_of(context, key, COPIES) for command in commands])
+    yield Send([(node, command) for node in nodes_of(context, key, COPIES) for command in commands])
 
 
 def read_counts(
     context: _Context, keys: Sequence[bytes], copies: int = COPIES
 ) -> Operation[list[dict[str, int] | RingCacheError]]:
     """Return the counters of each hash, or the error if none of its nodes answered."""
-    requests = [[(node, (b"HGETALL", key)) for node in _nodes_of(context, key, copies)] for key in keys]
+    requests = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key, copies)] for key in keys]
     replies = iter((yield Send([*chain.from_iterable(requests)])))
-    return [_merged([next(replies) for _ in nodes]) for nodes in requests]
+    return [higher_of([next(replies) for _ in nodes]) for nodes in requests]
 
 
-def _merged(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
+def higher_of(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
     """Return the higher of each count, without values that are not counts; an error if all are errors."""
     answered = [reply for reply in replies if not isinstance(reply, RingCacheError)]
     if not answered:

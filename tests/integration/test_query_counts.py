@@ -1,0 +1,98 @@
+"""What is counted of cached queries: by form, over all processes, and shown by a command."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.db.models.functions import Now
+
+from cachebackend import RingCache
+from cachebackend.query_counts import FormCounts, FormKind
+from cachebackend.telemetry.publisher import publish_counts
+from cachebackend.telemetry.query_counts import hourly_query_counts, total_query_counts
+from tests.zoo.models import Author, Poem
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+#: The forms of these tests.
+OF_AUTHOR = "rows: zoo_poem by author_id (id, rank)"
+COUNT = "one row: zoo_poem by rank"
+
+
+@pytest.fixture(autouse=True)
+def cache(ring_cache: RingCache) -> RingCache:
+    """The cache on empty nodes."""
+    return ring_cache
+
+
+@pytest.fixture
+def author() -> Author:
+    author = Author.objects.create(name="a")
+    Poem.objects.create(name="p", author=author, rank=1)
+    return author
+
+
+def cached() -> Any:
+    """Return a queryset of poems."""
+    return Poem.cached.all()
+
+
+def counted(kind: FormKind = FormKind.CACHED) -> dict[str, FormCounts]:
+    """Return the published counts of the forms of a kind, by text."""
+    publish_counts("default")
+    return {
+        form.text: counts
+        for form, counts in hourly_query_counts("default", 2).values()
+        if form.kind is kind and (counts.hits or counts.misses or counts.runs or counts.invalidations)
+    }
+
+
+def test_reads_are_counted_by_form(author: Author) -> None:
+    """Two authors have one form: values do not count."""
+    other = Author.objects.create(name="b")
+    for each in (author, author, other):
+        list(cached().filter(author=each).order_by("rank"))
+    cached().filter(rank=1).count()
+    found = counted()
+    assert set(found) == {OF_AUTHOR, COUNT}
+    of_author = found[OF_AUTHOR]
+    assert (of_author.hits, of_author.misses, of_author.loads) == (1, 2, 2)
+    assert of_author.load_micros > 0
+    assert (found[COUNT].misses, found[COUNT].hits) == (1, 0)
+
+
+def test_what_writes_invalidate_is_counted_by_shape(author: Author) -> None:
+    """One tag for each value, old or new; no tag if no result depends on the column."""
+    list(cached().filter(author=author).order_by("rank"))
+    shape = "zoo_poem by author_id (id, rank)"
+    for changes, count in (
+        ({"rank": 2}, 1),
+        ({"author": Author.objects.create(name="b")}, 3),
+        ({"name": "q"}, 3),
+    ):
+        Poem.objects.filter(rank__gt=0).update(**changes)
+        assert {text: each.invalidations for text, each in counted(FormKind.SHAPE).items()} == {shape: count}
+
+
+def test_queries_that_are_not_cached_are_counted_and_logged_once(
+    author: Author, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the reason, by model."""
+    with caplog.at_level(logging.INFO, "cachebackend"):
+        for _ in range(3):
+            list(cached().annotate(now=Now()).filter(name="p"))
+    [(reason, counts)] = counted(FormKind.NOT_CACHED).items()
+    assert "Now() has another value each time" in reason
+    assert counts.runs == 3
+    [record] = [each for each in caplog.records if getattr(each, "event", "") == "query_not_cached"]
+    assert (record.model, record.levelname) == ("zoo.Poem", "INFO")
+
+
+def test_the_total_is_what_all_hours_have(author: Author) -> None:
+    """It is published separately, on one node."""
+    cached().filter(rank=1).count()
+    hours = counted()
+    assert {form.text: counts for form, counts in total_query_counts("default").values()}.items() >= (
+        hours.items()
+    )

@@ -13,13 +13,14 @@ class CacheBackendConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register checks, watch models, connect clients and migrations, and publish counters at exit."""
+        """Register checks, add managers to models, connect signals, and publish counters at exit."""
         from cachebackend import checks, invalidation, writebehind
         from cachebackend.backend.test_prefix import connect_test_prefix
+        from cachebackend.managers.configured import add_configured_managers
         from cachebackend.telemetry import shutdown
 
         checks.register_checks()
-        invalidation.watch_tags_of_settings()
+        add_configured_managers()
         invalidation.connect_outbox()
         invalidation.connect_migrations()
         connect_test_prefix(writebehind.erase_queue)

@@ -1,6 +1,7 @@
 """Django's system checks: one function for each message. The ids never change their meaning.
 
-``caching`` has those of ring caches, cached models and invalidation, ``listening`` that of the relay's
+``caching`` has those of ring caches, cached models and invalidation, ``cached_models`` those of models that
+settings name, ``listening`` that of the relay's
 connection, ``write_behind`` those of the models of write-behind, ``drains`` those of what drains them.
 May import everything below ``monitoring``. A check never changes anything, and asks no server except with
 ``check --database``.
@@ -10,6 +11,11 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
+from cachebackend.checks.cached_models import (
+    check_configured_managers,
+    check_ignored_fields,
+    check_model_labels,
+)
 from cachebackend.checks.caching import (
     check_aliases,
     check_columns_as_json,
@@ -49,9 +55,12 @@ from cachebackend.checks.write_behind import (
 __all__ = [
     "check_aliases",
     "check_columns_as_json",
+    "check_configured_managers",
     "check_engines",
+    "check_ignored_fields",
     "check_lookup_collations",
     "check_lookups",
+    "check_model_labels",
     "check_namespace",
     "check_namespace_of_writers",
     "check_notifications",
@@ -97,6 +106,9 @@ def register_checks() -> None:
     register(Tags.models)(check_outbox_of_writers)
     register(Tags.models)(check_columns_as_json)
     register(Tags.models)(check_lookups)
+    register(Tags.models)(check_model_labels)
+    register(Tags.models)(check_configured_managers)
+    register(Tags.models)(check_ignored_fields)
     register(Tags.models)(check_primary_keys)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)

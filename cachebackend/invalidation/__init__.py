@@ -16,7 +16,7 @@ from cachebackend.invalidation.compilers import watch, watch_queries
 from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
-from cachebackend.invalidation.tags import invalidate, watch_tags, watch_tags_of_settings
+from cachebackend.invalidation.tags import invalidate, watch_tags
 from cachebackend.invalidation.transactions import invalidate_rows
 from cachebackend.invalidation.watched import Dependent
 
@@ -32,5 +32,4 @@ __all__ = [
     "watch",
     "watch_queries",
     "watch_tags",
-    "watch_tags_of_settings",
 ]

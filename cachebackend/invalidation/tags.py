@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings
 from django.db import models, router
 
@@ -13,7 +12,7 @@ from cachebackend.backend import Tag, find_ring_cache
 from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
 from cachebackend.backend.tag_names import model_tag_name, row_tag_names, table_of, tag_name, watch_tags_of
-from cachebackend.conf import project_options, ring_aliases
+from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of, tables_of
@@ -21,7 +20,7 @@ from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical
 from cachebackend.models import OutboxRow
 
-__all__ = ["ModelTags", "invalidate", "watch_tags", "watch_tags_of_settings"]
+__all__ = ["ModelTags", "invalidate", "watch_tags"]
 
 
 class ModelTags:
@@ -67,16 +66,6 @@ def watch_tags(model: type[models.Model]) -> None:
     if not is_historical(model) and watch_tags_of(model):
         for alias in settings.CACHES:  # a test may replace the backend of any of them by a ring cache
             watch(model, ModelTags(model, alias))
-
-
-def watch_tags_of_settings() -> None:
-    """Make the models of ``RINGCACHE["models"]`` tags.
-
-    Raises:
-        LookupError: There is no such model.
-    """
-    for label in project_options().models:
-        watch_tags(apps.get_model(label))
 
 
 def invalidate(*targets: Tag, alias: str | None = None) -> None:

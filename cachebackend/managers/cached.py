@@ -51,6 +51,10 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
             ``"objects"``; a row that its queryset leaves out does not exist. The queryset may
             filter by columns of the row alone, because only a write to the row deletes its keys.
             Default: Django's ``_base_manager``, which has every row.
+        ignore: Fields that change too often, such as a counter of views. A change of such a field alone
+            invalidates no result of a query that orders by it, returns it or filters by a range of it: with
+            regard to this field, a result may be as old as its ``timeout``. This holds for all cached
+            queries that read the table. Rows, and whole rows in results, have the present value.
 
     On an abstract model each concrete child gets its own manager with these options; so do the
     children and proxies of a model, unless they define the attribute.
@@ -79,11 +83,13 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
         stale_for: float | None = None,
         triggers: bool = False,
         base_manager: str | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name = "cached"  # until the manager is an attribute of a model
         self.base_manager = base_manager
         self.has_triggers = triggers
+        self.ignore = tuple(ignore)
         self.lookups = tuple(lookups)
         self.timeout = timeout
         self.alias = alias

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cachebackend.options.cached_models import ModelLabels, check_models
 from cachebackend.options.faults import Faults, shown
 from cachebackend.options.rules import check_fields
 
@@ -22,22 +23,6 @@ class _DottedPath:
         if value == "" or (is_path and "." in str(value)):
             return None
         return f'must be a dotted path such as "project.tenants.current", got {shown(value)}'
-
-
-@dataclass(frozen=True, slots=True)
-class _WatchedModels:
-    """A dict from labels of models to empty dicts."""
-
-    def fault(self, value: object) -> str | None:
-        """Return what is wrong with the value; None: nothing is."""
-        if not isinstance(value, Mapping):
-            return f'must be a dict such as {{"auth.User": {{}}}}, got a {type(value).__name__}'
-        for label, options in value.items():
-            if not isinstance(label, str) or label.count(".") != 1:
-                return f'must have labels of models such as "auth.User" as keys, got {shown(label)}'
-            if options != {}:
-                return f"must have an empty dict for {shown(label)}, got {shown(options)}"
-        return None
 
 
 #: What a direct connection may have instead of its database's own.
@@ -69,17 +54,17 @@ class ProjectOptions:
         namespace: The dotted path of a function without arguments that returns a text, such as the
             tenant's schema. Rows, tags and results that are cached in one namespace are not read in
             another one. Empty: there is one namespace.
-        models: The models of other apps whose writes are watched, so that they and their rows can be
-            tags: labels with empty dicts, such as ``{"auth.User": {}}``.
+        models: The models that get a manager ``cached`` without a line in them, such as those of other
+            people's apps: labels with the arguments of ``CachedManager``, such as
+            ``{"auth.User": {"lookups": ["username"], "timeout": 900}, "taggit.*": {}}``. An entry for a model
+            replaces that of its app. The models, and each of their rows, can be tags.
         listen: Where the relay listens for notifications, if ``DATABASES`` names a pooler such as pgbouncer:
             for each database the parts of its block that differ in a direct connection, such as
             ``{"default": {"HOST": "10.0.0.1", "PORT": 5432}}``.
     """
 
     namespace: str = field(default="", metadata={"rule": _DottedPath()})
-    models: Mapping[str, Mapping[str, object]] = field(
-        default_factory=dict, metadata={"rule": _WatchedModels()}
-    )
+    models: Mapping[str, Mapping[str, object]] = field(default_factory=dict, metadata={"rule": ModelLabels()})
     listen: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict, metadata={"rule": _DirectConnections()}
     )
@@ -97,5 +82,7 @@ class ProjectOptions:
             faults.raise_any()
             return cls()
         check_fields(cls, given, faults)
+        if isinstance(models := given.get("models"), Mapping):
+            check_models(models, faults.below("models"))
         faults.raise_any()
         return cls(**given)

@@ -22,7 +22,6 @@ class QueryOptions(NamedTuple):
         stale_for: Seconds after that in which a result may be served while one caller loads it again.
             None: the alias' option.
         depends_on: The labels of the models that the unknown parts of a query read.
-        ignored: The names of columns whose changes do not invalidate results.
         rows: The name of the model's ``CachedManager``, which reads whole rows by their primary keys.
         is_strict: Whether the manager is strict: then results are not cached.
     """
@@ -31,7 +30,6 @@ class QueryOptions(NamedTuple):
     timeout: float | str | None = DEFAULT
     stale_for: float | None = None
     depends_on: Sequence[str] = ()
-    ignored: Sequence[str] = ()
     rows: str = ""
     is_strict: bool = False
 

@@ -78,7 +78,7 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     scope = scope_of(compiler.using)
     text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version()])
     digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
-    name = (cache.key_prefix, cache.version, options.alias, options.depends_on, options.ignored, digest)
+    name = (cache.key_prefix, cache.version, options.alias, options.depends_on, digest)
     plan = _plans.get(name)
     if plan is None:
         try:
@@ -96,10 +96,7 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
 def _new_plan(
     compiler: Any, digest: bytes, scope: str, *, kind: str, options: QueryOptions, cache: RingCache
 ) -> Plan:
-    rules = Rules(
-        is_watched=lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)),
-        ignored=lambda _: options.ignored,
-    )
+    rules = Rules(lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)))
     depends_on = [apps.get_model(label) for label in options.depends_on]
     compiled = compiled_query(compiler.query, compiler.using, rules=rules, depends_on=depends_on)
     names: list[str] = []

@@ -15,7 +15,15 @@ from cachebackend.invalidation.catalogue import TableCatalogue, catalogue_of
 from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.queries.not_cached import NotCached
 
-__all__ = ["Rules", "has_triggers", "is_plain_table", "is_watched", "model_of_table", "watched_catalogue"]
+__all__ = [
+    "Rules",
+    "has_triggers",
+    "ignored_columns",
+    "is_plain_table",
+    "is_watched",
+    "model_of_table",
+    "watched_catalogue",
+]
 
 
 def is_watched(table: str) -> bool:
@@ -32,8 +40,16 @@ def has_triggers(table: str) -> bool:
     )
 
 
-def _nothing(_: str) -> Collection[str]:
-    return ()
+def ignored_columns(table: str) -> Collection[str]:
+    """Return the columns of a table that a ``CachedManager`` ignores: results may be older than they are."""
+    return {
+        str(field.column)
+        for watched in watched_tables(table)
+        for model, dependent in watched.dependents
+        for field in model._meta.concrete_fields
+        if field.name in getattr(dependent, "ignore", ())
+        and table_name(field.model._meta.db_table) == table_name(table)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,7 @@ class Rules:
 
     is_watched: Callable[[str], bool] = is_watched
     has_triggers: Callable[[str], bool] = has_triggers
-    ignored: Callable[[str], Collection[str]] = _nothing
+    ignored: Callable[[str], Collection[str]] = ignored_columns
 
 
 _models: dict[str, type[models.Model]] = {}

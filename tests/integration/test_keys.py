@@ -17,11 +17,10 @@ from django.db.models.functions import Lower
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, cached, checks, invalidate, protocol
-from cachebackend.backend import canonical, collations, tag_names
+from cachebackend.backend import canonical, collations
 from cachebackend.backend.scope import scope_of
 from cachebackend.codec import EncodeError
 from cachebackend.effects import Load
-from cachebackend.invalidation import watch_tags_of_settings, watched
 from cachebackend.managers import audit
 from cachebackend.managers.keys import RowKeys
 from cacheproject.demo.models import Article
@@ -431,21 +430,6 @@ def test_a_model_that_nothing_watches_is_refused_as_a_tag(ring_cache: RingCache)
         with pytest.raises(ImproperlyConfigured, match=r'RINGCACHE = {"models": {"auth.Group": {}}}'):
             refused()
     assert calls == []
-
-
-def test_the_models_of_the_setting_are_tags(
-    ring_cache: RingCache, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a line in the model."""
-    from django.contrib.auth.models import Permission
-
-    monkeypatch.setattr(watched, "_dependents", dict(watched._dependents))
-    monkeypatch.setattr(tag_names, "_watched", set(tag_names._watched))
-    settings.RINGCACHE = {"models": {"auth.Permission": {}}}
-    watch_tags_of_settings()
-    ring_cache.get_or_set("page", "old", tags=[Permission])
-    Permission.objects.create(name="new", codename="new", content_type_id=1)
-    assert ring_cache.get("page") is None
 
 
 # Collations

@@ -25,8 +25,8 @@ def test_the_options_have_defaults() -> None:
         ({"namespace": "current"}, r"RINGCACHE\['namespace'\]: must be a dotted path"),
         ({"namespaces": "a.b"}, "did you mean 'namespace'"),
         ({"models": ["auth.User"]}, r"RINGCACHE\['models'\]: must be a dict such as"),
-        ({"models": {"User": {}}}, "must have labels of models"),
-        ({"models": {"auth.User": {"timeout": 5}}}, "must have an empty dict for 'auth.User'"),
+        ({"models": {"User": {}}}, r"RINGCACHE\['models'\]\['User'\]: must be the label of a model"),
+        ({"models": {"auth.User": {"time": 5}}}, r"RINGCACHE\['models'\]\['auth.User'\]\['time'\]: unknown"),
         ({"listen": "10.0.0.1"}, r"RINGCACHE\['listen'\]: must be a dict such as"),
         (
             {"listen": {"default": {"ENGINE": "x"}}},

@@ -11,6 +11,7 @@ from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.tables import (
     Rules,
     has_triggers,
+    ignored_columns,
     is_plain_table,
     is_watched,
     model_of_table,
@@ -18,7 +19,7 @@ from cachebackend.queries.tables import (
 )
 from tests.shop.models import Target
 from tests.unit.queries.compiled import Catalogues, catalogues
-from tests.zoo.models import Author, EarlyPlace, Place, Post, Singer
+from tests.zoo.models import Author, Bar, EarlyPlace, Place, Post, Singer
 
 __all__ = ["catalogues"]
 
@@ -36,6 +37,14 @@ def test_triggers_belong_to_the_table_of_their_model() -> None:
     """Those of a child do not see the table of its parent."""
     assert has_triggers(Singer._meta.db_table)
     assert not has_triggers(Author._meta.db_table)
+
+
+def test_ignored_fields_are_columns_of_the_table_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child may ignore a field of its parent; a name of no field ignores nothing."""
+    monkeypatch.setattr(Bar.cached, "ignore", ("rank", "taps", "none"))
+    assert ignored_columns(Place._meta.db_table) == {"rank"}
+    assert ignored_columns(Bar._meta.db_table) == {"taps"}
+    assert ignored_columns(Author._meta.db_table) == set()
 
 
 def test_the_model_of_a_table_is_no_proxy() -> None:

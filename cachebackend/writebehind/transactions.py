@@ -23,11 +23,13 @@ _SETTINGS = (
     "idle_in_transaction_session_timeout",
     "enable_hashjoin",
 )
-#: Constraints that are deferrable, and are not deferred unless a transaction says so.
+#: Constraints that are deferrable, and are not deferred unless a transaction says so. Those that the role may
+#: not name are left out: of schemas that it may not use, and of temporary tables of other sessions.
 _INITIALLY_IMMEDIATE = """
 SELECT string_agg(format('%I.%I', n.nspname, c.conname), ', ')
 FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
 WHERE c.condeferrable AND NOT c.condeferred
+    AND has_schema_privilege(n.oid, 'USAGE') AND NOT pg_is_other_temp_schema(n.oid)
 """
 
 

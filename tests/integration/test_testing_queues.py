@@ -269,6 +269,23 @@ class AfterADrain(RingCacheTestMixin, TestCase):
             with pytest.raises(IntegrityError), transaction.atomic():
                 cursor.execute("INSERT INTO one VALUES (1), (1)")
 
+    def test_4_a_constraint_in_a_schema_that_the_role_may_not_use_is_left_alone(self) -> None:
+        meter = Meter.objects.create()
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE SCHEMA private")
+            cursor.execute("CREATE TABLE private.one (id int UNIQUE DEFERRABLE)")
+            cursor.execute("CREATE ROLE ringcache_site")
+            cursor.execute("GRANT USAGE ON SCHEMA public TO ringcache_site")
+            cursor.execute(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ringcache_site"
+            )
+            cursor.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO ringcache_site")
+            cursor.execute("SET LOCAL ROLE ringcache_site")
+            Meter.behind.update(meter.pk, count=F("count") + 1)
+            drain_now()
+            cursor.execute("RESET ROLE")
+        assert Meter.objects.get(pk=meter.pk).count == 1
+
     def test_5_a_row_of_the_test_is_not_taken_for_a_queued_one(self) -> None:
         meter = Meter.objects.create(tag_id=77)
         Meter.behind.update(meter.pk, count=F("count") + 1)
@@ -296,4 +313,4 @@ class AfterADrain(RingCacheTestMixin, TestCase):
 def test_a_drain_leaves_the_transaction_of_a_test_as_it_was() -> None:
     """Its limits, its constraints and those of the next tests of the class; ``landed`` is sent."""
     result = run(AfterADrain)
-    assert (result.errors, result.failures, result.testsRun) == ([], [], 6)
+    assert (result.errors, result.failures, result.testsRun) == ([], [], 7)

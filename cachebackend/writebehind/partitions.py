@@ -48,6 +48,7 @@ def change_partitions(count: int, drain: Callable[[], object]) -> int:
         closed = _reopen(client, numbers)
         if closed and isinstance(error, RingCacheError):
             raise NodeUnavailableError(f"{error}; {closed}") from error
+        error.add_note(closed or "The number of partitions is as it was.")
         raise
     if not is_empty:
         if closed := _reopen(client, numbers):
@@ -70,10 +71,11 @@ def _close(client: QueueClient, found: Mapping[int, int], numbers: Mapping[int, 
     Raises:
         NodeUnavailableError, WriteBehindMovedError: As ``change_partitions``.
     """
-    exchanged = _exchange(client, {node: (found.get(node), -number) for node, number in numbers.items()})
+    exchanged: _Exchanged = dict.fromkeys(numbers, True)  # interrupted: each of them may be closed
     try:
+        exchanged = _exchange(client, {node: (found.get(node), -number) for node, number in numbers.items()})
         _require_set(client, exchanged)
-    except RingCacheError:
+    except BaseException:
         closed_here = [node for node, each in exchanged.items() if each and found.get(node, 1) > 0]
         _reopen(client, {node: numbers[node] for node in closed_here})
         raise

@@ -16,7 +16,7 @@ from cachebackend import protocol, writebehind
 from cachebackend.errors import NodeUnavailableError, WriteBehindError, WriteBehindMovedError
 from cachebackend.monitoring import queue_figures
 from cachebackend.protocol import Partition
-from cachebackend.writebehind import reads
+from cachebackend.writebehind import partitions, reads
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration import test_writebehind_moves
@@ -186,6 +186,26 @@ def test_a_change_that_was_interrupted_is_undone(meters: list[Meter]) -> None:
     with pytest.raises(KeyboardInterrupt):
         writebehind.change_partitions(3, interrupted)
     Meter.behind.update(meters[0].pk, level=1)
+
+
+def test_a_change_that_is_interrupted_while_nodes_close_is_undone(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, when the nodes have closed and their replies have not been read."""
+    real = partitions._exchange
+
+    def interrupted(*arguments: Any) -> Any:
+        real(*arguments)
+        monkeypatch.setattr(partitions, "_exchange", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partitions, "_exchange", interrupted)
+    count_all(meters)
+    with pytest.raises(KeyboardInterrupt):
+        writebehind.change_partitions(3, lambda: None)
+    count_all(meters)
+    drain_all()
+    assert set(Meter.objects.values_list("count", flat=True)) == {2}
 
 
 def test_a_change_whose_process_was_killed_is_run_again(meters: list[Meter]) -> None:

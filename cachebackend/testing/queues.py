@@ -84,8 +84,8 @@ def drain_now() -> None:
             _require_no_block(using)
             databases.add(using)
             writebehind.drain(partition)
-        applied = [writebehind.retry_waiting(using, due_only=False).applied for using in databases]
-        if not any(applied) and not writebehind.dirty_partitions():
+        done = [writebehind.retry_waiting(using, due_only=False).done for using in databases]
+        if not any(done) and not writebehind.dirty_partitions():
             break
     parked = [
         f"{write}: {write.error}"

@@ -26,7 +26,7 @@ from cachebackend.writebehind.removed import (
     would_replace_newer,
 )
 from cachebackend.writebehind.repair import Fault, find_faults, repair
-from cachebackend.writebehind.retries import Retried, retry, retry_waiting
+from cachebackend.writebehind.retries import Retried, retry, retry_all_waiting, retry_waiting
 from cachebackend.writebehind.seals import dirty_partitions, find_dirty, seal_dirty
 from cachebackend.writebehind.status import (
     PartitionStatus,
@@ -69,6 +69,7 @@ __all__ = [
     "repair",
     "request_drains",
     "retry",
+    "retry_all_waiting",
     "retry_waiting",
     "seal_dirty",
     "uuid7",

@@ -8,7 +8,7 @@ refer to each other are then written together (``cycles``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,7 +32,7 @@ from cachebackend.writebehind.refusals import REFERENCE, Refusal
 from cachebackend.writebehind.remembered_queries import RememberedQuery
 from cachebackend.writebehind.transactions import limited_transaction
 
-__all__ = ["Retried", "is_due", "retry", "retry_waiting"]
+__all__ = ["Retried", "is_due", "retry", "retry_all_waiting", "retry_waiting"]
 
 logger = logging.getLogger("cachebackend")
 #: The longest time until a waiting write is retried again.
@@ -62,6 +62,11 @@ class Retried:
     missing: int = 0
     remaining: list[ParkedWrite] = field(default_factory=list)
     referring: list[ParkedWrite] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """The number of writes that are no longer parked."""
+        return self.applied + self.missing
 
     def add(self, other: Retried) -> None:
         """Add the result of retrying other writes."""
@@ -100,6 +105,24 @@ def retry_waiting(using: str, *, due_only: bool = True) -> Retried:
     return _retry_rounds(waiting[:ROWS_RETRIED], using, together=ROWS_LOCKED)
 
 
+def retry_all_waiting(using: str) -> Iterator[Retried]:
+    """Retry all the parked writes that wait, whether they are due or not; yield the result of some at a time.
+
+    Those that cannot be applied keep none of the others from being tried.
+
+    Args:
+        using: The alias of the database.
+
+    Raises:
+        django.db.Error: The database is unreachable.
+    """
+    waiting = _waiting(using, due_only=False).order_by("pk").values_list("pk", "label", "key")
+    last = 0
+    while rows := list(waiting.filter(pk__gt=last)[:ROWS_RETRIED]):
+        last = rows[-1][0]
+        yield _retry_rounds([(label, key) for _, label, key in rows], using, together=ROWS_LOCKED)
+
+
 def is_due(using: str) -> bool:
     """Return whether a parked write must be retried now."""
     return bool(_DUE.rows(using))
@@ -127,13 +150,13 @@ def _retry_rounds(rows: Iterable[tuple[str, str]], using: str, *, together: int)
     """
     retried = Retried()
     for _ in range(_ROUNDS):
-        before, retried.remaining, retried.referring = retried.applied, [], []
+        before, retried.remaining, retried.referring = retried.done, [], []
         for label, keys in _keys_by_label(rows).items():
             _retry_rows(label, keys, using, retried, together=together)
-        if retried.applied == before:
+        if retried.done == before:
             for cycle in find_cycles(_references(retried.referring)):
                 _retry_cycle(cycle, using, retried)
-        if retried.applied == before or not retried.remaining:
+        if retried.done == before or not retried.remaining:
             break
         rows = [(write.label, write.key) for write in retried.remaining]
     return retried

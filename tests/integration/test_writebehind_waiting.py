@@ -250,6 +250,26 @@ def test_a_row_that_cannot_be_retried_does_not_stop_the_others(
     assert writebehind.retry_waiting("default", due_only=False).applied == 1
 
 
+@pytest.mark.parametrize("first", ["refused", "missing"])
+def test_a_drain_retries_the_writes_behind_those_that_cannot_be_applied(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """More of them than one transaction, and one call, handles; those of rows that are gone count as none."""
+    monkeypatch.setattr("cachebackend.writebehind.retries.ROWS_RETRIED", 2)
+    with one_partition():
+        for number, meter in enumerate(meters[:4]):
+            Meter.behind.update(meter.pk, tag=404 if number < 3 else 405)
+            drain_all()
+        Tag.objects.create(pk=405, name="parent")
+        if first == "missing":
+            Meter.objects.filter(pk__in=[meter.pk for meter in meters[:3]]).delete()
+        report = command("drain")
+    assert (report["rows"], report["missing"], report["waiting"]) == (
+        (1, 0, 3) if first == "refused" else (1, 3, 0)
+    )
+    assert Meter.objects.get(pk=meters[3].pk).tag_id == 405
+
+
 def test_a_locked_table_does_not_stop_the_retries_of_other_models(meters: list[Meter]) -> None:
     """The writes of each model are retried by themselves."""
     stamped = Stamped.objects.create()

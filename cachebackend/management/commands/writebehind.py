@@ -193,21 +193,27 @@ class Command(ParkedActions, RepairActions):
         return Report(data, not (remaining or unanswered))
 
     def _retry_waiting(self, counts: dict[str, int]) -> dict[str, str]:
-        """Retry the writes that waited for rows that are drained now, until no retry applies one.
+        """Retry the writes that waited for rows that are drained now, until no retry ends one.
 
         Returns:
             For each database that failed its error.
         """
         unanswered = {}
         for using in writebehind.databases():
+            done, waiting = 1, 0
             try:
-                while (retried := writebehind.retry_waiting(using, due_only=False)).applied:
-                    counts["rows"] += retried.applied
+                while done:
+                    done, waiting = 0, 0
+                    for retried in writebehind.retry_all_waiting(using):
+                        counts["rows"] += retried.applied
+                        counts["missing"] += retried.missing
+                        waiting += len(retried.remaining)
+                        done += retried.done
             except Error as error:
                 unanswered[f"database {using!r}"] = str(error)
                 close_old_connections()
             else:
-                counts["waiting"] += len(retried.remaining)
+                counts["waiting"] += waiting
         return unanswered
 
     def _partitions(self, options: dict[str, Any]) -> Report:

@@ -52,9 +52,14 @@ __all__ = [
     "settings_faults",
 ]
 
-#: The types of columns whose values the codec "json" refuses.
-_NOT_JSON = frozenset(
-    {"BinaryField", "DateField", "DateTimeField", "DecimalField", "DurationField", "TimeField", "UUIDField"}
+#: The fields whose values the codec "json" refuses.
+_NOT_JSON = (
+    models.BinaryField,
+    models.DateField,
+    models.DecimalField,
+    models.DurationField,
+    models.TimeField,
+    models.UUIDField,
 )
 
 
@@ -142,7 +147,7 @@ def check_columns_as_json(**_: Any) -> list[CheckMessage]:
         )
         for model, dependent in all_dependents()
         if isinstance(dependent, CachedManager) and _is_json(dependent.alias)
-        if (names := [each.name for each in model._meta.concrete_fields if _column_type(each) in _NOT_JSON])
+        if (names := [each.name for each in model._meta.concrete_fields if not _is_plain(each)])
     ]
 
 
@@ -153,11 +158,16 @@ def _is_json(alias: str) -> bool:
         return False
 
 
-def _column_type(field: models.Field[Any, Any]) -> str:
-    """Return the type of a field's column: that of the key that a foreign key names."""
+def _is_plain(field: Any) -> bool:
+    """Return whether JSON holds the values of a field: for a key or an array, those of another field."""
     while isinstance(field, models.ForeignKey):
         field = field.target_field
-    return field.get_internal_type()
+    if isinstance(field, models.GeneratedField):
+        field = field.output_field
+    if isinstance(field, _NOT_JSON) or hasattr(field, "range_type"):  # of Postgres; psycopg may be missing
+        return False
+    base = getattr(field, "base_field", None)
+    return base is None or _is_plain(base)
 
 
 def check_aliases(**_: Any) -> list[CheckMessage]:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's name
 from django.db import connections
 
-from cachebackend.checks.migrated import missing_migrations
+from cachebackend.checks.migrated import is_empty, missing_migrations
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.options import WriteBehindOptions
@@ -119,6 +119,8 @@ def check_write_behind_workers(*, databases: Sequence[str] | None = None, **_: A
     else:
         if last is not None and time.time() - last <= MAX_TICK_AGE:
             return []
+        if last is None and all(map(is_empty, databases)):
+            return []  # the first ``migrate`` may be running, before which no worker can run
         text = f"No worker has run {_TICK!r} {'ever' if last is None else 'within an hour'}."
     return [Warning(text, hint="Start Celery beat, and a worker with -Q drains.", id="ringcache.W008")]
 

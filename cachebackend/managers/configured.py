@@ -10,6 +10,7 @@ from django.apps import apps
 from django.db import models
 
 from cachebackend.conf import project_options
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import watch_queries, watch_tags
 from cachebackend.managers.cached import CachedManager
 
@@ -63,7 +64,8 @@ def _models_of(label: str) -> Iterator[type[models.Model]]:
         for model in apps.get_app_config(app).get_models():
             if model._meta.managed and not model._meta.swapped:
                 yield model
-    except LookupError:
+    except LookupError as error:
+        raise_interrupt(error)
         return
 
 

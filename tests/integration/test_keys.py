@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.apps.registry import Apps
+from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, IntegerRangeField
 from django.core.exceptions import ImproperlyConfigured, MultipleObjectsReturned, ValidationError
 from django.db import connection, connections, models
 from django.db.models import Value
@@ -19,6 +20,7 @@ from django.test.utils import CaptureQueriesContext
 from cachebackend import CachedManager, RingCache, cached, checks, invalidate, protocol
 from cachebackend.backend import canonical, collations
 from cachebackend.backend.scope import scope_of
+from cachebackend.checks.caching import _is_plain
 from cachebackend.codec import EncodeError
 from cachebackend.effects import Load
 from cachebackend.managers import audit
@@ -580,3 +582,27 @@ def test_a_column_that_the_codec_cannot_hold_is_reported(settings: Any) -> None:
     }
     assert columns["Article"] == "price, last_viewed, updated"
     assert columns["Author"] == "code"
+
+
+class MomentField(models.DateTimeField):  # type: ignore[type-arg]  # generic in the stubs only
+    """A field of a project whose type has a name of its own."""
+
+    def get_internal_type(self) -> str:
+        return "MomentField"
+
+
+@pytest.mark.parametrize(
+    ("field", "is_plain"),
+    [
+        (ArrayField(models.DateField()), False),
+        (ArrayField(ArrayField(models.UUIDField())), False),
+        (ArrayField(models.IntegerField()), True),
+        (IntegerRangeField(), False),
+        (DateTimeRangeField(), False),
+        (MomentField(), False),
+        (models.JSONField(), True),
+    ],
+)
+def test_json_holds_the_values_of_some_fields(field: Any, is_plain: bool) -> None:
+    """The elements of an array count, and the class of a field that has its own type."""
+    assert _is_plain(field) is is_plain

@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from cachebackend import RingCache, checks, invalidation
-from cachebackend.checks.migrated import lacks_outbox, missing_migrations
+from cachebackend.checks.migrated import is_empty, lacks_outbox, missing_migrations
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox, outbox_databases, outbox_table
 from cachebackend.invalidation.outbox import ClientOutbox, write_row
@@ -264,15 +264,20 @@ def test_a_check_names_a_database_that_lacks_the_table(monkeypatch: pytest.Monke
     assert "Database 'lite' has no table ringcache_missing" in messages[1].msg
 
 
-def test_no_check_asks_to_migrate_a_database_without_any_migration(
+def test_no_check_asks_to_migrate_a_database_without_any_table(
     add_database: Callable[..., None], tmp_path: Path
 ) -> None:
-    """Its first ``migrate`` may be running, which runs the checks before."""
+    """Its first ``migrate`` may be running, which runs the checks before; one with other tables is named."""
     engine = connections["lite"].settings_dict["ENGINE"]
     add_database("fresh", ENGINE=engine, NAME=str(tmp_path / "fresh"), OPTIONS={})
     assert not outbox_table.has_outbox("fresh")
     assert not lacks_outbox("fresh")
     assert missing_migrations("fresh") == []
+    assert is_empty("fresh")
+    with connections["fresh"].cursor() as cursor:
+        cursor.execute("CREATE TABLE customers (id int)")
+    assert lacks_outbox("fresh")
+    assert missing_migrations("fresh")[0] == "0001_initial"
     assert not lacks_outbox("default")
     assert missing_migrations("default") == []
 

@@ -26,11 +26,19 @@ __all__ = ["URLPasswordFilter"]
 #: A part of a text without white space, up to the comma or semicolon before another URL. No valid URL has
 #: white space; each other character may be in a login.
 _PIECE = re.compile(r"(?:(?![,;][A-Za-z+]{1,20}://)\S)+")
-#: A password in the query of a URL, or in the text that libpq connects with.
-_QUERY = re.compile(r"(?<=password=)[^&]+", re.IGNORECASE)
+#: A password in the query of a URL, up to the next parameter.
+_QUERY = re.compile(r"([?&]\w*password=)[^&]+", re.IGNORECASE)
+#: A secret after its name: in the text that libpq connects with, in JSON, in the ``repr`` of a container. It
+#: is a text in quotes, a list, or all up to white space. After a comma only if the name is in quotes, because
+#: a sentence may hold the word. What is masked already stays.
+_NAMED = re.compile(
+    r"""((?:password|hash_seed)(?:\\*['"]\s*[=:,]|\s*[=:])\s*)(?!\*\*\*)"""
+    r"""(?:b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*"|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|\S+)""",
+    re.IGNORECASE | re.DOTALL,
+)
 #: What precedes a login: in a URL, and in what ``urlsplit`` returns.
 _BEFORE_LOGIN = ("://", "netloc=")
-#: Names whose value is masked if it is a text or a number.
+#: Names whose value is masked if it is a text, a number or several of them.
 _SECRET_NAMES = re.compile("password|netloc|hash_seed", re.IGNORECASE)
 #: Types of values that hold no text.
 _WITHOUT_TEXT = frozenset({bool, float, int, type(None)})
@@ -69,7 +77,7 @@ class URLPasswordFilter(SafeExceptionReporterFilter):
                 self._masked(key, depth + 1): (
                     self.cleansed_substitute
                     if isinstance(key, str)
-                    and isinstance(each, str | bytes | int)
+                    and isinstance(each, str | bytes | int | list | tuple | set | frozenset)
                     and _SECRET_NAMES.search(key)
                     else self._masked(each, depth + 1)
                 )
@@ -95,8 +103,8 @@ class _Shown:
 
 
 def _without_logins(text: str) -> str:
-    """Return a text in which the logins of URLs, and passwords in their queries, are masked."""
-    return _PIECE.sub(lambda piece: _without_login(piece[0]), text)
+    """Return a text in which the logins of URLs, passwords and seeds are masked."""
+    return _NAMED.sub(r"\1***", _PIECE.sub(lambda piece: _without_login(piece[0]), text))
 
 
 def _without_login(piece: str) -> str:
@@ -104,4 +112,4 @@ def _without_login(piece: str) -> str:
         before, found, rest = piece.partition(mark)
         if found and "@" in rest:
             piece = f"{before}{mark}***@{rest.rpartition('@')[2]}"
-    return _QUERY.sub("***", piece)
+    return _QUERY.sub(r"\1***", piece)

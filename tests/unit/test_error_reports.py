@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import unescape
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -149,3 +151,45 @@ def test_the_seed_of_the_hash_is_masked(seed: str | int) -> None:
     shown += pprint(reporter_filter.cleanse_setting("CACHES", {"default": alias}))
     assert "hash_seed" in shown
     assert str(seed) not in shown
+
+
+@dataclass
+class Options:
+    password: str
+    hash_seed: str
+
+
+#: Texts and containers of a project in which a secret is named.
+NAMED: dict[str, Callable[[str], Any]] = {
+    "libpq": lambda secret: f"host=h password={secret} dbname=d",
+    "libpq, quoted": lambda secret: f"host=h password='a {secret}' dbname=d",
+    "libpq, escaped": lambda secret: rf"host=h password='a\' {secret}' dbname=d",
+    "libpq, ampersand": lambda secret: f"host=h password=a&{secret} dbname=d",
+    "libpq, spaces": lambda secret: f"host=h password = {secret} dbname=d",
+    "ordered": lambda secret: OrderedDict(password=secret, hash_seed=f"a {secret}"),
+    "pairs": lambda secret: [("x", 1), repr(("hash_seed", secret))],
+    "proxy": lambda secret: MappingProxyType({"hash_seed": secret.encode()}),
+    "list": lambda secret: {"hash_seed": [secret], "password": ("a", secret)},
+    "list in a proxy": lambda secret: MappingProxyType({"hash_seed": ["a", secret]}),
+    "object": lambda secret: SimpleNamespace(password=f"a {secret}"),
+    "dataclass": lambda secret: Options(secret, f"a '{secret}"),
+    "json": lambda secret: json.dumps({"password": secret, "hash_seed": f'a" {secret}'}),
+    "json in a list": lambda secret: [json.dumps({"hash_seed": secret})],
+    "json in a proxy": lambda secret: MappingProxyType({"a": json.dumps({"hash_seed": f"a {secret}"})}),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_secret_is_masked_by_its_name_in_values_of_any_kind(kind: str) -> None:
+    """With any character: its end is that of its quotes, of its list, or white space."""
+    shown = pprint(URLPasswordFilter().cleanse_setting("SOME", NAMED[kind](PASSWORD)))
+    assert PASSWORD not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["wrong password, try again", "host=h dbname=d", "redis://h/0?password=***&db=1", "password"]
+)
+def test_a_text_that_names_no_secret_stays(text: str) -> None:
+    """So does what is masked already, and what follows it."""
+    assert URLPasswordFilter().cleanse_setting("SOME", text) == text

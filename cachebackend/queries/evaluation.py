@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from django.core.exceptions import EmptyResultSet
 from django.db import router
 from django.db.models.sql.compiler import SQLCompiler
 from django.db.models.sql.constants import MULTI, SINGLE
+from django.utils.asyncio import async_unsafe
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
@@ -30,7 +32,7 @@ from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan, plan_of
 
-__all__ = ["Evaluation", "evaluated", "install", "not_evaluated"]
+__all__ = ["Evaluation", "evaluated", "install", "not_evaluated", "refuse_in_event_loop"]
 
 logger = logging.getLogger("cachebackend")
 _current: ContextVar[Evaluation | None] = ContextVar("ringcache_evaluation", default=None)
@@ -87,6 +89,7 @@ class Evaluation:
             return None
         if plan is None:
             return None
+        refuse_in_event_loop()
         self.plans.append(plan)
         fill_options = cache.fill_options(self._options.seconds, self._options.stale_for)
         fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
@@ -115,6 +118,21 @@ class Evaluation:
         if plan is not None and any_changed() and has_changed_tables(compiler.connection, plan.tables):
             raise NotCached("the open transaction has changed a table that the query reads")
         return plan
+
+
+def refuse_in_event_loop() -> None:
+    """Raise as a query would, whether its result is cached or not.
+
+    Raises:
+        SynchronousOnlyOperation: An event loop runs in this thread.
+    """
+    if _get_running_loop() is not None:
+        _refuse()
+
+
+@async_unsafe("Use the async methods of querysets: you cannot call this from an async context.")
+def _refuse() -> None:
+    """Raise, unless the project allows queries in event loops."""
 
 
 def _rows(result: Any, result_type: str) -> list[tuple[Any, ...]]:

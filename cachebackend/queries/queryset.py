@@ -16,7 +16,13 @@ from cachebackend.backend import find_ring_cache
 from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
-from cachebackend.queries.evaluation import Evaluation, evaluated, install, not_evaluated
+from cachebackend.queries.evaluation import (
+    Evaluation,
+    evaluated,
+    install,
+    not_evaluated,
+    refuse_in_event_loop,
+)
 from cachebackend.queries.forms import ROWS, form_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
@@ -120,6 +126,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         cache = find_ring_cache(self.cache_options.alias)
         if cache is None:
             return protocol.MISSING
+        refuse_in_event_loop()
         plan = known.plan
         names = protocol.FillOptions(None, tags=plan.tags, shapes=plan.shapes)
         read = protocol.get_result(cache.client.context, plan.key, names, protocol.MISSING)

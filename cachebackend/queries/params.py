@@ -36,9 +36,10 @@ def _text(param: Any) -> str:
         return f"{kind.__name__}({text_of_params(param)})"
     if kind is dict:
         return f"dict({text_of_params([each for pair in param.items() for each in pair])})"
-    if isinstance(param, str) and not isinstance(param, Enum):
-        return repr(str.__str__(param))
     name = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(param, str):
+        text = repr(str.__str__(param))
+        return f"{name}({text})" if isinstance(param, Enum) else text  # a driver may know the class
     if name in _JSON:
         return f"{name}({_text(param.obj)})"
     if kind.__module__ == "psycopg.types.numeric":

@@ -44,7 +44,18 @@ class Colour(StrEnum):
     RED = "red"
 
 
-@pytest.mark.parametrize("param", [object(), gettext_lazy("a"), Colour.RED, {1, 2}], ids=repr)
+class Mood(StrEnum):
+    RED = "red"
+
+
+def test_members_of_enumerations_have_texts() -> None:
+    """By class and value: a driver may send members of some enumerations in a form of their own."""
+    texts = [text_of_params([each]) for each in (Colour.RED, Mood.RED, "red")]
+    assert len(set(texts)) == 3
+    assert text_of_params([Colour("red")]) == texts[0]
+
+
+@pytest.mark.parametrize("param", [object(), gettext_lazy("a"), {1, 2}], ids=repr)
 def test_other_parameters_are_not_cached(param: Any) -> None:
     """What the driver makes of them is not known."""
     with pytest.raises(NotCached, match="a parameter is a"):

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from django.contrib.contenttypes.models import ContentType
-from django.db import DatabaseError, connection, models, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, models, transaction
 
 from cachebackend.backend.canonical import canonical_text
 from cachebackend.invalidation.catalogue import bindable_fields
@@ -114,10 +114,17 @@ class RandomWrites:
     Args:
         source: The source of chance.
         written: The models that are written, parents before children.
+        using: The alias of the database, to which a router sends the models.
     """
 
-    def __init__(self, source: random.Random, written: Sequence[type[models.Model]] = MODELS) -> None:
+    def __init__(
+        self,
+        source: random.Random,
+        written: Sequence[type[models.Model]] = MODELS,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
         self._source = source
+        self._using = using
         self._models = written
         self._constants = Constants(source)
 
@@ -138,9 +145,9 @@ class RandomWrites:
 
     def _try(self, step: Any, model: type[models.Model]) -> str:
         try:
-            with transaction.atomic():
+            with transaction.atomic(self._using):
                 done: str = step(model)
-                connection.check_constraints()
+                connections[self._using].check_constraints()
                 return done
         except DatabaseError:
             return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
+from collections.abc import Iterable
 
 __all__ = ["Ledger"]
 
@@ -21,10 +22,12 @@ class Ledger:
 
     Attributes:
         acknowledged: For each row the version that was acknowledged last.
+        begun: For each row the newest version that its writer has begun to write.
         acknowledged_at: When it was acknowledged, by the monotonic clock.
         written: For each row the number of acknowledged writes.
         read: For each reader the number of checked reads.
         near: For each reader the number of its reads that a copy in its process answered.
+        hits: For each reader the number of its reads for which the database was not asked.
         stale: For each reader the number of reads older than what was acknowledged before them.
         uncommitted: For each reader the number of reads of a version that was never committed.
         worst_stale: For each reader the most seconds between the acknowledgement (and the end of the
@@ -37,12 +40,26 @@ class Ledger:
         context = multiprocessing.get_context("spawn")
         self.acknowledged = context.Array("q", rows, lock=False)
         self.acknowledged_at = context.Array("d", rows, lock=False)
-        self.written = context.Array("q", rows, lock=False)
-        self.read, self.near, self.stale = (context.Array("q", readers, lock=False) for _ in range(3))
+        self.written, self.begun = (context.Array("q", rows, lock=False) for _ in range(2))
+        self.read, self.near, self.stale, self.hits = (
+            context.Array("q", readers, lock=False) for _ in range(4)
+        )
         self.uncommitted = context.Array("q", readers, lock=False)
         self.worst_stale = context.Array("d", readers, lock=False)
         self.back_since = context.Value("d", time.monotonic(), lock=False)
         self.lag = context.Value("d", 0.0, lock=False)
+
+    def begin(self, rows: Iterable[int]) -> None:
+        """Record that the next versions of some rows are about to be written."""
+        for row in rows:
+            self.begun[row] += 1
+
+    def acknowledge(self, rows: Iterable[int]) -> None:
+        """Record that the versions of some rows that were begun last are committed."""
+        for row in rows:
+            self.acknowledged_at[row] = time.monotonic()
+            self.acknowledged[row] = self.begun[row]
+            self.written[row] += 1
 
     def record_read(self, reader: int, near_hits: int) -> None:
         """Record a read, and the number of near hits of its process so far."""

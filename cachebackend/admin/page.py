@@ -24,10 +24,12 @@ from cachebackend.monitoring import (
     AliasFigures,
     Fault,
     KeyFigures,
+    QueryFigures,
     alias_figures,
     hit_ratio,
     key_figures,
     outbox_figures,
+    query_figures,
     queue_figures,
     try_to_read,
     worker_figures,
@@ -102,7 +104,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "opts": self.opts,
             "unknown": UNKNOWN,
             "tiles": tiles(aliases, worker, outbox, queues),
-            "panels": [_panel(each) for each in aliases],
+            "panels": [_panel(each) | _queries(query_figures(each.alias)) for each in aliases],
             "outbox": outbox,
             "worker": worker,
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
@@ -191,6 +193,16 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
             for index, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
             if each is not None and (each.hits or each.misses or each.loads)
         ],
+    }
+
+
+def _queries(figures: QueryFigures) -> dict[str, Any]:
+    """Return what the page shows of an alias' queries; the rest of a long list is folded away."""
+    return {
+        "queries": figures,
+        "queries_since": moment(figures.since),
+        "shown_queries": figures.cached[:MAX_ROWS],
+        "folded_queries": figures.cached[MAX_ROWS:],
     }
 
 

@@ -1,7 +1,8 @@
 """Figures, thresholds and faults, each computed once for the page, the metrics and the commands.
 
 ``ring`` has a cache alias, ``nodes`` its nodes, ``setup`` how they are configured; ``outbox`` has
-the pending deletes, ``workers`` the periodic tasks, ``queues`` write-behind, ``inspector`` one key;
+the pending deletes, ``workers`` the periodic tasks, ``queues`` write-behind, ``queries`` what is read by
+cached querysets, ``inspector`` one key;
 ``faults`` holds the thresholds, ``formatting`` turns figures into text. May import everything
 below it, never ``admin`` or ``management``. Never changes a cached value, never unpickles one, and
 waits for each node at most once.
@@ -19,6 +20,7 @@ from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.inspector import KeyFigures, key_figures
 from cachebackend.monitoring.nodes import NodeFigures, node_figures
 from cachebackend.monitoring.outbox import OutboxFigures, outbox_figures
+from cachebackend.monitoring.queries import QueryFigures, query_figures, total_query_figures
 from cachebackend.monitoring.queues import QueueFigures, queue_figures
 from cachebackend.monitoring.ring import AliasFigures, alias_figures, hit_ratio
 from cachebackend.monitoring.workers import WorkerFigures, worker_figures
@@ -29,6 +31,7 @@ __all__ = [
     "KeyFigures",
     "NodeFigures",
     "OutboxFigures",
+    "QueryFigures",
     "QueueFigures",
     "WorkerFigures",
     "alias_figures",
@@ -36,7 +39,9 @@ __all__ = [
     "key_figures",
     "node_figures",
     "outbox_figures",
+    "query_figures",
     "queue_figures",
+    "total_query_figures",
     "try_to_read",
     "worker_figures",
 ]

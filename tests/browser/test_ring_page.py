@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db.models.functions import Now
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from cachebackend import RingCache
@@ -15,6 +16,7 @@ from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.telemetry.publisher import publish_counts
 from cacheproject.services import Services
 from tests.browser.chromium import CHROMIUM, launch
+from tests.zoo.models import Poem
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -249,6 +251,22 @@ def test_it_needs_no_script(open_page: Callable[..., Page], ring_cache: RingCach
     expect(page.locator("#verdict")).to_have_text("All is well")
     expect(page.locator("svg.ring")).to_be_visible()
     expect(page.locator(".when")).to_contain_text("does not refresh itself")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_queries_of_cached_querysets_fit(
+    open_page: Callable[..., Page], ring_cache: RingCache, width: int
+) -> None:
+    """What their results depend on, or why they are not cached, is shown completely."""
+    for _ in range(2):
+        list(Poem.cached.filter(author__name="a", rank__gt=1).select_related("author"))
+        list(Poem.cached.annotate(now=Now()))
+    page = open_page(viewport={"width": width, "height": 900})
+    rows = page.locator("[data-key^='zoo.Poem: ']")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("rows: zoo_author by name (id, rank); zoo_poem (")
+    expect(rows.last).to_contain_text("Now() has another value each time that the query runs")
+    assert page.evaluate(CUT_OFF) == []
 
 
 def test_it_fits_a_phone(open_page: Callable[..., Page], ring_cache: RingCache) -> None:

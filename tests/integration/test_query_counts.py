@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db.models.functions import Now
+from django.test import Client
+from django.urls import reverse
 
 from cachebackend import RingCache
+from cachebackend.queries import counting
 from cachebackend.query_counts import FormCounts, FormKind
 from cachebackend.telemetry.publisher import publish_counts
 from cachebackend.telemetry.query_counts import hourly_query_counts, total_query_counts
+from cacheproject.services import Services
 from tests.zoo.models import Author, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -76,9 +82,10 @@ def test_what_writes_invalidate_is_counted_by_shape(author: Author) -> None:
 
 
 def test_queries_that_are_not_cached_are_counted_and_logged_once(
-    author: Author, caplog: pytest.LogCaptureFixture
+    author: Author, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason, by model."""
+    monkeypatch.setattr(counting, "_logged", set())
     with caplog.at_level(logging.INFO, "cachebackend"):
         for _ in range(3):
             list(cached().annotate(now=Now()).filter(name="p"))
@@ -96,3 +103,61 @@ def test_the_total_is_what_all_hours_have(author: Author) -> None:
     assert {form.text: counts for form, counts in total_query_counts("default").values()}.items() >= (
         hours.items()
     )
+
+
+def test_a_hit_that_is_not_compiled_is_counted_too(author: Author) -> None:
+    """A manager's queryset that is made in a known way is read without building its query."""
+    for _ in range(4):
+        list(Poem.cached.filter(author=author).order_by("rank"))
+        Poem.cached.filter(rank=1).count()
+    assert {text: (each.hits, each.misses) for text, each in counted().items()} == {
+        OF_AUTHOR: (3, 1),
+        COUNT: (3, 1),
+    }
+
+
+def test_the_command_prints_the_same(author: Author, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a table, or as JSON."""
+    for _ in range(2):
+        list(cached().filter(author=author).order_by("rank"))
+        list(cached().annotate(now=Now()).filter(name="p"))
+    call_command("ring", "queries")
+    printed = capsys.readouterr().out
+    assert "zoo.Poem" in printed
+    assert "invalidations" in printed
+    call_command("ring", "queries", "--hours", "1", "--json")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["aliases"]["default"]
+    [form] = found["cached"]
+    assert (form["model"], form["text"], form["hits"], form["misses"]) == ("zoo.Poem", OF_AUTHOR, 1, 1)
+    [plain] = found["not_cached"]
+    assert (plain["model"], plain["runs"]) == ("zoo.Poem", 2)
+
+
+def test_the_page_lists_forms_and_what_is_not_cached(author: Author, admin_client: Client) -> None:
+    """With the reason; and an alias that nothing has read says so."""
+    url = reverse("admin:cachebackend_ring_changelist")
+    assert "None was read." in admin_client.get(url).content.decode()
+    for _ in range(2):
+        list(cached().filter(author=author).order_by("rank"))
+    list(cached().annotate(now=Now()).filter(name="p"))
+    page = admin_client.get(url).content.decode()
+    assert f'<td class="text" data-label="Depends on">{OF_AUTHOR}</td>' in page
+    assert "50.0 %" in page
+    assert "Now() has another value each time that the query runs" in page
+
+
+def test_the_page_stays_up_without_the_nodes_of_the_counts(
+    author: Author, admin_client: Client, services: Services
+) -> None:
+    """It says that the counts are unknown."""
+    cached().filter(rank=1).count()
+    for name in ("ring-a", "ring-b", "ring-c"):
+        services.kill(name)
+    try:
+        page = admin_client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
+        with pytest.raises(SystemExit):
+            call_command("ring", "queries")
+    finally:
+        for name in ("ring-a", "ring-b", "ring-c"):
+            services.restart(name)
+    assert "unknown: " in page

@@ -17,9 +17,11 @@ from cachebackend.errors import RingCacheError
 from cachebackend.management import ring_plan
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.management.ring_simulate import simulate
-from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures
+from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures, query_figures
+from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.nodes import states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
+from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
 from cachebackend.monitoring.setup import configure, differences, ring_faults
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import Faults, NodeAddress, change_faults, parse_nodes
@@ -39,15 +41,17 @@ _COLUMNS = {
     "keys": "keys",
     "evicted": "evicted",
 }
+_QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidations", "depends on")
 
 
 class Command(ReportCommand):
-    """Status, owner, plan, doctor, cleanup, configure and simulate of the ring."""
+    """Status, owner, plan, queries, doctor, cleanup, configure and simulate of the ring."""
 
     help = "See the ring's nodes, find a key's owner, plan a change of nodes, and find what is set up wrong."
     examples = """  manage.py ring status
   manage.py ring owner product:17 --alias default
   manage.py ring plan 'redis://10.0.0.1:6379/0?name=a' 'redis://10.0.0.4:6379/0?name=d'
+  manage.py ring queries --hours 24
   manage.py ring doctor --json
   manage.py ring cleanup --yes
   manage.py ring configure --yes
@@ -66,6 +70,15 @@ class Command(ReportCommand):
         owner.add_argument("--version", type=int, dest="key_version", help="the key's version")
         plan = add("plan", help="how many keys a change of nodes moves, and the settings of its deploys")
         plan.add_argument("nodes", nargs="+", metavar="URL", help="the new nodes, as in LOCATION")
+        queries = add("queries", help="what cached querysets read, and what is not cached and why")
+        queries.add_argument(
+            "--hours",
+            type=int,
+            default=RECENT_HOURS,
+            choices=range(1, 25),
+            metavar="HOURS",
+            help=f"how many hours, the present one included, 1 to 24 ({RECENT_HOURS})",
+        )
         doctor = add("doctor", help="find what is set up wrong")
         cleanup = add("cleanup", help="delete keys from nodes that do not own them")
         cleanup.add_argument("--yes", action="store_true", help="delete them; default: only count them")
@@ -74,7 +87,7 @@ class Command(ReportCommand):
         simulated = add("simulate", help="hit ratios of caches of several sizes, by policy")
         _add_simulate(simulated)
         self.add_option(
-            [parser, status, owner, plan, doctor, cleanup, configured, simulated],
+            [parser, status, owner, plan, queries, doctor, cleanup, configured, simulated],
             "--alias",
             help="a cache alias; default: every ring cache, or 'default'",
         )
@@ -160,6 +173,25 @@ class Command(ReportCommand):
         }
         data = {"moved": round(plan.moved, 4), "nodes": shares, "fault": fault, "settings": settings}
         return Report(data, not fault or not plan.moved)
+
+    def _queries(self, options: dict[str, Any]) -> Report:
+        data: dict[str, Any] = {}
+        for alias, _ in _clients(options["alias"]):
+            figures = query_figures(alias, options["hours"])
+            data[alias] = {
+                "since": figures.since,
+                "cached": [each._asdict() for each in figures.cached],
+                "not_cached": [each._asdict() for each in figures.not_cached],
+                "error": figures.error,
+            }
+            self.say(f"{alias}, since {moment(figures.since)}")
+            if figures.error:
+                self.say(f"not well: the counts cannot be read: {figures.error}")
+            self.print_table(_QUERY_COLUMNS, [_query_row(each) for each in figures.cached])
+            plain = [(each.model, each.runs, each.reason) for each in figures.not_cached]
+            self.print_table(("not cached", "queries", "reason"), plain)
+        is_well = not any(each["error"] for each in data.values())
+        return Report({"aliases": data, "well": is_well}, is_well)
 
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().nodes)
@@ -267,6 +299,11 @@ def _new_nodes(urls: Sequence[str]) -> tuple[NodeAddress, ...]:
     messages = [re.sub(r"^URL\[(\d+)\]", argument, message) for message in faults.messages]
     message = f"ring plan: {'; '.join(messages)}. Write redis://HOST:PORT/0?name=NAME, as in LOCATION"
     raise CommandError(message)
+
+
+def _query_row(form: CachedForm) -> tuple[object, ...]:
+    mean = "" if form.mean_load_ms is None else f"{form.mean_load_ms:.1f}"
+    return form.model, form.hits, form.misses, form.loads, mean, form.invalidations, form.text
 
 
 def _row(node: NodeFigures, state: str, pending: int | str) -> dict[str, Any]:

@@ -24,15 +24,18 @@ from cachebackend.histogram import Histogram
 from cachebackend.monitoring import (
     AliasFigures,
     OutboxFigures,
+    QueryFigures,
     QueueFigures,
     WorkerFigures,
     alias_figures,
     outbox_figures,
     queue_figures,
+    total_query_figures,
     try_to_read,
     worker_figures,
 )
 from cachebackend.monitoring.reasons import Kind
+from cachebackend.query_counts import FormCounts
 from cachebackend.telemetry.publisher import total_counts, total_drains
 
 try:
@@ -63,6 +66,7 @@ class RingCollector(Collector):
         """Yield the counters of each alias, its nodes, and invalidation and write-behind."""
         figures = [alias_figures(alias) for alias in ring_aliases()]
         yield from self._counters(figures)
+        yield from self._queries([total_query_figures(each.alias) for each in figures])
         yield from self._nodes(figures)
         outbox = outbox_figures()
         yield from self._outbox(outbox)
@@ -82,6 +86,23 @@ class RingCollector(Collector):
             for alias, value in values.items():
                 metric.add_metric([alias], value)
             yield metric
+
+    def _queries(self, figures: list[QueryFigures]) -> Iterator[Metric]:
+        labels, meanings = ["alias", "model", "query"], _meanings(FormCounts)
+        for name in ("hits", "misses", "loads", "load_seconds", "invalidations"):
+            meaning = "The time of loads of query results." if name == "load_seconds" else meanings[name]
+            metric = CounterMetricFamily(f"ringcache_query_{name}", meaning, labels=labels)
+            for each in figures:
+                for form in each.cached:
+                    metric.add_metric([each.alias, form.model, form.text], getattr(form, name))
+            yield metric
+        plain = CounterMetricFamily(
+            "ringcache_queries_not_cached", meanings["runs"], labels=["alias", "model", "reason"]
+        )
+        for each in figures:
+            for plain_form in each.not_cached:
+                plain.add_metric([each.alias, plain_form.model, plain_form.reason], plain_form.runs)
+        yield plain
 
     def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         labels = ["alias", "node"]
@@ -184,7 +205,7 @@ def _histogram(name: str, meaning: str, times_by_alias: Mapping[str, Histogram])
     return metric
 
 
-def _meanings(counts: type[Counts | DrainCounts]) -> dict[str, str]:
+def _meanings(counts: type[Counts | DrainCounts | FormCounts]) -> dict[str, str]:
     """Return the meaning of each counter, from the docstring of its class."""
     text = inspect.cleandoc(counts.__doc__ or "")
     return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}

@@ -161,3 +161,17 @@ def test_the_page_stays_up_without_the_nodes_of_the_counts(
         for name in ("ring-a", "ring-b", "ring-c"):
             services.restart(name)
     assert "unknown: " in page
+
+
+def test_the_metrics_have_the_same_counts(author: Author, admin_client: Client) -> None:
+    """With labels for the model, and for what the results depend on or why they are not cached."""
+    for _ in range(2):
+        list(cached().filter(author=author).order_by("rank"))
+    list(cached().annotate(now=Now()).filter(name="p"))
+    Poem.objects.filter(name="p").update(rank=5)
+    text = admin_client.get("/metrics/").content.decode()
+    labels = f'{{alias="default",model="zoo.Poem",query="{OF_AUTHOR}"}}'
+    for name, count in {"hits": 1, "misses": 1, "loads": 1, "invalidations": 1}.items():
+        assert f"ringcache_query_{name}_total{labels} {count}.0\n" in text
+    assert f"ringcache_query_load_seconds_total{labels} 0." in text
+    assert 'ringcache_queries_not_cached_total{alias="default",model="zoo.Poem",reason="Now() has' in text

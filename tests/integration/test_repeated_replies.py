@@ -136,7 +136,11 @@ QUEUE_CALLS: dict[str, tuple[Callable[[list[bytes]], bytes], Callable[[QueueClie
         lambda queue: queue.run(protocol.contents(queue.context, 0, PARTITION, 1)),
     ),
     "a queue whose batches always move": (
-        lambda _: b"*1\r\n*4\r\n" + bulk(b"abcd") + bulk(b"2") + bulk(b"1") + bulk(b"seal"),
+        lambda command: (
+            b"$-1\r\n"
+            if command[0] == b"GET"
+            else b"*1\r\n*4\r\n" + bulk(b"abcd") + bulk(b"2") + bulk(b"1") + bulk(b"seal")
+        ),
         lambda queue: queue.run(protocol.pending(queue.context, 0, PARTITION, [b"f"])),
     ),
 }

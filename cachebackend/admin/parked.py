@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db import Error, models
+from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -15,6 +15,8 @@ from django.utils.translation import gettext_lazy
 
 from cachebackend import writebehind
 from cachebackend.admin.actions import log_action
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.parked import changes_text
 
@@ -82,14 +84,11 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
     ) -> HttpResponse:
         """Show the parked writes of one database, and name the other databases that have some."""
         shown = self.get_queryset(request).db
-        for using in set(writebehind.databases()) - {shown} if request.method == "GET" else ():
-            try:
-                count = ParkedWrite.objects.using(using).count()
-            except Error as error:
-                self.message_user(
-                    request, f"The database {using!r} does not answer: {error}", messages.WARNING
-                )
-                continue
+        others = set(writebehind.databases()) - {shown} if request.method == "GET" else ()
+        asked = ask_databases(lambda using: ParkedWrite.objects.using(using).count(), READ_TIMEOUT, others)
+        for using, error in asked.errors.items():
+            self.message_user(request, f"The database {using!r} does not answer: {error}", messages.WARNING)
+        for using, count in asked.found.items():
             if count:
                 text = (
                     f"{count} writes are parked in the database {using!r}, which this page does not show: "

@@ -17,6 +17,8 @@ from cachebackend import protocol, writebehind
 from cachebackend.client import QueueClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, QueueState
@@ -113,7 +115,8 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
         statuses: What ``partition_statuses`` returned.
     """
     options, now = write_behind_options(), time.time()
-    late = [each.partition for each in statuses if each.oldest_seconds > max_waiting_age(options)]
+    age = max_waiting_age(options)
+    late = [each.partition for each in statuses if each.oldest_seconds > age and each.is_database_seen]
     client = monitoring_queue()
     facts = Facts(
         statuses,
@@ -220,9 +223,8 @@ def _closed(client: QueueClient) -> list[Partition]:
 
 
 def _locks() -> dict[Partition, LockHolder]:
-    holders: list[LockHolder] = []
-    for using in writebehind.databases():
-        holders += _read(partial(writebehind.lock_holders, using), [])
+    asked = ask_databases(writebehind.lock_holders, READ_TIMEOUT, writebehind.databases())
+    holders = [holder for found in asked.found.values() for holder in found]
     return {each.partition: each for each in reversed(holders)}  # the longest lock of each partition
 
 

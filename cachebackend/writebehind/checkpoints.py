@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.db import Error, models, router
+from django.db import models, router
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
@@ -17,6 +17,8 @@ from cachebackend.errors import (
     WriteBehindDatabaseError,
     WriteBehindStoppedError,
 )
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, Pending, QueueState
 from cachebackend.protocol.queue.encodings import Encodings
@@ -168,25 +170,23 @@ class Queues:
         raise WriteBehindStoppedError(message)
 
 
-def stored_checkpoints() -> tuple[dict[Partition, list[WriteBehindCheckpoint]], dict[str, Error]]:
+def stored_checkpoints() -> tuple[dict[Partition, list[WriteBehindCheckpoint]], dict[str, Exception]]:
     """Return all checkpoints by partition, each from the database to which its model is drained.
 
     Returns:
         The checkpoints of the databases that answered, and for each alias of another one its error.
     """
     by_partition: dict[Partition, list[WriteBehindCheckpoint]] = {}
-    errors: dict[str, Error] = {}
-    for using in sorted({router.db_for_write(model) for model in behind_models()}):
-        try:
-            stored = list(WriteBehindCheckpoint.objects.using(using).order_by("pk"))
-        except Error as error:
-            errors[using] = error
-            continue
+    used = sorted({router.db_for_write(model) for model in behind_models()})
+    asked = ask_databases(
+        lambda using: list(WriteBehindCheckpoint.objects.using(using).order_by("pk")), READ_TIMEOUT, used
+    )
+    for using, stored in asked.found.items():
         for checkpoint in stored:
             if (model := model_named(checkpoint.label)) is None or router.db_for_write(model) == using:
                 partition = Partition(checkpoint.label, checkpoint.partition)
                 by_partition.setdefault(partition, []).append(checkpoint)
-    return by_partition, errors
+    return by_partition, asked.errors
 
 
 def mismatch_of(

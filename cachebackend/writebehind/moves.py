@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from django.db import Error
-
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.errors import RingCacheError
@@ -102,7 +100,7 @@ def moved_partitions(client: QueueClient) -> Answers[Partition]:
     return Answers(moved, _named(errors))
 
 
-def _named(errors: Mapping[str, Error]) -> dict[str, Error]:
+def _named(errors: Mapping[str, Exception]) -> dict[str, Exception]:
     return {f"database {using!r}": error for using, error in errors.items()}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
-from django.db import Error, connections, router
+from django.db import connections, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
@@ -291,19 +291,18 @@ class _Stored:
     def read(cls) -> _Stored:
         """Return what the databases that answer store."""
         stored = cls()
-        for using in databases():
-            try:
-                stored._read_one(using)
-            except Error as error:
-                stored.errors[using] = f"the database {using!r} does not answer: {error}"
+        asked = ask_databases(_stored_in, READ_TIMEOUT, databases())
+        for found in asked.found.values():
+            stored._add(*found)
+        for using, error in asked.errors.items():
+            stored.errors[using] = f"the database {using!r} does not answer: {error}"
         return stored
 
-    def _read_one(self, using: str) -> None:
-        for checkpoint in WriteBehindCheckpoint.objects.using(using).all():
+    def _add(self, checkpoints: list[WriteBehindCheckpoint], parked: list[dict[str, Any]]) -> None:
+        for checkpoint in checkpoints:
             partition = Partition(checkpoint.label, checkpoint.partition)
             self.checkpoints[partition, checkpoint.incarnation] = checkpoint
-        counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
-        for row in counted.annotate(count=Count("pk"), first=Min("created")):
+        for row in parked:
             values = {"parked": row["count"], "parked_since": row["first"].timestamp()}
             self.parked[Partition(row["label"], row["partition"])] = values
 
@@ -311,3 +310,10 @@ class _Stored:
         """Return the error of the database to which a partition is drained; None if it answered."""
         model = model_named(partition.label)
         return self.errors.get(router.db_for_write(model)) if model is not None else None
+
+
+def _stored_in(using: str) -> tuple[list[WriteBehindCheckpoint], list[dict[str, Any]]]:
+    """Return the checkpoints of a database, and for each partition its number of parked writes."""
+    counted = ParkedWrite.objects.using(using).order_by().values("label", "partition")
+    parked: Iterable[Any] = counted.annotate(count=Count("pk"), first=Min("created"))
+    return list(WriteBehindCheckpoint.objects.using(using)), list(parked)

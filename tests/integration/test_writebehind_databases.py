@@ -271,11 +271,15 @@ def test_a_database_that_is_away_has_an_unknown_number_of_parked_writes(
     assert "database 'two' does not answer" in fault
 
 
+@pytest.mark.parametrize("photos", ["two", "default"])
 def test_a_database_that_hangs_delays_nothing_but_its_own_answer(
-    two: str, monkeypatch: pytest.MonkeyPatch
+    two: str, monkeypatch: pytest.MonkeyPatch, photos: str
 ) -> None:
     """The page and the metrics wait for a limited time; a thread of its own waits for the database."""
-    monkeypatch.setattr(Router, "photos", "default")
+    photo = Photo.objects.using(two).create(pk=1)
+    add_view(photo)
+    monkeypatch.setattr(Router, "photos", photos)
+    forget_database(monkeypatch)
     released = threading.Event()
     real = BaseDatabaseWrapper.cursor
 
@@ -286,11 +290,14 @@ def test_a_database_that_hangs_delays_nothing_but_its_own_answer(
 
     monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
     monkeypatch.setattr(connections[two], "cursor", MethodType(cursor, connections[two]))
-    for module in ("writebehind.status", "monitoring.queues"):
+    for module in (
+        *("writebehind.status", "writebehind.checkpoints", "monitoring.queues", "monitoring.reasons"),
+    ):
         monkeypatch.setattr(f"cachebackend.{module}.READ_TIMEOUT", 0.2)
     try:
-        [fault] = [fault.message for fault in queue_figures().faults if "'two'" in fault.message]
+        faults = [fault.message for fault in queue_figures().faults if "'two'" in fault.message]
         assert not released.is_set()
     finally:
         released.set()
-    assert "does not answer" in fault
+    assert faults
+    assert all("does not answer" in fault for fault in faults)

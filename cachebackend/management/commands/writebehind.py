@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +12,8 @@ from django.db import Error, close_old_connections
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.management.parked_actions import ParkedActions
 from cachebackend.management.repair_actions import RepairActions
 from cachebackend.management.report import AddAction, Report
@@ -156,11 +157,8 @@ class Command(ParkedActions, RepairActions):
     @staticmethod
     def _locks() -> list[writebehind.LockHolder]:
         """Return who holds the locks of partitions, in the databases that answer; status names the others."""
-        locks: list[writebehind.LockHolder] = []
-        for using in writebehind.databases():
-            with suppress(Error):
-                locks += writebehind.lock_holders(using)
-        return locks
+        asked = ask_databases(writebehind.lock_holders, READ_TIMEOUT, writebehind.databases())
+        return [holder for found in asked.found.values() for holder in found]
 
     def _drain(self, options: dict[str, Any]) -> Report:
         deadline = time.monotonic() + options["timeout"]

@@ -113,13 +113,12 @@ def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
         (b"label\0p", b"=a\0b", "NUL"),
         (b"tag_id\0p", b"=%d" % 2**63, "out of range"),
         (b"label\0p", b"=%b" % (b"x" * 51), "too long"),
-        (b"gone\0p", b"=x", "shop.Meter has no column 'gone' any more"),
     ],
 )
 def test_a_value_that_cannot_be_written_parks_its_row_alone(
     meter: Meter, name: bytes, value: bytes, error: str
 ) -> None:
-    """Whether psycopg, the statement, or the model (which has lost the column) refuses it."""
+    """Whether psycopg or the statement refuses it. (A column that is gone may belong to newer code: it waits.)"""
     other = Meter.objects.create()
     with one_partition():
         add_one(meter, other)

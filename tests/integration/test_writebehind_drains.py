@@ -118,7 +118,7 @@ def queue_raw(row: Meter, name: bytes, value: bytes) -> None:
 def test_a_value_that_cannot_be_written_parks_its_row_alone(
     meter: Meter, name: bytes, value: bytes, error: str
 ) -> None:
-    """Whether psycopg or the statement refuses it. (A column that is gone may be newer: it waits.)"""
+    """Whether psycopg or the statement refuses it. A column that is gone may be newer: it waits."""
     other = Meter.objects.create()
     with one_partition():
         add_one(meter, other)

@@ -16,7 +16,7 @@ from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation import watch, watch_queries, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.by_key import RowsByKey
-from cachebackend.managers.keys import LookupNames
+from cachebackend.managers.keys import LookupNames, NoKeys, RowKeys
 from cachebackend.queries.options import DEFAULT, QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet
 
@@ -101,6 +101,8 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
     def contribute_to_class(self, model: type[M], name: str) -> None:
         """Become an attribute of the model, and watch its rows. Django calls it."""
         self.model, self.name = model, name
+        own = {"_of_model": lambda _: self, "__module__": type(self).__module__}
+        self.__class__ = type(type(self).__name__, (type(self),), own)
         setattr(model, name, self)
         if not model._meta.abstract and not is_historical(model):
             if self.has_triggers:
@@ -124,13 +126,27 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
 
     def get_queryset(self) -> CachedQuerySet[M]:
         """Return a queryset of all rows, or of those that ``base_manager`` does not leave out."""
-        if self.base_manager is None and self._db is None and not self._hints:
-            return self._all_rows.all()
+        manager = self._of_model()
+        if manager.base_manager is None and self._db is None and not self._hints:
+            return manager._all_rows.all()
         queryset: CachedQuerySet[M] = CachedQuerySet(self.model, using=self._db, hints=self._hints)
-        if self.base_manager is not None:  # it may return other rows each time
-            queryset.query = getattr(self.model, self.base_manager).get_queryset().query.chain()
-        queryset.cache_options = self._query_options
+        if manager.base_manager is not None:  # it may return other rows each time
+            queryset.query = getattr(self.model, manager.base_manager).get_queryset().query.chain()
+        queryset.cache_options = manager._query_options
         return queryset
+
+    def _of_model(self) -> CachedManager[M]:
+        """Return the manager of the model that this one has its class from.
+
+        Django makes the manager of a relation, such as ``author.poem_set(manager="cached")``, of the class of
+        another manager, without arguments. So each manager of a model has a class of its own. That of
+        a relation reads some rows of the model, and has no keys.
+        """
+        return self
+
+    @cached_property
+    def _keys(self) -> RowKeys:
+        return super()._keys if self._of_model() is self else NoKeys(self.model, ())
 
     @cached_property
     def _all_rows(self) -> CachedQuerySet[M]:

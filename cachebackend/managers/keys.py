@@ -13,7 +13,7 @@ from cachebackend.backend.canonical import is_comparable, key_part
 from cachebackend.backend.tag_names import table_of
 from cachebackend.managers.lookups import Lookup, fault_of
 
-__all__ = ["LookupNames", "RowKeys"]
+__all__ = ["LookupNames", "NoKeys", "RowKeys"]
 
 #: The name of a unique field, or the names of the fields of a unique constraint.
 LookupNames = str | Sequence[str]
@@ -152,3 +152,10 @@ class RowKeys:
         meta = self._model._meta
         model = f".{meta.model_name}" if meta.proxy or not meta.managed else ""
         return f"{table_of(self._model)}{model}" + (f":{self._name}" if self._name else "")
+
+
+class NoKeys(RowKeys):
+    """The keys of a manager that reads some rows of its model: each row must be asked for by a query."""
+
+    def asked(self, given: Mapping[str, Any]) -> None:
+        """Return None: a row with a key may be none of those that the manager reads."""

@@ -13,6 +13,7 @@ read (``surroundings``): the time zone, the language, and the scope, which names
 from __future__ import annotations
 
 from collections.abc import Hashable
+from copy import copy
 from datetime import date
 from functools import lru_cache
 from itertools import count
@@ -30,7 +31,7 @@ from cachebackend.backend.scope import scope_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
 
-__all__ = ["Remembered", "accepted", "begun", "followed", "recall", "remember", "surroundings"]
+__all__ = ["Remembered", "accepted", "begun", "followed", "kept", "recall", "remember", "surroundings"]
 
 #: The most constructions, and the most remembered reads, of a process.
 _MAX_KNOWN = 20_000
@@ -42,6 +43,8 @@ _known: dict[Hashable, int] = {}
 _remembered: dict[Hashable, Remembered] = {}
 #: The types of values of which two are the same argument if they are equal.
 _EXACT = frozenset({bool, bytes, int, str, type(None), UUID})
+#: The types of values that nothing can change, as far as they are frequent.
+_UNCHANGED = _EXACT | {slice, F}
 
 
 class Remembered(NamedTuple):
@@ -76,6 +79,24 @@ def followed(construction: int, name: str, args: Any, kwargs: Any) -> tuple[Hash
     except _Unknown:
         return None
     return step, _known.get(step)
+
+
+def kept(value: Any) -> Any:
+    """Return an argument that ``followed`` has compared as it is now: the caller may change it later."""
+    kind = value.__class__
+    if kind is tuple or kind is list:
+        return kind([each if each.__class__ in _UNCHANGED else kept(each) for each in value])
+    if kind is dict:
+        return {name: each if each.__class__ in _UNCHANGED else kept(each) for name, each in value.items()}
+    if kind is Q:
+        copied = copy(value)
+        copied.children = kept(value.children)
+        return copied
+    if isinstance(value, models.Model):
+        row: Any = object.__new__(kind)
+        row.__dict__.update(value.__dict__)
+        return row
+    return value
 
 
 def accepted(step: Hashable) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, cast
 
 from django.db import models
 
-from cachebackend.queries.construction import accepted, begun, followed
+from cachebackend.queries.construction import accepted, begun, followed, kept
 from cachebackend.queries.options import QueryOptions
 
 __all__ = ["COPIED", "UnbuiltQuerySet"]
@@ -68,8 +68,9 @@ class UnbuiltQuerySet(models.QuerySet[M]):
             if step is None:
                 return result
         construction = step[1] or accepted(step[0])
-        kept = {key: list(each) if type(each) is list else each for key, each in kwargs.items()}
-        lazy = _unbuilt(self._root, construction, (*self._steps, (name, args, kept)))
+        lazy = _unbuilt(
+            self._root, construction, (*self._steps, (name, args and kept(args), kwargs and kept(kwargs)))
+        )
         lazy.cache_options = (
             self.cache_options if name != "_with_options" else self.cache_options._replace(**kwargs)
         )
@@ -129,6 +130,12 @@ class UnbuiltQuerySet(models.QuerySet[M]):
         state: dict[str, Any] = super().__getstate__()
         return {name: each for name, each in state.items() if name not in {"_root", "_steps"}}
 
+    def _add_hints(self, **hints: Any) -> None:
+        if not self._is_built:
+            self._build()
+        own: Any = self
+        own._hints = {**own._hints, **hints}  # those of the root are not changed
+
     def _clone(self) -> Self:
         clone: Self = super()._clone()  # type: ignore[misc]
         clone.cache_options = self.cache_options
@@ -149,6 +156,8 @@ class _Built:
         return queryset.__dict__[self._name]
 
     def __set__(self, queryset: Any, value: Any) -> None:
+        if not queryset._is_built:
+            queryset._build()
         queryset.__dict__[self._name] = value
 
 

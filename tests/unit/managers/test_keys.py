@@ -9,7 +9,7 @@ import pytest
 from django.apps.registry import Apps
 from django.db import models
 
-from cachebackend.managers.keys import RowKeys
+from cachebackend.managers.keys import NoKeys, RowKeys
 from tests.shop.models import Author, Coin, Line, Tag
 
 CODE = uuid.UUID(int=5)
@@ -23,6 +23,12 @@ def test_a_row_has_a_key_for_its_primary_key_and_for_each_lookup() -> None:
     ]  # fmt: skip
     assert keys.of_rows([{"pk": 1}], ["s", "t"]) == ["s:shop_author:id:1", "t:shop_author:id:1"]
     assert set(keys.columns) == {"id", "name", "code"}
+
+
+def test_a_manager_of_some_rows_asks_for_none_by_key() -> None:
+    """The row with a key may be another one."""
+    assert RowKeys(Author, ["name"]).asked({"pk": 1}) is not None
+    assert NoKeys(Author, ["name"]).asked({"pk": 1}) is None
 
 
 @pytest.mark.parametrize("given", [CODE, str(CODE), CODE.hex])

@@ -1,0 +1,144 @@
+"""Relations that are read through cached managers: managers of relations, prefetches, and arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.contenttypes.models import ContentType
+from django.db.models import Prefetch, Q, prefetch_related_objects
+
+from cachebackend import CachedManager
+from tests.integration.test_cached_queryset_users import cache, cached, names_of, poems, statements
+from tests.shop.models import Note
+from tests.zoo.models import Author, Label, Mark, Poem, Post
+
+__all__ = ["cache", "poems"]
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def author() -> Author:
+    return Author.objects.get(name="a")
+
+
+def of(author: Author) -> Any:
+    return author.poem_set(manager="cached")  # type: ignore[operator]  # django-stubs does not know it
+
+
+def test_a_cached_manager_of_a_relation_reads_its_rows_alone(author: Author) -> None:
+    """By key, by a query, and in bulk; a row of another author does not exist for it."""
+    own, other = Poem.objects.get(name="a1"), Poem.objects.get(name="b1")
+    for _ in range(2):
+        assert of(author).get(pk=own.pk) == of(author).get(name="a1") == own
+        assert of(author).in_bulk([own.pk, other.pk]) == {own.pk: own}
+        assert sorted(names_of(of(author).all())) == ["a0", "a1", "a2"]
+        assert (of(author).count(), of(author).filter(rank=1).count()) == (3, 1)
+        for lookup in ({"pk": other.pk}, {"name": "b1"}):
+            with pytest.raises(Poem.DoesNotExist):
+                of(author).get(**lookup)
+    assert statements(lambda: [of(author).count(), list(of(author).all())]) == 0
+
+
+def test_a_row_of_a_relation_knows_its_other_end(author: Author) -> None:
+    """As with a plain manager: no query is needed for it."""
+    for _ in range(2):
+        assert all(poem.author is author for poem in of(author).all())
+        assert of(author).all()[0].author is author
+        assert of(author).filter(rank=1).get().author is author
+    assert Poem.cached.all().query  # the querysets of the model have no hints of an author
+    assert Poem.cached.all()._hints == {}
+
+
+def test_a_relation_is_written_through_its_cached_manager(author: Author) -> None:
+    """And the next read sees it."""
+    assert of(author).count() == 3
+    of(author).create(name="a7", rank=1)
+    assert of(author).count() == 4
+    post, label = Post.objects.create(name="p"), Label.objects.create(name="l")
+
+    def labels() -> Any:
+        return post.labels(manager="cached")  # type: ignore[operator]  # the same
+
+    assert names_of(labels().all()) == []
+    labels().add(label)
+    assert names_of(labels().all()) == names_of(labels().filter(name="l")) == ["l"]
+    labels().remove(label)
+    assert labels().count() == 0
+    with pytest.raises(Label.DoesNotExist):
+        labels().get(pk=label.pk)
+
+
+def test_a_manager_of_a_relation_has_the_options_of_its_own_manager() -> None:
+    """A model may have several."""
+    managers = [vars(Note)["cached"], vars(Note)["cached_everything"]]
+    for manager in managers:
+        related = type(manager)()
+        related.model = Note
+        assert isinstance(related, CachedManager)
+        assert related.get_queryset().cache_options == manager.get_queryset().cache_options
+        assert related._keys.asked({"pk": 1}) is None
+        assert manager._keys.asked({"pk": 1}) is not None
+    Note.objects.create(text="a", removed=True)
+    assert [manager.all().count() for manager in managers] == [0, 1]
+
+
+def test_a_generic_relation_is_read_through_a_cached_manager(author: Author) -> None:
+    """The type of the content binds rows, too."""
+    kind = ContentType.objects.get_for_model(Author)
+    for _ in range(2):
+        assert Mark.cached.filter(content_type=kind, object_id=author.pk).count() == 0
+    Mark.objects.create(name="m", target=author)
+    assert Mark.cached.filter(content_type=kind, object_id=author.pk).get().target == author
+
+
+def test_a_prefetch_may_read_a_cached_queryset(author: Author) -> None:
+    """In a plain queryset and in a cached one, and for instances that exist."""
+
+    def prefetch() -> Any:
+        return Prefetch("poem_set", cached().filter(rank__gt=0).order_by("name"), to_attr="great")
+
+    for outer in (Author.objects.all(), cached(Author), cached(Author)):
+        found = outer.prefetch_related(prefetch()).order_by("name")
+        assert [names_of(each.great) for each in found] == [["a1", "a2"], ["b1", "b2"]]
+        assert all(poem.author is each for each in found for poem in each.great)
+    assert statements(lambda: list(found.all())) == 0
+    Poem.objects.filter(name="a1").update(rank=0)
+    assert [names_of(each.great) for each in found.all()] == [["a2"], ["b1", "b2"]]
+    prefetch_related_objects([author], Prefetch("poem_set", Poem.cached.order_by("name")))
+    assert names_of(author.poem_set.all()) == ["a0", "a1", "a2"]
+
+
+# Arguments that change after they are given
+
+
+def test_a_query_has_its_arguments_as_they_were(author: Author) -> None:
+    """An instance, a list, and both in conditions: the caller may use them for something else."""
+    other = Author.objects.get(name="b")
+    for _ in range(2):
+        row, ranks = Author.objects.get(name="a"), [0]
+        made = {
+            "instance": cached().filter(author=row),
+            "condition": cached().filter(Q(author=row) & ~Q(rank__in=ranks)),
+            "list": cached().filter(rank__in=ranks),
+            "tuple": cached().filter(Q(("author", row)) | Q(name="none")),
+        }
+        row.pk = other.pk
+        ranks.append(1)
+        assert sorted(names_of(made["instance"])) == ["a0", "a1", "a2"]
+        assert sorted(names_of(made["condition"])) == ["a1", "a2"]
+        assert sorted(names_of(made["list"])) == ["a0", "b0"]
+        assert sorted(names_of(made["tuple"])) == ["a0", "a1", "a2"]
+
+
+def test_an_argument_that_changes_misleads_no_other_query(author: Author) -> None:
+    """What is remembered of a construction is that of its arguments when it was made."""
+    cached().filter(author=Author.objects.get(name="a")).reverse()  # the construction is known now
+    row = Author.objects.get(name="a")
+    queryset = cached().filter(author=row)
+    row.pk = Author.objects.get(name="b").pk
+    assert queryset.count() == 3
+    list(queryset)
+    Poem.objects.create(name="a9", author=author)
+    assert cached().filter(author=author).count() == 4
+    assert sorted(names_of(cached().filter(author=author))) == ["a0", "a1", "a2", "a9"]

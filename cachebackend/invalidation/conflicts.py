@@ -1,14 +1,16 @@
 """The rows that an upsert may update: those with which its new rows conflict.
 
 Before Postgres 18, and elsewhere, an upsert returns new values only. The conflicting rows are locked
-and read before it, as an UPDATE's rows are. One row can escape:
+and read before it, as an UPDATE's rows are. Except on SQLite, which has one writer, a row can escape:
 
     1. the upsert's transaction finds no conflicting row;
     2. another transaction inserts one, and commits;
-    3. the upsert updates it, and nobody has read its old values.
+    3. the upsert updates it, and has not read its old values.
 
-Only the tags of the rows at its old ends, in a many-to-many table, are then not invalidated. Its key
-is the same as before, and a row that is cached under an old lookup value is compared when it is read.
+So if an upsert returns a row that was not read, it may have old values that are not known. Then all
+results of queries over the table are invalidated, and in a many-to-many table everything at its ends.
+The key of the row is the same as before, and a row that is cached under an old lookup value is compared
+when it is read.
 """
 
 from __future__ import annotations

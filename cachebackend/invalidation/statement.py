@@ -65,6 +65,17 @@ class Statement:
         return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
 
     @property
+    def _may_miss_old_rows(self) -> bool:
+        """Whether an upsert may update rows that another transaction inserts after they were looked for."""
+        connection = self._connection
+        if not isinstance(self._compiler, SQLInsertCompiler) or not self._changed_fields:
+            return False
+        sees_all = self._returns_old_rows or connection.vendor == "sqlite"
+        return not sees_all and (
+            self._changes_keys or not connection.features.can_return_rows_from_bulk_insert
+        )
+
+    @property
     def _set_columns(self) -> frozenset[str]:
         """The columns that may differ in a row that existed before: those set, and generated ones."""
         fields: list[Any] = self._changed_fields

@@ -292,6 +292,8 @@ class Write(Statement):
         if not pairs:
             return
         deletes = self._deletes
+        if self._may_miss_old_rows and any(old is None for old, _ in pairs):
+            self._add_unseen()
         in_migration = is_historical(self._query.get_meta().model)
         for table in self._tables:
             rows = self._columns.rows_of(table, pairs)
@@ -308,6 +310,14 @@ class Write(Statement):
                     in_migration=in_migration,
                 )
             )
+
+    def _add_unseen(self) -> None:
+        """Add what may be wrong because of old values that were not seen: results, and rows at old ends."""
+        for table in self._tables:
+            if table.ends:
+                self._deletes.add_table(table)
+            else:
+                self._deletes.add_results(table)
 
     def _add_everything(self, *tables: WatchedTable) -> None:
         """Add everything that is cached of the table: which rows changed is not known."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection, models
+from django.db import connection, connections, models
 from django.db.models import F
+from django.db.models.constants import OnConflict
 
 from cachebackend.invalidation.statement import Statement
 from cachebackend.invalidation.tables import watched_tables
@@ -61,3 +62,18 @@ def test_a_statement_that_names_one_row_is_small() -> None:
         Author.objects.filter(models.Q(pk=1) | models.Q(rank=1)),
     ):
         assert update_of(rows, rank=1)._is_large
+
+
+def test_an_upsert_may_update_rows_that_it_has_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it returns no old values, and other transactions can insert meanwhile."""
+    query = models.sql.InsertQuery(
+        Author, on_conflict=OnConflict.UPDATE, update_fields=[Author._meta.get_field("name")]
+    )
+    query.insert_values(list(Author._meta.local_concrete_fields), [Author(name="a")])
+    upsert = Statement(query.get_compiler(connection=connection), watched_tables(Author._meta.db_table))
+    for returns, vendor, may_miss in (
+        (True, "postgresql", False), (False, "postgresql", True), (False, "sqlite", False)
+    ):  # fmt: skip
+        monkeypatch.setattr(Statement, "_returns_old_rows", returns)
+        monkeypatch.setattr(type(connections["default"]), "vendor", vendor)
+        assert upsert._may_miss_old_rows is may_miss

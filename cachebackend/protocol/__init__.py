@@ -23,7 +23,13 @@ from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
 from cachebackend.protocol.cache.results import get_result
 from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
-from cachebackend.protocol.cache.shapes import RegisteredShapes, ShapeEntry, describe_shapes, read_shards
+from cachebackend.protocol.cache.shapes import (
+    RegisteredShapes,
+    ShapeEntry,
+    describe_shapes,
+    is_full,
+    read_shards,
+)
 from cachebackend.protocol.cache.tags import has_tag_tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.counts import (
@@ -106,6 +112,7 @@ __all__ = [
     "has_tag_tokens",
     "incr",
     "inspect",
+    "is_full",
     "load_again",
     "make_stale",
     "memory_usage",

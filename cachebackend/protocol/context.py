@@ -101,6 +101,8 @@ class Context:
     lease_ms: int = field(init=False)
     #: The nodes (by index) that do not support ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
+    #: The shards of the registry of shapes that were full, and until when that is believed (``shapes``).
+    full_shards: dict[bytes, float] = field(default_factory=dict)
     _log_limits: dict[str, LogRateLimit] = field(default_factory=dict, init=False)
     _strict: Context | None = field(default=None, init=False)
 

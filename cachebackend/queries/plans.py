@@ -12,6 +12,7 @@ from django.core.signals import setting_changed
 from django.db import models
 from django.db.models.signals import class_prepared, post_migrate
 
+from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
@@ -43,7 +44,8 @@ class Plan(NamedTuple):
         dependencies: What it depends on.
         tables: The tables that it depends on, as ``invalidation`` names them.
         tags: The keys of its tags.
-        shapes: Its shapes.
+        entries: The shape of each dependency.
+        shapes: Its shapes, each once.
         equalities: The canonical texts that each field may have which the query binds in its base table.
         form: What reads of the result are counted under.
     """
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     dependencies: tuple[Dependency, ...]
     tables: frozenset[str]
     tags: tuple[bytes, ...]
+    entries: tuple[ShapeEntry, ...]
     shapes: tuple[ShapeEntry, ...]
     equalities: Mapping[models.Field[Any, Any], frozenset[str | None]]
     form: QueryForm
@@ -90,7 +93,25 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
         _plans[name] = plan
     if isinstance(plan, NotCached):
         raise NotCached(plan.reason)
+    context = cache.client.context
+    if context.full_shards and any(protocol.is_full(context, each.shard) for each in plan.shapes):
+        return _general(plan, scope, cache)
     return plan
+
+
+def _general(plan: Plan, scope: str, cache: RingCache) -> Plan:
+    """Return a plan that has the general shape in place of those for which the registry has no room."""
+    context, general = cache.client.context, Shape([], None)
+    names: list[str] = []
+    shapes: dict[ShapeEntry, None] = {}
+    for each, entry in zip(plan.dependencies, plan.entries, strict=True):
+        is_full = protocol.is_full(context, entry.shard)
+        shape = general if is_full else each.shape
+        tags = [str(general.tag({}))] if is_full else each.tags()
+        names += [shape_tag_name(scope, each.table, tag) for tag in tags]
+        shapes[ShapeEntry(entry.shard, shape.id, shape.description, shape == general)] = None
+    tag_keys = tuple(dict.fromkeys(cache.many_tag_bytes(names)))
+    return plan._replace(key=plan.key + b":general", tags=tag_keys, shapes=tuple(shapes))
 
 
 def _new_plan(
@@ -100,13 +121,13 @@ def _new_plan(
     depends_on = [apps.get_model(label) for label in options.depends_on]
     compiled = compiled_query(compiler.query, compiler.using, rules=rules, depends_on=depends_on)
     names: list[str] = []
-    shapes: dict[ShapeEntry, None] = {}
+    entries: list[ShapeEntry] = []
     for each in compiled.dependencies:
         names += [shape_tag_name(scope, each.table, tag) for tag in each.tags()]
         [shard] = cache.many_tag_bytes([shard_of_result(scope, each.table, digest)])
         is_general = each.shape == Shape([], None)
-        shapes[ShapeEntry(shard, each.shape.id, each.shape.description, is_general)] = None
-    tags = tuple(dict.fromkeys(cache.many_tag_bytes(names)))
+        entries.append(ShapeEntry(shard, each.shape.id, each.shape.description, is_general))
+    tags, shapes = tuple(dict.fromkeys(cache.many_tag_bytes(names))), tuple(dict.fromkeys(entries))
     if len(tags) + len(shapes) > _MAX_NAMES:
         raise NotCached(
             f"the result depends on {len(tags)} tags of {len(shapes)} shapes, more than {_MAX_NAMES}"
@@ -116,7 +137,8 @@ def _new_plan(
         tuple(compiled.dependencies),
         frozenset(each.table for each in compiled.dependencies),
         tags,
-        tuple(shapes),
+        tuple(entries),
+        shapes,
         _equalities(compiler.query, compiled.dependencies),
         cached_form(compiler.query, kind, compiled.dependencies),
     )

@@ -191,3 +191,18 @@ def test_writing_through_a_cached_queryset(poems: list[Poem]) -> None:
     assert not queryset.all()
     assert cached().filter(rank=8).delete()[0] == 2
     assert cached().count() == 4
+
+
+def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results of further ones depend on every change of the table, and are cached as well."""
+    monkeypatch.setattr("cachebackend.protocol.cache.shapes.MAX_SHAPES", 0)
+
+    def count() -> int:
+        return int(cached().filter(rank=1).count())
+
+    assert count() == count() == 2
+    assert statements(count) == 0
+    Poem.objects.filter(name="a0").update(name="other")
+    assert statements(count) == 1
+    Poem.objects.filter(name="other").update(rank=1)
+    assert count() == 3

@@ -46,7 +46,7 @@ from cachebackend.protocol.cache.compare_and_set import (
     set_if_absent_command,
 )
 from cachebackend.protocol.cache.freshness import CachedValue, is_wrong_type, read_record
-from cachebackend.protocol.cache.shapes import ShapeEntry, register_requests, shape_tokens_of
+from cachebackend.protocol.cache.shapes import ShapeEntry, register_requests, settle_registrations
 from cachebackend.protocol.cache.tags import add_taken, new_token_requests
 from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
@@ -228,7 +228,7 @@ def request_leases(
         raise
     of_tags, of_shapes = len(leases), len(leases) + len(taken)
     add_taken(tokens, taken, replies[of_tags:of_shapes])
-    tokens.add(shape_tokens_of(shapes, replies[of_shapes:]))
+    tokens.add(settle_registrations(context, shapes, replies[of_shapes:]))
     return replies[:of_tags], tokens
 
 

@@ -37,16 +37,23 @@ __all__ = [
     "RegisteredShapes",
     "ShapeEntry",
     "describe_shapes",
+    "is_full",
     "read_shards",
     "register_requests",
+    "settle_registrations",
     "shape_token_requests",
     "shape_tokens_of",
 ]
 
-#: The most shapes of a shard. A result whose shape does not fit any more is not stored.
+#: The most shapes of a shard. A result whose shape does not fit any more is stored under the general shape:
+#: every change of its table makes it wrong.
 MAX_SHAPES = 64
 #: Milliseconds that a shard lives.
 SHARD_MS = 24 * 3600 * 1000
+#: Seconds for which a shard that was full is taken to be full.
+FULL_SECONDS = 600.0
+#: The most shards that a process remembers to be full.
+_MAX_FULL = 10_000
 _REGISTER = Script(__package__, "register_shape", reply=optional_text)
 
 
@@ -126,6 +133,24 @@ def shape_tokens_of(entries: Sequence[ShapeEntry], replies: Sequence[Reply]) -> 
         else None
         for entry, reply in zip(entries, replies, strict=True)
     }
+
+
+def settle_registrations(
+    context: Context, entries: Sequence[ShapeEntry], replies: Sequence[Reply]
+) -> dict[bytes, bytes | None]:
+    """Return the tokens in the replies to ``register_requests``; remember which shards are full."""
+    for entry, reply in zip(entries, replies, strict=True):
+        if reply is None:
+            if len(context.full_shards) >= _MAX_FULL:
+                context.full_shards.clear()
+            context.full_shards[entry.shard] = context.clock.monotonic() + FULL_SECONDS
+    return shape_tokens_of(entries, replies)
+
+
+def is_full(context: Context, shard: bytes) -> bool:
+    """Return whether a shard was full a short time ago: only the general shape has room there."""
+    until = context.full_shards.get(shard)
+    return until is not None and context.clock.monotonic() < until
 
 
 def read_shards(context: Context, shards: Collection[bytes]) -> Operation[RegisteredShapes]:

@@ -26,6 +26,7 @@ from cachebackend.protocol.cache.compare_and_set import ConditionalSet, SetIfAbs
 from cachebackend.protocol.cache.shapes import (
     ShapeEntry,
     register_requests,
+    settle_registrations,
     shape_token_requests,
     shape_tokens_of,
 )
@@ -165,4 +166,4 @@ def take_missing_tokens(
     conditional: list[ConditionalSet] = [*requests, *registrations]
     replies = yield Send([each.request(context) for each in conditional])
     add_taken(tokens, requests, replies[: len(requests)])
-    tokens.add(shape_tokens_of(unregistered, replies[len(requests) :]))
+    tokens.add(settle_registrations(context, unregistered, replies[len(requests) :]))

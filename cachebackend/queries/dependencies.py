@@ -56,6 +56,18 @@ class Dependency:
     shape: Shape
     values: Mapping[str, tuple[str | None, ...]]
 
+    def __str__(self) -> str:
+        """Return which changes of the table invalidate the result, as text to be read."""
+        conditions = [
+            f"{column} = {_shown(texts[0])}"
+            if len(texts) == 1
+            else f"{column} in {', '.join(map(_shown, texts))}"
+            for column, texts in sorted(self.values.items())
+        ]
+        columns = "all columns" if self.shape.columns is None else ", ".join(sorted(self.shape.columns))
+        rows = f"rows with {' and '.join(conditions)}" if conditions else "all rows"
+        return f"{self.table}: {rows}; {columns or 'no columns'}"
+
     def tags(self) -> list[str]:
         """Return the last parts of the names of the tags: one for each combination of values."""
         columns = self.shape.bound
@@ -243,6 +255,10 @@ class _Dependencies:
             resolved = expression.resolve_expression(Query(model, alias_cols=False), allow_joins=False)
             columns = columns.union(str(each.target.column) for each in columns_in(resolved))
         return columns
+
+
+def _shown(text: str | None) -> str:
+    return "NULL" if text is None else text
 
 
 def _unknown_tables(recorder: Recorder) -> NotCached | None:

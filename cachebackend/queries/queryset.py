@@ -64,7 +64,9 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         lines = [f"not cached: {reason}" for reason in evaluation.reasons]
         for plan in evaluation.plans:
             lines.append(f"cached as {plan.key.decode()}")
-            lines += [f"  {each.table}: {each.shape!r}" for each in plan.dependencies]
+            lines += [f"  {dependency}" for dependency in plan.dependencies]
+        if evaluation.by_key:
+            lines.append("rows are read from their own entries")
         return "\n".join(lines) or "nothing is read: the query has no rows"
 
     # Reading

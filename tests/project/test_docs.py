@@ -191,8 +191,8 @@ def test_links_between_files_of_the_repository_lead_somewhere(page: Path) -> Non
 @pytest.mark.usefixtures("empty_nodes")
 @pytest.mark.parametrize(
     "page",
-    # tests/project/test_quickstart.py runs the other page
-    [page for page in PAGES if blocks(page, "python") and page.stem != "quickstart"],
+    # tests/project/test_quickstart.py and test_tutorial.py run the other pages
+    [page for page in PAGES if blocks(page, "python") and page.stem not in {"cache-queries", "quickstart"}],
     ids=lambda page: page.stem,
 )
 def test_examples_run(page: Path, names: dict[str, Any]) -> None:

@@ -105,6 +105,16 @@ def test_a_column_that_cannot_be_bound_is_one_of_the_result(catalogues: Catalogu
     }
 
 
+def test_a_dependency_says_which_changes_count() -> None:
+    """The rows by their values, and the columns."""
+    [found] = depends(Author.objects.filter(rank__in=[1, 2], name="a").values("pk"))
+    assert str(found) == "zoo_author: rows with name = a and rank in 1, 2; id, name, rank"
+    [found] = depends(Poem.objects.filter(author=None).order_by("name"), leaves_out_rows=True)
+    assert str(found) == "zoo_poem: rows with author_id = NULL; author_id, name"
+    [found] = depends(Author.objects.all(), depends_on=[Author])[:1]
+    assert str(found) == "zoo_author: all rows; all columns"
+
+
 def test_ignored_columns_are_left_out() -> None:
     """A result may be older than they are. A bound column is not ignored."""
     rules = Rules(is_watched=lambda _: True, ignored=lambda table: ["rank", "name"])

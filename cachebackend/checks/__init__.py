@@ -15,6 +15,7 @@ from cachebackend.checks.cached_models import (
     check_configured_managers,
     check_ignored_fields,
     check_model_labels,
+    check_query_caches,
 )
 from cachebackend.checks.caching import (
     check_aliases,
@@ -69,6 +70,7 @@ __all__ = [
     "check_outbox_tables",
     "check_peer_settings",
     "check_primary_keys",
+    "check_query_caches",
     "check_ring_settings",
     "check_strict_sentinels",
     "check_tenant_schemas",
@@ -109,6 +111,7 @@ def register_checks() -> None:
     register(Tags.models)(check_model_labels)
     register(Tags.models)(check_configured_managers)
     register(Tags.models)(check_ignored_fields)
+    register(Tags.models)(check_query_caches)
     register(Tags.models)(check_primary_keys)
     register(Tags.models)(check_write_behind_fields)
     register(Tags.models)(check_write_behind_engines)

@@ -1,17 +1,24 @@
-"""Checks of the models in ``RINGCACHE["models"]``, and of the fields that managers ignore."""
+"""Checks of the models in ``RINGCACHE["models"]``, of ignored fields, and of other caches of queries."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's name
 
 from cachebackend.invalidation.watched import all_dependents
 from cachebackend.managers.cached import CachedManager
 from cachebackend.managers.configured import NAME, ConfiguredManager, configured_models, unknown_labels
 
-__all__ = ["check_configured_managers", "check_ignored_fields", "check_model_labels"]
+__all__ = ["check_configured_managers", "check_ignored_fields", "check_model_labels", "check_query_caches"]
+
+#: Apps that replace methods by which Django runs queries, and how to keep their results away from a model.
+_QUERY_CACHES = {
+    "cachalot": "Name the tables of models with a CachedManager in CACHALOT_UNCACHABLE_TABLES.",
+    "cacheops": "Remove the models that have a CachedManager from CACHEOPS.",
+}
 
 
 def check_model_labels(**_: Any) -> list[CheckMessage]:
@@ -57,4 +64,18 @@ def check_ignored_fields(**_: Any) -> list[CheckMessage]:
         if isinstance(dependent, CachedManager)
         for name in dependent.ignore
         if name not in {field.name for field in model._meta.concrete_fields}
+    ]
+
+
+def check_query_caches(**_: Any) -> list[CheckMessage]:
+    """ringcache.W018: another cache of queries may answer those that fill this one, with an old result."""
+    return [
+        Warning(
+            f"{name} is installed. It may answer a query whose result a CachedManager stores, and its answer "
+            "may be older than the last commit.",
+            hint=f"{hint} Then silence this check.",
+            id="ringcache.W018",
+        )
+        for name, hint in _QUERY_CACHES.items()
+        if apps.is_installed(name) and any(isinstance(each, CachedManager) for _, each in all_dependents())
     ]

@@ -13,6 +13,7 @@ from django.test.utils import isolate_apps, override_settings
 
 from cachebackend import CachedManager, checks
 from cachebackend.backend import tag_names
+from cachebackend.checks import cached_models
 from cachebackend.invalidation import tables, watched
 from cachebackend.managers import configured
 from cachebackend.managers.configured import (
@@ -139,3 +140,12 @@ def test_a_check_names_ignored_names_that_are_no_fields(monkeypatch: pytest.Monk
         f"shop.Product.cached ignores '{name}', which is not a field of the model."
         for name in ("views", "pk")
     ]
+
+
+def test_a_check_names_other_caches_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may answer the queries that fill this cache."""
+    assert checks.check_query_caches() == []
+    monkeypatch.setattr(cached_models.apps, "is_installed", lambda name: name == "cacheops")
+    [warning] = checks.check_query_caches()
+    assert warning.id == "ringcache.W018"
+    assert "from CACHEOPS" in str(warning.hint)

@@ -161,31 +161,30 @@ def _compared(value: Any) -> Hashable:
 
 
 def _compared_instance(row: models.Model) -> Hashable:
-    """Return what an instance is compared by: its primary key, if all relations refer to that."""
-    key = row.pk
-    if key.__class__ not in {int, str, UUID} or not _is_referred_to_by_key(type(row)):
+    """Return what an instance is compared by: its primary keys, if all relations refer to these."""
+    values = [row.__dict__.get(name) for name in _keys_of(type(row))]
+    if not values or any(value.__class__ not in {int, str, UUID} for value in values):
         raise _Unknown
-    return type(row), key.__class__, key, row._state.db
+    return type(row), tuple([(value.__class__, value) for value in values]), row._state.db
 
 
 @lru_cache
-def _is_referred_to_by_key(model: type[models.Model]) -> bool:
-    """Return whether every foreign key to a model, or to a parent of it, refers to its primary key."""
-    parts = {model, *model._meta.get_parent_list(), model._meta.concrete_model}
-    return all(
-        getattr(relation, "field_name", None) in {None, part._meta.pk.name}
-        for part in parts
-        if part is not None
-        for relation in part._meta.get_fields(include_hidden=True)
-        if isinstance(relation, models.ManyToOneRel)
-    )
+def _keys_of(model: type[models.Model]) -> tuple[str, ...]:
+    """Return the primary keys of a model and its parents; none if a foreign key refers to another column."""
+    parts = {model._meta.concrete_model or model, *model._meta.get_parent_list()}
+    for part in (model, *parts):
+        relations = part._meta.get_fields(include_hidden=True)
+        names = {each.field_name for each in relations if isinstance(each, models.ManyToOneRel)}
+        if not names <= {None, part._meta.pk.name}:
+            return ()
+    return tuple(sorted({part._meta.pk.attname for part in parts}))
 
 
 def _forget(**_: Any) -> None:
     _begun.clear()
     _known.clear()
     _remembered.clear()
-    _is_referred_to_by_key.cache_clear()
+    _keys_of.cache_clear()
 
 
 for _signal in (class_prepared, post_migrate, setting_changed):

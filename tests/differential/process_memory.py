@@ -9,7 +9,7 @@ from django.core.cache import caches
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.invalidation import catalogue, query_changes
-from cachebackend.queries import plans, tables
+from cachebackend.queries import construction, plans, tables
 
 __all__ = ["ProcessMemory"]
 
@@ -40,6 +40,9 @@ class ProcessMemory:
 def _memories() -> list[_Memory]:
     found: list[_Memory] = [
         plans._plans,
+        construction._begun,
+        construction._known,
+        construction._remembered,
         query_changes._known,
         tables._models,
         catalogue._catalogues,

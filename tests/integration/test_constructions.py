@@ -16,7 +16,7 @@ from django.utils import timezone, translation
 
 from cachebackend import RingCache
 from cachebackend.queries import construction
-from tests.zoo.models import Author, Poem
+from tests.zoo.models import Author, Kiosk, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -139,6 +139,53 @@ def test_a_list_that_is_changed_later_changes_nothing() -> None:
         ranks.append(1)
         assert len(queryset) == 2
     assert str(queryset.query) == str(Poem.objects.filter(rank__in=[0]).query)
+
+
+def grow_list(_: Any) -> tuple[Any, Callable[[], object]]:
+    ranks = [1]
+    return Q(rank__in=ranks), lambda: ranks.append(2)
+
+
+def grow_condition(_: Any) -> tuple[Any, Callable[[], object]]:
+    condition = Q(rank=1)
+    return condition, lambda: condition.add(Q(rank=2), Q.OR)
+
+
+def delete_instance(author: Author) -> tuple[Any, Callable[[], object]]:
+    return Q(author=author), author.delete
+
+
+@pytest.mark.parametrize("argument", [grow_list, grow_condition, delete_instance])
+def test_an_argument_that_is_changed_later_changes_nothing(
+    argument: Callable[[Any], tuple[Any, Callable[[], object]]], authors: list[Author]
+) -> None:
+    """Neither this queryset nor later ones, which are made with such arguments as they were then."""
+
+    def expected(condition: Q) -> list[str]:
+        return sorted(Poem.objects.filter(condition).values_list("name", flat=True))
+
+    def make(condition: Q) -> Any:
+        return Poem.cached.filter(condition).values_list("name", flat=True)
+
+    first, change_first = argument(authors[0])
+    plain = Poem.objects.filter(first)
+    make(first)  # Django accepts the steps
+    queryset = make(first)
+    change_first()
+    assert sorted(queryset) == sorted(each.name for each in plain)
+    second, _ = argument(authors[1])
+    assert sorted(make(second)) == expected(second)
+
+
+def test_an_instance_is_compared_by_the_keys_of_its_parents() -> None:
+    """A child may have a primary key of its own, and the key of a parent is another one."""
+    kiosks = [Kiosk.objects.create(name=name, code=name) for name in "xy"]
+    found = []
+    for place in (kiosks[0].place_id, kiosks[1].place_id):
+        for _ in range(2):
+            child = Kiosk(code="x", id=place, place_id=place)
+            found.append([each.name for each in Kiosk.cached.filter(place=child)])
+    assert found == [["x"], ["x"], ["y"], ["y"]]
 
 
 def test_a_query_that_other_code_has_changed_is_used() -> None:

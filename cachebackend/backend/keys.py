@@ -34,6 +34,7 @@ __all__ = [
     "is_tag_key",
     "pattern_key",
     "pattern_of_key",
+    "shard_and_shape",
     "special_keys",
 ]
 
@@ -73,6 +74,12 @@ def is_safe(text: str) -> bool:
 def is_tag_key(key: bytes) -> bool:
     """Return whether a key, as the nodes store it, holds the token of a tag."""
     return key.endswith(_TAG_END)
+
+
+def shard_and_shape(name: bytes) -> tuple[bytes, bytes] | None:
+    """Return the shard and the id in the name of a shape's token; None if it is the key of a tag."""
+    end = name.find(_TAG_END) + 1  # the id, too, may have this byte
+    return None if end == len(name) else (name[:end], name[end:])
 
 
 def pattern_key(pattern: bytes, *, is_tag: bool) -> bytes:

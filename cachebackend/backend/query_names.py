@@ -6,7 +6,15 @@ as the names of models' tags do.
 
 from __future__ import annotations
 
-__all__ = ["SHARDS", "prefixes_of_queries", "shape_tag_name", "shard_names", "shard_of_result"]
+__all__ = [
+    "SHARDS",
+    "is_shard_name",
+    "prefixes_of_queries",
+    "shape_tag_name",
+    "shard_names",
+    "shard_of_result",
+    "table_of_shard",
+]
 
 #: The parts of the registry of a table. A result registers its shapes in one of them, so a table that is
 #: read often does not make one node busy.
@@ -26,6 +34,16 @@ def shard_of_result(scope: str, table: str, digest: bytes) -> str:
 def shard_names(scope: str, table: str) -> list[str]:
     """Return the names of all shards of a table."""
     return [f"shapes:{scope}:{table}:{number}" for number in range(SHARDS)]
+
+
+def is_shard_name(name: str) -> bool:
+    """Return whether the name of a tag is that of a shard."""
+    return name.startswith("shapes:")
+
+
+def table_of_shard(name: str) -> str:
+    """Return the table whose shapes a shard holds, given its name or the end of it."""
+    return name.rsplit(":", 2)[-2]
 
 
 def prefixes_of_queries(database: str, table: str) -> tuple[str, str]:

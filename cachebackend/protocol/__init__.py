@@ -53,7 +53,15 @@ from cachebackend.protocol.telemetry.form_counts import (
     add_form_counts,
     read_form_counts,
 )
-from cachebackend.protocol.telemetry.node_info import Inspected, inspect, memory_usage, node_infos, number_of
+from cachebackend.protocol.telemetry.node_info import (
+    Inspected,
+    inspect,
+    inspect_shard,
+    memory_usage,
+    node_infos,
+    number_of,
+    stored_tokens,
+)
 
 __all__ = [
     "MISSING",
@@ -113,6 +121,7 @@ __all__ = [
     "incr",
     "inspect",
     "is_full",
+    "inspect_shard",
     "load_again",
     "make_stale",
     "memory_usage",
@@ -139,6 +148,7 @@ __all__ = [
     "set_many",
     "set_many_with_lease",
     "share_partition_count",
+    "stored_tokens",
     "sync",
     "sync_fault",
     "touch",

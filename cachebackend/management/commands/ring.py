@@ -66,7 +66,7 @@ class Command(ReportCommand):
             help="each node, its state, what it holds, and how many distinct keys it must still delete",
         )
         owner = add("owner", help="which node owns a key, and what it holds")
-        owner.add_argument("key", help="the key, as it is given to cache.get()")
+        owner.add_argument("key", help="the key, as it is given to cache.get(), or the name of a tag")
         owner.add_argument("--version", type=int, dest="key_version", help="the key's version")
         plan = add("plan", help="how many keys a change of nodes moves, and the settings of its deploys")
         plan.add_argument("nodes", nargs="+", metavar="URL", help="the new nodes, as in LOCATION")
@@ -152,6 +152,8 @@ class Command(ReportCommand):
             data |= {"holds": None, "error": figures.error}
         else:
             data |= {"holds": record.kind, "bytes": record.size, "ttl_seconds": record.ttl}
+            data |= {"depends_on": [each._asdict() for each in figures.depends_on]} if record.tags else {}
+            data |= {"shapes": [each._asdict() for each in figures.shapes]} if record.shapes else {}
         for name, value in data.items():
             self.say(f"{name}: {value}")
         return Report(data, record is not None)

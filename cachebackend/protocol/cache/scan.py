@@ -35,7 +35,8 @@ def scan(
         cursors: The cursor of each node's scan.
         count: How many keys a node examines.
     """
-    options = b"MATCH", pattern, b"COUNT", b"%d" % count
+    # The shards of the registry of shapes are hashes, which cannot be read as records
+    options = b"MATCH", pattern, b"COUNT", b"%d" % count, b"TYPE", b"string"
     replies = yield Send([(node, (b"SCAN", cursor.text, *options)) for node, cursor in cursors.items()])
     following: dict[int, Cursor] = {}
     found: list[tuple[int, bytes]] = []

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
-from cachebackend.effects import Operation, Send
+from cachebackend.effects import Operation, Request, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 
-__all__ = ["Inspected", "inspect", "memory_usage", "node_infos", "number_of"]
+__all__ = [
+    "Inspected",
+    "inspect",
+    "inspect_shard",
+    "memory_usage",
+    "node_infos",
+    "number_of",
+    "stored_tokens",
+]
 
 #: An integer that a node may report: of at most 64 bits.
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -23,15 +31,16 @@ class Inspected:
 
     Attributes:
         node: The index of the key's owner.
-        kind: ``value``, ``stale``, ``lease``, ``quarantine``, ``integer``, ``tag``, ``nothing``,
-            or ``unreadable``.
+        kind: ``value``, ``stale``, ``lease``, ``quarantine``, ``integer``, ``tag``, ``shapes``,
+            ``nothing``, or ``unreadable``.
         ttl: Seconds until it expires; None if it never expires or does not exist.
         size: Bytes of the record.
         codec: The number of the codec that encoded its payload; None if it has none.
         refresh: When the value should be loaded again, and how long the last load took.
-        tags: The keys of the tags that the value depends on.
-        token: The token of the lease or the quarantine, in hexadecimal; None if it is neither.
+        tags: The tags and shapes that the value depends on, with the tokens that it records.
+        token: The token of the lease, the quarantine or the tag, in hexadecimal; None if it is none of them.
         record: The record itself.
+        shapes: The entries of a shard of the registry of shapes, by the ids of the shapes.
     """
 
     node: int
@@ -40,9 +49,10 @@ class Inspected:
     size: int = 0
     codec: int | None = None
     refresh: Refresh | None = None
-    tags: Sequence[bytes] = ()
+    tags: Mapping[bytes, bytes] = field(default_factory=dict)
     token: str | None = None
     record: bytes = b""
+    shapes: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def node_infos(
@@ -94,9 +104,44 @@ def inspect(context: Context, key: bytes) -> Operation[Inspected]:
         name = kind.name.lower()
         if kind in {Kind.VALUE, Kind.STALE}:
             stored = stored_of(record)
-            tags = list(stored.tags)
-            return Inspected(node, name, ttl, len(record), stored.codec, stored.refresh, tags, record=record)
+            size, tags = len(record), stored.tags
+            return Inspected(node, name, ttl, size, stored.codec, stored.refresh, tags, record=record)
     except RecordError:
         return Inspected(node, "unreadable", ttl, len(record))
-    token = record[1:].hex() if kind in {Kind.LEASE, Kind.QUARANTINE} else None
+    token = record[1:].hex() if kind in {Kind.LEASE, Kind.QUARANTINE, Kind.TAG} else None
     return Inspected(node, name, ttl, len(record), token=token, record=record)
+
+
+def inspect_shard(context: Context, shard: bytes) -> Operation[Inspected]:
+    """Return which shapes a shard of the registry holds.
+
+    Raises:
+        NodeUnavailableError: The shard's node did not answer.
+    """
+    node = context.ring.owner(shard)
+    entries, ttl_ms = yield Send([(node, (b"HGETALL", shard)), (node, (b"PTTL", shard))])
+    if isinstance(entries, NodeReplyError):  # the key holds another type, so it is not ours
+        return Inspected(node, "unreadable")
+    for reply in (entries, ttl_ms):
+        if isinstance(reply, RingCacheError):
+            raise reply
+    if not entries:
+        return Inspected(node, "nothing")
+    ttl = ttl_ms / 1000 if ttl_ms >= 0 else None
+    shapes = dict(zip(entries[::2], entries[1::2], strict=True))
+    return Inspected(node, "shapes", ttl, sum(map(len, entries)), shapes=shapes)
+
+
+def stored_tokens(
+    context: Context, tags: Collection[bytes], shapes: Collection[tuple[bytes, bytes]]
+) -> Operation[tuple[list[bytes | None], list[bytes | None]]]:
+    """Return what each tag holds now, and the entry of each shape, by shard and id.
+
+    Returns:
+        None for one that is gone, or whose node did not answer.
+    """
+    requests: list[Request] = [(context.ring.owner(tag), (b"GET", tag)) for tag in tags]
+    requests += [(context.ring.owner(shard), (b"HGET", shard, shape)) for shard, shape in shapes]
+    replies = yield Send(requests)
+    found = [reply if isinstance(reply, bytes) else None for reply in replies]
+    return found[: len(tags)], found[len(tags) :]

@@ -21,7 +21,8 @@ def test_a_page_contains_the_keys_with_values() -> None:
     (keys, cursors), requests = step(scan(context, b"*", all_cursors(context), 10), replies, firsts)
     assert keys == [b"k1", b"k3"]
     assert {node: cursor.text for node, cursor in cursors.items()} == {0: b"7"}
-    assert requests[0] == [(node, (b"SCAN", b"0", b"MATCH", b"*", b"COUNT", b"10")) for node in (0, 1)]
+    options = b"MATCH", b"*", b"COUNT", b"10", b"TYPE", b"string"
+    assert requests[0] == [(node, (b"SCAN", b"0", *options)) for node in (0, 1)]
     assert requests[1][0] == (0, (b"GETRANGE", b"k1", b"0", b"%d" % (HEAD_BYTES - 1)))
 
 
@@ -54,7 +55,7 @@ def test_an_empty_page_costs_one_round_trip() -> None:
     context = context_of("a", "b")
     (keys, cursors), requests = step(scan(context, b"x*", {1: Cursor(b"9")}, 5), [[b"0", []]])
     assert (keys, cursors) == ([], {})
-    assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", b"5"))]]
+    assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", b"5", b"TYPE", b"string"))]]
 
 
 def test_a_node_that_is_down_has_no_keys() -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from cachebackend.codec import Codec, Refresh
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.protocol.telemetry.node_info import inspect, memory_usage, node_infos, number_of
+from cachebackend.protocol.telemetry.node_info import (
+    inspect,
+    inspect_shard,
+    memory_usage,
+    node_infos,
+    number_of,
+    stored_tokens,
+)
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
 
 VALUE = Codec("auto").encode("x", b"k", Refresh(2000.0, 0.5), {b"tag": TOKEN})
@@ -36,7 +43,7 @@ def test_the_memory_usage_leaves_out_keys_that_no_longer_exist() -> None:
         (b"-12", -1, "integer", None, None),
         (b"L" + TOKEN, 900, "lease", 0.9, TOKEN.hex()),
         (b"Q" + TOKEN * 2, 900, "quarantine", 0.9, TOKEN.hex() * 2),
-        (b"T" + TOKEN, -1, "tag", None, None),
+        (b"T" + TOKEN, -1, "tag", None, TOKEN.hex()),
         (b"?", -1, "unreadable", None, None),
         (b"V", -1, "unreadable", None, None),
         (None, -2, "nothing", None, None),
@@ -46,7 +53,7 @@ def test_the_memory_usage_leaves_out_keys_that_no_longer_exist() -> None:
 def test_a_key_is_described_by_its_record(
     record: Any, ttl_ms: int, kind: str, ttl: float | None, token: str | None
 ) -> None:
-    """Its kind, its time to live in seconds, and the token of a lease or a quarantine."""
+    """Its kind, its time to live in seconds, and the token of a lease, a quarantine or a tag."""
     result, [requests] = step(inspect(context_of("a"), b"k"), [record, ttl_ms])
     assert (result.kind, result.ttl, result.token) == (kind, ttl, token)
     assert requests == [(0, (b"GET", b"k")), (0, (b"PTTL", b"k"))]
@@ -55,7 +62,7 @@ def test_a_key_is_described_by_its_record(
 def test_a_value_is_described_without_its_payload_being_decoded() -> None:
     """Its codec, its refresh time and its tags."""
     result, _ = step(inspect(context_of("a"), b"k"), [VALUE, 1500])
-    assert (result.codec, result.tags, result.size) == (ord("m"), [b"tag"], len(VALUE))
+    assert (result.codec, result.tags, result.size) == (ord("m"), {b"tag": TOKEN}, len(VALUE))
     assert result.refresh is not None
     assert result.refresh.fresh_until == 2000.0
 
@@ -78,3 +85,31 @@ def test_a_field_is_a_number_or_unknown(text: str, number: int | None) -> None:
     """A server that is not Redis may report anything; a field that is missing is unknown, too."""
     assert number_of({"maxmemory": text}, "maxmemory") == number
     assert number_of({}, "maxmemory") is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "ttl_ms", "kind", "shapes"),
+    [
+        ([b"id", b"entry"], 1500, "shapes", {b"id": b"entry"}),
+        ([], -2, "nothing", {}),
+        (NodeReplyError("WRONGTYPE"), -1, "unreadable", {}),
+    ],
+)
+def test_a_shard_is_described_by_its_shapes(
+    entries: Any, ttl_ms: int, kind: str, shapes: dict[bytes, bytes]
+) -> None:
+    """It is a hash, so it is never read as a record."""
+    result, [requests] = step(inspect_shard(context_of("a"), b"k"), [entries, ttl_ms])
+    assert (result.kind, result.shapes) == (kind, shapes)
+    assert requests == [(0, (b"HGETALL", b"k")), (0, (b"PTTL", b"k"))]
+    with pytest.raises(NodeUnavailableError):
+        step(inspect_shard(context_of("a"), b"k"), [DOWN, DOWN])
+
+
+def test_what_tags_and_shapes_hold_now_is_read_in_one_scatter() -> None:
+    """Nothing of a node that does not answer."""
+    found, [requests] = step(
+        stored_tokens(context_of("a"), [b"t", b"u"], [(b"shard", b"id")]), [b"T" + TOKEN, DOWN, None]
+    )
+    assert found == ([b"T" + TOKEN, None], [None])
+    assert requests == [(0, (b"GET", b"t")), (0, (b"GET", b"u")), (0, (b"HGET", b"shard", b"id"))]

@@ -93,7 +93,7 @@ class Evaluation:
         self.plans.append(plan)
         fill_options = cache.fill_options(self._options.seconds, self._options.stale_for)
         fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
-        with CountedRead(cache, plan.form) as counted:
+        with CountedRead(cache, plan.counted_as) as counted:
             loader = counted.timed(lambda: _rows(run(), result_type))
             rows: Sequence[Any] = get_or_load(cache.client, plan.key, loader, fill_options)
         self.reads.append((compiler, rows))

@@ -47,7 +47,7 @@ class Plan(NamedTuple):
         entries: The shape of each dependency.
         shapes: Its shapes, each once.
         equalities: The canonical texts that each field may have which the query binds in its base table.
-        form: What reads of the result are counted under.
+        counted_as: The form of the query under which reads of the result are counted.
     """
 
     key: bytes
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     entries: tuple[ShapeEntry, ...]
     shapes: tuple[ShapeEntry, ...]
     equalities: Mapping[models.Field[Any, Any], frozenset[str | None]]
-    form: QueryForm
+    counted_as: QueryForm
 
 
 def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -> Plan | None:

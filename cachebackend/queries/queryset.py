@@ -16,6 +16,7 @@ from cachebackend.backend import find_ring_cache
 from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
+from cachebackend.queries.counting import count_hit
 from cachebackend.queries.evaluation import (
     Evaluation,
     evaluated,
@@ -133,8 +134,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         names = protocol.FillOptions(None, tags=plan.tags, shapes=plan.shapes)
         read = protocol.get_result(cache.client.context, plan.key, names, protocol.MISSING)
         rows = cache.client.run(read)
-        if rows is protocol.MISSING or known.form is not ROWS:
-            return rows if rows is protocol.MISSING else known.form(rows)
+        if rows is protocol.MISSING:
+            return rows
+        count_hit(cache, plan.counted_as)
+        if known.form is not ROWS:
+            return known.form(rows)
         manager: Any = getattr(self.model, self.cache_options.rows)
         instances = _in_order(manager.in_bulk, ROWS(rows))
         return instances if _fit(instances, plan) else protocol.MISSING

@@ -20,7 +20,7 @@ from django.test import override_settings
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
 from cachebackend.conf import BACKENDS, ring_aliases
-from cachebackend.invalidation.tables import changed_rows, row_of
+from cachebackend.invalidation.tables import changed_rows
 
 __all__ = ["assert_invalidates", "empty_ring"]
 
@@ -81,8 +81,9 @@ def assert_invalidates(*targets: Tag, alias: str = "default") -> Iterator[None]:
     the target. Rows that are written through are the exception: the write itself reads them.
 
     Args:
-        targets: A row: all that is cached of it, by primary key and by each lookup. A model: all
-            values with that tag. A string: all values with that tag.
+        targets: A row: what is cached of it by its primary key, and all values with that tag. A lookup
+            that leads to the row remains if its value does not change. A model: all values with that
+            tag. A string: all values with that tag.
         alias: The cache alias of the tags.
 
     Raises:
@@ -128,7 +129,7 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
         cache = ring_cache(alias, "assert_invalidates()")
         name = repr(target) if isinstance(target, str) else target._meta.label
         return [_Mark(cache, cache.tag_bytes(target), f"tag {name}")]
-    row, using = row_of(target), target._state.db or router.db_for_write(type(target))
+    row, using = {"pk": target.pk}, target._state.db or router.db_for_write(type(target))
     marks = [
         _Mark(
             ring_cache(dependent.alias),

@@ -13,7 +13,6 @@ from django.db import OperationalError, connection, transaction
 from cachebackend import protocol, writebehind
 from cachebackend.effects import Command, Send
 from cachebackend.errors import WriteBehindPartialError, WriteBehindRefusedError, WriteBehindStoppedError
-from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.node import Breaker
 from cachebackend.protocol.queue import counts, drain_requests, fold, seal
 from cachebackend.protocol.queue.encodings import Encodings
@@ -104,12 +103,12 @@ def test_checkpoint_not_checked(articles: list[Article], monkeypatch: Patch) -> 
 
 def test_checkpoint_set_outside_of_the_transaction(articles: list[Article], monkeypatch: Patch) -> None:
     """It is saved after the rows are committed."""
-    save = WriteBehindCheckpoint.save
+    store = drains.store_drained
 
-    def later(self: Any, *arguments: Any, **named: Any) -> None:
-        transaction.on_commit(lambda: save(self, *arguments, **named))
+    def later(*arguments: Any) -> None:
+        transaction.on_commit(lambda: store(*arguments))
 
-    monkeypatch.setattr(WriteBehindCheckpoint, "save", later)
+    monkeypatch.setattr(drains, "store_drained", later)
     assert is_caught(test_writebehind.test_the_number_is_committed_with_the_rows, articles, monkeypatch)
 
 
@@ -209,8 +208,9 @@ def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
     read_queue = reads._read_partitions
 
     def undone(*arguments: Any) -> Any:
-        rows = read_queue(*arguments)
-        return {row: [queue._replace(done=0) for queue in queues] for row, queues in rows.items()}
+        rows, counts = read_queue(*arguments)
+        undrained = {row: [queue._replace(done=0) for queue in queues] for row, queues in rows.items()}
+        return undrained, counts
 
     monkeypatch.setattr(reads, "_read_partitions", undone)
     assert is_caught(
@@ -383,12 +383,8 @@ def test_reads_of_a_stopped_partition(meter: Meter, services: Services, monkeypa
 
 def test_number_of_partitions_not_compared_by_reads(monkeypatch: Patch) -> None:
     """A process with another number reads partitions that do not hold the rows."""
-
-    def unseen(*_: Any) -> Any:
-        return {}
-        yield
-
-    monkeypatch.setattr(protocol, "partition_counts", unseen)
+    read_partitions = reads._read_partitions
+    monkeypatch.setattr(reads, "_read_partitions", lambda *arguments: (read_partitions(*arguments)[0], set()))
     rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
     assert is_caught(
         test_writebehind_partitions.test_a_process_with_another_number_follows_the_nodes, rows, "update"

@@ -30,8 +30,9 @@ def article() -> Article:
 def test_an_articles_page_is_read_through_the_cache_and_its_view_counted(
     article: Article, client: Client
 ) -> None:
-    """The second request makes no database query; both views are stored."""
-    assert client.get("/articles/first/").status_code == 200
+    """The third request makes no database query; all views are stored."""
+    for _ in range(2):  # the first request finds the row by its slug, the second one by its primary key
+        assert client.get("/articles/first/").status_code == 200
     with CaptureQueriesContext(connection) as captured:
         page = client.get("/articles/first/").content.decode()
     assert len(captured) == 0
@@ -40,7 +41,7 @@ def test_an_articles_page_is_read_through_the_cache_and_its_view_counted(
     for partition, _ in writebehind.dirty_partitions():
         writebehind.drain(partition)
     article.refresh_from_db()
-    assert article.views == 2
+    assert article.views == 3
     assert article.last_viewed is not None
 
 
@@ -80,7 +81,7 @@ def test_sessions_live_on_the_ring(client: Client, ring_cache: RingCache) -> Non
 @pytest.mark.parametrize("dead", [["ring-a", "ring-b", "ring-c"], ["queue-a"], ["postgres"]], ids=str)
 def test_the_site_stays_up(article: Article, client: Client, services: Services, dead: list[str]) -> None:
     """Without the ring it reads the database, without the queue it counts no view, hits need no database."""
-    for address in ("/", "/articles/first/"):
+    for address in ("/", "/articles/first/", "/articles/first/"):
         assert client.get(address).status_code == 200
     for name in dead:
         services.kill(name)

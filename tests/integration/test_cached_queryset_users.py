@@ -27,7 +27,9 @@ from django.urls import path
 from django.views.generic import DetailView, ListView, UpdateView
 
 from cachebackend import RingCache
+from cachebackend.queries import InvalidatingQuerySet
 from cachebackend.queries.queryset import CachedQuerySet
+from tests.shop.models import Note, Product, Tag
 from tests.zoo.models import Author, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -455,3 +457,43 @@ def test_combining_keeps_the_class_of_the_first() -> None:
     """A cached queryset stays cached; a plain one stays plain."""
     assert type(cached().filter(rank=1) | Poem.objects.filter(rank=2)) is CachedQuerySet
     assert not isinstance(Poem.objects.filter(rank=1) | cached().filter(rank=2), CachedQuerySet)
+
+
+# Querysets of other managers
+
+
+class ProductSet(InvalidatingQuerySet[Product]):
+    """A queryset with a method of its own."""
+
+    def tagged(self, tag: str) -> ProductSet:
+        return self.filter(tags__name=tag)
+
+
+def test_a_queryset_of_another_manager_is_cached_when_it_says_so() -> None:
+    """With its conditions; a change of a row's other columns loads the row alone."""
+    tag, products = Tag.objects.create(name="t"), [Product.objects.create(name=name) for name in "ab"]
+    for product in products:
+        product.tags.add(tag)
+
+    def read() -> list[str]:
+        return names_of(ProductSet(Product).tagged("t").order_by("pk").cached(timeout=60))
+
+    for _ in range(2):
+        assert read() == ["a", "b"]
+        assert Product.objects.filter(name="a").cached().count() == 1
+    assert statements(read) == statements(Product.objects.filter(name="a").cached().count) == 0
+    Product.objects.filter(name="a").update(name="c")
+    assert statements(read) == 1
+    assert read() == ["c", "b"]
+    assert Product.objects.filter(name="a").cached().count() == 0
+    products[0].tags.clear()
+    assert read() == ["b"]
+    assert "from their own entries" in ProductSet(Product).tagged("t").cached().explain_cache()
+
+
+def test_rows_of_a_filtering_manager_are_not_read_for_another_manager() -> None:
+    """A row that is marked as removed exists for a queryset that has it."""
+    note = Note.everything.create(text="a", removed=True)
+    queryset = InvalidatingQuerySet(Note).filter(text="a").cached()
+    assert queryset.cache_options.rows == "cached_everything"
+    assert [list(queryset.all()), list(queryset.all())] == [[note], [note]]

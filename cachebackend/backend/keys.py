@@ -29,6 +29,7 @@ __all__ = [
     "KeyCache",
     "Timeout",
     "change_key",
+    "change_keys",
     "content_of_change_key",
     "is_safe",
     "is_tag_key",
@@ -106,6 +107,11 @@ def change_key(content: bytes) -> bytes:
 def content_of_change_key(key: bytes) -> bytes | None:
     """Return the content of a ``change_key``; None for another key."""
     return key[: -len(_CHANGE_END + _TAG_END)] if key.endswith(_CHANGE_END + _TAG_END) else None
+
+
+def change_keys(keys: Iterable[bytes]) -> set[bytes]:
+    """Return those of some keys that stand for changes of rows."""
+    return {key for key in keys if content_of_change_key(key) is not None}
 
 
 @lru_cache(maxsize=64)

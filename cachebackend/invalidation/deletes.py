@@ -39,6 +39,7 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.keys import (
     ANY_KEY,
+    change_keys,
     is_tag_key,
     pattern_key,
     pattern_of_key,
@@ -360,11 +361,17 @@ def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[
     context, nodes = cache.client.context, cache.client.nodes
     full = [index for index in range(len(nodes)) if context.missed.count(index) is None]
     counted = [index for index in range(len(nodes)) if index not in full]
-    single = {key for key in unconfirmed if any(context.missed.has_missed(node, key) for node in counted)}
-    single |= {key for key in unconfirmed if pattern_of_key(key) is not None}  # each node has keys of it
-    cleared = {key for key in unconfirmed - single if any(context.may_hold(node, key) for node in full)}
+    changes = change_keys(unconfirmed)
+    plain = unconfirmed - changes
+    single = {key for key in plain if any(context.missed.has_missed(node, key) for node in counted)}
+    single |= {key for key in plain if pattern_of_key(key) is not None}  # each node has keys of it
+    cleared = {key for key in plain - single if any(context.may_hold(node, key) for node in full)}
+    if cleared and not any(map(is_tag_key, plain - cleared)):
+        cleared |= changes  # every tag that they make wrong is on a node that is cleared
     endpoints = [
-        nodes[index].endpoint for index in full if any(context.may_hold(index, key) for key in cleared)
+        nodes[index].endpoint
+        for index in full
+        if any(context.may_hold(index, key) for key in cleared - changes)
     ]
     return endpoints, unconfirmed - cleared
 

@@ -22,7 +22,8 @@ from functools import partial
 
 from django.db import DatabaseError, connections, router
 
-from cachebackend.backend.keys import pattern_of_key
+from cachebackend.backend import find_ring_cache
+from cachebackend.backend.keys import change_keys, pattern_of_key
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
@@ -31,7 +32,9 @@ from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
+from cachebackend.invalidation.query_changes import wrong_keys_at
 from cachebackend.invalidation.stored_keys import pack_keys
+from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.registry import prepare_ring_clients
@@ -197,13 +200,23 @@ class ClientOutbox:
         nodes = [index for index, each in enumerate(self._client.nodes) if each.endpoint == node]
         may_hold, aliases = self._client.context.may_hold, set(self._aliases())
         missed: set[bytes] = set()
+        changes: KeysByAlias = {}
         for row in paged(pending_rows(using).filter(node__in=("", node))):
             keys = read_row(row).keys
             for alias in aliases & keys.keys():
-                missed.update(key for key in keys[alias] if any(may_hold(index, key) for index in nodes))
-                has_pattern = any(pattern_of_key(key) is not None for key in keys[alias])
+                of_changes = change_keys(keys[alias])
+                add_keys(changes, {alias: of_changes})
+                plain = keys[alias] - of_changes
+                missed.update(key for key in plain if any(may_hold(index, key) for index in nodes))
+                has_pattern = any(pattern_of_key(key) is not None for key in plain)
                 if row.node or has_pattern or len(missed) > limit:
                     return ALL_KEYS
+        for alias, group in changes.items():
+            cache = find_ring_cache(alias)
+            wrong = set() if cache is None or not group else wrong_keys_at(cache, group, nodes)
+            if wrong is None:
+                return ALL_KEYS
+            missed |= wrong
         return MissedKeys(tuple(missed))
 
     def _aliases(self) -> list[str]:

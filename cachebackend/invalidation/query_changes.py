@@ -28,7 +28,7 @@ from cachebackend.invalidation.watched import Row
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
 
-__all__ = ["MAX_ROWS", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys"]
+__all__ = ["MAX_ROWS", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys", "wrong_keys_at"]
 
 #: The most changed rows of a table that a change holds. With more, it holds their columns alone, and the
 #: results of every shape that depends on one of these are wrong.
@@ -182,6 +182,55 @@ def _digests(row: Row, fields: Iterable[models.Field[Any, Any]]) -> dict[str, by
     return digests
 
 
+class _Registry(NamedTuple):
+    """What the registry holds for the tables of some changes.
+
+    Attributes:
+        changes: The changes by key.
+        shards: The keys of all shards of each scope and table.
+        found: The ids of the shapes in each shard.
+        shapes: The shapes by id; None for one that cannot be read.
+    """
+
+    changes: dict[bytes, ResultChange]
+    shards: dict[tuple[str, str], list[bytes]]
+    found: protocol.RegisteredShapes
+    shapes: dict[bytes, Shape | None]
+
+    @classmethod
+    def read(cls, cache: RingCache, keys: Iterable[bytes]) -> _Registry:
+        """Read the registry for changes, given their keys."""
+        changes = {key: ResultChange.read(content_of_change_key(key) or b"") for key in keys}
+        places = {(scope, each.table) for each in changes.values() for scope in each.scopes}
+        shards = {place: cache.many_tag_bytes(shard_names(*place)) for place in places}
+        found = cache.client.run(
+            protocol.read_shards(cache.client.context, [each for group in shards.values() for each in group])
+        )
+        registered = {(shard, each) for shard, ids in found.shapes.items() for each in ids}
+        return cls(changes, shards, found, _shapes(cache, registered))
+
+    def unknown_shards(self) -> set[bytes]:
+        """Return the shards whose shapes are not all known."""
+        of_unknown = {
+            shard
+            for shard, ids in self.found.shapes.items()
+            if any(self.shapes.get(each) is None for each in ids)
+        }
+        return of_unknown.union(self.found.unreadable)
+
+    def wrong_keys(self, cache: RingCache) -> Iterator[tuple[bytes, set[bytes]]]:
+        """Yield each change with the keys of the tags and shards that it makes wrong."""
+        unreadable = set(self.found.unreadable)
+        for key, change in self.changes.items():
+            wrong: set[bytes] = set()
+            for scope in change.scopes:
+                shards = self.shards[scope, change.table]
+                wrong |= unreadable.intersection(shards)
+                registered = {shard: self.found.shapes.get(shard, set()) for shard in shards}
+                wrong |= _wrong_in(cache, change, scope, registered, self.shapes)
+            yield key, wrong
+
+
 def wrong_keys(cache: RingCache, keys: Iterable[bytes]) -> Iterator[tuple[bytes, set[bytes]]]:
     """Yield each change with the keys of the tags and shards that it makes wrong.
 
@@ -189,24 +238,25 @@ def wrong_keys(cache: RingCache, keys: Iterable[bytes]) -> Iterator[tuple[bytes,
         cache: The cache that holds the results.
         keys: The keys of changes. Those changes must be committed.
     """
-    changes = {key: ResultChange.read(content_of_change_key(key) or b"") for key in keys}
-    places = {(scope, each.table) for each in changes.values() for scope in each.scopes}
-    names = {place: cache.many_tag_bytes(shard_names(*place)) for place in places}
-    context = cache.client.context
-    found = cache.client.run(
-        protocol.read_shards(context, [shard for shards in names.values() for shard in shards])
-    )
-    shapes = _shapes(cache, {(shard, each) for shard, ids in found.shapes.items() for each in ids})
-    unreadable = set(found.unreadable)
-    for key, change in changes.items():
-        wrong: set[bytes] = set()
-        for scope in change.scopes:
-            shards = names[scope, change.table]
-            wrong |= unreadable.intersection(shards)
-            wrong |= _wrong_in(
-                cache, change, scope, {shard: found.shapes.get(shard, set()) for shard in shards}, shapes
-            )
-        yield key, wrong
+    return _Registry.read(cache, keys).wrong_keys(cache)
+
+
+def wrong_keys_at(cache: RingCache, keys: Iterable[bytes], nodes: Sequence[int]) -> set[bytes] | None:
+    """Return the keys that changes make wrong and some nodes may hold.
+
+    Args:
+        cache: The cache that holds the results.
+        keys: The keys of changes. Those changes must be committed.
+        nodes: The indices of the nodes. They serve no reads, so their own shards count as unreadable.
+
+    Returns:
+        None: they are not known, because another node does not return its shards.
+    """
+    registry, context = _Registry.read(cache, keys), cache.client.context
+    if any(context.holders(shard).isdisjoint(nodes) for shard in registry.unknown_shards()):
+        return None
+    wrong = {key for _, group in registry.wrong_keys(cache) for key in group}
+    return {key for key in wrong if any(context.may_hold(node, key) for node in nodes)}
 
 
 def _wrong_in(

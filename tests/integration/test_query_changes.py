@@ -12,14 +12,18 @@ from django.db.models import F
 from django.db.models.signals import post_migrate
 
 from cachebackend import RingCache, invalidate, protocol
+from cachebackend.backend.keys import change_keys
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
-from cachebackend.invalidation import query_changes, relay
+from cachebackend.invalidation import deletes, query_changes, relay
 from cachebackend.invalidation.compilers import watch_queries
+from cachebackend.invalidation.outbox import ClientOutbox
 from cachebackend.invalidation.tables import forget_tables
+from cachebackend.invalidation.transactions import pending_keys
 from cachebackend.invalidation.watched import _queried
 from cachebackend.models import OutboxRow
 from cachebackend.protocol import FillOptions, ShapeEntry
+from cachebackend.protocol.missed_deletes import ALL_KEYS
 from cachebackend.shapes import Shape, value_digest
 from tests.zoo.models import Author, Label, Poem, Post
 
@@ -234,6 +238,67 @@ def test_the_relay_deletes_all_tags_for_a_statement_that_wrote_its_outbox_row(
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0
     assert results.wrong() >= {"rank 0", "rank 2", "ranks"}
+
+
+def pending_change(poem: Poem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit a change whose outbox row remains."""
+    with monkeypatch.context() as patch:
+        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        with transaction.atomic():
+            Poem.objects.filter(pk=poem.pk).update(rank=2)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+def test_a_node_that_returns_gets_the_deletes_of_tags_of_pending_changes(
+    results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each node gets those that it may hold, before it serves reads; another process has written the row."""
+    pending_change(poems[0], monkeypatch)
+    outbox, missed = ClientOutbox(cache.client), set()
+    for index, node in enumerate(cache.client.nodes):
+        keys = outbox.missed_by(node.endpoint, 1000).keys
+        assert all(cache.client.context.may_hold(index, key) for key in keys)
+        missed.update(keys)
+    tags = {name: set(fill_options.tags) for name, (_, fill_options) in results.stored.items()}
+    assert {name for name in tags if tags[name] <= missed} == {"rank 0", "rank 2", "ranks"}
+    assert not change_keys(missed)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+def test_a_node_is_cleared_if_another_one_does_not_return_its_shards(
+    results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tags that the shapes of those shards have on the node are not known."""
+    pending_change(poems[0], monkeypatch)
+    monkeypatch.setattr(query_changes, "_known", {})
+    monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
+    outbox = ClientOutbox(cache.client)
+    missed = [outbox.missed_by(node.endpoint, 1000) for node in cache.client.nodes]
+    assert all(each == ALL_KEYS for each in missed)
+
+
+def test_a_change_remains_until_the_nodes_of_its_tags_are_cleared(
+    cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that missed too much is cleared as a whole; another node may have missed one of the tags."""
+    context = cache.client.context
+    [change] = change_keys(scheduled(poems[0]))
+    tags = cache.many_tag_bytes([f"tag-{number}" for number in range(100)])
+    on_full = next(tag for tag in tags if context.owners(tag) == {0})
+    elsewhere = next(tag for tag in tags if context.owners(tag) == {1})
+    monkeypatch.setattr(context.missed, "count", lambda node: None if node == 0 else 1)
+    monkeypatch.setattr(context.missed, "has_missed", lambda node, key: (node, key) == (1, elsewhere))
+    endpoint = cache.client.nodes[0].endpoint
+    both = {change, on_full, elsewhere}
+    assert deletes.nodes_to_clear("default", both) == ([endpoint], {change, elsewhere})
+    assert deletes.nodes_to_clear("default", {change, on_full}) == ([endpoint], set())
+
+
+def scheduled(poem: Poem) -> set[bytes]:
+    """Return the keys that a transaction deletes which changes a poem."""
+    with transaction.atomic():
+        Poem.objects.filter(pk=poem.pk).update(rank=2)
+        return set(pending_keys(connection, asks=False)["default"])
 
 
 def test_a_shape_that_cannot_be_read_costs_its_shard(

@@ -15,10 +15,10 @@ from cachebackend.client.single import SingleKeyClient
 from cachebackend.effects import Command, Effect, Load, Operation, Send
 from cachebackend.protocol import Context, FillOptions
 
-__all__ = ["Client", "as_operation", "get_or_load"]
+__all__ = ["Call", "Client", "as_operation", "get_or_load"]
 
 
-class _Call(greenlet):
+class Call(greenlet):
     """One call of a client's method."""
 
     is_abandoned = False
@@ -32,7 +32,7 @@ class _Call(greenlet):
 
 def _step(effect: Effect) -> Any:
     call = getcurrent()
-    assert isinstance(call, _Call)
+    assert isinstance(call, Call)
     return call.step(effect)
 
 
@@ -71,7 +71,7 @@ class Client(SingleKeyClient):
 
 def as_operation(function: Callable[[], Any]) -> Operation[Any]:
     """Return an operation that yields the effects of a blocking call."""
-    call = _Call(function)
+    call = Call(function)
     outcome = call.switch()
     try:
         while not call.dead:

@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
-from sys import modules
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cachebackend import protocol
-from cachebackend.effects import Command, Load, Operation, Request, Send
-from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.effects import Command, Load, Operation
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes
-from cachebackend.invalidation.outbox import new_row
 from cachebackend.loader import loader_block
 from cachebackend.near import NearCache
 from cachebackend.node import Node
@@ -33,6 +30,8 @@ from cachebackend.ring import Ring
 from tests.interleavings import direct
 from tests.interleavings.processes import Process
 from tests.interleavings.readers import Reader
+from tests.interleavings.relaying import caches, delete_rows
+from tests.interleavings.scattering import Scattering
 from tests.interleavings.scenario import MINUTE, Scenario
 from tests.interleavings.world import KEY, World
 from tests.interleavings.writers import Writer
@@ -44,17 +43,12 @@ __all__ = [
     "PageWriter",
     "Relay",
     "RelayOfTwo",
-    "relay_module",
 ]
 
 PAGE, TAG = b"page", b"front\xff"
 #: The first node owns the row's key, the second one the page and the tag.
 TWO_NODES = Ring([("b", 1.0), ("a", 1.0)])
 TAGGED = FillOptions(60_000, tags=(TAG,))
-#: The package ``invalidation`` has a function of the module's name.
-relay_module: Any = modules["cachebackend.invalidation.relay"]
-#: The cache objects by alias; here each process has an alias of its own name.
-_caches: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class PageScenario(Scenario):
     @contextmanager
     def stepped_code(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deletes, "_ring_cache", lambda alias: _caches[alias])
+            patch.setattr(deletes, "_ring_cache", lambda alias: caches[alias])
             yield
 
 
@@ -90,7 +84,7 @@ class PageProcess(Process):
         super().__init__(world, name)
         self.order = (0, 1)
         self.context.ring = TWO_NODES
-        _caches[name] = SimpleNamespace(client=direct.Client(self.context))
+        caches[name] = SimpleNamespace(client=direct.Client(self.context))
         self.has_message = self.is_cut_off = False
         self.near: NearCache | None = None
 
@@ -173,7 +167,7 @@ class PageWorld(World):
 
     def _relay(self) -> None:
         process = PageProcess(self, "relay")
-        finish_rows(self, process.run(delete_rows("relay", self.outbox.rows, set())))
+        finish_rows(self, process.run(delete_page("relay", self.outbox.rows, set())))
 
     def contents(self) -> tuple[bytes | None, ...]:
         if self._contents is None:
@@ -192,19 +186,9 @@ class PageWorld(World):
                 self.wrong.append(f"{key!r} has version {value} although {self.committed} is committed")
 
 
-def delete_rows(alias: str, rows: set[tuple[str, str]], early_tags: set[int]) -> Operation[list[int]]:
+def delete_page(alias: str, rows: set[tuple[str, str]], early_tags: set[int]) -> Operation[list[int]]:
     """Return the relay's work on a page of outbox rows as an operation; it returns the confirmed writers."""
-
-    def run() -> list[int]:
-        page = []
-        for _, writer in sorted(rows):
-            row: Any = new_row({alias: {KEY, TAG}})
-            row.pk, row.age = int(writer), timedelta(seconds=5)
-            row.fault, row.size, row.packed_keys = "", len(row.keys), row.keys  # as ``stored_rows`` does
-            page.append(row)
-        return [row.pk for row in relay_module._Page(page, early_tags).confirmed_rows()]
-
-    return direct.as_operation(run)
+    return delete_rows({int(writer): {alias: {KEY, TAG}} for _, writer in sorted(rows)}, early_tags)
 
 
 def finish_rows(world: PageWorld, writers: list[int]) -> None:
@@ -258,53 +242,7 @@ class PageReader(Reader):
         return loader_block() if len(self.operations) > 1 else nullcontext()
 
 
-class _Scattering(Writer):
-    """Performs the requests of a scatter one by one: they may arrive in any order."""
-
-    def __init__(self, name: str, world: World, process: Process) -> None:
-        super().__init__(name, world, process)
-        self.arrived: dict[int, Any] = {}
-
-    def moves(self) -> list[str]:
-        moves = super().moves()
-        if self.operation is None or not moves:
-            return moves
-        assert isinstance(self.effect, Send)
-        open_requests = [number for number in range(len(self.effect.requests)) if number not in self.arrived]
-        return [f"{moves[0]}:{number}" for number in open_requests] + moves[1:]
-
-    def _step(self, name: str) -> bool:
-        name, _, number = name.partition(":")
-        try:
-            if self.operation is None:
-                self.unconfirmed = set()
-                self.operation = self.begin(name)
-                self.effect = next(self.operation)
-            assert isinstance(self.effect, Send)
-            if not number and len(self.effect.requests) > 1:
-                return False
-            self._perform(self.effect.requests[int(number or 0)], int(number or 0))
-            if len(self.arrived) == len(self.effect.requests):
-                replies = [self.arrived.pop(each) for each in range(len(self.effect.requests))]
-                self.effect = self.operation.send(replies)
-        except StopIteration as end:
-            self.operation = None
-            self.finish(end.value)
-            return True
-        return False
-
-    def _perform(self, request: Request, number: int) -> None:
-        [reply] = self.process.perform(Send([request]))
-        self.arrived[number] = reply
-        self.history.append(repr(reply))
-        if isinstance(reply, RingCacheError):
-            self.unconfirmed.add(self.process.order[request[0]])
-
-    def finish(self, value: Any) -> None:
-        """Take the result of an operation."""
-
-
-class PageWriter(_Scattering):
+class PageWriter(Scattering):
     """Writes the row, and deletes its key and the tag by the real ``PendingDeletes``."""
 
     def begin(self, name: str) -> Operation[Any]:
@@ -323,7 +261,7 @@ class CrashingPageWriter(PageWriter):
     may_crash = True
 
 
-class Relay(_Scattering):
+class Relay(Scattering):
     """Runs the relay once, each of its requests a move; at the end the world runs it at once."""
 
     order = ("relay",)
@@ -332,7 +270,7 @@ class Relay(_Scattering):
         return super().moves() if self.operation is not None or self.world.outbox.rows else []
 
     def begin(self, name: str) -> Operation[Any]:
-        return delete_rows(self.process.clock.name, set(self.world.outbox.rows), set())
+        return delete_page(self.process.clock.name, set(self.world.outbox.rows), set())
 
     def finish(self, value: list[int]) -> None:
         assert isinstance(self.world, PageWorld)
@@ -349,4 +287,4 @@ class RelayOfTwo(Relay):
         self.early_tags: set[int] = set()
 
     def begin(self, name: str) -> Operation[Any]:
-        return delete_rows(self.process.clock.name, set(self.world.outbox.rows), self.early_tags)
+        return delete_page(self.process.clock.name, set(self.world.outbox.rows), self.early_tags)

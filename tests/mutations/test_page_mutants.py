@@ -10,7 +10,8 @@ import pytest
 from cachebackend.invalidation import deletes
 from cachebackend.near import cache as near_cache
 from cachebackend.node import Node
-from tests.interleavings.pages import PageReader, PageScenario, PageWriter, Relay, relay_module
+from tests.interleavings.pages import PageReader, PageScenario, PageWriter, Relay
+from tests.interleavings.relaying import relay_module
 from tests.interleavings.search import explore
 from tests.interleavings.world import KEY
 

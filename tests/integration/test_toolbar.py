@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from django.test import RequestFactory
 
 from cachebackend import RingCache
 from cachebackend.backend import ring_cache as cache_of
 from cachebackend.managers import CachedManager
+from cachebackend.queries import counting
+from cachebackend.queries.queryset import CachedQuerySet
 from cacheproject.demo.models import Article
 
 pytestmark = [
@@ -27,7 +30,14 @@ def panel(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     from cachebackend import toolbar
 
-    for owner, names in ((RingCache, toolbar._CACHE_CALLS), (CachedManager, toolbar._MANAGER_CALLS)):
+    monkeypatch.setattr(toolbar, "observers", observers := [])
+    monkeypatch.setattr(counting, "observers", observers)
+    wrapped: list[tuple[type[Any], Any]] = [
+        (RingCache, toolbar._CACHE_CALLS),
+        (CachedManager, toolbar._MANAGER_CALLS),
+        (CachedQuerySet, toolbar._QUERYSET_CALLS),
+    ]
+    for owner, names in wrapped:
         for name in names:
             monkeypatch.setattr(owner, name, getattr(owner, name))
     toolbar.RingPanel.ready()
@@ -65,3 +75,30 @@ def test_nothing_is_recorded_while_the_panel_is_disabled(panel: Any) -> None:
     panel.disable_instrumentation()
     assert cache_of("default").pttl("k") == 0
     assert panel.calls == []
+
+
+def test_evaluations_of_cached_querysets_are_shown_with_what_they_read(panel: Any) -> None:
+    """Each once: neither the rows that it reads by key, nor a second use of its rows, is shown."""
+    Article.objects.create(pk=1, slug="x", title="X")
+    panel.calls.clear()
+    panel.hits = panel.misses = 0
+    for _ in range(2):
+        articles = Article.cached.filter(title="X").order_by("pk")
+        assert [each.pk for each in articles] == [1]
+        assert len(articles) == 1
+    Article.cached.filter(title="X").count()
+    list(Article.cached.annotate(now=Now()))
+    shown = [(call["name"], call["backend"], call["kwargs"]["read"]) for call in panel.calls]
+    rows, count = "rows: demo_article by title (id)", "one row: demo_article by title"
+    assert shown == [
+        ("cached.rows", "demo.Article", [f"miss: {rows}"]),
+        ("cached.rows", "demo.Article", [f"hit: {rows}"]),
+        ("cached.count", "demo.Article", [f"miss: {count}"]),
+        (
+            "cached.rows",
+            "demo.Article",
+            ["not cached: Now() has another value each time that the query runs"],
+        ),
+    ]
+    assert (panel.hits, panel.misses) == (1, 2)
+    assert panel.counts["cached.rows"] == 3

@@ -71,8 +71,9 @@ class QueryForm:
             if description is None:
                 return _beyond_limit[FormKind(form_id)]
             kind, model, text, shapes = json.loads(description)
+            f"{model}{text}".encode()  # the page and the metrics cannot show a lone surrogate
             return cls(FormKind(kind), str(model), str(text), [str(each) for each in shapes])
-        except (TypeError, ValueError) as error:  # another version wrote it
+        except (TypeError, ValueError, RecursionError) as error:  # another version or program wrote it
             raise_interrupt(error)
             return None
 

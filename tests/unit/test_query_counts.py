@@ -63,14 +63,30 @@ def test_forms_beyond_the_limit_are_counted_as_one() -> None:
 
 
 def test_a_form_is_read_from_its_description() -> None:
-    """By processes that have not met it; what another version wrote is left out."""
+    """By processes that have not met it."""
     form = QueryForm(FormKind.CACHED, "shop.Product", "text", ["shape"])
     read = QueryForm.read(form.id, form.description.encode())
     assert read is not None
     assert vars(read) == vars(form)
     assert QueryForm.read("cached", None) is known_form("cached")
-    for broken in (None, b"", b"[1]", b'["new kind", "a", "b", []]', b"\xff", b"[[], 1, 2, 3]"):
-        assert QueryForm.read("0123456789abcdef", broken) is None
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        None,
+        b"",
+        b"[1]",
+        b"[[], 1, 2, 3]",
+        b'["new kind", "a", "b", []]',
+        b'["cached", "a", "\\ud800", []]',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_a_description_that_cannot_be_read_is_no_form(description: bytes | None) -> None:
+    """Another version, or another program, wrote it."""
+    assert QueryForm.read("0123456789abcdef", description) is None
 
 
 @pytest.mark.parametrize(

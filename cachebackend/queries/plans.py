@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -95,23 +96,30 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
         raise NotCached(plan.reason)
     context = cache.client.context
     if context.full_shards and any(protocol.is_full(context, each.shard) for each in plan.shapes):
-        return _general(plan, scope, cache)
+        return _general(plan, compiler.query, kind, scope, cache)
     return plan
 
 
-def _general(plan: Plan, scope: str, cache: RingCache) -> Plan:
+def _general(plan: Plan, query: Any, kind: str, scope: str, cache: RingCache) -> Plan:
     """Return a plan that has the general shape in place of those for which the registry has no room."""
     context, general = cache.client.context, Shape([], None)
-    names: list[str] = []
-    shapes: dict[ShapeEntry, None] = {}
-    for each, entry in zip(plan.dependencies, plan.entries, strict=True):
-        is_full = protocol.is_full(context, entry.shard)
-        shape = general if is_full else each.shape
-        tags = [str(general.tag({}))] if is_full else each.tags()
-        names += [shape_tag_name(scope, each.table, tag) for tag in tags]
-        shapes[ShapeEntry(entry.shard, shape.id, shape.description, shape == general)] = None
-    tag_keys = tuple(dict.fromkeys(cache.many_tag_bytes(names)))
-    return plan._replace(key=plan.key + b":general", tags=tag_keys, shapes=tuple(shapes))
+    dependencies = tuple(
+        replace(each, shape=general) if protocol.is_full(context, entry.shard) else each
+        for each, entry in zip(plan.dependencies, plan.entries, strict=True)
+    )
+    names = [name for each in dependencies for name in each.tag_names(scope)]
+    entries = tuple(
+        ShapeEntry(entry.shard, each.shape.id, each.shape.description, each.shape == general)
+        for each, entry in zip(dependencies, plan.entries, strict=True)
+    )
+    return plan._replace(
+        key=plan.key + b":general",
+        dependencies=dependencies,
+        tags=tuple(dict.fromkeys(cache.many_tag_bytes(names))),
+        entries=entries,
+        shapes=tuple(dict.fromkeys(entries)),
+        counted_as=cached_form(query, kind, dependencies),
+    )
 
 
 def _new_plan(

@@ -175,3 +175,16 @@ def test_the_metrics_have_the_same_counts(author: Author, admin_client: Client) 
         assert f"ringcache_query_{name}_total{labels} {count}.0\n" in text
     assert f"ringcache_query_load_seconds_total{labels} 0." in text
     assert 'ringcache_queries_not_cached_total{alias="default",model="zoo.Poem",reason="Now() has' in text
+
+
+def test_a_form_for_whose_shapes_the_registry_has_no_room_shows_it(
+    author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results depend on all columns, and each change of the table counts as an invalidation of it."""
+    monkeypatch.setattr("cachebackend.protocol.cache.shapes.MAX_SHAPES", 0)
+    for _ in range(3):
+        cached().filter(rank=1).count()
+    Poem.objects.filter(name="p").update(name="q")
+    all_columns = "one row: zoo_poem (all columns)"
+    assert (counted()[all_columns].hits, counted()[all_columns].misses) == (1, 1)
+    assert counted(FormKind.SHAPE)["zoo_poem (all columns)"].invalidations == 1

@@ -60,6 +60,8 @@ WRITTEN = ("relations", "many", "inheritance", "columns")
 #: What a step may raise: the database refuses it, or there is no such row.
 EXPECTED = (DatabaseError, ObjectDoesNotExist)
 SECOND_ALIAS = "second"
+#: These have another result each time.
+RANDOM = {"random", "random order"}
 #: This kind joins the table of content types, which nothing watches.
 UNWATCHED = "generic target"
 
@@ -144,7 +146,7 @@ class Round:
         source = self._source
         return [
             Asked(
-                source.choice(sorted(KINDS)),
+                source.choice(sorted(KINDS.keys() - RANDOM)),
                 source.choice(sorted(FORMS)),
                 str(source.random()),
                 SECOND_ALIAS if source.random() < 0.2 else "default",
@@ -159,7 +161,7 @@ class Round:
         chance = self._source.random()
         if depth < 3 and chance < 0.25:
             self._transaction(depth)
-        elif depth == 0 and chance < 0.35:
+        elif depth == 0 and chance < 0.35 and self._using == "default":  # SQLite would wait for the reader
             self._beside_slow_reader()
         else:
             self._step()
@@ -273,7 +275,9 @@ def run_rounds(using: str, services: Services, observer: Thread) -> Findings:
                 flush(url)
             Round(f"{SEED}-{number}", using, found, observer).run()
             if found.wrong:
-                pytest.fail(f"FUZZ_SEED={SEED} FUZZ_ONLY={number}, {using}\n{found.wrong[0]}", pytrace=False)
+                line = f"FUZZ_SEED={SEED} FUZZ_ONLY={number}, {using}\n{found.wrong[0]}"
+                print(f"\n{line}")
+                pytest.fail(line, pytrace=False)
     finally:
         Router.current = "default"
     print(f"\nFUZZ_SEED={SEED}, {using}: {found}")

@@ -114,11 +114,19 @@ def change_keys(keys: Iterable[bytes]) -> set[bytes]:
     return {key for key in keys if content_of_change_key(key) is not None}
 
 
-@lru_cache(maxsize=64)
-def _remembered(beginning: str) -> dict[str, bytes]:
-    """Return the dict of the keys that were encoded last with this beginning; threads share it."""
-    del beginning
-    return {}
+class _Remembered(dict[str, bytes]):
+    """The bytes of the keys that were encoded last with one beginning; threads share it.
+
+    Args:
+        beginning: What the keys begin with; None: nothing may be remembered.
+    """
+
+    def __init__(self, beginning: str | None) -> None:
+        super().__init__()
+        self.beginning = beginning
+
+
+_remembered = lru_cache(maxsize=64)(_Remembered)
 
 
 def special_keys(keys: Iterable[bytes]) -> set[bytes]:
@@ -142,9 +150,9 @@ class KeyCache(BaseCache):
         if name in _KEY_ATTRIBUTES and "_encoded_keys" in self.__dict__:
             self._encoded_keys = self._remembered_keys()
 
-    def _remembered_keys(self) -> dict[str, bytes]:
+    def _remembered_keys(self) -> _Remembered:
         """Return the bytes of the caller's last keys; none with a key function, which may change its mind."""
-        return _remembered(f"{self.key_prefix}:{self.version}:") if self.has_plain_keys else {}
+        return _remembered(f"{self.key_prefix}:{self.version}:") if self.has_plain_keys else _Remembered(None)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Find out whether a subclass replaces the methods that make keys."""
@@ -165,7 +173,6 @@ class KeyCache(BaseCache):
         """Return a key's bytes; remember those of a plain text that needs no warning."""
         if not self._makes_plain_keys:
             return self.make_and_validate_key(key, version).encode(*ENCODING)
-        # Before the attributes that decide the bytes: another thread may set one of them meanwhile
         remembered = self._encoded_keys
         number = self.version if version is None else version
         is_plain = self.key_func is default_key_func
@@ -177,6 +184,8 @@ class KeyCache(BaseCache):
             for warning in memcache_key_warnings(text):
                 warnings.warn(warning, CacheKeyWarning, stacklevel=4)
         elif is_plain and version is None and key.__class__ is str:
+            if text != f"{remembered.beginning}{key}":  # another thread has set an attribute meanwhile
+                return encoded
             if len(remembered) >= _MAX_ENCODED_KEYS:
                 remembered.clear()
             remembered[key] = encoded

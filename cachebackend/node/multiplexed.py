@@ -104,18 +104,22 @@ class MultiplexedConnection(asyncio.Protocol):
         if self.is_closed:
             future.set_exception(ConnectionResetError("the connection is closed"))
             return future
-        # Packed and written first: if a command could not be packed, or a signal handler raised, after its
-        # batch was in flight, the batch would get the replies to the next one
         packed = b"".join([pack_command(command) for command in commands])
         now = self._loop.time()
-        if not self._in_flight:
-            self._write(packed, now)
-            self._begin(now)
-        else:
-            if not self._unwritten:
-                self._loop.call_soon(self._write_rest)
-            self._unwritten.append(packed)
-        self._in_flight.append(_Batch(future, commands))
+        # The commands that are written and the batches in flight must be the same ones: else a batch would
+        # get the replies to another one. So the connection is closed if a signal handler raises in between
+        try:
+            if not self._in_flight:
+                self._write(packed, now)
+                self._begin(now)
+            else:
+                if not self._unwritten:
+                    self._loop.call_soon(self._write_rest)
+                self._unwritten.append(packed)
+            self._in_flight.append(_Batch(future, commands))
+        except BaseException:
+            self.close()
+            raise
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._check_timeout)
         return future
@@ -128,8 +132,12 @@ class MultiplexedConnection(asyncio.Protocol):
     def _write_rest(self) -> None:
         """Write the commands of this turn of the loop; none are left if the connection has failed."""
         if self._unwritten:
-            self._write(b"".join(self._unwritten), self._loop.time())
-            self._unwritten.clear()
+            try:
+                self._write(b"".join(self._unwritten), self._loop.time())
+                self._unwritten.clear()
+            except BaseException:
+                self.close()
+                raise
 
     def data_received(self, data: bytes) -> None:
         """Add each complete reply to its batch; after bytes that are not replies, fail all batches."""
@@ -142,6 +150,13 @@ class MultiplexedConnection(asyncio.Protocol):
             self._fail(MalformedReplyError(repr(error)))
 
     def _read(self, data: bytes) -> None:
+        try:
+            self._read_replies(data)
+        except BaseException:  # a signal handler may have raised when a reply was read and in no batch yet
+            self._transport.abort()
+            raise
+
+    def _read_replies(self, data: bytes) -> None:
         if self._line is not None and self._in_flight:
             batch = self._in_flight[0]
             self._line = check_begin(self._line + data, batch.commands[len(batch.replies)])

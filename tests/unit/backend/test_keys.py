@@ -185,3 +185,12 @@ def test_keys_that_stand_for_others_are_found_among_many() -> None:
     """Also a change whose content has the bytes that mark patterns and changes."""
     special = {pattern_key(b"p:*", is_tag=tag) for tag in (True, False)} | {change_key(b"\xfe\xfd rows")}
     assert special_keys({b"p:1", b"p:2\xff", *special}) == special
+
+
+def test_the_bytes_of_one_prefix_are_never_those_of_another() -> None:
+    """Another thread may set the prefix of a shared cache object while a key is encoded."""
+    cache, other = cache_of(), cache_of()
+    other.key_prefix = "other"
+    cache._encoded_keys = other._encoded_keys  # the prefix was read before, this after
+    assert cache.key_bytes("shared") == b"demo:1:shared"
+    assert other.key_bytes("shared") == b"other:1:shared"

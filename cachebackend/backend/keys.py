@@ -100,13 +100,17 @@ def pattern_of_key(key: bytes) -> bytes | None:
 
 
 def change_key(content: bytes) -> bytes:
-    """Return what a set of keys to delete has for a change of rows; its tags are found when it is deleted."""
-    return content + _CHANGE_END + _TAG_END
+    """Return what a set of keys to delete has for a change of rows.
+
+    The tags of query results that it makes wrong are found when it is deleted. That is when values are,
+    because results of queries are values: a loader may read one, and what it makes has other tags.
+    """
+    return content + _CHANGE_END
 
 
 def content_of_change_key(key: bytes) -> bytes | None:
     """Return the content of a ``change_key``; None for another key."""
-    return key[: -len(_CHANGE_END + _TAG_END)] if key.endswith(_CHANGE_END + _TAG_END) else None
+    return key[: -len(_CHANGE_END)] if key.endswith(_CHANGE_END) else None
 
 
 def change_keys(keys: Iterable[bytes]) -> set[bytes]:

@@ -9,7 +9,11 @@ wrong, because a loader may read a cached row, and its result is tagged with tha
     4. node B    deletes the row's key
     5. reader    fills the page with the old row under the new token: stale until it expires
 
-In order, a token that is newer than the delete of the tag means that the old row is gone. A node
+In order, a token that is newer than the delete of the tag means that the old row is gone. The results
+of queries are values, too: a loader may read a cached list. What a change makes wrong among them is
+known when the registry of shapes was read, which is sent with the deletes of rows.
+
+A node
 that does not confirm the delete of a value may serve the value to others. So the tags are deleted
 at once, because pages from before are stale, and again when the value's delete is confirmed,
 because pages that were made in between may be stale too:
@@ -39,30 +43,30 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.keys import (
     ANY_KEY,
-    change_keys,
     is_tag_key,
     pattern_key,
     pattern_of_key,
     special_keys,
 )
-from cachebackend.backend.query_names import prefixes_of_queries, shard_names
-from cachebackend.backend.scope import databases_of_write, scopes_of_write
+from cachebackend.backend.query_names import prefixes_of_queries
+from cachebackend.backend.scope import databases_of_write
 from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.conf import namespace_function, ring_aliases
+from cachebackend.conf import namespace_function
+from cachebackend.effects import side_by_side
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import TableChanges
 from cachebackend.invalidation.query_changes import (
     MAX_ROWS,
+    Registry,
     ResultChange,
     changes_of_rows,
     unknown_change,
-    wrong_keys,
 )
 from cachebackend.invalidation.tables import WatchedTable, changed_rows, tables_of
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
-__all__ = ["PendingDeletes", "clear_node", "clear_tags", "delete_keys", "nodes_to_clear", "values_and_tags"]
+__all__ = ["PendingDeletes", "delete_keys", "ring_cache_of", "values_and_tags"]
 
 logger = logging.getLogger("cachebackend")
 #: Keys of one scatter: a node deletes its share of them well within the time that a command may take.
@@ -121,17 +125,13 @@ class PendingDeletes:
         self.add_results(table)
 
     def add_results(self, table: WatchedTable) -> None:
-        """Add all results of queries over a table: without the shards of the table each of them is a miss."""
+        """Add all results of queries over a table: which rows changed is not known."""
         name = table.model._meta.db_table
-        names = [each for scope in scopes_of_write(self.using) for each in shard_names(scope, name)]
-        for alias in table.result_aliases:
-            self.changed_tables[name] += 0
-            if (cache := _ring_cache(alias)) is not None:
-                shards = cache.many_tag_bytes(names)
-                # Of other namespaces than the current one only a pattern matches the shards
-                is_one = namespace_function() is None
-                databases = () if is_one else databases_of_write(self.using)
-                self._add_all(alias, shards, [prefixes_of_queries(each, name) for each in databases])
+        self._add_result_change(table, unknown_change(name, self.using))
+        if namespace_function() is not None:  # of other namespaces only a pattern matches the shards
+            prefixes = [prefixes_of_queries(each, name) for each in databases_of_write(self.using)]
+            for alias in table.result_aliases:
+                self._add_patterns(alias, prefixes, holds_tags=False)  # results are values
 
     def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
         """Add the keys under which a dependent caches changed rows."""
@@ -147,21 +147,21 @@ class PendingDeletes:
 
         Their nodes are searched for them after the commit, so strict keys are not in quarantine.
         """
-        of_all_rows = dependent.keys_of([{}], self.using)
-        self._add_all(dependent.alias, of_all_rows, dependent.prefixes(self.using))
-
-    def _add_all(self, alias: str, of_all_rows: Sequence[bytes], prefixes: Sequence[tuple[str, str]]) -> None:
-        """Add some keys, and all keys that begin with some prefixes."""
-        cache = _ring_cache(alias)
-        if cache is None:
+        if ring_cache_of(dependent.alias) is None:
             return
-        add_keys(self.keys, {alias: of_all_rows})
-        if not prefixes:
+        of_all_rows = dependent.keys_of([{}], self.using)
+        add_keys(self.keys, {dependent.alias: of_all_rows})
+        holds_tags = any(map(is_tag_key, of_all_rows))
+        self._add_patterns(dependent.alias, dependent.prefixes(self.using), holds_tags=holds_tags)
+
+    def _add_patterns(self, alias: str, prefixes: Sequence[tuple[str, str]], *, holds_tags: bool) -> None:
+        """Add all keys that begin with some prefixes."""
+        cache = ring_cache_of(alias)
+        if cache is None or not prefixes:
             return
         if not cache.can_clear:
             logger.error("what is cached in %r may be stale: its KEY_FUNCTION hides the keys", alias)
             return
-        holds_tags = any(map(is_tag_key, of_all_rows))
         patterns = [pattern_key(cache.pattern_of(*parts), is_tag=holds_tags) for parts in prefixes]
         add_keys(self.keys, {alias: [ANY_KEY, *patterns]})
 
@@ -193,7 +193,7 @@ class PendingDeletes:
 
     def _quarantine(self, alias: str, keys: set[bytes]) -> None:
         new = keys - self.quarantined.get(alias, set())
-        cache = _ring_cache(alias)
+        cache = ring_cache_of(alias)
         if new and cache is not None:
             add_keys(self.quarantined, {alias: new})  # a node may place it although its reply is lost
             cache.client.run(protocol.quarantine(cache.client.context, list(new), self._token))
@@ -220,7 +220,7 @@ class PendingDeletes:
         unconfirmed: KeysByAlias = {}
         quarantined, self.quarantined = self.quarantined, {}
         for alias, keys in quarantined.items():
-            cache = _ring_cache(alias)
+            cache = ring_cache_of(alias)
             if cache is not None:
                 operation = protocol.unquarantine(cache.client.context, list(keys), self._token)
                 add_keys(unconfirmed, {alias: cache.client.run(operation)})
@@ -281,30 +281,63 @@ def _delete_together(keys: KeysByAlias) -> KeysByAlias:
 
 def _delete_at_once(alias: str, keys: set[bytes]) -> list[bytes]:
     """Delete keys of an alias; return the keys that a node did not confirm."""
-    cache = _ring_cache(alias)
+    cache = ring_cache_of(alias)
     if cache is None:
         return []
     special = special_keys(keys)
     patterns = {key: pattern for key in special if (pattern := pattern_of_key(key)) is not None}
-    changes = special - patterns.keys()
-    wrong = dict(wrong_keys(cache, changes)) if changes else {}
-    missed = _scatter(cache, list((keys - special).union(*wrong.values())))
-    missed += [change for change, group in wrong.items() if not group.isdisjoint(missed)]
+    missed = _delete_with_changes(cache, list(keys - special), special - patterns.keys())
     for key, pattern in patterns.items():
         if pattern and not _delete_pattern(cache, pattern):
             missed.append(key)
     return missed
 
 
-def _scatter(cache: RingCache, keys: Sequence[bytes]) -> list[bytes]:
-    """Delete keys, in one scatter if they are not too many; return those that a node did not confirm."""
+def _delete_with_changes(cache: RingCache, keys: Sequence[bytes], changes: Iterable[bytes]) -> list[bytes]:
+    """Delete keys, and what some changes make wrong; return the keys and changes that were not confirmed.
+
+    The registry is read in the first scatter of the keys. A result is loaded from the database and never
+    from cached rows, so its tags need not wait for the deletes of rows.
+    """
+    if not changes:
+        return _scatter(cache, keys)
+    registry = Registry(cache, changes)
+    missed = _scatter(cache, keys, registry.read())
+    wrong = dict(registry.wrong_keys())
+    missed += _scatter(cache, list(set().union(*wrong.values())))
+    return missed + [change for change, group in wrong.items() if not group.isdisjoint(missed)]
+
+
+def _scatter(
+    cache: RingCache, keys: Sequence[bytes], beside: protocol.Operation[list[bytes]] | None = None
+) -> list[bytes]:
+    """Delete keys, in one scatter if they are not too many; return those that a node did not confirm.
+
+    Args:
+        cache: The cache.
+        keys: The keys.
+        beside: An operation that only sends commands; they go out with the first deletes.
+    """
     missed: list[bytes] = []
     client = cache.client
-    for start in range(0, len(keys), KEYS_PER_SCATTER):
+    for start in range(0, len(keys) or int(beside is not None), KEYS_PER_SCATTER):
         chunk = keys[start : start + KEYS_PER_SCATTER]
-        missed += client.run(protocol.delete_many(client.context, chunk, in_outbox=True))
+        operation = protocol.delete_many(client.context, chunk, in_outbox=True)
+        if beside is not None:
+            operation, beside = _together(operation, beside), None
+        missed += client.run(operation)
     client.counters.cell.invalidations += len(keys) - len(missed)
     return missed
+
+
+def _together(*operations: protocol.Operation[list[bytes]]) -> protocol.Operation[list[bytes]]:
+    """Run operations side by side; return what all of them return."""
+    found: list[bytes] = []
+    for result in (yield from side_by_side(operations)):
+        if isinstance(result, RingCacheError):
+            raise result
+        found += result
+    return found
 
 
 def _delete_pattern(cache: RingCache, pattern: bytes) -> bool:
@@ -316,67 +349,7 @@ def _delete_pattern(cache: RingCache, pattern: bytes) -> bool:
     return True
 
 
-def clear_node(alias: str, endpoint: str) -> bool:
-    """Delete every key of a cache alias on one node; return whether the node confirmed it.
-
-    Returns True if the alias has no such node: nothing is read from it any more.
-    """
-    cache = _ring_cache(alias)
-    if cache is None:
-        return True
-    nodes = [index for index, node in enumerate(cache.client.nodes) if node.endpoint == endpoint]
-    return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
-
-
-def clear_tags() -> set[tuple[str, str]]:
-    """Delete all tags of all ring caches; return the alias and endpoint of each node that did not confirm.
-
-    An alias whose ``KEY_FUNCTION`` hides the key is left out: its keys are never cleared from a node,
-    but remain pending one by one.
-    """
-    unconfirmed: set[tuple[str, str]] = set()
-    for alias in ring_aliases():
-        cache = _ring_cache(alias)
-        if cache is not None and cache.can_clear:
-            nodes = cache.client.nodes
-            operation = protocol.delete_matching(cache.client.context, cache.tag_pattern, range(len(nodes)))
-            failures = cache.client.run(operation).failures
-            unconfirmed.update((alias, nodes[index].endpoint) for index in failures)
-    return unconfirmed
-
-
-def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[bytes]]:
-    """Find the nodes that must be cleared, because they missed more keys than are recorded one by one.
-
-    Args:
-        alias: The cache alias.
-        unconfirmed: The keys that a node did not confirm.
-
-    Returns:
-        The endpoints of those nodes, and the other keys, which remain pending one by one.
-    """
-    cache = _ring_cache(alias)
-    if cache is None or not unconfirmed:
-        return [], unconfirmed
-    context, nodes = cache.client.context, cache.client.nodes
-    full = [index for index in range(len(nodes)) if context.missed.count(index) is None]
-    counted = [index for index in range(len(nodes)) if index not in full]
-    changes = change_keys(unconfirmed)
-    plain = unconfirmed - changes
-    single = {key for key in plain if any(context.missed.has_missed(node, key) for node in counted)}
-    single |= {key for key in plain if pattern_of_key(key) is not None}  # each node has keys of it
-    cleared = {key for key in plain - single if any(context.may_hold(node, key) for node in full)}
-    if cleared and not any(map(is_tag_key, plain - cleared)):
-        cleared |= changes  # every tag that they make wrong is on a node that is cleared
-    endpoints = [
-        nodes[index].endpoint
-        for index in full
-        if any(context.may_hold(index, key) for key in cleared - changes)
-    ]
-    return endpoints, unconfirmed - cleared
-
-
-def _ring_cache(alias: str) -> RingCache | None:
+def ring_cache_of(alias: str) -> RingCache | None:
     """Return an alias' ring cache; None if it no longer has one: then nothing reads what it cached."""
     if alias not in settings.CACHES:
         logger.warning(

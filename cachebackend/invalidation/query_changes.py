@@ -10,6 +10,7 @@ deleted, the registry is read, and the tags that the change makes wrong are dele
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import ormsgpack
@@ -28,7 +29,7 @@ from cachebackend.invalidation.watched import Row
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
 
-__all__ = ["MAX_ROWS", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys", "wrong_keys_at"]
+__all__ = ["MAX_ROWS", "Registry", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys_at"]
 
 #: The most changed rows of a table that a change holds. With more, it holds their columns alone, and the
 #: results of every shape that depends on one of these are wrong.
@@ -182,63 +183,53 @@ def _digests(row: Row, fields: Iterable[models.Field[Any, Any]]) -> dict[str, by
     return digests
 
 
-class _Registry(NamedTuple):
-    """What the registry holds for the tables of some changes.
+class Registry:
+    """The registry of shapes as some changes find it, after they are committed.
 
-    Attributes:
-        changes: The changes by key.
-        shards: The keys of all shards of each scope and table.
-        found: The ids of the shapes in each shard.
-        shapes: The shapes by id; None for one that cannot be read.
+    Args:
+        cache: The cache that holds the results.
+        keys: The keys of the changes.
     """
 
-    changes: dict[bytes, ResultChange]
-    shards: dict[tuple[str, str], list[bytes]]
-    found: protocol.RegisteredShapes
-    shapes: dict[bytes, Shape | None]
+    def __init__(self, cache: RingCache, keys: Iterable[bytes]) -> None:
+        self._cache = cache
+        self._changes = {key: ResultChange.read(content_of_change_key(key) or b"") for key in keys}
+        places = {(scope, each.table) for each in self._changes.values() for scope in each.scopes}
+        self._shards = {place: cache.many_tag_bytes(shard_names(*place)) for place in places}
+        self._found = protocol.RegisteredShapes({}, [])
 
-    @classmethod
-    def read(cls, cache: RingCache, keys: Iterable[bytes]) -> _Registry:
-        """Read the registry for changes, given their keys."""
-        changes = {key: ResultChange.read(content_of_change_key(key) or b"") for key in keys}
-        places = {(scope, each.table) for each in changes.values() for scope in each.scopes}
-        shards = {place: cache.many_tag_bytes(shard_names(*place)) for place in places}
-        found = cache.client.run(
-            protocol.read_shards(cache.client.context, [each for group in shards.values() for each in group])
-        )
-        registered = {(shard, each) for shard, ids in found.shapes.items() for each in ids}
-        return cls(changes, shards, found, _shapes(cache, registered))
+    def read(self) -> protocol.Operation[list[bytes]]:
+        """Read which shapes are registered. It only sends commands, and returns an empty list."""
+        shards = [shard for group in self._shards.values() for shard in group]
+        self._found = yield from protocol.read_shards(self._cache.client.context, shards)
+        return []
+
+    @cached_property
+    def _shapes(self) -> dict[bytes, Shape | None]:
+        """The shapes by id; None for one that cannot be read."""
+        shapes = self._found.shapes
+        return _shapes(self._cache, {(shard, each) for shard, ids in shapes.items() for each in ids})
 
     def unknown_shards(self) -> set[bytes]:
         """Return the shards whose shapes are not all known."""
         of_unknown = {
             shard
-            for shard, ids in self.found.shapes.items()
-            if any(self.shapes.get(each) is None for each in ids)
+            for shard, ids in self._found.shapes.items()
+            if any(self._shapes.get(each) is None for each in ids)
         }
-        return of_unknown.union(self.found.unreadable)
+        return of_unknown.union(self._found.unreadable)
 
-    def wrong_keys(self, cache: RingCache) -> Iterator[tuple[bytes, set[bytes]]]:
+    def wrong_keys(self) -> Iterator[tuple[bytes, set[bytes]]]:
         """Yield each change with the keys of the tags and shards that it makes wrong."""
-        unreadable = set(self.found.unreadable)
-        for key, change in self.changes.items():
+        unreadable = set(self._found.unreadable)
+        for key, change in self._changes.items():
             wrong: set[bytes] = set()
             for scope in change.scopes:
-                shards = self.shards[scope, change.table]
+                shards = self._shards[scope, change.table]
                 wrong |= unreadable.intersection(shards)
-                registered = {shard: self.found.shapes.get(shard, set()) for shard in shards}
-                wrong |= _wrong_in(cache, change, scope, registered, self.shapes)
+                registered = {shard: self._found.shapes.get(shard, set()) for shard in shards}
+                wrong |= _wrong_in(self._cache, change, scope, registered, self._shapes)
             yield key, wrong
-
-
-def wrong_keys(cache: RingCache, keys: Iterable[bytes]) -> Iterator[tuple[bytes, set[bytes]]]:
-    """Yield each change with the keys of the tags and shards that it makes wrong.
-
-    Args:
-        cache: The cache that holds the results.
-        keys: The keys of changes. Those changes must be committed.
-    """
-    return _Registry.read(cache, keys).wrong_keys(cache)
 
 
 def wrong_keys_at(cache: RingCache, keys: Iterable[bytes], nodes: Sequence[int]) -> set[bytes] | None:
@@ -252,10 +243,11 @@ def wrong_keys_at(cache: RingCache, keys: Iterable[bytes], nodes: Sequence[int])
     Returns:
         None: they are not known, because another node does not return its shards.
     """
-    registry, context = _Registry.read(cache, keys), cache.client.context
+    registry, context = Registry(cache, keys), cache.client.context
+    cache.client.run(registry.read())
     if any(context.holders(shard).isdisjoint(nodes) for shard in registry.unknown_shards()):
         return None
-    wrong = {key for _, group in registry.wrong_keys(cache) for key in group}
+    wrong = {key for _, group in registry.wrong_keys() for key in group}
     return {key for key in wrong if any(context.may_hold(node, key) for node in nodes)}
 
 

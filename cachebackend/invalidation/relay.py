@@ -26,13 +26,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
-from cachebackend.invalidation.deletes import (
-    clear_node,
-    clear_tags,
-    delete_keys,
-    nodes_to_clear,
-    values_and_tags,
-)
+from cachebackend.invalidation.clears import clear_node, clear_tags, nodes_to_clear
+from cachebackend.invalidation.deletes import delete_keys, values_and_tags
 from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
 from cachebackend.invalidation.outbox_databases import ask_databases, server_of
 from cachebackend.invalidation.outbox_keys import OLDEST, RowKeys, pending_rows, read_row

@@ -15,7 +15,7 @@ from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_keys
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
-from cachebackend.invalidation import deletes, query_changes, relay
+from cachebackend.invalidation import clears, deletes, query_changes, relay
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox
 from cachebackend.invalidation.tables import forget_tables
@@ -290,8 +290,8 @@ def test_a_change_remains_until_the_nodes_of_its_tags_are_cleared(
     monkeypatch.setattr(context.missed, "has_missed", lambda node, key: (node, key) == (1, elsewhere))
     endpoint = cache.client.nodes[0].endpoint
     both = {change, on_full, elsewhere}
-    assert deletes.nodes_to_clear("default", both) == ([endpoint], {change, elsewhere})
-    assert deletes.nodes_to_clear("default", {change, on_full}) == ([endpoint], set())
+    assert clears.nodes_to_clear("default", both) == ([endpoint], {change, elsewhere})
+    assert clears.nodes_to_clear("default", {change, on_full}) == ([endpoint], set())
 
 
 def scheduled(poem: Poem) -> set[bytes]:

@@ -153,7 +153,7 @@ class ListScenario(Scenario):
     @contextmanager
     def stepped_code(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deletes, "_ring_cache", lambda alias: caches[alias])
+            patch.setattr(deletes, "ring_cache_of", lambda alias: caches[alias])
             patch.setattr(query_names, "SHARDS", self.shards)
             patch.setattr(query_changes, "_known", {})
             yield

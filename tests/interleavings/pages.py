@@ -73,7 +73,7 @@ class PageScenario(Scenario):
     @contextmanager
     def stepped_code(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deletes, "_ring_cache", lambda alias: caches[alias])
+            patch.setattr(deletes, "ring_cache_of", lambda alias: caches[alias])
             yield
 
 

@@ -42,7 +42,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
         monkeypatch.setattr(
             deletes.protocol, name, lambda _, keys, *_token, name=name, in_outbox=True: (name, keys)
         )
-    monkeypatch.setattr(deletes, "_ring_cache", lambda _: SimpleNamespace(client=client))
+    monkeypatch.setattr(deletes, "ring_cache_of", lambda _: SimpleNamespace(client=client))
     return client
 
 

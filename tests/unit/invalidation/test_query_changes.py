@@ -19,12 +19,12 @@ def change(*rows: ValueChange) -> ResultChange:
     return ResultChange(["default@db"], "shop_product", list(rows))
 
 
-def test_a_change_is_a_key_that_is_deleted_with_the_tags() -> None:
+def test_a_change_is_a_key_that_is_deleted_with_the_values() -> None:
     """And the same change is read from it again."""
     before = change(INSERT, MOVE, OTHER)
     content = content_of_change_key(before.key)
     assert content is not None
-    assert is_tag_key(before.key)
+    assert not is_tag_key(before.key)
     assert pattern_of_key(before.key) is None
     assert ResultChange.read(content) == before
     without = before.without_rows()

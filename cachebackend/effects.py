@@ -8,7 +8,7 @@ asyncio, and a test can step two operations against each other in any order.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -31,6 +31,7 @@ __all__ = [
     "Send",
     "Sleep",
     "is_unknown_script",
+    "resumed",
     "side_by_side",
 ]
 
@@ -110,6 +111,24 @@ def side_by_side(operations: Sequence[Operation[T]]) -> Operation[list[T | RingC
             return [results[index] for index in range(len(operations))]
         replies = iter((yield Send([request for send in sent.values() for request in send.requests])))
         answers = {index: [next(replies) for _ in send.requests] for index, send in sent.items()}
+
+
+def resumed(operation: Operation[T], answer: Any) -> Operation[T]:
+    """Continue an operation whose last effect was performed, with the result of that effect.
+
+    So another operation may send what this one begins with in a scatter of its own.
+    """
+    step = partial(operation.send, answer)
+    try:
+        while True:
+            effect = step()
+            try:
+                step = partial(operation.send, (yield effect))
+            except BaseException as error:  # noqa: BLE001  # the operation handles it or raises it again
+                step = partial(operation.throw, error)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 class Continue(NamedTuple):

@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import models
 from django.utils.asyncio import async_unsafe
 
+from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
 from cachebackend.drivers import FailedNodes
@@ -133,6 +134,11 @@ class RowsByKey(Generic[M]):
         if place is None:
             return await sync_to_async(self._reads.stored)(lookup, list(keys), self._using)
         return await place.cache.client.arun(self._reads.in_bulk(lookup, keys, place, sync_to_async))
+
+    def reading(self, keys: Iterable[Any]) -> protocol.Operation[dict[Any, M]] | None:
+        """Return the operation by which ``in_bulk`` reads rows; None: the alias has no ring cache."""
+        place = self._place
+        return None if place is None else self._reads.in_bulk(self._keys.pk, keys, place, _blocking)
 
     # Changes of rows
 

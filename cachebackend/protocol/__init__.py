@@ -20,7 +20,7 @@ from cachebackend.protocol.cache.lease_on_get import (
 from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_load_many, load_again
 from cachebackend.protocol.cache.move import move
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
-from cachebackend.protocol.cache.results import get_result
+from cachebackend.protocol.cache.results import get_result, get_result_and_rows
 from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.shapes import (
@@ -116,6 +116,7 @@ __all__ = [
     "get_or_load",
     "get_or_load_many",
     "get_result",
+    "get_result_and_rows",
     "has_key",
     "has_tag_tokens",
     "incr",

@@ -12,12 +12,13 @@ read (``surroundings``): the time zone, the language, and the scope, which names
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from django.core.signals import setting_changed
@@ -47,16 +48,20 @@ _EXACT = frozenset({bool, bytes, int, str, type(None), UUID})
 _UNCHANGED = _EXACT | {slice, F}
 
 
-class Remembered(NamedTuple):
+@dataclass(slots=True)
+class Remembered:
     """What was read of a construction.
 
     Attributes:
         plan: The plan of its statement.
         form: How the rows of the statement become the result.
+        keys: The primary keys that the result had when it was read last, if they are few: their rows are
+            read beside the result.
     """
 
     plan: Plan
     form: Any
+    keys: Sequence[Any] = ()
 
 
 class _Unknown(Exception):  # noqa: N818  # an argument that two constructions cannot be compared by

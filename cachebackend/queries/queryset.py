@@ -12,7 +12,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql.constants import MULTI
 
 from cachebackend import protocol
-from cachebackend.backend import find_ring_cache
+from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
@@ -34,6 +34,8 @@ __all__ = ["CachedQuerySet", "cached_queryset"]
 M = TypeVar("M", bound=models.Model)
 #: How often a result is read whose rows do not fit it, before the query is run.
 ATTEMPTS = 2
+#: The most rows that are read beside a result.
+MAX_BESIDE = 50
 #: Returns the rows with some primary keys, by primary key.
 RowReader = Callable[[Sequence[Any]], "dict[Any, Any]"]
 
@@ -132,16 +134,34 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         refuse_in_event_loop()
         plan = known.plan
         names = protocol.FillOptions(None, tags=plan.tags, shapes=plan.shapes)
-        read = protocol.get_result(cache.client.context, plan.key, names, protocol.MISSING)
-        rows = cache.client.run(read)
+        wanted = (cache.client.context, plan.key, names, protocol.MISSING)
+        if known.form is ROWS:
+            instances = self._recalled_rows(known, cache, wanted)
+            return instances if instances is not None and _fit(instances, plan) else protocol.MISSING
+        rows = cache.client.run(protocol.get_result(*wanted))
         if rows is protocol.MISSING:
             return rows
         count_hit(cache, plan.counted_as)
-        if known.form is not ROWS:
-            return known.form(rows)
+        return known.form(rows)
+
+    def _recalled_rows(self, known: Remembered, cache: RingCache, wanted: Any) -> list[Any] | None:
+        """Return the instances of a plan whose result holds primary keys; None: there is no result."""
         manager: Any = getattr(self.model, self.cache_options.rows)
-        instances = _in_order(manager.in_bulk, ROWS(rows))
-        return instances if _fit(instances, plan) else protocol.MISSING
+        before = known.keys
+        reading = manager.reading(before) if before else None
+        if reading is None:
+            rows, found = cache.client.run(protocol.get_result(*wanted)), None
+        else:
+            read = protocol.get_result_and_rows(
+                *wanted, rows=reading, are_of=lambda rows: ROWS(rows) == before
+            )
+            rows, found = cache.client.run(read)
+        if rows is protocol.MISSING:
+            return None
+        count_hit(cache, known.plan.counted_as)
+        keys = ROWS(rows)
+        known.keys = keys if len(keys) <= MAX_BESIDE else ()
+        return _in_order(keys, manager.in_bulk(keys) if found is None else found)
 
     def _row_reader(self) -> RowReader | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
@@ -187,7 +207,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                 if found is None:
                     return None
                 keys = [key for [key] in compiler.results_iter([found])]
-                instances = _in_order(read_rows, keys)
+                instances = _in_order(keys, read_rows(keys))
                 if _fit(instances, evaluation.plans[-1]):
                     evaluation.by_key = True
                     return [self._with_known(row) for row in instances]
@@ -221,12 +241,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
     delete.queryset_only = True  # type: ignore[attr-defined]
 
 
-def _in_order(read_rows: RowReader, keys: Sequence[Any]) -> list[Any]:
-    """Return the rows with some primary keys, in their order; None for a row that does not exist.
+def _in_order(keys: Sequence[Any], rows: dict[Any, Any]) -> list[Any]:
+    """Return rows in the order of their primary keys; None for a row that does not exist.
 
     A query that joins many rows may name a row twice. Each time it is an instance of its own, as Django's.
     """
-    rows = read_rows(keys)
     found = [rows.get(key) for key in keys]
     if len(rows) < len(keys):
         unused = dict(rows)

@@ -14,8 +14,9 @@ from django.db.models import F, Q
 from django.db.models.sql import Query
 from django.utils import timezone, translation
 
-from cachebackend import RingCache
-from cachebackend.queries import construction
+from cachebackend import RingCache, drivers
+from cachebackend.effects import Ask, Send
+from cachebackend.queries import construction, queryset
 from tests.zoo.models import Author, Kiosk, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -50,6 +51,21 @@ def nothing_compiled() -> Iterator[None]:
         patch.setattr(Query, "get_compiler", refuse)
         patch.setattr(Query, "chain", refuse)
         yield
+
+
+@contextmanager
+def scatters() -> Iterator[list[int]]:
+    """Collect the number of requests of each scatter of this thread."""
+    counted: list[int] = []
+    send = drivers._scatter
+
+    def count(requests: Any, *args: Any) -> Any:
+        counted.append(len(requests))
+        return send(requests, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drivers, "_scatter", count)
+        yield counted
 
 
 def first_author() -> Author:
@@ -230,23 +246,82 @@ def test_a_row_that_is_found_twice_is_two_instances() -> None:
         assert found[0] is not found[1]
 
 
-def test_a_row_that_contradicts_the_query_is_not_returned() -> None:
-    """The list and the row are read one after the other; the row may have left the list in between."""
+@pytest.mark.parametrize("most", [0, 50], ids=["after the list", "beside the list"])
+def test_a_row_that_contradicts_the_query_is_not_returned(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row may have left the list between the read of the list and that of the row."""
+    monkeypatch.setattr(queryset, "MAX_BESIDE", most)
     author = first_author()
 
     def read() -> list[str]:
         return [poem.name for poem in Poem.cached.filter(author=author).order_by("name")]
 
     assert read() == read() == ["a0", "a1", "a2"]
-    in_bulk = Poem.cached.in_bulk
+    in_bulk, reading = Poem.cached.in_bulk, Poem.cached.reading
 
     def move_and_read(keys: Any) -> Any:
         Poem.objects.filter(name="a1").update(author=None)
         return in_bulk(keys)
 
-    with pytest.MonkeyPatch.context() as patch:
+    def move_and_read_beside(keys: Any) -> Any:
+        yield Send([])  # with which the list is read
+        Poem.objects.filter(name="a1").update(author=None)
+        return (yield from reading(keys))
+
+    with monkeypatch.context() as patch:
         patch.setattr(Poem.cached, "in_bulk", move_and_read)
+        patch.setattr(Poem.cached, "reading", move_and_read_beside)
         assert read() == ["a0", "a2"]
+
+
+def test_the_rows_of_a_list_are_read_in_its_scatter() -> None:
+    """A process mostly reads the list that it has read before; another list costs a second scatter."""
+    author = first_author()
+
+    def read() -> int:
+        with scatters() as counted:
+            list(Poem.cached.filter(author=author).order_by("name"))
+        return len(counted)
+
+    read()
+    assert read() == 2
+    assert read() == 1
+    Poem.objects.filter(name="a1").update(rank=9)
+    read()
+    assert read() == 1
+    Poem.objects.create(name="a3", author=author)
+    read()
+    assert read() == 2
+    assert read() == 1
+
+
+def copies(operation: Any) -> Any:
+    """Read rows as if all of them were copies in this process: nothing is sent."""
+    found = drivers.drive(operation, Poem.cached.cache.client.nodes)
+    return found
+    yield
+
+
+def questions(operation: Any) -> Any:
+    """Read rows as if something had to be asked first."""
+    yield Ask(list, list)
+    return (yield from operation)
+
+
+@pytest.mark.parametrize("kind", [copies, questions])
+def test_rows_that_begin_otherwise_are_read_too(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is sent can go out with the list."""
+    author = first_author()
+
+    def read() -> list[str]:
+        return [poem.name for poem in Poem.cached.filter(author=author).order_by("name")]
+
+    read()
+    read()
+    reading = Poem.cached.reading
+    monkeypatch.setattr(Poem.cached, "reading", lambda keys: kind(reading(keys)))
+    assert read() == ["a0", "a1", "a2"]
+    Poem.objects.create(name="a3", author=author)
+    assert read() == read() == ["a0", "a1", "a2", "a3"]
 
 
 def test_a_queryset_that_is_not_built_can_be_pickled() -> None:

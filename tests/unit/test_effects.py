@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cachebackend.effects import Operation, Script, Send, is_unknown_script, side_by_side
+from cachebackend.effects import Operation, Script, Send, is_unknown_script, resumed, side_by_side
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.replies import integer
 
@@ -75,3 +75,43 @@ def test_operations_side_by_side_send_together() -> None:
         together.send([3, 4])
     replies, nothing, error = ended.value.value
     assert (replies, nothing, error.args) == ([1, 3, 4], [], ([2],))
+
+
+def test_an_operation_continues_after_its_first_effect() -> None:
+    """It gets the result of that effect, of the next ones, and errors, as if one driver performed all."""
+
+    def operation() -> Operation[list[Any]]:
+        found = [(yield Send([(0, (b"A",))]))]
+        try:
+            yield Send([(0, (b"B",))])
+        except RingCacheError as error:
+            found.append(error)
+        return found
+
+    begun = operation()
+    next(begun)
+    rest = resumed(begun, "first")
+    assert next(rest) == Send([(0, (b"B",))])
+    error = RingCacheError("no")
+    with pytest.raises(StopIteration) as end:
+        rest.throw(error)
+    assert end.value.value == ["first", error]
+
+
+def test_an_operation_that_continues_is_closed_with_what_runs_it() -> None:
+    """It then gives back what it holds."""
+    ended: list[str] = []
+
+    def operation() -> Operation[None]:
+        try:
+            yield Send([])
+            yield Send([])
+        finally:
+            ended.append("closed")
+
+    begun = operation()
+    next(begun)
+    rest = resumed(begun, [])
+    next(rest)
+    rest.close()
+    assert ended == ["closed"]

@@ -103,7 +103,8 @@ def class_entry(cls: type[Any], name: str, hidden: frozenset[str]) -> str:
     """Return the entry of a class and, below it, one for each public method that is ours.
 
     Args:
-        cls: The class. Methods that it inherits from Django are left to Django's documentation.
+        cls: The class. Methods that it inherits from Django are left to Django's documentation, and so are
+            those that only pass on to Django's, which have no docstring.
         name: What the heading calls it.
         hidden: Methods that only the library itself calls.
     """
@@ -123,7 +124,9 @@ def class_entry(cls: type[Any], name: str, hidden: frozenset[str]) -> str:
     entries = [
         function_entry(value, word, f"a{word}" if f"a{word}" in methods else "")
         for word, value in sorted(methods.items())
-        if inspect.isfunction(value) and not (word.startswith("a") and hasattr(cls, word[1:]))
+        if inspect.isfunction(value)
+        and value.__doc__
+        and not (word.startswith("a") and hasattr(cls, word[1:]))
     ]
     return "\n\n".join([head + markdown_of(cls.__doc__ or ""), *entries])
 

@@ -40,6 +40,7 @@ _PART = re.compile(rf"^(<!-- generated: (\w+)(?: (\S+))? -->)\n(?:.*?\n)??{END}$
 #: Public by name, but called by the library alone.
 _INTERNAL = frozenset(
     {
+        "begin",
         "cached_rows",
         "caches_absence",
         "can_clear",

@@ -48,7 +48,13 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
     """
 
     def cached(self, **options: Any) -> Self:
-        """Return a queryset with other options: ``timeout``, ``stale_for`` or ``depends_on``."""
+        """Return a queryset with other options.
+
+        Args:
+            options: ``timeout``: seconds until a result expires. ``stale_for``: seconds after that in which
+                an old result may be served while one caller loads it again. ``depends_on``: the models
+                that parts of the query read which are not known, such as ``RawSQL``.
+        """
         if "depends_on" in options:
             options["depends_on"] = tuple(model._meta.label for model in options["depends_on"])
         queryset: Self = self._follow("_with_options", (), options)
@@ -61,7 +67,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         return plain
 
     def explain_cache(self) -> str:
-        """Return whether and how the result of the query is cached, as text to be read."""
+        """Return whether and how the result of the query is cached, as text to be read.
+
+        For each result: its key, and for each table the rows and columns whose changes invalidate it. For a
+        query whose result is not cached: the reason. The query is run, or read from the cache.
+        """
         with self._evaluated() as evaluation:
             list(cast("Any", self)._chain())
         lines = [f"not cached: {reason}" for reason in evaluation.reasons]

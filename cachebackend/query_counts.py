@@ -100,29 +100,23 @@ class FormCounts(CountGroup):
     invalidations: int = 0
 
 
-class QueryCounts:
-    """The counters of all forms of queries that a thread has met."""
+class QueryCounts(dict[QueryForm, FormCounts]):
+    """The counters of all forms of queries that a thread has met; those of another form begin at 0."""
 
-    def __init__(self) -> None:
-        self._counts: dict[QueryForm, FormCounts] = {}
-
-    def of(self, form: QueryForm) -> FormCounts:
-        """Return the counters of a form."""
-        counts = self._counts.get(form)
-        if counts is None:
-            counts = self._counts[form] = FormCounts()
+    def __missing__(self, form: QueryForm) -> FormCounts:
+        counts = self[form] = FormCounts()
         return counts
 
     def add(self, counts: QueryCounts, /) -> None:
         """Add other counts to these."""
-        for form, added in tuple(counts._counts.items()):  # its thread may meet a form meanwhile
-            self.of(form).add(added)
+        for form, added in tuple(counts.items()):  # its thread may meet a form meanwhile
+            self[form].add(added)
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by the name ``id.counter``."""
         return {
             f"{form.id}.{name}": count
-            for form, counts in self._counts.items()
+            for form, counts in self.items()
             for name, count in counts.as_dict().items()
         }
 

@@ -284,7 +284,7 @@ def _count(
     for each, tags in tags_of.items():
         shape = shapes.get(each)
         if shape is not None and (count := 1 if tags is None else len(tags)):
-            cache.client.query_counts.cell.of(shape_form(table, shape)).invalidations += count
+            cache.client.query_counts.cell[shape_form(table, shape)].invalidations += count
 
 
 def _shapes(cache: RingCache, registered: Collection[tuple[bytes, bytes]]) -> dict[bytes, Shape | None]:

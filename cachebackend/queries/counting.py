@@ -43,7 +43,7 @@ def cached_form(query: Any, kind: str, dependencies: Sequence[Dependency]) -> Qu
 
 def count_hit(cache: RingCache, form: QueryForm) -> None:
     """Count a result that was found in the ring."""
-    cache.client.query_counts.cell.of(form).hits += 1
+    cache.client.query_counts.cell[form].hits += 1
     if observers:
         _tell(form, "hit")
 
@@ -59,7 +59,7 @@ class CountedRead:
     __slots__ = ("_counts", "_form", "_hits", "_misses", "_of_alias")
 
     def __init__(self, cache: RingCache, form: QueryForm) -> None:
-        self._counts, self._form = cache.client.query_counts.cell.of(form), form
+        self._counts, self._form = cache.client.query_counts.cell[form], form
         self._of_alias = of_alias = cache.client.counters.cell
         self._hits, self._misses = of_alias.hits, of_alias.misses
 
@@ -92,7 +92,7 @@ def count_not_cached(cache: RingCache, query: Any, reason: str) -> None:
     """Count a query whose result is not cached; log its model and the reason once."""
     label = _label(query)
     form = form_of(FormKind.NOT_CACHED, label, reason)
-    cache.client.query_counts.cell.of(form).runs += 1
+    cache.client.query_counts.cell[form].runs += 1
     if form not in _logged and form.model:
         _logged.add(form)
         extra = {"event": "query_not_cached", "model": label, "reason": reason}

@@ -34,12 +34,12 @@ def test_counts_are_added_up_by_form() -> None:
     """Over all threads of a process, by the name that the hashes have."""
     counters = Counters(QueryCounts)
     one, two = (form_of(FormKind.CACHED, "shop.Product", text) for text in ("one", "two"))
-    counters.cell.of(one).hits += 2
-    counters.cell.of(two).misses += 1
+    counters.cell[one].hits += 2
+    counters.cell[two].misses += 1
     found = counters.take_new("hours")
     assert found == {f"{one.id}.hits": 2, f"{two.id}.misses": 1}
     counters.put_back("hours", found)
-    counters.cell.of(one).hits += 1
+    counters.cell[one].hits += 1
     assert counters.take_new("hours") == found | {f"{one.id}.hits": 3}
 
 

@@ -44,7 +44,7 @@ def test_the_form_of_a_query_names_its_shapes_and_not_its_values() -> None:
 def test_hits_and_misses_are_those_of_the_alias(cache: Any) -> None:
     """A read that waits for another reader's load is a miss without a load; a refresh is a hit with one."""
     form = cached_form(QUERY, "multi", [dependency("slug", "a")])
-    of_alias, counts = cache.client.counters.cell, cache.client.query_counts.cell.of(form)
+    of_alias, counts = cache.client.counters.cell, cache.client.query_counts.cell[form]
     with CountedRead(cache, form):
         of_alias.misses += 1
     assert (counts.hits, counts.misses, counts.loads) == (0, 1, 0)

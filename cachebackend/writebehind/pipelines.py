@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
@@ -27,9 +29,11 @@ class Pipeline(Generic[M]):
     others are sent when the block ends, when 1,000 are collected, or before a second write of the same row.
     **A write is queued once they are sent without an error, and not when its method returns.** If some are
     not queued, the call that sends them, or the end of the block, raises WriteBehindPartialError with the
-    error of each. If the block raises, those that are not sent yet are not queued.
+    error of each; the write of that call is collected all the same. If the block raises, those that are not
+    sent yet are not queued.
 
-    In an event loop it is ``async with``, with ``aupdate``, ``acreate`` and ``adelete``.
+    In an event loop it is ``async with``, with ``aupdate``, ``acreate`` and ``adelete``. Threads and tasks may
+    share a pipeline; two writes of one row then have the order in which they are collected.
 
     Args:
         rows: The rows of the model.
@@ -46,8 +50,10 @@ class Pipeline(Generic[M]):
         self._rows = rows
         self._send = send
         self._send_async = send_async
-        #: The writes that are not sent yet, by the row's key in the queue.
-        self._writes: dict[bytes, GivenWrite] = {}
+        #: The writes that are not sent yet, by the row's key in the queue; None: the block is not open.
+        self._writes: dict[bytes, GivenWrite] | None = None
+        # Held while writes are sent: another thread or task must not send later writes of a row before them
+        self._lock, self._async_lock = threading.Lock(), asyncio.Lock()
 
     def update(self, pk: Any, **changes: Any) -> None:
         """Collect changes of one row, as ``update`` of the manager takes them."""
@@ -78,39 +84,56 @@ class Pipeline(Generic[M]):
         await self._add_async(pk, None, self._rows.delete(pk))
 
     def __enter__(self) -> Self:
-        """Return the pipeline."""
+        """Open the block, and return the pipeline."""
+        self._writes = {}
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Send the writes that are left, unless the block raised."""
-        writes = self._take()
-        if writes and kind is None:
-            self._send(writes)
+        with self._lock:
+            writes = self._end()
+            if writes and kind is None:
+                self._send(writes)
 
     async def __aenter__(self) -> Self:
-        """Return the pipeline."""
+        """Open the block, and return the pipeline."""
+        self._writes = {}
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         """Send the writes that are left, unless the block raised."""
-        writes = self._take()
-        if writes and kind is None:
-            await self._send_async(writes)
+        async with self._async_lock:
+            writes = self._end()
+            if writes and kind is None:
+                await self._send_async(writes)
 
     def _add(self, pk: Any, changes: Mapping[str, Any] | None, write: RowWrite) -> None:
-        if self._must_send(write):
-            self._send(self._take())
-        self._writes[write.row] = pk, changes, write
+        with self._lock:
+            if due := self._collect((pk, changes, write)):
+                self._send(due)
 
     async def _add_async(self, pk: Any, changes: Mapping[str, Any] | None, write: RowWrite) -> None:
-        if self._must_send(write):
-            await self._send_async(self._take())
-        self._writes[write.row] = pk, changes, write
+        async with self._async_lock:
+            if due := self._collect((pk, changes, write)):
+                await self._send_async(due)
 
-    def _must_send(self, write: RowWrite) -> bool:
-        """Return whether the collected writes must be sent before another one is collected."""
-        return write.row in self._writes or len(self._writes) >= MAX_WRITES
+    def _collect(self, given: GivenWrite) -> list[GivenWrite]:
+        """Collect a write; return the writes that must be sent before it is.
 
-    def _take(self) -> list[GivenWrite]:
-        writes, self._writes = list(self._writes.values()), {}
-        return writes
+        Raises:
+            RuntimeError: The block is not open, so the write would never be sent.
+        """
+        row = given[2].row
+        if self._writes is None:
+            message = "a pipeline takes writes in its block only: with manager.pipelined() as pipeline"
+            raise RuntimeError(message)
+        if row not in self._writes and len(self._writes) < MAX_WRITES:
+            self._writes[row] = given
+            return []
+        due, self._writes = list(self._writes.values()), {row: given}
+        return due
+
+    def _end(self) -> list[GivenWrite]:
+        """End the block, and return the writes that are not sent yet."""
+        writes, self._writes = self._writes or {}, None
+        return list(writes.values())

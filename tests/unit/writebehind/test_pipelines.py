@@ -90,3 +90,39 @@ def test_the_async_twins_do_the_same() -> None:
 
     asyncio.run(main())
     assert sender.sent == [[1], [1]]
+
+
+def test_the_write_of_a_call_that_raises_is_collected() -> None:
+    """The error is that of the writes before it; it is sent with the next ones."""
+    sender = Sender()
+    with sender.pipeline() as pipeline:
+        pipeline.update(1, views=1)
+        sender.error = RuntimeError()
+        with pytest.raises(RuntimeError):
+            pipeline.update(1, views=2)
+        sender.error = None
+    assert sender.sent == [[1], [1]]
+
+
+def test_tasks_that_share_a_pipeline_lose_no_write() -> None:
+    """While one sends what is collected, the others wait with their writes."""
+    sender = Sender()
+
+    async def send_late(writes: Sequence[GivenWrite]) -> None:
+        await asyncio.sleep(0)
+        sender.send(writes)
+
+    async def run() -> None:
+        async with Pipeline(Photo.behind.rows, sender.send, send_late) as pipeline:
+            await asyncio.gather(*[pipeline.aupdate(1, views=number) for number in range(10)])
+
+    asyncio.run(run())
+    assert sender.sent == [[1]] * 10
+
+
+def test_a_pipeline_takes_writes_in_its_block_only() -> None:
+    """A write after it would never be sent."""
+    with Sender().pipeline() as pipeline:
+        pass
+    with pytest.raises(RuntimeError, match="in its block only"):
+        pipeline.update(1, views=1)

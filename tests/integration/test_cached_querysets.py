@@ -147,6 +147,7 @@ def test_a_transaction_sees_its_own_changes(poems: list[Poem]) -> None:
     with transaction.atomic():
         Poem.objects.filter(pk=poems[0].pk).update(rank=1)
         assert queryset.all().count() == 3
+        assert "the open transaction has changed a table" in queryset.explain_cache()
         transaction.set_rollback(True)
     assert statements(lambda: queryset.all().count()) == 0
     assert queryset.all().count() == 2

@@ -137,6 +137,16 @@ def test_an_update_makes_results_with_the_old_and_the_new_values_wrong(
     assert results.wrong() == {"rank 0", "rank 2", "ranks"}
 
 
+def test_old_values_are_those_of_the_database(cache: RingCache, poems: list[Poem]) -> None:
+    """An instance that is saved may be older than its row."""
+    Poem.objects.filter(pk=poems[0].pk).update(rank=1)
+    results = Results(cache)
+    for rank in range(3):
+        results.store(f"rank {rank}", BY_RANK, rank=rank)
+    save_rank(poems[0])
+    assert results.wrong() == {"rank 1", "rank 2"}
+
+
 def test_a_save_that_changes_nothing_makes_no_result_wrong(results: Results, poems: list[Poem]) -> None:
     """It sets every column, to the value that the column has."""
     poems[0].save()
@@ -262,6 +272,16 @@ def test_a_node_that_returns_gets_the_deletes_of_tags_of_pending_changes(
     tags = {name: set(fill_options.tags) for name, (_, fill_options) in results.stored.items()}
     assert {name for name in tags if tags[name] <= missed} == {"rank 0", "rank 2", "ranks"}
     assert not change_keys(missed)
+
+
+def test_the_relay_deletes_the_tags_of_a_transaction_whose_writer_died(
+    results: Results, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds them by the values in the outbox row, and no others."""
+    pending_change(poems[0], monkeypatch)
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    assert results.wrong() == {"rank 0", "rank 2", "ranks"}
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])

@@ -13,7 +13,7 @@ from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.tables import Rules
 from cachebackend.shapes import NULL, Shape, value_digest
 from tests.unit.queries.compiled import EVERYTHING, Catalogues, catalogues, depends
-from tests.zoo.models import Author, Label, Novel, Place, Poem, Price, Pub, Sum
+from tests.zoo.models import Author, Label, Novel, Place, Poem, Post, Price, Pub, Sum
 
 __all__ = ["catalogues"]
 
@@ -67,6 +67,13 @@ def test_two_aliases_with_the_same_values_are_one_dependency() -> None:
     """Each tag is asked for once."""
     query = Author.objects.filter(rank=1).union(Author.objects.filter(rank=1))
     assert len(depends(query)) == 1
+
+
+def test_two_aliases_with_other_values_are_two_dependencies() -> None:
+    """A change of one of the rows would be missed by the values of the other one."""
+    found = depends(Post.objects.filter(labels=1).filter(labels=2))
+    labels = [each.values["label_id"] for each in found if "label_id" in each.values]
+    assert sorted(labels) == [("1",), ("2",)]
 
 
 def test_a_query_without_rows_depends_on_nothing() -> None:

@@ -157,7 +157,9 @@ def _value_change(
         new = old
     else:
         differing = [field for field in fields if _differs(field.attname, row.old, row.new)]
-        new = {**old, **_digests(row.new, differing)}
+        names = {str(field.column) for field in differing}  # a value without a text has no digest at all
+        new = {column: digest for column, digest in old.items() if column not in names}
+        new |= _digests(row.new, differing)
     if changed is None:
         return ValueChange(None, old, new)
     same = {column for column, digest in old.items() if new.get(column) == digest}

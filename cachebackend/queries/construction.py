@@ -21,11 +21,12 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import FieldDoesNotExist
 from django.core.signals import setting_changed
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.signals import class_prepared, post_migrate
-from django.utils.timezone import get_current_timezone_name
+from django.utils.timezone import get_current_timezone
 from django.utils.translation import get_language
 
 from cachebackend.backend.scope import scope_of
@@ -36,8 +37,8 @@ __all__ = ["Remembered", "accepted", "begun", "followed", "kept", "recall", "rem
 
 #: The most constructions, and the most remembered reads, of a process.
 _MAX_KNOWN = 20_000
-#: The most items of a list that is an argument.
-_MAX_ITEMS = 100
+#: The most items of a list that is an argument, and the most bytes that a text or number takes.
+_MAX_ITEMS, _MAX_BYTES = 100, 1000
 _numbers = count(1)
 _begun: dict[Hashable, int] = {}
 _known: dict[Hashable, int] = {}
@@ -73,14 +74,24 @@ def begun(model: type[models.Model], options: QueryOptions) -> int:
     return _number(_begun, (model, options))
 
 
-def followed(construction: int, name: str, args: Any, kwargs: Any) -> tuple[Hashable, int | None] | None:
+def followed(
+    construction: int, model: type[models.Model], name: str, args: Any, kwargs: dict[str, Any]
+) -> tuple[Hashable, int | None] | None:
     """Return the step that follows a construction, and its number if it is known.
+
+    Args:
+        construction: The construction.
+        model: The model of the queryset.
+        name: The name of the method.
+        args: Its arguments.
+        kwargs: Its named arguments.
 
     Returns:
         None: an argument cannot be compared, so the queryset has no construction.
     """
     try:
-        step = (construction, name, _compared(args), _compared(kwargs) if kwargs else None)
+        named = [(key, _compared_named(model, key, each)) for key, each in kwargs.items()]
+        step = (construction, name, _compared(args), tuple(named))
     except _Unknown:
         return None
     return step, _known.get(step)
@@ -111,7 +122,8 @@ def accepted(step: Hashable) -> int:
 
 def surroundings(using: str) -> Hashable:
     """Return what the SQL of a query may take from its surroundings."""
-    return get_current_timezone_name(), get_language(), scope_of(using)
+    zone = get_current_timezone()
+    return zone, str(zone), get_language(), scope_of(using)
 
 
 def recall(construction: int, kind: str, around: Hashable) -> Remembered | None:
@@ -143,6 +155,8 @@ def _compared(value: Any) -> Hashable:
     """
     kind = value.__class__
     if kind in _EXACT:
+        if kind in {str, bytes, int} and value.__sizeof__() > _MAX_BYTES:
+            raise _Unknown
         return kind, value
     if kind is tuple or kind is list:
         if len(value) > _MAX_ITEMS:
@@ -152,8 +166,6 @@ def _compared(value: Any) -> Hashable:
         return kind, tuple((name, _compared(each)) for name, each in value.items())
     if kind is slice:
         return kind, _compared((value.start, value.stop, value.step))
-    if isinstance(value, models.Model):
-        return _compared_instance(value)
     if kind is Q:
         return kind, value.connector, value.negated, _compared(value.children)
     if kind is F:
@@ -165,31 +177,38 @@ def _compared(value: Any) -> Hashable:
     raise _Unknown
 
 
-def _compared_instance(row: models.Model) -> Hashable:
-    """Return what an instance is compared by: its primary keys, if all relations refer to these."""
-    values = [row.__dict__.get(name) for name in _keys_of(type(row))]
-    if not values or any(value.__class__ not in {int, str, UUID} for value in values):
+def _compared_named(model: type[models.Model], name: str, value: Any) -> Hashable:
+    """Return what a named argument is compared by; raises as ``_compared``.
+
+    An instance is compared by what Django puts into the query. That is known for a foreign key alone: a
+    column of text is compared with the text of the instance, and other relations have other columns.
+    """
+    if not isinstance(value, models.Model):
+        return _compared(value)
+    key = _foreign_key(model, name)
+    if key is None or not isinstance(value, key.related_model):
         raise _Unknown
-    return type(row), tuple([(value.__class__, value) for value in values]), row._state.db
+    related = key.get_foreign_related_value(value)
+    if any(each.__class__ not in {int, str, UUID} for each in related):
+        raise _Unknown
+    return type(value), _compared(related), value._state.db
 
 
 @lru_cache
-def _keys_of(model: type[models.Model]) -> tuple[str, ...]:
-    """Return the primary keys of a model and its parents; none if a foreign key refers to another column."""
-    parts = {model._meta.concrete_model or model, *model._meta.get_parent_list()}
-    for part in (model, *parts):
-        relations = part._meta.get_fields(include_hidden=True)
-        names = {each.field_name for each in relations if isinstance(each, models.ManyToOneRel)}
-        if not names <= {None, part._meta.pk.name}:
-            return ()
-    return tuple(sorted({part._meta.pk.attname for part in parts}))
+def _foreign_key(model: type[models.Model], name: str) -> Any:
+    """Return the foreign key of a model with this name; None if there is none."""
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        return None
+    return field if isinstance(field, models.ForeignKey) else None
 
 
 def _forget(**_: Any) -> None:
     _begun.clear()
     _known.clear()
     _remembered.clear()
-    _keys_of.cache_clear()
+    _foreign_key.cache_clear()
 
 
 for _signal in (class_prepared, post_migrate, setting_changed):

@@ -56,18 +56,23 @@ def form_of(kind: str, result: Any, evaluation: Evaluation, queryset: Any) -> Ca
         return None
     if evaluation.by_key:
         return ROWS
-    form = _form_of_values(queryset)
-    return form if form is not None and form(rows) == result else None
+    form = _form_of_values(queryset, result) if rows else None  # no rows show nothing of their form
+    is_whole = form is not None and form(rows) == result
+    return form if is_whole and _is_one_value_each(result[0], rows[0]) else None
 
 
-def _form_of_values(queryset: Any) -> Callable[[Rows], Any] | None:
+def _is_one_value_each(first: Any, row: Sequence[Any]) -> bool:
+    """Return whether a result has each column of a row once; a dict has one value for each name."""
+    return not isinstance(first, dict) or len(first) == len(row)
+
+
+def _form_of_values(queryset: Any, result: list[Any]) -> Callable[[Rows], Any] | None:
     iterable = queryset._iterable_class
     if iterable is FlatValuesListIterable:
         return _flat
     if iterable is ValuesListIterable:
         return _tuples
     if iterable is ValuesIterable:
-        query = queryset.query
-        names = (*query.extra_select, *query.values_select, *query.annotation_select)
-        return lambda rows: [dict(zip(names, row, strict=True)) for row in rows]
+        names = tuple(result[0])  # Django has put the columns into the dict in their order
+        return lambda rows: [dict(zip(names, row, strict=False)) for row in rows]
     return None

@@ -60,17 +60,16 @@ class UnbuiltQuerySet(models.QuerySet[M]):
 
     def _follow(self, name: str, args: Any, kwargs: Any) -> Any:
         """Return the queryset after a step; one that Django has accepted before is not built."""
-        if self._is_built or self._result_cache is not None or self._construction is None:
+        construction = self._construction  # read once: another thread may build the queryset meanwhile
+        if self._is_built or self._result_cache is not None or construction is None:
             return _method(name)(self, *args, **kwargs)
-        step = followed(self._construction, name, args, kwargs)
+        step = followed(construction, self.model, name, args, kwargs)
         if step is None or step[1] is None:
             result = _method(name)(self._replayed(), *args, **kwargs)
             if step is None:
                 return result
-        construction = step[1] or accepted(step[0])
-        lazy = _unbuilt(
-            self._root, construction, (*self._steps, (name, args and kept(args), kwargs and kept(kwargs)))
-        )
+        steps = (*self._steps, (name, args and kept(args), kwargs and kept(kwargs)))
+        lazy = _unbuilt(self._root, step[1] or accepted(step[0]), steps)
         lazy.cache_options = (
             self.cache_options if name != "_with_options" else self.cache_options._replace(**kwargs)
         )
@@ -79,6 +78,10 @@ class UnbuiltQuerySet(models.QuerySet[M]):
     def _replayed(self) -> Any:
         """Return the queryset, built by Django."""
         built: Any = models.QuerySet.all(self._root)
+        built._hints, built._known_related_objects = (
+            dict(self._root._hints),
+            {},
+        )  # Django changes them in place
         for name, args, kwargs in self._steps:
             built = _method(name)(built, *args, **kwargs)
         return built
@@ -86,9 +89,10 @@ class UnbuiltQuerySet(models.QuerySet[M]):
     def _build(self) -> None:
         """Let Django build the query: code that knows no constructions uses it, and may change it."""
         built = self._replayed()
-        self._is_built, self._construction = True, None
+        self._construction = None
         for name in _BUILT:
             self.__dict__[name] = built.__dict__[name]
+        self._is_built = True  # last: another thread may read the query
 
     def filter(self, *args: Any, **kwargs: Any) -> Self:  # noqa: D102  # as Django's, and so are the following
         return cast("Self", self._follow("filter", args, kwargs))
@@ -173,8 +177,17 @@ def _method(name: str) -> Any:
 def _unbuilt(root: Any, construction: int | None, steps: tuple[tuple[str, Any, Any], ...]) -> Any:
     """Return a queryset that is made of another one by some steps, and not built yet."""
     queryset: Any = object.__new__(type(root))
-    queryset.__dict__.update(root.__dict__)
-    queryset._result_cache = None
-    queryset._root, queryset._steps, queryset._construction = root, steps, construction
-    queryset._is_built = False
+    # Nothing of the root that can be changed, and not its query
+    queryset.__dict__.update(
+        model=root.model,
+        _db=root._db,
+        _hints=dict(root._hints),
+        _result_cache=None,
+        _prefetch_done=False,
+        cache_options=root.cache_options,
+        _root=root,
+        _steps=steps,
+        _construction=construction,
+        _is_built=False,
+    )
     return queryset

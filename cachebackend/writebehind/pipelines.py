@@ -32,8 +32,8 @@ class Pipeline(Generic[M]):
     error of each; the write of that call is collected all the same. If the block raises, those that are not
     sent yet are not queued.
 
-    In an event loop it is ``async with``, with ``aupdate``, ``acreate`` and ``adelete``. Threads and tasks may
-    share a pipeline; two writes of one row then have the order in which they are collected.
+    In an event loop it is ``async with``, with ``aupdate``, ``acreate`` and ``adelete``. Threads and tasks
+    may share a pipeline; two writes of one row then have the order in which they are collected.
 
     Args:
         rows: The rows of the model.

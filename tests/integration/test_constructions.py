@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,8 +128,8 @@ def test_an_instance_is_an_argument(authors: list[Author]) -> None:
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, "1"), (0, False), (1, 1.0)], ids=str)
 def test_arguments_of_other_types_are_other_constructions(one: Any, other: Any) -> None:
     """Python holds them equal, and the database may not."""
-    step, _ = construction.followed(1, "filter", (), {"rank": one}) or (None, None)
-    assert step != (construction.followed(1, "filter", (), {"rank": other}) or ("none", None))[0]
+    step, _ = construction.followed(1, Poem, "filter", (), {"rank": one}) or (None, None)
+    assert step != (construction.followed(1, Poem, "filter", (), {"rank": other}) or ("none", None))[0]
 
 
 def test_what_the_sql_takes_from_its_surroundings_is_asked_for() -> None:
@@ -343,3 +345,57 @@ def test_options_are_a_step() -> None:
         assert queryset.count() == 2
     with nothing_compiled():
         assert Poem.cached.filter(rank=1).cached(timeout=7).count() == 2
+
+
+def test_no_queryset_of_the_manager_is_changed_by_another(authors: list[Author]) -> None:
+    """Django changes the known related objects of a queryset in place when two are combined."""
+    combined = Poem.cached.filter(rank=1) | authors[0].poem_set.filter(rank=2)
+    assert combined.count() == 3
+    Author.objects.filter(pk=authors[0].pk).update(name="renamed")
+    for _ in range(2):
+        names = {poem.author.name for poem in Poem.cached.filter(author=authors[0])}
+        assert names == {"renamed"}
+    assert Poem.cached.all()._known_related_objects == {}
+
+
+def test_threads_share_a_queryset(authors: list[Author]) -> None:
+    """As views share that of their class: each gets the rows of the query, whichever builds it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for turn in range(60):
+            shared = Poem.cached.filter(rank=1).exclude(name=f"none {turn}")
+            with ThreadPoolExecutor(4) as pool:
+                sql = set(pool.map(lambda _: str(shared.query), range(4)))  # noqa: B023  # it is used up here
+            assert len(sql) == 1
+            assert "WHERE" in sql.pop()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_values_that_were_read_without_rows_have_no_form() -> None:
+    """Which column is which is known from a row."""
+
+    def read() -> list[Any]:
+        return list(Poem.cached.filter(rank=77).values(x=F("rank")).values("x", "name"))
+
+    assert read() == read() == []
+    Poem.objects.create(name="new", rank=77)
+    assert read() == read() == [{"x": 77, "name": "new"}]
+    assert list(Poem.cached.values("name", "name").filter(rank=77)) == [{"name": "new"}]
+    assert list(Poem.cached.values("name", "name").filter(rank=77)) == [{"name": "new"}]
+
+
+def test_an_instance_beside_another_column_is_no_key(authors: list[Author]) -> None:
+    """A column of text is compared with the text of the instance, which may change while its key does not."""
+    for name in ("a1", "b1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Author, "__str__", lambda _: name)  # noqa: B023  # it is called in this turn
+            assert [poem.name for poem in Poem.cached.filter(name=authors[0])] == [name]
+
+
+def test_large_arguments_are_not_remembered() -> None:
+    """A search box may send any text."""
+    known = len(construction._known)
+    assert Poem.cached.filter(name__contains="x" * 10_000).count() == 0
+    assert len(construction._known) == known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from cachebackend.models import OutboxRow
 from cachebackend.protocol import FillOptions, ShapeEntry
 from cachebackend.protocol.missed_deletes import ALL_KEYS
 from cachebackend.shapes import Shape, value_digest
+from tests.shop.models import Meter
 from tests.zoo.models import Author, Label, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -351,3 +353,13 @@ def test_an_emptied_database_has_no_results(results: Results) -> None:
     """``flush`` sends no signal of rows."""
     connection.ops.execute_sql_flush([f"DELETE FROM {Poem._meta.db_table}"])
     assert results.wrong() == set(results.stored)
+
+
+def test_a_value_without_a_text_counts_as_changed(cache: RingCache) -> None:
+    """A decimal with many digits, for example: which values the database holds equal to it is not known."""
+    watch_queries(Meter, "default")
+    row = Meter.objects.create(total=Decimal("1.5"))
+    results = Results(cache, Meter._meta.db_table)
+    results.store("totals", Shape([], ["total"]))
+    Meter.objects.filter(pk=row.pk).update(total=Decimal("12345678901234567890.12"))
+    assert results.wrong() == {"totals"}

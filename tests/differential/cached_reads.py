@@ -75,6 +75,7 @@ class Findings:
         writes: The writes.
         reads: The reads that were compared.
         hits: Those for which the database was not asked.
+        changed: The reads outside of a transaction whose result was another one than that of the read before.
         same: The reads outside of a transaction whose result was the same as that of the read before.
         same_hits: Those of them for which the database was not asked.
         wrong: A line for each result that was another one than that of plain Django.
@@ -83,6 +84,7 @@ class Findings:
     writes: int = 0
     reads: int = 0
     hits: int = 0
+    changed: int = 0
     same: int = 0
     same_hits: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -90,7 +92,8 @@ class Findings:
 
     def __str__(self) -> str:
         return (
-            f"{self.writes} writes, {self.reads} reads, {self.hits} hits; of {self.same} results that were "
+            f"{self.writes} writes, {self.reads} reads, {self.hits} hits; {self.changed} results were "
+            f"another one than before; of {self.same} results that were "
             f"the same as before, {self.same_hits} were hits"
         )
 
@@ -146,6 +149,7 @@ class Asked:
         found.hits += is_hit
         if is_committed:
             is_same = self._before == plain
+            found.changed += self._before is not None and not is_same
             found.same += is_same
             found.same_hits += is_same and is_hit
             if is_same and not is_hit:

@@ -12,15 +12,16 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.cache import caches
-from django.core.exceptions import ObjectDoesNotExist
-from django.db import DatabaseError, connections, transaction
+from django.core.exceptions import EmptyResultSet, ObjectDoesNotExist
+from django.db import DatabaseError, NotSupportedError, connections, models, transaction
 from django.test import override_settings
 
 import tests.differential.writes  # noqa: F401  # it registers all kinds of writes
@@ -34,7 +35,7 @@ from tests.differential.cached_reads import Asked, Findings, Statements
 from tests.differential.machine import Gate, Thread
 from tests.differential.process_memory import ProcessMemory
 from tests.differential.query_forms import FORMS
-from tests.differential.query_kinds import KINDS, UNCACHED
+from tests.differential.query_kinds import KINDS, UNCACHED, Constants
 from tests.differential.row_changes import MODELS, RandomWrites
 from tests.differential.rows import start_again
 from tests.differential.targets import Step, Target, World
@@ -55,6 +56,8 @@ ONLY = os.environ.get("FUZZ_ONLY", "")
 ROUNDS = 4
 #: Writes of a round, its queries, and how many of them are read after each step.
 WRITES, QUERIES, READS = 25, 30, 12
+#: The models that a round writes.
+MODELS_WRITTEN = 3
 #: The families whose rows the steps write.
 WRITTEN = ("relations", "many", "inheritance", "columns")
 #: What a step may raise: the database refuses it, or there is no such row.
@@ -121,32 +124,34 @@ class Round:
         self._source = random.Random(name)
         self._using, self._found, self._observer = using, found, observer
         self._memory, self._world = ProcessMemory(), World()
-        self._writes = RandomWrites(self._source, using=using)
+        # Few tables, so that a write often changes what a query reads
+        written = self._source.sample([model for model in MODELS if _kinds_of(model)], MODELS_WRITTEN)
+        self._writes = RandomWrites(self._source, written, using)
         self._steps = [
             (kind, model.__name__)
             for kind in kinds.KINDS
             for family in WRITTEN
             for model in FAMILIES[family]
-            if kinds.fits(kind, model)
+            if kinds.fits(kind, model) and _tables(model) & set().union(*map(_tables, written))
         ]
-        self._asked = self._queries()
+        self._asked = self._queries(sorted(set().union(*map(_kinds_of, written)) - RANDOM))
         self._log: list[str] = []
         self._is_reading = False
 
     def run(self) -> None:
         """Fill the tables, and write and read; stop at the first wrong result."""
         start_again([model for family in WRITTEN for model in FAMILIES[family]], self._using)
-        self._writes.fill()
+        RandomWrites(self._source, using=self._using).fill()
         self._compare("at the begin")
         end = self._found.writes + WRITES
         while self._found.writes < end and not self._found.wrong:
             self._item(0)
 
-    def _queries(self) -> list[Asked]:
+    def _queries(self, names: Sequence[str]) -> list[Asked]:
         source = self._source
         return [
             Asked(
-                source.choice(sorted(KINDS.keys() - RANDOM)),
+                source.choice(names),
                 source.choice(sorted(FORMS)),
                 str(source.random()),
                 SECOND_ALIAS if source.random() < 0.2 else "default",
@@ -159,9 +164,9 @@ class Round:
     def _item(self, depth: int) -> None:
         """Run a step or a block."""
         chance = self._source.random()
-        if depth < 3 and chance < 0.25:
+        if depth < 3 and chance < 0.15:
             self._transaction(depth)
-        elif depth == 0 and chance < 0.35 and self._using == "default":  # SQLite would wait for the reader
+        elif depth == 0 and chance < 0.25 and self._using == "default":  # SQLite would wait for the reader
             self._beside_slow_reader()
         else:
             self._step()
@@ -192,7 +197,7 @@ class Round:
         self._found.writes += 1
         try:
             with transaction.atomic(self._using) if self._in_transaction() else _nothing():
-                if self._source.random() < 0.4:
+                if not self._steps or self._source.random() < 0.65:
                     self._log.append(self._writes.write())
                     return
                 step = Step(*self._source.choice(self._steps), *(self._source.randrange(6) for _ in range(3)))
@@ -250,6 +255,30 @@ class Round:
             line = asked.compare(self._found, self._using, self._source, is_committed=is_committed)
             if line:
                 self._found.wrong.append("\n".join([*self._log[-8:], f"{when}: {line}"]))
+
+
+def _tables(model: type[models.Model]) -> set[str]:
+    """Return the tables that hold rows of a model."""
+    concrete = model._meta.concrete_model or model
+    return {part._meta.db_table for part in (concrete, *concrete._meta.get_parent_list())}
+
+
+@cache
+def _kinds_of(model: type[models.Model]) -> frozenset[str]:
+    """Return the kinds of queries that read a table of a model."""
+    return frozenset(
+        kind for kind, sql in _statements().items() if any(f'"{table}"' in sql for table in _tables(model))
+    )
+
+
+@cache
+def _statements() -> dict[str, str]:
+    """Return a statement of each kind of query, without those that are known to be empty."""
+    found = {}
+    for kind, query in KINDS.items():
+        with suppress(EmptyResultSet, NotSupportedError, transaction.TransactionManagementError):
+            found[kind] = str(query(Constants(random.Random(1))).query)
+    return found
 
 
 @contextmanager

@@ -24,6 +24,7 @@ ALLOWED = {
     "client/replay._run_over": "throws it into the operation",
     "drivers.adrive": "throws it into the operation",
     "drivers.drive": "throws it into the operation",
+    "effects.resumed": "throws it into the operation",
     "interrupts._content": "distinguishes interrupts",
     "invalidation/outbox_databases._answer": "``result`` raises it again in the thread that waits",
     "invalidation/outbox_writer._write": "a thread of its own: signal handlers run in the main thread only",

@@ -97,7 +97,7 @@ def page(results: Mapping[str, Any]) -> str:
             for name, timing in sorted(each.items(), key=lambda item: item[1]["median"])
         ]
         lines.append("")
-    lines += [*_near(details["near_lag"]), *_relay(details.get("relay"))]
+    lines += [*_pages(details.get("pages")), *_near(details["near_lag"]), *_relay(details.get("relay"))]
     return "\n".join([*lines, *_scaling(details["scaling"]), *_behind(details), *_FLOOR, ""])
 
 
@@ -144,6 +144,27 @@ def _near(results: Mapping[str, Any]) -> list[str]:
         "their process, add up to 5 ms.",
         "",
     ]
+
+
+def _pages(results: Mapping[str, Any] | None) -> list[str]:
+    if results is None:
+        return []
+    lines = [
+        "## A shop's category page",
+        "",
+        "The page reads a category by its slug, the first 20 of its 40 products by price, and their number.",
+        "A share of the requests is `save()` of any product instead, with another `stock` or `price`. The",
+        "contenders get the same requests on the same servers, and take turns.",
+        "",
+        "| requests | | page, µs | queries a page | write, µs |",
+        "|---|---|---|---|---|",
+    ]
+    for mix, contenders in results["pages"].items():
+        for name, each in contenders.items():
+            write = "" if each["write"] is None else f"{each['write']:,.0f}"
+            lines.append(f"| {mix} | {name} | {each['page']:,.0f} | {each['queries']:.2f} | {write} |")
+    sizes = ", ".join(f"{name} {size:,}" for name, size in results["bytes_a_list"].items())
+    return [*lines, "", f"Bytes of a cached list of 20 products, with its rows: {sizes}.", ""]
 
 
 def _relay(results: Mapping[str, Any] | None) -> list[str]:

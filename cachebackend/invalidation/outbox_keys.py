@@ -27,6 +27,7 @@ from cachebackend.backend.keys import pattern_key
 from cachebackend.conf import ring_aliases
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.query_changes import check_changes
 from cachebackend.invalidation.stored_keys import unpack_keys
 from cachebackend.invalidation.tables import models_of_tables, watched_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
@@ -152,7 +153,10 @@ def keys_of_row(row: Any) -> KeysByAlias:
         message = f"the row has {row.size:,} bytes, more than {MAX_ROW_BYTES:,}"
         raise ValueError(message)
     if not row.label:
-        return unpack_keys(bytes(row.packed_keys))
+        keys = unpack_keys(bytes(row.packed_keys))
+        for group in keys.values():
+            check_changes(group)
+        return keys
     if not row.has_rows:
         return _everything_of_model(apps.get_model(row.label), _using(row))
     if row.rows_text is None:

@@ -25,11 +25,20 @@ from cachebackend.backend.scope import scopes_of_write
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
+from cachebackend.invalidation.stored_keys import MAX_KEY_BYTES
 from cachebackend.invalidation.watched import Row
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
 
-__all__ = ["MAX_ROWS", "Registry", "ResultChange", "changes_of_rows", "unknown_change", "wrong_keys_at"]
+__all__ = [
+    "MAX_ROWS",
+    "Registry",
+    "ResultChange",
+    "changes_of_rows",
+    "check_changes",
+    "unknown_change",
+    "wrong_keys_at",
+]
 
 #: The most changed rows of a table that a change holds. With more, it holds their columns alone, and the
 #: results of every shape that depends on one of these are wrong.
@@ -75,13 +84,32 @@ class ResultChange(NamedTuple):
         """The change as one of the keys that wait for the commit."""
         rows = None if self.rows is None else [_packed(row) for row in self.rows]
         columns = None if self.columns is None else sorted(self.columns)
-        return change_key(ormsgpack.packb([list(self.scopes), self.table, rows, columns]))
+        key = change_key(ormsgpack.packb([list(self.scopes), self.table, rows, columns]))
+        # The relay reads no longer keys
+        return key if rows is None or len(key) <= MAX_KEY_BYTES else self.without_rows().key
 
     @classmethod
     def read(cls, content: bytes) -> ResultChange:
-        """Return the change that a key holds. Raises anything if it is damaged."""
-        scopes, table, rows, columns = ormsgpack.unpackb(content)
-        return cls(scopes, table, None if rows is None else [ValueChange(*row) for row in rows], columns)
+        """Return the change that a key holds.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        try:
+            scopes, table, rows, columns = ormsgpack.unpackb(content)
+            changed = None if rows is None else [ValueChange(*row) for row in rows]
+            is_right = (
+                _are_texts(scopes) and isinstance(table, str) and (columns is None or _are_texts(columns))
+            )
+            is_right &= changed is None or (isinstance(rows, list) and all(map(_is_change, changed)))
+        except (TypeError, ValueError) as error:
+            raise_interrupt(error)
+            message = f"{content[:40]!r} is not a change of rows"
+            raise ValueError(message) from error
+        if not is_right:
+            message = f"{content[:40]!r} is not a change of rows"
+            raise ValueError(message)
+        return cls(scopes, table, changed, columns)
 
     def without_rows(self) -> ResultChange:
         """Return the change with its columns alone."""
@@ -103,6 +131,29 @@ class ResultChange(NamedTuple):
                         return None
                     tags.add(tag)
         return tags - {""}
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def _is_change(row: ValueChange) -> bool:
+    """Return whether a row that was read has the form of a changed row."""
+    return (row.columns is None or _are_texts(row.columns)) and all(
+        digests is None
+        or (
+            isinstance(digests, dict)
+            and all(isinstance(name, str) and isinstance(value, bytes) for name, value in digests.items())
+        )
+        for digests in (row.old, row.new)
+    )
+
+
+def check_changes(keys: Iterable[bytes]) -> None:
+    """Raise a ValueError if the key of a change is damaged; other keys are not looked at."""
+    for key in keys:
+        if (content := content_of_change_key(key)) is not None:
+            ResultChange.read(content)
 
 
 def _packed(row: ValueChange) -> list[Any]:

@@ -13,12 +13,13 @@ from django.db.models import F
 from django.db.models.signals import post_migrate
 
 from cachebackend import RingCache, invalidate, protocol
-from cachebackend.backend.keys import change_keys
+from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation import clears, deletes, query_changes, relay
 from cachebackend.invalidation.compilers import watch_queries
-from cachebackend.invalidation.outbox import ClientOutbox
+from cachebackend.invalidation.outbox import ClientOutbox, new_row
+from cachebackend.invalidation.stored_keys import pack_keys, unpack_keys
 from cachebackend.invalidation.tables import forget_tables
 from cachebackend.invalidation.transactions import pending_keys
 from cachebackend.invalidation.watched import _queried
@@ -363,3 +364,30 @@ def test_a_value_without_a_text_counts_as_changed(cache: RingCache) -> None:
     results.store("totals", Shape([], ["total"]))
     Meter.objects.filter(pk=row.pk).update(total=Decimal("12345678901234567890.12"))
     assert results.wrong() == {"totals"}
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x94\x91\xa1s\xa1t\x91\x93\xc0\x01\xc0\xc0", b"\x94\x01\x02\x03\x04"]
+)
+def test_a_damaged_change_is_set_aside_and_stops_no_other_row(
+    results: Results, poems: list[Poem], content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It means everything that it can mean."""
+    new_row({"default": {change_key(content)}}).save()
+    pending_change(poems[0], monkeypatch)
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    assert [bool(row.error) for row in OutboxRow.objects.all()] == [True]
+    assert {"rank 0", "rank 2", "ranks"} <= results.wrong()
+
+
+def test_a_change_of_many_rows_fits_into_an_outbox_row() -> None:
+    """A key that is longer than the relay reads would mean everything that is cached."""
+    rows = [
+        query_changes.ValueChange(["rank"], {"rank": bytes(8)}, {"rank": bytes(8)})
+    ] * query_changes.MAX_ROWS
+    key = query_changes.ResultChange(["default"], "t", rows).key
+    assert unpack_keys(pack_keys({"default": {key}})) == {"default": {key}}
+    change = query_changes.ResultChange.read(content_of_change_key(key) or b"")
+    assert (change.rows, change.columns) == (None, ["rank"])

@@ -38,7 +38,9 @@ class EagerListWriter(ListWriter):
             self.found: set[bytes] = set()
 
             def find() -> None:
-                [(_, self.found)] = query_changes.wrong_keys(caches[alias], [change])
+                registry = query_changes.Registry(caches[alias], [change])
+                caches[alias].client.run(registry.read())
+                [(_, self.found)] = registry.wrong_keys()
 
             return direct.as_operation(find)
         return protocol.delete_many(self.process.context, list(self.found), in_outbox=True)

@@ -63,6 +63,7 @@ from cachebackend.invalidation.query_changes import (
     changes_of_rows,
     unknown_change,
 )
+from cachebackend.invalidation.stored_keys import MAX_CHANGE_BYTES
 from cachebackend.invalidation.tables import WatchedTable, changed_rows, tables_of
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
@@ -92,6 +93,7 @@ class PendingDeletes:
         self.quarantined: KeysByAlias = {}
         #: The tables of which results of queries may be wrong, and how many rows of each have changed.
         self.changed_tables: Counter[str] = Counter()
+        self._bytes_of_changes = 0
         self._token = SYSTEM_CLOCK.token()
         self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
 
@@ -110,13 +112,21 @@ class PendingDeletes:
             self._add_result_change(changes.table, change)
 
     def _add_result_change(self, table: WatchedTable, change: ResultChange) -> None:
-        """Add a change that makes results of queries over a table wrong."""
+        """Add a change that makes results of queries over a table wrong.
+
+        It is added without its rows if the transaction has changed too many: the relay reads no outbox row
+        of any length, and a change of columns alone is short.
+        """
         if not table.result_aliases:
             return
         self.changed_tables[change.table] += len(change.rows or ())
         if self.changed_tables[change.table] > MAX_ROWS:
             change = change.without_rows()
-        add_keys(self.keys, dict.fromkeys(table.result_aliases, (change.key,)))
+        key = change.key
+        self._bytes_of_changes += len(key)
+        if self._bytes_of_changes > MAX_CHANGE_BYTES:
+            key = change.without_rows().key
+        add_keys(self.keys, dict.fromkeys(table.result_aliases, (key,)))
 
     def add_table(self, table: WatchedTable) -> None:
         """Add everything that is cached of a table's rows: which rows changed is not known."""

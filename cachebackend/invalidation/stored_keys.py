@@ -17,12 +17,14 @@ import ormsgpack
 from cachebackend.backend.keys import content_of_change_key, special_keys
 from cachebackend.invalidation.watched import KeysByAlias
 
-__all__ = ["MAX_KEYS", "MAX_KEY_BYTES", "pack_keys", "unpack_keys"]
+__all__ = ["MAX_CHANGE_BYTES", "MAX_KEYS", "MAX_KEY_BYTES", "pack_keys", "unpack_keys"]
 
 #: The most keys that are read of a row.
 MAX_KEYS = 100_000
 #: The most bytes of a key: more than any key of a cache that is used sensibly, and no effort for a node.
 MAX_KEY_BYTES = 65_536
+#: The most bytes of a change, which no node gets: it holds the digests of many rows.
+MAX_CHANGE_BYTES = 524_288
 
 #: The name under which a row holds changes, and the byte that it is packed as; every alias is a text.
 _CHANGES = 0
@@ -66,32 +68,32 @@ def unpack_keys(packed: bytes) -> KeysByAlias:
     """
     keys: KeysByAlias = {}
     count, at = _length(packed, 0, _MAP)
-    total = 0
+    total, most = 0, MAX_KEY_BYTES
     while count:
         count -= 1
         if packed[at] == _CHANGES:
             more, at = _length(packed, at + 1, _MAP)
-            count += more
+            count, most = count + more, MAX_CHANGE_BYTES
             continue
         length, at = _length(packed, at, _TEXT)
         alias, at = packed[at : at + length].decode(), at + length
         number, at = _length(packed, at, _LIST)
         total = _checked(total + number, MAX_KEYS, "keys")
-        at = _read_keys(packed, at, number, keys.setdefault(alias, set()))
+        at = _read_keys(packed, at, number, most, keys.setdefault(alias, set()))
     if at != len(packed):
         message = f"the keys end at byte {at:,} of {len(packed):,}"
         raise ValueError(message)
     return keys
 
 
-def _read_keys(packed: bytes, at: int, count: int, keys: set[bytes]) -> int:
-    """Add the keys that follow a place; return the place behind them."""
+def _read_keys(packed: bytes, at: int, count: int, most: int, keys: set[bytes]) -> int:
+    """Add the keys that follow a place, of at most `most` bytes each; return the place behind them."""
     for _ in range(count):
         if packed[at] == _SHORT_BYTES:  # as nearly every key; a call of a function takes longer
             length, at = packed[at + 1], at + 2
         else:
             length, at = _length(packed, at, _BYTES)
-            _checked(length, MAX_KEY_BYTES, "bytes in a key")
+            _checked(length, most, "bytes in a key")
         keys.add(packed[at : at + length])
         at += length
     return at

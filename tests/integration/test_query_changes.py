@@ -287,6 +287,27 @@ def test_the_relay_deletes_the_tags_of_a_transaction_whose_writer_died(
     assert results.wrong() == {"rank 0", "rank 2", "ranks"}
 
 
+@pytest.mark.parametrize("most", [524_288, 1_000])
+def test_the_relay_reads_a_change_of_many_rows(
+    cache: RingCache, authors: list[Author], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """However long it is, nothing else is deleted; one that is too long is stored without its rows."""
+    monkeypatch.setattr(deletes, "MAX_CHANGE_BYTES", most)
+    Poem.objects.bulk_create([Poem(name=f"{number}", author=authors[0]) for number in range(700)])
+    results = Results(cache)
+    for rank in range(3):
+        results.store(f"rank {rank}", BY_RANK, rank=rank)
+    results.store("titles", TITLES)
+    with monkeypatch.context() as patch:
+        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        with transaction.atomic():
+            Poem.objects.update(rank=2)
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    of_others = {"rank 1"} if most == 1_000 else set()
+    assert results.wrong() == {"rank 0", "rank 2", *of_others}
+
+
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
 def test_a_node_is_cleared_if_another_one_does_not_return_its_shards(
     results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pytest
 
 from cachebackend.backend.keys import change_key
 from cachebackend.invalidation import stored_keys
-from cachebackend.invalidation.stored_keys import MAX_KEY_BYTES, pack_keys, unpack_keys
+from cachebackend.invalidation.stored_keys import MAX_CHANGE_BYTES, MAX_KEY_BYTES, pack_keys, unpack_keys
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from cachebackend.invalidation.stored_keys import MAX_KEY_BYTES, pack_keys, unpa
         {"default": [b"k", b"x" * 255, b"x" * 256, b"x" * MAX_KEY_BYTES]},
         {"default": [b"%d" % number for number in range(70_000)], "x" * 40: [b"k"] * 16, "ü" * 200: [b"k"]},
         {f"alias{number}": [b"k"] for number in range(20)},
+        {"default": [change_key(b"c" * (MAX_CHANGE_BYTES - 1))]},
         {"default": [b"k", change_key(b"c")], "other": [change_key(b"d")], "more": [b"k"]},
     ],
 )
@@ -45,6 +46,7 @@ def test_a_packed_row_that_ends_early_is_refused() -> None:
         ormsgpack.packb({"default": b"k"}),
         ormsgpack.packb({"default": ["text"]}),
         ormsgpack.packb({"default": [b"x" * (MAX_KEY_BYTES + 1)]}),
+        pack_keys({"default": [change_key(b"c" * MAX_CHANGE_BYTES)]}),
         ormsgpack.packb({5: [b"k"]}, option=ormsgpack.OPT_NON_STR_KEYS),
         ormsgpack.packb({"default": [b"k"]}) + b"\0",
         b"\x81\xa1\xff\x90",

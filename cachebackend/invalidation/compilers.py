@@ -65,7 +65,7 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
         if not tables or (write == "update_returning" and not _returns_columns(self, *args, **kwargs)):
             return method(self, *args, **kwargs)  # without columns it calls ``execute_sql``, which is wrapped
         statement = Write(self, tables, method)
-        with statement.committed_with_its_outbox_row():
+        with statement.committed_with_its_outbox_row(reads_back=write == "update_returning"):
             return getattr(statement, write)(*args, **kwargs)
 
     setattr(execute, _MARK, method)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from cachebackend.invalidation.fetched_rows import FetchError, fetch_rows
 from cachebackend.invalidation.statement_outbox import StatementOutbox
 
 __all__ = ["Compile", "Returned", "returning"]
@@ -30,10 +31,14 @@ class Returned:
         rows: The rows, with the values that the driver returns.
         missing: How many statements were compiled whose rows have not arrived. If there are any
             after the execution, the changed rows are unknown.
+        is_executed: Whether a statement was executed.
+        error: The driver's error if a row has an ``UNREADABLE`` value.
     """
 
     rows: list[Sequence[Any]] = field(default_factory=list)
     missing: int = 0
+    is_executed: bool = False
+    error: FetchError = None
 
 
 @contextmanager
@@ -81,8 +86,12 @@ def returning(
 
     def capture(run: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         result = run(sql, params, many, context)
-        if returned.missing and marker in str(sql) and _find_result(context["cursor"], marker):
-            rows = context["cursor"].fetchall()
+        if returned.missing and marker in str(sql):
+            returned.is_executed = True
+            if not _find_result(context["cursor"], marker):
+                return result
+            rows, error = fetch_rows(context["cursor"])
+            returned.error = returned.error or error
             returned.rows += rows if outbox is None else outbox.take(rows)
             returned.missing -= 1
         return result

@@ -103,7 +103,7 @@ class Statement:
     @property
     def _can_be_alone(self) -> bool:
         """Whether the statement, and nothing else, can be one transaction with its outbox row."""
-        if is_in_transaction(self._connection):
+        if is_in_transaction(self._connection) or not self._can_return:
             return False
         if isinstance(self._compiler, SQLInsertCompiler):
             reads_first = self._changes_keys and not self._returns_old_rows

@@ -11,13 +11,14 @@ for 1, an expression, or values that another writer has changed.
 - If a statement was to return rows and none arrived, or the rows that it locks cannot be named by
   primary key, everything that is cached of the table is deleted. That is always right and rarely
   happens. To raise an error would break a write that is right, and to read the rows again cannot
-  find those that are deleted.
+  find those that are deleted. The same holds if Python cannot read a value of a returned row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 from django.db import models
@@ -25,9 +26,10 @@ from django.db.models import sql
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
-from cachebackend.invalidation.changes import Pair, TableChanges, paired, unpaired
+from cachebackend.interrupts import raise_interrupt
+from cachebackend.invalidation.changes import paired
 from cachebackend.invalidation.conflicts import conflicting_rows
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.fetched_rows import UNREADABLE
 from cachebackend.invalidation.old_rows import (
     OLD,
     lock_for_writing,
@@ -35,15 +37,12 @@ from cachebackend.invalidation.old_rows import (
     update_by_rowid,
     update_joined,
 )
+from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import returning
-from cachebackend.invalidation.statement import Statement
-from cachebackend.invalidation.statement_outbox import (
-    StatementOutbox,
-)
+from cachebackend.invalidation.statement_changes import StatementChanges
+from cachebackend.invalidation.statement_outbox import StatementOutbox
 from cachebackend.invalidation.tables import WatchedTable
-from cachebackend.invalidation.transaction_deletes import CommittedDeletes
-from cachebackend.invalidation.transactions import each_statement_in_a_transaction, open_deletes
-from cachebackend.invalidation.watched import is_historical
+from cachebackend.invalidation.transactions import each_statement_in_a_transaction
 
 __all__ = ["Write"]
 
@@ -52,7 +51,7 @@ _NEW = "ringcache_new"
 Fields: TypeAlias = "Sequence[models.Field[Any, Any]]"
 
 
-class Write(Statement):
+class Write(StatementChanges):
     """One statement on a watched table.
 
     Args:
@@ -66,29 +65,25 @@ class Write(Statement):
     ) -> None:
         super().__init__(compiler, tables)
         self._method = method
-        #: Given if the statement is a transaction of its own, in which it writes its outbox row.
-        self._outbox: StatementOutbox | None = None
-        self._own_deletes: CommittedDeletes | None = None
-        #: The changed rows as they were, as far as they were read before the statement.
-        self._old: list[Sequence[Any]] = []
 
     @contextmanager
-    def committed_with_its_outbox_row(self) -> Iterator[None]:
+    def committed_with_its_outbox_row(self, *, reads_back: bool) -> Iterator[None]:
         """Execute the statement inside this block: its outbox row is committed with it.
 
         The statement writes it, if it is a transaction of its own and able to. Otherwise the transaction
         writes it, before its commit.
+
+        Args:
+            reads_back: Whether the statement is an UPDATE to which Django adds its own RETURNING clause.
         """
-        if not self._can_be_alone:
+        if reads_back or not self._can_be_alone:
             with each_statement_in_a_transaction(self._connection):
                 yield
             return
-        quote_name = self._connection.ops.quote_name
-        self._outbox = StatementOutbox(self._tables[0], quote_name, is_large=self._is_large)
-        self._own_deletes = CommittedDeletes(self._connection.alias)
+        [table] = self._tables
+        outbox = StatementOutbox(table, self._connection.ops.quote_name, is_large=self._is_large)
+        self._own = OwnStatement(self._connection.alias, table, outbox)
         yield
-        self._own_deletes.add_outbox_rows(self._outbox.pks)
-        self._own_deletes.after_commit()
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""
@@ -190,38 +185,30 @@ class Write(Statement):
         found: list[Sequence[Any]] = []
         if not names:
             names = [*self._names, *(self._quoted(field) for field in more)]
-        states = len(names) // len(fields)
-        options |= {"states": states, "outbox": self._outbox}
-        with returning(self._compiler, names, **options) as returned:
-            yield found
-        if returned.missing:
-            self._add_everything()
         width, own = len(fields), len(self._fields)
-        read = []
-        for start in range(0, len(names), width):
-            rows = self._converted(fields, [row[start : start + width] for row in returned.rows])
-            read.append([row[:own] for row in rows] if more else rows)
-            found[:] = [row[own:] for row in rows]
-        if states == 1:
-            self._add(self._pairs(read[0]))
+        options |= {"states": len(names) // width, "outbox": self._own and self._own.outbox}
+        try:
+            with returning(self._compiler, names, **options) as returned:
+                yield found
+        except Exception as error:
+            raise_interrupt(error)
+            if returned.is_executed and self._own is not None:
+                self._own.finish(self._add_everything)
+            raise
+        states = [
+            [row[start : start + width] for row in returned.rows] for start in range(0, len(names), width)
+        ]
+        own_states = [[row[:own] for row in rows] for rows in states] if more else states
+        add = partial(self._add_returned, returned, own_states)
+        if self._own is None:
+            add()
         else:
-            self._add([_pair(old, new) for old, new in zip(*read, strict=True)])
-
-    def _pairs(self, rows: Sequence[Sequence[Any]]) -> list[Pair]:
-        """Return the changed rows before and after, from the rows that the statement has returned."""
-        if isinstance(self._compiler, SQLDeleteCompiler):
-            return [(row, None) for row in rows]
-        if isinstance(self._compiler, SQLUpdateCompiler) and not self._changes_keys:
-            return [(row, row) for row in rows]
-        if self._moves_rows:
-            return unpaired(self._old, rows)
-        return paired(self._old, rows, self._columns.key_width)
-
-    def _converted(self, fields: Fields, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
-        """Return rows with the values that Django reads, from the values that the driver returned."""
-        columns: list[Any] = [field.get_col(self._model._meta.db_table) for field in fields]
-        converters = self._compiler.get_converters(columns)
-        return list(self._compiler.apply_converters(rows, converters)) if converters else rows
+            self._own.finish(add)
+        if more:
+            rows = [row[own:] for row in states[-1]]
+            if returned.error is not None and any(UNREADABLE in row for row in rows):
+                raise returned.error  # Django raises it, too
+            found[:] = self._converted(more, rows)
 
     # Rows that are read before the statement
 
@@ -280,70 +267,3 @@ class Write(Statement):
         """Execute the statement as it is: named by primary key, other rows could change than Django's."""
         self._add_everything()
         return self._method(self._compiler, result_type)
-
-    # Pending deletes
-
-    def _add(self, pairs: Sequence[Pair]) -> None:
-        """Add changed rows to the pending deletes.
-
-        Args:
-            pairs: The values of the columns of each row, before and after the statement.
-        """
-        if not pairs:
-            return
-        deletes = self._deletes
-        if self._may_miss_old_rows and any(old is None for old, _ in pairs):
-            self._add_unseen()
-        in_migration = is_historical(self._query.get_meta().model)
-        for table in self._tables:
-            rows = self._columns.rows_of(table, pairs)
-            if rows is None:
-                self._add_everything(table)
-                continue
-            deletes.add_changes(
-                TableChanges(
-                    table,
-                    rows,
-                    self._set_columns,
-                    knows_old=self._returns_old_rows or self._changes_keys,
-                    is_new=self._is_new,
-                    in_migration=in_migration,
-                )
-            )
-
-    def _add_unseen(self) -> None:
-        """Add what may be wrong because of old values that were not seen: results, and rows at old ends."""
-        for table in self._tables:
-            if table.ends:
-                self._deletes.add_table(table)
-            else:
-                self._deletes.add_results(table)
-
-    def _add_everything(self, *tables: WatchedTable) -> None:
-        """Add everything that is cached of the table: which rows changed is not known."""
-        for table in tables or self._tables:
-            self._deletes.add_table(table)
-
-    @property
-    def _deletes(self) -> PendingDeletes:
-        """The pending deletes of the statement, or of the open transaction."""
-        return self._own_deletes or open_deletes(self._connection)
-
-    def _add_instances(self, returned: list[Sequence[Any]]) -> None:
-        """Add the rows of an INSERT on a database that does not return them, as the instances have them."""
-        rows: list[list[Any]] = []
-        for instance in self._query.objs:
-            values = [
-                None if field.generated else getattr(instance, field.attname, None) for field in self._fields
-            ]
-            rows.append([None if hasattr(value, "resolve_expression") else value for value in values])
-        if len(rows) == len(returned) == 1 and rows[0][0] is None:
-            rows[0][0] = returned[0][0]
-        self._add(paired(self._old, rows, self._columns.key_width))
-
-
-def _pair(old: Sequence[Any], new: Sequence[Any]) -> Pair:
-    """Return a row before and after a statement, from what the statement has returned of it."""
-    if old == new:
-        return new, new
-    return (old if any(value is not None for value in old) else None), new  # an upsert may insert a row

@@ -15,6 +15,8 @@ from cachebackend import invalidation, protocol
 from cachebackend.invalidation import deletes, statement_outbox
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.tables import watched_tables
+from cachebackend.invalidation.writes import Write
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import FAMILY, MAKE, WAYS, Readable
 from tests.zoo.models import FAMILIES, Account, Author, Singer
@@ -184,3 +186,13 @@ def test_a_failed_statement_leaves_no_row() -> None:
     with pytest.raises(IntegrityError):
         Author.objects.create(name="a")
     assert not OutboxRow.objects.exists()
+
+
+def test_an_update_that_reads_columns_back_is_part_of_a_transaction() -> None:
+    """Django 6.1 adds a RETURNING clause of its own, so the statement cannot write its outbox row."""
+    query = Author.objects.all().query.chain(models.sql.UpdateQuery)
+    query.add_update_values({"rank": 1})
+    compiler = query.get_compiler(connection=connection)
+    statement = Write(compiler, watched_tables(Author._meta.db_table), type(compiler).execute_sql)
+    with statement.committed_with_its_outbox_row(reads_back=True):
+        assert connection.in_atomic_block

@@ -13,7 +13,7 @@ from cachebackend.interrupts import raise_interrupt
 
 __all__ = ["UNREADABLE", "FetchError", "fetch_rows"]
 
-#: In the place of a value that Python cannot hold.
+#: Instead of a value that Python cannot hold.
 UNREADABLE = object()
 FetchError = Exception | None
 

@@ -29,6 +29,8 @@ __all__ = ["OF_WRITER", "ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_out
 #: Changed rows that one outbox row names at most. With a key and a tag for each of their states, they have
 #: 10,000 keys; this bounds the memory that a relay needs.
 ROWS_PER_OUTBOX_ROW = 2500
+#: Columns that one call names at most: Postgres allows 100 arguments, and a column needs two.
+COLUMNS_PER_OBJECT = 50
 #: The ``transaction_id`` of these rows. Their writer makes the keys; the relay gives it the time to do so.
 OF_WRITER = 0
 _ROWS, _OUTBOX = "ringcache_rows", "ringcache_outbox"
@@ -121,8 +123,12 @@ class StatementOutbox:
 
     def _texts(self, columns: Sequence[str]) -> str:
         """Return the SQL of a row as triggers write it."""
-        texts = (
+        texts = [
             f"'{name}', to_jsonb({column}) #>> '{{}}'"
             for name, column in zip(self._names, columns, strict=True)
+        ]
+        objects = (
+            f"jsonb_build_object({', '.join(texts[start : start + COLUMNS_PER_OBJECT])})"
+            for start in range(0, len(texts), COLUMNS_PER_OBJECT)
         )
-        return f"jsonb_build_object({', '.join(texts)})"
+        return " || ".join(objects)

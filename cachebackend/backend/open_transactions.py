@@ -26,6 +26,7 @@ __all__ = [
     "any_open",
     "connections_in_transactions",
     "is_aborted",
+    "is_in_pipeline",
     "is_in_transaction",
     "is_open",
     "is_unmanaged",
@@ -222,6 +223,12 @@ def is_aborted(connection: Any) -> bool:
     if connection.needs_rollback:
         return True
     return connection.vendor == "postgresql" and _status(connection) in {_ACTIVE, _INERROR}
+
+
+def is_in_pipeline(connection: Any) -> bool:
+    """Return whether psycopg sends statements in a pipeline, and commits them only at its next sync."""
+    driver = connection.connection
+    return driver is not None and bool(getattr(getattr(driver, "info", None), "pipeline_status", 0))
 
 
 def _status(connection: Any) -> int | None:

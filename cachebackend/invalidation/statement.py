@@ -10,7 +10,7 @@ from django.db.models.constants import OnConflict
 from django.db.models.lookups import Exact
 from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler, SQLUpdateCompiler
 
-from cachebackend.backend.open_transactions import is_in_transaction
+from cachebackend.backend.open_transactions import is_in_pipeline, is_in_transaction
 from cachebackend.invalidation.columns import ReadColumns
 from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
 from cachebackend.invalidation.tables import WatchedTable
@@ -103,7 +103,8 @@ class Statement:
     @property
     def _can_be_alone(self) -> bool:
         """Whether the statement, and nothing else, can be one transaction with its outbox row."""
-        if is_in_transaction(self._connection) or not self._can_return:
+        connection = self._connection
+        if is_in_transaction(connection) or is_in_pipeline(connection) or not self._can_return:
             return False
         if isinstance(self._compiler, SQLInsertCompiler):
             reads_first = self._changes_keys and not self._returns_old_rows
@@ -111,7 +112,7 @@ class Statement:
             reads_first = bool(self._query.related_updates) or not self._columns.names_rows
         else:
             reads_first = False
-        return not reads_first and can_write_outbox_row(self._connection, self._model, self._tables)
+        return not reads_first and can_write_outbox_row(connection, self._model, self._tables)
 
     @property
     def _is_large(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -196,3 +197,39 @@ def test_an_update_that_reads_columns_back_is_part_of_a_transaction() -> None:
     statement = Write(compiler, watched_tables(Author._meta.db_table), type(compiler).execute_sql)
     with statement.committed_with_its_outbox_row(reads_back=True):
         assert connection.in_atomic_block
+
+
+def test_a_statement_in_a_pipeline_of_the_driver_is_committed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Psycopg commits the statements of a pipeline at its end: deletes before that would be too early."""
+    author = Author.objects.create(name="a")
+    seen: list[Any] = []
+
+    def delete(_: PendingDeletes) -> dict[str, set[bytes]]:
+        with ThreadPoolExecutor(1) as pool:
+            seen.extend(pool.submit(ranks).result())
+        return {}
+
+    monkeypatch.setattr(PendingDeletes, "delete", delete)
+    with connection.connection.pipeline():
+        Author.objects.filter(pk=author.pk).update(rank=2)
+    assert seen == [2]
+
+
+def ranks() -> list[int]:
+    """Return what is committed, as another connection reads it."""
+    try:
+        return list(Author.objects.values_list("rank", flat=True))
+    finally:
+        connection.close()
+
+
+def test_a_model_may_have_any_number_of_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of Postgres takes at most 100 arguments, and a lookup needs two."""
+    monkeypatch.setattr(statement_outbox, "COLUMNS_PER_OBJECT", 1)
+    author = Author.objects.create(name="a")
+    monkeypatch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+    Author.objects.filter(pk=author.pk).update(name="b")
+    [row] = OutboxRow.objects.all()
+    assert row.rows == [{"id": str(author.pk), "name": name} for name in "ab"]

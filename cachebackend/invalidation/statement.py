@@ -11,6 +11,7 @@ from django.db.models.lookups import Exact
 from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler, SQLUpdateCompiler
 
 from cachebackend.backend.open_transactions import is_in_pipeline, is_in_transaction
+from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.columns import ReadColumns
 from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
 from cachebackend.invalidation.tables import WatchedTable
@@ -48,6 +49,20 @@ class Statement:
     def _returns_old_rows(self) -> bool:
         connection = self._connection
         return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
+
+    @property
+    def _would_change_fewer(self) -> bool:
+        """Whether an UPDATE or DELETE would change fewer rows if it returned them, or was made to read them.
+
+        Row-level security of Postgres then hides the rows that the role may write and not read. It also
+        does so if the filter of the statement reads a column.
+        """
+        connection = self._connection
+        if connection.vendor != "postgresql":
+            return False
+        if any(hasattr(getattr(leaf, "lhs", None), "target") for leaf in self._query.where.leaves()):
+            return False
+        return catalogue_of(self._model._meta.db_table, connection.alias).has_row_security
 
     @property
     def _changed_fields(self) -> list[models.Field[Any, Any]]:
@@ -112,6 +127,8 @@ class Statement:
             reads_first = bool(self._query.related_updates) or not self._columns.names_rows
         else:
             reads_first = False
+        if not isinstance(self._compiler, SQLInsertCompiler) and self._would_change_fewer:
+            return False
         return not reads_first and can_write_outbox_row(connection, self._model, self._tables)
 
     @property

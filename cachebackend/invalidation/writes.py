@@ -105,6 +105,8 @@ class Write(StatementChanges):
 
     def update(self, result_type: Any) -> Any:
         """Execute an UPDATE; arguments and result as for the compiler's method."""
+        if self._would_change_fewer:
+            return self._run_unnamed(result_type)
         returns_rows = self._can_return and (self._returns_old_rows or not self._changes_keys)
         if not returns_rows and not self._columns.names_rows:
             return self._run_unnamed(result_type)
@@ -135,6 +137,8 @@ class Write(StatementChanges):
 
     def delete(self, result_type: Any) -> Any:
         """Execute a DELETE; arguments and result as for the compiler's method."""
+        if self._would_change_fewer:
+            return self._run_unnamed(result_type)
         if self._can_return:
             with self._returning():
                 return self._method(self._compiler, result_type)
@@ -264,6 +268,6 @@ class Write(StatementChanges):
         return count
 
     def _run_unnamed(self, result_type: Any) -> Any:
-        """Execute the statement as it is: named by primary key, other rows could change than Django's."""
+        """Execute the statement as it is: made to read or name rows, it could change others than Django's."""
         self._add_everything()
         return self._method(self._compiler, result_type)

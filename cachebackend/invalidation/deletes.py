@@ -60,6 +60,7 @@ from cachebackend.invalidation.query_changes import (
     MAX_ROWS,
     Registry,
     ResultChange,
+    change_of_columns,
     changes_of_rows,
     unknown_change,
 )
@@ -106,10 +107,24 @@ class PendingDeletes:
 
     def add_changes(self, changes: TableChanges) -> None:
         """Add what is wrong because a statement has changed rows of a table."""
-        for dependent, rows in changes.of_dependents(self.using):
-            self.add_changed(dependent, rows)
+        self._add_dependents(changes)
         if changes.table.result_aliases and (change := changes_of_rows(changes, self.using)) is not None:
             self._add_result_change(changes.table, change)
+
+    def add_stored(self, changes: TableChanges, *, with_results: bool) -> None:
+        """Add what is wrong because of some of the rows that a large statement has changed.
+
+        Args:
+            changes: The changes, with the columns of the rows that keys are made of.
+            with_results: Whether to add the results of queries that any row of the statement makes wrong.
+        """
+        self._add_dependents(changes)
+        if with_results:
+            self._add_result_change(changes.table, change_of_columns(changes, self.using))
+
+    def _add_dependents(self, changes: TableChanges) -> None:
+        for dependent, rows in changes.of_dependents(self.using):
+            self.add_changed(dependent, rows)
 
     def _add_result_change(self, table: WatchedTable, change: ResultChange) -> None:
         """Add a change that makes results of queries over a table wrong.

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_ROWS",
     "Registry",
     "ResultChange",
+    "change_of_columns",
     "changes_of_rows",
     "check_changes",
     "unknown_change",
@@ -168,9 +169,9 @@ def changes_of_rows(changes: TableChanges, using: str) -> ResultChange | None:
         changes: The rows.
         using: The alias of their database.
     """
-    table, scopes = changes.table.model._meta.db_table, scopes_of_write(using)
     if len(changes.rows) > MAX_ROWS:
-        return ResultChange(scopes, table, None, _columns_of_many(changes, using))
+        return change_of_columns(changes, using)
+    table, scopes = changes.table.model._meta.db_table, scopes_of_write(using)
     fields = bindable_fields(changes.table.model, using)
     changed = None if catalogue_of(table, using).has_before_row_triggers else changes.columns
     found = (_value_change(row, fields, changed, knows_old=changes.knows_old) for row in changes.rows)
@@ -178,15 +179,20 @@ def changes_of_rows(changes: TableChanges, using: str) -> ResultChange | None:
     return ResultChange(scopes, table, rows) if rows else None
 
 
+def change_of_columns(changes: TableChanges, using: str) -> ResultChange:
+    """Return what a statement changes for results if the values of its rows are not followed.
+
+    Arguments as for ``changes_of_rows``; some of the statement's rows are enough.
+    """
+    table = changes.table.model._meta.db_table
+    is_update = all(row.old is not None and row.new is not None for row in changes.rows)
+    has_triggers = catalogue_of(table, using).has_before_row_triggers
+    return unknown_change(table, using, changes.columns if is_update and not has_triggers else None)
+
+
 def unknown_change(table: str, using: str, columns: Collection[str] | None = None) -> ResultChange:
     """Return a change of rows that are not known; None for ``columns``: nor are the columns."""
     return ResultChange(scopes_of_write(using), table, None, columns)
-
-
-def _columns_of_many(changes: TableChanges, using: str) -> Collection[str] | None:
-    has_triggers = catalogue_of(changes.table.model._meta.db_table, using).has_before_row_triggers
-    is_update = all(row.old is not None and row.new is not None for row in changes.rows)
-    return changes.columns if is_update and not has_triggers else None
 
 
 def _value_change(

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.changes import Pair, TableChanges, paired, unpaired
+from cachebackend.invalidation.changes import ChangedRow, Pair, TableChanges, paired, unpaired
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import Returned
@@ -81,25 +81,24 @@ class StatementChanges(Statement):
         """
         if not pairs:
             return
-        deletes = self._deletes
         if self._may_miss_old_rows and any(old is None for old, _ in pairs):
             self._add_unseen()
-        in_migration = is_historical(self._query.get_meta().model)
         for table in self._tables:
             rows = self._columns.rows_of(table, pairs)
             if rows is None:
                 self._add_everything(table)
-                continue
-            deletes.add_changes(
-                TableChanges(
-                    table,
-                    rows,
-                    self._set_columns,
-                    knows_old=self._returns_old_rows or self._changes_keys,
-                    is_new=self._is_new,
-                    in_migration=in_migration,
-                )
-            )
+            else:
+                self._deletes.add_changes(self._changes(table, rows))
+
+    def _changes(self, table: WatchedTable, rows: Sequence[ChangedRow]) -> TableChanges:
+        return TableChanges(
+            table,
+            rows,
+            self._set_columns,
+            knows_old=self._returns_old_rows or self._changes_keys,
+            is_new=self._is_new,
+            in_migration=is_historical(self._query.get_meta().model),
+        )
 
     def _add_unseen(self) -> None:
         """Add what may be wrong because of old values that were not seen: results, and rows at old ends."""

@@ -8,6 +8,9 @@ One round trip and one commit store the change and its pending deletes, or neith
 the changed rows as triggers write them (``trigger_rows``): a statement cannot make keys. The writer makes
 the keys from the rows that the statement returns; the relay makes them from the outbox row if the writer
 dies.
+
+A large statement writes several outbox rows. An UPDATE or DELETE then returns no rows, because it may
+change any number of them: the writer reads its outbox rows one at a time (``stored_changes``).
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = ["OF_WRITER", "ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_out
 ROWS_PER_OUTBOX_ROW = 2500
 #: Columns that one call names at most: Postgres allows 100 arguments, and a column needs two.
 COLUMNS_PER_OBJECT = 50
+#: Changed rows that an UPDATE or DELETE returns at most: the writer keeps all of them in memory.
+RETURNED_ROWS = ROWS_PER_OUTBOX_ROW
 #: The ``transaction_id`` of these rows. Their writer makes the keys; the relay gives it the time to do so.
 OF_WRITER = 0
 _ROWS, _OUTBOX = "ringcache_rows", "ringcache_outbox"
@@ -64,9 +69,11 @@ class StatementOutbox:
         table: The table whose rows the statement changes. The statement returns its ``fields`` first.
         quote_name: Quotes a name for the database.
         is_large: Whether the statement may change more rows than one outbox row names.
+        returns_all: Whether the statement returns its rows even if they are more than ``RETURNED_ROWS``.
 
     Attributes:
         pks: The primary keys of the outbox rows, once the statement has run.
+        omitted: How many rows the statement has changed and not returned.
     """
 
     def __init__(
@@ -75,10 +82,13 @@ class StatementOutbox:
         quote_name: Callable[[str], str],
         *,
         is_large: bool,
+        returns_all: bool = True,
     ) -> None:
         self._model, self._quote, self._is_large = table.model, quote_name, is_large
+        self._may_omit = is_large and not returns_all
         self._names = [field.attname for field in table.fields]
         self.pks: list[int] = []
+        self.omitted = 0
 
     def around(self, statement: str, marker: str, width: int, states: int) -> str:
         """Return a statement that writes its outbox rows, too.
@@ -109,15 +119,26 @@ class StatementOutbox:
         pks = f"(SELECT array_agg({pk}) FROM {_OUTBOX})"
         if self._is_large:  # they need not be sent with every row
             pks = f"CASE WHEN row_number() OVER () = 1 THEN {pks} END"
+        returned = f"{_ROWS}.*, {pks} FROM {_ROWS}"
+        if self._may_omit:
+            returned = (
+                f"{_ROWS}.*, {pks}, total FROM (SELECT count(*) AS total FROM {_ROWS}) AS counted "
+                f"LEFT JOIN {_ROWS} ON total <= {RETURNED_ROWS} WHERE total > 0"
+            )
         return (
             f"WITH {_ROWS} ({', '.join(columns)}) AS ({statement}), {_OUTBOX} AS ("
             f"INSERT INTO {outbox} (keys, node, is_intent, label, rows, transaction_id) "
             f"SELECT '', '', false, '{self._model._meta.label_lower}', {rows}, {OF_WRITER} "
-            f"FROM {source} {group} RETURNING {pk}) SELECT {_ROWS}.*, {pks} FROM {_ROWS}"
+            f"FROM {source} {group} RETURNING {pk}) SELECT {returned}"
         )
 
     def take(self, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return the rows that the statement returns, without the keys of the outbox rows, which are kept."""
+        if self._may_omit:
+            is_omitted = bool(rows) and rows[0][-1] > RETURNED_ROWS
+            self.omitted += rows[0][-1] if is_omitted else 0
+            self.pks += (rows[0][-2] or ()) if is_omitted else ()
+            rows = [] if is_omitted else [row[:-1] for row in rows]
         self.pks += next((row[-1] for row in rows if row[-1]), ())
         return [row[:-1] for row in rows]
 

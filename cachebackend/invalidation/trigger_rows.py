@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 from django.apps import apps
@@ -31,10 +32,12 @@ from cachebackend.models import OutboxRow
 __all__ = [
     "WROTE",
     "ChangedRows",
+    "TextRow",
     "has_triggers",
     "keys_of_trigger_row",
     "may_have_trigger_rows",
     "record_triggers",
+    "rows_of_texts",
     "take_trigger_rows",
     "triggered_models",
 ]
@@ -49,7 +52,7 @@ _triggered: set[type[models.Model]] = set()
 #: A model, and rows of it that changed.
 ChangedRows: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
 #: The columns of a row as the trigger wrote them: text by attribute name; None is NULL.
-_TextRow: TypeAlias = Mapping[str, str | None]
+TextRow: TypeAlias = Mapping[str, str | None]
 AnyField: TypeAlias = "models.Field[Any, Any]"
 
 
@@ -68,7 +71,7 @@ def triggered_models() -> list[type[models.Model]]:
     return sorted(_triggered, key=lambda model: model._meta.label)
 
 
-def keys_of_trigger_row(label: str, rows: Iterable[_TextRow], using: str) -> KeysByAlias:
+def keys_of_trigger_row(label: str, rows: Iterable[TextRow], using: str) -> KeysByAlias:
     """Return the keys that are wrong because rows of a model changed in a database.
 
     Raises as ``_changed_rows``.
@@ -124,7 +127,7 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
     yield from changed.values()
 
 
-def _changed_rows(label: str, rows: Iterable[_TextRow], using: str) -> ChangedRows:
+def _changed_rows(label: str, rows: Iterable[TextRow], using: str) -> ChangedRows:
     """Return a model with its changed rows.
 
     Raises:
@@ -133,52 +136,72 @@ def _changed_rows(label: str, rows: Iterable[_TextRow], using: str) -> ChangedRo
         Exception: The rows have another form than the triggers write.
     """
     model = apps.get_model(label)
+    return model, rows_of_texts(model, rows, using)
+
+
+def rows_of_texts(model: type[models.Model], rows: Iterable[TextRow], using: str) -> list[dict[str, Any]]:
+    """Return rows with the values that Django reads, from the texts of their columns.
+
+    Raises as ``_changed_rows``.
+    """
     fields = {field.attname: field for field in model._meta.concrete_fields}
-    return model, [_row(model, fields, row, using) for row in rows]
+    readers: dict[str, Callable[[str], Any]] = {}
+    keys = [field.attname for field in model._meta.pk_fields]
+    found = []
+    for texts in rows:
+        row: dict[str, Any] = {}
+        for name, text in texts.items():
+            if name in fields:
+                if name not in readers:
+                    readers[name] = _reader(fields[name], using)
+                row[name] = None if text is None else readers[name](text)
+        for name in keys:
+            if name not in row or (row[name] is None and texts[name] is not None):
+                message = f"the primary key {name!r} is {texts.get(name)!r:.100}, which cannot be read"
+                raise ValueError(message)
+        row["pk"] = tuple(row[name] for name in keys) if len(keys) > 1 else row[keys[0]]
+        found.append(row)
+    return found
 
 
-def _row(
-    model: type[models.Model], fields: Mapping[str, AnyField], texts: _TextRow, using: str
-) -> dict[str, Any]:
-    """Return a row with the values that Django reads, from the text that a trigger wrote."""
-    row = {name: _value(fields[name], text, using) for name, text in texts.items() if name in fields}
-    for name in (field.attname for field in model._meta.pk_fields):
-        if name not in row or (row[name] is None and texts[name] is not None):
-            message = f"the primary key {name!r} is {texts.get(name)!r:.100}, which cannot be read"
-            raise ValueError(message)
-    key = tuple(row.get(field.attname) for field in model._meta.pk_fields)
-    return row | {"pk": key if len(key) > 1 else key[0]}
-
-
-def _value(field: AnyField, text: str | None, using: str) -> Any:
-    """Return the value that Django reads where a trigger wrote a text; None if it cannot be read.
+def _reader(field: AnyField, using: str) -> Callable[[str], Any]:
+    """Return what reads the text of a column: the value that Django reads, or None if it cannot be read.
 
     First comes what the driver would return for the column, and then what the field makes of that.
     """
-    if text is None:
-        return None
     connection, column = connections[using], field.get_col(field.model._meta.db_table)
-    try:
-        value = _read(field, text)
-        for convert in column.get_db_converters(connection):
-            value = convert(value, column, connection)
-    except Exception as error:  # a field of the project may raise anything
-        raise_interrupt(error)
-        logger.debug("a trigger wrote %r for %s, which cannot be read", text, field, exc_info=True)
-        return None
-    return value
+    value_of, converters = _driver_reader(field), column.get_db_converters(connection)
+
+    def read(text: str) -> Any:
+        try:
+            value = value_of(text)
+            for convert in converters:
+                value = convert(value, column, connection)
+        except Exception as error:  # a field of the project may raise anything
+            raise_interrupt(error)
+            logger.debug("a trigger wrote %r for %s, which cannot be read", text, field, exc_info=True)
+            return None
+        return value
+
+    return read
 
 
-def _read(field: AnyField, text: str) -> Any:
-    """Return the driver's value of a column, from its text in JSON."""
+def _driver_reader(field: AnyField) -> Callable[[str], Any]:
+    """Return what makes the driver's value of a column from its text in JSON."""
     referred = referred_field(field)
     if referred is not None:
-        return _read(referred, text)
+        return _driver_reader(referred)
     kind = django_class(type(field))
     if issubclass(kind, models.BooleanField):
-        return {"true": True, "false": False}[text]
+        return {"true": True, "false": False}.__getitem__
     if issubclass(kind, models.BinaryField):
-        return _bytes(text)
+        return _bytes
+    if issubclass(kind, models.IntegerField):
+        return int
+    return partial(_python_value, kind, field)
+
+
+def _python_value(kind: type[AnyField], field: AnyField, text: str) -> Any:
     value: Any = kind.to_python(field, text)
     # Django reads rows in UTC; the session of the statement may have had another time zone
     return value.astimezone(UTC) if isinstance(value, datetime) and is_aware(value) else value

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from django.db import models
 from django.db.models import sql
-from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
+from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
 from cachebackend.interrupts import raise_interrupt
@@ -41,6 +41,7 @@ from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import returning
 from cachebackend.invalidation.statement_changes import StatementChanges
 from cachebackend.invalidation.statement_outbox import StatementOutbox
+from cachebackend.invalidation.stored_changes import delete_stored
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.transactions import each_statement_in_a_transaction
 
@@ -81,7 +82,10 @@ class Write(StatementChanges):
                 yield
             return
         [table] = self._tables
-        outbox = StatementOutbox(table, self._connection.ops.quote_name, is_large=self._is_large)
+        returns_all = isinstance(self._compiler, SQLInsertCompiler)  # the caller has as many instances
+        outbox = StatementOutbox(
+            table, self._connection.ops.quote_name, is_large=self._is_large, returns_all=returns_all
+        )
         self._own = OwnStatement(self._connection.alias, table, outbox)
         yield
 
@@ -125,7 +129,8 @@ class Write(StatementChanges):
             self._old += self._converted(self._fields, rows)
             context = self._returning(compile_statement=compile_statement)
         with context:
-            return self._method(self._compiler, result_type)
+            result = self._method(self._compiler, result_type)
+        return self._counted(result, result_type)
 
     def update_returning(self, returning_fields: Fields) -> Any:
         """Execute the UPDATE of a ``save`` that reads columns back, as Django 6.1 does."""
@@ -141,7 +146,8 @@ class Write(StatementChanges):
             return self._run_unnamed(result_type)
         if self._can_return:
             with self._returning():
-                return self._method(self._compiler, result_type)
+                result = self._method(self._compiler, result_type)
+            return self._counted(result, result_type)
         if not self._columns.names_rows:
             return self._run_unnamed(result_type)
         return self._run_named()
@@ -207,12 +213,26 @@ class Write(StatementChanges):
         if self._own is None:
             add()
         else:
-            self._own.finish(add)
+            self._finish(self._own, add)
         if more:
             rows = [row[own:] for row in states[-1]]
             if returned.error is not None and any(UNREADABLE in row for row in rows):
                 raise returned.error  # Django raises it, too
             found[:] = self._converted(more, rows)
+
+    def _finish(self, own: OwnStatement, add: Callable[[], None]) -> None:
+        """Delete what is wrong because of the changed rows; ``add`` adds the keys of returned ones."""
+        if not own.outbox.omitted:
+            own.finish(add)
+            return
+        are_updated = isinstance(self._compiler, SQLUpdateCompiler) and not self._moves_rows
+        changes = self._changes(self._tables[0], ())
+        delete_stored(changes, own.outbox.pks, own.using, are_updated=are_updated)
+
+    def _counted(self, result: Any, result_type: Any) -> Any:
+        """Return the result of a statement: how many rows it changed, also if it did not return them."""
+        omitted = self._own.outbox.omitted if self._own is not None else 0
+        return omitted if omitted and result_type == ROW_COUNT else result
 
     # Rows that are read before the statement
 

@@ -16,7 +16,7 @@ from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
-from cachebackend.invalidation import clears, deletes, query_changes, relay
+from cachebackend.invalidation import clears, deletes, query_changes, relay, statement_outbox
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox, new_row
 from cachebackend.invalidation.stored_keys import pack_keys, unpack_keys
@@ -211,6 +211,20 @@ def test_many_rows_make_every_shape_wrong_that_depends_on_their_columns(
     monkeypatch.setattr("cachebackend.invalidation.deletes.MAX_ROWS", 1)
     Poem.objects.update(rank=7)
     assert {"rank 0", "rank 1", "rank 2", "ranks"} <= results.wrong()
+
+
+def test_a_large_statement_makes_results_of_its_columns_wrong(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It returns no rows; the columns that it sets are known all the same."""
+    monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 1)
+    monkeypatch.setattr(statement_outbox, "ROWS_PER_OUTBOX_ROW", 1)
+    assert Poem.objects.update(rank=7) == 2
+    wrong = results.wrong()
+    assert {"rank 0", "rank 1", "rank 2", "ranks"} <= wrong
+    assert "titles" not in wrong
+    Poem.objects.all()._raw_delete("default")
+    assert "titles" in results.wrong()
 
 
 def test_raw_sql_through_invalidate_drops_all_results_of_the_table(

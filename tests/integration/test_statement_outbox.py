@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, models, transaction
-from django.db.models import F
-from django.db.models.functions import Now
+from django.db import IntegrityError, OperationalError, connection, models, transaction
+from django.db.models import F, Value
+from django.db.models.functions import Concat, Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import invalidation, protocol
-from cachebackend.invalidation import deletes, statement_outbox
+from cachebackend.invalidation import deletes, statement, statement_outbox, stored_changes
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import watched_tables
@@ -67,6 +67,7 @@ def test_an_outbox_row_names_a_limited_number_of_rows(monkeypatch: pytest.Monkey
     """A large update writes several; all are deleted when the nodes have confirmed."""
     Author.objects.bulk_create([Author(name=f"a{number}") for number in range(5)])
     monkeypatch.setattr(statement_outbox, "ROWS_PER_OUTBOX_ROW", 2)
+    monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 2)
     with monkeypatch.context() as patch:
         patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
         assert Author.objects.update(rank=F("rank") + 1) == 5
@@ -74,6 +75,88 @@ def test_an_outbox_row_names_a_limited_number_of_rows(monkeypatch: pytest.Monkey
     relay()
     assert Author.objects.update(rank=F("rank") + 1) == 5
     assert not OutboxRow.objects.exists()
+
+
+@pytest.fixture
+def no_rows_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an UPDATE or DELETE return no rows if it may change several."""
+    monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 0)
+
+
+@pytest.mark.usefixtures("no_rows_returned")
+@pytest.mark.parametrize("version", [statement.POSTGRES_18, 10**9], ids=["this version", "before 18"])
+@pytest.mark.parametrize(
+    "way", [way for way in WAYS if "delete" in way or "update" in way or "migration" in way]
+)
+def test_rows_that_are_not_returned_are_read_from_the_outbox(
+    way: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that they make wrong is deleted, and then the outbox rows."""
+    monkeypatch.setattr(statement, "POSTGRES_18", version)
+    rows = MAKE[family := FAMILY.get(way, "relations")]()
+    readable = Readable(*FAMILIES[family])
+    readable.read()
+    WAYS[way](rows)
+    assert readable.differences() == []
+
+
+@pytest.mark.usefixtures("no_rows_returned")
+def test_rows_that_are_not_returned_are_counted() -> None:
+    """The result is that of Django."""
+    Author.objects.bulk_create([Author(name=name) for name in "abc"])
+    assert Author.objects.filter(name__in="ab").update(name=Concat("name", Value("x"))) == 2
+    assert Author.objects.filter(name="none").update(rank=1) == 0
+    assert Author.objects.filter(name__in=["ax", "c"])._raw_delete("default") == 2
+    assert [author.name for author in Author.objects.all()] == ["bx"]
+
+
+@pytest.mark.usefixtures("no_rows_returned")
+def test_a_row_that_cannot_be_read_deletes_everything_of_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are not known."""
+    one, other = (Author.objects.create(name=name) for name in "ab")
+    Author.cached.in_bulk([one.pk, other.pk])
+
+    def fail(*_: Any) -> Any:
+        raise ValueError
+
+    monkeypatch.setattr(stored_changes, "rows_of_texts", fail)
+    Author.objects.filter(name="a").update(rank=7)
+    with CaptureQueriesContext(connection) as captured:
+        assert Author.cached.in_bulk([one.pk, other.pk])[one.pk].rank == 7
+    assert captured[0]["sql"].count(str(other.pk)) > 0
+
+
+@pytest.mark.usefixtures("no_rows_returned")
+def test_the_relay_has_all_rows_of_a_writer_that_cannot_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that is committed does not raise."""
+    author = Author.objects.create(name="a")
+    Author.cached.get(pk=author.pk)
+
+    def fail(*_: Any) -> Any:
+        raise OperationalError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_changes, "_texts", fail)
+        assert Author.objects.filter(name="a").update(rank=7) == 1
+    relay()
+    assert Author.cached.get(pk=author.pk).rank == 7
+
+
+@pytest.mark.usefixtures("no_rows_returned")
+def test_an_outbox_row_that_a_relay_has_deleted_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay may begin while a large statement is still at work on its outbox rows."""
+    author = Author.objects.create(name="a")
+    Author.cached.get(pk=author.pk)
+    texts = stored_changes._texts
+
+    def after_a_relay(*arguments: Any) -> Any:
+        relay()
+        return texts(*arguments)
+
+    monkeypatch.setattr(stored_changes, "_texts", after_a_relay)
+    monkeypatch.setattr(PendingDeletes, "add_stored", lambda *_, **__: pytest.fail("there is nothing to do"))
+    Author.objects.filter(name="a").update(rank=7)
+    assert Author.cached.get(pk=author.pk).rank == 7
 
 
 def test_many_keys_are_deleted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from cachebackend.invalidation import (
     returning,
     statement,
     statement_outbox,
+    stored_changes,
     tables,
     transactions,
     writes,
@@ -250,6 +251,44 @@ def test_an_outbox_row_of_a_statement_that_names_too_little(
     test = test_statement_outbox.test_the_relay_finishes_what_a_dead_writer_has_written
     with monkeypatch.context() as inner:
         assert is_caught(test, way, inner)
+
+
+def only_the_first_outbox_row(patch: Patch) -> None:
+    """The writer forgets that a large statement has written several."""
+    delete_stored = writes.delete_stored
+    patch.setattr(
+        writes,
+        "delete_stored",
+        lambda changes, pks, using, **options: delete_stored(changes, pks[:1], using, **options),
+    )
+
+
+def lookups_before_the_change_only(patch: Patch) -> None:
+    """The writer takes every changed row for one whose keys stay the same."""
+    changed_rows = stored_changes._changed_rows
+    patch.setattr(
+        stored_changes,
+        "_changed_rows",
+        lambda *arguments, **options: [
+            row._replace(new=row.old) for row in changed_rows(*arguments, **options)
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("mutant", "way"),
+    [(only_the_first_outbox_row, "update of all"), (lookups_before_the_change_only, "update")],
+)
+def test_a_large_statement_whose_rows_are_not_all_read(
+    mutant: Callable[[Patch], None], way: str, monkeypatch: Patch
+) -> None:
+    """What it changed stays cached."""
+    monkeypatch.setattr(statement_outbox, "ROWS_PER_OUTBOX_ROW", 1)
+    monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 0)
+    mutant(monkeypatch)
+    test = test_statement_outbox.test_rows_that_are_not_returned_are_read_from_the_outbox
+    with monkeypatch.context() as inner:
+        assert is_caught(test, way, statement.POSTGRES_18, inner)
 
 
 def test_deletes_in_the_order_of_the_callbacks(article: Article, monkeypatch: Patch) -> None:  # noqa: F811

@@ -32,6 +32,17 @@ def test_a_large_statement_writes_rows_of_a_limited_length() -> None:
     assert "GROUP BY" not in outbox().around("UPDATE", "marker", 2, 1)
 
 
+def test_a_statement_of_any_number_of_rows_returns_a_limited_number() -> None:
+    """Above the limit it returns how many rows it has changed, and the keys of its outbox rows."""
+    [table] = watched_tables(Author._meta.db_table)
+    rows = StatementOutbox(table, str, is_large=True, returns_all=False)
+    assert "ON total <= 2500 WHERE total > 0" in rows.around("UPDATE", "marker", 2, 1)
+    assert rows.take([(1, "a", [7], 1)]) == [(1, "a")]
+    assert (rows.pks, rows.omitted) == ([7], 0)
+    assert rows.take([(None, None, [8, 9], 2501)]) == []
+    assert (rows.pks, rows.omitted) == ([7, 8, 9], 2501)
+
+
 def test_the_keys_of_outbox_rows_are_taken_from_the_result() -> None:
     """A wrapper of another package may leave them out."""
     rows = outbox()

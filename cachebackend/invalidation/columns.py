@@ -33,6 +33,8 @@ class ReadColumns:
         model: The concrete model of the statement.
         tables: The watched table, as each cached model has it.
         using: The alias of the database.
+        with_values: Whether to read the columns that queries may bind. Without them, all results of the table
+            are wrong.
 
     Attributes:
         fields: A field for each column: the primary key of the statement's model first.
@@ -41,7 +43,9 @@ class ReadColumns:
             manage may declare a column that is not unique there, or NULL.
     """
 
-    def __init__(self, model: Any, tables: Sequence[WatchedTable], using: str) -> None:
+    def __init__(
+        self, model: Any, tables: Sequence[WatchedTable], using: str, *, with_values: bool = True
+    ) -> None:
         own = {field.column: field for field in model._meta.local_concrete_fields}
         by_column: dict[str, Any] = {field.column: field for field in model._meta.pk_fields}
         self.key_width = len(by_column)
@@ -51,16 +55,16 @@ class ReadColumns:
         )
         self._by_table: dict[Any, list[_Field]] = {}
         for table in tables:
-            for field in self._fields_of(table, using):
+            for field in self._fields_of(table, using, with_values=with_values):
                 if field.column in own or not is_historical(model):  # a migration may not have the column yet
                     by_column.setdefault(field.column, own.get(field.column, field))
         self.fields = list(by_column.values())
         self._positions = {column: position for position, column in enumerate(by_column)}
 
-    def _fields_of(self, table: WatchedTable, using: str) -> list[_Field]:
+    def _fields_of(self, table: WatchedTable, using: str, *, with_values: bool) -> list[_Field]:
         """Return the fields that keys are made of, and those that results of queries are tagged with."""
         fields = list(table.fields)
-        if table.result_aliases:
+        if with_values and table.result_aliases:
             fields += [field for field in bindable_fields(table.model, using) if field not in fields]
         self._by_table[table.model] = fields
         return fields

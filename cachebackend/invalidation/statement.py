@@ -13,6 +13,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler, SQLUpd
 from cachebackend.backend.open_transactions import is_in_pipeline, is_in_transaction
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.columns import ReadColumns
+from cachebackend.invalidation.query_changes import MAX_ROWS
 from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
 from cachebackend.invalidation.tables import WatchedTable
 
@@ -35,7 +36,9 @@ class Statement:
         self._query: Any = compiler.query  # an InsertQuery, UpdateQuery or DeleteQuery
         self._connection: Any = compiler.connection
         self._model: Any = self._query.get_meta().concrete_model
-        self._columns = ReadColumns(self._model, tables, self._connection.alias)
+        self._columns = ReadColumns(
+            self._model, tables, self._connection.alias, with_values=not self._inserts_many
+        )
         self._fields = self._columns.fields
 
     @property
@@ -63,6 +66,13 @@ class Statement:
         if any(hasattr(getattr(leaf, "lhs", None), "target") for leaf in self._query.where.leaves()):
             return False
         return catalogue_of(self._model._meta.db_table, connection.alias).has_row_security
+
+    @property
+    def _inserts_many(self) -> bool:
+        """Whether all rows are new, and more than are followed by their values."""
+        if not isinstance(self._compiler, SQLInsertCompiler):
+            return False
+        return self._query.on_conflict is not OnConflict.UPDATE and len(self._query.objs) > MAX_ROWS
 
     @property
     def _changed_fields(self) -> list[models.Field[Any, Any]]:

@@ -11,12 +11,13 @@ from django.apps import apps
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.signals import post_migrate
+from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
-from cachebackend.invalidation import clears, deletes, query_changes, relay, statement_outbox
+from cachebackend.invalidation import clears, deletes, query_changes, relay, statement, statement_outbox
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox, new_row
 from cachebackend.invalidation.stored_keys import pack_keys, unpack_keys
@@ -225,6 +226,21 @@ def test_a_large_statement_makes_results_of_its_columns_wrong(
     assert "titles" not in wrong
     Poem.objects.all()._raw_delete("default")
     assert "titles" in results.wrong()
+
+
+def test_an_insert_of_many_rows_reads_no_values_of_them(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would not be followed. All results of the table are wrong."""
+    for module in (query_changes, statement):
+        monkeypatch.setattr(module, "MAX_ROWS", 1)
+    monkeypatch.setattr("cachebackend.invalidation.deletes.MAX_ROWS", 1)
+    with CaptureQueriesContext(connection) as captured:
+        Poem.objects.bulk_create([Poem(name=name) for name in "xyz"])
+    [insert] = [query["sql"] for query in captured if 'INTO "zoo_poem"' in query["sql"]]
+    assert "rank" in insert.partition("RETURNING")[0]
+    assert "rank" not in insert.partition("RETURNING")[2]
+    assert results.wrong() == set(results.stored)
 
 
 def test_raw_sql_through_invalidate_drops_all_results_of_the_table(

@@ -184,8 +184,8 @@ def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: 
     """
     named = columns.ReadColumns.__init__
 
-    def init(self: Any, *given: Any) -> None:
-        named(self, *given)
+    def init(self: Any, *given: Any, **options: Any) -> None:
+        named(self, *given, **options)
         self.names_rows = True
 
     monkeypatch.setattr(columns.ReadColumns, "__init__", init)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from cachebackend.interrupts import raise_interrupt
@@ -53,6 +53,14 @@ class TableChanges:
     knows_old: bool
     is_new: bool
     in_migration: bool
+
+    def units(self, most: int) -> Iterator[TableChanges]:
+        """Yield the changes in parts of at most ``most`` rows."""
+        if len(self.rows) <= most:
+            yield self
+            return
+        for start in range(0, len(self.rows), most):
+            yield replace(self, rows=self.rows[start : start + most])
 
     def states(self) -> list[Row]:
         """Return the rows as they were and as they are, with the columns from which keys are made.

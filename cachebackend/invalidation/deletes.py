@@ -56,6 +56,7 @@ from cachebackend.effects import side_by_side
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import TableChanges
+from cachebackend.invalidation.key_parts import ROWS_OF_UNIT, KeyParts
 from cachebackend.invalidation.query_changes import (
     MAX_ROWS,
     Registry,
@@ -97,11 +98,20 @@ class PendingDeletes:
         self._bytes_of_changes = 0
         self._token = SYSTEM_CLOCK.token()
         self._refills: dict[int, tuple[Dependent, set[Any]]] = {}
+        self._parts = KeyParts()
+
+    @property
+    def outbox_parts(self) -> list[KeysByAlias]:
+        """The keys of each outbox row that the transaction writes."""
+        return self._parts.of_outbox_rows(self.keys)
 
     def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
         """Add the keys of changed rows, and the rows themselves for dependents that write through."""
-        for dependent, changed in changed_rows(model, list(rows), self.using):
-            self.add_changed(dependent, changed)
+        changed = list(rows)
+        for start in range(0, len(changed), ROWS_OF_UNIT):
+            self._parts.begin_unit()
+            for dependent, found in changed_rows(model, changed[start : start + ROWS_OF_UNIT], self.using):
+                self.add_changed(dependent, found)
         for table in tables_of(model):  # which values of other columns they had is not known
             self._add_result_change(table, unknown_change(table.model._meta.db_table, self.using))
 
@@ -123,8 +133,10 @@ class PendingDeletes:
             self._add_result_change(changes.table, change_of_columns(changes, self.using))
 
     def _add_dependents(self, changes: TableChanges) -> None:
-        for dependent, rows in changes.of_dependents(self.using):
-            self.add_changed(dependent, rows)
+        for unit in changes.units(ROWS_OF_UNIT):
+            self._parts.begin_unit()
+            for dependent, rows in unit.of_dependents(self.using):
+                self.add_changed(dependent, rows)
 
     def _add_result_change(self, table: WatchedTable, change: ResultChange) -> None:
         """Add a change that makes results of queries over a table wrong.
@@ -141,10 +153,11 @@ class PendingDeletes:
         self._bytes_of_changes += len(key)
         if self._bytes_of_changes > MAX_CHANGE_BYTES:
             key = change.without_rows().key
-        add_keys(self.keys, dict.fromkeys(table.result_aliases, (key,)))
+        self._add({alias: {key} for alias in table.result_aliases})
 
     def add_table(self, table: WatchedTable) -> None:
         """Add everything that is cached of a table's rows: which rows changed is not known."""
+        self._parts.begin_unit()
         for dependent in table.all_dependents():
             self.add_everything(dependent)
         self.add_results(table)
@@ -160,8 +173,8 @@ class PendingDeletes:
 
     def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
         """Add the keys under which a dependent caches changed rows."""
-        keys = {dependent.alias: dependent.keys_of(rows, self.using)}
-        add_keys(self.keys, keys)
+        keys = {dependent.alias: set(dependent.keys_of(rows, self.using))}
+        self._add(keys)
         if dependent.is_strict:
             add_keys(self.strict_keys, keys)
         if dependent.writes_through:
@@ -175,7 +188,7 @@ class PendingDeletes:
         if ring_cache_of(dependent.alias) is None:
             return
         of_all_rows = dependent.keys_of([{}], self.using)
-        add_keys(self.keys, {dependent.alias: of_all_rows})
+        self._add({dependent.alias: set(of_all_rows)})
         holds_tags = any(map(is_tag_key, of_all_rows))
         self._add_patterns(dependent.alias, dependent.prefixes(self.using), holds_tags=holds_tags)
 
@@ -188,15 +201,23 @@ class PendingDeletes:
             logger.error("what is cached in %r may be stale: its KEY_FUNCTION hides the keys", alias)
             return
         patterns = [pattern_key(cache.pattern_of(*parts), is_tag=holds_tags) for parts in prefixes]
-        add_keys(self.keys, {alias: [ANY_KEY, *patterns]})
+        self._add({alias: {ANY_KEY, *patterns}})
+
+    def _add(self, keys: KeysByAlias) -> None:
+        """Add keys of changed rows."""
+        add_keys(self.keys, keys)
+        self._parts.add(keys)
 
     def add_keys(self, keys: Mapping[str, Iterable[bytes]]) -> None:
-        """Add keys by cache alias."""
+        """Add keys by cache alias. They are not those of changed rows, but may depend on any row."""
         add_keys(self.keys, keys)
 
     def add(self, other: PendingDeletes) -> None:
         """Add what another change of the same transaction invalidates."""
         add_keys(self.keys, other.keys)
+        for part in other._parts.parts:
+            self._parts.begin_unit()
+            self._parts.add(part)
         self.changed_tables.update(other.changed_tables)
         add_keys(self.strict_keys, other.strict_keys)
         for dependent, pks in other._refills.values():

@@ -118,7 +118,7 @@ class TransactionDeletes(CommittedDeletes):
 
     def write_outbox_row(self) -> None:
         """Write the keys to the outbox, in the open transaction."""
-        self._outbox_rows.append(write_row(self.using, self.keys))
+        self._outbox_rows += [write_row(self.using, keys) for keys in self.outbox_parts]
 
     def add_written(self, other: TransactionDeletes) -> None:
         """Add the deletes of a statement that has its own outbox row."""

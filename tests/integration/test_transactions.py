@@ -15,7 +15,13 @@ from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
 from django.test import TestCase, override_settings
 
-from cachebackend import RingCache, invalidation
+from cachebackend import RingCache, invalidate, invalidation
+from cachebackend.backend import find_ring_cache
+from cachebackend.backend.keys import content_of_change_key
+from cachebackend.backend.tag_names import tag_name
+from cachebackend.invalidation import confirmed_rows, deletes, key_parts
+from cachebackend.invalidation.deletes import PendingDeletes, values_and_tags
+from cachebackend.invalidation.stored_keys import unpack_keys
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from tests.zoo.models import Tenant
@@ -318,3 +324,76 @@ def test_autocommit_that_is_turned_on_commits_with_deletes() -> None:
     transaction.set_autocommit(True, using="lite")
     assert Tenant.cached.get(pk=row.pk).rank == 2
     assert OutboxRow.objects.using("lite").count() == 0
+
+
+# Many keys
+
+
+@pytest.fixture
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outbox row has 20 keys at most; those of two changed rows are made together."""
+    monkeypatch.setattr(key_parts, "MOST_KEYS", 20)
+    monkeypatch.setattr(deletes, "ROWS_OF_UNIT", 2)
+
+
+@pytest.fixture
+def articles() -> list[Article]:
+    """Rows that are cached under their primary keys and lookups, and that are tags."""
+    Article.objects.bulk_create([Article(slug=f"a{number:02}", title="old") for number in range(20)])
+    articles = list(Article.objects.all())
+    Article.cached.in_bulk([article.pk for article in articles])
+    return articles
+
+
+@pytest.mark.usefixtures("short_rows")
+def test_a_transaction_of_many_keys_writes_several_outbox_rows(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the tags of its values, and the tags that the project names itself."""
+    monkeypatch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+    with transaction.atomic():
+        Article.objects.filter(slug__lt="a05").update(title="first")
+        Article.objects.update(title="new")
+        for article in articles[:10]:
+            save(article, "again")
+        invalidate("sidebar", alias="default")
+    stored = [unpack_keys(bytes(row.keys))["default"] for row in OutboxRow.objects.filter(label="")]
+    assert len(stored) > 2
+    assert max(map(len, stored)) <= 20
+    cache = find_ring_cache("default")
+    assert cache is not None
+    [sidebar] = cache.many_tag_bytes([tag_name("sidebar")])
+    assert all(sidebar in group for group in stored)
+    for article in articles:
+        alone = PendingDeletes("default")
+        alone.add_rows(Article, [{"pk": article.pk}])
+        values, tags = values_and_tags(alone.keys)
+        of_tags = {key for key in tags["default"] if content_of_change_key(key) is None}
+        found = [group for group in stored if group & values["default"]]
+        assert found
+        assert all(of_tags <= group for group in found)
+
+
+@pytest.mark.usefixtures("short_rows")
+def test_the_relay_deletes_the_keys_of_all_outbox_rows(
+    articles: list[Article], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer died after its commit."""
+    with monkeypatch.context() as patch, transaction.atomic():
+        patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+        Article.objects.update(title="new")
+        transaction.on_commit(patch.undo)
+    OutboxRow.objects.update(created=Now() - timedelta(seconds=5))
+    assert invalidation.relay().rows > 1
+    assert not OutboxRow.objects.exists()
+    titles = {row.title for row in Article.cached.in_bulk([article.pk for article in articles]).values()}
+    assert titles == {"new"}
+
+
+@pytest.mark.usefixtures("short_rows", "articles")
+def test_all_outbox_rows_of_a_transaction_are_deleted_with_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node has confirmed."""
+    monkeypatch.setattr(confirmed_rows, "BATCH_SECONDS", 0)
+    with transaction.atomic():
+        Article.objects.update(title="new")
+    assert not OutboxRow.objects.exists()

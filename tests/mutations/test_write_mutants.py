@@ -13,6 +13,7 @@ from cachebackend.invalidation import (
     columns,
     conflicts,
     deletes,
+    key_parts,
     old_rows,
     returning,
     statement,
@@ -31,7 +32,7 @@ from tests.integration import (
     test_writes,
 )
 from tests.integration.test_strict import before_commit  # noqa: F401  # a fixture that a test needs
-from tests.integration.test_transactions import article  # noqa: F401  # a fixture
+from tests.integration.test_transactions import article, articles  # noqa: F401  # fixtures
 from tests.integration.test_write_seam import tenants_on_sqlite  # noqa: F401  # a fixture
 from tests.mutations.test_mutants import is_caught
 from tests.zoo.models import Seat
@@ -289,6 +290,19 @@ def test_a_large_statement_whose_rows_are_not_all_read(
     test = test_statement_outbox.test_rows_that_are_not_returned_are_read_from_the_outbox
     with monkeypatch.context() as inner:
         assert is_caught(test, way, statement.POSTGRES_18, inner)
+
+
+def test_outbox_rows_without_the_tags_that_protect_any_value(
+    articles: list[Article],  # noqa: F811
+    monkeypatch: Patch,
+) -> None:
+    """A relay may delete a tag before a value of another outbox row."""
+    monkeypatch.setattr(deletes, "ROWS_OF_UNIT", 2)
+    monkeypatch.setattr(key_parts, "MOST_KEYS", 20)
+    with monkeypatch.context() as inner:
+        inner.setattr(key_parts.KeyParts, "of_outbox_rows", lambda parts, _: parts.parts)
+        test = test_transactions.test_a_transaction_of_many_keys_writes_several_outbox_rows
+        assert is_caught(test, articles, inner)
 
 
 def test_deletes_in_the_order_of_the_callbacks(article: Article, monkeypatch: Patch) -> None:  # noqa: F811

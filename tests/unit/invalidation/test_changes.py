@@ -50,3 +50,12 @@ def test_values_that_were_not_read_may_have_changed() -> None:
     row = (1, "a")
     assert (1, "a") in states((row, row), knows_old=False)
     assert (1, "a") in states((row, row), is_new=True)
+
+
+def test_many_rows_come_in_units() -> None:
+    """Everything else of the changes is the same."""
+    [table] = watched_tables(Author._meta.db_table)
+    rows = [ChangedRow({"pk": number}, None) for number in range(5)]
+    changes = TableChanges(table, rows, frozenset(), knows_old=True, is_new=False, in_migration=False)
+    assert [unit.rows for unit in changes.units(2)] == [rows[:2], rows[2:4], rows[4:]]
+    assert list(changes.units(5)) == [changes]

@@ -2,7 +2,8 @@
 
 A value is not stored
 
-- if the open transaction has changed what the loader reads: the transaction may roll back;
+- if the open transaction may have changed what the loader reads: the transaction may roll back. A loader
+  may read anything, and raw SQL may change anything;
 - if the thread has rolled back changes since the load began: the value may come from them;
 - if the loader reads a snapshot that is older than the lease:
 
@@ -82,10 +83,13 @@ def connect_pending_keys(pending_keys: PendingKeys) -> None:
 
 
 class Changes(IntEnum):
-    """What the open transactions of a thread have changed."""
+    """What the open transactions of a thread have changed.
+
+    ``OTHERS`` may be other keys, or rows of which nothing is known to be cached: a loader may read them.
+    """
 
     NOTHING = 0
-    OTHER_KEYS = 1
+    OTHERS = 1
     THESE_KEYS = 2
 
 
@@ -102,7 +106,7 @@ def changed_keys(keys: Iterable[K], using: str) -> set[K]:
 
 
 def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
-    """Return whether a transaction of this thread has changed anything that is cached.
+    """Return whether a transaction of this thread may have changed anything.
 
     Args:
         keys: The keys that matter most.
@@ -114,7 +118,8 @@ def _changes(keys: Collection[bytes] = (), *, asks: bool = False) -> Changes:
     pending = [group for each in transactions for group in _pending_keys(each, asks).values()]
     if _are_pending(keys, pending):
         return Changes.THESE_KEYS
-    return Changes.OTHER_KEYS if any(pending) else Changes.NOTHING
+    has_changes = any(pending) or any(OpenTransaction.of(each).has_changes for each in transactions)
+    return Changes.OTHERS if has_changes else Changes.NOTHING
 
 
 def _are_pending(keys: Iterable[bytes], pending: Collection[Collection[bytes]]) -> bool:
@@ -279,7 +284,7 @@ async def _async_guarded(loader: Loader, *args: Any) -> Any:
     return Unfilled(value) if is_uncommitted else value
 
 
-def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
+def row_guard(loader: Loader, using: str, keys: Collection[bytes], *, has_triggers: bool) -> Loader:
     """Return a guarded loader that reads the rows of some keys, and nothing else, from a database.
 
     It returns a value, MISSING, or a dict that lacks the rows which do not exist.
@@ -287,11 +292,13 @@ def row_guard(loader: Loader, using: str, keys: Collection[bytes]) -> Loader:
     After any change the transaction stores no absence. An upsert does not return the row as it was,
     so no pending delete names its old lookup value, and the row is absent under that value until
     the transaction rolls back. A lookup that names a row needs no such rule: readers compare the row.
+
+    After raw SQL it stores nothing, unless triggers say which rows have changed.
     """
-    return partial(_guarded_rows, loader, using, keys)
+    return partial(_guarded_rows, loader, using, keys, has_triggers)
 
 
-def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: Any) -> Any:
+def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], has_triggers: bool, *args: Any) -> Any:
     connection = connections[using]
     sees_commits = _sees_commits(connection)
     value = loader(*args)
@@ -301,4 +308,9 @@ def _guarded_rows(loader: Loader, using: str, keys: Collection[bytes], *args: An
         return value
     pending = _pending_keys(connection, True).values()
     is_absent = value is MISSING or (isinstance(value, dict) and len(value) < len(keys))
-    return Unfilled(value) if _are_pending(keys, pending) or (is_absent and any(pending)) else value
+    may_be_changed = OpenTransaction.of(connection).has_unknown_changes and not (
+        has_triggers and connection.vendor == "postgresql"
+    )
+    if may_be_changed or _are_pending(keys, pending) or (is_absent and any(pending)):
+        return Unfilled(value)
+    return value

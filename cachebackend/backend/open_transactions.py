@@ -11,7 +11,8 @@ remembered for good: what was computed from them may not be stored later.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
@@ -58,6 +59,7 @@ class OpenTransaction:
         has_statements: Whether the wrapper saw a statement.
         has_new_changes: Whether a statement that may have changed rows ran since
             ``changes_are_known`` was called.
+        has_unknown_changes: Whether one ran outside of ``of_known_rows``, as raw SQL does.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran. It is not remembered
             of a transaction that Django does not manage, whose end may not be seen.
@@ -67,11 +69,13 @@ class OpenTransaction:
 
     has_statements: bool
     has_new_changes: bool
+    has_unknown_changes: bool
     sees_commits: bool | None
     rolled_back = 0
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
+        self._changes_known_rows = False
         self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
         _connections.add(ref(self, _connections.discard))
         self._begin(is_committed=True)
@@ -90,6 +94,7 @@ class OpenTransaction:
             if is_in_transaction(connection):  # its statements so far are unknown
                 transaction._note_statement()
                 transaction.note_changes()
+                transaction.has_unknown_changes = True
         return transaction
 
     def note_changes(self) -> None:
@@ -101,6 +106,20 @@ class OpenTransaction:
         """Record that nothing is unknown of the changes so far."""
         self.has_new_changes = False
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether a statement that may have changed rows ran, of whichever table."""
+        return self._as_changed in _changed
+
+    @contextmanager
+    def of_known_rows(self) -> Iterator[None]:
+        """Return a context for statements that change no row without adding its keys to pending deletes."""
+        before, self._changes_known_rows = self._changes_known_rows, True
+        try:
+            yield
+        finally:
+            self._changes_known_rows = before
+
     def has_begun(self) -> bool:
         """Return whether the transaction may have a snapshot: a statement ran, whether it was seen or not."""
         connection = self.connection
@@ -111,7 +130,7 @@ class OpenTransaction:
     def _begin(self, *, is_committed: bool) -> None:
         if not is_committed:
             self._note_rollback()
-        self.has_statements = self.has_new_changes = False
+        self.has_statements = self.has_new_changes = self.has_unknown_changes = False
         self.sees_commits = None
         _begun.discard(self._as_begun)
         _changed.discard(self._as_changed)
@@ -125,8 +144,10 @@ class OpenTransaction:
                 self._note_statement()
             if isinstance(sql, str) and _ROLLBACK.match(sql):  # to a savepoint
                 self._note_rollback()
-            if not self.has_new_changes and not (isinstance(sql, str) and _READS.match(sql)):
+            is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
+            if not is_known and not (isinstance(sql, str) and _READS.match(sql)):
                 self.note_changes()
+                self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
         try:
             return execute(sql, params, many, context)
         finally:
@@ -140,7 +161,7 @@ class OpenTransaction:
     def _note_rollback(self) -> None:
         """Record that the changes of the transaction so far are rolled back, if there are any."""
         global _rollbacks  # noqa: PLW0603  # there is one count for a process
-        if self._as_changed in _changed:
+        if self.has_changes:
             _rollbacks += 1
             self.rolled_back = _rollbacks
 

@@ -15,6 +15,7 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 
+from cachebackend.backend.open_transactions import OpenTransaction
 from cachebackend.invalidation.tables import forget_tables, watched_tables
 from cachebackend.invalidation.watched import Dependent, register, register_queries
 from cachebackend.invalidation.writes import Write
@@ -61,6 +62,10 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
 
     @functools.wraps(method)
     def execute(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
+        with OpenTransaction.of(self.connection).of_known_rows():
+            return execute_write(self, *args, **kwargs)
+
+    def execute_write(self: SQLCompiler, *args: Any, **kwargs: Any) -> Any:
         tables = watched_tables(self.query.get_meta().db_table)
         if not tables or (write == "update_returning" and not _returns_columns(self, *args, **kwargs)):
             return method(self, *args, **kwargs)  # without columns it calls ``execute_sql``, which is wrapped

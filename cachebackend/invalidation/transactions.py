@@ -240,7 +240,8 @@ def pending_keys(connection: BaseDatabaseWrapper, asks: bool) -> KeysByAlias:
     has_begun = asks and is_open(connection)
     if (has_begun or open_transaction.has_new_changes) and not is_aborted(connection):
         if may_have_trigger_rows(connection.alias):
-            changed = list(take_trigger_rows(connection.alias, leave=is_unmanaged(connection)))
+            with open_transaction.of_known_rows():
+                changed = list(take_trigger_rows(connection.alias, leave=is_unmanaged(connection)))
             for model, rows in changed:
                 open_deletes(connection).add_rows(model, rows)
         open_transaction.changes_are_known()

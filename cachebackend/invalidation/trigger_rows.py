@@ -86,13 +86,13 @@ def may_have_trigger_rows(using: str) -> bool:
 
     The triggers say so in a setting, which Postgres reverts with their rows if a savepoint is rolled
     back. To look into the outbox instead would need rights on it, and would make SERIALIZABLE
-    transactions conflict that write nothing in common.
+    transactions conflict that write nothing in common. (A SELECT without FROM would count as a change.)
     """
     connection = connections[using]
     if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
         return False
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT current_setting('{WROTE}', true) = 'on'")
+        cursor.execute(f"SELECT setting = 'on' FROM current_setting('{WROTE}', true) AS setting")
         [has_written] = cursor.fetchone()
     return bool(has_written)  # None: nothing in this session has made the setting
 

@@ -48,6 +48,7 @@ class RowsByKey(Generic[M]):
     alias: str
     base_manager: str | None
     is_strict: bool
+    has_triggers: bool
     writes_through: bool
     missing_timeout: float | None
     stale_for: float | None

@@ -52,6 +52,7 @@ class FillPolicy(Protocol):
     stale_for: float | None
     missing_timeout: float | None
     is_strict: bool
+    has_triggers: bool
 
 
 class RowReads(Generic[M]):
@@ -270,7 +271,7 @@ class RowReads(Generic[M]):
         changed = yield from self._changed_keys(asked.keys(), place, adapt)
         cacheable = {key: key for key in asked if key not in changed}
         load = partial(self._load_values, lookup, asked, place, rows)
-        loader = adapt(row_guard(load, place.using, list(cacheable)))
+        loader = adapt(row_guard(load, place.using, list(cacheable), has_triggers=self._policy.has_triggers))
         values = yield from protocol.get_or_load_many(
             self._context(place.cache), cacheable, loader, self._fill_options(place.cache)
         )

@@ -21,11 +21,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from threading import Lock
 
-from django.db import DatabaseError, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.backend.open_transactions import is_open
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox import delete_rows
 from cachebackend.models import OutboxRow
 
@@ -75,7 +76,16 @@ def delete_confirmed(using: str, pks: Iterable[int | None]) -> None:
     written = [pk for pk in pks if pk is not None]
     if not written:
         return
-    connection = connections[using]
+    try:
+        _delete_some(connections[using], written)
+    except Exception as error:  # a wrapper of the program's statements may raise anything
+        raise_interrupt(error)
+        logger.debug("confirmed outbox rows are left to the relay", exc_info=True)
+
+
+def _delete_some(connection: BaseDatabaseWrapper, written: Sequence[int]) -> None:
+    """Delete the rows of a batch that is due, in which ``written`` may be."""
+    using = connection.alias
     if not connection.features.has_select_for_update_skip_locked:
         delete_rows(using, *written)
         return
@@ -85,10 +95,10 @@ def delete_confirmed(using: str, pks: Iterable[int | None]) -> None:
         return
     try:
         _delete(connection, due)
-    except DatabaseError:
-        logger.debug("confirmed outbox rows are left to the relay", exc_info=True)
+    except Exception:
         if not connection.autocommit:  # the caller commits this transaction
             connection.rollback()
+        raise
 
 
 def _delete(connection: BaseDatabaseWrapper, pks: Sequence[int]) -> None:

@@ -11,10 +11,12 @@ from django.db import DataError, connection, transaction
 from django.db.models import F
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 
 from cachebackend import invalidation
+from cachebackend.invalidation import confirmed_rows
 from cachebackend.models import OutboxRow
-from tests.zoo.models import Author, Price
+from tests.zoo.models import Author, Price, Profile
 
 pytestmark = [
     pytest.mark.postgres,
@@ -102,3 +104,21 @@ def test_an_error_of_a_wrapper_of_the_program_leaves_nothing_stale() -> None:
     with pytest.raises(DataError), connection.execute_wrapper(wrapper):
         Author.objects.update(rank=5)
     assert Author.cached.get(pk=author.pk).rank == 5
+
+
+def test_an_error_of_a_wrapper_at_the_outbox_keeps_no_row_from_being_loaded() -> None:
+    """The row is written through: the next read needs no query."""
+    profile = Profile.objects.create(name="p")
+    Profile.cached.get(pk=profile.pk)
+
+    def wrapper(execute: Any, sql: str, *given: Any) -> Any:
+        if sql.startswith("DELETE"):
+            raise LookupError
+        return execute(sql, *given)
+
+    confirmed_rows._waiting.clear()
+    with connection.execute_wrapper(wrapper):
+        Profile.objects.filter(pk=profile.pk).update(rank=9)
+    with CaptureQueriesContext(connection) as captured:
+        assert Profile.cached.get(pk=profile.pk).rank == 9
+    assert not captured.captured_queries

@@ -25,7 +25,6 @@ from cachebackend.backend.scope import scopes_of_write
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
-from cachebackend.invalidation.stored_keys import MAX_KEY_BYTES
 from cachebackend.invalidation.watched import Row
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
@@ -85,9 +84,7 @@ class ResultChange(NamedTuple):
         """The change as one of the keys that wait for the commit."""
         rows = None if self.rows is None else [_packed(row) for row in self.rows]
         columns = None if self.columns is None else sorted(self.columns)
-        key = change_key(ormsgpack.packb([list(self.scopes), self.table, rows, columns]))
-        # The relay reads no longer keys
-        return key if rows is None or len(key) <= MAX_KEY_BYTES else self.without_rows().key
+        return change_key(ormsgpack.packb([list(self.scopes), self.table, rows, columns]))
 
     @classmethod
     def read(cls, content: bytes) -> ResultChange:

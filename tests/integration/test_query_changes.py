@@ -441,4 +441,4 @@ def test_a_change_of_many_rows_fits_into_an_outbox_row() -> None:
     key = query_changes.ResultChange(["default"], "t", rows).key
     assert unpack_keys(pack_keys({"default": {key}})) == {"default": {key}}
     change = query_changes.ResultChange.read(content_of_change_key(key) or b"")
-    assert (change.rows, change.columns) == (None, ["rank"])
+    assert len(change.rows or ()) == query_changes.MAX_ROWS

@@ -30,7 +30,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
-from cachebackend.invalidation.outbox_table import forget_outbox, has_outbox, may_have_outbox
+from cachebackend.invalidation.outbox_table import asking_again, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
 from cachebackend.invalidation.query_changes import wrong_keys_at
 from cachebackend.invalidation.stored_keys import pack_keys
@@ -80,13 +80,10 @@ def write_row(using: str, keys: Mapping[str, Iterable[bytes]], *, node: str = ""
     if not keys or not has_outbox(using):
         return None
     row = new_row(keys, node=node)
-    try:
+    with asking_again(using):
         if connections[using].vendor == "postgresql":
             return _insert(using, row)
         row.save(using=using)
-    except DatabaseError:
-        forget_outbox(using)
-        raise
     return row.pk
 
 

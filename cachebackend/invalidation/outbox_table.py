@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import DatabaseError, DataError, IntegrityError, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.models import OutboxRow
 
-__all__ = ["forget_outbox", "has_outbox", "look_for_outbox", "may_have_outbox"]
+__all__ = ["asking_again", "forget_outbox", "has_outbox", "look_for_outbox", "may_have_outbox"]
 
 logger = logging.getLogger("cachebackend")
 
@@ -59,6 +61,21 @@ def forget_outbox(using: str) -> None:
     seen = {database for database in tuple(_with_table) if database[0] == using}
     _in_doubt.update(seen)
     _with_table.difference_update(seen)
+
+
+@contextmanager
+def asking_again(using: str) -> Iterator[None]:
+    """Execute a statement that names the outbox inside this block: if it fails, the next one looks again.
+
+    An error of the values that a statement writes says nothing about the table.
+    """
+    try:
+        yield
+    except (DataError, IntegrityError):
+        raise
+    except DatabaseError:
+        forget_outbox(using)
+        raise
 
 
 def look_for_outbox(using: str) -> bool:

@@ -37,6 +37,7 @@ from cachebackend.invalidation.old_rows import (
     update_by_rowid,
     update_joined,
 )
+from cachebackend.invalidation.outbox_table import asking_again
 from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import returning
 from cachebackend.invalidation.statement_changes import StatementChanges
@@ -87,7 +88,8 @@ class Write(StatementChanges):
             table, self._connection.ops.quote_name, is_large=self._is_large, returns_all=returns_all
         )
         self._own = OwnStatement(self._connection.alias, table, outbox)
-        yield
+        with asking_again(self._connection.alias):
+            yield
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from cachebackend import invalidation
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
+from tests.zoo.models import Author
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -52,3 +53,15 @@ def test_the_relay_looks_again_after_one_error() -> None:
     finally:
         rename("renamed", "cachebackend_outboxrow")
     assert invalidation.outbox_lag("default") == 0.0
+
+
+def test_statements_that_write_their_own_row_look_again_after_one_error() -> None:
+    """A statement in autocommit names the table, too."""
+    Author.objects.create(name="a")
+    rename("cachebackend_outboxrow", "renamed")
+    try:
+        with pytest.raises(ProgrammingError):
+            Author.objects.create(name="b")
+        Author.objects.create(name="c")
+    finally:
+        rename("renamed", "cachebackend_outboxrow")

@@ -66,7 +66,7 @@ from cachebackend.invalidation.query_changes import (
     unknown_change,
 )
 from cachebackend.invalidation.stored_keys import MAX_CHANGE_BYTES
-from cachebackend.invalidation.tables import WatchedTable, changed_rows, tables_of
+from cachebackend.invalidation.tables import WatchedTable, changed_rows, table_name, tables_of
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
 __all__ = ["PendingDeletes", "delete_keys", "ring_cache_of", "values_and_tags"]
@@ -164,7 +164,7 @@ class PendingDeletes:
 
     def add_results(self, table: WatchedTable) -> None:
         """Add all results of queries over a table: which rows changed is not known."""
-        name = table.model._meta.db_table
+        name = table_name(table.model._meta.db_table)
         self._add_result_change(table, unknown_change(name, self.using))
         if namespace_function() is not None:  # of other namespaces only a pattern matches the shards
             prefixes = [prefixes_of_queries(each, name) for each in databases_of_write(self.using)]

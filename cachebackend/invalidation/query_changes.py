@@ -25,6 +25,7 @@ from cachebackend.backend.scope import scopes_of_write
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
+from cachebackend.invalidation.tables import table_name
 from cachebackend.invalidation.watched import Row
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
@@ -69,7 +70,7 @@ class ResultChange(NamedTuple):
 
     Attributes:
         scopes: The scopes in which results of the table are cached.
-        table: The table.
+        table: The name of the table, as readers have it (``table_name``).
         rows: The rows; None: they are not known, or too many.
         columns: If they are not: the columns that changed; None: all.
     """
@@ -173,7 +174,7 @@ def changes_of_rows(changes: TableChanges, using: str) -> ResultChange | None:
     changed = None if catalogue_of(table, using).has_before_row_triggers else changes.columns
     found = (_value_change(row, fields, changed, knows_old=changes.knows_old) for row in changes.rows)
     rows = [each for each in found if each is not None]
-    return ResultChange(scopes, table, rows) if rows else None
+    return ResultChange(scopes, table_name(table), rows) if rows else None
 
 
 def change_of_columns(changes: TableChanges, using: str) -> ResultChange:
@@ -189,7 +190,7 @@ def change_of_columns(changes: TableChanges, using: str) -> ResultChange:
 
 def unknown_change(table: str, using: str, columns: Collection[str] | None = None) -> ResultChange:
     """Return a change of rows that are not known; None for ``columns``: nor are the columns."""
-    return ResultChange(scopes_of_write(using), table, None, columns)
+    return ResultChange(scopes_of_write(using), table_name(table), None, columns)
 
 
 def _value_change(

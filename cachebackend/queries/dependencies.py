@@ -18,6 +18,7 @@ from django.db.models.sql import Query
 
 from cachebackend.backend.query_names import shape_tag_name
 from cachebackend.invalidation.catalogue import TableCatalogue
+from cachebackend.invalidation.tables import table_name
 from cachebackend.queries.binding import Values, bound_values
 from cachebackend.queries.known import check_query
 from cachebackend.queries.not_cached import NotCached
@@ -43,7 +44,7 @@ class Dependency:
     """What a result depends on in one alias of a table.
 
     Attributes:
-        table: The ``db_table`` of the model.
+        table: The name of the table, as writers have it (``table_name``).
         alias: The first alias in the SQL that depends on this; empty for a model of ``depends_on``.
         model: The model.
         shape: The bound columns, and the columns that the result depends on.
@@ -202,7 +203,7 @@ class _Dependencies:
                 table = part._meta.db_table
                 if is_plain_table(part, table, self._using):
                     watched_catalogue(table, self._using, self._rules)
-                    yield Dependency(table, "", part, Shape((), None), {})
+                    yield Dependency(table_name(table), "", part, Shape((), None), {})
 
     def _of_select(self, select: Select) -> Iterator[Dependency]:
         catalogues = {
@@ -219,7 +220,7 @@ class _Dependencies:
             assert model is not None  # noqa: S101  # else there is no catalogue
             values = _at_most(bound[alias], MOST_TAGS)
             columns = self._columns(model, catalogue, self._named(select, alias))
-            yield Dependency(table, alias, model, Shape(values, columns), values)
+            yield Dependency(table_name(table), alias, model, Shape(values, columns), values)
 
     def _catalogue(self, table: str) -> TableCatalogue | None:
         """Return the catalogue of a table; None if the models of ``depends_on`` say what it shows."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.signals import post_migrate
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
@@ -20,6 +20,7 @@ from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation import clears, deletes, query_changes, relay, statement, statement_outbox
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox, new_row
+from cachebackend.invalidation.query_changes import ResultChange, unknown_change
 from cachebackend.invalidation.stored_keys import pack_keys, unpack_keys
 from cachebackend.invalidation.tables import forget_tables
 from cachebackend.invalidation.transactions import pending_keys
@@ -27,6 +28,7 @@ from cachebackend.invalidation.watched import _queried
 from cachebackend.models import OutboxRow
 from cachebackend.protocol import FillOptions, ShapeEntry
 from cachebackend.protocol.missed_deletes import ALL_KEYS
+from cachebackend.queries.dependencies import dependencies_of
 from cachebackend.shapes import Shape, value_digest
 from tests.shop.models import Meter
 from tests.zoo.models import Author, Label, Poem, Post
@@ -442,3 +444,24 @@ def test_a_change_of_many_rows_fits_into_an_outbox_row() -> None:
     assert unpack_keys(pack_keys({"default": {key}})) == {"default": {key}}
     change = query_changes.ResultChange.read(content_of_change_key(key) or b"")
     assert len(change.rows or ()) == query_changes.MAX_ROWS
+
+
+@isolate_apps("tests.zoo")
+@pytest.mark.postgres
+def test_a_table_has_one_name_for_its_readers_and_writers(poems: list[Poem]) -> None:
+    """One model may name its schema, and another model of the table may not."""
+
+    class Ranked(models.Model):
+        rank = models.IntegerField()
+
+        class Meta:
+            app_label = "zoo"
+            managed = False
+            db_table = f'public"."{Poem._meta.db_table}'
+
+    [dependency] = dependencies_of(Ranked.objects.filter(rank=0).query, "default")
+    assert dependency.table == unknown_change(Ranked._meta.db_table, "default").table
+    changed = change_keys(scheduled(poems[0]))
+    assert {ResultChange.read(content_of_change_key(key) or b"").table for key in changed} == {
+        dependency.table
+    }

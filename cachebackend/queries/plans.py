@@ -82,7 +82,8 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     scope = scope_of(compiler.using)
     text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version()])
     digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
-    name = (cache.key_prefix, cache.version, options.alias, options.depends_on, digest)
+    model = compiler.query.model  # two models of one table have the same SQL, and other fields
+    name = (cache.key_prefix, cache.version, options.alias, options.depends_on, model, digest)
     plan = _plans.get(name)
     if plan is None:
         try:

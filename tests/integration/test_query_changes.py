@@ -29,6 +29,8 @@ from cachebackend.models import OutboxRow
 from cachebackend.protocol import FillOptions, ShapeEntry
 from cachebackend.protocol.missed_deletes import ALL_KEYS
 from cachebackend.queries.dependencies import dependencies_of
+from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.plans import plan_of
 from cachebackend.shapes import Shape, value_digest
 from tests.shop.models import Meter
 from tests.zoo.models import Author, Label, Poem, Post
@@ -465,3 +467,29 @@ def test_a_table_has_one_name_for_its_readers_and_writers(poems: list[Poem]) -> 
     assert {ResultChange.read(content_of_change_key(key) or b"").table for key in changed} == {
         dependency.table
     }
+
+
+@isolate_apps("tests.zoo")
+def test_two_models_of_one_table_have_plans_of_their_own(cache: RingCache) -> None:
+    """Their SQL is the same, and the fields that it binds are not."""
+
+    class Ranked(models.Model):
+        rank = models.IntegerField()
+
+        class Meta:
+            app_label = "zoo"
+            managed = False
+            db_table = Poem._meta.db_table
+
+    class Placed(models.Model):
+        place = models.IntegerField(db_column="rank")
+
+        class Meta:
+            app_label = "zoo"
+            managed = False
+            db_table = Poem._meta.db_table
+
+    for queryset in (Ranked.objects.filter(rank=0).values("pk"), Placed.objects.filter(place=0).values("pk")):
+        plan = plan_of(queryset.query.get_compiler("default"), "multi", QueryOptions(), cache)
+        assert plan is not None
+        assert {field.model for field in plan.equalities} == {queryset.model}

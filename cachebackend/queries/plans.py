@@ -80,7 +80,7 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     if not sql:
         return None
     scope = scope_of(compiler.using)
-    text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version()])
+    text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version(), str(options.timeout)])
     digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
     model = compiler.query.model  # two models of one table have the same SQL, and other fields
     name = (cache.key_prefix, cache.version, options.alias, options.depends_on, model, digest)

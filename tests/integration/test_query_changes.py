@@ -493,3 +493,11 @@ def test_two_models_of_one_table_have_plans_of_their_own(cache: RingCache) -> No
         plan = plan_of(queryset.query.get_compiler("default"), "multi", QueryOptions(), cache)
         assert plan is not None
         assert {field.model for field in plan.equalities} == {queryset.model}
+
+
+def test_a_result_with_another_timeout_has_a_key_of_its_own(cache: RingCache) -> None:
+    """Or a reader would get a result that is older than its own timeout allows."""
+    compiler = Poem.objects.filter(rank=0).values("pk").query.get_compiler("default")
+    plans = [plan_of(compiler, "multi", QueryOptions(timeout=seconds), cache) for seconds in (1, 60, 60)]
+    keys = [plan.key for plan in plans if plan is not None]
+    assert keys[0] != keys[1] == keys[2]

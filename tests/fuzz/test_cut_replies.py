@@ -73,7 +73,10 @@ def tasks(commands: Sequence[Command], pieces: Sequence[bytes]) -> list[Any]:
 
     async def run() -> list[Any]:
         transport: Any = SimpleNamespace(
-            write=lambda _: None, get_write_buffer_size=lambda: 0, is_closing=lambda: True
+            write=lambda _: None,
+            get_write_buffer_size=lambda: 0,
+            is_closing=lambda: True,
+            abort=lambda: None,
         )
         connection = MultiplexedConnection(60.0)
         connection.connection_made(transport)

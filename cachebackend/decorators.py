@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial, update_wrapper
+from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -25,8 +25,10 @@ from cachebackend.backend.open_transactions import any_changed
 from cachebackend.backend.scope import is_asked_in_thread
 from cachebackend.backend.tag_names import tags_of
 from cachebackend.codec import EncodeError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.transactions import invalidate_together
+from cachebackend.properties import cached_property
 
 __all__ = ["CachedFunction", "aliases_of_functions", "cached"]
 
@@ -149,6 +151,7 @@ class CachedFunction(Generic[P, R]):
         try:
             return f"{prefix}:{arguments_digest(bound.arguments, self._captures)}"
         except EncodeError as error:
+            raise_interrupt(error)
             message = (
                 f"{self._name}() has an argument that cannot be part of a key; give @cached(key=…): {error}"
             )
@@ -164,6 +167,7 @@ class CachedFunction(Generic[P, R]):
         try:
             digest = captures_digest(self._function)
         except EncodeError as error:
+            raise_interrupt(error)
             message = (
                 f"nothing distinguishes {self._name} from others of its class; decorate a function: {error}"
             )

@@ -8,12 +8,13 @@ asyncio, and a test can step two operations against each other in any order.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from cachebackend.errors import NodeReplyError, RingCacheError
+from cachebackend.properties import cached_property
 from cachebackend.replies import Reply, Shape
 
 __all__ = [

@@ -16,13 +16,13 @@ invalidated and never too little.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from hashlib import blake2b
 
 import ormsgpack
 from xxhash import xxh3_64_digest, xxh3_128_hexdigest
 
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.properties import cached_property
 
 __all__ = ["NULL", "SHAPE_ID_BYTES", "Shape", "value_digest"]
 

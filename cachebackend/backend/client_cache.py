@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from cachebackend import protocol
@@ -14,6 +13,7 @@ from cachebackend.client import RingClient
 from cachebackend.conf import alias_of
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
+from cachebackend.properties import cached_property
 from cachebackend.registry import ring_client
 
 __all__ = ["ClientCache"]

@@ -21,7 +21,6 @@ A rollback of changes makes the next ``set`` a refused one, too: its value may c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 from cachebackend import protocol
@@ -30,6 +29,7 @@ from cachebackend.backend.client_cache import ClientCache
 from cachebackend.backend.keys import Timeout
 from cachebackend.backend.open_transactions import rollbacks
 from cachebackend.backend.remembered_leases import RememberedLeases
+from cachebackend.properties import cached_property
 
 __all__ = ["LeasingCache"]
 

@@ -10,7 +10,6 @@ deleted, the registry is read, and the tags that the change makes wrong are dele
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import ormsgpack
@@ -27,6 +26,7 @@ from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
 from cachebackend.invalidation.tables import table_name
 from cachebackend.invalidation.watched import Row
+from cachebackend.properties import cached_property
 from cachebackend.query_counts import shape_form
 from cachebackend.shapes import NULL, Shape, value_digest
 

@@ -8,7 +8,6 @@ each child that has one. A row of a many-to-many table belongs to the rows at bo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -24,6 +23,7 @@ from cachebackend.invalidation.watched import (
     shares_rows,
     watched_models,
 )
+from cachebackend.properties import cached_property
 
 __all__ = [
     "WatchedTable",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -19,6 +18,7 @@ from cachebackend.managers.keys import LookupNames, RowKeys
 from cachebackend.managers.queries import RowQueries
 from cachebackend.managers.reads import UNKNOWN, Place, RowReads
 from cachebackend.managers.rows import RowShape
+from cachebackend.properties import cached_property
 
 __all__ = ["RowsByKey"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Self, TypeVar, cast
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -17,6 +16,7 @@ from cachebackend.invalidation import watch, watch_queries, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.by_key import RowsByKey
 from cachebackend.managers.keys import LookupNames, NoKeys, RowKeys
+from cachebackend.properties import cached_property
 from cachebackend.queries.options import DEFAULT, QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet
 

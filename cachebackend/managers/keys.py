@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,6 +11,7 @@ from django.db import models
 from cachebackend.backend.canonical import is_comparable, key_part
 from cachebackend.backend.tag_names import table_of
 from cachebackend.managers.lookups import Lookup, fault_of
+from cachebackend.properties import cached_property
 
 __all__ = ["LookupNames", "NoKeys", "RowKeys"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypeAlias
 
 from django.core.exceptions import FieldDoesNotExist
@@ -18,6 +17,7 @@ from cachebackend.backend.canonical import (
     key_parts,
 )
 from cachebackend.invalidation.conflicts import unique_groups
+from cachebackend.properties import cached_property
 
 __all__ = ["AnyField", "Lookup", "fault_of"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from operator import itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
@@ -21,6 +20,7 @@ from django.db.models.signals import post_init, pre_init
 from xxhash import xxh3_64_hexdigest
 
 from cachebackend.managers.lookups import Lookup
+from cachebackend.properties import cached_property
 
 __all__ = ["Row", "RowShape"]
 

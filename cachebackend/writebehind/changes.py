@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured, ValidationError
@@ -13,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.properties import cached_property
 from cachebackend.protocol import Change, Partition, RowWrite
 from cachebackend.protocol.queue.encodings import DEFAULT_DATABASE, entry_of_database
 from cachebackend.writebehind.encoding import clean_value, encoding_of

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Reply
 from cachebackend.errors import RingCacheError, WriteBehindDamagedError, WriteBehindMovedError
 from cachebackend.options import WriteBehindOptions
+from cachebackend.properties import cached_property
 from cachebackend.protocol.rounds import FailNode, node_failure
 from cachebackend.ring import Ring
 

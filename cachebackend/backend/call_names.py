@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from enum import Enum, Flag
 from functools import partial
 from hashlib import sha256
@@ -81,8 +80,10 @@ def captures_digest(function: Callable[..., Any]) -> str:
         return arguments_digest({}, getattr(function, "__self__", function))[:32]
     names: list[bytes] = []
     for cell in (cell for each in functions for cell in each.__closure__ or ()):
-        with suppress(EncodeError):  # the caller's own text distinguishes the calls
+        try:
             names.append(pack_plain(_Namer().plain(_contents(cell))))
+        except EncodeError as error:  # the caller's own text distinguishes the calls
+            raise_interrupt(error)
     return _hash(names) if names else ""
 
 

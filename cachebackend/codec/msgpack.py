@@ -87,7 +87,8 @@ def has_own_types(value: object) -> bool:
     """
     try:
         ormsgpack.packb(value, None, _OPTIONS)
-    except EncodeError:
+    except EncodeError as error:
+        raise_interrupt(error)
         return False
     return True
 
@@ -97,6 +98,7 @@ def _dumps(depth: int, value: object) -> bytes:
     try:
         return ormsgpack.packb(value, _EXTEND[depth], _OPTIONS)
     except EncodeError as error:
+        raise_interrupt(error)
         _pass_interrupt(error, _NOT_EXTENDED, partial(_dumps, depth), value)
         raise
 
@@ -215,7 +217,7 @@ def _pass_interrupt(
     """Return the error of ``_extend`` or ``_restore``, which ormsgpack drops; raise that of a signal handler.
 
     Both functions record what they raise. Before its first instruction a function can record nothing;
-    whether it was interrupted there is seen by making the same call again.
+    whether it was interrupted there is seen by making the same call again. If that fails too, it records why.
 
     Args:
         error: The error that ormsgpack has raised.
@@ -235,10 +237,13 @@ def _pass_interrupt(
             call(argument)
         except (EncodeError, ValueError) as repeated:
             raise_interrupt(repeated)
-            return None
+            if not _raised.__dict__.pop("has_cause", False):
+                return None
         finally:
             _raised.is_repeated = False
         raise InterruptLostError
+    if getattr(_raised, "is_repeated", False):
+        _raised.has_cause = cause is not None
     if cause is None or type(cause) is _LongError:
         return cause
     if not isinstance(cause, Exception):

@@ -62,7 +62,8 @@ def _msgpack_or(fallback: Dumps) -> Dumps:
     def dumps(value: object, key: bytes) -> Payload:
         try:
             return CodecId.MSGPACK_EXTENDED, msgpack.dumps(value)
-        except msgpack.EncodeError:
+        except msgpack.EncodeError as error:
+            raise_interrupt(error)
             return fallback(value, key)
 
     return dumps
@@ -117,6 +118,7 @@ def _msgpack(value: object, _: bytes) -> Payload:
     try:
         return CodecId.MSGPACK_EXTENDED, msgpack.dumps(value)
     except msgpack.EncodeError as error:
+        raise_interrupt(error)
         message = f"codec 'msgpack' cannot hold this {type(value).__name__}: {error}"
         raise CodecError(message) from error
 

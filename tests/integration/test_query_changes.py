@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -74,7 +75,9 @@ class Results:
         tag = shape.tag(digests)
         assert tag is not None
         [tag_key] = self.cache.many_tag_bytes([shape_tag_name(scope, self.table, tag)])
-        [shard] = self.cache.many_tag_bytes([shard_of_result(scope, self.table, name.encode())])
+        [shard] = self.cache.many_tag_bytes(
+            [shard_of_result(scope, self.table, sha256(name.encode()).digest())]
+        )
         entry = ShapeEntry(shard, shape.id, shape.description)
         key = self.cache.key_bytes(name.replace(" ", "-"))
         self.stored[name] = key, FillOptions(60_000, tags=(tag_key,), shapes=(entry,))

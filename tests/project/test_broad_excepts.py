@@ -16,6 +16,8 @@ BROAD = {
     *("ValueError", "TypeError", "LookupError", "KeyError", "IndexError", "AttributeError"),
     *("ArithmeticError", "OverflowError", "MemoryError", "AssertionError"),
     *("CONNECTION_ERRORS", "UNREADABLE"),
+    # ormsgpack's names for TypeError and ValueError
+    *("EncodeError", "msgpack.EncodeError", "ormsgpack.MsgpackEncodeError", "ormsgpack.MsgpackDecodeError"),
 }
 #: Commands end with what interrupts them, and tests have no time limits in our code.
 LEFT_OUT = ("management/", "testing/")

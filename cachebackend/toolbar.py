@@ -123,7 +123,8 @@ def _cache_of(owner: Any) -> RingCache | None:
     """Return the cache that a cache, a manager or a queryset reads; None if its alias has another backend."""
     if isinstance(owner, RingCache):
         return owner
-    return find_ring_cache(owner.cache_options.alias if isinstance(owner, CachedQuerySet) else owner.alias)
+    is_queryset = isinstance(owner, CachedQuerySet)
+    return find_ring_cache(owner.cache_options.alias if is_queryset else owner.cache_alias)
 
 
 def _wrap(panel: type[RingPanel], owner: type[Any], name: str, shown: str) -> None:

@@ -131,7 +131,7 @@ def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
         for model in watched_models()
         for using in [router.db_for_write(model)]
         if not may_have_outbox(using)
-        and any(each.alias in ring_aliases() for _, each in dependents_of(model))
+        and any(each.cache_alias in ring_aliases() for _, each in dependents_of(model))
     ]
 
 
@@ -139,14 +139,14 @@ def check_columns_as_json(**_: Any) -> list[CheckMessage]:
     """ringcache.E016: a cached model has a column that the alias' codec ``json`` cannot hold."""
     return [
         Error(
-            f"{model._meta.label}.{dependent.name} is cached by CACHES[{dependent.alias!r}], whose codec "
-            f"'json' cannot hold {', '.join(names)}: every read that fills would fail.",
+            f"{model._meta.label}.{dependent.name} is cached by CACHES[{dependent.cache_alias!r}], whose "
+            f"codec 'json' cannot hold {', '.join(names)}: every read that fills would fail.",
             hint="Use the codec 'msgpack', which also never pickles.",
             obj=model,
             id="ringcache.E016",
         )
         for model, dependent in all_dependents()
-        if isinstance(dependent, CachedManager) and _is_json(dependent.alias)
+        if isinstance(dependent, CachedManager) and _is_json(dependent.cache_alias)
         if (names := [each.name for each in model._meta.concrete_fields if not _is_plain(each)])
     ]
 
@@ -175,7 +175,7 @@ def check_aliases(**_: Any) -> list[CheckMessage]:
     users: dict[str, list[str]] = {}
     for model, dependent in all_dependents():
         if isinstance(dependent, CachedManager):
-            users.setdefault(dependent.alias, []).append(f"{model._meta.label}.{dependent.name}")
+            users.setdefault(dependent.cache_alias, []).append(f"{model._meta.label}.{dependent.name}")
     for alias in aliases_of_functions():
         users.setdefault(alias, []).append("functions with @cached")
     return [
@@ -241,7 +241,7 @@ def check_strict_sentinels(**_: Any) -> list[CheckMessage]:
             id="ringcache.W002",
         )
         for watched in watched_models()
-        for alias in sorted({each.alias for _, each in dependents_of(watched) if each.is_strict})
+        for alias in sorted({each.cache_alias for _, each in dependents_of(watched) if each.is_strict})
         for node in _nodes_of(alias)
         if node.url.startswith(f"{SENTINEL_SCHEME}:")
     ]

@@ -173,7 +173,7 @@ class PendingDeletes:
 
     def add_changed(self, dependent: Dependent, rows: Sequence[Row]) -> None:
         """Add the keys under which a dependent caches changed rows."""
-        keys = {dependent.alias: set(dependent.keys_of(rows, self.using))}
+        keys = {dependent.cache_alias: set(dependent.keys_of(rows, self.using))}
         self._add(keys)
         if dependent.is_strict:
             add_keys(self.strict_keys, keys)
@@ -185,12 +185,12 @@ class PendingDeletes:
 
         Their nodes are searched for them after the commit, so strict keys are not in quarantine.
         """
-        if ring_cache_of(dependent.alias) is None:
+        if ring_cache_of(dependent.cache_alias) is None:
             return
         of_all_rows = dependent.keys_of([{}], self.using)
-        self._add({dependent.alias: set(of_all_rows)})
+        self._add({dependent.cache_alias: set(of_all_rows)})
         holds_tags = any(map(is_tag_key, of_all_rows))
-        self._add_patterns(dependent.alias, dependent.prefixes(self.using), holds_tags=holds_tags)
+        self._add_patterns(dependent.cache_alias, dependent.prefixes(self.using), holds_tags=holds_tags)
 
     def _add_patterns(self, alias: str, prefixes: Sequence[tuple[str, str]], *, holds_tags: bool) -> None:
         """Add all keys that begin with some prefixes."""

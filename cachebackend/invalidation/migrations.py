@@ -82,7 +82,7 @@ def _drop_database(using: str) -> None:
     by_alias: dict[tuple[str, bool], Dependent] = {}
     for dependents in dependents_by_model().values():
         for dependent in dependents:
-            by_alias[dependent.alias, isinstance(dependent, ModelTags)] = dependent
+            by_alias[dependent.cache_alias, isinstance(dependent, ModelTags)] = dependent
     databases = databases_of_write(using)
     _drop(
         [
@@ -117,12 +117,12 @@ def _drop(searched: Sequence[tuple[Dependent, Sequence[tuple[str, str]]]], using
     """
     # Values first, then tags: else a page is made of an old row and kept under the new tag
     for dependent, prefixes in sorted(searched, key=lambda each: isinstance(each[0], ModelTags)):
-        cache = ring_cache(dependent.alias)
+        cache = ring_cache(dependent.cache_alias)
         deletes = PendingDeletes(using)
         try:
             for parts in prefixes:
                 cache.client.run(protocol.clear(cache.client.context, cache.pattern_of(*parts)))
-            deletes.add_keys({dependent.alias: dependent.keys_of([{}], using)})
+            deletes.add_keys({dependent.cache_alias: dependent.keys_of([{}], using)})
             invalidate_together(deletes)
         except RingCacheError:
-            logger.exception("what is cached in %s may be older than the tables", dependent.alias)
+            logger.exception("what is cached in %s may be older than the tables", dependent.cache_alias)

@@ -38,11 +38,11 @@ class ModelTags:
 
     def __init__(self, model: type[models.Model], alias: str) -> None:
         self.model = model
-        self.alias = alias
+        self.cache_alias = alias
 
     def keys_of(self, rows: Sequence[Mapping[str, Any]], using: str) -> list[bytes]:
         """Return the keys of the tags of the model and of the rows."""
-        cache = find_ring_cache(self.alias)
+        cache = find_ring_cache(self.cache_alias)
         if not rows or cache is None:
             return []
         return cache.many_tag_bytes(

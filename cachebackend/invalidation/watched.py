@@ -35,7 +35,7 @@ class Dependent(Protocol):
     """Something that caches rows of a model."""
 
     @property
-    def alias(self) -> str:
+    def cache_alias(self) -> str:
         """The cache alias of the keys."""
         ...
 
@@ -131,7 +131,7 @@ def dependents_by_model() -> dict[type[models.Model], list[Dependent]]:
     """
     by_model: dict[type[models.Model], list[Dependent]] = {}
     for model, dependent in all_dependents():
-        if find_ring_cache(dependent.alias) is not None:
+        if find_ring_cache(dependent.cache_alias) is not None:
             by_model.setdefault(model, []).append(dependent)
     return by_model
 

@@ -33,7 +33,7 @@ class RowsByKey(Generic[M]):
         name: The name of the manager on the model.
         lookups: What rows are looked up by, beside the primary key.
         timeout: Seconds until a cached row expires.
-        alias: The cache alias.
+        cache_alias: The cache alias.
         base_manager: The name of the manager through which rows are loaded; None: Django's ``_base_manager``.
         is_strict: Whether the keys are quarantined while a row is written.
         writes_through: Whether a changed row is loaded again.
@@ -45,7 +45,7 @@ class RowsByKey(Generic[M]):
     name: str
     lookups: tuple[LookupNames, ...]
     timeout: float | object | None
-    alias: str
+    cache_alias: str
     base_manager: str | None
     is_strict: bool
     has_triggers: bool
@@ -217,7 +217,7 @@ class RowsByKey(Generic[M]):
     @property
     def _place(self) -> Place | None:
         """Where rows are read; None if the alias has no ring cache."""
-        cache = find_ring_cache(self.alias)
+        cache = find_ring_cache(self.cache_alias)
         if cache is None:
             return None
         using = self._using
@@ -259,7 +259,7 @@ class RowsByKey(Generic[M]):
         Raises:
             ImproperlyConfigured: The alias is not a ring cache.
         """
-        return ring_cache(self.alias, "CachedManager")
+        return ring_cache(self.cache_alias, "CachedManager")
 
     def _or_raise(self, row: M | None, lookup: dict[str, Any]) -> M:
         if row is None:

@@ -92,7 +92,7 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
         self.ignore = tuple(ignore)
         self.lookups = tuple(lookups)
         self.timeout = timeout
-        self.alias = alias
+        self.cache_alias = alias
         self.is_strict = _choice("consistency", consistency, ("commit", "strict")) == "strict"
         self.writes_through = _choice("write", write, ("invalidate", "through")) == "through"
         self.missing_timeout = missing_timeout
@@ -110,7 +110,7 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
             watch(model, self)
             watch_tags(model)
             if not self.is_strict:
-                watch_queries(model, self.alias)
+                watch_queries(model, self.cache_alias)
         for child in model.__subclasses__():  # if the manager is added to a class that exists already
             _copy_inherited(sender=child)
 
@@ -157,7 +157,7 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
     @cached_property
     def _query_options(self) -> QueryOptions:
         return QueryOptions(
-            self.alias,
+            self.cache_alias,
             DEFAULT if self.timeout is DEFAULT_TIMEOUT else cast("float | None", self.timeout),
             self.stale_for,
             rows=self.name,

@@ -38,7 +38,9 @@ class InvalidatingQuerySet(models.QuerySet[M]):
 def _reader_of_rows(model: type[models.Model], alias: str) -> str:
     """Return the name of a ``CachedManager`` of the model that has every row; empty: there is none."""
     for dependent in dependents_by_model().get(model, ()):
-        reads_rows = hasattr(dependent, "in_bulk") and dependent.alias == alias and not dependent.is_strict
+        reads_rows = (
+            hasattr(dependent, "in_bulk") and dependent.cache_alias == alias and not dependent.is_strict
+        )
         if reads_rows and getattr(dependent, "base_manager", None) is None:
             return str(getattr(dependent, "name", ""))
     return ""

@@ -132,7 +132,7 @@ def _marks_of(target: Tag, alias: str) -> list[_Mark]:
     row, using = {"pk": target.pk}, target._state.db or router.db_for_write(type(target))
     marks = [
         _Mark(
-            ring_cache(dependent.alias),
+            ring_cache(dependent.cache_alias),
             key,
             f"{target._meta.label} {target.pk} ({key.decode(errors='replace')})",
             dependent.writes_through,

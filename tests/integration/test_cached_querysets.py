@@ -208,3 +208,11 @@ def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statements(count) == 1
     Poem.objects.filter(name="other").update(rank=1)
     assert count() == 3
+
+
+def test_the_manager_has_every_method_of_a_queryset() -> None:
+    """No attribute of its own hides one, such as ``alias``."""
+    names = {name for name in dir(type(Poem.objects)) if not name.startswith("_")}
+    values = {"auto_created", "creation_counter", "db", "model", "name", "use_in_migrations"}
+    assert [name for name in sorted(names - values) if not callable(getattr(Poem.cached, name, None))] == []
+    assert Poem.cached.alias(twice=F("rank") * 2).filter(twice=2).count() == 2

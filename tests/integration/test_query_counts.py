@@ -29,7 +29,8 @@ COUNT = "one row: zoo_poem by rank"
 @pytest.fixture(autouse=True)
 def cache(ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> RingCache:
     """The cache on empty nodes, in a process that has met no form: it counts the first 200 by themselves."""
-    monkeypatch.setattr(query_counts, "_forms", {})
+    for name in ("_forms", "_of_shapes"):
+        monkeypatch.setattr(query_counts, name, {})
     for module in (plans, construction):
         module._forget()
     return ring_cache

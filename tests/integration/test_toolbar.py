@@ -81,7 +81,8 @@ def test_evaluations_of_cached_querysets_are_shown_with_what_they_read(
     panel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each once: neither the rows that it reads by key, nor a second use of its rows, is shown."""
-    monkeypatch.setattr(query_counts, "_forms", {})  # a process shows the first 200 forms by themselves
+    for name in ("_forms", "_of_shapes"):  # a process shows the first 200 forms by themselves
+        monkeypatch.setattr(query_counts, name, {})
     for module in (plans, construction):
         module._forget()
     Article.objects.create(pk=1, slug="x", title="X")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import Aggregate, Func
-from django.db.models.expressions import DatabaseDefault, RawSQL
+from django.db.models.expressions import DatabaseDefault, RawSQL, Value
 from django.db.models.functions import Now, Random
 from django.db.models.sql import AggregateQuery, Query
 from django.db.models.sql.where import ExtraWhere
@@ -52,6 +52,8 @@ KNOWN_MODULES = frozenset(
 )
 #: Another value each time that the query runs.
 VOLATILE: frozenset[type[Any]] = frozenset({Now, Random})
+#: The words that stand for the present time in texts which Postgres casts to dates and times.
+_PRESENT = frozenset({"now", "today", "tomorrow", "yesterday"})
 #: The caller writes the SQL, or the name of the function.
 _WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})
 #: Arguments of functions with which a caller writes SQL.
@@ -74,6 +76,12 @@ def check_stable(node: Any) -> None:
     """Raise NotCached if a node has another value each time that the query runs."""
     if type(node) in VOLATILE:
         raise NotCached(f"{type(node).__name__}() has another value each time that the query runs")
+    if type(node) is Value and isinstance(node.value, str) and not _PRESENT.isdisjoint(_words(node.value)):
+        raise NotCached(f"the database may take the text {node.value[:40]!r} for the present time")
+
+
+def _words(text: str) -> list[str]:
+    return text[:100].lower().split()
 
 
 def check_known(node: Any) -> None:

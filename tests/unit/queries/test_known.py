@@ -96,3 +96,13 @@ def test_a_query_that_locks_rows_is_refused() -> None:
     """A result from the cache locks nothing."""
     with pytest.raises(NotCached, match="locks"):
         check_query(Author.objects.select_for_update().query)
+
+
+@pytest.mark.parametrize(("text", "is_stable"), [("now", False), (" Today 12:00", False), ("nowhere", True)])
+def test_a_text_may_stand_for_the_present_time(text: str, is_stable: bool) -> None:
+    """Postgres reads it so if it is cast to a date or time."""
+    if is_stable:
+        check_stable(Value(text))
+    else:
+        with pytest.raises(NotCached, match="present time"):
+            check_stable(Value(text))

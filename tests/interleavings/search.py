@@ -34,6 +34,18 @@ class Explored:
     wrong: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
+def explore_all(nodes: tuple[Node, Node], name: str, scenario: Scenario) -> Explored:
+    """Run every schedule of a scenario that must never be wrong, and print how many there were."""
+    explored = explore(nodes, scenario)
+    print(
+        f"\n{name}: {explored.states} states, {explored.schedules} ends, {len(explored.wrong)} wrong", end=""
+    )
+    assert explored.wrong == []
+    assert explored.schedules > 0
+    assert explored.states > 50
+    return explored
+
+
 def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool = False) -> Explored:
     """Run every schedule of a scenario; each state is explored once."""
     logger = logging.getLogger("cachebackend")  # nodes are ejected on purpose here

@@ -27,6 +27,7 @@ import logging
 import random
 import sys
 import time
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -306,13 +307,15 @@ def _seconds_until_equal(keys: list[int], strict: bool) -> float:
         time.sleep(0.01)
 
 
-def main() -> None:
-    """Check each mode, and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def run(
+    check: Callable[[str, float, Ring], Checked], modes: Collection[str], description: str | None
+) -> None:
+    """Check the modes that the command line names, print each result, and exit with 1 if one is bad."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="how long each mode is checked (default: 30)"
     )
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=list(modes), help="default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object a mode")
     options = parser.parse_args()
     with Services(ring=3, queue=1) as services:
@@ -330,4 +333,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(check, MODES, __doc__)

@@ -14,18 +14,13 @@ before in ``calm``; or if in another mode it is so for longer than the relay may
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
-from cacheproject.services import Services
-from tests.live.checker import KILL_EVERY_SECONDS, PROBE_SECONDS, RELAY_SECONDS, Checked, Ring
+from tests.live.checker import KILL_EVERY_SECONDS, PROBE_SECONDS, RELAY_SECONDS, Checked, Ring, run
 from tests.live.ledger import Ledger
-from tests.live.spawning import set_up, spawn, stop_if_dead
+from tests.live.spawning import spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 24, 2, 2
 #: How long is waited until lists that a killed writer left behind are right again.
@@ -140,25 +135,5 @@ def check(mode: str, seconds: float, ring: Ring) -> CheckedLists:
     return checked
 
 
-def main() -> None:
-    """Check each mode, and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, help="how long each mode is checked (default: 30)"
-    )
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
-    options = parser.parse_args()
-    with Services(ring=3, queue=1) as services:
-        set_up(services)
-        logging.disable()
-        ring = Ring(services)
-        results = []
-        for mode in options.modes:
-            checked = check(mode, options.seconds, ring)
-            results.append(checked)
-            print(json.dumps(asdict(checked)), flush=True)
-    sys.exit(not all(checked.is_well for checked in results))
-
-
 if __name__ == "__main__":
-    main()
+    run(check, MODES, __doc__)

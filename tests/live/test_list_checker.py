@@ -8,11 +8,13 @@ import sys
 
 from cacheproject.processes import MANAGE
 
+MODES = ("--modes", "calm", "broken")
+
 
 def test_no_list_is_older_than_what_was_acknowledged_before_it() -> None:
     """Nor a count or an aggregate; while nodes and writers fail, one may be for a moment."""
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.live.list_checker", "--seconds", "5", "--modes", "calm", "broken"],
+        [sys.executable, "-m", "tests.live.list_checker", "--seconds", "5", *MODES, "--json"],
         cwd=MANAGE.parent,
         capture_output=True,
         text=True,

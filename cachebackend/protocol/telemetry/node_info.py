@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
 from cachebackend.effects import Operation, Request, Send
@@ -89,16 +90,11 @@ def inspect(context: Context, key: bytes) -> Operation[Inspected]:
     Raises:
         NodeUnavailableError: The key's node did not answer.
     """
-    node = context.ring.owner(key)
-    record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
-    if isinstance(record, NodeReplyError):  # the key holds another type, so it is not ours
+    node, record, ttl = yield from _read(context, b"GET", key)
+    if isinstance(record, NodeReplyError):
         return Inspected(node, "unreadable")
-    for reply in (record, ttl_ms):
-        if isinstance(reply, RingCacheError):
-            raise reply
     if record is None:
         return Inspected(node, "nothing")
-    ttl = ttl_ms / 1000 if ttl_ms >= 0 else None
     try:
         kind = kind_of(record)
         name = kind.name.lower()
@@ -118,18 +114,28 @@ def inspect_shard(context: Context, shard: bytes) -> Operation[Inspected]:
     Raises:
         NodeUnavailableError: The shard's node did not answer.
     """
-    node = context.ring.owner(shard)
-    entries, ttl_ms = yield Send([(node, (b"HGETALL", shard)), (node, (b"PTTL", shard))])
-    if isinstance(entries, NodeReplyError):  # the key holds another type, so it is not ours
+    node, entries, ttl = yield from _read(context, b"HGETALL", shard)
+    if isinstance(entries, NodeReplyError):
         return Inspected(node, "unreadable")
-    for reply in (entries, ttl_ms):
-        if isinstance(reply, RingCacheError):
-            raise reply
     if not entries:
         return Inspected(node, "nothing")
-    ttl = ttl_ms / 1000 if ttl_ms >= 0 else None
     shapes = dict(zip(entries[::2], entries[1::2], strict=True))
     return Inspected(node, "shapes", ttl, sum(map(len, entries)), shapes=shapes)
+
+
+def _read(context: Context, command: bytes, key: bytes) -> Operation[tuple[int, Any, float | None]]:
+    """Return the key's owner, the reply to the command, and in how many seconds the key expires, if it does.
+
+    The reply is a `NodeReplyError` if the key holds another type, so it is not ours.
+    """
+    node = context.ring.owner(key)
+    reply, ttl_ms = yield Send([(node, (command, key)), (node, (b"PTTL", key))])
+    if isinstance(reply, NodeReplyError):
+        return node, reply, None
+    for each in (reply, ttl_ms):
+        if isinstance(each, RingCacheError):
+            raise each
+    return node, reply, ttl_ms / 1000 if ttl_ms >= 0 else None
 
 
 def stored_tokens(

@@ -23,7 +23,7 @@ _PROGRAM = """
 import os, time
 from django.conf import settings
 settings.configure(CACHES={"default": {
-    "BACKEND": "cachebackend.RingCache", "LOCATION": os.environ["RING_NODES"].split(","),
+    "BACKEND": "cachebackend.RingCache", "LOCATION": os.environ["RING_NODES"],
 }})
 import django, django.core.wsgi, django.core.asgi, django.core.cache.backends.locmem, django.db.models
 django.setup()

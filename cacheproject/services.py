@@ -21,11 +21,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from cachebackend.testing.embedded import valkey_server
 from cacheproject import reaper
 from cacheproject.binaries import ring_server
+from cacheproject.cluster import CLUSTER_SETTINGS, Cluster, bus_port
 from cacheproject.postgres import postgres_server
 from cacheproject.server import Server, ServiceError, answers_ping
 
@@ -43,13 +44,16 @@ _RING_SETTINGS = (
 )
 _QUEUE_SETTINGS = ("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction")
 _BROKER_SETTINGS = ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
+#: The number of servers of a cluster: three primaries and three replicas.
+_CLUSTER_SERVERS = 6
 
 
 class Services:
     """The servers that a project needs, started together.
 
     Args:
-        ring: The number of ring nodes; named ``ring-a``, ``ring-b``, …
+        ring: The number of ring nodes; named ``ring-a``, ``ring-b``, … "cluster": they are a cluster of
+            six servers of these names, three primaries and three replicas.
         queue: The number of queue nodes, with AOF; named ``queue-a``, … With one or more, a
             broker is started too, named ``broker``.
         postgres: Whether to start Postgres; named ``postgres``.
@@ -63,7 +67,7 @@ class Services:
 
     def __init__(
         self,
-        ring: int = 3,
+        ring: int | Literal["cluster"] = 3,
         queue: int = 1,
         postgres: bool = True,
         appendfsync: str = "everysec",
@@ -81,11 +85,13 @@ class Services:
             cwd="/",
         )
         atexit.register(self.close)
-        self._ring = [f"ring-{_letters(number)}" for number in range(ring)]
+        count = _CLUSTER_SERVERS if ring == "cluster" else ring
+        self._ring = [f"ring-{_letters(number)}" for number in range(count)]
         self._queue = [f"queue-{_letters(number)}" for number in range(queue)]
         try:
             for name in self._ring:
-                self._add_node(name, _RING_SETTINGS, binary=ring_server())
+                settings = (*_RING_SETTINGS, *CLUSTER_SETTINGS) if ring == "cluster" else _RING_SETTINGS
+                self._add_node(name, settings, binary=ring_server())
             for name in self._queue:
                 self._add_node(name, (*_QUEUE_SETTINGS, "--appendfsync", appendfsync))
             if queue:
@@ -98,6 +104,11 @@ class Services:
                 server.start()
             for server in self._servers.values():
                 server.wait_until_ready()
+            #: The cluster that the ring nodes are; None: they are plain nodes.
+            self.cluster: Cluster | None = None
+            if ring == "cluster":
+                self.cluster = Cluster({name: self._servers[name] for name in self._ring})
+                self.cluster.form()
         except BaseException:
             self.close()
             raise
@@ -106,7 +117,9 @@ class Services:
 
     @property
     def ring_urls(self) -> list[str]:
-        """The URLs of the ring nodes, with their names."""
+        """The URLs of the ring nodes, with their names; of a cluster, its one URL."""
+        if self.cluster is not None:
+            return [self.cluster.url]
         return [self.node_url(name) for name in self._ring]
 
     @property
@@ -209,12 +222,19 @@ class Services:
         folder.mkdir(mode=0o700)
         password = self._password if conf is None and "--requirepass" not in settings else None
         configuration.touch(mode=0o600)
-        configuration.write_text(f"requirepass {password}\n" if password else conf or "")
-        command = [binary or valkey_server(), configuration]
+        login = f"requirepass {password}\nmasterauth {password}\n"  # a replica sends the password too
+        configuration.write_text(login if password else conf or "")
+        command = [binary or valkey_server(), configuration, "--bind", "127.0.0.1", "--dir", folder]
+        is_in_cluster = "--cluster-enabled" in settings
         server = self._servers[name] = Server(
             name,
             self.folder,
-            lambda port: [*command, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder, *settings],
+            lambda port: [
+                *command,
+                *("--port", str(port)),
+                *(("--cluster-port", str(bus_port(port))) if is_in_cluster else ()),
+                *settings,
+            ],
             answers_ping,
             signal.SIGKILL,
             self._on_start,

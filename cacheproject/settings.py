@@ -62,7 +62,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CACHES: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "cachebackend.RingCache",
-        "LOCATION": env.list("RING_NODES", default=["redis://127.0.0.1:6379/0?name=ring-a"]),
+        "LOCATION": env.str("RING_NODES", default="redis://127.0.0.1:6379/0?name=ring-a"),
         "TIMEOUT": 300,
         "KEY_PREFIX": "demo",
         "OPTIONS": env.json("RING_OPTIONS", default={}),

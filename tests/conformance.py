@@ -45,7 +45,7 @@ def suite() -> unittest.TestSuite:
 
     caches = theirs.caches_setting_for_tests(
         BACKEND="cachebackend.RingCache",
-        LOCATION=os.environ["RING_NODES"].split(","),
+        LOCATION=os.environ["RING_NODES"],
         exclude={"cull", "zero_cull"},
     )
 

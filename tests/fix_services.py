@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cacheproject.cluster import Cluster
 from cacheproject.server import Server
 from cacheproject.services import Services
 from tests.pgbouncer import pgbouncer_binary, pgbouncer_server
@@ -24,7 +25,9 @@ TESTS = Path(__file__).resolve().parent
 #: Folders whose tests need no server; a run of these alone starts none.
 SERVERLESS = ("unit", "properties", "typing")
 #: Fixtures that are servers, or need them.
-NEED_SERVERS = frozenset({"services", "own_services", "empty_nodes", "node", "db", "transactional_db"})
+NEED_SERVERS = frozenset(
+    {"services", "own_services", "cluster_services", "empty_nodes", "node", "db", "transactional_db"}
+)
 RUNNING: dict[str, Services] = {}
 POOLERS: list[Server] = []
 
@@ -86,6 +89,21 @@ def pytest_unconfigure() -> None:
 def services() -> Services:
     """The servers of the run; a test that kills one starts it again."""
     return RUNNING["services"]
+
+
+@pytest.fixture(scope="session")
+def cluster_services() -> Iterator[Services]:
+    """A cluster of three primaries and three replicas; it starts with the first test that needs it."""
+    with Services(ring="cluster", queue=0, postgres=False) as services:
+        yield services
+
+
+@pytest.fixture
+def cluster(cluster_services: Services) -> Cluster:
+    """The cluster, complete and empty. A test that kills or suspends a server undoes that at its end."""
+    assert cluster_services.cluster is not None
+    cluster_services.cluster.heal()
+    return cluster_services.cluster
 
 
 @pytest.fixture(scope="session")

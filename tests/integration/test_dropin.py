@@ -18,6 +18,7 @@ from cachebackend import RingCache
 from cachebackend.checks import check_peer_settings, check_ring_settings
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.options import RingOptions
+from cacheproject.services import Services
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -215,9 +216,9 @@ def test_settings_that_only_django_redis_reads_are_reported(settings: Any) -> No
         assert check_peer_settings() == []
 
 
-def test_a_ring_of_one_node_works(settings: Any) -> None:
+def test_a_ring_of_one_node_works(services: Services, settings: Any) -> None:
     """Every method works on it."""
-    block = settings.CACHES["default"] | {"LOCATION": settings.CACHES["default"]["LOCATION"][:1]}
+    block = settings.CACHES["default"] | {"LOCATION": services.ring_urls[:1]}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         cache: Any = caches.create_connection("default")
         cache.set_many({"a": 1, "b": 2})

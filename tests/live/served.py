@@ -21,7 +21,7 @@ settings.configure(
     CACHES={
         "default": {
             "BACKEND": "cachebackend.RingCache",
-            "LOCATION": os.environ["RING_NODES"].split(","),
+            "LOCATION": os.environ["RING_NODES"],
             "OPTIONS": {"near": {"max_entries": 100}, "connect_timeout": 2.0},
         }
     },

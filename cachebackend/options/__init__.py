@@ -6,9 +6,12 @@ here and nowhere else. The package imports ``policies``, ``codec`` and ``errors`
 Django's settings (``conf`` does), and never connects.
 """
 
+from cachebackend.options.address_map import AddressMap, mapped_address
+from cachebackend.options.cluster import ClusterAddress
 from cachebackend.options.faults import Faults
+from cachebackend.options.node_lists import change_faults
 from cachebackend.options.project import ProjectOptions
-from cachebackend.options.ring import RingOptions, change_faults
+from cachebackend.options.ring import RingOptions
 from cachebackend.options.rules import Password
 from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
@@ -16,6 +19,8 @@ from cachebackend.options.writebehind import WriteBehindOptions
 
 __all__ = [
     "SENTINEL_SCHEME",
+    "AddressMap",
+    "ClusterAddress",
     "Faults",
     "NodeAddress",
     "Password",
@@ -24,6 +29,7 @@ __all__ = [
     "SentinelAddress",
     "WriteBehindOptions",
     "change_faults",
+    "mapped_address",
     "parse_node",
     "parse_nodes",
     "sentinel_address",

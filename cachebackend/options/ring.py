@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cachebackend.codec import CODECS, COMPRESSORS, MAX_BYTES
+from cachebackend.options.address_map import AddressMap, IsAddressMap, read_address_map
+from cachebackend.options.cluster import WAIT_REPLICAS, ClusterAddress, cluster_faults, parse_location
 from cachebackend.options.faults import Faults
+from cachebackend.options.node_lists import NODE_LISTS, read_node_lists
 from cachebackend.options.other_backends import other_backend_option
 from cachebackend.options.rules import (
     Boolean,
@@ -21,10 +24,10 @@ from cachebackend.options.rules import (
     Password,
     check_fields,
 )
-from cachebackend.options.url import NodeAddress, parse_nodes, with_password
+from cachebackend.options.url import NodeAddress, with_password
 from cachebackend.policies import POLICIES
 
-__all__ = ["RingOptions", "change_faults"]
+__all__ = ["RingOptions"]
 
 _Block = TypeVar("_Block")
 _SECONDS = Number(0, exclusive=True, unit=" seconds")
@@ -32,10 +35,6 @@ _SECONDS = Number(0, exclusive=True, unit=" seconds")
 _EVICTIONS = ("allkeys-lfu", "allkeys-lru", "allkeys-random")
 _BYTES = re.compile(r"(\d+)\s*(b|kb|mb|gb)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
-#: The options that list the other ring while a ring changes.
-_CHANGES = ("joining", "leaving")
-#: The options that list nodes, beside ``LOCATION``.
-_NODE_LISTS = (*_CHANGES, "gutter")
 #: Options that Django gives to every backend. They are ignored: a node evicts by its own settings.
 _IGNORED = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
@@ -80,7 +79,8 @@ class RingOptions:
     """The options of ``LOCATION`` and ``OPTIONS`` of a cache alias; times in seconds, sizes in bytes.
 
     Attributes:
-        nodes: The nodes of the ring, in the order of ``LOCATION``.
+        nodes: The nodes of the ring, in the order of ``LOCATION``; none if it is a cluster.
+        cluster: The cluster, if ``LOCATION`` is the URL of one. Its slots decide which server has a key.
         connect_timeout: The most time that connecting to a node may take.
         socket_timeout: The most time that a reply of a node may take.
         on_node_failure: What a read does while a node is down. ``"miss"``: the node's keys miss;
@@ -105,6 +105,14 @@ class RingOptions:
         warm: Whether a miss reads from the old ring.
         gutter: Spare nodes that serve the keys of an ejected node.
         gutter_timeout: The most time that a gutter node stores a key.
+        address_map: At which addresses this process reaches the servers of the cluster, if they are others
+            than those which the cluster names: a dict from ``"host:port"`` to ``"host:port"``, or a
+            function that gets a host and a port and returns both. None: at those which it names.
+        wait_replicas: The number of replicas that must have a delete, or a quarantine, before it is
+            confirmed; 0: the primary alone. A failover may lose a delete that no replica has.
+        strict_on_failover: Whether strict models may use a cluster, or nodes behind Sentinel.
+            ``"refuse"``: that is an error of the system check, because a failover may lose a
+            quarantine; ``"accept"``: it is not.
         lease_timeout: The time that the holder of a lease has to fill.
         quarantine_timeout: The time for which a strict write prevents its keys from being filled. Its
             transaction must be shorter; on Postgres 17 and later the transaction's timeout is set.
@@ -148,6 +156,10 @@ class RingOptions:
     leaving: tuple[NodeAddress, ...] = ()
     gutter: tuple[NodeAddress, ...] = ()
     gutter_timeout: float = field(default=10.0, metadata={"rule": _SECONDS})
+    cluster: ClusterAddress | None = None
+    address_map: AddressMap | None = field(default=None, metadata={"rule": Optional(IsAddressMap())})
+    wait_replicas: int = field(default=0, metadata={"rule": WAIT_REPLICAS})
+    strict_on_failover: str = field(default="refuse", metadata={"rule": Choice(("refuse", "accept"))})
     warm: bool = field(default=True, metadata={"rule": Boolean()})
     lease_timeout: float = field(default=5.0, metadata={"rule": _SECONDS})
     quarantine_timeout: float = field(default=30.0, metadata={"rule": _SECONDS})
@@ -176,8 +188,8 @@ class RingOptions:
             ConfigurationError: The block has faults; the error lists all of them.
         """
         faults = Faults(path)
-        nodes = parse_nodes(location, faults.below("LOCATION"))
-        if not nodes and not faults.messages:
+        nodes, cluster = parse_location(location, faults.below("LOCATION"))
+        if not nodes and cluster is None and not faults.messages:
             faults.add("LOCATION", "has no node; give at least one URL such as 'redis://host:6379/0?name=a'")
         ours: dict[str, Any] = {}
         if isinstance(options, Mapping):
@@ -188,14 +200,16 @@ class RingOptions:
                 _in_bytes(ours.pop("eviction", None)),
                 faults.below("OPTIONS").below("eviction"),
             )
-            lists: dict[str, object] = {name: ours.pop(name) for name in _NODE_LISTS if name in ours}
+            cluster_faults(nodes, cluster, ours, faults.below("OPTIONS"))
+            lists: dict[str, object] = {name: ours.pop(name) for name in NODE_LISTS if name in ours}
             for name in list(ours):
                 if text := other_backend_option(name):
                     faults.below("OPTIONS").add(name, text)
                     del ours[name]
-            check_fields(cls, ours, faults.below("OPTIONS"), also_known=(*_NODE_LISTS, "near", "eviction"))
-            ours |= _node_lists(lists, nodes, faults.below("OPTIONS"))
-            ours |= {"near": near, "eviction": eviction}
+            check_fields(cls, ours, faults.below("OPTIONS"), also_known=(*NODE_LISTS, "near", "eviction"))
+            ours |= {} if cluster else read_node_lists(lists, nodes, faults.below("OPTIONS"))
+            ours |= {"near": near, "eviction": eviction, "cluster": cluster}
+            ours["address_map"] = read_address_map(ours.get("address_map"))
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
@@ -238,44 +252,3 @@ def _in_bytes(given: object) -> object:
     if match is None:
         return given
     return {**given, "maxmemory": int(match[1]) * _UNITS[(match[2] or "").lower()]}
-
-
-def _node_lists(
-    given: Mapping[str, object], nodes: tuple[NodeAddress, ...], faults: Faults
-) -> dict[str, tuple[NodeAddress, ...]]:
-    """Return the nodes of ``joining``, ``leaving`` and ``gutter``, as far as they are given.
-
-    Faults are: both ``joining`` and ``leaving``, a change that changes nothing, and a gutter's node
-    that is a node of a ring.
-    """
-    parsed = {name: parse_nodes(urls, faults.below(name)) for name, urls in given.items()}
-    changes = {name: parsed[name] for name in _CHANGES if parsed.get(name)}
-    if len(changes) > 1:
-        faults.add("leaving", "cannot be set together with 'joining'; end one change of the ring first")
-    for name, other_ring in changes.items():
-        for text in change_faults(nodes, other_ring):
-            faults.add(name, text)
-    members = [node for ring in (nodes, *changes.values()) for node in ring]
-    for spare in parsed.get("gutter", ()):
-        if any(spare.name == node.name or spare.endpoint == node.endpoint for node in members):
-            faults.add(
-                "gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes must be spare ones"
-            )
-    return parsed
-
-
-def change_faults(nodes: Sequence[NodeAddress], other_ring: Sequence[NodeAddress]) -> list[str]:
-    """Return why the ring of ``LOCATION`` cannot change to the other ring, or from it."""
-    if _identities(nodes) == _identities(other_ring):
-        return ["has the same nodes as LOCATION, so no key would move; leave it out"]
-    names = {node.endpoint: node.name for node in nodes}
-    return [
-        f"has as {node.name!r} the server that LOCATION has as {names[node.endpoint]!r}; "
-        "use one name for a server while the ring changes"
-        for node in other_ring
-        if names.get(node.endpoint, node.name) != node.name
-    ]
-
-
-def _identities(nodes: Sequence[NodeAddress]) -> set[tuple[str, float, str]]:
-    return {(node.name, node.weight, node.endpoint) for node in nodes}

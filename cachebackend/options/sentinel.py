@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
-from cachebackend.options.host import is_database, is_host
+from cachebackend.options.host import host_and_port, is_database
 
 __all__ = ["SENTINEL_PARAMETERS", "SENTINEL_SCHEME", "SentinelAddress", "sentinel_address"]
 
@@ -14,8 +13,6 @@ SENTINEL_SCHEME = "redis+sentinel"
 SENTINEL_PORT = 26379
 #: Parameters of the URL's query, beside those of every node's URL.
 SENTINEL_PARAMETERS = frozenset({"sentinel_password", "sentinel_username"})
-#: One host: a name, an IPv4 address or an IPv6 address in brackets; and a port, which may be left out.
-_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:,]+)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +71,8 @@ def sentinel_address(url: str) -> SentinelAddress:
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    match = _HOST.fullmatch(text)
-    host, port = (match[1].strip("[]"), int(match[2] or SENTINEL_PORT)) if match else ("", 0)
-    if not is_host(host) or not 0 < port < 65_536:
+    found = host_and_port(text, SENTINEL_PORT)
+    if found is None:
         message = "each sentinel must be host or host:port; write an IPv6 address in brackets"
         raise ValueError(message)
-    return host, port
+    return found

@@ -5,16 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from urllib.parse import parse_qsl, unquote, unquote_plus, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.options.faults import Faults
-from cachebackend.options.host import MAX_PART, is_database, is_host
+from cachebackend.options.host import MAX_PART, host_text, is_database, is_host
+from cachebackend.options.parameters import (
+    CLUSTER_SCHEME,
+    CLUSTER_TLS_SCHEME,
+    masked_query,
+    parameter_fault,
+    url_parameters,
+)
 from cachebackend.options.rules import Password
-from cachebackend.options.sentinel import SENTINEL_PARAMETERS, SENTINEL_SCHEME, sentinel_address
+from cachebackend.options.sentinel import SENTINEL_SCHEME, sentinel_address
 
-__all__ = ["NodeAddress", "parse_node", "parse_nodes", "with_password"]
+__all__ = [
+    "NodeAddress",
+    "is_cluster",
+    "parse_node",
+    "parse_nodes",
+    "split_urls",
+    "url_text_fault",
+    "with_password",
+]
 
 #: The ring gives a node 1000 points for each unit of weight; this range keeps a ring of 50 nodes quick
 #: to build.
@@ -24,21 +38,9 @@ MAX_NODES = 255
 _WEIGHT = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20}")
 _NAME = re.compile(r"[A-Za-z0-9._:\[\]/@-]{1,100}")
 _SCHEMES = ("redis", "rediss", "unix", SENTINEL_SCHEME)
+_CLUSTER_SCHEMES = (CLUSTER_SCHEME, CLUSTER_TLS_SCHEME)
 #: What separates URLs in one string. A comma between two sentinels is not followed by a scheme.
 _BETWEEN_URLS = re.compile(r"[;\s]+|,\s*(?=[A-Za-z+]+://|$)")
-#: Parameters that the query of every node's URL may have.
-_PARAMETERS = frozenset({"db", "name", "weight"})
-_TLS_PARAMETERS = frozenset(
-    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
-    | {"ssl_password"}
-)
-#: Parameters whose value is one of a few words.
-_WORDS = {
-    "ssl_cert_reqs": ("none", "optional", "required"),
-    "ssl_check_hostname": ("true", "false", "True", "False", "yes", "no", "1", "0"),
-}
-#: Parameters that only URLs of this scheme may have.
-_PARAMETERS_OF_SCHEME = {"rediss": _TLS_PARAMETERS, SENTINEL_SCHEME: SENTINEL_PARAMETERS}
 _ENCODE = (
     "percent-encode '/', '?', '#' and '@' in a user name, a password or a name, as "
     "urllib.parse.quote(password, safe='') does"
@@ -76,8 +78,7 @@ class NodeAddress:
     def public_url(self) -> str:
         """The URL for logs and pages: user and passwords are masked."""
         base, separator, query = self.url.partition("?")
-        masked = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(query)])
-        return re.sub(r"//[^/]*@", "//***@", base) + separator + masked
+        return re.sub(r"//[^/]*@", "//***@", base) + separator + masked_query(parse_qsl(query))
 
     @property
     def setting(self) -> str:
@@ -98,13 +99,13 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
     if not isinstance(url, str):
         faults.add(key, f"must be a URL such as 'redis://host:6379/0?name=a', got a {type(url).__name__}")
         return None
-    if fault := _text_fault(url):
+    if fault := url_text_fault(url):
         faults.add(key, fault)
         return None
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()  # redis-py knows it in lower case only
-    if scheme not in _SCHEMES:
-        faults.add(key, f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+    if fault := _scheme_fault(scheme):
+        faults.add(key, fault)
         return None
     url = f"{scheme}://{rest}"
     if scheme == SENTINEL_SCHEME:
@@ -137,11 +138,18 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
         if not is_database(parts.path.strip("/") or "0"):
             faults.add(key, "the database must be a number")
             return None
-        default_name = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
+        default_name = host_text(host, port or 6379)
     return _named(url, scheme, default_name, key, faults)
 
 
-def _text_fault(url: str) -> str | None:
+def _scheme_fault(scheme: str) -> str | None:
+    """Return what is wrong with the scheme of a node's URL; None: nothing is."""
+    if scheme in _CLUSTER_SCHEMES:
+        return "is a cluster; only LOCATION, or 'nodes' of WRITE_BEHIND, can be one"
+    return None if scheme in _SCHEMES else f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}"
+
+
+def url_text_fault(url: str) -> str | None:
     """Return what is wrong with the characters of a URL; None: nothing is."""
     if not url.isprintable() or any("\ud800" <= character <= "\udfff" for character in url):
         return "has a character that cannot be printed; percent-encode it"
@@ -170,7 +178,7 @@ def _host_fault(host: str) -> str | None:
 def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults) -> NodeAddress | None:
     """Return the address of a URL whose host is valid, with the name and weight of its query."""
     base, _, query_text = url.partition("?")
-    query = _parameters(query_text)
+    query = url_parameters(query_text)
     given = dict(query)
     name, weight = given.get("name", default_name), _weight(given.get("weight", "1"))
     if not _NAME.fullmatch(name):
@@ -180,37 +188,11 @@ def _named(url: str, scheme: str, default_name: str, key: object, faults: Faults
         low, high = WEIGHT_RANGE
         faults.add(key, f"the weight must be a number from {low:g} to {high:g}")
         return None
-    if fault := _query_fault(scheme, query):
+    if fault := parameter_fault(scheme, query):
         faults.add(key, fault)
         return None
     rest = urlencode([(k, v) for k, v in query if k not in {"name", "weight"}])
     return NodeAddress(name, weight, base + (f"?{rest}" if rest else ""))
-
-
-def _parameters(query: str) -> list[tuple[str, str]]:
-    """Return the names and values of a query. Names are not decoded: a filter looks for ``password=``."""
-    parts = [part.partition("=") for part in query.split("&") if part]
-    return [(name, unquote_plus(value)) for name, _, value in parts]
-
-
-def _query_fault(scheme: str, query: list[tuple[str, str]]) -> str | None:
-    """Return what is wrong with the query of a URL; None: nothing is."""
-    known = _PARAMETERS | _PARAMETERS_OF_SCHEME.get(scheme, frozenset())
-    given: dict[str, str] = {}
-    for number, (parameter, value) in enumerate(query, 1):
-        if parameter not in known:
-            similar = get_close_matches(parameter, known, n=1)
-            hint = f"did you mean {similar[0]!r}?" if similar else f"known are {', '.join(sorted(known))}"
-            return f"parameter {number} of the query is not known; {hint}"
-        if parameter in given:
-            return f"the parameter {parameter!r} is given twice"
-        given[parameter] = value
-    if not is_database(given.get("db", "0")):
-        return "the database must be a number"
-    for parameter, words in _WORDS.items():
-        if given.get(parameter, words[0]) not in words:
-            return f"the parameter {parameter!r} must be one of {', '.join(words)}"
-    return None
 
 
 def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
@@ -218,13 +200,9 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
 
     Two nodes of the same name are a fault, and so are two of the same endpoint.
     """
-    if isinstance(urls, str):
-        urls = [part for part in _BETWEEN_URLS.split(urls) if part]
-    if not isinstance(urls, Sequence):
-        faults.add(None, f"must be a URL or a list of URLs, got a {type(urls).__name__}")
-        return ()
+    given = split_urls(urls, faults)
     nodes: dict[str, NodeAddress] = {}
-    for index, url in enumerate(urls):
+    for index, url in enumerate(given):
         node = parse_node(url, index, faults)
         if node is None:
             continue
@@ -233,9 +211,24 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
         elif twin := next((each.name for each in nodes.values() if each.endpoint == node.endpoint), None):
             faults.add(index, f"is the same server and database as node {twin!r}; list it once")
         nodes[node.name] = node
-    if len(urls) > MAX_NODES:
-        faults.add(None, f"has {len(urls)} nodes; a ring may have at most {MAX_NODES}")
+    if len(given) > MAX_NODES:
+        faults.add(None, f"has {len(given)} nodes; a ring may have at most {MAX_NODES}")
     return tuple(nodes.values())
+
+
+def split_urls(urls: object, faults: Faults) -> Sequence[object]:
+    """Return the members of a list of URLs, or the URLs that one string holds."""
+    if isinstance(urls, str):
+        return [part for part in _BETWEEN_URLS.split(urls) if part]
+    if isinstance(urls, Sequence):
+        return urls
+    faults.add(None, f"must be a URL or a list of URLs, got a {type(urls).__name__}")
+    return ()
+
+
+def is_cluster(url: object) -> bool:
+    """Return whether a URL has the scheme of a cluster."""
+    return isinstance(url, str) and url.partition("://")[0].lower() in _CLUSTER_SCHEMES
 
 
 def with_password(nodes: tuple[NodeAddress, ...], password: Password | None) -> tuple[NodeAddress, ...]:

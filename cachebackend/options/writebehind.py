@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cachebackend.options.address_map import AddressMap, IsAddressMap, read_address_map
+from cachebackend.options.cluster import WAIT_REPLICAS, ClusterAddress, cluster_faults, parse_location
 from cachebackend.options.faults import Faults
 from cachebackend.options.rules import (
     Choice,
@@ -37,7 +39,8 @@ class WriteBehindOptions:
     """The options of ``WRITE_BEHIND``; times in seconds.
 
     Attributes:
-        nodes: The queue nodes. None: write-behind is off.
+        nodes: The queue nodes, or the URL of a cluster. None: write-behind is off.
+        cluster: Read from ``nodes``, if that is the URL of a cluster. No node is left in ``nodes`` then.
         partitions: The number of partitions of each model's queue. One worker at a time drains
             a partition. The queue nodes store it when the first write arrives, and then every process
             uses theirs; ``manage.py writebehind partitions`` changes it.
@@ -61,6 +64,9 @@ class WriteBehindOptions:
         on_unavailable: The same when the queue node does not answer; ``"write_through"`` is only for models
             whose manager has ``updates_only=True``. ``"drop"``: a change of ``counters``
             is lost, and counted and logged; every other write raises.
+        address_map: At which addresses this process reaches the servers of the cluster, as for a cache alias.
+        wait_replicas: The number of replicas that must have a write before it is acknowledged; 0: the primary
+            alone. A failover may lose a write that no replica has.
         retiring: The nodes that held the queues before ``nodes`` was changed, in whole or in part.
             Their batches are drained before those of ``nodes``.
         connect_timeout: The most time that connecting may take.
@@ -82,6 +88,9 @@ class WriteBehindOptions:
     on_unavailable: str = field(
         default="raise", metadata={"rule": Choice(("raise", "write_through", "drop"))}
     )
+    cluster: ClusterAddress | None = None
+    address_map: AddressMap | None = field(default=None, metadata={"rule": Optional(IsAddressMap())})
+    wait_replicas: int = field(default=0, metadata={"rule": WAIT_REPLICAS})
     retiring: tuple[NodeAddress, ...] = ()
     connect_timeout: float = field(default=0.25, metadata={"rule": _SECONDS})
     socket_timeout: float = field(default=1.0, metadata={"rule": _SECONDS})
@@ -100,9 +109,10 @@ class WriteBehindOptions:
             faults.raise_any()
             return cls()
         rest: dict[str, Any] = {k: v for k, v in given.items() if k not in {"nodes", "retiring"}}
-        nodes = parse_nodes(given.get("nodes", ()), faults.below("nodes"))
+        nodes, cluster = parse_location(given.get("nodes", ()), faults.below("nodes"))
+        cluster_faults(nodes, cluster, given, faults)
         retiring = parse_nodes(given.get("retiring", ()), faults.below("retiring"))
-        if retiring and not nodes:
+        if retiring and not nodes and cluster is None:
             faults.add(
                 "retiring", "has nodes, but 'nodes' has none; list the nodes that replace them in 'nodes'"
             )
@@ -112,7 +122,8 @@ class WriteBehindOptions:
                     faults.below(key).add(index, _BEHIND_SENTINEL)
         check_fields(cls, rest, faults, also_known=("nodes", "retiring"))
         faults.raise_any()
-        return cls(nodes=nodes, retiring=retiring, **rest)
+        rest["address_map"] = read_address_map(rest.get("address_map"))
+        return cls(nodes=nodes, cluster=cluster, retiring=retiring, **rest)
 
     @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:

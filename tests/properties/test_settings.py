@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from cachebackend.client import QueueClient, RingClient
 from cachebackend.error_reports import URLPasswordFilter
 from cachebackend.errors import ConfigurationError
-from cachebackend.options import Faults, ProjectOptions, RingOptions, WriteBehindOptions, parse_nodes
+from cachebackend.options import Faults, ProjectOptions, RingOptions, WriteBehindOptions
+from cachebackend.options.cluster import parse_location
 
 SECRET = "hunter2"
 FILTER = URLPasswordFilter()
 #: Pieces of URLs, with the characters that separate their parts; the secret may be in any place.
 PIECES = (
-    st.sampled_from(["redis", "rediss", "unix", "redis+sentinel", "://", "%00", "[::1]", "h", "user"])
+    st.sampled_from(
+        ["redis", "rediss", "unix", "redis+sentinel", "rediss+cluster", "://", "%00", "[::1]", "h", "user"]
+    )
     | st.sampled_from(["0", "6379", "99999", "name", "weight", "db", "ssl_cert_reqs", "ssl_check_hostname"])
     | st.sampled_from(["ssl_password", "sentinel_password", *":@/?#&=,;%[]²é \0\ud800"])
 )
@@ -27,7 +30,8 @@ PIECES = (
 LOGINS = st.tuples(st.lists(PIECES, max_size=6), st.lists(PIECES, max_size=6)).map(
     lambda parts: "".join(parts[0]) + SECRET + "".join(parts[1])
 )
-SCHEMES = st.sampled_from(["redis://", "rediss://", "unix://", "redis+sentinel://", "http://", ""])
+NODE_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
+SCHEMES = st.sampled_from([*NODE_SCHEMES, "redis+cluster://", "rediss+cluster://", "http://", ""])
 URLS = st.builds(
     lambda scheme, login, rest: f"{scheme}:{login}@{''.join(rest)}",
     SCHEMES,
@@ -80,17 +84,18 @@ def read(function: Callable[[], Any]) -> Any:
 def test_no_fault_no_repr_and_no_error_report_of_urls_shows_a_password(urls: list[str]) -> None:
     """Wherever the password's own characters cut the URL."""
     faults = Faults("LOCATION")
-    nodes = parse_nodes(urls, faults)
+    nodes, cluster = parse_location(urls, faults)
     shown = "".join(faults.messages)
     if not faults.messages:  # the filter masks each URL that is valid, however a text or a list holds it
         shown += str(FILTER.cleanse_setting("", [*urls, {",".join(urls)}, str(urls).encode()]))
     for node in nodes:
         shown += f"{node!r} {node.public_url} {node.setting} {node.name} {node.endpoint}"
+    shown += "" if cluster is None else f"{cluster!r} {cluster.public_url} {cluster.endpoint}"
     assert SECRET not in shown
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=12), SCHEMES.filter(lambda scheme: scheme not in {"", "http://"}))
+@given(st.text(max_size=12), st.sampled_from(NODE_SCHEMES))
 def test_a_quoted_password_of_any_characters_is_valid(password: str, scheme: str) -> None:
     """And no repr shows it."""
     with suppress(UnicodeEncodeError):  # text that no server can receive
@@ -105,9 +110,9 @@ def test_a_quoted_password_of_any_characters_is_valid(password: str, scheme: str
 @given(VALUES, VALUES | BLOCKS)
 @example("redis://h", {"lease_timeout": 10**5000})
 def test_options_of_any_kind_are_valid_or_a_configuration_error(location: object, block: object) -> None:
-    """And valid options make a client."""
+    """And valid options make a client, if they name nodes."""
     options = read(lambda: RingOptions.read(location, block, "CACHES['default']"))
-    if options is not None:
+    if options is not None and options.nodes:
         RingClient(options)
 
 

@@ -1,0 +1,56 @@
+"""The options that list nodes beside ``LOCATION``: the other ring while a ring changes, and the gutter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cachebackend.options.faults import Faults
+from cachebackend.options.url import NodeAddress, parse_nodes
+
+__all__ = ["NODE_LISTS", "change_faults", "read_node_lists"]
+
+#: The options that list the other ring while a ring changes.
+_CHANGES = ("joining", "leaving")
+#: All options that list nodes, beside ``LOCATION``.
+NODE_LISTS = (*_CHANGES, "gutter")
+
+
+def read_node_lists(
+    given: Mapping[str, object], nodes: tuple[NodeAddress, ...], faults: Faults
+) -> dict[str, tuple[NodeAddress, ...]]:
+    """Return the nodes of ``joining``, ``leaving`` and ``gutter``, as far as they are given.
+
+    Faults are: both ``joining`` and ``leaving``, a change that changes nothing, and a gutter's node
+    that is a node of a ring.
+    """
+    parsed = {name: parse_nodes(urls, faults.below(name)) for name, urls in given.items()}
+    changes = {name: parsed[name] for name in _CHANGES if parsed.get(name)}
+    if len(changes) > 1:
+        faults.add("leaving", "cannot be set together with 'joining'; end one change of the ring first")
+    for name, other_ring in changes.items():
+        for text in change_faults(nodes, other_ring):
+            faults.add(name, text)
+    members = [node for ring in (nodes, *changes.values()) for node in ring]
+    for spare in parsed.get("gutter", ()):
+        if any(spare.name == node.name or spare.endpoint == node.endpoint for node in members):
+            faults.add(
+                "gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes must be spare ones"
+            )
+    return parsed
+
+
+def change_faults(nodes: Sequence[NodeAddress], other_ring: Sequence[NodeAddress]) -> list[str]:
+    """Return why the ring of ``LOCATION`` cannot change to the other ring, or from it."""
+    if _identities(nodes) == _identities(other_ring):
+        return ["has the same nodes as LOCATION, so no key would move; leave it out"]
+    names = {node.endpoint: node.name for node in nodes}
+    return [
+        f"has as {node.name!r} the server that LOCATION has as {names[node.endpoint]!r}; "
+        "use one name for a server while the ring changes"
+        for node in other_ring
+        if names.get(node.endpoint, node.name) != node.name
+    ]
+
+
+def _identities(nodes: Sequence[NodeAddress]) -> set[tuple[str, float, str]]:
+    return {(node.name, node.weight, node.endpoint) for node in nodes}

@@ -42,8 +42,8 @@ def is_shard_name(name: str) -> bool:
 
 
 def table_of_shard(name: str) -> str:
-    """Return the table whose shapes a shard holds, given its name or the end of it."""
-    return name.rsplit(":", 2)[-2]
+    """Return the table whose shapes a shard holds, given its name or key; "" if a damaged name has none."""
+    return name.rpartition(":")[0].rpartition(":")[2]
 
 
 def prefixes_of_queries(database: str, table: str) -> tuple[str, str]:

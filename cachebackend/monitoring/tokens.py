@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cachebackend import protocol
-from cachebackend.backend.keys import ENCODING, shard_and_shape
+from cachebackend.backend.keys import shard_and_shape
 from cachebackend.backend.query_names import table_of_shard
 from cachebackend.client import RingClient
 from cachebackend.clock import TOKEN_BYTES
@@ -84,4 +84,4 @@ def _shape_text(shard: bytes, shape: bytes, entry: bytes | None) -> str:
 
 def _text(key: bytes) -> str:
     """Return a key without the byte at its end that keeps tags apart from users' keys."""
-    return key[:-1].decode(*ENCODING)
+    return key[:-1].decode("utf-8", "replace")

@@ -177,7 +177,7 @@ def fold_result(
         return Folded(error=_unknown(error) if error.was_sent else error)
     except NodeReplyError as error:
         if error.code == MOVED:
-            number = str(error).split(" ")[1].encode()
+            number = str(error).partition(" ")[2].encode()
             return WITHOUT_COUNT if number == NO_COUNT else Folded(error=queue.moved(number))
         return Folded(error=error)
     if isinstance(reply, int):

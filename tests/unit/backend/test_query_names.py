@@ -10,6 +10,7 @@ from cachebackend.backend.query_names import (
     shape_tag_name,
     shard_names,
     shard_of_result,
+    table_of_shard,
 )
 
 
@@ -31,3 +32,10 @@ def test_the_prefixes_match_the_shards_in_every_namespace() -> None:
     first, second = prefixes_of_queries("default@shop", "shop_product")
     for scope in ("default@shop", "default@shop+tenant"):
         assert all(fnmatchcase(name, f"{first}*{second}*") for name in shard_names(scope, "shop_product"))
+
+
+def test_the_table_of_a_shard_is_in_its_name() -> None:
+    """Also in the key of a shard. A name that is not a shard's names no table."""
+    assert table_of_shard("shapes:default@shop:shop_product:3") == "shop_product"
+    assert table_of_shard("demo:1:shapes:default@shop:shop_product:3") == "shop_product"
+    assert [table_of_shard(name) for name in ("", "x", "x:y", ":")] == ["", "", "x", ""]

@@ -129,3 +129,13 @@ def test_a_write_names_its_limits_and_the_number_of_partitions_that_it_used() ->
     assert folded is not None
     assert isinstance(folded.error, WriteBehindMovedError)
     assert queue.partitions == 16
+
+
+@pytest.mark.parametrize("number", ["", " ", " x", " 7 8", " 0"])
+def test_a_node_that_names_no_number_of_partitions_is_damaged(number: str) -> None:
+    """The number that the process uses stays."""
+    queue = queue_of("a", partitions=8)
+    folded = fold_result(queue, METER, 1, [NodeReplyError(f"PARTITIONS{number}")])
+    assert folded is not None
+    assert isinstance(folded.error, WriteBehindDamagedError)
+    assert queue.partitions == 8

@@ -153,7 +153,7 @@ class SingleKeyClient(Client):
     def get_or_load(self, key: bytes, loader: Loader, fill_options: FillOptions) -> Any:
         """Return the value of a key; load and fill it if there is none, or it is due for a refresh."""
         context = self.context
-        if self._near is not None or fill_options.tags:
+        if self._near is not None or fill_options.tags or fill_options.shapes:
             return self.run(get_or_load(context, key, loader, fill_options))
         lease, (node, command) = begin_lease(context, key)
         begun = context.counters.begin_get()

@@ -408,6 +408,30 @@ def test_a_migration_drops_the_results_of_its_tables(results: Results) -> None:
     assert results.wrong() == set(results.stored)
 
 
+def test_a_value_with_shapes_alone_records_their_tokens(cache: RingCache) -> None:
+    """However it is read: it is a miss once the shard of a shape is deleted."""
+    client = cache.client
+    [shard] = cache.many_tag_bytes([shard_of_result(scope_of("default"), "t", b"result")])
+    fill_options = FillOptions(60_000, shapes=(ShapeEntry(shard, TITLES.id, TITLES.description),))
+    loads: list[str] = []
+
+    def read() -> None:
+        client.get_or_load(cache.key_bytes("one"), lambda: loads.append("one") or "", fill_options)
+        keys = {"many": cache.key_bytes("many")}
+        client.run(
+            protocol.get_or_load_many(
+                client.context, keys, lambda _: loads.append("many") or {"many": ""}, fill_options
+            )
+        )
+
+    read()
+    read()
+    assert loads == ["one", "many"]
+    client.run(protocol.delete_many(client.context, [shard], in_outbox=True))
+    read()
+    assert loads == ["one", "many", "one", "many"]
+
+
 def test_an_emptied_database_has_no_results(results: Results) -> None:
     """``flush`` sends no signal of rows."""
     connection.ops.execute_sql_flush([f"DELETE FROM {Poem._meta.db_table}"])

@@ -182,7 +182,7 @@ def get_or_load_many(
         records, tokens = yield from records_of(context, near, fill_options.tags, fill_options.shapes)
         for name, key in near.misses.items():
             record = records[name]
-            value = NOT_PLAIN if fill_options.tags else fresh_value(context, record)
+            value = NOT_PLAIN if fill_options.token_names else fresh_value(context, record)
             if value is not NOT_PLAIN:
                 values[name] = value
                 if context.near is not None:

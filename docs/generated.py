@@ -30,6 +30,7 @@ django.setup()
 from django.core.management import load_command_class  # noqa: E402  # needs the settings
 
 from cachebackend import checks, errors  # noqa: E402  # needs the apps
+from cachebackend.monitoring.runbook import runbook_text  # noqa: E402  # needs the apps
 from docs.docstrings import attributes_of, class_entry, function_entry  # noqa: E402
 
 __all__ = ["filled", "main", "stale_pages"]
@@ -195,6 +196,11 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
     return shown
 
 
+def _runbook(_: str) -> str:
+    """Return the section of each kind of fault."""
+    return runbook_text()
+
+
 def _class(name: str) -> str:
     """Return the reference of a class and its methods."""
     return class_entry(_named(name), name, _INTERNAL)
@@ -222,6 +228,7 @@ _KINDS: dict[str, Callable[[str], str]] = {
     "errors": _errors,
     "function": _function,
     "options": _options,
+    "runbook": _runbook,
 }
 
 

@@ -35,6 +35,7 @@ from cachebackend.monitoring import (
     worker_figures,
 )
 from cachebackend.monitoring.formatting import moment, percentiles
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node.breaker import REPLAYING, UP
 
 __all__ = ["RingAdmin"]
@@ -93,7 +94,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         faults = [fault for each in aliases for fault in each.faults]
         faults += [*worker.faults, *outbox.faults, *queues.faults]
         faults += [
-            Fault("nodes", f"The figures of {alias!r} cannot be read: {each}")
+            Fault(FaultKind.FIGURES_UNREADABLE, f"The figures of {alias!r} cannot be read: {each}")
             for alias, each in read.items()
             if isinstance(each, str)
         ]

@@ -14,12 +14,6 @@ __all__ = ["UNKNOWN", "Tile", "tiles"]
 
 #: Stands for a figure of a server that does not answer.
 UNKNOWN = "unknown"
-#: The topics of faults that turn a tile red, by the tile's key.
-_TOPICS = {
-    "worker": {"worker"},
-    "pending": {"pending"},
-    "waiting": {"queue", "waiting", "parked"},
-}
 #: The most names of nodes that a tile has room for.
 _MAX_NAMES = 3
 
@@ -57,7 +51,7 @@ def tiles(
 
 
 def _is_well(tile: Tile, faults: Sequence[Fault]) -> bool:
-    return tile.value != UNKNOWN and not any(fault.topic in _TOPICS[tile.key] for fault in faults)
+    return tile.value != UNKNOWN and not any(fault.topic == tile.key for fault in faults)
 
 
 def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:

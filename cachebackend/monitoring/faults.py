@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.runbook import EXPLAINS, OTHER_TOPIC, RUNBOOK, TOPICS, FaultKind
 from cachebackend.options import WriteBehindOptions
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "MAX_OUTBOX_LAG_SECONDS",
     "REPLAY_AGE_SECONDS",
     "Fault",
+    "by_cause",
     "max_tick_age",
     "max_waiting_age",
 ]
@@ -35,20 +38,53 @@ class Fault:
     """Something that is wrong.
 
     Attributes:
-        topic: What it concerns: ``nodes``, ``counts``, ``worker``, ``pending`` (deletes),
-            ``queue`` (its nodes and partitions), ``waiting`` or ``parked`` (writes).
+        kind: What kind of fault it is; the runbook has an entry for each kind.
         message: A sentence for the person on call.
         since: When it began, in seconds since 1970; None if that is not known.
+        advice: What to do, in one sentence; empty: what the runbook says.
+        consequences: The faults that this one explains.
     """
 
-    topic: str
+    kind: FaultKind
     message: str
     since: float | None = None
+    advice: str = ""
+    consequences: tuple[Fault, ...] = ()
+
+    @property
+    def topic(self) -> str:
+        """The tile that it turns red."""
+        return TOPICS.get(self.kind, OTHER_TOPIC)
+
+    @property
+    def way_out(self) -> str:
+        """What to do, in one sentence."""
+        return self.advice or RUNBOOK[self.kind].way_out
 
     @property
     def since_text(self) -> str:
         """The time of day when it began, and how long ago that was; empty if that is not known."""
         return "" if self.since is None else moment(self.since)
+
+
+def by_cause(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults that no other one explains, each with those that it explains.
+
+    Faults are compared in the order of the runbook, which has causes before their consequences. So a fault
+    that two others explain is a consequence of the first of them.
+    """
+    order = list(RUNBOOK)
+    causes: list[Fault] = []
+    for fault in sorted(faults, key=lambda each: order.index(each.kind)):
+        index = next(
+            (i for i, cause in enumerate(causes) if fault.kind in EXPLAINS.get(cause.kind, ())), None
+        )
+        if index is None:
+            causes.append(fault)
+        else:
+            cause = causes[index]
+            causes[index] = replace(cause, consequences=(*cause.consequences, fault))
+    return causes
 
 
 def max_tick_age(options: WriteBehindOptions) -> float:

@@ -11,6 +11,7 @@ from cachebackend.client import RingClient
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import RingOptions
@@ -124,10 +125,11 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
 def node_fault(alias: str, node: NodeFigures) -> Fault:
     """Return the fault of a node that is not up."""
     if node.state == REPLAYING:
+        kind = FaultKind.NODE_REPLAYING
         message = f"Missed deletes are being replayed to node {node.name} of {alias!r}; then it serves reads"
     else:
-        message = f"Node {node.name} of {alias!r} does not answer"
-    return Fault("nodes", f"{message}: {node.error}", node.since)
+        kind, message = FaultKind.NODE_DOWN, f"Node {node.name} of {alias!r} does not answer"
+    return Fault(kind, f"{message}: {node.error}", node.since)
 
 
 def states_with_replay(nodes: Sequence[NodeFigures], pending: Sequence[int | str]) -> list[str]:

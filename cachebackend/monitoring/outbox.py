@@ -18,6 +18,7 @@ from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside_errors
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
+from cachebackend.monitoring.runbook import FaultKind
 
 __all__ = [
     "OutboxFigures",
@@ -75,11 +76,11 @@ def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
     by_server = {outbox.server: (using, outbox) for using, outbox in asked.found.items() if outbox.server}
     outboxes = dict(by_server.values())
     faults = [
-        Fault("pending", f"The outbox of database {using!r} cannot be read: {error}")
+        Fault(FaultKind.DATABASE_DOWN, f"The outbox of database {using!r} cannot be read: {error}")
         for using, error in asked.errors.items()
     ]
     faults += [
-        Fault("pending", _SET_ASIDE.format(using, each))
+        Fault(FaultKind.OUTBOX_UNREADABLE, _SET_ASIDE.format(using, each))
         for using, outbox in outboxes.items()
         for each in outbox.set_aside
     ]
@@ -225,7 +226,7 @@ def _lag_faults(lag: float, nodes_down: Sequence[str]) -> list[Fault]:
     else:
         advice = 'is every node up, and does a worker run? "manage.py invalidation relay" sends them now.'
     message = f"Deletes have been pending for {duration(lag)}: {advice}"
-    return [Fault("pending", message, time.time() - lag)]
+    return [Fault(FaultKind.DELETES_PENDING, message, time.time() - lag)]
 
 
 def _oldest_rows(using: str) -> Iterator[Any]:

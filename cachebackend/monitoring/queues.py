@@ -18,6 +18,7 @@ from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry.publisher import drains_by_minute
@@ -25,6 +26,18 @@ from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.queue import monitoring_queue
 
 __all__ = ["QueueFigures", "Totals", "queue_figures"]
+
+#: The kinds of faults of the reasons why a partition is not drained; those that are missing have their own.
+_KINDS = {
+    Kind.STOPPED: FaultKind.PARTITION_STOPPED,
+    Kind.CLOSED: FaultKind.PARTITION_CLOSED,
+    Kind.BLOCKED: FaultKind.PARTITION_BLOCKED,
+    Kind.NEWER_CODE: FaultKind.NEWER_CODE,
+    Kind.NO_SCHEDULE: FaultKind.WRITES_WAIT,
+    Kind.FAILING: FaultKind.DRAINS_FAIL,
+    Kind.NO_WORKER: FaultKind.WRITES_WAIT,
+    Kind.SLOW: FaultKind.WRITES_WAIT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +170,8 @@ def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
     try:
         return _figures(options, is_database_up=is_database_up)
     except (RingCacheError, ConfigurationError) as error:
-        return QueueFigures(is_on=True, faults=[Fault("queue", f"The queue cannot be read: {error}")])
+        fault = Fault(FaultKind.QUEUE_NODE_DOWN, f"The queue cannot be read: {error}")
+        return QueueFigures(is_on=True, faults=[fault])
 
 
 def _parked() -> tuple[int, float | None, Sequence[str]]:
@@ -195,7 +209,7 @@ def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigur
     if is_database_up:
         errors = {each.error for each in partitions if each.error and each.is_queue_seen}
         errors.update(totals.database_faults)
-        faults += [Fault("queue", error) for error in sorted(errors)]
+        faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
     faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
     figures = replace(figures, faults=faults)
     return figures if down else _with_drains(figures)
@@ -204,12 +218,12 @@ def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigur
 def _node_faults(down: dict[str, str]) -> Iterator[Fault]:
     """Yield a fault for each queue node that is down; if none is, what is set up wrong on them."""
     if not down:
-        yield from (Fault("queue", message) for message in writebehind.node_faults())
+        yield from (Fault(FaultKind.QUEUE_SETTINGS, message) for message in writebehind.node_faults())
         return
     states = {node.name: node.breaker.state for node in monitoring_queue().nodes if node.breaker}
     for name, error in down.items():
         message = f"Queue node {name} does not answer: {states[name].error or error}"
-        yield Fault("queue", message, states[name].since)
+        yield Fault(FaultKind.QUEUE_NODE_DOWN, message, states[name].since)
 
 
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:
@@ -218,20 +232,20 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
     for reason in figures.reasons:
         by_kind.setdefault(reason.kind, []).append(reason)
     for kind, reasons in by_kind.items():
-        if kind not in {Kind.PARKED, Kind.MISSING}:  # these have faults of their own
+        if kind in _KINDS:
             others = f" (and {len(reasons) - 1} partitions more)" if len(reasons) > 1 else ""
             since = min((each.since for each in reasons if each.since is not None), default=None)
-            yield Fault("waiting", f"Queued writes are not drained: {reasons[0]}{others}.", since)
+            yield Fault(_KINDS[kind], f"Queued writes are not drained: {reasons[0]}{others}.", since)
     oldest = figures.oldest_seconds
     if not figures.reasons and oldest is not None and oldest > max_waiting_age(options):
         message = f"{figures.waiting:,} queued changes wait to be written to Postgres: is a worker running?"
-        yield Fault("waiting", message, time.time() - oldest)
+        yield Fault(FaultKind.WRITES_WAIT, message, time.time() - oldest)
 
 
 def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
     if figures.parked:
         message = f"{figures.parked:,} writes are parked because Postgres refused them."
-        yield Fault("parked", message, figures.totals.parked_since)
+        yield Fault(FaultKind.WRITES_PARKED, message, figures.totals.parked_since)
 
 
 def _with_drains(figures: QueueFigures) -> QueueFigures:
@@ -246,7 +260,7 @@ def _with_drains(figures: QueueFigures) -> QueueFigures:
             f"{hour.dropped:,} writes of counters were dropped in the last hour, because a queue node did "
             "not answer."
         )
-        faults.append(Fault("queue", message))
+        faults.append(Fault(FaultKind.WRITES_DROPPED, message))
     return replace(
         figures,
         rows_by_minute=rows,

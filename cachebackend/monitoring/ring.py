@@ -9,6 +9,7 @@ from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.nodes import NodeFigures, node_fault, node_figures
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.telemetry.publisher import counts_by_minute, publish_counts
 
@@ -68,8 +69,9 @@ def alias_figures(alias: str) -> AliasFigures:
     minutes = counts_by_minute(alias, MINUTES)
     counts = list(minutes.values())
     if missing := counts.count(None):
-        what = f"The counts of {missing} of {MINUTES} minutes of {alias!r}"
-        faults.append(Fault("counts", f"{what} cannot be read; the sums do not include them."))
+        what = f"The counts of {missing} of {MINUTES} minutes of {alias!r} cannot be read"
+        fault = Fault(FaultKind.COUNTS_UNREADABLE, f"{what}; the sums do not include them.")
+        faults.append(fault)
     return AliasFigures(
         alias, nodes, minutes, _sum(counts), _sum(counts[-RECENT_MINUTES:]), recent_seconds(), faults
     )

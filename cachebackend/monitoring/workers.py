@@ -10,6 +10,7 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.monitoring.faults import MAX_RUN_AGE_SECONDS, Fault, max_tick_age
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import last_runs
 
 __all__ = ["WorkerFigures", "worker_figures"]
@@ -57,7 +58,7 @@ def worker_faults(runs: Mapping[str, float], max_ages: Mapping[str, float], now:
         return []
     since = min((runs[task] for task in late), default=None)
     tasks = " and ".join(sorted(late + never))
-    return [Fault("worker", f"No worker runs {tasks}: start a Celery worker with beat.", since)]
+    return [Fault(FaultKind.NO_WORKER, f"No worker runs {tasks}: start a Celery worker with beat.", since)]
 
 
 def _max_ages() -> dict[str, float]:

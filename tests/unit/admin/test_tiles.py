@@ -9,6 +9,7 @@ import pytest
 from cachebackend.admin.tiles import UNKNOWN, Tile, tiles
 from cachebackend.monitoring import Fault, OutboxFigures, QueueFigures, WorkerFigures, formatting
 from cachebackend.monitoring.queues import Totals
+from cachebackend.monitoring.runbook import FaultKind
 
 NOW = 1_700_000_000.0
 SEEN = WorkerFigures({"relay": NOW})
@@ -41,15 +42,15 @@ def test_a_figure_without_an_answer_is_unknown_and_not_well() -> None:
     assert set(tiles) == {"worker", "pending", "waiting"}
 
 
-@pytest.mark.parametrize("topic", ["queue", "waiting", "parked"])
-def test_every_fault_of_write_behind_turns_its_tile_red(topic: str) -> None:
+@pytest.mark.parametrize("kind", ["queue-node-down", "writes-wait", "writes-parked"])
+def test_every_fault_of_write_behind_turns_its_tile_red(kind: str) -> None:
     """A queue node, writes that wait and writes that are parked share one tile."""
     queues = QueueFigures(
         is_on=True,
         nodes={"queue-a": True},
         totals=Totals(waiting=7, oldest_seconds=1.5, parked=2),
         is_database_up=True,
-        faults=[Fault(topic, "…")],
+        faults=[Fault(FaultKind(kind), "…")],
     )
     tile = by_key(SEEN, EMPTY, queues)["waiting"]
     assert (tile.value, tile.note, tile.is_well) == ("7", "the oldest for 1.5 s; 2 parked", False)

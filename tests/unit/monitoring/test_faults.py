@@ -6,14 +6,15 @@ import time
 
 import pytest
 
-from cachebackend.monitoring.faults import Fault, max_tick_age, max_waiting_age
+from cachebackend.monitoring.faults import Fault, by_cause, max_tick_age, max_waiting_age
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import WriteBehindOptions
 
 
 def test_a_fault_says_since_when_if_that_is_known() -> None:
     """As a time of day and an age."""
-    assert Fault("nodes", "Node a does not answer.").since_text == ""
-    assert " ago)" in Fault("nodes", "Node a does not answer.", time.time() - 90).since_text
+    assert Fault(FaultKind.NODE_DOWN, "Node a does not answer.").since_text == ""
+    assert " ago)" in Fault(FaultKind.NODE_DOWN, "Node a does not answer.", time.time() - 90).since_text
 
 
 @pytest.mark.parametrize(("flush_interval", "tick", "waiting"), [(1.0, 10.0, 30.0), (60.0, 300.0, 1800.0)])
@@ -21,3 +22,22 @@ def test_the_limits_follow_the_flush_interval(flush_interval: float, tick: float
     """A project that drains once a minute has no fault after ten seconds."""
     options = WriteBehindOptions.read({"flush_interval": flush_interval})
     assert (max_tick_age(options), max_waiting_age(options)) == (tick, waiting)
+
+
+def test_one_fault_for_each_cause_with_its_consequences_below_it() -> None:
+    """A dead node explains pending deletes, a missing worker late writes; others stay as they are."""
+    faults = [
+        Fault(FaultKind.DELETES_PENDING, "deletes"),
+        Fault(FaultKind.WRITES_WAIT, "writes"),
+        Fault(FaultKind.WRITES_PARKED, "parked"),
+        Fault(FaultKind.NO_WORKER, "worker"),
+        Fault(FaultKind.NODE_DOWN, "node"),
+    ]
+    found = [(each.message, [below.message for below in each.consequences]) for each in by_cause(faults)]
+    assert found == [("node", ["deletes"]), ("worker", ["writes"]), ("parked", [])]
+
+
+def test_without_its_cause_a_consequence_is_a_fault_of_its_own() -> None:
+    """It is never hidden."""
+    [fault] = by_cause([Fault(FaultKind.DELETES_PENDING, "deletes")])
+    assert (fault.message, fault.consequences) == ("deletes", ())

@@ -1,0 +1,108 @@
+"""The runbook: for each kind of fault what it means, what to do, and which other faults it explains.
+
+Its text is in ``runbook.md``, a section for each kind. docs/production.md includes it, and the page shows
+the section of a fault.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+
+__all__ = ["RUNBOOK", "Entry", "FaultKind", "runbook_text"]
+
+
+class FaultKind(StrEnum):
+    """The kinds of faults; the value of each is the heading of its section, and the anchor of links to it."""
+
+    NODE_DOWN = "node-down"
+    NODE_REPLAYING = "node-replaying"
+    FIGURES_UNREADABLE = "figures-unreadable"
+    COUNTS_UNREADABLE = "counts-unreadable"
+    NO_WORKER = "no-worker"
+    DATABASE_DOWN = "database-down"
+    OUTBOX_UNREADABLE = "outbox-unreadable"
+    DELETES_PENDING = "deletes-pending"
+    QUEUE_NODE_DOWN = "queue-node-down"
+    QUEUE_SETTINGS = "queue-settings"
+    WRITES_DROPPED = "writes-dropped"
+    WRITES_WAIT = "writes-wait"
+    PARTITION_STOPPED = "partition-stopped"
+    PARTITION_CLOSED = "partition-closed"
+    PARTITION_BLOCKED = "partition-blocked"
+    NEWER_CODE = "newer-code"
+    DRAINS_FAIL = "drains-fail"
+    WRITES_PARKED = "writes-parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the runbook says about a kind of fault.
+
+    Attributes:
+        meaning: What is wrong, and what that does to the site.
+        way_out: What to do, in one sentence.
+        steps: What else to look at.
+    """
+
+    meaning: str
+    way_out: str
+    steps: tuple[str, ...] = ()
+
+
+#: The tile of the page that each kind of fault turns red.
+TOPICS: dict[FaultKind, str] = {
+    FaultKind.NODE_DOWN: "nodes",
+    FaultKind.NODE_REPLAYING: "nodes",
+    FaultKind.FIGURES_UNREADABLE: "nodes",
+    FaultKind.COUNTS_UNREADABLE: "nodes",
+    FaultKind.NO_WORKER: "worker",
+    FaultKind.DATABASE_DOWN: "pending",
+    FaultKind.OUTBOX_UNREADABLE: "pending",
+    FaultKind.DELETES_PENDING: "pending",
+}
+#: The tile of all other kinds: write-behind's.
+OTHER_TOPIC = "waiting"
+
+_LATE_WRITES = frozenset({FaultKind.WRITES_WAIT, FaultKind.DRAINS_FAIL})
+#: The kinds of faults that a fault causes. They are shown below it.
+EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
+    FaultKind.NODE_DOWN: frozenset(
+        {
+            FaultKind.NODE_REPLAYING,
+            FaultKind.COUNTS_UNREADABLE,
+            FaultKind.DELETES_PENDING,
+            FaultKind.FIGURES_UNREADABLE,
+        }
+    ),
+    FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
+    FaultKind.DATABASE_DOWN: _LATE_WRITES | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED},
+    FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | {FaultKind.WRITES_DROPPED},
+}
+
+
+def runbook_text() -> str:
+    """Return the runbook as Markdown."""
+    return files(__package__).joinpath("runbook.md").read_text(encoding="utf-8")
+
+
+def _entry(section: str) -> Entry:
+    """Return the entry of a section without its heading."""
+    meaning, _, rest = section.partition("**What to do:**")
+    way_out, *steps = re.split(r"\n\s*- ", rest)
+    return Entry(_in_one_line(meaning), _in_one_line(way_out), tuple(map(_in_one_line, steps)))
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _read() -> dict[FaultKind, Entry]:
+    _, *parts = re.split(r"^### (.+)$", runbook_text(), flags=re.MULTILINE)
+    return {FaultKind(name): _entry(section) for name, section in zip(parts[::2], parts[1::2], strict=True)}
+
+
+#: The entry of each kind, causes before what they explain.
+RUNBOOK = _read()

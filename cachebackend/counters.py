@@ -104,18 +104,33 @@ class Counts(CountGroup):
 
 @dataclass(slots=True)
 class DrainCounts(CountGroup):
-    """The counters of write-behind: its drains, and the writes that were dropped.
+    """The counters of write-behind: what became of the writes, and the drains.
+
+    A write is the change, creation or deletion of one row. It is counted once: as accepted, written through,
+    dropped, unknown or refused. One that is not valid, so that it is not sent to any node, is not counted.
 
     Attributes:
-        rows: Rows of the database that drained batches changed.
+        accepted: Writes that a queue node took.
+        written_through: Writes that were written to the database at once, because of ``on_full`` or
+            ``on_unavailable``.
+        dropped: Writes of counters that were dropped because a queue node or the queue did not take them.
+        unknown: Writes that raised WriteBehindUnknownError: they may be queued or not.
+        refused: Writes that raised another error, and are not queued: the queue or the node is full, the
+            node does not answer, or the write contradicts what is queued.
+        rows: Rows of the database that drained batches changed. Many accepted writes may be one row.
+        missing: Rows that drained batches named and that did not exist.
         parked: Rows that were parked because Postgres refused them.
-        dropped: Changes of counters that were dropped because a queue node did not answer.
         drain_times: The time that each drained batch took: one Postgres transaction.
     """
 
-    rows: int = 0
-    parked: int = 0
+    accepted: int = 0
+    written_through: int = 0
     dropped: int = 0
+    unknown: int = 0
+    refused: int = 0
+    rows: int = 0
+    missing: int = 0
+    parked: int = 0
     drain_times: Histogram = field(default_factory=Histogram)
 
 

@@ -307,6 +307,7 @@ class _Drain:
         self.drained.waiting += outcome.waiting
         cell = self._client.counters.cell
         cell.rows += outcome.applied.rows
+        cell.missing += outcome.applied.missing
         cell.parked += outcome.parked
         cell.drain_times.add(SYSTEM_CLOCK.monotonic() - started)
         self._send_landed(number, outcome)

@@ -2,8 +2,8 @@
 
 Only changes of ``counters`` are: additions, which may be applied in any order. Written through, they go
 to the database at once. With ``on_unavailable="drop"`` they are given up: a page that counts its views
-can do without the count, and cannot wait or fail. What is dropped is counted, and logged at most once a
-minute.
+can do without the count, and cannot wait or fail. What is dropped is logged at most once a minute. Each write
+that was not queued is counted by what became of it (``DrainCounts``).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import InterfaceError, InternalError, OperationalError, connections, router, transaction
+from django.db import Error, InterfaceError, InternalError, OperationalError, connections, router, transaction
 from django.db.transaction import TransactionManagementError
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.errors import (
     NodeUnavailableError,
+    RingCacheError,
     WriteBehindDamagedError,
     WriteBehindFullError,
     WriteBehindMovedError,
@@ -37,31 +38,42 @@ _dropped_log = LogRateLimit(SYSTEM_CLOCK)
 _READABLE = (WriteBehindFullError, WriteBehindMovedError)
 
 
-def fall_back(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:
-    """Write through or drop a write that was not queued, if the settings allow it.
+def fall_back(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any] | None) -> Exception | None:
+    """Write through or drop a write that was not queued, if the settings allow it, and count it.
 
     Args:
         rows: The rows of the model.
         error: Why the write was not queued.
         pk: The row's primary key.
-        changes: The changes, as they were given.
+        changes: The changes, as they were given; None for a creation or a deletion.
 
     Returns:
-        Whether the write was written through or dropped; if not, the caller raises the error.
+        None if the write was written through or dropped. Otherwise the error that the caller raises: the one
+        that was given, or one of these:
 
-    Raises:
-        WriteBehindFullError: The queue is full, and the database cannot be reached.
-        NodeUnavailableError: The queue node and the database cannot be reached.
-        WriteBehindUnknownError: The database did not answer; it may have written the changes.
+        - WriteBehindFullError: The queue is full, and the database cannot be reached.
+        - NodeUnavailableError: The queue node and the database cannot be reached.
+        - WriteBehindUnknownError: The database did not answer; it may have written the changes.
+        - django.db.Error: The database refused the changes.
     """
-    if not rows.are_counters(changes):
-        return False
-    match _policy(error):
-        case "write_through":
-            return _is_written_through(rows, error, pk, changes)
-        case "drop":
-            return _is_dropped(error)
-    return False
+    cell = project_queue().counters.cell
+    try:
+        if changes is not None and rows.are_counters(changes):
+            policy = _policy(error)
+            if policy == "write_through" and _is_written_through(rows, error, pk, changes):
+                cell.written_through += 1
+                return None
+            if policy == "drop":
+                cell.dropped += 1
+                _log_dropped(error)
+                return None
+    except (Error, RingCacheError) as own_error:
+        error = own_error
+    if isinstance(error, WriteBehindUnknownError):
+        cell.unknown += 1
+    else:
+        cell.refused += 1
+    return error
 
 
 def _policy(error: Exception) -> str:
@@ -75,12 +87,10 @@ def _policy(error: Exception) -> str:
     return "raise" if error.was_sent and options.on_unavailable == "write_through" else options.on_unavailable
 
 
-def _is_dropped(error: Exception) -> bool:
-    project_queue().counters.cell.dropped += 1
+def _log_dropped(error: Exception) -> None:
     if count := _dropped_log.to_log():
         extra = {"event": "writes_dropped", "count": count, "error": str(error)}
         logger.error("write-behind: dropped %d writes of counters: %s", count, error, extra=extra)
-    return True
 
 
 def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any]) -> bool:

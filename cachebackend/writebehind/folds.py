@@ -31,7 +31,7 @@ def fold_row(rows: Rows, write: RowWrite) -> dict[bytes, Exception]:
     folded = client.fold_one(rows.partition(write.row, client.context.partitions), write)
     if isinstance(folded.error, WriteBehindMovedError):
         return client.run(_fold(rows, client, [write]))
-    return _errors(rows, [write], folded)
+    return _settled(rows, client, [write], folded)
 
 
 def fold_rows(rows: Rows, writes: Sequence[RowWrite]) -> dict[bytes, Exception]:
@@ -74,13 +74,19 @@ def _fold_once(
         calls = [(partition, members[:_ROWS_A_CALL]) for partition, members in groups.items()]
         results = yield from protocol.fold(client.context, calls)
         for (_, members), folded in zip(calls, results, strict=True):
-            errors.update(_errors(rows, members, folded))
+            errors.update(_settled(rows, client, members, folded))
         groups = {p: left for p, members in groups.items() if (left := members[_ROWS_A_CALL:])}
     return errors
 
 
-def _errors(rows: Rows, writes: Sequence[RowWrite], folded: Folded) -> dict[bytes, Exception]:
-    if folded.error is None and folded.codes.count(protocol.OK) == len(writes):
+def _settled(
+    rows: Rows, client: QueueClient, writes: Sequence[RowWrite], folded: Folded
+) -> dict[bytes, Exception]:
+    """Count the writes that the node took; return the error of each row that was not queued."""
+    accepted = folded.codes.count(protocol.OK)
+    if accepted:
+        client.counters.cell.accepted += accepted
+    if folded.error is None and accepted == len(writes):
         return {}
     answered, unanswered = writes[: len(folded.codes)], writes[len(folded.codes) :]
     errors = {

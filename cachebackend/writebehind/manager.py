@@ -8,14 +8,10 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error, models
+from django.db import models
 from django.db.models.signals import class_prepared
 
-from cachebackend.errors import (
-    RingCacheError,
-    WriteBehindPartialError,
-    WriteBehindRefusedError,
-)
+from cachebackend.errors import WriteBehindPartialError, WriteBehindRefusedError
 from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.writebehind import reads
@@ -253,8 +249,8 @@ class WriteBehindManager(Generic[M]):
         self, errors: Mapping[bytes, Exception], pk: Any = None, changes: Mapping[str, Any] | None = None
     ) -> None:
         for error in errors.values():
-            if changes is None or not fall_back(self.rows, error, pk, changes):
-                raise error
+            if (final := fall_back(self.rows, error, pk, changes)) is not None:
+                raise final
 
     async def _afall_back_or_raise(
         self, errors: Mapping[bytes, Exception], pk: Any, changes: Mapping[str, Any]
@@ -267,12 +263,9 @@ class WriteBehindManager(Generic[M]):
     ) -> None:
         failed: dict[Any, Exception] = {}
         for pk, changes, write in writes:
-            if (error := errors.get(write.row)) is not None:
-                try:
-                    if changes is None or not fall_back(self.rows, error, pk, changes):
-                        failed[pk] = error
-                except (Error, RingCacheError) as own_error:  # of this row alone: the others are still tried
-                    failed[pk] = own_error
+            error = errors.get(write.row)
+            if error is not None and (final := fall_back(self.rows, error, pk, changes)) is not None:
+                failed[pk] = final
         if failed:
             raise WriteBehindPartialError(failed)
 

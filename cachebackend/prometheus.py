@@ -58,6 +58,9 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |\Z)", re.DOTALL | re.MU
 #: The upper bounds of a histogram's buckets: powers of two, from 64 µs to 34 s.
 _BOUNDS_MICROS = tuple(2**power for power in range(6, 26))
 
+#: The counters whose names are those of gauges.
+_TOTALS = {"parked": "writes_parked"}
+
 
 class RingCollector(Collector):
     """Yields the figures of the ring page for every ring cache; a figure that is unknown has no sample."""
@@ -155,16 +158,9 @@ class RingCollector(Collector):
         )
         yield _gauge("behind_parked", "Writes that are parked because Postgres refused them.", queues.parked)
         yield _reasons(queues)
-        if queues.rows is not None:
-            yield CounterMetricFamily(
-                "ringcache_behind_rows", "Rows that drained batches changed.", queues.rows
-            )
         drains = try_to_read(total_drains)
         if isinstance(drains, DrainCounts):
-            yield CounterMetricFamily(
-                "ringcache_behind_dropped", _meanings(DrainCounts)["dropped"], drains.dropped
-            )
-            yield _histogram("drain_times", _meanings(DrainCounts)["drain_times"], {"": drains.drain_times})
+            yield from _writes(drains)
 
     def _last_runs(self, worker: WorkerFigures) -> Iterator[Metric]:
         if worker.last_runs is None:
@@ -175,6 +171,19 @@ class RingCollector(Collector):
         for task, ran in worker.last_runs.items():
             metric.add_metric([task], ran)
         yield metric
+
+
+def _writes(counts: DrainCounts) -> Iterator[Metric]:
+    """Yield what became of writes, and the time of the drains."""
+    meanings = _meanings(DrainCounts)
+    for each in fields(DrainCounts):
+        if each.name == "drain_times":
+            yield _histogram(each.name, meanings[each.name], {"": counts.drain_times})
+        else:
+            name = _TOTALS.get(each.name, each.name)
+            yield CounterMetricFamily(
+                f"ringcache_behind_{name}", meanings[each.name], getattr(counts, each.name)
+            )
 
 
 def _reasons(queues: QueueFigures) -> Metric:

@@ -21,7 +21,7 @@ from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.options import WriteBehindOptions
-from cachebackend.telemetry.publisher import drains_by_minute
+from cachebackend.telemetry.publisher import drains_by_minute, publish_write_counts
 from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.queue import monitoring_queue
 
@@ -168,6 +168,7 @@ def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
     if not options.nodes:
         return QueueFigures()
     try:
+        publish_write_counts()
         return _figures(options, is_database_up=is_database_up)
     except (RingCacheError, ConfigurationError) as error:
         fault = Fault(FaultKind.QUEUE_NODE_DOWN, f"The queue cannot be read: {error}")

@@ -46,11 +46,19 @@ from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_sett
 from cachebackend.protocol.queue.seal import close, fail, seal, seal_many, sync, sync_fault
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
 from cachebackend.protocol.ring.deletes import delete, delete_many
-from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
+from cachebackend.protocol.telemetry.counters import (
+    Lags,
+    add_counts,
+    higher_of,
+    read_counts,
+    read_total,
+    record_time,
+)
 from cachebackend.protocol.telemetry.form_counts import (
     FormCount,
     StoredForms,
     add_form_counts,
+    forms_of,
     read_form_counts,
 )
 from cachebackend.protocol.telemetry.node_info import (
@@ -74,6 +82,7 @@ __all__ = [
     "Folded",
     "FormCount",
     "Inspected",
+    "Lags",
     "Lease",
     "Load",
     "Loader",
@@ -109,6 +118,7 @@ __all__ = [
     "fail",
     "flush",
     "fold",
+    "forms_of",
     "get",
     "get_and_lease",
     "get_many",
@@ -119,6 +129,7 @@ __all__ = [
     "get_result_and_rows",
     "has_key",
     "has_tag_tokens",
+    "higher_of",
     "incr",
     "inspect",
     "inspect_shard",
@@ -138,6 +149,7 @@ __all__ = [
     "read_counts",
     "read_form_counts",
     "read_shards",
+    "read_total",
     "record_time",
     "release",
     "replace",

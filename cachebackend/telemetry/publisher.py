@@ -25,12 +25,14 @@ from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheErr
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
 from cachebackend.telemetry.query_counts import publish_query_counts
+from cachebackend.telemetry.totals import read_total
 
 __all__ = [
     "counts_by_minute",
     "drains_by_minute",
     "publish_all",
     "publish_counts",
+    "publish_write_counts",
     "total_counts",
     "total_drains",
 ]
@@ -53,9 +55,14 @@ _refusals = LogRateLimit(SYSTEM_CLOCK)
 class _Publication(Generic[C]):
     """The counters of one client, and the hashes that they are published to.
 
-    The hash of a minute is on two nodes, so that a dead node hides none. The total is on one node:
-    Prometheus reads a total that falls as a restart, and the higher count of two copies could
-    fall and rise again. So this process remembers separately what it has published to each.
+    Each hash is on two nodes, so that a dead node hides none. One may be refused while the other is not, so
+    this process remembers separately what it has published to the minutes and to the total.
+
+    Attributes:
+        client: The client of the nodes that store the hashes.
+        counters: The counters.
+        kind: Their group.
+        stem: The beginning of the keys of the hashes.
     """
 
     client: RingClient | QueueClient
@@ -66,13 +73,13 @@ class _Publication(Generic[C]):
     def publish(self) -> None:
         """Add what this process counted since the last time to the current minute, and to the total."""
         self._add(str(int(time.time()) // MINUTE), "minutes", KEEP_MINUTE_SECONDS)
-        self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS, copies=1)
+        self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS)
 
-    def _add(self, name: str, ledger: str, keep_seconds: int, **copies: int) -> None:
+    def _add(self, name: str, ledger: str, keep_seconds: int) -> None:
         counts = self.counters.take_new(ledger)
         if not counts:
             return
-        adding = protocol.add_counts(self.client.context, self._key(name), counts, keep_seconds, **copies)
+        adding = protocol.add_counts(self.client.context, self._key(name), counts, keep_seconds)
         error = self.client.run(adding)
         if error is None:
             return
@@ -94,11 +101,11 @@ class _Publication(Generic[C]):
         return None if isinstance(reply, RingCacheError) else self.kind.from_dict(reply)
 
     def total(self) -> C:
-        """Return the total; raises the error of its node."""
-        [reply] = self.client.run(protocol.read_counts(self.client.context, [self._key(TOTAL)], copies=1))
-        if isinstance(reply, RingCacheError):
-            raise reply
-        return self.kind.from_dict(reply)
+        """Return the total; raises the error of its nodes if none answers."""
+        counts = protocol.higher_of(read_total(self.client, self._key(TOTAL), KEEP_TOTAL_SECONDS))
+        if isinstance(counts, RingCacheError):
+            raise counts
+        return self.kind.from_dict(counts)
 
     def _key(self, name: str) -> bytes:
         """Return the key of a minute's hash, or of the total's; no alias' own keys look like it."""
@@ -112,14 +119,32 @@ def _of_alias(alias: str) -> _Publication[Counts]:
 
 
 def _of_queue() -> _Publication[DrainCounts]:
+    """Return the counters of write-behind.
+
+    The first ring cache stores them, because a queue node may be full or away. Without a ring cache, the
+    queue nodes store them.
+    """
     client = queue_client(queue_options())
-    return _Publication(client, client.counters, DrainCounts, "ringcache:drains")
+    alias = next(iter(ring_aliases()), None)
+    if alias is None:
+        return _Publication(client, client.counters, DrainCounts, "ringcache:drains")
+    cache = ring_cache(alias)
+    return _Publication(cache.client, client.counters, DrainCounts, f"ringcache:drains:{cache.key_prefix}")
 
 
 def publish_counts(alias: str) -> None:
     """Publish what this process counted of an alias, and of its queries, since the last time."""
     _of_alias(alias).publish()
     publish_query_counts(alias)
+
+
+def publish_write_counts() -> None:
+    """Publish what this process counted of write-behind since the last time.
+
+    Raises:
+        ConfigurationError: Write-behind is off.
+    """
+    _of_queue().publish()
 
 
 def publish_all(**_: Any) -> None:
@@ -134,7 +159,7 @@ def publish_all(**_: Any) -> None:
             logger.exception("the counts of %r could not be published", alias)
     try:
         if write_behind_options().nodes:
-            _of_queue().publish()
+            publish_write_counts()
     except Exception as error:
         raise_interrupt(error)
         logger.exception("the counts of drains could not be published")
@@ -154,16 +179,16 @@ def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts | None]:
 
 
 def total_counts(alias: str) -> Counts:
-    """Return what all processes have counted of an alias; it restarts at 0 when its node is emptied.
+    """Return what all processes have counted of an alias.
 
     Raises:
-        RingCacheError: Its node did not answer.
+        RingCacheError: Neither of its two nodes answered.
     """
     return _of_alias(alias).total()
 
 
 def drains_by_minute(minutes: int) -> dict[int, DrainCounts | None]:
-    """Return what drains counted in each of the last minutes, as ``counts_by_minute`` does.
+    """Return what write-behind counted in each of the last minutes, as ``counts_by_minute`` does.
 
     Raises:
         ConfigurationError: Write-behind is off.
@@ -172,10 +197,10 @@ def drains_by_minute(minutes: int) -> dict[int, DrainCounts | None]:
 
 
 def total_drains() -> DrainCounts:
-    """Return what all drains have counted.
+    """Return what all processes have counted of write-behind.
 
     Raises:
         ConfigurationError: Write-behind is off.
-        RingCacheError: Its node did not answer.
+        RingCacheError: Neither of its two nodes answered.
     """
     return _of_queue().total()

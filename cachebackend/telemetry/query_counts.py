@@ -1,8 +1,7 @@
 """The counts of queries by form, of all processes: each process adds its own to hashes on the nodes.
 
-There is a hash for each hour, kept for a day, which is on two nodes; and one for each week, on one node,
-for Prometheus, which reads a total that begins again as a restart. So the forms of old releases do not
-take the room of new ones.
+There is a hash for each hour, kept for a day, and one for each week, for Prometheus, which reads a total that
+begins again as a restart. So the forms of old releases do not take the room of new ones.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
 from cachebackend.errors import RingCacheError
 from cachebackend.query_counts import FormCounts, QueryForm, known_form
+from cachebackend.telemetry.totals import read_total
 
 __all__ = ["HOUR", "CountedForms", "hourly_query_counts", "publish_query_counts", "total_query_counts"]
 
@@ -29,10 +29,10 @@ def publish_query_counts(alias: str) -> None:
     """Add what this process counted of an alias' queries since the last time to the present hour and week."""
     cache = ring_cache(alias)
     _publish(cache, "hours", _hour_key(cache, alias, _hour()), KEEP_HOUR_SECONDS)
-    _publish(cache, "weeks", _week_key(cache, alias), KEEP_WEEK_SECONDS, copies=1)
+    _publish(cache, "weeks", _week_key(cache, alias), KEEP_WEEK_SECONDS)
 
 
-def _publish(cache: RingCache, ledger: str, key: bytes, keep_seconds: int, **copies: int) -> None:
+def _publish(cache: RingCache, ledger: str, key: bytes, keep_seconds: int) -> None:
     client = cache.client
     new = client.query_counts.take_new(ledger)
     if not new:
@@ -42,7 +42,7 @@ def _publish(cache: RingCache, ledger: str, key: bytes, keep_seconds: int, **cop
         form_id, _, counter = name.partition(".")
         form = known_form(form_id)
         counts.append(protocol.FormCount(form.id, form.kind, form.description, counter, count))
-    error = client.run(protocol.add_form_counts(client.context, key, counts, keep_seconds, **copies))
+    error = client.run(protocol.add_form_counts(client.context, key, counts, keep_seconds))
     if error is not None:  # the counts of the alias, which are refused as well, are what logs it
         client.query_counts.put_back(ledger, new)
 
@@ -62,11 +62,11 @@ def total_query_counts(alias: str) -> CountedForms:
     """Return what all processes counted of an alias' queries in the present week.
 
     Raises:
-        RingCacheError: Its node did not answer.
+        RingCacheError: Neither of its two nodes answered.
     """
     cache = ring_cache(alias)
-    keys = [_week_key(cache, alias)]
-    return _sum(cache.client.run(protocol.read_form_counts(cache.client.context, keys, copies=1)))
+    copies = read_total(cache.client, _week_key(cache, alias), KEEP_WEEK_SECONDS)
+    return _sum([protocol.forms_of(copies)])
 
 
 def _sum(stored: Iterable[protocol.StoredForms | RingCacheError]) -> CountedForms:

@@ -24,8 +24,9 @@ from cachebackend import RingCache, invalidation
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.counters import Counters, Counts
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.monitoring import alias_figures
+from cachebackend.monitoring import alias_figures, total_query_figures
 from cachebackend.monitoring.window import MINUTES
+from cachebackend.protocol.telemetry.counters import nodes_of
 from cachebackend.telemetry import publisher, shutdown
 from cachebackend.telemetry.heartbeat import last_runs, record_run
 from cachebackend.telemetry.publisher import (
@@ -36,6 +37,7 @@ from cachebackend.telemetry.publisher import (
     total_counts,
     total_drains,
 )
+from cacheproject.demo.models import Article
 from cacheproject.processes import free_port
 from cacheproject.services import Services
 from tests.integration import process_exits
@@ -295,6 +297,25 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     assert f"{fault}the sums do not include them." in faults
 
 
+def test_a_total_never_falls_because_a_node_is_away_or_was_emptied(
+    ring_cache: RingCache, services: Services
+) -> None:
+    """A copy that came back empty gets its counts back from the other one, before that one is lost."""
+    names = ring_cache.client.ring.names
+    ring_cache.get_many(["a", "b", "c"])
+    Article.cached.filter(price=1).count()
+    publish_counts("default")
+    before = total_counts("default"), total_query_figures("default")
+    for name in names:
+        with killed(services, ring_cache, name):
+            assert (total_counts("default"), total_query_figures("default")) == before
+        for _ in range(2):  # a difference counts only if it is still there at the second read
+            assert (total_counts("default"), total_query_figures("default")) == before
+    ring_cache.get("d")
+    publish_counts("default")
+    assert total_counts("default").misses == before[0].misses + 1
+
+
 def test_counts_that_could_not_be_published_are_published_later(
     ring_cache: RingCache, services: Services
 ) -> None:
@@ -313,12 +334,14 @@ def test_refused_counts_are_published_later_and_logged(
     """The minutes and the total are separate: one is added although the other is refused."""
     monkeypatch.setattr(publisher, "_refusals", LogRateLimit(SYSTEM_CLOCK))
     client, key = ring_cache.client, b"ringcache:counts:demo:default:all"
-    node = client.nodes[client.ring.owner(key)]
-    node.call((b"SET", key, b"of another"))
+    nodes = [client.nodes[index] for index in nodes_of(client.context, key)]
+    for node in nodes:
+        node.call((b"SET", key, b"of another"))
     ring_cache.get("k")
     publish_counts("default")
     assert shown().misses == 1
-    node.call((b"DEL", key))
+    for node in nodes:
+        node.call((b"DEL", key))
     publish_counts("default")
     assert (shown().misses, total_counts("default").misses) == (1, 1)
     assert [each.event for each in caplog.records] == ["fold_refused"]  # type: ignore[attr-defined]
@@ -357,7 +380,6 @@ def test_the_times_of_drains_are_published() -> None:
     from django.db.models import F
 
     from cachebackend import writebehind
-    from cacheproject.demo.models import Article
 
     articles = [Article.objects.create(slug=f"s{number}") for number in range(3)]
     for article in articles:

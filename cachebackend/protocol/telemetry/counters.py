@@ -2,40 +2,60 @@
 
 A count is added to both copies at once. A copy lacks what was added while its node was down,
 and never holds more than was added; so the higher count of the two is the right one.
+
+A total is read for as long as the project runs, and Prometheus takes one that falls for a restart. So each
+copy must get back what it lacks, before the other one is lost:
+
+    1. a reader reads both copies, and remembers by how much each count of a copy is lower;
+    2. another process adds to both copies: between its two commands a copy may be lower only for that reason;
+    3. the reader reads both copies again. A count that is lower both times, is lower by at least the smaller
+       difference, and is raised by it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
-from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.effects import Argument, Command, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.partition import QueueContext
 from cachebackend.replies import integer
 
-__all__ = ["COPIES", "add_counts", "higher_of", "is_refusal", "nodes_of", "read_counts", "record_time"]
+__all__ = [
+    "Lags",
+    "add_counts",
+    "higher_of",
+    "is_refusal",
+    "nodes_of",
+    "read_counts",
+    "read_total",
+    "record_time",
+]
 
 _COUNT = Script(__package__, "count", reply=integer)
+_RAISE = Script(__package__, "raise_counts", reply=integer)
 #: The number of nodes that store a hash, if the ring has as many.
 COPIES = 2
 #: An integer that HINCRBY accepts.
 _WHOLE = re.compile(rb"-?[0-9]{1,18}")
 #: Both kinds of context have a ring.
 _Context: TypeAlias = Context | QueueContext
+#: By how much each count of a copy is lower than that of the other copy, by the index of its node.
+Lags: TypeAlias = Mapping[int, Mapping[str, int]]
 
 
-def nodes_of(context: _Context, key: bytes, copies: int) -> list[int]:
+def nodes_of(context: _Context, key: bytes) -> list[int]:
     """Return the nodes that store a hash: its owner, and the next in the order of the settings."""
     owner, nodes = context.ring.owner(key), len(context.ring)
-    return [(owner + offset) % nodes for offset in range(min(copies, nodes))]
+    return [(owner + offset) % nodes for offset in range(min(COPIES, nodes))]
 
 
 def add_counts(
-    context: _Context, key: bytes, counts: Mapping[str, int], expire_seconds: int, copies: int = COPIES
+    context: _Context, key: bytes, counts: Mapping[str, int], expire_seconds: int
 ) -> Operation[RingCacheError | None]:
     """Add to the counters of a hash; return the error if no copy took the counts, or None if one did.
 
@@ -47,11 +67,10 @@ def add_counts(
         key: The key of the hash.
         counts: For each counter the number to add.
         expire_seconds: Seconds after which the hash expires, from now on.
-        copies: The number of nodes that store it.
     """
     pairs = [part for name, count in counts.items() for part in (name, b"%d" % count)]
     call = _COUNT.call([key], b"%d" % expire_seconds, *pairs)
-    replies = yield Send([(node, call) for node in nodes_of(context, key, copies)])
+    replies = yield Send([(node, call) for node in nodes_of(context, key)])
     refused = [reply for reply in replies if is_refusal(reply)]
     return refused[0] if len(refused) == len(replies) else None
 
@@ -66,16 +85,61 @@ def is_refusal(reply: Reply) -> bool:
 def record_time(context: _Context, key: bytes, name: str, at: int, expire_seconds: int) -> Operation[None]:
     """Store a time, in any whole unit, in a hash as a counter; of the copies the latest time is read."""
     commands = (b"HSET", key, name, b"%d" % at), (b"EXPIRE", key, b"%d" % expire_seconds)
-    yield Send([(node, command) for node in nodes_of(context, key, COPIES) for command in commands])
+    yield Send([(node, command) for node in nodes_of(context, key) for command in commands])
 
 
-def read_counts(
-    context: _Context, keys: Sequence[bytes], copies: int = COPIES
-) -> Operation[list[dict[str, int] | RingCacheError]]:
+def read_counts(context: _Context, keys: Sequence[bytes]) -> Operation[list[dict[str, int] | RingCacheError]]:
     """Return the counters of each hash, or the error if none of its nodes answered."""
-    requests = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key, copies)] for key in keys]
+    requests = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key)] for key in keys]
     replies = iter((yield Send([*chain.from_iterable(requests)])))
     return [higher_of([next(replies) for _ in nodes]) for nodes in requests]
+
+
+def read_total(
+    context: _Context, key: bytes, lags: Lags, expire_seconds: int
+) -> Operation[tuple[list[Reply], Lags]]:
+    """Read the copies of a total, and raise the counts that are lower in one of them, as above.
+
+    Args:
+        context: The alias, or the queue.
+        key: The key of the hash.
+        lags: What the last call returned; empty at the first call.
+        expire_seconds: Seconds after which a hash that is raised expires.
+
+    Returns:
+        The reply of each copy, for ``higher_of``; and by how much counts are lower.
+    """
+    nodes = nodes_of(context, key)
+    replies = yield Send([(node, (b"HGETALL", key)) for node in nodes])
+    counts = higher_of(replies)
+    if isinstance(counts, RingCacheError):
+        return replies, {}
+    new_lags: dict[int, dict[str, int]] = {}
+    calls: list[Request] = []
+    for node, reply in zip(nodes, replies, strict=True):
+        if isinstance(reply, RingCacheError):
+            continue
+        own = _counts_of(reply)
+        lag = new_lags[node] = {
+            name: low for name, count in counts.items() if (low := count - own.get(name, 0)) > 0
+        }
+        before = lags.get(node, {})
+        floors = {
+            name: own.get(name, 0) + min(low, before[name]) for name, low in lag.items() if name in before
+        }
+        if floors:
+            calls.append((node, _raise_call(key, expire_seconds, _texts_of(replies), floors)))
+    if calls:
+        yield Send(calls)
+    return replies, new_lags
+
+
+def _raise_call(
+    key: bytes, expire_seconds: int, texts: Mapping[bytes, bytes], floors: Mapping[str, int]
+) -> Command:
+    named: list[Argument] = [part for pair in texts.items() for part in pair]
+    raised: list[Argument] = [part for name, floor in floors.items() for part in (name, b"%d" % floor)]
+    return _RAISE.call([key], b"%d" % expire_seconds, b"%d" % len(texts), *named, *raised)
 
 
 def higher_of(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
@@ -86,8 +150,25 @@ def higher_of(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
         return error
     counts: dict[str, int] = {}
     for reply in answered:
-        for raw_name, count in zip(reply[::2], reply[1::2], strict=True):
-            if raw_name.isascii() and _WHOLE.fullmatch(count):
-                name = raw_name.decode()
-                counts[name] = max(int(count), counts.get(name, 0))
+        for name, count in _counts_of(reply).items():
+            counts[name] = max(count, counts.get(name, 0))
     return counts
+
+
+def _counts_of(reply: Reply) -> dict[str, int]:
+    """Return the fields of a hash that are counts."""
+    return {
+        name.decode(): int(count)
+        for name, count in _pairs(reply)
+        if name.isascii() and _WHOLE.fullmatch(count)
+    }
+
+
+def _texts_of(replies: Sequence[Reply]) -> dict[bytes, bytes]:
+    """Return the fields of all copies that are not counts: what the counters belong to."""
+    fields = chain.from_iterable(map(_pairs, replies))
+    return {name: text for name, text in fields if name.isalnum() and not _WHOLE.fullmatch(text)}
+
+
+def _pairs(reply: Reply) -> Iterable[tuple[bytes, bytes]]:
+    return () if isinstance(reply, RingCacheError) else zip(reply[::2], reply[1::2], strict=True)

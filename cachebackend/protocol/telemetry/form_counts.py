@@ -13,10 +13,10 @@ from typing import NamedTuple
 from cachebackend.effects import Operation, Reply, Script, Send
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.telemetry.counters import COPIES, higher_of, is_refusal, nodes_of
+from cachebackend.protocol.telemetry.counters import higher_of, is_refusal, nodes_of
 from cachebackend.replies import integer
 
-__all__ = ["FormCount", "StoredForms", "add_form_counts", "read_form_counts"]
+__all__ = ["FormCount", "StoredForms", "add_form_counts", "forms_of", "read_form_counts"]
 
 _COUNT_FORMS = Script(__package__, "count_forms", reply=integer)
 #: The most forms of a hash.
@@ -54,26 +54,27 @@ class StoredForms(NamedTuple):
 
 
 def add_form_counts(
-    context: Context, key: bytes, counts: Sequence[FormCount], expire_seconds: int, copies: int = COPIES
+    context: Context, key: bytes, counts: Sequence[FormCount], expire_seconds: int
 ) -> Operation[RingCacheError | None]:
     """Add to the counters of a hash; return the error if no copy took the counts, as ``add_counts``."""
     parts = [part for each in counts for part in (*each[:-1], b"%d" % each.number)]
     call = _COUNT_FORMS.call([key], b"%d" % expire_seconds, b"%d" % MAX_STORED_FORMS, *parts)
-    replies = yield Send([(node, call) for node in nodes_of(context, key, copies)])
+    replies = yield Send([(node, call) for node in nodes_of(context, key)])
     refused = [reply for reply in replies if is_refusal(reply)]
     return refused[0] if len(refused) == len(replies) else None
 
 
 def read_form_counts(
-    context: Context, keys: Sequence[bytes], copies: int = COPIES
+    context: Context, keys: Sequence[bytes]
 ) -> Operation[list[StoredForms | RingCacheError]]:
     """Return what each hash holds, or the error if none of its nodes answered."""
-    asked = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key, copies)] for key in keys]
+    asked = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key)] for key in keys]
     replies = iter((yield Send([request for group in asked for request in group])))
-    return [_merged([next(replies) for _ in group]) for group in asked]
+    return [forms_of([next(replies) for _ in group]) for group in asked]
 
 
-def _merged(replies: Sequence[Reply]) -> StoredForms | RingCacheError:
+def forms_of(replies: Sequence[Reply]) -> StoredForms | RingCacheError:
+    """Return what the copies of a hash hold together; an error if all replies are errors."""
     counts = higher_of(replies)
     if isinstance(counts, RingCacheError):
         return counts

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cachebackend.errors import NodeReplyError
-from cachebackend.protocol.telemetry.counters import add_counts, read_counts, record_time
+from cachebackend.protocol.telemetry.counters import Lags, add_counts, read_counts, read_total, record_time
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, context_of, key_at, queue_of, step
 
 REFUSED = NodeReplyError("OOM command not allowed")
@@ -56,3 +56,36 @@ def test_a_time_is_written_to_both_copies_with_its_expiry() -> None:
         *[(b"HSET", b"k", "tick", b"5")] * 2,
     ]
     assert {node for node, _ in requests} == {0, 1}
+
+
+FULL = [b"hits", b"7", b"misses", b"2", b"ab", b"a description"]
+KEY = key_at(context_of("a", "b"), 0)
+
+
+def total(lags: Lags, copies: list[Any], calls: int = 0) -> tuple[Lags, list[Any]]:
+    """Read a total; return the differences, and the commands that raise counts."""
+    answers = [[1] * calls] if calls else []
+    (_, found), [_, *raised] = step(read_total(context_of("a", "b"), KEY, lags, 60), copies, *answers)
+    return found, [request for requests in raised for request in requests]
+
+
+def test_a_count_that_is_lower_in_two_reads_is_raised() -> None:
+    """Not in the first read: another process may be adding to both copies. Descriptions are copied too."""
+    lags, raised = total({}, [FULL, []])
+    assert (lags, raised) == ({0: {}, 1: {"hits": 7, "misses": 2}}, [])
+    _, raised = total(lags, [FULL, [b"hits", b"1"]], calls=1)
+    call = ("raise_counts", KEY, b"60", b"1", b"ab", b"a description", "hits", b"7", "misses", b"2")
+    assert raised == [(1, call)]
+
+
+def test_a_count_is_raised_by_the_smaller_difference() -> None:
+    """The larger one includes what is being added just now."""
+    lags, _ = total({}, [[b"hits", b"9"], [b"hits", b"5"]])
+    _, [(node, call)] = total(lags, [[b"hits", b"20"], [b"hits", b"6"]], calls=1)
+    assert (node, call[-2:]) == (1, ("hits", b"10"))
+
+
+@pytest.mark.parametrize("second", [[FULL, FULL], [FULL, DOWN], [DOWN, DOWN]])
+def test_equal_copies_and_one_copy_are_left_as_they_are(second: list[Any]) -> None:
+    """No matter what the read before found."""
+    assert total({1: {"hits": 7}}, second)[1] == []

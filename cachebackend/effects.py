@@ -31,6 +31,7 @@ __all__ = [
     "ScriptCall",
     "Send",
     "Sleep",
+    "is_promise",
     "is_unknown_script",
     "resumed",
     "side_by_side",
@@ -151,11 +152,22 @@ class Script:
         name: The file's name without ``.lua``.
         preludes: The names of files that are put before it.
         reply: The shape of what it returns.
+        is_for_each_key: Whether it does the same for each of its KEYS, and returns the sum.
+        is_promise: Whether its effect must not be lost with the server, if ``wait_replicas`` is set.
     """
 
-    def __init__(self, package: str, name: str, *preludes: str, reply: Shape) -> None:
+    def __init__(
+        self,
+        package: str,
+        name: str,
+        *preludes: str,
+        reply: Shape,
+        is_for_each_key: bool = False,
+        is_promise: bool = False,
+    ) -> None:
         self.name = name
         self.reply = reply
+        self.is_for_each_key, self.is_promise = is_for_each_key, is_promise
         parts = (*preludes, name)
         self.source = b"".join(_code(files(package).joinpath(f"{part}.lua").read_bytes()) for part in parts)
 
@@ -177,6 +189,11 @@ def _code(text: bytes) -> bytes:
     return b"".join(line + b"\n" for line in lines if line and not line.startswith(b"--"))
 
 
+def is_promise(command: Command) -> bool:
+    """Return whether the effect of a command must not be lost with its server."""
+    return command.__class__ is ScriptCall and command.script.is_promise
+
+
 def is_unknown_script(reply: Reply) -> bool:
     """Return whether a reply says that the node does not know the script, and so ran nothing."""
     return reply.__class__ is NodeReplyError and reply.code == "NOSCRIPT"
@@ -186,6 +203,17 @@ class ScriptCall(tuple[Argument, ...]):
     """A command that runs a script."""
 
     script: Script
+
+    @property
+    def keys(self) -> tuple[Argument, ...]:
+        """Its KEYS."""
+        return self[3 : 3 + int(self[2])]
+
+    def with_keys(self, *keys: Argument) -> ScriptCall:
+        """Return the same call with other KEYS."""
+        call = ScriptCall((*self[:2], b"%d" % len(keys), *keys, *self[3 + int(self[2]) :]))
+        call.script = self.script
+        return call
 
     @property
     def with_source(self) -> ScriptCall:

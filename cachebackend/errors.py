@@ -12,6 +12,7 @@ __all__ = [
     "NodeReplyError",
     "NodeUnavailableError",
     "RecordError",
+    "RedirectedError",
     "RingCacheError",
     "ValueTooLongError",
     "WriteBehindDamagedError",
@@ -85,6 +86,37 @@ class NodeReplyError(RingCacheError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.code = message.partition(" ")[0]
+
+
+class RedirectedError(NodeReplyError):
+    """A server of a cluster answered that another server has the slot of the key.
+
+    Attributes:
+        is_moved: Whether the slot belongs to the other server. False: it is being moved there, and only
+            this key may be there already.
+        slot: The slot, 0 to 16,383.
+        host: The host of the other server; empty: the host of the server that answered.
+        port: Its port.
+    """
+
+    is_moved = False
+    slot = 0
+    host = ""
+    port = 0
+
+    @classmethod
+    def read(cls, text: str) -> RedirectedError:
+        """Return the error of a text such as ``MOVED 3999 10.0.0.1:6379``.
+
+        Raises:
+            ValueError: The text has another form.
+        """
+        code, slot, address = text.split(" ")
+        host, _, port = address.rpartition(":")
+        error = cls(f"{text} (the node belongs to a cluster: write its URL as redis+cluster://host:port)")
+        error.is_moved = code == "MOVED"
+        error.slot, error.host, error.port = int(slot), host.strip("[]"), int(port)
+        return error
 
 
 class RecordError(RingCacheError):

@@ -132,8 +132,33 @@ def _config_reply(reply: Reply, command: Sequence[Any]) -> bool:
     return pairs(reply, command) if command[1] == b"GET" else text(reply, command)
 
 
+def _cluster_reply(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match the state of a cluster as text, or its table of slots."""
+    return text(reply, command) if command[1] == b"INFO" else list_of(_is_slot_range)(reply, command)
+
+
+def _is_slot_range(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match first and last slot, and then servers: host, port, ID, and any number of other items."""
+    return (
+        reply.__class__ is list
+        and len(reply) >= 3
+        and integer(reply[0], command)
+        and integer(reply[1], command)
+        and all(
+            server.__class__ is list
+            and len(server) >= 3
+            and optional_text(server[0], command)
+            and integer(server[1], command)
+            and text(server[2], command)
+            for server in reply[2:]
+        )
+    )
+
+
 _page = row(text, list_of(text))
 _SHAPES: Mapping[bytes, Shape] = {
+    b"ASKING": text,
+    b"CLUSTER": _cluster_reply,
     b"CONFIG": _config_reply,
     b"DEL": integer,
     b"EVAL": _script_reply,
@@ -156,6 +181,7 @@ _SHAPES: Mapping[bytes, Shape] = {
     b"PTTL": integer,
     b"SCAN": _page,
     b"SET": optional_text,
+    b"WAIT": integer,
     b"WAITAOF": row(integer, integer),
     b"ZCARD": integer,
     b"ZRANGE": scored,

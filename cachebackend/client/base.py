@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 from weakref import WeakSet
 
-from cachebackend.clock import Clock
 from cachebackend.drivers import FailedNodes, adrive, drive
 from cachebackend.effects import Operation
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
-from cachebackend.options import NodeAddress
 
 __all__ = ["CLIENTS", "Client"]
 
@@ -20,12 +18,14 @@ T = TypeVar("T")
 
 
 class Client:
-    """Nodes, and how an operation runs on them."""
+    """Nodes, and how an operation runs on them.
 
-    def __init__(
-        self, nodes: Sequence[NodeAddress], connect_timeout: float, socket_timeout: float, clock: Clock
-    ) -> None:
-        self.nodes = tuple(Node(node, connect_timeout, socket_timeout, clock) for node in nodes)
+    Args:
+        nodes: The nodes. A cluster may add nodes to them.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
 
     def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
         """Run an operation in the calling thread, without the nodes that have failed in it already."""

@@ -6,7 +6,7 @@ from cachebackend.client.base import CLIENTS, Client
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
-from cachebackend.node import Breaker
+from cachebackend.node import Breaker, Node
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import QueueContext
 from cachebackend.protocol.queue.fold import (
@@ -38,7 +38,7 @@ class QueueClient(Client):
     def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
         # A write waits for the disk only with "fsync"; a drain that does so has a client of its own
         timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability == "fsync" else 0)
-        super().__init__(options.all_nodes, options.connect_timeout, timeout, clock)
+        super().__init__([Node(node, options.connect_timeout, timeout, clock) for node in options.all_nodes])
         self.ring = Ring([(node.name, node.weight) for node in options.nodes])
         self.options = options
         self.context = QueueContext(options, self.ring, clock)

@@ -12,12 +12,13 @@ from cachebackend.client.base import CLIENTS
 from cachebackend.client.replay import Replay
 from cachebackend.client.single import SingleKeyClient
 from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.cluster import Cluster
 from cachebackend.codec import Codec
 from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.near.cache import NearCache
-from cachebackend.node import Breaker, Tracking
+from cachebackend.node import Breaker, Node, ReplicaWait, Tracking
 from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
@@ -29,6 +30,8 @@ from cachebackend.threads import is_thread_refused
 __all__ = ["RingClient"]
 
 logger = logging.getLogger("cachebackend")
+#: The most seconds between two probes of a server of a cluster that does not answer.
+CLUSTER_PROBE_SECONDS = 2.0
 
 
 class RingClient(SingleKeyClient):
@@ -46,8 +49,9 @@ class RingClient(SingleKeyClient):
         clock: Clock = SYSTEM_CLOCK,
         secrets: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
-        super().__init__(options.all_nodes, options.connect_timeout, options.socket_timeout, clock)
-        self.ring = _ring(options.nodes, options)
+        self.cluster = _cluster(options, clock)
+        super().__init__(_nodes(options, clock) if self.cluster is None else self.cluster.nodes)
+        self.ring = _ring(options.nodes, options) if self.cluster is None else self.cluster.ring
         self.counters = Counters(Counts)
         self.query_counts = Counters(QueryCounts)
         codec = Codec(
@@ -83,9 +87,22 @@ class RingClient(SingleKeyClient):
         self.context.on_missed = self._on_missed
         self.context.on_orphan = lambda node: self.nodes[node].release_orphans()
         for index, node in enumerate(self.nodes):
-            node.breaker = Breaker(node.name, clock)
-            node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
+            self._prepare(index, node)
+        if self.cluster is not None:
+            self.cluster.on_node, self.cluster.rehome = self._prepare, self.context.missed.rehome
         CLIENTS.add(self)
+
+    def _prepare(self, index: int, node: Node) -> None:
+        """Prepare a node of the ring for use."""
+        if self.cluster is None:
+            node.breaker = Breaker(node.name, self.context.clock)
+        else:  # a cluster promotes a replica soon, so one failure is enough, and probes are frequent
+            node.breaker = Breaker(
+                node.name, self.context.clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True
+            )
+        if wait := self.context.options.wait_replicas:
+            node.replica_wait = ReplicaWait(wait, self.context.options.socket_timeout)
+        node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
 
     def _on_missed(self, node: int, missed: MissedKeys) -> None:
         """Store what a node missed, and start its replay as soon as it answers."""
@@ -159,6 +176,18 @@ class RingClient(SingleKeyClient):
         self._trackings, self._is_tracking = [], False
         if self._near is not None:
             self._near.after_fork()
+
+
+def _nodes(options: RingOptions, clock: Clock) -> Sequence[Node]:
+    timeouts = options.connect_timeout, options.socket_timeout
+    return [Node(node, *timeouts, clock) for node in options.all_nodes]
+
+
+def _cluster(options: RingOptions, clock: Clock) -> Cluster | None:
+    if options.cluster is None:
+        return None
+    timeouts = options.connect_timeout, options.socket_timeout
+    return Cluster(options.cluster, timeouts, clock, options.password, options.address_map)
 
 
 def _ring(nodes: Sequence[NodeAddress], options: RingOptions) -> Ring:

@@ -64,6 +64,7 @@ class Connection:
         "_sendall",
         "_socket",
         "_timeout",
+        "generation",
         "taken_at",
     )
 
@@ -84,6 +85,8 @@ class Connection:
         self._poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         #: When a thread last took it from the pool.
         self.taken_at = 0.0
+        #: The generation of its pool's connections that it belongs to.
+        self.generation = 0
         try:
             handshake.perform(self._exchange)
         except BaseException:
@@ -208,6 +211,7 @@ class BlockingPool:
         self._timeout = timeout
         self._monotonic = clock.monotonic
         self._idle: deque[Connection] = deque()
+        self._generation = 0
 
     def take(self) -> Connection:
         """Return a connection that no other thread uses; the caller releases or closes it.
@@ -233,12 +237,17 @@ class BlockingPool:
         Raises:
             OSError: The connection could not be made.
         """
+        generation = self._generation  # before the address is looked up: it may change meanwhile
         connection = Connection(self._handshake, self._timeout)
+        connection.generation = generation
         connection.taken_at = self._monotonic()
         return connection
 
     def release(self, connection: Connection) -> None:
         """Put back a connection of which every reply was read."""
+        if connection.generation != self._generation:
+            connection.close()
+            return
         idle = self._idle
         idle.append(connection)
         try:
@@ -247,6 +256,11 @@ class BlockingPool:
         except IndexError as error:  # another thread has taken the last one meanwhile
             raise_interrupt(error)
             return
+
+    def renew(self) -> None:
+        """Use new connections from now on; those in use are closed when they are released."""
+        self._generation += 1
+        self.close()
 
     def close(self) -> None:
         """Close the idle connections: at the end, and after a failure, which has probably broken all."""

@@ -102,6 +102,18 @@ class Breaker:
         if opens:
             self._log_ejected(error)
 
+    def hold(self, error: Exception) -> bool:
+        """Eject the node until the deletes that it missed were replayed, although it answers.
+
+        Returns:
+            Whether the caller must start a probe now, as after ``begin_probe``.
+        """
+        with self._lock:
+            if not self.is_open:
+                self._open(error)
+            self._probe_at = self._clock.monotonic()
+        return self.begin_probe()
+
     def succeeded(self) -> None:
         """Count a command that the node answered: the failures before it no longer count."""
         with self._lock:

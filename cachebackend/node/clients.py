@@ -44,7 +44,7 @@ def client_of(
     arguments.pop("password", None)
     if login is not None:
         arguments["credential_provider"] = login
-    if endpoint.is_behind_sentinel:
+    if endpoint.may_move:
         arguments["host"], arguments["port"] = endpoint.address()
     encoder = redis.connection.Encoder("utf-8", "strict", False)  # type: ignore[attr-defined, no-untyped-call]
     pool = redis.connection.ConnectionPool(

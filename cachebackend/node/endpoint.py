@@ -7,17 +7,14 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.options import SENTINEL_SCHEME, sentinel_address
 from cachebackend.threads import is_thread_refused
 
-if TYPE_CHECKING:
-    from cachebackend.node.sentinels import Sentinels
-
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "Locator"]
 
 P = TypeVar("P", bound=asyncio.Protocol)
 _VERIFIES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -39,6 +36,22 @@ class _TLSSocket(ssl.SSLSocket):
     __del__ = socket.socket.close
 
 
+class Locator(Protocol):
+    """Finds the present primary of a node whose primary changes; it is asked for each new connection."""
+
+    def primary(self) -> tuple[str, int]:
+        """Return host and port.
+
+        Raises:
+            OSError: The primary is not known.
+        """
+        ...
+
+    async def primary_async(self) -> tuple[str, int]:
+        """Return host and port, in the running event loop; raises as ``primary`` does."""
+        ...
+
+
 class Endpoint:
     """The server of one node, its database, and the login that its URL has.
 
@@ -46,19 +59,22 @@ class Endpoint:
         url: The node's URL, which ``options`` has checked.
         connect_timeout: The most seconds that connecting may take.
         socket_timeout: The most seconds that a sentinel's reply may take.
+        locator: Finds host and port; None: the URL has them, or names sentinels.
     """
 
-    def __init__(self, url: str, connect_timeout: float, socket_timeout: float) -> None:
+    def __init__(
+        self, url: str, connect_timeout: float, socket_timeout: float, locator: Locator | None = None
+    ) -> None:
         self._connect_timeout = connect_timeout
-        self._sentinels: Sentinels | None = None
+        self._locator = locator
         if url.startswith(f"{SENTINEL_SCHEME}:"):
             from cachebackend.node.sentinels import Sentinels  # it imports redis-py
 
             address = sentinel_address(url)
-            self._sentinels = Sentinels(address, connect_timeout, socket_timeout)
+            self._locator = Sentinels(address, connect_timeout, socket_timeout)
             url = address.node_url
         parts = urlsplit(url)
-        #: The URL that redis-py understands; behind Sentinel its host means nothing.
+        #: The URL that redis-py understands; its host means nothing if there is a locator.
         self.url = url
         self.username = unquote(parts.username) if parts.username else None
         self.password = unquote(parts.password) if parts.password else None
@@ -118,20 +134,20 @@ class Endpoint:
             raise ConnectionError(str(error)) from error  # in asyncio a thread looks up the host
 
     def address(self) -> tuple[str, int]:
-        """Return host and port; behind Sentinel, those of the present primary.
+        """Return host and port; behind Sentinel and in a cluster, those of the present primary.
 
         Raises:
-            OSError: No sentinel knows the primary.
+            OSError: The primary is not known.
         """
-        return (self._host, self._port) if self._sentinels is None else self._sentinels.primary()
+        return (self._host, self._port) if self._locator is None else self._locator.primary()
 
     async def _address_async(self) -> tuple[str, int]:
-        return (self._host, self._port) if self._sentinels is None else await self._sentinels.primary_async()
+        return (self._host, self._port) if self._locator is None else await self._locator.primary_async()
 
     @property
-    def is_behind_sentinel(self) -> bool:
+    def may_move(self) -> bool:
         """Whether the address may change."""
-        return self._sentinels is not None
+        return self._locator is not None
 
     def _tls(self) -> ssl.SSLContext:
         """Return the settings of TLS. The files are read for each connection: certificates are renewed."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeReplyError, RingCacheError
-from cachebackend.node.endpoint import Endpoint
+from cachebackend.node.endpoint import Endpoint, Locator
 from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.translate import HandshakeError
 from cachebackend.options import Password
@@ -55,12 +55,18 @@ class Handshake:
         connect_timeout: The most seconds that connecting may take.
         socket_timeout: The most seconds that each reply may take.
         password: The password, or a function that returns it, if the URL has none.
+        locator: Finds host and port of the node; None: the URL has them, or names sentinels.
     """
 
     def __init__(
-        self, url: str, connect_timeout: float, socket_timeout: float, password: Password | None = None
+        self,
+        url: str,
+        connect_timeout: float,
+        socket_timeout: float,
+        password: Password | None = None,
+        locator: Locator | None = None,
     ) -> None:
-        self._endpoint = endpoint = Endpoint(url, connect_timeout, socket_timeout)
+        self._endpoint = endpoint = Endpoint(url, connect_timeout, socket_timeout, locator)
         self._timeouts = connect_timeout, socket_timeout
         password = endpoint.password or password
         has_login = bool(endpoint.username or password)

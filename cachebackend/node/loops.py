@@ -9,6 +9,7 @@ connection when it is closed itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 from cachebackend.node.handshake import Handshake
@@ -43,7 +44,7 @@ class LoopConnections:
     def current(self) -> MultiplexedConnection | None:
         """Return the running loop's connection; None if it is not open."""
         state = self._loops.get(asyncio.get_running_loop())
-        if state is None or state.connection is None or state.connection.is_closed:
+        if state is None or state.connection is None or not state.connection.is_usable:
             return None
         return state.connection
 
@@ -76,6 +77,14 @@ class LoopConnections:
                 await anext(state.closer)
             return connection
 
+    def retire(self) -> None:
+        """Use new connections from now on; the present ones are closed when their replies have arrived."""
+        for loop, state in list(self._loops.items()):  # other threads add and remove loops meanwhile
+            connection = state.connection
+            if connection is not None and not loop.is_closed():
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    loop.call_soon_threadsafe(connection.retire)
+
     def forget_closed_loops(self) -> None:
         """Close the connections of loops that were closed without closing their generators first."""
         for loop in list(self._loops):  # other threads add and remove loops meanwhile
@@ -99,7 +108,7 @@ class LoopConnections:
         self._loops = {}
 
     def __len__(self) -> int:
-        return sum(s.connection is not None and not s.connection.is_closed for s in self._loops.values())
+        return sum(s.connection is not None and s.connection.is_usable for s in self._loops.values())
 
 
 #: The connections that a forked child inherited. It must not use, close or garbage-collect them.

@@ -78,6 +78,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._unsent_bytes = 0
         self._is_in_grace = False
         self.is_closed = False
+        self._is_retired = False
 
     @classmethod
     async def open(cls, handshake: Handshake, timeout: float) -> MultiplexedConnection:
@@ -188,6 +189,8 @@ class MultiplexedConnection(asyncio.Protocol):
                 batch.future.set_result(replies)
         if self._reader.has_data():
             raise surplus()
+        if self._is_retired:
+            self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail all batches in flight."""
@@ -204,6 +207,17 @@ class MultiplexedConnection(asyncio.Protocol):
         # so that the transport does not warn that it was not closed
         transport._sock = None
         transport._closing = transport._closed = True
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes new commands."""
+        return not (self.is_closed or self._is_retired)
+
+    def retire(self) -> None:
+        """Take no new commands, and close the connection when all replies have arrived."""
+        self._is_retired = True
+        if not self._in_flight:
+            self.close()
 
     def close(self) -> None:
         """Close the connection and fail all batches in flight; may be called twice."""

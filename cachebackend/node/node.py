@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
-from cachebackend.effects import Command, Reply
+from cachebackend.effects import Command, Reply, is_promise
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import BlockingPool, Connection
 from cachebackend.node.breaker import Breaker
+from cachebackend.node.endpoint import Locator
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.loops import LoopConnections
+from cachebackend.node.multiplexed import MultiplexedConnection
+from cachebackend.node.replicas import ReplicaWait
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
 from cachebackend.threads import start_thread
@@ -62,10 +65,16 @@ class Node:
         connect_timeout: The most seconds that connecting may take.
         socket_timeout: The most seconds that a reply may take.
         clock: The source of time.
+        locator: Finds host and port of a server that may move; None: the URL has them, or names sentinels.
     """
 
     def __init__(
-        self, address: NodeAddress, connect_timeout: float, socket_timeout: float, clock: Clock = SYSTEM_CLOCK
+        self,
+        address: NodeAddress,
+        connect_timeout: float,
+        socket_timeout: float,
+        clock: Clock = SYSTEM_CLOCK,
+        locator: Locator | None = None,
     ) -> None:
         self.address = address
         self.name = address.name
@@ -75,8 +84,12 @@ class Node:
         self.breaker: Breaker | None = None
         #: Replays missed deletes when the node is back; None: there is nothing to replay.
         self.replay: Replay | None = None
+        #: Waits until replicas have what the node has promised; None: it counts at once.
+        self.replica_wait: ReplicaWait | None = None
         self._timeout = socket_timeout
-        self.handshake = handshake = Handshake(address.url, connect_timeout, socket_timeout, address.password)
+        self.handshake = handshake = Handshake(
+            address.url, connect_timeout, socket_timeout, address.password, locator
+        )
         self._pool = BlockingPool(handshake, socket_timeout, clock)
         self._loops = LoopConnections(handshake, socket_timeout)
         _NODES.add(self)
@@ -86,6 +99,8 @@ class Node:
         breaker = self.breaker
         if breaker is not None and breaker.is_open:
             return self._ejected_error()
+        if self.replica_wait is not None and is_promise(command):
+            return Node.send(self, [command]).receive()[0]
         try:
             connection = self._pool.take()
         except CONNECTION_ERRORS as error:
@@ -114,8 +129,9 @@ class Node:
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             return PendingReplies(self, commands, None, self._record_failure(error))
+        sent = commands if self.replica_wait is None else self.replica_wait.added(commands)
         try:
-            connection.send(commands)
+            connection.send(sent)
         except CONNECTION_ERRORS as error:
             connection.close()
             raise_interrupt(error)
@@ -123,7 +139,7 @@ class Node:
         except BaseException:
             connection.close()
             raise
-        return PendingReplies(self, commands, connection, None)
+        return PendingReplies(self, commands, connection, None, sent)
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
@@ -134,7 +150,7 @@ class Node:
         connection = self._loops.current()
         if connection is None:
             return self._open_and_submit(commands)
-        return self._await(connection.submit(commands), len(commands))
+        return self._submit(connection, commands)
 
     def fail(self, reason: str) -> NodeUnavailableError:
         """Record that the node's replies, each valid, kept an operation in a loop; return our error.
@@ -159,6 +175,11 @@ class Node:
         self._ejected_error()
         return True
 
+    def renew_connections(self) -> None:
+        """Use new connections from now on; the present ones are closed when their replies have arrived."""
+        self._pool.renew()
+        self._loops.retire()
+
     def close(self) -> None:
         """Close idle blocking connections, and those of closed event loops; a running loop closes its own."""
         self._pool.close()
@@ -177,16 +198,23 @@ class Node:
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             return [self._record_failure(error)] * len(commands)
-        return await self._await(connection.submit(commands), len(commands))
+        return await self._submit(connection, commands)
 
-    async def _await(self, replies: asyncio.Future[list[Reply]], count: int) -> list[Reply]:
+    def _submit(
+        self, connection: MultiplexedConnection, commands: Sequence[Command]
+    ) -> Awaitable[list[Reply]]:
+        wait = self.replica_wait
+        sent = commands if wait is None else wait.added(commands)
+        return self._await(connection.submit(sent), commands)
+
+    async def _await(self, replies: asyncio.Future[list[Reply]], commands: Sequence[Command]) -> list[Reply]:
         try:
             received = await replies
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
-            return [self._record_failure(error, was_sent=True)] * count
+            return [self._record_failure(error, was_sent=True)] * len(commands)
         self._record_replies(received)
-        return received
+        return received if self.replica_wait is None else self.replica_wait.settled(commands, received)
 
     def _record_failure(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
         """Close the idle connections, which have probably failed too; return our error, and record it."""
@@ -257,16 +285,43 @@ class Node:
         connection = None
         self.breaker.probe_begun()
         try:
+            self._prepare_probe()
             connection = self._pool.make()
-            _exchange(connection, [(b"PING",)])
+            self._check_probe(connection)
             self.breaker.begin_replay()
-            self._replay_and_close(partial(_exchange, connection))
+            self._replay_and_close(partial(self._exchange, connection))
         except BaseException as error:  # noqa: BLE001  # after any error the breaker stays open
             if connection is not None:
                 connection.close()
             self.breaker.probe_failed(self._probe_error(error))
         else:
             self._pool.release(connection)
+
+    def _prepare_probe(self) -> None:
+        """Find out where to connect, if that may have changed."""
+
+    def _check_probe(self, connection: Connection) -> None:
+        """Check that the node answers.
+
+        Raises:
+            OSError: The connection failed.
+            RingCacheError: The node cannot serve.
+        """
+        self._exchange(connection, [(b"PING",)])
+
+    def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands over a connection and return their replies.
+
+        Raises:
+            OSError: The connection failed.
+            RingCacheError: The node answered one of them with an error.
+        """
+        connection.send(commands)
+        replies = list(connection.replies(commands))
+        for reply in replies:
+            if isinstance(reply, RingCacheError):
+                raise reply
+        return replies
 
     def _replay_and_close(self, exchange: Exchange) -> None:
         assert self.breaker is not None  # noqa: S101  # the caller has checked it
@@ -293,7 +348,7 @@ class Node:
 class PendingReplies:
     """The replies to commands that were sent to a node."""
 
-    __slots__ = ("_commands", "_connection", "_error", "_node")
+    __slots__ = ("_commands", "_connection", "_error", "_node", "_sent")
 
     def __init__(
         self,
@@ -301,8 +356,10 @@ class PendingReplies:
         commands: Sequence[Command],
         connection: Connection | None,
         error: NodeUnavailableError | None,
+        sent: Sequence[Command] = (),
     ) -> None:
         self._node = node
+        self._sent = sent
         self._commands = commands
         self._connection = connection
         self._error = error
@@ -313,7 +370,7 @@ class PendingReplies:
             return [self._error] * len(self._commands)
         replies: list[Reply] = []
         try:
-            for reply in self._connection.replies(self._commands):
+            for reply in self._connection.replies(self._sent):
                 replies.append(reply)  # noqa: PERF402  # replies before a failure are kept
         except CONNECTION_ERRORS as error:
             self._connection.close()
@@ -321,33 +378,19 @@ class PendingReplies:
             if isinstance(error, MalformedReplyError):
                 replies.clear()  # they may be replies to other commands
             failure = self._node._record_failure(error, was_sent=True)  # both classes are one unit
-            return replies + [failure] * (len(self._commands) - len(replies))
+            return [*replies, *[failure] * len(self._commands)][: len(self._commands)]
         except BaseException:
             self._connection.close()
             raise
         self._node._pool.release(self._connection)  # both classes are one unit
         self._node._record_replies(replies)  # both classes are one unit
-        return replies
+        wait = self._node.replica_wait
+        return replies if wait is None else wait.settled(self._commands, replies)
 
     def abandon(self) -> None:
         """Close the connection: its replies would be read as the replies to the next commands."""
         if self._connection is not None:
             self._connection.close()
-
-
-def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Reply]:
-    """Send commands and return their replies.
-
-    Raises:
-        OSError: The connection failed.
-        RingCacheError: The node answered one of them with an error.
-    """
-    connection.send(commands)
-    replies = list(connection.replies(commands))
-    for reply in replies:
-        if isinstance(reply, RingCacheError):
-            raise reply
-    return replies
 
 
 _NODES: WeakSet[Node] = WeakSet()

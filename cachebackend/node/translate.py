@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import hiredis
 
 from cachebackend.effects import Command
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RedirectedError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
@@ -82,6 +82,12 @@ _CANNOT_SERVE = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"}
 )
 
+#: Errors by which a server of a cluster names the one that has the key.
+_REDIRECTIONS = frozenset({"ASK", "MOVED"})
+
+#: The error for a key whose slot has no server, while the rest of the cluster works.
+_UNSERVED = "CLUSTERDOWN Hash slot not served"
+
 #: The errors of these that concern writes only.
 _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
 
@@ -150,10 +156,21 @@ def surplus() -> MalformedReplyError:
 def reply_error(text: str) -> RingCacheError:
     """Return our error for a node's error reply."""
     code = text.partition(" ")[0]
+    if text == _UNSERVED:
+        unserved = NodeUnavailableError(
+            "no server of the cluster has the slot of the key; see CLUSTER SHARDS"
+        )
+        unserved.ejects = False
+        return unserved
     if code in _CANNOT_SERVE:
         error = NodeUnavailableError(f"the node cannot serve: {text}")
         error.ejects = code not in _SERVES_READS
         return error
+    if code in _REDIRECTIONS:
+        try:
+            return RedirectedError.read(text)
+        except ValueError as error:  # another form is an error as any other
+            raise_interrupt(error)
     return NodeReplyError(text)
 
 

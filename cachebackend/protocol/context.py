@@ -18,7 +18,7 @@ from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
 from cachebackend.protocol.orphans import Orphans
 from cachebackend.protocol.rounds import FailNode, node_failure
-from cachebackend.ring import Ring
+from cachebackend.ring import ClusterRing, Ring
 
 __all__ = ["Context", "Gutter", "RingChange"]
 
@@ -72,7 +72,7 @@ class Gutter:
 class Context:
     """One alias' ring, codec, options, clock and counters."""
 
-    ring: Ring
+    ring: Ring | ClusterRing
     codec: Codec
     options: RingOptions
     clock: Clock
@@ -176,12 +176,15 @@ class Context:
 
         Args:
             node: The index of the node.
-            keys: The keys that it may still hold.
+            keys: The keys that it may still hold. In a cluster they may have moved meanwhile.
             in_outbox: Whether an outbox stores the keys already.
         """
-        missed = MissedKeys(tuple(keys))
-        self.counters.cell.deletes_missed += len(missed.keys)
-        self._record(node, missed, in_outbox)
+        by_holder: dict[int, list[bytes]] = {}
+        for key in keys:
+            by_holder.setdefault(self.ring.holder(node, key), []).append(key)
+        for holder, held in by_holder.items():
+            self.counters.cell.deletes_missed += len(held)
+            self._record(holder, MissedKeys(tuple(held)), in_outbox)
 
     def record_missed_clear(self, node: int) -> None:
         """Record that a node missed a clear: nothing that it holds may be read any more."""

@@ -17,7 +17,7 @@ time after 1, then 2 comes after 4, and one row is enough for both.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,6 +102,26 @@ class MissedDeletes:
         """Return what a node missed, and forget it."""
         with self._lock:
             return _missed_keys(self._recorded.pop(node, ()))
+
+    def rehome(self, owner: Callable[[bytes], int], moves: Iterable[tuple[int, int]]) -> set[int]:
+        """Record missed deletes for the present owners of the keys; return the nodes that got some.
+
+        Args:
+            owner: Returns the owner of a key, by its index.
+            moves: The old and the new owner of the slots that move. A node that missed the delete of all its
+                keys leaves that to the new owners.
+        """
+        with self._lock:
+            recorded, self._recorded = self._recorded, {}
+            for node, names in recorded.items():
+                for name, since in names.items():
+                    self._recorded.setdefault(node if name is None else owner(name), {})[name] = since
+            for old, new in moves:
+                if None in recorded.get(old, {}):
+                    self._recorded[new] = {None: _NEVER}
+            return {
+                node for node, names in self._recorded.items() if names.keys() - recorded.get(node, {}).keys()
+            }
 
     def count(self, node: int) -> int | None:
         """Return how many deletes a node missed; None: it missed the delete of all its keys."""

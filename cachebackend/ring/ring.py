@@ -35,6 +35,21 @@ class Ring:
         """Return the index of the node that owns a key."""
         return self._table[xxh3_64_intdigest(key, self._seed) >> SLOT_SHIFT]
 
+    def holder(self, node: int, key: bytes) -> int:
+        """Return the index of the node that has a key which a node had before: the same node."""
+        del key
+        return node
+
+    def copies(self, key: bytes, number: int) -> list[int]:
+        """Return the nodes that store copies of a key: its owner, and the next ones; at most ``number``."""
+        owner, nodes = self.owner(key), len(self.names)
+        return [(owner + offset) % nodes for offset in range(min(number, nodes))]
+
+    @property
+    def nodes(self) -> range:
+        """The indexes of the nodes."""
+        return range(len(self.names))
+
     def slot_of(self, key: bytes) -> int:
         """Return the slot of a key."""
         return slot_of(key, self._seed)

@@ -15,6 +15,7 @@ from cachebackend.errors import (
     ConfigurationError,
     NodeReplyError,
     NodeUnavailableError,
+    RedirectedError,
     RingCacheError,
     WriteBehindMovedError,
     WriteBehindPartialError,
@@ -82,3 +83,21 @@ def test_a_partial_error_names_one_row_and_counts_all() -> None:
     assert "2 rows" in str(error)
     assert "7: full" in str(error)
     assert list(error.errors) == [7, 8]
+
+
+def test_a_redirection_has_the_parts_of_its_text() -> None:
+    """A host may be missing or be an IPv6 address; the message says how to write the URL of a cluster."""
+    moved = RedirectedError.read("MOVED 3999 10.0.0.1:6381")
+    assert (moved.code, moved.is_moved, moved.slot, moved.host, moved.port) == (
+        "MOVED",
+        True,
+        3999,
+        "10.0.0.1",
+        6381,
+    )
+    assert "redis+cluster://" in str(moved)
+    ask = RedirectedError.read("ASK 1 [::1]:1")
+    assert (ask.is_moved, ask.host) == (False, "::1")
+    assert RedirectedError.read("MOVED 1 :6381").host == ""
+    with pytest.raises(ValueError, match="not enough values"):
+        RedirectedError.read("MOVED 1")

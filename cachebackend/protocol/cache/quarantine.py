@@ -47,7 +47,7 @@ from cachebackend.replies import integer, text
 
 __all__ = ["quarantine", "unquarantine"]
 
-_QUARANTINE = Script(__package__, "quarantine", "is_quarantined", reply=text)
+_QUARANTINE = Script(__package__, "quarantine", "is_quarantined", reply=text, is_promise=True)
 _UNQUARANTINE = Script(__package__, "unquarantine", reply=integer)
 
 

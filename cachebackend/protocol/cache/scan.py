@@ -21,7 +21,7 @@ Cursors = Mapping[int, Cursor]
 
 def all_cursors(context: Context) -> dict[int, Cursor]:
     """Return the cursors that a scan of all nodes begins with."""
-    return {node: Cursor() for node in range(len(context.ring))}
+    return {node: Cursor() for node in context.ring.nodes}
 
 
 def scan(

@@ -103,7 +103,7 @@ def clear_missed(context: Context, pattern: bytes, nodes: Sequence[int]) -> Oper
     cleared = yield from delete_matching(context, pattern, nodes)
     later: list[Sequence[int]] = []
     if context.ring_change is not None:
-        old = context.ring_change.nodes if context.ring_change.is_old else range(len(context.ring))
+        old = context.ring_change.nodes if context.ring_change.is_old else context.ring.nodes
         if any(node in old for node in nodes):
             later = [stage for stage in _stages(context) if stage != old]
     for stage in later:
@@ -127,7 +127,7 @@ def flush(context: Context) -> Operation[None]:
 
 def _stages(context: Context) -> list[Sequence[int]]:
     """Return all nodes in the order in which they must be cleared: the old ring, the gutter, the new ring."""
-    own: list[Sequence[int]] = [range(len(context.ring))]
+    own: list[Sequence[int]] = [context.ring.nodes]
     if context.gutter is not None:
         own.insert(0, context.gutter.nodes)
     other: list[Sequence[int]] = [] if context.ring_change is None else [context.ring_change.nodes]
@@ -156,7 +156,7 @@ def delete_misplaced(
         NodeUnavailableError: A node did not answer.
     """
     misplaced = examined = 0
-    for node in range(len(context.ring)):
+    for node in context.ring.nodes:
         cursor, is_unfinished = Cursor(), True
         while is_unfinished:
             [reply] = yield Send([_scan_request(node, cursor, pattern)])

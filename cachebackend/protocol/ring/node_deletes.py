@@ -15,7 +15,7 @@ from cachebackend.replies import integer
 
 __all__ = ["delete_at", "delete_command", "release_command"]
 
-_DELETE = Script(__package__, "delete", reply=integer)
+_DELETE = Script(__package__, "delete", reply=integer, is_for_each_key=True, is_promise=True)
 _RELEASE = Script(__package__, "release", reply=integer)
 
 

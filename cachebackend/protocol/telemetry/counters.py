@@ -49,9 +49,8 @@ Lags: TypeAlias = Mapping[int, Mapping[str, int]]
 
 
 def nodes_of(context: _Context, key: bytes) -> list[int]:
-    """Return the nodes that store a hash: its owner, and the next in the order of the settings."""
-    owner, nodes = context.ring.owner(key), len(context.ring)
-    return [(owner + offset) % nodes for offset in range(min(COPIES, nodes))]
+    """Return the nodes that store a hash."""
+    return context.ring.copies(key, COPIES)
 
 
 def add_counts(

@@ -60,7 +60,7 @@ def node_infos(
     context: Context, nodes: Sequence[int] | None = None
 ) -> Operation[list[dict[str, str] | RingCacheError]]:
     """Return the INFO of each node of the ring, or of the given nodes; an error for a node that failed."""
-    indices = range(len(context.ring)) if nodes is None else nodes
+    indices = context.ring.nodes if nodes is None else nodes
     replies = yield Send([(node, (b"INFO",)) for node in indices])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
 

@@ -1,0 +1,212 @@
+"""A shard of a cluster as a node of the ring: the primary of some slots, with its replicas.
+
+When a replica is promoted, the shard is the same node at another address, as behind Sentinel. So the deletes
+that the old primary missed are replayed to the promoted one before it serves reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from cachebackend.clock import Clock
+from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply
+from cachebackend.cluster.topology import Server, Shard
+from cachebackend.drivers import Pending
+from cachebackend.effects import Command, Reply
+from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError
+from cachebackend.node import Node
+from cachebackend.node.blocking import Connection
+from cachebackend.options import NodeAddress
+from cachebackend.threads import call_in_thread
+
+__all__ = ["ShardNode", "Topologies"]
+
+_INFO: Command = (b"CLUSTER", b"INFO")
+
+
+class Topologies(Protocol):
+    """The part of a cluster that its shards use."""
+
+    def load(self) -> None:
+        """Read the topology if it was not read yet; an OSError says that no server answers."""
+        ...
+
+    def reload(self) -> None:
+        """Read the topology; an OSError says that no server answers."""
+        ...
+
+    def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+        """Return the replies to commands, with those that were redirected sent where they belong."""
+        ...
+
+    async def follow_async(
+        self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]
+    ) -> list[Reply]:
+        """Return what ``follow`` returns, in the running event loop."""
+        ...
+
+
+class ShardNode(Node):
+    """The present primary of some slots.
+
+    Args:
+        cluster: Its cluster.
+        address: The URL without host and port, and the endpoint, which all shards share.
+        connect_timeout: The most seconds that connecting may take.
+        socket_timeout: The most seconds that a reply may take.
+        clock: The source of time.
+    """
+
+    def __init__(
+        self,
+        cluster: Topologies,
+        address: NodeAddress,
+        connect_timeout: float,
+        socket_timeout: float,
+        clock: Clock,
+    ) -> None:
+        super().__init__(address, connect_timeout, socket_timeout, clock, self)
+        self._cluster = cluster
+        #: The present primary; None: the topology was not read yet.
+        self.server: Server | None = None
+        #: The replicas that the cluster believes to work.
+        self.replicas: tuple[Server, ...] = ()
+
+    def primary(self) -> tuple[str, int]:
+        """Return host and port of the present primary; read the topology if it was not read yet.
+
+        Raises:
+            OSError: No server of the cluster answers.
+        """
+        if self.server is None:
+            self._cluster.load()
+        return self._address()
+
+    async def primary_async(self) -> tuple[str, int]:
+        """Return what ``primary`` returns, in the running event loop; raises as it does."""
+        if self.server is None:
+            await call_in_thread(self._cluster.load)
+        return self._address()
+
+    def _address(self) -> tuple[str, int]:
+        if self.server is None:
+            message = "the cluster has no shard that owns slots"
+            raise ConnectionError(message)
+        return self.server.host, self.server.port
+
+    def become(self, shard: Shard) -> None:
+        """Follow a change of the topology: another primary, or other replicas."""
+        self.replicas = shard.replicas
+        if shard.primary == self.server:
+            return
+        former, self.server = self.server, shard.primary
+        self.name = shard.primary.name
+        if self.breaker is not None:
+            self.breaker.name = self.name
+        self.renew_connections()
+        if former is not None:
+            self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
+
+    def hold(self, reason: str) -> None:
+        """Eject the node until it has got the deletes that it missed; start to replay them."""
+        if self.breaker is not None and self.breaker.hold(NodeUnavailableError(reason)):
+            self._start_probe()
+
+    def call(self, command: Command) -> Reply:
+        """Send one command, where it is redirected to; a failure is returned as the reply."""
+        if is_of_many_keys(command):
+            return self.send([command]).receive()[0]
+        reply = super().call(command)
+        if reply.__class__ is RedirectedError:
+            [reply] = self._cluster.follow(self, [command], [reply])
+        return reply
+
+    def send(self, commands: Sequence[Command]) -> Pending:  # type: ignore[override]  # both are Pending
+        """Send commands; ``receive`` of the result returns their replies."""
+        plain = _divided(commands)
+        return _Replies(self._followed, commands, plain, super().send(plain))
+
+    def _followed(self, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+        return self._cluster.follow(self, commands, replies)
+
+    def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
+        """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
+        plain = _divided(commands)
+        return self._follow_async(commands, plain, super().submit(plain))
+
+    async def _follow_async(
+        self, commands: Sequence[Command], plain: Sequence[Command], sent: Awaitable[list[Reply]]
+    ) -> list[Reply]:
+        replies = await self._cluster.follow_async(self, plain, await sent)
+        return replies if plain is commands else _joined(commands, replies)
+
+    def _prepare_probe(self) -> None:
+        """Read the topology: a replica may have been promoted."""
+        self._cluster.reload()
+
+    def _check_probe(self, connection: Connection) -> None:
+        """Check that the server answers, and believes that the cluster works."""
+        [info] = super()._exchange(connection, [_INFO])
+        if b"cluster_state:ok" not in info:
+            message = f"node {self.name!r} cannot serve: the cluster is down"
+            raise NodeUnavailableError(message)
+
+    def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
+        plain = _divided(commands)
+        connection.send(plain)
+        replies = self._followed(plain, list(connection.replies(plain)))
+        return _checked(_joined(commands, replies))
+
+
+class _Replies:
+    """The replies to commands that were sent to a shard, some of which a cluster takes for one key only."""
+
+    __slots__ = ("_commands", "_follow", "_pending", "_plain")
+
+    def __init__(
+        self,
+        follow: Callable[[Sequence[Command], list[Reply]], list[Reply]],
+        commands: Sequence[Command],
+        plain: Sequence[Command],
+        pending: Pending,
+    ) -> None:
+        self._follow, self._commands, self._plain, self._pending = follow, commands, plain, pending
+
+    def receive(self) -> list[Reply]:
+        """Return the reply to each command; a reply that did not come is a NodeUnavailableError."""
+        replies = self._follow(self._plain, self._pending.receive())
+        return replies if self._plain is self._commands else _joined(self._commands, replies)
+
+    def abandon(self) -> None:
+        """Give up the replies: they will not be read."""
+        self._pending.abandon()
+
+
+def _divided(commands: Sequence[Command]) -> Sequence[Command]:
+    """Return commands of one key each that do the same; the commands themselves if they are."""
+    if not any(map(is_of_many_keys, commands)):
+        return commands
+    return [part for command in commands for part in _parts(command)]
+
+
+def _parts(command: Command) -> Sequence[Command]:
+    return commands_by_key(command) if is_of_many_keys(command) else [command]
+
+
+def _joined(commands: Sequence[Command], replies: Sequence[Reply]) -> list[Reply]:
+    """Return the reply to each command, from the replies to ``_divided``."""
+    if len(commands) == len(replies):
+        return list(replies)
+    joined, rest = [], iter(replies)
+    for command in commands:
+        parts = [next(rest) for _ in _parts(command)]
+        joined.append(joined_reply(command, parts) if is_of_many_keys(command) else parts[0])
+    return joined
+
+
+def _checked(replies: list[Reply]) -> list[Reply]:
+    for reply in replies:
+        if isinstance(reply, RingCacheError):
+            raise reply
+    return replies

@@ -1,0 +1,111 @@
+"""The topology of a cluster, as one of its servers reports it: the shards, and the slots of each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cachebackend.effects import Command, Reply
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
+from cachebackend.options import AddressMap
+
+__all__ = ["QUESTIONS", "Server", "Shard", "Topology", "read_topology"]
+
+#: The commands whose replies ``read_topology`` reads.
+QUESTIONS: tuple[Command, Command] = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))
+_NO_CLUSTER = "cluster support disabled"
+
+
+class Server(NamedTuple):
+    """One server of a cluster.
+
+    Attributes:
+        id: Its ID, which stays the same when its address changes.
+        host: Its host, as this process reaches it.
+        port: Its port.
+    """
+
+    id: str
+    host: str
+    port: int
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Shard(NamedTuple):
+    """A primary with its replicas.
+
+    Attributes:
+        primary: The primary.
+        replicas: Its replicas that the cluster believes to work.
+        slots: First and last slot of each range that it owns.
+    """
+
+    primary: Server
+    replicas: tuple[Server, ...]
+    slots: tuple[tuple[int, int], ...]
+
+
+class Topology(NamedTuple):
+    """The topology, as one server sees it.
+
+    Attributes:
+        epoch: The cluster's epoch. It grows with each failover and each slot that moves; a server that
+            is cut off from the others has an older one.
+        is_ok: Whether the server believes that the cluster works.
+        shards: The shards that own slots.
+    """
+
+    epoch: int
+    is_ok: bool
+    shards: tuple[Shard, ...]
+
+
+def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> Topology:
+    """Return the topology that a server reports.
+
+    Args:
+        replies: The replies to ``QUESTIONS``.
+        host: The host of the server. It stands for a host that the server does not know itself.
+        address_map: Translates each address.
+
+    Raises:
+        RingCacheError: The server is not in cluster mode, or reported an error.
+    """
+    for reply in replies:
+        if isinstance(reply, RingCacheError):
+            if isinstance(reply, NodeReplyError) and _NO_CLUSTER in str(reply):
+                message = "is not in cluster mode; write redis:// instead of redis+cluster://"
+                raise NodeUnavailableError(message) from reply
+            raise reply
+    info, ranges = replies
+    state = dict(line.partition(":")[::2] for line in info.decode(errors="replace").split())
+    shards: dict[str, Shard] = {}
+    for first, last, primary, *replicas in ranges:
+        server = _server(primary, host, address_map)
+        known = shards.get(server.id)
+        slots = (*(known.slots if known else ()), (first, last))
+        shards[server.id] = Shard(server, tuple(_server(each, host, address_map) for each in replicas), slots)
+    return Topology(
+        _number(state.get("cluster_current_epoch", "")),
+        state.get("cluster_state") == "ok",
+        tuple(shards.values()),
+    )
+
+
+def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:
+    reported = (entry[0] or b"").decode(errors="replace")
+    return Server(
+        entry[2].decode(errors="replace"), *address_map(host if reported in {"", "?"} else reported, entry[1])
+    )
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise_interrupt(error)
+        return 0

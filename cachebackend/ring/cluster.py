@@ -1,0 +1,109 @@
+"""The slots of a Redis or Valkey Cluster, and the owner of each.
+
+A key's slot is the CRC16 of the key, modulo 16,384. If a key has ``{`` and later ``}`` with something
+in between, only that part is hashed (a hash tag), so that keys with one tag are in one slot.
+
+Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/, "Key distribution model".
+"""
+
+from __future__ import annotations
+
+from array import array
+from binascii import crc_hqx
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+__all__ = ["CLUSTER_SLOTS", "ClusterRing", "cluster_slot"]
+
+T = TypeVar("T")
+#: The number of slots of every cluster.
+CLUSTER_SLOTS = 16_384
+_MASK = CLUSTER_SLOTS - 1
+
+
+def cluster_slot(key: bytes) -> int:
+    """Return the slot of a key in a cluster, 0 to 16,383."""
+    begin = key.find(b"{")
+    if begin >= 0:
+        end = key.find(b"}", begin + 1)
+        if end > begin + 1:
+            key = key[begin + 1 : end]
+    return crc_hqx(key, 0) & _MASK
+
+
+class ClusterRing:
+    """The owner of each slot of a cluster, by the index of a node. It changes while the cluster does.
+
+    Until ``replace`` is called, the first node owns all slots. Threads may read it while one thread
+    changes it: a change of one slot and the change of all slots are single steps.
+    """
+
+    def __init__(self) -> None:
+        self._owners = array("H", bytes(2 * CLUSTER_SLOTS))
+        #: The name of each node, by its index.
+        self.names: tuple[str, ...] = ("",)
+
+    def owner(self, key: bytes) -> int:
+        """Return the index of the node that owns a key."""
+        if b"{" in key:
+            return self._owners[cluster_slot(key)]
+        return self._owners[crc_hqx(key, 0) & _MASK]
+
+    def holder(self, node: int, key: bytes) -> int:
+        """Return the index of the node that has a key which a node had before: its present owner."""
+        del node
+        return self.owner(key)
+
+    def copies(self, key: bytes, number: int) -> list[int]:
+        """Return the nodes that store copies of a key: its owner; the cluster itself makes copies."""
+        del number
+        return [self.owner(key)]
+
+    def slot_of(self, key: bytes) -> int:
+        """Return the slot of a key."""
+        return cluster_slot(key)
+
+    def owner_of_slot(self, slot: int) -> int:
+        """Return the index of the node that owns a slot."""
+        return self._owners[slot]
+
+    def set_owner(self, slot: int, node: int) -> None:
+        """Give a slot to a node."""
+        self._owners[slot] = node
+
+    def replace(self, owners: Sequence[int], names: Sequence[str]) -> None:
+        """Give every slot to a node.
+
+        Args:
+            owners: The index of each slot's owner.
+            names: The name of each node.
+        """
+        self._owners, self.names = array("H", owners), tuple(names)
+
+    @property
+    def nodes(self) -> list[int]:
+        """The indexes of the nodes that own slots."""
+        return sorted(set(self._owners))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each node; a cluster has none, so all are 1."""
+        return (1.0,) * len(self.names)
+
+    def shares(self) -> list[int]:
+        """Return how many of the 16,384 slots each node owns."""
+        return [self._owners.count(index) for index in range(len(self.names))]
+
+    def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
+        """Group the items of (key, item) pairs by the owner of the key; the order is kept."""
+        owner = self.owner
+        groups: dict[int, list[T]] = {}
+        for key, item in keys:
+            groups.setdefault(owner(key), []).append(item)
+        return groups
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"ClusterRing({', '.join(self.names)}; {CLUSTER_SLOTS} slots)"

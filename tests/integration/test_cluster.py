@@ -1,0 +1,210 @@
+"""A cache alias on a real cluster: redirections, slots that move, failovers, and replicas that confirm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cachebackend import protocol
+from cachebackend.client import RingClient
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.options import RingOptions
+from cachebackend.protocol import FillOptions
+from cacheproject.cluster import Cluster
+from cacheproject.services import Services
+from tests.waits import wait_until
+
+MINUTE_MS = 60_000
+KEYS = [b"key:%d" % number for number in range(30)]
+
+
+def client_of(services: Services, **options: Any) -> RingClient:
+    return RingClient(RingOptions.read(services.ring_urls, options, "CACHES['default']"))
+
+
+@pytest.fixture
+def client(cluster_services: Services, cluster: Cluster) -> Iterator[RingClient]:
+    del cluster
+    client = client_of(cluster_services)
+    yield client
+    client.close()
+
+
+def is_up(client: RingClient) -> bool:
+    return not any(node.is_ejected for node in client.nodes)
+
+
+def get_many(client: RingClient) -> dict[Any, Any]:
+    return client.run(protocol.get_many(client.context, {key: key for key in KEYS}))
+
+
+def test_the_first_commands_find_their_servers(client: RingClient) -> None:
+    """The table is read with the first connection; it has each primary."""
+    for key in KEYS:
+        assert client.set(key, key, MINUTE_MS)
+    assert [client.get(key) for key in KEYS] == KEYS
+    assert (len(client.ring.nodes), sum(client.ring.shares())) == (3, 16_384)
+
+
+def test_many_keys_are_read_and_deleted_in_one_round_trip(client: RingClient) -> None:
+    """Although MGET and a script of several keys are refused there."""
+    for key in KEYS[:20]:
+        client.set(key, key, MINUTE_MS)
+    assert get_many(client) == {key: key for key in KEYS[:20]}
+    assert client.run(protocol.delete_many(client.context, KEYS)) == []
+    assert get_many(client) == {}
+
+
+def test_asyncio_follows_redirections_too(client: RingClient, cluster: Cluster) -> None:
+    """With the first command of a client, and when a slot has moved."""
+
+    async def use() -> None:
+        for key in KEYS:
+            await client.aset(key, key, MINUTE_MS)
+        slot = client.ring.slot_of(KEYS[0])
+        move_to_another(cluster, slot)
+        assert [await client.aget(key) for key in KEYS] == KEYS
+        assert await client.arun(protocol.get_many(client.context, {key: key for key in KEYS})) == {
+            key: key for key in KEYS
+        }
+
+    asyncio.run(use())
+
+
+def move_to_another(cluster: Cluster, slot: int) -> None:
+    cluster.move_slot(slot, another_primary(cluster, slot)).run()
+
+
+def another_primary(cluster: Cluster, slot: int) -> str:
+    return next(name for name in cluster.primaries if name != cluster.primary_of(slot))
+
+
+def test_a_key_is_read_and_written_at_each_step_of_a_move(client: RingClient, cluster: Cluster) -> None:
+    """A value, its delete, and a fill under a lease."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    slot = client.ring.slot_of(key)
+    move = cluster.move_slot(slot, another_primary(cluster, slot))
+    move.begin()
+    assert client.get(key) == "old"
+    assert client.delete(key)
+    assert client.get(key) is None
+    assert client.get_or_load(key, lambda: "loaded", FillOptions(ttl_ms=MINUTE_MS)) == "loaded"
+    for each in move.keys:
+        move.move_key(each)
+    assert client.get(key) == "loaded"
+    assert client.delete(key)
+    assert client.get_or_load(key, lambda: "again", FillOptions(ttl_ms=MINUTE_MS)) == "again"
+    assert client.get(key) == "again"
+    move.end()
+    assert client.get(key) == "again"
+    assert client.ring.names[client.ring.owner(key)].endswith(
+        f":{cluster.server(cluster.primary_of(slot)).port}"
+    )
+
+
+def test_a_lease_moves_with_its_key(client: RingClient, cluster: Cluster) -> None:
+    """A delete at the new owner revokes the lease that the old owner granted, so the fill is refused."""
+    key = KEYS[0]
+    client.get(key)
+    slot = client.ring.slot_of(key)
+    move = cluster.move_slot(slot, another_primary(cluster, slot))
+
+    def load() -> str:
+        move.begin()
+        for each in move.keys:
+            move.move_key(each)
+        client.delete(key)
+        move.end()
+        return "stale"
+
+    assert client.get_or_load(key, load, FillOptions(ttl_ms=MINUTE_MS)) == "stale"
+    assert client.get(key) is None
+
+
+def test_deletes_reach_the_promoted_replica_before_it_is_read(
+    client: RingClient, cluster_services: Services, cluster: Cluster
+) -> None:
+    """The old primary is dead when a key is deleted; the replica has the old value when it is promoted."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    primary = cluster.primary_of(client.ring.slot_of(key))
+    [replica] = cluster.replicas_of(primary)
+    wait_until(lambda: has_key(cluster, replica))
+    cluster_services.kill(primary)
+    try:
+        assert not client.delete(key)
+        assert client.get(key) is None
+        cluster.wait_until_replaced(primary)
+        seen = set()
+        wait_until(lambda: seen.add(client.get(key)) or is_up(client))
+        assert seen | {client.get(key)} == {None}
+        assert client.set(key, "new", MINUTE_MS)
+        assert client.get(key) == "new"
+    finally:
+        cluster_services.restart(primary)
+        cluster.wait_until_ok()
+
+
+def has_key(cluster: Cluster, replica: str) -> bool:
+    return bool(cluster.ask(replica, "DBSIZE"))
+
+
+def test_a_planned_failover_loses_nothing(client: RingClient, cluster: Cluster) -> None:
+    """The promoted node is asked after it has got what it may have missed; values stay."""
+    key = KEYS[0]
+    client.set(key, "kept", MINUTE_MS)
+    [replica] = cluster.replicas_of(cluster.primary_of(client.ring.slot_of(key)))
+    wait_until(lambda: has_key(cluster, replica))
+    cluster.failover(replica)
+    wait_until(lambda: client.get(key) == "kept")
+    assert client.ring.names[client.ring.owner(key)].endswith(f":{cluster.server(replica).port}")
+    cluster.wait_until_ok()
+
+
+def test_a_delete_waits_for_a_replica_if_the_settings_ask_for_it(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Without a replica that confirms, it counts as missed; the node still serves."""
+    client = client_of(cluster_services, wait_replicas=1)
+    try:
+        key = KEYS[0]
+        client.set(key, "old", MINUTE_MS)
+        assert client.delete(key)
+        primary = cluster.primary_of(client.ring.slot_of(key))
+        [replica] = cluster.replicas_of(primary)
+        cluster_services.stop(replica)
+        try:
+            client.set(key, "old", MINUTE_MS)
+            [reply] = client.run(protocol.delete_many(client.context, [key]))
+            assert reply == key
+            assert client.get(key) is None
+        finally:
+            cluster_services.resume(replica)
+        cluster.wait_until_ok()
+        wait_until(lambda: is_up(client) and client.run(protocol.delete_many(client.context, [key])) == [])
+    finally:
+        client.close()
+
+
+def test_a_plain_url_of_a_cluster_says_what_to_write(cluster_services: Services, cluster: Cluster) -> None:
+    """Every other key would fail; the message names the form of the URL."""
+    server = cluster.server("ring-a")
+    options = RingOptions.read(f"redis://:{server.password}@127.0.0.1:{server.port}", {}, "CACHES")
+    client = RingClient(options)
+    with pytest.raises(Exception, match=r"redis\+cluster://"):
+        for key in KEYS:
+            client.get(key)
+    client.close()
+
+
+def test_a_plain_server_is_no_cluster(services: Services) -> None:
+    """The error says what to write instead."""
+    url = services.ring_urls[0].replace("redis://", "redis+cluster://").partition("/0")[0].partition("?")[0]
+    client = RingClient(RingOptions.read(url, {"on_node_failure": "raise"}, "CACHES"))
+    with pytest.raises(NodeUnavailableError, match="not in cluster mode; write redis://"):
+        client.get(b"a")
+    client.close()

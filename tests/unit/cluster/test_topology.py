@@ -1,0 +1,65 @@
+"""The topology that a server of a cluster reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cachebackend.cluster.topology import Server, Shard, Topology, read_topology
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+
+INFO = b"cluster_enabled:1\r\ncluster_state:ok\r\ncluster_current_epoch:7\r\n"
+
+
+def same(host: str, port: int) -> tuple[str, int]:
+    return host, port
+
+
+def test_ranges_of_one_primary_are_one_shard() -> None:
+    """With its replicas; a server that does not know its own host is at the host that was asked."""
+    a, b = [b"10.0.0.1", 7000, b"a", []], [b"", 7001, b"b", [b"hostname", b"x"]]
+    replies: list[Any] = [INFO, [[0, 5, a, b], [7, 9, a, b], [6, 6, [None, 7002, b"c"]]]]
+    assert read_topology(replies, "10.0.0.9", same) == Topology(
+        7,
+        True,
+        (
+            Shard(Server("a", "10.0.0.1", 7000), (Server("b", "10.0.0.9", 7001),), ((0, 5), (7, 9))),
+            Shard(Server("c", "10.0.0.9", 7002), (), ((6, 6),)),
+        ),
+    )
+
+
+def test_addresses_are_translated() -> None:
+    """As this process reaches them."""
+    replies: list[Any] = [INFO, [[0, 5, [b"10.0.0.1", 7000, b"a"]]]]
+    [shard] = read_topology(replies, "x", lambda host, port: (f"{host}.test", port + 1)).shards
+    assert (shard.primary.host, shard.primary.port, shard.primary.name) == (
+        "10.0.0.1.test",
+        7001,
+        "10.0.0.1.test:7001",
+    )
+
+
+def test_a_cluster_that_is_down_says_so() -> None:
+    """Also if it does not say its epoch."""
+    topology = read_topology([b"cluster_state:fail\r\n", []], "x", same)
+    assert (topology.is_ok, topology.epoch, topology.shards) == (False, 0, ())
+
+
+def test_a_server_without_cluster_mode_gets_an_error_of_its_own() -> None:
+    """It says what to write instead."""
+    error = NodeReplyError("ERR This instance has cluster support disabled")
+    with pytest.raises(NodeUnavailableError, match="write redis:// instead"):
+        read_topology([error, error], "x", same)
+
+
+def test_another_error_is_raised() -> None:
+    """For example of a user who may not ask."""
+    with pytest.raises(RingCacheError, match="NOPERM"):
+        read_topology([NodeReplyError("NOPERM"), []], "x", same)
+
+
+def test_an_ipv6_address_has_brackets_in_a_name() -> None:
+    """So the port can be told from the address."""
+    assert Server("a", "::1", 7000).name == "[::1]:7000"

@@ -1,8 +1,9 @@
 """Django's system checks: one function for each message. The ids never change their meaning.
 
 ``caching`` has those of ring caches, cached models and invalidation, ``cached_models`` those of models that
-settings name, ``listening`` that of the relay's
-connection, ``write_behind`` those of the models of write-behind, ``drains`` those of what drains them.
+settings name, ``failovers`` those of strict models on nodes with a failover, ``listening`` that of the
+relay's connection, ``write_behind`` those of the models of write-behind, ``drains`` those of what drains
+them.
 May import everything below ``monitoring``. A check never changes anything, and asks no server except with
 ``check --database``.
 """
@@ -31,7 +32,6 @@ from cachebackend.checks.caching import (
     check_peer_settings,
     check_primary_keys,
     check_ring_settings,
-    check_strict_sentinels,
     check_tenant_schemas,
     check_trigger_databases,
     check_triggers_app,
@@ -44,6 +44,7 @@ from cachebackend.checks.drains import (
     check_write_behind_schedule,
     check_write_behind_workers,
 )
+from cachebackend.checks.failovers import check_lost_quarantines, check_strict_failovers
 from cachebackend.checks.listening import check_notifications
 from cachebackend.checks.write_behind import (
     check_write_behind_engines,
@@ -61,6 +62,7 @@ __all__ = [
     "check_ignored_fields",
     "check_lookup_collations",
     "check_lookups",
+    "check_lost_quarantines",
     "check_model_labels",
     "check_namespace",
     "check_namespace_of_writers",
@@ -72,7 +74,7 @@ __all__ = [
     "check_primary_keys",
     "check_query_caches",
     "check_ring_settings",
-    "check_strict_sentinels",
+    "check_strict_failovers",
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
@@ -101,7 +103,8 @@ def register_checks() -> None:
     register(Tags.caches)(check_peer_settings)
     register(Tags.models)(check_engines)
     register(Tags.caches)(check_tenant_schemas)
-    register(Tags.models)(check_strict_sentinels)
+    register(Tags.models)(check_strict_failovers)
+    register(Tags.models)(check_lost_quarantines)
     register(Tags.models)(check_triggers_app)
     register(Tags.models)(check_trigger_databases)
     register(Tags.models)(check_namespace_of_writers)

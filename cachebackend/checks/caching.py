@@ -29,7 +29,6 @@ from cachebackend.invalidation.watched import all_dependents, dependents_of, wat
 from cachebackend.managers import CachedManager
 from cachebackend.managers.audit import cached_managers
 from cachebackend.models import OutboxRow
-from cachebackend.options import SENTINEL_SCHEME, NodeAddress
 from cachebackend.options.other_backends import GLOBAL_SETTINGS
 from cachebackend.writebehind.queue import behind_models
 
@@ -45,7 +44,6 @@ __all__ = [
     "check_outbox_tables",
     "check_peer_settings",
     "check_ring_settings",
-    "check_strict_sentinels",
     "check_tenant_schemas",
     "check_trigger_databases",
     "check_triggers_app",
@@ -229,29 +227,6 @@ def check_tenant_schemas(**_: Any) -> list[CheckMessage]:
         for using in connections
         if ring_aliases() and hasattr(connections[using], "set_schema")
     ]
-
-
-def check_strict_sentinels(**_: Any) -> list[CheckMessage]:
-    """ringcache.W002: a strict manager's node can lose confirmed quarantines in a failover."""
-    return [
-        Warning(
-            f"{watched._meta.label} is cached strictly, but its node {node.name!r} is behind Sentinel.",
-            hint="A replica that is promoted may lack the latest quarantines. Use nodes without Sentinel.",
-            obj=watched,
-            id="ringcache.W002",
-        )
-        for watched in watched_models()
-        for alias in sorted({each.cache_alias for _, each in dependents_of(watched) if each.is_strict})
-        for node in _nodes_of(alias)
-        if node.url.startswith(f"{SENTINEL_SCHEME}:")
-    ]
-
-
-def _nodes_of(alias: str) -> tuple[NodeAddress, ...]:
-    try:
-        return ring_options(alias).nodes if alias in ring_aliases() else ()
-    except ConfigurationError:  # ringcache.E001 reports it
-        return ()
 
 
 def check_triggers_app(**_: Any) -> list[CheckMessage]:

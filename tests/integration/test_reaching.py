@@ -348,18 +348,32 @@ class TestSentinel:
         assert "knows a primary named 'shop'" in failure_of(open_cache(wrong), call)
 
 
-def test_a_strict_model_behind_sentinels_is_warned_of(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, empty_nodes: None
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        (["redis+sentinel://:secret@h1,h2/shop", "redis://h3"], "'shop' of its nodes is behind Sentinel"),
+        ("redis+cluster://:secret@h1,h2", "LOCATION is a cluster"),
+    ],
+)
+def test_a_strict_model_on_nodes_with_a_failover_is_an_error_unless_it_is_accepted(
+    location: object, says: str, settings: Any, monkeypatch: pytest.MonkeyPatch, empty_nodes: None
 ) -> None:
-    """A promoted replica may not have the last writes that the old primary confirmed."""
-    assert checks.check_strict_sentinels() == []
+    """A promoted replica may lack the last writes of the old primary, unless they wait for a replica."""
+
+    def found(**options: object) -> list[tuple[str, object]]:
+        block = {"BACKEND": "cachebackend.RingCache", "LOCATION": location, "OPTIONS": options}
+        settings.CACHES = {"default": block}
+        messages = [*checks.check_strict_failovers(), *checks.check_lost_quarantines()]
+        ours = [each for each in messages if each.obj._meta.app_label == "shop"]
+        assert all(says in each.msg and "secret" not in each.msg for each in ours)
+        return [(str(each.id), each.obj) for each in ours]
+
+    assert [*checks.check_strict_failovers(), *checks.check_lost_quarantines()] == []
     monkeypatch.setattr(Tag.cached, "is_strict", True)
-    assert checks.check_strict_sentinels() == []
-    location = ["redis+sentinel://:secret@h1,h2/shop", "redis://h3"]
-    settings.CACHES = {"default": {"BACKEND": "cachebackend.RingCache", "LOCATION": location}}
-    [warning] = [each for each in checks.check_strict_sentinels() if each.obj._meta.app_label == "shop"]
-    assert (warning.id, warning.obj) == ("ringcache.W002", Tag)
-    assert "'shop'" in warning.msg
+    assert [*checks.check_strict_failovers(), *checks.check_lost_quarantines()] == []
+    assert found() == found(wait_replicas=1) == [("ringcache.E020", Tag)]
+    assert found(strict_on_failover="accept") == [("ringcache.W002", Tag)]
+    assert found(strict_on_failover="accept", wait_replicas=1) == []
 
 
 def replica_has_caught_up(watched: Watched) -> None:

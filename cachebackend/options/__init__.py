@@ -6,7 +6,7 @@ here and nowhere else. The package imports ``policies``, ``codec`` and ``errors`
 Django's settings (``conf`` does), and never connects.
 """
 
-from cachebackend.options.address_map import AddressMap, mapped_address
+from cachebackend.options.address_map import AddressMap
 from cachebackend.options.cluster import ClusterAddress
 from cachebackend.options.faults import Faults
 from cachebackend.options.node_lists import change_faults
@@ -29,7 +29,6 @@ __all__ = [
     "SentinelAddress",
     "WriteBehindOptions",
     "change_faults",
-    "mapped_address",
     "parse_node",
     "parse_nodes",
     "sentinel_address",

@@ -14,7 +14,7 @@ from cachebackend.errors import ConfigurationError
 from cachebackend.options.faults import shown
 from cachebackend.options.host import host_and_port, host_text
 
-__all__ = ["AddressMap", "IsAddressMap", "mapped_address", "read_address_map"]
+__all__ = ["AddressMap", "IsAddressMap", "read_address_map"]
 
 #: Returns the host and the port at which this process reaches a server, from those that the cluster names.
 AddressMap: TypeAlias = Callable[[str, int], tuple[str, int]]
@@ -50,25 +50,29 @@ class _AddressTable:
         return dict(self.addresses).get((host, port)) or (host, port)
 
 
+@dataclass(frozen=True, slots=True)
+class _CheckedFunction:
+    """A function of the project, with a check of what it returns."""
+
+    function: Callable[[str, int], object]
+
+    def __call__(self, host: str, port: int) -> tuple[str, int]:
+        """Return the host and the port at which a server is reached.
+
+        Raises:
+            ConfigurationError: The function returned something else.
+        """
+        match returned := self.function(host, port):
+            case (str() as reached, int() as at) if host_and_port(host_text(reached, at), None):
+                return reached, at
+        raise ConfigurationError([f"address_map: must return (host, port), returned {shown(returned)}"])
+
+
 def read_address_map(given: Any) -> AddressMap | None:
     """Return the function of the option ``address_map``, which ``IsAddressMap`` has checked."""
-    if isinstance(given, Mapping):
-        pairs = given.items()
-        return _AddressTable(tuple((host_and_port(a, None), host_and_port(b, None)) for a, b in pairs))
-    function: AddressMap | None = given
-    return function
-
-
-def mapped_address(address_map: AddressMap | None, host: str, port: int) -> tuple[str, int]:
-    """Return the host and the port at which this process reaches a server of the cluster.
-
-    Raises:
-        ConfigurationError: The function of ``address_map`` did not return a host and a port.
-    """
-    if address_map is None:
-        return host, port
-    found: object = address_map(host, port)
-    match found:
-        case (str() as reached, int() as at) if host_and_port(host_text(reached, at), None):
-            return reached, at
-    raise ConfigurationError([f"address_map: must return (host, port), returned {shown(found)}"])
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        return _CheckedFunction(given)
+    pairs = given.items()
+    return _AddressTable(tuple((host_and_port(a, None), host_and_port(b, None)) for a, b in pairs))

@@ -15,6 +15,7 @@ from django.db import Error, InterfaceError, OperationalError
 from cachebackend import invalidation, writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.managers.audit import WINDOWS, cached_managers
 from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.protocol import Partition
@@ -100,9 +101,11 @@ def drain(label: str, number: int) -> int:
         logger.error("drain: %s", error)
         return 0
     except (OperationalError, InterfaceError) as error:
+        raise_interrupt(error)
         logger.warning("drain: the database failed; the next drain retries the batch: %s", error)
         return 0
     except Error as error:
+        raise_interrupt(error)
         logger.error("drain: the next drain of %s retries the batch: %s", partition, error)
         return 0
     if drained.missing:
@@ -116,6 +119,7 @@ def retry_waiting(using: str) -> int:
     try:
         return writebehind.retry_waiting(using).applied
     except Error as error:
+        raise_interrupt(error)
         logger.warning("retry_waiting: the database failed; the writes stay parked: %s", error)
         return 0
 

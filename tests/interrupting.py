@@ -25,6 +25,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import pytest
+from django.db import IntegrityError, OperationalError
 
 from cachebackend.errors import InterruptLostError
 
@@ -60,11 +61,12 @@ def _derived(base: type[Exception]) -> type[SoftLimitError]:
     return type(f"SoftLimit{base.__name__}", (SoftLimitError, base), {})
 
 
+_CLASSES: list[type[Exception]] = [
+    *(TimeoutError, ConnectionError, KeyError, ValueError, TypeError, RuntimeError),
+    *(OperationalError, IntegrityError),
+]
 #: What the handler raises by turns; their number has no common factor with the numbers of the steps.
-LIMITS: tuple[type[SoftLimitError], ...] = (
-    SoftLimitError,
-    *map(_derived, [TimeoutError, ConnectionError, KeyError, ValueError, TypeError, RuntimeError]),
-)
+LIMITS: tuple[type[SoftLimitError], ...] = (SoftLimitError, *map(_derived, _CLASSES))
 
 
 class Interruption(NamedTuple):

@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's n
 from django.db import Error as DatabaseError
 from django.db import connections, router
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.relay_listener import receives_notifications
 from cachebackend.invalidation.trigger_rows import triggered_models
 
@@ -34,5 +35,6 @@ def check_notifications(*, databases: Sequence[str] | None = None, **_: Any) -> 
 def _receives(using: str) -> bool:
     try:
         return receives_notifications(using)
-    except DatabaseError:  # a database that cannot be reached: `migrate` says so
+    except DatabaseError as error:  # a database that cannot be reached: `migrate` says so
+        raise_interrupt(error)
         return True

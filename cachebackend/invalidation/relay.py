@@ -26,6 +26,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.clears import clear_node, clear_tags, nodes_to_clear
 from cachebackend.invalidation.deletes import delete_keys, values_and_tags
 from cachebackend.invalidation.outbox import INTENT_SECONDS, delete_rows, write_row
@@ -287,7 +288,8 @@ def _read(row: Any) -> RowKeys | None:
     """
     try:
         return read_row(row)
-    except DatabaseError:
+    except DatabaseError as error:
+        raise_interrupt(error)
         logger.exception("outbox row %s cannot be processed now", row.pk)
         return None
 

@@ -16,6 +16,7 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.conf import project_options
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.relay import RelayResult, relay
 
 __all__ = ["CHANNEL", "receives_notifications", "relay_on_notify"]
@@ -51,6 +52,7 @@ def relay_on_notify(
             if not _listen(using, on_round, interval):
                 return
         except Error as error:
+            raise_interrupt(error)
             logger.warning("the relay lost its connection to database %r: %s", using, error)
             pause(interval)
 

@@ -53,7 +53,8 @@ def delete_stored(changes: TableChanges, pks: Sequence[int], using: str, *, are_
                 continue
             rows = _changed_rows(changes, texts, using, are_updated=are_updated)
             deletes.add_stored(replace(changes, rows=rows), with_results=pk == pks[0])
-        except DatabaseError:
+        except DatabaseError as error:
+            raise_interrupt(error)
             logger.exception("an invalidation was not finished; the relay will retry it")
             return
         except Exception as error:  # noqa: BLE001  # a row may hold anything, and a project's field may raise it

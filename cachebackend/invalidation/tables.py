@@ -14,6 +14,7 @@ from django.core.signals import setting_changed
 from django.db import DatabaseError, models, transaction
 from django.db.models.signals import class_prepared
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.watched import (
     Dependent,
     Row,
@@ -173,7 +174,8 @@ def _rows_with(
         try:
             with transaction.atomic(using=chunk.db):
                 rows = list(chunk)
-        except DatabaseError:
+        except DatabaseError as error:
+            raise_interrupt(error)
             return
         yield from rows
 

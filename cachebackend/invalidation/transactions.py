@@ -35,6 +35,7 @@ from cachebackend.backend.open_transactions import (
     is_open,
     is_unmanaged,
 )
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.transaction_deletes import TransactionDeletes
@@ -77,8 +78,9 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
         except BaseException:
             try:
                 rollback_with_deletes()  # Django rolls back after database errors only
-            except Error:  # as after an interrupted statement; no error may take the place of the first one
+            except Error as error:  # as after an interrupted statement; it must not replace the first error
                 connection.close()
+                raise_interrupt(error)
             raise
         if deletes is None:
             commit()

@@ -16,6 +16,7 @@ from typing import TypeVar
 from django.db import Error
 
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.inspector import KeyFigures, key_figures
 from cachebackend.monitoring.nodes import NodeFigures, node_figures
@@ -54,4 +55,5 @@ def try_to_read(read: Callable[[], T]) -> T | str:
     try:
         return read()
     except (RingCacheError, Error) as error:
+        raise_interrupt(error)
         return str(error)

@@ -17,6 +17,7 @@ from cachebackend import protocol, writebehind
 from cachebackend.client import QueueClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
@@ -243,5 +244,6 @@ def _versions(partitions: Sequence[Partition]) -> dict[Partition, str]:
 def _read(read: Callable[[], T], unknown: T) -> T:
     try:
         return read()
-    except (RingCacheError, Error):
+    except (RingCacheError, Error) as error:
+        raise_interrupt(error)
         return unknown

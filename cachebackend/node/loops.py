@@ -9,9 +9,9 @@ connection when it is closed itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.multiplexed import MultiplexedConnection
 from cachebackend.node.translate import CONNECTION_ERRORS
@@ -82,8 +82,10 @@ class LoopConnections:
         for loop, state in list(self._loops.items()):  # other threads add and remove loops meanwhile
             connection = state.connection
             if connection is not None and not loop.is_closed():
-                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                try:
                     loop.call_soon_threadsafe(connection.retire)
+                except RuntimeError as error:  # the loop was closed meanwhile
+                    raise_interrupt(error)
 
     def forget_closed_loops(self) -> None:
         """Close the connections of loops that were closed without closing their generators first."""

@@ -56,6 +56,7 @@ def read_keys(nodes: Sequence[Node], pattern: bytes, seconds: float) -> list[byt
                             moment, keys = read_keys_of(monitor.connection.read_response())
                         reads.extend((moment, key) for key in keys if fnmatch.fnmatchcase(key, glob))
         except redis.exceptions.ResponseError as error:
+            raise_interrupt(error)
             failures.append(NodeReplyError(f"node {node.name!r} refuses MONITOR: {error}"))
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)

@@ -15,6 +15,7 @@ import redis.sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.translate import MalformedReplyError, readable
 from cachebackend.options import SentinelAddress
@@ -73,6 +74,7 @@ class Sentinels:
             self._ask_another()
             raise
         except redis.exceptions.RedisError as error:
+            raise_interrupt(error)
             raise ConnectionError(str(error)) from error
         finally:
             for each in sentinel.sentinels:
@@ -106,6 +108,7 @@ class Sentinels:
             self._ask_another()
             raise
         except redis.exceptions.RedisError as error:
+            raise_interrupt(error)
             raise ConnectionError(str(error)) from error
         finally:
             for each in sentinel.sentinels:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from django.db import InterfaceError, OperationalError, connections
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.interrupts import note_interrupt
 
 __all__ = ["Backoff", "database_backoff", "is_unreachable"]
 
@@ -58,7 +59,9 @@ class Backoff:
 
 def is_unreachable(using: str, error: Exception) -> bool:
     """Return whether a statement failed because its database cannot be reached."""
-    return isinstance(error, OperationalError | InterfaceError) and not connections[using].is_usable()
+    if not isinstance(error, OperationalError | InterfaceError) or note_interrupt(error):
+        return False
+    return not connections[using].is_usable()
 
 
 #: The databases that drains of this process cannot reach.

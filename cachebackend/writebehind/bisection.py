@@ -9,6 +9,7 @@ from django.db import DatabaseError, connections, models, transaction
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindVersionError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.apply import Applied, apply_batch
 from cachebackend.writebehind.batch import CREATED, BatchRow, RowGroup, group_rows, rows_of
 from cachebackend.writebehind.limits import limit_locks
@@ -82,6 +83,7 @@ class Bisection:
         try:
             applied = self._apply(batch)
         except (DatabaseError, WriteBehindDamagedError) as error:
+            raise_interrupt(error)
             refusal, rows = self._refusal_of(error), rows_of(batch)
             if refusal is None:
                 raise
@@ -172,6 +174,7 @@ class Bisection:
         try:
             self._apply([group.without_rows()])
         except DatabaseError as error:
+            raise_interrupt(error)
             return error
         return None
 

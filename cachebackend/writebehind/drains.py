@@ -143,6 +143,7 @@ def due_databases() -> list[str]:
             try:
                 due += [using] if is_due(using) else []
             except Error as error:
+                raise_interrupt(error)
                 if is_unreachable(using, error):
                     database_backoff.failed(using, error)
                 else:
@@ -211,6 +212,7 @@ class _Drain:
                     self._count(number, outcome, started)
                 return number
             except OperationalError as error:
+                raise_interrupt(error)
                 if getattr(error.__cause__, "sqlstate", None) not in _CONFLICTS or attempt == _TRIES - 1:
                     raise
         return None

@@ -15,6 +15,7 @@ from django.db import Error, models, router
 from cachebackend.backend.canonical import referred_field
 from cachebackend.backend.collations import inexact_column
 from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind.backoff import Backoff
 
 __all__ = ["key_fault", "key_fault_if_known"]
@@ -60,6 +61,7 @@ def key_fault_if_known(model: type[models.Model]) -> tuple[str | None, bool]:
     except SynchronousOnlyOperation:
         return None, False
     except Error as error:
+        raise_interrupt(error)
         _backoff.failed(using, error)
         return None, False
     _backoff.answered(using)

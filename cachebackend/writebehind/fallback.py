@@ -24,6 +24,7 @@ from cachebackend.errors import (
     WriteBehindMovedError,
     WriteBehindUnknownError,
 )
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.writebehind import reads
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.descriptions import pending_batch
@@ -68,6 +69,7 @@ def fall_back(rows: Rows, error: Exception, pk: Any, changes: Mapping[str, Any] 
                 _log_dropped(error)
                 return None
     except (Error, RingCacheError) as own_error:
+        raise_interrupt(own_error)
         error = own_error
     if isinstance(error, WriteBehindUnknownError):
         cell.unknown += 1
@@ -117,6 +119,7 @@ def _is_written_through(rows: Rows, error: Exception, pk: Any, changes: Mapping[
         with transaction.atomic(using=using):  # so that a refused statement does not break the caller's
             return bool(InvalidatingQuerySet(rows.model, using=using).filter(pk=pk).update(**changes))
     except (OperationalError, InterfaceError, InternalError, TransactionManagementError) as database_error:
+        raise_interrupt(database_error)
         is_lost = isinstance(database_error, OperationalError | InterfaceError)
         if was_sent and is_lost and not getattr(database_error.__cause__, "sqlstate", None):
             message = f"{error}; the database did not answer, and may have written it: {database_error}"

@@ -13,6 +13,7 @@ from django.db import Error, models, router
 from django.db.models import Count, Max
 
 from cachebackend.errors import WriteBehindError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.answers import Answers
@@ -62,6 +63,7 @@ def removed_models() -> Answers[RemovedModel]:
             for label in labels.distinct():
                 drained.setdefault(label, []).append(using)
         except Error as error:
+            raise_interrupt(error)
             errors[f"database {using!r}"] = error
     gone = [label for label in sorted({*queued, *parked}) if model_named(label) is None]
     found = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -188,7 +187,8 @@ def _retry_cycle(rows: Sequence[RowName], using: str, retried: Retried) -> None:
                 _retry_first(label, keys, using, together, is_deferred=True)
             with connections[using].cursor() as cursor:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    except IntegrityError:  # one of them refers to yet another row
+    except IntegrityError as error:  # one of them refers to yet another row
+        raise_interrupt(error)
         return
     retried.applied += together.applied
     retried.missing += together.missing
@@ -226,9 +226,12 @@ def _put_off(label: str, key: str, using: str, error: Exception) -> list[ParkedW
     for first in writes[:1]:
         first.error = str(error).strip() or type(error).__name__
         own = ParkedWrite.objects.using(using).filter(pk=first.pk)
-        with suppress(Error), limited_transaction(using):  # the write may be locked
-            own.update(error=first.error)
-            own.filter(retry_at__isnull=False).update(retry_at=_next_retry())
+        try:
+            with limited_transaction(using):
+                own.update(error=first.error)
+                own.filter(retry_at__isnull=False).update(retry_at=_next_retry())
+        except Error as own_error:  # the write may be locked
+            raise_interrupt(own_error)
     return writes
 
 

@@ -12,6 +12,7 @@ from cachebackend.client import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.effects import side_by_side
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.backoff import database_backoff
@@ -95,4 +96,5 @@ def _sample(client: QueueClient, samples: Iterable[Sample]) -> None:
             try:
                 store_samples(client, using, own)
             except Error as error:
+                raise_interrupt(error)
                 logger.warning("the queues are not sampled in the database %r: %s", using, error)

@@ -21,7 +21,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
 from tests.integration.test_interrupts import check_client, check_node
 from tests.integration.write_behind import drain_all, one_partition
-from tests.interrupting import handler, interrupted_everywhere
+from tests.interrupting import SoftLimitError, handler, interrupted_everywhere
 from tests.shop.models import Author, Meter
 
 __all__ = ["handler"]
@@ -200,6 +200,13 @@ class Block:
         self._before, self._after = self._rows.stored()[self._row.pk], getattr(self._row, self._rows.field)
 
     def run(self) -> None:
+        try:
+            self._run()
+        except transaction.TransactionManagementError as error:
+            # Django takes a limit that is a database error for one of the rollback to the savepoint
+            raise SoftLimitError from error
+
+    def _run(self) -> None:
         using = self._rows.using
         with transaction.atomic(using=using):
             self._row.save(using=using)

@@ -16,6 +16,10 @@ BROAD = {
     *("ValueError", "TypeError", "LookupError", "KeyError", "IndexError", "AttributeError"),
     *("ArithmeticError", "OverflowError", "MemoryError", "AssertionError"),
     *("CONNECTION_ERRORS", "UNREADABLE"),
+    # Of Django's databases: a time limit may be a DatabaseError, so that the site's own code retries after it
+    *("Error", "DatabaseError", "DataError", "OperationalError", "IntegrityError", "InternalError"),
+    *("ProgrammingError", "InterfaceError", "NotSupportedError"),
+    *("redis.exceptions.RedisError", "redis.exceptions.ResponseError"),
     # ormsgpack's names for TypeError and ValueError
     *("EncodeError", "msgpack.EncodeError", "ormsgpack.MsgpackEncodeError", "ormsgpack.MsgpackDecodeError"),
 }
@@ -29,6 +33,7 @@ ALLOWED = {
     "effects.resumed": "throws it into the operation",
     "interrupts._content": "distinguishes interrupts",
     "invalidation/outbox_databases._answer": "``result`` raises it again in the thread that waits",
+    "invalidation/outbox_writer._insert": "a thread of its own: signal handlers run in the main thread only",
     "invalidation/outbox_writer._write": "a thread of its own: signal handlers run in the main thread only",
     "node/handshake.perform": "raises the same error without its frames",
     "node/handshake.perform_async": "raises the same error without its frames",
@@ -104,6 +109,7 @@ def test_no_except_swallows_an_interrupt() -> None:
         "except OSError as error:\n  return error",
         "finally:\n  signal.send_robust(None)",
         "except (*CONNECTION_ERRORS, RingCacheError) as error:\n  return error",
+        "except DatabaseError:\n  return None",
     ],
 )
 def test_the_rule_finds_an_except_that_swallows(handler: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
+from unittest.mock import Mock
 
 import pytest
+from django.db import OperationalError
 
-from cachebackend.writebehind.backoff import Backoff
+from cachebackend.writebehind import backoff as backoff_module
+from cachebackend.writebehind.backoff import Backoff, is_unreachable
 from tests.unit.protocol.stepping import StillClock
 
 
@@ -53,3 +57,20 @@ def test_an_answer_resets_it_and_both_ends_are_logged_once(
     assert "refused" in caplog.text
     backoff.failed("default", OSError())
     assert backoff.wait_seconds("default") == 1.0
+
+
+def test_a_time_limit_says_nothing_about_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose class is a database error, and which has broken the connection."""
+
+    def limit(_: int, __: object) -> None:
+        raise OperationalError("10 seconds are over")
+
+    monkeypatch.setattr(backoff_module, "connections", {"default": Mock(is_usable=lambda: False)})
+    before = signal.signal(signal.SIGUSR1, limit)
+    try:
+        with pytest.raises(OperationalError) as caught:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not is_unreachable("default", caught.value)
+    assert is_unreachable("default", OperationalError("the server closed the connection"))

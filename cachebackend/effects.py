@@ -34,6 +34,7 @@ __all__ = [
     "is_promise",
     "is_unknown_script",
     "resumed",
+    "sharing_first_scatter",
     "side_by_side",
 ]
 
@@ -131,6 +132,29 @@ def resumed(operation: Operation[T], answer: Any) -> Operation[T]:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def sharing_first_scatter(operations: Sequence[Operation[T]]) -> Operation[list[T]]:
+    """Run operations one after the other; what they send first, which only reads, goes out in one scatter."""
+    results: dict[int, T] = {}
+    begun: dict[int, Effect] = {}
+    try:
+        for index, operation in enumerate(operations):
+            try:
+                begun[index] = next(operation)
+            except StopIteration as end:
+                results[index] = end.value
+        sent = {index: effect for index, effect in begun.items() if isinstance(effect, Send)}
+        requests = [request for send in sent.values() for request in send.requests]
+        replies = iter((yield Send(requests)) if requests else ())
+        answers = {index: [next(replies) for _ in send.requests] for index, send in sent.items()}
+        for index, effect in begun.items():
+            answer = answers[index] if index in answers else (yield effect)
+            results[index] = yield from resumed(operations[index], answer)
+    finally:
+        for operation in operations:
+            operation.close()
+    return [results[index] for index in range(len(operations))]
 
 
 class Continue(NamedTuple):

@@ -17,7 +17,7 @@ from cachebackend.drivers import FailedNodes
 from cachebackend.managers.keys import LookupNames, RowKeys
 from cachebackend.managers.queries import RowQueries
 from cachebackend.managers.reads import UNKNOWN, Place, RowReads
-from cachebackend.managers.rows import RowShape
+from cachebackend.managers.rows import Row, RowShape
 from cachebackend.properties import cached_property
 
 __all__ = ["RowsByKey"]
@@ -136,10 +136,20 @@ class RowsByKey(Generic[M]):
             return await sync_to_async(self._reads.stored)(lookup, list(keys), self._using)
         return await place.cache.client.arun(self._reads.in_bulk(lookup, keys, place, sync_to_async))
 
-    def reading(self, keys: Iterable[Any]) -> protocol.Operation[dict[Any, M]] | None:
-        """Return the operation by which ``in_bulk`` reads rows; None: the alias has no ring cache."""
+    @property
+    def database(self) -> str:
+        """The alias of the database that rows are read from."""
+        return self._using
+
+    def reading(self, keys: Iterable[Any]) -> protocol.Operation[dict[Any, Row]] | None:
+        """Return the operation that reads the columns of rows by primary key; None: there is no ring."""
         place = self._place
-        return None if place is None else self._reads.in_bulk(self._keys.pk, keys, place, _blocking)
+        return None if place is None else self._reads.columns(self._keys.pk, keys, place, _blocking)
+
+    def instances(self, rows: Iterable[Row | None]) -> list[M | None]:
+        """Return an instance for each row, given its columns; None for None."""
+        using, make = self._using, self._shape.instance
+        return [None if row is None else make(row, using) for row in rows]
 
     # Changes of rows
 

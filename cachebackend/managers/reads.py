@@ -136,12 +136,19 @@ class RowReads(Generic[M]):
         Returns:
             The rows by their own value, in the order of ``values``. Rows without a key are last.
         """
+        columns = yield from self.columns(lookup, values, place, adapt)
+        return {value: self._shape.instance(row, place.using) for value, row in columns.items()}
+
+    def columns(
+        self, lookup: Lookup, values: Iterable[Any], place: Place, adapt: Adapt
+    ) -> protocol.Operation[dict[Any, Row]]:
+        """Return the columns of the rows that ``in_bulk`` returns."""
         asked, without = self._by_key(lookup, values, place)
         rows, undecided = yield from self._rows(lookup, asked, place, adapt)
         found = [row for key in asked if (row := rows.get(key)) is not None]
         if unread := [*without, *undecided]:
             found += yield protocol.Load(adapt(partial(self._queries.rows, lookup, unread)))
-        return self._by_value(lookup, found, place.using)
+        return {self._shape.value_of(lookup, row): row for row in found}
 
     def stored(self, lookup: Lookup, values: Sequence[Any], using: str) -> dict[Any, M]:
         """Return rows as the database has them, as ``in_bulk``."""
@@ -152,7 +159,8 @@ class RowReads(Generic[M]):
         def position(row: Row) -> int:
             return order.get(lookup.text(self._shape.value_of(lookup, row)), len(order))
 
-        return self._by_value(lookup, sorted(self._queries.rows(lookup, values), key=position), using)
+        rows = sorted(self._queries.rows(lookup, values), key=position)
+        return {self._shape.value_of(lookup, row): self._shape.instance(row, using) for row in rows}
 
     def stored_rows(self, pks: Iterable[Any]) -> dict[Any, Row]:
         """Return the columns of rows as the database has them, by primary key."""
@@ -184,9 +192,6 @@ class RowReads(Generic[M]):
                 without.append(value)
         keys = place.cache.many_key_bytes([*named])
         return dict(zip(keys, named.values(), strict=True)), without
-
-    def _by_value(self, lookup: Lookup, rows: Sequence[Row], using: str) -> dict[Any, M]:
-        return {self._shape.value_of(lookup, row): self._shape.instance(row, using) for row in rows}
 
     # Rows through the ring
 

@@ -5,7 +5,7 @@ send the commands; the nodes hold the connections. This package imports neither 
 ``node``, so a test can run an operation step by step.
 """
 
-from cachebackend.effects import Ask, Load, Operation
+from cachebackend.effects import Ask, Load, Operation, sharing_first_scatter
 from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Unfilled
 from cachebackend.protocol.cache.freshness import value_of
 from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
@@ -161,6 +161,7 @@ __all__ = [
     "set_many",
     "set_many_with_lease",
     "share_partition_count",
+    "sharing_first_scatter",
     "stored_tokens",
     "sync",
     "sync_fault",

@@ -12,9 +12,9 @@ read (``surroundings``): the time zone, the language, and the scope, which names
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from itertools import count
@@ -32,6 +32,7 @@ from django.utils.translation import get_language
 from cachebackend.backend.scope import scope_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
+from cachebackend.queries.whole_rows import WholeRows
 
 __all__ = ["Remembered", "accepted", "begun", "followed", "kept", "recall", "remember", "surroundings"]
 
@@ -56,13 +57,16 @@ class Remembered:
     Attributes:
         plan: The plan of its statement.
         form: How the rows of the statement become the result.
-        keys: The primary keys that the result had when it was read last, if they are few: their rows are
-            read beside the result.
+        whole: What reads the instances, if the result holds their primary keys.
+        keys: The primary keys that the result had when it was read last, if they are few.
+        beside: The keys of the rows that were read then, by manager: they are read beside the result.
     """
 
     plan: Plan
     form: Any
+    whole: WholeRows | None = None
     keys: Sequence[Any] = ()
+    beside: Mapping[Any, Sequence[Any]] = field(default_factory=dict)
 
 
 class _Unknown(Exception):  # noqa: N818  # an argument that two constructions cannot be compared by

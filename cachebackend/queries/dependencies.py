@@ -8,7 +8,7 @@ runs them. Both raise ``NotCached`` if a change could be missed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -41,18 +41,18 @@ MOST_TAGS = 20
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """What a result depends on in one alias of a table.
+    """What a result depends on in an alias of a table, or in several that are used in the same way.
 
     Attributes:
         table: The name of the table, as writers have it (``table_name``).
-        alias: The first alias in the SQL that depends on this; empty for a model of ``depends_on``.
+        aliases: The aliases in the SQL; none for a model of ``depends_on``.
         model: The model.
         shape: The bound columns, and the columns that the result depends on.
         values: The canonical texts of each bound column; None: NULL.
     """
 
     table: str
-    alias: str
+    aliases: tuple[str, ...]
     model: type[models.Model]
     shape: Shape
     values: Mapping[str, tuple[str | None, ...]]
@@ -194,7 +194,9 @@ class _Dependencies:
         found = [*self._of_models(), *(each for select in self._selects for each in self._of_select(select))]
         unique: dict[Any, Dependency] = {}
         for each in found:
-            unique.setdefault((each.table, each.shape, tuple(sorted(each.values.items()))), each)
+            same = (each.table, each.shape, tuple(sorted(each.values.items())))
+            known = unique.get(same)
+            unique[same] = replace(each, aliases=(*known.aliases, *each.aliases)) if known else each
         return list(unique.values())
 
     def _of_models(self) -> Iterator[Dependency]:
@@ -203,7 +205,7 @@ class _Dependencies:
                 table = part._meta.db_table
                 if is_plain_table(part, table, self._using):
                     watched_catalogue(table, self._using, self._rules)
-                    yield Dependency(table_name(table), "", part, Shape((), None), {})
+                    yield Dependency(table_name(table), (), part, Shape((), None), {})
 
     def _of_select(self, select: Select) -> Iterator[Dependency]:
         catalogues = {
@@ -220,7 +222,7 @@ class _Dependencies:
             assert model is not None  # noqa: S101  # else there is no catalogue
             values = _at_most(bound[alias], MOST_TAGS)
             columns = self._columns(model, catalogue, self._named(select, alias))
-            yield Dependency(table_name(table), alias, model, Shape(values, columns), values)
+            yield Dependency(table_name(table), (alias,), model, Shape(values, columns), values)
 
     def _catalogue(self, table: str) -> TableCatalogue | None:
         """Return the catalogue of a table; None if the models of ``depends_on`` say what it shows."""

@@ -51,7 +51,7 @@ class Evaluation:
         plans: The plan of each statement that was read through the ring.
         reads: The compiler and the rows of each of these statements.
         reasons: Why statements were run as they are.
-        by_key: Whether the result holds primary keys of rows that are read from their own entries.
+        whole: What has read the rows from their own entries, if the result holds their primary keys.
     """
 
     def __init__(self, options: QueryOptions) -> None:
@@ -59,7 +59,7 @@ class Evaluation:
         self.plans: list[Plan] = []
         self.reads: list[tuple[Any, Sequence[Any]]] = []
         self.reasons: list[str] = []
-        self.by_key = False
+        self.whole: Any = None
 
     def execute(self, compiler: Any, result_type: str, run: Run) -> Any:
         """Return what ``execute_sql`` returns, from the ring if the result can be kept right."""

@@ -54,7 +54,7 @@ def form_of(kind: str, result: Any, evaluation: Evaluation, queryset: Any) -> Ca
         return _number if rows and type(rows[0][0]) is int and result == rows[0][0] else None
     if compiler.get_converters([column for column, *_ in compiler.select[: compiler.col_count]]):
         return None
-    if evaluation.by_key:
+    if evaluation.whole is not None:
         return ROWS
     form = _form_of_values(queryset, result) if rows else None  # no rows show nothing of their form
     is_whole = form is not None and form(rows) == result

@@ -9,9 +9,9 @@ from django.db import models
 from django.db.models.signals import class_prepared
 
 from cachebackend.invalidation import watch_queries, watch_tags
-from cachebackend.invalidation.watched import dependents_by_model
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet, cached_queryset
+from cachebackend.queries.relations import manager_of_rows
 
 __all__ = ["InvalidatingManager", "InvalidatingQuerySet"]
 
@@ -31,19 +31,8 @@ class InvalidatingQuerySet(models.QuerySet[M]):
             alias: The cache alias.
             options: As for ``CachedQuerySet.cached``.
         """
-        queryset = cached_queryset(self, QueryOptions(alias, rows=_reader_of_rows(self.model, alias)))
+        queryset = cached_queryset(self, QueryOptions(alias, rows=manager_of_rows(self.model, alias)))
         return queryset.cached(**options)
-
-
-def _reader_of_rows(model: type[models.Model], alias: str) -> str:
-    """Return the name of a ``CachedManager`` of the model that has every row; empty: there is none."""
-    for dependent in dependents_by_model().get(model, ()):
-        reads_rows = (
-            hasattr(dependent, "in_bulk") and dependent.cache_alias == alias and not dependent.is_strict
-        )
-        if reads_rows and getattr(dependent, "base_manager", None) is None:
-            return str(getattr(dependent, "name", ""))
-    return ""
 
 
 class InvalidatingManager(models.Manager.from_queryset(InvalidatingQuerySet)):  # type: ignore[misc]  # made at run time

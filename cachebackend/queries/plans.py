@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import django
 from django.apps import apps
 from django.core.signals import setting_changed
 from django.db import models
 from django.db.models.signals import class_prepared, post_migrate
+from django.db.models.sql.datastructures import Join
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
@@ -24,17 +25,22 @@ from cachebackend.queries.dependencies import Dependency, compiled_query
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.params import text_of_params
+from cachebackend.queries.relations import Path
 from cachebackend.queries.tables import Rules
 from cachebackend.query_counts import QueryForm
 from cachebackend.shapes import Shape
 
-__all__ = ["Plan", "plan_of"]
+__all__ = ["Equalities", "Plan", "plan_of"]
 
 #: The most plans that a process remembers.
 _MAX_PLANS = 10_000
 #: The most tags and shapes of one result.
 _MAX_NAMES = 200
 _plans: dict[tuple[Any, ...], Plan | NotCached] = {}
+
+
+#: The canonical texts that a field may have.
+Equalities: TypeAlias = "Mapping[models.Field[Any, Any], frozenset[str | None]]"
 
 
 class Plan(NamedTuple):
@@ -47,7 +53,8 @@ class Plan(NamedTuple):
         tags: The keys of its tags.
         entries: The shape of each dependency.
         shapes: Its shapes, each once.
-        equalities: The canonical texts that each field may have which the query binds in its base table.
+        equalities: The values to which the query binds fields of the rows that it returns, and of the rows
+            to which their foreign keys lead, by the path to these.
         counted_as: The form of the query under which reads of the result are counted.
     """
 
@@ -57,7 +64,7 @@ class Plan(NamedTuple):
     tags: tuple[bytes, ...]
     entries: tuple[ShapeEntry, ...]
     shapes: tuple[ShapeEntry, ...]
-    equalities: Mapping[models.Field[Any, Any], frozenset[str | None]]
+    equalities: Mapping[Path, Equalities]
     counted_as: QueryForm
 
 
@@ -153,21 +160,42 @@ def _new_plan(
     )
 
 
-def _equalities(
-    query: Any, dependencies: Sequence[Dependency]
-) -> dict[models.Field[Any, Any], frozenset[str | None]]:
-    """Return the values that the query binds columns of its base table to."""
-    base = query.base_table
-    fields = {field.column: field for field in query.get_meta().local_concrete_fields}
-    return {
-        fields[column]: frozenset(values)
-        for each in dependencies
-        if base is not None
-        and each.alias == base
-        and table_name(each.table) == table_name(query.get_meta().db_table)
-        for column, values in each.values.items()
-        if column in fields
-    }
+def _equalities(query: Any, dependencies: Sequence[Dependency]) -> Mapping[Path, Equalities]:
+    """Return the values that the query binds fields to, by the path from its base table to theirs."""
+    found: dict[Path, dict[Any, frozenset[str | None]]] = {}
+    for each in dependencies:
+        for alias in each.aliases if each.values else ():
+            reached = _reached(query, alias)
+            if reached is None:
+                continue
+            path, model = reached
+            fields = {
+                field.column: field
+                for field in model._meta.concrete_fields
+                if table_name(field.model._meta.db_table) == each.table
+            }
+            bound = {
+                fields[column]: frozenset(texts) for column, texts in each.values.items() if column in fields
+            }
+            found[path] = {**found.get(path, {}), **bound}
+    return found
+
+
+def _reached(query: Any, alias: str) -> tuple[Path, type[models.Model]] | None:
+    """Return the foreign keys that lead to the rows of an alias, and their model; None: others lead there.
+
+    A row of a child model has the columns of its parents.
+    """
+    if alias == query.base_table:
+        return (), query.get_meta().model
+    join = query.alias_map.get(alias)
+    if not isinstance(join, Join) or join.filtered_relation is not None:
+        return None
+    field: Any = join.join_field
+    owner = _reached(query, str(join.parent_alias)) if isinstance(field, models.ForeignKey) else None
+    if owner is None or field.remote_field.parent_link:
+        return owner
+    return (*owner[0], field.name), field.remote_field.model
 
 
 def _forget(**_: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any, Self, TypeVar, cast
 
 from django.db import models, router
@@ -13,7 +12,6 @@ from django.db.models.sql.constants import MULTI
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
-from cachebackend.backend.canonical import canonical_text
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.counting import count_hit
@@ -26,8 +24,9 @@ from cachebackend.queries.evaluation import (
 )
 from cachebackend.queries.forms import ROWS, form_of
 from cachebackend.queries.options import QueryOptions
-from cachebackend.queries.plans import Plan
+from cachebackend.queries.relations import relations_of
 from cachebackend.queries.steps import COPIED, UnbuiltQuerySet
+from cachebackend.queries.whole_rows import WholeRows
 
 __all__ = ["CachedQuerySet", "cached_queryset"]
 
@@ -36,8 +35,6 @@ M = TypeVar("M", bound=models.Model)
 ATTEMPTS = 2
 #: The most rows that are read beside a result.
 MAX_BESIDE = 50
-#: Returns the rows with some primary keys, by primary key.
-RowReader = Callable[[Sequence[Any]], "dict[Any, Any]"]
 
 
 class CachedQuerySet(UnbuiltQuerySet[M]):
@@ -78,8 +75,8 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         for plan in evaluation.plans:
             lines.append(f"cached as {plan.key.decode()}")
             lines += [f"  {dependency}" for dependency in plan.dependencies]
-        if evaluation.by_key:
-            lines.append("rows are read from their own entries")
+        if evaluation.whole is not None:
+            lines.append(str(evaluation.whole))
         return "\n".join(lines) or "nothing is read: the query has no rows"
 
     # Reading
@@ -115,8 +112,8 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                 self._result_cache = self._recalled_or("all", lambda built: built._all())
             return
         with self._evaluated() as evaluation:
-            if self._result_cache is None and (read_rows := self._row_reader()) is not None:
-                self._result_cache = self._rows_by_key(read_rows, evaluation)
+            if self._result_cache is None and (whole := self._whole_rows()) is not None:
+                self._result_cache = self._rows_by_key(whole, evaluation)
             super()._fetch_all()
 
     def _all(self) -> list[Any]:
@@ -133,7 +130,8 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         with evaluated(self.cache_options) as evaluation:
             result = evaluate(built)
         if (form := form_of(kind, result, evaluation, built)) is not None and self._construction is not None:
-            remember(self._construction, kind, around, Remembered(evaluation.plans[-1], form))
+            read = Remembered(evaluation.plans[-1], form, evaluation.whole)
+            remember(self._construction, kind, around, read)
         return result
 
     def _recalled(self, known: Remembered) -> Any:
@@ -147,7 +145,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         wanted = (cache.client.context, plan.key, names, protocol.MISSING)
         if known.form is ROWS:
             instances = self._recalled_rows(known, cache, wanted)
-            return instances if instances is not None and _fit(instances, plan) else protocol.MISSING
+            return protocol.MISSING if instances is None else instances
         rows = cache.client.run(protocol.get_result(*wanted))
         if rows is protocol.MISSING:
             return rows
@@ -155,12 +153,14 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         return known.form(rows)
 
     def _recalled_rows(self, known: Remembered, cache: RingCache, wanted: Any) -> list[Any] | None:
-        """Return the instances of a plan whose result holds primary keys; None: there is no result."""
-        manager: Any = getattr(self.model, self.cache_options.rows)
-        before = known.keys
-        reading = manager.reading(before) if before else None
+        """Return the instances of a plan whose result holds primary keys; None: it must be read again."""
+        whole, plan = known.whole, known.plan
+        if whole is None or not whole.is_of(self.db):
+            return None
+        before, found = known.keys, None
+        reading = whole.reading(known.beside) if before else None
         if reading is None:
-            rows, found = cache.client.run(protocol.get_result(*wanted)), None
+            rows = cache.client.run(protocol.get_result(*wanted))
         else:
             read = protocol.get_result_and_rows(
                 *wanted, rows=reading, are_of=lambda rows: ROWS(rows) == before
@@ -168,14 +168,18 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
             rows, found = cache.client.run(read)
         if rows is protocol.MISSING:
             return None
-        count_hit(cache, known.plan.counted_as)
-        keys = ROWS(rows)
-        known.keys = keys if len(keys) <= MAX_BESIDE else ()
-        return _in_order(keys, manager.in_bulk(keys) if found is None else found)
+        count_hit(cache, plan.counted_as)
+        keys, found = ROWS(rows), found or {}
+        instances = whole.instances(keys, found, plan)
+        beside = {manager: tuple(each) for manager, each in found.items()}
+        known.keys, known.beside = keys, beside
+        if sum(map(len, beside.values())) > MAX_BESIDE:
+            known.keys = ()
+        return instances
 
-    def _row_reader(self) -> RowReader | None:
+    def _whole_rows(self) -> WholeRows | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
-        query = self.query
+        query, options = self.query, self.cache_options
         is_whole = (
             self._iterable_class is ModelIterable
             and query.default_cols
@@ -186,13 +190,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                 query.combinator
                 or query.distinct
                 or query.annotations
-                or query.select_related
                 or query.extra
                 or query.select_for_update
                 or query.is_empty()
             )
         )
-        options = self.cache_options
         if (
             not is_whole
             or not options.rows
@@ -200,14 +202,14 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
             or self.db != router.db_for_write(self.model)
         ):
             return None
-        manager: Any = getattr(self.model, self.cache_options.rows, None)
-        return manager.in_bulk if manager.has_keys else None
+        manager: Any = getattr(self.model, options.rows, None)
+        relations = relations_of(self.model, query.select_related, options.alias, self.db)
+        return None if relations is None or not manager.has_keys else WholeRows(manager, relations)
 
-    def _rows_by_key(self, read_rows: RowReader, evaluation: Evaluation) -> list[M] | None:
+    def _rows_by_key(self, whole: WholeRows, evaluation: Evaluation) -> list[M] | None:
         """Return the instances whose primary keys are the result; None: the result is not cached.
 
-        A row may have been changed after the result was read, and then it may not be one of the result
-        any more. Then the result is loaded again, once.
+        If the rows contradict the result, it is loaded again, once.
         """
         queryset: Any = self
         with not_evaluated():
@@ -217,9 +219,9 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                 if found is None:
                     return None
                 keys = [key for [key] in compiler.results_iter([found])]
-                instances = _in_order(keys, read_rows(keys))
-                if _fit(instances, evaluation.plans[-1]):
-                    evaluation.by_key = True
+                instances = whole.instances(keys, {}, evaluation.plans[-1])
+                if instances is not None:
+                    evaluation.whole = whole
                     return [self._with_known(row) for row in instances]
                 evaluation.drop(evaluation.plans[-1])
             return list(ModelIterable(self))
@@ -249,34 +251,6 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
-
-
-def _in_order(keys: Sequence[Any], rows: dict[Any, Any]) -> list[Any]:
-    """Return rows in the order of their primary keys; None for a row that does not exist.
-
-    A query that joins many rows may name a row twice. Each time it is an instance of its own, as Django's.
-    """
-    found = [rows.get(key) for key in keys]
-    if len(rows) < len(keys):
-        unused = dict(rows)
-        found = [unused.pop(key, None) or copy(rows.get(key)) for key in keys]
-    return found
-
-
-def _fit(rows: Sequence[Any], plan: Plan) -> bool:
-    """Return whether all rows exist, and none contradicts an equality of the query."""
-    if None in rows:
-        return False
-    for field, texts in plan.equalities.items():
-        fitting: set[Any] = set()  # most rows have the same value
-        for row in rows:
-            value = getattr(row, field.attname)
-            if (value.__class__, value) in fitting:
-                continue
-            if (None if value is None else canonical_text(field, value)) not in texts:
-                return False
-            fitting.add((value.__class__, value))
-    return True
 
 
 def cached_queryset(queryset: models.QuerySet[M], options: QueryOptions) -> CachedQuerySet[M]:

@@ -109,6 +109,9 @@ class UnbuiltQuerySet(models.QuerySet[M]):
     def distinct(self, *args: Any) -> Self:  # noqa: D102
         return cast("Self", self._follow("distinct", args, {}))
 
+    def select_related(self, *fields: Any) -> Self:  # noqa: D102
+        return cast("Self", self._follow("select_related", fields, {}))
+
     def values(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return self._follow("values", args, kwargs)
 

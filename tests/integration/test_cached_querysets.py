@@ -110,7 +110,7 @@ def test_a_query_is_right_after_writes(kind: str, authors: list[Author], poems: 
             from cachebackend.queries import evaluation
 
             patch.setattr(evaluation.Evaluation, "read", lambda *_: None)
-            patch.setattr(CachedQuerySet, "_row_reader", lambda _: None)
+            patch.setattr(CachedQuerySet, "_whole_rows", lambda _: None)
             return KINDS[kind]()
 
     def check() -> None:

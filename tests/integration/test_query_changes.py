@@ -519,7 +519,7 @@ def test_two_models_of_one_table_have_plans_of_their_own(cache: RingCache) -> No
     for queryset in (Ranked.objects.filter(rank=0).values("pk"), Placed.objects.filter(place=0).values("pk")):
         plan = plan_of(queryset.query.get_compiler("default"), "multi", QueryOptions(), cache)
         assert plan is not None
-        assert {field.model for field in plan.equalities} == {queryset.model}
+        assert {field.model for field in plan.equalities[()]} == {queryset.model}
 
 
 def test_a_result_with_another_timeout_has_a_key_of_its_own(cache: RingCache) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from cachebackend.effects import Operation, Script, Send, is_unknown_script, resumed, side_by_side
+from cachebackend.effects import (
+    Operation,
+    Script,
+    Send,
+    Sleep,
+    is_unknown_script,
+    resumed,
+    sharing_first_scatter,
+    side_by_side,
+)
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.replies import integer
 
@@ -75,6 +84,45 @@ def test_operations_side_by_side_send_together() -> None:
         together.send([3, 4])
     replies, nothing, error = ended.value.value
     assert (replies, nothing, error.args) == ([1, 3, 4], [], ([2],))
+
+
+def test_operations_share_their_first_scatter() -> None:
+    """Then each runs to its end, one after the other; some send nothing, or begin with another effect."""
+
+    def reads(name: bytes, rounds: int) -> Operation[list[Any]]:
+        replies: list[Any] = []
+        for number in range(rounds):
+            replies += yield Send([(number, (name,))] * (number + 1))
+        return replies
+
+    def sleeps() -> Operation[list[Any]]:
+        return [(yield Sleep(1.0))]
+
+    together = sharing_first_scatter([reads(b"a", 2), reads(b"none", 0), sleeps(), reads(b"b", 2)])
+    assert next(together) == Send([(0, (b"a",)), (0, (b"b",))])
+    assert together.send([1, 2]) == Send([(1, (b"a",)), (1, (b"a",))])
+    assert together.send([3, 4]) == Sleep(1.0)
+    assert together.send("slept") == Send([(1, (b"b",)), (1, (b"b",))])
+    with pytest.raises(StopIteration) as end:
+        together.send([5, 6])
+    assert end.value.value == [[1, 3, 4], [], ["slept"], [2, 5, 6]]
+
+
+def test_operations_that_share_a_scatter_are_closed_together() -> None:
+    """If one of them raises, the others give back what they hold."""
+    ended: list[str] = []
+
+    def operation(name: str) -> Operation[None]:
+        try:
+            yield Send([])
+            raise RingCacheError(name)
+        finally:
+            ended.append(name)
+
+    together = sharing_first_scatter([operation("a"), operation("b")])
+    with pytest.raises(RingCacheError):
+        next(together)
+    assert ended == ["a", "b"]
 
 
 def test_an_operation_continues_after_its_first_effect() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cachebackend import query_counts
 from cachebackend.counters import Counters, Counts
 from cachebackend.queries import counting
 from cachebackend.queries.counting import CountedRead, cached_form, count_hit, count_not_cached
@@ -16,6 +17,13 @@ from cachebackend.shapes import Shape
 from cacheproject.demo.models import Article
 
 QUERY = SimpleNamespace(model=Article)
+
+
+@pytest.fixture(autouse=True)
+def no_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without the forms that other tests have met."""
+    monkeypatch.setattr(query_counts, "_forms", {})
+    monkeypatch.setattr(query_counts, "_of_shapes", {})
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def cache() -> Any:
 
 def dependency(column: str, value: str) -> Dependency:
     """Return what a query depends on that compares a column of articles with a value."""
-    return Dependency("demo_article", "demo_article", Article, Shape([column], ["id"]), {column: (value,)})
+    return Dependency("demo_article", ("demo_article",), Article, Shape([column], ["id"]), {column: (value,)})
 
 
 def test_the_form_of_a_query_names_its_shapes_and_not_its_values() -> None:

@@ -1,0 +1,150 @@
+"""Whole rows: instances whose primary keys are a result, each read from its own entry.
+
+A row may have been changed after the result was read. Then it may not be one of the result any more:
+
+    1. reader    reads the result: row 1 has category 5
+    2. writer    moves row 1 to category 6, and commits
+    3. reader    reads row 1: it has category 6
+
+So each row is compared with the equalities of the query, and so are the rows that ``select_related``
+follows. If a row contradicts them or is gone, the caller loads the result again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django.db.models.constants import LOOKUP_SEP
+
+from cachebackend import protocol
+from cachebackend.backend.canonical import canonical_text
+from cachebackend.queries.plans import Equalities, Plan
+from cachebackend.queries.relations import Relation
+
+__all__ = ["Found", "WholeRows"]
+
+#: The columns of rows that were read, by their primary keys, for each manager.
+Found = dict[Any, dict[Any, Sequence[Any]]]
+
+
+class WholeRows(NamedTuple):
+    """Reads the instances whose primary keys are a result.
+
+    Attributes:
+        manager: The ``CachedManager`` that reads the rows.
+        relations: The foreign keys whose rows are read from their own entries, too.
+    """
+
+    manager: Any
+    relations: Sequence[Relation] = ()
+
+    def __str__(self) -> str:
+        """Return which rows are read from their own entries, as text to be read."""
+        paths = (LOOKUP_SEP.join(each.path) for each in _all(self.relations))
+        return f"{' and '.join(['rows', *paths])} are read from their own entries"
+
+    def is_of(self, using: str) -> bool:
+        """Return whether all rows are read from a database, as they were when the query was compiled."""
+        return all(each.manager.database == using for each in _all(self.relations))
+
+    def instances(self, keys: Sequence[Any], found: Found, plan: Plan) -> list[Any] | None:
+        """Return the instances in the order of their primary keys; None: they contradict the query.
+
+        Args:
+            keys: The primary keys.
+            found: The rows that were read already; those that are read are added.
+            plan: The plan of the query.
+        """
+        self._read({self.manager: keys}, found)
+        rows = _made(self.manager, keys, found)
+        if None in rows or not _fit(rows, plan.equalities.get((), {})):
+            return None
+        return rows if self._follow(self.relations, [rows] * len(self.relations), found, plan) else None
+
+    def reading(self, wanted: Mapping[Any, Iterable[Any]]) -> protocol.Operation[Found] | None:
+        """Return the operation that reads rows, by manager; None: a manager has no ring cache."""
+        operations = [manager.reading(keys) for manager, keys in wanted.items()]
+        return None if None in operations else _read_side_by_side(list(wanted), operations)
+
+    def _read(self, wanted: Mapping[Any, Iterable[Any]], found: Found) -> None:
+        """Read the rows that were not read yet."""
+        unread = {
+            manager: keys
+            for manager, each in wanted.items()
+            if (keys := [key for key in dict.fromkeys(each) if key not in found.setdefault(manager, {})])
+        }
+        reading = self.reading(unread) if unread else None
+        if reading is not None:
+            for manager, rows in self.manager.cache.client.run(reading).items():
+                found[manager] |= rows
+
+    def _follow(
+        self, relations: Sequence[Relation], owners: Sequence[Sequence[Any]], found: Found, plan: Plan
+    ) -> bool:
+        """Set the related rows of rows, level by level: one scatter reads those of a level.
+
+        Args:
+            relations: The foreign keys of one level.
+            owners: The rows that have them, for each foreign key.
+            found: The rows that were read already.
+            plan: The plan of the query.
+
+        Returns:
+            Whether all related rows exist, and none contradicts the query.
+        """
+        if not relations:
+            return True
+        wanted: dict[Any, list[Any]] = {}
+        values = [
+            [getattr(row, relation.field.attname) for row in rows]
+            for relation, rows in zip(relations, owners, strict=True)
+        ]
+        for relation, keys in zip(relations, values, strict=True):
+            wanted.setdefault(relation.manager, []).extend(key for key in keys if key is not None)
+        self._read(wanted, found)
+        inner: list[tuple[Relation, list[Any]]] = []
+        for relation, rows, keys in zip(relations, owners, values, strict=True):
+            related = _made(relation.manager, keys, found)
+            equalities = plan.equalities.get(relation.path, {})
+            existing = [each for each in related if each is not None]
+            if len(existing) < len(keys) - (0 if equalities else keys.count(None)):
+                return False
+            if not _fit(existing, equalities):
+                return False
+            for row, each in zip(rows, related, strict=True):
+                relation.set(row, each)
+            inner += [(each, existing) for each in relation.inner]
+        return self._follow([each for each, _ in inner], [rows for _, rows in inner], found, plan)
+
+
+def _all(relations: Sequence[Relation]) -> Iterator[Relation]:
+    """Yield relations and those within them."""
+    for each in relations:
+        yield each
+        yield from _all(each.inner)
+
+
+def _read_side_by_side(managers: Sequence[Any], operations: Sequence[Any]) -> protocol.Operation[Found]:
+    rows = yield from protocol.sharing_first_scatter(operations)
+    return dict(zip(managers, rows, strict=True))
+
+
+def _made(manager: Any, keys: Sequence[Any], found: Found) -> list[Any]:
+    """Return an instance for each primary key, as Django does if a row is named twice; None: no such row."""
+    columns = found.get(manager, {})
+    return manager.instances([columns.get(key) for key in keys])  # type: ignore[no-any-return]
+
+
+def _fit(rows: Sequence[Any], equalities: Equalities) -> bool:
+    """Return whether no row contradicts an equality of the query."""
+    for field, texts in equalities.items():
+        fitting: set[Any] = set()  # most rows have the same value
+        for row in rows:
+            value = getattr(row, field.attname)
+            if (value.__class__, value) in fitting:
+                continue
+            if (None if value is None else canonical_text(field, value)) not in texts:
+                return False
+            fitting.add((value.__class__, value))
+    return True

@@ -145,10 +145,7 @@ class RingCollector(Collector):
     def _queues(self, queues: QueueFigures) -> Iterator[Metric]:
         if not queues.is_on:
             return
-        up = GaugeMetricFamily("ringcache_queue_node_up", "Whether the queue node answers.", labels=["node"])
-        for name, answers in queues.nodes.items():
-            up.add_metric([name], float(answers))
-        yield up
+        yield from _queue_nodes(queues)
         yield _gauge("behind_waiting", "Changes that wait in the queues.", queues.waiting)
         yield _gauge(
             "behind_waiting_bytes", "Bytes of the changes that wait, with the names of fields.", queues.bytes
@@ -171,6 +168,32 @@ class RingCollector(Collector):
         for task, ran in worker.last_runs.items():
             metric.add_metric([task], ran)
         yield metric
+
+
+def _queue_nodes(queues: QueueFigures) -> Iterator[Metric]:
+    """Yield whether each queue node answers, its memory, and whether it can write its files."""
+    names = ("up", "memory_bytes", "max_memory_bytes", "file_written", "snapshot_written")
+    meanings = (
+        "Whether the queue node answers.",
+        "Memory of the queue node that counts against its limit.",
+        "The limit of the queue node's memory; 0: none.",
+        "Whether the last write to its append-only file succeeded.",
+        "Whether its last snapshot succeeded.",
+    )
+    metrics = [
+        GaugeMetricFamily(f"ringcache_queue_node_{name}", meaning, labels=["node"])
+        for name, meaning in zip(names, meanings, strict=True)
+    ]
+    for node in queues.nodes:
+        health = node.health
+        is_written = [
+            None if each is None else each != "err" for each in (health.aof_status, health.save_status)
+        ]
+        values = (node.is_up, health.used_bytes, health.max_bytes, *is_written)
+        for metric, value in zip(metrics, values, strict=True):
+            if value is not None:
+                metric.add_metric([node.name], float(value))
+    yield from metrics
 
 
 def _writes(counts: DrainCounts) -> Iterator[Metric]:

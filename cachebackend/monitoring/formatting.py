@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "duration", "moment", "percentiles"]
+__all__ = ["ago", "duration", "moment", "percentiles", "size"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
@@ -43,6 +43,16 @@ def moment(timestamp: float) -> str:
     then = datetime.fromtimestamp(timestamp, timezone.get_current_timezone())
     day = "" if then.date() == datetime.now(then.tzinfo).date() else f"{then:%Y-%m-%d} "
     return f"{day}{then:%H:%M:%S} ({ago(timestamp)})"
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in the unit that people would use, such as ``1.5 GB``."""
+    rest = float(number)
+    for unit in ("B", "KB", "MB"):
+        if abs(rest) < 1024:
+            return f"{rest:.0f}{_SPACE}{unit}" if unit == "B" else f"{rest:.1f}{_SPACE}{unit}"
+        rest /= 1024
+    return f"{rest:,.1f}{_SPACE}GB"
 
 
 def percentiles(times: Histogram) -> str:

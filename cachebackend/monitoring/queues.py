@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from django.db.models import Count, Min
@@ -17,13 +17,13 @@ from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
+from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults, queue_node_figures
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
 from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry.publisher import drains_by_minute, publish_write_counts
 from cachebackend.writebehind import PartitionStatus
-from cachebackend.writebehind.queue import monitoring_queue
 
 __all__ = ["QueueFigures", "Totals", "queue_figures"]
 
@@ -91,32 +91,28 @@ class QueueFigures:
     Attributes:
         is_on: Whether the settings name queue nodes.
         partitions: The partitions that were ever written to.
-        nodes: The queue nodes by name, and whether each answers.
+        nodes: The queue nodes.
         totals: Sums over the partitions that answered.
         is_database_up: Whether every database answered.
-        rows_by_minute: Rows that were drained in each of the last minutes, the oldest first; None
-            for a minute that no node returned.
-        drain_times: How long each batch of the hour took.
-        dropped: Writes that were dropped in the hour because a queue node did not answer.
+        minutes: What was counted in each of the last minutes, the oldest first; None for a minute that no
+            node returned.
         reasons: Why queued writes do not reach the database.
         faults: What is wrong.
     """
 
     is_on: bool = False
     partitions: list[PartitionStatus] = field(default_factory=list)
-    nodes: dict[str, bool] = field(default_factory=dict)
+    nodes: list[QueueNodeFigures] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     is_database_up: bool = False
-    rows_by_minute: list[int | None] = field(default_factory=lambda: [None] * MINUTES)
-    drain_times: Histogram = field(default_factory=Histogram)
-    dropped: int = 0
+    minutes: list[DrainCounts | None] = field(default_factory=lambda: [None] * MINUTES)
     reasons: list[Reason] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     @property
     def is_queue_up(self) -> bool:
         """Whether every queue node answers."""
-        return bool(self.nodes) and all(self.nodes.values())
+        return bool(self.nodes) and all(node.is_up for node in self.nodes)
 
     @property
     def listed_partitions(self) -> list[tuple[PartitionStatus, list[Reason]]]:
@@ -147,15 +143,29 @@ class QueueFigures:
         return self.totals.parked if self.is_database_up else None
 
     @property
-    def rows(self) -> int | None:
-        """Rows that were drained; None if a queue node or a database does not answer."""
-        return self.totals.rows if self.is_queue_up and self.is_database_up else None
+    def hour(self) -> DrainCounts | None:
+        """The sum of the minutes; None if none is known."""
+        return _sum(self.minutes)
+
+    @property
+    def recent(self) -> DrainCounts | None:
+        """The sum of the most recent minutes; None if none is known."""
+        return _sum(self.minutes[-RECENT_MINUTES:])
+
+    @property
+    def rows_by_minute(self) -> list[int | None]:
+        """Rows that were drained in each minute."""
+        return [None if each is None else each.rows for each in self.minutes]
+
+    @property
+    def drain_times(self) -> Histogram:
+        """How long each batch of the hour took."""
+        return Histogram() if self.hour is None else self.hour.drain_times
 
     @property
     def rows_per_second(self) -> float | None:
         """Rows drained per second in the recent minutes; None if no minute is available."""
-        recent = [rows for rows in self.rows_by_minute[-RECENT_MINUTES:] if rows is not None]
-        return sum(recent) / recent_seconds() if recent else None
+        return None if self.recent is None else self.recent.rows / recent_seconds()
 
 
 def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
@@ -193,38 +203,38 @@ def _parked_in(using: str) -> tuple[int, float | None]:
     return row["count"], row["first"] and row["first"].timestamp()
 
 
+def _sum(minutes: Iterable[DrainCounts | None]) -> DrainCounts | None:
+    known = [each for each in minutes if each is not None]
+    if not known:
+        return None
+    total = DrainCounts()
+    for counts in known:
+        total.add(counts)
+    return total
+
+
 def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigures:
+    nodes = queue_node_figures()
+    down = {node.name for node in nodes if not node.is_up}
     partitions = writebehind.partition_statuses()
-    down = {each.node: str(each.error) for each in partitions if not each.is_queue_seen}
     totals = Totals.of(partitions)
     has_all = not totals.database_faults and all(each.is_database_seen for each in partitions)
     figures = QueueFigures(
         is_on=True,
         partitions=partitions,
-        nodes={node.name: node.name not in down for node in options.all_nodes},
+        nodes=nodes,
         totals=totals,
         is_database_up=is_database_up and has_all,
+        minutes=list(drains_by_minute(MINUTES).values()),
         reasons=find_reasons(partitions),
     )
-    faults = [*_node_faults(down)]
+    faults = [*queue_node_faults(nodes)]
     if is_database_up:
-        errors = {each.error for each in partitions if each.error and each.is_queue_seen}
+        errors = {each.error for each in partitions if each.error and each.node not in down}
         errors.update(totals.database_faults)
         faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
-    faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
-    figures = replace(figures, faults=faults)
-    return figures if down else _with_drains(figures)
-
-
-def _node_faults(down: dict[str, str]) -> Iterator[Fault]:
-    """Yield a fault for each queue node that is down; if none is, what is set up wrong on them."""
-    if not down:
-        yield from (Fault(FaultKind.QUEUE_SETTINGS, message) for message in writebehind.node_faults())
-        return
-    states = {node.name: node.breaker.state for node in monitoring_queue().nodes if node.breaker}
-    for name, error in down.items():
-        message = f"Queue node {name} does not answer: {states[name].error or error}"
-        yield Fault(FaultKind.QUEUE_NODE_DOWN, message, states[name].since)
+    faults += [*_waiting_faults(figures, options), *_parked_faults(figures), *_lost_faults(figures)]
+    return replace(figures, faults=faults)
 
 
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:
@@ -249,23 +259,15 @@ def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
         yield Fault(FaultKind.WRITES_PARKED, message, figures.totals.parked_since)
 
 
-def _with_drains(figures: QueueFigures) -> QueueFigures:
-    minutes = list(drains_by_minute(MINUTES).values())
-    hour = DrainCounts()
-    for counts in filter(None, minutes):
-        hour.add(counts)
-    rows = [None if counts is None else counts.rows for counts in minutes]
-    faults = [*figures.faults]
-    if hour.dropped:
+def _lost_faults(figures: QueueFigures) -> Iterator[Fault]:
+    """Yield that writes were dropped in the hour, and that some were refused or have an unknown outcome."""
+    if figures.hour is not None and (dropped := figures.hour.dropped):
         message = (
-            f"{hour.dropped:,} writes of counters were dropped in the last hour, because a queue node did "
-            "not answer."
+            f"{dropped:,} writes of counters were dropped in the last hour, because they were not queued."
         )
-        faults.append(Fault(FaultKind.WRITES_DROPPED, message))
-    return replace(
-        figures,
-        rows_by_minute=rows,
-        drain_times=hour.drain_times,
-        dropped=hour.dropped,
-        faults=faults,
-    )
+        yield Fault(FaultKind.WRITES_DROPPED, message)
+    if figures.recent is not None and (refused := figures.recent.refused + figures.recent.unknown):
+        message = f"{refused:,} writes failed in the last {RECENT_MINUTES} minutes: their callers got errors"
+        if figures.recent.unknown:
+            message += f"; {figures.recent.unknown:,} of them may be queued nevertheless"
+        yield Fault(FaultKind.WRITES_REFUSED, f"{message}.")

@@ -21,6 +21,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
+from cachebackend.monitoring.queue_nodes import queue_node_figures
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
@@ -43,6 +44,7 @@ class Kind(StrEnum):
     MISSING = "missing"
     STOPPED = "stopped"
     CLOSED = "closed"
+    REFUSING = "refusing"
     BLOCKED = "blocked"
     NEWER_CODE = "newer code"
     NO_SCHEDULE = "no schedule"
@@ -60,7 +62,8 @@ class Reason:
         partition: The partition.
         kind: ``missing``: a server does not answer, or the model is gone; ``stopped``: queue and
             checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
-            its node takes no writes; ``blocked``: a session holds the partition's lock;
+            its node takes no writes; ``refusing``: its node refuses writes, because it cannot write its
+            file; ``blocked``: a session holds the partition's lock;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
             ``tick`` runs; ``failing``: its drains fail, with this error; ``no worker``: a drain was
             requested and none began; ``slow``: drains run, but not fast enough; ``parked``: Postgres
@@ -88,6 +91,7 @@ class Facts:
         statuses: Their queues.
         stopped: How the queue of a stopped partition contradicts its checkpoint.
         closed: The partitions whose node takes no writes, because the number of partitions is changed.
+        refusing: Why a node refuses writes, by its name.
         locks: The session that holds a partition's lock.
         versions: Why a partition's next batch waits for newer code.
         removed: The partitions with queued writes whose models are gone.
@@ -99,6 +103,7 @@ class Facts:
     statuses: Sequence[PartitionStatus] = ()
     stopped: Mapping[Partition, str] = field(default_factory=dict)
     closed: Sequence[Partition] = ()
+    refusing: Mapping[str, str] = field(default_factory=dict)
     locks: Mapping[Partition, LockHolder] = field(default_factory=dict)
     versions: Mapping[Partition, str] = field(default_factory=dict)
     removed: Sequence[Partition] = ()
@@ -128,6 +133,7 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
             lambda: [each for removed in writebehind.removed_models() for each in removed.partitions], []
         ),
         closed=_read(partial(_closed, client), []),
+        refusing=_read(_refusing, {}) if late else {},
         locks=_read(_locks, {}) if late else {},
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
@@ -177,6 +183,9 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
         )
     if status.oldest_seconds <= max_waiting_age(options):
         return None
+    if text := facts.refusing.get(status.node):
+        way_out = "repair that; the drains continue by themselves"
+        return Reason(partition, Kind.REFUSING, f"its node {text}", way_out, since)
     if lock := facts.locks.get(partition):
         return Reason(partition, Kind.BLOCKED, str(lock), "or wait for it", lock.since.timestamp())
     if fault := facts.versions.get(partition):
@@ -221,6 +230,11 @@ def _closed(client: QueueClient) -> list[Partition]:
         return []
     owner = client.context.ring.owner
     return [each for each in configured_partitions(client) if owner(each.name) in closed]
+
+
+def _refusing() -> dict[str, str]:
+    nodes = {node.name: node.health.disk_faults for node in queue_node_figures()}
+    return {name: texts[0] for name, texts in nodes.items() if texts}
 
 
 def _locks() -> dict[Partition, LockHolder]:

@@ -26,8 +26,11 @@ class FaultKind(StrEnum):
     OUTBOX_UNREADABLE = "outbox-unreadable"
     DELETES_PENDING = "deletes-pending"
     QUEUE_NODE_DOWN = "queue-node-down"
+    QUEUE_NODE_DISK = "queue-node-disk"
+    QUEUE_NODE_FULL = "queue-node-full"
     QUEUE_SETTINGS = "queue-settings"
     WRITES_DROPPED = "writes-dropped"
+    WRITES_REFUSED = "writes-refused"
     WRITES_WAIT = "writes-wait"
     PARTITION_STOPPED = "partition-stopped"
     PARTITION_CLOSED = "partition-closed"
@@ -67,6 +70,7 @@ TOPICS: dict[FaultKind, str] = {
 OTHER_TOPIC = "waiting"
 
 _LATE_WRITES = frozenset({FaultKind.WRITES_WAIT, FaultKind.DRAINS_FAIL})
+_LOST_WRITES = frozenset({FaultKind.WRITES_DROPPED, FaultKind.WRITES_REFUSED})
 #: The kinds of faults that a fault causes. They are shown below it.
 EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.NODE_DOWN: frozenset(
@@ -79,7 +83,9 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     ),
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.DATABASE_DOWN: _LATE_WRITES | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED},
-    FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | {FaultKind.WRITES_DROPPED},
+    FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES,
+    FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,
+    FaultKind.QUEUE_NODE_FULL: _LOST_WRITES,
 }
 
 

@@ -16,6 +16,7 @@ from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
+from cachebackend.writebehind.node_faults import node_faults
 from cachebackend.writebehind.parked import discard
 from cachebackend.writebehind.partitions import change_partitions
 from cachebackend.writebehind.removed import (
@@ -32,7 +33,6 @@ from cachebackend.writebehind.status import (
     PartitionStatus,
     all_databases,
     databases,
-    node_faults,
     partition_statuses,
 )
 from cachebackend.writebehind.waiting import landed

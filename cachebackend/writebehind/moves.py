@@ -18,8 +18,8 @@ from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import stored_checkpoints
+from cachebackend.writebehind.node_faults import faults_of_node
 from cachebackend.writebehind.queue import configured_partitions, project_queue
-from cachebackend.writebehind.status import faults_of_node
 
 __all__ = ["NodeMoves", "moved_partitions", "node_moves"]
 

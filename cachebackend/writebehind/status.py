@@ -1,9 +1,9 @@
-"""The status of write-behind: queued and parked writes, and whether the queue nodes are configured for it."""
+"""The status of write-behind: queued and parked writes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
@@ -12,8 +12,6 @@ from django.db import connections, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
-from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
@@ -24,20 +22,14 @@ from cachebackend.writebehind.queue import (
     configured_partitions,
     model_named,
     monitoring_queue,
-    project_queue,
 )
 
 __all__ = [
     "PartitionStatus",
     "all_databases",
     "databases",
-    "faults_of_node",
-    "node_faults",
     "partition_statuses",
 ]
-
-#: The server settings that write-behind depends on.
-_SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,63 +206,6 @@ def _with_checkpoint(status: PartitionStatus, checkpoint: WriteBehindCheckpoint 
         rows=checkpoint.rows,
         missing=checkpoint.missing,
     )
-
-
-def node_faults() -> list[str]:
-    """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
-    client = project_queue()
-    faults = [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
-    return [*faults, *_count_faults(client)]
-
-
-def _count_faults(client: QueueClient) -> Iterator[str]:
-    """Yield that the nodes have different numbers of partitions: one of them was emptied, or is new."""
-    try:
-        counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
-    except RingCacheError as error:
-        yield str(error)
-        return
-    if len(set(map(abs, counts.values()))) > 1:
-        names = {node: client.options.all_nodes[node].name for node in counts}
-        each = ", ".join(f"{names[node]!r} has {abs(count)}" for node, count in counts.items())
-        yield (
-            f"the queue nodes have different numbers of partitions ({each}), so the writes of a row can lose "
-            "their order, and reads fail; run `manage.py writebehind partitions N` with the right one"
-        )
-
-
-def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
-    """Yield what is wrong with one queue node, as ``node_faults``."""
-    durability = client.options.durability
-    name = client.options.all_nodes[index].name
-    try:
-        settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
-        faults = list(_faults(settings, durability))
-        if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
-            faults.append(fault)
-    except RingCacheError as error:
-        yield str(error)
-        return
-    for fault in faults:
-        yield f"queue node {name!r} {fault}"
-
-
-def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
-    policy = settings.get(b"maxmemory-policy", "noeviction")
-    if policy != "noeviction":
-        yield f"may evict queued writes (maxmemory-policy {policy}); set maxmemory-policy noeviction"
-    if durability == "memory":
-        return
-    appendfsync = settings.get(b"appendfsync", "everysec")
-    if settings.get(b"appendonly", "yes") == "no":
-        yield "has no append-only file; set appendonly yes, or WRITE_BEHIND['durability'] to 'memory'"
-    elif appendfsync == "no":
-        yield "lets its operating system decide when its file is on disk; set appendfsync everysec"
-    elif durability == "fsync" and appendfsync != "always":
-        yield (
-            "syncs its file once a second: Redis lets each write wait for that, and Valkey confirms it "
-            "early; set appendfsync always"
-        )
 
 
 @dataclass(slots=True)

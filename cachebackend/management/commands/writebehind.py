@@ -36,6 +36,14 @@ THRESHOLDS = {
     "queued": "more than this number of changes is queued (no limit)",
     "parked": "more than this number of writes is parked (0)",
 }
+#: What became of writes, by the name of the counter.
+_OUTCOMES = {
+    "accepted": "accepted",
+    "written_through": "written through",
+    "dropped": "dropped",
+    "unknown": "with an unknown outcome",
+    "refused": "refused",
+}
 #: The cells of a partition whose queue node does not answer.
 UNKNOWN = ("unknown",) * 4
 
@@ -125,9 +133,12 @@ class Command(ParkedActions, RepairActions):
                 f"{totals.missing} drained writes named rows that do not exist or that the worker may not see"
             )
         drains = try_to_read(total_drains)
-        dropped = None if isinstance(drains, str) else drains.dropped
-        if dropped:
-            self.say(f"{dropped} writes of counters were dropped, because a queue node did not answer")
+        writes = None if isinstance(drains, str) else {name: getattr(drains, name) for name in _OUTCOMES}
+        if writes is None:
+            self.say(f"what became of writes is not known: {drains}")
+        else:
+            outcomes = [f"{count} {_OUTCOMES[name]}" for name, count in writes.items() if count]
+            self.say(f"writes since the counters began: {', '.join(outcomes) or 'none'}")
         exceeded = _exceeded(totals, options)
         for name in exceeded:
             self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
@@ -140,7 +151,7 @@ class Command(ParkedActions, RepairActions):
             "rows_landed": totals.rows,
             "rows_missing": totals.missing,
             "parked": totals.parked,
-            "dropped": dropped,
+            "writes": writes,
             "stopped": stopped,
             "locks": [
                 asdict(each) | {"partition": str(each.partition), "since": each.since.isoformat()}

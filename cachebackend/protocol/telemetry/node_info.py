@@ -11,6 +11,7 @@ from cachebackend.codec import Kind, Refresh, kind_of, stored_of
 from cachebackend.effects import Operation, Request, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.queue.partition import QueueContext
 
 __all__ = [
     "Inspected",
@@ -57,7 +58,7 @@ class Inspected:
 
 
 def node_infos(
-    context: Context, nodes: Sequence[int] | None = None
+    context: Context | QueueContext, nodes: Sequence[int] | None = None
 ) -> Operation[list[dict[str, str] | RingCacheError]]:
     """Return the INFO of each node of the ring, or of the given nodes; an error for a node that failed."""
     indices = context.ring.nodes if nodes is None else nodes

@@ -8,6 +8,7 @@ import pytest
 
 from cachebackend.admin.tiles import UNKNOWN, Tile, tiles
 from cachebackend.monitoring import Fault, OutboxFigures, QueueFigures, WorkerFigures, formatting
+from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.queues import Totals
 from cachebackend.monitoring.runbook import FaultKind
 
@@ -47,7 +48,7 @@ def test_every_fault_of_write_behind_turns_its_tile_red(kind: str) -> None:
     """A queue node, writes that wait and writes that are parked share one tile."""
     queues = QueueFigures(
         is_on=True,
-        nodes={"queue-a": True},
+        nodes=[QueueNodeFigures("queue-a")],
         totals=Totals(waiting=7, oldest_seconds=1.5, parked=2),
         is_database_up=True,
         faults=[Fault(FaultKind(kind), "…")],

@@ -39,6 +39,15 @@ def test_a_duration_has_the_unit_that_people_use(seconds: float, text: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (5 * 1024**2, "5.0 MB"), (3 * 1024**4, "3,072.0 GB")],
+)
+def test_a_number_of_bytes_has_the_unit_that_people_use(number: int, text: str) -> None:
+    """No line break comes before the unit."""
+    assert formatting.size(number) == text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+@pytest.mark.parametrize(
     ("age", "text"),
     [(300, "5 min ago"), (1, "1 s ago"), (11.7, "11 s ago"), (0.2, "just now"), (-60, "just now")],
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cachebackend.counters import DrainCounts
 from cachebackend.monitoring import QueueFigures, queues
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
-from cachebackend.monitoring.queues import Totals, queue_figures
+from cachebackend.monitoring.queue_nodes import QueueNodeFigures
+from cachebackend.monitoring.queues import Totals, _lost_faults, queue_figures
 from cachebackend.monitoring.reasons import Kind, Reason
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
@@ -35,10 +39,10 @@ def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("queue", [True, False])
 @pytest.mark.parametrize("database", [True, False])
 def test_figures_of_a_server_that_does_not_answer_are_unknown(queue: bool, database: bool) -> None:
-    """A zero would look healthy. The number of drained rows needs both servers: it must never fall."""
+    """A zero would look healthy."""
     figures = QueueFigures(
         is_on=True,
-        nodes={"queue-a": queue},
+        nodes=[QueueNodeFigures("queue-a", "" if queue else "it is not reachable")],
         totals=Totals(waiting=2, oldest_seconds=1.5, rows=9, parked=1, bytes=70),
         is_database_up=database,
     )
@@ -46,7 +50,6 @@ def test_figures_of_a_server_that_does_not_answer_are_unknown(queue: bool, datab
     assert figures.bytes == (70 if queue else None)
     assert figures.oldest_seconds == (1.5 if queue else None)
     assert figures.parked == (1 if database else None)
-    assert figures.rows == (9 if queue and database else None)
 
 
 def test_a_partition_is_listed_with_its_reasons() -> None:
@@ -64,7 +67,22 @@ def test_minutes_that_no_node_returned_are_gaps_of_the_chart() -> None:
     """The chart always has all its minutes, also while no queue node answers."""
     figures = QueueFigures(is_on=True)
     assert figures.rows_by_minute == [None] * MINUTES
-    assert figures.rows_per_second is None
+    assert (figures.rows_per_second, figures.hour, figures.drain_times.count) == (None, None, 0)
+    counted = replace(figures, minutes=[None, DrainCounts(rows=4), DrainCounts(rows=2, dropped=1)])
+    assert counted.rows_by_minute == [None, 4, 2]
+    assert counted.hour == DrainCounts(rows=6, dropped=1)
+
+
+def test_writes_that_were_not_queued_are_faults() -> None:
+    """What was dropped in the hour; and what was refused or has an unknown outcome in the last minutes."""
+    lost = DrainCounts(refused=2, unknown=1, dropped=4)
+    recent = [*_lost_faults(QueueFigures(minutes=[*[DrainCounts()] * 59, lost]))]
+    assert [fault.kind for fault in recent] == [FaultKind.WRITES_DROPPED, FaultKind.WRITES_REFUSED]
+    assert "3 writes failed" in recent[1].message
+    assert "1 of them may be queued nevertheless" in recent[1].message
+    older = [*_lost_faults(QueueFigures(minutes=[lost, *[DrainCounts()] * 59]))]
+    assert [fault.kind for fault in older] == [FaultKind.WRITES_DROPPED]
+    assert [*_lost_faults(QueueFigures())] == []
 
 
 def test_without_queue_nodes_write_behind_is_off(settings: Any) -> None:

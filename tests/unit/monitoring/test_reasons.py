@@ -36,6 +36,8 @@ def found(facts: Facts) -> list[tuple[Partition, Kind, float | None]]:
             None,
         ),
         ({"locks": {PARTITION: LOCK}, "requested": {PARTITION}}, Kind.BLOCKED, NOW - 50),
+        ({"refusing": {"queue-a": "is full"}, "locks": {PARTITION: LOCK}}, Kind.REFUSING, NOW - 60),
+        ({"refusing": {"queue-b": "is full"}}, Kind.SLOW, NOW - 60),
         ({"versions": {PARTITION: "it waits"}, "last_tick": 0.0}, Kind.NEWER_CODE, NOW - 60),
         ({"last_tick": NOW - 40}, Kind.NO_SCHEDULE, NOW - 40),
         ({"last_tick": 0.0, "requested": {PARTITION}}, Kind.NO_SCHEDULE, None),

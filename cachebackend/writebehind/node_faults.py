@@ -1,0 +1,92 @@
+"""What is wrong with the queue nodes: their settings, and whether they can take writes now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from cachebackend import protocol
+from cachebackend.client import QueueClient
+from cachebackend.errors import RingCacheError
+from cachebackend.protocol.queue.partition import checked
+from cachebackend.writebehind.node_health import NodeHealth
+from cachebackend.writebehind.queue import project_queue
+
+__all__ = ["faults_of_node", "node_faults", "settings_faults"]
+
+#: The server settings that write-behind depends on.
+_SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
+
+
+def node_faults() -> list[str]:
+    """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
+    client = project_queue()
+    faults = [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
+    return [*faults, *_count_faults(client)]
+
+
+def settings_faults(client: QueueClient, nodes: Iterable[int]) -> list[str]:
+    """Return what is set up wrong on queue nodes, a sentence for each; a node that fails is left out."""
+    faults = []
+    for index in nodes:
+        try:
+            found = list(_settings_faults(client, index))
+        except RingCacheError:
+            continue
+        faults += [f"queue node {client.options.all_nodes[index].name!r} {fault}" for fault in found]
+    return [*faults, *_count_faults(client)]
+
+
+def _count_faults(client: QueueClient) -> Iterator[str]:
+    """Yield that the nodes have different numbers of partitions: one of them was emptied, or is new."""
+    try:
+        counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
+    except RingCacheError as error:
+        yield str(error)
+        return
+    if len(set(map(abs, counts.values()))) > 1:
+        names = {node: client.options.all_nodes[node].name for node in counts}
+        each = ", ".join(f"{names[node]!r} has {abs(count)}" for node, count in counts.items())
+        yield (
+            f"the queue nodes have different numbers of partitions ({each}), so the writes of a row can lose "
+            "their order, and reads fail; run `manage.py writebehind partitions N` with the right one"
+        )
+
+
+def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
+    """Yield what is wrong with one queue node, as ``node_faults``."""
+    name = client.options.all_nodes[index].name
+    try:
+        [info] = client.run(protocol.node_infos(client.context, [index]))
+        health = NodeHealth.of(checked(info))
+        faults = [health.memory_fault, *health.disk_faults, *_settings_faults(client, index)]
+    except RingCacheError as error:
+        yield str(error)
+        return
+    yield from (f"queue node {name!r} {fault}" for fault in faults if fault)
+
+
+def _settings_faults(client: QueueClient, index: int) -> Iterator[str]:
+    """Yield what is set up wrong on a node, without its name; raises its error if it does not answer."""
+    durability = client.options.durability
+    settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
+    yield from _faults(settings, durability)
+    if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
+        yield fault
+
+
+def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:
+    policy = settings.get(b"maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        yield f"may evict queued writes (maxmemory-policy {policy}); set maxmemory-policy noeviction"
+    if durability == "memory":
+        return
+    appendfsync = settings.get(b"appendfsync", "everysec")
+    if settings.get(b"appendonly", "yes") == "no":
+        yield "has no append-only file; set appendonly yes, or WRITE_BEHIND['durability'] to 'memory'"
+    elif appendfsync == "no":
+        yield "lets its operating system decide when its file is on disk; set appendfsync everysec"
+    elif durability == "fsync" and appendfsync != "always":
+        yield (
+            "syncs its file once a second: Redis lets each write wait for that, and Valkey confirms it "
+            "early; set appendfsync always"
+        )

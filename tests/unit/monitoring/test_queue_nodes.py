@@ -1,0 +1,49 @@
+"""The queue nodes: what each reports, as text, and its faults."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.monitoring import queue_nodes
+from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults
+from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.writebehind.node_health import NodeHealth
+
+MEGABYTE = 1024**2
+
+
+@pytest.mark.parametrize(
+    ("health", "memory", "file"),
+    [
+        (NodeHealth(3 * MEGABYTE, 0, "off"), "3.0 MB, no limit", "no file"),
+        (NodeHealth(MEGABYTE, 4 * MEGABYTE, "ok"), "1.0 MB of 4.0 MB", "file written"),
+        (NodeHealth(MEGABYTE, None, "err"), "1.0 MB, no limit", "file not written"),
+        (NodeHealth(), "", ""),
+    ],
+)
+def test_what_is_not_known_is_not_shown(health: NodeHealth, memory: str, file: str) -> None:
+    """Never a zero in its place."""
+    figures = QueueNodeFigures("q", health=health)
+    assert figures.memory_text.replace("\N{NO-BREAK SPACE}", " ") == memory
+    assert figures.file_text == file
+
+
+def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is down, one that is full, one whose disk fails, and what is set up wrong on the others."""
+    asked: list[list[int]] = []
+    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: None)
+    monkeypatch.setattr(queue_nodes, "settings_faults", lambda _, up: asked.append(up) or ["set x"])
+    nodes = [
+        QueueNodeFigures("a", "node 'a' is not reachable", 7.0),
+        QueueNodeFigures("b", health=NodeHealth(9, 9)),
+        QueueNodeFigures("c", health=NodeHealth(aof_status="err")),
+    ]
+    faults = list(queue_node_faults(nodes))
+    assert [(fault.kind, fault.since) for fault in faults] == [
+        (FaultKind.QUEUE_NODE_DOWN, 7.0),
+        (FaultKind.QUEUE_NODE_FULL, None),
+        (FaultKind.QUEUE_NODE_DISK, None),
+        (FaultKind.QUEUE_SETTINGS, None),
+    ]
+    assert faults[0].message == "Queue node a does not answer: node 'a' is not reachable"
+    assert asked == [[1, 2]]

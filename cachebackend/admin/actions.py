@@ -91,7 +91,7 @@ def _delete(cache: RingCache, key: bytes) -> str:
     client = cache.client
     with suppress(NodeUnavailableError):  # recorded as a missed delete, which the outcome says
         client.run(protocol.delete(client.context, key))
-    holders = (node for node in range(len(client.nodes)) if client.context.may_hold(node, key))
+    holders = (node for node in client.indexes if client.context.may_hold(node, key))
     return _PENDING if any(client.context.missed.count(node) != 0 for node in holders) else "done"
 
 

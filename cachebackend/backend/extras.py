@@ -175,7 +175,7 @@ class ExtraMethods(LeasingCache):
     # redis-py
 
     def get_client(self, key: Any, version: int | None = None) -> RedisClient:
-        """Return a redis-py client of the node that owns a key. The caller closes it."""
+        """Return a redis-py client of the node that owns a key, or of its cluster. The caller closes it."""
         return self._redis(self.key_bytes(key, version))
 
     def lock(self, key: Any, version: int | None = None, **options: Any) -> RedisLock:
@@ -195,7 +195,7 @@ class ExtraMethods(LeasingCache):
         return lock
 
     def _redis(self, key: bytes) -> RedisClient:
-        return self.client.nodes[self.client.ring.owner(key)].redis()
+        return self.client.redis(key)
 
 
 def _texts(keys: Iterable[bytes], prefix: bytes) -> Iterator[str]:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from cachebackend.client.base import CLIENTS
 from cachebackend.client.replay import Replay
 from cachebackend.client.single import SingleKeyClient
+from cachebackend.client.trackings import Trackings
 from cachebackend.clock import SYSTEM_CLOCK, Clock
-from cachebackend.cluster import Cluster
+from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.codec import Codec
 from cachebackend.counters import Counters, Counts
-from cachebackend.drivers import DeferredCalls
-from cachebackend.interrupts import raise_interrupt
+from cachebackend.drivers import DeferredCalls, FailedNodes
+from cachebackend.effects import Operation
 from cachebackend.near.cache import NearCache
-from cachebackend.node import Breaker, Node, ReplicaWait, Tracking
+from cachebackend.node import Breaker, Node, ReplicaWait
 from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
 from cachebackend.query_counts import QueryCounts
 from cachebackend.ring import Ring, seed_of
-from cachebackend.threads import is_thread_refused
+from cachebackend.threads import call_in_thread
 
 __all__ = ["RingClient"]
 
+if TYPE_CHECKING:
+    from cachebackend.node.clients import RedisClient
+
 logger = logging.getLogger("cachebackend")
+T = TypeVar("T")
 #: The most seconds between two probes of a server of a cluster that does not answer.
 CLUSTER_PROBE_SECONDS = 2.0
 
@@ -74,12 +78,11 @@ class RingClient(SingleKeyClient):
                 lambda node: self.nodes[node].is_ejected,
             )
         self._near: NearCache | None = None
-        self._trackings: list[Tracking] = []
-        self._is_tracking = False
+        self._trackings: Trackings | None = None
         if options.near is not None:
-            self._near = NearCache(options.near, clock)
-            self._near.on_read = self._track
-            self.context.near = self._near
+            self.context.near = self._near = NearCache(options.near, clock)
+            self._trackings = Trackings(self._near, self.nodes, self.ring)
+            self._near.on_read = self._trackings.start
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
         self._has_warned = False
@@ -89,7 +92,7 @@ class RingClient(SingleKeyClient):
         for index, node in enumerate(self.nodes):
             self._prepare(index, node)
         if self.cluster is not None:
-            self.cluster.on_node, self.cluster.rehome = self._prepare, self.context.missed.rehome
+            self.cluster.on_node, self.cluster.rehome = self._add, self._rehome
         CLIENTS.add(self)
 
     def _prepare(self, index: int, node: Node) -> None:
@@ -100,9 +103,48 @@ class RingClient(SingleKeyClient):
             node.breaker = Breaker(
                 node.name, self.context.clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True
             )
+            assert isinstance(node, ShardNode)  # noqa: S101  # a cluster has no others
+            node.on_moved = partial(self._moved, index)
         if wait := self.context.options.wait_replicas:
             node.replica_wait = ReplicaWait(wait, self.context.options.socket_timeout)
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
+
+    def _add(self, index: int, node: ShardNode) -> None:
+        """Prepare a shard that the cluster has got."""
+        self._prepare(index, node)
+        if self._trackings is not None:
+            self._trackings.node_added()
+
+    def _moved(self, index: int) -> None:
+        """Handle a shard that has got another primary."""
+        if self._trackings is not None:
+            self._trackings.node_moved(index)
+
+    def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> set[int]:
+        """Handle slots that get other owners; return those that have got missed deletes."""
+        if self._near is not None:
+            self._near.drop_all()
+        return self.context.missed.rehome(owner, moves)
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """The indexes of the nodes that may hold keys: all, but of a cluster only those that own slots."""
+        if self.cluster is None:
+            return range(len(self.nodes))
+        self.cluster.try_load()
+        return self.cluster.ring.nodes
+
+    def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
+        """Run an operation in the calling thread, without the nodes that have failed in it already."""
+        if self.cluster is not None and not self.cluster.is_loaded:
+            self.cluster.try_load()  # an operation may be for all nodes
+        return super().run(operation, failed)
+
+    async def arun(self, operation: Operation[T]) -> T:
+        """Run an operation in the running event loop."""
+        if self.cluster is not None and not self.cluster.is_loaded:
+            await call_in_thread(self.cluster.try_load)
+        return await super().arun(operation)
 
     def _on_missed(self, node: int, missed: MissedKeys) -> None:
         """Store what a node missed, and start its replay as soon as it answers."""
@@ -125,45 +167,25 @@ class RingClient(SingleKeyClient):
                 "add 'cachebackend' to INSTALLED_APPS and migrate"
             )
 
+    def redis(self, key: bytes) -> RedisClient:
+        """Return a redis-py client of the node that owns a key; in a cluster, one that follows redirections.
+
+        Raises:
+            OSError: No server of the cluster answers, or no sentinel knows the primary.
+        """
+        if self.cluster is not None:
+            return self.cluster.redis()
+        return self.nodes[self.ring.owner(key)].redis()
+
     def has_near_copy(self, key: bytes) -> bool | None:
         """Return whether the near cache has a copy of a key; None: the alias has no near cache."""
         return None if self._near is None else self._near.has_copy(key)
 
-    def _track(self) -> None:
-        """Start tracking on the nodes, with the first read that may store a copy."""
-        if self._is_tracking:
-            return
-        with _tracking_lock:
-            # A signal handler may raise anywhere here, so the next read continues
-            self._trackings = self._trackings or [self._tracking(index) for index in range(len(self.nodes))]
-            for tracking in self._trackings:
-                try:
-                    tracking.start()
-                except RuntimeError as error:
-                    raise_interrupt(error)
-                    if not is_thread_refused(error):
-                        raise
-                    return  # the next read tries again; until then no copies of this node are stored
-            self._is_tracking = True
-
-    def _tracking(self, index: int) -> Tracking:
-        near = self._near
-        assert near is not None  # noqa: S101  # it is what calls
-        return Tracking(
-            self.nodes[index].handshake,
-            lambda keys: near.drop_all() if keys is None else near.drop(keys),
-            partial(near.tracking_opened, index),
-            partial(near.tracking_lost, index),
-        )
-
     def close(self) -> None:
         """Close the idle connections and end the tracking. The client can still be used afterwards."""
         super().close()
-        with _tracking_lock:
-            self._is_tracking = False
-            for tracking in self._trackings:
-                tracking.close()
-            self._trackings = []
+        if self._trackings is not None:
+            self._trackings.close()
         if self._near is not None:
             self._near.drop_all()
 
@@ -173,7 +195,8 @@ class RingClient(SingleKeyClient):
         self.query_counts.after_fork()
         self.context.missed.after_fork()
         self.context.orphans.after_fork()
-        self._trackings, self._is_tracking = [], False
+        if self._trackings is not None:
+            self._trackings.after_fork()
         if self._near is not None:
             self._near.after_fork()
 
@@ -193,14 +216,3 @@ def _cluster(options: RingOptions, clock: Clock) -> Cluster | None:
 def _ring(nodes: Sequence[NodeAddress], options: RingOptions) -> Ring:
     """Return a ring of some of the alias' nodes; all rings of an alias have one seed."""
     return Ring([(node.name, node.weight) for node in nodes], seed_of(options.hash_seed))
-
-
-_tracking_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _tracking_lock  # noqa: PLW0603  # another thread may have held the old one
-    _tracking_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

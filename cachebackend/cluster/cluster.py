@@ -24,7 +24,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
@@ -42,6 +42,9 @@ from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot
 from cachebackend.threads import call_in_thread, is_thread_refused, start_thread
 
 __all__ = ["Cluster", "Rehome"]
+
+if TYPE_CHECKING:
+    from cachebackend.node.clients import RedisClient
 
 logger = logging.getLogger("cachebackend")
 #: The most servers to which one command is redirected.
@@ -115,8 +118,18 @@ class Cluster:
         Raises:
             OSError: No server answers.
         """
-        if self._epoch is None:
+        if not self.is_loaded:
             self.reload()
+
+    def try_load(self) -> None:
+        """Read the topology if it was not read yet; if no server answers, log that."""
+        if not self.is_loaded:
+            self._reload_quietly()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the topology was read."""
+        return self._epoch is not None
 
     def reload(self) -> None:
         """Read the topology; if another thread is reading it, wait for that thread.
@@ -186,8 +199,12 @@ class Cluster:
         replicas = [server for node in known for server in node.replicas]
         failed = [node.server for node in known if node.server is not None and is_open[node]]
         addresses = [(server.host, server.port) for server in (*primaries, *replicas)]
-        seeds = [self._address_map(*host) for host in self._address.hosts]
-        yield from dict.fromkeys((*addresses, *seeds, *[(server.host, server.port) for server in failed]))
+        yield from dict.fromkeys(
+            (*addresses, *self._seeds(), *[(server.host, server.port) for server in failed])
+        )
+
+    def _seeds(self) -> list[tuple[str, int]]:
+        return [self._address_map(*host) for host in self._address.hosts]
 
     def _ask(self, host: str, port: int) -> Topology:
         handshake = Handshake(self._address.node_url(host, port), *self._timeouts, self._password)
@@ -241,6 +258,18 @@ class Cluster:
             return 0
         self._add_node()
         return len(self.nodes) - 1
+
+    def redis(self) -> RedisClient:
+        """Return a redis-py client that follows redirections; it connects at once.
+
+        Raises:
+            OSError: No server answers.
+        """
+        from cachebackend.node.clients import cluster_client_of  # it imports redis-py
+
+        login = self.nodes[0].handshake.login
+        url = self._address.node_url("cluster", 1)
+        return cluster_client_of(self._seeds(), url, login, self._timeouts, self._address_map)
 
     def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, with those that were redirected sent where they belong.

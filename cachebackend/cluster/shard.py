@@ -70,6 +70,8 @@ class ShardNode(Node):
         self._cluster = cluster
         #: The present primary; None: the topology was not read yet.
         self.server: Server | None = None
+        #: Called when another server has become the primary; None: nothing depends on it.
+        self.on_moved: Callable[[], None] | None = None
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
@@ -105,6 +107,8 @@ class ShardNode(Node):
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()
+        if self.on_moved is not None:
+            self.on_moved()
         if former is not None:
             self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
 

@@ -33,7 +33,9 @@ def clear_tags() -> set[tuple[str, str]]:
         cache = deletes.ring_cache_of(alias)
         if cache is not None and cache.can_clear:
             nodes = cache.client.nodes
-            operation = protocol.delete_matching(cache.client.context, cache.tag_pattern, range(len(nodes)))
+            operation = protocol.delete_matching(
+                cache.client.context, cache.tag_pattern, cache.client.indexes
+            )
             failures = cache.client.run(operation).failures
             unconfirmed.update((alias, nodes[index].endpoint) for index in failures)
     return unconfirmed

@@ -109,16 +109,17 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
 
     Asks every node at once, and waits for no node longer than its timeout.
     """
-    infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
+    indexes = client.indexes
+    infos = client.run(protocol.node_infos(client.context, indexes))
     shares = client.ring.shares()
     return [
         _figures(
-            node,
+            client.nodes[index],
             info,
             share=shares[index] / sum(shares) if index < len(shares) else 0.0,
-            role="ring" if index < len(shares) else _role(client.context.options, node.name),
+            role="ring" if index < len(shares) else _role(client.context.options, client.nodes[index].name),
         )
-        for index, (node, info) in enumerate(zip(client.nodes, infos, strict=True))
+        for index, info in zip(indexes, infos, strict=True)
     ]
 
 

@@ -34,16 +34,16 @@ def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheEr
 
     Args:
         client: The alias' client.
-        infos: For each node of the ring its ``INFO``, or the error in its place.
+        infos: For each of the client's ``indexes`` the node's ``INFO``, or the error in its place.
     """
     eviction = client.context.options.eviction
     if eviction is None:
         return []
     wanted = {"maxmemory": eviction.maxmemory, "maxmemory-policy": eviction.policy}
     return [
-        Difference(name, setting, now, str(value))
-        for name, info in zip(client.ring.names, infos, strict=False)
-        if not isinstance(info, RingCacheError)
+        Difference(client.ring.names[index], setting, now, str(value))
+        for index, info in zip(client.indexes, infos, strict=True)
+        if index < len(client.ring) and not isinstance(info, RingCacheError)
         for setting, value in wanted.items()
         if value is not None and (now := info.get(setting.replace("-", "_"), "")) != str(value)
     ]
@@ -68,13 +68,15 @@ def configure(client: RingClient, differing: Sequence[Difference]) -> None:
 
 def ring_faults(alias: str, client: RingClient) -> list[str]:
     """Return what is wrong with the nodes of an alias: a sentence each, with what to set."""
-    infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
+    indexes = client.indexes
+    infos = client.run(protocol.node_infos(client.context, indexes))
     faults: list[str] = []
-    for node, info in zip(client.nodes, infos, strict=True):
+    for index, info in zip(indexes, infos, strict=True):
         if isinstance(info, RingCacheError):
             faults.append(f"{alias}: {info}")
             continue
-        faults += [f"{alias}: {fault}" for fault in _faults(node.name, info, client.context.clock.now())]
+        name = client.nodes[index].name
+        faults += [f"{alias}: {fault}" for fault in _faults(name, info, client.context.clock.now())]
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"

@@ -54,7 +54,7 @@ class Read(NamedTuple):
 
     Attributes:
         key: The key.
-        node: The index of the node that it is read from.
+        node: The index of the node whose tracking connection a copy depends on.
         placeholder: The object that must still be the key's placeholder when the reply arrives.
         began: When it began, by the monotonic clock.
     """
@@ -114,6 +114,8 @@ class NearCache:
         self._copies = self._make_copies()
         self._placeholders: OrderedDict[bytes, object] = OrderedDict()  # the oldest one first
         self._trackings: dict[int, _Tracking] = {}
+        #: Whether all copies depend on one tracking connection, that of node 0, which stands for all nodes.
+        self.has_one_source = False
         #: Called at the beginning of every read.
         self.on_read: Callable[[], None] | None = None
 
@@ -141,7 +143,8 @@ class NearCache:
         """Add a placeholder before a read is sent; return the read, for ``keep`` or ``forget``."""
         if self.on_read is not None:
             self.on_read()
-        read = Read(key, node, object(), self._monotonic())
+        source = 0 if self.has_one_source else node
+        read = Read(key, source, object(), self._monotonic())
         with self._lock:
             self._placeholders.pop(key, None)
             if len(self._placeholders) >= _MAX_PLACEHOLDERS:

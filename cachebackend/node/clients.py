@@ -7,10 +7,11 @@ package.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import redis
+import redis.cluster
 import redis.connection
 import redis.exceptions
 import redis.lock
@@ -21,13 +22,25 @@ from cachebackend.node.endpoint import Endpoint
 from cachebackend.node.login import Login
 from cachebackend.node.translate import HandshakeError
 
-__all__ = ["RedisClient", "RedisLock", "client_of", "with_own_errors"]
+__all__ = ["RedisClient", "RedisLock", "client_of", "cluster_client_of", "with_own_errors"]
 
 RedisClient: TypeAlias = redis.Redis
 RedisLock: TypeAlias = redis.lock.Lock
 
 #: redis-py packs a command of fewer bytes in one piece.
 _PACKED_BYTES = 6000
+
+
+class _Pool(redis.connection.ConnectionPool):
+    """A pool of connections whose commands redis-py packs itself.
+
+    They hold numbers, and hiredis must not format them (see ``effects.Argument``).
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        encoder = redis.connection.Encoder("utf-8", "strict", False)  # type: ignore[attr-defined, no-untyped-call]
+        packer = redis.connection.PythonRespSerializer(_PACKED_BYTES, encoder.encode)
+        super().__init__(command_packer=packer, **arguments)
 
 
 def client_of(
@@ -46,12 +59,9 @@ def client_of(
         arguments["credential_provider"] = login
     if endpoint.may_move:
         arguments["host"], arguments["port"] = endpoint.address()
-    encoder = redis.connection.Encoder("utf-8", "strict", False)  # type: ignore[attr-defined, no-untyped-call]
-    pool = redis.connection.ConnectionPool(
-        kind,
+    pool = _Pool(
+        connection_class=kind,
         max_connections=None,
-        # Commands of redis-py hold numbers, and hiredis must not format them (see ``effects.Argument``)
-        command_packer=redis.connection.PythonRespSerializer(_PACKED_BYTES, encoder.encode),
         socket_connect_timeout=connect_timeout,
         socket_timeout=socket_timeout,
         retry=Retry(NoBackoff(), 0),  # a caller that knows what was sent decides about retries
@@ -60,6 +70,46 @@ def client_of(
         **arguments,
     )
     return redis.Redis(connection_pool=pool)
+
+
+def cluster_client_of(
+    seeds: Sequence[tuple[str, int]],
+    url: str,
+    login: Login | None,
+    timeouts: tuple[float, float],
+    address_map: Callable[[str, int], tuple[str, int]],
+) -> RedisClient:
+    """Return a client of a cluster; it connects at once, to read the table of slots.
+
+    Args:
+        seeds: Host and port of servers of the cluster.
+        url: The URL of any server, for TLS; its host means nothing.
+        login: The user and password; None: the cluster asks for none.
+        timeouts: The most seconds that connecting may take, and those for a reply.
+        address_map: Translates the addresses that the cluster reports.
+
+    Raises:
+        OSError: No server answers.
+    """
+    arguments: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+    kept = {name: value for name, value in arguments.items() if name.startswith("ssl")}
+    if arguments.get("connection_class") is redis.connection.SSLConnection:
+        kept["ssl"] = True
+    if login is not None:
+        kept["credential_provider"] = login
+    try:
+        cluster = redis.cluster.RedisCluster(
+            startup_nodes=[redis.cluster.ClusterNode(*seed) for seed in seeds],  # type: ignore[no-untyped-call]
+            address_remap=lambda address: address_map(*address),
+            connection_pool_class=_Pool,
+            socket_connect_timeout=timeouts[0],
+            socket_timeout=timeouts[1],
+            protocol=2,
+            **kept,
+        )
+    except redis.exceptions.RedisClusterException as error:
+        raise ConnectionError(str(error)) from error
+    return cluster  # type: ignore[return-value]  # it has the same methods
 
 
 @contextlib.contextmanager

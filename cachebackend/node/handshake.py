@@ -70,7 +70,8 @@ class Handshake:
         self._timeouts = connect_timeout, socket_timeout
         password = endpoint.password or password
         has_login = bool(endpoint.username or password)
-        self._login = Login(endpoint.username, password or "") if has_login else None
+        #: The user and password; None: the node asks for none.
+        self.login = Login(endpoint.username, password or "") if has_login else None
         self.connect, self.connect_async = endpoint.connect, endpoint.connect_async
 
     def perform(self, exchange: Callable[[Sequence[Command]], Iterable[Reply]]) -> None:
@@ -84,7 +85,7 @@ class Handshake:
         """
         handled = sys.exception()
         try:
-            commands = self._commands(self._login.get_credentials() if self._login else ())
+            commands = self._commands(self.login.get_credentials() if self.login else ())
             _check(commands, exchange(commands))
         except BaseException as error:  # noqa: BLE001  # it is raised again
             raise remove_frames(error, handled)  # noqa: B904  # it is the same error
@@ -100,7 +101,7 @@ class Handshake:
         """
         handled = sys.exception()
         try:
-            commands = self._commands(await self._login.get_credentials_async() if self._login else ())
+            commands = self._commands(await self.login.get_credentials_async() if self.login else ())
             # One by one: a node that refuses the first one may close the connection before the others
             sent = [submit([command]) for command in commands]
             _check(commands, map(_reply_in, await asyncio.gather(*sent, return_exceptions=True)))
@@ -115,7 +116,7 @@ class Handshake:
         """
         from cachebackend.node.clients import client_of  # it imports redis-py
 
-        return client_of(self._endpoint, self._login, *self._timeouts)
+        return client_of(self._endpoint, self.login, *self._timeouts)
 
     def _commands(self, login: Sequence[str]) -> list[Command]:
         commands: list[Command] = [(b"AUTH", *login)] if login else []

@@ -38,6 +38,8 @@ class ClusterRing:
     changes it: a change of one slot and the change of all slots are single steps.
     """
 
+    keys_move = True
+
     def __init__(self) -> None:
         self._owners = array("H", bytes(2 * CLUSTER_SLOTS))
         #: The name of each node, by its index.

@@ -24,6 +24,8 @@ class Ring:
     """
 
     __slots__ = ("_seed", "_table", "names", "weights")
+    #: Whether a key may move to another node while an operation runs.
+    keys_move = False
 
     def __init__(self, nodes: Sequence[tuple[str, float]], seed: int = 0) -> None:
         self.names = tuple(name for name, _ in nodes)

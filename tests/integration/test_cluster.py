@@ -208,3 +208,58 @@ def test_a_plain_server_is_no_cluster(services: Services) -> None:
     with pytest.raises(NodeUnavailableError, match="not in cluster mode; write redis://"):
         client.get(b"a")
     client.close()
+
+
+def test_clear_reaches_every_primary(cluster_services: Services, cluster: Cluster) -> None:
+    """Also as the first operation of a client, which does not know the table yet."""
+    writer, clearer = client_of(cluster_services), client_of(cluster_services)
+    for key in KEYS:
+        writer.set(key, key, MINUTE_MS)
+    assert clearer.run(protocol.clear(clearer.context, b"*")) == len(KEYS)
+    assert get_many(writer) == {}
+    assert sum(cluster.ask(name, "DBSIZE") for name in cluster.primaries) == 0
+    writer.close()
+    clearer.close()
+
+
+def test_a_lock_is_found_after_its_slot_has_moved(client: RingClient, cluster: Cluster) -> None:
+    """redis-py's client of the cluster follows the redirection."""
+    name = KEYS[0]
+    lock = client.redis(name).lock(name.decode(), timeout=60)
+    assert lock.acquire(blocking=False)
+    move_to_another(cluster, client.ring.slot_of(name))
+    assert not client.redis(name).lock(name.decode()).acquire(blocking=False)
+    lock.release()
+
+
+def test_near_copies_are_invalidated_wherever_the_key_is(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Another process writes the key, also after its slot has moved and after a failover."""
+    client = client_of(cluster_services, near={"max_age": 3600.0})
+    writer = client_of(cluster_services)
+    key = KEYS[0]
+
+    def is_copied() -> bool:
+        client.get(key)
+        return bool(client.has_near_copy(key))
+
+    def check(value: str) -> None:
+        assert writer.set(key, value, MINUTE_MS)
+        wait_until(lambda: client.get(key) == value)
+        wait_until(is_copied)
+
+    try:
+        check("first")
+        check("second")
+        move_to_another(cluster, client.ring.slot_of(key))
+        check("third")
+        [replica] = cluster.replicas_of(cluster.primary_of(client.ring.slot_of(key)))
+        cluster.failover(replica)
+        cluster.wait_until_ok()
+        wait_until(lambda: writer.set(key, "probe", MINUTE_MS))
+        check("fourth")
+        check("fifth")
+    finally:
+        client.close()
+        writer.close()

@@ -126,8 +126,11 @@ def flush(context: Context) -> Operation[None]:
 
 
 def _stages(context: Context) -> list[Sequence[int]]:
-    """Return all nodes in the order in which they must be cleared: the old ring, the gutter, the new ring."""
-    own: list[Sequence[int]] = [context.ring.nodes]
+    """Return all nodes in the order in which they must be cleared: the old ring, the gutter, the new ring.
+
+    A cluster is cleared twice, because a key may move from a node that is not cleared yet to one that is.
+    """
+    own: list[Sequence[int]] = [context.ring.nodes] * (2 if context.ring.keys_move else 1)
     if context.gutter is not None:
         own.insert(0, context.gutter.nodes)
     other: list[Sequence[int]] = [] if context.ring_change is None else [context.ring_change.nodes]

@@ -36,7 +36,10 @@ def replay(context: Context, node: int, outbox: Outbox | None, endpoint: str) ->
         RingCacheError: The node did not confirm; what this process recorded stays recorded.
     """
     if outbox is not None:
-        yield from _replay_keys(context, node, outbox.missed_by(endpoint, context.missed.limit))
+        missed = outbox.missed_by(endpoint, context.missed.limit)
+        # The shards of a cluster have one endpoint: the others are replayed what they have missed themselves
+        held = tuple(key for key in missed.keys if context.may_hold(node, key))
+        yield from _replay_keys(context, node, MissedKeys(held, missed.is_all_keys))
     yield from replay_missed(context, node)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.core.management.color import no_style
-from django.db import connections
+from django.db import connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 #: Filled by the migrations, and written by no test.
@@ -51,3 +52,18 @@ def empty_tables(connection: BaseDatabaseWrapper) -> None:
             )
     else:
         connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables))
+
+
+@pytest.fixture
+def program() -> Iterator[psycopg.Connection[Any]]:
+    """The database connection of a program that does not use Django."""
+    settings = connection.settings_dict
+    with psycopg.connect(
+        host=settings["HOST"],
+        port=settings["PORT"],
+        user=settings["USER"],
+        password=settings["PASSWORD"],
+        dbname=settings["NAME"],
+        autocommit=True,
+    ) as own:
+        yield own

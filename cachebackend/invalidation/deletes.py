@@ -49,7 +49,7 @@ from cachebackend.backend.keys import (
     special_keys,
 )
 from cachebackend.backend.query_names import prefixes_of_queries
-from cachebackend.backend.scope import databases_of_write
+from cachebackend.backend.scope import databases_of_write, scopes_of_write
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import namespace_function
 from cachebackend.effects import side_by_side
@@ -61,12 +61,19 @@ from cachebackend.invalidation.query_changes import (
     MAX_ROWS,
     Registry,
     ResultChange,
+    ValueChange,
     change_of_columns,
     changes_of_rows,
     unknown_change,
 )
 from cachebackend.invalidation.stored_keys import MAX_CHANGE_BYTES
-from cachebackend.invalidation.tables import WatchedTable, changed_rows, table_name, tables_of
+from cachebackend.invalidation.tables import (
+    WatchedTable,
+    changed_rows,
+    table_name,
+    tables_of,
+    watched_tables,
+)
 from cachebackend.invalidation.watched import Dependent, KeysByAlias, Row, add_keys
 
 __all__ = ["PendingDeletes", "delete_keys", "ring_cache_of", "values_and_tags"]
@@ -105,15 +112,34 @@ class PendingDeletes:
         """The keys of each outbox row that the transaction writes."""
         return self._parts.of_outbox_rows(self.keys)
 
-    def add_rows(self, model: type[models.Model], rows: Iterable[Row]) -> None:
-        """Add the keys of changed rows, and the rows themselves for dependents that write through."""
-        changed = list(rows)
-        for start in range(0, len(changed), ROWS_OF_UNIT):
-            self._parts.begin_unit()
-            for dependent, found in changed_rows(model, changed[start : start + ROWS_OF_UNIT], self.using):
-                self.add_changed(dependent, found)
+    def add_rows(self, model: type[models.Model], rows: Sequence[Row]) -> None:
+        """Add what is wrong because rows of a model have changed, in any of the tables that hold them."""
+        self._add_keys_of(model, rows)
         for table in tables_of(model):  # which values of other columns they had is not known
             self._add_result_change(table, unknown_change(table.model._meta.db_table, self.using))
+
+    def add_states(
+        self, model: type[models.Model], rows: Sequence[Row], changes: Sequence[ValueChange]
+    ) -> None:
+        """Add what is wrong because rows of a model's own table have changed.
+
+        Args:
+            model: The model.
+            rows: The rows before and after the change.
+            changes: What they change for results of queries over the table.
+        """
+        self._add_keys_of(model, rows)
+        table = model._meta.db_table
+        for each in watched_tables(table):
+            change = ResultChange(scopes_of_write(self.using), table_name(table), changes)
+            self._add_result_change(each, change)
+
+    def _add_keys_of(self, model: type[models.Model], rows: Sequence[Row]) -> None:
+        """Add the keys of changed rows, and the rows themselves for dependents that write through."""
+        for start in range(0, len(rows), ROWS_OF_UNIT):
+            self._parts.begin_unit()
+            for dependent, found in changed_rows(model, rows[start : start + ROWS_OF_UNIT], self.using):
+                self.add_changed(dependent, found)
 
     def add_changes(self, changes: TableChanges) -> None:
         """Add what is wrong because a statement has changed rows of a table."""

@@ -34,9 +34,11 @@ __all__ = [
     "MAX_ROWS",
     "Registry",
     "ResultChange",
+    "ValueChange",
     "change_of_columns",
     "changes_of_rows",
     "check_changes",
+    "digests_of",
     "unknown_change",
     "wrong_keys_at",
 ]
@@ -52,10 +54,10 @@ _Digests: TypeAlias = Mapping[str, bytes]
 
 
 class ValueChange(NamedTuple):
-    """One row that changed.
+    """One row that changed, or one of its two states.
 
     Attributes:
-        columns: The columns that changed; None: all, for the row was inserted or deleted.
+        columns: The columns that changed; None: all, as of a row that was inserted or deleted.
         old: The digests of its values before; None: it did not exist.
         new: The digests of its values after; None: it does not exist.
     """
@@ -204,17 +206,17 @@ def _value_change(
     if row.old is None or row.new is None:
         return ValueChange(
             None,
-            None if row.old is None else _digests(row.old, fields),
-            None if row.new is None else _digests(row.new, fields),
+            None if row.old is None else digests_of(row.old, fields),
+            None if row.new is None else digests_of(row.new, fields),
         )
-    old = _digests(row.old, fields)
+    old = digests_of(row.old, fields)
     if row.new is row.old:
         new = old
     else:
         differing = [field for field in fields if _differs(field.attname, row.old, row.new)]
         names = {str(field.column) for field in differing}  # a value without a text has no digest at all
         new = {column: digest for column, digest in old.items() if column not in names}
-        new |= _digests(row.new, differing)
+        new |= digests_of(row.new, differing)
     if changed is None:
         return ValueChange(None, old, new)
     same = {column for column, digest in old.items() if new.get(column) == digest}
@@ -228,7 +230,7 @@ def _differs(name: str, old: Row, new: Row) -> bool:
     )
 
 
-def _digests(row: Row, fields: Iterable[models.Field[Any, Any]]) -> dict[str, bytes]:
+def digests_of(row: Row, fields: Iterable[models.Field[Any, Any]]) -> dict[str, bytes]:
     """Return the digests of a row's values by column; a value without a canonical text has none."""
     digests = {}
     for field in fields:

@@ -23,8 +23,9 @@ from django.db import DatabaseError, connections
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import ChangedRow, TableChanges
+from cachebackend.invalidation.row_texts import TextRow
 from cachebackend.invalidation.transaction_deletes import CommittedDeletes
-from cachebackend.invalidation.trigger_rows import TextRow, rows_of_texts
+from cachebackend.invalidation.trigger_rows import rows_of_texts
 from cachebackend.models import OutboxRow
 
 __all__ = ["delete_stored"]

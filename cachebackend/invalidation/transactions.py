@@ -210,7 +210,7 @@ def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
         return
     connection = connections[using]
     with each_statement_in_a_transaction(connection):
-        open_deletes(connection).add_rows(model, rows)
+        open_deletes(connection).add_rows(model, list(rows))
 
 
 def invalidate_together(deletes: PendingDeletes) -> None:
@@ -244,8 +244,8 @@ def pending_keys(connection: BaseDatabaseWrapper, asks: bool) -> KeysByAlias:
         if may_have_trigger_rows(connection.alias):
             with open_transaction.of_known_rows():
                 changed = list(take_trigger_rows(connection.alias, leave=is_unmanaged(connection)))
-            for model, rows in changed:
-                open_deletes(connection).add_rows(model, rows)
+            for each in changed:
+                open_deletes(connection).add_states(*each)
         open_transaction.changes_are_known()
     scheduled = scheduled_deletes(connection)
     return {} if scheduled is None else scheduled.keys

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from django.apps import apps
 from django.db import connections, models
@@ -26,13 +26,15 @@ from cachebackend.backend.canonical import django_class, referred_field
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.query_changes import ValueChange
+from cachebackend.invalidation.row_texts import TextRow, value_changes
+from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
 
 __all__ = [
     "WROTE",
     "ChangedRows",
-    "TextRow",
     "has_triggers",
     "keys_of_trigger_row",
     "may_have_trigger_rows",
@@ -49,11 +51,21 @@ _ESCAPED = re.compile(rb"\\(\\|[0-7]{3})")
 WROTE = "ringcache.wrote"
 #: The models of this process whose tables have triggers.
 _triggered: set[type[models.Model]] = set()
-#: A model, and rows of it that changed.
-ChangedRows: TypeAlias = tuple[type[models.Model], list[dict[str, Any]]]
-#: The columns of a row as the trigger wrote them: text by attribute name; None is NULL.
-TextRow: TypeAlias = Mapping[str, str | None]
 AnyField: TypeAlias = "models.Field[Any, Any]"
+
+
+class ChangedRows(NamedTuple):
+    """The changed rows that an outbox row names.
+
+    Attributes:
+        model: The model to whose own table they belong.
+        rows: Their states, by attribute name.
+        changes: What the states change for results of queries over that table.
+    """
+
+    model: type[models.Model]
+    rows: list[dict[str, Any]]
+    changes: Sequence[ValueChange]
 
 
 def record_triggers(model: type[models.Model]) -> None:
@@ -77,7 +89,7 @@ def keys_of_trigger_row(label: str, rows: Iterable[TextRow], using: str) -> Keys
     Raises as ``_changed_rows``.
     """
     deletes = PendingDeletes(using)
-    deletes.add_rows(*_changed_rows(label, rows, using))
+    deletes.add_states(*_changed_rows(label, rows, using))
     return deletes.keys
 
 
@@ -135,8 +147,10 @@ def _changed_rows(label: str, rows: Iterable[TextRow], using: str) -> ChangedRow
         ValueError: A row cannot be named: its primary key is missing, or cannot be read.
         Exception: The rows have another form than the triggers write.
     """
-    model = apps.get_model(label)
-    return model, rows_of_texts(model, rows, using)
+    model, texts = apps.get_model(label), list(rows)
+    states = rows_of_texts(model, texts, using)
+    has_results = any(table.result_aliases for table in watched_tables(model._meta.db_table))
+    return ChangedRows(model, states, list(value_changes(model, states, texts, using)) if has_results else ())
 
 
 def rows_of_texts(model: type[models.Model], rows: Iterable[TextRow], using: str) -> list[dict[str, Any]]:

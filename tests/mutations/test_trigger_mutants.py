@@ -12,7 +12,7 @@ from django.db import OperationalError
 
 from cachebackend.invalidation import outbox_keys, transactions, trigger_rows
 from tests.integration import test_triggers
-from tests.integration.test_triggers import author, program  # noqa: F401  # fixtures that those tests need
+from tests.integration.test_triggers import author  # noqa: F401  # a fixture that those tests need
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
 
@@ -53,7 +53,7 @@ def test_rows_of_triggers_that_stay_announced(author: Author, monkeypatch: Patch
 
 def test_a_relay_that_reads_all_rows_or_none(
     author: Author,  # noqa: F811
-    program: Program,  # noqa: F811
+    program: Program,
     monkeypatch: Patch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -387,6 +387,42 @@ class Handle(Row):
     cached = CachedManager["Handle"](missing_timeout=MISSING)
 
 
+class Topic(Row):
+    """A row at the end of a relation of a model with triggers."""
+
+    cached = CachedManager["Topic"]()
+
+
+class Sample(Row):
+    """A column of each kind that queries may bind, and of some others, in a table with triggers."""
+
+    parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="parts")
+    topics = models.ManyToManyField(Topic, related_name="samples")
+    topic_name = models.ForeignKey(Topic, models.SET_NULL, null=True, to_field="name", related_name="+")
+    small = models.SmallIntegerField(null=True)
+    large = models.BigIntegerField(null=True)
+    flag = models.BooleanField(null=True)
+    price = models.DecimalField(max_digits=12, decimal_places=4, null=True)
+    at = models.DateTimeField(null=True)
+    day = models.DateField(null=True)
+    code = models.UUIDField(null=True)
+    label = models.CharField(max_length=200, null=True)  # noqa: DJ001  # NULL is the point
+    slug = models.SlugField(null=True)  # noqa: DJ001  # NULL is the point
+    note = models.TextField(max_length=100, null=True)  # noqa: DJ001  # NULL is the point
+    file = models.FileField(null=True)
+    loud = models.GeneratedField(
+        expression=Upper("label"), output_field=models.CharField(max_length=200), db_persist=True
+    )
+    essay = models.TextField(default="")
+    weight = models.FloatField(null=True)
+    data = models.JSONField(null=True)
+    #: The functions of triggers have variables of these names.
+    chunk = models.IntegerField(null=True)
+    outbox = models.IntegerField(null=True)
+
+    cached = CachedManager["Sample"](triggers=True)
+
+
 # Databases
 
 

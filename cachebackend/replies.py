@@ -169,6 +169,7 @@ _SHAPES: Mapping[bytes, Shape] = {
     b"GET": optional_text,
     b"GETRANGE": text,
     b"HGET": optional_text,
+    b"HDEL": integer,
     b"HGETALL": pairs,
     b"HKEYS": list_of(text),
     b"HLEN": integer,
@@ -181,10 +182,12 @@ _SHAPES: Mapping[bytes, Shape] = {
     b"PTTL": integer,
     b"SCAN": _page,
     b"SET": optional_text,
+    b"TIME": row(text, text),
     b"WAIT": integer,
     b"WAITAOF": row(integer, integer),
     b"ZCARD": integer,
     b"ZRANGE": scored,
+    b"ZREM": integer,
 }
 #: The commands that are answered with bytes, and may be with any.
 TEXT_COMMANDS = frozenset(name for name, shape in _SHAPES.items() if shape in {text, optional_text})

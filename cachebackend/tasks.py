@@ -19,7 +19,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.managers.audit import WINDOWS, cached_managers
 from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.protocol import Partition
-from cachebackend.telemetry import heartbeat, shutdown
+from cachebackend.telemetry import heartbeat, shutdown, this_process
 
 try:
     from celery import shared_task, signals
@@ -154,6 +154,19 @@ def log_shared_queue(sender: Any, **_: Any) -> None:
             "to cachebackend.schedule.task_routes(), and start a worker with -Q drains",
             queue,
         )
+
+
+@signals.worker_ready.connect
+@signals.worker_process_init.connect
+def report_worker(**_: Any) -> None:
+    """Report this process, or this child of a pool, as a worker."""
+    this_process.add_kind("worker")
+
+
+@signals.beat_init.connect
+def report_beat(**_: Any) -> None:
+    """Report this process as beat."""
+    this_process.add_kind("beat")
 
 
 @signals.worker_process_shutdown.connect

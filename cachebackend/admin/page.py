@@ -24,11 +24,13 @@ from cachebackend.monitoring import (
     AliasFigures,
     Fault,
     KeyFigures,
+    ProcessFigures,
     QueryFigures,
     alias_figures,
     hit_ratio,
     key_figures,
     outbox_figures,
+    process_figures,
     query_figures,
     queue_figures,
     try_to_read,
@@ -89,10 +91,11 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         nodes_down = [
             node.name for each in aliases for node in each.nodes if node.state not in {UP, REPLAYING}
         ]
-        worker, outbox = worker_figures(), outbox_figures(nodes_down)
+        processes = process_figures()
+        worker, outbox = worker_figures(processes), outbox_figures(nodes_down)
         queues = queue_figures(is_database_up=outbox.rows is not None)
         faults = [fault for each in aliases for fault in each.faults]
-        faults += [*worker.faults, *outbox.faults, *queues.faults]
+        faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]
         faults += [
             Fault(FaultKind.FIGURES_UNREADABLE, f"The figures of {alias!r} cannot be read: {each}")
             for alias, each in read.items()
@@ -108,6 +111,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "panels": [_panel(each) | _queries(query_figures(each.alias)) for each in aliases],
             "outbox": outbox,
             "worker": worker,
+            "processes": _process_rows(processes),
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
             "drain_times": percentiles(queues.drain_times),
@@ -195,6 +199,25 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
             if each is not None and (each.hits or each.misses or each.loads)
         ],
     }
+
+
+def _process_rows(figures: ProcessFigures) -> dict[str, Any] | None:
+    """Return what the page shows of each process, those that differ first; None: no node answered."""
+    if figures.processes is None:
+        return None
+    rows: list[dict[str, Any]] = [
+        {
+            "process": process,
+            "since": moment(process.started),
+            "drains": [(partition, moment(since)) for partition, since in process.drains],
+            "differences": figures.differences_of(process),
+        }
+        for process in figures.processes
+    ]
+    differing = sum(bool(row["differences"]) for row in rows)
+    rows.sort(key=lambda row: not row["differences"])
+    shown = max(MAX_ROWS, differing)
+    return {"shown": rows[:shown], "folded": rows[shown:]}
 
 
 def _queries(figures: QueryFigures) -> dict[str, Any]:

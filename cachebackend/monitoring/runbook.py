@@ -18,10 +18,15 @@ class FaultKind(StrEnum):
     """The kinds of faults; the value of each is the heading of its section, and the anchor of links to it."""
 
     NODE_DOWN = "node-down"
+    NODE_PARTLY_REACHED = "node-partly-reached"
     NODE_REPLAYING = "node-replaying"
     FIGURES_UNREADABLE = "figures-unreadable"
     COUNTS_UNREADABLE = "counts-unreadable"
+    SETTINGS_DIFFER = "settings-differ"
+    CLOCK_WRONG = "clock-wrong"
     NO_WORKER = "no-worker"
+    NO_BEAT = "no-beat"
+    TASKS_LATE = "tasks-late"
     DATABASE_DOWN = "database-down"
     OUTBOX_UNREADABLE = "outbox-unreadable"
     DELETES_PENDING = "deletes-pending"
@@ -58,10 +63,15 @@ class Entry:
 #: The tile of the page that each kind of fault turns red.
 TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_DOWN: "nodes",
+    FaultKind.NODE_PARTLY_REACHED: "nodes",
     FaultKind.NODE_REPLAYING: "nodes",
     FaultKind.FIGURES_UNREADABLE: "nodes",
     FaultKind.COUNTS_UNREADABLE: "nodes",
+    FaultKind.SETTINGS_DIFFER: "processes",
+    FaultKind.CLOCK_WRONG: "processes",
     FaultKind.NO_WORKER: "worker",
+    FaultKind.NO_BEAT: "worker",
+    FaultKind.TASKS_LATE: "worker",
     FaultKind.DATABASE_DOWN: "pending",
     FaultKind.OUTBOX_UNREADABLE: "pending",
     FaultKind.DELETES_PENDING: "pending",
@@ -75,6 +85,7 @@ _LOST_WRITES = frozenset({FaultKind.WRITES_DROPPED, FaultKind.WRITES_REFUSED})
 EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.NODE_DOWN: frozenset(
         {
+            FaultKind.NODE_PARTLY_REACHED,
             FaultKind.NODE_REPLAYING,
             FaultKind.COUNTS_UNREADABLE,
             FaultKind.DELETES_PENDING,
@@ -82,6 +93,8 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
         }
     ),
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
+    FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
+    FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.DATABASE_DOWN: _LATE_WRITES | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED},
     FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,

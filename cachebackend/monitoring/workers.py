@@ -10,6 +10,7 @@ from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.monitoring.faults import MAX_RUN_AGE_SECONDS, Fault, max_tick_age
+from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import last_runs
 
@@ -35,22 +36,32 @@ class WorkerFigures:
         return max((self.last_runs or {}).values(), default=None)
 
 
-def worker_figures() -> WorkerFigures:
-    """Return when the periodic tasks last ran; the nodes that did not answer are a fault of the alias."""
+def worker_figures(processes: ProcessFigures | None = None) -> WorkerFigures:
+    """Return when the periodic tasks last ran; the nodes that did not answer are a fault of the alias.
+
+    Args:
+        processes: The processes of the site; None: they are not known.
+    """
     try:
         runs = last_runs()
     except RingCacheError:
         return WorkerFigures()
-    return WorkerFigures(runs, worker_faults(runs, _max_ages(), time.time()))
+    return WorkerFigures(runs, worker_faults(runs, _max_ages(), time.time(), processes))
 
 
-def worker_faults(runs: Mapping[str, float], max_ages: Mapping[str, float], now: float) -> list[Fault]:
+def worker_faults(
+    runs: Mapping[str, float],
+    max_ages: Mapping[str, float],
+    now: float,
+    processes: ProcessFigures | None = None,
+) -> list[Fault]:
     """Return the fault of the tasks that run too rarely, or never: one fault for all of them.
 
     Args:
         runs: When each task last ran, in seconds since 1970.
         max_ages: The tasks that should run, and how many seconds ago each may have run.
         now: The time, in seconds since 1970.
+        processes: The processes of the site; None: they are not known.
     """
     late = [task for task, seconds in max_ages.items() if task in runs and now - runs[task] > seconds]
     never = [task for task in max_ages if task not in runs]
@@ -58,7 +69,25 @@ def worker_faults(runs: Mapping[str, float], max_ages: Mapping[str, float], now:
         return []
     since = min((runs[task] for task in late), default=None)
     tasks = " and ".join(sorted(late + never))
-    return [Fault(FaultKind.NO_WORKER, f"No worker runs {tasks}: start a Celery worker with beat.", since)]
+    if processes is None or processes.processes is None:
+        return [
+            Fault(FaultKind.NO_WORKER, f"No worker runs {tasks}: start a Celery worker with beat.", since)
+        ]
+    kind, cause = _cause(processes)
+    return [Fault(kind, f"{cause}, so {tasks} {'do' if ' ' in tasks else 'does'} not run.", since)]
+
+
+def _cause(processes: ProcessFigures) -> tuple[FaultKind, str]:
+    """Return why tasks do not run: which of worker and beat is missing."""
+    workers, beats = processes.of_kind("worker"), processes.of_kind("beat")
+    if workers and beats:
+        text = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run, but not the tasks"
+        return FaultKind.TASKS_LATE, text
+    if workers:
+        return FaultKind.NO_BEAT, f"A worker runs ({workers[0].label}), but beat does not"
+    if beats:
+        return FaultKind.NO_WORKER, f"Beat runs ({beats[0].label}), but no worker does"
+    return FaultKind.NO_WORKER, "No Celery worker runs, and no beat"
 
 
 def _max_ages() -> dict[str, float]:

@@ -91,6 +91,12 @@ class Breaker:
         with self._lock:
             return NodeState(self.name, self._state, self._since, self._error, self._ejections)
 
+    @property
+    def seconds_to_probe(self) -> float | None:
+        """In how many seconds the next probe is due; None while commands are sent to the node."""
+        with self._lock:
+            return max(self._probe_at - self._clock.monotonic(), 0.0) if self.is_open else None
+
     def failed(self, error: Exception, *, at_once: bool = False) -> None:
         """Count a command that failed; ``at_once``: this one failure ejects the node."""
         with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cachebackend.options.cached_models import ModelLabels, check_models
 from cachebackend.options.faults import Faults, shown
-from cachebackend.options.rules import check_fields
+from cachebackend.options.rules import Word, check_fields
 
 __all__ = ["ProjectOptions"]
 
@@ -23,6 +23,15 @@ class _DottedPath:
         if value == "" or (is_path and "." in str(value)):
             return None
         return f'must be a dotted path such as "project.tenants.current", got {shown(value)}'
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A word, or nothing."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with the value; None: nothing is."""
+        return None if value == "" else Word(64).fault(value)
 
 
 #: What a direct connection may have instead of its database's own.
@@ -51,6 +60,9 @@ class ProjectOptions:
     """The options of ``RINGCACHE``.
 
     Attributes:
+        site: The name of the site, which its processes have in common and other sites that use the same nodes
+            do not have. By it processes find each other, to report settings in which they differ. Empty: the
+            first part of ``ROOT_URLCONF`` and the name of the default database.
         namespace: The dotted path of a function without arguments that returns a text, such as the
             tenant's schema. Rows, tags and results that are cached in one namespace are not read in
             another one. Empty: there is one namespace.
@@ -63,6 +75,7 @@ class ProjectOptions:
             ``{"default": {"HOST": "10.0.0.1", "PORT": 5432}}``.
     """
 
+    site: str = field(default="", metadata={"rule": _Site()})
     namespace: str = field(default="", metadata={"rule": _DottedPath()})
     models: Mapping[str, Mapping[str, object]] = field(default_factory=dict, metadata={"rule": ModelLabels()})
     listen: Mapping[str, Mapping[str, Any]] = field(

@@ -70,6 +70,14 @@ from cachebackend.protocol.telemetry.node_info import (
     number_of,
     stored_tokens,
 )
+from cachebackend.protocol.telemetry.processes import (
+    NodePresences,
+    Presence,
+    processes_key,
+    read_processes,
+    report_process,
+    withdraw_process,
+)
 
 __all__ = [
     "MISSING",
@@ -87,9 +95,11 @@ __all__ = [
     "Load",
     "Loader",
     "ManyLoader",
+    "NodePresences",
     "Operation",
     "Partition",
     "Pending",
+    "Presence",
     "QueueContext",
     "QueueState",
     "RegisteredShapes",
@@ -144,15 +154,18 @@ __all__ = [
     "partition_counts",
     "pending",
     "pending_requests",
+    "processes_key",
     "quarantine",
     "queue_states",
     "read_counts",
     "read_form_counts",
+    "read_processes",
     "read_shards",
     "read_total",
     "record_time",
     "release",
     "replace",
+    "report_process",
     "request_drains",
     "scan",
     "seal",
@@ -169,4 +182,5 @@ __all__ = [
     "ttl",
     "unquarantine",
     "value_of",
+    "withdraw_process",
 ]

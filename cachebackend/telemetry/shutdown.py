@@ -1,4 +1,4 @@
-"""When a process publishes its counters: every few seconds, and once more when it ends.
+"""When a process publishes its counters and reports itself: every few seconds, and when it ends.
 
 ======================================  =========================================================
 a process that                          publishes for the last time
@@ -27,6 +27,8 @@ from typing import Any
 
 from cachebackend.counters import Counters
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.telemetry import this_process
+from cachebackend.telemetry.processes import report_this_process, withdraw_this_process
 from cachebackend.telemetry.publisher import publish_all
 
 __all__ = ["connect", "publish_last"]
@@ -50,9 +52,12 @@ class _Publisher(threading.Thread):
     def run(self) -> None:
         """Publish until the thread is asked to end."""
         try:
+            report_this_process()
             while not self._has_end_request():
                 publish_all()
+                report_this_process()
             publish_all()
+            withdraw_this_process()
         finally:
             self._ended.put(None)
 
@@ -106,8 +111,9 @@ def publish_last(**_: Any) -> None:
 
 
 def connect() -> None:
-    """Make every process publish, from the first time it counts anything."""
+    """Make every process publish, from the first time it counts anything, or serves a request."""
     Counters.on_thread = _start
+    this_process.connect()
     atexit.register(publish_last)
 
 

@@ -39,6 +39,10 @@ class Backoff:
         outage = self._outages.get(using)
         return 0.0 if outage is None else max(outage.until - self._clock.monotonic(), 0.0)
 
+    def waits(self) -> list[tuple[str, float]]:
+        """Return the databases that may not be tried yet, each with the seconds until it may."""
+        return [(using, seconds) for using in list(self._outages) if (seconds := self.wait_seconds(using))]
+
     def failed(self, using: str, error: Exception) -> None:
         """Record that a database did not answer."""
         previous = self._outages.get(using)

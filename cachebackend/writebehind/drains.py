@@ -38,6 +38,7 @@ from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Queues, requ
 from cachebackend.writebehind.parked import Outcome, apply_or_park
 from cachebackend.writebehind.queue import model_of, project_queue, syncing_queue
 from cachebackend.writebehind.retries import is_due
+from cachebackend.writebehind.running_drains import running
 from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.transactions import limited_transaction
 from cachebackend.writebehind.waiting import landed
@@ -124,7 +125,7 @@ def drain(
         drain_.drained.more = True
         return drain_.drained
     try:
-        with span("ringcache.drain", model=partition.label, partition=partition.number):
+        with running(partition), span("ringcache.drain", model=partition.label, partition=partition.number):
             drain_.run(max_batches)
     except Exception as error:
         if is_unreachable(drain_.using, error):

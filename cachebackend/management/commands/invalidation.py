@@ -19,6 +19,7 @@ from cachebackend.invalidation.set_aside import delete_set_aside
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.monitoring import outbox_figures
+from cachebackend.telemetry import this_process
 
 __all__ = ["Command"]
 
@@ -142,6 +143,7 @@ class Command(ReportCommand):
             total.add_run(done)
             return not ended.is_set()
 
+        this_process.add_kind("relay")
         self.stderr.write(f"relaying every second, listening to database {using!r}; end with Ctrl-C")
         relay_on_notify(using, on_round, pause=ended.wait)
         return total

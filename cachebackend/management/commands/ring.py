@@ -16,6 +16,7 @@ from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.management import ring_plan
 from cachebackend.management.report import AddAction, Report, ReportCommand
+from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
 from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures, query_figures
 from cachebackend.monitoring.formatting import moment
@@ -45,13 +46,14 @@ _QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidation
 
 
 class Command(ReportCommand):
-    """Status, owner, plan, queries, doctor, cleanup, configure and simulate of the ring."""
+    """Status, owner, plan, queries, processes, doctor, cleanup, configure and simulate of the ring."""
 
     help = "See the ring's nodes, find a key's owner, plan a change of nodes, and find what is set up wrong."
     examples = """  manage.py ring status
   manage.py ring owner product:17 --alias default
   manage.py ring plan 'redis://10.0.0.1:6379/0?name=a' 'redis://10.0.0.4:6379/0?name=d'
   manage.py ring queries --hours 24
+  manage.py ring processes
   manage.py ring doctor --json
   manage.py ring cleanup --yes
   manage.py ring configure --yes
@@ -79,6 +81,7 @@ class Command(ReportCommand):
             metavar="HOURS",
             help=f"how many hours, the present one included, 1 to 24 ({RECENT_HOURS})",
         )
+        processes = add("processes", help="each process of the site, and in which settings they differ")
         doctor = add("doctor", help="find what is set up wrong")
         cleanup = add("cleanup", help="delete keys from nodes that do not own them")
         cleanup.add_argument("--yes", action="store_true", help="delete them; default: only count them")
@@ -87,7 +90,7 @@ class Command(ReportCommand):
         simulated = add("simulate", help="hit ratios of caches of several sizes, by policy")
         _add_simulate(simulated)
         self.add_option(
-            [parser, status, owner, plan, queries, doctor, cleanup, configured, simulated],
+            [parser, status, owner, plan, queries, processes, doctor, cleanup, configured, simulated],
             "--alias",
             help="a cache alias; default: every ring cache, or 'default'",
         )
@@ -194,6 +197,9 @@ class Command(ReportCommand):
             self.print_table(("not cached", "queries", "reason"), plain)
         is_well = not any(each["error"] for each in data.values())
         return Report({"aliases": data, "well": is_well}, is_well)
+
+    def _processes(self, options: dict[str, Any]) -> Report:
+        return processes_report(self)
 
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().nodes)

@@ -9,7 +9,7 @@ import pytest
 from django.template.loader import get_template
 
 
-@pytest.mark.parametrize("name", ["ring", "ring_confirm", "ring_nodes"])
+@pytest.mark.parametrize("name", ["ring", "ring_confirm", "ring_nodes", "ring_processes"])
 def test_every_text_of_the_page_can_be_translated(name: str) -> None:
     """Outside of the tags of Django's templates there is no word, in texts and in labels."""
     source = Path(get_template(f"cachebackend/{name}.html").origin.name).read_text()

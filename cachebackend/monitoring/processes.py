@@ -1,0 +1,246 @@
+"""The processes of the site: which differ in settings that must agree, and whose clock is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
+from cachebackend.monitoring.formatting import duration
+from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, ring_change_settings
+from cachebackend.telemetry.processes import Process, Processes, read_processes
+
+__all__ = ["Difference", "ProcessFigures", "clock_faults", "differences", "process_figures", "view_faults"]
+
+#: Stands for a setting that a process does not have.
+_UNSET = AgreedSetting("", "not set")
+#: The most processes that a sentence names.
+MAX_NAMED = 3
+
+
+class Difference(NamedTuple):
+    """A setting in which a process differs from most others, or from those that started before it.
+
+    Attributes:
+        process: The process.
+        setting: The path of the setting.
+        value: The value that the process has, as text.
+        usual: The value of the others, as text.
+    """
+
+    process: Process
+    setting: str
+    value: str
+    usual: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.value}, not {self.usual}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFigures:
+    """The processes of the site.
+
+    Attributes:
+        processes: Those that reported in the last seconds, the oldest first. None: no node answered.
+        differences: The settings in which they differ.
+        faults: What is wrong.
+    """
+
+    processes: Sequence[Process] | None = None
+    differences: Sequence[Difference] = ()
+    faults: list[Fault] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[Process]:
+        """Return the processes of a kind."""
+        return [process for process in self.processes or () if kind in process.kinds]
+
+    def differences_of(self, process: Process) -> list[Difference]:
+        """Return in what a process differs."""
+        return [each for each in self.differences if each.process is process]
+
+
+def process_figures() -> ProcessFigures:
+    """Return the processes of the site; one read of each node."""
+    read = read_processes()
+    if read.errors and not read.node_ages:
+        return ProcessFigures()
+    found = differences(read)
+    faults = [*_difference_faults(found), *clock_faults(read.found), *view_faults(read.found)]
+    return ProcessFigures(read.found, found, faults)
+
+
+def differences(read: Processes) -> list[Difference]:
+    """Return the settings in which processes differ, and the servers to which they give other names."""
+    paths = dict.fromkeys(path for process in read.found for path in process.settings)
+    ring_changes = {paths_of[0]: paths_of for paths_of in map(ring_change_settings, _aliases(read.found))}
+    beside = {path for paths_of in ring_changes.values() for path in paths_of[1:]}
+    found = []
+    for path in paths:
+        if path not in beside:  # a change of the ring is deployed in steps, and processes may be one apart
+            values = {process.id: process.settings.get(path, _UNSET) for process in read.found}
+            found += list(_odd(path, read.found, values, ring_changes.get(path)))
+    return [*found, *_name_differences(read)]
+
+
+def _aliases(processes: Iterable[Process]) -> set[str]:
+    paths = (path for process in processes for path in process.settings if path.endswith("['LOCATION']"))
+    return {path.removeprefix("CACHES['").removesuffix("']['LOCATION']") for path in paths}
+
+
+def _odd(
+    path: str,
+    processes: Sequence[Process],
+    values: Mapping[str, AgreedSetting],
+    ring_change: tuple[str, str, str] | None,
+) -> Iterator[Difference]:
+    usual = _usual([values[process.id].digest for process in processes])
+    one = next(process for process in processes if values[process.id].digest == usual)
+    for process in processes:
+        value = values[process.id]
+        if value.digest != usual and not (ring_change and _are_steps_of_a_change(process, one, ring_change)):
+            yield Difference(process, path, value.text, values[one.id].text)
+
+
+def _usual(values: Sequence[str]) -> str:
+    """Return the value that most have; of two that equally many have, that of the oldest process."""
+    return Counter(values).most_common(1)[0][0]  # it keeps the order in which it met them
+
+
+def _are_steps_of_a_change(one: Process, other: Process, paths: tuple[str, str, str]) -> bool:
+    """Return whether two processes have the two rings of one change, so that each knows of the other's."""
+    ring, joining, leaving = paths
+    return any(
+        before.settings.get(joining, _UNSET).digest == after.settings.get(ring, _UNSET).digest
+        and after.settings.get(leaving, _UNSET).digest == before.settings.get(ring, _UNSET).digest
+        for before, after in ((one, other), (other, one))
+    )
+
+
+def _name_differences(read: Processes) -> Iterator[Difference]:
+    """Yield for each server the processes that have another name for it, and those that do not use it."""
+    for (alias, node), endpoint in read.endpoints.items():
+        names = {each.id: each.names[alias, node] for each in read.found if (alias, node) in each.names}
+        if not names:
+            continue
+        usual = _usual(list(names.values()))
+        for process in read.found:
+            if process.id in names and names[process.id] != usual:
+                where = f"{_block(alias)}: the name of {endpoint}"
+                yield Difference(process, where, repr(names[process.id]), repr(usual))
+            elif _uses_another_server(process, alias, node, read):
+                yield Difference(process, f"{_block(alias)}: {node}", "another server", endpoint)
+
+
+def _block(alias: str) -> str:
+    return alias if alias == QUEUE else f"CACHES[{alias!r}]"
+
+
+def _uses_another_server(process: Process, alias: str, node: str, read: Processes) -> bool:
+    """Return whether a process has a node of this name that is another server.
+
+    It reports to all its nodes at once. So it does not use a server that already stored reports when it
+    last reported to another one, and has none of it, unless it does not reach the server.
+    """
+    if (alias, node) in process.names or not any(of == alias for of, _ in process.names):
+        return False
+    has_ejected = any((view.alias, view.node) == (alias, node) for view in process.views)
+    is_older = read.node_ages[alias, node] > process.age + 1
+    return is_older and not has_ejected and _has_node(process, alias, node)
+
+
+def _has_node(process: Process, alias: str, node: str) -> bool:
+    """Return whether a process has a node of this name, by the text of its setting."""
+    paths = (ring_change_settings(alias)[0], f"{alias}['nodes']")
+    texts = (process.settings[path].text for path in paths if path in process.settings)
+    return any(f"{node} = " in text for text in texts)
+
+
+def _difference_faults(found: Sequence[Difference]) -> Iterator[Fault]:
+    """Yield a fault for each set of processes that differ in the same way."""
+    by_process: dict[str, list[Difference]] = {}
+    for each in found:
+        by_process.setdefault(each.process.id, []).append(each)
+    groups: dict[str, list[Process]] = {}
+    for own in by_process.values():
+        groups.setdefault("; ".join(map(str, own)), []).append(own[0].process)
+    for text, processes in groups.items():
+        since = min(process.started for process in processes)
+        yield Fault(FaultKind.SETTINGS_DIFFER, f"{_named(processes)}: {text}.", since)
+
+
+def _named(processes: Sequence[Process]) -> str:
+    have = "has other settings" if len(processes) == 1 else "have other settings"
+    return f"{_labels(processes)} {have}"
+
+
+def _labels(processes: Sequence[Process]) -> str:
+    names = ", ".join(process.label for process in processes[:MAX_NAMED])
+    more = len(processes) - MAX_NAMED
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def clock_faults(processes: Sequence[Process]) -> list[Fault]:
+    """Return a fault for each machine whose clock differs from that of the nodes.
+
+    If the clocks of all machines differ from it by the same time, it is the nodes' clock that is wrong.
+    """
+    by_host: dict[str, list[Process]] = {}
+    for process in processes:
+        if process.clock_ahead is not None:
+            by_host.setdefault(process.host, []).append(process)
+    ahead = {host: median(each.clock_ahead or 0.0 for each in own) for host, own in by_host.items()}
+    if len(ahead) > 1 and _is_off(median(ahead.values())):
+        usual = median(ahead.values())
+        if all(abs(each - usual) <= MAX_CLOCK_SKEW_SECONDS for each in ahead.values()):
+            message = f"The clocks of the nodes are {_off(-usual)} the clocks of all processes."
+            return [Fault(FaultKind.CLOCK_WRONG, message)]
+    faults = []
+    for host, seconds in ahead.items():
+        if _is_off(seconds):
+            message = f"The clock of {host} ({_labels(by_host[host])}) is {_off(seconds)} that of the nodes."
+            faults.append(Fault(FaultKind.CLOCK_WRONG, message))
+    return faults
+
+
+def _is_off(seconds: float) -> bool:
+    return abs(seconds) > MAX_CLOCK_SKEW_SECONDS
+
+
+def _off(seconds: float) -> str:
+    return f"{duration(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def view_faults(processes: Sequence[Process]) -> Iterator[Fault]:
+    """Yield a fault for each node that some processes do not reach and others do."""
+    away: dict[tuple[str, str], list[tuple[Process, float | None, str]]] = {}
+    for process in processes:
+        for view in process.views:
+            away.setdefault((view.alias, view.node), []).append((process, view.since, view.error))
+    for (alias, node), seen in away.items():
+        users = [each for each in processes if any(of == alias for of, _ in each.names)]
+        if len(seen) < len(users):
+            since = min((at for _, at, _ in seen if at is not None), default=None)
+            names = _labels([process for process, *_ in seen])
+            message = (
+                f"Node {node} of {alias!r} is not reached by {len(seen)} of {len(users)} processes "
+                f"({names}): {seen[0][2]}"
+            )
+            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since)
+
+
+def earliest_ejection(processes: Sequence[Process], alias: str, node: str) -> float | None:
+    """Return when the first process ejected a node that it still does not use; None if none does."""
+    now = time.time()
+    times = [
+        view.since
+        for process in processes
+        for view in process.views
+        if (view.alias, view.node) == (alias, node) and view.since is not None and view.since <= now
+    ]
+    return min(times, default=None)

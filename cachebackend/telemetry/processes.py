@@ -1,0 +1,285 @@
+"""The processes of the site: each reports to every node that it uses, and reads the reports of all.
+
+A report is JSON of limited size. What a node returns may be from another version, or forged: a report that
+does not have the parts that are read here is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from os import getpid
+from statistics import median
+from typing import Any
+
+from cachebackend import protocol
+from cachebackend.backend.aliases import ring_cache
+from cachebackend.backend.test_prefix import queue_options
+from cachebackend.client import QueueClient, RingClient
+from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.errors import ConfigurationError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
+from cachebackend.registry import queue_client
+from cachebackend.telemetry import this_process
+from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, agreed_settings, site_name
+
+__all__ = [
+    "NodeView",
+    "Process",
+    "Processes",
+    "read_processes",
+    "report_this_process",
+    "withdraw_this_process",
+]
+
+logger = logging.getLogger("cachebackend")
+#: The most bytes of a report. One that is longer is sent without what the process does now.
+MAX_REPORT_BYTES = 16_384
+_KINDS = frozenset({"web", "worker", "beat", "relay", "command"})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node that a process does not use now.
+
+    Attributes:
+        alias: The cache alias, or "WRITE_BEHIND".
+        node: The node's name.
+        state: ``ejected`` or ``replaying``.
+        since: When the process ejected it, in seconds since 1970 by the clock of a node; None: not known.
+        probe_in: Seconds until the process tries it again; None: not known.
+        error: Why.
+    """
+
+    alias: str
+    node: str
+    state: str
+    since: float | None = None
+    probe_in: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the site, as it reports itself.
+
+    Attributes:
+        id: Its id.
+        kind: ``web``, ``worker``, ``beat``, ``relay`` or ``command``; several with "+" between them.
+        host: The name of its machine or container.
+        pid: Its process ID there.
+        command: The program that it runs.
+        version: The version of django-ringcache.
+        started: When it started, in seconds since 1970 by the clock of a node.
+        settings: The settings that all processes must have in common.
+        views: The nodes that it does not use now.
+        clock_ahead: By how many seconds its clock was ahead of the node's when it reported; None: not known.
+        age: Seconds since it reported.
+        names: For each alias and node of the reader, the name that the process has for the server.
+        drains: The partitions that it drains, each with the time since when, by the clock of a node.
+        waits: The databases that it does not try now, each with the seconds until it does.
+    """
+
+    id: str
+    kind: str
+    host: str
+    pid: int
+    command: str
+    version: str
+    started: float
+    settings: Mapping[str, AgreedSetting]
+    views: tuple[NodeView, ...] = ()
+    clock_ahead: float | None = None
+    age: float = 0.0
+    names: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    drains: Sequence[tuple[str, float]] = ()
+    waits: Sequence[tuple[str, float]] = ()
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Its kinds."""
+        return frozenset(self.kind.split("+"))
+
+    @property
+    def label(self) -> str:
+        """Its kind, host and process ID, for sentences."""
+        return f"{self.kind} {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of the site.
+
+    Attributes:
+        found: The processes, this one included; those that started first come first.
+        node_ages: For each alias and node that answered, for how many seconds it stores reports.
+        endpoints: Their servers.
+        errors: For each alias and node that did not answer, its error.
+    """
+
+    found: list[Process]
+    node_ages: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    endpoints: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    errors: Mapping[tuple[str, str], RingCacheError] = field(default_factory=dict)
+
+
+def report_this_process() -> None:
+    """Report this process to every node that it uses, in one round trip for each alias; never raises."""
+    try:
+        report = _report()
+        for alias, client in _clients():
+            names = _names(client)
+            client.run(protocol.report_process(site_name(), alias, names, this_process.process_id(), report))
+    except Exception as error:
+        raise_interrupt(error)
+        logger.exception("this process could not report itself")
+
+
+def withdraw_this_process() -> None:
+    """Remove the report of this process, which ends; never raises."""
+    try:
+        for alias, client in _clients():
+            names = _names(client)
+            client.run(protocol.withdraw_process(site_name(), alias, names, this_process.process_id()))
+    except Exception as error:
+        raise_interrupt(error)
+        logger.exception("this process could not remove its report")
+
+
+def read_processes() -> Processes:
+    """Return the processes that reported in the last seconds, and this one."""
+    errors: dict[tuple[str, str], RingCacheError] = {}
+    ages: dict[tuple[str, str], float] = {}
+    endpoints: dict[tuple[str, str], str] = {}
+    times: list[float] = []
+    names: dict[str, dict[tuple[str, str], str]] = {}
+    reports: dict[str, tuple[bytes, float, float]] = {}
+    for alias, client in _clients():
+        own_names = _names(client)
+        found, stored = client.run(protocol.read_processes(site_name(), own_names))
+        seen: dict[str, float] = {}
+        for (node, name), answer in zip(own_names.items(), found, strict=True):
+            if isinstance(answer, RingCacheError):
+                errors[alias, name] = answer
+                continue
+            ages[alias, name] = answer.age or 0.0
+            endpoints[alias, name] = client.nodes[node].endpoint
+            times.append(answer.time)
+            for each in answer.presences:
+                seen[each.process] = min(each.age, seen.get(each.process, each.age))
+                if each.alias == alias:
+                    names.setdefault(each.process, {})[alias, name] = each.name
+        for process, (report, at) in stored.items():
+            if process not in reports or seen[process] < reports[process][2]:
+                reports[process] = (report, at, seen[process])
+    own = this_process.process_id()
+    if own not in reports:
+        reports[own] = (_report(), median(times) if times else time.time(), 0.0)
+    read = (_process(each, *reports[each], names.get(each, {})) for each in reports)
+    return Processes(sorted(filter(None, read), key=lambda each: each.started), ages, endpoints, errors)
+
+
+def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
+    """Yield the clients of all nodes that this process uses, each with its alias."""
+    for alias in ring_aliases():
+        try:
+            yield alias, ring_cache(alias).client
+        except ConfigurationError:
+            continue  # its users and the checks report its faults
+    if write_behind_options().nodes:
+        yield QUEUE, queue_client(queue_options())
+
+
+def _names(client: RingClient | QueueClient) -> dict[int, str]:
+    """Return the nodes to which a process reports, by index, with its names for them.
+
+    A cluster has one shard for the key, and its other shards refuse it. Processes may have different names
+    for a shard, so all of them use one.
+    """
+    if isinstance(client, RingClient) and client.cluster is not None:
+        return {client.ring.owner(protocol.processes_key(site_name())): "cluster"}
+    return {index: node.name for index, node in enumerate(client.nodes)}
+
+
+def _report() -> bytes:
+    base = {
+        "kind": this_process.kind(),
+        "host": this_process.host(),
+        "pid": getpid(),
+        "command": this_process.command(),
+        "version": _version(),
+        "started": this_process.started(),
+        "settings": agreed_settings(),
+    }
+    doing = {"views": _views(), "facts": this_process.facts()}
+    text = json.dumps(base | doing | {"clock": time.time()}, default=str).encode()
+    if len(text) > MAX_REPORT_BYTES:
+        text = json.dumps(base | {"clock": time.time()}).encode()
+    return text
+
+
+def _version() -> str:
+    try:
+        return version("django-ringcache")
+    except PackageNotFoundError:
+        return ""  # it is run from a checkout
+
+
+def _views() -> list[dict[str, Any]]:
+    views = []
+    for alias, client in _clients():
+        for node in client.nodes:
+            if node.breaker is not None and node.breaker.is_open:
+                state = node.breaker.state
+                views.append(
+                    {
+                        "alias": alias,
+                        "node": node.name,
+                        "state": state.state,
+                        "since": state.since,
+                        "probe_in": node.breaker.seconds_to_probe,
+                        "error": state.error[:300],
+                    }
+                )
+    return views
+
+
+def _process(
+    process: str, report: bytes, at: float, age: float, names: Mapping[tuple[str, str], str]
+) -> Process | None:
+    """Return a process by its report; None if that cannot be read."""
+    try:
+        data = json.loads(report)
+        ahead, facts = float(data["clock"]) - at, data.get("facts", {})
+        return Process(
+            process,
+            _kind(data["kind"]),
+            str(data["host"]),
+            int(data["pid"]),
+            str(data["command"]),
+            str(data["version"]),
+            float(data["started"]) - ahead,
+            {str(path): AgreedSetting(*map(str, pair)) for path, pair in data["settings"].items()},
+            tuple(_view(view, ahead) for view in data.get("views", ())),
+            ahead,
+            age,
+            names,
+            [(str(partition), float(since) - ahead) for partition, since in facts.get("drains", ())],
+            [(str(using), float(seconds)) for using, seconds in facts.get("waits", ())],
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise_interrupt(error)
+        return None
+
+
+def _view(view: dict[str, Any], ahead: float) -> NodeView:
+    since = view.get("since")
+    return NodeView(**view | {"since": None if since is None else since - ahead})
+
+
+def _kind(text: str) -> str:
+    return "+".join(kind for kind in text.split("+") if kind in _KINDS) or "command"

@@ -1,0 +1,232 @@
+"""The processes of the site: they see each other, and name the one that has other settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import pytest
+from celery import signals
+from django.core.management import call_command
+from django.test import override_settings
+
+from cachebackend import RingCache, tasks
+from cachebackend.monitoring import process_figures, worker_figures
+from cachebackend.protocol import Partition
+from cachebackend.telemetry import processes, this_process
+from cachebackend.telemetry.processes import read_processes, report_this_process, withdraw_this_process
+from cachebackend.writebehind.running_drains import running
+from cacheproject.services import Services
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+
+
+@pytest.fixture(autouse=True)
+def command_process() -> Iterator[None]:
+    """This process is a new one, that serves no requests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(this_process, "_process", this_process._Process())
+        yield
+
+
+@contextmanager
+def another_process(kind: str = "web") -> Iterator[None]:
+    """Be another process for a block: it has another id, and no kind but this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(this_process, "_process", this_process._Process())
+        this_process.add_kind(kind)
+        yield
+
+
+def report_another(kind: str = "web", **settings: Any) -> None:
+    """Report a process that has other settings, and read the settings of this one again."""
+    with another_process(kind), override_settings(**settings):
+        report_this_process()
+
+
+def command(*words: str, code: int = 0) -> dict[str, Any]:
+    out, ended = StringIO(), 0
+    try:
+        call_command("ring", *words, "--json", stdout=out, stderr=StringIO())
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    assert ended == code, out.getvalue()
+    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return report
+
+
+def caches_with(settings: Any, **block: Any) -> dict[str, Any]:
+    return {"default": settings.CACHES["default"] | block}
+
+
+def test_a_process_sees_itself_and_the_others(ring_cache: RingCache) -> None:
+    """With kind, host, command and version; one that ends is gone at once."""
+    report_another("worker")
+    assert sorted(each.kind for each in read_processes().found) == ["command", "worker"]
+    with another_process("beat"):
+        report_this_process()
+        [beat] = process_figures().of_kind("beat")
+        assert beat.id == this_process.process_id()
+        assert beat.clock_ahead is not None
+        withdraw_this_process()
+    assert sorted(each.kind for each in read_processes().found) == ["command", "worker"]
+
+
+@pytest.mark.parametrize(
+    ("block", "setting", "value"),
+    [
+        ({"KEY_PREFIX": "other"}, "CACHES['default']['KEY_PREFIX']", "'other'"),
+        ({"VERSION": 2}, "CACHES['default']['VERSION']", "2"),
+        ({"OPTIONS": {"codec": "json"}}, "CACHES['default']['OPTIONS']['codec']", "'json'"),
+        ({"OPTIONS": {"hash_seed": "secret"}}, "CACHES['default']['OPTIONS']['hash_seed']", "a secret"),
+    ],
+)
+def test_a_process_with_another_setting_is_a_fault(
+    ring_cache: RingCache, settings: Any, block: dict[str, Any], setting: str, value: str
+) -> None:
+    """It is named, with the setting, its value and that of the others, also if its keys are other ones."""
+    report_another("worker")
+    report_another("web", CACHES=caches_with(settings, **block))
+    figures = process_figures()
+    [difference] = figures.differences
+    assert (difference.process.kind, difference.setting, difference.value) == ("web", setting, value)
+    [fault] = figures.faults
+    assert fault.kind == "settings-differ"
+    assert fault.message.startswith(f"{difference.process.label} has other settings: {setting} is {value}")
+    assert fault.since == difference.process.started
+    assert command("processes", code=1)["faults"] == [fault.message]
+
+
+def test_two_swapped_names_are_a_fault(ring_cache: RingCache, settings: Any, services: Services) -> None:
+    """The names and the weights are the same, so only the servers show it."""
+    report_another("worker")
+    report_this_process()
+    a, b, c = services.ring_urls
+    swapped = [a.replace("name=ring-a", "name=ring-b"), b.replace("name=ring-b", "name=ring-a"), c]
+    report_another("web", CACHES=caches_with(settings, LOCATION=swapped))
+    figures = process_figures()
+    assert {each.process.kind for each in figures.differences} == {"web"}
+    assert [(each.value, each.usual) for each in figures.differences] == [
+        ("'ring-b'", "'ring-a'"),
+        ("'ring-a'", "'ring-b'"),
+    ]
+
+
+@pytest.mark.postgres
+def test_settings_of_write_behind_are_compared_too(ring_cache: RingCache, settings: Any) -> None:
+    """Another number of partitions, or another prefix, than the others have."""
+    report_another("worker")
+    report_another("web", WRITE_BEHIND=settings.WRITE_BEHIND | {"partitions": 3, "prefix": "other"})
+    assert [(each.setting, each.value) for each in process_figures().differences] == [
+        ("WRITE_BEHIND['prefix']", "'other'"),
+        ("WRITE_BEHIND['partitions']", "3"),
+    ]
+
+
+def test_a_dead_node_hides_no_process(ring_cache: RingCache, services: Services) -> None:
+    """Each process reports to all nodes."""
+    services.kill("ring-a")
+    try:
+        report_another("worker")
+        assert len(process_figures().of_kind("worker")) == 1
+    finally:
+        services.restart("ring-a")
+
+
+def test_another_site_on_the_same_nodes_is_not_seen(ring_cache: RingCache) -> None:
+    """Sites differ in the name of their database or package, or in RINGCACHE["site"]."""
+    report_another("worker", RINGCACHE={"site": "another"})
+    assert process_figures().of_kind("worker") == []
+
+
+def test_a_forged_report_is_left_out(ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is needed is missing, or it is not JSON."""
+    for report in (b"{", b"[]", b'{"kind": 7}', b'{"clock": "x", "settings": {"a": 1}}'):
+        monkeypatch.setattr(processes, "_report", lambda report=report: report)
+        with another_process():
+            report_this_process()
+    monkeypatch.undo()
+    assert len(read_processes().found) == 1
+
+
+def test_a_report_has_no_password(ring_cache: RingCache, services: Services) -> None:
+    """Nodes are shown by name and address."""
+    report = processes._report().decode()
+    passwords = [url.partition("//")[2].partition("@")[0].strip(":") for url in services.ring_urls]
+    assert all(password and password not in report for password in passwords)
+    assert "ring-a = " in report
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind", "text"),
+    [
+        (["worker"], "no-beat", "A worker runs (worker "),
+        (["beat"], "no-worker", "Beat runs (beat "),
+        ([], "no-worker", "No Celery worker runs, and no beat"),
+        (["worker", "beat"], "tasks-late", "A worker (worker "),
+    ],
+)
+def test_the_missing_one_of_worker_and_beat_is_named(
+    ring_cache: RingCache, kinds: list[str], kind: str, text: str
+) -> None:
+    """When the periodic tasks do not run."""
+    for each in kinds:
+        report_another(each)
+    [fault] = worker_figures(process_figures()).faults
+    assert fault.kind == kind
+    assert fault.message.startswith(text)
+
+
+def test_the_drains_of_a_process_are_listed(ring_cache: RingCache) -> None:
+    """With the time since when."""
+    with another_process("worker"), running(Partition("demo.article", 3)):
+        report_this_process()
+    [worker] = process_figures().of_kind("worker")
+    [(partition, since)] = worker.drains
+    assert partition == "demo.article:3"
+    assert since >= worker.started - 1
+
+
+def test_a_process_tells_how_it_sees_the_nodes(ring_cache: RingCache) -> None:
+    """A node that it ejected, since when, and when it tries again; others do reach it."""
+    with another_process():
+        breaker = ring_cache.client.nodes[0].breaker
+        assert breaker is not None
+        breaker.failed(OSError("no route"), at_once=True)
+        report_this_process()
+        breaker.close()
+    report_this_process()
+    figures = process_figures()
+    [web] = figures.of_kind("web")
+    [view] = web.views
+    assert (view.node, view.state, view.error) == ("ring-a", "ejected", "no route")
+    assert view.since is not None
+    assert 0 < (view.probe_in or 0) <= 1
+    [fault] = figures.faults
+    assert fault.kind == "node-partly-reached"
+
+
+def test_celery_tells_worker_and_beat(ring_cache: RingCache) -> None:
+    """By its signals. A worker with ``-B`` and the threads pool is both."""
+    assert tasks.report_beat is not None  # the module connects the signals
+    signals.worker_process_init.send(sender=None)
+    assert this_process.kind() == "worker"
+    signals.beat_init.send(sender=None)
+    assert this_process.kind() == "worker+beat"
+
+
+def test_processes_see_each_other_in_a_cluster(cluster_services: Services) -> None:
+    """One shard has the reports; its name may differ between processes, and so may the hosts of the URL."""
+    block = {"BACKEND": "cachebackend.RingCache", "LOCATION": cluster_services.ring_urls}
+    with override_settings(CACHES={"default": block}):
+        with another_process("worker"):
+            report_this_process()
+        figures = process_figures()
+    assert [each.kind for each in figures.processes or ()] == ["command", "worker"]
+    assert figures.faults == []

@@ -109,7 +109,11 @@ class RingCollector(Collector):
 
     def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         labels = ["alias", "node"]
-        up = GaugeMetricFamily("ringcache_node_up", "Whether the node answers.", labels=labels)
+        up = GaugeMetricFamily(
+            "ringcache_node_up",
+            "Whether the node serves reads of the process that is scraped.",
+            labels=labels,
+        )
         keys = GaugeMetricFamily("ringcache_node_keys", "Keys on the node.", labels=labels)
         memory = GaugeMetricFamily("ringcache_node_memory_bytes", "Memory that the node uses.", labels=labels)
         evicted = CounterMetricFamily(
@@ -174,7 +178,7 @@ def _queue_nodes(queues: QueueFigures) -> Iterator[Metric]:
     """Yield whether each queue node answers, its memory, and whether it can write its files."""
     names = ("up", "memory_bytes", "max_memory_bytes", "file_written", "snapshot_written")
     meanings = (
-        "Whether the queue node answers.",
+        "Whether the queue node answers the process that is scraped.",
         "Memory of the queue node that counts against its limit.",
         "The limit of the queue node's memory; 0: none.",
         "Whether the last write to its append-only file succeeded.",

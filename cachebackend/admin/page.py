@@ -37,6 +37,7 @@ from cachebackend.monitoring import (
     worker_figures,
 )
 from cachebackend.monitoring.formatting import moment, percentiles
+from cachebackend.monitoring.nodes import seen_by
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node.breaker import REPLAYING, UP
 
@@ -183,11 +184,12 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
     is_large = len(figures.nodes) > MAX_ROWS
     return {
         "figures": figures,
+        "seen_by": seen_by(),
         "ring": ring_picture(figures.ring_nodes),
         "shown": down if is_large else down + up,
         "folded": up if is_large else [],
-        "get_times": percentiles(figures.hour.get_times),
-        "load_times": percentiles(figures.hour.load_times),
+        "get_times": "" if figures.hour is None else percentiles(figures.hour.get_times),
+        "load_times": "" if figures.hour is None else percentiles(figures.hour.load_times),
         "charts": [
             (_("Hit ratio"), line_chart(_("Hit ratio in the last hour, in percent"), ratios, 100, " %")),
             (_("Reads per minute"), line_chart(_("Keys read per minute in the last hour"), reads)),

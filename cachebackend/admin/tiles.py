@@ -37,6 +37,13 @@ class Tile(NamedTuple):
     href: str = ""
     is_well: bool = True
 
+    @property
+    def css_class(self) -> str:
+        """How the tile is drawn: one whose figure is unknown is dimmed."""
+        if self.value == UNKNOWN:
+            return "unknown"
+        return "good" if self.is_well else "bad"
+
 
 def tiles(
     aliases: Sequence[AliasFigures], worker: WorkerFigures, outbox: OutboxFigures, queues: QueueFigures
@@ -63,10 +70,11 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     up = _("%(up)d of %(all)d") % {"up": figures.nodes_up, "all": len(figures.ring_nodes)}
     yield Tile(f"nodes-{alias}", f"{_('Nodes up')}{suffix}", up, note, href, is_well=not down)
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
-    ratio = _("no reads") if recent is None else f"{recent:.1%}"
+    ratio = (UNKNOWN if figures.recent is None else _("no reads")) if recent is None else f"{recent:.1%}"
     last_hour = "" if hour is None else _("%(ratio)s in the last hour") % {"ratio": f"{hour:.1%}"}
     yield Tile(f"hits-{alias}", f"{_('Hit ratio')}{suffix}, 5 min", ratio, last_hour, href)
-    rate, times = f"{figures.gets_per_second:,.0f}", percentiles(figures.recent.get_times)
+    rate = UNKNOWN if figures.gets_per_second is None else f"{figures.gets_per_second:,.0f}"
+    times = "" if figures.recent is None else percentiles(figures.recent.get_times)
     yield Tile(f"gets-{alias}", f"{_('Reads per second')}{suffix}", rate, times, href)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
 from cachebackend.options import RingOptions
 
-__all__ = ["NodeFigures", "node_fault", "node_figures", "states_with_replay"]
+__all__ = ["NodeFigures", "node_fault", "node_figures", "seen_by", "states_with_replay"]
 
 DOWN = "down"
 
@@ -131,6 +133,11 @@ def node_fault(alias: str, node: NodeFigures) -> Fault:
     else:
         kind, message = FaultKind.NODE_DOWN, f"Node {node.name} of {alias!r} does not answer"
     return Fault(kind, f"{message}: {node.error}", node.since)
+
+
+def seen_by() -> str:
+    """Return which process sees the nodes so: each process has its own connections, and its own breakers."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def states_with_replay(nodes: Sequence[NodeFigures], pending: Sequence[int | str]) -> list[str]:

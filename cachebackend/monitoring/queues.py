@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from django.db.models import Count, Min
@@ -20,9 +20,9 @@ from cachebackend.monitoring.faults import Fault, max_waiting_age
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults, queue_node_figures
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
-from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
+from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
 from cachebackend.options import WriteBehindOptions
-from cachebackend.telemetry.publisher import drains_by_minute, publish_write_counts
+from cachebackend.telemetry.publisher import drains_by_minute, lost_write_minutes, publish_write_counts
 from cachebackend.writebehind import PartitionStatus
 
 __all__ = ["QueueFigures", "Totals", "queue_figures"]
@@ -73,13 +73,13 @@ class Totals:
         """
         parked, since, faults = _parked()
         return cls(
-            sum(each.fields for each in partitions),
-            max((each.oldest_seconds for each in partitions), default=0.0),
-            sum(each.rows for each in partitions),
-            sum(each.missing for each in partitions),
+            sum(each.fields or 0 for each in partitions),
+            max((each.oldest_seconds or 0.0 for each in partitions), default=0.0),
+            sum(each.rows or 0 for each in partitions),
+            sum(each.missing or 0 for each in partitions),
             parked,
             since,
-            sum(each.bytes for each in partitions),
+            sum(each.bytes or 0 for each in partitions),
             faults,
         )
 
@@ -145,12 +145,12 @@ class QueueFigures:
     @property
     def hour(self) -> DrainCounts | None:
         """The sum of the minutes; None if none is known."""
-        return _sum(self.minutes)
+        return total_of(self.minutes)
 
     @property
     def recent(self) -> DrainCounts | None:
         """The sum of the most recent minutes; None if none is known."""
-        return _sum(self.minutes[-RECENT_MINUTES:])
+        return total_of(self.minutes[-RECENT_MINUTES:])
 
     @property
     def rows_by_minute(self) -> list[int | None]:
@@ -203,16 +203,6 @@ def _parked_in(using: str) -> tuple[int, float | None]:
     return row["count"], row["first"] and row["first"].timestamp()
 
 
-def _sum(minutes: Iterable[DrainCounts | None]) -> DrainCounts | None:
-    known = [each for each in minutes if each is not None]
-    if not known:
-        return None
-    total = DrainCounts()
-    for counts in known:
-        total.add(counts)
-    return total
-
-
 def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigures:
     nodes = queue_node_figures()
     down = {node.name for node in nodes if not node.is_up}
@@ -225,7 +215,7 @@ def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigur
         nodes=nodes,
         totals=totals,
         is_database_up=is_database_up and has_all,
-        minutes=list(drains_by_minute(MINUTES).values()),
+        minutes=list(without_lost(drains_by_minute(MINUTES), lost_write_minutes).values()),
         reasons=find_reasons(partitions),
     )
     faults = [*queue_node_faults(nodes)]

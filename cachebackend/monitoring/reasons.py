@@ -122,7 +122,11 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
     """
     options, now = write_behind_options(), time.time()
     age = max_waiting_age(options)
-    late = [each.partition for each in statuses if each.oldest_seconds > age and each.is_database_seen]
+    late = [
+        each.partition
+        for each in statuses
+        if each.is_database_seen and each.oldest_seconds is not None and each.oldest_seconds > age
+    ]
     client = monitoring_queue()
     facts = Facts(
         statuses,
@@ -176,13 +180,14 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
 
 
 def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, now: float) -> Reason | None:
-    partition, since = status.partition, now - status.oldest_seconds
-    if not (status.is_queue_seen and status.is_database_seen):
+    partition = status.partition
+    if status.oldest_seconds is None or not (status.is_queue_seen and status.is_database_seen):
         return Reason(
             partition, Kind.MISSING, status.error or "a server does not answer", "restart the server"
         )
     if status.oldest_seconds <= max_waiting_age(options):
         return None
+    since = now - status.oldest_seconds
     if text := facts.refusing.get(status.node):
         way_out = "repair that; the drains continue by themselves"
         return Reason(partition, Kind.REFUSING, f"its node {text}", way_out, since)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.nodes import NodeFigures, node_fault, node_figures
 from cachebackend.monitoring.runbook import FaultKind
-from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds
-from cachebackend.telemetry.publisher import counts_by_minute, publish_counts
+from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
+from cachebackend.telemetry.publisher import counts_by_minute, lost_minutes, publish_counts
 
 __all__ = ["AliasFigures", "alias_figures", "hit_ratio"]
 
@@ -23,10 +23,10 @@ class AliasFigures:
     Attributes:
         alias: Its name.
         nodes: Its nodes: those of the ring in its order, then the others.
-        minutes: Counts of all processes, by minute since 1970, the oldest first; None for a minute
-            that no node returned.
-        hour: The sum of those minutes.
-        recent: The sum of the most recent of them.
+        minutes: Counts of all processes, by minute since 1970, the oldest first; None for a minute that no
+            node returned, or whose counts were lost when its nodes restarted.
+        hour: The sum of those minutes; None if none is known.
+        recent: The sum of the most recent of them; None if none is known.
         recent_seconds: The length of those most recent minutes until now, in seconds.
         faults: What is wrong.
     """
@@ -34,8 +34,8 @@ class AliasFigures:
     alias: str
     nodes: list[NodeFigures]
     minutes: dict[int, Counts | None]
-    hour: Counts
-    recent: Counts
+    hour: Counts | None
+    recent: Counts | None
     recent_seconds: float
     faults: list[Fault]
 
@@ -50,13 +50,17 @@ class AliasFigures:
         return sum(node.is_up for node in self.ring_nodes)
 
     @property
-    def gets_per_second(self) -> float:
-        """Keys read per second in the recent minutes."""
+    def gets_per_second(self) -> float | None:
+        """Keys read per second in the recent minutes; None if that is not known."""
+        if self.recent is None:
+            return None
         return (self.recent.hits + self.recent.misses) / self.recent_seconds
 
 
-def hit_ratio(counts: Counts) -> float | None:
-    """Return the share of reads that were hits, 0 to 1; None if nothing was read."""
+def hit_ratio(counts: Counts | None) -> float | None:
+    """Return the share of reads that were hits, 0 to 1; None if nothing was read, or if that is not known."""
+    if counts is None:
+        return None
     reads = counts.hits + counts.misses
     return counts.hits / reads if reads else None
 
@@ -67,18 +71,11 @@ def alias_figures(alias: str) -> AliasFigures:
     nodes = node_figures(ring_cache(alias).client)
     faults = [node_fault(alias, node) for node in nodes if not node.is_up]
     minutes = counts_by_minute(alias, MINUTES)
-    counts = list(minutes.values())
-    if missing := counts.count(None):
+    if missing := list(minutes.values()).count(None):
         what = f"The counts of {missing} of {MINUTES} minutes of {alias!r} cannot be read"
         fault = Fault(FaultKind.COUNTS_UNREADABLE, f"{what}; the sums do not include them.")
         faults.append(fault)
-    return AliasFigures(
-        alias, nodes, minutes, _sum(counts), _sum(counts[-RECENT_MINUTES:]), recent_seconds(), faults
-    )
-
-
-def _sum(minutes: Iterable[Counts | None]) -> Counts:
-    total = Counts()
-    for counts in filter(None, minutes):
-        total.add(counts)
-    return total
+    minutes = without_lost(minutes, partial(lost_minutes, alias))
+    counts = list(minutes.values())
+    hour, recent = total_of(counts), total_of(counts[-RECENT_MINUTES:])
+    return AliasFigures(alias, nodes, minutes, hour, recent, recent_seconds(), faults)

@@ -50,6 +50,7 @@ from cachebackend.protocol.telemetry.counters import (
     Lags,
     add_counts,
     higher_of,
+    nodes_of,
     read_counts,
     read_total,
     record_time,
@@ -68,6 +69,7 @@ from cachebackend.protocol.telemetry.node_info import (
     memory_usage,
     node_infos,
     number_of,
+    start_times,
     stored_tokens,
 )
 from cachebackend.protocol.telemetry.processes import (
@@ -150,6 +152,7 @@ __all__ = [
     "move",
     "node_infos",
     "node_settings",
+    "nodes_of",
     "number_of",
     "partition_counts",
     "pending",
@@ -175,6 +178,7 @@ __all__ = [
     "set_many_with_lease",
     "share_partition_count",
     "sharing_first_scatter",
+    "start_times",
     "stored_tokens",
     "sync",
     "sync_fault",

@@ -9,8 +9,9 @@ of its last seconds.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +31,8 @@ from cachebackend.telemetry.totals import read_total
 __all__ = [
     "counts_by_minute",
     "drains_by_minute",
+    "lost_minutes",
+    "lost_write_minutes",
     "publish_all",
     "publish_counts",
     "publish_write_counts",
@@ -96,6 +99,16 @@ class _Publication(Generic[C]):
         keys = [self._key(str(number)) for number in numbers]
         replies = self.client.run(protocol.read_counts(self.client.context, keys))
         return {number: self._read(reply) for number, reply in zip(numbers, replies, strict=True)}
+
+    def lost(self, numbers: Collection[int]) -> set[int]:
+        """Return the minutes that ended before all nodes that store them were started."""
+        starts = self.client.run(protocol.start_times(self.client.context, time.time()))
+        return {number for number in numbers if self._start(number, starts) > (number + 1) * MINUTE}
+
+    def _start(self, number: int, starts: Mapping[int, float]) -> float:
+        """Return when the first of the nodes that store a minute was started, of those that answer."""
+        nodes = protocol.nodes_of(self.client.context, self._key(str(number)))
+        return min(starts.get(node, math.inf) for node in nodes)
 
     def _read(self, reply: Mapping[str, int] | RingCacheError) -> C | None:
         return None if isinstance(reply, RingCacheError) else self.kind.from_dict(reply)
@@ -176,6 +189,23 @@ def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts | None]:
         Counts by minute since 1970; None for a minute of which neither of its two nodes answers.
     """
     return _of_alias(alias).by_minute(minutes)
+
+
+def lost_minutes(alias: str, minutes: Collection[int]) -> set[int]:
+    """Return those of some minutes since 1970 whose counts were lost, because the nodes restarted since.
+
+    A minute of which nothing is stored is not one in which nothing was counted, if its nodes are younger.
+    """
+    return _of_alias(alias).lost(minutes)
+
+
+def lost_write_minutes(minutes: Collection[int]) -> set[int]:
+    """Return which minutes of the counters of write-behind were lost, as ``lost_minutes``.
+
+    Raises:
+        ConfigurationError: Write-behind is off.
+    """
+    return _of_queue().lost(minutes)
 
 
 def total_counts(alias: str) -> Counts:

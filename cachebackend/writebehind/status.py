@@ -36,6 +36,8 @@ __all__ = [
 class PartitionStatus:
     """The queue of one partition on one node. The attributes are keys of ``writebehind status --json``.
 
+    What a server that does not answer holds is None.
+
     Attributes:
         partition: The partition.
         node: The node's name.
@@ -53,9 +55,9 @@ class PartitionStatus:
         parked: The number of parked writes.
         parked_since: When the first of them was parked, in seconds since 1970; None if none is.
         is_queue_seen: Whether the node answered; if not, ``fields``, ``bytes``, ``sealed`` and
-            ``oldest_seconds`` are unknown, and the numbers of drained batches are those of the last
-            checkpoint.
-        is_database_seen: Whether the database answered; if not, what is drained and parked is unknown.
+            ``oldest_seconds`` are None, and the numbers of drained batches are those of the last checkpoint.
+        is_database_seen: Whether the database answered; if not, ``landed``, ``rows``, ``missing`` and
+            ``parked`` are None.
         error: Why a part is unknown; None if everything is known.
         drain_error: Why the last drain failed; empty if a batch was drained since.
         failed_at: When it failed, in seconds since 1970; None if it did not.
@@ -63,16 +65,16 @@ class PartitionStatus:
 
     partition: Partition
     node: str
-    fields: int = 0
-    bytes: int = 0
-    sealed: int = 0
-    oldest_seconds: float = 0.0
-    landed: int = 0
+    fields: int | None = 0
+    bytes: int | None = 0
+    sealed: int | None = 0
+    oldest_seconds: float | None = 0.0
+    landed: int | None = 0
     landed_at: float | None = None
     sampled_at: float | None = None
-    rows: int = 0
-    missing: int = 0
-    parked: int = 0
+    rows: int | None = 0
+    missing: int | None = 0
+    parked: int | None = 0
     parked_since: float | None = None
     is_queue_seen: bool = True
     is_database_seen: bool = True
@@ -151,19 +153,34 @@ def partition_statuses() -> list[PartitionStatus]:
     for partition, queues in states.items():
         error = stored.error_of(partition)
         for node, state in queues.items():
-            status = PartitionStatus(
-                partition,
-                client.options.all_nodes[node].name,
-                **stored.parked.get(partition, {}),
-                is_database_seen=error is None,
-                error=error,
-            )
+            name = client.options.all_nodes[node].name
+            if error is None:
+                status = PartitionStatus(partition, name, **stored.parked.get(partition, {}))
+            else:
+                status = PartitionStatus(
+                    partition,
+                    name,
+                    landed=None,
+                    rows=None,
+                    missing=None,
+                    parked=None,
+                    is_database_seen=False,
+                    error=error,
+                )
             if isinstance(state, QueueState):
                 checkpoint = stored.checkpoints.get((partition, state.incarnation))
                 statuses.append(_with_checkpoint(_with_queue(status, state), checkpoint))
             elif node == client.context.ring.owner(partition.name):
                 newest = _newest_checkpoint(stored.checkpoints, partition)
-                status = replace(status, is_queue_seen=False, error=str(state))
+                status = replace(
+                    status,
+                    fields=None,
+                    bytes=None,
+                    sealed=None,
+                    oldest_seconds=None,
+                    is_queue_seen=False,
+                    error=str(state),
+                )
                 statuses.append(_with_checkpoint(status, newest))
     return statuses
 

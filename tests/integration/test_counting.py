@@ -89,6 +89,7 @@ def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> Non
     assert {way: process.wait(60) for way, process in processes.items()} == dict.fromkeys(ways, 0)
     total = sum(ways.values())
     hour = alias_figures("default").hour
+    assert hour is not None
     assert (hour.hits, hour.misses) == (total, total)
     in_all = total_counts("default")
     assert (in_all.hits, in_all.misses) == (total, total)
@@ -314,6 +315,21 @@ def test_a_total_never_falls_because_a_node_is_away_or_was_emptied(
     ring_cache.get("d")
     publish_counts("default")
     assert total_counts("default").misses == before[0].misses + 1
+
+
+def test_minutes_that_were_lost_with_all_nodes_are_gaps(ring_cache: RingCache, services: Services) -> None:
+    """The chart shows no zeros for the time before; that is not a fault. The present minute is known."""
+    ring_cache.get("k")
+    publish_counts("default")
+    figures = alias_figures("default")
+    assert figures.hour is not None
+    with killed(services, ring_cache, *ring_cache.client.ring.names):
+        pass
+    figures = alias_figures("default")
+    *before, last = figures.minutes.values()
+    assert set(before) == {None}
+    assert last is not None
+    assert figures.faults == []
 
 
 def test_counts_that_could_not_be_published_are_published_later(

@@ -162,7 +162,17 @@ def test_status_reports_the_lag_while_a_server_is_down(meter: Meter, services: S
     assert report["well"] is False
     assert any("partitions have stopped is not known" in fault for fault in report["faults"])
     assert "not well: " in out.getvalue()
+    queued, drained = (
+        ("waiting", "bytes", "oldest_seconds"),
+        ("rows_landed", "rows_missing", "parked", "locks"),
+    )
+    unknown = drained if dead == "postgres" else queued
+    assert {name for name in (*queued, *drained) if report[name] is None} == set(unknown)
+    own = ("landed", "rows", "missing", "parked") if dead == "postgres" else ("fields", "bytes", "sealed")
+    assert all(partition[name] is None for partition in report["partitions"] for name in own)
+    assert report["stopped"] is None
     if dead == "postgres":
+        assert "how many are parked is unknown" in out.getvalue()
         assert (report["waiting"], report["oldest_seconds"] > 0) == (1, True)
     assert command("status")["waiting"] == 1
 

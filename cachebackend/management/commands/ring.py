@@ -20,7 +20,7 @@ from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
 from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures, query_figures
 from cachebackend.monitoring.formatting import moment
-from cachebackend.monitoring.nodes import states_with_replay
+from cachebackend.monitoring.nodes import seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
 from cachebackend.monitoring.setup import configure, differences, ring_faults
@@ -110,10 +110,11 @@ class Command(ReportCommand):
         for alias, _ in _clients(options["alias"]):
             missed = pending.missed[alias]
             states = states_with_replay(nodes[alias], missed)
-            rows = [_row(*each) for each in zip(nodes[alias], states, missed, strict=True)]
+            known = [None] * len(missed) if pending.errors else missed
+            rows = [_row(*each) for each in zip(nodes[alias], states, known, strict=True)]
             aliases[alias] = rows
-            self.say(f"{alias}: {len(rows)} nodes")
-            self.print_table(_COLUMNS, [[row[key] for key in _COLUMNS.values()] for row in rows])
+            self.say(f"{alias}: {len(rows)} nodes, as {seen_by()} sees them")
+            self.print_table(_COLUMNS, [_cells(row) for row in rows])
             for row in rows:
                 if row["error"]:
                     self.say(f"{row['node']}: {row['error']}")
@@ -123,7 +124,8 @@ class Command(ReportCommand):
                 f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
             )
         is_well = all(row["state"] in {UP, REPLAYING} for rows in aliases.values() for row in rows)
-        return Report({"aliases": aliases, "well": is_well, "incomplete": pending.incomplete}, is_well)
+        data = {"aliases": aliases, "seen_by": seen_by(), "well": is_well, "incomplete": pending.incomplete}
+        return Report(data, is_well)
 
     def _pending(
         self, clients: Mapping[str, RingClient], nodes: Mapping[str, Sequence[NodeFigures]]
@@ -314,7 +316,12 @@ def _query_row(form: CachedForm) -> tuple[object, ...]:
     return form.model, form.hits, form.misses, form.loads, mean, form.invalidations, form.text
 
 
-def _row(node: NodeFigures, state: str, pending: int | str) -> dict[str, Any]:
+def _cells(row: Mapping[str, Any]) -> list[object]:
+    """Return the cells of a node's row of ``status``; what is not known is not an empty cell."""
+    return ["unknown" if row[key] in {None, ""} else row[key] for key in _COLUMNS.values()]
+
+
+def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, Any]:
     """Return a node's row of ``status``; its keys are those of the JSON."""
     return {
         "node": node.name,
@@ -322,7 +329,7 @@ def _row(node: NodeFigures, state: str, pending: int | str) -> dict[str, Any]:
         "server": node.server,
         "memory": node.info.get("used_memory_human", ""),
         "policy": node.info.get("maxmemory_policy", ""),
-        "keys": node.keys,
+        "keys": node.keys if node.info else None,
         "evicted": node.evicted,
         "error": node.error,
         "owed": pending,

@@ -44,8 +44,8 @@ _OUTCOMES = {
     "unknown": "with an unknown outcome",
     "refused": "refused",
 }
-#: The cells of a partition whose queue node does not answer.
-UNKNOWN = ("unknown",) * 4
+#: A cell of a partition whose queue node or database does not answer.
+_UNKNOWN = "unknown"
 
 
 class Command(ParkedActions, RepairActions):
@@ -92,10 +92,10 @@ class Command(ParkedActions, RepairActions):
         statuses = writebehind.partition_statuses()
         totals = Totals.of(statuses)
         faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
-        stopped: list[str] = []
+        stopped: list[str] | None = None
         try:
             found = writebehind.find_faults()
-            stopped = [str(fault.partition) for fault in found]
+            stopped = [str(fault.partition) for fault in found] if found or not found.errors else None
             faults += [
                 f"{name} does not answer, so which of its partitions have stopped is not known: {error}"
                 for name, error in found.errors.items()
@@ -103,16 +103,18 @@ class Command(ParkedActions, RepairActions):
         except RingCacheError as error:
             faults.append(f"which partitions have stopped is not known: {error}")
         locks = self._locks()
+        known_locks = [
+            asdict(each) | {"partition": str(each.partition), "since": each.since.isoformat()}
+            for each in locks
+        ]
         self.print_table(
             ("partition", "node", "queued", "bytes", "sealed", "oldest s", "batch", "rows", "parked"),
             [
                 (
                     str(s.partition),
                     s.node,
-                    *(_queued_cells(s) if s.is_queue_seen else UNKNOWN),
-                    s.landed,
-                    s.rows,
-                    s.parked,
+                    *_queued_cells(s),
+                    *(_UNKNOWN if cell is None else cell for cell in (s.landed, s.rows, s.parked)),
                 )
                 for s in statuses
             ],
@@ -124,10 +126,15 @@ class Command(ParkedActions, RepairActions):
         reasons = find_reasons(statuses)
         for line in summaries(reasons):
             self.say(line)
+        is_queue_seen = all(each.is_queue_seen for each in statuses)
+        is_database_seen = not totals.database_faults and all(each.is_database_seen for each in statuses)
         oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
-        known = "" if all(each.is_queue_seen for each in statuses) else "on the nodes that answer, "
+        known = "" if is_queue_seen else "on the nodes that answer, "
         queued = f"{totals.waiting} changes are queued ({totals.bytes} bytes)"
-        self.say(f"{known}{queued}, {oldest}; {totals.parked} writes are parked")
+        parked = (
+            f"{totals.parked} writes are parked" if is_database_seen else "how many are parked is unknown"
+        )
+        self.say(f"{known}{queued}, {oldest}; {parked}")
         if totals.missing:
             self.say(
                 f"{totals.missing} drained writes named rows that do not exist or that the worker may not see"
@@ -145,18 +152,15 @@ class Command(ParkedActions, RepairActions):
         is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED, Kind.CLOSED} for each in reasons)
         is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
-            "waiting": totals.waiting,
-            "bytes": totals.bytes,
-            "oldest_seconds": round(totals.oldest_seconds, 3),
-            "rows_landed": totals.rows,
-            "rows_missing": totals.missing,
-            "parked": totals.parked,
+            "waiting": totals.waiting if is_queue_seen else None,
+            "bytes": totals.bytes if is_queue_seen else None,
+            "oldest_seconds": round(totals.oldest_seconds, 3) if is_queue_seen else None,
+            "rows_landed": totals.rows if is_database_seen else None,
+            "rows_missing": totals.missing if is_database_seen else None,
+            "parked": totals.parked if is_database_seen else None,
             "writes": writes,
             "stopped": stopped,
-            "locks": [
-                asdict(each) | {"partition": str(each.partition), "since": each.since.isoformat()}
-                for each in locks
-            ],
+            "locks": None if locks.errors else known_locks,
             "faults": faults,
             "reasons": [asdict(each) | {"partition": str(each.partition)} for each in reasons],
             "exceeded": exceeded,
@@ -166,10 +170,13 @@ class Command(ParkedActions, RepairActions):
         return Report(data, is_well)
 
     @staticmethod
-    def _locks() -> list[writebehind.LockHolder]:
-        """Return who holds the locks of partitions, in the databases that answer; status names the others."""
+    def _locks() -> writebehind.Answers[writebehind.LockHolder]:
+        """Return the sessions that hold the locks of partitions."""
         asked = ask_databases(writebehind.lock_holders, READ_TIMEOUT, writebehind.databases())
-        return [holder for found in asked.found.values() for holder in found]
+        holders = [holder for found in asked.found.values() for holder in found]
+        return writebehind.Answers(
+            holders, {f"database {using!r}": error for using, error in asked.errors.items()}
+        )
 
     def _drain(self, options: dict[str, Any]) -> Report:
         deadline = time.monotonic() + options["timeout"]
@@ -257,5 +264,7 @@ def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
     return [name for name, figure in figures.items() if figure > limits[name]]
 
 
-def _queued_cells(status: PartitionStatus) -> tuple[int, int, int, str]:
+def _queued_cells(status: PartitionStatus) -> tuple[object, ...]:
+    if status.oldest_seconds is None:
+        return (_UNKNOWN,) * 4
     return status.fields, status.bytes, status.sealed, f"{status.oldest_seconds:.1f}"

@@ -20,6 +20,7 @@ __all__ = [
     "memory_usage",
     "node_infos",
     "number_of",
+    "start_times",
     "stored_tokens",
 ]
 
@@ -64,6 +65,22 @@ def node_infos(
     indices = context.ring.nodes if nodes is None else nodes
     replies = yield Send([(node, (b"INFO",)) for node in indices])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
+
+
+def start_times(context: Context | QueueContext, now: float) -> Operation[dict[int, float]]:
+    """Return when each node of the ring was started, by its index; a node that does not say so is left out.
+
+    Args:
+        context: The alias, or the queue.
+        now: The time, in seconds since 1970; the start times are in the same unit.
+    """
+    nodes = range(len(context.ring))
+    replies = yield Send([(node, (b"INFO", b"server")) for node in nodes])
+    infos = {
+        node: _info(reply) for node, reply in zip(nodes, replies, strict=True) if isinstance(reply, bytes)
+    }
+    ages = {node: number_of(info, "uptime_in_seconds") for node, info in infos.items()}
+    return {node: now - age for node, age in ages.items() if age is not None}
 
 
 def number_of(info: Mapping[str, str], name: str) -> int | None:

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from cachebackend.admin.tiles import UNKNOWN, Tile, tiles
-from cachebackend.monitoring import Fault, OutboxFigures, QueueFigures, WorkerFigures, formatting
+from cachebackend.monitoring import (
+    AliasFigures,
+    Fault,
+    OutboxFigures,
+    QueueFigures,
+    WorkerFigures,
+    formatting,
+)
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.queues import Totals
 from cachebackend.monitoring.runbook import FaultKind
@@ -41,6 +48,14 @@ def test_a_figure_without_an_answer_is_unknown_and_not_well() -> None:
     tiles = by_key(WorkerFigures(), OutboxFigures(), QueueFigures(is_on=True))
     assert {(tile.value, tile.is_well) for tile in tiles.values()} == {(UNKNOWN, False)}
     assert set(tiles) == {"worker", "pending", "waiting"}
+    assert {tile.css_class for tile in tiles.values()} == {"unknown"}
+
+
+def test_reads_that_are_not_known_are_not_zero() -> None:
+    """No minute could be read: neither the ratio nor the rate is shown."""
+    figures = AliasFigures("default", [], {1: None}, None, None, 240.0, [])
+    shown = {tile.key: tile.value for tile in tiles([figures], SEEN, EMPTY, QueueFigures())}
+    assert (shown["hits-default"], shown["gets-default"]) == (UNKNOWN, UNKNOWN)
 
 
 @pytest.mark.parametrize("kind", ["queue-node-down", "writes-wait", "writes-parked"])

@@ -20,3 +20,9 @@ def test_gets_per_second_are_reads_of_the_recent_minutes() -> None:
     figures = AliasFigures("default", [], {}, recent, recent, 240.0, [])
     assert figures.gets_per_second == 1.0
     assert (figures.ring_nodes, figures.nodes_up) == ([], 0)
+
+
+def test_figures_of_minutes_that_no_node_returned_are_unknown() -> None:
+    """They are not zero."""
+    figures = AliasFigures("default", [], {1: None}, None, None, 240.0, [])
+    assert (figures.gets_per_second, hit_ratio(figures.recent)) == (None, None)

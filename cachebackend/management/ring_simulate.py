@@ -73,7 +73,8 @@ def _trace(command: ReportCommand, options: dict[str, Any]) -> tuple[Trace, floa
             raise CommandError(str(error)) from error
     cache = ring_cache(options["alias"] or "default")
     command.say(f"listening for {options['live']:g} s; meanwhile each node sends a copy of every command")
-    nodes = cache.client.nodes[: len(cache.client.ring)]
+    client = cache.client
+    nodes = [client.nodes[index] for index in client.indexes if index < len(client.ring)]
     keys = read_keys(nodes, cache.pattern, options["live"])
     measured = list(dict.fromkeys(keys))[:MAX_MEASURED_KEYS]
     sizes = cache.client.run(protocol.memory_usage(cache.client.context, measured))

@@ -115,9 +115,12 @@ class Breaker:
             Whether the caller must start a probe now, as after ``begin_probe``.
         """
         with self._lock:
-            if not self.is_open:
+            opens = not self.is_open
+            if opens:
                 self._open(error)
             self._probe_at = self._clock.monotonic()
+        if opens:
+            self._log_ejected(error)
         return self.begin_probe()
 
     def succeeded(self) -> None:

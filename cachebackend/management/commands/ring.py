@@ -166,7 +166,9 @@ class Command(ReportCommand):
     def _plan(self, options: dict[str, Any]) -> Report:
         new = _new_nodes(options["nodes"])
         alias = options["alias"] or "default"
-        context = ring_cache(alias).client.context
+        client = ring_cache(alias).client
+        _refuse_cluster(alias, client, "plan")
+        context = client.context
         old = context.options.nodes
         plan = ring_plan.plan_change(old, new)
         rows = [(name, f"{now:.1%}", f"{then:.1%}") for name, (now, then) in plan.shares.items()]
@@ -219,6 +221,7 @@ class Command(ReportCommand):
     def _cleanup(self, options: dict[str, Any]) -> Report:
         data = {}
         for alias, client in _clients(options["alias"]):
+            _refuse_cluster(alias, client, "cleanup")
             if client.context.ring_change is not None:
                 message = f"{alias}: end the ring change first: until then nodes are read for keys of others"
                 raise CommandError(message)
@@ -335,6 +338,15 @@ def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, 
         "owed": pending,
         "state": state,
     }
+
+
+def _refuse_cluster(alias: str, client: RingClient, action: str) -> None:
+    if client.cluster is not None:
+        message = (
+            f"{alias}: `ring {action}` is for a ring of nodes; a cluster moves its slots, with their keys, "
+            "itself: see `valkey-cli --cluster reshard`"
+        )
+        raise CommandError(message)
 
 
 def _clients(alias: str | None) -> list[tuple[str, RingClient]]:

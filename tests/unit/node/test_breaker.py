@@ -147,3 +147,13 @@ def test_a_probe_that_has_begun_may_take_long(breaker: Breaker, clock: HeldClock
     breaker.probe_begun()
     clock.at += 1000
     assert not breaker.begin_probe()
+
+
+def test_a_held_node_is_probed_at_once(breaker: Breaker) -> None:
+    """It answers, but must get missed deletes before it serves reads; a probe that runs already is enough."""
+    assert breaker.hold(ERROR)
+    assert (breaker.is_open, breaker.state.state, breaker.state.error) == (True, EJECTED, str(ERROR))
+    assert not breaker.hold(ERROR)
+    breaker.begin_replay()
+    assert breaker.close()
+    assert (breaker.is_open, breaker.state.ejections) == (False, 1)

@@ -46,6 +46,12 @@ _READS = re.compile(
 )
 
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
+#: A statement of a savepoint: what it does, and the name.
+_SAVEPOINT = re.compile(
+    r"\s*(SAVEPOINT|RELEASE|ROLLBACK)\b(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?\s+([^\s;]+)"
+    r"\s*;?\s*\Z",
+    re.IGNORECASE,
+)
 
 #: The states of a Postgres connection, in libpq's PGTransactionStatusType: a statement runs, a transaction
 #: is open, a transaction has failed.
@@ -76,6 +82,8 @@ class OpenTransaction:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
         self._changes_known_rows = False
+        #: The savepoints before which the transaction had no changes.
+        self._before_changes: set[str] = set()
         self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
         _connections.add(ref(self, _connections.discard))
         self._begin(is_committed=True)
@@ -130,9 +138,14 @@ class OpenTransaction:
     def _begin(self, *, is_committed: bool) -> None:
         if not is_committed:
             self._note_rollback()
-        self.has_statements = self.has_new_changes = self.has_unknown_changes = False
+        self.has_statements = False
         self.sees_commits = None
         _begun.discard(self._as_begun)
+        self._forget_changes()
+        self._before_changes.clear()
+
+    def _forget_changes(self) -> None:
+        self.has_new_changes = self.has_unknown_changes = False
         _changed.discard(self._as_changed)
 
     def _around_statement(
@@ -142,10 +155,11 @@ class OpenTransaction:
         if is_in_transaction(connection):
             if not self.has_statements:
                 self._note_statement()
-            if isinstance(sql, str) and _ROLLBACK.match(sql):  # to a savepoint
+            text = sql if isinstance(sql, str) else ""
+            if _ROLLBACK.match(text):  # to a savepoint
                 self._note_rollback()
             is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
-            if not is_known and not (isinstance(sql, str) and _READS.match(sql)):
+            if not self._leaves_no_changes(text) and not is_known and not _READS.match(text):
                 self.note_changes()
                 self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
         try:
@@ -153,6 +167,24 @@ class OpenTransaction:
         finally:
             if self.has_statements and not is_in_transaction(connection):
                 self._begin(is_committed=False)  # by COMMIT or ROLLBACK as SQL: nobody knows
+
+    def _leaves_no_changes(self, sql: str) -> bool:
+        """Return whether a statement is one of a savepoint after which the transaction has no changes.
+
+        A rollback to a savepoint that was made after changes leaves them, and what was noticed of them since
+        is lost. So it counts as a change.
+        """
+        match = _SAVEPOINT.match(sql)
+        if match is None:
+            return False
+        action, name = match[1].upper(), match[2].strip('"`')
+        if action == "SAVEPOINT" and not self.has_changes:
+            self._before_changes.add(name)
+        elif action == "RELEASE":
+            self._before_changes.discard(name)
+        elif action == "ROLLBACK" and name in self._before_changes:
+            self._forget_changes()
+        return not self.has_changes
 
     def _note_statement(self) -> None:
         self.has_statements = True

@@ -306,6 +306,10 @@ def open_deletes(connection: BaseDatabaseWrapper) -> TransactionDeletes:
         OpenTransaction.of(connection).note_changes()
     else:
         deletes.schedule_again(connection)
+        if not OpenTransaction.of(
+            connection
+        ).has_changes:  # SQL has rolled back to a savepoint before all of them
+            OpenTransaction.of(connection).note_changes()
     return deletes
 
 

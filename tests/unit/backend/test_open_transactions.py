@@ -74,10 +74,10 @@ CHANGES: list[Any] = [
     "UPDATE t SET a = 1",
     "WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x",
     "SELECT refresh_all()",
-    "ROLLBACK TO SAVEPOINT x",
     "CALL p()",
     "SET LOCAL lock_timeout = 0; UPDATE t SET a = 1",
     "SELECT 1 FROM t; DELETE FROM t",
+    "SAVEPOINT x; DELETE FROM t",
     "SET CONSTRAINTS ALL IMMEDIATE",
     "TRUNCATE t",
     b"UPDATE t SET a = 1",
@@ -98,6 +98,40 @@ def test_any_other_statement_may_have_changed_rows(connection: Any, sql: Any) ->
     connection.run(sql)
     assert any_changed()
     assert OpenTransaction.of(connection).has_new_changes
+
+
+@pytest.mark.parametrize("name", ["x", '"x"', "`x`"])
+def test_a_rollback_to_a_savepoint_before_all_changes_leaves_none(connection: Any, name: str) -> None:
+    """So the tests of a TestCase do not count the changes of each other."""
+    connection.run(f"SAVEPOINT {name}")
+    connection.run("SAVEPOINT y")
+    connection.run("DELETE FROM t")
+    connection.run("RELEASE SAVEPOINT y")
+    assert any_changed()
+    connection.run(f"ROLLBACK TO SAVEPOINT {name}")
+    transaction = OpenTransaction.of(connection)
+    assert (any_begun(), any_changed(), transaction.has_new_changes) == (True, False, False)
+
+
+@pytest.mark.parametrize("sql", ["ROLLBACK TO x", "ROLLBACK WORK TO SAVEPOINT x;", "rollback to unknown"])
+def test_a_rollback_to_a_savepoint_after_changes_is_a_change(connection: Any, sql: str) -> None:
+    """They may have been noticed under the savepoint, and are unknown again."""
+    transaction = OpenTransaction.of(connection)
+    connection.run("DELETE FROM t")
+    connection.run("SAVEPOINT x")
+    transaction.changes_are_known()
+    connection.run(sql)
+    assert (transaction.has_new_changes, any_changed()) == (True, True)
+
+
+def test_a_savepoint_of_an_earlier_transaction_is_unknown(connection: Any) -> None:
+    """Another one may have its name."""
+    connection.run("SAVEPOINT x")
+    connection.commit()
+    connection.run("DELETE FROM t")
+    connection.run("SAVEPOINT x")
+    connection.run("ROLLBACK TO SAVEPOINT x")
+    assert any_changed()
 
 
 def test_known_changes_are_not_new(connection: Any) -> None:

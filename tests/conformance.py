@@ -1,7 +1,8 @@
-"""Runs Django's own cache tests, unmodified, on a ring of three real nodes.
+"""Runs Django's own cache tests, unmodified, on a ring of three real nodes, or on a cluster.
 
-``make conformance``: fetches the source distribution of the installed Django with pip,
-takes ``BaseCacheTests`` from its ``tests/cache/tests.py`` and runs it against RingCache.
+``make conformance``, or ``make conformance ARGS=--cluster``: fetches the source distribution of the
+installed Django with pip, takes ``BaseCacheTests`` from its ``tests/cache/tests.py`` and runs it against
+RingCache.
 The two tests of culling are left out, as Django leaves them out for its Redis backend:
 how much a node keeps is the node's own affair.
 """
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import unittest
 from pathlib import Path
+from typing import Literal
 
 import django
 from django.conf import settings
@@ -63,14 +65,15 @@ def suite() -> unittest.TestSuite:
 
 def main() -> None:
     """Run them and exit with 0 if all pass."""
+    ring: int | Literal["cluster"] = "cluster" if "--cluster" in sys.argv[1:] else 3
     sys.path.insert(0, str(django_tests()))
-    with Services(ring=3, queue=0, postgres=False) as services:
+    with Services(ring=ring, queue=0, postgres=False) as services:
         os.environ.update(services.env())
         settings.configure(
             SECRET_KEY="conformance",
             USE_TZ=True,
             DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-            INSTALLED_APPS=["cache"],
+            INSTALLED_APPS=["cachebackend", "cache"],
             DEFAULT_AUTO_FIELD="django.db.models.AutoField",
         )
         django.setup()

@@ -12,9 +12,9 @@ read (``surroundings``): the time zone, the language, and the scope, which names
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import count
@@ -32,7 +32,7 @@ from django.utils.translation import get_language
 from cachebackend.backend.scope import scope_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
-from cachebackend.queries.whole_rows import WholeRows
+from cachebackend.queries.whole_rows import NOTHING, Before, WholeRows
 
 __all__ = ["Remembered", "accepted", "begun", "followed", "kept", "recall", "remember", "surroundings"]
 
@@ -58,15 +58,13 @@ class Remembered:
         plan: The plan of its statement.
         form: How the rows of the statement become the result.
         whole: What reads the instances, if the result holds their primary keys.
-        keys: The primary keys that the result had when it was read last, if they are few.
-        beside: The keys of the rows that were read then, by manager: they are read beside the result.
+        before: What the last read of the instances had.
     """
 
     plan: Plan
     form: Any
     whole: WholeRows | None = None
-    keys: Sequence[Any] = ()
-    beside: Mapping[Any, Sequence[Any]] = field(default_factory=dict)
+    before: Before = NOTHING
 
 
 class _Unknown(Exception):  # noqa: N818  # an argument that two constructions cannot be compared by

@@ -11,7 +11,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql.constants import MULTI
 
 from cachebackend import protocol
-from cachebackend.backend import RingCache, find_ring_cache
+from cachebackend.backend import find_ring_cache
 from cachebackend.backend.open_transactions import any_changed
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.counting import count_hit
@@ -22,19 +22,16 @@ from cachebackend.queries.evaluation import (
     not_evaluated,
     refuse_in_event_loop,
 )
-from cachebackend.queries.forms import ROWS, form_of
+from cachebackend.queries.forms import form_of
 from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.plans import Plan
 from cachebackend.queries.relations import relations_of
 from cachebackend.queries.steps import COPIED, UnbuiltQuerySet
-from cachebackend.queries.whole_rows import WholeRows
+from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
 
 __all__ = ["CachedQuerySet", "cached_queryset"]
 
 M = TypeVar("M", bound=models.Model)
-#: How often a result is read whose rows do not fit it, before the query is run.
-ATTEMPTS = 2
-#: The most rows that are read beside a result.
-MAX_BESIDE = 50
 
 
 class CachedQuerySet(UnbuiltQuerySet[M]):
@@ -143,39 +140,18 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         plan = known.plan
         names = protocol.FillOptions(None, tags=plan.tags, shapes=plan.shapes)
         wanted = (cache.client.context, plan.key, names, protocol.MISSING)
-        if known.form is ROWS:
-            instances = self._recalled_rows(known, cache, wanted)
+        if known.whole is not None:
+            read = known.whole.read_beside(wanted, known.before, plan) if known.whole.is_of(self.db) else None
+            if read is None:
+                return protocol.MISSING
+            count_hit(cache, plan.counted_as)
+            instances, known.before = read
             return protocol.MISSING if instances is None else instances
         rows = cache.client.run(protocol.get_result(*wanted))
         if rows is protocol.MISSING:
             return rows
         count_hit(cache, plan.counted_as)
         return known.form(rows)
-
-    def _recalled_rows(self, known: Remembered, cache: RingCache, wanted: Any) -> list[Any] | None:
-        """Return the instances of a plan whose result holds primary keys; None: it must be read again."""
-        whole, plan = known.whole, known.plan
-        if whole is None or not whole.is_of(self.db):
-            return None
-        before, found = known.keys, None
-        reading = whole.reading(known.beside) if before else None
-        if reading is None:
-            rows = cache.client.run(protocol.get_result(*wanted))
-        else:
-            read = protocol.get_result_and_rows(
-                *wanted, rows=reading, are_of=lambda rows: ROWS(rows) == before
-            )
-            rows, found = cache.client.run(read)
-        if rows is protocol.MISSING:
-            return None
-        count_hit(cache, plan.counted_as)
-        keys, found = ROWS(rows), found or {}
-        instances = whole.instances(keys, found, plan)
-        beside = {manager: tuple(each) for manager, each in found.items()}
-        known.keys, known.beside = keys, beside
-        if sum(map(len, beside.values())) > MAX_BESIDE:
-            known.keys = ()
-        return instances
 
     def _whole_rows(self) -> WholeRows | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
@@ -207,24 +183,24 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         return None if relations is None or not manager.has_keys else WholeRows(manager, relations)
 
     def _rows_by_key(self, whole: WholeRows, evaluation: Evaluation) -> list[M] | None:
-        """Return the instances whose primary keys are the result; None: the result is not cached.
-
-        If the rows contradict the result, it is loaded again, once.
-        """
+        """Return the instances whose primary keys are the result; None: the result is not cached."""
         queryset: Any = self
+
+        def result() -> tuple[list[Any], Plan] | None:
+            compiler = queryset._values("pk").query.get_compiler(self.db)
+            found = evaluation.read(compiler, MULTI, compiler.execute_sql)
+            if found is None:
+                return None
+            return [key for [key] in compiler.results_iter([found])], evaluation.plans[-1]
+
         with not_evaluated():
-            for _ in range(ATTEMPTS):
-                compiler = queryset._values("pk").query.get_compiler(self.db)
-                found = evaluation.read(compiler, MULTI, compiler.execute_sql)
-                if found is None:
-                    return None
-                keys = [key for [key] in compiler.results_iter([found])]
-                instances = whole.instances(keys, {}, evaluation.plans[-1])
-                if instances is not None:
-                    evaluation.whole = whole
-                    return [self._with_known(row) for row in instances]
-                evaluation.drop(evaluation.plans[-1])
-            return list(ModelIterable(self))
+            instances = whole.read(result, evaluation.drop)
+            if instances is CONTRADICTED:
+                return list(ModelIterable(self))
+        if instances is None:
+            return None
+        evaluation.whole = whole
+        return [self._with_known(row) for row in instances]
 
     def _with_known(self, row: M) -> M:
         """Return a row with the related objects that the queryset knows, as Django sets them."""

@@ -12,20 +12,42 @@ follows. If a row contradicts them or is gone, the caller loads the result again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models.constants import LOOKUP_SEP
 
 from cachebackend import protocol
 from cachebackend.backend.canonical import canonical_text
+from cachebackend.queries.forms import ROWS
 from cachebackend.queries.plans import Equalities, Plan
 from cachebackend.queries.relations import Relation
 
-__all__ = ["Found", "WholeRows"]
+__all__ = ["CONTRADICTED", "NOTHING", "Before", "Found", "WholeRows"]
 
+#: How often a result is read whose rows contradict it, before the query is run.
+ATTEMPTS = 2
+#: The most rows that are read beside a result.
+MAX_BESIDE = 50
+#: Returned instead of instances: the rows contradict each result that was read.
+CONTRADICTED: Any = object()
 #: The columns of rows that were read, by their primary keys, for each manager.
 Found = dict[Any, dict[Any, Sequence[Any]]]
+
+
+class Before(NamedTuple):
+    """What a read of instances had, for the next one; nothing if it had too many rows.
+
+    Attributes:
+        keys: The primary keys in the result.
+        rows: The primary keys of all rows that were read, by manager.
+    """
+
+    keys: Sequence[Any]
+    rows: Mapping[Any, Sequence[Any]]
+
+
+NOTHING = Before((), {})
 
 
 class WholeRows(NamedTuple):
@@ -47,6 +69,63 @@ class WholeRows(NamedTuple):
     def is_of(self, using: str) -> bool:
         """Return whether all rows are read from a database, as they were when the query was compiled."""
         return all(each.manager.database == using for each in _all(self.relations))
+
+    def read(
+        self,
+        result: Callable[[], tuple[Sequence[Any], Plan] | None],
+        drop: Callable[[Plan], None],
+    ) -> Any:
+        """Return the instances of a result; load it again, once, if the rows contradict it.
+
+        Args:
+            result: Reads the result: the primary keys, and the plan of the query; None: it is not cached.
+            drop: Deletes a result.
+
+        Returns:
+            None: the result is not cached. CONTRADICTED: the query must be run.
+        """
+        for _ in range(ATTEMPTS):
+            found = result()
+            if found is None:
+                return None
+            keys, plan = found
+            instances = self.instances(keys, {}, plan)
+            if instances is not None:
+                return instances
+            drop(plan)
+        return CONTRADICTED
+
+    def read_beside(
+        self, wanted: tuple[Any, ...], before: Before, plan: Plan
+    ) -> tuple[list[Any] | None, Before] | None:
+        """Read a result and, in the same scatter, the rows that it had before.
+
+        Args:
+            wanted: The arguments of ``protocol.get_result``.
+            before: What the last read of the result had.
+            plan: The plan of the query.
+
+        Returns:
+            The instances, or None if they contradict the query, and what the next read needs. None: the ring
+            has no such result.
+        """
+        reading = self.reading(before.rows) if before.keys else None
+        found: Found = {}
+        if reading is None:
+            rows = self.manager.cache.client.run(protocol.get_result(*wanted))
+        else:
+            read = protocol.get_result_and_rows(
+                *wanted, rows=reading, are_of=lambda rows: ROWS(rows) == before.keys
+            )
+            rows, beside = self.manager.cache.client.run(read)
+            found = beside or found
+        if rows is protocol.MISSING:
+            return None
+        keys = ROWS(rows)
+        instances = self.instances(keys, found, plan)
+        is_small = sum(map(len, found.values())) <= MAX_BESIDE
+        after = Before(keys, {manager: tuple(each) for manager, each in found.items()})
+        return instances, after if is_small else NOTHING
 
     def instances(self, keys: Sequence[Any], found: Found, plan: Plan) -> list[Any] | None:
         """Return the instances in the order of their primary keys; None: they contradict the query.

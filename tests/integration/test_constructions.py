@@ -18,7 +18,7 @@ from django.utils import timezone, translation
 
 from cachebackend import RingCache, drivers
 from cachebackend.effects import Ask, Send
-from cachebackend.queries import construction, queryset
+from cachebackend.queries import construction, whole_rows
 from tests.zoo.models import Author, Kiosk, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -251,27 +251,22 @@ def test_a_row_that_is_found_twice_is_two_instances() -> None:
 @pytest.mark.parametrize("most", [0, 50], ids=["after the list", "beside the list"])
 def test_a_row_that_contradicts_the_query_is_not_returned(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row may have left the list between the read of the list and that of the row."""
-    monkeypatch.setattr(queryset, "MAX_BESIDE", most)
+    monkeypatch.setattr(whole_rows, "MAX_BESIDE", most)
     author = first_author()
 
     def read() -> list[str]:
         return [poem.name for poem in Poem.cached.filter(author=author).order_by("name")]
 
     assert read() == read() == ["a0", "a1", "a2"]
-    in_bulk, reading = Poem.cached.in_bulk, Poem.cached.reading
+    reading = Poem.cached.reading
 
     def move_and_read(keys: Any) -> Any:
-        Poem.objects.filter(name="a1").update(author=None)
-        return in_bulk(keys)
-
-    def move_and_read_beside(keys: Any) -> Any:
         yield Send([])  # with which the list is read
         Poem.objects.filter(name="a1").update(author=None)
         return (yield from reading(keys))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Poem.cached, "in_bulk", move_and_read)
-        patch.setattr(Poem.cached, "reading", move_and_read_beside)
+        patch.setattr(Poem.cached, "reading", move_and_read)
         assert read() == ["a0", "a2"]
 
 
@@ -293,6 +288,28 @@ def test_the_rows_of_a_list_are_read_in_its_scatter() -> None:
     Poem.objects.create(name="a3", author=author)
     read()
     assert read() == 2
+    assert read() == 1
+
+
+def test_related_rows_are_read_in_the_same_scatter() -> None:
+    """The first read of a process needs one for each level, and one more if a row refers to another one."""
+
+    def read() -> int:
+        with scatters() as counted:
+            names = [poem.author and poem.author.name for poem in Poem.cached.select_related("author")]
+        assert sorted(name or "" for name in names) == sorted(
+            name or "" for name in Poem.objects.values_list("author__name", flat=True)
+        )
+        return len(counted)
+
+    read()
+    assert read() == 3
+    assert read() == 1
+    Poem.objects.filter(name="a1").update(author=Author.objects.create(name="c"))
+    read()
+    assert read() == 1
+    Author.objects.filter(name="c").update(rank=5)
+    read()
     assert read() == 1
 
 

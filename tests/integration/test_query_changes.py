@@ -34,7 +34,7 @@ from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import plan_of
 from cachebackend.shapes import Shape, value_digest
 from tests.shop.models import Meter
-from tests.zoo.models import Author, Label, Poem, Post
+from tests.zoo.models import Author, Bar, EarlyPlace, Label, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -520,6 +520,24 @@ def test_two_models_of_one_table_have_plans_of_their_own(cache: RingCache) -> No
         plan = plan_of(queryset.query.get_compiler("default"), "multi", QueryOptions(), cache)
         assert plan is not None
         assert {field.model for field in plan.equalities[()]} == {queryset.model}
+
+
+def test_rows_are_compared_with_the_values_of_inherited_columns(cache: RingCache) -> None:
+    """The columns of a parent are a part of the row; a proxy has those of its model. A join has a path."""
+
+    def equalities(queryset: Any) -> Any:
+        plan = plan_of(queryset.values("pk").query.get_compiler("default"), "multi", QueryOptions(), cache)
+        assert plan is not None
+        return {
+            (path, field.name): set(texts)
+            for path, fields in plan.equalities.items()
+            for field, texts in fields.items()
+        }
+
+    assert equalities(Bar.objects.filter(name="x", taps=1)) == {((), "name"): {"x"}, ((), "taps"): {"1"}}
+    assert equalities(EarlyPlace.objects.filter(rank__in=[1, 2])) == {((), "rank"): {"1", "2"}}
+    assert equalities(Poem.objects.filter(author__rank=2)) == {(("author",), "rank"): {"2"}}
+    assert equalities(Author.objects.filter(poem__rank=2)) == {}
 
 
 def test_a_result_with_another_timeout_has_a_key_of_its_own(cache: RingCache) -> None:

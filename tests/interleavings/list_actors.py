@@ -102,7 +102,7 @@ class ListWriter(Writer):
     def begin(self, name: str) -> Operation[Any]:
         assert isinstance(self.world, ListWorld)
         pending = deletes.PendingDeletes("default")
-        pending.keys = {self.process.clock.name: {self.world.change(self.version)}}
+        pending.keys = {self.process.clock.name: self.world.keys_of(self.version)}
         return direct.as_operation(pending.delete)
 
 

@@ -46,7 +46,7 @@ __all__ = ["LIST", "OTHER", "PAIR", "ListScenario", "ListWorld", "finish_rows", 
 SCOPE = "default"
 CATEGORY, RANK = Shape(["category"], ["category"]), Shape([], ["rank"])
 #: By accident: the kind of keys that it deletes, or whose content it puts back.
-_EVICTED = {"evict_list": "lists", "evict_tag": "tags", "evict_shard": "shards"}
+_EVICTED = {"evict_list": "lists", "evict_tag": "tags", "evict_shard": "shards", "evict_row": "rows"}
 
 
 def values_of(version: int) -> Mapping[str, bytes]:
@@ -204,7 +204,7 @@ class ListOutbox:
             return MissedKeys()
         # The process whose probe reads the outbox, as ``ClientOutbox`` does
         process = self._world.probing
-        changes = {self._world.change_of(writer) for _, writer in self.rows}
+        changes = {self._world.change(self._world.version_of(writer)) for _, writer in self.rows}
         position = process.order.index(NAMES.index(node))
         wrong = wrong_keys_at(caches[process.clock.name], changes, [position])
         return ALL_KEYS if wrong is None else MissedKeys(tuple(sorted(wrong)))
@@ -241,7 +241,8 @@ class ListWorld(World):
     def _store(self, query: ListQuery) -> None:
         """Store the first version of a list, as a read before the schedule did."""
         fill_options, token = query.fill_options(self.table), bytes(16)
-        record = CODEC.encode(0, query.name, tags=dict.fromkeys(fill_options.token_names, token))
+        tokens = dict.fromkeys(fill_options.token_names, token)
+        record = CODEC.encode(self.value_of(0), query.name, tags=tokens)
         self._call_owner(b"SET", query.name, record, b"PX", b"60000")
         for tag in fill_options.tags:
             self._call_owner(b"SET", tag, tag_record(token))
@@ -255,16 +256,28 @@ class ListWorld(World):
     def process(self, name: str, deploy: str) -> Process:
         return ListProcess(self, name, deploy)
 
+    def value_of(self, version: int) -> Any:
+        """Return what a list holds that was loaded when the row had a version."""
+        return version
+
+    def is_current(self, value: Any) -> bool:
+        """Return whether a list holds what the row has now."""
+        return bool(value == self.committed)
+
+    def keys_of(self, version: int) -> set[bytes]:
+        """Return the keys of the write that made a version, as transactions collect them."""
+        return {self.change(version)}
+
     def change(self, version: int) -> bytes:
         """Return the key that stands for the change that made a version."""
         row = ValueChange(["category", "rank"], values_of(version - 1), values_of(version))
         return ResultChange([SCOPE], self.table, [row]).key
 
-    def change_of(self, actor: str) -> bytes:
-        """Return the change of a writer."""
+    def version_of(self, actor: str) -> int:
+        """Return the version that a writer made."""
         writer = self.actors[int(actor)]
         assert isinstance(writer, Writer)
-        return self.change(writer.version)
+        return writer.version
 
     def moves(self) -> list[str]:
         moves = super().moves()
@@ -309,7 +322,7 @@ class ListWorld(World):
         return self._contents
 
     def _contents_of(self, node: int) -> Iterator[tuple[str, int, bytes, Any]]:
-        strings = [(kind, key) for kind in ("lists", "tags") for key in self.keys[kind]]
+        strings = [(kind, key) for kind in self.keys if kind != "shards" for key in self.keys[kind]]
         found = self.nodes[node].call((b"MGET", *(key for _, key in strings)))
         for (kind, key), content in zip(strings, found, strict=True):
             yield kind, node, key, content
@@ -335,14 +348,12 @@ class ListWorld(World):
         for deploy in self.scenario.deploys or ("old",):
             process = self.process("end", deploy)
             for query in self.queries:
-                version = _read(process, query, self)
-                if version < self.committed:
-                    self.wrong.append(
-                        f"{query.name!r} has version {version} although {self.committed} is committed"
-                    )
+                value = _read(process, query, self)
+                if not self.is_current(value):
+                    self.wrong.append(f"{query.name!r} has {value} although {self.committed} is committed")
 
 
-def _read(process: Process, query: ListQuery, world: ListWorld) -> int:
+def _read(process: Process, query: ListQuery, world: ListWorld) -> Any:
     """Read a list at the end; a miss loads the last version."""
     operation = get_or_load(process.context, query.name, lambda: None, query.fill_options(world.table))
     try:
@@ -350,16 +361,18 @@ def _read(process: Process, query: ListQuery, world: ListWorld) -> int:
         while True:
             if isinstance(effect, Sleep):
                 process.clock.waited += OPTIONS.lease_timeout
-            outcome = process.perform(effect) if isinstance(effect, Send) else world.committed
+            outcome = process.perform(effect) if isinstance(effect, Send) else world.value_of(world.committed)
             effect = operation.send(outcome)
     except StopIteration as end:
-        version: int = end.value
-        return version
+        return end.value
 
 
 def relay_rows(world: ListWorld, alias: str) -> dict[int, Any]:
     """Return the keys of each outbox row for the relay, by the number of its writer."""
-    return {int(writer): {alias: {world.change_of(writer)}} for _, writer in sorted(world.outbox.rows)}
+    return {
+        int(writer): {alias: world.keys_of(world.version_of(writer))}
+        for _, writer in sorted(world.outbox.rows)
+    }
 
 
 def finish_rows(world: ListWorld, writers: Sequence[int], process: Process) -> None:

@@ -18,6 +18,12 @@ from tests.interleavings.list_actors import (
     ScatteringListReader,
     ScatteringListWriter,
 )
+from tests.interleavings.list_rows import (
+    RowListReader,
+    RowListReaderBeside,
+    RowListReaderOfTwo,
+    RowListScenario,
+)
 from tests.interleavings.lists import ListScenario
 from tests.interleavings.search import explore, explore_all
 
@@ -63,6 +69,13 @@ SCENARIOS = {
     "the node of the list fails: a reader of two, a writer": ListScenario(
         (ListReaderOfTwo, ListWriter), (), FAILS, is_tag_apart=True, is_shard_apart=True
     ),
+    "a list of rows: a reader, a writer": RowListScenario((RowListReader, ListWriter)),
+    "a list of rows: a reader that reads all at once, a writer": RowListScenario(
+        (RowListReaderBeside, ListWriter)
+    ),
+    "a list of rows: a reader of two, a writer, the row is evicted": RowListScenario(
+        (RowListReaderOfTwo, ListWriter), (), (("evict_row", 1),)
+    ),
     **{
         f"a ring that changes: {' and '.join(deploys)}": ListScenario(
             (ListReaderOfTwo, ListWriter), deploys=deploys, relay=deploys[1]
@@ -90,6 +103,14 @@ LARGER = {
     ),
     "nodes that fail: a reader of two, a writer": ListScenario(
         (ListReaderOfTwo, ListWriter), (), FAILS + FAILS_APART, is_tag_apart=True, is_shard_apart=True
+    ),
+    "a list of rows: a reader, two writers": RowListScenario((RowListReader, ListWriter, ListWriter)),
+    "a list of rows: a reader that reads all at once, two writers": RowListScenario(
+        (RowListReaderBeside, ListWriter, ListWriter)
+    ),
+    "a list of rows: two readers, a writer": RowListScenario((RowListReader, RowListReader, ListWriter)),
+    "a list of rows: a reader, a writer that may crash, the relay": RowListScenario(
+        (RowListReader, CrashingListWriter, ListRelay)
     ),
 }
 if os.environ.get("EXPLORE") == "all":

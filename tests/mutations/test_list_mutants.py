@@ -1,4 +1,4 @@
-"""Mutants of the registry of shapes; the explorer must find a stale list for each."""
+"""Mutants of the registry of shapes and of lists of rows; the explorer must find a wrong list for each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from cachebackend.protocol.cache import fill, shapes
 from cachebackend.protocol.cache import load as load_module
 from cachebackend.protocol.cache.tags import take_missing_tokens
 from cachebackend.protocol.cache.tokens import Tokens
+from cachebackend.queries import whole_rows
 from tests.interleavings import direct
 from tests.interleavings.list_actors import ListReader, ListReaderOfTwo, ListWriter, OtherListReader
+from tests.interleavings.list_rows import RowListReader, RowListScenario
 from tests.interleavings.lists import ListScenario, ListWorld
 from tests.interleavings.relaying import caches
 from tests.interleavings.search import explore
@@ -112,6 +114,11 @@ def old_values_left_out(patch: Patch) -> None:
     )
 
 
+def rows_not_compared_with_the_query(patch: Patch) -> None:
+    """A row that has moved to another list in between is returned."""
+    patch.setattr(whole_rows, "_fit", lambda *_: True)
+
+
 LOADS = ListScenario((ListReader, ListWriter), is_cached=False)
 EVICTED = (("evict_shard", 1),)
 MUTANTS: dict[Callable[[Patch], None], ListScenario] = {
@@ -123,6 +130,7 @@ MUTANTS: dict[Callable[[Patch], None], ListScenario] = {
     results_without_the_tokens_of_their_shapes: ListScenario((ListReader, ListWriter), (), EVICTED),
     unreadable_shards_not_deleted: ListScenario((ListReaderOfTwo, ListWriter), (), (("fail0", 1),)),
     old_values_left_out: ListScenario((ListReader, ListWriter)),
+    rows_not_compared_with_the_query: RowListScenario((RowListReader, ListWriter)),
 }
 
 

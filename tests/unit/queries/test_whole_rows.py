@@ -10,7 +10,7 @@ import pytest
 from cachebackend.effects import Operation, Send
 from cachebackend.managers.rows import RowShape
 from cachebackend.queries.relations import Relation
-from cachebackend.queries.whole_rows import WholeRows
+from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
 from tests.zoo.models import Author, Poem
 
 
@@ -136,3 +136,20 @@ def test_without_a_ring_there_is_nothing_to_read_beside(poems: Manager, authors:
     """All managers must have one."""
     authors.has_ring = False
     assert whole(poems, authors).reading({poems: [1], authors: [5]}) is None
+
+
+def test_a_result_is_loaded_again_once(poems: Manager) -> None:
+    """If its rows contradict it twice, the query must be run."""
+    dropped: list[Any] = []
+    results = [([9], "one"), ([9], "two"), ([1], "three")]
+
+    def result() -> Any:
+        keys, name = results.pop(0)
+        return keys, SimpleNamespace(equalities={}, name=name)
+
+    read = WholeRows(poems).read
+    assert read(result, lambda plan: dropped.append(plan.name)) is CONTRADICTED
+    assert dropped == ["one", "two"]
+    [row] = read(result, dropped.append)
+    assert row.pk == 1
+    assert read(lambda: None, dropped.append) is None

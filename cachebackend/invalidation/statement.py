@@ -108,6 +108,14 @@ class Statement:
         return frozenset(field.column for field in [*fields, *generated]) if fields else frozenset()
 
     @property
+    def _changed_columns(self) -> frozenset[str] | None:
+        """The columns that may differ between the states of every changed row; None: all may."""
+        if not isinstance(self._compiler, SQLUpdateCompiler):
+            return None
+        catalogue = catalogue_of(self._model._meta.db_table, self._connection.alias)
+        return None if catalogue.has_before_row_triggers else self._set_columns
+
+    @property
     def _moves_rows(self) -> bool:
         """Whether rows that existed may get another primary key."""
         own = {field.column for field in self._model._meta.pk_fields}

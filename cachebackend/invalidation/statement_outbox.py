@@ -5,7 +5,7 @@
     SELECT ringcache_rows.*, (SELECT ... FROM ringcache_outbox) FROM ringcache_rows
 
 One round trip and one commit store the change and its pending deletes, or neither. The outbox row holds
-the changed rows as triggers write them (``trigger_rows``): a statement cannot make keys. The writer makes
+the changed rows as triggers write them (``row_texts``): a statement cannot make keys. The writer makes
 the keys from the rows that the statement returns; the relay makes them from the outbox row if the writer
 dies.
 
@@ -15,7 +15,8 @@ change any number of them: the writer reads its outbox rows one at a time (``sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from django.db import models
@@ -23,6 +24,7 @@ from django.db import models
 from cachebackend.conf import namespace_function
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.row_texts import changed_member, has_short_names, most_states, object_of
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.models import OutboxRow
@@ -32,8 +34,6 @@ __all__ = ["OF_WRITER", "ROWS_PER_OUTBOX_ROW", "StatementOutbox", "can_write_out
 #: Changed rows that one outbox row names at most. With a key and a tag for each of their states, they have
 #: 10,000 keys; this bounds the memory that a relay needs.
 ROWS_PER_OUTBOX_ROW = 2500
-#: Columns that one call names at most: Postgres allows 100 arguments, and a column needs two.
-COLUMNS_PER_OBJECT = 50
 #: Changed rows that an UPDATE or DELETE returns at most: the writer keeps all of them in memory.
 RETURNED_ROWS = ROWS_PER_OUTBOX_ROW
 #: The ``transaction_id`` of these rows. Their writer makes the keys; the relay gives it the time to do so.
@@ -70,6 +70,8 @@ class StatementOutbox:
         quote_name: Quotes a name for the database.
         is_large: Whether the statement may change more rows than one outbox row names.
         returns_all: Whether the statement returns its rows even if they are more than ``RETURNED_ROWS``.
+        values: The fields of the next columns that it returns, which queries may bind.
+        changed: The columns that differ between the states of a row; None: all may, or it has one state.
 
     Attributes:
         pks: The primary keys of the outbox rows, once the statement has run.
@@ -83,10 +85,15 @@ class StatementOutbox:
         *,
         is_large: bool,
         returns_all: bool = True,
+        values: Sequence[models.Field[Any, Any]] = (),
+        changed: Collection[str] | None = None,
     ) -> None:
         self._model, self._quote, self._is_large = table.model, quote_name, is_large
         self._may_omit = is_large and not returns_all
         self._names = [field.attname for field in table.fields]
+        self._values = [field.attname for field in values]
+        self._most_states = most_states(values)
+        self._changed = changed if table.result_aliases else None
         self.pks: list[int] = []
         self.omitted = 0
 
@@ -101,20 +108,26 @@ class StatementOutbox:
                 row after it.
         """
         columns = [self._quote(marker), *(f"c{number}" for number in range(1, width))]
-        old = columns[: len(self._names)]
+        own = len(self._names) + len(self._values)
+        old = columns[:own]
+        # Of a large statement that has changed many rows, outbox rows hold no values
+        condition = f"total <= {self._most_states // states}" if self._is_large and self._values else ""
         if states == 2:  # a row that an upsert has inserted has no old values
-            new = columns[width // 2 :][: len(old)]
-            is_changed = f"({', '.join(old)}) IS DISTINCT FROM ({', '.join(new)})"
+            new = columns[width // 2 :][:own]
             rows = " || ".join(
-                f"COALESCE(jsonb_agg({self._texts(state)}) FILTER (WHERE {condition}), '[]')"
-                for state, condition in ((old, f"{old[0]} IS NOT NULL"), (new, is_changed))
+                f"COALESCE(jsonb_agg({self._texts(state, condition)}) FILTER (WHERE {is_written}), '[]')"
+                for state, is_written in (
+                    (old, f"{old[0]} IS NOT NULL"),
+                    (new, self._differs(old, new, condition)),
+                )
             )
         else:
-            rows = f"jsonb_agg({self._texts(old)})"
+            rows = f"jsonb_agg({self._texts(old, condition)})"
         source, group = _ROWS, "HAVING count(*) > 0"
         if self._is_large:
             number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
-            source, group = f"(SELECT *, {number} AS chunk FROM {_ROWS}) AS numbered", "GROUP BY chunk"
+            counted = f"{number} AS chunk, count(*) OVER () AS total"
+            source, group = f"(SELECT *, {counted} FROM {_ROWS}) AS numbered", "GROUP BY chunk"
         outbox, pk = self._quote(OutboxRow._meta.db_table), self._quote(str(OutboxRow._meta.pk.column))
         pks = f"(SELECT array_agg({pk}) FROM {_OUTBOX})"
         if self._is_large:  # they need not be sent with every row
@@ -142,14 +155,32 @@ class StatementOutbox:
         self.pks += next((row[-1] for row in rows if row[-1]), ())
         return [row[:-1] for row in rows]
 
-    def _texts(self, columns: Sequence[str]) -> str:
-        """Return the SQL of a row as triggers write it."""
-        texts = [
-            f"'{name}', to_jsonb({column}) #>> '{{}}'"
-            for name, column in zip(self._names, columns, strict=True)
-        ]
-        objects = (
-            f"jsonb_build_object({', '.join(texts[start : start + COLUMNS_PER_OBJECT])})"
-            for start in range(0, len(texts), COLUMNS_PER_OBJECT)
-        )
-        return " || ".join(objects)
+    def _differs(self, old: Sequence[str], new: Sequence[str], condition: str) -> str:
+        """Return the SQL of whether the states of a row differ in what is written of them."""
+        if not condition:
+            return f"({', '.join(old)}) IS DISTINCT FROM ({', '.join(new)})"
+        keys, count = self._differs(old[: len(self._names)], new[: len(self._names)], ""), len(self._names)
+        return f"{keys} OR {condition} AND {self._differs(old[count:], new[count:], '')}"
+
+    def _texts(self, columns: Sequence[str], condition: str) -> str:
+        """Return the SQL of a state of a row (``row_texts``); its values are written on a condition."""
+        count = len(self._names)
+        texts = object_of(zip(self._names, columns[:count], strict=True)) + self._list
+        if self._values:
+            values = object_of(zip(self._values, columns[count:], strict=True))
+            texts += (
+                f" || CASE WHEN {condition} THEN {values} ELSE '{{}}' END" if condition else f" || {values}"
+            )
+        return texts
+
+    @property
+    def _list(self) -> str:
+        """The SQL of the list of changed columns that is added to a state; empty: all may have changed."""
+        columns = sorted(self._changed or ())
+        if (
+            not columns
+            or not has_short_names(self._model)
+            or any({"'", "%", "\\"} & {*name} for name in columns)
+        ):
+            return ""
+        return f" || '{json.dumps({changed_member(self._model): columns})}'::jsonb"

@@ -173,10 +173,10 @@ def _compared_states(table: type[models.Model]) -> str:
 
 def _change(column: str, *, is_virtual: bool) -> str:
     """Return the SQL of the name of a column if its value has changed, or is not known; else of NULL."""
-    if is_virtual:
-        return f"'{column}'"
-    name = _quoted(column)
-    return f"CASE WHEN ROW(o.{name})::record *<> ROW(n.{name})::record THEN '{column}' END"
+    name, text = _quoted(column), "'" + column.replace("'", "''") + "'"
+    return (
+        text if is_virtual else f"CASE WHEN ROW(o.{name})::record *<> ROW(n.{name})::record THEN {text} END"
+    )
 
 
 def _key_fields(table: type[models.Model]) -> list[models.Field[Any, Any]]:

@@ -40,6 +40,7 @@ from cachebackend.invalidation.old_rows import (
 from cachebackend.invalidation.outbox_table import asking_again
 from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import returning
+from cachebackend.invalidation.row_texts import most_states
 from cachebackend.invalidation.statement_changes import StatementChanges
 from cachebackend.invalidation.statement_outbox import StatementOutbox
 from cachebackend.invalidation.stored_changes import delete_stored
@@ -83,13 +84,26 @@ class Write(StatementChanges):
                 yield
             return
         [table] = self._tables
-        returns_all = isinstance(self._compiler, SQLInsertCompiler)  # the caller has as many instances
+        is_insert = isinstance(self._compiler, SQLInsertCompiler)
         outbox = StatementOutbox(
-            table, self._connection.ops.quote_name, is_large=self._is_large, returns_all=returns_all
+            table,
+            self._connection.ops.quote_name,
+            is_large=self._is_large,
+            returns_all=is_insert,  # the caller has as many instances
+            values=self._outbox_values(table),
+            changed=self._changed_columns,
         )
         self._own = OwnStatement(self._connection.alias, table, outbox)
         with asking_again(self._connection.alias):
             yield
+
+    def _outbox_values(self, table: WatchedTable) -> Sequence[models.Field[Any, Any]]:
+        """Return the fields of the values that outbox rows hold beside the columns of keys."""
+        values = self._fields[len(table.fields) :]
+        if isinstance(self._compiler, SQLInsertCompiler) and not self._is_large:
+            fits = 2 * len(self._query.objs) <= most_states(values)  # an upsert has two states of a row
+            return values if fits else ()
+        return values
 
     def insert(self, returning_fields: Fields | None = None) -> Any:
         """Execute an INSERT; arguments and result as for the compiler's method."""

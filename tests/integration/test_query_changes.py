@@ -18,7 +18,15 @@ from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
 from cachebackend.backend.query_names import shape_tag_name, shard_of_result
 from cachebackend.backend.scope import scope_of
-from cachebackend.invalidation import clears, deletes, query_changes, relay, statement, statement_outbox
+from cachebackend.invalidation import (
+    clears,
+    deletes,
+    query_changes,
+    relay,
+    row_texts,
+    statement,
+    statement_outbox,
+)
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox, new_row
 from cachebackend.invalidation.query_changes import ResultChange, unknown_change
@@ -276,18 +284,89 @@ def test_the_relay_deletes_the_tags_of_a_writer_that_died(
     assert results.wrong() >= {"rank 0", "rank 2", "ranks"}
 
 
-def test_the_relay_deletes_all_tags_for_a_statement_that_wrote_its_outbox_row(
-    results: Results, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
+def insert_poem(poem: Poem) -> None:
+    Poem.objects.create(name="new", author=poem.author, rank=2)
+
+
+def delete_poem(poem: Poem) -> None:
+    Poem.objects.filter(pk=poem.pk)._raw_delete("default")
+
+
+def move_poem(poem: Poem) -> None:
+    Poem.objects.filter(pk=poem.pk).update(id=poem.pk + 1000)
+
+
+def rename_poem(poem: Poem) -> None:
+    Poem.objects.filter(name=poem.name).update(name="new")
+
+
+def change_nothing(poem: Poem) -> None:
+    Poem.objects.filter(pk=poem.pk).update(rank=F("rank"))
+
+
+OF_A, WITHOUT_EQUALITY = {"names of a", "rank 0"}, {"ranks", "titles"}
+
+
+@pytest.fixture(params=["this version", "before 18", "no rows returned"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways in which a statement returns the rows that it changes."""
+    match request.param:
+        case "before 18":
+            monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+        case "no rows returned":
+            monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 0)
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("write", "wrong"),
+    [
+        (save_rank, {"names of a", "rank 0", "rank 2", *WITHOUT_EQUALITY}),  # it sets every column
+        (update_rank, {"rank 0", "rank 2", "ranks"}),
+        (bulk_rank, {"rank 0", "rank 2", "ranks"}),
+        (insert_poem, {"names of a", "rank 2", *WITHOUT_EQUALITY}),
+        (delete_poem, OF_A | WITHOUT_EQUALITY),
+        (move_poem, set()),
+        (rename_poem, {"names of a", "titles"}),
+        (change_nothing, {"rank 0", "ranks"}),
+    ],
+)
+def test_the_relay_reads_the_changes_of_a_statement_that_wrote_its_outbox_row(
+    results: Results,
+    poems: list[Poem],
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Poem], None],
+    wrong: set[str],
 ) -> None:
-    """Such a row holds only the columns that keys are made of."""
-    monkeypatch.setattr(
-        "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
-    )
-    Poem.objects.filter(pk=poems[0].pk).update(rank=2)
-    monkeypatch.undo()
+    """By value: it deletes the results that the change can affect, and no others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        write(poems[0])
+    assert results.wrong() == set()
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0
-    assert results.wrong() >= {"rank 0", "rank 2", "ranks"}
+    assert results.wrong() == wrong
+
+
+def test_the_relay_reads_the_columns_of_a_large_statement(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outbox rows hold no values; every value of these columns may have changed."""
+    monkeypatch.setattr(row_texts, "MAX_VALUE_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        Poem.objects.update(rank=7)
+    assert {name for row in OutboxRow.objects.all() for text in row.rows or () for name in text} == {
+        "id",
+        "name",
+        row_texts.changed_member(Poem),
+    }
+    OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
+    assert relay().pending == 0
+    wrong = results.wrong()
+    assert {"rank 0", "rank 1", "rank 2", "ranks"} <= wrong
+    assert "titles" not in wrong
 
 
 def pending_change(poem: Poem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from cachebackend.invalidation.row_texts import changed_member
 from cachebackend.invalidation.statement_outbox import StatementOutbox
 from cachebackend.invalidation.tables import watched_tables
-from tests.zoo.models import Author
+from tests.zoo.models import Author, Entry, Poem
 
 
 def outbox(*, is_large: bool = False) -> StatementOutbox:
@@ -51,11 +54,44 @@ def test_the_keys_of_outbox_rows_are_taken_from_the_result() -> None:
     assert rows.pks == [7]
 
 
-def test_no_function_has_more_than_a_hundred_arguments() -> None:
-    """Postgres allows no more; a model may have more columns of which keys are made."""
-    rows = outbox()
-    rows._names = [f"column{number}" for number in range(120)]
-    sql = rows._texts(rows._names)
-    parts = sql.split("jsonb_build_object(")[1:]
-    assert sum(part.count("#>>") for part in parts) == 120
-    assert all(part.count("#>>") <= 50 for part in parts)
+VALUES = [Poem._meta.get_field("rank"), Poem._meta.get_field("author")]
+LISTED = {"rank", "name"}
+
+
+def sql_of(*, is_large: bool = False, states: int = 1, **options: Any) -> str:
+    """Return the SQL of a statement whose outbox row holds values."""
+    [table] = watched_tables(Poem._meta.db_table)
+    rows = StatementOutbox(table, lambda name: f'"{name}"', is_large=is_large, values=VALUES, **options)
+    return rows.around("UPDATE", "marker", 4 * states, states)
+
+
+def test_the_outbox_row_holds_values_that_queries_may_bind() -> None:
+    """They follow the columns that keys are made of, in each state."""
+    sql = sql_of(states=2)
+    assert "'rank', to_jsonb(c2)" in sql
+    assert "'author_id', to_jsonb(c7)" in sql
+    assert '("marker", c1, c2, c3) IS DISTINCT FROM (c4, c5, c6, c7)' in sql
+
+
+def test_a_large_statement_writes_values_of_a_limited_number_of_rows() -> None:
+    """Of more rows it writes what keys are made of, once if that has not changed."""
+    sql = sql_of(is_large=True, states=2)
+    assert "CASE WHEN total <= 1000 THEN jsonb_build_object('rank'" in sql
+    assert "FROM (c4, c5) OR total <= 1000 AND (c2, c3) IS DISTINCT FROM (c6, c7)" in sql
+    assert "CASE WHEN total <= 2000 THEN" in sql_of(is_large=True)
+
+
+def test_each_state_lists_the_columns_that_an_update_sets() -> None:
+    """If they are known, and their names are short and usual."""
+    text = """{"%s": ["name", "rank"]}""" % changed_member(Poem)  # noqa: UP031  # braces
+    assert text in sql_of(changed=LISTED)
+    for changed in (None, {"it's"}, {"100 %"}):
+        assert changed_member(Poem) not in sql_of(changed=changed)
+
+
+def test_a_table_whose_results_nobody_caches_lists_no_columns() -> None:
+    """Keys of rows do not depend on them."""
+    [table] = watched_tables(Entry._meta.db_table)
+    assert not table.result_aliases
+    rows = StatementOutbox(table, str, is_large=False, changed=LISTED)
+    assert "changed of" not in rows.around("UPDATE", "marker", 2, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 
@@ -23,6 +23,7 @@ from cachebackend.counters import Counts, DrainCounts
 from cachebackend.histogram import Histogram
 from cachebackend.monitoring import (
     AliasFigures,
+    NodeFigures,
     OutboxFigures,
     QueryFigures,
     QueueFigures,
@@ -34,6 +35,7 @@ from cachebackend.monitoring import (
     try_to_read,
     worker_figures,
 )
+from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.reasons import Kind
 from cachebackend.query_counts import FormCounts
 from cachebackend.telemetry.publisher import total_counts, total_drains
@@ -58,8 +60,89 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.+?)(?=^    \w+: |\Z)", re.DOTALL | re.MU
 #: The upper bounds of a histogram's buckets: powers of two, from 64 µs to 34 s.
 _BOUNDS_MICROS = tuple(2**power for power in range(6, 26))
 
+#: The metrics of a node: the class of the metric, its name, its meaning, and its value, None if not known.
+_NODE_METRICS: tuple[
+    tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[NodeFigures], float | None]], ...
+] = (
+    (
+        GaugeMetricFamily,
+        "up",
+        "Whether the node serves reads of the process that is scraped.",
+        lambda node: node.is_up,
+    ),
+    (
+        GaugeMetricFamily,
+        "uptime_seconds",
+        "For how long the node has run; it falls when the node is restarted.",
+        lambda node: node.number("uptime_in_seconds"),
+    ),
+    (GaugeMetricFamily, "keys", "Keys on the node.", lambda node: node.keys if node.info else None),
+    (
+        GaugeMetricFamily,
+        "memory_bytes",
+        "Memory that the node uses.",
+        lambda node: node.number("used_memory"),
+    ),
+    (
+        GaugeMetricFamily,
+        "max_memory_bytes",
+        "The limit of the node's memory; 0: none.",
+        lambda node: node.number("maxmemory"),
+    ),
+    (
+        CounterMetricFamily,
+        "evicted_keys",
+        "Keys that the node evicted since it was started.",
+        lambda node: node.evicted,
+    ),
+    (
+        CounterMetricFamily,
+        "received_bytes",
+        "Bytes that the node received since it was started.",
+        lambda node: node.number("total_net_input_bytes"),
+    ),
+    (
+        CounterMetricFamily,
+        "sent_bytes",
+        "Bytes that the node sent since it was started.",
+        lambda node: node.number("total_net_output_bytes"),
+    ),
+)
+#: The metrics of a queue node, all of them gauges: name, meaning and value.
+_QUEUE_NODE_METRICS: tuple[tuple[str, str, Callable[[QueueNodeFigures], float | None]], ...] = (
+    ("up", "Whether the queue node answers the process that is scraped.", lambda node: node.is_up),
+    (
+        "uptime_seconds",
+        "For how long the queue node has run; it falls when the node is restarted.",
+        lambda node: node.health.uptime_seconds,
+    ),
+    (
+        "memory_bytes",
+        "Memory of the queue node that counts against its limit.",
+        lambda node: node.health.used_bytes,
+    ),
+    (
+        "max_memory_bytes",
+        "The limit of the queue node's memory; 0: none.",
+        lambda node: node.health.max_bytes,
+    ),
+    (
+        "file_written",
+        "Whether the last write to its append-only file succeeded.",
+        lambda node: _is_written(node.health.aof_status),
+    ),
+    (
+        "snapshot_written",
+        "Whether its last snapshot succeeded.",
+        lambda node: _is_written(node.health.save_status),
+    ),
+)
 #: The counters whose names are those of gauges.
 _TOTALS = {"parked": "writes_parked"}
+
+
+def _is_written(status: str | None) -> bool | None:
+    return None if status is None else status != "err"
 
 
 class RingCollector(Collector):
@@ -108,36 +191,16 @@ class RingCollector(Collector):
         yield plain
 
     def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
-        labels = ["alias", "node"]
-        up = GaugeMetricFamily(
-            "ringcache_node_up",
-            "Whether the node serves reads of the process that is scraped.",
-            labels=labels,
-        )
-        keys = GaugeMetricFamily("ringcache_node_keys", "Keys on the node.", labels=labels)
-        memory = GaugeMetricFamily("ringcache_node_memory_bytes", "Memory that the node uses.", labels=labels)
-        evicted = CounterMetricFamily(
-            "ringcache_node_evicted_keys", "Keys that the node evicted.", labels=labels
-        )
-        received = CounterMetricFamily(
-            "ringcache_node_received_bytes", "Bytes that the node received.", labels=labels
-        )
-        sent = CounterMetricFamily("ringcache_node_sent_bytes", "Bytes that the node sent.", labels=labels)
+        metrics = [
+            kind(f"ringcache_node_{name}", meaning, labels=["alias", "node"])
+            for kind, name, meaning, _ in _NODE_METRICS
+        ]
         for each in figures:
             for node in each.nodes:
-                values = [each.alias, node.name]
-                up.add_metric(values, float(node.is_up))
-                figures_of_node = (
-                    (keys, node.keys if node.info else None),
-                    (memory, node.number("used_memory")),
-                    (evicted, node.evicted),
-                    (received, node.number("total_net_input_bytes")),
-                    (sent, node.number("total_net_output_bytes")),
-                )
-                for metric, value in figures_of_node:
-                    if value is not None:
-                        metric.add_metric(values, value)
-        yield from (up, keys, memory, evicted, received, sent)
+                for metric, (*_, read) in zip(metrics, _NODE_METRICS, strict=True):
+                    if (value := read(node)) is not None:
+                        metric.add_metric([each.alias, node.name], float(value))
+        yield from metrics
 
     def _outbox(self, outbox: OutboxFigures) -> Iterator[Metric]:
         yield _gauge(
@@ -176,28 +239,12 @@ class RingCollector(Collector):
 
 def _queue_nodes(queues: QueueFigures) -> Iterator[Metric]:
     """Yield whether each queue node answers, its memory, and whether it can write its files."""
-    names = ("up", "memory_bytes", "max_memory_bytes", "file_written", "snapshot_written")
-    meanings = (
-        "Whether the queue node answers the process that is scraped.",
-        "Memory of the queue node that counts against its limit.",
-        "The limit of the queue node's memory; 0: none.",
-        "Whether the last write to its append-only file succeeded.",
-        "Whether its last snapshot succeeded.",
-    )
-    metrics = [
-        GaugeMetricFamily(f"ringcache_queue_node_{name}", meaning, labels=["node"])
-        for name, meaning in zip(names, meanings, strict=True)
-    ]
-    for node in queues.nodes:
-        health = node.health
-        is_written = [
-            None if each is None else each != "err" for each in (health.aof_status, health.save_status)
-        ]
-        values = (node.is_up, health.used_bytes, health.max_bytes, *is_written)
-        for metric, value in zip(metrics, values, strict=True):
-            if value is not None:
+    for name, meaning, read in _QUEUE_NODE_METRICS:
+        metric = GaugeMetricFamily(f"ringcache_queue_node_{name}", meaning, labels=["node"])
+        for node in queues.nodes:
+            if (value := read(node)) is not None:
                 metric.add_metric([node.name], float(value))
-    yield from metrics
+        yield metric
 
 
 def _writes(counts: DrainCounts) -> Iterator[Metric]:

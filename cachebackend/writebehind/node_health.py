@@ -29,6 +29,7 @@ class NodeHealth:
             without such a file.
         save_status: Whether the last snapshot succeeded: ``ok`` or ``err``.
         rewrite_status: Whether the last rewrite of the append-only file succeeded: ``ok`` or ``err``.
+        uptime_seconds: For how long the node has run.
         is_loading: Whether the node loads its file, and so takes no commands.
     """
 
@@ -37,6 +38,7 @@ class NodeHealth:
     aof_status: str | None = None
     save_status: str | None = None
     rewrite_status: str | None = None
+    uptime_seconds: int | None = None
     is_loading: bool = False
 
     @classmethod
@@ -51,6 +53,7 @@ class NodeHealth:
             "off" if info.get("aof_enabled") == "0" else info.get("aof_last_write_status"),
             info.get("rdb_last_bgsave_status"),
             info.get("aof_last_bgrewrite_status"),
+            number_of(info, "uptime_in_seconds"),
             info.get("loading") == "1",
         )
 

@@ -84,7 +84,7 @@ def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, service
         finally:
             services.restart(name)
         assert found[f"ringcache_node_up {name}"] == 0
-        assert sum(value for each, value in found.items() if each.startswith("ringcache_node_up")) == 2
+        assert sum(value for each, value in found.items() if each.startswith("ringcache_node_up ")) == 2
         assert found["ringcache_misses_total"] == 1
         samples(client), samples(client)  # the node is empty; a second read gives it its counts back
         for node in ring_cache.client.nodes:

@@ -97,7 +97,7 @@ def shown() -> str:
 
 
 @pytest.fixture(autouse=True)
-def running(settings: Any) -> None:
+def running(settings: Any, empty_nodes: None) -> None:
     """A worker that runs, and metrics that may be scraped."""
     settings.RINGCACHE_METRICS_TOKEN = "secret"
     record_run("tick")

@@ -19,7 +19,7 @@ from cachebackend.drivers import DeferredCalls, FailedNodes
 from cachebackend.effects import Operation
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Node, ReplicaWait
-from cachebackend.options import NodeAddress, RingOptions
+from cachebackend.options import ClusterAddress, NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
@@ -53,9 +53,15 @@ class RingClient(SingleKeyClient):
         clock: Clock = SYSTEM_CLOCK,
         secrets: Callable[[], Sequence[bytes]] = tuple,
     ) -> None:
-        self.cluster = _cluster(options, clock)
-        super().__init__(_nodes(options, clock) if self.cluster is None else self.cluster.nodes)
+        timeouts = options.connect_timeout, options.socket_timeout
+        nodes = [Node(node, *timeouts, clock) for node in options.all_nodes]
+        plain = len(nodes)
+        self.cluster = _cluster(options.cluster, options, clock, nodes)
+        other_cluster = _cluster(options.joining_cluster or options.leaving_cluster, options, clock, nodes)
+        super().__init__(nodes)
         self.ring = _ring(options.nodes, options) if self.cluster is None else self.cluster.ring
+        self._plain_nodes = range(plain)
+        self._clusters = [each for each in (self.cluster, other_cluster) if each is not None]
         self.counters = Counters(Counts)
         self.query_counts = Counters(QueryCounts)
         codec = Codec(
@@ -63,13 +69,13 @@ class RingClient(SingleKeyClient):
         )
         self.context = Context(self.ring, codec, options, clock, self.counters)
         endpoints = [node.endpoint for node in options.all_nodes]
+        is_old = bool(options.leaving or options.leaving_cluster)
+        is_warm = is_old and options.warm
         if others := options.joining or options.leaving:
-            self.context.ring_change = RingChange(
-                _ring(others, options),
-                tuple(endpoints.index(node.endpoint) for node in others),
-                is_old=bool(options.leaving),
-                is_warm=bool(options.leaving) and options.warm,
-            )
+            indexes = tuple(endpoints.index(node.endpoint) for node in others)
+            self.context.ring_change = RingChange(_ring(others, options), indexes, is_old, is_warm)
+        elif other_cluster is not None:
+            self.context.ring_change = RingChange(other_cluster.ring, None, is_old, is_warm)
         if options.gutter:
             self.context.gutter = Gutter(
                 _ring(options.gutter, options),
@@ -81,7 +87,9 @@ class RingClient(SingleKeyClient):
         self._trackings: Trackings | None = None
         if options.near is not None:
             self.context.near = self._near = NearCache(options.near, clock)
-            self._trackings = Trackings(self._near, self.nodes, self.ring)
+            self._trackings = Trackings(
+                self._near, self.nodes, self._indexes, is_cluster=bool(self._clusters)
+            )
             self._near.on_read = self._trackings.start
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
@@ -91,20 +99,21 @@ class RingClient(SingleKeyClient):
         self.context.on_orphan = lambda node: self.nodes[node].release_orphans()
         for index, node in enumerate(self.nodes):
             self._prepare(index, node)
-        if self.cluster is not None:
-            self.cluster.on_node, self.cluster.rehome = self._add, self._rehome
+        for cluster in self._clusters:
+            cluster.on_node, cluster.rehome = self._add, partial(self._rehome, cluster)
         CLIENTS.add(self)
 
     def _prepare(self, index: int, node: Node) -> None:
         """Prepare a node of the ring for use."""
-        if self.cluster is None:
-            node.breaker = Breaker(node.name, self.context.clock)
-        else:  # a cluster promotes a replica soon, so one failure is enough, and probes are frequent
+        if isinstance(
+            node, ShardNode
+        ):  # a replica is promoted soon: one failure is enough, probes are frequent
             node.breaker = Breaker(
                 node.name, self.context.clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True
             )
-            assert isinstance(node, ShardNode)  # noqa: S101  # a cluster has no others
             node.on_moved = partial(self._moved, index)
+        else:
+            node.breaker = Breaker(node.name, self.context.clock)
         if wait := self.context.options.wait_replicas:
             node.replica_wait = ReplicaWait(wait, self.context.options.socket_timeout)
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
@@ -120,30 +129,36 @@ class RingClient(SingleKeyClient):
         if self._trackings is not None:
             self._trackings.node_moved(index)
 
-    def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> set[int]:
-        """Handle slots that get other owners; return those that have got missed deletes."""
+    def _rehome(
+        self, cluster: Cluster, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]
+    ) -> set[int]:
+        """Handle slots of a cluster that get other owners; return those that have got missed deletes."""
         if self._near is not None:
             self._near.drop_all()
-        return self.context.missed.rehome(owner, moves)
+        return self.context.missed.rehome(owner, moves, cluster.shards.keys())
 
     @property
     def indexes(self) -> Sequence[int]:
         """The indexes of the nodes that may hold keys: all, but of a cluster only those that own slots."""
-        if self.cluster is None:
-            return range(len(self.nodes))
-        self.cluster.try_load()
-        return self.cluster.ring.nodes
+        for cluster in self._clusters:
+            cluster.try_load()
+        return self._indexes()
+
+    def _indexes(self) -> Sequence[int]:
+        shards = [index for cluster in self._clusters for index in cluster.ring.nodes]
+        return [*self._plain_nodes, *shards] if shards else self._plain_nodes
 
     def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
         """Run an operation in the calling thread, without the nodes that have failed in it already."""
-        if self.cluster is not None and not self.cluster.is_loaded:
-            self.cluster.try_load()  # an operation may be for all nodes
+        for cluster in self._clusters:
+            cluster.try_load()  # an operation may be for all nodes
         return super().run(operation, failed)
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation in the running event loop."""
-        if self.cluster is not None and not self.cluster.is_loaded:
-            await call_in_thread(self.cluster.try_load)
+        for cluster in self._clusters:
+            if not cluster.is_loaded:
+                await call_in_thread(cluster.try_load)
         return await super().arun(operation)
 
     def _on_missed(self, node: int, missed: MissedKeys) -> None:
@@ -201,16 +216,21 @@ class RingClient(SingleKeyClient):
             self._near.after_fork()
 
 
-def _nodes(options: RingOptions, clock: Clock) -> Sequence[Node]:
-    timeouts = options.connect_timeout, options.socket_timeout
-    return [Node(node, *timeouts, clock) for node in options.all_nodes]
-
-
-def _cluster(options: RingOptions, clock: Clock) -> Cluster | None:
-    if options.cluster is None:
+def _cluster(
+    address: ClusterAddress | None, options: RingOptions, clock: Clock, nodes: list[Node]
+) -> Cluster | None:
+    """Return a cluster whose shards are added to some nodes."""
+    if address is None:
         return None
     timeouts = options.connect_timeout, options.socket_timeout
-    return Cluster(options.cluster, timeouts, clock, options.password, options.address_map)
+    return Cluster(
+        address,
+        timeouts,
+        clock,
+        password=options.password,
+        address_map=options.address_map,
+        nodes=nodes,
+    )
 
 
 def _ring(nodes: Sequence[NodeAddress], options: RingOptions) -> Ring:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Node, Tracking
-from cachebackend.ring import ClusterRing, Ring
 from cachebackend.threads import is_thread_refused
 
 __all__ = ["Trackings"]
@@ -24,12 +23,20 @@ class Trackings:
     Args:
         near: The near cache.
         nodes: The nodes; a cluster may add some.
-        ring: Their ring.
+        indexes: Returns the indexes of the nodes that may hold keys.
+        is_cluster: Whether some nodes are a cluster's.
     """
 
-    def __init__(self, near: NearCache, nodes: Sequence[Node], ring: Ring | ClusterRing) -> None:
-        self._near, self._nodes, self._ring = near, nodes, ring
-        self._is_cluster = near.has_one_source = isinstance(ring, ClusterRing)
+    def __init__(
+        self,
+        near: NearCache,
+        nodes: Sequence[Node],
+        indexes: Callable[[], Iterable[int]],
+        *,
+        is_cluster: bool,
+    ) -> None:
+        self._near, self._nodes, self._indexes = near, nodes, indexes
+        self._is_cluster = near.has_one_source = is_cluster
         self._lock = threading.Lock()
         self._trackings: list[Tracking] = []
         self._is_started = False
@@ -91,7 +98,7 @@ class Trackings:
     def _update(self) -> None:
         """Use copies if the connections of all nodes that own slots are open."""
         with self._open_lock:
-            if self._open.issuperset(self._ring.nodes):
+            if self._open.issuperset(self._indexes()):
                 self._near.tracking_opened(0)
             else:
                 self._near.tracking_lost(0)

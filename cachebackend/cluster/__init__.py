@@ -1,10 +1,11 @@
 """A Redis or Valkey Cluster as the ring: its servers decide which of them owns a key, and may change it.
 
 ``topology`` reads the cluster's own table of slots. ``shard`` is a node of the ring: the present primary of
-some slots, which stays the same node when a replica is promoted. ``cluster`` keeps the table, follows
-redirections, and reloads the table. ``keys`` divides commands of several keys, which a cluster refuses.
+some slots, which stays the same node when a replica is promoted. ``cluster`` keeps the table and reads it
+again. ``redirections`` follows ``MOVED`` and ``ASK``. ``keys`` divides commands of several keys, which a
+cluster refuses.
 
-A key is at one server at any time, also while its slot moves (see ``cluster``). So everything above this
+A key is at one server at any time, also while its slot moves (see ``redirections``). So everything above this
 package works as on nodes of our own ring.
 """
 

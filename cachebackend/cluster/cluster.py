@@ -3,18 +3,6 @@
 The table is read from any server (``CLUSTER SLOTS``): at the first command, and again in the background
 when a server redirects a command or fails. One thread reads it at a time. A command does not wait for that:
 it follows the redirection at once.
-
-A key is at one server at any time. While a slot moves from A to B, a command for a key goes this way:
-
-    1. reader  asks A. If A has the key, A executes the command.
-    2. A       if not: ``ASK``. The key is at B, or nowhere, and A creates no key of this slot any more.
-    3. reader  sends ``ASKING`` and the command to B, which executes it.
-    4. mover   ``MIGRATE``: A is blocked until B has stored the key with its TTL, and removes it.
-    5. mover   gives the slot to B. From now on A answers ``MOVED``, and so does B if it was given back to A.
-
-So a lease (``SET … NX GET``) is granted at A before 4, or at B, and never at both. A delete or a fill
-(``IFEQ``, a script) finds the lease where it is: before 4 at A; after 4 A answers ``ASK``. Commands of many
-keys could find some at A and some at B, so they are sent for each key alone (``keys``).
 """
 
 from __future__ import annotations
@@ -28,10 +16,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
+from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import QUESTIONS, Shard, Topology, read_topology
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError
+from cachebackend.errors import RedirectedError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.blocking import Connection
@@ -39,7 +28,7 @@ from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
 from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot
-from cachebackend.threads import call_in_thread, is_thread_refused, start_thread
+from cachebackend.threads import is_thread_refused, start_thread
 
 __all__ = ["Cluster", "Rehome"]
 
@@ -47,9 +36,6 @@ if TYPE_CHECKING:
     from cachebackend.node.clients import RedisClient
 
 logger = logging.getLogger("cachebackend")
-#: The most servers to which one command is redirected.
-MAX_REDIRECTIONS = 5
-_ASKING: Command = (b"ASKING",)
 #: Gives what old owners of slots have missed to the new owners, and returns these. Its arguments are a
 #: function that returns the new owner of a key, and the old and new owners.
 Rehome: TypeAlias = Callable[[Callable[[bytes], int], Collection[tuple[int, int]]], set[int]]
@@ -64,10 +50,12 @@ class Cluster:
         clock: The source of time.
         password: The password, or a function that returns it, if the URL has none.
         address_map: Translates the addresses that the cluster reports to those that this process uses.
+        nodes: The nodes of the client, to which the shards are added; None: it has no others.
 
     Attributes:
         ring: The owner of each slot.
-        nodes: The shards. A shard that has lost its slots stays in the list, so that indexes stay valid.
+        nodes: The nodes of the client.
+        shards: The shards by their index in ``nodes``. One that has lost its slots stays: indexes stay valid.
         on_node: Called with index and shard, for each shard, before it is used.
         rehome: Called before slots get other owners; None: nothing depends on the owners.
     """
@@ -77,15 +65,18 @@ class Cluster:
         address: ClusterAddress,
         timeouts: tuple[float, float],
         clock: Clock,
+        *,
         password: Password | None = None,
         address_map: AddressMap | None = None,
+        nodes: list[Node] | None = None,
     ) -> None:
         self._address, self._password = address, password
         self._timeouts = timeouts
         self._clock = clock
         self._address_map = address_map or (lambda host, port: (host, port))
-        self.ring = ClusterRing()
-        self.nodes: list[ShardNode] = []
+        self.nodes: list[Node] = [] if nodes is None else nodes
+        self.shards: dict[int, ShardNode] = {}
+        self.ring = ClusterRing(len(self.nodes))
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
         #: The index of the shard of each server that was ever seen, by the server's ID.
@@ -102,15 +93,17 @@ class Cluster:
         self._add_node()
         _CLUSTERS.add(self)
 
-    def _add_node(self) -> ShardNode:
+    def _add_node(self) -> int:
         address = NodeAddress(
             self._address.endpoint, 1.0, self._address.node_url("cluster", 1), self._password
         )
         node = ShardNode(self, address, *self._timeouts, self._clock)
         node.endpoint = self._address.endpoint
-        self.on_node(len(self.nodes), node)
+        index = len(self.nodes)
+        self.on_node(index, node)
+        self.shards[index] = node
         self.nodes.append(node)
-        return node
+        return index
 
     def load(self) -> None:
         """Read the topology if it was not read yet.
@@ -124,7 +117,7 @@ class Cluster:
     def try_load(self) -> None:
         """Read the topology if it was not read yet; if no server answers, log that."""
         if not self.is_loaded:
-            self._reload_quietly()
+            self.try_reload()
 
     @property
     def is_loaded(self) -> bool:
@@ -154,9 +147,7 @@ class Cluster:
     def reload_soon(self) -> None:
         """Read the topology in another thread, unless one does so already."""
         if self._reloader is None or not self._reloader.is_alive():
-            self._reloader = threading.Thread(
-                target=self._reload_quietly, name="ringcache-cluster", daemon=True
-            )
+            self._reloader = threading.Thread(target=self.try_reload, name="ringcache-cluster", daemon=True)
             try:
                 start_thread(self._reloader)
             except RuntimeError as error:
@@ -164,7 +155,8 @@ class Cluster:
                 if not is_thread_refused(error):
                     raise
 
-    def _reload_quietly(self) -> None:
+    def try_reload(self) -> None:
+        """Read the topology; if no server answers, log that."""
         try:
             self.reload()
         except CONNECTION_ERRORS as error:
@@ -193,7 +185,7 @@ class Cluster:
 
     def _servers(self) -> Iterator[tuple[str, int]]:
         """Yield the address of each server to ask: first those that probably answer."""
-        known = [node for node in self.nodes if node.server is not None]
+        known = [node for node in self.shards.values() if node.server is not None]
         is_open = {node: node.breaker is not None and node.breaker.is_open for node in known}
         primaries = [node.server for node in known if node.server is not None and not is_open[node]]
         replicas = [server for node in known for server in node.replicas]
@@ -224,7 +216,7 @@ class Cluster:
             former = [self.ring.owner_of_slot(slot) for slot in range(CLUSTER_SLOTS)]
             owners = list(former)
             for index, shard in self._indexed(topology.shards):
-                self.nodes[index].become(shard)
+                self.shards[index].become(shard)
                 for server in (shard.primary, *shard.replicas):
                     self._shard_of[server.id] = index
                 for first, last in shard.slots:
@@ -236,11 +228,11 @@ class Cluster:
 
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:
         for index in self.rehome(owner, moves) if moves and self.rehome is not None else ():
-            self.nodes[index].hold("slots have moved to it; the deletes that they missed come first")
+            self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
 
     def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
         """Return each shard with its index: that of a node with the same servers, or a new one."""
-        index_of = {node.server.id: index for index, node in enumerate(self.nodes) if node.server is not None}
+        index_of = {node.server.id: index for index, node in self.shards.items() if node.server is not None}
         found = [(index_of.get(shard.primary.id), shard) for shard in shards]
         taken = {index for index, _ in found if index is not None}
         indexed: list[tuple[int, Shard]] = []
@@ -254,10 +246,8 @@ class Cluster:
         return indexed
 
     def _free_index(self, taken: set[int]) -> int:
-        if self.nodes[0].server is None and 0 not in taken:
-            return 0
-        self._add_node()
-        return len(self.nodes) - 1
+        first, shard = next(iter(self.shards.items()))
+        return first if shard.server is None and first not in taken else self._add_node()
 
     def redis(self) -> RedisClient:
         """Return a redis-py client that follows redirections; it connects at once.
@@ -267,75 +257,30 @@ class Cluster:
         """
         from cachebackend.node.clients import cluster_client_of  # it imports redis-py
 
-        login = self.nodes[0].handshake.login
+        login = next(iter(self.shards.values())).handshake.login
         url = self._address.node_url("cluster", 1)
         return cluster_client_of(self._seeds(), url, login, self._timeouts, self._address_map)
 
     def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
-        """Return the replies to commands, with those that were redirected sent where they belong.
-
-        Args:
-            asked: The shard that was asked.
-            commands: The commands.
-            replies: Its replies.
-        """
-        for _ in range(MAX_REDIRECTIONS):
-            if RedirectedError not in map(type, replies):
-                return replies
-            if not self._knows_all(asked, replies):
-                self._reload_quietly()
-            for (node, is_ask), positions in self._targets(asked, replies).items():
-                batch = _batch(commands, positions, is_ask=is_ask)
-                _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
-        return _given_up(replies)
+        """Return the replies to commands, with those that were redirected sent where they belong."""
+        return follow(self, asked, commands, replies)
 
     async def follow_async(
         self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]
     ) -> list[Reply]:
         """Return what ``follow`` returns, in the running event loop."""
-        for _ in range(MAX_REDIRECTIONS):
-            if RedirectedError not in map(type, replies):
-                return replies
-            if not self._knows_all(asked, replies):
-                await call_in_thread(self._reload_quietly)
-            for (node, is_ask), positions in self._targets(asked, replies).items():
-                batch = _batch(commands, positions, is_ask=is_ask)
-                _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
-        return _given_up(replies)
+        return await follow_async(self, asked, commands, replies)
 
-    def _knows_all(self, asked: ShardNode, replies: Sequence[Reply]) -> bool:
-        return all(
-            self._target(asked, reply) is not None for reply in replies if isinstance(reply, RedirectedError)
-        )
-
-    def _target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
+    def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
         host = redirection.host or (asked.server.host if asked.server is not None else "")
         address = self._address_map(host, redirection.port)
-        for index, node in enumerate(self.nodes):
+        for index, node in self.shards.items():
             if node.server is not None and (node.server.host, node.server.port) == address:
                 return index
         return None
 
-    def _targets(self, asked: ShardNode, replies: list[Reply]) -> dict[tuple[ShardNode, bool], list[int]]:
-        """Return the positions of redirected commands by shard, and whether the slot is still being moved.
-
-        The reply to a command that cannot be sent anywhere becomes an error.
-        """
-        groups: dict[tuple[ShardNode, bool], list[int]] = {}
-        for position, reply in enumerate(replies):
-            if not isinstance(reply, RedirectedError):
-                continue
-            index = self._target(asked, reply)
-            if index is None:
-                replies[position] = _failure("redirected a command to a server that its table does not have")
-                continue
-            if reply.is_moved:
-                self._note_moved(reply.slot, index)
-            groups.setdefault((self.nodes[index], not reply.is_moved), []).append(position)
-        return groups
-
-    def _note_moved(self, slot: int, index: int) -> None:
+    def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""
         if self.ring.owner_of_slot(slot) != index:
             with self._table_lock:
@@ -349,30 +294,6 @@ class Cluster:
         """Use a new lock in a forked child: another thread of the parent may have held the old one."""
         self._lock, self._table_lock = threading.Lock(), threading.Lock()
         self._reloader = None
-
-
-def _batch(commands: Sequence[Command], positions: Sequence[int], *, is_ask: bool) -> list[Command]:
-    """Return the commands at some positions; each comes after ASKING if its slot is being moved."""
-    if not is_ask:
-        return [commands[position] for position in positions]
-    return [each for position in positions for each in (_ASKING, commands[position])]
-
-
-def _put(replies: list[Reply], positions: Sequence[int], new: Sequence[Reply], *, is_ask: bool) -> None:
-    for position, reply in zip(positions, new[1::2] if is_ask else new, strict=True):
-        replies[position] = reply
-
-
-def _given_up(replies: list[Reply]) -> list[Reply]:
-    """Replace redirections by an error: servers that disagree have redirected a command too often."""
-    failure = _failure(f"redirected a command {MAX_REDIRECTIONS} times")
-    return [failure if isinstance(reply, RedirectedError) else reply for reply in replies]
-
-
-def _failure(text: str) -> NodeUnavailableError:
-    error = NodeUnavailableError(f"the cluster {text}")
-    error.ejects = False
-    return error
 
 
 _CLUSTERS: WeakSet[Cluster] = WeakSet()

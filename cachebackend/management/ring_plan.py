@@ -20,7 +20,7 @@ DEPLOYS: tuple[tuple[str, str, dict[str, str | bool]], ...] = (
         "NEW",
         {"leaving": "OLD", "warm": False},
     ),
-    ("done; then `ring cleanup --yes`", "NEW", {}),
+    ("done; then `ring cleanup --yes`, unless the new ring is a cluster", "NEW", {}),
 )
 
 
@@ -49,15 +49,21 @@ def plan_change(old: Sequence[NodeAddress], new: Sequence[NodeAddress]) -> Plan:
     return Plan(moved / SLOTS, shares)
 
 
-def settings_text(alias: str, old: Sequence[NodeAddress], new: Sequence[NodeAddress]) -> str:
-    """Return the settings of every deploy of a change, to paste below ``CACHES``."""
+def settings_text(alias: str, old: Sequence[str], new: Sequence[str]) -> str:
+    """Return the settings of every deploy of a change, to paste below ``CACHES``.
+
+    Args:
+        alias: The cache alias.
+        old: The URLs of the old ring, as ``LOCATION`` has them.
+        new: The URLs of the new ring.
+    """
     block = f"CACHES[{json.dumps(alias)}]"
     lines = ["# Paste below CACHES: these lines, and those of one deploy. Begin a deploy when every process"]
     lines.append("# of the deploy before the last one has ended.")
-    if any("***" in node.setting for node in (*old, *new)):
+    if any("***" in url for url in (*old, *new)):
         lines.append("# Replace *** with user and password.")
-    for name, nodes in (("OLD", old), ("NEW", new)):
-        lines += [f"{name} = [", *(f"    {json.dumps(node.setting)}," for node in nodes), "]"]
+    for name, urls in (("OLD", old), ("NEW", new)):
+        lines += [f"{name} = [", *(f"    {json.dumps(url)}," for url in urls), "]"]
     lines.append(f'OPTIONS = {block}.get("OPTIONS", {{}})')
     for number, (title, location, options) in enumerate(DEPLOYS, 1):
         given = ", ".join(f'"{name}": {value}' for name, value in options.items())

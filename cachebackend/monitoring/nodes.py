@@ -16,7 +16,6 @@ from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
-from cachebackend.options import RingOptions
 
 __all__ = ["NodeFigures", "node_fault", "node_figures", "seen_by", "states_with_replay"]
 
@@ -37,6 +36,7 @@ class NodeFigures:
         ping_seconds: How long a PING took; None if it was not answered.
         info: The reply to ``INFO``, by field name; empty if it was not answered.
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
+        index: Its index among the client's nodes.
     """
 
     name: str
@@ -47,6 +47,7 @@ class NodeFigures:
     ping_seconds: float | None
     info: dict[str, str]
     role: str = "ring"
+    index: int = 0
 
     @property
     def is_up(self) -> bool:
@@ -112,14 +113,17 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
     Asks every node at once, and waits for no node longer than its timeout.
     """
     indexes = client.indexes
+    of_ring = set(client.ring.nodes)
+    indexes = sorted(indexes, key=lambda index: index not in of_ring)
     infos = client.run(protocol.node_infos(client.context, indexes))
     shares = client.ring.shares()
     return [
         _figures(
             client.nodes[index],
             info,
-            share=shares[index] / sum(shares) if index < len(shares) else 0.0,
-            role="ring" if index < len(shares) else _role(client.context.options, client.nodes[index].name),
+            index=index,
+            share=shares[index] / sum(shares) if index in of_ring else 0.0,
+            role="ring" if index in of_ring else _role(client, index),
         )
         for index, info in zip(indexes, infos, strict=True)
     ]
@@ -151,7 +155,9 @@ def states_with_replay(nodes: Sequence[NodeFigures], pending: Sequence[int | str
     ]
 
 
-def _figures(node: Node, info: dict[str, str] | RingCacheError, *, share: float, role: str) -> NodeFigures:
+def _figures(
+    node: Node, info: dict[str, str] | RingCacheError, *, index: int, share: float, role: str
+) -> NodeFigures:
     error = info if isinstance(info, RingCacheError) else None
     ping_seconds = None
     if error is None:
@@ -164,7 +170,7 @@ def _figures(node: Node, info: dict[str, str] | RingCacheError, *, share: float,
         elif known.state != UP:
             state, since, reason = known.state, known.since, known.error
     fields = {} if isinstance(info, RingCacheError) else info
-    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role)
+    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index)
 
 
 def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:
@@ -175,7 +181,9 @@ def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:
     return (reply, None) if isinstance(reply, RingCacheError) else (None, seconds)
 
 
-def _role(options: RingOptions, name: str) -> str:
+def _role(client: RingClient, index: int) -> str:
     """Return why a node that owns no slots is there."""
-    roles = {"joining": options.joining, "leaving": options.leaving}
-    return next((role for role, nodes in roles.items() if name in {node.name for node in nodes}), "gutter")
+    change = client.context.ring_change
+    if change is None or index not in change.nodes:
+        return "gutter"
+    return "leaving" if change.is_old else "joining"

@@ -7,7 +7,7 @@ Django's settings (``conf`` does), and never connects.
 """
 
 from cachebackend.options.address_map import AddressMap
-from cachebackend.options.cluster import ClusterAddress
+from cachebackend.options.cluster import ClusterAddress, parse_location
 from cachebackend.options.faults import Faults
 from cachebackend.options.node_lists import change_faults
 from cachebackend.options.project import ProjectOptions
@@ -29,6 +29,7 @@ __all__ = [
     "SentinelAddress",
     "WriteBehindOptions",
     "change_faults",
+    "parse_location",
     "parse_node",
     "parse_nodes",
     "sentinel_address",

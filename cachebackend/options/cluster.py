@@ -33,9 +33,6 @@ _OF_A_RING = {
 }
 #: Options that a cluster makes wrong, and what is done instead.
 _NOT_WITH_CLUSTER = {
-    "joining": "is for a ring of nodes; a cluster moves its slots itself",
-    "leaving": "cannot be set together with a cluster; end all processes that use the old ring, then start "
-    "them with the cluster, which is empty then",
     "gutter": "is for a ring of nodes; a cluster promotes a replica when a primary fails",
     "hash_seed": "is for a ring of nodes; a cluster has its own hash, which has no seed",
     "retiring": "cannot be set together with a cluster; drain the old nodes, then change 'nodes'",
@@ -160,12 +157,13 @@ def cluster_faults(
     """Add a fault for each option that cannot be set together with a cluster, or with nodes instead of one.
 
     Args:
-        nodes: The nodes, if ``LOCATION`` lists nodes.
-        cluster: The cluster. Without nodes and without a cluster, their URLs have faults.
+        nodes: The nodes, if any; while a ring changes, also those of the other ring.
+        cluster: The cluster, if any. Without nodes and without a cluster, their URLs have faults.
         options: The options beside them.
         faults: Where the faults are added.
     """
     refused = _NOT_WITH_CLUSTER if cluster is not None else _ONLY_WITH_CLUSTER if nodes else {}
     for name, text in refused.items():
-        if options.get(name) not in (None, "", [], ()):
+        is_of_nodes = name == "hash_seed" and nodes
+        if options.get(name) not in (None, "", [], ()) and not is_of_nodes:
             faults.add(name, text)

@@ -81,6 +81,8 @@ class RingOptions:
     Attributes:
         nodes: The nodes of the ring, in the order of ``LOCATION``; none if it is a cluster.
         cluster: The cluster, if ``LOCATION`` is the URL of one. Its slots decide which server has a key.
+        joining_cluster: The cluster, if ``joining`` is the URL of one. No node is left in it then.
+        leaving_cluster: The cluster, if ``leaving`` is the URL of one. No node is left in it then.
         connect_timeout: The most time that connecting to a node may take.
         socket_timeout: The most time that a reply of a node may take.
         on_node_failure: What a read does while a node is down. ``"miss"``: the node's keys miss;
@@ -98,10 +100,10 @@ class RingOptions:
             node that missed more is cleared of this alias' keys.
         outbox_timeout: The most time that a call waits until the deletes which a node missed are in the
             outbox. Then they are in the memory of the process only, until the node returns.
-        joining: The nodes of the new ring, as ``LOCATION`` will list them; deletes go to the new ring
-            too.
-        leaving: The nodes of the old ring, as ``LOCATION`` listed them; deletes go to the old ring
-            first, and a miss reads from it.
+        joining: The nodes of the new ring, as ``LOCATION`` will list them, or the URL of a cluster; deletes
+            go to the new ring too.
+        leaving: The nodes of the old ring, as ``LOCATION`` listed them, or the URL of a cluster; deletes go
+            to the old ring first, and a miss reads from it.
         warm: Whether a miss reads from the old ring.
         gutter: Spare nodes that serve the keys of an ejected node.
         gutter_timeout: The most time that a gutter node stores a key.
@@ -157,6 +159,8 @@ class RingOptions:
     gutter: tuple[NodeAddress, ...] = ()
     gutter_timeout: float = field(default=10.0, metadata={"rule": _SECONDS})
     cluster: ClusterAddress | None = None
+    joining_cluster: ClusterAddress | None = None
+    leaving_cluster: ClusterAddress | None = None
     address_map: AddressMap | None = field(default=None, metadata={"rule": Optional(IsAddressMap())})
     wait_replicas: int = field(default=0, metadata={"rule": WAIT_REPLICAS})
     strict_on_failover: str = field(default="refuse", metadata={"rule": Choice(("refuse", "accept"))})
@@ -200,15 +204,18 @@ class RingOptions:
                 _in_bytes(ours.pop("eviction", None)),
                 faults.below("OPTIONS").below("eviction"),
             )
-            cluster_faults(nodes, cluster, ours, faults.below("OPTIONS"))
-            lists: dict[str, object] = {name: ours.pop(name) for name in NODE_LISTS if name in ours}
+            given = {name: ours.pop(name) for name in NODE_LISTS if name in ours}
+            lists = read_node_lists(given, nodes, cluster, faults.below("OPTIONS"))
+            all_nodes = [node for listed in (nodes, *lists.nodes.values()) for node in listed]
+            cluster_faults(all_nodes, cluster or lists.cluster, ours | lists.nodes, faults.below("OPTIONS"))
             for name in list(ours):
                 if text := other_backend_option(name):
                     faults.below("OPTIONS").add(name, text)
                     del ours[name]
             check_fields(cls, ours, faults.below("OPTIONS"), also_known=(*NODE_LISTS, "near", "eviction"))
-            ours |= {} if cluster else read_node_lists(lists, nodes, faults.below("OPTIONS"))
-            ours |= {"near": near, "eviction": eviction, "cluster": cluster}
+            ours |= {**lists.nodes, "near": near, "eviction": eviction, "cluster": cluster}
+            if lists.cluster is not None:
+                ours["leaving_cluster" if lists.is_leaving else "joining_cluster"] = lists.cluster
             ours["address_map"] = read_address_map(ours.get("address_map"))
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -32,19 +32,26 @@ class RingChange:
 
     Attributes:
         ring: Its table.
-        nodes: The index of each of its nodes among the client's nodes.
+        indexes: The index of each of its nodes among the client's nodes; None: those of the table, as a
+            cluster's table has them.
         is_old: Whether it is the old ring (``leaving``); else it is the new one (``joining``).
         is_warm: Whether a miss reads it.
     """
 
-    ring: Ring
-    nodes: tuple[int, ...]
+    ring: Ring | ClusterRing
+    indexes: tuple[int, ...] | None
     is_old: bool
     is_warm: bool
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key in this ring."""
-        return self.nodes[self.ring.owner(key)]
+        owner = self.ring.owner(key)
+        return owner if self.indexes is None else self.indexes[owner]
+
+    @property
+    def nodes(self) -> Sequence[int]:
+        """The indexes of the nodes of this ring."""
+        return self.ring.nodes if self.indexes is None else self.indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +188,15 @@ class Context:
         """
         by_holder: dict[int, list[bytes]] = {}
         for key in keys:
-            by_holder.setdefault(self.ring.holder(node, key), []).append(key)
+            by_holder.setdefault(self._holder(node, key), []).append(key)
         for holder, held in by_holder.items():
             self.counters.cell.deletes_missed += len(held)
             self._record(holder, MissedKeys(tuple(held)), in_outbox)
+
+    def _holder(self, node: int, key: bytes) -> int:
+        """Return the node that has a key now, if a node had it before: in a cluster it may have moved."""
+        holder = self.ring.holder(node, key)
+        return holder if self.ring_change is None else self.ring_change.ring.holder(holder, key)
 
     def record_missed_clear(self, node: int) -> None:
         """Record that a node missed a clear: nothing that it holds may be read any more."""

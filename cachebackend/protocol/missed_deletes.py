@@ -17,7 +17,7 @@ time after 1, then 2 comes after 4, and one row is enough for both.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,19 +103,23 @@ class MissedDeletes:
         with self._lock:
             return _missed_keys(self._recorded.pop(node, ()))
 
-    def rehome(self, owner: Callable[[bytes], int], moves: Iterable[tuple[int, int]]) -> set[int]:
+    def rehome(
+        self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]
+    ) -> set[int]:
         """Record missed deletes for the present owners of the keys; return the nodes that got some.
 
         Args:
             owner: Returns the owner of a key, by its index.
             moves: The old and the new owner of the slots that move. A node that missed the delete of all its
                 keys leaves that to the new owners.
+            members: The nodes of the cluster; what other nodes missed stays theirs.
         """
         with self._lock:
             recorded, self._recorded = self._recorded, {}
             for node, names in recorded.items():
                 for name, since in names.items():
-                    self._recorded.setdefault(node if name is None else owner(name), {})[name] = since
+                    new = node if name is None or node not in members else owner(name)
+                    self._recorded.setdefault(new, {})[name] = since
             for old, new in moves:
                 if None in recorded.get(old, {}):
                     self._recorded[new] = {None: _NEVER}

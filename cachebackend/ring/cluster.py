@@ -34,16 +34,21 @@ def cluster_slot(key: bytes) -> int:
 class ClusterRing:
     """The owner of each slot of a cluster, by the index of a node. It changes while the cluster does.
 
-    Until ``replace`` is called, the first node owns all slots. Threads may read it while one thread
-    changes it: a change of one slot and the change of all slots are single steps.
+    Threads may read it while one thread changes it: a change of one slot and the change of all slots are
+    single steps.
+
+    Args:
+        first: The index of the node that owns all slots until ``replace`` is called.
     """
 
     keys_move = True
 
-    def __init__(self) -> None:
-        self._owners = array("H", bytes(2 * CLUSTER_SLOTS))
-        #: The name of each node, by its index.
-        self.names: tuple[str, ...] = ("",)
+    def __init__(self, first: int = 0) -> None:
+        self._owners = array("H", [first]) * CLUSTER_SLOTS
+        #: The name of each node, by its index; also of nodes that are not the cluster's.
+        self.names: tuple[str, ...] = ("",) * (first + 1)
+        #: The nodes that are, or were, the cluster's.
+        self.members = {first}
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key."""
@@ -52,9 +57,8 @@ class ClusterRing:
         return self._owners[crc_hqx(key, 0) & _MASK]
 
     def holder(self, node: int, key: bytes) -> int:
-        """Return the index of the node that has a key which a node had before: its present owner."""
-        del node
-        return self.owner(key)
+        """Return the node that has a key which a node had before: of the cluster, the present owner."""
+        return self.owner(key) if node in self.members else node
 
     def copies(self, key: bytes, number: int) -> list[int]:
         """Return the nodes that store copies of a key: its owner; the cluster itself makes copies."""
@@ -80,6 +84,7 @@ class ClusterRing:
             owners: The index of each slot's owner.
             names: The name of each node.
         """
+        self.members.update(owners)
         self._owners, self.names = array("H", owners), tuple(names)
 
     @property

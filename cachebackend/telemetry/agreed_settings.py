@@ -69,11 +69,16 @@ _Value = tuple[str, object, str]
 
 def _of_alias(alias: str) -> Iterator[_Value]:
     options, block = ring_options(alias), settings.CACHES[alias]
-    rings = (options.nodes, options.joining, options.leaving)
-    for path, nodes in zip(ring_change_settings(alias), rings, strict=True):
-        yield path, _ring(nodes), _nodes_text(nodes)
-    if options.cluster is not None:  # its URL names any of its servers
-        yield ring_change_settings(alias)[0], "cluster", options.cluster.endpoint
+    rings = (
+        (options.nodes, options.cluster),
+        (options.joining, options.joining_cluster),
+        (options.leaving, options.leaving_cluster),
+    )
+    for path, (nodes, cluster) in zip(ring_change_settings(alias), rings, strict=True):
+        if cluster is None:
+            yield path, _ring(nodes), _nodes_text(nodes)
+        else:  # its URL names any of its servers
+            yield path, "cluster", cluster.endpoint
     function = block.get("KEY_FUNCTION") or "default"
     yield from _plain(
         f"CACHES[{alias!r}]",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -281,3 +282,51 @@ def test_near_copies_are_invalidated_wherever_the_key_is(
     finally:
         client.close()
         writer.close()
+
+
+def test_a_ring_of_nodes_changes_to_a_cluster_under_traffic(
+    services: Services, empty_nodes: None, cluster_services: Services, cluster: Cluster
+) -> None:
+    """Processes of two adjacent deploys write and read the same keys, and none sees an old value."""
+    del empty_nodes, cluster
+    ring, to = services.ring_urls, cluster_services.ring_urls
+    deploys = [
+        RingClient(RingOptions.read(location, options, "CACHES"))
+        for location, options in (
+            (ring, {"joining": to}),
+            (to, {"leaving": ring}),
+            (to, {"leaving": ring, "warm": False}),
+            (to, {}),
+        )
+    ]
+    for old, new in pairwise(deploys):
+        for key in KEYS:
+            assert old.set(key, "first", MINUTE_MS)
+        assert {new.get(key) for key in KEYS} <= {"first", None}
+        for key in KEYS:
+            assert old.set(key, "second", MINUTE_MS)
+        assert {new.get(key) for key in KEYS} <= {"second", None}
+        for key in KEYS:
+            assert new.set(key, "third", MINUTE_MS)
+        assert {old.get(key) for key in KEYS} <= {"third", None}
+        assert new.run(protocol.delete_many(new.context, KEYS)) == []
+        assert {old.get(key) for key in KEYS} | {new.get(key) for key in KEYS} == {None}
+    for client in deploys:
+        client.close()
+
+
+def test_a_value_is_warmed_from_the_old_ring(
+    services: Services, empty_nodes: None, cluster_services: Services, cluster: Cluster
+) -> None:
+    """So the hit ratio stays while a ring changes to a cluster."""
+    del empty_nodes, cluster
+    old = RingClient(RingOptions.read(services.ring_urls, {}, "CACHES"))
+    new = client_of(cluster_services, leaving=services.ring_urls)
+    assert old.set(KEYS[0], "old", MINUTE_MS)
+    assert new.get(KEYS[0]) == "old"
+    moved = client_of(cluster_services)
+    assert moved.get_or_load(KEYS[1], lambda: "loaded", FillOptions(ttl_ms=MINUTE_MS)) == "loaded"
+    assert new.get_or_load(KEYS[0], lambda: "loaded", FillOptions(ttl_ms=MINUTE_MS)) == "old"
+    assert moved.get(KEYS[0]) == "old"
+    for client in (old, new, moved):
+        client.close()

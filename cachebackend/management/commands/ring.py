@@ -25,7 +25,7 @@ from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pend
 from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
 from cachebackend.monitoring.setup import configure, differences, ring_faults
 from cachebackend.node.breaker import REPLAYING, UP
-from cachebackend.options import Faults, NodeAddress, change_faults, parse_nodes
+from cachebackend.options import ClusterAddress, Faults, NodeAddress, change_faults, parse_location
 
 __all__ = ["Command"]
 
@@ -108,7 +108,7 @@ class Command(ReportCommand):
         pending = self._pending(clients, nodes)
         aliases: dict[str, Any] = {}
         for alias, _ in _clients(options["alias"]):
-            missed = pending.missed[alias]
+            missed = [pending.missed[alias][node.index] for node in nodes[alias]]
             states = states_with_replay(nodes[alias], missed)
             known = [None] * len(missed) if pending.errors else missed
             rows = [_row(*each) for each in zip(nodes[alias], states, known, strict=True)]
@@ -130,7 +130,10 @@ class Command(ReportCommand):
     def _pending(
         self, clients: Mapping[str, RingClient], nodes: Mapping[str, Sequence[NodeFigures]]
     ) -> PendingByNode:
-        is_up = {alias: [node.is_up for node in each] for alias, each in nodes.items()}
+        is_up = {alias: [True] * len(client.nodes) for alias, client in clients.items()}
+        for alias, figures in nodes.items():
+            for node in figures:
+                is_up[alias][node.index] = node.is_up
         pending = pending_by_node(clients, is_up)
         for using, error in pending.errors.items():
             self.say(
@@ -164,18 +167,24 @@ class Command(ReportCommand):
         return Report(data, record is not None)
 
     def _plan(self, options: dict[str, Any]) -> Report:
-        new = _new_nodes(options["nodes"])
+        new, new_cluster = _new_ring(options["nodes"])
         alias = options["alias"] or "default"
-        client = ring_cache(alias).client
-        _refuse_cluster(alias, client, "plan")
-        context = client.context
-        old = context.options.nodes
-        plan = ring_plan.plan_change(old, new)
+        context = ring_cache(alias).client.context
+        old, old_cluster = context.options.nodes, context.options.cluster
+        if new_cluster is None and old_cluster is None:
+            plan = ring_plan.plan_change(old, new)
+            faults = change_faults(old, new)
+        else:  # another hash decides, so nearly every key gets another server
+            plan, faults = ring_plan.Plan(1.0, {}), []
+            if new_cluster is not None and old_cluster is not None:
+                faults = ["is a cluster already, which moves its slots itself"]
         rows = [(name, f"{now:.1%}", f"{then:.1%}") for name, (now, then) in plan.shares.items()]
-        self.print_table(("node", "share now", "share then"), rows)
+        if rows:
+            self.print_table(("node", "share now", "share then"), rows)
         self.say(f"{plan.moved:.1%} of the keys would move to another node")
-        fault = _UNDER_WAY if context.ring_change else "; ".join(change_faults(old, new))
-        settings = None if fault else ring_plan.settings_text(alias, old, new)
+        fault = _UNDER_WAY if context.ring_change else "; ".join(faults)
+        urls = _settings(old, old_cluster), _settings(new, new_cluster)
+        settings = None if fault else ring_plan.settings_text(alias, *urls)
         self.say(f"no settings are printed: the ring {fault}" if fault else f"\n{settings}")
         shares = {
             name: {"now": round(now, 4), "then": round(then, 4)} for name, (now, then) in plan.shares.items()
@@ -293,16 +302,21 @@ def _add_simulate(parser: CommandParser) -> None:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a chart of the miss ratios")
 
 
-def _new_nodes(urls: Sequence[str]) -> tuple[NodeAddress, ...]:
-    """Return the addresses of the URLs that were given.
+def _settings(nodes: Sequence[NodeAddress], cluster: ClusterAddress | None) -> list[str]:
+    """Return the URLs of a ring as settings have them; user and passwords are masked."""
+    return [node.setting for node in nodes] if cluster is None else [cluster.public_url]
+
+
+def _new_ring(urls: Sequence[str]) -> tuple[tuple[NodeAddress, ...], ClusterAddress | None]:
+    """Return the nodes, or the cluster, of the URLs that were given.
 
     Raises:
         CommandError: One of them is not the URL of a node; the message says which one.
     """
     faults = Faults("URL")
-    nodes = parse_nodes(urls, faults)
+    ring = parse_location(urls, faults)
     if not faults.messages:
-        return nodes
+        return ring
 
     def argument(index: re.Match[str]) -> str:
         url = urls[int(index[1])]

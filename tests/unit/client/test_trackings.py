@@ -13,7 +13,6 @@ from cachebackend.near.cache import NearCache
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress
 from cachebackend.options.ring import NearOptions
-from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, Ring
 
 NAMES = ["a", "b"]
 
@@ -48,12 +47,6 @@ def nodes() -> list[Node]:
     return [Node(NodeAddress(name, 1.0, f"redis://{name}.test"), 0.1, 0.1) for name in NAMES]
 
 
-def cluster_ring() -> ClusterRing:
-    ring = ClusterRing()
-    ring.replace([slot % 2 for slot in range(CLUSTER_SLOTS)], NAMES)
-    return ring
-
-
 def is_stored(near: NearCache, node: int) -> bool:
     near.keep(near.begin(b"k", node), b"record", 1, 60.0)
     stored = near.has_copy(b"k")
@@ -63,7 +56,7 @@ def is_stored(near: NearCache, node: int) -> bool:
 
 def test_copies_of_a_plain_node_depend_on_its_connection(near: NearCache) -> None:
     """Another node's connection does not matter."""
-    used = Trackings(near, nodes(), Ring([(name, 1.0) for name in NAMES]))
+    used = Trackings(near, nodes(), lambda: range(2), is_cluster=False)
     used.start()
     used.start()
     first, second = FakeTracking.made
@@ -74,7 +67,7 @@ def test_copies_of_a_plain_node_depend_on_its_connection(near: NearCache) -> Non
 
 def test_copies_of_a_cluster_depend_on_all_connections(near: NearCache) -> None:
     """A key may have been read from another shard than the one that was asked."""
-    used = Trackings(near, nodes(), cluster_ring())
+    used = Trackings(near, nodes(), lambda: range(2), is_cluster=True)
     used.start()
     first, second = FakeTracking.made
     first.on_up()
@@ -87,13 +80,12 @@ def test_copies_of_a_cluster_depend_on_all_connections(near: NearCache) -> None:
 
 def test_a_shard_that_was_added_is_tracked_with_the_next_read(near: NearCache) -> None:
     """Until then no copies are stored."""
-    of_cluster, ring = nodes(), cluster_ring()
-    used = Trackings(near, of_cluster, ring)
+    of_cluster = nodes()
+    used = Trackings(near, of_cluster, lambda: range(len(of_cluster)), is_cluster=True)
     used.start()
     for tracking in FakeTracking.made:
         tracking.on_up()
     of_cluster.append(Node(NodeAddress("c", 1.0, "redis://c.test"), 0.1, 0.1))
-    ring.replace([slot % 3 for slot in range(CLUSTER_SLOTS)], [*NAMES, "c"])
     used.node_added()
     assert not is_stored(near, 0)
     used.start()
@@ -103,7 +95,7 @@ def test_a_shard_that_was_added_is_tracked_with_the_next_read(near: NearCache) -
 
 def test_a_shard_that_has_moved_is_tracked_again(near: NearCache) -> None:
     """The connection to its old primary is closed."""
-    used = Trackings(near, nodes(), cluster_ring())
+    used = Trackings(near, nodes(), lambda: range(2), is_cluster=True)
     used.start()
     for tracking in FakeTracking.made:
         tracking.on_up()
@@ -117,7 +109,7 @@ def test_a_shard_that_has_moved_is_tracked_again(near: NearCache) -> None:
 
 def test_a_closed_or_forked_client_starts_again(near: NearCache) -> None:
     """With new connections."""
-    used = Trackings(near, nodes(), Ring([(name, 1.0) for name in NAMES]))
+    used = Trackings(near, nodes(), lambda: range(2), is_cluster=False)
     used.start()
     FakeTracking.made[0].on_up()
     used.close()

@@ -1,49 +1,16 @@
-"""The table of a cluster as it changes, and where redirected commands go."""
+"""The table of a cluster as it changes."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 
-from cachebackend.clock import SYSTEM_CLOCK
-from cachebackend.cluster import Cluster, ShardNode
-from cachebackend.cluster.topology import Server, Shard, Topology
-from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeUnavailableError, RedirectedError
-from cachebackend.node import Node
-from cachebackend.node.breaker import Breaker
-from cachebackend.options import ClusterAddress
-from cachebackend.ring import CLUSTER_SLOTS, cluster_slot
-
-A, B, C, D, E = (Server(name, f"{name}.test", 7000) for name in "abcde")
-HALF = CLUSTER_SLOTS // 2
-LOW, HIGH = (0, HALF - 1), (HALF, CLUSTER_SLOTS - 1)
-GET, SET = (b"GET", b"bar"), (b"SET", b"bar", b"1")
-MOVED_TO_B = RedirectedError.read("MOVED 5061 b.test:7000")
-ASK_B = RedirectedError.read("ASK 5061 b.test:7000")
-
-
-def topology(*shards: tuple[Server, Sequence[Server], Sequence[tuple[int, int]]], epoch: int = 1) -> Topology:
-    return Topology(epoch, True, tuple(Shard(p, tuple(r), tuple(slots)) for p, r, slots in shards))
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """Two shards: A with its replica C has the low slots, B with its replica D the high ones."""
-    cluster = Cluster(ClusterAddress((("seed.test", 7000),)), (0.1, 0.1), SYSTEM_CLOCK)
-    monkeypatch.setattr(ShardNode, "_start_probe", lambda self: None)
-    monkeypatch.setattr(cluster, "reload_soon", lambda: None)
-
-    def prepare(_: int, node: ShardNode) -> None:
-        node.breaker = Breaker(node.name, SYSTEM_CLOCK)
-
-    prepare(0, cluster.nodes[0])
-    cluster.on_node = prepare
-    cluster._apply(topology((A, [C], [LOW]), (B, [D], [HIGH])))
-    return cluster
+from cachebackend.cluster import Cluster
+from cachebackend.cluster.topology import Topology
+from cachebackend.ring import cluster_slot
+from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
 
 def names(cluster: Cluster) -> list[str]:
@@ -107,94 +74,6 @@ def test_missed_deletes_go_with_the_slots(cluster: Cluster) -> None:
     cluster._apply(topology((B, [D], [LOW, HIGH])))
     assert cluster_slot(b"bar") < HALF
     assert (seen, held(cluster)) == ([(1, [(0, 1)], 0)], [False, True])
-
-
-class Answers:
-    """Stands for the servers: what each node is sent, and what it answers."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *replies: list[Reply]) -> None:
-        self.sent: list[tuple[str, list[Command]]] = []
-        left, sent = iter(replies), self.sent
-
-        def answer(node: Node, commands: Sequence[Command]) -> list[Reply]:
-            sent.append((node.name, list(commands)))
-            return next(left)
-
-        class Received:
-            def __init__(self, replies: list[Reply]) -> None:
-                self._replies = replies
-
-            def receive(self) -> list[Reply]:
-                return self._replies
-
-        async def submit(node: Node, commands: Sequence[Command]) -> list[Reply]:
-            return answer(node, commands)
-
-        monkeypatch.setattr(Node, "send", lambda node, commands: Received(answer(node, commands)))
-        monkeypatch.setattr(Node, "submit", submit)
-
-
-def follow(cluster: Cluster, replies: list[Reply], *, is_async: bool = False) -> list[Reply]:
-    commands = [GET, SET, (b"PING",)][: len(replies)]
-    if is_async:
-        return asyncio.run(cluster.follow_async(cluster.nodes[0], commands, replies))
-    return cluster.follow(cluster.nodes[0], commands, replies)
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_only_what_was_moved_is_sent_again(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
-) -> None:
-    """Together; the slot belongs to the other shard from now on."""
-    answers = Answers(monkeypatch, [b"1", b"OK"])
-    assert follow(cluster, [MOVED_TO_B, MOVED_TO_B, b"PONG"], is_async=is_async) == [b"1", b"OK", b"PONG"]
-    assert answers.sent == [("b.test:7000", [GET, SET])]
-    assert cluster.ring.owner(b"bar") == 1
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_what_is_being_moved_is_asked_for(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
-) -> None:
-    """Each command comes after ASKING; the slot stays with its owner."""
-    answers = Answers(monkeypatch, [b"OK", b"1", b"OK", b"OK"])
-    assert follow(cluster, [ASK_B, ASK_B], is_async=is_async) == [b"1", b"OK"]
-    assert answers.sent == [("b.test:7000", [(b"ASKING",), GET, (b"ASKING",), SET])]
-    assert cluster.ring.owner(b"bar") == 0
-
-
-def test_servers_that_disagree_are_asked_a_few_times(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Then the reply is an error that ejects no node."""
-    answers = Answers(monkeypatch, *[[MOVED_TO_B]] * 5)
-    [reply] = follow(cluster, [MOVED_TO_B])
-    assert isinstance(reply, NodeUnavailableError)
-    assert ("redirected a command 5 times" in str(reply), reply.ejects, len(answers.sent)) == (True, False, 5)
-
-
-def test_an_unknown_server_is_looked_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The topology is read at once; a server that it does not name gets no command."""
-
-    def reload() -> None:
-        cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, HALF)]), (E, [], [(HALF + 1, HIGH[1])])))
-
-    monkeypatch.setattr(cluster, "reload", reload)
-    answers = Answers(monkeypatch, [b"1"])
-    unknown: list[Reply] = [RedirectedError.read(f"MOVED 5061 {name}.test:7000") for name in "ef"]
-    first, second = follow(cluster, unknown)
-    assert (first, answers.sent) == (b"1", [("e.test:7000", [GET])])
-    assert isinstance(second, NodeUnavailableError)
-
-
-def test_a_redirection_without_a_host_means_the_host_that_was_asked(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a server answers that does not know its own host."""
-    cluster._apply(topology((A, [C], [LOW]), (Server("b", "a.test", 7001), [D], [HIGH])))
-    answers = Answers(monkeypatch, [b"1"])
-    assert follow(cluster, [RedirectedError.read("MOVED 5061 :7001")]) == [b"1"]
-    assert answers.sent == [("a.test:7001", [GET])]
 
 
 def test_a_cluster_without_a_server_that_answers_is_an_error(

@@ -17,6 +17,10 @@ def nodes(*urls: str) -> Any:
 A, B, C = (f"redis://h:{port}?name={name}" for port, name in enumerate("abc", 1))
 
 
+def urls(*given: str) -> list[str]:
+    return [node.setting for node in nodes(*given)]
+
+
 def test_a_node_that_joins_takes_its_share() -> None:
     """And moves no more than the cap requires; the shares are from before and after."""
     plan = plan_change(nodes(A, B), nodes(A, B, C))
@@ -36,7 +40,7 @@ def test_a_server_under_another_name_moves_the_keys_of_the_name() -> None:
 
 def test_the_settings_of_each_deploy_can_be_run() -> None:
     """They can be pasted below CACHES; each is accepted by the options of the alias."""
-    text = settings_text("default", nodes(A, B), nodes(A, B, C))
+    text = settings_text("default", urls(A, B), urls(A, B, C))
     head, *deploys = text.split("# Deploy ")
     assert len(deploys) == len(DEPLOYS)
     for deploy in deploys:
@@ -51,6 +55,6 @@ def test_the_settings_of_each_deploy_can_be_run() -> None:
 
 def test_a_password_is_left_out_and_the_text_says_so() -> None:
     """The text may be pasted into a ticket."""
-    text = settings_text("default", nodes(A), nodes("redis://me:hunter2@h:9?name=z"))
+    text = settings_text("default", urls(A), urls("redis://me:hunter2@h:9?name=z"))
     assert "hunter2" not in text
     assert "user and password" in text

@@ -141,8 +141,6 @@ def test_the_options_of_an_alias_hold_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("joining", ["redis://a"]),
-        ("leaving", ["redis://a"]),
         ("gutter", "redis://a"),
         ("hash_seed", 0),
         ("hash_seed", "secret"),
@@ -182,11 +180,27 @@ def test_an_address_map_is_for_a_cluster() -> None:
         WriteBehindOptions.read({"nodes": ["redis://a"]} | given)
 
 
-@pytest.mark.parametrize("name", ["joining", "leaving", "gutter"])
-def test_another_list_of_nodes_cannot_be_a_cluster(name: str) -> None:
-    """Only ``LOCATION`` can."""
-    with pytest.raises(ConfigurationError, match=rf"\['{name}'\]\[0\]: is a cluster; only LOCATION"):
-        RingOptions.read("redis://a", {name: [URL]}, PATH)
+@pytest.mark.parametrize("name", ["joining", "leaving"])
+def test_a_ring_may_change_to_a_cluster_and_back(name: str) -> None:
+    """The option names the other one; the secret of the hash is that of the plain ring."""
+    to_cluster = RingOptions.read("redis://a", {name: URL, "hash_seed": "s"}, PATH)
+    assert getattr(to_cluster, f"{name}_cluster") == parsed(URL)
+    assert (to_cluster.cluster, getattr(to_cluster, name)) == (None, ())
+    from_cluster = RingOptions.read(URL, {name: ["redis://a"], "hash_seed": "s"}, PATH)
+    assert (from_cluster.cluster, [node.name for node in getattr(from_cluster, name)]) == (
+        parsed(URL),
+        ["a:6379"],
+    )
+    with pytest.raises(ConfigurationError, match="is the cluster that LOCATION has"):
+        RingOptions.read(URL, {name: URL}, PATH)
+
+
+def test_a_gutter_cannot_be_a_cluster() -> None:
+    """Nor can a ring that changes to a cluster have one."""
+    with pytest.raises(ConfigurationError, match=r"\['gutter'\]: is a cluster"):
+        RingOptions.read("redis://a", {"gutter": URL}, PATH)
+    with pytest.raises(ConfigurationError, match=r"\['gutter'\]: is for a ring of nodes"):
+        RingOptions.read("redis://a", {"gutter": "redis://g", "joining": URL}, PATH)
 
 
 def test_the_queues_of_write_behind_may_be_on_a_cluster() -> None:

@@ -14,9 +14,9 @@ def test_the_lists_that_are_given_are_parsed() -> None:
     """Lists that are left out keep their default."""
     nodes = parse_nodes(RING, Faults(""))
     found = read_node_lists(
-        {"leaving": ["redis://h:1?name=a"], "gutter": ["redis://h:9?name=g"]}, nodes, Faults("")
+        {"leaving": ["redis://h:1?name=a"], "gutter": ["redis://h:9?name=g"]}, nodes, None, Faults("")
     )
-    assert {name: [node.name for node in each] for name, each in found.items()} == {
+    assert {name: [node.name for node in each] for name, each in found.nodes.items()} == {
         "leaving": ["a"],
         "gutter": ["g"],
     }
@@ -38,6 +38,6 @@ def test_the_lists_that_are_given_are_parsed() -> None:
 def test_lists_that_contradict_each_other_are_faults(lists: dict[str, object], says: str) -> None:
     """The message names the list."""
     faults = Faults("OPTIONS")
-    read_node_lists(lists, parse_nodes(RING, faults), faults)
+    read_node_lists(lists, parse_nodes(RING, faults), None, faults)
     [fault] = faults.messages
     assert says in fault

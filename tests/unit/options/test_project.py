@@ -12,7 +12,7 @@ from cachebackend.options import ProjectOptions
 
 def test_the_options_have_defaults() -> None:
     """One namespace, and no models of other apps."""
-    assert ProjectOptions.read({}) == ProjectOptions("", {})
+    assert ProjectOptions.read({}) == ProjectOptions(namespace="", models={})
     options = ProjectOptions.read({"namespace": "site.tenants.current", "models": {"auth.User": {}}})
     assert (options.namespace, list(options.models)) == ("site.tenants.current", ["auth.User"])
 

@@ -1,0 +1,134 @@
+"""Redirections: a server of a cluster answers that another one has the slot of a key.
+
+A key is at one server at any time. While a slot moves from A to B, a command for a key goes this way:
+
+    1. reader  asks A. If A has the key, A executes the command.
+    2. A       if not: ``ASK``. The key is at B, or nowhere, and A creates no key of this slot any more.
+    3. reader  sends ``ASKING`` and the command to B, which executes it.
+    4. mover   ``MIGRATE``: A is blocked until B has stored the key with its TTL, and removes it.
+    5. mover   gives the slot to B. From now on A answers ``MOVED``, and so does B if it was given back to A.
+
+So a lease (``SET … NX GET``) is granted at A before 4, or at B, and never at both. A delete or a fill
+(``IFEQ``, a script) finds the lease where it is: before 4 at A; after 4 A answers ``ASK``. Commands of many
+keys could find some at A and some at B, so they are sent for each key alone (``keys``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from cachebackend.cluster.shard import ShardNode
+from cachebackend.effects import Command, Reply
+from cachebackend.errors import NodeUnavailableError, RedirectedError
+from cachebackend.node import Node
+from cachebackend.threads import call_in_thread
+
+__all__ = ["follow", "follow_async"]
+
+#: The most servers to which one command is redirected.
+MAX_REDIRECTIONS = 5
+_ASKING: Command = (b"ASKING",)
+#: The positions of redirected commands, by shard, and whether the slot is still being moved to it.
+_Groups: TypeAlias = dict[tuple[ShardNode, bool], list[int]]
+
+
+class Table(Protocol):
+    """The part of a cluster that following redirections needs."""
+
+    @property
+    def shards(self) -> Mapping[int, ShardNode]:
+        """The shards by their index."""
+        ...
+
+    def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
+        """Return the index of the shard whose primary a redirection names; None: it is not known."""
+        ...
+
+    def note_moved(self, slot: int, index: int) -> None:
+        """Use the new owner of a slot."""
+        ...
+
+    def try_reload(self) -> None:
+        """Read the topology; if no server answers, log that."""
+        ...
+
+
+def follow(table: Table, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+    """Return the replies to commands, with those that were redirected sent where they belong.
+
+    Args:
+        table: The cluster.
+        asked: The shard that was asked.
+        commands: The commands.
+        replies: Its replies.
+    """
+    for _ in range(MAX_REDIRECTIONS):
+        if RedirectedError not in map(type, replies):
+            return replies
+        if not _knows_all(table, asked, replies):
+            table.try_reload()
+        for (node, is_ask), positions in _groups(table, asked, replies).items():
+            batch = _batch(commands, positions, is_ask=is_ask)
+            _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
+    return _given_up(replies)
+
+
+async def follow_async(
+    table: Table, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]
+) -> list[Reply]:
+    """Return what ``follow`` returns, in the running event loop."""
+    for _ in range(MAX_REDIRECTIONS):
+        if RedirectedError not in map(type, replies):
+            return replies
+        if not _knows_all(table, asked, replies):
+            await call_in_thread(table.try_reload)
+        for (node, is_ask), positions in _groups(table, asked, replies).items():
+            batch = _batch(commands, positions, is_ask=is_ask)
+            _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
+    return _given_up(replies)
+
+
+def _knows_all(table: Table, asked: ShardNode, replies: Sequence[Reply]) -> bool:
+    redirections = (reply for reply in replies if isinstance(reply, RedirectedError))
+    return all(table.target(asked, redirection) is not None for redirection in redirections)
+
+
+def _groups(table: Table, asked: ShardNode, replies: list[Reply]) -> _Groups:
+    """Return where to send redirected commands; the reply to one that has no target becomes an error."""
+    groups: _Groups = {}
+    for position, reply in enumerate(replies):
+        if not isinstance(reply, RedirectedError):
+            continue
+        index = table.target(asked, reply)
+        if index is None:
+            replies[position] = _failure("redirected a command to a server that its table does not have")
+            continue
+        if reply.is_moved:
+            table.note_moved(reply.slot, index)
+        groups.setdefault((table.shards[index], not reply.is_moved), []).append(position)
+    return groups
+
+
+def _batch(commands: Sequence[Command], positions: Sequence[int], *, is_ask: bool) -> list[Command]:
+    """Return the commands at some positions; each comes after ASKING if its slot is being moved."""
+    if not is_ask:
+        return [commands[position] for position in positions]
+    return [each for position in positions for each in (_ASKING, commands[position])]
+
+
+def _put(replies: list[Reply], positions: Sequence[int], new: Sequence[Reply], *, is_ask: bool) -> None:
+    for position, reply in zip(positions, new[1::2] if is_ask else new, strict=True):
+        replies[position] = reply
+
+
+def _given_up(replies: list[Reply]) -> list[Reply]:
+    """Replace redirections by an error: servers that disagree have redirected a command too often."""
+    failure = _failure(f"redirected a command {MAX_REDIRECTIONS} times")
+    return [failure if isinstance(reply, RedirectedError) else reply for reply in replies]
+
+
+def _failure(text: str) -> NodeUnavailableError:
+    error = NodeUnavailableError(f"the cluster {text}")
+    error.ejects = False
+    return error

@@ -1,0 +1,16 @@
+"""Servers and topologies for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cachebackend.cluster.topology import Server, Shard, Topology
+from cachebackend.ring import CLUSTER_SLOTS
+
+A, B, C, D, E = (Server(name, f"{name}.test", 7000) for name in "abcde")
+HALF = CLUSTER_SLOTS // 2
+LOW, HIGH = (0, HALF - 1), (HALF, CLUSTER_SLOTS - 1)
+
+
+def topology(*shards: tuple[Server, Sequence[Server], Sequence[tuple[int, int]]], epoch: int = 1) -> Topology:
+    return Topology(epoch, True, tuple(Shard(p, tuple(r), tuple(slots)) for p, r, slots in shards))

@@ -1,0 +1,107 @@
+"""Where redirected commands go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from cachebackend.cluster import Cluster
+from cachebackend.cluster.topology import Server
+from cachebackend.effects import Command, Reply
+from cachebackend.errors import NodeUnavailableError, RedirectedError
+from cachebackend.node import Node
+from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
+
+GET, SET = (b"GET", b"bar"), (b"SET", b"bar", b"1")
+MOVED_TO_B = RedirectedError.read("MOVED 5061 b.test:7000")
+ASK_B = RedirectedError.read("ASK 5061 b.test:7000")
+
+
+class Answers:
+    """Stands for the servers: what each node is sent, and what it answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *replies: list[Reply]) -> None:
+        self.sent: list[tuple[str, list[Command]]] = []
+        left, sent = iter(replies), self.sent
+
+        def answer(node: Node, commands: Sequence[Command]) -> list[Reply]:
+            sent.append((node.name, list(commands)))
+            return next(left)
+
+        class Received:
+            def __init__(self, replies: list[Reply]) -> None:
+                self._replies = replies
+
+            def receive(self) -> list[Reply]:
+                return self._replies
+
+        async def submit(node: Node, commands: Sequence[Command]) -> list[Reply]:
+            return answer(node, commands)
+
+        monkeypatch.setattr(Node, "send", lambda node, commands: Received(answer(node, commands)))
+        monkeypatch.setattr(Node, "submit", submit)
+
+
+def follow(cluster: Cluster, replies: list[Reply], *, is_async: bool = False) -> list[Reply]:
+    commands = [GET, SET, (b"PING",)][: len(replies)]
+    if is_async:
+        return asyncio.run(cluster.follow_async(cluster.nodes[0], commands, replies))
+    return cluster.follow(cluster.nodes[0], commands, replies)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_only_what_was_moved_is_sent_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """Together; the slot belongs to the other shard from now on."""
+    answers = Answers(monkeypatch, [b"1", b"OK"])
+    assert follow(cluster, [MOVED_TO_B, MOVED_TO_B, b"PONG"], is_async=is_async) == [b"1", b"OK", b"PONG"]
+    assert answers.sent == [("b.test:7000", [GET, SET])]
+    assert cluster.ring.owner(b"bar") == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_being_moved_is_asked_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """Each command comes after ASKING; the slot stays with its owner."""
+    answers = Answers(monkeypatch, [b"OK", b"1", b"OK", b"OK"])
+    assert follow(cluster, [ASK_B, ASK_B], is_async=is_async) == [b"1", b"OK"]
+    assert answers.sent == [("b.test:7000", [(b"ASKING",), GET, (b"ASKING",), SET])]
+    assert cluster.ring.owner(b"bar") == 0
+
+
+def test_servers_that_disagree_are_asked_a_few_times(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the reply is an error that ejects no node."""
+    answers = Answers(monkeypatch, *[[MOVED_TO_B]] * 5)
+    [reply] = follow(cluster, [MOVED_TO_B])
+    assert isinstance(reply, NodeUnavailableError)
+    assert ("redirected a command 5 times" in str(reply), reply.ejects, len(answers.sent)) == (True, False, 5)
+
+
+def test_an_unknown_server_is_looked_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topology is read at once; a server that it does not name gets no command."""
+
+    def reload() -> None:
+        cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, HALF)]), (E, [], [(HALF + 1, HIGH[1])])))
+
+    monkeypatch.setattr(cluster, "reload", reload)
+    answers = Answers(monkeypatch, [b"1"])
+    unknown: list[Reply] = [RedirectedError.read(f"MOVED 5061 {name}.test:7000") for name in "ef"]
+    first, second = follow(cluster, unknown)
+    assert (first, answers.sent) == (b"1", [("e.test:7000", [GET])])
+    assert isinstance(second, NodeUnavailableError)
+
+
+def test_a_redirection_without_a_host_means_the_host_that_was_asked(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server answers that does not know its own host."""
+    cluster._apply(topology((A, [C], [LOW]), (Server("b", "a.test", 7001), [D], [HIGH])))
+    answers = Answers(monkeypatch, [b"1"])
+    assert follow(cluster, [RedirectedError.read("MOVED 5061 :7001")]) == [b"1"]
+    assert answers.sent == [("a.test:7001", [GET])]

@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import django
 
@@ -37,10 +37,14 @@ STOP_SECONDS = 30
 POLL_SECONDS = 0.2
 
 
-def missing_services() -> dict[str, Any]:
-    """Return the arguments of ``Services`` that start what the environment does not name."""
+def missing_services(ring: int | Literal["cluster"] = 3) -> dict[str, Any]:
+    """Return the arguments of ``Services`` that start what the environment does not name.
+
+    Args:
+        ring: The number of ring nodes, or that they are a cluster.
+    """
     arguments: dict[str, Any] = {}
-    for variable, name, count in (("RING_NODES", "ring", 3), ("WRITE_BEHIND_NODES", "queue", 1)):
+    for variable, name, count in (("RING_NODES", "ring", ring), ("WRITE_BEHIND_NODES", "queue", 1)):
         arguments[name] = 0 if os.environ.get(variable) else count
     arguments["postgres"] = not os.environ.get("DATABASE_URL")
     return arguments
@@ -72,15 +76,19 @@ def wait_for_interrupt() -> NoReturn:
         time.sleep(POLL_SECONDS)
 
 
-def run_with_services(arguments: Sequence[str]) -> int:
+def run_with_services(arguments: Sequence[str], services: Mapping[str, Any]) -> int:
     """Run a management command again, with services started for it; return its exit code.
 
     In a new process, because Django has read the settings by the time a command runs.
+
+    Args:
+        arguments: The arguments of the command.
+        services: The arguments of ``Services``.
     """
-    with Services(**missing_services()) as services:
+    with Services(**services) as started:
         child = subprocess.Popen(
             [sys.executable, MANAGE, *arguments],
-            env=services.env() | os.environ,
+            env=started.env() | os.environ,
             preexec_fn=die_with(os.getpid(), signal.SIGTERM),  # noqa: PLW1509  # it only makes a system call
         )
         while True:

@@ -162,6 +162,13 @@ def test_bad_settings_are_reported_by_the_system_check() -> None:
     assert "(ringcache.E001) CACHES['default']['LOCATION'][1]: a second node is named 'x'" in finished.stderr
 
 
+def test_the_demo_does_not_start_a_cluster_beside_nodes(environment: dict[str, str]) -> None:
+    """It would not be used."""
+    finished = run(environment, "demo", "--cluster")
+    assert finished.returncode == 1
+    assert "--cluster starts a cluster, but RING_NODES names nodes" in finished.stderr
+
+
 def test_django_options_may_follow_the_action(environment: dict[str, str]) -> None:
     """``--settings`` included, which Django reads before it knows the command."""
     environment |= {"DJANGO_SETTINGS_MODULE": "no.such.settings"}

@@ -16,7 +16,7 @@ from cacheproject.processes import MANAGE
 
 COMPOSE = MANAGE.parent / "compose.yaml"
 #: What serves nobody, so nobody need watch it.
-UNWATCHED = {"migrate", "worker", "drainer", "beat"}
+UNWATCHED = {"cluster", "migrate", "worker", "drainer", "beat"}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,18 @@ def test_durable_services_have_volumes_and_only_the_site_is_published(compose: d
         name: service["ports"] for name, service in compose["services"].items() if "ports" in service
     }
     assert published == {"web": ["127.0.0.1:8000:8000"]}
+
+
+def test_the_cluster_is_a_profile(compose: dict[str, Any]) -> None:
+    """Its six nodes start only with it, and the app waits until they are joined."""
+    services = compose["services"]
+    nodes = {name for name, service in services.items() if "--cluster-enabled" in service.get("command", ())}
+    in_profile = {name for name, service in services.items() if service.get("profiles") == ["cluster"]}
+    assert len(nodes) == 6
+    assert in_profile == {*nodes, "cluster"}
+    assert services["cluster"]["depends_on"].keys() == nodes
+    assert all(name in services["cluster"]["command"][-1] for name in nodes)
+    assert services["web"]["depends_on"]["cluster"]["required"] is False
 
 
 def test_secrets_have_no_defaults() -> None:

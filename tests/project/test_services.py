@@ -98,6 +98,27 @@ def test_another_user_of_the_machine_has_no_access() -> None:
         assert [entry for entry, rights in entries.items() if rights and entry.name != "software"] == []
 
 
+def test_the_command_can_start_a_cluster() -> None:
+    """Its URL is the only one of RING_NODES, and all of it ends with the command."""
+    command = [
+        sys.executable,
+        str(MANAGE),
+        "services",
+        "--json",
+        "--cluster",
+        "--queue",
+        "0",
+        "--no-postgres",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        environment = json.loads(parent.stdout.readline())
+        parent.send_signal(signal.SIGTERM)
+    assert parent.returncode == 0
+    assert environment.keys() == {"RING_NODES"}
+    assert environment["RING_NODES"].startswith("redis+cluster://:")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_process_or_file_remains_when_the_parent_ends(number: signal.Signals) -> None:
     """Even after SIGKILL."""

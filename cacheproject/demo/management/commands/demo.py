@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
@@ -42,6 +43,7 @@ LINE_SECONDS = 5.0
 EXAMPLES = """examples:
   manage.py demo
   manage.py demo --seconds 120 --port 8001
+  manage.py demo --cluster
   manage.py demo --seconds 5 --json             for a script: one object, and it ends
 Exits with 1 when Postgres does not hold exactly what was written.
 """
@@ -75,6 +77,11 @@ class Command(BaseCommand):
             help="the site's port; if taken, another is used (default: 8000)",
         )
         parser.add_argument(
+            "--cluster",
+            action="store_true",
+            help="use a cluster of three primaries and three replicas instead of a ring of three nodes",
+        )
+        parser.add_argument(
             "--json", action="store_true", help="print one JSON object as the last line, and end"
         )
 
@@ -85,8 +92,13 @@ class Command(BaseCommand):
             raise CommandError(message)
         if missing := missing_broker():
             raise CommandError(missing)
-        if any(missing_services().values()):
-            sys.exit(run_with_services(sys.argv[1:]))
+        ring_nodes = os.environ.get("RING_NODES")
+        if options["cluster"] and ring_nodes and "+cluster://" not in ring_nodes:
+            message = "--cluster starts a cluster, but RING_NODES names nodes; leave one of them out"
+            raise CommandError(message)
+        services = missing_services("cluster" if options["cluster"] else 3)
+        if any(services.values()):
+            sys.exit(run_with_services(sys.argv[1:], services))
         interrupt_on_signals()
         console = Console(stderr=options["json"])
         try:

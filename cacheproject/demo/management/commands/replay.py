@@ -94,8 +94,9 @@ class Command(BaseCommand):
             raise CommandError(message) from error
         if missing := missing_broker():
             raise CommandError(missing)
-        if any(missing_services().values()):
-            sys.exit(run_with_services(sys.argv[1:]))
+        services = missing_services()
+        if any(services.values()):
+            sys.exit(run_with_services(sys.argv[1:], services))
         interrupt_on_signals()
         try:
             result = self._play(trace, options)

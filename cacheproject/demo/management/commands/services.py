@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -30,6 +30,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--queue", type=int, default=1, help="queue nodes, and a broker with them (default: 1)"
         )
+        parser.add_argument(
+            "--cluster",
+            action="store_true",
+            help="a cluster of three primaries and three replicas instead of ring nodes",
+        )
         parser.add_argument("--no-postgres", action="store_true", help="start no Postgres")
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object instead of shell lines"
@@ -43,7 +48,8 @@ class Command(BaseCommand):
                 raise CommandError(message)
         interrupt_on_signals()
         try:
-            with Services(options["ring"], options["queue"], not options["no_postgres"]) as services:
+            ring: int | Literal["cluster"] = "cluster" if options["cluster"] else int(options["ring"])
+            with Services(ring, options["queue"], not options["no_postgres"]) as services:
                 if options["json"]:
                     self.stdout.write(json.dumps(services.env()))
                 else:

@@ -128,6 +128,11 @@ class Services:
         return [self.node_url(name) for name in self._queue]
 
     @property
+    def server_urls(self) -> list[str]:
+        """The URLs of the servers of the ring and of the queue, each for itself."""
+        return [self.node_url(name) for name in (*self._ring, *self._queue)]
+
+    @property
     def broker_url(self) -> str | None:
         """The URL of Celery's broker; None without queue nodes."""
         return self.node_url("broker").partition("?")[0] if "broker" in self._servers else None

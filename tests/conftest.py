@@ -134,12 +134,16 @@ def ring_cache(empty_nodes: None) -> RingCache:
 @pytest.fixture(scope="session")
 def compares_and_sets(services: Services) -> bool:
     """Return whether the nodes support ``SET … IFEQ``: Valkey from 8.1, Redis from 8.4."""
-    with redis.Redis.from_url(services.ring_urls[0].partition("?")[0]) as ring_node:
-        try:
-            ring_node.execute_command("SET", "compares-and-sets", "", "IFEQ", "")
-        except redis.ResponseError:
-            return False
-        return True
+    for url in services.server_urls:
+        with redis.Redis.from_url(url.partition("?")[0]) as ring_node:
+            try:
+                ring_node.execute_command("SET", "compares-and-sets", "", "IFEQ", "")
+            except redis.exceptions.MovedError:  # another server of the cluster has the key
+                continue
+            except redis.ResponseError:
+                return False
+            return True
+    return False
 
 
 @pytest.fixture(params=["native", "script"])

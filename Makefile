@@ -41,6 +41,8 @@ SECONDS ?= 60
 soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records, interruptions
 	@$(BIN)/python -m tests.live.checker --seconds $(SECONDS)
 	@$(BIN)/python -m tests.live.list_checker --seconds $(SECONDS)
+	@$(BIN)/python -m tests.live.checker --cluster --seconds $(SECONDS) --modes commit triggers strict near cleared
+	@$(BIN)/python -m tests.live.list_checker --cluster --seconds $(SECONDS) --modes broken near
 	@$(BIN)/python -m tests.live.ring_growth
 	@$(BIN)/python -m tests.live.drain_checker --seconds $$((4 * $(SECONDS)))
 	@$(BIN)/python -m tests.live.change_checker --faults $(SECONDS)

@@ -1,7 +1,7 @@
 """A cluster of three primaries and three replicas: how it is formed, and what tests do to it.
 
 ``Services`` starts, kills, suspends and restarts the servers; the cluster is made of their names. Each
-method that changes the cluster returns when every running server has seen the change.
+method that changes the cluster returns when every server has seen the change that runs and is not suspended.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Cluster:
 
     def __init__(self, servers: Mapping[str, Server]) -> None:
         self._servers = servers
+        self._clients: dict[str, redis.Redis] = {}
         self.names = list(servers)
 
     def form(self) -> None:
@@ -134,11 +135,19 @@ class Cluster:
         Raises:
             redis.RedisError: The server does not answer, or refuses the command.
         """
-        server = self._servers[name]
-        with redis.Redis(
-            port=server.port, password=server.password, socket_timeout=10.0, retry=Retry(NoBackoff(), 0)
-        ) as client:
-            return client.execute_command(*command)
+        if name not in self._clients:
+            server = self._servers[name]
+            # A server that was restarted has closed its connection; the command is sent over a new one
+            retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+            self._clients[name] = redis.Redis(
+                port=server.port, password=server.password, socket_timeout=10.0, retry=retry
+            )
+        return self._clients[name].execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    def close(self) -> None:
+        """Close the connections to the servers."""
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     # Changes
 
@@ -146,8 +155,8 @@ class Cluster:
         """Promote a replica; its primary, if it is running, becomes its replica without losing a write."""
         old = self._member(replica).primary
         [primary] = [name for name in self.names if self.identity(name) == old]
-        is_running = self.server(primary).is_running
-        self.ask(replica, "CLUSTER", "FAILOVER", *(() if is_running else ("TAKEOVER",)))
+        may_answer = self.server(primary).may_answer
+        self.ask(replica, "CLUSTER", "FAILOVER", *(() if may_answer else ("TAKEOVER",)))
         self.wait_until_replaced(primary)
 
     def wait_until_replaced(self, primary: str) -> None:
@@ -197,7 +206,7 @@ class Cluster:
 
     @property
     def _running(self) -> list[str]:
-        return [name for name, server in self._servers.items() if server.is_running]
+        return [name for name, server in self._servers.items() if server.may_answer]
 
     def _is_joined(self, name: str) -> bool:
         table = self._table(name)
@@ -278,11 +287,14 @@ class SlotMove:
         return found
 
     def move_key(self, key: bytes) -> None:
-        """Move one key from the source to the target."""
+        """Move one key from the source to the target.
+
+        If both have it, a former source has died before its replica knew that the key had moved.
+        """
         server = self.cluster.server(self.target)
         address = ("127.0.0.1", server.port, "", 0, 10_000)
         login = () if server.password is None else ("AUTH", server.password)
-        self.cluster.ask(self.source, "MIGRATE", *address, *login, "KEYS", key)
+        self.cluster.ask(self.source, "MIGRATE", *address, "REPLACE", *login, "KEYS", key)
 
     def end(self) -> None:
         """Make the target the owner of the slot."""

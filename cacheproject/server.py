@@ -45,6 +45,7 @@ class Server:
         password: The password that clients must send; None: the server's own settings decide.
         port: The port; 0 before the first start.
         process: The last process that was started.
+        is_suspended: Whether the process is suspended, and answers nothing.
     """
 
     name: str
@@ -58,15 +59,21 @@ class Server:
     password: str | None = field(default=None, repr=False)
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    is_suspended: bool = False
 
     @property
     def is_running(self) -> bool:
         """Whether the process was started and has not ended."""
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def may_answer(self) -> bool:
+        """Whether the process runs, and is not suspended."""
+        return self.is_running and not self.is_suspended
+
     def start(self) -> None:
         """Start the process; return before it is ready."""
-        self.port = self.port or _free_port()
+        self.port, self.is_suspended = self.port or _free_port(), False
         self._log_file.touch(mode=0o600)  # a log holds statements with their values
         with self._log_file.open("ab") as log:
             self.process = subprocess.Popen(

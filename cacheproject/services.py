@@ -84,6 +84,8 @@ class Services:
             start_new_session=True,
             cwd="/",
         )
+        #: The cluster that the ring nodes are; None: they are plain nodes.
+        self.cluster: Cluster | None = None
         atexit.register(self.close)
         count = _CLUSTER_SERVERS if ring == "cluster" else ring
         self._ring = [f"ring-{_letters(number)}" for number in range(count)]
@@ -104,8 +106,6 @@ class Services:
                 server.start()
             for server in self._servers.values():
                 server.wait_until_ready()
-            #: The cluster that the ring nodes are; None: they are plain nodes.
-            self.cluster: Cluster | None = None
             if ring == "cluster":
                 self.cluster = Cluster({name: self._servers[name] for name in self._ring})
                 self.cluster.form()
@@ -172,10 +172,12 @@ class Services:
     def stop(self, name: str) -> None:
         """Suspend a server: it keeps its connections and answers nothing."""
         self._process(name).send_signal(signal.SIGSTOP)
+        self._servers[name].is_suspended = True
 
     def resume(self, name: str) -> None:
         """Continue a suspended server; it has lost nothing."""
         self._process(name).send_signal(signal.SIGCONT)
+        self._servers[name].is_suspended = False
 
     def restart(self, name: str) -> None:
         """Start a server again on its old port; a queue node reads its file, a ring node is empty."""
@@ -202,6 +204,8 @@ class Services:
     def close(self) -> None:
         """End every server and remove their folder; may be called twice."""
         atexit.unregister(self.close)
+        if self.cluster is not None:
+            self.cluster.close()
         for server in self._servers.values():
             if server.process is not None and server.is_running:
                 server.process.send_signal(server.stop_signal)

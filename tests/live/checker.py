@@ -16,12 +16,14 @@ broken. It exits with 1 if a read returned what was rolled back; if, in strict m
 returned something older than what was acknowledged before it began; in the other modes, if one did so
 later than the relay may take to replay missed deletes to a node that is back; or if readers saw the
 difference that a killed writer left for longer than that.
+
+With ``--cluster`` the nodes are a cluster, whose slots move between its primaries while these are killed,
+suspended and failed over; the option ``wait_replicas`` is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
 import random
@@ -31,11 +33,10 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import Any
-from urllib.parse import urlsplit
 
 from cacheproject.services import Services
 from tests.live.ledger import Ledger
-from tests.live.proxy import Proxy
+from tests.live.outages import ClusterOutages, Outages, RingOutages
 from tests.live.spawning import set_up, spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 12, 2, 2
@@ -44,8 +45,6 @@ PLAIN = 40
 RELAY_SECONDS = 0.5
 #: A writer takes a second or two to start, and should then write for a while.
 KILL_EVERY_SECONDS = 2.5
-#: Long enough that every process ejects the node, or is about to.
-STOP_SECONDS = 1.0
 FLAPS = 100
 #: Seconds between two flaps with the node up; and the scale of the time that it is suspended.
 FLAP_SECONDS = 0.5
@@ -124,57 +123,10 @@ class Checked:
         return max(self.worst_crash_seconds, self.worst_stale_seconds) <= self.bound_seconds
 
 
-class Ring:
-    """The ring's nodes, the writers' proxies to them, and the outages of both."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self.names = [url.rpartition("=")[2] for url in services.ring_urls]
-        ports = [int(urlsplit(url).port or 0) for url in services.ring_urls]
-        self._proxies = {name: Proxy(port) for name, port in zip(self.names, ports, strict=True)}
-        self.writers_urls = ",".join(
-            services.node_url(name).replace(f":{port}/", f":{proxy.port}/")
-            for port, (name, proxy) in zip(ports, self._proxies.items(), strict=True)
-        )
-        #: The ledger of the processes that run now.
-        self.ledger = Ledger(0, 0)
-        kinds = ("held still", "restarted empty", "requests cut", "replies cut")
-        self._outages = zip(itertools.cycle(kinds), itertools.cycle(self.names), strict=False)
-        self.accidents = dict.fromkeys(kinds, 0)
-
-    def cause_outage(self) -> None:
-        """Cause the next outage of the next node, for long enough to be noticed."""
-        kind, name = next(self._outages)
-        if kind == "held still":
-            self.suspend(name, STOP_SECONDS)
-            return
-        self.accidents[kind] += 1
-        self.ledger.back_since.value = 0.0
-        if kind == "restarted empty":
-            self._services.kill(name)
-        else:
-            self._proxies[name].cut(kind.partition(" ")[0])
-        time.sleep(STOP_SECONDS)
-        if kind == "restarted empty":
-            self._services.restart(name)
-        else:
-            self._proxies[name].mend()
-        self.ledger.back_since.value = time.monotonic()
-
-    def suspend(self, name: str, seconds: float) -> None:
-        """Suspend a node for ``seconds``; it loses nothing."""
-        self.accidents["held still"] += 1
-        self.ledger.back_since.value = 0.0
-        self._services.stop(name)
-        time.sleep(seconds)
-        self._services.resume(name)
-        self.ledger.back_since.value = time.monotonic()
-
-
 class Site:
     """The processes of a run: writers, which may be killed, and others, which must not end."""
 
-    def __init__(self, mode: Mode, ring: Ring, keys: list[int], ledger: Ledger) -> None:
+    def __init__(self, mode: Mode, ring: Outages, keys: list[int], ledger: Ledger) -> None:
         self._mode, self._ring, self._keys, self._ledger = mode, ring, keys, ledger
         self.writers = [self._write(share) for share in range(WRITERS)]
         self.others = [self._spawn("read", me, keys, ledger, mode.strict) for me in range(READERS)]
@@ -185,7 +137,7 @@ class Site:
             self.others += [self._spawn("read_plain", READERS + me, plain, ledger) for me in range(READERS)]
 
     def _spawn(self, name: str, *arguments: Any, **environment: str) -> BaseProcess:
-        environment["RING_OPTIONS"] = self._mode.options
+        environment["RING_OPTIONS"] = self._ring.options(self._mode.options)
         return spawn(f"tests.live.actors.{name}", *arguments, **environment)
 
     def _write(self, share: int) -> BaseProcess:
@@ -215,7 +167,7 @@ class Site:
             process.join()
 
 
-def check(name: str, seconds: float, ring: Ring) -> Checked:
+def check(name: str, seconds: float, ring: Outages) -> Checked:
     """Run a site while its ring is broken, and then for ``bound_seconds``. Django must be set up."""
     from django.db import connections
 
@@ -274,7 +226,7 @@ def _drop_triggers() -> None:
             cursor.execute(f"DROP TRIGGER {name} ON demo_article")
 
 
-def _break(seconds: float, ring: Ring, site: Site, checked: Checked) -> None:
+def _break(seconds: float, ring: Outages, site: Site, checked: Checked) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(KILL_EVERY_SECONDS)
@@ -285,10 +237,10 @@ def _break(seconds: float, ring: Ring, site: Site, checked: Checked) -> None:
         ring.cause_outage()
 
 
-def _flap(times: int, ring: Ring, site: Site) -> None:
+def _flap(times: int, ring: Outages, site: Site) -> None:
     generator = random.Random(times)
     for _ in range(times):
-        ring.suspend(ring.names[0], generator.uniform(0.1, 2 * FLAP_SECONDS))
+        ring.suspend(generator.uniform(0.1, 2 * FLAP_SECONDS))
         time.sleep(FLAP_SECONDS)
         stop_if_dead(site.writers + site.others)
 
@@ -308,7 +260,7 @@ def _seconds_until_equal(keys: list[int], strict: bool) -> float:
 
 
 def run(
-    check: Callable[[str, float, Ring], Checked], modes: Collection[str], description: str | None
+    check: Callable[[str, float, Outages], Checked], modes: Collection[str], description: str | None
 ) -> None:
     """Check the modes that the command line names, print each result, and exit with 1 if one is bad."""
     parser = argparse.ArgumentParser(description=description)
@@ -317,11 +269,16 @@ def run(
     )
     parser.add_argument("--modes", nargs="+", choices=modes, default=list(modes), help="default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object a mode")
+    parser.add_argument("--cluster", action="store_true", help="on a cluster whose slots and primaries move")
+    parser.add_argument(
+        "--wait-replicas", type=int, default=1, help="the option wait_replicas, on a cluster (default: 1)"
+    )
     options = parser.parse_args()
-    with Services(ring=3, queue=1) as services:
+    with Services(ring="cluster" if options.cluster else 3, queue=1) as services:
         set_up(services)
         logging.disable()
-        ring = Ring(services)
+        wait_replicas = options.wait_replicas
+        ring = ClusterOutages(services, wait_replicas) if options.cluster else RingOutages(services)
         results = []
         for mode in options.modes:
             checked = check(mode, options.seconds, ring)

@@ -18,8 +18,9 @@ import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
-from tests.live.checker import KILL_EVERY_SECONDS, PROBE_SECONDS, RELAY_SECONDS, Checked, Ring, run
+from tests.live.checker import KILL_EVERY_SECONDS, PROBE_SECONDS, RELAY_SECONDS, Checked, run
 from tests.live.ledger import Ledger
+from tests.live.outages import Outages
 from tests.live.spawning import spawn, stop_if_dead
 
 ROWS, READERS, WRITERS = 24, 2, 2
@@ -50,8 +51,8 @@ class CheckedLists(Checked):
 class Site:
     """The processes of a run: writers, which may be killed, and others, which must not end."""
 
-    def __init__(self, mode: str, ring: Ring, ledger: Ledger) -> None:
-        self._options, self._ring, self._ledger = MODES[mode], ring, ledger
+    def __init__(self, mode: str, ring: Outages, ledger: Ledger) -> None:
+        self._options, self._ring, self._ledger = ring.options(MODES[mode]), ring, ledger
         self.writers = [self._write(share) for share in range(WRITERS)]
         self.others = [
             spawn("tests.live.list_actors.read", me, ledger, RING_OPTIONS=self._options)
@@ -98,7 +99,7 @@ def _seconds_until_equal(numbers: range) -> float:
     return time.monotonic() - started
 
 
-def check(mode: str, seconds: float, ring: Ring) -> CheckedLists:
+def check(mode: str, seconds: float, ring: Outages) -> CheckedLists:
     """Run a site, and then wait for ``bound_seconds``. Django must be set up."""
     from django.db import connections
 

@@ -98,19 +98,23 @@ class ShardNode(Node):
         return self.server.host, self.server.port
 
     def become(self, shard: Shard) -> None:
-        """Follow a change of the topology: another primary, or other replicas."""
+        """Follow a change of the topology: another primary, or other replicas.
+
+        The node is ejected first. Else a thread could connect to the promoted replica before that, and read
+        what the replay has not deleted yet. The probe waits until this change of the topology is complete.
+        """
         self.replicas = shard.replicas
         if shard.primary == self.server:
             return
-        former, self.server = self.server, shard.primary
+        if self.server is not None:
+            self.hold(f"it has taken over from {self.server.name}; the deletes that it missed come first")
+        self.server = shard.primary
         self.name = shard.primary.name
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()
         if self.on_moved is not None:
             self.on_moved()
-        if former is not None:
-            self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
 
     def hold(self, reason: str) -> None:
         """Eject the node until it has got the deletes that it missed; start to replay them."""

@@ -99,3 +99,17 @@ def test_commands_of_several_keys_are_one_command_for_each_key(
     gets = [(b"GET", b"a"), (b"GET", b"b"), (b"GET", b"c")]
     assert sent == [gets, [(b"abandoned",)], gets]
     assert shard.call((b"MGET", b"a", b"b", b"c")) == [b"1", b"2", b"3"]
+
+
+def test_a_promoted_replica_is_ejected_before_its_address_is_used(
+    shard: ShardNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that another thread opens to it meanwhile would read what the replay has not deleted."""
+    old, new = Server("a", "a.test", 7000), Server("b", "b.test", 7000)
+    shard.become(Shard(old, (new,), ()))
+    seen: list[Any] = []
+    monkeypatch.setattr(shard, "hold", lambda reason: seen.append((shard.primary(), reason)))
+    shard.become(Shard(new, (), ()))
+    [(address, reason)] = seen
+    assert (address, shard.primary()) == (("a.test", 7000), ("b.test", 7000))
+    assert "has taken over from a.test:7000" in reason

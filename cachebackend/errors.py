@@ -9,11 +9,13 @@ __all__ = [
     "CodecError",
     "ConfigurationError",
     "InterruptLostError",
+    "MovingSlotError",
     "NodeReplyError",
     "NodeUnavailableError",
     "RecordError",
     "RedirectedError",
     "RingCacheError",
+    "UnconfirmedError",
     "ValueTooLongError",
     "WriteBehindDamagedError",
     "WriteBehindDatabaseError",
@@ -74,6 +76,24 @@ class NodeUnavailableError(RingCacheError):
 
     was_sent = False
     ejects = True
+
+
+class MovingSlotError(NodeUnavailableError):
+    """A slot of the cluster is being moved, and only a part of the keys has arrived; nothing was executed."""
+
+    ejects = False
+
+
+class UnconfirmedError(NodeUnavailableError):
+    """The node has executed the command, but too few disks or replicas have confirmed it in time.
+
+    Attributes:
+        reply: What the node has answered.
+    """
+
+    was_sent = True
+    ejects = False
+    reply: Any = None
 
 
 class NodeReplyError(RingCacheError):

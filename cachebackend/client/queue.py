@@ -6,16 +6,15 @@ from cachebackend.client.base import CLIENTS, Client
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
-from cachebackend.node import Breaker, Node
+from cachebackend.node import Breaker, DiskWait, Node, PromiseWait, ReplicaWait
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import QueueContext
 from cachebackend.protocol.queue.fold import (
-    FSYNC_MS,
     WITHOUT_COUNT,
     Folded,
     RowWrite,
     fold,
-    fold_requests,
+    fold_request,
     fold_result,
 )
 from cachebackend.protocol.queue.partition import Partition
@@ -23,6 +22,8 @@ from cachebackend.ring import Ring
 
 __all__ = ["QueueClient"]
 
+#: Milliseconds that a node may take to sync its append-only file; with ``everysec`` it does so once a second.
+FSYNC_MS = 1500
 #: The most seconds between two probes of a queue node that is down; no other node takes its writes.
 _PROBE_SECONDS = 5.0
 
@@ -46,6 +47,7 @@ class QueueClient(Client):
         self.counters = Counters(DrainCounts)
         for node in self.nodes:
             node.breaker = Breaker(node.name, clock, _PROBE_SECONDS, opens_on_timeout=True)
+            node.promise_wait = _promise_wait(options)
         CLIENTS.add(self)
 
     def after_fork(self) -> None:
@@ -54,13 +56,18 @@ class QueueClient(Client):
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
         """Fold one row's write. Like ``protocol.fold``, but without its generator if one reply is enough."""
-        requests = fold_requests(self.context, partition, [write])
-        if len(requests) == 1:
-            [(node, command)] = requests
-            reply = self.nodes[node].call(command)
-            if not is_unknown_script(reply):
-                result = fold_result(self.context, partition, 1, [reply])
-                if result is not None and result is not WITHOUT_COUNT:
-                    return result
+        node, command = fold_request(self.context, partition, [write])
+        reply = self.nodes[node].call(command)
+        if not is_unknown_script(reply):
+            result = fold_result(self.context, partition, 1, reply)
+            if result is not None and result is not WITHOUT_COUNT:
+                return result
         [result] = self.run(fold(self.context, [(partition, [write])]))
         return result
+
+
+def _promise_wait(options: WriteBehindOptions) -> PromiseWait | None:
+    """Return what a write waits for after a node has taken it; None: nothing."""
+    if options.durability == "fsync":
+        return DiskWait(options.wait_replicas, FSYNC_MS)
+    return ReplicaWait(options.wait_replicas, options.socket_timeout) if options.wait_replicas else None

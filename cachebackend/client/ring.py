@@ -115,7 +115,7 @@ class RingClient(SingleKeyClient):
         else:
             node.breaker = Breaker(node.name, self.context.clock)
         if wait := self.context.options.wait_replicas:
-            node.replica_wait = ReplicaWait(wait, self.context.options.socket_timeout)
+            node.promise_wait = ReplicaWait(wait, self.context.options.socket_timeout)
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
 
     def _add(self, index: int, node: ShardNode) -> None:

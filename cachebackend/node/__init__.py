@@ -9,7 +9,17 @@ and ``errors``, and never knows a key or a ring.
 
 from cachebackend.node.breaker import Breaker, NodeState
 from cachebackend.node.node import Exchange, Node, Replay
-from cachebackend.node.replicas import ReplicaWait
+from cachebackend.node.promises import DiskWait, PromiseWait, ReplicaWait
 from cachebackend.node.tracking import Tracking
 
-__all__ = ["Breaker", "Exchange", "Node", "NodeState", "Replay", "ReplicaWait", "Tracking"]
+__all__ = [
+    "Breaker",
+    "DiskWait",
+    "Exchange",
+    "Node",
+    "NodeState",
+    "PromiseWait",
+    "Replay",
+    "ReplicaWait",
+    "Tracking",
+]

@@ -23,7 +23,7 @@ from cachebackend.node.endpoint import Locator
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.multiplexed import MultiplexedConnection
-from cachebackend.node.replicas import ReplicaWait
+from cachebackend.node.promises import PromiseWait
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
 from cachebackend.threads import start_thread
@@ -84,8 +84,8 @@ class Node:
         self.breaker: Breaker | None = None
         #: Replays missed deletes when the node is back; None: there is nothing to replay.
         self.replay: Replay | None = None
-        #: Waits until replicas have what the node has promised; None: it counts at once.
-        self.replica_wait: ReplicaWait | None = None
+        #: Waits until replicas or disks have what the node has promised; None: it counts at once.
+        self.promise_wait: PromiseWait | None = None
         self._timeout = socket_timeout
         self.handshake = handshake = Handshake(
             address.url, connect_timeout, socket_timeout, address.password, locator
@@ -99,7 +99,7 @@ class Node:
         breaker = self.breaker
         if breaker is not None and breaker.is_open:
             return self._ejected_error()
-        if self.replica_wait is not None and is_promise(command):
+        if self.promise_wait is not None and is_promise(command):
             return Node.send(self, [command]).receive()[0]
         try:
             connection = self._pool.take()
@@ -129,7 +129,7 @@ class Node:
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             return PendingReplies(self, commands, None, self._record_failure(error))
-        sent = commands if self.replica_wait is None else self.replica_wait.added(commands)
+        sent = commands if self.promise_wait is None else self.promise_wait.added(commands)
         try:
             connection.send(sent)
         except CONNECTION_ERRORS as error:
@@ -203,7 +203,7 @@ class Node:
     def _submit(
         self, connection: MultiplexedConnection, commands: Sequence[Command]
     ) -> Awaitable[list[Reply]]:
-        wait = self.replica_wait
+        wait = self.promise_wait
         sent = commands if wait is None else wait.added(commands)
         return self._await(connection.submit(sent), commands)
 
@@ -214,7 +214,7 @@ class Node:
             raise_interrupt(error)
             return [self._record_failure(error, was_sent=True)] * len(commands)
         self._record_replies(received)
-        return received if self.replica_wait is None else self.replica_wait.settled(commands, received)
+        return received if self.promise_wait is None else self.promise_wait.settled(commands, received)
 
     def _record_failure(self, error: BaseException, *, was_sent: bool = False) -> NodeUnavailableError:
         """Close the idle connections, which have probably failed too; return our error, and record it."""
@@ -378,13 +378,16 @@ class PendingReplies:
             if isinstance(error, MalformedReplyError):
                 replies.clear()  # they may be replies to other commands
             failure = self._node._record_failure(error, was_sent=True)  # both classes are one unit
-            return [*replies, *[failure] * len(self._commands)][: len(self._commands)]
+            return self._settled([*replies, *[failure] * len(self._sent)][: len(self._sent)])
         except BaseException:
             self._connection.close()
             raise
         self._node._pool.release(self._connection)  # both classes are one unit
         self._node._record_replies(replies)  # both classes are one unit
-        wait = self._node.replica_wait
+        return self._settled(replies)
+
+    def _settled(self, replies: list[Reply]) -> list[Reply]:
+        wait = self._node.promise_wait
         return replies if wait is None else wait.settled(self._commands, replies)
 
     def abandon(self) -> None:

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 import hiredis
 
 from cachebackend.effects import Command
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, RedirectedError, RingCacheError
+from cachebackend.errors import (
+    MovingSlotError,
+    NodeReplyError,
+    NodeUnavailableError,
+    RedirectedError,
+    RingCacheError,
+)
 from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
@@ -166,6 +172,8 @@ def reply_error(text: str) -> RingCacheError:
         error = NodeUnavailableError(f"the node cannot serve: {text}")
         error.ejects = code not in _SERVES_READS
         return error
+    if code == "TRYAGAIN":
+        return MovingSlotError()
     if code in _REDIRECTIONS:
         try:
             return RedirectedError.read(text)

@@ -126,6 +126,11 @@ class WriteBehindOptions:
         return cls(nodes=nodes, cluster=cluster, retiring=retiring, **rest)
 
     @property
+    def has_safe_seals(self) -> bool:
+        """Whether a batch is drained only when its seal is on a disk or on replicas; else it is in memory."""
+        return self.durability != "memory" or self.wait_replicas > 0
+
+    @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
         """The nodes, then the retiring nodes that are not among them."""
         names = {node.name for node in self.nodes}

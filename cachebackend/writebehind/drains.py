@@ -162,8 +162,8 @@ class _Drain:
         self._model = model
         self._owner = self._context.ring.owner(partition.name)
         self.using = router.db_for_write(model)
-        # No seal is waited for in memory, and seal_dirty seals nothing then
-        self._only_sealed = only_sealed and self._client.options.durability != "memory"
+        # If no seal is waited for, seal_dirty seals nothing
+        self._only_sealed = only_sealed and self._client.options.has_safe_seals
         self.drained = Drained()
         #: The seal of the batch that was drained last.
         self._seal = ""
@@ -263,7 +263,7 @@ class _Drain:
             self._close(state, range(sealed.done + 1, number), checkpoint.seal)
         if sealed.open_batch == number:
             return None
-        if self._client.options.durability != "memory" and sealed.synced < number:
+        if self._client.options.has_safe_seals and sealed.synced < number:
             seals = {self._partition: sealed.open_batch - 1}
             syncing = syncing_queue()
             syncing.run(protocol.sync(syncing.context, state.node, seals))

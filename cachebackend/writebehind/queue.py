@@ -12,7 +12,6 @@ from cachebackend.client import QueueClient
 from cachebackend.errors import WriteBehindError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol import Partition, partition_counts
-from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.registry import queue_client
 
 __all__ = [
@@ -56,13 +55,15 @@ def project_queue() -> QueueClient:
 
 
 def syncing_queue() -> QueueClient:
-    """Return a client of the same nodes for requests that wait for a node's disk, which take longer.
+    """Return a client of the same nodes for seals, which are on a node's disk before their batch is drained.
+
+    Without append-only files seals wait for what writes wait for.
 
     Raises:
         ConfigurationError: The setting has faults, or has no nodes.
     """
     options = queue_options()
-    return queue_client(replace(options, socket_timeout=options.socket_timeout + FSYNC_MS / 1000))
+    return queue_client(options if options.durability == "memory" else replace(options, durability="fsync"))
 
 
 def monitoring_queue() -> QueueClient:

@@ -68,7 +68,7 @@ def seal_dirty() -> list[Partition]:
             raise error
         logger.warning("write-behind: %s; the writes queued there are not drained", error)
     partitions = dict.fromkeys([*dirty, *moved_partitions(client)])
-    if not dirty or client.options.durability == "memory":
+    if not dirty or not client.options.has_safe_seals:
         return list(partitions)
     by_node: dict[int, dict[Partition, QueueState]] = {}
     for partition, queues in client.run(protocol.queue_states(client.context, list(dirty))).items():

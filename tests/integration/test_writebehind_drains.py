@@ -15,6 +15,7 @@ from django.db.models import F
 from django.test import override_settings
 
 from cachebackend import drivers, protocol, tasks, writebehind
+from cachebackend.effects import ScriptCall
 from cachebackend.errors import (
     NodeUnavailableError,
     WriteBehindError,
@@ -288,7 +289,10 @@ def test_a_tick_waits_for_the_disks_of_all_nodes_at_the_same_time(
     scatter = drivers._scatter
 
     def look(requests: Any, *others: Any) -> Any:
-        scatters.append({node for node, command in requests if command[0] == b"WAITAOF"})
+        called = [
+            (node, command.script.name) for node, command in requests if isinstance(command, ScriptCall)
+        ]
+        scatters.append({node for node, name in called if name == "sync"})
         return scatter(requests, *others)
 
     monkeypatch.setattr(drivers, "_scatter", look)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, TypeAlias
 
-from cachebackend.effects import Argument, Command, Operation, Reply, Script, Send
+from cachebackend.effects import Argument, Operation, Reply, Request, Script, Send
 from cachebackend.errors import (
     NodeReplyError,
     NodeUnavailableError,
     RingCacheError,
+    UnconfirmedError,
     WriteBehindDamagedError,
     WriteBehindMovedError,
     WriteBehindUnknownError,
@@ -21,7 +22,7 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext, check
 from cachebackend.protocol.rounds import MAX_TRIES
 from cachebackend.replies import either, integer, items, text
 
-__all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_requests", "fold_result"]
+__all__ = ["OK", "Change", "Folded", "RowWrite", "fold", "fold_request", "fold_result"]
 
 _FOLD = Script(
     __package__,
@@ -30,6 +31,7 @@ _FOLD = Script(
     "open_batch",
     "row_operations",
     reply=either(integer, items(integer, text)),
+    is_promise=True,
 )
 #: The code of the error of a node whose queues have another number of partitions.
 MOVED = "PARTITIONS"
@@ -37,8 +39,6 @@ MOVED = "PARTITIONS"
 NO_COUNT = b"none"
 #: The code of a row that was folded.
 OK = b"ok"
-#: Milliseconds that a node may take to sync its append-only file; with ``everysec`` it does so once a second.
-FSYNC_MS = 1500
 
 #: A prefix of field names (row and column), the kind of change, and its value.
 Change: TypeAlias = tuple[bytes, bytes, bytes]
@@ -98,14 +98,13 @@ def fold(
         calls = []
         for index in unfinished:
             partition, rows = writes[index]
-            calls.append(fold_requests(queue, partition, rows[len(results[index].codes) :]))
-        replies = yield Send([request for requests in calls for request in requests])
+            calls.append(fold_request(queue, partition, rows[len(results[index].codes) :]))
+        replies = yield Send(calls)
         again, is_counted = [], True
-        for index, requests in zip(unfinished, calls, strict=True):
-            own_replies, replies = replies[: len(requests)], replies[len(requests) :]
+        for index, reply in zip(unfinished, replies, strict=True):
             partition, rows = writes[index]
             codes = results[index].codes
-            result = fold_result(queue, partition, len(rows) - len(codes), own_replies)
+            result = fold_result(queue, partition, len(rows) - len(codes), reply)
             if result is WITHOUT_COUNT:
                 result, is_counted = None, False
             if result is not None:
@@ -129,10 +128,8 @@ def fold(
     return results
 
 
-def fold_requests(
-    queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]
-) -> list[tuple[int, Command]]:
-    """Return the commands that fold rows of one partition, with the index of its node."""
+def fold_request(queue: QueueContext, partition: Partition, rows: Sequence[RowWrite]) -> Request:
+    """Return the command that folds rows of one partition, with the index of its node."""
     node = queue.ring.owner(partition.name)
     open_batch = queue.open_batches.get((node, partition.name), 1)
     flat: list[Argument] = []
@@ -149,11 +146,7 @@ def fold_requests(
         _encodings_of(rows),
         *flat,
     )
-    if queue.options.durability != "fsync":
-        return [(node, call)]
-    # With the script's source: if the node did not know the script, it would answer WAITAOF before the
-    # script is sent again and runs
-    return [(node, call.with_source), (node, (b"WAITAOF", b"1", b"0", b"%d" % FSYNC_MS))]
+    return node, call
 
 
 def _encodings_of(rows: Sequence[RowWrite]) -> bytes:
@@ -163,18 +156,17 @@ def _encodings_of(rows: Sequence[RowWrite]) -> bytes:
     return b"".join(dict.fromkeys(chain.from_iterable(row.encodings for row in rows)))
 
 
-def fold_result(
-    queue: QueueContext, partition: Partition, count: int, replies: Sequence[Reply]
-) -> Folded | None:
+def fold_result(queue: QueueContext, partition: Partition, count: int, reply: Reply) -> Folded | None:
     """Return the result for a partition's rows; None if another batch is open than was expected."""
+    if isinstance(reply, UnconfirmedError):
+        result = fold_result(queue, partition, count, reply.reply)
+        return None if result is None else Folded(error=_unconfirmed(queue, partition, reply))
     node = queue.ring.owner(partition.name)
-    folded, *synced = replies
     try:
-        reply = checked(folded)
-        if synced and isinstance(synced[0], NodeUnavailableError):
-            raise synced[0]
+        checked(reply)
     except NodeUnavailableError as error:
-        return Folded(error=_unknown(error) if error.was_sent else error)
+        unknown = f"{error}; the write was sent, and it is not known whether it was taken"
+        return Folded(error=_unknown(unknown, error) if error.was_sent else error)
     except NodeReplyError as error:
         if error.code == MOVED:
             number = str(error).partition(" ")[2].encode()
@@ -184,22 +176,19 @@ def fold_result(
         queue.open_batches[node, partition.name] = abs(reply)
         if reply < 0:
             return None
-        if count == 1 and not synced:
-            return _ONE
-        codes: Sequence[bytes] = [OK] * count
-    else:
-        queue.open_batches[node, partition.name], *codes = reply
-    if synced and (isinstance(synced[0], NodeReplyError) or synced[0][0] < 1):
-        why = synced[0] if isinstance(synced[0], NodeReplyError) else f"not within {FSYNC_MS} ms"
-        name = queue.options.all_nodes[node].name
-        message = f"node {name!r} took the write, but did not confirm that it is on its disk: {why}"
-        return Folded(error=WriteBehindUnknownError(message))
+        return _ONE if count == 1 else Folded([OK] * count)
+    queue.open_batches[node, partition.name], *codes = reply
     return Folded(codes)
 
 
-def _unknown(error: NodeUnavailableError) -> WriteBehindUnknownError:
-    unknown = WriteBehindUnknownError(
-        f"{error}; the write was sent, and it is not known whether it was taken"
-    )
+def _unconfirmed(
+    queue: QueueContext, partition: Partition, error: UnconfirmedError
+) -> WriteBehindUnknownError:
+    name = queue.options.all_nodes[queue.ring.owner(partition.name)].name
+    return _unknown(f"node {name!r} took the write, but did not confirm that it is safe: {error}", error)
+
+
+def _unknown(message: str, error: NodeUnavailableError) -> WriteBehindUnknownError:
+    unknown = WriteBehindUnknownError(message)
     unknown.__cause__ = error
     return unknown

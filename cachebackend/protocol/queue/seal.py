@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
-from cachebackend.errors import NodeReplyError, WriteBehindError
+from cachebackend.errors import NodeReplyError, UnconfirmedError, WriteBehindError
 from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
-from cachebackend.protocol.queue.fold import FSYNC_MS
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
 from cachebackend.replies import either, integer, row, text
@@ -22,7 +21,8 @@ __all__ = ["Sealed", "close", "fail", "seal", "seal_many", "sync", "sync_fault"]
 _STATE = row(integer, integer, integer, text, text, text)
 _SEAL = Script(__package__, "seal", reply=either(row(), _STATE))
 _CLOSE = Script(__package__, "close", reply=integer)
-_SYNC = Script(__package__, "sync", reply=integer)
+_SYNC = Script(__package__, "sync", reply=integer, is_promise=True)
+_SYNCED = Script(__package__, "synced", reply=integer)
 _FAIL = Script(__package__, "fail", reply=integer)
 
 
@@ -116,38 +116,45 @@ def _seal_request(
 
 
 def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Operation[None]:
-    """Return once the seals of some batches are on the node's disk, so that a crash cannot undo them.
+    """Return once the seals of some batches are on the node's disk, and on replicas if writes wait for these.
+
+    So no crash and no failover can undo them:
 
     1. a batch is sealed, in memory;  2. it is drained, and the database stores its number;
     3. the node dies before its file holds the seal;  4. it comes back with the batch still open
     and takes writes into it that are never drained. So step 2 waits for the file.
 
     Args:
-        queue: The queue.
+        queue: The queue, of a client whose promises wait for the disk, or for replicas.
         node: The node.
         sealed: For each partition the number of its last sealed batch.
 
     Raises:
-        WriteBehindError: The node writes no append-only file, or did not sync it in time.
+        WriteBehindError: The node writes no append-only file, or it or replicas did not confirm in time.
     """
-    # WAITAOF waits for the last write of its own connection, so the connection has to make one
-    touches: list[tuple[int, Command]] = [
-        (node, _SYNC.call([queue.meta(partition)], b"0").with_source) for partition in sealed
-    ]
-    replies = yield Send([*touches, (node, (b"WAITAOF", b"1", b"0", b"%d" % FSYNC_MS))])
-    name = queue.options.all_nodes[node].name
-    if isinstance(replies[-1], NodeReplyError):
-        message = (
-            f"queue node {name!r} {_no_sync(replies[-1])}, "
+    # The wait is for the last write of its own connection, so the connection has to make one. It sends the
+    # source of the script, because a node that does not know the script would wait twice
+    [reply] = yield Send([(node, _SYNC.call([queue.meta(next(iter(sealed)))]).with_source)])
+    if isinstance(reply, UnconfirmedError):
+        name = queue.options.all_nodes[node].name
+        raise WriteBehindError(f"queue node {name!r} {_unconfirmed(reply)}") from reply
+    checked(reply)
+    yield Send(
+        [
+            (node, _SYNCED.call([queue.meta(partition)], b"%d" % number))
+            for partition, number in sealed.items()
+        ]
+    )
+
+
+def _unconfirmed(error: UnconfirmedError) -> str:
+    """Return why seals are not known to be safe."""
+    if isinstance(error.__cause__, NodeReplyError):
+        return (
+            f"{_no_sync(error.__cause__)}, "
             "or set WRITE_BEHIND['durability'] to 'memory' if its writes may be lost with it"
         )
-        raise WriteBehindError(message) from replies[-1]
-    if checked(replies[-1])[0] < 1:
-        message = f"queue node {name!r} did not sync its append-only file within {FSYNC_MS} ms"
-        raise WriteBehindError(message)
-    yield Send(
-        [(node, _SYNC.call([queue.meta(partition)], b"%d" % number)) for partition, number in sealed.items()]
-    )
+    return f"did not confirm that batches are sealed, so they are not drained yet: {error}"
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:

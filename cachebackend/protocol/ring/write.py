@@ -38,7 +38,7 @@ def settle_write(context: Context, key: bytes, node: int, reply: Reply) -> None:
     """
     if context.near is not None:
         context.near.drop((key,))
-    if context.gutter is not None or reply.__class__ is NodeUnavailableError:
+    if context.gutter is not None or isinstance(reply, NodeUnavailableError):
         _record_older(context, key, node, reply)
 
 
@@ -79,7 +79,7 @@ def _send(
     replies: list[Reply] = yield Send(requests)
     if overwrites:
         for key, (node, _), reply in zip(keys, requests, replies, strict=True):
-            if context.gutter is not None or reply.__class__ is NodeUnavailableError:
+            if context.gutter is not None or isinstance(reply, NodeUnavailableError):
                 _record_older(context, key, node, reply)
     return replies
 

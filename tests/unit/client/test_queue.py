@@ -11,6 +11,7 @@ from cachebackend.errors import NodeReplyError
 from cachebackend.node import Node
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, RowWrite
+from cachebackend.protocol.queue.fold import fold_request
 
 METER = Partition("shop.meter", 0)
 WRITE = RowWrite(b"u", b"1\0", ((b"1\0count\0", b"d", b"1"),), ())
@@ -24,6 +25,24 @@ def client_of(**options: Any) -> QueueClient:
 def test_a_node_that_syncs_each_write_has_longer_to_answer(durability: str, seconds: float) -> None:
     """Its timeout is longer by the 1.5 seconds that a sync may take."""
     assert client_of(durability=durability).nodes[0]._timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, None),
+        ({"wait_replicas": 1}, (b"WAIT", b"1", b"500")),
+        ({"durability": "fsync"}, (b"WAITAOF", b"1", b"0", b"1500")),
+        ({"durability": "fsync", "wait_replicas": 2}, (b"WAITAOF", b"1", b"2", b"1500")),
+    ],
+)
+def test_a_write_waits_for_what_the_settings_name(options: Any, command: Any) -> None:
+    """For replicas, for the disk of the node, or for the disks of both."""
+    client = client_of(**options)
+    _, promise = fold_request(client.context, METER, [WRITE])
+    wait = client.nodes[0].promise_wait
+    added = [] if wait is None else list(wait.added([promise]))[1:]
+    assert added == ([] if command is None else [command])
 
 
 def test_one_write_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from cachebackend.errors import NodeReplyError, NodeUnavailableError
+from cachebackend.errors import MovingSlotError, NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import (
     HandshakeError,
     NodeClosedError,
@@ -33,6 +33,13 @@ def test_a_node_that_cannot_serve_is_unavailable(text: str, ejects: bool) -> Non
     assert isinstance(error, NodeUnavailableError)
     assert error.ejects is ejects
     assert text in str(error)
+
+
+def test_a_slot_that_is_being_moved_refuses_scripts_of_several_keys() -> None:
+    """Nothing was executed, and the server is not ejected."""
+    error = reply_error("TRYAGAIN Multiple keys request during rehashing of slot")
+    assert isinstance(error, MovingSlotError)
+    assert (error.was_sent, error.ejects) == (False, False)
 
 
 def test_another_error_reply_has_its_code() -> None:

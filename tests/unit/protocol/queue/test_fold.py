@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from cachebackend.effects import is_promise
 from cachebackend.errors import (
+    MovingSlotError,
     NodeReplyError,
     NodeUnavailableError,
+    UnconfirmedError,
     WriteBehindDamagedError,
     WriteBehindMovedError,
     WriteBehindUnknownError,
 )
-from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_requests, fold_result
+from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_request, fold_result
 from cachebackend.protocol.queue.partition import Partition
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
 
@@ -23,45 +26,51 @@ ENTRY = b"\0count\0i\0"
 WRITES = [RowWrite(b"u", b"%d\0" % n, ((b"%d\0count\0" % n, b"d", b"1"),), (ENTRY,)) for n in (1, 2, 3)]
 
 
+def unconfirmed(reply: Any) -> UnconfirmedError:
+    error = UnconfirmedError("0 of 1 replicas")
+    error.reply = reply
+    return error
+
+
 def test_a_write_names_the_open_batch_and_the_next() -> None:
     """The open batch as last seen; the script refuses if another batch is open by now."""
     queue = queue_of("a")
-    [(node, call)] = fold_requests(queue, METER, WRITES[:1])
+    node, call = fold_request(queue, METER, WRITES[:1])
     assert (node, call[3:7]) == (
         0,
         (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2), KEYS.dirty),
     )
     assert call[-5:] == (b"1\0", b"1", b"1\0count\0", b"d", b"1")
     queue.open_batches[0, METER.name] = 7
-    [(_, call)] = fold_requests(queue, METER, WRITES[:1])
+    _, call = fold_request(queue, METER, WRITES[:1])
     assert call[4:6] == (KEYS.batch(METER, 7), KEYS.batch(METER, 8))
 
 
 def test_a_call_names_the_encoding_of_each_column_once() -> None:
     """Before the rows, for any number of rows that change the column."""
     other = WRITES[1]._replace(encodings=(ENTRY, b"\0level\0n2\0"))
-    [(_, call)] = fold_requests(queue_of("a"), METER, [WRITES[0], other, WRITES[2]])
+    _, call = fold_request(queue_of("a"), METER, [WRITES[0], other, WRITES[2]])
     assert call[12] == b"\0count\0i\0\0level\0n2\0"
-    [(_, call)] = fold_requests(queue_of("a"), METER, WRITES[:1])
+    _, call = fold_request(queue_of("a"), METER, WRITES[:1])
     assert call[12] == ENTRY
 
 
-def test_with_fsync_the_write_waits_for_the_disk() -> None:
-    """And is sent with the script's source, so that WAITAOF cannot be answered before the script ran."""
-    requests = fold_requests(queue_of("a", durability="fsync"), METER, WRITES[:1])
-    assert [command[0] for _, command in requests] == [b"EVAL", b"WAITAOF"]
+def test_a_write_is_a_promise() -> None:
+    """So the node waits for its disk or for replicas, according to the settings."""
+    _, call = fold_request(queue_of("a"), METER, WRITES[:1])
+    assert is_promise(call)
 
 
 def test_the_open_batch_of_the_reply_is_used_next() -> None:
     """A positive number means that all rows were folded."""
     queue = queue_of("a")
-    assert fold_result(queue, METER, 3, [4]) == Folded([OK] * 3)
+    assert fold_result(queue, METER, 3, 4) == Folded([OK] * 3)
     assert queue.open_batches[0, METER.name] == 4
 
 
 def test_a_row_may_be_refused_while_others_are_folded() -> None:
     """Each row has its own code."""
-    assert fold_result(queue_of("a"), METER, 2, [[4, OK, b"full"]]) == Folded([OK, b"full"])
+    assert fold_result(queue_of("a"), METER, 2, [4, OK, b"full"]) == Folded([OK, b"full"])
 
 
 def test_writes_are_sent_again_if_another_batch_is_open() -> None:
@@ -94,38 +103,35 @@ def test_a_queue_that_refuses_all_writes_is_damaged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("durability", "replies", "error"),
+    ("reply", "error"),
     [
-        ("everysec", [DOWN], NodeUnavailableError),
-        ("everysec", [SENT_AND_LOST], WriteBehindUnknownError),
-        ("everysec", [NodeReplyError("OOM")], NodeReplyError),
-        ("fsync", [1, SENT_AND_LOST], WriteBehindUnknownError),
-        ("fsync", [1, NodeReplyError("ERR unknown command")], WriteBehindUnknownError),
-        ("fsync", [1, [0, 0]], WriteBehindUnknownError),
+        (DOWN, NodeUnavailableError),
+        (SENT_AND_LOST, WriteBehindUnknownError),
+        (NodeReplyError("OOM"), NodeReplyError),
+        (unconfirmed(1), WriteBehindUnknownError),
+        (MovingSlotError(), MovingSlotError),
     ],
 )
-def test_a_write_that_was_not_acknowledged_is_an_error(
-    durability: str, replies: list[Any], error: type[Exception]
-) -> None:
-    """If it was sent, or the disk did not confirm it, it is unknown whether it was folded."""
-    folded = fold_result(queue_of("a", durability=durability), METER, 1, replies)
+def test_a_write_that_was_not_acknowledged_is_an_error(reply: Any, error: type[Exception]) -> None:
+    """If it was sent, or a disk or a replica did not confirm it, it is unknown whether it was folded."""
+    folded = fold_result(queue_of("a"), METER, 1, reply)
     assert folded is not None
     assert type(folded.error) is error
 
 
-def test_with_fsync_a_confirmed_write_is_folded() -> None:
-    """WAITAOF counts the local disk."""
-    assert fold_result(queue_of("a", durability="fsync"), METER, 1, [1, [1, 0]]) == Folded([OK])
+def test_a_write_that_was_not_taken_needs_no_confirmation() -> None:
+    """Another batch is open: the write is sent again."""
+    assert fold_result(queue_of("a"), METER, 1, unconfirmed(-2)) is None
 
 
 def test_a_write_names_its_limits_and_the_number_of_partitions_that_it_used() -> None:
     """That of its partition, although the process has seen another number since; the reply is followed."""
     queue = queue_of("a", partitions=8)
-    [(_, call)] = fold_requests(queue, METER, WRITES[:1])
+    _, call = fold_request(queue, METER, WRITES[:1])
     assert call[11] == b"10000 125000 16777216 33554432 8 shop.meter:0"
-    [(_, call)] = fold_requests(queue, Partition("shop.meter", 0, 4), WRITES[:1])
+    _, call = fold_request(queue, Partition("shop.meter", 0, 4), WRITES[:1])
     assert call[11] == b"10000 250000 16777216 67108864 4 shop.meter:0"
-    folded = fold_result(queue, METER, 1, [NodeReplyError("PARTITIONS 16")])
+    folded = fold_result(queue, METER, 1, NodeReplyError("PARTITIONS 16"))
     assert folded is not None
     assert isinstance(folded.error, WriteBehindMovedError)
     assert queue.partitions == 16
@@ -135,7 +141,7 @@ def test_a_write_names_its_limits_and_the_number_of_partitions_that_it_used() ->
 def test_a_node_that_names_no_number_of_partitions_is_damaged(number: str) -> None:
     """The number that the process uses stays."""
     queue = queue_of("a", partitions=8)
-    folded = fold_result(queue, METER, 1, [NodeReplyError(f"PARTITIONS{number}")])
+    folded = fold_result(queue, METER, 1, NodeReplyError(f"PARTITIONS{number}"))
     assert folded is not None
     assert isinstance(folded.error, WriteBehindDamagedError)
     assert queue.partitions == 8

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, WriteBehindError
+from cachebackend.effects import Send, is_promise
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, UnconfirmedError, WriteBehindError
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.protocol.queue.queue_state import QueueState
 from cachebackend.protocol.queue.seal import Sealed, close, fail, seal, seal_many, sync, sync_fault
@@ -33,11 +34,18 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
     third = Partition("shop.meter", 2)
     replies = [[3, 1, 1, b"", b"bb", b""], [3, 1, 2, b"", b"bb", b""], []]
     operation = seal_many(queue_of("a"), dict.fromkeys((METER, OTHER, third), STATE))
-    _, requests = step(operation, replies, [1, [1, 0]], [1])
-    [(_, touch), wait] = requests[1]
-    assert (touch[0], touch[2:]) == (b"EVAL", (b"1", KEYS.meta(METER), b"0"))
-    assert wait == (0, (b"WAITAOF", b"1", b"0", b"1500"))
-    assert requests[2] == [(0, ("sync", KEYS.meta(METER), b"2"))]
+    _, requests = step(operation, replies, [1], [1])
+    [[(_, touch)], mark] = requests[1:]
+    assert (touch[0], touch[2:]) == (b"EVAL", (b"1", KEYS.meta(METER)))
+    assert mark == [(0, ("synced", KEYS.meta(METER), b"2"))]
+
+
+def test_a_sync_is_a_promise() -> None:
+    """So the node waits for its disk, and for replicas: for all seals before it."""
+    effect = next(sync(queue_of("a"), 0, {METER: 2, OTHER: 3}))
+    assert isinstance(effect, Send)
+    [(_, command)] = effect.requests
+    assert is_promise(command)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +54,15 @@ def test_seals_that_are_not_on_the_disk_are_synced() -> None:
         (NodeReplyError("ERR unknown command 'WAITAOF'"), "must be Redis 7.2 or later, or Valkey, or set"),
         (NodeReplyError("NOPERM this user"), "let its user call WAITAOF, or set"),
         (NodeReplyError("ERR WAITAOF cannot be used"), "turn its append-only file on, or set"),
-        ([0, 0], "within 1500 ms"),
+        (None, "did not confirm that batches are sealed"),
     ],
 )
 def test_a_seal_that_is_not_on_the_disk_is_an_error_with_advice(reply: Any, says: str) -> None:
     """Otherwise a crash could open the batch again after its drain."""
+    unconfirmed = UnconfirmedError()
+    unconfirmed.__cause__ = reply
     with pytest.raises(WriteBehindError, match=says):
-        step(sync(queue_of("a"), 0, {METER: 2}), [1, reply])
+        step(sync(queue_of("a"), 0, {METER: 2}), [unconfirmed])
 
 
 def test_a_node_that_can_sync_has_no_fault() -> None:

@@ -8,6 +8,7 @@ queue or a database; the process that hands out the tests starts none.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from cacheproject.cluster import Cluster
 from cacheproject.server import Server
 from cacheproject.services import Services
+from tests.mariadb import mariadb_server, mariadb_url
 from tests.pgbouncer import pgbouncer_binary, pgbouncer_server
 
 TESTS = Path(__file__).resolve().parent
@@ -29,24 +31,35 @@ NEED_SERVERS = frozenset(
     {"services", "own_services", "cluster_services", "empty_nodes", "node", "db", "transactional_db"}
 )
 RUNNING: dict[str, Services] = {}
-POOLERS: list[Server] = []
+MORE_SERVERS: list[Server] = []
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     """Start the servers and name them in the environment; a wrapper comes before pytest-django's hook.
 
-    A ``DATABASE_URL`` of SQLite is not changed: tests that need no Postgres can run on it. With the variable
-    ``RING=cluster`` the ring is a cluster.
+    Tests that need no Postgres can run on MariaDB, which is started if ``MARIADB`` is set, and on SQLite, if
+    ``DATABASE_URL`` names it. With the variable ``RING=cluster`` the ring is a cluster.
     """
     if needs_servers(early_config.known_args_namespace):
-        postgres = not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
+        mariadb = bool(os.environ.get("MARIADB"))
+        postgres = not mariadb and not os.environ.get("DATABASE_URL", "").startswith("sqlite:")
         ring: int | Literal["cluster"] = "cluster" if os.environ.get("RING") == "cluster" else 3
         RUNNING["services"] = services = Services(ring, queue=1, postgres=postgres, appendfsync="always")
         os.environ.update(services.env())
-        if os.environ.get("PGBOUNCER") and services.database_url:
+        if mariadb:
+            os.environ["DATABASE_URL"] = start_mariadb(services)
+        elif os.environ.get("PGBOUNCER") and services.database_url:
             os.environ["DATABASE_URL"] = start_pgbouncer(services)
     return (yield)
+
+
+def start_mariadb(services: Services) -> str:
+    """Start MariaDB, and return its URL."""
+    password = secrets.token_hex(16)
+    server = mariadb_server(services.folder, password)
+    start(server)
+    return mariadb_url(server, password)
 
 
 def start_pgbouncer(services: Services) -> str:
@@ -54,11 +67,16 @@ def start_pgbouncer(services: Services) -> str:
     url = urlsplit(str(services.database_url))
     binary, password = str(pgbouncer_binary()), str(url.password)
     server = pgbouncer_server(binary, services.folder, url.port or 5432, password)
-    POOLERS.append(server)
     os.environ["PGBOUNCER_DATABASE_PORT"] = str(url.port)
+    start(server)
+    return url._replace(netloc=f"{url.username}:{password}@{url.hostname}:{server.port}").geturl()
+
+
+def start(server: Server) -> None:
+    """Start a server that ends with this process."""
+    MORE_SERVERS.append(server)
     server.start()
     server.wait_until_ready()
-    return url._replace(netloc=f"{url.username}:{password}@{url.hostname}:{server.port}").geturl()
 
 
 def needs_servers(given: Any) -> bool:
@@ -81,7 +99,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_unconfigure() -> None:
     """End the servers."""
-    for server in POOLERS:
+    for server in MORE_SERVERS:
         server.end()
     if "services" in RUNNING:
         RUNNING.pop("services").close()

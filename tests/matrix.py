@@ -27,10 +27,12 @@ from tests.matrix_software import (
     first_line,
     interpreter,
     lowest_interpreter,
+    mariadb_version,
     node_servers,
     node_version,
     postgres_folders,
     postgres_version,
+    pymysql_folder,
     versions,
 )
 from tests.pgbouncer import pgbouncer_binary
@@ -46,7 +48,7 @@ DATABASES = ("tests/integration",)
 POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
 #: The tests of poolers start one themselves; a pooler keeps the test database open, so it cannot be dropped.
 POOLED = (*DATABASES, "--ignore=tests/integration/test_poolers.py", "--reuse-db")
-SQLITE = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
+WITHOUT_POSTGRES = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
         )
     yield Cell(ours, valkey, f"{postgres} with a pool", POOLED, {"DATABASE_POOL": "1"}, conforms=False)
     lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
-    yield Cell(ours, valkey, lite, SQLITE, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)
+    yield Cell(ours, valkey, lite, WITHOUT_POSTGRES, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)
+    if version := mariadb_version(left_out):
+        environment = {"MARIADB": "1", "PYTHONPATH": str(pymysql_folder())}
+        yield Cell(ours, valkey, version, WITHOUT_POSTGRES, environment, conforms=False)
 
 
 def _can_queue(version: str) -> bool:
@@ -170,10 +175,10 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
         "Each Python runs " + ", ".join(f"`{each}`" for each in LIBRARY) + ";",
         "other nodes run " + " and ".join(f"`{each}`" for each in NODES) + ", and are the queue",
         "nodes and the broker, too, if they are Valkey or at least Redis 7.2; another Postgres, a pool and",
-        "pgbouncer (in transaction mode) run `tests/integration`, and so does SQLite, except for",
-        "write-behind and triggers, which need Postgres. All other tests exercise code that does not depend",
-        "on any of these; `make test` runs them. What each environment needs, and what does not work there:",
-        "[production](production.md#what-is-supported).",
+        "pgbouncer (in transaction mode) run `tests/integration`, and so do SQLite and MariaDB (by PyMySQL),",
+        "except for write-behind and triggers, which need Postgres. All other tests exercise code that does",
+        "not depend on any of these; `make test` runs them. What each environment needs, and what does not",
+        "work there: [production](production.md#what-is-supported).",
         "",
     ]
     reasons: dict[str, list[str]] = {}

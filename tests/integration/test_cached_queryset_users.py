@@ -30,6 +30,7 @@ from cachebackend import RingCache
 from cachebackend.queries import InvalidatingQuerySet
 from cachebackend.queries.queryset import CachedQuerySet
 from tests.shop.models import Note, Product, Tag
+from tests.upserts import unique_fields
 from tests.zoo.models import Author, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -255,7 +256,10 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "bulk_create": lambda q: len(q.bulk_create([Poem(name="n", rank=1), Poem(name="m", rank=2)])),
     "upsert": lambda q: len(
         q.bulk_create(
-            [Poem(name="a1", rank=8)], update_conflicts=True, unique_fields=["name"], update_fields=["rank"]
+            [Poem(name="a1", rank=8)],
+            update_conflicts=True,
+            unique_fields=unique_fields("name"),
+            update_fields=["rank"],
         )
     ),
     "bulk_update": lambda q: (

@@ -87,13 +87,14 @@ def test_a_change_of_an_ignored_field_leaves_results() -> None:
     def first_seen() -> list[str]:
         return [user.username for user in cached(User).order_by("last_login", "username")]
 
-    assert first_seen() == ["a", "b"]  # NULL is last
+    assert first_seen() == ["a", "b"]
     User.objects.filter(pk=users[1].pk).update(last_login="2030-01-01T00:00Z")
     assert cached(User).get(pk=users[1].pk).last_login.year == 2030
     assert list(cached(User).order_by("last_login", "username"))[1].last_login.year == 2030
     assert first_seen() == ["a", "b"]
     User.objects.filter(pk=users[0].pk).update(username="c")
-    assert first_seen() == ["b", "c"]
+    in_order = User.objects.order_by("last_login", "username")  # databases differ in where NULL is
+    assert first_seen() == [user.username for user in in_order]
 
 
 def test_a_field_is_ignored_by_queries_through_other_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from cachebackend import RingCache, cached, drivers
 from cachebackend.backend import fill_rules
 from cachebackend.models import OutboxRow
 from tests.shop.models import Author
+from tests.upserts import unique_fields
 from tests.zoo.models import Seat
 
 pytestmark = [
@@ -306,7 +307,9 @@ def test_the_old_lookup_value_of_an_upserted_row_is_not_stored_as_absent() -> No
     Seat.objects.create(pk=1, hall=1, name="old")
     with pytest.raises(RolledBackError), transaction.atomic():
         row = Seat(pk=1, hall=1, name="new")
-        Seat.objects.bulk_create([row], update_conflicts=True, update_fields=["name"], unique_fields=["pk"])
+        Seat.objects.bulk_create(
+            [row], update_conflicts=True, update_fields=["name"], unique_fields=unique_fields("pk")
+        )
         with pytest.raises(Seat.DoesNotExist):
             Seat.cached.get(name="old")
         raise RolledBackError

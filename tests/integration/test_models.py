@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, protocol
 from cacheproject.demo.models import Article
+from tests.upserts import unique_fields
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 Call = Callable[..., Any]
@@ -94,7 +95,7 @@ CHANGES: dict[str, Callable[[Article], object]] = {
     "bulk_create with conflicts": lambda article: Article.objects.bulk_create(
         [Article(pk=article.pk, slug="first", title="New")],
         update_conflicts=True,
-        unique_fields=["id"],
+        unique_fields=unique_fields("id"),
         update_fields=["title"],
     ),
 }

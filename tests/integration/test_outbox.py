@@ -112,7 +112,8 @@ def test_a_transaction_writes_one_outbox_row(article: Article) -> None:
         for other in others:
             save(other, "y")
         assert OutboxRow.objects.count() == 0
-    rows = [query for query in captured if 'INSERT INTO "cachebackend_outboxrow"' in query["sql"]]
+    insert = f"INSERT INTO {connection.ops.quote_name('cachebackend_outboxrow')}"
+    rows = [query for query in captured if insert in query["sql"]]
     assert len(rows) == 1
     assert OutboxRow.objects.count() == 0
 

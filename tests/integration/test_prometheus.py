@@ -108,6 +108,7 @@ def test_a_figure_that_is_no_number_has_no_sample(client: Client, monkeypatch: p
             call_command("ring", action, stdout=StringIO())
 
 
+@pytest.mark.postgres
 def test_a_queue_that_does_not_answer_has_no_samples(client: Client, services: Services) -> None:
     """A 0 would look well, and a total that fell to 0 would rise again when the node is back."""
     found = samples(client)

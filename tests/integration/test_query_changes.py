@@ -42,6 +42,7 @@ from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import plan_of
 from cachebackend.shapes import Shape, value_digest
 from tests.shop.models import Meter
+from tests.upserts import unique_fields
 from tests.zoo.models import Author, Bar, EarlyPlace, Label, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -144,7 +145,9 @@ def bulk_rank(poem: Poem) -> None:
 
 def upsert_rank(poem: Poem) -> None:
     new = Poem(name=poem.name, rank=2)
-    Poem.objects.bulk_create([new], update_conflicts=True, unique_fields=["name"], update_fields=["rank"])
+    Poem.objects.bulk_create(
+        [new], update_conflicts=True, unique_fields=unique_fields("name"), update_fields=["rank"]
+    )
 
 
 @pytest.mark.parametrize("write", [save_rank, update_rank, bulk_rank, upsert_rank])

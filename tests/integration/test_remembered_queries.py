@@ -42,8 +42,8 @@ def test_constants_and_several_parameters_keep_their_places() -> None:
             Tag.objects.using(using).filter(pk__gt=1, name__in=names).order_by("pk").values_list("pk")[:2]
         )
     )
-    assert query.rows("default", first="a", second="c") == [(3,)]
-    assert query.rows("default", first="e", second="b") == [(2,), (5,)]
+    assert list(query.rows("default", first="a", second="c")) == [(3,)]
+    assert list(query.rows("default", first="e", second="b")) == [(2,), (5,)]
 
 
 def test_an_update_sets_constants_values_and_expressions() -> None:

@@ -21,6 +21,7 @@ from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.upserts import unique_fields
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -100,7 +101,7 @@ STRICT_WRITES: dict[str, Callable[[Article], Any]] = {
     "upsert of another key": lambda article: Article.objects.bulk_create(
         [Article(slug=article.slug, title="New")],
         update_conflicts=True,
-        unique_fields=["slug"],
+        unique_fields=unique_fields("slug"),
         update_fields=["title"],
     ),
     "delete": lambda article: Article.objects.filter(pk=article.pk).delete(),
@@ -304,7 +305,8 @@ def test_absence_is_cached_on_request_until_a_row_is_created(cached: CachedManag
         with CaptureQueriesContext(connection) as captured, pytest.raises(Article.DoesNotExist):
             cached.get(slug="later")
         # The first lookup of a process also reads the collation of the column
-        queries = [query for query in captured if 'FROM "demo_article"' in query["sql"]]
+        of_table = f"FROM {connection.ops.quote_name('demo_article')}"
+        queries = [query for query in captured if of_table in query["sql"]]
         assert len(queries) == (1 if title == "once" else 0)
     Article.objects.create(slug="later", title="Here")
     assert cached.get(slug="later").title == "Here"

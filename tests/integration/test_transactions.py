@@ -253,6 +253,7 @@ def test_no_error_takes_the_place_of_the_one_that_ends_a_commit(
     assert cached_title() == "Second"
 
 
+@pytest.mark.postgres
 def test_the_relay_deletes_what_a_lost_connection_has_committed(article: Article) -> None:
     """The commit was not seen."""
 

@@ -38,7 +38,7 @@ pytestmark = [
 def insert(**columns: Any) -> None:
     """Insert an outbox row as raw SQL, so that it holds what no write of this package makes."""
     given = {"keys": b"", "node": "", "is_intent": False, "label": ""} | columns
-    names, places = ", ".join(given), ", ".join(["%s"] * len(given))
+    names, places = ", ".join(map(connection.ops.quote_name, given)), ", ".join(["%s"] * len(given))
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO cachebackend_outboxrow ({names}) VALUES ({places})", list(given.values())

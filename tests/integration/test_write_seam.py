@@ -36,6 +36,7 @@ from tests.integration.test_writes import (
     make_relations,
     read,
 )
+from tests.upserts import unique_fields
 from tests.zoo.models import (
     FAMILIES,
     Author,
@@ -293,7 +294,7 @@ def check_changes(using: str, seen: list[TableChanges]) -> None:
     tenants.bulk_create(
         [Tenant(name="bx", rank=9), Tenant(name="c")],
         update_conflicts=True,
-        unique_fields=["name"],
+        unique_fields=unique_fields("name"),
         update_fields=["name"],
     )
     assert [names_of(changes) for changes in seen] == [[("", "c"), ("bx", "bx")]]
@@ -402,7 +403,7 @@ def test_an_upsert_of_many_rows_by_two_columns(monkeypatch: pytest.MonkeyPatch) 
         seats.bulk_create(
             [Seat(hall=hall, name=f"{name}{hall}") for hall in range(1100)],
             update_conflicts=True,
-            unique_fields=["hall", "rank"],
+            unique_fields=unique_fields("hall", "rank"),
             update_fields=["name"],
         )
     assert seats.filter(name__startswith="b").count() == seats.count() == 1100
@@ -416,7 +417,7 @@ def test_a_row_that_an_upsert_moves_is_seen_at_its_old_end() -> None:
     Credit.objects.bulk_create(
         [Credit(pk=credit.pk, post=second, label=rows["label"])],
         update_conflicts=True,
-        unique_fields=["id"],
+        unique_fields=unique_fields("id"),
         update_fields=["post"],
     )
     assert cache.get("page") is None

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend.invalidation import statement, writes
 from tests.shop.models import Product, Tag
+from tests.upserts import unique_fields
 from tests.zoo.models import (
     FAMILIES,
     Account,
@@ -228,23 +229,26 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "upsert under a key made by the client": lambda rows: Token.objects.bulk_create(
         [Token(code=rows["token"].code, rank=9)],
         update_conflicts=True,
-        unique_fields=["code"],
+        unique_fields=unique_fields("code"),
         update_fields=["rank"],
     ),
     "upsert of another row": lambda rows: Seat.objects.bulk_create(
         [Seat(hall=1, rank=1, name="new")],
         update_conflicts=True,
-        unique_fields=["hall", "rank"],
+        unique_fields=unique_fields("hall", "rank"),
         update_fields=["name"],
     ),
     "upsert of another row, by two lookups": lambda rows: Nickname.objects.bulk_create(
         [Nickname(name="nick", code=8), Nickname(name="new", code=9), Nickname(name=None, code=10)],
         update_conflicts=True,
-        unique_fields=["name"],
+        unique_fields=unique_fields("name"),
         update_fields=["code"],
     ),
     "upsert under a default of the database": lambda rows: Nickname.objects.bulk_create(
-        [Nickname(name="new")], update_conflicts=True, unique_fields=["code"], update_fields=["name"]
+        [Nickname(name="new")],
+        update_conflicts=True,
+        unique_fields=unique_fields("code"),
+        update_fields=["name"],
     ),
     "bulk_update": lambda rows: Author.objects.bulk_update([Author(pk=1, name="new")], ["name"]),
     "delete": lambda rows: rows["Poem"].delete(),
@@ -383,7 +387,7 @@ def test_an_upsert_locks_rows_no_more_than_plain_django_does(update_fields: list
         Nickname.objects.bulk_create(
             [Nickname(name="nick", code=8)],
             update_conflicts=True,
-            unique_fields=["name"],
+            unique_fields=unique_fields("name"),
             update_fields=update_fields,
         )
     [locking] = [
@@ -398,7 +402,7 @@ def test_an_upsert_returns_the_rows_of_plain_django() -> None:
     rows = Nickname.objects.bulk_create(
         [Nickname(name="new", code=9), Nickname(name="nick", code=8)],
         update_conflicts=True,
-        unique_fields=["name"],
+        unique_fields=unique_fields("name"),
         update_fields=["code"],
     )
     stored = dict(Nickname.objects.values_list("name", "pk"))
@@ -483,7 +487,9 @@ def upsert_between(product: Product) -> None:
     through = Product.tags.through
     [row] = through.objects.all()
     row.tag = Tag.objects.create(name="second")
-    through.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=["tag"])
+    through.objects.bulk_create(
+        [row], update_conflicts=True, unique_fields=unique_fields("id"), update_fields=["tag"]
+    )
 
 
 @pytest.mark.usefixtures("before_postgres_18")

@@ -19,6 +19,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(matrix, "PYTHONS", (f"{sys.version_info.major}.{sys.version_info.minor}", "2.9"))
     monkeypatch.setattr(matrix, "lowest_interpreter", lambda: OURS)
     monkeypatch.setattr(matrix, "pgbouncer_binary", lambda: None)
+    monkeypatch.setattr(matrix_software, "mariadb_binary", lambda *_: None)
     monkeypatch.setattr(matrix_software, "NODE_PACKAGES", ())
     monkeypatch.setattr(matrix_software, "POSTGRES_PACKAGES", ())
     monkeypatch.setattr(matrix_software.shutil, "which", lambda name: None)
@@ -38,7 +39,7 @@ def test_installed_versions_are_cells_and_missing_ones_are_named() -> None:
         {"DATABASE_URL": "sqlite://:memory:"},
     ]
     assert left_out[:2] == ["Python 2.9: not installed", "Redis: no `redis-server` on the path"]
-    assert left_out[-1] == "pgbouncer: not installed"
+    assert left_out[-2:] == ["pgbouncer: not installed", "MariaDB: no `mariadbd` and `mariadb-install-db`"]
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -52,6 +53,17 @@ def test_a_named_server_is_a_cell_and_a_queue_node_if_it_can_be(
     [environment] = [cell.environment for cell in matrix.cells([]) if cell.nodes == f"Redis {version}"]
     assert environment["RING_SERVER"] == str(server)
     assert (environment.get("VALKEY_SERVER") == str(server)) is queues
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_mariadb_is_a_cell_with_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its version is that of the server's own line."""
+    server = script(tmp_path, "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64")
+    monkeypatch.setattr(matrix_software, "mariadb_binary", lambda *_: server)
+    monkeypatch.setattr(matrix, "pymysql_folder", lambda: tmp_path)
+    cell = list(matrix.cells([]))[-1]
+    assert (cell.database, cell.arguments) == ("MariaDB 10.11.19", matrix.WITHOUT_POSTGRES)
+    assert cell.environment == {"MARIADB": "1", "PYTHONPATH": str(tmp_path)}
 
 
 def test_the_lowest_versions_are_those_of_the_library() -> None:

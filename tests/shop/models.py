@@ -147,7 +147,7 @@ class Line(models.Model):
 class Coin(models.Model):
     """A row with a text as primary key, and lookups of several kinds."""
 
-    code = models.CharField(max_length=2000, primary_key=True)
+    code = models.CharField(max_length=700, primary_key=True)
     name = models.CharField(max_length=50, unique=True, null=True)  # noqa: DJ001  # several have none
     worth = models.DecimalField(max_digits=8, decimal_places=2, unique=True, null=True)
     minted = models.DateTimeField(unique=True, null=True)

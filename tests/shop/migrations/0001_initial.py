@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Coin',
             fields=[
-                ('code', models.CharField(max_length=2000, primary_key=True, serialize=False)),
+                ('code', models.CharField(max_length=700, primary_key=True, serialize=False)),
                 ('name', models.CharField(max_length=50, null=True, unique=True)),
                 ('worth', models.DecimalField(decimal_places=2, max_digits=8, null=True, unique=True)),
                 ('minted', models.DateTimeField(null=True, unique=True)),

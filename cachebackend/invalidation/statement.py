@@ -85,9 +85,13 @@ class Statement:
 
     @property
     def _changes_keys(self) -> bool:
-        """Whether an UPDATE or upsert sets a column that keys are made of, or a generated one depends on."""
+        """Whether an UPDATE or upsert may change a column that is read: itself, or by a trigger."""
         columns = {field.column for field in self._changed_fields}
-        return bool(columns) and any(field.generated or field.column in columns for field in self._fields)
+        if not columns or any(field.generated or field.column in columns for field in self._fields):
+            return bool(columns)
+        if not any(table.result_aliases for table in self._tables):  # keys of old values do no harm
+            return False
+        return catalogue_of(self._model._meta.db_table, self._connection.alias).has_before_row_triggers
 
     @property
     def _may_miss_old_rows(self) -> bool:

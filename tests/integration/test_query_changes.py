@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
@@ -27,6 +28,7 @@ from cachebackend.invalidation import (
     statement,
     statement_outbox,
 )
+from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.outbox import ClientOutbox, new_row
 from cachebackend.invalidation.query_changes import ResultChange, unknown_change
@@ -350,6 +352,34 @@ def test_the_relay_reads_the_changes_of_a_statement_that_wrote_its_outbox_row(
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0
     assert results.wrong() == wrong
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_column_that_a_trigger_changes_has_an_old_value(cache: RingCache, *, atomic: bool) -> None:
+    """Also if the statement sets no column that queries bind."""
+    watch_queries(Meter, "default")
+    meter = Meter.objects.create(level=1)
+    results = Results(cache, Meter._meta.db_table)
+    for level in range(3):
+        results.store(f"level {level}", Shape(["level"], []), level=level)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION shop_level() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN NEW.level = NEW.level + 1; RETURN NEW; END'; "
+            "CREATE TRIGGER shop_level BEFORE UPDATE ON shop_meter "
+            "FOR EACH ROW EXECUTE FUNCTION shop_level()"
+        )
+    forget_catalogues()
+    try:
+        with transaction.atomic() if atomic else nullcontext():
+            Meter.objects.filter(pk=meter.pk).update(data=[1])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION shop_level CASCADE")
+        forget_catalogues()
+    assert results.wrong() == {"level 1", "level 2"}
 
 
 def test_the_relay_reads_the_columns_of_a_large_statement(

@@ -21,6 +21,7 @@ class CacheBackendConfig(AppConfig):
 
         checks.register_checks()
         add_configured_managers()
+        invalidation.add_relation_triggers()
         invalidation.connect_outbox()
         invalidation.connect_migrations()
         connect_test_prefix(writebehind.erase_queue)

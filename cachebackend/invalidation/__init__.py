@@ -2,7 +2,7 @@
 
 ``watched`` knows what is cached of a model, and ``tables`` which rows a changed row is a part of.
 ``compilers`` sees every write of the ORM, and ``writes`` executes it and finds the changed rows;
-``triggers`` and ``raw_sql`` see the other writes.
+``triggers``, ``relation_triggers`` and ``raw_sql`` see the other writes.
 ``catalogue`` knows what the database says of a table. ``transactions`` deletes the keys after the
 commit, never before it, and ``deletes`` sends the deletes to the nodes. ``outbox`` stores each
 delete until every node has confirmed it, and ``relay`` retries it if the writing process dies or a
@@ -15,6 +15,7 @@ from cachebackend.invalidation import raw_sql as raw_sql
 from cachebackend.invalidation.compilers import watch, watch_queries
 from cachebackend.invalidation.migrations import connect_migrations
 from cachebackend.invalidation.outbox import connect_outbox
+from cachebackend.invalidation.relation_triggers import add_relation_triggers
 from cachebackend.invalidation.relay import RelayResult, outbox_lag, relay
 from cachebackend.invalidation.tags import invalidate, watch_tags
 from cachebackend.invalidation.transactions import invalidate_rows
@@ -23,6 +24,7 @@ from cachebackend.invalidation.watched import Dependent
 __all__ = [
     "Dependent",
     "RelayResult",
+    "add_relation_triggers",
     "connect_migrations",
     "connect_outbox",
     "invalidate",

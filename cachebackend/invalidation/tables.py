@@ -31,6 +31,7 @@ __all__ = [
     "all_tables",
     "changed_rows",
     "forget_tables",
+    "many_to_many_models",
     "models_of_tables",
     "row_of",
     "table_name",
@@ -266,9 +267,9 @@ def _watched_tables() -> dict[str, list[WatchedTable]]:
     queried = queried_models()
     for model, aliases in queried.items():
         concrete = model._meta.concrete_model or model
-        for part in (concrete, *concrete._meta.get_parent_list(), *_many_to_many_models([model])):
+        for part in (concrete, *concrete._meta.get_parent_list(), *many_to_many_models([model])):
             table(part).result_aliases |= aliases
-    for through in _many_to_many_models(watched_models()):
+    for through in many_to_many_models(watched_models()):
         for field in through._meta.local_concrete_fields:
             if isinstance(field, models.ForeignKey) and _is_watched(field.related_model):
                 table(through).ends.append(field)
@@ -278,7 +279,7 @@ def _watched_tables() -> dict[str, list[WatchedTable]]:
     return by_name
 
 
-def _many_to_many_models(ends: Iterable[type[models.Model]]) -> set[type[models.Model]]:
+def many_to_many_models(ends: Iterable[type[models.Model]]) -> set[type[models.Model]]:
     """Return the models of the many-to-many tables of some models."""
     throughs: set[Any] = {
         relation.through if isinstance(relation, models.ManyToManyRel) else relation.remote_field.through

@@ -30,7 +30,7 @@ from cachebackend.invalidation.trigger_rows import WROTE, has_triggers, record_t
 from cachebackend.invalidation.watched import all_dependents, is_historical, shares_rows
 from cachebackend.models import OutboxRow
 
-__all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers"]
+__all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers", "register"]
 
 #: States of changed rows that one outbox row names at most; this bounds the memory that the relay needs.
 ROWS_PER_OUTBOX_ROW = 1000
@@ -144,13 +144,18 @@ def _add(*, sender: type[models.Model], **_: Any) -> None:
     for part in (sender, *sender._meta.get_parent_list()):
         table = part._meta.concrete_model or part
         if not has_triggers(table):
-            record_triggers(table)
-            pgtrigger.register(
-                OutboxTrigger(pgtrigger.Insert, "new_rows"),
-                OutboxTrigger(pgtrigger.Update, "old_rows", "new_rows"),
-                OutboxTrigger(pgtrigger.Delete, "old_rows"),
-                OutboxTrigger(pgtrigger.Truncate),
-            )(table)
+            register(table)
+
+
+def register(table: type[models.Model]) -> None:
+    """Register the triggers of a model's own table."""
+    record_triggers(table)
+    pgtrigger.register(
+        OutboxTrigger(pgtrigger.Insert, "new_rows"),
+        OutboxTrigger(pgtrigger.Update, "old_rows", "new_rows"),
+        OutboxTrigger(pgtrigger.Delete, "old_rows"),
+        OutboxTrigger(pgtrigger.Truncate),
+    )(table)
 
 
 def _compared_states(table: type[models.Model]) -> str:

@@ -70,6 +70,7 @@ from cachebackend.invalidation.stored_keys import MAX_CHANGE_BYTES
 from cachebackend.invalidation.tables import (
     WatchedTable,
     changed_rows,
+    has_rows_of,
     table_name,
     tables_of,
     watched_tables,
@@ -135,7 +136,13 @@ class PendingDeletes:
             self._add_result_change(each, change)
 
     def _add_keys_of(self, model: type[models.Model], rows: Sequence[Row]) -> None:
-        """Add the keys of changed rows, and the rows themselves for dependents that write through."""
+        """Add the keys of changed rows, and the rows themselves for dependents that write through.
+
+        By which keys another model of the table caches them is not known.
+        """
+        for table in tables_of(model) if rows else ():
+            if not has_rows_of(table, model):
+                self._add_everything_of(table)
         for start in range(0, len(rows), ROWS_OF_UNIT):
             self._parts.begin_unit()
             for dependent, found in changed_rows(model, rows[start : start + ROWS_OF_UNIT], self.using):
@@ -183,10 +190,14 @@ class PendingDeletes:
 
     def add_table(self, table: WatchedTable) -> None:
         """Add everything that is cached of a table's rows: which rows changed is not known."""
+        self._add_everything_of(table)
+        self.add_results(table)
+
+    def _add_everything_of(self, table: WatchedTable) -> None:
+        """Add all keys of rows of a table."""
         self._parts.begin_unit()
         for dependent in table.all_dependents():
             self.add_everything(dependent)
-        self.add_results(table)
 
     def add_results(self, table: WatchedTable) -> None:
         """Add all results of queries over a table: which rows changed is not known."""

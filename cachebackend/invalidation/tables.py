@@ -31,6 +31,7 @@ __all__ = [
     "all_tables",
     "changed_rows",
     "forget_tables",
+    "has_rows_of",
     "many_to_many_models",
     "models_of_tables",
     "row_of",
@@ -123,10 +124,18 @@ class WatchedTable:
 
 
 def tables_of(model: type[models.Model]) -> Iterator[WatchedTable]:
-    """Yield the watched tables that hold the rows of a model: its own, and those of its parents."""
+    """Yield the watched tables that hold the rows of a model, its own and those of its parents.
+
+    If other models have the same table, it comes as each of them has it.
+    """
     concrete = model._meta.concrete_model or model
     for part in (concrete, *concrete._meta.get_parent_list()):
-        yield from (each for each in watched_tables(part._meta.db_table) if each.model is part)
+        yield from watched_tables(part._meta.db_table)
+
+
+def has_rows_of(table: WatchedTable, model: type[models.Model]) -> bool:
+    """Return whether a table, as its model has it, holds rows of another model or parts of them."""
+    return issubclass(model._meta.concrete_model or model, table.model)
 
 
 def changed_rows(
@@ -142,12 +151,13 @@ def changed_rows(
         in_migration: Whether tables may lack columns that the project's models have.
     """
     concrete = model._meta.concrete_model or model
-    for table in tables_of(model):
-        part = table.model
-        if part is concrete:
+    for table in tables_of(concrete):
+        if not has_rows_of(table, concrete):
+            continue
+        if table.model is concrete:
             parts = [row for row in rows if row["pk"] is not None]
         else:
-            parts = _rows_of_parent(concrete, part, rows)
+            parts = _rows_of_parent(concrete, table.model, rows)
         yield from table.changed(parts, using, is_new=True, in_migration=in_migration)
 
 

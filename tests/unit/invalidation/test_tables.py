@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from cachebackend.invalidation.tables import WatchedTable, table_name, watched_tables
+from cachebackend.invalidation.tables import (
+    WatchedTable,
+    has_rows_of,
+    table_name,
+    tables_of,
+    watched_tables,
+)
 from tests.shop.models import Book, Product, Review, Sonnet, Tag, Target
+from tests.zoo.models import EarlyPlace, Inn, Place, Pub, Singer
 
 
 def only(table: str) -> WatchedTable:
@@ -54,3 +61,12 @@ def test_unknown_rows_of_a_table_between_models_concern_both_ends() -> None:
     found = through.all_dependents()
     for table in (Product._meta.db_table, Tag._meta.db_table):
         assert all(dependent in found for _, dependent in only(table).dependents)
+
+
+def test_a_table_has_rows_of_its_model_and_of_the_children() -> None:
+    """And not of another model of the table."""
+    table = only(Place._meta.db_table)
+    assert all(has_rows_of(table, model) for model in (Place, EarlyPlace, Inn, Pub))
+    assert not has_rows_of(table, Singer)
+    names = {each.model.__name__ for each in tables_of(Pub)}
+    assert names == {"Pub", "Bar", "Place"}

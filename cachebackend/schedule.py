@@ -1,4 +1,4 @@
-"""The schedule of the periodic tasks, and the queue of the drains, for Celery.
+"""The schedule of the periodic tasks, and the queues of the tasks, for Celery.
 
 It imports no tasks, so settings can call its functions.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DRAIN_QUEUE", "beat_schedule", "task_routes"]
+__all__ = ["DRAIN_QUEUE", "PERIODIC_QUEUE", "beat_schedule", "task_routes"]
 
 #: The default name of Celery's queue for the drains.
 DRAIN_QUEUE = "drains"
+#: The default name of Celery's queue for ``relay`` and ``tick``.
+PERIODIC_QUEUE = "periodic"
 
 
 def beat_schedule(
@@ -35,13 +37,15 @@ def beat_schedule(
     }
 
 
-def task_routes(queue: str = DRAIN_QUEUE) -> dict[str, dict[str, str]]:
-    """Return the entries for ``CELERY_TASK_ROUTES`` that give write-behind a queue of its own.
+def task_routes(queue: str = DRAIN_QUEUE, periodic: str = PERIODIC_QUEUE) -> dict[str, dict[str, str]]:
+    """Return the entries for ``CELERY_TASK_ROUTES`` that give drains and periodic tasks their own queues.
 
-    The site's tasks then do not delay the drains, and long drains do not delay the relay. A worker
-    must serve the queue: ``celery worker -Q drains``.
+    The site's tasks then do not delay the drains, and neither they nor long drains delay ``relay`` and
+    ``tick``. Each queue needs a worker: ``celery worker -Q drains`` and ``celery worker -Q periodic``.
 
     Args:
-        queue: The name of the queue.
+        queue: The name of the queue for drains.
+        periodic: The name of the queue for ``relay`` and ``tick``, which take a moment each.
     """
-    return {f"cachebackend.tasks.{name}": {"queue": queue} for name in ("tick", "drain", "retry_waiting")}
+    queues = {"relay": periodic, "tick": periodic, "drain": queue, "retry_waiting": queue}
+    return {f"cachebackend.tasks.{name}": {"queue": each} for name, each in queues.items()}

@@ -8,6 +8,7 @@ an optional dependency.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError
@@ -22,7 +23,7 @@ from cachebackend.protocol import Partition
 from cachebackend.telemetry import heartbeat, shutdown, this_process
 
 try:
-    from celery import shared_task, signals
+    from celery import current_app, shared_task, signals
     from celery.exceptions import QueueNotFound
 except ModuleNotFoundError as error:
     message = "the periodic tasks need Celery: pip install 'django-ringcache[celery]'"
@@ -134,32 +135,58 @@ def log_node_faults(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def log_shared_queue(sender: Any, **_: Any) -> None:
-    """Log, when a worker starts, that drains share the default queue, where other tasks delay them.
-
-    A route that names an exchange and a routing key leaves the queue to the broker, so it is not known.
-    """
+    """Log, when a worker starts, that tasks share a queue in which others delay them."""
     app = sender.app
     if not write_behind_options().nodes:
         return
     try:
-        queue = getattr(app.amqp.router.route({}, drain.name).get("queue"), "name", None)
+        routes = queues_of_tasks(app)
     except QueueNotFound as error:
         logger.error(
             "write-behind: no drain can be sent: CELERY_TASK_ROUTES names an unknown queue: %s", error
         )
         return
+    queue = routes.get("drain")
     if queue == app.conf.task_default_queue:
         logger.warning(
             "write-behind: drains wait behind the other tasks of Celery's queue %r; set CELERY_TASK_ROUTES "
-            "to cachebackend.schedule.task_routes(), and start a worker with -Q drains",
+            "to cachebackend.schedule.task_routes(), and start a worker with -Q drains, and one with "
+            "-Q periodic",
             queue,
         )
+    elif queue is not None and queue in {routes.get("relay"), routes.get("tick")}:
+        logger.warning(
+            "relay and tick wait behind drains in Celery's queue %r; set CELERY_TASK_ROUTES to "
+            "cachebackend.schedule.task_routes(), and start a worker with -Q periodic",
+            queue,
+        )
+
+
+def queues_of_tasks(app: Any) -> dict[str, str]:
+    """Return Celery's queue of each task, by the task's name.
+
+    A route that names an exchange and a routing key leaves the queue to the broker, so it is not known.
+
+    Raises:
+        QueueNotFound: A route names a queue that the app does not know.
+    """
+    found = {}
+    for task in (relay, tick, drain):
+        queue = getattr(app.amqp.router.route({}, task.name).get("queue"), "name", None)
+        if queue is not None:
+            found[task.name.rpartition(".")[2]] = queue
+    return found
 
 
 @signals.worker_ready.connect
 @signals.worker_process_init.connect
 def report_worker(**_: Any) -> None:
-    """Report this process, or this child of a pool, as a worker."""
+    """Report this process, or this child of a pool, as a worker, with the queues that it serves."""
+    with suppress(QueueNotFound):
+        routes = queues_of_tasks(current_app)
+        this_process.add_facts("routes", lambda: routes)
+    queues = sorted(current_app.amqp.queues.consume_from)
+    this_process.add_facts("queues", lambda: queues)
     this_process.add_kind("worker")
 
 

@@ -107,22 +107,21 @@ def call_after_setup(name: str, *arguments: Any) -> None:
 
 @contextlib.contextmanager
 def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Celery worker with beat for the length of a block; beat stores its schedule in memory."""
-    command = [
-        "-m",
-        "celery",
-        "--quiet",
-        "-A",
-        "cacheproject",
-        "worker",
-        "-c",
-        str(processes),
-        "-l",
-        "warning",
-    ]
-    command += ["-B", "--scheduler", "celery.beat.Scheduler", "--without-gossip", "--without-mingle"]
-    with _running([sys.executable, *command]) as worker:
+    """Run Celery for the length of a block: two workers, each with its own queues.
+
+    The block gets the worker for drains and the site's tasks. The other one runs the periodic tasks, with
+    beat, which stores its schedule in memory.
+    """
+    periodic = [*_worker("periodic", 1), "-B", "--scheduler", "celery.beat.Scheduler"]
+    with _running(_worker("celery,drains", processes)) as worker, _running(periodic):
         yield worker
+
+
+def _worker(queues: str, processes: int) -> list[str]:
+    """Return the command of a worker that serves some queues."""
+    options = ["-Q", queues, "-n", f"{queues.replace(',', '-')}@%h", "-c", str(processes), "-l", "warning"]
+    command = ["-m", "celery", "--quiet", "-A", "cacheproject", "worker", *options]
+    return [sys.executable, *command, "--without-gossip", "--without-mingle"]
 
 
 @contextlib.contextmanager

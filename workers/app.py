@@ -5,7 +5,7 @@ import os
 from celery import Celery
 from kombu import Queue
 
-from cachebackend.schedule import DRAIN_QUEUE, task_routes
+from cachebackend.schedule import DRAIN_QUEUE, PERIODIC_QUEUE, task_routes
 
 __all__ = ["app"]
 
@@ -13,7 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cacheproject.settings")
 
 app = Celery("cacheproject")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-#: A worker that is started without ``-Q`` serves both queues.
-app.conf.task_queues = [Queue("celery"), Queue(DRAIN_QUEUE)]
-app.conf.task_routes = task_routes(DRAIN_QUEUE)
+#: A worker that is started without ``-Q`` serves all three queues.
+app.conf.task_queues = [Queue("celery"), Queue(DRAIN_QUEUE), Queue(PERIODIC_QUEUE)]
+app.conf.task_routes = task_routes(DRAIN_QUEUE, PERIODIC_QUEUE)
 app.autodiscover_tasks()

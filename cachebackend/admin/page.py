@@ -94,7 +94,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         ]
         processes = process_figures()
         worker, outbox = worker_figures(processes), outbox_figures(nodes_down)
-        queues = queue_figures(is_database_up=outbox.rows is not None)
+        queues = queue_figures(is_database_up=outbox.rows is not None, processes=processes)
         faults = [fault for each in aliases for fault in each.faults]
         faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]
         faults += [

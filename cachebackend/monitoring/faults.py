@@ -30,7 +30,9 @@ MAX_RUN_AGE_SECONDS = 10.0
 #: The same for ``tick``, in flush intervals, where those are long.
 MAX_RUN_INTERVALS = 5
 #: When the oldest queued write is older, in flush intervals, no worker drains the queue.
-MAX_WAITING_INTERVALS = 30
+MAX_WAITING_INTERVALS = 10
+#: The same in seconds, where flush intervals are short.
+MIN_WAITING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +96,4 @@ def max_tick_age(options: WriteBehindOptions) -> float:
 
 def max_waiting_age(options: WriteBehindOptions) -> float:
     """Return for how many seconds a queued write may wait before that is a fault."""
-    return MAX_WAITING_INTERVALS * options.flush_interval
+    return max(MIN_WAITING_SECONDS, MAX_WAITING_INTERVALS * options.flush_interval)

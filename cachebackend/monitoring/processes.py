@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from statistics import median
 from typing import NamedTuple
 
@@ -59,6 +60,29 @@ class ProcessFigures:
     def of_kind(self, kind: str) -> list[Process]:
         """Return the processes of a kind."""
         return [process for process in self.processes or () if kind in process.kinds]
+
+    def serving(self, queue: str) -> list[Process]:
+        """Return the workers that serve a queue of Celery; those that do not say which they serve, too."""
+        return [each for each in self.of_kind("worker") if not each.queues or queue in each.queues]
+
+    def queue_of(self, task: str, default: str) -> str:
+        """Return Celery's queue of a task, as the workers know it."""
+        return next((each.routes[task] for each in self.of_kind("worker") if task in each.routes), default)
+
+    def draining(self, partition: str) -> tuple[Process, float] | None:
+        """Return the process that drains a partition, and since when; None if none does."""
+        found = [
+            (process, since)
+            for process in self.processes or ()
+            for each, since in process.drains
+            if each == partition
+        ]
+        return min(found, key=itemgetter(1), default=None)
+
+    def wait_seconds(self, using: str) -> float:
+        """Return in how many seconds a worker tries a database again that did not answer; 0: now."""
+        waits = [dict(each.waits).get(using, 0.0) for each in self.of_kind("worker")]
+        return min(filter(None, waits), default=0.0)
 
     def differences_of(self, process: Process) -> list[Difference]:
         """Return in what a process differs."""

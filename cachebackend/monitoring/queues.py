@@ -17,6 +17,7 @@ from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import Fault, max_waiting_age
+from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults, queue_node_figures
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
@@ -37,6 +38,7 @@ _KINDS = {
     Kind.FAILING: FaultKind.DRAINS_FAIL,
     Kind.NO_WORKER: FaultKind.WRITES_WAIT,
     Kind.SLOW: FaultKind.WRITES_WAIT,
+    Kind.WAITING: FaultKind.DRAINS_FAIL,
 }
 
 
@@ -168,18 +170,19 @@ class QueueFigures:
         return None if self.recent is None else self.recent.rows / recent_seconds()
 
 
-def queue_figures(*, is_database_up: bool = True) -> QueueFigures:
+def queue_figures(*, is_database_up: bool = True, processes: ProcessFigures | None = None) -> QueueFigures:
     """Return the figures of write-behind; what does not answer is a fault.
 
     Args:
         is_database_up: False if a database is known not to answer; that fault is then not repeated.
+        processes: The processes of the site, if the caller has read them.
     """
     options = write_behind_options()
     if not options.nodes:
         return QueueFigures()
     try:
         publish_write_counts()
-        return _figures(options, is_database_up=is_database_up)
+        return _figures(options, processes, is_database_up=is_database_up)
     except (RingCacheError, ConfigurationError) as error:
         fault = Fault(FaultKind.QUEUE_NODE_DOWN, f"The queue cannot be read: {error}")
         return QueueFigures(is_on=True, faults=[fault])
@@ -203,7 +206,9 @@ def _parked_in(using: str) -> tuple[int, float | None]:
     return row["count"], row["first"] and row["first"].timestamp()
 
 
-def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigures:
+def _figures(
+    options: WriteBehindOptions, processes: ProcessFigures | None, *, is_database_up: bool
+) -> QueueFigures:
     nodes = queue_node_figures()
     down = {node.name for node in nodes if not node.is_up}
     partitions = writebehind.partition_statuses()
@@ -216,7 +221,7 @@ def _figures(options: WriteBehindOptions, *, is_database_up: bool) -> QueueFigur
         totals=totals,
         is_database_up=is_database_up and has_all,
         minutes=list(without_lost(drains_by_minute(MINUTES), lost_write_minutes).values()),
-        reasons=find_reasons(partitions),
+        reasons=find_reasons(partitions, processes),
     )
     faults = [*queue_node_faults(nodes)]
     if is_database_up:

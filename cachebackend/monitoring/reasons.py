@@ -21,7 +21,10 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
+from cachebackend.monitoring.formatting import duration, moment
+from cachebackend.monitoring.processes import ProcessFigures, process_figures
 from cachebackend.monitoring.queue_nodes import queue_node_figures
+from cachebackend.monitoring.workers import cause_of_absence
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
@@ -50,6 +53,7 @@ class Kind(StrEnum):
     NO_SCHEDULE = "no schedule"
     FAILING = "failing"
     NO_WORKER = "no worker"
+    WAITING = "waiting"
     SLOW = "slow"
     PARKED = "parked"
 
@@ -65,7 +69,8 @@ class Reason:
             its node takes no writes; ``refusing``: its node refuses writes, because it cannot write its
             file; ``blocked``: a session holds the partition's lock;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
-            ``tick`` runs; ``failing``: its drains fail, with this error; ``no worker``: a drain was
+            ``tick`` runs; ``waiting``: the workers wait before they try its database again;
+            ``failing``: its drains fail, with this error; ``no worker``: a drain was
             requested and none began; ``slow``: drains run, but not fast enough; ``parked``: Postgres
             refused writes.
         text: What is wrong.
@@ -98,6 +103,8 @@ class Facts:
         requested: The partitions for which a drain was requested that has not begun.
         last_tick: When ``tick`` last ran, in seconds since 1970; 0.0: never; None: not known.
         queue: The name of Celery's queue for the drains.
+        processes: The processes of the site.
+        databases: The database of each partition.
     """
 
     statuses: Sequence[PartitionStatus] = ()
@@ -110,15 +117,20 @@ class Facts:
     requested: AbstractSet[Partition] = frozenset()
     last_tick: float | None = None
     queue: str = "drains"
+    processes: ProcessFigures = field(default_factory=ProcessFigures)
+    databases: Mapping[Partition, str] = field(default_factory=dict)
 
 
-def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
+def find_reasons(
+    statuses: Sequence[PartitionStatus], processes: ProcessFigures | None = None
+) -> list[Reason]:
     """Return why partitions do not reach the database; none of a partition that does.
 
     A fact that a server does not return is left out: the statuses have the server's error.
 
     Args:
         statuses: What ``partition_statuses`` returned.
+        processes: The processes of the site, if the caller has read them.
     """
     options, now = write_behind_options(), time.time()
     age = max_waiting_age(options)
@@ -143,6 +155,8 @@ def find_reasons(statuses: Sequence[PartitionStatus]) -> list[Reason]:
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
         queue=_drain_queue(),
+        processes=processes or (process_figures() if late else ProcessFigures()),
+        databases=_databases(late),
     )
     return list(reasons_of(facts, options, now))
 
@@ -192,20 +206,52 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
         way_out = "repair that; the drains continue by themselves"
         return Reason(partition, Kind.REFUSING, f"its node {text}", way_out, since)
     if lock := facts.locks.get(partition):
-        return Reason(partition, Kind.BLOCKED, str(lock), "or wait for it", lock.since.timestamp())
+        return _blocked(lock, facts)
     if fault := facts.versions.get(partition):
         return Reason(partition, Kind.NEWER_CODE, fault, "deploy the workers", since)
     if facts.last_tick is not None and now - facts.last_tick > max_tick_age(options):
-        text, way_out = "no tick runs", "start Celery beat, and a worker that serves the queue of `tick`"
-        return Reason(partition, Kind.NO_SCHEDULE, text, way_out, facts.last_tick or None)
+        return _unscheduled(partition, facts)
+    if seconds := facts.processes.wait_seconds(facts.databases.get(partition, "")):
+        using = facts.databases[partition]
+        text = f"the workers wait {duration(seconds)} before they try the database {using!r} again"
+        return Reason(partition, Kind.WAITING, f"{text}: {status.drain_error}", "repair the database", since)
     if now - (status.failed_at or 0.0) < FAILED_SECONDS:
         text = f"its drains fail: {status.drain_error}"
         return Reason(partition, Kind.FAILING, text, "remove the cause; the workers retry it", since)
-    if partition in facts.requested:
-        text = "a drain was requested, and no worker has begun it"
-        way_out = f"start a worker with -Q {facts.queue}, or raise the rate limit of its tasks"
-        return Reason(partition, Kind.NO_WORKER, text, way_out, since)
-    return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
+    return _slow(partition, facts, since)
+
+
+def _blocked(lock: LockHolder, facts: Facts) -> Reason:
+    """Return the reason of a partition whose lock a session holds, with the process whose drain it is."""
+    drain = facts.processes.draining(str(lock.partition))
+    whose = "" if drain is None else f" (the drain of {drain[0].label}, since {moment(drain[1])})"
+    return Reason(lock.partition, Kind.BLOCKED, f"{lock}{whose}", "or wait for it", lock.since.timestamp())
+
+
+def _unscheduled(partition: Partition, facts: Facts) -> Reason:
+    """Return the reason of a partition while no ``tick`` runs: which process is missing."""
+    text, way_out = "no tick runs", "start Celery beat, and a worker that serves the queue of `tick`"
+    if facts.processes.processes:
+        text = f"{text}: {cause_of_absence(facts.processes, 'tick')[1]}"
+    return Reason(partition, Kind.NO_SCHEDULE, text, way_out, facts.last_tick or None)
+
+
+def _slow(partition: Partition, facts: Facts, since: float) -> Reason:
+    """Return the reason of a partition of which no failure is known."""
+    if drain := facts.processes.draining(str(partition)):
+        text = f"{drain[0].label} drains it since {moment(drain[1])}"
+        return Reason(partition, Kind.SLOW, text, "read its log", since)
+    if partition not in facts.requested:
+        return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
+    queue = facts.processes.queue_of("drain", facts.queue)
+    workers = facts.processes.serving(queue)
+    text = "a drain was requested, and no worker has begun it"
+    if facts.processes.processes and not workers:
+        text += f": no worker serves the queue {queue!r}"
+    elif busy := [each for each in workers if each.drains]:
+        text += f": {busy[0].label} drains {busy[0].drains[0][0]} since {moment(busy[0].drains[0][1])}"
+    way_out = f"start a worker with -Q {queue}, or raise the rate limit of its tasks"
+    return Reason(partition, Kind.NO_WORKER, text, way_out, since)
 
 
 def _drain_queue() -> str:
@@ -240,6 +286,12 @@ def _closed(client: QueueClient) -> list[Partition]:
 def _refusing() -> dict[str, str]:
     nodes = {node.name: node.health.disk_faults for node in queue_node_figures()}
     return {name: texts[0] for name, texts in nodes.items() if texts}
+
+
+def _databases(partitions: Iterable[Partition]) -> dict[Partition, str]:
+    """Return the database of each partition whose model exists."""
+    models = {each: model_named(each.label) for each in partitions}
+    return {each: router.db_for_write(model) for each, model in models.items() if model is not None}
 
 
 def _locks() -> dict[Partition, LockHolder]:

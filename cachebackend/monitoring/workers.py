@@ -14,7 +14,10 @@ from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import last_runs
 
-__all__ = ["WorkerFigures", "worker_figures"]
+__all__ = ["WorkerFigures", "cause_of_absence", "worker_figures"]
+
+#: Celery's queue of the periodic tasks, if no worker names it: the default of ``schedule.task_routes``.
+PERIODIC_QUEUE = "periodic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +73,26 @@ def worker_faults(
     since = min((runs[task] for task in late), default=None)
     tasks = " and ".join(sorted(late + never))
     if processes is None or processes.processes is None:
-        return [
-            Fault(FaultKind.NO_WORKER, f"No worker runs {tasks}: start a Celery worker with beat.", since)
-        ]
-    kind, cause = _cause(processes)
+        message = f"No worker runs {tasks}: start a Celery worker with beat."
+        return [Fault(FaultKind.NO_WORKER, message, since)]
+    kind, cause = cause_of_absence(processes, min(late + never))
     return [Fault(kind, f"{cause}, so {tasks} {'do' if ' ' in tasks else 'does'} not run.", since)]
 
 
-def _cause(processes: ProcessFigures) -> tuple[FaultKind, str]:
-    """Return why tasks do not run: which of worker and beat is missing."""
+def cause_of_absence(processes: ProcessFigures, task: str) -> tuple[FaultKind, str]:
+    """Return why a periodic task does not run: beat is missing, a worker, or a worker of its queue."""
     workers, beats = processes.of_kind("worker"), processes.of_kind("beat")
-    if workers and beats:
-        text = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run, but not the tasks"
-        return FaultKind.TASKS_LATE, text
-    if workers:
-        return FaultKind.NO_BEAT, f"A worker runs ({workers[0].label}), but beat does not"
-    if beats:
+    if not workers and not beats:
+        return FaultKind.NO_WORKER, "No Celery worker runs, and no beat"
+    if not workers:
         return FaultKind.NO_WORKER, f"Beat runs ({beats[0].label}), but no worker does"
-    return FaultKind.NO_WORKER, "No Celery worker runs, and no beat"
+    queue = processes.queue_of(task, PERIODIC_QUEUE)
+    if not processes.serving(queue):
+        return FaultKind.NO_WORKER, f"No worker serves the queue {queue!r} ({workers[0].label} does not)"
+    if not beats:
+        return FaultKind.NO_BEAT, f"A worker runs ({workers[0].label}), but beat does not"
+    text = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run, but not the tasks"
+    return FaultKind.TASKS_LATE, text
 
 
 def _max_ages() -> dict[str, float]:

@@ -82,6 +82,8 @@ class Process:
         names: For each alias and node of the reader, the name that the process has for the server.
         drains: The partitions that it drains, each with the time since when, by the clock of a node.
         waits: The databases that it does not try now, each with the seconds until it does.
+        queues: Celery's queues that it serves, if it is a worker.
+        routes: Celery's queue of each task, as the worker knows it.
     """
 
     id: str
@@ -98,6 +100,8 @@ class Process:
     names: Mapping[tuple[str, str], str] = field(default_factory=dict)
     drains: Sequence[tuple[str, float]] = ()
     waits: Sequence[tuple[str, float]] = ()
+    queues: Sequence[str] = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -270,6 +274,8 @@ def _process(
             names,
             [(str(partition), float(since) - ahead) for partition, since in facts.get("drains", ())],
             [(str(using), float(seconds)) for using, seconds in facts.get("waits", ())],
+            [str(queue) for queue in facts.get("queues", ())],
+            {str(task): str(queue) for task, queue in facts.get("routes", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise_interrupt(error)

@@ -13,7 +13,7 @@ from cachebackend.writebehind.drain_requests import begin_drain, request_drains
 from cachebackend.writebehind.drains import Drained, drain, due_databases
 from cachebackend.writebehind.erasure import erase_queue
 from cachebackend.writebehind.keys import uuid7
-from cachebackend.writebehind.locks import LockHolder, lock_holders
+from cachebackend.writebehind.locks import Blocker, LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.node_faults import node_faults
@@ -39,6 +39,7 @@ from cachebackend.writebehind.waiting import landed
 
 __all__ = [
     "Answers",
+    "Blocker",
     "Drained",
     "Fault",
     "LockHolder",

@@ -78,7 +78,7 @@ def make_pictures(services: Services, seconds: float) -> None:
         services.restart("ring-c")
         expect(page.locator("#verdict")).to_have_text("All is well", timeout=PATIENCE_MS)
         worker.terminate()
-        _shoot(page, "ring-backlog", lambda: _expect_fault(page, "queued changes wait"))
+        _shoot(page, "ring-backlog", lambda: _expect_fault(page, "no worker serves the queue"))
 
 
 def _log_in(browser: Browser, address: str) -> Page:

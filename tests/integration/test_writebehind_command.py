@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from io import StringIO
+from threading import Thread
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -19,6 +21,7 @@ from cacheproject.services import Services
 from tests.fix_services import restart_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter
+from tests.waits import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -91,6 +94,35 @@ def test_status_names_the_session_that_holds_a_partition(meter: Meter) -> None:
     finally:
         frozen.close()
     assert command("status")["locks"] == []
+
+
+def test_status_names_what_a_drain_waits_for(meter: Meter) -> None:
+    """The session that holds the lock of a row, with its query, without the values in it."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    drain_all()
+    blocker, drain = connection.copy(), connection.copy()
+    try:
+        with blocker.cursor() as cursor:
+            cursor.execute("SET application_name = 'psql'; BEGIN")
+            cursor.execute(f"UPDATE shop_meter SET level = 4711 WHERE id = '{meter.pk}'")
+        with drain.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT * FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+            waiting = Thread(target=_update, args=(cursor, meter.pk))
+            waiting.start()
+            wait_until(lambda: command("status")["locks"][0]["blockers"] != [])
+            [lock] = command("status")["locks"]
+            blocker.rollback()
+            waiting.join()
+        [found] = lock["blockers"]
+        assert (found["application"], found["state"]) == ("psql", "idle in transaction")
+        assert found["query"] == "UPDATE shop_meter SET level = ? WHERE id = ?"
+    finally:
+        drain.close()
+        blocker.close()
+
+
+def _update(cursor: Any, pk: object) -> None:
+    cursor.execute("UPDATE shop_meter SET level = level + 1 WHERE id = %s", [pk])
 
 
 @pytest.mark.parametrize("timeout", ["-1", "0"])
@@ -196,9 +228,13 @@ def test_status_and_repair_say_why_writes_are_not_drained(
     from cachebackend.telemetry import heartbeat
 
     monkeypatch.setattr("cachebackend.monitoring.faults.MAX_WAITING_INTERVALS", -1)
+    monkeypatch.setattr("cachebackend.monitoring.faults.MIN_WAITING_SECONDS", -1)
     Meter.behind.update(meter.pk, count=F("count") + 2)
     [reason] = command("status", code=1)["reasons"]
-    assert (reason["kind"], reason["text"]) == ("no schedule", "no tick runs")
+    assert (reason["kind"], reason["text"]) == (
+        "no schedule",
+        "no tick runs: No Celery worker runs, and no beat",
+    )
     heartbeat.record_run("tick")
     [partition] = writebehind.request_drains([each for each, _ in writebehind.dirty_partitions()])
     [reason] = command("status", code=1)["reasons"]
@@ -216,6 +252,7 @@ def test_status_says_why_drains_fail(meter: Meter, monkeypatch: pytest.MonkeyPat
     from cachebackend.telemetry import heartbeat
 
     monkeypatch.setattr("cachebackend.monitoring.faults.MAX_WAITING_INTERVALS", -1)
+    monkeypatch.setattr("cachebackend.monitoring.faults.MIN_WAITING_SECONDS", -1)
     heartbeat.record_run("tick")
     with one_partition():
         Meter.behind.update(meter.pk, count=F("count") + 2)

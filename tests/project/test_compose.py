@@ -16,7 +16,7 @@ from cacheproject.processes import MANAGE
 
 COMPOSE = MANAGE.parent / "compose.yaml"
 #: What serves nobody, so nobody need watch it.
-UNWATCHED = {"cluster", "migrate", "worker", "drainer", "beat"}
+UNWATCHED = {"cluster", "migrate", "worker", "drainer", "periodic", "beat"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_write_behind_has_a_worker_of_its_own(compose: dict[str, Any]) -> None:
 
     commands = [service.get("command", []) for service in compose["services"].values()]
     served = [command[command.index("-Q") + 1] for command in commands if "worker" in command]
-    assert sorted(served) == sorted(app.amqp.queues) == ["celery", "drains"]
+    assert sorted(served) == sorted(app.amqp.queues) == ["celery", "drains", "periodic"]
 
 
 def test_durable_services_have_volumes_and_only_the_site_is_published(compose: dict[str, Any]) -> None:

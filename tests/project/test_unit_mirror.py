@@ -66,7 +66,6 @@ WITHOUT = {
     "writebehind/fallback": "nodes and SQL: tests/integration/test_writebehind_rows.py",
     "writebehind/drains": "nodes and SQL: tests/integration/test_writebehind_drains.py",
     "writebehind/folds": "each function sends commands",
-    "writebehind/locks": "SQL: tests/integration/test_writebehind_command.py",
     "writebehind/limits": "SQL: tests/integration/test_writebehind_locks.py",
     "writebehind/transactions": "SQL: tests/integration/test_testing_queues.py",
     "writebehind/manager": "each method sends commands",

@@ -44,9 +44,9 @@ def article() -> Article:
 def broker(services: Services) -> Iterator[redis.Redis]:
     """The broker, empty before and after the test."""
     with redis.Redis.from_url(str(services.broker_url)) as client:
-        client.delete("celery", "drains")
+        client.delete("celery", "drains", "periodic")
         yield client
-        client.delete("celery", "drains")
+        client.delete("celery", "drains", "periodic")
 
 
 class Worker:
@@ -180,7 +180,7 @@ def test_celery_carries_a_drain_for_a_partition_and_not_one_for_a_write(
 def test_a_worker_says_at_its_start_that_drains_wait_behind_other_tasks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Only if the drains have no queue of their own."""
+    """Only if the drains have no queue of their own; else that the periodic tasks have none."""
     from cachebackend.tasks import log_shared_queue
     from workers.app import app
 
@@ -195,7 +195,10 @@ def test_a_worker_says_at_its_start_that_drains_wait_behind_other_tasks(
     ("settings", "logged"),
     [
         ({"task_routes": {"cachebackend.tasks.*": {"exchange": "e", "routing_key": "k"}}}, []),
-        ({"task_routes": {"cachebackend.tasks.*": {"queue": "own"}}}, []),
+        (
+            {"task_routes": {"cachebackend.tasks.*": {"queue": "own"}}},
+            ["relay and tick wait behind drains in Celery's queue"],
+        ),
         (
             {
                 "task_routes": {"cachebackend.tasks.*": {"queue": "own"}},
@@ -215,4 +218,4 @@ def test_a_worker_starts_with_each_kind_of_route(
     app = Celery("site", set_as_current=False)
     app.conf.update(settings)
     log_shared_queue(SimpleNamespace(app=app))
-    assert [message.partition(": '")[0][: len(logged[0])] for message in caplog.messages] == logged
+    assert [message[: len(text)] for message, text in zip(caplog.messages, logged, strict=True)] == logged

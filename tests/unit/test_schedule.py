@@ -22,8 +22,7 @@ def test_audits_are_off_by_default() -> None:
     }  # fmt: skip
 
 
-def test_write_behind_has_a_queue_of_its_own() -> None:
-    """The task that finds the partitions too: behind the site's tasks it would start no drain."""
-    assert task_routes("writes") == {
-        f"cachebackend.tasks.{name}": {"queue": "writes"} for name in ("tick", "drain", "retry_waiting")
-    }
+def test_drains_and_periodic_tasks_have_queues_of_their_own() -> None:
+    """Behind drains that wait for a lock, ``relay`` would send no delete and ``tick`` start no drain."""
+    queues = {name.rpartition(".")[2]: entry["queue"] for name, entry in task_routes("a", "b").items()}
+    assert queues == {"relay": "b", "tick": "b", "drain": "a", "retry_waiting": "a"}

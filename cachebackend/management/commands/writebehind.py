@@ -32,7 +32,7 @@ __all__ = ["Command"]
 RETRY_SECONDS = 0.2
 #: The thresholds of ``status``, each with its meaning.
 THRESHOLDS = {
-    "age": "a change is queued for more than this number of seconds (30 flush intervals)",
+    "age": "a change is queued for more than this number of seconds (10 flush intervals, at least 10 s)",
     "queued": "more than this number of changes is queued (no limit)",
     "parked": "more than this number of writes is parked (0)",
 }

@@ -17,7 +17,9 @@ def test_a_fault_says_since_when_if_that_is_known() -> None:
     assert " ago)" in Fault(FaultKind.NODE_DOWN, "Node a does not answer.", time.time() - 90).since_text
 
 
-@pytest.mark.parametrize(("flush_interval", "tick", "waiting"), [(1.0, 10.0, 30.0), (60.0, 300.0, 1800.0)])
+@pytest.mark.parametrize(
+    ("flush_interval", "tick", "waiting"), [(0.1, 10.0, 10.0), (1.0, 10.0, 10.0), (60.0, 300.0, 600.0)]
+)
 def test_the_limits_follow_the_flush_interval(flush_interval: float, tick: float, waiting: float) -> None:
     """A project that drains once a minute has no fault after ten seconds."""
     options = WriteBehindOptions.read({"flush_interval": flush_interval})

@@ -95,5 +95,5 @@ def test_thresholds_follow_the_flush_interval() -> None:
     """A task that runs every minute may have run a minute ago."""
     fast = WriteBehindOptions.read({"flush_interval": 0.5})
     slow = WriteBehindOptions.read({"flush_interval": 60.0})
-    assert (max_tick_age(fast), max_waiting_age(fast)) == (10.0, 15.0)
-    assert (max_tick_age(slow), max_waiting_age(slow)) == (300.0, 1800.0)
+    assert (max_tick_age(fast), max_waiting_age(fast)) == (10.0, 10.0)
+    assert (max_tick_age(slow), max_waiting_age(slow)) == (300.0, 600.0)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.reasons import Facts, Kind, _drain_queue, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
-from cachebackend.writebehind import LockHolder, PartitionStatus
+from cachebackend.telemetry.processes import Process
+from cachebackend.writebehind import Blocker, LockHolder, PartitionStatus
 
 PARTITION, GONE = Partition("shop.meter", 0), Partition("shop.gone", 1)
 NOW = 1_000_000.0
@@ -59,6 +61,78 @@ def test_a_drain_that_failed_lately_is_the_reason(seconds: float, kind: Kind) ->
     assert found(facts) == [(PARTITION, kind, NOW - 60)]
     [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
     assert ("permission denied" in str(reason)) is (kind is Kind.FAILING)
+
+
+def process(kind: str, **named: Any) -> Process:
+    return Process("id", kind, "h", 7, "celery", "", NOW - 99, {}, **named)
+
+
+@pytest.mark.parametrize(
+    ("facts", "processes", "kind", "text"),
+    [
+        (
+            {"last_tick": 0.0},
+            [process("worker")],
+            Kind.NO_SCHEDULE,
+            "no tick runs: A worker runs (worker 7 on h), but beat does not",
+        ),
+        (
+            {"last_tick": 0.0},
+            [process("beat")],
+            Kind.NO_SCHEDULE,
+            "no tick runs: Beat runs (beat 7 on h), but no worker does",
+        ),
+        (
+            {"requested": {PARTITION}},
+            [process("worker", queues=["periodic"], routes={"drain": "mine"})],
+            Kind.NO_WORKER,
+            "a drain was requested, and no worker has begun it: no worker serves the queue 'mine'",
+        ),
+        (
+            {"requested": {PARTITION}},
+            [process("worker", drains=[("shop.gone:1", NOW - 30)])],
+            Kind.NO_WORKER,
+            "a drain was requested, and no worker has begun it: worker 7 on h drains shop.gone:1 since ",
+        ),
+        (
+            {"databases": {PARTITION: "default"}},
+            [process("worker", waits=[("default", 16.0)])],
+            Kind.WAITING,
+            "the workers wait 16 s before they try the database 'default' again: ",
+        ),
+        (
+            {},
+            [process("worker", drains=[("shop.meter:0", NOW - 30)])],
+            Kind.SLOW,
+            "worker 7 on h drains it since ",
+        ),
+    ],
+)
+def test_the_processes_of_the_site_say_more(
+    facts: dict[str, Any], processes: list[Process], kind: Kind, text: str
+) -> None:
+    """Which of worker and beat is missing, which queue no worker serves, and what the workers do."""
+    [reason] = reasons_of(
+        replace(WELL, **facts, processes=ProcessFigures(processes)), WriteBehindOptions(), NOW
+    )
+    assert reason.kind is kind
+    assert reason.text.startswith(text)
+
+
+def test_a_lock_names_what_its_session_waits_for_and_the_drain() -> None:
+    """The person on call ends the session that blocks, not the drain."""
+    blocker = Blocker(99, "psql", "10.0.0.9", "idle in transaction", None, "SELECT ? FOR UPDATE")
+    facts = replace(
+        WELL,
+        locks={PARTITION: replace(LOCK, blockers=(blocker,))},
+        processes=ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 30)])]),
+    )
+    [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
+    assert (
+        "which waits for PID 99 (psql at 10.0.0.9, idle in transaction: SELECT ? FOR UPDATE)" in reason.text
+    )
+    assert "SELECT pg_terminate_backend(99)" in reason.text
+    assert "(the drain of worker 7 on h, since " in reason.text
 
 
 def test_a_partition_that_is_drained_has_none() -> None:

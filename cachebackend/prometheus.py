@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
@@ -25,11 +26,13 @@ from cachebackend.monitoring import (
     AliasFigures,
     NodeFigures,
     OutboxFigures,
+    ProcessFigures,
     QueryFigures,
     QueueFigures,
     WorkerFigures,
     alias_figures,
     outbox_figures,
+    process_figures,
     queue_figures,
     total_query_figures,
     try_to_read,
@@ -158,6 +161,7 @@ class RingCollector(Collector):
         yield from self._outbox(outbox)
         yield from self._queues(queue_figures(is_database_up=outbox.rows is not None))
         yield from self._last_runs(worker_figures())
+        yield from _processes(process_figures(), figures)
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         read = {each.alias: try_to_read(partial(total_counts, each.alias)) for each in figures}
@@ -235,6 +239,27 @@ class RingCollector(Collector):
         for task, ran in worker.last_runs.items():
             metric.add_metric([task], ran)
         yield metric
+
+
+def _processes(figures: ProcessFigures, aliases: list[AliasFigures]) -> Iterator[Metric]:
+    """Yield how many processes there are, how many differ, and how many do not use each node."""
+    if figures.processes is None:
+        return
+    meaning = "Processes of the site, by kind, version and a digest of the settings that must agree."
+    processes = GaugeMetricFamily("ringcache_processes", meaning, labels=["kind", "version", "settings"])
+    counted = Counter((each.kind, each.version, each.fingerprint) for each in figures.processes)
+    for labels, number in sorted(counted.items()):
+        processes.add_metric(labels, number)
+    yield processes
+    differing = {each.process.id for each in figures.differences}
+    yield _gauge("processes_differing", "Processes whose settings differ from those of most.", len(differing))
+    meaning = "Processes that do not use the node now, because it does not answer them."
+    without = GaugeMetricFamily("ringcache_node_processes_without", meaning, labels=["alias", "node"])
+    seen = Counter((view.alias, view.node) for process in figures.processes for view in process.views)
+    for alias in aliases:
+        for node in alias.nodes:
+            without.add_metric([alias.alias, node.name], seen[alias.alias, node.name])
+    yield without
 
 
 def _queue_nodes(queues: QueueFigures) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from os import getpid
 from statistics import median
@@ -107,6 +108,12 @@ class Process:
     def kinds(self) -> frozenset[str]:
         """Its kinds."""
         return frozenset(self.kind.split("+"))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the settings that all processes must have in common."""
+        digests = sorted((path, setting.digest) for path, setting in self.settings.items())
+        return blake2b(repr(digests).encode(), digest_size=4).hexdigest()
 
     @property
     def label(self) -> str:

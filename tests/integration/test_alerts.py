@@ -163,6 +163,13 @@ class TestIncidents:
         step.samples['ringcache_queue_node_file_written{node="queue-a"}'] = 0  # type: ignore[index]
         fires([before, step], "RingcacheQueueNodeDisk")
 
+    def test_a_process_that_differs_and_does_not_reach_a_node(self, fires: Fires) -> None:
+        """As ``monitoring.processes`` finds it: the process that is scraped reaches the node."""
+        before, step = well(), during()
+        step.samples["ringcache_processes_differing"] = 1  # type: ignore[index]
+        step.samples['ringcache_node_processes_without{alias="default",node="ring-a"}'] = 1  # type: ignore[index]
+        fires([before, step], "RingcacheSettingsDiffer", "RingcacheNodePartlyReached")
+
     def test_a_database_that_does_not_answer(self, fires: Fires, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing else fires: what is not known is not exported."""
         before = well()

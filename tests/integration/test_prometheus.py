@@ -24,6 +24,7 @@ from cachebackend import RingCache
 from cachebackend.counters import Counts
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.telemetry.heartbeat import record_run
+from cachebackend.telemetry.processes import report_this_process
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -148,6 +149,16 @@ def test_a_database_that_does_not_answer_has_no_samples(
     assert not {f"ringcache_{name}" for name in unknown} & found.keys()
     assert "ringcache_behind_rows_total" in found
     assert (found["ringcache_queue_node_up queue-a"], found["ringcache_behind_waiting"]) == (1, 0)
+
+
+def test_processes_are_counted_by_kind_and_settings(client: Client) -> None:
+    """With how many differ, and how many do not reach each node."""
+    report_this_process()
+    text = client.get("/metrics/", headers=TOKEN).content.decode()
+    [(kind, number)] = re.findall(r'ringcache_processes{kind="([\w+]+)",settings="\w{8}",.* (\d)', text)
+    assert (kind in {"command", "web"}, number) == (True, "1")
+    assert "ringcache_processes_differing 0.0" in text
+    assert 'ringcache_node_processes_without{alias="default",node="ring-a"} 0.0' in text
 
 
 def test_others_are_refused(client: Client, settings: Any) -> None:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from cachebackend.monitoring import NodeFigures
 
-__all__ = ["line_chart", "ring_picture"]
+__all__ = ["line_chart", "ring_picture", "time_ago"]
 
 #: The side of the picture, the radius of the ring and the width of its arcs, in units of the view box.
 SIDE, RADIUS, ARC_WIDTH = 300, 98, 26
@@ -82,15 +82,20 @@ def _arc(angle: float, sweep: float) -> str:
 
 
 def line_chart(
-    label: str, values: Sequence[float | None], maximum: float | None = None, unit: str = ""
+    label: str,
+    values: Sequence[float | None],
+    maximum: float | None = None,
+    unit: str = "",
+    step_seconds: int = 60,
 ) -> SafeString:
-    """Return a line over minutes; a minute without a value is a gap.
+    """Return a line over time; a step without a value is a gap.
 
     Args:
         label: What it shows, for people who cannot see it.
-        values: One for each minute, the oldest first; the last one is the current minute.
+        values: One for each step, the oldest first; the last one is the current step.
         maximum: The value at the top; default: the greatest of the values.
         unit: The unit that is written after the value at the top.
+        step_seconds: The length of a step.
     """
     top = maximum or max((value for value in values if value is not None), default=0) or 1
     pieces = _pieces(values, top)
@@ -109,10 +114,21 @@ def line_chart(
         CHART_MARGIN,
         lines,
         dots,
-        _("%(number)d min ago") % {"number": len(values) - 1} if len(values) > 1 else "",
+        time_ago((len(values) - 1) * step_seconds) if len(values) > 1 else "",
         _top_label(top, unit) if any(pieces) else _("no figures"),
         _("now"),
     )
+
+
+def time_ago(seconds: int) -> str:
+    """Return how long ago a step was, in minutes, hours or days; "now" for the current one."""
+    if not seconds:
+        return _("now")
+    if seconds < 2 * 3600:
+        return _("%(number)d min ago") % {"number": seconds // 60}
+    if seconds < 2 * 86_400:
+        return _("%(number)d h ago") % {"number": seconds // 3600}
+    return _("%(number)d d ago") % {"number": seconds // 86_400}
 
 
 def _top_label(top: float, unit: str) -> str:
@@ -120,7 +136,7 @@ def _top_label(top: float, unit: str) -> str:
 
 
 def _pieces(values: Sequence[float | None], top: float) -> list[list[str]]:
-    """Return the points of the line, as ``x,y``, in a list for each run of minutes without a gap."""
+    """Return the points of the line, as ``x,y``, in a list for each run of steps without a gap."""
     step = CHART_WIDTH / max(len(values) - 1, 1)
     pieces: list[list[str]] = [[]]
     for index, value in enumerate(values):

@@ -15,7 +15,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from cachebackend.admin.actions import ActionForm, log_action
-from cachebackend.admin.charts import line_chart, ring_picture
+from cachebackend.admin.charts import ring_picture
+from cachebackend.admin.history import alias_history, chosen_period, drained_chart, period_links
 from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
@@ -27,7 +28,6 @@ from cachebackend.monitoring import (
     ProcessFigures,
     QueryFigures,
     alias_figures,
-    hit_ratio,
     key_figures,
     outbox_figures,
     process_figures,
@@ -102,6 +102,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             for alias, each in read.items()
             if isinstance(each, str)
         ]
+        period = chosen_period(request.GET.get("period"))
         form = KeyForm(request.GET if "key" in request.GET else None)
         context = {
             **self.admin_site.each_context(request),
@@ -109,14 +110,19 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "opts": self.opts,
             "unknown": UNKNOWN,
             "tiles": tiles(aliases, worker, outbox, queues),
-            "panels": [_panel(each) | _queries(query_figures(each.alias)) for each in aliases],
+            "panels": [
+                _panel(each) | alias_history(each, period) | _queries(query_figures(each.alias))
+                for each in aliases
+            ],
+            "period": period,
+            "periods": period_links(period),
             "outbox": outbox,
             "worker": worker,
             "processes": _process_rows(processes),
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
             "drain_times": percentiles(queues.drain_times),
-            "drained_chart": line_chart(_("Rows drained per minute in the last hour"), queues.rows_by_minute),
+            "drained_chart": drained_chart(queues, period),
             "faults": faults,
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
@@ -175,10 +181,6 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
 
 def _panel(figures: AliasFigures) -> dict[str, Any]:
     """Return what the page shows of an alias; nodes that are not up come first."""
-    minutes = list(figures.minutes.values())
-    ratios = [None if each is None or (ratio := hit_ratio(each)) is None else 100 * ratio for each in minutes]
-    reads = [None if each is None else each.hits + each.misses for each in minutes]
-    loads = [None if each is None else each.loads for each in minutes]
     down = [node for node in figures.nodes if not node.is_up]
     up = [node for node in figures.nodes if node.is_up]
     is_large = len(figures.nodes) > MAX_ROWS
@@ -190,16 +192,6 @@ def _panel(figures: AliasFigures) -> dict[str, Any]:
         "folded": up if is_large else [],
         "get_times": "" if figures.hour is None else percentiles(figures.hour.get_times),
         "load_times": "" if figures.hour is None else percentiles(figures.hour.load_times),
-        "charts": [
-            (_("Hit ratio"), line_chart(_("Hit ratio in the last hour, in percent"), ratios, 100, " %")),
-            (_("Reads per minute"), line_chart(_("Keys read per minute in the last hour"), reads)),
-            (_("Loads per minute"), line_chart(_("Loads per minute in the last hour"), loads)),
-        ],
-        "rows": [
-            (_minutes_ago(len(minutes) - 1 - index), each.hits, each.misses, ratio, each.loads)
-            for index, (each, ratio) in enumerate(zip(minutes, ratios, strict=True))
-            if each is not None and (each.hits or each.misses or each.loads)
-        ],
     }
 
 
@@ -230,7 +222,3 @@ def _queries(figures: QueryFigures) -> dict[str, Any]:
         "shown_queries": figures.cached[:MAX_ROWS],
         "folded_queries": figures.cached[MAX_ROWS:],
     }
-
-
-def _minutes_ago(minutes: int) -> str:
-    return _("%(number)d min ago") % {"number": minutes} if minutes else _("now")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from django.db.models import Count, Min
 
@@ -23,10 +24,11 @@ from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
 from cachebackend.options import WriteBehindOptions
-from cachebackend.telemetry.publisher import drains_by_minute, lost_write_minutes, publish_write_counts
+from cachebackend.telemetry.periods import HOUR, Period
+from cachebackend.telemetry.publisher import lost_write_steps, publish_write_counts, writes_by_step
 from cachebackend.writebehind import PartitionStatus
 
-__all__ = ["QueueFigures", "Totals", "queue_figures"]
+__all__ = ["QueueFigures", "Totals", "queue_figures", "write_steps"]
 
 #: The kinds of faults of the reasons why a partition is not drained; those that are missing have their own.
 _KINDS = {
@@ -220,7 +222,7 @@ def _figures(
         nodes=nodes,
         totals=totals,
         is_database_up=is_database_up and has_all,
-        minutes=list(without_lost(drains_by_minute(MINUTES), lost_write_minutes).values()),
+        minutes=write_steps(HOUR),
         reasons=find_reasons(partitions, processes),
     )
     faults = [*queue_node_faults(nodes)]
@@ -230,6 +232,11 @@ def _figures(
         faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
     faults += [*_waiting_faults(figures, options), *_parked_faults(figures), *_lost_faults(figures)]
     return replace(figures, faults=faults)
+
+
+def write_steps(period: Period) -> list[DrainCounts | None]:
+    """Return what write-behind counted in each step of a period, the oldest first; None if not known."""
+    return list(without_lost(writes_by_step(period), partial(lost_write_steps, period)).values())
 
 
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:

@@ -11,9 +11,10 @@ from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.nodes import NodeFigures, node_fault, node_figures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
-from cachebackend.telemetry.publisher import counts_by_minute, lost_minutes, publish_counts
+from cachebackend.telemetry.periods import HOUR, Period
+from cachebackend.telemetry.publisher import counts_by_step, lost_steps, publish_counts
 
-__all__ = ["AliasFigures", "alias_figures", "hit_ratio"]
+__all__ = ["AliasFigures", "alias_figures", "hit_ratio", "step_counts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,17 @@ def alias_figures(alias: str) -> AliasFigures:
     publish_counts(alias)
     nodes = node_figures(ring_cache(alias).client)
     faults = [node_fault(alias, node) for node in nodes if not node.is_up]
-    minutes = counts_by_minute(alias, MINUTES)
+    minutes = counts_by_step(alias, HOUR, MINUTES)
     if missing := list(minutes.values()).count(None):
         what = f"The counts of {missing} of {MINUTES} minutes of {alias!r} cannot be read"
         fault = Fault(FaultKind.COUNTS_UNREADABLE, f"{what}; the sums do not include them.")
         faults.append(fault)
-    minutes = without_lost(minutes, partial(lost_minutes, alias))
+    minutes = without_lost(minutes, partial(lost_steps, alias, HOUR))
     counts = list(minutes.values())
     hour, recent = total_of(counts), total_of(counts[-RECENT_MINUTES:])
     return AliasFigures(alias, nodes, minutes, hour, recent, recent_seconds(), faults)
+
+
+def step_counts(alias: str, period: Period) -> list[Counts | None]:
+    """Return the counts of all processes in each step of a period, the oldest first; None if not known."""
+    return list(without_lost(counts_by_step(alias, period), partial(lost_steps, alias, period)).values())

@@ -1,9 +1,9 @@
 """The counters of all processes: each process adds its own to hashes on the nodes.
 
 A process publishes what it counted since it last published: every few seconds, and once more when
-it ends (``shutdown``). There is a hash for each minute, kept for a day, and one for the total. So
-the sum over the minutes is what all processes counted; a process that is killed loses the counts
-of its last seconds.
+it ends (``shutdown``). There is a hash for each step of each period that charts show (``periods``), and one
+for the total. So the sum over the minutes is what all processes counted; a process that is killed loses the
+counts of its last seconds.
 """
 
 from __future__ import annotations
@@ -25,27 +25,24 @@ from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
+from cachebackend.telemetry.periods import PERIODS, Period
 from cachebackend.telemetry.query_counts import publish_query_counts
 from cachebackend.telemetry.totals import read_total
 
 __all__ = [
-    "counts_by_minute",
-    "drains_by_minute",
-    "lost_minutes",
-    "lost_write_minutes",
+    "counts_by_step",
+    "lost_steps",
+    "lost_write_steps",
     "publish_all",
     "publish_counts",
     "publish_write_counts",
     "total_counts",
     "total_drains",
+    "writes_by_step",
 ]
 
 logger = logging.getLogger("cachebackend")
-#: Seconds in a minute.
-MINUTE = 60
-#: For how many seconds the counts of a minute are kept: a day and an hour.
-KEEP_MINUTE_SECONDS = 25 * 3600
-#: The name of the hash of the total, which the others have a minute in.
+#: The name of the hash of the total.
 TOTAL = "all"
 #: For how many seconds the total is kept after the last time it was added to: three months.
 KEEP_TOTAL_SECONDS = 90 * 24 * 3600
@@ -59,7 +56,7 @@ class _Publication(Generic[C]):
     """The counters of one client, and the hashes that they are published to.
 
     Each hash is on two nodes, so that a dead node hides none. One may be refused while the other is not, so
-    this process remembers separately what it has published to the minutes and to the total.
+    this process remembers separately what it has published to each period and to the total.
 
     Attributes:
         client: The client of the nodes that store the hashes.
@@ -74,8 +71,10 @@ class _Publication(Generic[C]):
     stem: str
 
     def publish(self) -> None:
-        """Add what this process counted since the last time to the current minute, and to the total."""
-        self._add(str(int(time.time()) // MINUTE), "minutes", KEEP_MINUTE_SECONDS)
+        """Add what this process counted since the last time to the current steps, and to the total."""
+        for period in PERIODS.values():
+            name = period.key(int(time.time()) // period.seconds)
+            self._add(name, period.name, period.keep_seconds)
         self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS)
 
     def _add(self, name: str, ledger: str, keep_seconds: int) -> None:
@@ -92,22 +91,26 @@ class _Publication(Generic[C]):
             extra = {"event": "fold_refused", "error": str(error)}
             logger.warning("%s; the counts of %s are published later", error, self.stem, extra=extra)
 
-    def by_minute(self, minutes: int) -> dict[int, C | None]:
-        """Return the counts of each of the last minutes, the oldest first; None if no node returned them."""
-        now = int(time.time()) // MINUTE
-        numbers = range(now - minutes + 1, now + 1)
-        keys = [self._key(str(number)) for number in numbers]
+    def by_step(self, period: Period, count: int) -> dict[int, C | None]:
+        """Return the counts of each of the last steps, the oldest first; None if no node returned them."""
+        now = int(time.time()) // period.seconds
+        numbers = range(now - count + 1, now + 1)
+        keys = [self._key(period.key(number)) for number in numbers]
         replies = self.client.run(protocol.read_counts(self.client.context, keys))
         return {number: self._read(reply) for number, reply in zip(numbers, replies, strict=True)}
 
-    def lost(self, numbers: Collection[int]) -> set[int]:
-        """Return the minutes that ended before all nodes that store them were started."""
+    def lost(self, period: Period, numbers: Collection[int]) -> set[int]:
+        """Return the steps that ended before all nodes that store them were started."""
         starts = self.client.run(protocol.start_times(self.client.context, time.time()))
-        return {number for number in numbers if self._start(number, starts) > (number + 1) * MINUTE}
+        return {
+            number
+            for number in numbers
+            if self._start(period.key(number), starts) > (number + 1) * period.seconds
+        }
 
-    def _start(self, number: int, starts: Mapping[int, float]) -> float:
-        """Return when the first of the nodes that store a minute was started, of those that answer."""
-        nodes = protocol.nodes_of(self.client.context, self._key(str(number)))
+    def _start(self, name: str, starts: Mapping[int, float]) -> float:
+        """Return when the first of the nodes that store a hash was started, of those that answer."""
+        nodes = protocol.nodes_of(self.client.context, self._key(name))
         return min(starts.get(node, math.inf) for node in nodes)
 
     def _read(self, reply: Mapping[str, int] | RingCacheError) -> C | None:
@@ -121,7 +124,7 @@ class _Publication(Generic[C]):
         return self.kind.from_dict(counts)
 
     def _key(self, name: str) -> bytes:
-        """Return the key of a minute's hash, or of the total's; no alias' own keys look like it."""
+        """Return the key of a step's hash, or of the total's; no alias' own keys look like it."""
         return f"{self.stem}:{name}".encode()
 
 
@@ -178,34 +181,35 @@ def publish_all(**_: Any) -> None:
         logger.exception("the counts of drains could not be published")
 
 
-def counts_by_minute(alias: str, minutes: int) -> dict[int, Counts | None]:
-    """Return the counts of all processes for each of the last minutes, the oldest first.
+def counts_by_step(alias: str, period: Period, count: int | None = None) -> dict[int, Counts | None]:
+    """Return the counts of all processes for each step of a period, the oldest first.
 
     Args:
         alias: The cache alias.
-        minutes: How many, the current one included; at most a day's are kept.
+        period: The period.
+        count: How many steps, the current one included; by default those of the period.
 
     Returns:
-        Counts by minute since 1970; None for a minute of which neither of its two nodes answers.
+        Counts by the number of the step; None for a step of which neither of its two nodes answers.
     """
-    return _of_alias(alias).by_minute(minutes)
+    return _of_alias(alias).by_step(period, count or period.steps)
 
 
-def lost_minutes(alias: str, minutes: Collection[int]) -> set[int]:
-    """Return those of some minutes since 1970 whose counts were lost, because the nodes restarted since.
+def lost_steps(alias: str, period: Period, numbers: Collection[int]) -> set[int]:
+    """Return those of some steps whose counts were lost, because the nodes restarted since.
 
-    A minute of which nothing is stored is not one in which nothing was counted, if its nodes are younger.
+    A step of which nothing is stored is not one in which nothing was counted, if its nodes are younger.
     """
-    return _of_alias(alias).lost(minutes)
+    return _of_alias(alias).lost(period, numbers)
 
 
-def lost_write_minutes(minutes: Collection[int]) -> set[int]:
-    """Return which minutes of the counters of write-behind were lost, as ``lost_minutes``.
+def lost_write_steps(period: Period, numbers: Collection[int]) -> set[int]:
+    """Return which steps of the counters of write-behind were lost, as ``lost_steps``.
 
     Raises:
         ConfigurationError: Write-behind is off.
     """
-    return _of_queue().lost(minutes)
+    return _of_queue().lost(period, numbers)
 
 
 def total_counts(alias: str) -> Counts:
@@ -217,13 +221,13 @@ def total_counts(alias: str) -> Counts:
     return _of_alias(alias).total()
 
 
-def drains_by_minute(minutes: int) -> dict[int, DrainCounts | None]:
-    """Return what write-behind counted in each of the last minutes, as ``counts_by_minute`` does.
+def writes_by_step(period: Period, count: int | None = None) -> dict[int, DrainCounts | None]:
+    """Return what write-behind counted in each step of a period, as ``counts_by_step``.
 
     Raises:
         ConfigurationError: Write-behind is off.
     """
-    return _of_queue().by_minute(minutes)
+    return _of_queue().by_step(period, count or period.steps)
 
 
 def total_drains() -> DrainCounts:

@@ -11,7 +11,8 @@ from django.urls import reverse
 
 from cachebackend import RingCache
 from cachebackend.telemetry.heartbeat import last_runs, record_run
-from cachebackend.telemetry.publisher import counts_by_minute, publish_counts, total_counts
+from cachebackend.telemetry.periods import HOUR
+from cachebackend.telemetry.publisher import counts_by_step, publish_counts, total_counts
 from tests.fuzz.mutants import count, mutant
 
 pytestmark = [
@@ -46,7 +47,7 @@ def test_no_damaged_counter_harms_its_reader(ring_cache: RingCache) -> None:
         record_run("tick")
         done = damage(generator, ring_cache)
         try:
-            counts_by_minute("default", 3)
+            counts_by_step("default", HOUR, 3)
             total_counts("default")
             last_runs()
             shown = client.get(url).status_code if turn % 15 == 0 else 200

@@ -29,13 +29,14 @@ from cachebackend.monitoring.window import MINUTES
 from cachebackend.protocol.telemetry.counters import nodes_of
 from cachebackend.telemetry import publisher, shutdown
 from cachebackend.telemetry.heartbeat import last_runs, record_run
+from cachebackend.telemetry.periods import HOUR, PERIODS, Period
 from cachebackend.telemetry.publisher import (
-    counts_by_minute,
-    drains_by_minute,
+    counts_by_step,
     publish_all,
     publish_counts,
     total_counts,
     total_drains,
+    writes_by_step,
 )
 from cacheproject.demo.models import Article
 from cacheproject.processes import free_port
@@ -57,7 +58,7 @@ def start(*command: str, **named: Any) -> subprocess.Popen[bytes]:
 def shown() -> Counts:
     """Return what the page shows, without what this process counted since it last published."""
     found = Counts()
-    for counts in counts_by_minute("default", MINUTES).values():
+    for counts in counts_by_step("default", HOUR).values():
         assert counts is not None
         found.add(counts)
     return found
@@ -93,6 +94,16 @@ def test_the_page_shows_what_all_processes_counted(ring_cache: RingCache) -> Non
     assert (hour.hits, hour.misses) == (total, total)
     in_all = total_counts("default")
     assert (in_all.hits, in_all.misses) == (total, total)
+
+
+@pytest.mark.parametrize("period", PERIODS.values(), ids=PERIODS)
+def test_each_period_has_all_counts(ring_cache: RingCache, period: Period) -> None:
+    """In its current step; the steps before are empty."""
+    ring_cache.get_many(["a", "b"])
+    publish_counts("default")
+    *before, now = counts_by_step("default", period).values()
+    assert len(before) == period.steps - 1
+    assert (now, set(map(repr, before))) == (Counts(misses=2), {repr(Counts())})
 
 
 def test_sigterm_keeps_its_default_action(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +302,7 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
         with killed(services, ring_cache, name):
             assert shown().misses == 3
     with killed(services, ring_cache, *names[:2]):
-        unseen = sum(counts is None for counts in counts_by_minute("default", MINUTES).values())
+        unseen = sum(counts is None for counts in counts_by_step("default", HOUR).values())
         assert 0 < unseen < MINUTES
         faults = [fault.message for fault in alias_figures("default").faults]
     fault = f"The counts of {unseen} of {MINUTES} minutes of 'default' cannot be read; "
@@ -403,7 +414,7 @@ def test_the_times_of_drains_are_published() -> None:
     for partition in (partitions := writebehind.seal_dirty()):
         writebehind.drain(partition)
     publish_all()
-    [minute] = [each for each in drains_by_minute(3).values() if each is not None and each.rows]
+    [minute] = [each for each in writes_by_step(HOUR, 3).values() if each is not None and each.rows]
     assert (minute.rows, minute.drain_times.count, minute.parked) == (3, len(partitions), 0)
     assert total_drains() == minute
 

@@ -57,7 +57,7 @@
 
   const refresh = async () => {
     try {
-      const response = await fetch(location.pathname, { signal: AbortSignal.timeout(timeoutMs) });
+      const response = await fetch(location.pathname + page.dataset.query, { signal: AbortSignal.timeout(timeoutMs) });
       const text = await response.text();
       if (response.redirected) return showFailure("you are logged out");
       if (!response.ok) return showFailure(`the site returned an error (${response.status})`);

@@ -12,7 +12,7 @@ from django.db.backends.ddl_references import Statement
 from django.db.models.functions import Now
 from django.db.models.sql.compiler import SQLCompiler
 
-__all__ = ["OutboxRow", "ParkedWrite", "PrefixIndex", "Ring", "WriteBehindCheckpoint"]
+__all__ = ["Event", "OutboxRow", "ParkedWrite", "PrefixIndex", "Ring", "WriteBehindCheckpoint"]
 
 # The checks of an app that is not installed do not run. What Django raises for its models names no way out
 if not apps.is_installed("cachebackend"):
@@ -209,6 +209,37 @@ class ParkedWrite(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} {self.key}, batch {self.batch}"
+
+
+class Event(models.Model):
+    """Something that happened to the nodes or the processes, or that a person did: the timeline of the page.
+
+    Only the latest rows are kept. Several processes may see the same change; the first one stores it.
+    """
+
+    key = models.CharField(
+        max_length=32, unique=True, help_text="Equal for the same change, no matter which process sees it."
+    )
+    kind = models.CharField(max_length=20, help_text="node, start, settings, deploy, command or action.")
+    subject = models.CharField(max_length=200, help_text="What changed, or the person.")
+    state = models.CharField(
+        max_length=100, blank=True, default="", help_text="The state of the subject from then on."
+    )
+    text = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        help_text="What happened; empty: the state is the first known.",
+    )
+    created = FetchableDateTimeField(db_default=Now(), help_text="By the database's clock.")
+
+    class Meta:
+        default_permissions = ()
+        indexes = (models.Index(fields=["subject", "id"], name="ringcache_event_subject"),)
+        verbose_name = "event"
+
+    def __str__(self) -> str:
+        return f"{self.created:%Y-%m-%d %H:%M:%S} {self.text}"
 
 
 class Ring(OutboxRow):

@@ -19,6 +19,7 @@ from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.managers.audit import WINDOWS, cached_managers
 from cachebackend.managers.audit import audit as audit_rows
+from cachebackend.monitoring.observer import observe
 from cachebackend.protocol import Partition
 from cachebackend.telemetry import heartbeat, shutdown, this_process
 
@@ -43,6 +44,7 @@ DRAIN_SOFT_SECONDS = 90
 def relay() -> int:
     """Delete the keys of pending outbox rows; return the number of keys deleted."""
     result = invalidation.relay()
+    observe()
     if result.pending:
         logger.warning(
             "relay: %d outbox rows are still pending, the oldest for %.1f s", result.pending, result.lag

@@ -17,6 +17,7 @@ from cachebackend.backend import RingCache, ring_cache
 from cachebackend.backend.tag_names import names_of_text
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.monitoring.events import record_event
 
 __all__ = ["ActionForm", "log_action"]
 
@@ -77,7 +78,7 @@ class ActionForm(forms.Form):
 
 
 def log_action(request: HttpRequest, model: type[models.Model], message: str) -> None:
-    """Write to Django's admin log what a user did."""
+    """Write to Django's admin log and to the timeline what a user did."""
     LogEntry.objects.create(
         user_id=str(request.user.pk),
         content_type=ContentType.objects.get_for_model(model),
@@ -85,6 +86,7 @@ def log_action(request: HttpRequest, model: type[models.Model], message: str) ->
         action_flag=CHANGE,
         change_message=message,
     )
+    record_event("action", request.user.get_username(), message)
 
 
 def _delete(cache: RingCache, key: bytes) -> str:

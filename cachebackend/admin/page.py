@@ -20,6 +20,7 @@ from cachebackend.admin.history import alias_history, chosen_period, drained_cha
 from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.models import Ring
 from cachebackend.monitoring import (
     AliasFigures,
@@ -36,8 +37,10 @@ from cachebackend.monitoring import (
     try_to_read,
     worker_figures,
 )
+from cachebackend.monitoring.events import TimelineEvent, timeline
 from cachebackend.monitoring.formatting import moment, percentiles
 from cachebackend.monitoring.nodes import seen_by
+from cachebackend.monitoring.observer import observe
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node.breaker import REPLAYING, UP
 
@@ -45,6 +48,8 @@ __all__ = ["RingAdmin"]
 
 #: Seconds between two refreshes of the page by its script.
 REFRESH_SECONDS = 5
+#: The events that the page shows.
+MAX_EVENTS = 30
 #: In a table of more nodes, those that are up are folded away.
 MAX_ROWS = 12
 
@@ -102,6 +107,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             for alias, each in read.items()
             if isinstance(each, str)
         ]
+        observe()
         period = chosen_period(request.GET.get("period"))
         form = KeyForm(request.GET if "key" in request.GET else None)
         context = {
@@ -123,6 +129,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "queues": queues,
             "drain_times": percentiles(queues.drain_times),
             "drained_chart": drained_chart(queues, period),
+            "timeline": _timeline() if outbox.rows is not None else None,
             "faults": faults,
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
@@ -212,6 +219,15 @@ def _process_rows(figures: ProcessFigures) -> dict[str, Any] | None:
     rows.sort(key=lambda row: not row["differences"])
     shown = max(MAX_ROWS, differing)
     return {"shown": rows[:shown], "folded": rows[shown:]}
+
+
+def _timeline() -> list[TimelineEvent] | None:
+    """Return the latest events; None if the database cannot be asked."""
+    try:
+        return timeline(MAX_EVENTS)
+    except Exception as error:  # noqa: BLE001  # the table may be missing; the page shows the rest
+        raise_interrupt(error)
+        return None
 
 
 def _queries(figures: QueryFigures) -> dict[str, Any]:

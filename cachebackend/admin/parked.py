@@ -18,6 +18,7 @@ from cachebackend.admin.actions import log_action
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
+from cachebackend.monitoring.events import record_event
 from cachebackend.monitoring.parked import changes_text
 
 __all__ = ["ParkedWriteAdmin"]
@@ -98,13 +99,16 @@ class ParkedWriteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic i
         return super().changelist_view(request, extra_context)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ParkedWrite]) -> None:
-        """Discard writes, under the locks of their partitions."""
+        """Discard writes, under the locks of their partitions; Django's log has one entry for each."""
+        count = queryset.count()
         writebehind.discard(queryset, queryset.db)
+        record_event("action", request.user.get_username(), f"discard {count} parked writes")
 
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
         """Discard one write."""
         assert isinstance(obj, ParkedWrite)  # noqa: S101  # this admin has no other model
         writebehind.discard([obj], obj._state.db or "default")
+        record_event("action", request.user.get_username(), f"discard the parked write {obj}")
 
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
         """Return False: only a drain parks writes."""

@@ -17,6 +17,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
 from cachebackend.errors import RingCacheError
+from cachebackend.management.audit_trail import record_command
 from cachebackend.management.tables import print_table
 
 __all__ = ["AddAction", "Report", "ReportCommand"]
@@ -57,9 +58,11 @@ class ReportCommand(BaseCommand):
 
     Attributes:
         examples: Example calls, one a line; shown by ``--help``.
+        reading: The actions that change nothing; all others are recorded in the timeline.
     """
 
     examples = ""
+    reading: frozenset[str] = frozenset()
     is_json = False
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -127,10 +130,20 @@ class ReportCommand(BaseCommand):
                 message = f"--{name.replace('_', '-')} must be a number, not nan"
                 raise CommandError(message)
         self.check_options(options)
+        outcome = "failed"
         try:
             report: Report = getattr(self, f"_{options['action']}")(options)
+            outcome = "done" if report.is_well else "not well"
         except (RingCacheError, ImproperlyConfigured, Error) as error:
             raise CommandError(str(error)) from error
+        finally:
+            if (
+                options["action"] not in self.reading
+                and options.get("yes", True)
+                and not options.get("listen")
+            ):
+                name = type(self).__module__.rpartition(".")[2]
+                record_command(name, options, outcome)
         if self.is_json:
             self.stdout.write(json.dumps(report.data, default=str))
         if not report.is_well:

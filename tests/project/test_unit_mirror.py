@@ -36,6 +36,7 @@ WITHOUT = {
     "managers/reads": "each method reads rows through the ring: tests/integration",
     "migrations/": "written by Django",
     "models": "tables",
+    "monitoring/events": "SQL: tests/integration/test_timeline.py",
     "monitoring/inspector": "asks a node and the outbox",
     "monitoring/parked": "reads a row of parked writes",
     "monitoring/setup": "asks nodes",

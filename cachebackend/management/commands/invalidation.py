@@ -19,6 +19,7 @@ from cachebackend.invalidation.set_aside import delete_set_aside
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.monitoring import outbox_figures
+from cachebackend.monitoring.observer import observe
 from cachebackend.telemetry import this_process
 
 __all__ = ["Command"]
@@ -52,6 +53,7 @@ def _windows(text: str) -> tuple[float, ...]:
 class Command(ReportCommand):
     """Status, relay, unreadable rows and audit of invalidation."""
 
+    reading = frozenset({"status", "audit"})
     help = "See pending deletes, send them now, and compare cached rows with the database."
     examples = """  manage.py invalidation status --json
   manage.py invalidation relay                            after a node was down, without a worker
@@ -141,6 +143,7 @@ class Command(ReportCommand):
 
         def on_round(done: RelayResult) -> bool:
             total.add_run(done)
+            observe()
             return not ended.is_set()
 
         this_process.add_kind("relay")

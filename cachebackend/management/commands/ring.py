@@ -19,6 +19,7 @@ from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
 from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures, query_figures
+from cachebackend.monitoring.events import timeline
 from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.nodes import seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
@@ -48,6 +49,7 @@ _QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidation
 class Command(ReportCommand):
     """Status, owner, plan, queries, processes, doctor, cleanup, configure and simulate of the ring."""
 
+    reading = frozenset({"status", "owner", "plan", "queries", "processes", "doctor", "events", "simulate"})
     help = "See the ring's nodes, find a key's owner, plan a change of nodes, and find what is set up wrong."
     examples = """  manage.py ring status
   manage.py ring owner product:17 --alias default
@@ -82,6 +84,8 @@ class Command(ReportCommand):
             help=f"how many hours, the present one included, 1 to 24 ({RECENT_HOURS})",
         )
         processes = add("processes", help="each process of the site, and in which settings they differ")
+        events = add("events", help="what happened to nodes and processes, and what people did")
+        events.add_argument("--limit", type=int, default=50, help="how many events, the newest first (50)")
         doctor = add("doctor", help="find what is set up wrong")
         cleanup = add("cleanup", help="delete keys from nodes that do not own them")
         cleanup.add_argument("--yes", action="store_true", help="delete them; default: only count them")
@@ -213,6 +217,14 @@ class Command(ReportCommand):
 
     def _processes(self, options: dict[str, Any]) -> Report:
         return processes_report(self)
+
+    def _events(self, options: dict[str, Any]) -> Report:
+        events = timeline(max(options["limit"], 1))
+        self.print_table(
+            ("when", "what", "by"),
+            [(moment(each.at), each.text, each.subject if each.is_of_person else "") for each in events],
+        )
+        return Report({"events": [each._asdict() for each in events]})
 
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().nodes)

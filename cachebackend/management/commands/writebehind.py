@@ -51,6 +51,7 @@ _UNKNOWN = "unknown"
 class Command(ParkedActions, RepairActions):
     """Status, drain, parked writes and repair of write-behind."""
 
+    reading = frozenset({"status", "parked", "nodes"})
     help = "See the write-behind queues, drain them now, and retry, discard or repair what needs a person."
     examples = """  manage.py writebehind status --json
   manage.py writebehind drain --timeout 120     before a deploy that changes the queue nodes

@@ -1,0 +1,132 @@
+"""The timeline: what happened to nodes and processes, and what people did."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+
+from cachebackend import RingCache, tasks
+from cachebackend.models import Event
+from cachebackend.monitoring import events, observer
+from cachebackend.monitoring.events import State, record_event, record_states, timeline
+from cachebackend.telemetry.processes import report_this_process
+from cacheproject.services import Services
+from tests.integration.write_behind import command
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
+    pytest.mark.usefixtures("empty_nodes"),
+]
+UP, AWAY = (State("node", "node a", value, f"a is {value}") for value in ("used", "away"))
+
+
+def texts() -> list[str]:
+    return [event.text for event in reversed(timeline(50))]
+
+
+def look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report this process, and let the relay look at once."""
+    monkeypatch.setattr(observer, "_next_look", 0.0)
+    report_this_process()
+    tasks.relay()
+
+
+def test_a_change_is_stored_once() -> None:
+    """The first known state is not shown; a state that stays is not stored again."""
+    for state in (UP, UP, AWAY, AWAY, UP):
+        record_states([state])
+    assert texts() == ["a is away", "a is used"]
+    assert Event.objects.count() == 3
+
+
+def test_a_change_that_two_processes_see_is_stored_once() -> None:
+    """Both read the same last event, so their events have the same key."""
+    record_states([UP])
+    one, other = events._changes("default", [AWAY]), events._changes("default", [AWAY])
+    events._store("default", one)
+    events._store("default", other)
+    assert texts() == ["a is away"]
+
+
+def test_only_the_latest_events_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table does not grow."""
+    monkeypatch.setattr(events, "MAX_EVENTS", 3)
+    for number in range(9):
+        record_event("action", "ann", f"event {number}" + "x" * 600)
+    assert [text[:7] for text in texts()] == ["event 6", "event 7", "event 8"]
+
+
+def test_a_table_that_is_missing_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the migration has run, the page and the commands work, and one warning is logged."""
+    monkeypatch.setattr(Event._meta, "db_table", "missing")
+    look(monkeypatch)
+    command("drain")
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    page = client.get(reverse("admin:cachebackend_ring_changelist"))
+    assert page.status_code == 200
+    assert page.context["timeline"] is None
+    warned = [each for each in caplog.records if getattr(each, "event", "") == "events_not_stored"]
+    assert len(warned) <= 1
+
+
+def test_a_node_that_is_killed_and_restarted(
+    ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay sees that no process uses it, that they do again, and that another run of it answers."""
+    look(monkeypatch)
+    assert texts() == []
+    services.kill("ring-b")
+    try:
+        ring_cache.get_many([f"k{number}" for number in range(60)])
+        look(monkeypatch)
+        [text] = texts()
+        assert text.startswith("Node ring-b of 'default' does not answer: node 'ring-b' is not reachable")
+    finally:
+        services.restart("ring-b")
+    for node in ring_cache.client.nodes:
+        assert node.breaker is not None
+        node.breaker.close()
+    look(monkeypatch)
+    assert sorted(texts()[1:]) == [
+        "Node ring-b of 'default' is back: all processes use it.",
+        "Node ring-b of 'default' was restarted.",
+    ]
+
+
+def test_a_command_that_changes_something_leaves_a_trail() -> None:
+    """With the user, the arguments and the outcome; one that only reads does not."""
+    command("status")
+    command("drain", "--timeout", "9")
+    call_command("ring", "cleanup", "--yes", stdout=StringIO())
+    call_command("ring", "cleanup", stdout=StringIO())
+    assert texts() == [
+        "manage.py writebehind drain timeout=9.0: done",
+        "manage.py ring cleanup yes=True: done",
+    ]
+    out = StringIO()
+    call_command("ring", "events", "--json", stdout=out)
+    [first, second] = json.loads(out.getvalue())["events"]
+    assert (first["kind"], " on " in second["subject"]) == ("command", True)
+
+
+def test_an_action_of_the_page_leaves_a_trail(ring_cache: RingCache, settings: Any) -> None:
+    """In Django's log, in the timeline, and on the page."""
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    ring_cache.set("k", 1)
+    act = {"action": "delete_key", "alias": "default", "target": "k", "confirmed": "on"}
+    client.post(reverse("admin:cachebackend_ring_act"), act)
+    assert texts() == [LogEntry.objects.get().change_message] == ["delete the key 'k' of 'default': done"]
+    page = client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
+    assert "delete the key &#x27;k&#x27; of &#x27;default&#x27;: done" in page

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply, is_promise
 from cachebackend.errors import RingCacheError, UnconfirmedError
 
@@ -18,6 +19,8 @@ __all__ = ["DiskWait", "PromiseWait", "ReplicaWait"]
 
 #: The share of the socket timeout that the replicas have, so that the reply of the node comes in time.
 _SHARE = 0.5
+#: Seconds between two calls that wait in full while replicas are late.
+_FULL_WAIT_SECONDS = 1.0
 
 
 class PromiseWait(ABC):
@@ -62,27 +65,38 @@ class ReplicaWait(PromiseWait):
     """Waits until replicas have a promise in memory.
 
     While no replica confirms in time, the node is asked to wait for a millisecond only, so that an absent
-    replica does not delay each call.
+    replica does not delay each call. One call a second waits in full: a replica that is back may need longer.
 
     Args:
         number: How many replicas must confirm.
         socket_timeout: The most seconds that a reply of the node may take.
+        clock: The source of time.
     """
 
-    def __init__(self, number: int, socket_timeout: float) -> None:
+    def __init__(self, number: int, socket_timeout: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self.number = number
+        self._clock = clock
         self._wait = self._waiting(max(1, int(1000 * socket_timeout * _SHARE)))
         self._short_wait = self._waiting(1)
         self._is_late = False
+        #: When the next call waits in full although the last replica was late.
+        self._next_full_wait = 0.0
 
     def _waiting(self, milliseconds: int) -> Command:
         return b"WAIT", b"%d" % self.number, b"%d" % milliseconds
 
     def _command(self) -> Command:
-        return self._short_wait if self._is_late else self._wait
+        if self._is_late:
+            now = self._clock.monotonic()
+            if now < self._next_full_wait:
+                return self._short_wait
+            self._next_full_wait = now + _FULL_WAIT_SECONDS
+        return self._wait
 
     def _missing(self, reply: Reply) -> str:
-        self._is_late = reply < self.number
+        was_late, self._is_late = self._is_late, reply < self.number
+        if self._is_late and not was_late:
+            self._next_full_wait = self._clock.monotonic() + _FULL_WAIT_SECONDS
         return _missing_replicas(reply, self.number) if self._is_late else ""
 
 

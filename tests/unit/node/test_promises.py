@@ -14,6 +14,7 @@ from cachebackend.node.node import Node, PendingReplies
 from cachebackend.node.promises import DiskWait, PromiseWait, ReplicaWait
 from cachebackend.options import NodeAddress
 from cachebackend.protocol.ring.node_deletes import delete_command
+from tests.unit.protocol.stepping import StillClock
 
 GET, DELETE = (b"GET", b"a"), delete_command([b"a"])
 WAIT, SHORT = (b"WAIT", b"1", b"125"), (b"WAIT", b"1", b"1")
@@ -34,8 +35,9 @@ def test_a_promise_that_a_replica_has_is_kept() -> None:
 
 
 def test_a_promise_without_replica_has_failed() -> None:
-    """The other replies are the node's, and the node is not ejected; the next call waits only briefly."""
-    wait = ReplicaWait(1, 0.25)
+    """The other replies are the node's, and the node is not ejected; the next calls wait only briefly."""
+    clock = StillClock()
+    wait = ReplicaWait(1, 0.25, clock)
     first, second = wait.settled([GET, DELETE], [b"1", 1, 0])
     assert first == b"1"
     assert isinstance(second, UnconfirmedError)
@@ -43,6 +45,23 @@ def test_a_promise_without_replica_has_failed() -> None:
     assert "0 of 1 replicas" in str(second)
     assert second.reply == 1
     assert wait.added([DELETE]) == [DELETE, SHORT]
+    wait.settled([DELETE], [1, 0])
+    assert wait.added([DELETE]) == [DELETE, SHORT]
+    wait.settled([DELETE], [1, 1])
+    assert wait.added([DELETE]) == [DELETE, WAIT]
+
+
+def test_a_replica_that_is_back_may_need_longer_than_a_millisecond() -> None:
+    """One call a second waits in full, so that a slow replica is found again."""
+    clock = StillClock()
+    wait = ReplicaWait(1, 0.25, clock)
+    wait.settled([DELETE], [1, 0])
+    clock.at += 1.0
+    assert wait.added([DELETE]) == [DELETE, WAIT]
+    wait.settled([DELETE], [1, 0])
+    assert wait.added([DELETE]) == [DELETE, SHORT]
+    clock.at += 1.0
+    assert wait.added([DELETE]) == [DELETE, WAIT]
     wait.settled([DELETE], [1, 1])
     assert wait.added([DELETE]) == [DELETE, WAIT]
 

@@ -21,6 +21,8 @@ __all__ = ["Asked", "Findings", "Statements", "cached_managers"]
 
 #: The share of reads that are async: each starts an event loop.
 _ASYNC_SHARE = 0.1
+#: The share of reads that evaluate a queryset again.
+_KEPT_SHARE = 0.3
 
 
 @contextmanager
@@ -114,6 +116,8 @@ class Asked:
     constants: str
     alias: str = "default"
     _before: Any = None
+    #: A queryset that is kept over writes, and evaluated again after each.
+    _kept: Any = None
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.form} ({self.alias}, constants {self.constants})"
@@ -121,12 +125,27 @@ class Asked:
     def _query(self) -> Query:
         return KINDS[self.kind](Constants(random.Random(self.constants)))
 
-    def cached(self, *, is_async: bool = False) -> Any:
-        """Return the result through the ring."""
+    def cached(self, *, is_async: bool = False, is_kept: bool = False) -> Any:
+        """Return the result through the ring.
+
+        Args:
+            is_async: Whether it is read in an async way.
+            is_kept: Whether a queryset is evaluated again that an earlier read has made.
+        """
+        query = self.kept() if is_kept else self._cached_query()
+        return result_of(query, self.form, Call(is_async=is_async))
+
+    def kept(self) -> Any:
+        """Return a new clone of the queryset that is kept."""
+        if self._kept is None:
+            self._kept = self._cached_query()
+        return self._kept.all()
+
+    def _cached_query(self) -> Query:
         with cached_managers(self.alias):
             query = self._query()
         assert isinstance(query, CachedQuerySet)
-        return result_of(query, self.form, Call(is_async=is_async))
+        return query
 
     def plain(self) -> Any:
         """Return the result in plain Django."""
@@ -143,7 +162,9 @@ class Asked:
         """
         plain, statements = self.plain(), Statements(using)
         with statements.counted():
-            cached = self.cached(is_async=source.random() < _ASYNC_SHARE)
+            cached = self.cached(
+                is_async=source.random() < _ASYNC_SHARE, is_kept=source.random() < _KEPT_SHARE
+            )
         is_hit = statements.count == 0
         found.reads += 1
         found.hits += is_hit

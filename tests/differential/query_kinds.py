@@ -61,6 +61,7 @@ from tests.zoo.models import (
     Branch,
     Credit,
     Desk,
+    EarlyPlace,
     Inn,
     Kiosk,
     Label,
@@ -73,6 +74,7 @@ from tests.zoo.models import (
     Post,
     Price,
     Pub,
+    Reply,
     Seat,
     Shelf,
     Stock,
@@ -218,6 +220,22 @@ _ONE: dict[str, Kind] = {
     ),
     "order by annotation": lambda c: Author.objects.annotate(x=F("rank") * 2).order_by("x", "pk"),
     "alias": lambda c: Author.objects.alias(x=Length("name")).filter(x=c.number(), rank=c.number()),
+    "alias of a group": lambda c: (
+        Poem.objects.alias(n=Count("author__letter")).filter(n__lt=2).order_by("pk")
+    ),
+    "alias in order": lambda c: Author.objects.alias(x=F("rank") % 2).order_by("x", "pk"),
+    "alias of a subquery": lambda c: Author.objects.alias(
+        x=Exists(Poem.objects.filter(author=OuterRef("pk"), rank=c.number()))
+    ).filter(x=True),
+    "cast": lambda c: Author.objects.filter(rank=Cast(Value(str(c.number())), IntegerField())),
+    "cast column": lambda c: Author.objects.annotate(x=Cast("rank", CharField())).filter(x=str(c.number())),
+    "cast in order": lambda c: Author.objects.order_by(Cast("rank", CharField()), "pk"),
+    "cast of related": lambda c: Poem.objects.filter(author__rank=Cast("rank", IntegerField())),
+    "cast in alias": lambda c: Author.objects.alias(x=Cast("rank", CharField())).filter(
+        x__lt=str(c.number())
+    ),
+    "second model of a table": lambda c: Reply.objects.filter(rank=c.number()),
+    "second model in order": lambda c: Reply.objects.order_by("rank", "pk"),
     "collate": lambda c: Author.objects.filter(name=Collate(Value(c.text()), "C")),
     "collate column": lambda c: (
         Author.objects.annotate(x=Collate("name", "C")).filter(x=c.text()).order_by("x")
@@ -337,6 +355,17 @@ _RELATIONS: dict[str, Kind] = {
     "self twice": lambda c: Branch.objects.filter(parent__parent__rank=c.number()),
     "select related": lambda c: Poem.objects.select_related("author").order_by("pk"),
     "select related of one": lambda c: Poem.objects.filter(author=c.key()).select_related("author"),
+    "select related of text": lambda c: Poem.objects.filter(author__name=c.text()).select_related("author"),
+    "select related of many": lambda c: Novel.objects.select_related(
+        "author", "genre", "sequel__author"
+    ).order_by("pk"),
+    "select related of two": lambda c: Novel.objects.filter(
+        author__rank=c.number(), sequel__genre__rank=c.number()
+    ).select_related("author", "sequel__genre"),
+    "select related in order": lambda c: Poem.objects.select_related("author").order_by("author__rank", "pk")[
+        :3
+    ],
+    "select related of one to one": lambda c: Desk.objects.select_related("author").order_by("pk"),
     "select related deep": lambda c: Branch.objects.select_related("parent__parent").filter(rank=c.number()),
     "select related reverse": lambda c: Author.objects.select_related("desk").order_by("pk"),
     "select related reverse of one": lambda c: Author.objects.select_related("desk").filter(pk=c.key()),
@@ -495,7 +524,8 @@ _MANY: dict[str, Kind] = {
     "child with own key": lambda c: Kiosk.objects.filter(code=c.text()),
     "child with own key by place": lambda c: Kiosk.objects.filter(place=c.key()),
     "child of two": lambda c: Boat.objects.filter(title=c.text(), rank=c.number()),
-    "proxy": lambda c: Place.objects.filter(name=c.text()),
+    "proxy": lambda c: EarlyPlace.objects.filter(name=c.text()),
+    "proxy in order": lambda c: EarlyPlace.objects.order_by("rank", "pk")[:3],
     "reverse one to one": lambda c: Author.objects.filter(desk__rank=c.number()),
     "reverse one to one null": lambda c: Author.objects.filter(desk=None),
     "reverse one to one column null": lambda c: Author.objects.filter(desk__rank=None).order_by("pk"),

@@ -143,6 +143,10 @@ class RandomWrites:
                 return done
         return "nothing"
 
+    def empty(self) -> str:
+        """Delete all rows of a model; return what was done."""
+        return self._try(self._delete_all, self._source.choice(self._models)) or "nothing"
+
     def _try(self, step: Any, model: type[models.Model]) -> str:
         try:
             with transaction.atomic(self._using):
@@ -186,6 +190,10 @@ class RandomWrites:
             return ""
         row.delete()
         return f"delete {model.__name__} {row.pk}"
+
+    def _delete_all(self, model: type[models.Model]) -> str:
+        model._base_manager.all().delete()
+        return f"delete all of {model.__name__}"
 
     def _row(self, model: type[models.Model]) -> models.Model | None:
         rows: Sequence[models.Model] = list(model._base_manager.order_by("pk"))

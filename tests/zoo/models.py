@@ -49,6 +49,16 @@ class Letter(Row):
     cached = CachedManager["Letter"](lookups=["name"])
 
 
+class Reply(Row):
+    """Another model of the table of letters, with other columns, which Django does not manage."""
+
+    cached = CachedManager["Reply"](lookups=["name"])
+
+    class Meta:
+        managed = False
+        db_table = "zoo_letter"
+
+
 class Note(Row):
     author = models.ForeignKey(Author, models.SET_DEFAULT, default=1)
 

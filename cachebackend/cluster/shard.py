@@ -6,6 +6,7 @@ that the old primary missed are replayed to the promoted one before it serves re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -70,6 +71,12 @@ class ShardNode(Node):
         self._cluster = cluster
         #: The present primary; None: the topology was not read yet.
         self.server: Server | None = None
+        #: The primary that has got the deletes that others missed; only a probe connects to another one.
+        self._served: Server | None = None
+        #: The primary to which the present probe replays deletes.
+        self._probed: Server | None = None
+        #: The identifier of the thread that runs the present probe.
+        self._prober = 0
         #: Called when another server has become the primary; None: nothing depends on it.
         self.on_moved: Callable[[], None] | None = None
         #: The replicas that the cluster believes to work.
@@ -92,27 +99,38 @@ class ShardNode(Node):
         return self._address()
 
     def _address(self) -> tuple[str, int]:
-        if self.server is None:
+        server = self.server
+        if server is None:
             message = "the cluster has no shard that owns slots"
             raise ConnectionError(message)
-        return self.server.host, self.server.port
+        if server != self._served and threading.get_ident() != self._prober:
+            message = "it was promoted, and has not got yet the deletes that its primary missed"
+            raise ConnectionError(message)
+        return server.host, server.port
 
     def become(self, shard: Shard) -> None:
         """Follow a change of the topology: another primary, or other replicas.
 
-        The node is ejected first. Else a thread could connect to the promoted replica before that, and read
-        what the replay has not deleted yet. The probe waits until this change of the topology is complete.
+            1. thread   finds the node not ejected
+            2. cluster  the node gets another primary, and is ejected
+            3. thread   connects: refused, because the new primary is not served yet
+            4. probe    replays the missed deletes; closes the breaker and serves the primary in one step
+
+        A probe that began before 2 has replayed to the old primary, so it cannot close the breaker.
         """
         self.replicas = shard.replicas
-        if shard.primary == self.server:
+        former = self.server
+        if shard.primary == former:
             return
-        if self.server is not None:
-            self.hold(f"it has taken over from {self.server.name}; the deletes that it missed come first")
         self.server = shard.primary
         self.name = shard.primary.name
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()
+        if former is None or self.breaker is None:
+            self._served = self.server
+        else:
+            self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
         if self.on_moved is not None:
             self.on_moved()
 
@@ -151,7 +169,19 @@ class ShardNode(Node):
 
     def _prepare_probe(self) -> None:
         """Read the topology: a replica may have been promoted."""
+        self._prober = threading.get_ident()
         self._cluster.reload()
+        self._probed = self.server
+
+    def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
+        """Return whether the present primary has got everything; it is served from now on."""
+        if self.server != self._probed:
+            message = f"node {self.name!r} has taken over while deletes were replayed to the old primary"
+            raise NodeUnavailableError(message)
+        if not is_complete():
+            return False
+        self._served = self.server
+        return True
 
     def _check_probe(self, connection: Connection) -> None:
         """Check that the server answers, and believes that the cluster works."""

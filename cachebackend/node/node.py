@@ -325,12 +325,17 @@ class Node:
 
     def _replay_and_close(self, exchange: Exchange) -> None:
         assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        if self.replay is None:
-            self.breaker.close()
+        replay = self.replay
+        if replay is None:
+            self.breaker.close(partial(self._is_replayed, lambda: True))
             return
-        self.replay.replay_all(exchange)
-        while not self.breaker.close(self.replay.is_complete):
-            self.replay.replay_rest(exchange)
+        replay.replay_all(exchange)
+        while not self.breaker.close(partial(self._is_replayed, replay.is_complete)):
+            replay.replay_rest(exchange)
+
+    def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
+        """Return whether the node has got all missed deletes; called in one step with closing the breaker."""
+        return is_complete()
 
     def _probe_error(self, error: BaseException) -> RingCacheError:
         """Return our error for a probe that failed, which may have another cause than the node."""

@@ -12,7 +12,9 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.effects import Command, Reply
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.node import Node
+from cachebackend.node.breaker import Breaker
 from cachebackend.options import NodeAddress
 
 
@@ -101,15 +103,38 @@ def test_commands_of_several_keys_are_one_command_for_each_key(
     assert shard.call((b"MGET", b"a", b"b", b"c")) == [b"1", b"2", b"3"]
 
 
-def test_a_promoted_replica_is_ejected_before_its_address_is_used(
-    shard: ShardNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that another thread opens to it meanwhile would read what the replay has not deleted."""
-    old, new = Server("a", "a.test", 7000), Server("b", "b.test", 7000)
-    shard.become(Shard(old, (new,), ()))
-    seen: list[Any] = []
-    monkeypatch.setattr(shard, "hold", lambda reason: seen.append((shard.primary(), reason)))
-    shard.become(Shard(new, (), ()))
-    [(address, reason)] = seen
-    assert (address, shard.primary()) == (("a.test", 7000), ("b.test", 7000))
-    assert "has taken over from a.test:7000" in reason
+A, B = Server("a", "a.test", 7000), Server("b", "b.test", 7000)
+
+
+@pytest.fixture
+def promoted(shard: ShardNode, monkeypatch: pytest.MonkeyPatch) -> ShardNode:
+    """A shard whose replica B was promoted; its probe has not run."""
+    monkeypatch.setattr(ShardNode, "_start_probe", lambda self: None)
+    shard.breaker = Breaker("a", SYSTEM_CLOCK)
+    shard.become(Shard(A, (B,), ()))
+    shard.become(Shard(B, (), ()))
+    return shard
+
+
+def test_a_promoted_server_is_served_when_it_has_the_missed_deletes(promoted: ShardNode) -> None:
+    """Until then only the probe connects to it, also if another thread has found the node not ejected."""
+    breaker = promoted.breaker
+    assert breaker is not None
+    assert breaker.is_open
+    with pytest.raises(ConnectionError, match="has not got yet the deletes"):
+        promoted.primary()
+    promoted._prepare_probe()
+    assert promoted.primary() == ("b.test", 7000)
+    promoted._prober = 0
+    promoted._replay_and_close(lambda _: [])
+    assert (promoted.primary(), breaker.is_open) == (("b.test", 7000), False)
+
+
+def test_a_replay_to_the_old_primary_does_not_serve_the_new_one(promoted: ShardNode) -> None:
+    """The probe had begun before the promotion; the next one replays again."""
+    promoted._probed = A
+    with pytest.raises(NodeUnavailableError, match="has taken over while"):
+        promoted._replay_and_close(lambda _: [])
+    breaker = promoted.breaker
+    assert breaker is not None
+    assert breaker.is_open
